@@ -1,0 +1,3 @@
+//! CNI plugin that sets up transparent proxying.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Kermode control plane.
+
+fn main() {}

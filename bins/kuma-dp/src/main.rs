@@ -1,0 +1,3 @@
+//! Kermode sidecar agent.
+
+fn main() {}

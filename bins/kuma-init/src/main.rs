@@ -1,0 +1,3 @@
+//! Sets up transparent proxying in a pod.
+
+fn main() {}

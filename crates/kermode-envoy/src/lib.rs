@@ -1,0 +1,1 @@
+//! Envoy configuration: generated resources and the bootstrap.

@@ -1,0 +1,1 @@
+//! SPIFFE identities: certificate authority, issuing and rotation, clock passed in.

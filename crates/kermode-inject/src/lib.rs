@@ -1,0 +1,1 @@
+//! Sidecar injection: a Pod's JSON and settings to a JSON patch.

@@ -1,0 +1,1 @@
+//! Kubernetes objects to the mesh view: conversion, index and controllers.

@@ -1,0 +1,21 @@
+//! What a mesh is made of, as plain data: no IO, no Kubernetes, no Envoy.
+//!
+//! This is the vocabulary every other crate speaks. Kubernetes objects are turned into it at one edge
+//! (`kermode-k8s`), Envoy resources are made from it at the other (`kermode-envoy`).
+
+mod dataplane;
+mod mesh;
+mod name;
+mod permission;
+mod protocol;
+mod tags;
+pub mod view;
+
+pub use dataplane::{
+    ApplicationProbe, Dataplane, Gateway, GatewayKind, Inbound, Metrics, Probes, TransparentProxying,
+};
+pub use mesh::{CertificateAuthority, Mesh, Mtls, MtlsMode};
+pub use name::{DEFAULT_MESH, MeshName, ObjectKey, ServiceName};
+pub use permission::{Action, PermissionRule, Principal, TrafficPermission};
+pub use protocol::Protocol;
+pub use tags::{Tags, tag};

@@ -1,0 +1,126 @@
+//! Names. Cheap to clone, ordered, and not interchangeable with one another.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// The mesh that a workload joins when nothing names another one.
+pub const DEFAULT_MESH: &str = "default";
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps the text unchecked: these names come from objects that the API server has validated.
+            pub fn new(name: impl Into<Arc<str>>) -> Self {
+                Self(name.into())
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(name: &str) -> Self {
+                Self::new(name)
+            }
+        }
+    };
+}
+
+name! {
+    /// Name of a Mesh resource.
+    MeshName
+}
+
+name! {
+    /// Value of the tag `kuma.io/service`: `<name>_<namespace>_svc_<port>`, or `<name>_<namespace>_svc` for a
+    /// workload without a Kubernetes Service.
+    ServiceName
+}
+
+impl ServiceName {
+    /// The name of one port of a Kubernetes Service.
+    pub fn of_port(service: &str, namespace: &str, port: u16) -> Self {
+        Self::new(format!("{service}_{namespace}_svc_{port}"))
+    }
+
+    /// The name of a workload that no Service selects.
+    pub fn of_workload(workload: &str, namespace: &str) -> Self {
+        Self::new(format!("{workload}_{namespace}_svc"))
+    }
+}
+
+/// Namespace and name of a Kubernetes object.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// The namespace.
+    pub namespace: Arc<str>,
+    /// The name within the namespace.
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// A key from its two parts.
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The name Kuma gives such an object inside a mesh: `<name>.<namespace>`.
+    pub fn proxy_name(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+
+    /// The inverse of [`ObjectKey::proxy_name`]. A Kubernetes namespace has no dots, so the last one separates.
+    pub fn from_proxy_name(name: &str) -> Option<Self> {
+        let (name, namespace) = name.rsplit_once('.')?;
+        (!name.is_empty() && !namespace.is_empty()).then(|| Self::new(namespace, name))
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_name_with_dots_survives_the_round_trip() {
+        let key = ObjectKey::new("ns", "web-0.example");
+        assert_eq!(ObjectKey::from_proxy_name(&key.proxy_name()), Some(key));
+    }
+
+    #[test]
+    fn a_proxy_name_without_namespace_is_refused() {
+        assert_eq!(ObjectKey::from_proxy_name("web"), None);
+        assert_eq!(ObjectKey::from_proxy_name("web."), None);
+        assert_eq!(ObjectKey::from_proxy_name(".ns"), None);
+    }
+}

@@ -1,0 +1,88 @@
+//! Application protocols and how they combine.
+
+use std::fmt;
+
+/// What is spoken on a port. The order is by specificity: of several protocols declared for one port, the
+/// greatest is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// Opaque bytes.
+    #[default]
+    Tcp,
+    /// Kafka's wire protocol; balanced as TCP.
+    Kafka,
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2.
+    Http2,
+    /// gRPC over HTTP/2.
+    Grpc,
+}
+
+impl Protocol {
+    /// The text of the tag `kuma.io/protocol`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Kafka => "kafka",
+            Self::Http => "http",
+            Self::Http2 => "http2",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// Reads the value of the tag `kuma.io/protocol`; `None` for anything that Kuma does not know.
+    pub fn from_tag(text: &str) -> Option<Self> {
+        match text {
+            "tcp" => Some(Self::Tcp),
+            "kafka" => Some(Self::Kafka),
+            "http" => Some(Self::Http),
+            "http2" => Some(Self::Http2),
+            "grpc" => Some(Self::Grpc),
+            _ => None,
+        }
+    }
+
+    /// Whether Envoy reads requests rather than bytes.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
+    /// The most specific protocol that speakers of both can share: gRPC runs on HTTP/2, everything on TCP.
+    #[must_use]
+    pub fn common(self, other: Self) -> Self {
+        match (self, other) {
+            (a, b) if a == b => a,
+            (Self::Grpc, Self::Http2) | (Self::Http2, Self::Grpc) => Self::Http2,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Protocol::{Grpc, Http, Http2, Tcp};
+    use super::*;
+
+    #[test]
+    fn the_common_protocol_is_the_most_specific_one_both_speak() {
+        assert_eq!(Grpc.common(Http2), Http2);
+        assert_eq!(Http.common(Http), Http);
+        assert_eq!(Http.common(Grpc), Tcp);
+        assert_eq!(Http.common(Tcp), Tcp);
+    }
+
+    #[test]
+    fn every_protocol_reads_its_own_text() {
+        for protocol in [Tcp, Protocol::Kafka, Http, Http2, Grpc] {
+            assert_eq!(Protocol::from_tag(protocol.as_str()), Some(protocol));
+        }
+        assert_eq!(Protocol::from_tag("mongo"), None);
+    }
+}

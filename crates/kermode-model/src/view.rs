@@ -1,0 +1,309 @@
+//! The mesh view: every dataplane, indexed by what a change of it touches.
+//!
+//! Writers hand in whole objects; the view compares them with what it has and answers with the few things that
+//! really changed, so that whoever generates configuration does work for those alone. A write that changes
+//! nothing touches nothing. Lookups by service and by address are a hash away, whatever the size of the mesh.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, Protocol, ServiceName, Tags, TrafficPermission};
+
+/// All meshes, dataplanes and services that the control plane knows.
+#[derive(Debug, Default)]
+pub struct MeshView {
+    meshes: HashMap<MeshName, MeshEntry>,
+    dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
+    addresses: HashMap<ServiceName, ServiceAddresses>,
+    by_address: HashMap<SocketAddr, ServiceName>,
+}
+
+/// Where clients address a service, as its Kubernetes Service says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceAddresses {
+    /// ClusterIP and service port, one for each IP family.
+    pub cluster_ips: Vec<SocketAddr>,
+    /// Whether clients address the pods one by one (ClusterIP `None`).
+    pub headless: bool,
+}
+
+/// One service of a mesh.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    /// Where clients address it.
+    pub addresses: ServiceAddresses,
+    /// The inbounds behind it by pod IP and container port, unready ones included.
+    pub endpoints: BTreeMap<SocketAddr, Endpoint>,
+}
+
+impl Service {
+    /// The most specific protocol that all endpoints share; TCP without endpoints.
+    pub fn protocol(&self) -> Protocol {
+        self.endpoints.values().map(|endpoint| endpoint.protocol).reduce(Protocol::common).unwrap_or_default()
+    }
+
+    /// The endpoints that may receive traffic.
+    pub fn ready_endpoints(&self) -> impl Iterator<Item = (&SocketAddr, &Endpoint)> {
+        self.endpoints.iter().filter(|(_, endpoint)| endpoint.ready)
+    }
+}
+
+/// One inbound behind a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// The dataplane it belongs to.
+    pub dataplane: ObjectKey,
+    /// Tags of the inbound.
+    pub tags: Tags,
+    /// Its declared protocol.
+    pub protocol: Protocol,
+    /// Whether it may receive traffic.
+    pub ready: bool,
+}
+
+/// Something whose configuration has to be generated anew.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// The mesh itself: mTLS, passthrough or permissions.
+    Mesh(MeshName),
+    /// A service: endpoints, addresses or protocol. It may have gone.
+    Service(MeshName, ServiceName),
+    /// A dataplane's own configuration, health aside. It may have gone.
+    Dataplane(ObjectKey),
+}
+
+#[derive(Debug, Default)]
+struct MeshEntry {
+    mesh: Option<Arc<Mesh>>,
+    services: BTreeMap<ServiceName, Service>,
+    dataplanes: HashSet<ObjectKey>,
+    permissions: Arc<[TrafficPermission]>,
+}
+
+impl MeshEntry {
+    fn is_empty(&self) -> bool {
+        self.mesh.is_none() && self.dataplanes.is_empty() && self.permissions.is_empty()
+    }
+}
+
+// === impl MeshView ===
+
+impl MeshView {
+    /// The Mesh resource of that name.
+    pub fn mesh(&self, name: &MeshName) -> Option<&Arc<Mesh>> {
+        self.meshes.get(name)?.mesh.as_ref()
+    }
+
+    /// All Mesh resources, in no order.
+    pub fn meshes(&self) -> impl Iterator<Item = &Arc<Mesh>> {
+        self.meshes.values().filter_map(|entry| entry.mesh.as_ref())
+    }
+
+    /// The permissions of a mesh, most general first, as handed in.
+    pub fn permissions(&self, name: &MeshName) -> &[TrafficPermission] {
+        self.meshes.get(name).map(|entry| &*entry.permissions).unwrap_or_default()
+    }
+
+    /// A dataplane by its key.
+    pub fn dataplane(&self, key: &ObjectKey) -> Option<&Arc<Dataplane>> {
+        self.dataplanes.get(key)
+    }
+
+    /// All dataplanes, in no order.
+    pub fn dataplanes(&self) -> impl Iterator<Item = &Arc<Dataplane>> {
+        self.dataplanes.values()
+    }
+
+    /// The dataplanes of a mesh, in no order.
+    pub fn dataplanes_of(&self, mesh: &MeshName) -> impl Iterator<Item = &Arc<Dataplane>> {
+        let keys = self.meshes.get(mesh).into_iter().flat_map(|entry| &entry.dataplanes);
+        keys.filter_map(|key| self.dataplanes.get(key))
+    }
+
+    /// A service of a mesh; one exists while a dataplane of the mesh carries it in a tag.
+    pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
+        self.meshes.get(mesh)?.services.get(name)
+    }
+
+    /// All services of a mesh, by name.
+    pub fn services(&self, mesh: &MeshName) -> impl Iterator<Item = (&ServiceName, &Service)> {
+        self.meshes.get(mesh).into_iter().flat_map(|entry| &entry.services)
+    }
+
+    /// Which service clients reach at a ClusterIP and service port.
+    pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceName> {
+        self.by_address.get(&address)
+    }
+
+    /// Adds or replaces a Mesh resource.
+    pub fn upsert_mesh(&mut self, mesh: Mesh) -> Vec<Touched> {
+        let entry = self.meshes.entry(mesh.name.clone()).or_default();
+        if entry.mesh.as_deref() == Some(&mesh) {
+            return Vec::new();
+        }
+        let name = mesh.name.clone();
+        entry.mesh = Some(Arc::new(mesh));
+        vec![Touched::Mesh(name)]
+    }
+
+    /// Removes a Mesh resource. Its dataplanes stay known, so that they work again when it comes back.
+    pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
+        let Some(entry) = self.meshes.get_mut(name) else { return Vec::new() };
+        if entry.mesh.take().is_none() {
+            return Vec::new();
+        }
+        if entry.is_empty() {
+            self.meshes.remove(name);
+        }
+        vec![Touched::Mesh(name.clone())]
+    }
+
+    /// Replaces the permissions of a mesh.
+    pub fn set_permissions(&mut self, name: &MeshName, permissions: Vec<TrafficPermission>) -> Vec<Touched> {
+        let entry = self.meshes.entry(name.clone()).or_default();
+        let changed = *entry.permissions != *permissions;
+        if changed {
+            entry.permissions = permissions.into();
+        }
+        if entry.is_empty() {
+            self.meshes.remove(name);
+        }
+        if changed { vec![Touched::Mesh(name.clone())] } else { Vec::new() }
+    }
+
+    /// Says where clients address a service; `None` when its Kubernetes Service has gone.
+    pub fn set_addresses(&mut self, name: &ServiceName, addresses: Option<ServiceAddresses>) -> Vec<Touched> {
+        if self.addresses.get(name) == addresses.as_ref() {
+            return Vec::new();
+        }
+        if let Some(old) = self.addresses.remove(name) {
+            for address in &old.cluster_ips {
+                // A ClusterIP may have been taken over by another Service in the meantime.
+                if self.by_address.get(address) == Some(name) {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+        if let Some(new) = &addresses {
+            for address in &new.cluster_ips {
+                self.by_address.insert(*address, name.clone());
+            }
+            self.addresses.insert(name.clone(), new.clone());
+        }
+        let mut touched = Vec::new();
+        for (mesh, entry) in &mut self.meshes {
+            if let Some(service) = entry.services.get_mut(name) {
+                service.addresses = addresses.clone().unwrap_or_default();
+                touched.push(Touched::Service(mesh.clone(), name.clone()));
+            }
+        }
+        touched
+    }
+
+    /// Adds or replaces a dataplane.
+    pub fn upsert_dataplane(&mut self, dataplane: Dataplane) -> Vec<Touched> {
+        let key = dataplane.key.clone();
+        let old = self.dataplanes.get(&key).cloned();
+        if old.as_deref() == Some(&dataplane) {
+            return Vec::new();
+        }
+        let mut touched = BTreeSet::new();
+        if old.as_ref().is_none_or(|old| !same_apart_from_health(old, &dataplane)) {
+            touched.insert(Touched::Dataplane(key.clone()));
+        }
+        let old_endpoints = old.as_deref().map(endpoints).unwrap_or_default();
+        let new_endpoints = endpoints(&dataplane);
+        let old_mesh = old.as_ref().map(|old| old.mesh.clone());
+        for (id, endpoint) in &old_endpoints {
+            let kept = old_mesh.as_ref() == Some(&dataplane.mesh) && new_endpoints.get(id) == Some(endpoint);
+            if let (Some(mesh), false) = (&old_mesh, kept) {
+                self.remove_endpoint(mesh, id, &key);
+                touched.insert(Touched::Service(mesh.clone(), id.0.clone()));
+            }
+        }
+        if let Some(mesh) = old_mesh.filter(|mesh| *mesh != dataplane.mesh) {
+            self.leave_mesh(&mesh, &key);
+        }
+        let entry = self.meshes.entry(dataplane.mesh.clone()).or_default();
+        entry.dataplanes.insert(key.clone());
+        for ((name, address), endpoint) in new_endpoints {
+            let service = entry.services.entry(name.clone()).or_insert_with(|| Service {
+                addresses: self.addresses.get(&name).cloned().unwrap_or_default(),
+                endpoints: BTreeMap::new(),
+            });
+            if service.endpoints.get(&address) != Some(&endpoint) {
+                service.endpoints.insert(address, endpoint);
+                touched.insert(Touched::Service(dataplane.mesh.clone(), name));
+            }
+        }
+        self.dataplanes.insert(key, Arc::new(dataplane));
+        touched.into_iter().collect()
+    }
+
+    /// Removes a dataplane.
+    pub fn remove_dataplane(&mut self, key: &ObjectKey) -> Vec<Touched> {
+        let Some(old) = self.dataplanes.remove(key) else { return Vec::new() };
+        let mut touched = BTreeSet::from([Touched::Dataplane(key.clone())]);
+        for id in endpoints(&old).keys() {
+            self.remove_endpoint(&old.mesh, id, key);
+            touched.insert(Touched::Service(old.mesh.clone(), id.0.clone()));
+        }
+        self.leave_mesh(&old.mesh, key);
+        touched.into_iter().collect()
+    }
+
+    fn remove_endpoint(&mut self, mesh: &MeshName, id: &EndpointId, owner: &ObjectKey) {
+        let Some(entry) = self.meshes.get_mut(mesh) else { return };
+        let Some(service) = entry.services.get_mut(&id.0) else { return };
+        // An IP may already have been given to a newer pod of the same service.
+        if service.endpoints.get(&id.1).is_some_and(|endpoint| endpoint.dataplane == *owner) {
+            service.endpoints.remove(&id.1);
+        }
+        if service.endpoints.is_empty() {
+            entry.services.remove(&id.0);
+        }
+    }
+
+    fn leave_mesh(&mut self, mesh: &MeshName, key: &ObjectKey) {
+        if let Entry::Occupied(mut entry) = self.meshes.entry(mesh.clone()) {
+            entry.get_mut().dataplanes.remove(key);
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
+}
+
+type EndpointId = (ServiceName, SocketAddr);
+
+/// The endpoints that a dataplane contributes. Where several inbounds of one service share a port, the last wins.
+fn endpoints(dataplane: &Dataplane) -> BTreeMap<EndpointId, Endpoint> {
+    dataplane.inbounds.iter().filter_map(|inbound| endpoint(dataplane, inbound)).collect()
+}
+
+fn endpoint(dataplane: &Dataplane, inbound: &Inbound) -> Option<(EndpointId, Endpoint)> {
+    let id = (inbound.service()?, SocketAddr::new(dataplane.address, inbound.port));
+    let endpoint = Endpoint {
+        dataplane: dataplane.key.clone(),
+        tags: inbound.tags.clone(),
+        protocol: inbound.protocol(),
+        ready: inbound.is_ready(),
+    };
+    Some((id, endpoint))
+}
+
+fn same_apart_from_health(a: &Dataplane, b: &Dataplane) -> bool {
+    let blind = |dataplane: &Dataplane| {
+        let mut dataplane = dataplane.clone();
+        for inbound in &mut dataplane.inbounds {
+            inbound.ready = None;
+        }
+        dataplane
+    };
+    blind(a) == blind(b)
+}
+
+#[cfg(test)]
+mod tests;

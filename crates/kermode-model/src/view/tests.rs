@@ -1,0 +1,118 @@
+//! The view answers every write with exactly what it touched.
+
+use std::net::IpAddr;
+
+use super::*;
+use crate::tag;
+
+fn mk_inbound(service: &str, port: u16, ready: bool) -> Inbound {
+    let tags = Tags::from([
+        (tag::SERVICE.into(), service.into()),
+        (tag::PROTOCOL.into(), "http".into()),
+    ]);
+    Inbound { port, tags, ready: Some(ready) }
+}
+
+fn mk_dataplane(name: &str, ip: [u8; 4], inbounds: Vec<Inbound>) -> Dataplane {
+    Dataplane {
+        key: ObjectKey::new("demo", name),
+        mesh: MeshName::new("default"),
+        address: IpAddr::from(ip),
+        inbounds,
+        gateway: None,
+        transparent_proxying: None,
+        admin_port: None,
+        probes: None,
+        metrics: None,
+    }
+}
+
+fn service(name: &str) -> Touched {
+    Touched::Service(MeshName::new("default"), ServiceName::new(name))
+}
+
+fn dataplane(name: &str) -> Touched {
+    Touched::Dataplane(ObjectKey::new("demo", name))
+}
+
+#[test]
+fn a_new_dataplane_touches_itself_and_its_services() {
+    let mut view = MeshView::default();
+    let touched = view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    assert_eq!(touched, [service("web"), dataplane("web-1")]);
+}
+
+#[test]
+fn an_equal_dataplane_touches_nothing() {
+    let mut view = MeshView::default();
+    let web = || mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
+    view.upsert_dataplane(web());
+    assert_eq!(view.upsert_dataplane(web()), []);
+}
+
+#[test]
+fn a_readiness_flip_touches_only_the_service() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let touched = view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, false)]));
+    assert_eq!(touched, [service("web")]);
+    let web = view.service(&"default".into(), &"web".into()).expect("the service stays");
+    assert_eq!(web.ready_endpoints().count(), 0);
+}
+
+#[test]
+fn the_last_dataplane_takes_its_service_with_it() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let touched = view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
+    assert_eq!(touched, [service("web"), dataplane("web-1")]);
+    assert!(view.service(&"default".into(), &"web".into()).is_none());
+    assert!(view.meshes.is_empty(), "nothing of the mesh is left behind");
+}
+
+#[test]
+fn a_dataplane_that_moves_between_meshes_leaves_the_old_one() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let mut moved = mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
+    moved.mesh = MeshName::new("other");
+    view.upsert_dataplane(moved);
+    assert!(view.service(&"default".into(), &"web".into()).is_none());
+    assert!(view.service(&"other".into(), &"web".into()).is_some());
+    assert_eq!(view.dataplanes_of(&"default".into()).count(), 0);
+}
+
+#[test]
+fn an_address_taken_over_by_a_newer_pod_survives_the_older_one() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.upsert_dataplane(mk_dataplane("web-2", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
+    let web = view.service(&"default".into(), &"web".into()).expect("web-2 still serves");
+    assert_eq!(web.endpoints.len(), 1);
+}
+
+#[test]
+fn a_service_is_found_at_its_cluster_ip() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let address = SocketAddr::from(([10, 96, 0, 1], 80));
+    let addresses = ServiceAddresses { cluster_ips: vec![address], headless: false };
+    assert_eq!(view.set_addresses(&"web".into(), Some(addresses.clone())), [service("web")]);
+    assert_eq!(view.set_addresses(&"web".into(), Some(addresses)), []);
+    assert_eq!(view.service_at(address), Some(&"web".into()));
+    view.set_addresses(&"web".into(), None);
+    assert_eq!(view.service_at(address), None);
+}
+
+#[test]
+fn the_protocol_of_a_service_is_what_all_endpoints_share() {
+    let mut view = MeshView::default();
+    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let protocol = |view: &MeshView| view.service(&"default".into(), &"web".into()).map(Service::protocol);
+    assert_eq!(protocol(&view), Some(Protocol::Http));
+    let mut tcp = mk_inbound("web", 80, true);
+    tcp.tags.remove(tag::PROTOCOL);
+    view.upsert_dataplane(mk_dataplane("web-2", [10, 0, 0, 2], vec![tcp]));
+    assert_eq!(protocol(&view), Some(Protocol::Tcp));
+}

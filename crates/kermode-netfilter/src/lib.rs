@@ -1,0 +1,1 @@
+//! Transparent proxying: settings to rules to text, and applying them.

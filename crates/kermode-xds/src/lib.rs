@@ -1,0 +1,1 @@
+//! Delta ADS: resource store, stream state machine, gRPC server and client.

@@ -1,0 +1,3 @@
+//! Demo application: an HTTP client and server that know nothing of the mesh.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! Runs a conformance corpus through the product's own code paths.
+
+fn main() {}
