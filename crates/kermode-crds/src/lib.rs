@@ -1,1 +1,29 @@
-//! Custom resources, labels and annotations of the kuma.io API.
+//! The `kuma.io/v1alpha1` API: custom resources, their CustomResourceDefinitions, and every label and annotation
+//! key that Kermode reads or writes.
+//!
+//! Wire types only. What they mean is in `kermode-model`; the conversions between the two are here.
+
+pub mod annotation;
+mod container_patch;
+mod dataplane;
+pub mod definition;
+mod mesh;
+mod object;
+mod traffic_permission;
+
+pub use container_patch::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
+pub use dataplane::{
+    Admin, Dataplane, DataplaneSpec, GatewaySpec, Health, InboundSpec, MetricsSpec, Networking,
+    ProbeEndpoint, ProbesSpec, TransparentProxyingSpec,
+};
+pub use mesh::{
+    Backend, DpCert, InvalidMesh, Mesh, MeshNetworking, MeshOutbound, MeshSpec, MtlsSpec, Rotation,
+};
+pub use traffic_permission::{
+    FromSpec, InvalidPermission, MeshTrafficPermission, MeshTrafficPermissionSpec, PermissionConf, TargetRef,
+};
+
+/// API group of all custom resources.
+pub const GROUP: &str = "kuma.io";
+/// Their only version.
+pub const VERSION: &str = "v1alpha1";

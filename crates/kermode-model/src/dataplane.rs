@@ -60,12 +60,17 @@ impl Inbound {
 
     /// The service this inbound belongs to.
     pub fn service(&self) -> Option<ServiceName> {
-        self.tags.get(tag::SERVICE).map(|name| ServiceName::new(name.clone()))
+        self.tags
+            .get(tag::SERVICE)
+            .map(|name| ServiceName::new(name.clone()))
     }
 
     /// The declared protocol, TCP when there is none or an unknown one.
     pub fn protocol(&self) -> Protocol {
-        self.tags.get(tag::PROTOCOL).and_then(|text| Protocol::from_tag(text)).unwrap_or_default()
+        self.tags
+            .get(tag::PROTOCOL)
+            .and_then(|text| Protocol::from_tag(text))
+            .unwrap_or_default()
     }
 
     /// Whether endpoints may be made of it.

@@ -4,6 +4,7 @@
 //! (`kermode-k8s`), Envoy resources are made from it at the other (`kermode-envoy`).
 
 mod dataplane;
+pub mod duration;
 mod mesh;
 mod name;
 mod permission;

@@ -18,7 +18,11 @@ pub struct Mesh {
 impl Mesh {
     /// A mesh as an empty Mesh resource describes it: no mTLS, passthrough on.
     pub fn new(name: impl Into<MeshName>) -> Self {
-        Self { name: name.into(), mtls: None, outbound_passthrough: true }
+        Self {
+            name: name.into(),
+            mtls: None,
+            outbound_passthrough: true,
+        }
     }
 }
 

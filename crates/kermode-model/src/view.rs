@@ -41,7 +41,11 @@ pub struct Service {
 impl Service {
     /// The most specific protocol that all endpoints share; TCP without endpoints.
     pub fn protocol(&self) -> Protocol {
-        self.endpoints.values().map(|endpoint| endpoint.protocol).reduce(Protocol::common).unwrap_or_default()
+        self.endpoints
+            .values()
+            .map(|endpoint| endpoint.protocol)
+            .reduce(Protocol::common)
+            .unwrap_or_default()
     }
 
     /// The endpoints that may receive traffic.
@@ -103,7 +107,10 @@ impl MeshView {
 
     /// The permissions of a mesh, most general first, as handed in.
     pub fn permissions(&self, name: &MeshName) -> &[TrafficPermission] {
-        self.meshes.get(name).map(|entry| &*entry.permissions).unwrap_or_default()
+        self.meshes
+            .get(name)
+            .map(|entry| &*entry.permissions)
+            .unwrap_or_default()
     }
 
     /// A dataplane by its key.
@@ -118,7 +125,11 @@ impl MeshView {
 
     /// The dataplanes of a mesh, in no order.
     pub fn dataplanes_of(&self, mesh: &MeshName) -> impl Iterator<Item = &Arc<Dataplane>> {
-        let keys = self.meshes.get(mesh).into_iter().flat_map(|entry| &entry.dataplanes);
+        let keys = self
+            .meshes
+            .get(mesh)
+            .into_iter()
+            .flat_map(|entry| &entry.dataplanes);
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
@@ -129,7 +140,10 @@ impl MeshView {
 
     /// All services of a mesh, by name.
     pub fn services(&self, mesh: &MeshName) -> impl Iterator<Item = (&ServiceName, &Service)> {
-        self.meshes.get(mesh).into_iter().flat_map(|entry| &entry.services)
+        self.meshes
+            .get(mesh)
+            .into_iter()
+            .flat_map(|entry| &entry.services)
     }
 
     /// Which service clients reach at a ClusterIP and service port.
@@ -150,7 +164,9 @@ impl MeshView {
 
     /// Removes a Mesh resource. Its dataplanes stay known, so that they work again when it comes back.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
-        let Some(entry) = self.meshes.get_mut(name) else { return Vec::new() };
+        let Some(entry) = self.meshes.get_mut(name) else {
+            return Vec::new();
+        };
         if entry.mesh.take().is_none() {
             return Vec::new();
         }
@@ -170,7 +186,11 @@ impl MeshView {
         if entry.is_empty() {
             self.meshes.remove(name);
         }
-        if changed { vec![Touched::Mesh(name.clone())] } else { Vec::new() }
+        if changed {
+            vec![Touched::Mesh(name.clone())]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Says where clients address a service; `None` when its Kubernetes Service has gone.
@@ -210,7 +230,10 @@ impl MeshView {
             return Vec::new();
         }
         let mut touched = BTreeSet::new();
-        if old.as_ref().is_none_or(|old| !same_apart_from_health(old, &dataplane)) {
+        if old
+            .as_ref()
+            .is_none_or(|old| !same_apart_from_health(old, &dataplane))
+        {
             touched.insert(Touched::Dataplane(key.clone()));
         }
         let old_endpoints = old.as_deref().map(endpoints).unwrap_or_default();
@@ -244,7 +267,9 @@ impl MeshView {
 
     /// Removes a dataplane.
     pub fn remove_dataplane(&mut self, key: &ObjectKey) -> Vec<Touched> {
-        let Some(old) = self.dataplanes.remove(key) else { return Vec::new() };
+        let Some(old) = self.dataplanes.remove(key) else {
+            return Vec::new();
+        };
         let mut touched = BTreeSet::from([Touched::Dataplane(key.clone())]);
         for id in endpoints(&old).keys() {
             self.remove_endpoint(&old.mesh, id, key);
@@ -255,10 +280,18 @@ impl MeshView {
     }
 
     fn remove_endpoint(&mut self, mesh: &MeshName, id: &EndpointId, owner: &ObjectKey) {
-        let Some(entry) = self.meshes.get_mut(mesh) else { return };
-        let Some(service) = entry.services.get_mut(&id.0) else { return };
+        let Some(entry) = self.meshes.get_mut(mesh) else {
+            return;
+        };
+        let Some(service) = entry.services.get_mut(&id.0) else {
+            return;
+        };
         // An IP may already have been given to a newer pod of the same service.
-        if service.endpoints.get(&id.1).is_some_and(|endpoint| endpoint.dataplane == *owner) {
+        if service
+            .endpoints
+            .get(&id.1)
+            .is_some_and(|endpoint| endpoint.dataplane == *owner)
+        {
             service.endpoints.remove(&id.1);
         }
         if service.endpoints.is_empty() {
@@ -280,11 +313,18 @@ type EndpointId = (ServiceName, SocketAddr);
 
 /// The endpoints that a dataplane contributes. Where several inbounds of one service share a port, the last wins.
 fn endpoints(dataplane: &Dataplane) -> BTreeMap<EndpointId, Endpoint> {
-    dataplane.inbounds.iter().filter_map(|inbound| endpoint(dataplane, inbound)).collect()
+    dataplane
+        .inbounds
+        .iter()
+        .filter_map(|inbound| endpoint(dataplane, inbound))
+        .collect()
 }
 
 fn endpoint(dataplane: &Dataplane, inbound: &Inbound) -> Option<(EndpointId, Endpoint)> {
-    let id = (inbound.service()?, SocketAddr::new(dataplane.address, inbound.port));
+    let id = (
+        inbound.service()?,
+        SocketAddr::new(dataplane.address, inbound.port),
+    );
     let endpoint = Endpoint {
         dataplane: dataplane.key.clone(),
         tags: inbound.tags.clone(),

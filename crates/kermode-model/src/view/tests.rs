@@ -10,7 +10,11 @@ fn mk_inbound(service: &str, port: u16, ready: bool) -> Inbound {
         (tag::SERVICE.into(), service.into()),
         (tag::PROTOCOL.into(), "http".into()),
     ]);
-    Inbound { port, tags, ready: Some(ready) }
+    Inbound {
+        port,
+        tags,
+        ready: Some(ready),
+    }
 }
 
 fn mk_dataplane(name: &str, ip: [u8; 4], inbounds: Vec<Inbound>) -> Dataplane {
@@ -38,7 +42,11 @@ fn dataplane(name: &str) -> Touched {
 #[test]
 fn a_new_dataplane_touches_itself_and_its_services() {
     let mut view = MeshView::default();
-    let touched = view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    let touched = view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
     assert_eq!(touched, [service("web"), dataplane("web-1")]);
 }
 
@@ -53,17 +61,31 @@ fn an_equal_dataplane_touches_nothing() {
 #[test]
 fn a_readiness_flip_touches_only_the_service() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
-    let touched = view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, false)]));
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
+    let touched = view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, false)],
+    ));
     assert_eq!(touched, [service("web")]);
-    let web = view.service(&"default".into(), &"web".into()).expect("the service stays");
+    let web = view
+        .service(&"default".into(), &"web".into())
+        .expect("the service stays");
     assert_eq!(web.ready_endpoints().count(), 0);
 }
 
 #[test]
 fn the_last_dataplane_takes_its_service_with_it() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
     let touched = view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
     assert_eq!(touched, [service("web"), dataplane("web-1")]);
     assert!(view.service(&"default".into(), &"web".into()).is_none());
@@ -73,7 +95,11 @@ fn the_last_dataplane_takes_its_service_with_it() {
 #[test]
 fn a_dataplane_that_moves_between_meshes_leaves_the_old_one() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
     let mut moved = mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
     moved.mesh = MeshName::new("other");
     view.upsert_dataplane(moved);
@@ -85,20 +111,40 @@ fn a_dataplane_that_moves_between_meshes_leaves_the_old_one() {
 #[test]
 fn an_address_taken_over_by_a_newer_pod_survives_the_older_one() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
-    view.upsert_dataplane(mk_dataplane("web-2", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
+    view.upsert_dataplane(mk_dataplane(
+        "web-2",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
     view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
-    let web = view.service(&"default".into(), &"web".into()).expect("web-2 still serves");
+    let web = view
+        .service(&"default".into(), &"web".into())
+        .expect("web-2 still serves");
     assert_eq!(web.endpoints.len(), 1);
 }
 
 #[test]
 fn a_service_is_found_at_its_cluster_ip() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
     let address = SocketAddr::from(([10, 96, 0, 1], 80));
-    let addresses = ServiceAddresses { cluster_ips: vec![address], headless: false };
-    assert_eq!(view.set_addresses(&"web".into(), Some(addresses.clone())), [service("web")]);
+    let addresses = ServiceAddresses {
+        cluster_ips: vec![address],
+        headless: false,
+    };
+    assert_eq!(
+        view.set_addresses(&"web".into(), Some(addresses.clone())),
+        [service("web")]
+    );
     assert_eq!(view.set_addresses(&"web".into(), Some(addresses)), []);
     assert_eq!(view.service_at(address), Some(&"web".into()));
     view.set_addresses(&"web".into(), None);
@@ -108,8 +154,15 @@ fn a_service_is_found_at_its_cluster_ip() {
 #[test]
 fn the_protocol_of_a_service_is_what_all_endpoints_share() {
     let mut view = MeshView::default();
-    view.upsert_dataplane(mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]));
-    let protocol = |view: &MeshView| view.service(&"default".into(), &"web".into()).map(Service::protocol);
+    view.upsert_dataplane(mk_dataplane(
+        "web-1",
+        [10, 0, 0, 1],
+        vec![mk_inbound("web", 80, true)],
+    ));
+    let protocol = |view: &MeshView| {
+        view.service(&"default".into(), &"web".into())
+            .map(Service::protocol)
+    };
     assert_eq!(protocol(&view), Some(Protocol::Http));
     let mut tcp = mk_inbound("web", 80, true);
     tcp.tags.remove(tag::PROTOCOL);

@@ -1,0 +1,83 @@
+//! ContainerPatch: JSON patches for the containers that injection renders (manual page, "Custom Container
+//! Configuration").
+
+use k8s_openapi::NamespaceResourceScope;
+use kube::core::{ObjectMeta, TypeMeta};
+use serde::{Deserialize, Serialize};
+
+use crate::object::custom_resource;
+
+/// A named list of patches; lives in the control plane's namespace and serves Pods of all namespaces.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ContainerPatch {
+    /// API version and kind.
+    #[serde(flatten)]
+    pub types: Option<TypeMeta>,
+    /// Name and namespace.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// Unused, kept for compatibility.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<String>,
+    /// The patches.
+    #[serde(default)]
+    pub spec: ContainerPatchSpec,
+}
+
+custom_resource!(ContainerPatch, "containerpatches", NamespaceResourceScope);
+
+/// The patches of a [`ContainerPatch`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPatchSpec {
+    /// For `kuma-sidecar`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecar_patch: Vec<JsonPatchBlock>,
+    /// For `kuma-init`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init_patch: Vec<JsonPatchBlock>,
+}
+
+/// One operation (RFC 6902), its value as the text of a JSON document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JsonPatchBlock {
+    /// The operation.
+    pub op: JsonPatchOp,
+    /// JSON pointer to what changes.
+    pub path: String,
+    /// JSON pointer to the source of `move` and `copy`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The new value of `add` and `replace`: text that must itself be JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+}
+
+/// What an operation does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JsonPatchOp {
+    /// Adds a member or inserts an element; missing parents are made.
+    Add,
+    /// Removes what is there.
+    Remove,
+    /// Replaces what is there.
+    Replace,
+    /// Removes and adds elsewhere.
+    Move,
+    /// Adds elsewhere.
+    Copy,
+}
+
+impl JsonPatchOp {
+    /// The operation's name in a JSON patch.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+            Self::Replace => "replace",
+            Self::Move => "move",
+            Self::Copy => "copy",
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Dataplane: one proxy, as `kubectl get dataplanes <pod>` shows it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::NamespaceResourceScope;
+use kermode_model as model;
+use kube::core::{ObjectMeta, TypeMeta};
+use serde::{Deserialize, Serialize};
+
+use crate::object::custom_resource;
+
+/// A proxy of the mesh; shares name and namespace with its Pod.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Dataplane {
+    /// API version and kind.
+    #[serde(flatten)]
+    pub types: Option<TypeMeta>,
+    /// Name, namespace, owner.
+    #[serde(default)]
+    pub metadata: ObjectMeta,
+    /// The mesh it belongs to.
+    #[serde(default)]
+    pub mesh: String,
+    /// What it serves and how it is reached.
+    #[serde(default)]
+    pub spec: DataplaneSpec,
+}
+
+custom_resource!(Dataplane, "dataplanes", NamespaceResourceScope);
+
+/// Contents of a [`Dataplane`] (BEHAVIOUR section 8).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataplaneSpec {
+    /// Addresses and inbounds.
+    #[serde(default)]
+    pub networking: Networking,
+    /// Metrics overrides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<MetricsSpec>,
+    /// Virtual probes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probes: Option<ProbesSpec>,
+}
+
+/// Addresses and inbounds of a [`DataplaneSpec`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Networking {
+    /// The Pod's IP.
+    #[serde(default)]
+    pub address: String,
+    /// Set for gateways.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<GatewaySpec>,
+    /// One entry for each port of each Service that selects the Pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inbound: Vec<InboundSpec>,
+    /// How traffic is redirected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transparent_proxying: Option<TransparentProxyingSpec>,
+    /// Envoy's admin interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<Admin>,
+}
+
+/// One inbound.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InboundSpec {
+    /// The container port.
+    pub port: u16,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+    /// Its health; absent when nothing is known, which counts as ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
+}
+
+/// Health of an inbound.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Whether it may receive traffic. Kuma leaves `false` out when it writes the object.
+    #[serde(default)]
+    pub ready: bool,
+}
+
+/// A delegated gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GatewaySpec {
+    /// `DELEGATED`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Its tags.
+    #[serde(default)]
+    pub tags: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+/// Redirection of traffic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TransparentProxyingSpec {
+    /// Target port of inbound connections.
+    pub redirect_port_inbound: u16,
+    /// The same for IPv6.
+    #[serde(
+        rename = "redirectPortInboundV6",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub redirect_port_inbound_v6: Option<u16>,
+    /// Target port of outbound connections.
+    pub redirect_port_outbound: u16,
+    /// Services reached by pod IP.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub direct_access_services: Vec<String>,
+    /// The only services reached.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reachable_services: Vec<String>,
+}
+
+/// Envoy's admin interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admin {
+    /// Its port.
+    pub port: u16,
+}
+
+/// Virtual probes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ProbesSpec {
+    /// Port the kubelet asks on.
+    pub port: u16,
+    /// One entry a probe.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<ProbeEndpoint>,
+}
+
+/// One virtual probe.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbeEndpoint {
+    /// The application's port.
+    pub inbound_port: u16,
+    /// The path asked of the application.
+    pub inbound_path: String,
+    /// The path asked of the proxy.
+    pub path: String,
+}
+
+/// Metrics overrides.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricsSpec {
+    /// `prometheus`.
+    #[serde(rename = "type", default)]
+    pub kind: String,
+    /// Port and path.
+    #[serde(default)]
+    pub conf: serde_json::Value,
+}
+
+// === model to wire ===
+
+impl From<&model::Dataplane> for DataplaneSpec {
+    fn from(dataplane: &model::Dataplane) -> Self {
+        Self {
+            networking: Networking {
+                address: dataplane.address.to_string(),
+                gateway: dataplane.gateway.as_ref().map(|gateway| GatewaySpec {
+                    kind: Some(match gateway.kind {
+                        model::GatewayKind::Delegated => "DELEGATED".to_owned(),
+                    }),
+                    tags: gateway.tags.clone(),
+                }),
+                inbound: dataplane.inbounds.iter().map(InboundSpec::from).collect(),
+                transparent_proxying: dataplane.transparent_proxying.as_ref().map(Into::into),
+                admin: dataplane.admin_port.map(|port| Admin { port }),
+            },
+            metrics: dataplane.metrics.as_ref().map(MetricsSpec::from),
+            probes: dataplane.probes.as_ref().map(ProbesSpec::from),
+        }
+    }
+}
+
+impl From<&model::Inbound> for InboundSpec {
+    fn from(inbound: &model::Inbound) -> Self {
+        Self {
+            port: inbound.port,
+            tags: inbound.tags.clone(),
+            health: inbound.ready.map(|ready| Health { ready }),
+        }
+    }
+}
+
+impl From<&model::TransparentProxying> for TransparentProxyingSpec {
+    fn from(settings: &model::TransparentProxying) -> Self {
+        Self {
+            redirect_port_inbound: settings.redirect_port_inbound,
+            redirect_port_inbound_v6: settings.redirect_port_inbound_v6,
+            redirect_port_outbound: settings.redirect_port_outbound,
+            direct_access_services: settings.direct_access_services.clone(),
+            reachable_services: settings.reachable_services.clone(),
+        }
+    }
+}
+
+impl From<&model::Metrics> for MetricsSpec {
+    fn from(metrics: &model::Metrics) -> Self {
+        let mut conf = serde_json::Map::new();
+        if let Some(port) = metrics.port {
+            conf.insert("port".to_owned(), port.into());
+        }
+        if let Some(path) = &metrics.path {
+            conf.insert("path".to_owned(), path.as_str().into());
+        }
+        Self {
+            kind: "prometheus".to_owned(),
+            conf: conf.into(),
+        }
+    }
+}
+
+impl From<&model::Probes> for ProbesSpec {
+    fn from(probes: &model::Probes) -> Self {
+        let endpoints = probes.endpoints.iter().map(|probe| ProbeEndpoint {
+            inbound_port: probe.inbound_port,
+            inbound_path: probe.inbound_path.clone(),
+            path: probe.path.clone(),
+        });
+        Self {
+            port: probes.port,
+            endpoints: endpoints.collect(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! What the custom resources share: identification by group, version and kind.
+//!
+//! Kuma puts `mesh` beside `metadata` and `spec`, where kube's derive has no room for a field; so the
+//! [`kube::Resource`] implementation is written here once instead.
+
+/// Implements [`kube::Resource`] and a constructor's type information for a custom resource.
+macro_rules! custom_resource {
+    ($type:ident, $plural:literal, $scope:ty) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> std::borrow::Cow<'_, str> {
+                stringify!($type).into()
+            }
+
+            fn group((): &()) -> std::borrow::Cow<'_, str> {
+                crate::GROUP.into()
+            }
+
+            fn version((): &()) -> std::borrow::Cow<'_, str> {
+                crate::VERSION.into()
+            }
+
+            fn plural((): &()) -> std::borrow::Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &kube::core::ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut kube::core::ObjectMeta {
+                &mut self.metadata
+            }
+        }
+
+        impl $type {
+            /// The type information that belongs into every object sent to the API server.
+            pub fn type_meta() -> kube::core::TypeMeta {
+                kube::core::TypeMeta::resource::<Self>()
+            }
+        }
+    };
+}
+pub(crate) use custom_resource;
