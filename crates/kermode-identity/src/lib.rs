@@ -1,1 +1,27 @@
 //! SPIFFE identities: certificate authority, issuing and rotation, clock passed in.
+//!
+//! The control plane holds one [`Authority`] per mesh and signs what a Dataplane's [`Entitlement`] allows; `kuma-dp`
+//! holds a [`WorkloadKey`] that never leaves its memory and decides with [`Rotation`] when to ask again. The two
+//! speak the messages of [`api`]. Nothing here does IO.
+
+pub mod api;
+mod authority;
+mod bundle;
+mod certificate;
+mod csr;
+mod error;
+mod issuer;
+mod pem;
+mod rotation;
+mod serving;
+mod spiffe;
+mod workload;
+
+pub use authority::Authority;
+pub use bundle::TrustBundle;
+pub use certificate::{BACKDATE, IssuedCertificate, Validity};
+pub use error::Error;
+pub use rotation::{Rotation, Step};
+pub use serving::{ServingAuthority, ServingCertificate};
+pub use spiffe::{Entitlement, SpiffeId};
+pub use workload::WorkloadKey;

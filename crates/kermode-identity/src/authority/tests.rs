@@ -1,0 +1,302 @@
+//! What a mesh's CA signs, seen by two parsers that are not its own: x509-parser and rustls.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use kermode_model::Dataplane;
+use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::UnixTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::FromDer;
+
+use super::*;
+use crate::spiffe::tests::mk_dataplane;
+use crate::{TrustBundle, WorkloadKey};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_hours(500_000)
+}
+
+fn mk_authority() -> Authority {
+    Authority::generate(&MeshName::new("default"), now()).unwrap()
+}
+
+fn mk_web() -> Dataplane {
+    mk_dataplane(&[&[
+        ("kuma.io/service", "web_demo_svc_80"),
+        ("app.kubernetes.io/name", "web"),
+    ]])
+}
+
+fn mk_csr(key: &KeyPair, names: &[&str]) -> Vec<u8> {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    CertificateParams::new(names)
+        .unwrap()
+        .serialize_request(key)
+        .unwrap()
+        .der()
+        .to_vec()
+}
+
+fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
+    authority.sign_csr(csr, &Entitlement::of(&mk_web()), 24 * HOUR, now())
+}
+
+/// What rustls, as a server of the mesh, thinks of the certificate at `time`.
+fn verify(bundle: &TrustBundle, issued: &IssuedCertificate, time: SystemTime) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for root in bundle.roots() {
+        roots.add(root.clone()).unwrap();
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .unwrap();
+    let time = UnixTime::since_unix_epoch(time.duration_since(UNIX_EPOCH).unwrap());
+    verifier
+        .verify_client_cert(&issued.chain[0], &issued.chain[1..], time)
+        .map(|_| ())
+}
+
+fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
+    let names = certificate.subject_alternative_name().unwrap().unwrap();
+    let uri = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => (*uri).to_owned(),
+        other => panic!("unexpected name {other}"),
+    };
+    names.value.general_names.iter().map(uri).collect()
+}
+
+#[test]
+fn a_workload_certificate_verifies_against_the_mesh_root_within_its_span_only() {
+    let authority = mk_authority();
+    let issued = sign(&authority, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
+    let bundle = TrustBundle::new([authority.certificate().clone()]);
+    assert_eq!(verify(&bundle, &issued, now()), Ok(()));
+    assert_eq!(verify(&bundle, &issued, now() - Duration::from_secs(9)), Ok(()));
+    assert!(verify(&bundle, &issued, now() - Duration::from_secs(11)).is_err());
+    assert!(verify(&bundle, &issued, now() + 24 * HOUR + Duration::from_secs(1)).is_err());
+}
+
+#[test]
+fn a_certificate_of_another_authority_of_the_same_name_does_not_verify() {
+    let issued = sign(
+        &mk_authority(),
+        &WorkloadKey::generate().unwrap().csr_der().unwrap(),
+    )
+    .unwrap();
+    let other = TrustBundle::new([mk_authority().certificate().clone()]);
+    assert!(verify(&other, &issued, now()).is_err());
+}
+
+#[test]
+fn both_roots_verify_while_an_authority_is_replaced() {
+    let (old, new) = (mk_authority(), mk_authority());
+    let bundle = TrustBundle::new([old.certificate().clone(), new.certificate().clone()]);
+    for authority in [old, new] {
+        let issued = sign(&authority, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
+        assert_eq!(verify(&bundle, &issued, now()), Ok(()));
+    }
+}
+
+#[test]
+fn names_are_those_of_the_entitlement_whatever_the_request_asks_for() {
+    let key = KeyPair::generate().unwrap();
+    let issued = sign(&mk_authority(), &mk_csr(&key, &["admin.default", "10.0.0.1"])).unwrap();
+    let (_, certificate) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+    assert_eq!(uris(&certificate), Entitlement::of(&mk_web()).uris());
+    assert_eq!(certificate.subject().iter().count(), 0);
+    assert!(!certificate.is_ca());
+    let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+    assert!(usage.server_auth && usage.client_auth && usage.other.is_empty());
+    assert_eq!(
+        certificate.public_key().raw,
+        rcgen::PublicKeyData::subject_public_key_info(&key)
+    );
+}
+
+#[test]
+fn serial_numbers_differ_for_the_same_key() {
+    let authority = mk_authority();
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    let serial = || {
+        let issued = sign(&authority, &csr).unwrap();
+        let (_, certificate) = X509Certificate::from_der(&issued.chain[0]).unwrap();
+        certificate.raw_serial().to_vec()
+    };
+    assert_ne!(serial(), serial());
+}
+
+#[test]
+fn the_authority_is_as_the_mesh_says() {
+    let authority = mk_authority();
+    let (_, root) = X509Certificate::from_der(authority.certificate()).unwrap();
+    assert_eq!(root.subject().to_string(), "O=Kuma, OU=Mesh, CN=default");
+    assert_eq!(uris(&root), ["spiffe://default"]);
+    let constraints = root.basic_constraints().unwrap().unwrap();
+    assert!(constraints.critical && constraints.value.ca);
+    assert_eq!(constraints.value.path_len_constraint, Some(0));
+    let usage = root.key_usage().unwrap().unwrap().value;
+    assert!(usage.key_cert_sign() && usage.crl_sign());
+    assert_eq!(root.verify_signature(None), Ok(()));
+    let years = authority
+        .validity()
+        .not_after
+        .duration_since(now())
+        .unwrap()
+        .as_secs()
+        / (365 * 24 * 3600);
+    assert_eq!(years, 10);
+}
+
+#[test]
+fn an_authority_read_from_its_pem_signs_for_the_same_root() {
+    let authority = mk_authority();
+    let again = Authority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
+    assert_eq!(again.certificate(), authority.certificate());
+    let issued = sign(&again, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
+    assert_eq!(
+        verify(
+            &TrustBundle::new([authority.certificate().clone()]),
+            &issued,
+            now()
+        ),
+        Ok(())
+    );
+}
+
+#[test]
+fn an_authority_with_the_key_of_another_is_refused() {
+    let error =
+        Authority::from_pem(&mk_authority().certificate_pem(), &mk_authority().key_pem()).unwrap_err();
+    assert!(matches!(error, Error::KeyMismatch { .. }), "{error}");
+}
+
+#[test]
+fn a_leaf_is_not_taken_for_an_authority() {
+    let key = WorkloadKey::generate().unwrap();
+    let leaf = sign(&mk_authority(), &key.csr_der().unwrap()).unwrap();
+    let error = Authority::from_pem(&leaf.chain_pem(), &key.private_key_pem()).unwrap_err();
+    assert!(matches!(error, Error::NotAuthority { .. }), "{error}");
+}
+
+#[test]
+fn a_request_signed_by_another_key_is_refused() {
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    for index in [csr.len() - 1, csr.len() - 20] {
+        let mut forged = csr.clone();
+        forged[index] ^= 1;
+        let error = sign(&mk_authority(), &forged).unwrap_err();
+        assert!(matches!(error, Error::RequestSignature), "{error}");
+    }
+}
+
+#[test]
+fn a_request_whose_key_was_swapped_is_refused() {
+    let (mine, victim) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut csr = mk_csr(&mine, &[]);
+    let (from, to) = (
+        rcgen::PublicKeyData::der_bytes(&mine),
+        rcgen::PublicKeyData::der_bytes(&victim),
+    );
+    let at = csr.windows(from.len()).position(|window| window == from).unwrap();
+    csr[at..at + from.len()].copy_from_slice(to);
+    assert!(matches!(
+        sign(&mk_authority(), &csr),
+        Err(Error::RequestSignature)
+    ));
+}
+
+#[test]
+fn rsa_and_p384_keys_are_refused_and_ed25519_is_not() {
+    let authority = mk_authority();
+    let rsa = include_bytes!("rsa.csr.pem");
+    assert!(matches!(sign(&authority, rsa), Err(Error::RequestKey { .. })));
+    let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
+    assert!(matches!(
+        sign(&authority, &mk_csr(&p384, &[])),
+        Err(Error::RequestKey { .. })
+    ));
+    let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+    assert!(sign(&authority, &mk_csr(&ed25519, &[])).is_ok());
+}
+
+#[test]
+fn a_request_in_pem_is_understood() {
+    let key = KeyPair::generate().unwrap();
+    let pem = CertificateParams::default()
+        .serialize_request(&key)
+        .unwrap()
+        .pem()
+        .unwrap();
+    assert!(sign(&mk_authority(), pem.as_bytes()).is_ok());
+}
+
+#[test]
+fn garbage_and_trailing_bytes_are_refused() {
+    let mut csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    csr.push(0);
+    for bytes in [csr.as_slice(), b"", b"-----BEGIN", &[0x30; 10_000]] {
+        assert!(matches!(
+            sign(&mk_authority(), bytes),
+            Err(Error::RequestUnreadable { .. })
+        ));
+    }
+}
+
+#[test]
+fn a_dataplane_without_a_service_gets_no_certificate() {
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    let entitlement = Entitlement::of(&mk_dataplane(&[]));
+    let error = mk_authority()
+        .sign_csr(&csr, &entitlement, HOUR, now())
+        .unwrap_err();
+    assert!(matches!(error, Error::NoEntitlement), "{error}");
+}
+
+#[test]
+fn a_leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
+    let authority = mk_authority();
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    let end = authority.validity().not_after;
+    let entitlement = Entitlement::of(&mk_web());
+    let issued = authority
+        .sign_csr(&csr, &entitlement, 24 * HOUR, end - HOUR)
+        .unwrap();
+    assert_eq!(issued.validity.not_after, end);
+    let error = authority
+        .sign_csr(&csr, &entitlement, HOUR, end + HOUR)
+        .unwrap_err();
+    assert!(matches!(error, Error::AuthorityExpired { .. }), "{error}");
+}
+
+#[test]
+fn a_tag_that_cannot_stand_in_a_certificate_is_named() {
+    let dataplane = mk_dataplane(&[&[("kuma.io/service", "web"), ("team", "größe")]]);
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    let error = mk_authority()
+        .sign_csr(&csr, &Entitlement::of(&dataplane), HOUR, now())
+        .unwrap_err();
+    assert!(error.to_string().contains("kuma://team/größe"), "{error}");
+}
+
+#[test]
+fn debug_text_shows_nothing_of_the_key() {
+    let authority = mk_authority();
+    let text = format!("{authority:?}");
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(
+        rustls_pki_types::pem::PemObject::from_pem_slice(authority.key_pem().as_bytes())
+            .map(|key: rustls_pki_types::PrivatePkcs8KeyDer<'_>| key.secret_pkcs8_der().to_vec())
+            .unwrap(),
+    );
+    let bytes = format!("{:?}", key.secret_pkcs8_der());
+    assert!(
+        text.contains("CN=default") && !text.contains(&bytes[1..40]),
+        "{text}"
+    );
+}

@@ -1,0 +1,121 @@
+//! What a CA hands out: a certificate chain and the span of time it is valid for.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+
+use crate::{Error, pem};
+
+/// How far before the moment of signing a certificate becomes valid, so that a peer whose clock is a little behind
+/// accepts it (BEHAVIOUR section 6.7).
+pub const BACKDATE: Duration = Duration::from_secs(10);
+
+/// The span of time in which a certificate is valid, in whole seconds as X.509 has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First moment.
+    pub not_before: SystemTime,
+    /// Last moment.
+    pub not_after: SystemTime,
+}
+
+impl Validity {
+    /// From `now`, backdated by [`BACKDATE`], for `lifetime`.
+    pub(crate) fn starting(now: SystemTime, lifetime: Duration) -> Result<Self, Error> {
+        let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = UNIX_EPOCH + Duration::from_secs(seconds);
+        let lifetime = Duration::from_secs(lifetime.as_secs());
+        match now.checked_add(lifetime) {
+            Some(not_after) if !lifetime.is_zero() => Ok(Self {
+                not_before: now - BACKDATE,
+                not_after,
+            }),
+            _ => Err(Error::Lifetime),
+        }
+    }
+
+    /// From seconds since the Unix epoch, as [`crate::api::IssueCertificateResponse`] carries them.
+    pub fn from_unix(not_before: i64, not_after: i64) -> Self {
+        let time = |seconds: i64| {
+            let distance = Duration::from_secs(seconds.unsigned_abs());
+            if seconds < 0 {
+                UNIX_EPOCH - distance
+            } else {
+                UNIX_EPOCH + distance
+            }
+        };
+        Self {
+            not_before: time(not_before),
+            not_after: time(not_after),
+        }
+    }
+
+    /// The same as seconds since the Unix epoch: not before, not after.
+    pub fn to_unix(self) -> (i64, i64) {
+        let seconds = |time: SystemTime| OffsetDateTime::from(time).unix_timestamp();
+        (seconds(self.not_before), seconds(self.not_after))
+    }
+
+    /// Whether `now` lies within.
+    pub fn contains(&self, now: SystemTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    /// When to renew: at 4/5 of the span, which leaves a fifth of it for a control plane that is away.
+    pub fn renew_at(&self) -> SystemTime {
+        let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
+        self.not_before + span * 4 / 5
+    }
+
+    /// Ends it no later than `limit`, since a chain is only as valid as its issuer.
+    pub(crate) fn ending_by(self, limit: SystemTime) -> Self {
+        Self {
+            not_after: self.not_after.min(limit),
+            ..self
+        }
+    }
+}
+
+/// A signed certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedCertificate {
+    /// The certificate, then those between it and the root; the root itself is left to the [`crate::TrustBundle`].
+    pub chain: Vec<CertificateDer<'static>>,
+    /// When it is valid.
+    pub validity: Validity,
+}
+
+impl IssuedCertificate {
+    /// The chain as PEM text, leaf first.
+    pub fn chain_pem(&self) -> String {
+        pem::encode_certificates(self.chain.iter().map(AsRef::as_ref))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validity_is_backdated_whole_seconds_and_survives_the_wire() {
+        let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
+        let validity = Validity::starting(now, Duration::from_secs(100)).unwrap();
+        assert_eq!(validity.to_unix(), (1_699_999_990, 1_700_000_100));
+        assert_eq!(Validity::from_unix(1_699_999_990, 1_700_000_100), validity);
+    }
+
+    #[test]
+    fn renewal_is_due_at_four_fifths() {
+        let validity = Validity::from_unix(1000, 2000);
+        assert_eq!(validity.renew_at(), Validity::from_unix(1800, 0).not_before);
+    }
+
+    #[test]
+    fn a_lifetime_of_less_than_a_second_is_refused() {
+        assert!(matches!(
+            Validity::starting(UNIX_EPOCH, Duration::from_millis(900)),
+            Err(Error::Lifetime)
+        ));
+    }
+}

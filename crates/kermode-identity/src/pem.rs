@@ -1,0 +1,49 @@
+//! PEM text of DER bytes: the form that Kubernetes Secrets and Envoy's data sources hold.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+const LINE: usize = 64;
+
+/// One PEM block (RFC 7468: lines of 64 characters).
+pub(crate) fn encode(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut text = String::with_capacity(body.len() + body.len() / LINE + 2 * label.len() + 40);
+    text.extend(["-----BEGIN ", label, "-----\n"]);
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        // Base64 is ASCII, so every index is a character boundary.
+        let (line, tail) = rest.split_at(rest.len().min(LINE));
+        text.extend([line, "\n"]);
+        rest = tail;
+    }
+    text.extend(["-----END ", label, "-----\n"]);
+    text
+}
+
+/// Certificates one after the other.
+pub(crate) fn encode_certificates<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
+    certificates
+        .into_iter()
+        .map(|der| encode("CERTIFICATE", der))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls_pki_types::{CertificateDer, pem::PemObject};
+
+    #[test]
+    fn what_is_encoded_is_read_back_by_another_parser() {
+        for length in [0_usize, 1, 47, 48, 49, 96, 700] {
+            let der = vec![0xa5_u8; length];
+            let text = encode("CERTIFICATE", &der);
+            assert!(text.lines().all(|line| line.len() <= LINE));
+            assert_eq!(
+                CertificateDer::from_pem_slice(text.as_bytes()).unwrap().as_ref(),
+                der
+            );
+        }
+    }
+}

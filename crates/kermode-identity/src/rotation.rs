@@ -1,0 +1,149 @@
+//! When to ask for the next certificate: a state machine without IO, for `kuma-dp`.
+
+use std::time::{Duration, SystemTime};
+
+use crate::Validity;
+
+/// Wait after the first failure in a row; doubles with each further one.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+/// Longest wait after a failure: short against the fifth of a lifetime that is left when renewal begins.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Wait after an answer that will not change soon (mTLS is off in the mesh), unless somebody asks.
+const DECLINED_RETRY: Duration = Duration::from_mins(1);
+/// Never renew sooner than this after a success, whatever the clocks say: two clocks that disagree by more than a
+/// lifetime must not turn into a storm of requests.
+const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Ask for a certificate now.
+    Renew,
+    /// Nothing to do for this long.
+    Wait(Duration),
+}
+
+/// Decides when a certificate is asked for: at once, then at 4/5 of each one's span, with back-off on failure.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    due: SystemTime,
+    failures: u32,
+    declined: bool,
+}
+
+impl Rotation {
+    /// Nothing is held yet: due at once.
+    pub fn new(now: SystemTime) -> Self {
+        Self {
+            due: now,
+            failures: 0,
+            declined: false,
+        }
+    }
+
+    /// What to do at `now`.
+    pub fn next(&self, now: SystemTime) -> Step {
+        match self.due.duration_since(now) {
+            Ok(wait) if !wait.is_zero() => Step::Wait(wait),
+            _ => Step::Renew,
+        }
+    }
+
+    /// A certificate was received.
+    pub fn issued(&mut self, validity: Validity, now: SystemTime) {
+        *self = Self {
+            due: validity.renew_at().max(now + SHORTEST_LIFE),
+            failures: 0,
+            declined: false,
+        };
+    }
+
+    /// The request failed. `jitter`, between 0 and 1, spreads proxies that failed at the same moment: the wait is
+    /// between half and all of the back-off.
+    pub fn failed(&mut self, now: SystemTime, jitter: f64) {
+        let backoff = FIRST_RETRY
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        self.declined = false;
+        self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+    }
+
+    /// The answer was that there are no certificates to be had (mTLS is off): ask again, but slowly.
+    pub fn declined(&mut self, now: SystemTime) {
+        *self = Self {
+            due: now + DECLINED_RETRY,
+            failures: 0,
+            declined: true,
+        };
+    }
+
+    /// Somebody needs the certificate: a slow wait after [`Rotation::declined`] ends.
+    pub fn wanted(&mut self, now: SystemTime) {
+        if self.declined {
+            *self = Self::new(now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn the_first_certificate_is_due_at_once_and_the_next_at_four_fifths() {
+        let mut rotation = Rotation::new(at(1000));
+        assert_eq!(rotation.next(at(1000)), Step::Renew);
+        rotation.issued(Validity::from_unix(1000, 2000), at(1010));
+        assert_eq!(rotation.next(at(1010)), Step::Wait(Duration::from_secs(790)));
+        assert_eq!(rotation.next(at(1800)), Step::Renew);
+    }
+
+    #[test]
+    fn failures_back_off_to_a_limit_and_a_success_resets_them() {
+        let mut rotation = Rotation::new(at(0));
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            rotation.failed(at(0), 1.0);
+            match rotation.next(at(0)) {
+                Step::Wait(wait) => waits.push(wait),
+                Step::Renew => panic!("no wait after a failure"),
+            }
+        }
+        assert_eq!(waits[0], FIRST_RETRY);
+        assert!(waits.is_sorted());
+        assert_eq!(waits.last(), Some(&LONGEST_RETRY));
+        rotation.issued(Validity::from_unix(0, 100), at(1));
+        rotation.failed(at(80), 0.0);
+        assert_eq!(rotation.next(at(80)), Step::Wait(FIRST_RETRY / 2));
+    }
+
+    #[test]
+    fn a_clock_far_ahead_does_not_cause_a_storm() {
+        let mut rotation = Rotation::new(at(9_000_000));
+        rotation.issued(Validity::from_unix(1000, 2000), at(9_000_000));
+        assert_eq!(rotation.next(at(9_000_000)), Step::Wait(SHORTEST_LIFE));
+    }
+
+    #[test]
+    fn a_mesh_without_mtls_is_asked_slowly_until_somebody_wants_a_certificate() {
+        let mut rotation = Rotation::new(at(0));
+        rotation.declined(at(0));
+        assert_eq!(rotation.next(at(1)), Step::Wait(Duration::from_secs(59)));
+        rotation.wanted(at(1));
+        assert_eq!(rotation.next(at(1)), Step::Renew);
+    }
+
+    #[test]
+    fn wanting_a_certificate_does_not_shorten_a_back_off() {
+        let mut rotation = Rotation::new(at(0));
+        rotation.failed(at(0), 1.0);
+        rotation.wanted(at(0));
+        assert_eq!(rotation.next(at(0)), Step::Wait(FIRST_RETRY));
+    }
+}

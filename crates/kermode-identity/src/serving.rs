@@ -1,0 +1,122 @@
+//! The control plane's own TLS: a private CA that proxies and the API server are told to trust, and leaves for its
+//! service names.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{ExtendedKeyUsagePurpose, KeyPair, SanType};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+
+use crate::issuer::{Issuer, Leaf};
+use crate::{Error, IssuedCertificate, Validity};
+
+/// The CA behind the control plane's own certificates.
+#[derive(Debug)]
+pub struct ServingAuthority {
+    issuer: Issuer,
+}
+
+impl ServingAuthority {
+    /// Makes a new CA, valid for ten years.
+    pub fn generate(now: SystemTime) -> Result<Self, Error> {
+        Ok(Self {
+            issuer: Issuer::generate("kuma-control-plane", Vec::new(), now)?,
+        })
+    }
+
+    /// Reads a CA from PEM: its certificate, and its key as PKCS#8.
+    pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
+        Ok(Self {
+            issuer: Issuer::from_pem(certificate, key)?,
+        })
+    }
+
+    /// Makes a key and a server certificate for these DNS names and IP addresses.
+    pub fn issue(
+        &self,
+        names: &[impl AsRef<str>],
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<ServingCertificate, Error> {
+        let key = KeyPair::generate().map_err(Error::crypto("making a serving key"))?;
+        let names = names
+            .iter()
+            .map(|name| host_name(name.as_ref()))
+            .collect::<Result<_, _>>()?;
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = self.issuer.sign(
+            &key,
+            Leaf {
+                names,
+                usages,
+                lifetime,
+            },
+            now,
+        )?;
+        Ok(ServingCertificate {
+            certificate,
+            key: key.serialize_der(),
+        })
+    }
+
+    /// When the CA certificate is valid.
+    pub fn validity(&self) -> Validity {
+        self.issuer.validity()
+    }
+
+    /// The CA certificate as PEM, for `caBundle` fields and proxies.
+    pub fn certificate_pem(&self) -> String {
+        self.issuer.certificate_pem()
+    }
+
+    /// The CA key as PEM (PKCS#8), for its Secret and nowhere else.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key_pem()
+    }
+}
+
+/// A server certificate with its key.
+pub struct ServingCertificate {
+    /// The certificate.
+    pub certificate: IssuedCertificate,
+    key: Vec<u8>,
+}
+
+impl ServingCertificate {
+    /// Whether it is time to issue another one: past 4/5 of its span.
+    pub fn needs_rotation(&self, now: SystemTime) -> bool {
+        now >= self.certificate.validity.renew_at()
+    }
+
+    /// The private key (PKCS#8), for a TLS configuration.
+    pub fn private_key(&self) -> PrivatePkcs8KeyDer<'static> {
+        self.key.clone().into()
+    }
+}
+
+impl fmt::Debug for ServingCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { certificate, key: _ } = self;
+        f.debug_struct("ServingCertificate")
+            .field("validity", &certificate.validity)
+            .finish_non_exhaustive()
+    }
+}
+
+fn host_name(text: &str) -> Result<SanType, Error> {
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let refuse = || Error::Name {
+        what: "host name",
+        text: text.to_owned(),
+    };
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(refuse());
+    }
+    Ok(SanType::DnsName(text.try_into().map_err(|_| refuse())?))
+}
+
+#[cfg(test)]
+mod tests;

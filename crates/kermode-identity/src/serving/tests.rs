@@ -1,0 +1,82 @@
+//! The control plane's own certificates, verified as a proxy does.
+
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use rustls::RootCertStore;
+use rustls::client::WebPkiServerVerifier;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::*;
+
+const DAY: Duration = Duration::from_hours(24);
+
+fn now() -> SystemTime {
+    UNIX_EPOCH + Duration::from_hours(500_000)
+}
+
+fn verify(authority: &ServingAuthority, issued: &IssuedCertificate, name: &str) -> Result<(), rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_slice(authority.certificate_pem().as_bytes()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let time = UnixTime::since_unix_epoch(now().duration_since(UNIX_EPOCH).unwrap());
+    let (leaf, rest) = issued.chain.split_first().unwrap();
+    rustls::client::danger::ServerCertVerifier::verify_server_cert(&*verifier, leaf, rest, &name, &[], time)
+        .map(|_| ())
+}
+
+#[test]
+fn a_serving_certificate_verifies_for_its_names_and_no_other() {
+    let authority = ServingAuthority::generate(now()).unwrap();
+    let names = ["kuma-control-plane.kong-mesh-system", "127.0.0.1"];
+    let serving = authority.issue(&names, DAY, now()).unwrap();
+    for name in names {
+        assert_eq!(verify(&authority, &serving.certificate, name), Ok(()), "{name}");
+    }
+    assert!(verify(&authority, &serving.certificate, "kubernetes.default").is_err());
+}
+
+#[test]
+fn rotation_is_due_at_four_fifths_of_the_span() {
+    let serving = ServingAuthority::generate(now())
+        .unwrap()
+        .issue(&["cp"], DAY, now())
+        .unwrap();
+    assert!(!serving.needs_rotation(now()));
+    assert!(!serving.needs_rotation(now() + DAY * 7 / 10));
+    assert!(serving.needs_rotation(now() + DAY * 8 / 10));
+}
+
+#[test]
+fn an_authority_read_from_its_pem_issues_for_the_same_root() {
+    let authority = ServingAuthority::generate(now()).unwrap();
+    let again = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
+    let serving = again.issue(&["cp"], DAY, now()).unwrap();
+    assert_eq!(verify(&authority, &serving.certificate, "cp"), Ok(()));
+}
+
+#[test]
+fn a_name_that_cannot_stand_in_a_certificate_is_refused() {
+    let authority = ServingAuthority::generate(now()).unwrap();
+    assert!(matches!(
+        authority.issue(&["c p"], DAY, now()),
+        Err(Error::Name { .. })
+    ));
+}
+
+#[test]
+fn debug_text_shows_nothing_of_the_key() {
+    let serving = ServingAuthority::generate(now())
+        .unwrap()
+        .issue(&["cp"], DAY, now())
+        .unwrap();
+    let bytes = format!("{:?}", serving.private_key().secret_pkcs8_der());
+    assert!(!format!("{serving:?}").contains(&bytes[1..40]));
+}

@@ -1,0 +1,156 @@
+//! Names that stand in certificates, and which of them a Dataplane may have (BEHAVIOUR section 6.7).
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use kermode_model::{Dataplane, MeshName, ServiceName};
+
+/// The SPIFFE identity of a service in a mesh: `spiffe://<mesh>/<service>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpiffeId(String);
+
+impl SpiffeId {
+    /// The identity that every proxy of the service carries.
+    pub fn of_service(mesh: &MeshName, service: &ServiceName) -> Self {
+        Self(format!("spiffe://{mesh}/{service}"))
+    }
+
+    /// The identity of the mesh itself, carried by its CA: `spiffe://<mesh>`.
+    pub fn of_mesh(mesh: &MeshName) -> Self {
+        Self(format!("spiffe://{mesh}"))
+    }
+
+    /// The URI.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything a proxy's certificate shall say about it, and nothing else: the URIs of its subject alternative names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entitlement {
+    uris: Vec<String>,
+}
+
+impl Entitlement {
+    /// What this Dataplane entitles its proxy to: `spiffe://<mesh>/<service>` per service, then
+    /// `kuma://<tag>/<value>` per tag and value, both sorted and without repeats.
+    pub fn of(dataplane: &Dataplane) -> Self {
+        let services = dataplane.services();
+        let spiffe = services
+            .iter()
+            .map(|service| SpiffeId::of_service(&dataplane.mesh, service).0);
+        let inbounds = dataplane.inbounds.iter().map(|inbound| &inbound.tags);
+        let gateway = dataplane.gateway.iter().map(|gateway| &gateway.tags);
+        // Pairs are sorted, not URIs: a tag that is the beginning of another would sort differently with its `/`.
+        let tags: BTreeSet<(&str, &str)> = inbounds
+            .chain(gateway)
+            .flatten()
+            .map(|(tag, value)| (&**tag, &**value))
+            .collect();
+        let kuma = tags
+            .into_iter()
+            .map(|(tag, value)| format!("kuma://{tag}/{value}"));
+        Self {
+            uris: spiffe.chain(kuma).collect(),
+        }
+    }
+
+    /// The URIs, in the order they stand in the certificate.
+    pub fn uris(&self) -> &[String] {
+        &self.uris
+    }
+
+    /// Whether there is a service among them; a certificate without one would authenticate nobody.
+    pub(crate) fn names_a_service(&self) -> bool {
+        self.uris.iter().any(|uri| uri.starts_with("spiffe://"))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use kermode_model::{Gateway, GatewayKind, Inbound, ObjectKey, Tags};
+
+    pub(crate) fn mk_tags(pairs: &[(&str, &str)]) -> Tags {
+        pairs
+            .iter()
+            .map(|&(key, value)| (key.into(), value.into()))
+            .collect()
+    }
+
+    pub(crate) fn mk_dataplane(inbounds: &[&[(&str, &str)]]) -> Dataplane {
+        let mk_inbound = |pairs: &&[(&str, &str)]| Inbound {
+            port: 80,
+            tags: mk_tags(pairs),
+            ready: None,
+        };
+        Dataplane {
+            key: ObjectKey::new("demo", "web-0"),
+            mesh: MeshName::new("default"),
+            address: "10.0.0.1".parse().unwrap(),
+            inbounds: inbounds.iter().map(mk_inbound).collect(),
+            gateway: None,
+            transparent_proxying: None,
+            admin_port: None,
+            probes: None,
+            metrics: None,
+        }
+    }
+
+    #[test]
+    fn services_come_first_then_tags_sorted_by_key_and_value_without_repeats() {
+        let dataplane = mk_dataplane(&[
+            &[
+                ("kuma.io/service", "web_demo_svc_80"),
+                ("app", "web"),
+                ("app-x", "1"),
+            ],
+            &[
+                ("kuma.io/service", "admin_demo_svc_81"),
+                ("app", "web"),
+                ("app/y", "2"),
+            ],
+        ]);
+        assert_eq!(
+            Entitlement::of(&dataplane).uris(),
+            [
+                "spiffe://default/admin_demo_svc_81",
+                "spiffe://default/web_demo_svc_80",
+                "kuma://app/web",
+                "kuma://app-x/1",
+                "kuma://app/y/2",
+                "kuma://kuma.io/service/admin_demo_svc_81",
+                "kuma://kuma.io/service/web_demo_svc_80",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_gateway_is_entitled_to_its_own_tags() {
+        let mut dataplane = mk_dataplane(&[]);
+        let tags = mk_tags(&[("kuma.io/service", "edge_demo_svc_443")]);
+        dataplane.gateway = Some(Gateway {
+            kind: GatewayKind::Delegated,
+            tags,
+        });
+        assert_eq!(
+            Entitlement::of(&dataplane).uris(),
+            [
+                "spiffe://default/edge_demo_svc_443",
+                "kuma://kuma.io/service/edge_demo_svc_443"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_dataplane_without_service_names_none() {
+        assert!(!Entitlement::of(&mk_dataplane(&[&[("app", "web")]])).names_a_service());
+    }
+}
