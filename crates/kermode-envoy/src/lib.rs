@@ -1,1 +1,5 @@
 //! Envoy configuration: generated resources and the bootstrap.
+
+mod resource;
+
+pub use resource::{Resource, ResourceKind};
