@@ -1,0 +1,120 @@
+//! File, environment and all their mistakes.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+struct Config {
+    server: Server,
+    names: Vec<String>,
+    labels: BTreeMap<String, String>,
+    zone: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+struct Server {
+    port: u16,
+    tls: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server: Server { port: 80, tls: true },
+            names: Vec::new(),
+            labels: BTreeMap::from([("a".into(), "b".into())]),
+            zone: None,
+        }
+    }
+}
+
+const SCHEMA: Schema = Schema {
+    variables: &[
+        ("APP_PORT", "server.port"),
+        ("APP_TLS", "server.tls"),
+        ("APP_NAMES", "names"),
+        ("APP_LABELS", "labels"),
+        ("APP_ZONE", "zone"),
+    ],
+    maps: &["labels"],
+};
+
+fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("written");
+    let environment: BTreeMap<_, _> = environment.iter().copied().collect();
+    load(SCHEMA, Some(file.path()), |name| {
+        environment.get(name).map(|&text| text.to_owned())
+    })
+}
+
+#[test]
+fn nothing_given_means_the_defaults() {
+    assert_eq!(try_load("", &[]).expect("valid"), Config::default());
+    assert_eq!(
+        load::<Config>(SCHEMA, None, |_| None).expect("valid"),
+        Config::default()
+    );
+}
+
+#[test]
+fn the_environment_wins_over_the_file() {
+    let config = try_load("server: {port: 81}\nzone: east\n", &[("APP_PORT", "82")]).expect("valid");
+    assert_eq!(config.server, Server { port: 82, tls: true });
+    assert_eq!(config.zone.as_deref(), Some("east"));
+}
+
+#[test]
+fn lists_and_maps_are_read_from_text() {
+    let environment = [("APP_NAMES", "x, y,"), ("APP_LABELS", "k:v,l:*")];
+    let config = try_load("", &environment).expect("valid");
+    assert_eq!(config.names, ["x", "y"]);
+    assert_eq!(
+        config.labels,
+        BTreeMap::from([("k".into(), "v".into()), ("l".into(), "*".into())])
+    );
+}
+
+#[test]
+fn a_map_in_the_file_replaces_the_default_one() {
+    let config = try_load("labels: {own: '1'}\n", &[]).expect("valid");
+    assert_eq!(config.labels, BTreeMap::from([("own".into(), "1".into())]));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let error = try_load(
+        "server: {prot: 1, port: many}\nfoo: 1\n",
+        &[("APP_TLS", "perhaps"), ("APP_LABELS", "x"), ("APP_PORT", "70000")],
+    )
+    .expect_err("five mistakes")
+    .to_string();
+    for part in [
+        "unknown key server.prot",
+        "server.port: ",
+        "unknown key foo",
+        "$APP_TLS: ",
+        "$APP_LABELS: ",
+        "$APP_PORT: ",
+    ] {
+        assert!(error.contains(part), "{part:?} is missing in {error}");
+    }
+}
+
+#[test]
+fn an_unreadable_file_is_named() {
+    let error =
+        load::<Config>(SCHEMA, Some(Path::new("/nowhere/config.yaml")), |_| None).expect_err("no file");
+    assert!(
+        error.to_string().contains("/nowhere/config.yaml: cannot be read"),
+        "{error}"
+    );
+    let error = try_load("a: [", &[]).expect_err("no YAML");
+    assert!(error.to_string().contains("is not valid YAML"), "{error}");
+}

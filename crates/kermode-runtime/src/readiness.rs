@@ -1,0 +1,68 @@
+//! Readiness by guards: a process is ready once every part that had to start has said so.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Knows which parts are still starting.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    pending: Arc<Mutex<BTreeSet<&'static str>>>,
+}
+
+/// One part that has not started yet. Dropping it without [`Guard::ready`] leaves the process unready.
+#[derive(Debug)]
+#[must_use = "a part is pending until its guard says ready"]
+pub struct Guard {
+    readiness: Readiness,
+    part: &'static str,
+}
+
+impl Readiness {
+    /// Registers a part that has to start first.
+    pub fn expect(&self, part: &'static str) -> Guard {
+        self.lock().insert(part);
+        Guard {
+            readiness: self.clone(),
+            part,
+        }
+    }
+
+    /// The parts that are still starting, sorted.
+    pub fn pending(&self) -> Vec<&'static str> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Guard {
+    /// Says that the part has started.
+    pub fn ready(self) {
+        self.readiness.lock().remove(self.part);
+        tracing::info!(part = self.part, "ready");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_once_every_guard_has_said_so() {
+        let readiness = Readiness::default();
+        let (a, b) = (readiness.expect("a"), readiness.expect("b"));
+        a.ready();
+        assert_eq!(readiness.pending(), ["b"]);
+        b.ready();
+        assert!(readiness.pending().is_empty());
+    }
+
+    #[test]
+    fn a_part_that_dies_while_starting_is_never_ready() {
+        let readiness = Readiness::default();
+        drop(readiness.expect("a"));
+        assert_eq!(readiness.pending(), ["a"]);
+    }
+}
