@@ -1,0 +1,176 @@
+//! Reading a corpus: `<folder>/*/cases.json` and the files that its cases name.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// One suite of the corpus: a `cases.json` and its folder.
+#[derive(Debug)]
+pub struct Document {
+    /// Name of the suite.
+    pub name: String,
+    /// The folder that file names are relative to.
+    folder: PathBuf,
+    /// All of `cases.json`.
+    pub json: Value,
+}
+
+/// Reads all suites of a corpus, sorted by folder.
+///
+/// # Errors
+/// When the folder has no suite, or a `cases.json` cannot be read.
+pub fn read(folder: &Path) -> Result<Vec<Document>> {
+    let entries = std::fs::read_dir(folder).with_context(|| format!("corpus {}", folder.display()))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let file = entry?.path().join("cases.json");
+        if file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    if files.is_empty() {
+        bail!("{} has no suite: expected <suite>/cases.json", folder.display());
+    }
+    files.iter().map(|file| Document::read(file)).collect()
+}
+
+// === impl Document ===
+
+impl Document {
+    fn read(file: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let json: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        let folder = file.parent().unwrap_or(Path::new(".")).to_path_buf();
+        let by_folder = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = match json["suite"].as_str() {
+            Some(name) => name.to_owned(),
+            None => by_folder.unwrap_or_default(),
+        };
+        Ok(Self { name, folder, json })
+    }
+
+    /// The cases in the order of the file.
+    pub fn cases(&self) -> Vec<Case<'_>> {
+        let cases = self.json["cases"]
+            .as_array()
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        cases.iter().map(|json| Case { document: self, json }).collect()
+    }
+
+    /// The text of a file beside `cases.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn text(&self, name: &str) -> Result<String> {
+        let path = self.folder.join(name);
+        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+    }
+
+    /// All YAML (or JSON) documents of a file beside `cases.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is no YAML.
+    pub fn yaml_documents(&self, name: &str) -> Result<Vec<Value>> {
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(&self.text(name)?).with_context(|| name.to_owned())?;
+        Ok(documents
+            .into_iter()
+            .filter(|document| !document.is_null())
+            .collect())
+    }
+
+    /// The only YAML (or JSON) document of a file beside `cases.json`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no YAML or has several documents.
+    pub fn yaml(&self, name: &str) -> Result<Value> {
+        let mut documents = self.yaml_documents(name)?;
+        match (documents.pop(), documents.len()) {
+            (Some(document), 0) => Ok(document),
+            _ => bail!("{name} should have exactly one document"),
+        }
+    }
+}
+
+/// One case of a suite.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The suite it belongs to.
+    pub document: &'a Document,
+    /// The case as written.
+    pub json: &'a Value,
+}
+
+// === impl Case ===
+
+impl<'a> Case<'a> {
+    fn text_field(&self, name: &str) -> &'a str {
+        self.json[name].as_str().unwrap_or_default()
+    }
+
+    /// Its identifier, unique in the suite.
+    pub fn id(&self) -> &'a str {
+        self.text_field("id")
+    }
+
+    /// What is to be done with it; the words are the suite's.
+    pub fn kind(&self) -> &'a str {
+        self.text_field("kind")
+    }
+
+    /// `page`, `adjacent`, `beyond` or `contradicts-page`.
+    pub fn relevance(&self) -> &'a str {
+        self.text_field("relevance")
+    }
+
+    /// Where the expectation comes from.
+    pub fn reference(&self) -> &'a str {
+        self.text_field("ref")
+    }
+
+    /// A value of the case by JSON pointer, null when absent.
+    pub fn at(&self, pointer: &str) -> &'a Value {
+        self.json.pointer(pointer).unwrap_or(&Value::Null)
+    }
+
+    /// A value of the case by JSON pointer, decoded.
+    ///
+    /// # Errors
+    /// When it is not of the type asked for.
+    pub fn decode<T: DeserializeOwned>(&self, pointer: &str) -> Result<T> {
+        serde_json::from_value(self.at(pointer).clone()).with_context(|| format!("{}: {pointer}", self.id()))
+    }
+
+    /// Name of the file under `files.<key>`.
+    ///
+    /// # Errors
+    /// When the case names no such file.
+    pub fn file_name(&self, key: &str) -> Result<&'a str> {
+        self.json["files"][key]
+            .as_str()
+            .ok_or_else(|| anyhow!("{} names no file {key:?}", self.id()))
+    }
+
+    /// The document of the file under `files.<key>`.
+    ///
+    /// # Errors
+    /// See [`Document::yaml`].
+    pub fn file(&self, key: &str) -> Result<Value> {
+        self.document.yaml(self.file_name(key)?)
+    }
+
+    /// The documents of the file under `files.<key>`; none when the case names no such file.
+    ///
+    /// # Errors
+    /// See [`Document::yaml_documents`].
+    pub fn file_documents(&self, key: &str) -> Result<Vec<Value>> {
+        match self.json["files"][key].as_str() {
+            Some(name) => self.document.yaml_documents(name),
+            None => Ok(Vec::new()),
+        }
+    }
+}

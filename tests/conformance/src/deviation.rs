@@ -1,0 +1,55 @@
+//! Cases that contradict a decision of the design: which decision, and what we do instead, as data that is checked.
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// One known deviation from the corpus.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Deviation {
+    /// The suite.
+    pub suite: String,
+    /// The case's identifier.
+    pub case: String,
+    /// The decision of the design that the case contradicts.
+    pub decision: String,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// JSON patch that turns what the corpus expects into what we do.
+    #[serde(default)]
+    pub patch: Vec<Value>,
+    /// Or: all that we do, instead of what the corpus expects.
+    #[serde(default)]
+    pub instead: Option<Value>,
+}
+
+/// The known deviations, from `deviations.yaml`.
+///
+/// # Errors
+/// When the file does not read.
+pub fn known() -> Result<Vec<Deviation>> {
+    parse(include_str!("../deviations.yaml"))
+}
+
+fn parse(text: &str) -> Result<Vec<Deviation>> {
+    let list: Option<Vec<Deviation>> = serde_saphyr::from_str(text).context("deviations.yaml")?;
+    Ok(list.unwrap_or_default())
+}
+
+// === impl Deviation ===
+
+impl Deviation {
+    /// What we do, given what the corpus expects.
+    ///
+    /// # Errors
+    /// When the patch does not apply.
+    pub fn apply(&self, expected: &Value) -> Result<Value> {
+        let mut expected = self.instead.clone().unwrap_or_else(|| expected.clone());
+        let patch: json_patch::Patch = serde_json::from_value(Value::Array(self.patch.clone()))
+            .with_context(|| format!("patch of the deviation {} {}", self.suite, self.case))?;
+        json_patch::patch(&mut expected, &patch)
+            .with_context(|| format!("patch of the deviation {} {}", self.suite, self.case))?;
+        Ok(expected)
+    }
+}

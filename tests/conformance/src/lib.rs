@@ -1,0 +1,13 @@
+//! Runs a conformance corpus through the product's own code: corpus → cases → a suite's runner → comparison →
+//! report.
+//!
+//! A corpus is a folder with one folder per suite, each with a `cases.json`; nothing else about its file names is
+//! assumed. To add a suite, implement [`suite::Suite`] in a module of its own and register it in
+//! [`suite::registered`].
+
+pub mod compare;
+pub mod corpus;
+mod crds;
+pub mod deviation;
+pub mod report;
+pub mod suite;
