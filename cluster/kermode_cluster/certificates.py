@@ -1,0 +1,85 @@
+"""The cluster's certificate authority, its certificates and kubeconfigs, made by openssl."""
+
+import base64
+import json
+from pathlib import Path
+
+from . import files
+from .addresses import API_SERVICE, Addresses
+from .processes import run
+
+DAYS = "365"
+
+
+class Authority:
+    """A certificate authority in a folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.certificate = folder / "ca.crt"
+        self.key = folder / "ca.key"
+
+    def create(self) -> None:
+        """Make the authority's own key and certificate."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc",
+            "-keyout", self.key, "-out", self.certificate, "-days", DAYS, "-subj", "/CN=kermode-cluster")
+
+    def issue(self, name: str, subject: str, alternative_names: str = "") -> tuple:
+        """A certificate for servers and clients; its path and its key's."""
+        certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        extensions = ["-addext", "basicConstraints=critical,CA:FALSE",
+                      "-addext", "keyUsage=critical,digitalSignature",
+                      "-addext", "extendedKeyUsage=serverAuth,clientAuth"]
+        if alternative_names:
+            extensions += ["-addext", f"subjectAltName={alternative_names}"]
+        run("openssl", "req", "-x509", "-CA", self.certificate, "-CAkey", self.key,
+            "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc",
+            "-keyout", key, "-out", certificate, "-days", DAYS, "-subj", subject, *extensions)
+        return certificate, key
+
+    def kubeconfig(self, path: Path, cluster: str, server: str, subject: str) -> None:
+        """A kubeconfig for one user, certificates inside; JSON is YAML to every reader of it."""
+        certificate, key = self.issue(path.name, subject)
+        files.write_json(path, {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": cluster,
+            "clusters": [{"name": cluster, "cluster": {
+                "server": server, "certificate-authority-data": encoded(self.certificate)}}],
+            "contexts": [{"name": cluster, "context": {"cluster": cluster, "user": cluster}}],
+            "users": [{"name": cluster, "user": {
+                "client-certificate-data": encoded(certificate), "client-key-data": encoded(key)}}],
+        }, mode=0o600)
+
+
+def encoded(path: Path) -> str:
+    """A file's content in base64, as kubeconfigs embed it."""
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def service_account_keys(folder: Path) -> None:
+    """The pair of keys that sign and check service-account tokens."""
+    key = folder / "service-account.key"
+    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
+    run("openssl", "pkey", "-in", key, "-pubout", "-out", folder / "service-account.pub")
+
+
+def api_server_names(addresses: Addresses) -> str:
+    """Every name and address by which clients call the API server."""
+    names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+             "kubernetes.default.svc.cluster.local"]
+    numbers = ["127.0.0.1", API_SERVICE, addresses.node]
+    return ",".join([f"DNS:{name}" for name in names] + [f"IP:{number}" for number in numbers])
+
+
+def kubeconfig_credentials(path: Path) -> dict:
+    """Server, authority, certificate and key (PEM) of a kubeconfig written above."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    return {
+        "server": cluster["server"],
+        "authority": base64.b64decode(cluster["certificate-authority-data"]).decode(),
+        "certificate": base64.b64decode(user["client-certificate-data"]).decode(),
+        "key": base64.b64decode(user["client-key-data"]).decode(),
+    }

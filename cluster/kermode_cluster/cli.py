@@ -1,0 +1,78 @@
+"""The command line; the Makefile calls it."""
+
+import argparse
+import os
+import sys
+
+from . import down, node, paths, status, up
+from .errors import ClusterError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and their arguments."""
+    main_parser = argparse.ArgumentParser(prog="kermode_cluster", description="A real Kubernetes on this machine")
+    commands = main_parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, positional: bool = True) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        if positional:
+            added.add_argument("name", nargs="?", default="kermode", help="cluster (default: kermode)")
+        else:
+            added.add_argument("--name", default="kermode", help="cluster (default: kermode)")
+        return added
+
+    command("up", "bring a cluster up, or repair it")
+    api_only = command("api-only", "etcd and API server alone, for API tests and benchmarks", positional=False)
+    api_only.add_argument("action", choices=["up", "down"])
+    api_only.add_argument("--controllers", action="store_true", help="run the controller manager too")
+    command("down", "take a cluster down, leaving nothing behind")
+    command("status", "what runs and how to use it")
+    command("kubeconfig", "print the path of the kubeconfig")
+    kubectl = command("kubectl", "run kubectl of the cluster's version", positional=False)
+    kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    inside = command("exec", "run a program inside the node's namespaces", positional=False)
+    inside.add_argument("arguments", nargs=argparse.REMAINDER)
+    return main_parser
+
+
+def execute(command: list, env: dict = None) -> int:
+    """Become another program."""
+    sys.stdout.flush()
+    os.execvpe(command[0], command, dict(os.environ, **(env or {})))
+
+
+def given(arguments: list) -> list:
+    """Arguments after `--`."""
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
+
+
+def dispatch(options) -> int:
+    """Run the chosen command."""
+    if options.command == "up":
+        up.up(options.name)
+    elif options.command == "api-only" and options.action == "up":
+        up.up(options.name, api_only=True, controllers=options.controllers)
+    elif options.command in ("down", "api-only"):
+        down.down(options.name)
+    elif options.command == "status":
+        return status.show(options.name)
+    elif options.command == "kubeconfig":
+        print(status.require(options.name).kubeconfig)
+    elif options.command == "kubectl":
+        place = status.require(options.name)
+        return execute([str(place.bin / "kubectl"), *given(options.arguments)], {"KUBECONFIG": str(place.kubeconfig)})
+    elif options.command == "exec":
+        return execute([*node.entering(paths.ClusterPaths(options.name)), *given(options.arguments)])
+    return 0
+
+
+def main() -> int:
+    """Parse, run, and say what went wrong in words."""
+    options = parser().parse_args()
+    try:
+        return dispatch(options)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,120 @@
+"""The components' configuration files, as text made from the cluster's settings. Pure."""
+
+import ipaddress
+import json
+
+from .addresses import DNS_SERVICE, Addresses
+
+PLUGINS = "/opt/cni/bin"
+
+
+def containerd(pause_image: str) -> str:
+    """containerd's configuration; paths are its defaults, seen from inside the node."""
+    # restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower the sandbox's score, and
+    # every sandbox would fail with "can't get final child's PID from pipe: EOF".
+    return f"""version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+[grpc]
+  address = "/run/containerd/containerd.sock"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause_image}"
+  restrict_oom_score_adj = true
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "{PLUGINS}"
+    conf_dir = "/etc/cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    snapshotter = "overlayfs"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        SystemdCgroup = false
+"""
+
+
+def network(addresses: Addresses, mtu: int) -> str:
+    """The CNI configuration list.
+
+    `ptp` and not `bridge`: every packet between pods is routed and so passes the Service rules, also
+    on hosts without the br_netfilter module; a pod reaches itself through a Service the same way.
+    """
+    return json.dumps({
+        "cniVersion": "0.4.0",
+        "name": "kermode",
+        "plugins": [
+            {
+                "type": "ptp",
+                "ipMasq": True,
+                "mtu": mtu,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{"subnet": addresses.pods}]],
+                    "routes": [{"dst": "0.0.0.0/0"}],
+                },
+            },
+            {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        ],
+    }, indent=2) + "\n"
+
+
+def kubelet(cgroup: str, authority: str) -> str:
+    """The kubelet's configuration file."""
+    return json.dumps({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": {"enabled": False},
+            "webhook": {"enabled": True},
+            "x509": {"clientCAFile": authority},
+        },
+        "authorization": {"mode": "Webhook"},
+        "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{cgroup}",
+        "failCgroupV1": False,
+        "failSwapOn": False,
+        "clusterDomain": "cluster.local",
+        "clusterDNS": [DNS_SERVICE],
+        "resolvConf": "/etc/resolv.conf",
+        "maxPods": 200,
+        # A development machine's disk is often nearly full; evict only when really nothing is left.
+        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        "imageGCHighThresholdPercent": 100,
+        "oomScoreAdj": 0,
+        "kubeAPIQPS": 100,
+        "kubeAPIBurst": 200,
+    }, indent=2) + "\n"
+
+
+def name_servers(resolv_conf: str) -> list:
+    """The name servers of a resolv.conf that a pod could reach: loopback ones (systemd-resolved) it cannot."""
+    usable = []
+    for line in resolv_conf.splitlines():
+        words = line.split()
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        try:
+            address = ipaddress.ip_address(words[1].partition("%")[0])
+        except ValueError:
+            continue
+        if address.version == 4 and not address.is_loopback:
+            usable.append(words[1])
+    return usable
+
+
+def corefile(servers: list) -> str:
+    """CoreDNS's configuration; without a usable name server outside names are simply unknown."""
+    forward = f"    forward . {' '.join(servers)}\n" if servers else ""
+    return f""".:1053 {{
+    errors
+    health :8080
+    ready :8181
+    kubernetes cluster.local in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+{forward}    cache 30
+    loadbalance
+}}
+"""

@@ -1,0 +1,73 @@
+"""The host's side of a node's network: a veth pair, a route to the pods, a way out."""
+
+import json
+from pathlib import Path
+
+from . import paths
+from .addresses import Addresses
+from .processes import run
+
+FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+
+
+def forwarding_marker() -> Path:
+    """Exists while forwarding on this host is on only because a cluster needed it."""
+    return paths.cache() / "clusters" / ".forwarding-was-off"
+
+
+def table(name: str) -> str:
+    """Name of the host's nftables table of a cluster."""
+    return f"kermode-{name}"
+
+
+def rules(name: str, addresses: Addresses) -> str:
+    """What leaves the host for elsewhere takes the host's address. Pure."""
+    return f"""table ip {table(name)} {{
+    chain postrouting {{
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr {{ {addresses.link}, {addresses.pods} }} oifname != "{addresses.interface}" masquerade
+    }}
+}}
+"""
+
+
+def uplink_mtu() -> int:
+    """The MTU of the default route's interface, so that pods' packets never have to be split."""
+    routes = json.loads(run("ip", "-4", "-json", "route", "show", "default"))
+    if not routes:
+        return 1500
+    return json.loads(run("ip", "-json", "link", "show", "dev", routes[0]["dev"]))[0]["mtu"]
+
+
+def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
+    """Join the node's network namespace to the host."""
+    run("ip", "link", "add", addresses.interface, "mtu", mtu, "type", "veth",
+        "peer", "name", "eth0", "mtu", mtu, "netns", init_pid)
+    run("ip", "address", "add", f"{addresses.host}/30", "dev", addresses.interface)
+    run("ip", "link", "set", addresses.interface, "up")
+    inside = ("nsenter", f"--net=/proc/{init_pid}/ns/net", "ip")
+    run(*inside, "link", "set", "lo", "up")
+    run(*inside, "address", "add", f"{addresses.node}/30", "dev", "eth0")
+    run(*inside, "link", "set", "eth0", "up")
+    run(*inside, "route", "add", "default", "via", addresses.host)
+    run("ip", "route", "add", addresses.pods, "via", addresses.node)
+    run("nft", "-f", "-", stdin=rules(name, addresses))
+    if FORWARDING.read_text(encoding="utf-8").strip() == "0":
+        forwarding_marker().touch()
+        FORWARDING.write_text("1", encoding="utf-8")
+
+
+def disconnect(name: str, addresses: Addresses) -> None:
+    """Remove what `connect` left on the host; the routes go with the interface."""
+    links = json.loads(run("ip", "-json", "link"))
+    if any(link["ifname"] == addresses.interface for link in links):
+        run("ip", "link", "delete", addresses.interface)
+    if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():
+        run("nft", "delete", "table", "ip", table(name))
+
+
+def restore_forwarding() -> None:
+    """Called when the last cluster is gone."""
+    if forwarding_marker().exists():
+        FORWARDING.write_text("0", encoding="utf-8")
+        forwarding_marker().unlink()

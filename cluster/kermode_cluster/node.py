@@ -1,0 +1,108 @@
+"""The node: a set of namespaces around process 1 (supervisor.py). Starting, entering, ending it."""
+
+import json
+import os
+import subprocess
+import sys
+
+from . import files, paths
+from .errors import ClusterError
+from .processes import Identity, parent, wait_until
+
+
+def start(place: paths.ClusterPaths, connect) -> Identity:
+    """Start process 1, let `connect(pid)` give it a network, let it run. Returns its identity."""
+    place.logs.mkdir(parents=True, exist_ok=True)
+    with open(place.logs / "supervisor.log", "ab") as log:
+        starter = subprocess.Popen(  # pylint: disable=consider-using-with
+            ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child", "--",
+             sys.executable, "-m", "kermode_cluster.supervisor", place.name],
+            stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd="/",
+            env=dict(os.environ, PYTHONPATH=str(paths.CLUSTER_SOURCES), KERMODE_CACHE=str(paths.cache())))
+    try:
+        announced = wait_until(
+            lambda: files.read_json(place.init) or (starter.poll() is not None and "ended"), seconds=20)
+        if not isinstance(announced, dict):
+            raise ClusterError("the node did not start:\n" + files.tail(place.logs / "supervisor.log"))
+        identity = Identity(announced["pid"], announced["start"])
+        connect(identity.pid)
+        starter.stdin.write(b"go\n")
+        starter.stdin.close()
+    except BaseException:
+        starter.kill()
+        starter.wait()
+        raise
+    return identity
+
+
+def identity(place: paths.ClusterPaths):
+    """Process 1 of the node if it runs, else None."""
+    announced = files.read_json(place.init)
+    if not announced:
+        return None
+    found = Identity(announced["pid"], announced["start"])
+    return found if found.alive() else None
+
+
+def entering(place: paths.ClusterPaths) -> list:
+    """The command prefix that runs a program inside the node."""
+    init = identity(place)
+    if init is None:
+        raise ClusterError(f"cluster {place.name} is not running: make cluster-up CLUSTER={place.name}")
+    return ["nsenter", "--target", str(init.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/", "--"]
+
+
+def descendants(init: int, parents: dict) -> set:
+    """Every pid below `init` in a map from pid to parent. Pure.
+
+    Containers have PID namespaces of their own below the node's, so ancestry is what they share: no
+    process of a node can be adopted by one outside, since process 1 of its namespace adopts orphans.
+    """
+    children = {}
+    for pid, parent in parents.items():
+        children.setdefault(parent, []).append(pid)
+    found, open_ends = set(), [init]
+    while open_ends:
+        pid = open_ends.pop()
+        found.add(pid)
+        open_ends += children.get(pid, [])
+    return found
+
+
+def processes(init: Identity) -> dict:
+    """Host pid and command line of every process in the node, containers included."""
+    parents, commands = {}, {}
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", encoding="utf-8", errors="replace") as file:
+                parents[int(entry)] = parent(file.read())
+            with open(f"/proc/{entry}/cmdline", "rb") as file:
+                commands[int(entry)] = file.read().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+    return {pid: commands.get(pid, "") for pid in descendants(init.pid, parents)}
+
+
+def memory(pids) -> int:
+    """Proportional memory of these processes in bytes."""
+    total = 0
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/smaps_rollup", encoding="utf-8") as file:
+                total += next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
+        except (OSError, StopIteration):
+            continue
+    return total
+
+
+def end(place: paths.ClusterPaths) -> None:
+    """Kill process 1 and wait until the kernel has ended everything in its namespaces."""
+    init = identity(place)
+    if init is None:
+        return
+    init.kill()
+    if not wait_until(lambda: not init.alive(), seconds=30):
+        raise ClusterError(f"process {init.pid} of cluster {place.name} does not end: "
+                           + json.dumps(processes(init), indent=2))

@@ -1,0 +1,136 @@
+"""Process 1 of a node: prepares its mounts, runs its components, reaps orphans.
+
+A node is one PID, mount, network, UTS and IPC namespace. When this process ends the kernel ends all
+others in it (shims and containers too), and with them go mounts, interfaces, routes and rules:
+that is what makes `down` complete. Called by node.py as `python3 -m kermode_cluster.supervisor NAME`.
+"""
+
+import http.client
+import os
+import select
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from . import files
+from .mounts import prepare
+from .paths import ClusterPaths
+from .processes import Identity
+
+RESTART_DELAY = 1.0
+UNVERIFIED = ssl._create_unverified_context()  # pylint: disable=protected-access
+NO_PROXY = urllib.request.build_opener(
+    urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=UNVERIFIED))
+
+
+class Running:
+    """A component and what became of it so far."""
+
+    def __init__(self, spec: dict, logs: Path):
+        self.spec = spec
+        self.log = logs / f"{spec['name']}.log"
+        self.pid = None
+        self.ready = False
+        self.restarts = 0
+        self.exit_code = None
+        self.start_at = 0.0
+
+    def start(self) -> None:
+        """Start it in a session of its own, output to its log."""
+        with open(self.log, "ab") as log:
+            child = subprocess.Popen(  # pylint: disable=consider-using-with
+                self.spec["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, cwd="/")
+        self.pid = child.pid
+
+    def ended(self, status: int) -> None:
+        """Note the end and when to start again."""
+        self.exit_code = os.waitstatus_to_exitcode(status)
+        self.pid, self.ready = None, False
+        self.restarts += 1
+        self.start_at = time.monotonic() + RESTART_DELAY
+
+    def check(self) -> bool:
+        """Whether it is ready now."""
+        if self.spec["url"]:
+            try:
+                with NO_PROXY.open(self.spec["url"], timeout=2) as answer:
+                    return answer.status == 200
+            except (OSError, http.client.HTTPException, urllib.error.URLError):
+                return False
+        if self.spec["socket"]:
+            with socket.socket(socket.AF_UNIX) as client:
+                return client.connect_ex(self.spec["socket"]) == 0
+        return True
+
+    def report(self) -> dict:
+        """What `status` and `up` read."""
+        return {"pid": self.pid, "ready": self.ready, "restarts": self.restarts, "exit_code": self.exit_code}
+
+
+def reap(running: list) -> None:
+    """Collect every ended child: components, and orphans the kernel gave to process 1."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        for component in running:
+            if component.pid == pid:
+                component.ended(status)
+
+
+def step(running: list) -> bool:
+    """Start what may start and look at what is not ready; whether all is ready."""
+    ready = {component.spec["name"] for component in running if component.ready}
+    for component in running:
+        if component.pid is None:
+            if set(component.spec["after"]) <= ready and time.monotonic() >= component.start_at:
+                component.start()
+        elif not component.ready:
+            component.ready = component.check()
+    return all(component.ready for component in running)
+
+
+def supervise(running: list, state: Path) -> None:
+    """Run until told to end."""
+    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    reported = None
+    while True:
+        reap(running)
+        settled = step(running)
+        report = {component.spec["name"]: component.report() for component in running}
+        if report != reported:
+            files.write_json(state, report)
+            reported = report
+        if select.select([wake], [], [], 5.0 if settled else 0.05)[0]:
+            os.read(wake, 4096)
+
+
+def main() -> int:
+    """Announce this process, prepare the node, wait for its network, run."""
+    place = ClusterPaths(sys.argv[1])
+    # /proc is still the host's here, so this names the process as the host knows it.
+    identity = Identity.of(int(os.readlink("/proc/self")))
+    prepare(place)
+    files.write_json(place.init, {"pid": identity.pid, "start": identity.start})
+    if sys.stdin.readline().strip() != "go":
+        return 1
+    specs = files.read_json(place.spec)
+    supervise([Running(spec, place.logs) for spec in specs], place.state)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
