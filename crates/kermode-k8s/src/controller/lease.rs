@@ -1,0 +1,149 @@
+//! The leader's lease: at most one replica writes Dataplanes, Events and webhook registrations.
+//!
+//! As in client-go, a holder is judged by how long its lease has not *changed* by the clock of the one who looks, so
+//! that clocks which disagree between nodes do no harm; and the holder gives up well before others may take over.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::core::ObjectMeta;
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::failure::{describe, is_conflict, is_not_found};
+
+/// How long a lease that is not renewed stays valid.
+const DURATION: Duration = Duration::from_secs(15);
+/// How long a holder tries to renew before it stops leading.
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the lease is renewed or looked at.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// Takes part in the election of a leader.
+#[derive(Debug)]
+pub struct Candidate {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    observed: Option<Observed>,
+}
+
+#[derive(Debug)]
+struct Observed {
+    holder: Option<String>,
+    renewed: Option<MicroTime>,
+    since: Instant,
+}
+
+impl Candidate {
+    /// A candidate for the lease of that name. `identity` must be this replica's alone.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
+        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity, observed: None }
+    }
+
+    /// Runs for the lease until `finished` completes, publishing on `leading` whether it is held; gives it back
+    /// at the end, so that another replica leads at once.
+    pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
+        let mut finished = std::pin::pin!(finished);
+        let mut last_success = Instant::now();
+        loop {
+            let attempt = tokio::time::timeout(RENEW_DEADLINE / 2, self.acquire_or_renew()).await;
+            let held = match attempt {
+                Ok(Ok(held)) => {
+                    last_success = Instant::now();
+                    held
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!("{}", describe(&format!("Lease {} cannot be renewed", self.name), &error));
+                    *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE
+                }
+                Err(_) => *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE,
+            };
+            if leading.send_if_modified(|leads| std::mem::replace(leads, held) != held) {
+                tracing::info!(leading = held, identity = self.identity, "leadership changed");
+            }
+            tokio::select! {
+                () = &mut finished => break,
+                () = tokio::time::sleep(PERIOD) => {}
+            }
+        }
+        if leading.send_replace(false) {
+            self.release().await;
+        }
+    }
+
+    async fn acquire_or_renew(&mut self) -> kube::Result<bool> {
+        let lease = match self.api.get(&self.name).await {
+            Ok(lease) => lease,
+            Err(error) if is_not_found(&error) => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                let lease = Lease { metadata, spec: Some(self.spec(None)), ..Lease::default() };
+                return won(self.api.create(&PostParams::default(), &lease).await);
+            }
+            Err(error) => return Err(error),
+        };
+        if !self.may_take(&lease) {
+            return Ok(false);
+        }
+        let spec = self.spec(lease.spec.as_ref());
+        // The resourceVersion read above makes this fail if anybody else was faster.
+        let lease = Lease { spec: Some(spec), ..lease };
+        won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+    }
+
+    fn may_take(&mut self, lease: &Lease) -> bool {
+        let spec = lease.spec.as_ref();
+        let holder = spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
+        let renewed = spec.and_then(|spec| spec.renew_time.clone());
+        let unchanged =
+            self.observed.as_ref().filter(|seen| seen.holder == holder && seen.renewed == renewed);
+        let since = unchanged.map_or_else(Instant::now, |seen| seen.since);
+        let expired = since.elapsed() >= DURATION;
+        let mine = holder.as_ref() == Some(&self.identity);
+        let free = holder.is_none();
+        self.observed = Some(Observed { holder, renewed, since });
+        mine || free || expired
+    }
+
+    fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let mine = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
+        let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
+            acquire_time: mine.and_then(|old| old.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if mine.is_some() { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    async fn release(&self) {
+        let released = async {
+            let mut lease = self.api.get(&self.name).await?;
+            if let Some(spec) = &mut lease.spec
+                && spec.holder_identity.as_ref() == Some(&self.identity)
+            {
+                spec.holder_identity = None;
+                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if let Ok(Err(error)) = tokio::time::timeout(PERIOD, released).await {
+            tracing::debug!(%error, "lease could not be given back; it expires by itself");
+        }
+    }
+}
+
+fn won(result: kube::Result<Lease>) -> kube::Result<bool> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if is_conflict(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
