@@ -1,0 +1,124 @@
+//! Arguments to settings, and what is said of bad ones.
+
+use clap::Parser;
+use kermode_netfilter::{DnsRedirect, TrafficConfig};
+
+use super::*;
+
+fn parse(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
+    let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
+    read(&cli)
+}
+
+fn error(arguments: &[&str]) -> String {
+    format!("{:#}", parse(arguments).expect_err("refused"))
+}
+
+/// As BEHAVIOUR section 2.5 has the injector write them, two empty texts among them.
+#[test]
+fn the_injectors_arguments_are_accepted() {
+    let config = parse(&[
+        "--redirect-outbound-port",
+        "15001",
+        "--redirect-inbound=true",
+        "--redirect-inbound-port",
+        "15006",
+        "--redirect-inbound-port-v6",
+        "15010",
+        "--kuma-dp-uid",
+        "5678",
+        "--exclude-inbound-ports",
+        "",
+        "--exclude-outbound-ports",
+        "",
+        "--verbose",
+        "--skip-resolv-conf",
+        "--exclude-outbound-tcp-ports-for-uids",
+        "443:1234",
+        "--exclude-outbound-udp-ports-for-uids",
+        "53:1234",
+        "--exclude-outbound-udp-ports-for-uids",
+        "54:1234",
+        "--redirect-all-dns-traffic",
+        "--redirect-dns-port",
+        "15053",
+        "--experimental-transparent-proxy-engine",
+    ])
+    .expect("accepted");
+    let exclusions = config.outbound.excluded_uids.len();
+    assert_eq!(exclusions, 3);
+    let expected = TrafficConfig {
+        dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
+        ..TrafficConfig::default()
+    };
+    let without_exclusions = TrafficConfig {
+        outbound: OutboundRedirect {
+            excluded_uids: Vec::new(),
+            ..config.outbound
+        },
+        ..config
+    };
+    assert_eq!(without_exclusions, expected);
+}
+
+#[test]
+fn a_gateways_inbound_is_not_redirected() {
+    let config = parse(&["--redirect-inbound=false", "--kuma-dp-uid", "12345"]).expect("accepted");
+    assert!(!config.inbound.enabled);
+    assert_eq!(config.proxy_uid, 12345);
+}
+
+#[test]
+fn ipv6_is_left_alone_on_demand() {
+    let port_v6 = |arguments: &[&str]| parse(arguments).expect("accepted").inbound.port_v6;
+    assert_eq!(
+        port_v6(&["--kuma-dp-uid=1", "--redirect-inbound-port-v6", "0"]),
+        None
+    );
+    assert_eq!(port_v6(&["--kuma-dp-uid=1", "--ip-family-mode", "ipv4"]), None);
+    assert!(port_v6(&["--kuma-dp-uid=1", "--ip-family-mode", "dualstack"]).is_some());
+}
+
+#[test]
+fn the_proxys_user_may_be_given_by_name() {
+    assert_eq!(parse(&["--kuma-dp-user", "root"]).expect("accepted").proxy_uid, 0);
+    assert!(error(&["--kuma-dp-user", "nobody-of-that-name"]).contains("--kuma-dp-uid"));
+    assert_eq!(error(&[]), "--kuma-dp-user or --kuma-dp-uid should be supplied");
+}
+
+#[test]
+fn both_dns_flags_are_one_too_many() {
+    let both = error(&[
+        "--kuma-dp-user",
+        "root",
+        "--redirect-dns",
+        "--redirect-all-dns-traffic",
+    ]);
+    assert_eq!(
+        both,
+        "one of --redirect-dns or --redirect-all-dns-traffic should be specified"
+    );
+}
+
+#[test]
+fn a_bad_list_names_its_flag() {
+    for flag in [
+        "--exclude-inbound-ports",
+        "--exclude-outbound-ports",
+        "--exclude-outbound-udp-ports-for-uids",
+    ] {
+        let error = error(&["--kuma-dp-uid=1", flag, "http"]);
+        assert!(error.contains(flag) && error.contains("\"http\""), "{error}");
+    }
+    assert!(error(&["--kuma-dp-uid=1", "--redirect-dns-port=0"]).contains("--redirect-dns-port"));
+}
+
+#[test]
+fn name_servers_are_read_of_both_families() {
+    let text = "search a b\n# nameserver 1.1.1.1\nnameserver 10.96.0.10\n nameserver\tfe80::1%eth0 # x\nnameserver bad\n";
+    let expected: Vec<IpAddr> = vec![
+        "10.96.0.10".parse().expect("address"),
+        "fe80::1".parse().expect("address"),
+    ];
+    assert_eq!(name_servers(text), expected);
+}

@@ -1,0 +1,156 @@
+//! Reads the settings from a pod's annotations, as the injector wrote them (BEHAVIOUR section 2.6). The CNI plugin's way in.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+
+use crate::exclusion::Transport;
+use crate::parse::{self, Problem, SettingError, number};
+use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
+
+const GATEWAY: &str = "kuma.io/gateway";
+const SIDECAR_UID: &str = "kuma.io/sidecar-uid";
+const INBOUND_PORT: &str = "kuma.io/transparent-proxying-inbound-port";
+const INBOUND_PORT_V6: &str = "kuma.io/transparent-proxying-inbound-v6-port";
+const OUTBOUND_PORT: &str = "kuma.io/transparent-proxying-outbound-port";
+const IP_FAMILY_MODE: &str = "kuma.io/transparent-proxying-ip-family-mode";
+const BUILTIN_DNS: &str = "kuma.io/builtin-dns";
+const BUILTIN_DNS_PORT: &str = "kuma.io/builtin-dns-port";
+const OLD_BUILTIN_DNS: &str = "kuma.io/builtindns";
+const OLD_BUILTIN_DNS_PORT: &str = "kuma.io/builtindnsport";
+const EXCLUDE_INBOUND_PORTS: &str = "traffic.kuma.io/exclude-inbound-ports";
+const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.kuma.io/exclude-outbound-ports";
+const EXCLUDE_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
+const EXCLUDE_TCP_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
+const EXCLUDE_UDP_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids";
+
+type Annotations = BTreeMap<String, String>;
+
+impl TrafficConfig {
+    /// Reads the settings of an injected pod. What no annotation says has the injector's default.
+    ///
+    /// The result is that of `kuma-init` with the arguments the injector would have made of the same annotations;
+    /// Kuma's CNI plugin ignores some of them (BEHAVIOUR section 4.5).
+    pub fn from_annotations(annotations: &Annotations) -> Result<Self, SettingError> {
+        let reader = Reader(annotations);
+        Ok(Self {
+            proxy_uid: reader.read(SIDECAR_UID, uid)?.unwrap_or(Self::DEFAULT_PROXY_UID),
+            inbound: inbound(&reader)?,
+            outbound: outbound(&reader)?,
+            dns: dns(&reader)?,
+            virtual_networks: Vec::new(),
+        })
+    }
+}
+
+fn inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
+    let port_v6 = match reader.read(IP_FAMILY_MODE, intercepts_ipv6)? {
+        Some(false) => None,
+        Some(true) | None => reader
+            .read(INBOUND_PORT_V6, parse::inbound_port_v6)?
+            .unwrap_or(Some(InboundRedirect::DEFAULT_PORT_V6)),
+    };
+    Ok(InboundRedirect {
+        enabled: !reader.read(GATEWAY, is_gateway)?.unwrap_or(false),
+        port: reader
+            .read(INBOUND_PORT, port)?
+            .unwrap_or(InboundRedirect::DEFAULT_PORT),
+        port_v6,
+        excluded_ports: reader
+            .read(EXCLUDE_INBOUND_PORTS, parse::ports)?
+            .unwrap_or_default(),
+    })
+}
+
+fn outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
+    let mut excluded_uids = Vec::new();
+    for (key, transport) in [
+        (EXCLUDE_FOR_UIDS, None),
+        (EXCLUDE_TCP_FOR_UIDS, Some(Transport::Tcp)),
+        (EXCLUDE_UDP_FOR_UIDS, Some(Transport::Udp)),
+    ] {
+        let read = |key: &str, value: &str| parse::uid_exclusions(key, transport, value);
+        excluded_uids.extend(reader.read(key, read)?.unwrap_or_default());
+    }
+    Ok(OutboundRedirect {
+        port: reader
+            .read(OUTBOUND_PORT, port)?
+            .unwrap_or(OutboundRedirect::DEFAULT_PORT),
+        excluded_ports: reader
+            .read(EXCLUDE_OUTBOUND_PORTS, parse::ports)?
+            .unwrap_or_default(),
+        excluded_uids,
+    })
+}
+
+fn dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
+    let enabled = match reader.read(BUILTIN_DNS, boolean)? {
+        None => reader.read(OLD_BUILTIN_DNS, boolean)?,
+        present => present,
+    };
+    if enabled != Some(true) {
+        return Ok(None);
+    }
+    let redirect_port = match reader.read(BUILTIN_DNS_PORT, port)? {
+        None => reader.read(OLD_BUILTIN_DNS_PORT, port)?,
+        present => present,
+    };
+    Ok(Some(DnsRedirect::all(
+        redirect_port.unwrap_or(DnsRedirect::DEFAULT_PORT),
+    )))
+}
+
+struct Reader<'a>(&'a Annotations);
+
+impl Reader<'_> {
+    fn read<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&str, &str) -> Result<T, SettingError>,
+    ) -> Result<Option<T>, SettingError> {
+        self.0.get(key).map(|value| parse(key, value)).transpose()
+    }
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, SettingError> {
+    match value {
+        "enabled" | "true" => Ok(true),
+        "disabled" | "false" => Ok(false),
+        _ => Err(wrong_value(key, value, "use enabled or disabled")),
+    }
+}
+
+/// Delegated gateways may also be identified by their Deployment (`provided`).
+fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
+    if value == "provided" {
+        Ok(true)
+    } else {
+        boolean(key, value)
+    }
+}
+
+fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
+    match value {
+        "dualstack" => Ok(true),
+        "ipv4" => Ok(false),
+        _ => Err(wrong_value(key, value, "use dualstack or ipv4")),
+    }
+}
+
+fn port(key: &str, value: &str) -> Result<NonZeroU16, SettingError> {
+    number(value).ok_or_else(|| unparsable(key, value, "use a port from 1 to 65535"))
+}
+
+fn uid(key: &str, value: &str) -> Result<u32, SettingError> {
+    number(value).ok_or_else(|| unparsable(key, value, "use a UID, a number from 0 to 4294967294"))
+}
+
+fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
+    Problem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).of(key, value)
+}
+
+fn unparsable(key: &str, value: &str, remedy: &'static str) -> SettingError {
+    Problem::new(format!("failed to parse annotation {key:?}"), remedy).of(key, value)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! Annotations to settings.
+
+use super::*;
+use crate::PortSet;
+
+fn read(pairs: &[(&str, &str)]) -> Result<TrafficConfig, SettingError> {
+    let annotations = pairs
+        .iter()
+        .map(|&(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    TrafficConfig::from_annotations(&annotations)
+}
+
+#[test]
+fn without_annotations_the_injectors_defaults_hold() {
+    assert_eq!(read(&[]), Ok(TrafficConfig::default()));
+}
+
+#[test]
+fn every_annotation_is_honoured() {
+    let config = read(&[
+        (GATEWAY, "enabled"),
+        (SIDECAR_UID, "70000"),
+        (INBOUND_PORT, "25204"),
+        (INBOUND_PORT_V6, "25206"),
+        (OUTBOUND_PORT, "25100"),
+        (BUILTIN_DNS, "enabled"),
+        (BUILTIN_DNS_PORT, "25053"),
+        (EXCLUDE_INBOUND_PORTS, "12000"),
+        (EXCLUDE_OUTBOUND_PORTS, "11000"),
+        (EXCLUDE_UDP_FOR_UIDS, "53:1234;54:1234"),
+        (EXCLUDE_TCP_FOR_UIDS, "443:1234"),
+        (EXCLUDE_FOR_UIDS, "0"),
+    ])
+    .expect("legal");
+    let port = |number| NonZeroU16::new(number).expect("not zero");
+    assert_eq!(config.proxy_uid, 70000);
+    assert_eq!(
+        config.inbound,
+        InboundRedirect {
+            enabled: false,
+            port: port(25204),
+            port_v6: Some(port(25206)),
+            excluded_ports: PortSet::single(12000)
+        }
+    );
+    assert_eq!(
+        (config.outbound.port, config.outbound.excluded_ports),
+        (port(25100), PortSet::single(11000))
+    );
+    let order: Vec<_> = config
+        .outbound
+        .excluded_uids
+        .iter()
+        .map(|one| (one.transport, one.ports.to_string()))
+        .collect();
+    let (tcp, udp) = (Transport::Tcp, Transport::Udp);
+    let expected = [
+        (tcp, "1-65535"),
+        (udp, "1-65535"),
+        (tcp, "443"),
+        (udp, "53"),
+        (udp, "54"),
+    ];
+    assert_eq!(
+        order,
+        expected.map(|(transport, ports)| (transport, ports.to_owned()))
+    );
+    assert_eq!(config.dns, Some(DnsRedirect::all(port(25053))));
+}
+
+#[test]
+fn ipv6_is_off_with_port_0_and_with_mode_ipv4() {
+    assert_eq!(
+        read(&[(INBOUND_PORT_V6, "0")]).expect("legal").inbound.port_v6,
+        None
+    );
+    assert_eq!(
+        read(&[(IP_FAMILY_MODE, "ipv4")]).expect("legal").inbound.port_v6,
+        None
+    );
+    assert!(
+        read(&[(IP_FAMILY_MODE, "dualstack")])
+            .expect("legal")
+            .inbound
+            .port_v6
+            .is_some()
+    );
+}
+
+#[test]
+fn the_old_spellings_of_the_dns_keys_count_when_the_new_are_absent() {
+    let config = read(&[(OLD_BUILTIN_DNS, "true"), (OLD_BUILTIN_DNS_PORT, "1053")]).expect("legal");
+    assert_eq!(config.dns.expect("on").port.get(), 1053);
+    assert_eq!(
+        read(&[(OLD_BUILTIN_DNS, "true"), (BUILTIN_DNS, "disabled")])
+            .expect("legal")
+            .dns,
+        None
+    );
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    let error = read(&[(GATEWAY, "yes please")]).expect_err("refused").to_string();
+    assert!(
+        error.contains("annotation \"kuma.io/gateway\" has wrong value \"yes please\""),
+        "{error}"
+    );
+    for (key, value) in [
+        (SIDECAR_UID, "root"),
+        (INBOUND_PORT, "0"),
+        (OUTBOUND_PORT, "65536"),
+        (BUILTIN_DNS, "on"),
+    ] {
+        let error = read(&[(key, value)]).expect_err("refused").to_string();
+        assert!(error.contains(key) && error.contains(value), "{error}");
+    }
+}

@@ -1,0 +1,170 @@
+//! Exclusion of a user's traffic from interception, and its text form `[protocols:]ports:uids` (BEHAVIOUR section 4.4).
+
+use crate::interval::Number;
+use crate::parse::{Problem, numbers};
+use crate::{PortSet, UidSet};
+
+/// Traffic that is left alone when it belongs to certain users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UidExclusion {
+    /// Over which protocol.
+    pub transport: Transport,
+    /// Destination ports.
+    pub ports: PortSet,
+    /// Owners of the sockets.
+    pub uids: UidSet,
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl UidExclusion {
+    /// Reads `ports:uids`, an item of `traffic.kuma.io/exclude-outbound-tcp-ports-for-uids` or its UDP sibling.
+    ///
+    /// Both sides are lists of numbers and ranges, `*` stands for all ports. Kuma 2.1 refuses `*` and UIDs above
+    /// 65535; both are safe to accept.
+    pub(crate) fn for_transport(transport: Transport, item: &str) -> Result<Self, Problem> {
+        let Some((ports, uids)) = item.split_once(':').filter(|(_, uids)| !uids.contains(':')) else {
+            return Err(Problem::new(
+                "value contains too many \":\" or none - format for excluding ports by UIDs ports:uids",
+                "write for instance 443:1234",
+            ));
+        };
+        Ok(Self {
+            transport,
+            ports: port_part(ports, Quote::No)?,
+            uids: uid_part(uids, Quote::No)?,
+        })
+    }
+
+    /// Reads `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
+    /// later), where UIDs are one number or one range.
+    pub(crate) fn general(item: &str) -> Result<Vec<Self>, Problem> {
+        let fields: Vec<_> = item.split(':').map(str::trim).collect();
+        let (protocols, ports, uids) = match fields[..] {
+            [uids] => ("", "", uids),
+            [ports, uids] => ("", ports, uids),
+            [protocols, ports, uids] => (protocols, ports, uids),
+            _ => {
+                return Err(Problem::new(
+                    format!("invalid format: '{item}' has more than three parts"),
+                    "write [protocols:][ports:]uids, for instance tcp:443:1234",
+                ));
+            }
+        };
+        if uids.contains(',') {
+            return Err(Problem::new(
+                format!("uid entry invalid:'{uids}', it should either be a single item or a range"),
+                "repeat the setting for each UID",
+            ));
+        }
+        let uids = uid_part(uids, Quote::Yes)?;
+        let ports = port_part(if ports.is_empty() { "*" } else { ports }, Quote::Yes)?;
+        let transports = transport_part(protocols)?;
+        Ok(transports
+            .into_iter()
+            .map(|transport| Self {
+                transport,
+                ports: ports.clone(),
+                uids: uids.clone(),
+            })
+            .collect())
+    }
+}
+
+/// Whether an error text puts values in quotes: Kuma 2.1 does not, Kuma 2.5 does.
+#[derive(Clone, Copy)]
+enum Quote {
+    No,
+    Yes,
+}
+
+impl Quote {
+    fn around(self, text: &str) -> String {
+        match self {
+            Self::No => text.to_owned(),
+            Self::Yes => format!("'{text}'"),
+        }
+    }
+}
+
+fn port_part(text: &str, quote: Quote) -> Result<PortSet, Problem> {
+    if text.trim() == "*" {
+        return Ok(PortSet::from_iter([(1, u16::MAX)]));
+    }
+    let ports = numbers(text, |range, value| {
+        not_a_number::<u16>(range, value, quote, "ports are 443, 8000-8010 or *")
+    })?;
+    if ports.is_empty() {
+        return Err(Problem::new(
+            "no port given",
+            "write ports:uids, for instance 443:1234",
+        ));
+    }
+    Ok(ports)
+}
+
+fn uid_part(text: &str, quote: Quote) -> Result<UidSet, Problem> {
+    if text.trim() == "*" {
+        return Err(Problem::new(
+            "can't use wildcard '*' for uids",
+            "name the UIDs, for instance 1234 or 1000-2000",
+        ));
+    }
+    let uids = numbers(text, |range, value| {
+        not_a_number::<u32>(
+            range,
+            value,
+            quote,
+            "UIDs are numbers or ranges, for instance 1234 or 1000-2000",
+        )
+    })?;
+    if uids.is_empty() {
+        return Err(Problem::new(
+            "no UID given",
+            "write ports:uids, for instance 443:1234",
+        ));
+    }
+    Ok(uids)
+}
+
+fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'static str) -> Problem {
+    let (range, value) = (quote.around(range), quote.around(value));
+    Problem::new(
+        format!(
+            "values or range {range} failed validation: value {value}, is not valid {}",
+            T::TYPE
+        ),
+        remedy,
+    )
+}
+
+fn transport_part(text: &str) -> Result<Vec<Transport>, Problem> {
+    let mut transports = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let named: &[Transport] = match name.to_ascii_lowercase().as_str() {
+            "" | "*" => &[Transport::Tcp, Transport::Udp],
+            "tcp" => &[Transport::Tcp],
+            "udp" => &[Transport::Udp],
+            _ => {
+                let problem = format!("protocol '{name}' is invalid or unsupported");
+                return Err(Problem::new(problem, "protocols are tcp, udp or *"));
+            }
+        };
+        for transport in named {
+            if !transports.contains(transport) {
+                transports.push(*transport);
+            }
+        }
+    }
+    Ok(transports)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! The grammar of UID exclusions, and the texts of its refusals.
+
+use crate::exclusion::Transport::{Tcp, Udp};
+use crate::parse::uid_exclusions;
+
+const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
+
+fn tcp(value: &str) -> Vec<(String, String)> {
+    let exclusions = uid_exclusions(TCP_KEY, Some(Tcp), value).expect("legal");
+    exclusions
+        .iter()
+        .map(|one| (one.ports.to_string(), one.uids.to_string()))
+        .collect()
+}
+
+fn tcp_error(value: &str) -> String {
+    uid_exclusions(TCP_KEY, Some(Tcp), value)
+        .expect_err("refused")
+        .to_string()
+}
+
+fn general_error(value: &str) -> String {
+    uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
+        .expect_err("refused")
+        .to_string()
+}
+
+#[test]
+fn the_pages_example_is_one_port_of_one_user() {
+    assert_eq!(tcp("443:1234"), [("443".to_owned(), "1234".to_owned())]);
+}
+
+#[test]
+fn lists_and_ranges_are_legal_on_both_sides() {
+    assert_eq!(
+        tcp("1900,1902,1000-2000:103,104,106-108; 443 : 70000"),
+        [
+            ("1000-2000".to_owned(), "{ 103-104, 106-108 }".to_owned()),
+            ("443".to_owned(), "70000".to_owned())
+        ]
+    );
+}
+
+#[test]
+fn uids_are_32_bits_wide() {
+    assert_eq!(tcp("443:1000660000-4294967294")[0].1, "1000660000-4294967294");
+    assert!(tcp_error("443:4294967296").contains("value 4294967296, is not valid uint32"));
+}
+
+#[test]
+fn a_star_stands_for_all_ports() {
+    assert_eq!(tcp("*:1234")[0].0, "1-65535");
+}
+
+#[test]
+fn the_general_form_names_its_protocols() {
+    let read = |value| {
+        let exclusions = uid_exclusions("key", None, value).expect("legal");
+        exclusions
+            .iter()
+            .map(|one| (one.transport, one.ports.to_string()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        read("123"),
+        [(Tcp, "1-65535".to_owned()), (Udp, "1-65535".to_owned())]
+    );
+    assert_eq!(read("53:1-2"), [(Tcp, "53".to_owned()), (Udp, "53".to_owned())]);
+    assert_eq!(read("udp::5"), [(Udp, "1-65535".to_owned())]);
+    assert_eq!(read("tcp,udp:*:5;tcp:7:8").len(), 3);
+}
+
+#[test]
+fn refusals_carry_kumas_texts_and_name_the_setting() {
+    let error = tcp_error("a3000-5000:1");
+    assert!(
+        error.starts_with(
+            "parsing excluded outbound TCP ports for UIDs failed: values or range a3000-5000 failed validation: \
+             value a3000, is not valid uint16"
+        ),
+        "{error}"
+    );
+    assert!(
+        error.contains(TCP_KEY) && error.contains("\"a3000-5000:1\""),
+        "{error}"
+    );
+    let general = "parsing excluded outbound ports for uids failed: ";
+    for (value, text) in [
+        (
+            "a3000-5000:1",
+            "values or range 'a3000-5000' failed validation: value 'a3000', is not valid uint16",
+        ),
+        ("3000-5000:1:*", "can't use wildcard '*' for uids"),
+        (
+            "3000-5000:1:1,2,3",
+            "uid entry invalid:'1,2,3', it should either be a single item or a range",
+        ),
+        ("http:1:1", "protocol 'http' is invalid or unsupported"),
+    ] {
+        let error = general_error(value);
+        assert!(error.contains(&format!("{general}{text}")), "{error}");
+    }
+}
+
+#[test]
+fn malformed_items_are_refused() {
+    for bad in [
+        "443", "443:", ":1234", "443:1:2", "443:*", "443:a", "20-10:1", "443:9-1",
+    ] {
+        tcp_error(bad);
+    }
+    for bad in ["tcp:1:2:3", "tcp:443:", "*"] {
+        general_error(bad);
+    }
+}

@@ -1,0 +1,145 @@
+//! Sets of ports and of UIDs, kept as merged ranges: nftables refuses sets whose ranges overlap.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A set of TCP or UDP ports.
+pub type PortSet = Intervals<u16>;
+
+/// A set of UIDs, 32 bits wide as the kernel's are.
+pub type UidSet = Intervals<u32>;
+
+/// A set of numbers as sorted ranges (both ends included) that neither overlap nor touch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intervals<T>(Vec<(T, T)>);
+
+/// What an [`Intervals`] is made of.
+pub trait Number: Copy + Ord + fmt::Display + FromStr {
+    /// The name that error texts use for the type.
+    const TYPE: &'static str;
+
+    /// The next number, or none after the last.
+    fn next(self) -> Option<Self>;
+}
+
+// === impl Intervals ===
+
+impl<T> Default for Intervals<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Number> Intervals<T> {
+    /// The set of a single number.
+    pub fn single(number: T) -> Self {
+        Self(vec![(number, number)])
+    }
+
+    /// Whether nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The ranges, lowest first.
+    pub fn ranges(&self) -> &[(T, T)] {
+        &self.0
+    }
+
+    /// Whether the number is in the set.
+    pub fn contains(&self, number: T) -> bool {
+        self.0
+            .iter()
+            .any(|&(first, last)| (first..=last).contains(&number))
+    }
+}
+
+impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
+    /// Collects ranges in any order. A range whose end is below its start is empty.
+    fn from_iter<I: IntoIterator<Item = (T, T)>>(ranges: I) -> Self {
+        let mut ranges: Vec<_> = ranges.into_iter().filter(|(first, last)| first <= last).collect();
+        ranges.sort_unstable();
+        let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
+        for (first, last) in ranges {
+            match merged.last_mut() {
+                Some((_, end)) if end.next().is_none_or(|next| first <= next) => *end = last.max(*end),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+}
+
+/// As nftables writes it: `443`, `1000-2000` or `{ 443, 1000-2000 }`.
+impl<T: Number> fmt::Display for Intervals<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let braces = self.0.len() != 1;
+        if braces {
+            f.write_str("{ ")?;
+        }
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { ", " };
+            if first == last {
+                write!(f, "{separator}{first}")?;
+            } else {
+                write!(f, "{separator}{first}-{last}")?;
+            }
+        }
+        if braces {
+            f.write_str(" }")?;
+        }
+        Ok(())
+    }
+}
+
+impl Number for u16 {
+    const TYPE: &'static str = "uint16";
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+impl Number for u32 {
+    const TYPE: &'static str = "uint32";
+
+    fn next(self) -> Option<Self> {
+        self.checked_add(1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn overlapping_and_touching_ranges_become_one() {
+        let ports: PortSet = [(1902, 1902), (1000, 2000), (2001, 2001), (5, 5)]
+            .into_iter()
+            .collect();
+        assert_eq!(ports.ranges(), [(5, 5), (1000, 2001)]);
+        assert_eq!(ports.to_string(), "{ 5, 1000-2001 }");
+    }
+
+    #[test]
+    fn the_last_number_of_the_type_does_not_overflow() {
+        let uids: UidSet = [(7, u32::MAX), (u32::MAX, u32::MAX)].into_iter().collect();
+        assert_eq!(uids.ranges(), [(7, u32::MAX)]);
+    }
+
+    proptest! {
+        #[test]
+        fn merging_keeps_exactly_the_numbers_it_was_given(ranges in prop::collection::vec((0u16..60, 0u16..60), 0..8)) {
+            let expected: BTreeSet<u16> = ranges.iter().flat_map(|&(first, last)| first..=last).collect();
+            let set: PortSet = ranges.into_iter().collect();
+            let found: BTreeSet<u16> = set.ranges().iter().flat_map(|&(first, last)| first..=last).collect();
+            prop_assert_eq!(&found, &expected);
+            prop_assert!(set.ranges().windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
+            prop_assert!((0..60).all(|port| set.contains(port) == expected.contains(&port)));
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The rules as text for `nft -f`: one transaction that replaces our table and touches no other.
+
+use std::fmt::{Display, Formatter, Result};
+use std::net::IpAddr;
+
+use crate::exclusion::Transport;
+use crate::ruleset::{Chain, ChainName, Hook, Match, Rule, RuleSet, Verdict};
+
+/// Family and name of the table.
+const TABLE: &str = "inet kuma_mesh";
+
+impl Display for RuleSet {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        // Declaring the table first lets its deletion succeed whether it was there or not.
+        writeln!(f, "table {TABLE}")?;
+        writeln!(f, "delete table {TABLE}")?;
+        writeln!(f, "table {TABLE} {{")?;
+        for chain in &self.chains {
+            write!(f, "{chain}")?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Display for Chain {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        writeln!(f, "\tchain {} {{", self.name)?;
+        if let Some(hook) = self.hook {
+            writeln!(f, "\t\t{hook}")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "\t\t{rule}")?;
+        }
+        writeln!(f, "\t}}")
+    }
+}
+
+impl Display for ChainName {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::RawPrerouting => "raw_prerouting",
+            Self::RawOutput => "raw_output",
+            Self::Prerouting => "prerouting",
+            Self::Output => "output",
+            Self::Inbound => "inbound",
+            Self::InboundRedirect => "inbound_redirect",
+            Self::Outbound => "outbound",
+            Self::OutboundRedirect => "outbound_redirect",
+        })
+    }
+}
+
+impl Display for Hook {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::RawPrerouting => "type filter hook prerouting priority raw; policy accept;",
+            Self::RawOutput => "type filter hook output priority raw; policy accept;",
+            Self::NatPrerouting => "type nat hook prerouting priority dstnat; policy accept;",
+            // nft has no name for this priority at this hook; -100 is where iptables' nat table sits.
+            Self::NatOutput => "type nat hook output priority -100; policy accept;",
+        })
+    }
+}
+
+impl Display for Rule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        for condition in &self.matches {
+            write!(f, "{condition} ")?;
+        }
+        write!(f, "{} comment \"{}\"", self.verdict, self.comment)
+    }
+}
+
+impl Display for Match {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::V4 => f.write_str("meta nfproto ipv4"),
+            Self::V6 => f.write_str("meta nfproto ipv6"),
+            Self::OutLoopback => f.write_str("oifname \"lo\""),
+            Self::InInterface(name) => match name.strip_suffix('+') {
+                Some(start) => write!(f, "iifname \"{start}*\""),
+                None => write!(f, "iifname \"{name}\""),
+            },
+            Self::Owner(uids) => write!(f, "meta skuid {uids}"),
+            Self::From(address) => write!(f, "{} saddr {address}", family(*address)),
+            Self::To(address) => write!(f, "{} daddr {address}", family(*address)),
+            Self::NotTo(address) => write!(f, "{} daddr != {address}", family(*address)),
+            Self::NotToNetwork(address, prefix) => {
+                write!(f, "{} daddr != {address}/{prefix}", family(*address))
+            }
+            Self::Protocol(transport) => write!(f, "meta l4proto {transport}"),
+            Self::SourcePort(transport, port) => write!(f, "{transport} sport {port}"),
+            Self::Port(transport, ports) => write!(f, "{transport} dport {ports}"),
+            Self::NotPort(transport, port) => write!(f, "{transport} dport != {port}"),
+        }
+    }
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            Self::Return => f.write_str("return"),
+            Self::Goto(chain) => write!(f, "goto {chain}"),
+            Self::Jump(chain) => write!(f, "jump {chain}"),
+            Self::Redirect(port) => write!(f, "redirect to :{port}"),
+            // A later zone would not take effect anyway; returning says so.
+            Self::Zone(zone) => write!(f, "ct zone set {zone} return"),
+        }
+    }
+}
+
+impl Display for Transport {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
+
+fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}

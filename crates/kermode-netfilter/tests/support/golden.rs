@@ -1,0 +1,94 @@
+//! The golden pairs on disk.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use kermode_netfilter::{DnsServers, IpFamilies, RuleSet, TrafficConfig, virtual_network};
+use serde::Deserialize;
+
+/// One pair.
+pub(crate) struct Case {
+    input: PathBuf,
+    settings: Settings,
+}
+
+/// What an input says.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Settings {
+    /// Which behaviour the pair stands for; for the reader.
+    #[serde(rename = "shows")]
+    _shows: String,
+    /// Whether the pod has an IPv6 address.
+    #[serde(default)]
+    ipv6: bool,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
+    // What only flags can say.
+    #[serde(default)]
+    dns_servers: Vec<IpAddr>,
+    #[serde(default)]
+    skip_conntrack_zone_split: bool,
+    #[serde(default)]
+    virtual_networks: Vec<String>,
+}
+
+/// All pairs, by name.
+pub(crate) fn cases() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = fs::read_dir(folder).expect("the folder of the goldens");
+    let paths = entries.map(|entry| entry.expect("readable").path());
+    let mut inputs: Vec<_> = paths
+        .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
+        .collect();
+    inputs.sort();
+    inputs.into_iter().map(Case::read).collect()
+}
+
+/// Whether the goldens are to be rewritten.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one switch of the golden tests; not configuration of a binary"
+)]
+pub(crate) fn updating() -> bool {
+    std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")
+}
+
+impl Case {
+    fn read(input: PathBuf) -> Self {
+        let text = fs::read_to_string(&input).expect("readable");
+        let settings =
+            serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", input.display()));
+        Self { input, settings }
+    }
+
+    /// Where the expected text is.
+    pub(crate) fn golden(&self) -> PathBuf {
+        PathBuf::from(self.input.to_string_lossy().replace(".input.yaml", ".golden.nft"))
+    }
+
+    /// The rules made of the input.
+    pub(crate) fn rules(&self) -> RuleSet {
+        let settings = &self.settings;
+        let mut config = TrafficConfig::from_annotations(&settings.annotations).expect("legal annotations");
+        if let Some(dns) = &mut config.dns {
+            dns.split_conntrack_zones = !settings.skip_conntrack_zone_split;
+            if !settings.dns_servers.is_empty() {
+                dns.servers = DnsServers::Only(settings.dns_servers.clone());
+            }
+        }
+        let networks = settings
+            .virtual_networks
+            .iter()
+            .map(|text| virtual_network("--vnet", text).expect("legal"));
+        config.virtual_networks = networks.collect();
+        let families = if settings.ipv6 {
+            IpFamilies::DualStack
+        } else {
+            IpFamilies::V4
+        };
+        RuleSet::new(&config, families)
+    }
+}
