@@ -1,0 +1,141 @@
+//! Values of `--set`: one setting of the control plane's configuration file, by its path.
+
+use serde_json::{Map, Value};
+
+/// Why a value of `--set` cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidAssignment {
+    /// Not of the form.
+    #[error("--set {0:?}: write it as PATH=VALUE, for example defaults.skipMeshCreation=true")]
+    Form(String),
+    /// A part of the path is empty.
+    #[error("--set {0:?}: the path has an empty part; a dot that belongs to a key is written \"\\.\"")]
+    EmptyPart(String),
+    /// The value is not YAML.
+    #[error("--set {0:?}: the value is not YAML: {1}")]
+    Value(String, String),
+    /// The path leads through something that is not a map.
+    #[error("--set {0:?}: {1} already has a value and cannot have settings below it")]
+    NotAMap(String, String),
+}
+
+/// Puts the value at its path in `config`, making the maps on the way. A later assignment wins.
+pub(super) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
+    let Some((path, text)) = assignment.split_once('=') else {
+        return Err(InvalidAssignment::Form(assignment.to_owned()));
+    };
+    let keys = split_path(path);
+    if keys.iter().any(String::is_empty) {
+        return Err(InvalidAssignment::EmptyPart(assignment.to_owned()));
+    }
+    let Some((last, parents)) = keys.split_last() else {
+        return Err(InvalidAssignment::Form(assignment.to_owned()));
+    };
+    let value = parse_value(text)
+        .map_err(|error| InvalidAssignment::Value(assignment.to_owned(), error.to_string()))?;
+    let mut map = config;
+    for (depth, key) in parents.iter().enumerate() {
+        let entry = map
+            .entry(key.as_str())
+            .or_insert_with(|| Value::Object(Map::new()));
+        let Value::Object(inner) = entry else {
+            let place = keys[..=depth].join(".");
+            return Err(InvalidAssignment::NotAMap(assignment.to_owned(), place));
+        };
+        map = inner;
+    }
+    map.insert(last.clone(), value);
+    Ok(())
+}
+
+/// An empty value is empty text; anything else is YAML, in which only true and false are booleans: a zone may be
+/// called `no`.
+fn parse_value(text: &str) -> Result<Value, serde_saphyr::Error> {
+    if text.is_empty() {
+        return Ok(Value::String(String::new()));
+    }
+    serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
+}
+
+fn split_path(path: &str) -> Vec<String> {
+    let mut keys = vec![String::new()];
+    let mut characters = path.chars().peekable();
+    while let Some(character) = characters.next() {
+        let last = keys.len() - 1;
+        match character {
+            '\\' if characters.peek() == Some(&'.') => {
+                characters.next();
+                keys[last].push('.');
+            }
+            '.' => keys.push(String::new()),
+            other => keys[last].push(other),
+        }
+    }
+    keys
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn config(assignments: &[&str]) -> Result<Value, InvalidAssignment> {
+        let mut config = Map::new();
+        for assignment in assignments {
+            apply(assignment, &mut config)?;
+        }
+        Ok(Value::Object(config))
+    }
+
+    #[test]
+    fn maps_on_the_way_are_made_and_shared() {
+        let set = ["a.b.c=1", "a.b.d=true", "a.e=text"];
+        assert_eq!(
+            config(&set),
+            Ok(json!({"a": {"b": {"c": 1, "d": true}, "e": "text"}}))
+        );
+    }
+
+    #[test]
+    fn values_are_yaml() {
+        assert_eq!(
+            config(&["a=[x, y]", "b={k: v}", "c=", "d=\"1\"", "e=30s", "f=no"]),
+            Ok(json!({"a": ["x", "y"], "b": {"k": "v"}, "c": "", "d": "1", "e": "30s", "f": "no"}))
+        );
+    }
+
+    #[test]
+    fn an_escaped_dot_belongs_to_its_key() {
+        assert_eq!(
+            config(&["labels.openshift\\.io/build=*x"])
+                .map_err(|error| matches!(error, InvalidAssignment::Value(..))),
+            Err(true),
+            "an alias of nothing is not YAML"
+        );
+        assert_eq!(
+            config(&["labels.openshift\\.io/build='*'"]),
+            Ok(json!({"labels": {"openshift.io/build": "*"}}))
+        );
+    }
+
+    #[test]
+    fn a_value_has_no_settings_below_it() {
+        let error = config(&["a.b=1", "a.b.c=2"]).expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            "--set \"a.b.c=2\": a.b already has a value and cannot have settings below it"
+        );
+    }
+
+    #[test]
+    fn what_is_not_an_assignment_is_refused() {
+        assert!(matches!(config(&["a.b"]), Err(InvalidAssignment::Form(_))));
+        assert!(matches!(config(&["=1"]), Err(InvalidAssignment::EmptyPart(_))));
+        assert!(matches!(
+            config(&["a..b=1"]),
+            Err(InvalidAssignment::EmptyPart(_))
+        ));
+        assert!(matches!(config(&["a=[1"]), Err(InvalidAssignment::Value(..))));
+    }
+}

@@ -1,0 +1,121 @@
+//! Values of `--env-var`: Kuma's parsing rule (BEHAVIOUR section 7), so that the manual page's commands work as
+//! written.
+
+use std::collections::BTreeMap;
+
+/// Why a value of `--env-var` cannot be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum InvalidEnvVar {
+    /// Not of the form.
+    #[error("--env-var {0:?}: write it as KEY=VALUE")]
+    Form(String),
+    /// The control plane sets this one itself.
+    #[error("--env-var {0}: the manifests set this variable from the Pod; leave it out")]
+    Reserved(String),
+}
+
+/// Variables that the Deployment fills from the Pod.
+pub(super) const FROM_POD: [(&str, &str); 2] = [
+    ("POD_NAME", "metadata.name"),
+    ("POD_NAMESPACE", "metadata.namespace"),
+];
+
+/// Reads one value into `variables`; a later one wins.
+pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
+    // With a single "=" commas belong to the value: PATCHES=a,b is one variable.
+    let pairs = match value.matches('=').count() {
+        0 => return Err(InvalidEnvVar::Form(value.to_owned())),
+        1 => vec![value.trim_matches('"').to_owned()],
+        _ => split_at_commas(value),
+    };
+    for pair in pairs {
+        let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(InvalidEnvVar::Form(pair));
+        };
+        if FROM_POD.iter().any(|(reserved, _)| *reserved == name) {
+            return Err(InvalidEnvVar::Reserved(name.to_owned()));
+        }
+        variables.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(())
+}
+
+/// Splits a line of comma-separated values; an item in double quotes may contain commas, `""` is a quote in it.
+fn split_at_commas(line: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut quoted = false;
+    let mut characters = line.chars().peekable();
+    while let Some(character) = characters.next() {
+        let last = items.len() - 1;
+        match character {
+            '"' if quoted && characters.peek() == Some(&'"') => {
+                characters.next();
+                items[last].push('"');
+            }
+            '"' if quoted || items[last].is_empty() => quoted = !quoted,
+            ',' if !quoted => items.push(String::new()),
+            other => items[last].push(other),
+        }
+    }
+    items
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(values: &[&str]) -> Result<Vec<(String, String)>, InvalidEnvVar> {
+        let mut variables = BTreeMap::new();
+        for value in values {
+            parse(value, &mut variables)?;
+        }
+        Ok(variables.into_iter().collect())
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn commas_belong_to_the_value_of_a_single_variable() {
+        let name = "KUMA_RUNTIME_KUBERNETES_INJECTOR_CONTAINER_PATCHES";
+        let value = format!("{name}=container-patch-1,container-patch-2");
+        assert_eq!(
+            parsed(&[&value]),
+            Ok(pairs(&[(name, "container-patch-1,container-patch-2")]))
+        );
+    }
+
+    #[test]
+    fn several_equals_signs_make_a_list() {
+        assert_eq!(parsed(&["A=1,B=2"]), Ok(pairs(&[("A", "1"), ("B", "2")])));
+        assert_eq!(parsed(&["A=x=y,B="]), Ok(pairs(&[("A", "x=y"), ("B", "")])));
+        assert_eq!(parsed(&["\"A=1,2\",B=3"]), Ok(pairs(&[("A", "1,2"), ("B", "3")])));
+    }
+
+    #[test]
+    fn the_last_value_wins() {
+        assert_eq!(parsed(&["A=1", "A=2"]), Ok(pairs(&[("A", "2")])));
+    }
+
+    #[test]
+    fn what_has_no_name_or_no_value_is_refused() {
+        for value in ["A", "", "=1", "A=1,B,C=3"] {
+            assert!(
+                matches!(parsed(&[value]), Err(InvalidEnvVar::Form(_))),
+                "{value:?} is refused"
+            );
+        }
+    }
+
+    #[test]
+    fn variables_filled_from_the_pod_are_refused() {
+        assert_eq!(
+            parsed(&["POD_NAME=x"]),
+            Err(InvalidEnvVar::Reserved("POD_NAME".to_owned()))
+        );
+    }
+}

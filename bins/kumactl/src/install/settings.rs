@@ -1,0 +1,162 @@
+//! What an installation is made of, checked: flags in, settings out, everything wrong reported at once.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+
+use super::args::{ControlPlaneArgs, FailurePolicyArg, ImageArgs, ModeArg};
+use super::env_var;
+
+/// A checked installation.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    pub(super) namespace: String,
+    pub(super) zone: Option<String>,
+    pub(super) replicas: u16,
+    pub(super) images: Images,
+    pub(super) injector_failure_policy: FailurePolicyArg,
+    /// Environment of the control plane, without the variables that come from the Pod.
+    pub(super) environment: BTreeMap<String, String>,
+    /// Assignments to the configuration file, in the order given.
+    pub(super) assignments: Vec<String>,
+    pub(super) webhooks_at: WebhookAddress,
+    /// Whether the cluster runs the control plane.
+    pub(super) deployment: bool,
+}
+
+/// Full names of the images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Images {
+    pub(super) control_plane: String,
+    pub(super) sidecar: String,
+    pub(super) init: String,
+}
+
+/// Where the API server finds the webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum WebhookAddress {
+    /// At the control plane's Service.
+    Service,
+    /// At this https address, without a slash at its end.
+    Url(String),
+}
+
+// === arguments to settings ===
+
+impl TryFrom<ControlPlaneArgs> for Settings {
+    type Error = anyhow::Error;
+
+    fn try_from(args: ControlPlaneArgs) -> Result<Self> {
+        let mut problems = Vec::new();
+        check_mode(&args, &mut problems);
+        check_label("--namespace", &args.namespace, &mut problems);
+        if let Some(zone) = &args.zone {
+            check_label("--zone", zone, &mut problems);
+        }
+        let mut environment = BTreeMap::new();
+        for value in &args.env_var {
+            if let Err(error) = env_var::parse(value, &mut environment) {
+                problems.push(error.to_string());
+            }
+        }
+        let webhooks_at = webhook_address(args.webhook_url.as_deref(), &mut problems);
+        let images = images(&args.images, &mut problems);
+        if !problems.is_empty() {
+            bail!("{}", problems.join("\n       "));
+        }
+        Ok(Self {
+            namespace: args.namespace,
+            zone: args.zone,
+            replicas: args.replicas,
+            images,
+            injector_failure_policy: args.injector_failure_policy,
+            environment,
+            assignments: args.set,
+            webhooks_at,
+            deployment: !args.without_deployment,
+        })
+    }
+}
+
+fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
+    if args.mode == ModeArg::Global || args.kds_global_address.is_some() {
+        problems.push(
+            "several zones under one global control plane are not supported yet: leave out --mode global and \
+             --kds-global-address; every cluster is a mesh of its own"
+                .to_owned(),
+        );
+    }
+    if args.mode == ModeArg::Zone && args.zone.is_none() {
+        problems.push("--mode zone: name the zone with --zone".to_owned());
+    }
+    if args.cni_enabled {
+        problems.push(
+            "--cni-enabled: there is no CNI plugin to install yet, and without one Pods would run past the mesh: \
+             leave the flag out, an init container sets up the redirection"
+                .to_owned(),
+        );
+    }
+}
+
+/// Checks a DNS label (RFC 1123), which names of namespaces and zones are.
+fn check_label(flag: &str, value: &str, problems: &mut Vec<String>) {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let valid = (1..=63).contains(&value.len())
+        && value.bytes().all(|byte| inner(byte) || byte == b'-')
+        && value.bytes().next().is_some_and(inner)
+        && value.bytes().last().is_some_and(inner);
+    if !valid {
+        problems.push(format!(
+            "{flag} {value:?}: use at most 63 lower case letters, digits and dashes, with a letter or digit at both ends"
+        ));
+    }
+}
+
+/// What the API server demands of `clientConfig.url`.
+fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddress {
+    let Some(url) = url else {
+        return WebhookAddress::Service;
+    };
+    let host = url.strip_prefix("https://").unwrap_or_default();
+    let misplaced = |character: char| matches!(character, '@' | '?' | '#') || character.is_whitespace();
+    if host.is_empty() || host.starts_with(['/', ':']) || host.contains(misplaced) {
+        problems.push(format!(
+            "--webhook-url {url:?}: write it as https://HOST:PORT, without user, query and fragment"
+        ));
+    }
+    WebhookAddress::Url(url.trim_end_matches('/').to_owned())
+}
+
+fn images(args: &ImageArgs, problems: &mut Vec<String>) -> Images {
+    let mut image = |registry: &Option<String>, repository: &str, version: &str| {
+        let registry = registry
+            .as_deref()
+            .unwrap_or(&args.registry)
+            .trim_end_matches('/');
+        let name = format!("{registry}/{repository}:{version}");
+        let empty = registry.is_empty() || repository.is_empty() || version.is_empty();
+        if empty || name.contains(char::is_whitespace) {
+            problems.push(format!(
+                "image {name:?}: registry, repository and version must be given and contain no blanks"
+            ));
+        }
+        name
+    };
+    Images {
+        control_plane: image(
+            &args.control_plane_registry,
+            &args.control_plane_repository,
+            &args.control_plane_version,
+        ),
+        sidecar: image(
+            &args.dataplane_registry,
+            &args.dataplane_repository,
+            &args.dataplane_version,
+        ),
+        init: image(
+            &args.dataplane_init_registry,
+            &args.dataplane_init_repository,
+            &args.dataplane_init_version,
+        ),
+    }
+}

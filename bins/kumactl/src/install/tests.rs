@@ -1,0 +1,268 @@
+//! Tests of whole installations: golden manifests, and what must hold for every choice of flags.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use serde_json::{Value, json};
+
+use super::{control_plane, manifests, settings::Settings};
+use crate::cli::{Cli, Command};
+use crate::install::InstallCommand;
+
+fn args(flags: &[&str]) -> super::ControlPlaneArgs {
+    let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
+    let Command::Install(install) = Cli::try_parse_from(line).expect("flags").command else {
+        panic!("another subcommand");
+    };
+    let InstallCommand::ControlPlane(args) = *install;
+    args
+}
+
+fn objects(flags: &[&str]) -> Vec<Value> {
+    let settings = Settings::try_from(args(flags)).expect("settings");
+    manifests::all(&settings).expect("manifests")
+}
+
+fn find(objects: &[Value], kind: &str) -> Value {
+    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    let object = found.next().unwrap_or_else(|| panic!("no {kind}")).clone();
+    assert!(found.next().is_none(), "more than one {kind}");
+    object
+}
+
+fn refusal(flags: &[&str]) -> String {
+    match control_plane(args(flags)) {
+        Ok(_) => panic!("{flags:?} is accepted"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// Versions of the goldens, pinned so that a release does not change them.
+const PINNED: [&str; 3] = [
+    "--control-plane-version=1.2.3",
+    "--dataplane-version=1.2.3",
+    "--dataplane-init-version=1.2.3",
+];
+
+/// Compares with `goldens/<name>.yaml`; with UPDATE_GOLDENS set, writes it.
+fn golden(name: &str, flags: &[&str]) {
+    let flags: Vec<&str> = PINNED.iter().chain(flags).copied().collect();
+    let text = control_plane(args(&flags)).expect("manifests");
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("src/install/goldens")
+        .join(format!("{name}.yaml"));
+    if std::env::var_os("UPDATE_GOLDENS").is_some() {
+        std::fs::write(&path, &text).expect("the golden is written");
+    }
+    let expected =
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    assert!(
+        text == expected,
+        "{} differs from the output; look at the difference after a run with UPDATE_GOLDENS=1",
+        path.display()
+    );
+}
+
+#[test]
+fn an_installation_without_flags_is_as_reviewed() {
+    golden("default", &[]);
+}
+
+#[test]
+fn every_flag_is_where_it_belongs() {
+    golden(
+        "flags",
+        &[
+            "--namespace=mesh",
+            "--mode=zone",
+            "--zone=east",
+            "--replicas=3",
+            "--registry=registry.example/kermode",
+            "--dataplane-init-registry=registry.example/other",
+            "--control-plane-repository=cp",
+            "--injector-failure-policy=Ignore",
+            "--env-var=KUMA_DEFAULTS_SKIP_MESH_CREATION=true",
+            "--env-var=KUMA_RUNTIME_KUBERNETES_INJECTOR_CONTAINER_PATCHES=a,b",
+            "--set=runtime.kubernetes.injector.sidecarContainer.drainTime=45s",
+            "--set=runtime.kubernetes.injector.exceptions.labels.example\\.com/build=\"*\"",
+            "--without-kubernetes-connection",
+        ],
+    );
+}
+
+#[test]
+fn a_control_plane_outside_the_cluster_is_called_by_address() {
+    golden(
+        "outside",
+        &["--webhook-url=https://192.0.2.1:5443/", "--without-deployment"],
+    );
+}
+
+#[test]
+fn access_rights_have_no_wildcard_and_nothing_dangerous() {
+    for object in objects(&[]) {
+        if !matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")) {
+            continue;
+        }
+        assert!(!object.to_string().contains('*'), "{object}");
+        for rule in object["rules"].as_array().expect("rules") {
+            let verbs = rule["verbs"].to_string();
+            for verb in ["bind", "escalate", "impersonate", "deletecollection"] {
+                assert!(!verbs.contains(verb), "{rule}");
+            }
+            let secrets = rule["resources"].to_string().contains("secrets");
+            assert!(
+                !(secrets && object["kind"] == "ClusterRole"),
+                "secrets of all namespaces: {rule}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_object_is_named_once_and_those_of_a_namespace_name_it() {
+    let objects = objects(&["--namespace=mesh", "--replicas=2"]);
+    let cluster_wide = [
+        "Namespace",
+        "CustomResourceDefinition",
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "MutatingWebhookConfiguration",
+        "ValidatingWebhookConfiguration",
+    ];
+    let mut seen = std::collections::BTreeSet::new();
+    for object in &objects {
+        let kind = object["kind"].as_str().expect("a kind");
+        let namespace = (!cluster_wide.contains(&kind)).then_some("mesh");
+        assert_eq!(object["metadata"]["namespace"].as_str(), namespace, "{object}");
+        assert!(
+            seen.insert(format!("{kind} {}", object["metadata"]["name"])),
+            "{object} is twice there"
+        );
+    }
+    assert!(
+        !objects
+            .iter()
+            .any(|object| object.to_string().contains("kong-mesh-system"))
+    );
+}
+
+#[test]
+fn the_control_plane_passes_the_restricted_level_its_namespace_enforces() {
+    let objects = objects(&[]);
+    let labels = &find(&objects, "Namespace")["metadata"]["labels"];
+    assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    let pod = find(&objects, "Deployment")["spec"]["template"]["spec"].clone();
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    for container in pod["containers"].as_array().expect("containers") {
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(
+            container["securityContext"]["capabilities"],
+            json!({"drop": ["ALL"]})
+        );
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+    }
+}
+
+/// What the corpus calls 2.1.7/mutating-webhooks: names, selectors and policies of the injector's three entries.
+/// The namespace selectors are wider by one expression, which keeps the control plane's own Pods out.
+#[test]
+fn the_injector_is_registered_as_kuma_registers_it() {
+    let objects = objects(&[]);
+    let webhooks = find(&objects, "MutatingWebhookConfiguration")["webhooks"].clone();
+    let labelled = json!({"kuma.io/sidecar-injection": "enabled"});
+    let expected = [
+        (
+            "namespace-kuma-injector.kuma.io",
+            "Fail",
+            labelled.clone(),
+            Value::Null,
+        ),
+        ("pods-kuma-injector.kuma.io", "Fail", Value::Null, labelled),
+        ("kuma-injector.kuma.io", "Ignore", Value::Null, Value::Null),
+    ];
+    assert_eq!(webhooks.as_array().map(Vec::len), Some(expected.len()));
+    for ((name, policy, namespace, object), webhook) in
+        expected.iter().zip(webhooks.as_array().expect("webhooks"))
+    {
+        assert_eq!(webhook["name"], *name);
+        assert_eq!(webhook["failurePolicy"], *policy);
+        assert_eq!(webhook["namespaceSelector"]["matchLabels"], *namespace);
+        assert_eq!(webhook["objectSelector"]["matchLabels"], *object);
+        assert_eq!(webhook["clientConfig"]["service"]["path"], "/inject-sidecar");
+        assert_eq!(webhook["sideEffects"], "None");
+        assert_eq!(webhook["admissionReviewVersions"], json!(["v1"]));
+        let rule = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]);
+        assert_eq!(webhook["rules"], rule);
+    }
+}
+
+#[test]
+fn a_pod_webhook_that_fails_closed_leaves_the_system_namespace_alone() {
+    for flags in [
+        &["--namespace=mesh"][..],
+        &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
+    ] {
+        let webhooks = find(&objects(flags), "MutatingWebhookConfiguration")["webhooks"].clone();
+        for webhook in webhooks.as_array().expect("webhooks") {
+            let excludes = webhook["namespaceSelector"]["matchExpressions"]
+                == json!([{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["mesh"]}]);
+            assert!(excludes || webhook["failurePolicy"] == "Ignore", "{webhook}");
+        }
+    }
+}
+
+#[test]
+fn the_certificate_in_the_webhooks_is_left_to_the_control_plane() {
+    for object in objects(&[]) {
+        assert!(!object.to_string().contains("caBundle"), "{object}");
+    }
+}
+
+#[test]
+fn env_vars_follow_those_from_the_pod() {
+    let deployment = find(&objects(&["--env-var", "B=1", "--env-var", "A=2"]), "Deployment");
+    let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
+    let names: Vec<&str> = env
+        .as_array()
+        .expect("env")
+        .iter()
+        .filter_map(|variable| variable["name"].as_str())
+        .collect();
+    assert_eq!(names, ["POD_NAME", "POD_NAMESPACE", "A", "B"]);
+}
+
+#[test]
+fn another_configuration_replaces_the_pods() {
+    let checksum = |flags: &[&str]| {
+        find(&objects(flags), "Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
+            .clone()
+    };
+    assert_eq!(checksum(&[]), checksum(&["--replicas=2"]));
+    assert_ne!(checksum(&[]), checksum(&["--set=defaults.skipMeshCreation=true"]));
+}
+
+#[test]
+fn what_is_missing_yet_is_refused_with_a_way_out() {
+    assert!(refusal(&["--mode=global"]).contains("not supported yet"));
+    assert!(refusal(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
+    assert!(refusal(&["--cni-enabled"]).contains("leave the flag out"));
+    assert!(refusal(&["--mode=zone"]).contains("--zone"));
+}
+
+#[test]
+fn all_wrong_flags_are_reported_at_once() {
+    let text = refusal(&[
+        "--namespace=Mesh",
+        "--webhook-url=http://x",
+        "--env-var=A",
+        "--registry=",
+        "--zone=-a",
+    ]);
+    for flag in ["--namespace", "--webhook-url", "--env-var", "image", "--zone"] {
+        assert!(text.contains(flag), "{flag} is missing in: {text}");
+    }
+    let text = refusal(&["--set=a", "--set=.=1"]);
+    assert_eq!(text.matches("--set").count(), 2, "{text}");
+}

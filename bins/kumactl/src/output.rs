@@ -1,0 +1,23 @@
+//! Everything the tool writes to the terminal goes through here, so that no other module prints.
+
+use std::io::{ErrorKind, Write, stdout};
+
+use anyhow::{Context, Result};
+
+/// Writes the command's result to the standard output. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn result(text: &str) -> Result<()> {
+    let mut stdout = stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to the standard output"),
+    }
+}
+
+/// Says on the standard error why the command failed, causes included.
+#[allow(
+    clippy::print_stderr,
+    reason = "this is the one place where the tool reports errors"
+)]
+pub(crate) fn error(error: &anyhow::Error) {
+    eprintln!("Error: {error:#}");
+}

@@ -1,0 +1,78 @@
+//! Objects as YAML text: the last stage of everything that is printed to be applied.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+/// The objects as a stream of YAML documents. Keys are sorted, so equal objects give equal text whatever
+/// `serde_json` was built with.
+pub(crate) fn documents(objects: &[Value]) -> Result<String> {
+    let mut text = String::new();
+    for object in objects {
+        text.push_str("---\n");
+        text.push_str(&document(object)?);
+    }
+    Ok(text)
+}
+
+/// One object as a YAML document that ends with a line break.
+pub(crate) fn document(object: &Value) -> Result<String> {
+    let text = serde_saphyr::to_string(&sorted(object)).context("cannot write an object as YAML")?;
+    Ok(format!("{}\n", text.trim_end()))
+}
+
+fn sorted(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.iter().collect();
+            entries.sort_by_key(|(key, _)| key.as_str());
+            Value::Object(
+                entries
+                    .into_iter()
+                    .map(|(key, value)| (key.clone(), sorted(value)))
+                    .collect(),
+            )
+        }
+        Value::Array(items) => Value::Array(items.iter().map(sorted).collect()),
+        scalar => scalar.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_sorted_at_every_depth() {
+        let text = document(&json!({"b": [{"d": 1, "c": 2}], "a": {}})).expect("YAML");
+        assert_eq!(text, "a: {}\nb:\n- c: 2\n  d: 1\n");
+    }
+
+    #[test]
+    fn text_that_another_type_could_be_read_from_is_quoted() {
+        // kubectl reads YAML 1.1, where more words than true and false are booleans.
+        for word in [
+            "true", "yes", "on", "n", "null", "~", "12", "0x1f", "1e3", "0o7", "", "- a", "a: b", "#",
+        ] {
+            let text = document(&json!({ "a": word })).expect("YAML");
+            let plain = text.trim_end().trim_start_matches("a:").trim_start();
+            assert!(plain.starts_with(['"', '\'']), "{word:?} is written as {plain}");
+            let read: Value = serde_saphyr::from_str(&text).expect("YAML");
+            assert_eq!(read, json!({ "a": word }));
+        }
+    }
+
+    #[test]
+    fn text_of_several_lines_survives() {
+        let object = json!({"config.yaml": "a:\n  b: \"c\"\n"});
+        let read: Value = serde_saphyr::from_str(&document(&object).expect("YAML")).expect("YAML");
+        assert_eq!(read, object);
+    }
+
+    #[test]
+    fn documents_are_separated() {
+        let text = documents(&[json!({"a": 1}), json!({"b": 2})]).expect("YAML");
+        assert_eq!(text, "---\na: 1\n---\nb: 2\n");
+    }
+}
