@@ -1,1 +1,3 @@
 //! Kubernetes objects to the mesh view: conversion, index and controllers.
+
+pub mod controller;

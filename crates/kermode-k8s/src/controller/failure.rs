@@ -12,7 +12,10 @@ pub fn describe(what: &str, error: &kube::Error) -> String {
             status.message.trim_end()
         ),
         kube::Error::Api(status) if status.code == 401 => {
-            format!("the API server does not accept the credentials ({}); check the kubeconfig", status.message)
+            format!(
+                "the API server does not accept the credentials ({}); check the kubeconfig",
+                status.message
+            )
         }
         kube::Error::Api(status) => status.message.clone(),
         kube::Error::Service(error) => {

@@ -42,7 +42,12 @@ struct Observed {
 impl Candidate {
     /// A candidate for the lease of that name. `identity` must be this replica's alone.
     pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
-        Self { api: Api::namespaced(client, namespace), name: name.to_owned(), identity, observed: None }
+        Self {
+            api: Api::namespaced(client, namespace),
+            name: name.to_owned(),
+            identity,
+            observed: None,
+        }
     }
 
     /// Runs for the lease until `finished` completes, publishing on `leading` whether it is held; gives it back
@@ -58,7 +63,10 @@ impl Candidate {
                     held
                 }
                 Ok(Err(error)) => {
-                    tracing::warn!("{}", describe(&format!("Lease {} cannot be renewed", self.name), &error));
+                    tracing::warn!(
+                        "{}",
+                        describe(&format!("Lease {} cannot be renewed", self.name), &error)
+                    );
                     *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE
                 }
                 Err(_) => *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE,
@@ -80,8 +88,14 @@ impl Candidate {
         let lease = match self.api.get(&self.name).await {
             Ok(lease) => lease,
             Err(error) if is_not_found(&error) => {
-                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-                let lease = Lease { metadata, spec: Some(self.spec(None)), ..Lease::default() };
+                let metadata = ObjectMeta {
+                    name: Some(self.name.clone()),
+                    ..ObjectMeta::default()
+                };
+                let lease = Lease {
+                    metadata,
+                    spec: Some(self.spec(None)),
+                };
                 return won(self.api.create(&PostParams::default(), &lease).await);
             }
             Err(error) => return Err(error),
@@ -91,21 +105,32 @@ impl Candidate {
         }
         let spec = self.spec(lease.spec.as_ref());
         // The resourceVersion read above makes this fail if anybody else was faster.
-        let lease = Lease { spec: Some(spec), ..lease };
+        let lease = Lease {
+            spec: Some(spec),
+            ..lease
+        };
         won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
     fn may_take(&mut self, lease: &Lease) -> bool {
         let spec = lease.spec.as_ref();
-        let holder = spec.and_then(|spec| spec.holder_identity.clone()).filter(|holder| !holder.is_empty());
+        let holder = spec
+            .and_then(|spec| spec.holder_identity.clone())
+            .filter(|holder| !holder.is_empty());
         let renewed = spec.and_then(|spec| spec.renew_time.clone());
-        let unchanged =
-            self.observed.as_ref().filter(|seen| seen.holder == holder && seen.renewed == renewed);
+        let unchanged = self
+            .observed
+            .as_ref()
+            .filter(|seen| seen.holder == holder && seen.renewed == renewed);
         let since = unchanged.map_or_else(Instant::now, |seen| seen.since);
         let expired = since.elapsed() >= DURATION;
         let mine = holder.as_ref() == Some(&self.identity);
         let free = holder.is_none();
-        self.observed = Some(Observed { holder, renewed, since });
+        self.observed = Some(Observed {
+            holder,
+            renewed,
+            since,
+        });
         mine || free || expired
     }
 
@@ -116,9 +141,15 @@ impl Candidate {
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            acquire_time: mine.and_then(|old| old.acquire_time.clone()).or_else(|| Some(now.clone())),
+            acquire_time: mine
+                .and_then(|old| old.acquire_time.clone())
+                .or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(if mine.is_some() { transitions } else { transitions.saturating_add(1) }),
+            lease_transitions: Some(if mine.is_some() {
+                transitions
+            } else {
+                transitions.saturating_add(1)
+            }),
             ..LeaseSpec::default()
         }
     }
@@ -130,7 +161,9 @@ impl Candidate {
                 && spec.holder_identity.as_ref() == Some(&self.identity)
             {
                 spec.holder_identity = None;
-                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+                self.api
+                    .replace(&self.name, &PostParams::default(), &lease)
+                    .await?;
             }
             Ok::<_, kube::Error>(())
         };

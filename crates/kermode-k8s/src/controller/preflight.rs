@@ -38,7 +38,11 @@ pub async fn check(client: &Client, system_namespace: &str) -> Result<(), Prefli
         probe::<ContainerPatch>(Api::namespaced(all(), system_namespace)).await,
     ];
     let problems: Vec<String> = results.into_iter().filter_map(Result::err).collect();
-    if problems.is_empty() { Ok(()) } else { Err(PreflightError { problems }) }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(PreflightError { problems })
+    }
 }
 
 async fn probe<K>(api: Api<K>) -> Result<(), String>
@@ -47,5 +51,8 @@ where
 {
     let what = format!("{} cannot be listed", K::plural(&()));
     // Metadata only: an object that cannot be decoded is the watch's business, not a reason to stay down.
-    api.list_metadata(&ListParams::default().limit(1)).await.map(drop).map_err(|error| describe(&what, &error))
+    api.list_metadata(&ListParams::default().limit(1))
+        .await
+        .map(drop)
+        .map_err(|error| describe(&what, &error))
 }

@@ -31,8 +31,13 @@ pub struct Subject {
 impl Events {
     /// Events reported by this replica.
     pub fn new(client: Client, instance: Option<String>) -> Self {
-        let reporter = Reporter { controller: "kuma-cp".to_owned(), instance };
-        Self { recorder: Recorder::new(client, reporter) }
+        let reporter = Reporter {
+            controller: "kuma-cp".to_owned(),
+            instance,
+        };
+        Self {
+            recorder: Recorder::new(client, reporter),
+        }
     }
 
     /// Writes a Normal Event; a failure is logged, since nothing depends on it.

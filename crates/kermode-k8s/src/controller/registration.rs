@@ -27,13 +27,21 @@ trait Registration {
 
 impl Registration for MutatingWebhookConfiguration {
     fn client_configs(&self) -> Vec<&WebhookClientConfig> {
-        self.webhooks.iter().flatten().map(|webhook| &webhook.client_config).collect()
+        self.webhooks
+            .iter()
+            .flatten()
+            .map(|webhook| &webhook.client_config)
+            .collect()
     }
 }
 
 impl Registration for ValidatingWebhookConfiguration {
     fn client_configs(&self) -> Vec<&WebhookClientConfig> {
-        self.webhooks.iter().flatten().map(|webhook| &webhook.client_config).collect()
+        self.webhooks
+            .iter()
+            .flatten()
+            .map(|webhook| &webhook.client_config)
+            .collect()
     }
 }
 
@@ -86,6 +94,9 @@ where
     };
     match api.patch(&name, &PatchParams::default(), &patch).await {
         Ok(_) => tracing::info!(name, "caBundle put right"),
-        Err(error) => tracing::warn!("{}", describe(&format!("caBundle of {name} cannot be set"), &error)),
+        Err(error) => tracing::warn!(
+            "{}",
+            describe(&format!("caBundle of {name} cannot be set"), &error)
+        ),
     }
 }

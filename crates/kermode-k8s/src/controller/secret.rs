@@ -32,7 +32,10 @@ pub async fn get_or_create(
 ) -> Result<Data, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let failed = |verb: &str, error: &kube::Error| {
-        SecretError(describe(&format!("Secret {namespace}/{name} cannot be {verb}"), error))
+        SecretError(describe(
+            &format!("Secret {namespace}/{name} cannot be {verb}"),
+            error,
+        ))
     };
     if let Some(secret) = api.get_opt(name).await.map_err(|error| failed("read", &error))? {
         return Ok(data(secret));
@@ -40,22 +43,37 @@ pub async fn get_or_create(
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
-            labels: Some(BTreeMap::from([("app.kubernetes.io/managed-by".to_owned(), "kuma-cp".to_owned())])),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/managed-by".to_owned(),
+                "kuma-cp".to_owned(),
+            )])),
             ..ObjectMeta::default()
         },
         type_: Some(kind.to_owned()),
-        data: Some(create().into_iter().map(|(key, value)| (key, ByteString(value))).collect()),
+        data: Some(
+            create()
+                .into_iter()
+                .map(|(key, value)| (key, ByteString(value)))
+                .collect(),
+        ),
         ..Secret::default()
     };
     match api.create(&PostParams::default(), &secret).await {
         Ok(secret) => Ok(data(secret)),
-        Err(error) if is_conflict(&error) => {
-            api.get(name).await.map(data).map_err(|error| failed("read", &error))
-        }
+        Err(error) if is_conflict(&error) => api
+            .get(name)
+            .await
+            .map(data)
+            .map_err(|error| failed("read", &error)),
         Err(error) => Err(failed("created", &error)),
     }
 }
 
 fn data(secret: Secret) -> Data {
-    secret.data.unwrap_or_default().into_iter().map(|(key, value)| (key, value.0)).collect()
+    secret
+        .data
+        .unwrap_or_default()
+        .into_iter()
+        .map(|(key, value)| (key, value.0))
+        .collect()
 }

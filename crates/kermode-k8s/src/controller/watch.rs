@@ -65,7 +65,13 @@ pub fn decoded<K>(kind: &'static str, object: DeserializeGuard<K>) -> Option<K> 
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
-            tracing::warn!(kind, namespace, name, error = invalid.error, "object skipped: it cannot be decoded");
+            tracing::warn!(
+                kind,
+                namespace,
+                name,
+                error = invalid.error,
+                "object skipped: it cannot be decoded"
+            );
             None
         }
     }
@@ -134,7 +140,12 @@ impl Known {
 
     fn on_listed<T>(&mut self) -> Vec<Update<T>> {
         let listed = self.listed.take().unwrap_or_default();
-        let gone: Vec<_> = self.told.iter().filter(|key| !listed.contains(*key)).cloned().collect();
+        let gone: Vec<_> = self
+            .told
+            .iter()
+            .filter(|key| !listed.contains(*key))
+            .cloned()
+            .collect();
         self.told = listed;
         let mut updates: Vec<_> = gone.into_iter().map(Update::Gone).collect();
         if !self.synced {
@@ -153,8 +164,14 @@ mod tests {
     use super::*;
 
     fn mk_namespace(name: &str) -> Namespace {
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        Namespace { metadata, ..Namespace::default() }
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        };
+        Namespace {
+            metadata,
+            ..Namespace::default()
+        }
     }
 
     fn gone(name: &str) -> Update<()> {
@@ -173,12 +190,22 @@ mod tests {
     fn an_object_that_vanished_while_the_watch_was_broken_is_gone() {
         let mut known = Known::default();
         tell(&mut known, watcher::Event::Init);
-        assert_eq!(tell(&mut known, watcher::Event::InitApply(mk_namespace("a"))), [applied("a")]);
-        assert_eq!(tell(&mut known, watcher::Event::InitApply(mk_namespace("b"))), [applied("b")]);
+        assert_eq!(
+            tell(&mut known, watcher::Event::InitApply(mk_namespace("a"))),
+            [applied("a")]
+        );
+        assert_eq!(
+            tell(&mut known, watcher::Event::InitApply(mk_namespace("b"))),
+            [applied("b")]
+        );
         assert_eq!(tell(&mut known, watcher::Event::InitDone), [Update::Synced]);
         tell(&mut known, watcher::Event::Init);
         tell(&mut known, watcher::Event::InitApply(mk_namespace("b")));
-        assert_eq!(tell(&mut known, watcher::Event::InitDone), [gone("a")], "synced is told once");
+        assert_eq!(
+            tell(&mut known, watcher::Event::InitDone),
+            [gone("a")],
+            "synced is told once"
+        );
     }
 
     #[test]
@@ -186,8 +213,14 @@ mod tests {
         let mut known = Known::default();
         tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
         let ignore = |_| None::<()>;
-        assert_eq!(known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore), [gone("a")]);
-        assert_eq!(known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore), []);
+        assert_eq!(
+            known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
+            [gone("a")]
+        );
+        assert_eq!(
+            known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
+            []
+        );
         assert_eq!(tell(&mut known, watcher::Event::Delete(mk_namespace("a"))), []);
     }
 }

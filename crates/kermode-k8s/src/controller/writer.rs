@@ -80,6 +80,10 @@ enum WriteResult {
     Failed,
 }
 
+/// A write has failed and been reported; it is to be tried again.
+#[derive(Debug)]
+struct Failed;
+
 /// The writer; cheap to clone. Call its methods from anywhere, [`Writer::run`] once.
 #[derive(Clone)]
 pub struct Writer {
@@ -106,7 +110,11 @@ impl std::fmt::Debug for Writer {
 impl Metrics {
     /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("dataplane_writes", "Dataplanes written to the API server", self.writes.clone());
+        registry.register(
+            "dataplane_writes",
+            "Dataplanes written to the API server",
+            self.writes.clone(),
+        );
     }
 
     fn count(&self, result: WriteResult) {
@@ -119,10 +127,22 @@ impl Metrics {
 impl Observed {
     /// What matters of an object from the watch.
     pub fn new(object: &DynamicObject) -> Self {
-        let owner = object.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "Pod");
-        let mesh = object.data.get("mesh").and_then(serde_json::Value::as_str).unwrap_or_default();
+        let owner = object
+            .metadata
+            .owner_references
+            .iter()
+            .flatten()
+            .find(|owner| owner.kind == "Pod");
+        let mesh = object
+            .data
+            .get("mesh")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default();
         let spec = object.data.get("spec").unwrap_or(&serde_json::Value::Null);
-        Self { fingerprint: fingerprint(mesh, spec, owner.map_or("", |owner| &owner.uid)), generated: owner.is_some() }
+        Self {
+            fingerprint: fingerprint(mesh, spec, owner.map_or("", |owner| &owner.uid)),
+            generated: owner.is_some(),
+        }
     }
 }
 
@@ -178,7 +198,12 @@ impl Writer {
             }
             self.shared.queue.restart();
             let known: Vec<_> = self.shared.observed().keys().cloned().collect();
-            self.shared.source.keys().into_iter().chain(known).for_each(|key| self.touch(key));
+            self.shared
+                .source
+                .keys()
+                .into_iter()
+                .chain(known)
+                .for_each(|key| self.touch(key));
             let mut stops = leading.clone();
             tokio::select! {
                 _ = stops.wait_for(|leads| !*leads) => {}
@@ -226,9 +251,15 @@ impl Shared {
         outcome.is_ok()
     }
 
-    async fn apply(&self, key: &ObjectKey, desired: &Desired, observed: Option<Observed>) -> Result<(), ()> {
+    async fn apply(
+        &self,
+        key: &ObjectKey,
+        desired: &Desired,
+        observed: Option<Observed>,
+    ) -> Result<(), Failed> {
         let spec = serde_json::to_value(&desired.spec).map_err(|error| {
             tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialised");
+            Failed
         })?;
         let fingerprint = fingerprint(&desired.mesh, &spec, &desired.pod_uid);
         if observed.is_some_and(|observed| observed.fingerprint == fingerprint) {
@@ -236,9 +267,18 @@ impl Shared {
         }
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        match api.patch(&key.name, &params, &Patch::Apply(object(key, desired))).await {
+        match api
+            .patch(&key.name, &params, &Patch::Apply(object(key, desired)))
+            .await
+        {
             Ok(_) => {
-                self.observed().insert(key.clone(), Observed { fingerprint, generated: true });
+                self.observed().insert(
+                    key.clone(),
+                    Observed {
+                        fingerprint,
+                        generated: true,
+                    },
+                );
                 self.wrote(key, desired, observed.is_none()).await;
                 Ok(())
             }
@@ -249,18 +289,24 @@ impl Shared {
     }
 
     async fn wrote(&self, key: &ObjectKey, desired: &Desired, created: bool) {
-        let subject = Subject { kind: "Pod", key: key.clone(), uid: desired.pod_uid.clone() };
+        let subject = Subject {
+            kind: "Pod",
+            key: key.clone(),
+            uid: desired.pod_uid.clone(),
+        };
         if created {
             self.metrics.count(WriteResult::Created);
             let message = format!("Created Kuma Dataplane: {}", key.name);
-            self.events.normal(&subject, "CreatedKumaDataplane", message).await;
+            self.events
+                .normal(&subject, "CreatedKumaDataplane", message)
+                .await;
         } else {
             self.metrics.count(WriteResult::Updated);
             tracing::debug!(dataplane = %key, "Dataplane updated");
         }
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<(), ()> {
+    async fn delete(&self, key: &ObjectKey) -> Result<(), Failed> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         // The object may be another one by now, written by hand after the one we knew had gone.
         let current = match api.get_metadata_opt(&key.name).await {
@@ -268,11 +314,22 @@ impl Shared {
             Ok(None) => return Ok(()),
             Err(error) => return Err(self.failed(&format!("Dataplane {key} cannot be read"), &error)),
         };
-        if !current.owner_references.iter().flatten().any(|owner| owner.kind == "Pod") {
+        if !current
+            .owner_references
+            .iter()
+            .flatten()
+            .any(|owner| owner.kind == "Pod")
+        {
             return Ok(());
         }
-        let preconditions = Preconditions { uid: current.uid, resource_version: None };
-        let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        let preconditions = Preconditions {
+            uid: current.uid,
+            resource_version: None,
+        };
+        let params = DeleteParams {
+            preconditions: Some(preconditions),
+            ..DeleteParams::default()
+        };
         match api.delete(&key.name, &params).await {
             Ok(_) => {
                 self.metrics.count(WriteResult::Deleted);
@@ -283,9 +340,10 @@ impl Shared {
         }
     }
 
-    fn failed(&self, what: &str, error: &kube::Error) {
+    fn failed(&self, what: &str, error: &kube::Error) -> Failed {
         self.metrics.count(WriteResult::Failed);
         tracing::warn!("{}", describe(what, error));
+        Failed
     }
 }
 
