@@ -1,0 +1,47 @@
+//! The way to Envoy's readiness from outside the pod (BEHAVIOUR section 6.6).
+//!
+//! Envoy's admin interface listens on loopback, since whoever reaches it can stop the proxy. The kubelet asks
+//! for `/ready` on the pod's address; that path alone is let through, by exact match.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{Route, RouteAction, RouteMatch};
+use kermode_model::Dataplane;
+
+use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
+use crate::{Resource, ResourceKind, names};
+
+pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
+    // The admin interface itself is there.
+    if dataplane.address.is_loopback() {
+        return Vec::new();
+    }
+    let port = dataplane.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
+    let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let cluster = cluster::fixed(names::ADMIN, admin);
+    let ready = Route {
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Path("/ready".into())),
+            ..Default::default()
+        }),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(names::ADMIN.into())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let routes = http::routes(names::ADMIN, names::ADMIN, vec![ready]);
+    let socket = SocketAddr::new(dataplane.address, port);
+    let listener = Listener {
+        filter_chains: vec![listener::chain(vec![http::plain(names::ADMIN, routes)])],
+        // Readiness has to be answered under load too.
+        ignore_global_conn_limit: true,
+        ..listener::new(names::ADMIN, socket, TrafficDirection::Inbound)
+    };
+    vec![Resource::encode(ResourceKind::Cluster, names::ADMIN, &cluster), listener::encode(&listener)]
+}

@@ -1,0 +1,129 @@
+//! Inbound listeners and the clusters behind them (BEHAVIOUR section 6.2).
+//!
+//! Several Service ports may lead to one container port. They are one listener here, which answers for each of
+//! their services and speaks the most specific of their protocols (DESIGN section 2, decision 10).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
+use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, Protocol, TrafficPermission};
+
+use super::cluster::{self, HttpVersion};
+use super::tls::ALPN;
+use super::{Identity, http, listener, permission};
+use crate::proto::{duration, listener_filter};
+use crate::{Resource, ResourceKind, names};
+
+/// How long a permissive inbound waits for a client's first bytes. A client of the mesh always speaks first; one
+/// that waits for the server's greeting (MySQL, SMTP) is then taken for plain text.
+const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn generate(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    permissions: &[TrafficPermission],
+) -> Vec<Resource> {
+    let mut resources = Vec::new();
+    for (port, inbounds) in by_port(dataplane) {
+        let Some(main) = main(&inbounds) else { continue };
+        let socket = SocketAddr::new(dataplane.address, port);
+        let redirected = dataplane.transparent_proxying.is_some();
+        let local = local_cluster(socket, main.protocol(), redirected);
+        resources.push(Resource::encode(ResourceKind::Cluster, &local.name, &local));
+
+        let name = names::inbound(socket);
+        let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
+        let rbac = mesh.mtls.is_some().then(|| permission::filter(&mesh.name, &name, &tags, permissions));
+        let filters: Vec<_> = rbac.into_iter().chain([to_application(main, port)]).collect();
+        let base = listener::new(&name, socket, TrafficDirection::Inbound);
+        let base = if redirected { listener::unbound(base) } else { base };
+        resources.push(listener::encode_tagged(&secured(base, mesh, &filters), &main.tags));
+    }
+    resources
+}
+
+fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
+    let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
+    for inbound in dataplane.inbounds.iter().filter(|inbound| !inbound.is_serviceless()) {
+        ports.entry(inbound.port).or_default().push(inbound);
+    }
+    ports
+}
+
+/// The inbound whose protocol and service name a listener takes: the most specific one, of equals the first by
+/// service name, so that the order of the Dataplane does not matter.
+fn main<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
+    let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
+    inbounds.iter().copied().min_by_key(rank)
+}
+
+fn local_cluster(socket: SocketAddr, protocol: Protocol, redirected: bool) -> Cluster {
+    let cluster = cluster::fixed(&names::local(socket.port()), socket);
+    let cluster = if redirected { cluster::from_proxy_address(cluster, socket.is_ipv6()) } else { cluster };
+    match protocol {
+        Protocol::Tcp | Protocol::Kafka => cluster,
+        Protocol::Http => cluster::speaking(cluster, HttpVersion::One, listener::IDLE_TIMEOUT),
+        Protocol::Http2 | Protocol::Grpc => {
+            cluster::speaking(cluster, HttpVersion::Two, listener::IDLE_TIMEOUT)
+        }
+    }
+}
+
+fn to_application(inbound: &Inbound, port: u16) -> Filter {
+    let cluster = names::local(port);
+    let protocol = inbound.protocol();
+    if protocol.is_http() {
+        let service = inbound.service();
+        let service = service.as_ref().map_or(cluster.as_str(), |service| service.as_str());
+        http::inbound(service, &cluster, protocol)
+    } else {
+        listener::tcp_proxy(&cluster, &cluster, 1)
+    }
+}
+
+/// Gives a listener the filter chains of the mesh's mTLS mode.
+fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
+    let plain = || listener::chain(filters.to_vec());
+    let Some(identity) = Identity::of(mesh) else {
+        return Listener { filter_chains: vec![plain()], ..base };
+    };
+    let meshed = || FilterChain {
+        transport_socket: Some(identity.downstream()),
+        transport_socket_connect_timeout: duration(HANDSHAKE_TIMEOUT),
+        ..plain()
+    };
+    match mesh.mtls.as_ref().map(|mtls| mtls.mode).unwrap_or_default() {
+        MtlsMode::Strict => Listener { filter_chains: vec![meshed()], ..base },
+        MtlsMode::Permissive => Listener {
+            filter_chains: vec![
+                FilterChain { filter_chain_match: Some(transport("raw_buffer")), ..plain() },
+                FilterChain { filter_chain_match: Some(transport("tls")), ..plain() },
+                FilterChain {
+                    filter_chain_match: Some(FilterChainMatch {
+                        application_protocols: vec![ALPN.into()],
+                        ..transport("tls")
+                    }),
+                    ..meshed()
+                },
+            ],
+            listener_filters: vec![listener_filter(
+                "envoy.filters.listener.tls_inspector",
+                &TlsInspector::default(),
+            )],
+            listener_filters_timeout: duration(DETECTION_TIMEOUT),
+            continue_on_listener_filters_timeout: true,
+            ..base
+        },
+    }
+}
+
+fn transport(protocol: &str) -> FilterChainMatch {
+    FilterChainMatch { transport_protocol: protocol.into(), ..Default::default() }
+}

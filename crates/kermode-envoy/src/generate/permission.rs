@@ -1,0 +1,127 @@
+//! Who may call an inbound: MeshTrafficPermission as Envoy's RBAC filter (BEHAVIOUR section 8).
+//!
+//! A rule list says "the last rule that matches the caller decides", Envoy's says "any match allows". So each
+//! rule becomes a principal that excludes the callers for whom a later rule says otherwise. No allowing rule
+//! means an empty list, which Envoy reads as "nobody".
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::listener::v3::Filter;
+use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PermissionKind;
+use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set};
+use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules, rbac::Action as Verdict};
+use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
+use kermode_model::{Action, MeshName, PermissionRule, Tags, TrafficPermission};
+
+use crate::names;
+use crate::proto::{exact, network_filter};
+
+const POLICY: &str = "MeshTrafficPermission";
+
+/// The filter for a listener that answers for all these inbounds: a caller comes in when it may call any of
+/// them, since behind the listener there is one and the same application port.
+pub(crate) fn filter(
+    mesh: &MeshName,
+    listener: &str,
+    inbounds: &[&Tags],
+    permissions: &[TrafficPermission],
+) -> Filter {
+    let principals = |wanted: fn(Action) -> bool| {
+        let mut all = Vec::new();
+        for tags in inbounds {
+            for principal in principals(mesh, &rules_for(tags, permissions), wanted) {
+                if !all.contains(&principal) {
+                    all.push(principal);
+                }
+            }
+        }
+        all
+    };
+    let allowed = principals(|action| action != Action::Deny);
+    let shadow_denied = principals(|action| action == Action::AllowWithShadowDeny);
+    let rbac = Rbac {
+        rules: Some(rules(Verdict::Allow, allowed)),
+        shadow_rules: (!shadow_denied.is_empty()).then(|| rules(Verdict::Deny, shadow_denied)),
+        stat_prefix: format!("{}.", names::stat(listener)),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.rbac", &rbac)
+}
+
+fn rules_for<'a>(inbound: &Tags, permissions: &'a [TrafficPermission]) -> Vec<&'a PermissionRule> {
+    let applies = |permission: &&TrafficPermission| {
+        permission.target.iter().all(|(key, value)| inbound.get(key) == Some(value))
+    };
+    permissions.iter().filter(applies).flat_map(|permission| &permission.rules).collect()
+}
+
+/// The callers whose last matching rule has one of the wanted actions.
+fn principals(mesh: &MeshName, rules: &[&PermissionRule], wanted: fn(Action) -> bool) -> Vec<Principal> {
+    let mut found: Vec<Principal> = Vec::new();
+    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| wanted(rule.action)) {
+        let mut overruled: Vec<_> = rules
+            .iter()
+            .skip(position + 1)
+            .filter(|later| !wanted(later.action))
+            .map(|later| caller(mesh, later))
+            .collect();
+        overruled.dedup();
+        let caller = caller(mesh, rule);
+        if overruled.contains(&any()) || overruled.contains(&caller) {
+            continue;
+        }
+        let principal = except(caller, overruled);
+        if !found.contains(&principal) {
+            found.push(principal);
+        }
+    }
+    found
+}
+
+fn caller(mesh: &MeshName, rule: &PermissionRule) -> Principal {
+    let service = rule.from.service.iter().map(|service| names::spiffe_id(mesh, service));
+    let tags = rule.from.tags.iter().map(|(key, value)| names::tag_uri(key, value));
+    let uris: Vec<_> = service.chain(tags).map(certified).collect();
+    all_of(uris)
+}
+
+fn certified(uri: String) -> Principal {
+    of(Identifier::Authenticated(Authenticated { principal_name: Some(exact(uri)) }))
+}
+
+fn except(caller: Principal, overruled: Vec<Principal>) -> Principal {
+    if overruled.is_empty() {
+        return caller;
+    }
+    let nots = overruled.into_iter().map(|other| of(Identifier::NotId(Box::new(other))));
+    let caller = (caller != any()).then_some(caller);
+    all_of(caller.into_iter().chain(nots).collect())
+}
+
+fn all_of(mut ids: Vec<Principal>) -> Principal {
+    match ids.len() {
+        0 => any(),
+        1 => ids.remove(0),
+        _ => of(Identifier::AndIds(Set { ids })),
+    }
+}
+
+fn any() -> Principal {
+    of(Identifier::Any(true))
+}
+
+fn of(identifier: Identifier) -> Principal {
+    Principal { identifier: Some(identifier) }
+}
+
+fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
+    let any = Permission { rule: Some(PermissionKind::Any(true)) };
+    let policy = Policy { permissions: vec![any], principals, ..Default::default() };
+    // One entry at most, so that the map's order cannot matter.
+    let policies = HashMap::from([(POLICY.to_owned(), policy)]);
+    let policies = policies.into_iter().filter(|(_, policy)| !policy.principals.is_empty()).collect();
+    Rules { action: action.into(), policies, ..Default::default() }
+}
+
+#[cfg(test)]
+mod tests;

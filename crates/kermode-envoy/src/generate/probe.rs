@@ -1,0 +1,79 @@
+//! The listener that answers the kubelet's HTTP probes in the application's stead (BEHAVIOUR sections 2.8, 6.6).
+//!
+//! The kubelet has no certificate of the mesh, so probes rewritten at injection come here in plain text and are
+//! passed on to the application, each only to its own path.
+
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
+use envoy_types::pb::envoy::config::listener::v3::Listener;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RedirectAction, Route, RouteAction, RouteMatch};
+use kermode_model::{ApplicationProbe, Dataplane};
+
+use super::{http, listener};
+use crate::proto::exact;
+use crate::{Resource, names};
+
+pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
+    let Some(probes) = dataplane.probes.as_ref().filter(|probes| !probes.endpoints.is_empty()) else {
+        return Vec::new();
+    };
+    let routes = probes.endpoints.iter().map(|probe| route(dataplane, probe)).collect();
+    let manager = http::plain(names::PROBES, http::routes("", "probe", routes));
+    let socket = SocketAddr::new(dataplane.address, probes.port);
+    let listener = Listener {
+        filter_chains: vec![listener::chain(vec![manager])],
+        // A probe that fails under load restarts the application.
+        ignore_global_conn_limit: true,
+        ..listener::new(names::PROBES, socket, TrafficDirection::Inbound)
+    };
+    vec![listener::encode(&listener)]
+}
+
+fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
+    let get = HeaderMatcher {
+        name: ":method".into(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact("GET"))),
+        ..Default::default()
+    };
+    let path = without_query(&probe.path);
+    let is_inbound = dataplane.inbounds.iter().any(|inbound| inbound.port == probe.inbound_port);
+    Route {
+        r#match: Some(RouteMatch {
+            headers: vec![get],
+            path_specifier: Some(PathSpecifier::Path(path.into())),
+            ..Default::default()
+        }),
+        action: Some(if is_inbound { to_application(probe) } else { to_port(probe) }),
+        ..Default::default()
+    }
+}
+
+fn to_application(probe: &ApplicationProbe) -> Action {
+    Action::Route(RouteAction {
+        cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
+        // Of an exact match the "prefix" is the whole path; the query the kubelet sent stays.
+        prefix_rewrite: without_query(&probe.inbound_path).into(),
+        ..Default::default()
+    })
+}
+
+/// The kubelet follows redirects; a port without an inbound is reached through inbound passthrough.
+fn to_port(probe: &ApplicationProbe) -> Action {
+    Action::Redirect(RedirectAction {
+        port_redirect: u32::from(probe.inbound_port),
+        path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(
+            without_query(&probe.inbound_path).into(),
+        )),
+        ..Default::default()
+    })
+}
+
+fn without_query(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(path, _)| path)
+}

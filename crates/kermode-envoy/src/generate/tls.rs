@@ -1,0 +1,123 @@
+//! Mutual TLS between sidecars (BEHAVIOUR sections 6.2 and 6.3).
+//!
+//! Certificates are not in the configuration: Envoy asks `kuma-dp`, over a unix socket, for the secrets named
+//! here, so private keys stay in the pod and a rotation changes no resource.
+
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{
+    ApiConfigSource, ApiVersion, ConfigSource, GrpcService, TransportSocket, api_config_source::ApiType,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::{
+    CombinedCertificateValidationContext, ValidationContextType,
+};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
+    UpstreamTlsContext,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use kermode_model::{Mesh, MeshName, ServiceName};
+
+use crate::proto::{boolean, duration, exact, prefix, transport_socket};
+use crate::{AGENT_CLUSTER, names};
+
+/// What clients offer in the handshake, so that a permissive inbound can tell them from the application's own TLS.
+pub(crate) const ALPN: &str = "kuma";
+
+const TLS: &str = "envoy.transport_sockets.tls";
+
+/// What a proxy needs to know of its mesh to take part in mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The mesh, which is the SPIFFE trust domain.
+    pub mesh: MeshName,
+    /// Name of the secret with the proxy's certificate and key.
+    pub certificate: String,
+    /// Name of the secret with the authorities to trust.
+    pub authority: String,
+}
+
+impl Identity {
+    /// The identity of a mesh's proxies; `None` when the mesh has no mTLS.
+    pub fn of(mesh: &Mesh) -> Option<Self> {
+        mesh.mtls.as_ref()?;
+        Some(Self {
+            mesh: mesh.name.clone(),
+            certificate: names::identity_secret(&mesh.name),
+            authority: names::authority_secret(&mesh.name),
+        })
+    }
+
+    /// TLS towards one service: only that service may answer.
+    pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
+        self.upstream(exact(names::spiffe_id(&self.mesh, service)), names::sni(&self.mesh, service))
+    }
+
+    /// TLS towards any workload of the mesh.
+    pub(crate) fn to_any_workload(&self) -> TransportSocket {
+        self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
+    }
+
+    /// TLS for an inbound: any workload of the mesh may come; whether it may stay is for RBAC to say.
+    pub(crate) fn downstream(&self) -> TransportSocket {
+        let context = DownstreamTlsContext {
+            // No ALPN on this side: with "kuma" negotiated, Envoy's codec detection would take HTTP/2 for HTTP/1.
+            common_tls_context: Some(self.common(prefix(names::spiffe_prefix(&self.mesh)), Vec::new())),
+            require_client_certificate: boolean(true),
+            ..Default::default()
+        };
+        transport_socket(TLS, &context)
+    }
+
+    fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
+        let common_tls_context = Some(self.common(peer, vec![ALPN.into()]));
+        transport_socket(TLS, &UpstreamTlsContext { common_tls_context, sni, ..Default::default() })
+    }
+
+    fn common(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
+        let uri = SubjectAltNameMatcher {
+            san_type: SanType::Uri.into(),
+            matcher: Some(peer),
+            ..Default::default()
+        };
+        let validation = CombinedCertificateValidationContext {
+            default_validation_context: Some(CertificateValidationContext {
+                match_typed_subject_alt_names: vec![uri],
+                ..Default::default()
+            }),
+            validation_context_sds_secret_config: Some(secret(&self.authority)),
+            ..Default::default()
+        };
+        CommonTlsContext {
+            alpn_protocols,
+            tls_certificate_sds_secret_configs: vec![secret(&self.certificate)],
+            validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
+            ..Default::default()
+        }
+    }
+}
+
+fn secret(name: &str) -> SdsSecretConfig {
+    let agent = EnvoyGrpc { cluster_name: AGENT_CLUSTER.into(), ..Default::default() };
+    let source = ApiConfigSource {
+        api_type: ApiType::Grpc.into(),
+        transport_api_version: ApiVersion::V3.into(),
+        grpc_services: vec![GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(agent)),
+            ..Default::default()
+        }],
+        set_node_on_first_message_only: true,
+        ..Default::default()
+    };
+    let sds_config = ConfigSource {
+        config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
+        resource_api_version: ApiVersion::V3.into(),
+        // Zero waits for ever: without its certificate a listener would only refuse everybody.
+        initial_fetch_timeout: duration(Duration::ZERO),
+        ..Default::default()
+    };
+    SdsSecretConfig { name: name.into(), sds_config: Some(sds_config) }
+}
