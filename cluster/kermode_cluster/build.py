@@ -35,8 +35,9 @@ def version_flags(version: str) -> str:
 
 
 def go_program(name: str, linker_flags: str = "") -> Path:
-    """Build `cluster/NAME` unless these very inputs were built before; the path of the binary."""
+    """Build the program in a folder below `cluster/` unless these very inputs were built before; its binary."""
     source = paths.CLUSTER_SOURCES / name
+    name = source.name
     flags = f"-s -w {linker_flags}".strip()
     inputs = [path for path in source.iterdir() if path.suffix in (".go", ".mod", ".sum")]
     go = shutil.which("go")
@@ -49,7 +50,8 @@ def go_program(name: str, linker_flags: str = "") -> Path:
         return binary
     with files.locked(paths.cache() / "locks" / f"build-{name}.lock"):
         if not binary.exists():
-            print(f"building {name} (a first build of Kubernetes takes several minutes) ...", flush=True)
+            note = " (the first time this takes some minutes)" if name == "kubernetes" else ""
+            print(f"building {name}{note} ...", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{name}.partial"
             environment = dict(os.environ, CGO_ENABLED="0", GOWORK="off")

@@ -10,18 +10,16 @@ CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 
 
 def hierarchies(mountinfo: str) -> list:
-    """(mount point, version) of the cgroup trees the kubelet uses. Pure."""
-    first = {}
+    """(mount point, version, used) of every cgroup tree; used are those whose controllers pods get. Pure."""
+    versions = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
-        mount_point, kind = left.split()[4], right.split()[0]
-        if kind == "cgroup":
-            first[mount_point] = 1
-        elif kind == "cgroup2":
-            first[mount_point] = 2
-    version_one = [(Path(point), 1) for point, version in first.items() if version == 1]
-    # Beside v1 trees a v2 tree has no controllers: systemd's "hybrid" layout.
-    return version_one or [(Path(point), 2) for point in first]
+        kind = right.split()[0]
+        if kind in ("cgroup", "cgroup2"):
+            versions[left.split()[4]] = 2 if kind == "cgroup2" else 1
+    # Beside v1 trees a v2 tree has no controllers (systemd's "hybrid" layout), yet runc makes folders in it.
+    used = min(versions.values(), default=2)
+    return [(Path(point), version, version == used) for point, version in versions.items()]
 
 
 def mounted() -> list:
@@ -31,7 +29,7 @@ def mounted() -> list:
 
 def create(cgroup: str) -> None:
     """Make the cgroup in every tree; the kubelet refuses a root that is not there."""
-    trees = mounted()
+    trees = [(tree, version) for tree, version, used in mounted() if used]
     if not trees:
         raise ClusterError("no cgroup file system is mounted: mount cgroup2 on /sys/fs/cgroup")
     for tree, version in trees:
@@ -57,7 +55,7 @@ def delegate(folder: Path) -> None:
 def remaining(cgroup: str) -> list:
     """The folders of this cgroup that exist, children before parents."""
     found = []
-    for tree, _ in mounted():
+    for tree, _, _ in mounted():
         for folder, _, _ in os.walk(tree / cgroup, topdown=False):
             found.append(Path(folder))
     return found

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import down, node, paths, status, up
+from . import down, envoy, images, node, paths, status, up
 from .errors import ClusterError
 
 
@@ -27,6 +27,10 @@ def parser() -> argparse.ArgumentParser:
     api_only.add_argument("--controllers", action="store_true", help="run the controller manager too")
     command("down", "take a cluster down, leaving nothing behind")
     command("status", "what runs and how to use it")
+    command("load-images", "import the built images that a cluster does not have")
+    commands.add_parser("images", help="build Kermode's images that changed")
+    commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
+    commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
     command("kubeconfig", "print the path of the kubeconfig")
     kubectl = command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -39,6 +43,15 @@ def execute(command: list, env: dict = None) -> int:
     """Become another program."""
     sys.stdout.flush()
     os.execvpe(command[0], command, dict(os.environ, **(env or {})))
+
+
+def registry() -> str:
+    """Where to push."""
+    found = os.environ.get("KERMODE_REGISTRY")
+    if not found:
+        raise ClusterError("KERMODE_REGISTRY is not set: give a registry and its path, such as "
+                           "KERMODE_REGISTRY=registry.example.org/kermode")
+    return found.rstrip("/")
 
 
 def given(arguments: list) -> list:
@@ -56,6 +69,15 @@ def dispatch(options) -> int:
         down.down(options.name)
     elif options.command == "status":
         return status.show(options.name)
+    elif options.command == "load-images":
+        loaded = images.load(status.require(options.name))
+        print("\n".join(f"loaded {reference}" for reference in loaded) or "nothing to load: all images are there")
+    elif options.command == "images":
+        images.show(images.build())
+    elif options.command == "images-push":
+        print("\n".join(images.push(registry()).values()))
+    elif options.command == "envoy":
+        print(envoy.binary())
     elif options.command == "kubeconfig":
         print(status.require(options.name).kubeconfig)
     elif options.command == "kubectl":

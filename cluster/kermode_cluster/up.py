@@ -68,6 +68,7 @@ def start(place, programs: Path, images: dict, api_only: bool, controllers: bool
     wait(place, "the node to be Ready", lambda: api.condition(f"/api/v1/nodes/{place.node_name}", "Ready"))
     wait(place, "CoreDNS to be available",
          lambda: api.condition("/apis/apps/v1/namespaces/kube-system/deployments/coredns", "Available"))
+    wait(place, "the default service account", lambda: found(api, "/api/v1/namespaces/default/serviceaccounts/default"))
     wait(place, "every component", lambda: all_ready(place))
 
 
@@ -146,6 +147,15 @@ def applied(api: Api, path: str, body: dict) -> bool:
     except (OSError, ClusterError) as error:
         if " 4" in str(error) and "404" not in str(error) and "403" not in str(error):
             raise
+        return False
+
+
+def found(api: Api, path: str) -> bool:
+    """Whether an object exists."""
+    try:
+        api.get(path)
+        return True
+    except (OSError, ClusterError):
         return False
 
 

@@ -1,0 +1,51 @@
+# Every task of the repository is a target here; `make help` lists them.
+
+CLUSTER ?= kermode
+CLUSTER_TOOL = PYTHONPATH=$(CURDIR)/cluster python3 -m kermode_cluster
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z][a-z0-9-]*:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Local Kubernetes (CLUSTER=name chooses one; default kermode; see cluster/README.md)
+
+.PHONY: cluster-up cluster-down cluster-status cluster-load-images cluster-api-up cluster-packages
+cluster-packages: ## install the Debian packages clusters need
+	cluster/install-packages
+
+cluster-up: ## bring a cluster up, or repair it
+	@$(CLUSTER_TOOL) up $(CLUSTER)
+
+cluster-api-up: ## bring up etcd and an API server alone
+	@$(CLUSTER_TOOL) api-only --name $(CLUSTER) up
+
+cluster-down: ## take a cluster down, leaving nothing behind
+	@$(CLUSTER_TOOL) down $(CLUSTER)
+
+cluster-status: ## what runs and how to use it
+	@$(CLUSTER_TOOL) status $(CLUSTER)
+
+cluster-load-images: ## import the built images into a cluster
+	@$(CLUSTER_TOOL) load-images $(CLUSTER)
+
+##@ Images (see images/README.md)
+
+.PHONY: images images-push
+images: ## build the images that changed and list their sizes
+	@$(CLUSTER_TOOL) images
+
+images-push: ## push the built images to KERMODE_REGISTRY
+	@$(CLUSTER_TOOL) images-push
+
+##@ Tests
+
+.PHONY: test-cluster test-cluster-unit
+test-cluster-unit: ## unit tests of the cluster and image tool
+	@cd cluster && python3 -m tests.run unit
+
+test-cluster: ## the same, and two real clusters side by side (root)
+	@cd cluster && python3 -m tests.run unit real

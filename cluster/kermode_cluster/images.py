@@ -1,0 +1,146 @@
+"""Kermode's images: recipes, building them when their content changed, loading and pushing them."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from . import archives, envoy, files, libraries, paths
+from .errors import ClusterError
+from .oci import Entry, Image
+from .processes import run
+
+REGISTRY = "docker.io/kermode"
+BINARIES = ("kuma-cp", "kuma-dp", "kuma-init", "kumactl", "kermode-demo")
+PROXY_USER = 5678
+DEMO_USER = 65532
+LIST = paths.IMAGE_OUTPUT / "images.json"
+STAMPS = paths.IMAGE_OUTPUT / "stamps.json"
+
+
+def version() -> str:
+    """The workspace's version."""
+    text = (paths.REPOSITORY / "Cargo.toml").read_text(encoding="utf-8")
+    found = re.search(r'^\[workspace\.package\][^\[]*?^version = "([^"]+)"', text, re.MULTILINE | re.DOTALL)
+    if not found:
+        raise ClusterError("Cargo.toml has no version in [workspace.package]: restore it")
+    return found[1]
+
+
+def accounts(**users: int) -> list:
+    """passwd and group files, and a /tmp for everybody."""
+    lines = {"root": 0, **users}
+    passwd = "".join(f"{name}:x:{number}:{number}::/:/sbin/nologin\n" for name, number in lines.items())
+    group = "".join(f"{name}:x:{number}:\n" for name, number in lines.items())
+    return [Entry("etc/passwd", text=passwd, mode=0o644), Entry("etc/group", text=group, mode=0o644),
+            Entry("tmp", mode=0o1777)]
+
+
+def recipes(binaries: Path) -> dict:
+    """Name → image. What changes least comes first, so that its layer is kept and shared."""
+    def program(name: str) -> Entry:
+        return Entry(f"usr/bin/{name}", source=binaries / name)
+
+    proxy = envoy.binary()
+    nft = Path(shutil.which("nft") or "/usr/sbin/nft")
+    mesh_users = accounts(kuma=PROXY_USER)
+    return {
+        "kuma-cp": Image(["/usr/bin/kuma-cp"], [mesh_users + [program("kuma-cp")]],
+                         user=f"{PROXY_USER}:{PROXY_USER}"),
+        "kuma-dp": Image(["/usr/bin/kuma-dp"],
+                         [[Entry("usr/bin/envoy", source=proxy)] + libraries.of(proxy),
+                          mesh_users + [program("kuma-dp")]],
+                         user=f"{PROXY_USER}:{PROXY_USER}"),
+        # The init container sets rules, which takes root; its command is kumactl's in Kuma's manifests.
+        "kuma-init": Image(["/usr/bin/kuma-init"],
+                           [[Entry("usr/sbin/nft", source=nft)] + libraries.of(nft),
+                            mesh_users + [program("kuma-init"), Entry("usr/bin/kumactl", link="kuma-init")]],
+                           user="0:0"),
+        "kermode-demo": Image(["/usr/bin/kermode-demo"],
+                              [accounts(demo=DEMO_USER) + [program("kermode-demo")]],
+                              user=f"{DEMO_USER}:{DEMO_USER}"),
+    }
+
+
+def compile_binaries() -> Path:
+    """Release binaries without shared libraries; cargo decides what has to be compiled."""
+    triple = next(line.split()[1] for line in run("rustc", "-vV").splitlines() if line.startswith("host:"))
+    target = Path(os.environ.get("CARGO_TARGET_DIR", paths.REPOSITORY / "target"))
+    command = ["cargo", "build", "--release", "--target", triple,
+               "--manifest-path", str(paths.REPOSITORY / "Cargo.toml")]
+    for name in BINARIES:
+        command += ["--package", name]
+    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static", CARGO_TARGET_DIR=str(target))
+    if subprocess.run(command, env=environment, check=False).returncode != 0:
+        raise ClusterError("the release binaries do not compile: see cargo's message above")
+    return target / triple / "release"
+
+
+def fingerprint(image: Image) -> str:
+    """Hash of a recipe and of every file in it."""
+    sources = {entry.source for layer in image.layers for entry in layer if entry.source}
+    return files.digest(sources, repr(asdict(image)), version())
+
+
+def build() -> dict:
+    """Build the images that changed; name → reference of all, as written to images.json."""
+    stamps = files.read_json(STAMPS) or {}
+    references = files.read_json(LIST) or {}
+    for name, image in recipes(compile_binaries()).items():
+        stamp = fingerprint(image)
+        archive = archive_of(name)
+        if stamps.get(name) == stamp and name in references and archive.exists():
+            continue
+        paths.IMAGE_OUTPUT.mkdir(parents=True, exist_ok=True)
+        references[name], _ = archives.pack(image, f"{REGISTRY}/{name}", version(), paths.IMAGE_OUTPUT)
+        stamps[name] = stamp
+    files.write_json(STAMPS, stamps)
+    files.write_json(LIST, references)
+    return references
+
+
+def archive_of(name: str) -> Path:
+    """The archive of an image."""
+    return paths.IMAGE_OUTPUT / f"{name}.tar"
+
+
+def show(references: dict) -> None:
+    """Print references and sizes."""
+    for name, reference in references.items():
+        print(f"{reference:55}{archive_of(name).stat().st_size / 2**20:8.1f} MiB")
+
+
+def built() -> dict:
+    """References of the built images."""
+    references = files.read_json(LIST)
+    if not references or not all(archive_of(name).exists() for name in references):
+        raise ClusterError("there are no images yet: run make images")
+    return references
+
+
+def load(place: paths.ClusterPaths) -> list:
+    """Import into a cluster the images it does not have; the references imported."""
+    return archives.load(place, [(reference, archive_of(name)) for name, reference in built().items()])
+
+
+def push(registry: str) -> dict:
+    """Push to a registry with buildah, or to `oci:FOLDER`; the references there, as written to pushed.json."""
+    if not shutil.which("buildah"):
+        raise ClusterError("buildah is missing: apt-get install buildah")
+    pushed = {}
+    with tempfile.TemporaryDirectory(dir=paths.IMAGE_OUTPUT) as storage:
+        buildah = ("buildah", "--storage-driver", "vfs", "--root", f"{storage}/root", "--runroot", f"{storage}/run")
+        for name, reference in built().items():
+            tag = reference.rpartition(":")[2]
+            target = f"{registry}/{name}:{tag}"
+            there = target if registry.startswith("oci:") else f"docker://{target}"
+            if registry.startswith("oci:"):
+                Path(registry.partition(":")[2]).mkdir(parents=True, exist_ok=True)
+            identifier = run(*buildah, "pull", "--quiet", f"oci-archive:{archive_of(name)}").strip()
+            run(*buildah, "push", "--quiet", identifier, there)
+            pushed[name] = target
+    files.write_json(paths.IMAGE_OUTPUT / "pushed.json", pushed)
+    return pushed

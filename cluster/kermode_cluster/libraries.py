@@ -1,0 +1,23 @@
+"""The shared libraries and the loader a dynamic program needs, as image entries."""
+
+import re
+from pathlib import Path
+
+from .errors import ClusterError
+from .oci import Entry
+from .processes import run
+
+FOUND = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
+
+
+def needed(ldd_output: str) -> list:
+    """Paths in ldd's output, the loader included. Pure."""
+    missing = [line.split()[0] for line in ldd_output.splitlines() if "not found" in line]
+    if missing:
+        raise ClusterError(f"shared libraries are missing on this machine: {', '.join(missing)}")
+    return [match[1] for match in map(FOUND.match, ldd_output.splitlines()) if match]
+
+
+def of(program: Path) -> list:
+    """Entries at the very paths where the program's loader looks for them."""
+    return [Entry(path, source=Path(path).resolve()) for path in needed(run("ldd", program))]

@@ -1,0 +1,89 @@
+"""A real cluster as the tests use it: objects in, conditions awaited, logs out."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+from kermode_cluster import archives, build, down, files, libraries, oci, paths, up
+from kermode_cluster.api import Api
+from kermode_cluster.processes import run, wait_until
+
+PODS = "/api/v1/namespaces/default/pods"
+SERVICES = "/api/v1/namespaces/default/services"
+SECONDS = 60
+
+
+def images(folder: Path) -> dict:
+    """The test images: the probe, and nft with its libraries."""
+    nft = Path("/usr/sbin/nft")
+    nft_image = oci.Image(["/usr/sbin/nft"], [[oci.Entry("usr/sbin/nft", source=nft)] + libraries.of(nft)])
+    return {
+        "probe": archives.single_binary("probe", build.go_program("tests/probe")),
+        "nft": archives.pack(nft_image, "docker.io/kermode-cluster/nft", "v1", folder),
+    }
+
+
+class Cluster:
+    """A cluster of the real tool, brought up on construction."""
+
+    def __init__(self, name: str):
+        self.name = name
+        up.up(name)
+        self.place = paths.ClusterPaths(name)
+        self.settings = files.read_json(self.place.settings)
+        self.api = Api(self.place.kubeconfig)
+        with tempfile.TemporaryDirectory() as folder:
+            built = images(Path(folder))
+            archives.load(self.place, built.values())
+        self.images = {image: reference for image, (reference, _) in built.items()}
+
+    def down(self) -> None:
+        """Take it down."""
+        down.down(self.name)
+
+    def kubectl(self, *arguments: str) -> str:
+        """The cluster's own kubectl."""
+        return run(self.place.bin / "kubectl", "--kubeconfig", self.place.kubeconfig, *arguments)
+
+    def container(self, name: str, arguments: list, image: str = "probe", **more) -> dict:
+        """A container of a test image."""
+        return {"name": name, "image": self.images[image], "imagePullPolicy": "Never", "args": arguments, **more}
+
+    def create_pod(self, name: str, containers: list, labels: dict = None, **spec) -> None:
+        """Create a pod that is not restarted."""
+        self.api.call("POST", PODS, {
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
+            "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": containers, **spec}})
+
+    def create_server(self, name: str, arguments: list, target: int, port: int, kind: str = "ClusterIP", **spec) -> None:
+        """A pod that serves, and a Service of the same name in front of it; waits until it is ready."""
+        server = self.container("server", arguments, readinessProbe={
+            "tcpSocket": {"port": target}, "periodSeconds": 1}, volumeMounts=spec.pop("mounts", []))
+        self.create_pod(name, [server], {"app": name}, **spec)
+        self.api.call("POST", SERVICES, {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
+            "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]}})
+        self.until(f"pod {name} is ready", lambda: self.api.condition(f"{PODS}/{name}", "Ready"))
+
+    def pod(self, name: str) -> dict:
+        """A pod as it is now."""
+        return self.api.get(f"{PODS}/{name}")
+
+    def finish(self, name: str) -> str:
+        """Wait for a pod to end; its phase."""
+        def phase():
+            now = self.pod(name)["status"].get("phase")
+            return now if now in ("Succeeded", "Failed") else None
+        return self.until(f"pod {name} ended", phase)
+
+    def until(self, what: str, condition):
+        """Wait for a condition or fail with the pods' state."""
+        value = wait_until(condition, seconds=SECONDS, interval=0.1)
+        if not value:
+            raise AssertionError(f"not within {SECONDS} s: {what}\n{self.kubectl('describe', 'pods')}")
+        return value
+
+
+def host_processes() -> str:
+    """Command lines of everything on the host."""
+    return subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,196 @@
+"""Two real clusters side by side: what Kermode needs of them works, and `down` leaves nothing."""
+
+import base64
+import json
+import os
+import subprocess
+import tempfile
+import unittest
+import urllib.request
+from pathlib import Path
+
+from kermode_cluster import build, cgroups, hostnet, node
+from kermode_cluster.addresses import Addresses
+from kermode_cluster.certificates import Authority
+from kermode_cluster.processes import run, wait_until
+
+from .cluster import PODS, SERVICES, Cluster, host_processes
+
+CLUSTERS = []
+HOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
+
+
+def setUpModule():  # pylint: disable=invalid-name
+    """Bring both up."""
+    unittest.addModuleCleanup(lambda: [cluster.down() for cluster in CLUSTERS])
+    for name in ("kermode-test-one", "kermode-test-two"):
+        CLUSTERS.append(Cluster(name))
+
+
+def fetch(url: str) -> str:
+    """GET from the host, past any proxy; empty while nobody answers."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=2) as answer:
+            return answer.read().decode().strip()
+    except OSError:
+        return ""
+
+
+class ClustersWork(unittest.TestCase):
+    """What a pod, a controller and an operator find in a cluster."""
+
+    def test_a_pod_calls_a_service_by_name_and_each_cluster_answers_for_itself(self):
+        for cluster in CLUSTERS:
+            cluster.create_server("greeter", ["serve", ":8080", f"from {cluster.name}"], 8080, 80)
+            cluster.create_pod("caller", [cluster.container("caller", ["call", "http://greeter.default"])])
+        for cluster in CLUSTERS:
+            self.assertEqual(cluster.finish("caller"), "Succeeded")
+            self.assertEqual(cluster.kubectl("logs", "caller"), f"from {cluster.name}\n")
+
+    def test_a_pod_reaches_itself_through_its_service(self):
+        one = CLUSTERS[0]
+        one.create_server("mirror", ["serve", ":8080", "myself"], 8080, 80)
+        self.assertEqual(one.kubectl("exec", "mirror", "--", "/probe", "call", "http://mirror.default"), "myself\n")
+
+    def test_a_native_sidecar_serves_later_init_containers_and_lets_the_pod_end(self):
+        one = CLUSTERS[0]
+        sidecar = one.container("sidecar", ["serve", ":9000", "sidecar"], restartPolicy="Always",
+                                startupProbe={"tcpSocket": {"port": 9000}, "periodSeconds": 1})
+        setup = one.container("setup", ["call", "http://127.0.0.1:9000"])
+        app = one.container("app", ["call", "http://127.0.0.1:9000"])
+        one.create_pod("with-sidecar", [app], initContainers=[sidecar, setup])
+        self.assertEqual(one.finish("with-sidecar"), "Succeeded")
+        for container in ("setup", "app"):
+            self.assertEqual(one.kubectl("logs", "with-sidecar", "-c", container), "sidecar\n")
+
+    def test_an_init_container_sets_netfilter_rules_that_the_application_meets(self):
+        one = CLUSTERS[0]
+        rules = "add table ip t; add chain ip t c { type nat hook output priority -100; }; " \
+                "add rule ip t c tcp dport 81 redirect to :9001"
+        init = one.container("rules", [rules], image="nft", securityContext={
+            "runAsUser": 0, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}})
+        server = one.container("server", ["serve", ":9001", "redirected"], restartPolicy="Always",
+                               startupProbe={"tcpSocket": {"port": 9001}, "periodSeconds": 1})
+        app = one.container("app", ["call", "http://10.96.0.1:81"])
+        one.create_pod("redirected", [app], initContainers=[init, server])
+        self.assertEqual(one.finish("redirected"), "Succeeded", one.kubectl("describe", "pod", "redirected"))
+        self.assertEqual(one.kubectl("logs", "redirected", "-c", "app"), "redirected\n")
+
+    def test_the_host_reaches_pods_and_node_ports(self):
+        one = CLUSTERS[0]
+        one.create_server("open", ["serve", ":8080", "open"], 8080, 80, kind="NodePort")
+        port = one.api.get(f"{SERVICES}/open")["spec"]["ports"][0]["nodePort"]
+        self.assertEqual(fetch(f"http://{one.pod('open')['status']['podIP']}:8080"), "open")
+        self.assertTrue(wait_until(lambda: fetch(f"http://{one.settings['node']}:{port}") == "open", 10))
+
+    def test_the_api_server_reviews_a_pods_token(self):
+        one = CLUSTERS[0]
+        one.create_server("holder", ["serve", ":8080", "x"], 8080, 80)
+        uid = one.pod("holder")["metadata"]["uid"]
+        token = one.kubectl("create", "token", "default", "--bound-object-kind=Pod",
+                            "--bound-object-name=holder", f"--bound-object-uid={uid}").strip()
+        status = one.api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {
+            "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}})["status"]
+        self.assertTrue(status["authenticated"])
+        self.assertEqual(status["user"]["username"], "system:serviceaccount:default:default")
+        self.assertEqual(status["user"]["extra"]["authentication.kubernetes.io/pod-name"], ["holder"])
+
+    def test_deleting_an_owner_collects_what_it_owns(self):
+        one = CLUSTERS[0]
+        maps = "/api/v1/namespaces/default/configmaps"
+        owner = one.api.call("POST", maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner"}})
+        one.api.call("POST", maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {
+            "name": "owned", "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner",
+                                                  "uid": owner["metadata"]["uid"]}]}})
+        one.api.call("DELETE", f"{maps}/owner")
+        one.until("owned is collected", lambda: not any(
+            item["metadata"]["name"] == "owned" for item in one.api.get(maps)["items"]))
+
+
+class WebhooksWork(unittest.TestCase):
+    """The API server calls admission webhooks in the cluster and on the host."""
+
+    def register(self, cluster: Cluster, name: str, client: dict) -> None:
+        """A webhook that is asked about config maps labelled with its name."""
+        cluster.api.call("POST", HOOKS, {
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": f"{name}.example.org", "clientConfig": client, "failurePolicy": "Fail",
+                "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5,
+                "objectSelector": {"matchLabels": {"ask": name}},
+                "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"],
+                           "resources": ["configmaps"]}]}]})
+
+    def expect_label(self, cluster: Cluster, name: str) -> None:
+        """The webhook's answer arrives in an object. A new webhook is seen by the server a moment later."""
+        def labelled() -> bool:
+            created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
+                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"ask": name}}})
+            return created["metadata"]["labels"].get(f"seen-{name}") == "true"
+        self.assertTrue(wait_until(labelled, 20))
+
+    def test_a_webhook_behind_a_service_changes_an_object(self):
+        one = CLUSTERS[0]
+        with tempfile.TemporaryDirectory() as folder:
+            authority = Authority(Path(folder))
+            authority.create()
+            certificate, key = authority.issue("hook", "/CN=hook", "DNS:hook.default.svc")
+            bundle = base64.b64encode(authority.certificate.read_bytes()).decode()
+            one.api.call("POST", "/api/v1/namespaces/default/secrets", {
+                "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hook"}, "stringData": {
+                    "tls.crt": certificate.read_text(), "tls.key": key.read_text()}})
+        one.create_server("hook", ["webhook", ":8443", "/tls/tls.crt", "/tls/tls.key", "seen-service"], 8443, 443,
+                          mounts=[{"name": "tls", "mountPath": "/tls"}],
+                          volumes=[{"name": "tls", "secret": {"secretName": "hook"}}])
+        self.register(one, "service", {"service": {"namespace": "default", "name": "hook"}, "caBundle": bundle})
+        self.expect_label(one, "service")
+
+    def test_a_webhook_on_the_host_changes_an_object(self):
+        one = CLUSTERS[0]
+        address = one.settings["host"]
+        with tempfile.TemporaryDirectory() as folder:
+            authority = Authority(Path(folder))
+            authority.create()
+            certificate, key = authority.issue("hook", "/CN=hook", f"IP:{address}")
+            bundle = base64.b64encode(authority.certificate.read_bytes()).decode()
+            server = subprocess.Popen([build.go_program("tests/probe"),
+                                       "webhook", f"{address}:18443", certificate, key, "seen-url"])
+            self.addCleanup(server.wait)
+            self.addCleanup(server.kill)
+            self.register(one, "url", {"url": f"https://{address}:18443/", "caBundle": bundle})
+            self.expect_label(one, "url")
+
+
+class ZTakingOneDown(unittest.TestCase):
+    """Last, since it takes one of the two away."""
+
+    def test_down_leaves_nothing_behind_and_the_other_cluster_works_on(self):
+        one, two = CLUSTERS
+        inside = node.processes(node.identity(two.place))
+        self.assertGreater(len(inside), 8)
+        # A PID namespace is named by its inode; what still holds one would show it.
+        namespaces = {os.readlink(f"/proc/{node.identity(two.place).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")}
+        held = run("lsns", "--output", "NS", "--noheadings").split()
+        self.assertTrue(all(name.partition("[")[2].rstrip("]") in held for name in namespaces))
+        CLUSTERS.remove(two)
+        two.down()
+
+        self.assertFalse([pid for pid in inside if os.path.exists(f"/proc/{pid}")], host_processes())
+        held = run("lsns", "--output", "NS", "--noheadings").split()
+        self.assertFalse([name for name in namespaces if name.partition("[")[2].rstrip("]") in held])
+        self.assertFalse(two.place.root.exists())
+        self.assertEqual(cgroups.remaining(two.place.cgroup), [])
+        self.assertNotIn(two.name, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+        self.assertNotIn(hostnet.table(two.name), run("nft", "list", "tables"))
+        addresses = Addresses(two.settings["number"])
+        links = {link["ifname"] for link in json.loads(run("ip", "-json", "link"))}
+        self.assertNotIn(addresses.interface, links)
+        self.assertNotIn(addresses.pods, run("ip", "route", "show", "table", "all"))
+
+        one.create_server("after", ["serve", ":8080", "still here"], 8080, 80)
+        one.create_pod("after-caller", [one.container("caller", ["call", "http://after"])])
+        self.assertEqual(one.finish("after-caller"), "Succeeded")
+        self.assertEqual(one.kubectl("logs", "after-caller"), "still here\n")
+        self.assertIn("after", {item["metadata"]["name"] for item in one.api.get(PODS)["items"]})
