@@ -1,0 +1,95 @@
+"""Images: same content, same digest; the pinned Envoy; recipes."""
+
+import json
+import os
+import tarfile
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from kermode_cluster import archives, envoy, images, oci
+from kermode_cluster.errors import ClusterError
+
+
+class Images(unittest.TestCase):
+    """Archives on disk."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.program = self.folder / "program"
+        self.program.write_text("content")
+
+    def pack(self, text: str = "note") -> tuple:
+        image = oci.Image(["/usr/bin/program"], [
+            [oci.Entry("usr/bin/program", source=self.program), oci.Entry("usr/bin/alias", link="program")],
+            [oci.Entry("etc/note", text=text, mode=0o644), oci.Entry("tmp", mode=0o1777)]], user="5678:5678")
+        return archives.pack(image, "docker.io/kermode/program", "1.2.3", self.folder)
+
+    def test_the_same_content_gives_the_same_reference_and_archive(self):
+        first, archive = self.pack()
+        before = archive.read_bytes()
+        os.utime(self.program, (1, 1))
+        second, archive = self.pack()
+        self.assertEqual(first, second)
+        self.assertEqual(before, archive.read_bytes())
+        self.assertRegex(first, r"^docker\.io/kermode/program:1\.2\.3-[0-9a-f]{12}$")
+
+    def test_other_content_gives_another_reference(self):
+        self.assertNotEqual(self.pack("one")[0], self.pack("two")[0])
+
+    def test_the_archive_names_itself_and_holds_every_blob_it_speaks_of(self):
+        reference, archive = self.pack()
+        with tarfile.open(archive) as tar:
+            def read(name: str):
+                return json.load(tar.extractfile(name))
+
+            def blob(descriptor: dict) -> str:
+                return "blobs/sha256/" + descriptor["digest"].partition(":")[2]
+
+            top = read("index.json")["manifests"][0]
+            self.assertEqual(top["annotations"]["io.containerd.image.name"], reference)
+            manifest = read(blob(top))
+            self.assertEqual(read(blob(manifest["config"]))["config"]["User"], "5678:5678")
+            for layer in manifest["layers"]:
+                self.assertEqual(tar.getmember(blob(layer)).size, layer["size"])
+            with tarfile.open(fileobj=tar.extractfile(blob(manifest["layers"][0]))) as layer:
+                self.assertEqual(layer.getnames(), ["usr", "usr/bin", "usr/bin/alias", "usr/bin/program"])
+                self.assertEqual({member.mtime for member in layer}, {0})
+
+    def test_nothing_is_left_beside_the_archive(self):
+        self.pack()
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["program", "program.tar"])
+
+    def test_a_download_with_another_hash_is_refused(self):
+        with self.assertRaisesRegex(ClusterError, "pins 0000"):
+            envoy.checked(self.program, "0000")
+
+    def test_the_version_is_the_workspaces(self):
+        self.assertRegex(images.version(), r"^\d+\.\d+\.\d+$")
+
+
+class Recipes(unittest.TestCase):
+    """What the images promise."""
+
+    def setUp(self):
+        with mock.patch.object(envoy, "binary", return_value=Path("/bin/true")):
+            self.recipes = images.recipes(Path("/binaries"))
+
+    def test_only_the_init_container_runs_as_root(self):
+        self.assertEqual([name for name, image in self.recipes.items() if image.user.startswith("0")], ["kuma-init"])
+
+    def test_the_application_is_not_the_proxys_user(self):
+        self.assertEqual(self.recipes["kuma-dp"].user, "5678:5678")
+        self.assertNotEqual(self.recipes["kermode-demo"].user, "5678:5678")
+
+    def test_no_image_has_a_shell(self):
+        paths = {entry.path for image in self.recipes.values() for layer in image.layers for entry in layer}
+        self.assertFalse([path for path in paths if path.endswith(("/sh", "/bash", "/busybox"))])
+
+    def test_entrypoints_are_in_their_images(self):
+        for name, image in self.recipes.items():
+            paths = {"/" + entry.path.strip("/") for layer in image.layers for entry in layer}
+            self.assertIn(image.entrypoint[0], paths, name)

@@ -1,0 +1,116 @@
+"""The pure parts that decide what a cluster looks like."""
+
+import json
+import unittest
+
+from kermode_cluster import addresses, cgroups, components, configuration, coredns, hostnet, libraries, paths, preflight
+from kermode_cluster.errors import ClusterError
+
+
+class Networks(unittest.TestCase):
+    """Choosing a cluster's addresses."""
+
+    def test_the_first_cluster_gets_number_zero(self):
+        self.assertEqual(addresses.free(["192.0.2.0/24"], [], []).number, 0)
+
+    def test_a_number_is_passed_over_when_link_pods_interface_or_folder_is_taken(self):
+        taken = ["10.180.0.2", "10.244.1.0/25"]
+        self.assertEqual(addresses.free(taken, ["kermode2"], [3]).number, 4)
+
+    def test_a_host_without_room_is_told_what_to_free(self):
+        with self.assertRaisesRegex(ClusterError, "10.180.N.0/30 and 10.244.N.0/24"):
+            addresses.free(["10.0.0.0/8"], [], [])
+
+    def test_outgoing_packets_are_masqueraded_but_not_those_between_host_and_cluster(self):
+        text = hostnet.rules("x", addresses.Addresses(7))
+        self.assertIn('ip saddr { 10.180.7.0/30, 10.244.7.0/24 } oifname != "kermode7" masquerade', text)
+
+
+class Names(unittest.TestCase):
+    """Cluster names."""
+
+    def test_a_name_that_could_leave_the_folder_is_refused(self):
+        for name in ("..", "a/b", "", "-a", "A", "x" * 41):
+            with self.assertRaises(ClusterError, msg=name):
+                paths.ClusterPaths(name)
+
+
+class Dns(unittest.TestCase):
+    """What CoreDNS forwards to."""
+
+    def test_name_servers_on_loopback_are_of_no_use_to_pods(self):
+        text = "search x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver ::1\nnameserver bad\nnameserver\n"
+        self.assertEqual(configuration.name_servers(text), ["192.0.2.1"])
+
+    def test_without_a_name_server_nothing_is_forwarded(self):
+        self.assertNotIn("forward", configuration.corefile([]))
+        self.assertIn("forward . 192.0.2.1 192.0.2.2\n", configuration.corefile(["192.0.2.1", "192.0.2.2"]))
+
+    def test_every_object_is_applied_where_its_metadata_says(self):
+        for path, body in coredns.objects("image", []):
+            self.assertTrue(path.endswith("/" + body["metadata"]["name"]), path)
+            namespace = body["metadata"].get("namespace")
+            self.assertEqual(f"/namespaces/{namespace}/" in path, namespace is not None, path)
+
+
+class Components(unittest.TestCase):
+    """What runs."""
+
+    def plan(self, api_only: bool, controllers: bool) -> dict:
+        specs = components.components(paths.ClusterPaths("x"), addresses.Addresses(0), "/bin", api_only, controllers)
+        return {spec["name"]: spec for spec in specs}
+
+    def test_each_component_waits_only_for_components_that_run(self):
+        for api_only, controllers in ((False, True), (True, True), (True, False)):
+            plan = self.plan(api_only, controllers)
+            for spec in plan.values():
+                self.assertLessEqual(set(spec["after"]), set(plan), spec["name"])
+
+    def test_api_only_without_controllers_admits_pods_that_have_no_service_account(self):
+        plan = self.plan(api_only=True, controllers=False)
+        self.assertEqual(set(plan), {"etcd", "kube-apiserver"})
+        self.assertIn("--disable-admission-plugins=ServiceAccount", plan["kube-apiserver"]["command"])
+        full = self.plan(api_only=False, controllers=True)["kube-apiserver"]["command"]
+        self.assertNotIn("--disable-admission-plugins=ServiceAccount", full)
+
+    def test_configuration_files_are_valid_json(self):
+        self.assertEqual(json.loads(configuration.kubelet("g", "/ca"))["cgroupRoot"], "/g")
+        plugins = json.loads(configuration.network(addresses.Addresses(3), 1400))["plugins"]
+        self.assertEqual(plugins[0]["ipam"]["ranges"], [[{"subnet": "10.244.3.0/24"}]])
+
+
+class Cgroups(unittest.TestCase):
+    """Which cgroup trees pods use."""
+
+    def used(self, *lines: str) -> list:
+        return [(str(tree), version) for tree, version, used in cgroups.hierarchies("\n".join(lines)) if used]
+
+    V1 = "30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
+    HYBRID = "31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
+    V2 = "32 24 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
+
+    def test_beside_version_one_trees_a_version_two_tree_has_no_controllers(self):
+        self.assertEqual(self.used(self.V1, self.HYBRID), [("/sys/fs/cgroup/memory", 1)])
+
+    def test_but_it_is_cleaned_all_the_same(self):
+        self.assertEqual(len(cgroups.hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
+
+    def test_version_two_alone_is_used(self):
+        self.assertEqual(self.used(self.V2), [("/sys/fs/cgroup", 2)])
+
+
+class Preflight(unittest.TestCase):
+    """Missing packages and libraries."""
+
+    def test_packages_are_named_once_and_only_when_missing(self):
+        commands = {"a": "one", "b": "one", "c": "two", "d": "three"}
+        self.assertEqual(preflight.missing_packages(commands, lambda command: command == "d"), ["one", "two"])
+
+    def test_libraries_and_loader_are_found_in_the_output_of_ldd(self):
+        text = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f2a)\n" \
+               "\t/lib64/ld-linux-x86-64.so.2 (0x00007f2b)\n"
+        self.assertEqual(libraries.needed(text), ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"])
+
+    def test_a_missing_library_is_named(self):
+        with self.assertRaisesRegex(ClusterError, "libnftables.so.1"):
+            libraries.needed("\tlibnftables.so.1 => not found\n")

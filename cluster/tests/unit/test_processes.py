@@ -1,0 +1,80 @@
+"""Naming processes, and files that several stages share."""
+
+import os
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from kermode_cluster import files, node
+from kermode_cluster.processes import Identity, parent, process_state, start_time, wait_until
+
+STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 2 18446744073709551615"
+
+
+class Processes(unittest.TestCase):
+    """A pid alone does not name a process."""
+
+    def test_fields_are_found_behind_a_command_name_with_brackets_and_spaces(self):
+        self.assertEqual((start_time(STAT), process_state(STAT), parent(STAT)), (987654, "S", 12))
+
+    def test_a_recycled_pid_is_not_killed(self):
+        child = subprocess.Popen(["sleep", "60"])
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        true = Identity.of(child.pid)
+        earlier = Identity(child.pid, true.start - 1)
+        self.assertFalse(earlier.alive())
+        earlier.kill()
+        self.assertTrue(true.alive())
+        self.assertIsNone(child.poll())
+
+    def test_the_right_process_is_killed(self):
+        child = subprocess.Popen(["sleep", "60"])
+        found = Identity.of(child.pid)
+        found.kill()
+        self.assertEqual(child.wait(), -9)
+        self.assertFalse(found.alive())
+
+    def test_a_zombie_is_not_alive(self):
+        child = subprocess.Popen(["true"])
+        found = Identity.of(child.pid)
+        self.assertTrue(wait_until(lambda: not found.alive(), 5))
+        self.assertTrue(os.path.exists(f"/proc/{child.pid}"))
+        child.wait()
+
+    def test_a_nodes_processes_are_all_below_its_first(self):
+        parents = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
+        self.assertEqual(node.descendants(10, parents), {10, 11, 12})
+
+
+class Files(unittest.TestCase):
+    """Digests and damaged files."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def test_a_digest_follows_content_name_and_flags(self):
+        one, two = self.folder / "one", self.folder / "two"
+        one.write_text("a")
+        two.write_text("a")
+        first = files.digest([one], "flags")
+        self.assertNotEqual(first, files.digest([two], "flags"))
+        self.assertNotEqual(first, files.digest([one], "other"))
+        os.utime(one, (1, 1))
+        self.assertEqual(first, files.digest([one], "flags"))
+        one.write_text("b")
+        self.assertNotEqual(first, files.digest([one], "flags"))
+
+    def test_half_a_file_reads_as_none(self):
+        broken = self.folder / "x.json"
+        broken.write_text('{"a": ')
+        self.assertIsNone(files.read_json(broken))
+        self.assertIsNone(files.read_json(self.folder / "absent"))
+
+    def test_a_secret_is_never_readable_by_others(self):
+        secret = self.folder / "secret"
+        files.write_json(secret, {}, mode=0o600)
+        self.assertEqual(secret.stat().st_mode & 0o777, 0o600)
