@@ -1,3 +1,5 @@
 //! Kubernetes objects to the mesh view: conversion, index and controllers.
 
 pub mod controller;
+pub mod convert;
+pub mod index;

@@ -1,0 +1,28 @@
+//! When the sidecar of a Job has nothing left to do (BEHAVIOUR section 3.7).
+
+use super::facts::{PodFacts, RestartPolicy};
+
+/// Whether the application has ended for good and its sidecar, which would run on, has to be told to quit.
+///
+/// A native sidecar is ended by the kubelet itself.
+pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
+    let sidecar = pod.sidecar().filter(|sidecar| !sidecar.native_sidecar);
+    let sidecar_runs = sidecar
+        .and_then(|sidecar| sidecar.state)
+        .is_some_and(|state| state.exit_code.is_none());
+    let ended_for_good = |code: i32| match pod.restart_policy {
+        Some(RestartPolicy::Always) => false,
+        Some(RestartPolicy::OnFailure) => code == 0,
+        Some(RestartPolicy::Never) | None => true,
+    };
+    let mut application = pod
+        .application()
+        .filter(|container| !container.native_sidecar)
+        .peekable();
+    sidecar_runs
+        && application.peek().is_some()
+        && application.all(|container| {
+            let exit_code = container.state.and_then(|state| state.exit_code);
+            exit_code.is_some_and(ended_for_good)
+        })
+}

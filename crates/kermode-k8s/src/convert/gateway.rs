@@ -1,0 +1,54 @@
+//! Delegated gateways: the user's own ingress with our sidecar beside it (BEHAVIOUR section 3.5).
+
+use std::sync::Arc;
+
+use kermode_crds::annotation;
+use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags};
+
+use super::error::ConvertError;
+use super::facts::{PodFacts, Workload};
+
+/// Key of the one tag of a gateway known by its Deployment; spelled as Kuma does.
+const DEPLOYMENT_TAG: &str = "kuma.io/service-name";
+
+/// How a gateway is told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum KnownBy {
+    /// By the Service before it.
+    Service,
+    /// By its Deployment, where it has one.
+    Deployment,
+}
+
+/// Whether a Pod is to be a gateway.
+pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<KnownBy>, ConvertError> {
+    match pod.annotations.get(annotation::GATEWAY).map(AsRef::as_ref) {
+        None | Some("disabled" | "false") => Ok(None),
+        Some("enabled" | "true") => Ok(Some(KnownBy::Service)),
+        Some("provided") => Ok(Some(KnownBy::Deployment)),
+        Some(value) => Err(ConvertError::GatewayType {
+            value: value.to_owned(),
+        }),
+    }
+}
+
+/// Makes the gateway; nothing is intercepted on its way in, so its inbounds go.
+pub(super) fn gateway(
+    known_by: KnownBy,
+    inbounds: &mut Vec<Inbound>,
+    pod: &PodFacts,
+    workload: Option<&Workload>,
+) -> Gateway {
+    let first = inbounds.drain(..).next();
+    let deployment = workload.filter(|workload| &*workload.kind == "Deployment");
+    let tags = match (known_by, deployment) {
+        (KnownBy::Deployment, Some(deployment)) => {
+            let name = ServiceName::of_workload(&deployment.name, &pod.key.namespace);
+            let value: Arc<str> = name.as_str().into();
+            Tags::from([(DEPLOYMENT_TAG.into(), value)])
+        }
+        _ => first.map(|inbound| inbound.tags).unwrap_or_default(),
+    };
+    let kind = GatewayKind::Delegated;
+    Gateway { kind, tags }
+}

@@ -1,0 +1,125 @@
+//! Inbounds: one for each port of each Service that selects the Pod (BEHAVIOUR section 3.3).
+
+use std::collections::BTreeMap;
+
+use kermode_crds::annotation;
+use kermode_model::{Inbound, Protocol, ServiceName};
+
+use super::error::ConvertError;
+use super::facts::{ContainerFacts, PodFacts, ServiceFacts, ServicePortFacts, TargetPort, Workload};
+use super::warning::ConvertWarning;
+use super::{ConvertSettings, health, tags};
+
+/// What inbounds are made from, Services aside.
+pub(super) struct Source<'a> {
+    pub(super) pod: &'a PodFacts,
+    pub(super) settings: &'a ConvertSettings,
+    pub(super) gateway: bool,
+}
+
+/// The inbound that stands for a Pod that no Service selects.
+pub(super) fn without_service(
+    pod: &PodFacts,
+    workload: Option<&Workload>,
+    settings: &ConvertSettings,
+) -> Inbound {
+    Inbound {
+        port: Inbound::SERVICELESS_PORT,
+        tags: tags::without_service(pod, workload, settings),
+        ready: health::of_pod(pod),
+    }
+}
+
+// === impl Source ===
+
+impl Source<'_> {
+    /// The inbounds of a Pod that Services select, in the order of the Services and of their ports.
+    pub(super) fn of_services(
+        &self,
+        services: &[&ServiceFacts],
+        warnings: &mut Vec<ConvertWarning>,
+    ) -> Result<Vec<Inbound>, ConvertError> {
+        let mut inbounds = Vec::new();
+        let mut declared = Declared::default();
+        for service in services {
+            warnings.extend(wrong_annotation(service));
+            for port in &service.ports {
+                let Some(number) = target(self.pod, &port.target) else {
+                    warnings.extend(not_found(service, port));
+                    continue;
+                };
+                declared.note(number, port);
+                inbounds.push(Inbound {
+                    port: number,
+                    tags: tags::of_service_port(self.pod, service, port, self.settings, self.gateway),
+                    ready: health::of_port(self.pod, number),
+                });
+            }
+        }
+        if inbounds.is_empty() {
+            let pod = self.pod.key.name.to_string();
+            return Err(ConvertError::NoMatchingPort { pod });
+        }
+        if !self.gateway {
+            warnings.extend(declared.conflicts());
+        }
+        Ok(inbounds)
+    }
+}
+
+/// The container port that a Service's port leads to.
+fn target(pod: &PodFacts, target: &TargetPort) -> Option<u16> {
+    let of_name = |container: &ContainerFacts, name: &str| {
+        let mut ports = container.ports.iter();
+        let found = ports.find(|(candidate, _)| candidate.as_deref() == Some(name));
+        found.map(|(_, number)| *number)
+    };
+    match target {
+        TargetPort::Number(number) => Some(*number),
+        TargetPort::Name(name) => pod
+            .containers
+            .iter()
+            .find_map(|container| of_name(container, name)),
+    }
+}
+
+fn not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertWarning> {
+    let TargetPort::Name(target) = &port.target else {
+        return None;
+    };
+    Some(ConvertWarning::TargetPortNotFound {
+        service: service.key.clone(),
+        port: port.number,
+        target: target.clone(),
+    })
+}
+
+fn wrong_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
+    let value = service.annotations.get(annotation::IGNORE)?;
+    let wrong = annotation::parse_bool(annotation::IGNORE, value).err()?;
+    let service = service.key.clone();
+    Some(ConvertWarning::ServiceAnnotation { service, wrong })
+}
+
+/// The protocols that Services declare, by container port.
+#[derive(Default)]
+struct Declared(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
+
+impl Declared {
+    /// A Service that declares nothing contradicts nobody.
+    fn note(&mut self, number: u16, port: &ServicePortFacts) {
+        if let Some(protocol) = port.protocol {
+            let of_port = self.0.entry(number).or_default();
+            of_port.push((port.service_name().clone(), protocol));
+        }
+    }
+
+    /// Ports that Services disagree on. The greatest protocol is the most specific one.
+    fn conflicts(self) -> impl Iterator<Item = ConvertWarning> {
+        self.0.into_iter().filter_map(|(port, declared)| {
+            let used = declared.iter().map(|(_, protocol)| *protocol).max()?;
+            let conflict = declared.iter().any(|(_, protocol)| *protocol != used);
+            conflict.then_some(ConvertWarning::ProtocolConflict { port, used, declared })
+        })
+    }
+}

@@ -1,0 +1,35 @@
+//! Settings of the proxy that the injector wrote onto the Pod, or its author (BEHAVIOUR section 3.5).
+
+use kermode_crds::annotation;
+use kermode_model::{Metrics, TransparentProxying};
+
+use super::annotations;
+use super::error::ConvertError;
+use super::facts::PodFacts;
+
+/// Redirection of the Pod's traffic.
+pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentProxying>, ConvertError> {
+    if annotations::boolean(pod, annotation::TRANSPARENT_PROXYING)? != Some(true) {
+        return Ok(None);
+    }
+    let required =
+        |direction, key| annotations::port(pod, key)?.ok_or(ConvertError::RedirectPort { direction, key });
+    Ok(Some(TransparentProxying {
+        redirect_port_inbound: required("inbound", annotation::TRANSPARENT_PROXYING_INBOUND_PORT)?,
+        redirect_port_inbound_v6: annotations::port(pod, annotation::TRANSPARENT_PROXYING_INBOUND_V6_PORT)?,
+        redirect_port_outbound: required("outbound", annotation::TRANSPARENT_PROXYING_OUTBOUND_PORT)?,
+        direct_access_services: annotations::list(pod, annotation::DIRECT_ACCESS_SERVICES),
+        reachable_services: annotations::list(pod, annotation::REACHABLE_SERVICES),
+    }))
+}
+
+/// Metrics overrides.
+pub(super) fn metrics(pod: &PodFacts) -> Result<Option<Metrics>, ConvertError> {
+    let port = annotations::port(pod, METRICS_PORT)?;
+    let path = pod.annotations.get(METRICS_PATH).map(ToString::to_string);
+    let set = port.is_some() || path.is_some();
+    Ok(set.then_some(Metrics { port, path }))
+}
+
+const METRICS_PORT: &str = "prometheus.metrics.kuma.io/port";
+const METRICS_PATH: &str = "prometheus.metrics.kuma.io/path";

@@ -1,0 +1,301 @@
+//! Second arrow of the flow: objects → mesh view. In memory, incremental, no IO.
+//!
+//! Each write says what changed because of it, and nothing else is looked at: a Service reaches the pods that it
+//! selects or selected, a ReplicaSet its pods, a Namespace its own. What the index holds does not depend on the order
+//! of the writes, except for the last good Dataplane of a Pod that cannot be converted.
+//!
+//! At the start, hand in Namespaces, ReplicaSets and Jobs, and Services before Pods where there is a choice: then each
+//! Pod is converted once. Publish nothing before all of them have been listed, since a Pod without its Services looks
+//! like one that has none.
+
+mod addresses;
+mod changes;
+mod entry;
+mod pool;
+mod read;
+mod selection;
+
+use std::collections::hash_map;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use kermode_model::view::{MeshView, ServiceAddresses, Touched};
+use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
+
+pub use self::addresses::of_service as service_addresses;
+pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
+use self::entry::Entry;
+use self::pool::Pool;
+use self::selection::Selection;
+use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
+use crate::convert::{self, ConvertError, ConvertSettings, Converted};
+
+/// All objects that matter, and the mesh view made of them.
+#[derive(Debug, Default)]
+pub struct Index {
+    settings: ConvertSettings,
+    view: MeshView,
+    /// Injected Pods only.
+    pods: HashMap<ObjectKey, Entry>,
+    services: HashMap<ObjectKey, ServiceFacts>,
+    namespaces: HashMap<Arc<str>, NamespaceFacts>,
+    owners: HashMap<OwnerId, OwnerFacts>,
+    pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
+    selections: HashMap<Arc<str>, Selection>,
+    pool: Pool,
+}
+
+// === impl Index: writes ===
+
+impl Index {
+    /// An empty index.
+    pub fn new(settings: ConvertSettings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
+    /// Adds or replaces a Pod. One that has no sidecar is none of ours.
+    pub fn apply_pod(&mut self, mut pod: PodFacts) -> Changes {
+        if !pod.is_injected() {
+            return self.remove_pod(&pod.key);
+        }
+        if self.pods.get(&pod.key).is_some_and(|entry| entry.facts == pod) {
+            return Changes::default();
+        }
+        pod.share(&mut |text| self.pool.share(text));
+        self.unlink(&pod.key);
+        self.link(&pod);
+        let key = pod.key.clone();
+        match self.pods.entry(key.clone()) {
+            hash_map::Entry::Occupied(mut entry) => entry.get_mut().facts = pod,
+            hash_map::Entry::Vacant(entry) => {
+                entry.insert(Entry::new(pod));
+            }
+        }
+        self.reconvert([key])
+    }
+
+    /// Removes a Pod.
+    pub fn remove_pod(&mut self, key: &ObjectKey) -> Changes {
+        self.unlink(key);
+        let mut changes = Changes::default();
+        if let Some(mut entry) = self.pods.remove(key) {
+            entry.withdraw(&mut self.view, &mut changes);
+        }
+        changes.settled()
+    }
+
+    /// Adds or replaces a Service.
+    pub fn apply_service(&mut self, service: ServiceFacts) -> Changes {
+        if self.services.get(&service.key) == Some(&service) {
+            return Changes::default();
+        }
+        self.replace_service(&service.key.clone(), Some(service))
+    }
+
+    /// Removes a Service.
+    pub fn remove_service(&mut self, key: &ObjectKey) -> Changes {
+        self.replace_service(key, None)
+    }
+
+    /// Adds or replaces a Namespace.
+    pub fn apply_namespace(&mut self, namespace: NamespaceFacts) -> Changes {
+        let name = namespace.name.clone();
+        self.namespaces.insert(name.clone(), namespace);
+        self.reconvert_namespace(&name)
+    }
+
+    /// Removes a Namespace. Its objects are told of by themselves.
+    pub fn remove_namespace(&mut self, name: &str) -> Changes {
+        match self.namespaces.remove_entry(name) {
+            Some((name, _)) => self.reconvert_namespace(&name),
+            None => Changes::default(),
+        }
+    }
+
+    /// Adds or replaces a ReplicaSet or Job; it may come after its Pods.
+    pub fn apply_owner(&mut self, owner: OwnerFacts) -> Changes {
+        if self.owners.get(&owner.id) == Some(&owner) {
+            return Changes::default();
+        }
+        let id = owner.id.clone();
+        self.owners.insert(id.clone(), owner);
+        self.reconvert_owned(&id)
+    }
+
+    /// Removes a ReplicaSet or Job.
+    pub fn remove_owner(&mut self, id: &OwnerId) -> Changes {
+        match self.owners.remove(id) {
+            Some(_) => self.reconvert_owned(id),
+            None => Changes::default(),
+        }
+    }
+
+    /// Adds or replaces a Mesh.
+    pub fn apply_mesh(&mut self, mesh: Mesh) -> Changes {
+        Changes::of_view(self.view.upsert_mesh(mesh))
+    }
+
+    /// Removes a Mesh.
+    pub fn remove_mesh(&mut self, name: &MeshName) -> Changes {
+        Changes::of_view(self.view.remove_mesh(name))
+    }
+
+    /// Replaces the permissions of a mesh.
+    pub fn set_permissions(&mut self, mesh: &MeshName, permissions: Vec<TrafficPermission>) -> Changes {
+        Changes::of_view(self.view.set_permissions(mesh, permissions))
+    }
+}
+
+// === impl Index: what a write reaches ===
+
+impl Index {
+    fn replace_service(&mut self, key: &ObjectKey, new: Option<ServiceFacts>) -> Changes {
+        let old = self.services.remove(key);
+        let selected = |service: &ServiceFacts| self.pods_selected_by(service);
+        let reached: HashSet<_> = old.iter().chain(&new).flat_map(selected).collect();
+        let mut changes = Changes {
+            touched: self.replace_addresses(old.as_ref(), new.as_ref()),
+            ..Changes::default()
+        };
+        self.enter_service(key, new);
+        changes.extend(self.reconvert(reached));
+        changes
+    }
+
+    fn enter_service(&mut self, key: &ObjectKey, service: Option<ServiceFacts>) {
+        let selection = self.selections.entry(key.namespace.clone()).or_default();
+        selection.remove_service(&key.name);
+        if let Some(service) = service {
+            if service.takes_part() {
+                selection.add_service(&key.name, &service.selector);
+            }
+            self.services.insert(key.clone(), service);
+        }
+        self.forget_empty_selection(&key.namespace);
+    }
+
+    fn replace_addresses(&mut self, old: Option<&ServiceFacts>, new: Option<&ServiceFacts>) -> Vec<Touched> {
+        let new: HashMap<ServiceName, ServiceAddresses> =
+            new.into_iter().flat_map(addresses::of_service).collect();
+        let gone = old.into_iter().flat_map(addresses::of_service);
+        let gone: Vec<_> = gone.filter(|(name, _)| !new.contains_key(name)).collect();
+        let mut touched = Vec::new();
+        for (name, _) in gone {
+            touched.extend(self.view.set_addresses(&name, None));
+        }
+        for (name, addresses) in new {
+            touched.extend(self.view.set_addresses(&name, Some(addresses)));
+        }
+        touched
+    }
+
+    fn pods_selected_by(&self, service: &ServiceFacts) -> Vec<ObjectKey> {
+        let namespace = &service.key.namespace;
+        let candidates = self.selections.get(namespace).into_iter();
+        candidates
+            .flat_map(|selection| selection.pods_for(&service.selector))
+            .filter_map(|name| self.pods.get(&ObjectKey::new(namespace.clone(), name.clone())))
+            .filter(|entry| convert::selects(service, &entry.facts))
+            .map(|entry| entry.key().clone())
+            .collect()
+    }
+
+    fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
+        let namespace = self.namespaces.get(name);
+        let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
+        let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
+        // Only the mesh depends on the Namespace, and injection has written it onto most Pods.
+        let moved: Vec<_> = keys
+            .filter(|key| {
+                self.pods.get(key).is_some_and(|entry| {
+                    let made = entry.made.as_ref();
+                    made.is_none_or(|made| made.dataplane.mesh != convert::mesh_of(&entry.facts, namespace))
+                })
+            })
+            .collect();
+        self.reconvert(moved)
+    }
+
+    fn reconvert_owned(&mut self, owner: &OwnerId) -> Changes {
+        let pods = self.pods_by_owner.get(owner);
+        let keys: Vec<_> = pods.into_iter().flatten().cloned().collect();
+        self.reconvert(keys)
+    }
+
+    fn reconvert(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> Changes {
+        let mut changes = Changes::default();
+        for key in keys {
+            let Some(result) = self.pods.get(&key).map(|entry| self.converted(&entry.facts)) else {
+                continue;
+            };
+            if let Some(entry) = self.pods.get_mut(&key) {
+                entry.conclude(result, &mut self.view, &mut changes);
+            }
+        }
+        changes.settled()
+    }
+
+    fn converted(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
+        let namespace = &pod.key.namespace;
+        let selection = self.selections.get(namespace).into_iter();
+        let candidates = selection.flat_map(|selection| selection.services_for(&pod.labels));
+        let services = convert::selecting(
+            candidates.filter_map(|name| {
+                self.services
+                    .get(&ObjectKey::new(namespace.clone(), name.clone()))
+            }),
+            pod,
+        );
+        let workload = convert::top_workload(pod, |id| self.owners.get(id));
+        let namespace = self.namespaces.get(namespace);
+        convert::convert(pod, &services, namespace, workload.as_ref(), &self.settings)
+    }
+
+    fn link(&mut self, pod: &PodFacts) {
+        let selection = self.selections.entry(pod.key.namespace.clone()).or_default();
+        selection.add_pod(&pod.key.name, &pod.labels);
+        if let Some(owner) = owner_id(pod) {
+            self.pods_by_owner
+                .entry(owner)
+                .or_default()
+                .insert(pod.key.clone());
+        }
+    }
+
+    fn unlink(&mut self, key: &ObjectKey) {
+        let Some(entry) = self.pods.get(key) else {
+            return;
+        };
+        if let Some(selection) = self.selections.get_mut(&key.namespace) {
+            selection.remove_pod(&key.name, &entry.facts.labels);
+        }
+        if let Some(owner) = owner_id(&entry.facts)
+            && let hash_map::Entry::Occupied(mut owned) = self.pods_by_owner.entry(owner)
+        {
+            owned.get_mut().remove(key);
+            if owned.get().is_empty() {
+                owned.remove();
+            }
+        }
+        self.forget_empty_selection(&key.namespace);
+    }
+
+    fn forget_empty_selection(&mut self, namespace: &Arc<str>) {
+        if self.selections.get(namespace).is_some_and(Selection::is_empty) {
+            self.selections.remove(namespace);
+        }
+    }
+}
+
+fn owner_id(pod: &PodFacts) -> Option<OwnerId> {
+    let owner = pod.owner.as_ref()?;
+    OwnerId::of(&pod.key.namespace, owner)
+}
+
+#[cfg(test)]
+mod property;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! Where clients address a Service's ports.
+
+use std::net::SocketAddr;
+
+use kermode_model::ServiceName;
+use kermode_model::view::ServiceAddresses;
+
+use crate::convert::facts::ServiceFacts;
+
+/// The addresses of each port of a Service, under the name that its inbounds have; none for a Service that gives
+/// none.
+pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
+    let ports = if service.takes_part() {
+        &*service.ports
+    } else {
+        &[]
+    };
+    ports.iter().map(|port| {
+        let cluster_ips = service.cluster_ips.iter();
+        let addresses = ServiceAddresses {
+            cluster_ips: cluster_ips.map(|ip| SocketAddr::new(*ip, port.number)).collect(),
+            headless: service.headless,
+        };
+        (port.service_name().clone(), addresses)
+    })
+}

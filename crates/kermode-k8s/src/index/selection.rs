@@ -1,0 +1,144 @@
+//! Which Services may select which Pods of a namespace, both ways, without going through the namespace.
+//!
+//! A Pod is entered under each of its labels, a Service under one pair of its selector. Either way the answer is a
+//! few candidates; whether a selector really matches is for the caller to check.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use crate::convert::facts::Pairs;
+
+type Pair = (Arc<str>, Arc<str>);
+type Names = HashSet<Arc<str>>;
+
+/// Pods and Services of one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    pods: Names,
+    pods_by_label: HashMap<Pair, Names>,
+    services_by_pair: HashMap<Pair, Names>,
+    pair_of_service: HashMap<Arc<str>, Pair>,
+}
+
+impl Selection {
+    pub(super) fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.pair_of_service.is_empty()
+    }
+
+    /// Names of all Pods.
+    pub(super) fn pods(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.pods.iter()
+    }
+
+    pub(super) fn add_pod(&mut self, name: &Arc<str>, labels: &Pairs) {
+        self.pods.insert(name.clone());
+        for pair in labels.iter() {
+            add(&mut self.pods_by_label, pair, name);
+        }
+    }
+
+    pub(super) fn remove_pod(&mut self, name: &Arc<str>, labels: &Pairs) {
+        self.pods.remove(name);
+        for pair in labels.iter() {
+            remove(&mut self.pods_by_label, pair, name);
+        }
+    }
+
+    /// Enters a Service under that pair of its selector that the fewest others are under, so that a label which all
+    /// Services of a namespace have in common does not bring them all up for every Pod.
+    pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
+        let others = |pair: &&Pair| self.services_by_pair.get(*pair).map_or(0, HashSet::len);
+        let Some(pair) = selector.iter().min_by_key(others).cloned() else {
+            return;
+        };
+        add(&mut self.services_by_pair, &pair, name);
+        self.pair_of_service.insert(name.clone(), pair);
+    }
+
+    pub(super) fn remove_service(&mut self, name: &Arc<str>) {
+        if let Some(pair) = self.pair_of_service.remove(name) {
+            remove(&mut self.services_by_pair, &pair, name);
+        }
+    }
+
+    /// Names of the Services that may select a Pod with these labels.
+    pub(super) fn services_for(&self, labels: &Pairs) -> impl Iterator<Item = &Arc<str>> {
+        labels
+            .iter()
+            .filter_map(|pair| self.services_by_pair.get(pair))
+            .flatten()
+    }
+
+    /// Names of the Pods that a selector may match: those with that label of it that the fewest have.
+    pub(super) fn pods_for(&self, selector: &Pairs) -> impl Iterator<Item = &Arc<str>> {
+        let with_label = |pair: &Pair| self.pods_by_label.get(pair);
+        let rarest = selector
+            .iter()
+            .min_by_key(|pair| with_label(pair).map_or(0, HashSet::len));
+        rarest.and_then(with_label).into_iter().flatten()
+    }
+}
+
+fn add(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
+    names.entry(pair.clone()).or_default().insert(name.clone());
+}
+
+fn remove(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
+    if let Some(entered) = names.get_mut(pair) {
+        entered.remove(name);
+        if entered.is_empty() {
+            names.remove(pair);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(pairs: &[(&str, &str)]) -> Pairs {
+        pairs
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect()
+    }
+
+    #[test]
+    fn services_that_share_a_label_are_told_apart_by_another() {
+        let mut selection = Selection::default();
+        for app in ["a", "b", "c", "d"] {
+            selection.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
+        }
+        let labels = pairs(&[("app", "c"), ("env", "prod")]);
+        let candidates: Vec<_> = selection.services_for(&labels).map(AsRef::as_ref).collect();
+        assert!(candidates.contains(&"c"));
+        assert!(candidates.len() <= 2, "{candidates:?}");
+    }
+
+    #[test]
+    fn only_pods_with_the_rarest_label_of_a_selector_are_looked_at() {
+        let mut selection = Selection::default();
+        for number in 0..10 {
+            let app = if number == 0 { "a" } else { "b" };
+            selection.add_pod(
+                &format!("pod-{number}").into(),
+                &pairs(&[("app", app), ("env", "prod")]),
+            );
+        }
+        let selector = pairs(&[("app", "a"), ("env", "prod")]);
+        let candidates: Vec<_> = selection.pods_for(&selector).map(AsRef::as_ref).collect();
+        assert_eq!(candidates, ["pod-0"]);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_has_gone() {
+        let mut selection = Selection::default();
+        let labels = pairs(&[("app", "a"), ("env", "prod")]);
+        selection.add_pod(&"pod".into(), &labels);
+        selection.add_service(&"service".into(), &labels);
+        selection.remove_pod(&"pod".into(), &labels);
+        selection.remove_service(&"service".into());
+        assert!(selection.is_empty());
+        assert!(selection.pods_by_label.is_empty() && selection.services_by_pair.is_empty());
+    }
+}
