@@ -91,6 +91,8 @@ def dispatch(options) -> int:
 def main() -> int:
     """Parse, run, and say what went wrong in words."""
     options = parser().parse_args()
+    # Debian keeps nft, iptables and ip there, and some users' PATH does not.
+    os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
     try:
         return dispatch(options)
     except ClusterError as error:
@@ -98,3 +100,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:
+        # The reader of our output (such as head) has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

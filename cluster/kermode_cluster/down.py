@@ -27,5 +27,7 @@ def remove(place: paths.ClusterPaths) -> None:
         hostnet.disconnect(place.name, Addresses(settings["number"]))
     cgroups.remove(place.cgroup)
     shutil.rmtree(place.root)
-    if not paths.all_clusters():
-        hostnet.restore_forwarding()
+    # Under the lock that `up` reserves its folder with, so that no cluster appears in between.
+    with files.locked(paths.cache() / "locks" / "addresses.lock"):
+        if not paths.all_clusters():
+            hostnet.restore_forwarding()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from . import paths
 from .addresses import Addresses
-from .processes import run
+from .errors import ClusterError
+from .processes import run, wait_until
 
 FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
@@ -39,6 +40,11 @@ def uplink_mtu() -> int:
     return json.loads(run("ip", "-json", "link", "show", "dev", routes[0]["dev"]))[0]["mtu"]
 
 
+def interfaces() -> set:
+    """Names of the host's interfaces."""
+    return {link["ifname"] for link in json.loads(run("ip", "-json", "link"))}
+
+
 def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
     """Join the node's network namespace to the host."""
     run("ip", "link", "add", addresses.interface, "mtu", mtu, "type", "veth",
@@ -59,9 +65,14 @@ def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
 
 def disconnect(name: str, addresses: Addresses) -> None:
     """Remove what `connect` left on the host; the routes go with the interface."""
-    links = json.loads(run("ip", "-json", "link"))
-    if any(link["ifname"] == addresses.interface for link in links):
-        run("ip", "link", "delete", addresses.interface)
+    def gone() -> bool:
+        if addresses.interface not in interfaces():
+            return True
+        # The kernel removes it too, some time after the node's namespace ended: either may be first.
+        run("ip", "link", "delete", addresses.interface, check=False)
+        return False
+    if not wait_until(gone, seconds=10):
+        raise ClusterError(f"interface {addresses.interface} cannot be removed: try ip link delete {addresses.interface}")
     if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():
         run("nft", "delete", "table", "ip", table(name))
 

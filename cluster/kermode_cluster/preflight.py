@@ -61,8 +61,8 @@ def check(api_only: bool) -> None:
         raise ClusterError("the kernel has no overlayfs, which nodes and containers need: "
                            "enable CONFIG_OVERLAY_FS or use another machine")
     place = paths.cache()
-    place.mkdir(parents=True, exist_ok=True)
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
     if any(place.is_relative_to(target) for target in OVERLAID) or \
-            run("stat", "--file-system", "--format=%T", place).strip() == "overlayfs":
+            run("stat", "--file-system", "--format=%T", existing).strip() == "overlayfs":
         raise ClusterError(f"{place} lies on a folder or file system that nodes overlay: "
                            "set KERMODE_CACHE to a folder on a real disk outside /etc, /opt and /var/lib")

@@ -123,6 +123,7 @@ def main() -> int:
     place = ClusterPaths(sys.argv[1])
     # /proc is still the host's here, so this names the process as the host knows it.
     identity = Identity.of(int(os.readlink("/proc/self")))
+    socket.sethostname(place.node_name)
     prepare(place)
     files.write_json(place.init, {"pid": identity.pid, "start": identity.start})
     if sys.stdin.readline().strip() != "go":

@@ -37,9 +37,12 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             start(place, programs, images, api_only, controllers)
         except BaseException as error:
             logs = failed_logs(place)
-            down.remove(place)
+            try:
+                down.remove(place)
+            except ClusterError as second:
+                logs += f"\nand cleaning up failed: {second}"
             if isinstance(error, ClusterError):
-                raise ClusterError(f"{error}\n{logs}".rstrip()) from error
+                raise ClusterError(f"{error}\n{logs}") from error
             raise
     print(f"cluster {name} is up after {time.monotonic() - begun:.1f} s")
     status.explain(place)

@@ -1,18 +1,19 @@
 """Two real clusters side by side: what Kermode needs of them works, and `down` leaves nothing."""
 
 import base64
-import json
 import os
 import subprocess
 import tempfile
 import unittest
 import urllib.request
 from pathlib import Path
+from unittest import mock
 
-from kermode_cluster import build, cgroups, hostnet, node
+from kermode_cluster import build, cgroups, components, down, files, hostnet, node, paths, status, up
 from kermode_cluster.addresses import Addresses
 from kermode_cluster.certificates import Authority
-from kermode_cluster.processes import run, wait_until
+from kermode_cluster.errors import ClusterError
+from kermode_cluster.processes import Identity, run, wait_until
 
 from .cluster import PODS, SERVICES, Cluster, host_processes
 
@@ -124,10 +125,15 @@ class WebhooksWork(unittest.TestCase):
                            "resources": ["configmaps"]}]}]})
 
     def expect_label(self, cluster: Cluster, name: str) -> None:
-        """The webhook's answer arrives in an object. A new webhook is seen by the server a moment later."""
+        """The webhook's answer arrives in an object. The server sees a new webhook, and kube-proxy its
+        endpoint, a moment later."""
         def labelled() -> bool:
-            created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
-                "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"ask": name}}})
+            try:
+                created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
+                    "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"ask": name}}})
+            except ClusterError as error:
+                self.assertIn("connection refused", str(error))
+                return False
             return created["metadata"]["labels"].get(f"seen-{name}") == "true"
         self.assertTrue(wait_until(labelled, 20))
 
@@ -163,6 +169,62 @@ class WebhooksWork(unittest.TestCase):
             self.expect_label(one, "url")
 
 
+def held_namespaces() -> set:
+    """Inode numbers of every namespace that a process holds."""
+    return set(run("lsns", "--output", "NS", "--noheadings").split())
+
+
+def assert_nothing_left(test: unittest.TestCase, place: paths.ClusterPaths, number: int) -> None:
+    """No folder, cgroup, mount, table, interface or route of a cluster is there."""
+    test.assertFalse(place.root.exists())
+    test.assertEqual(cgroups.remaining(place.cgroup), [])
+    test.assertNotIn(str(place.root), Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    test.assertNotIn(hostnet.table(place.name), run("nft", "list", "tables"))
+    addresses = Addresses(number)
+    test.assertNotIn(addresses.interface, hostnet.interfaces())
+    test.assertNotIn(addresses.pods, run("ip", "route", "show", "table", "all"))
+
+
+class WhatFailsIsCleaned(unittest.TestCase):
+    """Failed starts and crashes."""
+
+    NAME = "kermode-test-three"
+
+    def test_a_failed_up_names_the_component_and_leaves_nothing(self):
+        place = paths.ClusterPaths(self.NAME)
+        numbers = []
+
+        def broken(paths_, chosen, programs):
+            numbers.append(chosen.number)
+            return components.Component("kubelet", [f"{programs}/kubelet", "--nonsense"], after=["kube-apiserver"])
+
+        with mock.patch.object(components, "kubelet", broken):
+            with self.assertRaisesRegex(ClusterError, "(?s)kubelet failed 3 times.*unknown flag: --nonsense"):
+                up.up(self.NAME)
+        assert_nothing_left(self, place, numbers[0])
+
+    def test_up_repairs_a_cluster_whose_first_process_was_killed(self):
+        self.addCleanup(down.down, self.NAME)
+        up.up(self.NAME, api_only=True, controllers=False)
+        place = paths.ClusterPaths(self.NAME)
+        first = node.identity(place)
+        first.kill()
+        self.assertTrue(wait_until(lambda: not first.alive(), 10))
+        self.assertFalse(status.healthy(place))
+        up.up(self.NAME, api_only=True, controllers=False)
+        self.assertTrue(status.healthy(place))
+        self.assertNotEqual(node.identity(place), first)
+
+    def test_a_component_that_was_killed_is_started_again(self):
+        one = CLUSTERS[0]
+        scheduler = next(pid for pid, command in node.processes(node.identity(one.place)).items()
+                         if "kube-scheduler" in command)
+        Identity.of(scheduler).kill()
+        one.until("the scheduler is back", lambda: (
+            files.read_json(one.place.state)["kube-scheduler"]["restarts"] == 1
+            and files.read_json(one.place.state)["kube-scheduler"]["ready"]))
+
+
 class ZTakingOneDown(unittest.TestCase):
     """Last, since it takes one of the two away."""
 
@@ -170,24 +232,16 @@ class ZTakingOneDown(unittest.TestCase):
         one, two = CLUSTERS
         inside = node.processes(node.identity(two.place))
         self.assertGreater(len(inside), 8)
-        # A PID namespace is named by its inode; what still holds one would show it.
-        namespaces = {os.readlink(f"/proc/{node.identity(two.place).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")}
-        held = run("lsns", "--output", "NS", "--noheadings").split()
-        self.assertTrue(all(name.partition("[")[2].rstrip("]") in held for name in namespaces))
+        # A namespace is named by its inode: whatever still held one would show it.
+        links = [os.readlink(f"/proc/{node.identity(two.place).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")]
+        namespaces = {link.partition("[")[2].rstrip("]") for link in links}
+        self.assertLessEqual(namespaces, held_namespaces())
         CLUSTERS.remove(two)
         two.down()
 
         self.assertFalse([pid for pid in inside if os.path.exists(f"/proc/{pid}")], host_processes())
-        held = run("lsns", "--output", "NS", "--noheadings").split()
-        self.assertFalse([name for name in namespaces if name.partition("[")[2].rstrip("]") in held])
-        self.assertFalse(two.place.root.exists())
-        self.assertEqual(cgroups.remaining(two.place.cgroup), [])
-        self.assertNotIn(two.name, Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
-        self.assertNotIn(hostnet.table(two.name), run("nft", "list", "tables"))
-        addresses = Addresses(two.settings["number"])
-        links = {link["ifname"] for link in json.loads(run("ip", "-json", "link"))}
-        self.assertNotIn(addresses.interface, links)
-        self.assertNotIn(addresses.pods, run("ip", "route", "show", "table", "all"))
+        self.assertFalse(namespaces & held_namespaces())
+        assert_nothing_left(self, two.place, two.settings["number"])
 
         one.create_server("after", ["serve", ":8080", "still here"], 8080, 80)
         one.create_pod("after-caller", [one.container("caller", ["call", "http://after"])])
