@@ -1,3 +1,39 @@
-//! Demo application: an HTTP client and server that know nothing of the mesh.
+//! Demo application: a client and a server that know nothing of the mesh, and probes for tests.
+//!
+//! One static program for an image without anything else, so that whatever it shows is the mesh's doing.
+//! `server` answers with what it saw of a request, `client` calls it by name and counts, the others are single
+//! attempts whose exit code is the answer.
 
-fn main() {}
+mod cli;
+mod client;
+mod counters;
+mod echo;
+mod get;
+mod listener;
+mod output;
+mod request;
+mod server;
+mod shutdown;
+mod target;
+mod tcp_probe;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Server(args) => server::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Client(args) => client::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Echo(args) => echo::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Get(args) => get::run(args).await,
+        Command::TcpProbe(args) => tcp_probe::run(args).await,
+    };
+    result.unwrap_or_else(|error| {
+        output::error(&error);
+        ExitCode::from(2)
+    })
+}

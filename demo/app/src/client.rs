@@ -1,0 +1,92 @@
+//! `kermode-demo client`: calls a URL at a steady pace, logs a line a second, serves its counters as JSON.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::counters::Counters;
+use crate::request::{Requester, Url, short};
+use crate::shutdown::Shutdown;
+use crate::{listener, output};
+
+/// Flags of the client.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// What to call.
+    url: Url,
+    /// Time between two requests; slow answers do not hold back the next request.
+    #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
+    interval: Duration,
+    /// How long a request may take.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Use connections again; otherwise every request has its own.
+    #[arg(long)]
+    keep_alive: bool,
+    /// Where to serve the counters.
+    #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+/// The counters, shared by requests, log and listener; each holds them for a moment only.
+type Shared = Arc<Mutex<Counters>>;
+
+/// Calls until SIGTERM.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut shutdown = Shutdown::new()?;
+    let counters = Shared::default();
+    let listener = listener::bind(args.listen).await?;
+    let requester = Requester::new(args.timeout, args.keep_alive)?;
+    let calls = tokio::spawn(call(requester, args.url, args.interval, Arc::clone(&counters)));
+    let log = tokio::spawn(log(Arc::clone(&counters)));
+    let served = Arc::clone(&counters);
+    let handler = move |request: Request<Incoming>, _| match request.uri().path() {
+        "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
+        _ => listener::json(StatusCode::OK, &json!(with(&served, |counters| counters.clone()))),
+    };
+    listener::serve(listener, handler, shutdown.requested()).await;
+    calls.abort();
+    log.abort();
+    let line = with(&counters, |counters| counters.line_since(&Counters::default()));
+    output::line(&format!("ended: {line}"));
+    Ok(())
+}
+
+async fn call(requester: Requester, url: Url, pace: Duration, counters: Shared) {
+    let mut ticks = interval(pace);
+    // After a pause of the machine one request is enough; the missed ones would all go at once.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let (requester, url, counters) = (requester.clone(), url.clone(), Arc::clone(&counters));
+        tokio::spawn(async move {
+            let outcome = requester.get(&url).await;
+            with(&counters, |counters| match &outcome {
+                Ok(answer) => counters.answered(answer.status, &answer.body),
+                Err(error) => counters.failed(&short(error)),
+            });
+        });
+    }
+}
+
+async fn log(counters: Shared) {
+    let mut ticks = interval(Duration::from_secs(1));
+    let mut earlier = Counters::default();
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let now = with(&counters, |counters| counters.clone());
+        output::line(&now.line_since(&earlier));
+        earlier = now;
+    }
+}
+
+fn with<T>(counters: &Shared, action: impl FnOnce(&mut Counters) -> T) -> T {
+    action(&mut counters.lock().unwrap_or_else(PoisonError::into_inner))
+}

@@ -1,0 +1,139 @@
+//! What the client counts: answers by Pod and status, failures by reason. Plain data; the clock is the caller's.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+/// Reasons are told apart up to this many, the rest is counted together: a reason may contain an address.
+const MAX_REASONS: usize = 32;
+
+/// Counts since the start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Counters {
+    /// Requests whose outcome is known.
+    requests: u64,
+    /// Answers with a status below 400.
+    succeeded: u64,
+    /// The others.
+    failed: u64,
+    /// Successful answers by the Pod that gave them.
+    by_pod: BTreeMap<String, u64>,
+    /// Answers by status.
+    by_status: BTreeMap<u16, u64>,
+    /// Failures by reason.
+    by_failure: BTreeMap<String, u64>,
+    /// The last successful answer, as the server gave it.
+    last_answer: Option<Value>,
+}
+
+impl Counters {
+    /// Counts an answer.
+    pub(crate) fn answered(&mut self, status: u16, body: &[u8]) {
+        *self.by_status.entry(status).or_default() += 1;
+        if status >= 400 {
+            self.failed(&format!("status {status}"));
+            return;
+        }
+        self.requests += 1;
+        self.succeeded += 1;
+        let answer: Option<Value> = serde_json::from_slice(body).ok();
+        let pod = answer.as_ref().and_then(|answer| answer["pod"].as_str());
+        *self
+            .by_pod
+            .entry(pod.unwrap_or("unknown").to_owned())
+            .or_default() += 1;
+        self.last_answer = answer;
+    }
+
+    /// Counts a request without a successful answer.
+    pub(crate) fn failed(&mut self, reason: &str) {
+        self.requests += 1;
+        self.failed += 1;
+        let known = self.by_failure.contains_key(reason) || self.by_failure.len() < MAX_REASONS;
+        let reason = if known { reason } else { "other" };
+        *self.by_failure.entry(reason.to_owned()).or_default() += 1;
+    }
+
+    /// One line on what happened since `earlier`.
+    pub(crate) fn line_since(&self, earlier: &Self) -> String {
+        let mut parts = vec![format!(
+            "requests={} succeeded={} failed={}",
+            self.requests - earlier.requests,
+            self.succeeded - earlier.succeeded,
+            self.failed - earlier.failed,
+        )];
+        let pods = grown(&self.by_pod, &earlier.by_pod);
+        parts.extend(pods.map(|(pod, count)| format!("{pod}={count}")));
+        let failures = grown(&self.by_failure, &earlier.by_failure);
+        parts.extend(failures.map(|(reason, count)| format!("[{reason}]={count}")));
+        parts.join(" ")
+    }
+}
+
+fn grown<'a>(
+    now: &'a BTreeMap<String, u64>,
+    earlier: &'a BTreeMap<String, u64>,
+) -> impl Iterator<Item = (&'a str, u64)> {
+    now.iter()
+        .map(|(key, count)| {
+            (
+                key.as_str(),
+                count - earlier.get(key).copied().unwrap_or_default(),
+            )
+        })
+        .filter(|(_, count)| *count > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn answers_are_counted_by_pod_and_failures_by_reason() {
+        let mut counters = Counters::default();
+        counters.answered(200, br#"{"pod": "a"}"#);
+        counters.answered(200, br#"{"pod": "b"}"#);
+        counters.answered(200, b"something else");
+        counters.answered(503, b"no healthy upstream");
+        counters.failed("connect: connection refused");
+        assert_eq!(
+            serde_json::to_value(&counters).expect("JSON"),
+            json!({
+                "requests": 5,
+                "succeeded": 3,
+                "failed": 2,
+                "byPod": {"a": 1, "b": 1, "unknown": 1},
+                "byStatus": {"200": 3, "503": 1},
+                "byFailure": {"connect: connection refused": 1, "status 503": 1},
+                "lastAnswer": null,
+            })
+        );
+    }
+
+    #[test]
+    fn a_line_tells_what_is_new() {
+        let mut counters = Counters::default();
+        counters.answered(200, br#"{"pod": "a"}"#);
+        let earlier = counters.clone();
+        counters.answered(200, br#"{"pod": "b"}"#);
+        counters.failed("connect: refused");
+        assert_eq!(
+            counters.line_since(&earlier),
+            "requests=2 succeeded=1 failed=1 b=1 [connect: refused]=1"
+        );
+    }
+
+    #[test]
+    fn reasons_do_not_grow_without_bound() {
+        let mut counters = Counters::default();
+        for number in 0..1000 {
+            counters.failed(&format!("reason {number}"));
+        }
+        assert_eq!(counters.by_failure.len(), MAX_REASONS + 1);
+        assert_eq!(counters.by_failure.values().sum::<u64>(), 1000);
+    }
+}

@@ -1,0 +1,54 @@
+//! `kermode-demo get`: some requests, one after the other; the exit code is the answer.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::output;
+use crate::request::{Requester, Url, short};
+
+/// Flags of a get.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// What to call.
+    url: Url,
+    /// How many times.
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+    /// How long a request may take.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Use one connection for all requests.
+    #[arg(long)]
+    keep_alive: bool,
+    /// Succeed when every request fails.
+    #[arg(long)]
+    expect_fail: bool,
+}
+
+/// Makes the requests and prints status and body, or the failure, of each. Exit code 0 when all went as expected,
+/// else 1.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let requester = Requester::new(args.timeout, args.keep_alive)?;
+    let mut as_expected = true;
+    for _ in 0..args.count {
+        let succeeded = match requester.get(&args.url).await {
+            Ok(answer) => {
+                let body = String::from_utf8_lossy(&answer.body);
+                output::line(&format!("{} {}", answer.status, body.trim_end()));
+                answer.status < 400
+            }
+            Err(error) => {
+                output::line(&format!("failed: {}", short(&error)));
+                false
+            }
+        };
+        as_expected &= succeeded != args.expect_fail;
+    }
+    Ok(if as_expected {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

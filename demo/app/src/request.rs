@@ -1,0 +1,164 @@
+//! One HTTP/1.1 request: over a new connection, or one that an earlier request left open.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::{HeaderValue, Request, Uri};
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+
+use crate::target::{Connector, Target};
+
+/// An answer, whatever its status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Bytes,
+}
+
+/// An http URL, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Url {
+    target: Target,
+    authority: HeaderValue,
+    path: Uri,
+}
+
+impl std::str::FromStr for Url {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let uri: Uri = text.parse().with_context(|| format!("{text:?} is not a URL"))?;
+        let (Some("http"), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+            bail!("{text:?}: write it as http://HOST:PORT/PATH");
+        };
+        let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        Ok(Self {
+            target: Target {
+                host: authority.host().trim_matches(['[', ']']).to_owned(),
+                port: authority.port_u16().unwrap_or(80),
+            },
+            authority: HeaderValue::from_str(authority.as_str())?,
+            path: path.parse()?,
+        })
+    }
+}
+
+/// A connection, ready for a request without a body.
+type Connection = SendRequest<Empty<Bytes>>;
+
+/// Makes requests.
+#[derive(Clone)]
+pub(crate) struct Requester {
+    connector: Connector,
+    timeout: Duration,
+    /// Connections without a request on them, when connections are kept.
+    idle: Option<Arc<Mutex<Vec<Connection>>>>,
+}
+
+impl Requester {
+    /// A requester whose requests take at most `timeout`. With `keep_alive` connections are used again; without, each
+    /// request has its own, so that every one of them is balanced even where only connections are.
+    pub(crate) fn new(timeout: Duration, keep_alive: bool) -> Result<Self> {
+        Ok(Self {
+            connector: Connector::new(timeout)?,
+            timeout,
+            idle: keep_alive.then(Arc::default),
+        })
+    }
+
+    /// Makes a request. The error is short enough to be counted by.
+    pub(crate) async fn get(&self, url: &Url) -> Result<Answer> {
+        tokio::time::timeout(self.timeout, self.attempt(url))
+            .await
+            .context("answer: timed out")?
+    }
+
+    async fn attempt(&self, url: &Url) -> Result<Answer> {
+        let mut connection = match self.reused() {
+            Some(connection) => connection,
+            None => self.connected(&url.target).await?,
+        };
+        let mut request = Request::get(url.path.clone())
+            .header(HOST, url.authority.clone())
+            .body(Empty::new())?;
+        if self.idle.is_none() {
+            request
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let response = connection.send_request(request).await.context("answer")?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.context("body")?.to_bytes();
+        self.keep(connection);
+        Ok(Answer { status, body })
+    }
+
+    async fn connected(&self, target: &Target) -> Result<Connection> {
+        let stream = self.connector.connect(target).await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
+        // Ends with the connection; its errors come out of the request.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+
+    fn reused(&self) -> Option<Connection> {
+        let mut idle = self.idle.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|connection| !connection.is_closed());
+        let ready = idle.iter().position(SendRequest::is_ready)?;
+        Some(idle.swap_remove(ready))
+    }
+
+    fn keep(&self, connection: Connection) {
+        if let Some(idle) = &self.idle {
+            idle.lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(connection);
+        }
+    }
+}
+
+/// An error's innermost cause behind the step it happened in: short, and equal for equal failures.
+pub(crate) fn short(error: &anyhow::Error) -> String {
+    let step = error.to_string();
+    let cause = error.root_cause().to_string();
+    if step == cause {
+        step
+    } else {
+        format!("{step}: {cause}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_have_a_host_a_port_and_a_path() {
+        let url: Url = "http://demo-server.demo.svc/a?b".parse().expect("a URL");
+        assert_eq!(
+            (
+                url.target.host.as_str(),
+                url.target.port,
+                url.path.to_string().as_str()
+            ),
+            ("demo-server.demo.svc", 80, "/a?b")
+        );
+        let url: Url = "http://[::1]:8080".parse().expect("a URL");
+        assert_eq!(
+            (
+                url.target.host.as_str(),
+                url.target.port,
+                url.path.to_string().as_str()
+            ),
+            ("::1", 8080, "/")
+        );
+        for text in ["https://a/", "a", "/a", "http://"] {
+            assert!(text.parse::<Url>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! `kermode-demo server`: answers every request with what it saw of it, and by which Pod.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use http::{HeaderMap, Request, StatusCode};
+use hyper::body::Incoming;
+use serde_json::{Map, Value, json};
+
+use crate::listener;
+use crate::output;
+use crate::shutdown::Shutdown;
+
+/// Flags of the server.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Where to listen.
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+}
+
+/// Serves until SIGTERM.
+pub(crate) async fn run(args: Args) -> Result<()> {
+    let mut shutdown = Shutdown::new()?;
+    let name = pod_name()?;
+    let listener = listener::bind(args.listen).await?;
+    output::line(&format!(
+        "{name} listens on {}",
+        listener.local_addr().context("the listener has no address")?
+    ));
+    let handler = move |request: Request<Incoming>, remote| match request.uri().path() {
+        "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
+        _ => listener::json(StatusCode::OK, &seen(&name, &request, remote)),
+    };
+    listener::serve(listener, handler, shutdown.requested()).await;
+    output::line("ended");
+    Ok(())
+}
+
+/// The Pod's name, which Kubernetes makes its host name.
+fn pod_name() -> Result<String> {
+    let name = nix::unistd::gethostname().context("cannot read the host name")?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// What was seen of a request.
+fn seen<B>(pod: &str, request: &Request<B>, remote: SocketAddr) -> Value {
+    json!({
+        "pod": pod,
+        "remoteAddress": remote.to_string(),
+        "method": request.method().as_str(),
+        "path": request.uri().path(),
+        "headers": headers(request.headers()),
+    })
+}
+
+/// Headers by name; values of a repeated header are joined, as HTTP allows.
+fn headers(map: &HeaderMap) -> Value {
+    let mut values = Map::new();
+    for name in map.keys() {
+        let all: Vec<_> = map
+            .get_all(name)
+            .iter()
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+            .collect();
+        values.insert(name.to_string(), all.join(", ").into());
+    }
+    Value::Object(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repeated_headers_are_joined() {
+        let request = Request::builder()
+            .uri("/a?b=c")
+            .header("x-forwarded-client-cert", "URI=spiffe://default/one")
+            .header("X-Forwarded-Client-Cert", "URI=spiffe://default/two")
+            .body(())
+            .expect("a request");
+        let seen = seen("server-1", &request, ([192, 0, 2, 1], 5).into());
+        assert_eq!(
+            seen,
+            json!({
+                "pod": "server-1",
+                "remoteAddress": "192.0.2.1:5",
+                "method": "GET",
+                "path": "/a",
+                "headers": {"x-forwarded-client-cert": "URI=spiffe://default/one, URI=spiffe://default/two"},
+            })
+        );
+    }
+}

@@ -1,0 +1,63 @@
+//! `kermode-demo tcp-probe`: one TCP connection; the exit code is the answer.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use crate::output;
+use crate::request::short;
+use crate::target::{Connector, Target};
+
+/// Flags of a probe.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Args {
+    /// Where to connect.
+    target: Target,
+    /// Text to send. The probe then succeeds only when something comes back: a proxy accepts every connection, and
+    /// closes it when there is nobody behind it.
+    #[arg(long)]
+    send: Option<String>,
+    /// How long it may take.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+    /// Succeed when the probe fails.
+    #[arg(long)]
+    expect_fail: bool,
+}
+
+/// Makes the connection and prints what happened. Exit code 0 when it went as expected, else 1.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let connector = Connector::new(args.timeout)?;
+    let outcome = timeout(args.timeout, probe(&connector, &args))
+        .await
+        .context("answer: timed out")
+        .flatten();
+    let succeeded = outcome.is_ok();
+    match outcome {
+        Ok(text) => output::line(&text),
+        Err(error) => output::line(&format!("failed: {}", short(&error))),
+    }
+    Ok(if succeeded == args.expect_fail {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+async fn probe(connector: &Connector, args: &Args) -> Result<String> {
+    let mut stream = connector.connect(&args.target).await?;
+    let Some(text) = &args.send else {
+        return Ok("connected".to_owned());
+    };
+    stream.write_all(text.as_bytes()).await.context("send")?;
+    let mut answer = [0; 4096];
+    let count = stream.read(&mut answer).await.context("answer")?;
+    ensure!(count > 0, "answer: the other end closed the connection");
+    Ok(format!(
+        "answer: {}",
+        String::from_utf8_lossy(&answer[..count]).trim_end()
+    ))
+}

@@ -1,0 +1,166 @@
+//! The program itself, on loopback: what it answers, counts, and returns as its exit code.
+
+#![allow(clippy::expect_used, reason = "the whole file is a test")]
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_kermode-demo");
+
+/// A running role; ended with the test.
+struct Role(Child);
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Role {
+    /// Starts a role and reads its first line.
+    fn start(args: &[&str]) -> (Self, String) {
+        let mut child = Command::new(PROGRAM)
+            .args(args)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("a pipe");
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        (Self(child), line.trim().to_owned())
+    }
+
+    /// Starts a server on a free port; its address.
+    fn server(role: &str) -> (Self, String) {
+        let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
+        let address = line.rsplit(' ').next().expect("an address").to_owned();
+        (child, address)
+    }
+
+    fn terminate(&mut self) -> std::process::ExitStatus {
+        let pid = i32::try_from(self.0.id()).expect("a pid");
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGTERM).expect("a signal");
+        self.0.wait().expect("an exit status")
+    }
+}
+
+fn run(args: &[&str]) -> (i32, String) {
+    let Output { status, stdout, .. } = Command::new(PROGRAM)
+        .args(args)
+        .output()
+        .expect("the program runs");
+    (
+        status.code().expect("an exit code"),
+        String::from_utf8_lossy(&stdout).trim().to_owned(),
+    )
+}
+
+#[test]
+fn a_server_says_what_it_saw_and_ends_when_told_to() {
+    let (mut server, address) = Role::server("server");
+    let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
+    assert_eq!(code, 0, "{text}");
+    let answer: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
+    let host = nix::unistd::gethostname().expect("a host name");
+    assert_eq!(answer["pod"].as_str(), host.to_str());
+    assert_eq!(answer["path"], "/some/path");
+    assert_eq!(answer["headers"]["host"], address);
+    assert!(
+        answer["remoteAddress"]
+            .as_str()
+            .is_some_and(|remote| remote.starts_with("127.0.0.1:"))
+    );
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn names_are_resolved() {
+    let (_server, address) = Role::server("server");
+    let port = address.rsplit(':').next().expect("a port");
+    let (code, text) = run(&["get", &format!("http://localhost:{port}/")]);
+    assert_eq!(code, 0, "{text}");
+}
+
+#[test]
+fn exit_codes_tell_whether_it_went_as_expected() {
+    let (mut server, address) = Role::server("server");
+    let url = format!("http://{address}/");
+    assert_eq!(run(&["get", &url, "--count=3"]).1.lines().count(), 3);
+    assert_eq!(run(&["get", &url, "--expect-fail"]).0, 1);
+    assert!(server.terminate().success());
+    assert_eq!(
+        run(&["get", &url]),
+        (1, "failed: connect: Connection refused (os error 111)".to_owned())
+    );
+    assert_eq!(run(&["get", &url, "--expect-fail"]).0, 0);
+    assert_eq!(run(&["tcp-probe", &address]).0, 1);
+    assert_eq!(
+        run(&["get", "ftp://x/"]).0,
+        2,
+        "what cannot be tried is no failed attempt"
+    );
+}
+
+#[test]
+fn connections_are_used_again_only_when_asked_to() {
+    let (_server, address) = Role::server("server");
+    let url = format!("http://{address}/");
+    let remotes = |args: &[&str]| {
+        let (_, text) = run(args);
+        let remotes: std::collections::BTreeSet<String> = text
+            .lines()
+            .map(|line| serde_json::from_str(line.strip_prefix("200 ").expect("a status")).expect("JSON"))
+            .map(|answer: Value| answer["remoteAddress"].to_string())
+            .collect();
+        remotes.len()
+    };
+    assert_eq!(remotes(&["get", &url, "--count=3", "--keep-alive"]), 1);
+    assert_eq!(remotes(&["get", &url, "--count=3"]), 3);
+}
+
+#[test]
+fn a_probe_that_sends_wants_an_answer() {
+    let (_echo, address) = Role::server("echo");
+    assert_eq!(
+        run(&["tcp-probe", &address, "--send=hello"]),
+        (0, "answer: hello".to_owned())
+    );
+    // Accepts and closes, as a proxy does that has nobody behind it.
+    let closing = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let address = closing.local_addr().expect("an address").to_string();
+    let accept = std::thread::spawn(move || {
+        let (mut stream, _) = closing.accept().expect("a connection");
+        let _ = std::io::Read::read(&mut stream, &mut [0; 16]);
+    });
+    assert_eq!(run(&["tcp-probe", &address, "--send=hello"]).0, 1);
+    accept.join().expect("the listener ends");
+}
+
+#[test]
+fn a_client_counts_and_serves_its_counters() {
+    let (_server, address) = Role::server("server");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let counters = free.local_addr().expect("an address").to_string();
+    drop(free);
+    let (mut client, line) = Role::start(&[
+        "client",
+        &format!("http://{address}/"),
+        "--interval=10ms",
+        &format!("--listen={counters}"),
+    ]);
+    assert!(line.starts_with("requests="), "{line}");
+    let (code, text) = run(&["get", &format!("http://{counters}/")]);
+    assert_eq!(code, 0, "{text}");
+    let counted: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
+    assert!(
+        counted["succeeded"].as_u64().is_some_and(|count| count > 0),
+        "{counted}"
+    );
+    assert_eq!(counted["failed"], 0);
+    assert_eq!(counted["byPod"].as_object().map(serde_json::Map::len), Some(1));
+    assert_eq!(counted["lastAnswer"]["path"], "/");
+    assert!(client.terminate().success());
+}
