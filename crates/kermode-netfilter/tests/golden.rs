@@ -5,11 +5,12 @@
 
 #![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
-mod support;
+#[path = "support/golden.rs"]
+mod golden;
 
 use std::fs;
 
-use support::golden::{cases, updating};
+use golden::cases;
 
 #[test]
 fn every_input_becomes_its_golden_text() {
@@ -30,4 +31,13 @@ fn every_input_becomes_its_golden_text() {
         "run with UPDATE_GOLDENS=1 and review the difference:\n{}",
         differing.join("\n")
     );
+}
+
+/// Whether the goldens are to be rewritten.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one switch of the golden tests; not configuration of a binary"
+)]
+fn updating() -> bool {
+    std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")
 }

@@ -47,15 +47,6 @@ pub(crate) fn cases() -> Vec<Case> {
     inputs.into_iter().map(Case::read).collect()
 }
 
-/// Whether the goldens are to be rewritten.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one switch of the golden tests; not configuration of a binary"
-)]
-pub(crate) fn updating() -> bool {
-    std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")
-}
-
 impl Case {
     fn read(input: PathBuf) -> Self {
         let text = fs::read_to_string(&input).expect("readable");

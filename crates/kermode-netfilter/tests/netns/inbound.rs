@@ -1,0 +1,57 @@
+//! Connections that reach the pod.
+
+use kermode_netfilter::{PortSet, TrafficConfig};
+
+use crate::lab::{Lab, POD, POD_V6};
+
+#[test]
+fn received_connections_go_to_the_proxy_which_sees_their_destination() {
+    let lab = Lab::new(&TrafficConfig::default());
+    assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
+    assert_eq!(lab.client(POD_V6), "inbound-v6 to [fd01::2]:8080 from fd01::1");
+    assert_eq!(
+        lab.client("10.1.1.2:1"),
+        "inbound to 10.1.1.2:1 from 10.1.1.1",
+        "a port nobody listens on"
+    );
+}
+
+#[test]
+fn excluded_inbound_ports_reach_the_application() {
+    let mut config = TrafficConfig::default();
+    config.inbound.excluded_ports = PortSet::from_iter([(1, 2), (8080, 8080)]);
+    let lab = Lab::new(&config);
+    assert_eq!(lab.client(POD), "app from 10.1.1.1");
+    assert_eq!(lab.client(POD_V6), "app from fd01::1");
+    assert_eq!(
+        lab.client("10.1.1.2:9000"),
+        "inbound to 10.1.1.2:9000 from 10.1.1.1"
+    );
+}
+
+#[test]
+fn a_gateways_received_connections_are_left_alone() {
+    let mut config = TrafficConfig::default();
+    config.inbound.enabled = false;
+    let lab = Lab::new(&config);
+    assert_eq!(lab.client(POD), "app from 10.1.1.1");
+    assert_eq!(lab.client(POD_V6), "app from fd01::1");
+}
+
+#[test]
+fn ipv6_may_share_the_port_of_ipv4() {
+    let mut config = TrafficConfig::default();
+    config.inbound.port_v6 = Some(config.inbound.port);
+    let lab = Lab::new(&config);
+    assert_eq!(lab.client(POD_V6), "inbound to [fd01::2]:8080 from fd01::1");
+}
+
+#[test]
+fn without_a_port_for_it_ipv6_is_left_alone_both_ways() {
+    let mut config = TrafficConfig::default();
+    config.inbound.port_v6 = None;
+    let lab = Lab::new(&config);
+    assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
+    assert_eq!(lab.client(POD_V6), "app from fd01::1");
+    assert_eq!(lab.tcp(crate::lab::APP, "[fd02::1]:80"), "server from fd02::2");
+}

@@ -1,0 +1,153 @@
+//! A pod between a client and a server, each in a network namespace of its own, with stand-ins for Envoy and the
+//! application.
+//!
+//! ```text
+//! client 10.1.1.1, fd01::1 ── pod 10.1.1.2, fd01::2 · 10.1.2.2, fd02::2 ── server 10.1.2.1, fd02::1
+//! ```
+
+mod namespace;
+mod socket;
+mod stand_in;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use kermode_netfilter::{Applied, Nft, TrafficConfig, set_up};
+
+pub(crate) use namespace::Namespace;
+pub(crate) use socket::{Transport, ask, ask_from};
+use stand_in::StandIn;
+
+/// UID of an ordinary application.
+pub(crate) const APP: u32 = 1000;
+/// UID of the proxy.
+pub(crate) const PROXY: u32 = TrafficConfig::DEFAULT_PROXY_UID;
+/// The pod as the client sees it, at the application's port.
+pub(crate) const POD: &str = "10.1.1.2:8080";
+/// The same over IPv6.
+pub(crate) const POD_V6: &str = "[fd01::2]:8080";
+
+/// The whole arrangement. Dropping it stops the stand-ins and so frees the namespaces.
+pub(crate) struct Lab {
+    pub(crate) pod: Namespace,
+    client: Namespace,
+    // They hold the server's namespace.
+    _stand_ins: Vec<StandIn>,
+}
+
+/// What a pod has besides IPv4.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ipv6 {
+    Addresses,
+    Nothing,
+}
+
+impl Lab {
+    /// Both families, no rules yet.
+    pub(crate) fn bare() -> Self {
+        Self::build(Ipv6::Addresses, PROXY)
+    }
+
+    /// Both families, with the rules of the settings.
+    pub(crate) fn new(config: &TrafficConfig) -> Self {
+        let lab = Self::build(Ipv6::Addresses, config.proxy_uid);
+        lab.apply(config);
+        lab
+    }
+
+    /// A pod without any IPv6 address, not even a link-local one; no rules yet.
+    pub(crate) fn without_ipv6() -> Self {
+        Self::build(Ipv6::Nothing, PROXY)
+    }
+
+    fn build(ipv6: Ipv6, proxy: u32) -> Self {
+        let (client, pod, server) = (Namespace::new(), Namespace::new(), Namespace::new());
+        connect(&client, &pod, "eth0", "1");
+        connect(&server, &pod, "eth1", "2");
+        pod.ip("route add default via 10.1.2.1");
+        client.ip("route add default via 10.1.1.2");
+        if ipv6 == Ipv6::Addresses {
+            for (namespace, interface, address) in [
+                (&client, "peer", "fd01::1"),
+                (&pod, "eth0", "fd01::2"),
+                (&pod, "eth1", "fd02::2"),
+                (&server, "peer", "fd02::1"),
+            ] {
+                namespace.ip(&format!("addr add {address}/64 dev {interface} nodad"));
+            }
+            pod.ip("-6 route add default via fd02::1");
+        }
+        let stand_ins = stand_ins(&pod, &server, proxy);
+        Self {
+            client,
+            pod,
+            _stand_ins: stand_ins,
+        }
+    }
+
+    /// Puts the rules in place, as `kuma-init` does.
+    pub(crate) fn apply(&self, config: &TrafficConfig) -> Applied {
+        let applied = self
+            .pod
+            .run(|| set_up(config, &Nft::default()))
+            .expect("the rules are accepted");
+        assert_eq!(applied.warning, None);
+        applied
+    }
+
+    /// Who answers a user of the pod over TCP.
+    pub(crate) fn tcp(&self, uid: u32, target: &str) -> String {
+        ask(&self.pod, uid, Transport::Tcp, target)
+    }
+
+    /// Who answers a user of the pod over UDP.
+    pub(crate) fn udp(&self, uid: u32, target: &str) -> String {
+        ask(&self.pod, uid, Transport::Udp, target)
+    }
+
+    /// Who answers the client over TCP.
+    pub(crate) fn client(&self, target: &str) -> String {
+        ask(&self.client, 0, Transport::Tcp, target)
+    }
+}
+
+/// Makes a pair of interfaces: `peer` in one namespace, the named one in the pod, addresses `10.1.<net>.1` and `.2`.
+fn connect(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
+    other.ip(&format!(
+        "link add peer type veth peer name {interface} netns {}",
+        pod.path()
+    ));
+    for (namespace, interface, host) in [(other, "peer", "1"), (pod, interface, "2")] {
+        // Link-local addresses would make a pod without IPv6 impossible.
+        namespace.ip(&format!("link set {interface} addrgenmode none"));
+        namespace.ip(&format!("link set {interface} up"));
+        namespace.ip(&format!("addr add 10.1.{net}.{host}/24 dev {interface}"));
+    }
+}
+
+fn stand_ins(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<StandIn> {
+    let any = |port: u16| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    let mut all = Vec::new();
+    for (name, port) in [
+        ("outbound", 15001),
+        ("inbound", 15006),
+        ("inbound-v6", 15010),
+        ("dns", 15053),
+    ] {
+        all.push(StandIn::tcp(pod, proxy, name, any(port)));
+    }
+    // Not the unspecified address: the answer would then carry the source that routing picks, not the one the redirect
+    // sent the query to, and would not be recognised as its answer.
+    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        all.push(StandIn::udp(pod, proxy, "dns", SocketAddr::new(address, 15053)));
+    }
+    for port in [8080, 9000] {
+        all.push(StandIn::tcp(pod, APP, "app", any(port)));
+    }
+    for port in [53, 80, 443, 2000] {
+        all.push(StandIn::tcp(server, 0, "server", any(port)));
+    }
+    for port in [53, 443] {
+        all.push(StandIn::udp(server, 0, "server", any(port)));
+    }
+    all
+}

@@ -1,0 +1,125 @@
+//! Somebody who listens and answers with their name: Envoy, the application or a server.
+//!
+//! Over TCP the answer is `<name> from <peer address>` or, for a redirected connection,
+//! `<name> to <original destination> from <peer address>`; over UDP the name alone.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
+
+use super::Namespace;
+use super::socket::become_user;
+
+/// Runs until dropped.
+pub(crate) struct StandIn {
+    stop: Box<dyn Fn() + Send>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl StandIn {
+    /// Listens on TCP, both families, as that user.
+    pub(crate) fn tcp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
+        let listener = namespace.run(|| {
+            become_user(uid);
+            TcpListener::bind(address)
+        });
+        let listener = listener.expect("the port is free");
+        let stopper = listener.try_clone().expect("a socket can be duplicated");
+        let serve = move || {
+            // Shutting the listener down makes accept fail, which ends the loop.
+            for stream in listener.incoming() {
+                let Ok(stream) = stream else { return };
+                // A client that has gone already is its own test's matter.
+                let _ = answer(stream, name);
+            }
+        };
+        let stop = move || {
+            let _ = shutdown(stopper.as_raw_fd(), Shutdown::Both);
+        };
+        Self::start(namespace, uid, Box::new(stop), serve)
+    }
+
+    /// Listens on UDP, both families, as that user.
+    pub(crate) fn udp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
+        let socket = namespace.run(|| {
+            become_user(uid);
+            UdpSocket::bind(address)
+        });
+        let socket = socket.expect("the port is free");
+        socket
+            .set_read_timeout(Some(Duration::from_millis(50)))
+            .expect("not zero");
+        let stopped = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&stopped);
+        let serve = move || {
+            let mut query = [0; 200];
+            while !seen.load(Ordering::Relaxed) {
+                if let Ok((_, peer)) = socket.recv_from(&mut query) {
+                    let _ = socket.send_to(name.as_bytes(), peer);
+                }
+            }
+        };
+        Self::start(
+            namespace,
+            uid,
+            Box::new(move || stopped.store(true, Ordering::Relaxed)),
+            serve,
+        )
+    }
+
+    fn start(
+        namespace: &Namespace,
+        uid: u32,
+        stop: Box<dyn Fn() + Send>,
+        serve: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let namespace = namespace.hold();
+        let thread = thread::spawn(move || {
+            namespace.enter();
+            become_user(uid);
+            serve();
+        });
+        Self {
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        (self.stop)();
+        // A panic of the thread has been printed already; another while unwinding would abort.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn answer(mut stream: TcpStream, name: &str) -> io::Result<()> {
+    let peer = stream.peer_addr()?.ip().to_canonical();
+    let local = stream.local_addr()?;
+    let local = SocketAddr::new(local.ip().to_canonical(), local.port());
+    match original_destination(&stream, peer) {
+        Ok(original) if original != local => write!(stream, "{name} to {original} from {peer}"),
+        // The kernel knows no other where it does not track connections.
+        _ => write!(stream, "{name} from {peer}"),
+    }
+}
+
+/// What Envoy's `original_dst` listener filter asks for.
+fn original_destination(stream: &TcpStream, peer: IpAddr) -> nix::Result<SocketAddr> {
+    if peer.is_ipv4() {
+        let address = getsockopt(stream, sockopt::OriginalDst)?;
+        let ip = Ipv4Addr::from(u32::from_be(address.sin_addr.s_addr));
+        Ok(SocketAddr::new(ip.into(), u16::from_be(address.sin_port)))
+    } else {
+        let address = getsockopt(stream, sockopt::Ip6tOriginalDst)?;
+        let ip = Ipv6Addr::from(address.sin6_addr.s6_addr);
+        Ok(SocketAddr::new(ip.into(), u16::from_be(address.sin6_port)))
+    }
+}

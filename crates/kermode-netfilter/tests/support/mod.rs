@@ -1,3 +1,0 @@
-//! Shared by this crate's tests.
-
-pub(crate) mod golden;
