@@ -4,17 +4,16 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_model::ObjectKey;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
 
-/// Writes Events in the control plane's name. Repeats are counted on the first one by Kubernetes' own rules.
-#[derive(Clone)]
+/// How many Events may wait to be written; further ones are dropped, since nothing depends on them.
+const WAITING: usize = 256;
+
+/// Writes Events in the control plane's name, off the caller's path. Repeats are counted on the first one by
+/// Kubernetes' own rules. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Events {
-    recorder: Recorder,
-}
-
-impl std::fmt::Debug for Events {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").finish_non_exhaustive()
-    }
+    waiting: mpsc::Sender<(Event, ObjectReference)>,
 }
 
 /// What an Event is about.
@@ -29,28 +28,35 @@ pub struct Subject {
 }
 
 impl Events {
-    /// Events reported by this replica.
-    pub fn new(client: Client, instance: Option<String>) -> Self {
+    /// Starts the task that writes, which ends with the last handle. `instance` names this replica.
+    pub fn start(client: Client, instance: Option<String>) -> Self {
         let reporter = Reporter {
             controller: "kuma-cp".to_owned(),
             instance,
         };
-        Self {
-            recorder: Recorder::new(client, reporter),
-        }
+        let recorder = Recorder::new(client, reporter);
+        let (waiting, mut events) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        tokio::spawn(async move {
+            while let Some((event, reference)) = events.recv().await {
+                if let Err(error) = recorder.publish(&event, &reference).await {
+                    tracing::debug!(object = ?reference.name, reason = event.reason, %error, "Event not written");
+                }
+            }
+        });
+        Self { waiting }
     }
 
-    /// Writes a Normal Event; a failure is logged, since nothing depends on it.
-    pub async fn normal(&self, subject: &Subject, reason: &str, message: String) {
-        self.publish(EventType::Normal, subject, reason, message).await;
+    /// Writes a Normal Event.
+    pub fn normal(&self, subject: &Subject, reason: &str, message: &str) {
+        self.publish(EventType::Normal, subject, reason, message);
     }
 
     /// Writes a Warning Event.
-    pub async fn warning(&self, subject: &Subject, reason: &str, message: String) {
-        self.publish(EventType::Warning, subject, reason, message).await;
+    pub fn warning(&self, subject: &Subject, reason: &str, message: &str) {
+        self.publish(EventType::Warning, subject, reason, message);
     }
 
-    async fn publish(&self, type_: EventType, subject: &Subject, reason: &str, message: String) {
+    fn publish(&self, type_: EventType, subject: &Subject, reason: &str, message: &str) {
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(subject.kind.to_owned()),
@@ -67,8 +73,8 @@ impl Events {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.recorder.publish(&event, &reference).await {
-            tracing::debug!(object = %subject.key, reason, %error, "event could not be written");
+        if self.waiting.try_send((event, reference)).is_err() {
+            tracing::debug!(object = %subject.key, reason, "Event dropped: too many are waiting");
         }
     }
 }

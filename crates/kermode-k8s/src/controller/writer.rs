@@ -10,11 +10,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-use kermode_crds::{Dataplane, DataplaneSpec};
+use kermode_crds::Dataplane;
 use kermode_model::ObjectKey;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::{DynamicObject, ObjectMeta};
+use kube::core::DynamicObject;
 use kube::{Api, Client};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -26,6 +25,7 @@ use tokio::task::JoinSet;
 use self::queue::Queue;
 use super::failure::{describe, is_conflict, is_not_found};
 use super::recorder::{Events, Subject};
+use crate::convert;
 
 /// The field manager of our writes.
 pub const FIELD_MANAGER: &str = "kuma-cp";
@@ -37,12 +37,10 @@ const RETRY: Duration = Duration::from_secs(2);
 /// A Dataplane as it should be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
-    /// Its mesh.
-    pub mesh: String,
-    /// Its contents.
-    pub spec: DataplaneSpec,
+    /// The Dataplane.
+    pub dataplane: Arc<kermode_model::Dataplane>,
     /// UID of the Pod that owns it.
-    pub pod_uid: String,
+    pub pod_uid: Arc<str>,
 }
 
 /// Who knows what should be.
@@ -257,20 +255,18 @@ impl Shared {
         desired: &Desired,
         observed: Option<Observed>,
     ) -> Result<(), Failed> {
-        let spec = serde_json::to_value(&desired.spec).map_err(|error| {
+        let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
+        let spec = serde_json::to_value(&object.spec).map_err(|error| {
             tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialised");
             Failed
         })?;
-        let fingerprint = fingerprint(&desired.mesh, &spec, &desired.pod_uid);
+        let fingerprint = fingerprint(&object.mesh, &spec, &desired.pod_uid);
         if observed.is_some_and(|observed| observed.fingerprint == fingerprint) {
             return Ok(());
         }
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let params = PatchParams::apply(FIELD_MANAGER).force();
-        match api
-            .patch(&key.name, &params, &Patch::Apply(object(key, desired)))
-            .await
-        {
+        match api.patch(&key.name, &params, &Patch::Apply(object)).await {
             Ok(_) => {
                 self.observed().insert(
                     key.clone(),
@@ -279,7 +275,7 @@ impl Shared {
                         generated: true,
                     },
                 );
-                self.wrote(key, desired, observed.is_none()).await;
+                self.wrote(key, desired, observed.is_none());
                 Ok(())
             }
             // The namespace is going away and the Pod with it.
@@ -288,11 +284,11 @@ impl Shared {
         }
     }
 
-    async fn wrote(&self, key: &ObjectKey, desired: &Desired, created: bool) {
+    fn wrote(&self, key: &ObjectKey, desired: &Desired, created: bool) {
         let subject = Subject {
             kind: "Pod",
             key: key.clone(),
-            uid: desired.pod_uid.clone(),
+            uid: desired.pod_uid.to_string(),
         };
         if created {
             self.metrics.count(WriteResult::Created);
@@ -349,25 +345,4 @@ impl Shared {
 
 fn is_terminating(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated"))
-}
-
-fn object(key: &ObjectKey, desired: &Desired) -> Dataplane {
-    Dataplane {
-        types: Some(Dataplane::type_meta()),
-        metadata: ObjectMeta {
-            name: Some(key.name.to_string()),
-            namespace: Some(key.namespace.to_string()),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "v1".to_owned(),
-                kind: "Pod".to_owned(),
-                name: key.name.to_string(),
-                uid: desired.pod_uid.clone(),
-                controller: Some(true),
-                block_owner_deletion: Some(true),
-            }]),
-            ..ObjectMeta::default()
-        },
-        mesh: desired.mesh.clone(),
-        spec: desired.spec.clone(),
-    }
 }
