@@ -1,0 +1,108 @@
+//! The command line: what the injector's container spec and the kubelet's hooks call.
+//!
+//! Every option of `run` can come from the environment, which is how the injector sets it (BEHAVIOUR section 2.5).
+//! Values are texts here; `config.rs` checks them all together.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// The sidecar agent of Kermode: runs Envoy beside a workload and connects it to the control plane.
+#[derive(Debug, Parser)]
+#[command(name = "kuma-dp", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run Envoy and everything it needs, until a signal or Envoy's end.
+    Run(Box<RunArgs>),
+    /// Wait until a URL answers with a success status, for hooks and probes of images without a shell.
+    Wait(WaitArgs),
+    /// Become Envoy, tied to the life of the calling process.
+    #[command(hide = true)]
+    ExecEnvoy(ExecArgs),
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct RunArgs {
+    /// Log level of kuma-dp: error, warn, info, debug, trace or off.
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_LOG_LEVEL", default_value = "info")]
+    pub(crate) log_level: String,
+    /// Number of Envoy's worker threads; as many as usable CPUs when absent or 0.
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_CONCURRENCY")]
+    pub(crate) concurrency: Option<String>,
+    /// URL of the control plane, `https://<host>:<port>`.
+    #[arg(long = "cp-address", env = "KUMA_CONTROL_PLANE_URL")]
+    pub(crate) control_plane_url: Option<String>,
+    /// CA certificates (PEM text) that the control plane's certificate is checked with.
+    #[arg(long = "ca-cert", env = "KUMA_CONTROL_PLANE_CA_CERT", hide_env_values = true)]
+    pub(crate) control_plane_ca_cert: Option<String>,
+    /// Mesh of the Dataplane.
+    #[arg(long, env = "KUMA_DATAPLANE_MESH", default_value = "default")]
+    pub(crate) mesh: String,
+    /// Name of the Dataplane, `<pod>.<namespace>`.
+    #[arg(long, env = "KUMA_DATAPLANE_NAME")]
+    pub(crate) name: Option<String>,
+    /// How long to keep serving after the first signal, in Go's notation (30s, 1m30s).
+    #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
+    pub(crate) drain_time: String,
+    /// Whether this runs as a native sidecar: the signal then comes after the workload has ended, so the drain ends
+    /// with the last connection.
+    #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
+    pub(crate) native_sidecar: String,
+    /// File with the token that authenticates this proxy; read again for every connection.
+    #[arg(long = "dataplane-token-file", env = "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH")]
+    pub(crate) token_path: Option<PathBuf>,
+    /// Envoy's program.
+    #[arg(
+        long,
+        env = "KUMA_DATAPLANE_RUNTIME_BINARY_PATH",
+        default_value = "/usr/local/bin/envoy"
+    )]
+    pub(crate) binary_path: PathBuf,
+    /// Envoy's log level; that of kuma-dp when absent.
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL")]
+    pub(crate) envoy_log_level: Option<String>,
+    /// Port of Envoy's admin interface on 127.0.0.1.
+    #[arg(long, env = "KUMA_DATAPLANE_ADMIN_PORT", default_value = "9901")]
+    pub(crate) admin_port: String,
+    /// Writable directory for the socket between Envoy and kuma-dp; the temporary directory when absent.
+    #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_SOCKET_DIR")]
+    pub(crate) socket_dir: Option<PathBuf>,
+    /// Whether to answer the DNS queries that are redirected here.
+    #[arg(long, env = "KUMA_DNS_ENABLED", default_value = "false")]
+    pub(crate) dns_enabled: String,
+    /// Port on 127.0.0.1 (and ::1) that DNS queries are redirected to.
+    #[arg(long, env = "KUMA_DNS_CORE_DNS_PORT", default_value = "15053")]
+    pub(crate) dns_port: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// URL to ask, `http://<IP or localhost>:<port>/<path>`.
+    #[arg(long, default_value = "http://localhost:9901/ready")]
+    pub(crate) url: String,
+    /// How long to keep asking, in Go's notation.
+    #[arg(long, default_value = "60s")]
+    pub(crate) timeout: String,
+    /// Pause between two questions.
+    #[arg(long, default_value = "250ms")]
+    pub(crate) check_frequency: String,
+    /// How long one question may take.
+    #[arg(long, default_value = "500ms")]
+    pub(crate) request_timeout: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Process id of the caller, to notice that it ended before this process was tied to it.
+    #[arg(long)]
+    pub(crate) parent: i32,
+    /// Program and arguments.
+    #[arg(last = true, required = true)]
+    pub(crate) command: Vec<OsString>,
+}

@@ -1,0 +1,241 @@
+//! Checks what the command line and the environment say: everything that is wrong is reported at once.
+
+use std::fmt;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use kermode_identity::TrustBundle;
+use kermode_model::{MeshName, ObjectKey, duration};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::cli::RunArgs;
+
+/// What `run` needs to know, checked.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) log_level: LevelFilter,
+    pub(crate) control_plane: ControlPlaneConfig,
+    pub(crate) mesh: MeshName,
+    pub(crate) proxy: ObjectKey,
+    pub(crate) envoy: EnvoyConfig,
+    pub(crate) native_sidecar: bool,
+    pub(crate) dns_port: Option<NonZeroU16>,
+    pub(crate) socket_dir: PathBuf,
+}
+
+/// How the control plane is reached.
+pub(crate) struct ControlPlaneConfig {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) trust: TrustBundle,
+    pub(crate) token_path: PathBuf,
+}
+
+/// How Envoy is run.
+#[derive(Clone, Debug)]
+pub(crate) struct EnvoyConfig {
+    pub(crate) binary: PathBuf,
+    pub(crate) concurrency: Option<NonZeroU32>,
+    pub(crate) log_level: &'static str,
+    pub(crate) admin_port: NonZeroU16,
+    pub(crate) drain_time: Duration,
+}
+
+/// Everything that is wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("invalid configuration: {}", .0.join("; "))]
+pub(crate) struct Invalid(Vec<String>);
+
+impl fmt::Debug for ControlPlaneConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host,
+            port,
+            trust,
+            token_path,
+        } = self;
+        f.debug_struct("ControlPlaneConfig")
+            .field("host", host)
+            .field("port", port)
+            .field("roots", &trust.roots().len())
+            .field("token_path", token_path)
+            .finish()
+    }
+}
+
+impl RunArgs {
+    /// The checked configuration, or all that is wrong.
+    pub(crate) fn check(self) -> Result<Config, Invalid> {
+        let mut errors = Errors::default();
+        let log_level = errors
+            .take("--log-level", log_level(&self.log_level))
+            .unwrap_or(LevelFilter::INFO);
+        let envoy_level = self.envoy_log_level.filter(|text| !text.is_empty());
+        let envoy_level =
+            envoy_level.map_or_else(|| Ok(envoy_level_of(log_level)), |text| envoy_level_named(&text));
+        let envoy_log_level = errors.take("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", envoy_level);
+        let address = required(self.control_plane_url).and_then(|text| https_address(&text));
+        let address = errors.take("KUMA_CONTROL_PLANE_URL", address);
+        let trust = required(self.control_plane_ca_cert)
+            .and_then(|pem| TrustBundle::from_pem(&pem).map_err(|error| error.to_string()));
+        let trust = errors.take("KUMA_CONTROL_PLANE_CA_CERT", trust);
+        let token_path = required(self.token_path.filter(|path| !path.as_os_str().is_empty()));
+        let token_path = errors.take("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", token_path);
+        let proxy = errors.take(
+            "KUMA_DATAPLANE_NAME",
+            required(self.name).and_then(|text| proxy_name(&text)),
+        );
+        let mesh = errors.take("KUMA_DATAPLANE_MESH", required(Some(self.mesh)));
+        let drain_time = errors.take("KUMA_DATAPLANE_DRAIN_TIME", positive(&self.drain_time));
+        let native_sidecar = errors.take("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
+        let admin_port = errors.take("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
+        let concurrency = self
+            .concurrency
+            .filter(|text| !text.is_empty())
+            .map_or(Ok(0), |text| number(&text));
+        let concurrency = errors.take("--concurrency", concurrency);
+        let dns_enabled = errors.take("KUMA_DNS_ENABLED", boolean(&self.dns_enabled));
+        let dns_port = errors.take("KUMA_DNS_CORE_DNS_PORT", port(&self.dns_port));
+
+        let config = (|| {
+            let (host, port) = address?;
+            Some(Config {
+                log_level,
+                control_plane: ControlPlaneConfig {
+                    host,
+                    port,
+                    trust: trust?,
+                    token_path: token_path?,
+                },
+                mesh: MeshName::new(mesh?),
+                proxy: proxy?,
+                envoy: EnvoyConfig {
+                    binary: self.binary_path,
+                    concurrency: NonZeroU32::new(concurrency?),
+                    log_level: envoy_log_level?,
+                    admin_port: admin_port?,
+                    drain_time: drain_time?,
+                },
+                native_sidecar: native_sidecar?,
+                dns_port: if dns_enabled? { Some(dns_port?) } else { None },
+                socket_dir: self.socket_dir.unwrap_or_else(std::env::temp_dir),
+            })
+        })();
+        match config {
+            Some(config) if errors.0.is_empty() => Ok(config),
+            _ => Err(Invalid(errors.0)),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Errors(Vec<String>);
+
+impl Errors {
+    fn take<T>(&mut self, key: &str, value: Result<T, String>) -> Option<T> {
+        value
+            .map_err(|reason| self.0.push(format!("{key}: {reason}")))
+            .ok()
+    }
+}
+
+trait Empty {
+    fn is_empty(&self) -> bool;
+}
+
+impl Empty for String {
+    fn is_empty(&self) -> bool {
+        self.as_str().is_empty()
+    }
+}
+
+impl Empty for PathBuf {
+    fn is_empty(&self) -> bool {
+        self.as_os_str().is_empty()
+    }
+}
+
+fn required<T: Empty>(value: Option<T>) -> Result<T, String> {
+    value
+        .filter(|value| !value.is_empty())
+        .ok_or_else(|| "it is not set, and there is no default".to_owned())
+}
+
+fn number<T: FromStr>(text: &str) -> Result<T, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a whole number in range"))
+}
+
+fn port(text: &str) -> Result<NonZeroU16, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
+}
+
+/// The values Kuma understands as booleans (BEHAVIOUR section 1).
+fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" | "enabled" => Ok(true),
+        "false" | "disabled" | "" => Ok(false),
+        other => Err(format!("`{other}` is neither true nor false")),
+    }
+}
+
+fn positive(text: &str) -> Result<Duration, String> {
+    let value = duration::parse(text).map_err(|error| error.to_string())?;
+    if value.is_zero() {
+        Err("it must be more than zero".to_owned())
+    } else {
+        Ok(value)
+    }
+}
+
+fn proxy_name(text: &str) -> Result<ObjectKey, String> {
+    ObjectKey::from_proxy_name(text).ok_or_else(|| format!("`{text}` is not `<pod>.<namespace>`"))
+}
+
+/// Only https: the token must not travel in the clear.
+fn https_address(text: &str) -> Result<(String, u16), String> {
+    let wrong = || format!("`{text}` is not `https://<host>:<port>`");
+    let url: http::Uri = text.parse().map_err(|_| wrong())?;
+    match (url.scheme_str(), url.host()) {
+        (Some("https"), Some(host)) if !host.is_empty() => {
+            // IPv6 addresses stand in brackets in a URL, but nowhere else.
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            Ok((host.to_owned(), url.port_u16().unwrap_or(443)))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+fn log_level(text: &str) -> Result<LevelFilter, String> {
+    let level = if text == "warning" { "warn" } else { text };
+    level
+        .parse()
+        .map_err(|_| format!("`{text}` is none of off, error, warn, info, debug, trace"))
+}
+
+const ENVOY_LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
+
+fn envoy_level_named(text: &str) -> Result<&'static str, String> {
+    let name = if text == "warn" { "warning" } else { text };
+    ENVOY_LEVELS
+        .into_iter()
+        .find(|level| *level == name)
+        .ok_or_else(|| format!("`{text}` is none of {}", ENVOY_LEVELS.join(", ")))
+}
+
+fn envoy_level_of(level: LevelFilter) -> &'static str {
+    match level.into_level() {
+        None => "off",
+        Some(tracing::Level::ERROR) => "error",
+        Some(tracing::Level::WARN) => "warning",
+        Some(tracing::Level::INFO) => "info",
+        Some(tracing::Level::DEBUG) => "debug",
+        Some(tracing::Level::TRACE) => "trace",
+    }
+}
+
+#[cfg(test)]
+mod tests;

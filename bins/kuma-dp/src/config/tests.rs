@@ -1,0 +1,101 @@
+//! What the configuration accepts and how it refuses.
+
+use clap::Parser;
+use kermode_identity::ServingAuthority;
+
+use super::*;
+use crate::cli::{Cli, Command};
+
+/// The arguments of a complete command line, `changes` last so that they win.
+fn mk_args(changes: &[&str]) -> RunArgs {
+    let ca = ServingAuthority::generate(std::time::SystemTime::now())
+        .unwrap()
+        .certificate_pem();
+    let mut line = vec![
+        "kuma-dp".to_owned(),
+        "run".to_owned(),
+        "--cp-address=https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
+        format!("--ca-cert={ca}"),
+        "--name=web-0.demo".to_owned(),
+        "--dataplane-token-file=/var/run/token".to_owned(),
+        "--dns-enabled=true".to_owned(),
+    ];
+    let key = |argument: &str| argument.split('=').next().map(str::to_owned);
+    line.retain(|argument| !changes.iter().any(|change| key(change) == key(argument)));
+    line.extend(changes.iter().map(ToString::to_string));
+    match Cli::parse_from(line).command {
+        Command::Run(args) => *args,
+        other => panic!("not run: {other:?}"),
+    }
+}
+
+#[test]
+fn the_injectors_arguments_are_understood() {
+    let config = mk_args(&["--log-level=info", "--concurrency=2", "--drain-time=1m30s"])
+        .check()
+        .unwrap();
+    assert_eq!(config.control_plane.host, "kuma-control-plane.kong-mesh-system");
+    assert_eq!(config.control_plane.port, 5678);
+    assert_eq!(config.proxy, ObjectKey::new("demo", "web-0"));
+    assert_eq!(config.mesh.as_str(), "default");
+    assert_eq!(config.envoy.concurrency, NonZeroU32::new(2));
+    assert_eq!(config.envoy.drain_time, Duration::from_secs(90));
+    assert_eq!(config.envoy.log_level, "info");
+    assert_eq!(config.envoy.admin_port.get(), 9901);
+    assert_eq!(config.dns_port, NonZeroU16::new(15053));
+    assert!(!config.native_sidecar);
+}
+
+#[test]
+fn everything_that_is_wrong_is_reported_at_once() {
+    let args = mk_args(&[
+        "--cp-address=http://cp:5678",
+        "--ca-cert=",
+        "--name=web",
+        "--drain-time=0s",
+        "--admin-port=0",
+        "--concurrency=two",
+        "--log-level=loud",
+        "--envoy-log-level=loud",
+        "--dns-enabled=maybe",
+    ]);
+    let text = args.check().unwrap_err().to_string();
+    for key in [
+        "KUMA_CONTROL_PLANE_URL: `http://cp:5678` is not",
+        "KUMA_CONTROL_PLANE_CA_CERT: it is not set",
+        "KUMA_DATAPLANE_NAME: `web`",
+        "KUMA_DATAPLANE_DRAIN_TIME: it must be more than zero",
+        "KUMA_DATAPLANE_ADMIN_PORT: `0`",
+        "--concurrency: `two`",
+        "--log-level: `loud`",
+        "KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL: `loud`",
+        "KUMA_DNS_ENABLED: `maybe`",
+    ] {
+        assert!(text.contains(key), "{key} not in: {text}");
+    }
+    assert!(!text.contains('\n'));
+}
+
+#[test]
+fn a_concurrency_of_zero_leaves_it_to_envoy() {
+    assert_eq!(
+        mk_args(&["--concurrency=0"]).check().unwrap().envoy.concurrency,
+        None
+    );
+}
+
+#[test]
+fn an_ipv6_address_of_the_control_plane_loses_its_brackets() {
+    let config = mk_args(&["--cp-address=https://[fd00::1]:5678"]).check().unwrap();
+    assert_eq!(config.control_plane.host, "fd00::1");
+}
+
+#[test]
+fn envoys_log_level_follows_ours_unless_set() {
+    let level = |changes: &[&str]| mk_args(changes).check().unwrap().envoy.log_level;
+    assert_eq!(level(&["--log-level=warn"]), "warning");
+    assert_eq!(
+        level(&["--log-level=warn", "--envoy-log-level=critical"]),
+        "critical"
+    );
+}

@@ -1,0 +1,131 @@
+//! The connection to the control plane: name resolution, TCP, TLS, HTTP/2.
+//!
+//! One lazy channel for everything. It connects with the first call, and again with the first call after a loss, so
+//! whoever calls decides how often to try.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tower::Service;
+
+use crate::config::ControlPlaneConfig;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// A control plane that went away without a word is noticed within the sum of these two.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A channel to the control plane, not connected yet.
+pub(crate) fn channel(config: &ControlPlaneConfig, resolver: Arc<TokioResolver>) -> anyhow::Result<Channel> {
+    let host = &config.host;
+    let authority = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
+    let endpoint = Endpoint::from_shared(format!("https://{authority}:{}", config.port))
+        .context("KUMA_CONTROL_PLANE_URL")?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let connector = Connector {
+        target: Arc::new(Target {
+            host: host.clone(),
+            port: config.port,
+            name: ServerName::try_from(host.clone()).context("KUMA_CONTROL_PLANE_URL: host")?,
+        }),
+        tls: TlsConnector::from(Arc::new(tls_config(config)?)),
+        resolver,
+    };
+    Ok(endpoint.connect_with_connector_lazy(connector))
+}
+
+fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for root in config.trust.roots() {
+        roots
+            .add(root.clone())
+            .context("KUMA_CONTROL_PLANE_CA_CERT: a certificate in it cannot be used")?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(tls)
+}
+
+#[derive(Clone)]
+struct Connector {
+    target: Arc<Target>,
+    tls: TlsConnector,
+    resolver: Arc<TokioResolver>,
+}
+
+struct Target {
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self {
+            target,
+            tls,
+            resolver,
+        } = self.clone();
+        Box::pin(async move {
+            let stream = connect(&target, &resolver).await?;
+            // Small messages must not wait for one another.
+            stream.set_nodelay(true)?;
+            Ok(TokioIo::new(tls.connect(target.name.clone(), stream).await?))
+        })
+    }
+}
+
+/// Connects to the first address that accepts.
+async fn connect(target: &Target, resolver: &TokioResolver) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", target.host));
+    for address in resolve(&target.host, resolver).await? {
+        match TcpStream::connect(SocketAddr::new(address, target.port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port)),
+        }
+    }
+    Err(last)
+}
+
+/// Our own resolver: the images have no libc that could look names up.
+async fn resolve(host: &str, resolver: &TokioResolver) -> io::Result<Vec<IpAddr>> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let found = resolver.lookup_ip(host).await;
+    let found = found.map_err(|error| io::Error::other(format!("{host} cannot be resolved: {error}")))?;
+    Ok(found.iter().collect())
+}

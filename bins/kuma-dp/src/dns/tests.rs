@@ -1,0 +1,152 @@
+//! The relay between real sockets: clients, and name servers that behave badly.
+
+use super::message::tests::{mk_query, mk_reply};
+use super::message::{rcode, rcode_of};
+use super::*;
+
+/// How a name server of the test behaves.
+#[derive(Clone, Copy)]
+enum Upstream {
+    Answers,
+    Fails,
+    Silent,
+    /// Sends a forged answer under the wrong id first.
+    Forges,
+}
+
+async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = udp.local_addr().unwrap();
+    let tcp = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, client) = udp.recv_from(&mut buffer).await.unwrap();
+            let query = &buffer[..length];
+            match behaviour {
+                Upstream::Answers => udp.send_to(&mk_reply(query, 0), client).await.unwrap(),
+                Upstream::Fails => udp
+                    .send_to(&mk_reply(query, rcode::SERVER_FAILURE), client)
+                    .await
+                    .unwrap(),
+                Upstream::Silent => 0,
+                Upstream::Forges => {
+                    let mut forged = mk_reply(query, 0);
+                    forged[0] ^= 0xff;
+                    forged.push(66);
+                    udp.send_to(&forged, client).await.unwrap();
+                    udp.send_to(&mk_reply(query, 0), client).await.unwrap()
+                }
+            };
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            while let Some(query) = read_message(&mut stream).await.unwrap() {
+                write_message(&mut stream, &mk_reply(&query, 0)).await.unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// A relay on a free port; its first address.
+async fn mk_server(upstreams: Vec<SocketAddr>, zone: impl Zone + Clone) -> SocketAddr {
+    let upstreams = Upstreams::new(upstreams, Duration::from_millis(200));
+    // Another process may take the port between the two calls; then another one is tried.
+    loop {
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let port = NonZeroU16::new(address.port()).unwrap();
+        if let Ok(server) = Server::bind(port, zone.clone(), upstreams.clone()).await {
+            tokio::spawn(server.run());
+            return address;
+        }
+    }
+}
+
+async fn ask(server: SocketAddr, query: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(query).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    buffer[..length].to_vec()
+}
+
+#[tokio::test]
+async fn an_answer_is_handed_on_as_it_is() {
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let query = mk_query(77, "kubernetes.default");
+    assert_eq!(ask(server, &query).await, mk_reply(&query, 0));
+}
+
+#[tokio::test]
+async fn queries_over_tcp_share_a_connection() {
+    let server = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    for id in [1, 2] {
+        let query = mk_query(id, "kubernetes.default");
+        write_message(&mut stream, &query).await.unwrap();
+        assert_eq!(
+            read_message(&mut stream).await.unwrap().unwrap(),
+            mk_reply(&query, 0)
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_next_server_is_asked_when_one_fails_or_is_silent() {
+    let good = mk_upstream(Upstream::Answers).await;
+    for bad in [Upstream::Fails, Upstream::Silent] {
+        let server = mk_server(vec![mk_upstream(bad).await, good], NoZone).await;
+        let query = mk_query(5, "web.demo");
+        assert_eq!(ask(server, &query).await, mk_reply(&query, 0));
+    }
+}
+
+#[tokio::test]
+async fn the_failure_of_the_only_server_is_passed_on_and_silence_becomes_one() {
+    let query = mk_query(5, "web.demo");
+    let failing = mk_server(vec![mk_upstream(Upstream::Fails).await], NoZone).await;
+    assert_eq!(
+        ask(failing, &query).await,
+        mk_reply(&query, rcode::SERVER_FAILURE)
+    );
+    let silent = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+    assert_eq!(rcode_of(&ask(silent, &query).await), rcode::SERVER_FAILURE);
+}
+
+#[tokio::test]
+async fn a_forged_answer_is_not_believed() {
+    let server = mk_server(vec![mk_upstream(Upstream::Forges).await], NoZone).await;
+    let query = mk_query(5, "web.demo");
+    assert_eq!(ask(server, &query).await, mk_reply(&query, 0));
+}
+
+#[tokio::test]
+async fn garbage_gets_no_answer_and_does_not_end_the_server() {
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.send_to(b"not dns", server).await.unwrap();
+    let query = mk_query(6, "web.demo");
+    assert_eq!(ask(server, &query).await, mk_reply(&query, 0));
+}
+
+#[tokio::test]
+async fn a_name_of_the_zone_never_leaves_the_pod() {
+    #[derive(Clone)]
+    struct Refusing;
+    impl Zone for Refusing {
+        fn answer(&self, query: Query<'_>) -> Option<Vec<u8>> {
+            Some(query.refusal(rcode::REFUSED))
+        }
+    }
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], Refusing).await;
+    assert_eq!(
+        rcode_of(&ask(server, &mk_query(6, "web.mesh")).await),
+        rcode::REFUSED
+    );
+}

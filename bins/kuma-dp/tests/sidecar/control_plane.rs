@@ -1,0 +1,303 @@
+//! A control plane on loopback: TLS, tokens, delta ADS by hand, and real certificates.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kermode_envoy::{Resource, ResourceKind, generate};
+use kermode_identity::api::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
+use kermode_identity::{
+    Authority, Entitlement, IssuedCertificate, ServingAuthority, TrustBundle, WorkloadKey,
+};
+use kermode_model::{CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey};
+use kermode_runtime::{shutdown, tls};
+use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tower::Service;
+
+/// The pod's address: loopback too, but not the one of the admin interface.
+const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+/// What the proxy under test is called.
+pub const PROXY: &str = "web-0.demo";
+/// The identity it shall get.
+pub const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
+
+/// How the control plane behaves; may be changed while it runs.
+#[derive(Clone, Debug)]
+pub struct Behaviour {
+    /// The token that is accepted.
+    pub token: &'static str,
+    /// Lifetime of certificates; `None` for a mesh without mTLS.
+    pub certificates: Option<Duration>,
+}
+
+/// The running control plane; stops when dropped.
+pub struct ControlPlane {
+    pub address: SocketAddr,
+    /// The CA that proxies are told to trust.
+    pub ca_pem: String,
+    /// Where the proxy under test accepts connections of the mesh.
+    pub inbound: SocketAddr,
+    state: Arc<State>,
+    _trigger: shutdown::Trigger,
+}
+
+struct State {
+    behaviour: Mutex<Behaviour>,
+    authority: Authority,
+    dataplane: Dataplane,
+    /// The tokens of accepted requests for certificates, in order.
+    certified_with: Mutex<Vec<&'static str>>,
+}
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    pub async fn start(behaviour: Behaviour) -> Self {
+        let serving = ServingAuthority::generate(SystemTime::now()).unwrap();
+        let certificate = serving
+            .issue(&["127.0.0.1"], Duration::from_hours(1), SystemTime::now())
+            .unwrap();
+        let key = certificate.private_key().into();
+        let certificate = tls::ServingCertificate::new(certificate.certificate.chain, key).unwrap();
+        let inbound = free_address(POD_IP).await;
+        let state = Arc::new(State {
+            behaviour: Mutex::new(behaviour),
+            authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
+            dataplane: mk_dataplane(inbound),
+            certified_with: Mutex::default(),
+        });
+        let routes = Routes::new(Ads(state.clone())).add_service(Identity(state.clone()));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (trigger, shutdown) = shutdown::channel();
+        tokio::spawn(tls::serve(
+            listener,
+            certificate,
+            routes.into_axum_router(),
+            100,
+            shutdown,
+        ));
+        Self {
+            address,
+            ca_pem: serving.certificate_pem(),
+            inbound,
+            state,
+            _trigger: trigger,
+        }
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.state.behaviour.lock().unwrap());
+    }
+
+    pub fn certified_with(&self) -> Vec<&'static str> {
+        self.state.certified_with.lock().unwrap().clone()
+    }
+
+    /// A certificate of another workload of the mesh, its key, and the roots to check the peer with.
+    pub fn mk_client(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
+        let key = WorkloadKey::generate().unwrap();
+        let entitlement = Entitlement::of(&self.state.dataplane);
+        let csr = key.csr_der().unwrap();
+        let issued =
+            self.state
+                .authority
+                .sign_csr(&csr, &entitlement, Duration::from_hours(1), SystemTime::now());
+        (issued.unwrap(), key, self.state.roots())
+    }
+}
+
+impl State {
+    fn behaviour(&self) -> Behaviour {
+        self.behaviour.lock().unwrap().clone()
+    }
+
+    fn roots(&self) -> TrustBundle {
+        TrustBundle::new([self.authority.certificate().clone()])
+    }
+
+    fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let expected = format!("Bearer {}", self.behaviour().token);
+        let given = request
+            .metadata()
+            .get("authorization")
+            .and_then(|value| value.to_str().ok());
+        if given == Some(expected.as_str()) {
+            Ok(())
+        } else {
+            Err(Status::unauthenticated("wrong token"))
+        }
+    }
+
+    fn issue(&self, request: Request<IssueCertificateRequest>) -> Result<IssueCertificateResponse, Status> {
+        self.authenticate(&request)?;
+        let behaviour = self.behaviour();
+        let request = request.into_inner();
+        if (request.mesh.as_str(), request.name.as_str()) != ("default", PROXY) {
+            return Err(Status::not_found(request.name));
+        }
+        let lifetime = behaviour
+            .certificates
+            .ok_or_else(|| Status::failed_precondition("no mTLS"))?;
+        let entitlement = Entitlement::of(&self.dataplane);
+        let issued = self
+            .authority
+            .sign_csr(&request.csr_der, &entitlement, lifetime, SystemTime::now());
+        let issued = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.certified_with.lock().unwrap().push(behaviour.token);
+        Ok(IssueCertificateResponse::new(&issued, &self.roots()))
+    }
+
+    fn resources(&self) -> Vec<Resource> {
+        let mut mesh = Mesh::new("default");
+        mesh.mtls = self.behaviour().certificates.map(|certificate_lifetime| Mtls {
+            backend: "ca-1".to_owned(),
+            mode: MtlsMode::Strict,
+            authority: CertificateAuthority::Builtin,
+            certificate_lifetime,
+        });
+        generate::proxy(&mesh, &self.dataplane, &[])
+    }
+
+    /// What a subscription to one type gets: everything of it, or what is named.
+    fn response(&self, request: &DeltaDiscoveryRequest, nonce: u32) -> DeltaDiscoveryResponse {
+        let names = &request.resource_names_subscribe;
+        let all = names.is_empty() || names.iter().any(|name| name == "*");
+        let kind = ResourceKind::from_type_url(&request.type_url);
+        let resources = self.resources().into_iter().filter(|resource| {
+            Some(resource.kind) == kind && (all || names.iter().any(|name| **name == *resource.name))
+        });
+        DeltaDiscoveryResponse {
+            resources: resources
+                .map(|resource| {
+                    encode_resource(
+                        resource.kind.type_url(),
+                        &resource.name,
+                        &resource.version,
+                        resource.body,
+                    )
+                })
+                .collect(),
+            type_url: request.type_url.clone(),
+            nonce: nonce.to_string(),
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+}
+
+fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
+    let tags = [
+        ("kuma.io/service", "web_demo_svc_80"),
+        ("kuma.io/protocol", "tcp"),
+    ];
+    let tags = tags
+        .into_iter()
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect();
+    Dataplane {
+        key: ObjectKey::from_proxy_name(PROXY).unwrap(),
+        mesh: MeshName::new("default"),
+        address: inbound.ip(),
+        inbounds: vec![Inbound {
+            port: inbound.port(),
+            tags,
+            ready: None,
+        }],
+        gateway: None,
+        transparent_proxying: None,
+        admin_port: None,
+        probes: None,
+        metrics: None,
+    }
+}
+
+/// An address that nobody uses at the moment.
+pub async fn free_address(ip: IpAddr) -> SocketAddr {
+    TcpListener::bind((ip, 0)).await.unwrap().local_addr().unwrap()
+}
+
+// === The two services ===
+
+#[derive(Clone)]
+struct Ads(Arc<State>);
+
+impl NamedService for Ads {
+    const NAME: &'static str = kermode_xds::wire::SERVICE_NAME;
+}
+
+impl StreamingService<DeltaDiscoveryRequest> for Ads {
+    type Response = DeltaDiscoveryResponse;
+    type ResponseStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+        let state = self.0.clone();
+        Box::pin(async move {
+            state.authenticate(&request)?;
+            let mut nonce = 0;
+            let responses = request.into_inner().filter_map(move |request| {
+                let response = request.map(|request| {
+                    // Answers to responses need no response.
+                    request.response_nonce.is_empty().then(|| {
+                        nonce += 1;
+                        state.response(&request, nonce)
+                    })
+                });
+                std::future::ready(response.transpose())
+            });
+            Ok(Response::new(responses.boxed()))
+        })
+    }
+}
+
+#[derive(Clone)]
+struct Identity(Arc<State>);
+
+impl NamedService for Identity {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl UnaryService<IssueCertificateRequest> for Identity {
+    type Response = IssueCertificateResponse;
+    type Future = std::future::Ready<Result<Response<IssueCertificateResponse>, Status>>;
+
+    fn call(&mut self, request: Request<IssueCertificateRequest>) -> Self::Future {
+        std::future::ready(self.0.issue(request).map(Response::new))
+    }
+}
+
+macro_rules! http_service {
+    ($service:ty, $method:ident, $response:ty, $request:ty) => {
+        impl Service<http::Request<Body>> for $service {
+            type Response = http::Response<Body>;
+            type Error = Infallible;
+            type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+            fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+                Poll::Ready(Ok(()))
+            }
+
+            fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+                let service = self.clone();
+                Box::pin(async move {
+                    let mut grpc = Grpc::new(ProstCodec::<$response, $request>::default());
+                    Ok(grpc.$method(service, request).await)
+                })
+            }
+        }
+    };
+}
+
+http_service!(Ads, streaming, DeltaDiscoveryResponse, DeltaDiscoveryRequest);
+http_service!(Identity, unary, IssueCertificateResponse, IssueCertificateRequest);

@@ -1,0 +1,321 @@
+//! `kuma-dp` with a real Envoy and a control plane on loopback, from start to every kind of end.
+
+mod agent;
+mod control_plane;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::{Agent, is_running, kilobytes};
+use control_plane::{Behaviour, ControlPlane, SPIFFE_ID};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+const MTLS: Behaviour = Behaviour {
+    token: "first",
+    certificates: Some(Duration::from_hours(24)),
+};
+
+/// The certificate that the proxy under test presents to another workload of the mesh.
+async fn presented(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
+    let (issued, key, bundle) = control_plane.mk_client();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(bundle.roots().iter().cloned());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let verifier = SpiffeVerifier {
+        roots: Arc::new(roots),
+        provider: provider.clone(),
+    };
+    let key = PrivatePkcs8KeyDer::from_pem_slice(key.private_key_pem().as_bytes()).unwrap();
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(issued.chain, key.into())
+        .unwrap();
+    let stream = TcpStream::connect(control_plane.inbound).await.ok()?;
+    let name = ServerName::try_from("web").unwrap();
+    let tls = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .ok()?;
+    Some(tls.get_ref().1.peer_certificates()?[0].clone())
+}
+
+/// Checks the chain against the mesh's roots, and the SPIFFE id in place of a host name.
+#[derive(Debug)]
+struct SpiffeVerifier {
+    roots: Arc<RootCertStore>,
+    provider: Arc<rustls::crypto::CryptoProvider>,
+}
+
+impl rustls::client::danger::ServerCertVerifier for SpiffeVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: rustls_pki_types::UnixTime,
+    ) -> Result<rustls::client::danger::ServerCertVerified, rustls::Error> {
+        let certificate = rustls::server::ParsedCertificate::try_from(end_entity)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        rustls::client::verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        let id = SPIFFE_ID.as_bytes();
+        assert!(
+            end_entity.windows(id.len()).any(|window| window == id),
+            "no {SPIFFE_ID} in the certificate"
+        );
+        Ok(rustls::client::danger::ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &rustls::DigitallySignedStruct,
+    ) -> Result<rustls::client::danger::HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
+}
+
+#[tokio::test]
+async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    agent.until_ready_is(200).await;
+    agent
+        .eventually("the inbound presents the certificate", async || {
+            presented(&control_plane).await
+        })
+        .await;
+    let (_, secrets) = agent
+        .ask("GET", "/config_dump?resource=dynamic_active_secrets")
+        .await
+        .unwrap();
+    for name in ["identity_cert:secret:default", "mesh_ca:secret:default"] {
+        assert!(secrets.contains(name), "{name} not in {secrets}");
+    }
+    println!(
+        "kuma-dp: VmRSS {} kB, RssAnon {} kB",
+        kilobytes(agent.pid(), "VmRSS"),
+        kilobytes(agent.pid(), "RssAnon")
+    );
+
+    let envoy = agent.envoy_pid().await;
+    agent.signal(Signal::SIGTERM);
+    agent.until_ready_is(503).await;
+    assert!(
+        presented(&control_plane).await.is_some(),
+        "new connections are refused during the drain"
+    );
+    assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());
+    assert!(!is_running(envoy));
+}
+
+#[tokio::test]
+async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() {
+    // Renewal is due after 4/5 of lifetime and backdating: two seconds.
+    let behaviour = Behaviour {
+        token: "first",
+        certificates: Some(Duration::from_secs(5)),
+    };
+    let control_plane = ControlPlane::start(behaviour).await;
+    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let first = agent
+        .eventually("first certificate", async || presented(&control_plane).await)
+        .await;
+    agent.write_token("second");
+    control_plane.change(|behaviour| behaviour.token = "second");
+    agent
+        .eventually("another certificate", async || {
+            presented(&control_plane)
+                .await
+                .filter(|certificate| *certificate != first)
+        })
+        .await;
+    agent
+        .eventually("the second token was used", async || {
+            control_plane.certified_with().contains(&"second").then_some(())
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn without_mtls_envoy_is_ready_without_a_certificate() {
+    let control_plane = ControlPlane::start(Behaviour {
+        token: "first",
+        certificates: None,
+    })
+    .await;
+    let agent = Agent::start(&control_plane, "first", &[]).await;
+    agent.until_ready_is(200).await;
+    agent
+        .eventually("the mesh's answer is logged", async || {
+            agent.log().contains("mTLS is off").then_some(())
+        })
+        .await;
+    assert_eq!(control_plane.certified_with(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_is_read_again_and_never_logged() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let agent = Agent::start(&control_plane, "stale-token-text", &[]).await;
+    agent
+        .eventually("the refusal is logged", async || {
+            agent.log().contains("wrong token").then_some(())
+        })
+        .await;
+    agent.write_token("first");
+    agent.until_ready_is(200).await;
+    let log = agent.log();
+    assert!(
+        !log.contains("stale-token-text") && !log.contains("PRIVATE KEY"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn kuma_dp_ends_with_the_code_of_an_envoy_that_ends() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let mut crashed = Agent::start(&control_plane, "first", &[]).await;
+    kill(Pid::from_raw(crashed.envoy_pid().await), Signal::SIGKILL).unwrap();
+    assert_eq!(crashed.ended().await.code(), Some(137));
+
+    // As the control plane does when a job has finished (BEHAVIOUR section 3.7).
+    let mut asked = Agent::start(&control_plane, "first", &[]).await;
+    asked.until_ready_is(200).await;
+    asked.ask("POST", "/quitquitquit").await;
+    assert_eq!(asked.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn envoy_does_not_outlive_a_killed_kuma_dp() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let mut agent = Agent::start(&control_plane, "first", &[]).await;
+    let envoy = agent.envoy_pid().await;
+    agent.signal(Signal::SIGKILL);
+    agent.ended().await;
+    agent
+        .eventually("Envoy is gone", async || (!is_running(envoy)).then_some(()))
+        .await;
+}
+
+#[tokio::test]
+async fn a_native_sidecar_ends_with_the_last_connection_long_before_the_drain_time() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let changes = [
+        ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
+        ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
+    ];
+    let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    agent.until_ready_is(200).await;
+    let open = agent
+        .eventually("inbound", async || {
+            TcpStream::connect(control_plane.inbound).await.ok()
+        })
+        .await;
+    agent
+        .eventually("Envoy counts the connection", async || {
+            let (_, statistics) = agent.ask("GET", "/stats?filter=downstream_cx_active").await?;
+            statistics
+                .lines()
+                .any(|line| line.starts_with("listener.127.0.0.2") && line.ends_with(": 1"))
+                .then_some(())
+        })
+        .await;
+    agent.signal(Signal::SIGTERM);
+    agent.until_ready_is(503).await;
+    agent
+        .eventually("the connection was counted", async || {
+            agent.log().contains("connections=1").then_some(())
+        })
+        .await;
+    drop(open);
+    assert_eq!(agent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_drain() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let mut agent = Agent::start(&control_plane, "first", &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")]).await;
+    agent.until_ready_is(200).await;
+    agent.signal(Signal::SIGTERM);
+    agent.until_ready_is(503).await;
+    agent.signal(Signal::SIGINT);
+    assert_eq!(agent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn waiting_ends_when_envoy_is_ready_and_fails_when_it_is_not() {
+    let wait = |url: String, time: &'static str| {
+        let arguments = [
+            "wait".to_owned(),
+            "--url".to_owned(),
+            url,
+            "--timeout".to_owned(),
+            time.to_owned(),
+        ];
+        tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
+            .args(arguments)
+            .output()
+    };
+    let control_plane = ControlPlane::start(MTLS).await;
+    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let ready = format!("http://localhost:{}/ready", agent.admin().port());
+    assert!(wait(ready, "30s").await.unwrap().status.success());
+    let absent = format!("http://{}/absent", agent.admin());
+    let failed = wait(absent, "300ms").await.unwrap();
+    assert_eq!(failed.status.code(), Some(1));
+    let text = String::from_utf8(failed.stderr).unwrap();
+    assert!(text.contains("404"), "{text}");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_says_all_that_is_wrong_and_starts_nothing() {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
+        .args(["run", "--drain-time=never"])
+        .env_clear()
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    for key in [
+        "KUMA_CONTROL_PLANE_URL",
+        "KUMA_CONTROL_PLANE_CA_CERT",
+        "KUMA_DATAPLANE_NAME",
+        "KUMA_DATAPLANE_DRAIN_TIME",
+    ] {
+        assert!(text.contains(key), "{key} not in {text}");
+    }
+}
