@@ -1,7 +1,7 @@
 """Images as archives on disk, one file each, and getting them into a cluster's containerd."""
 
-import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from . import build, node, oci, paths
@@ -18,15 +18,13 @@ def single_binary(name: str, binary: Path, arguments: list = None, user: str = "
 def pack(image: oci.Image, repository: str, version: str, folder: Path) -> tuple:
     """Write an image as an archive in `folder`, tagged by its content; (reference, archive)."""
     name = repository.rpartition("/")[2]
-    blobs = folder / f".{name}.blobs"
-    try:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        blobs = Path(temporary)
         written = oci.write_manifest(image, blobs)
         digest = written["manifest"]["digest"].partition(":")[2]
         reference = f"{repository}:{version}-{digest[:12]}"
         archive = folder / f"{name}.tar"
         oci.write_archive(written, blobs, reference, archive)
-    finally:
-        shutil.rmtree(blobs, ignore_errors=True)
     return reference, archive
 
 

@@ -72,7 +72,8 @@ def disconnect(name: str, addresses: Addresses) -> None:
         run("ip", "link", "delete", addresses.interface, check=False)
         return False
     if not wait_until(gone, seconds=10):
-        raise ClusterError(f"interface {addresses.interface} cannot be removed: try ip link delete {addresses.interface}")
+        raise ClusterError(f"interface {addresses.interface} cannot be removed: "
+                           f"try ip link delete {addresses.interface}")
     if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():
         run("nft", "delete", "table", "ip", table(name))
 

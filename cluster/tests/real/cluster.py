@@ -55,7 +55,8 @@ class Cluster:
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
             "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": containers, **spec}})
 
-    def create_server(self, name: str, arguments: list, target: int, port: int, kind: str = "ClusterIP", **spec) -> None:
+    def create_server(self, name: str, arguments: list, target: int, port: int,
+                      kind: str = "ClusterIP", **spec) -> None:
         """A pod that serves, and a Service of the same name in front of it; waits until it is ready."""
         server = self.container("server", arguments, readinessProbe={
             "tcpSocket": {"port": target}, "periodSeconds": 1}, volumeMounts=spec.pop("mounts", []))
