@@ -25,14 +25,31 @@ pub enum Update<T> {
     Synced,
 }
 
+/// What becomes of an object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict<T> {
+    /// This is kept of it.
+    Keep(T),
+    /// It does not matter; if it did before, it is told as gone.
+    Ignore,
+    /// It makes no sense as it is. What was told of it before stays in force: a typing mistake must not take a mesh
+    /// down.
+    Invalid,
+}
+
+impl<T> From<Option<T>> for Verdict<T> {
+    fn from(kept: Option<T>) -> Self {
+        kept.map_or(Self::Ignore, Self::Keep)
+    }
+}
+
 /// Follows a watch until the receiver goes away.
 ///
-/// `convert` makes of each object what is kept, or `None` for one that does not matter, which is told as gone if
-/// it mattered before. `wrap` makes the message for the receiver.
+/// `convert` says what becomes of each object, `wrap` makes the message for the receiver.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-    convert: impl Fn(K) -> Option<T> + Send,
+    convert: impl Fn(K) -> Verdict<T> + Send,
     wrap: impl Fn(Update<T>) -> M + Send,
     sink: mpsc::Sender<M>,
 ) where
@@ -58,10 +75,14 @@ pub async fn follow<K, T, M>(
     }
 }
 
-/// Unwraps an object that may not have been decodable; the log names it.
-pub fn decoded<K>(kind: &'static str, object: DeserializeGuard<K>) -> Option<K> {
+/// Converts an object that may not have been decodable; the log names one that was not.
+pub fn decoded<K, T>(
+    kind: &'static str,
+    object: DeserializeGuard<K>,
+    convert: impl FnOnce(K) -> Verdict<T>,
+) -> Verdict<T> {
     match object.0 {
-        Ok(object) => Some(object),
+        Ok(object) => convert(object),
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
@@ -70,9 +91,9 @@ pub fn decoded<K>(kind: &'static str, object: DeserializeGuard<K>) -> Option<K> 
                 namespace,
                 name,
                 error = invalid.error,
-                "object skipped: it cannot be decoded"
+                "object not used: it cannot be decoded"
             );
-            None
+            Verdict::Invalid
         }
     }
 }
@@ -106,7 +127,7 @@ impl Known {
     fn on_event<K: Resource, T>(
         &mut self,
         event: watcher::Event<K>,
-        convert: impl Fn(K) -> Option<T>,
+        convert: impl Fn(K) -> Verdict<T>,
     ) -> Vec<Update<T>> {
         match event {
             watcher::Event::Init => {
@@ -119,22 +140,30 @@ impl Known {
             }
             watcher::Event::Delete(object) => {
                 let key = key(&object);
-                self.on_object(key, None).into_iter().collect()
+                self.on_object(key, Verdict::Ignore).into_iter().collect()
             }
             watcher::Event::InitDone => self.on_listed(),
         }
     }
 
-    fn on_object<T>(&mut self, key: ObjectKey, object: Option<T>) -> Option<Update<T>> {
+    fn on_object<T>(&mut self, key: ObjectKey, object: Verdict<T>) -> Option<Update<T>> {
         match object {
-            Some(object) => {
+            Verdict::Keep(object) => {
                 if let Some(listed) = &mut self.listed {
                     listed.insert(key.clone());
                 }
                 self.told.insert(key.clone());
                 Some(Update::Applied(key, object))
             }
-            None => self.told.remove(&key).then_some(Update::Gone(key)),
+            Verdict::Invalid => {
+                if let Some(listed) = &mut self.listed
+                    && self.told.contains(&key)
+                {
+                    listed.insert(key);
+                }
+                None
+            }
+            Verdict::Ignore => self.told.remove(&key).then_some(Update::Gone(key)),
         }
     }
 
@@ -183,7 +212,7 @@ mod tests {
     }
 
     fn tell(known: &mut Known, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
-        known.on_event(event, |_| Some(()))
+        known.on_event(event, |_| Verdict::Keep(()))
     }
 
     #[test]
@@ -212,7 +241,7 @@ mod tests {
     fn an_object_that_stops_mattering_is_gone_once() {
         let mut known = Known::default();
         tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
-        let ignore = |_| None::<()>;
+        let ignore = |_| Verdict::<()>::Ignore;
         assert_eq!(
             known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
             [gone("a")]
@@ -222,5 +251,27 @@ mod tests {
             []
         );
         assert_eq!(tell(&mut known, watcher::Event::Delete(mk_namespace("a"))), []);
+    }
+
+    #[test]
+    fn an_object_that_becomes_invalid_stays_as_it_was() {
+        let mut known = Known::default();
+        tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
+        let invalid = |_| Verdict::<()>::Invalid;
+        assert_eq!(
+            known.on_event(watcher::Event::Apply(mk_namespace("a")), invalid),
+            []
+        );
+        known.on_event(watcher::Event::Init, invalid);
+        known.on_event(watcher::Event::InitApply(mk_namespace("a")), invalid);
+        assert_eq!(
+            known.on_event(watcher::Event::InitDone, invalid),
+            [Update::Synced],
+            "not gone"
+        );
+        assert_eq!(
+            tell(&mut known, watcher::Event::Delete(mk_namespace("a"))),
+            [gone("a")]
+        );
     }
 }

@@ -293,9 +293,7 @@ impl Shared {
         if created {
             self.metrics.count(WriteResult::Created);
             let message = format!("Created Kuma Dataplane: {}", key.name);
-            self.events
-                .normal(&subject, "CreatedKumaDataplane", message)
-                .await;
+            self.events.normal(&subject, "CreatedKumaDataplane", &message);
         } else {
             self.metrics.count(WriteResult::Updated);
             tracing::debug!(dataplane = %key, "Dataplane updated");
