@@ -133,14 +133,18 @@ def push(registry: str) -> dict:
     pushed = {}
     with tempfile.TemporaryDirectory(dir=paths.IMAGE_OUTPUT) as storage:
         buildah = ("buildah", "--storage-driver", "vfs", "--root", f"{storage}/root", "--runroot", f"{storage}/run")
+        # Without this buildah makes /etc/cni on the host, though it needs no network of its own here.
+        settings = Path(storage) / "containers.conf"
+        settings.write_text(f'[network]\nnetwork_config_dir = "{storage}/networks"\n', encoding="utf-8")
+        environment = dict(os.environ, CONTAINERS_CONF=str(settings))
         for name, reference in built().items():
             tag = reference.rpartition(":")[2]
             target = f"{registry}/{name}:{tag}"
             there = target if registry.startswith("oci:") else f"docker://{target}"
             if registry.startswith("oci:"):
                 Path(registry.partition(":")[2]).mkdir(parents=True, exist_ok=True)
-            identifier = run(*buildah, "pull", "--quiet", f"oci-archive:{archive_of(name)}").strip()
-            run(*buildah, "push", "--quiet", identifier, there)
+            identifier = run(*buildah, "pull", "--quiet", f"oci-archive:{archive_of(name)}", env=environment).strip()
+            run(*buildah, "push", "--quiet", identifier, there, env=environment)
             pushed[name] = target
     files.write_json(paths.IMAGE_OUTPUT / "pushed.json", pushed)
     return pushed
