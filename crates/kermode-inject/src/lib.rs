@@ -1,1 +1,38 @@
 //! Sidecar injection: a Pod's JSON and settings to a JSON patch.
+//!
+//! ```text
+//! Pod, Namespace ──decision──▶ inject? ──plan──▶ one answer per setting ──render──▶ containers
+//!     ──container_patch──▶ patched and checked ──drain──▶ fitted to the grace period ──patch──▶ operations
+//! ```
+//!
+//! Pure: everything comes in as arguments, nothing is looked up but through [`Context`]. The Pod is only read; the
+//! answer is a list of operations against the raw JSON, so fields that our bindings do not know survive.
+
+mod annotations;
+pub mod container_patch;
+mod decision;
+mod drain;
+mod inject;
+mod names;
+mod patch;
+mod plan;
+mod pod;
+mod pointer;
+mod probes;
+mod quantity;
+mod reason;
+mod refusal;
+mod render;
+pub mod settings;
+mod uid;
+mod values;
+
+pub use self::container_patch::{PatchFailure, PatchProblem, Stage, validate_container_patch};
+pub use self::inject::{Context, Injection, Namespace, Outcome, inject};
+pub use self::probes::{VirtualTarget, to_virtual};
+pub use self::quantity::{Amount, InvalidQuantity, Quantity, parse as parse_quantity};
+pub use self::reason::{SkipReason, Source};
+pub use self::refusal::Refusal;
+pub use self::render::init::arguments as init_arguments;
+pub use self::settings::Settings;
+pub use self::settings::environment::ENVIRONMENT;

@@ -1,0 +1,80 @@
+//! The annotations that injection writes (BEHAVIOUR section 2.6).
+
+use std::collections::BTreeMap;
+
+use kermode_crds::annotation as key;
+
+use crate::plan::Plan;
+use crate::values::Values;
+
+const ENABLED: &str = "enabled";
+const DISABLED: &str = "disabled";
+
+/// What is written, by key. `pod` are the annotations that the Pod came with.
+pub(crate) fn written(plan: &Plan<'_>, pod: &Values<'_>) -> BTreeMap<String, String> {
+    let settings = plan.settings;
+    let sidecar = &settings.sidecar_container;
+    let mut written = BTreeMap::new();
+    let mut write = |key: &str, value: String| written.insert(key.to_owned(), value);
+
+    write(key::MESH, plan.mesh.clone());
+    write(key::SIDECAR_INJECTED, "true".to_owned());
+    write(key::SIDECAR_UID, sidecar.uid.to_string());
+    write(key::TRANSPARENT_PROXYING, ENABLED.to_owned());
+    write(
+        key::TRANSPARENT_PROXYING_INBOUND_PORT,
+        sidecar.redirect_port_inbound.to_string(),
+    );
+    write(
+        key::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+        sidecar.redirect_port_inbound_v6.to_string(),
+    );
+    write(
+        key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
+        sidecar.redirect_port_outbound.to_string(),
+    );
+    write(key::TRANSPARENT_PROXYING_EBPF, DISABLED.to_owned());
+    if let Some(port) = plan.dns_port {
+        for (switch, number) in [
+            (key::BUILTIN_DNS, key::BUILTIN_DNS_PORT),
+            (key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS_PORT_DEPRECATED),
+        ] {
+            write(switch, ENABLED.to_owned());
+            write(number, port.to_string());
+        }
+    }
+    write(key::VIRTUAL_PROBES, switch(plan.virtual_probes).to_owned());
+    write(key::VIRTUAL_PROBES_PORT, plan.virtual_probes_port.to_string());
+    for (key, ports) in [
+        (
+            key::EXCLUDE_INBOUND_PORTS,
+            &settings.sidecar_traffic.exclude_inbound_ports,
+        ),
+        (
+            key::EXCLUDE_OUTBOUND_PORTS,
+            &settings.sidecar_traffic.exclude_outbound_ports,
+        ),
+    ] {
+        let value = pod.get(key).map_or_else(|| joined(ports), str::to_owned);
+        if !value.is_empty() {
+            write(key, value);
+        }
+    }
+    write(key::ENVOY_ADMIN_PORT, plan.admin_port.to_string());
+    if plan.experimental_engine {
+        write(key::EXPERIMENTAL_ENGINE, ENABLED.to_owned());
+    }
+    if settings.cni_enabled {
+        write(key::CNI_NETWORKS, "kuma-cni".to_owned());
+    }
+    written
+}
+
+fn switch(on: bool) -> &'static str {
+    if on { ENABLED } else { DISABLED }
+}
+
+fn joined(ports: &[u16]) -> String {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    ports.join(",")
+}

@@ -1,0 +1,157 @@
+//! Checks of a ContainerPatch when it is applied to the cluster, before any Pod needs it (DESIGN decision 7).
+
+use kermode_crds::{ContainerPatch, JsonPatchBlock, JsonPatchOp};
+use serde_json::Value;
+
+use super::operation;
+
+/// What is wrong with a ContainerPatch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PatchProblem {
+    /// It is in a namespace where it would never be found.
+    #[error(
+        "ContainerPatch can only be placed in {namespace} namespace. It can be however referenced by pods in all namespaces"
+    )]
+    WrongNamespace {
+        /// The control plane's namespace.
+        namespace: String,
+    },
+    /// It is not a ContainerPatch.
+    #[error("{path}: {problem}")]
+    Undecodable {
+        /// The field.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// An operation that could never be applied.
+    #[error("spec.{list}[{index}] ({op} {path}): {problem}")]
+    Operation {
+        /// `sidecarPatch` or `initPatch`.
+        list: &'static str,
+        /// The operation's place in the list, from 0.
+        index: usize,
+        /// The operation.
+        op: &'static str,
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// Checks a ContainerPatch as it arrives at the validating webhook: raw, in its namespace.
+///
+/// # Errors
+/// With all problems at once.
+pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Result<(), Vec<PatchProblem>> {
+    let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
+    if namespace != Some(system_namespace) {
+        return Err(vec![PatchProblem::WrongNamespace {
+            namespace: system_namespace.to_owned(),
+        }]);
+    }
+    let decoded: Result<ContainerPatch, _> = serde_path_to_error::deserialize(object);
+    let patch = decoded.map_err(|error| {
+        vec![PatchProblem::Undecodable {
+            path: error.path().to_string(),
+            problem: error.inner().to_string(),
+        }]
+    })?;
+    let lists = [
+        ("sidecarPatch", &patch.spec.sidecar_patch),
+        ("initPatch", &patch.spec.init_patch),
+    ];
+    let problems: Vec<PatchProblem> = lists
+        .into_iter()
+        .flat_map(|(list, blocks)| {
+            blocks
+                .iter()
+                .enumerate()
+                .filter_map(move |(index, block)| problem(list, index, block))
+        })
+        .collect();
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+fn problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<PatchProblem> {
+    let problem = check(block).err()?;
+    Some(PatchProblem::Operation {
+        list,
+        index,
+        op: block.op.as_str(),
+        path: block.path.clone(),
+        problem,
+    })
+}
+
+fn check(block: &JsonPatchBlock) -> Result<(), String> {
+    operation::path_of(&block.path)?;
+    match block.op {
+        JsonPatchOp::Add | JsonPatchOp::Replace => operation::value_of(block).map(drop),
+        JsonPatchOp::Move | JsonPatchOp::Copy => operation::source_of(block).map(drop),
+        JsonPatchOp::Remove => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn mk_patch(operations: Value) -> Value {
+        json!({
+            "apiVersion": "kuma.io/v1alpha1",
+            "kind": "ContainerPatch",
+            "metadata": {"name": "p", "namespace": "mesh"},
+            "spec": {"sidecarPatch": operations},
+        })
+    }
+
+    #[test]
+    fn a_value_that_is_no_json_is_refused_when_the_patch_is_applied() {
+        let problems = validate_container_patch(
+            &mk_patch(json!([
+                {"op": "add", "path": "/image", "value": "other"},
+                {"op": "add", "path": "/image", "value": "\"other\""},
+                {"op": "add", "path": "/tty"},
+                {"op": "add", "path": "tty", "value": "true"},
+                {"op": "move", "path": "/tty"},
+            ])),
+            "mesh",
+        )
+        .unwrap_err();
+        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), 4, "{texts:?}");
+        assert!(
+            texts[0].starts_with("spec.sidecarPatch[0] (add /image): value is not valid JSON"),
+            "{texts:?}"
+        );
+    }
+
+    #[test]
+    fn only_the_control_planes_namespace_is_allowed() {
+        assert_eq!(validate_container_patch(&mk_patch(json!([])), "mesh"), Ok(()));
+        let problems = validate_container_patch(&mk_patch(json!([])), "kong-mesh-system").unwrap_err();
+        assert_eq!(
+            problems[0].to_string(),
+            "ContainerPatch can only be placed in kong-mesh-system namespace. It can be however referenced by pods in all namespaces"
+        );
+    }
+
+    #[test]
+    fn an_unknown_operation_is_refused() {
+        let problems = validate_container_patch(
+            &mk_patch(json!([{"op": "test", "path": "/image", "value": "1"}])),
+            "mesh",
+        );
+        assert!(
+            problems.unwrap_err()[0].to_string().contains("sidecarPatch"),
+            "path is named"
+        );
+    }
+}

@@ -1,0 +1,212 @@
+//! One JSON patch operation (RFC 6902) on raw JSON, with the extension that `add` creates missing parents.
+//!
+//! Negative indices count from the end, as in the library that Kuma uses. Results are bounded in size and depth,
+//! since `copy` could double a document again and again.
+
+use kermode_crds::{JsonPatchBlock, JsonPatchOp};
+use serde_json::{Map, Value};
+
+use crate::pointer;
+
+/// Most values that a container may consist of; an ordinary one has about a hundred.
+const MOST_VALUES: usize = 10_000;
+/// Deepest nesting of a container; Kubernetes' own types need about ten levels.
+const DEEPEST: usize = 48;
+/// Longest path that is followed.
+const LONGEST_PATH: usize = DEEPEST;
+
+/// Applies one operation. After an error the document may have been changed in part.
+pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), String> {
+    let path = path_of(&block.path)?;
+    match block.op {
+        JsonPatchOp::Add => add(document, &path, value_of(block)?, Parents::Create)?,
+        JsonPatchOp::Replace => *existing(document, &path)? = value_of(block)?,
+        JsonPatchOp::Remove => drop(remove(document, &path)?),
+        JsonPatchOp::Move => {
+            let from = source_of(block)?;
+            if path.len() > from.len() && path.starts_with(&from) {
+                return Err(format!("cannot move {} into itself", pointer::join(&from)));
+            }
+            let value = remove(document, &from)?;
+            add(document, &path, value, Parents::Require)?;
+        }
+        JsonPatchOp::Copy => {
+            let value = existing(document, &source_of(block)?)?.clone();
+            add(document, &path, value, Parents::Require)?;
+        }
+    }
+    check_bounds(document)
+}
+
+/// The value of `add` and `replace`: text that must itself be JSON.
+pub(super) fn value_of(block: &JsonPatchBlock) -> Result<Value, String> {
+    let Some(text) = &block.value else {
+        return Err("value is missing; it must be a text that is valid JSON".to_owned());
+    };
+    serde_json::from_str(text).map_err(|error| {
+        format!("value is not valid JSON ({error}); a text needs its own quotes, for example '\"100m\"'")
+    })
+}
+
+/// Source of `move` and `copy`.
+pub(super) fn source_of(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
+    match block.from.as_deref() {
+        None | Some("") => Err(format!("from is missing; {} needs one", block.op.as_str())),
+        Some(from) => path_of(from),
+    }
+}
+
+/// The tokens of a path.
+pub(super) fn path_of(path: &str) -> Result<Vec<String>, String> {
+    let tokens = pointer::tokens(path)?;
+    if tokens.len() > LONGEST_PATH {
+        return Err(format!("a path may have at most {LONGEST_PATH} parts"));
+    }
+    Ok(tokens)
+}
+
+/// Whether missing parents of a new member are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Parents {
+    Create,
+    Require,
+}
+
+fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) -> Result<(), String> {
+    let Some((last, ancestors)) = path.split_last() else {
+        *document = value;
+        return Ok(());
+    };
+    let mut parent = document;
+    for (depth, token) in ancestors.iter().enumerate() {
+        if parents == Parents::Create {
+            create(parent, token, &path[depth + 1]);
+        }
+        parent = child(parent, token).ok_or_else(|| missing(&path[..=depth]))?;
+    }
+    match parent {
+        Value::Object(members) => {
+            members.insert(last.clone(), value);
+        }
+        Value::Array(items) => {
+            let index = insertion_index(last, items.len())?;
+            items.insert(index, value);
+        }
+        _ => return Err(missing(path)),
+    }
+    Ok(())
+}
+
+/// Makes the member `token` if it is missing or null: a list when an index or `-` follows, else an object.
+fn create(parent: &mut Value, token: &str, next: &str) {
+    let Value::Object(members) = parent else {
+        return;
+    };
+    let member = members.entry(token.to_owned()).or_insert(Value::Null);
+    if member.is_null() {
+        *member = if next == "-" || index(next).is_some() {
+            Value::Array(Vec::new())
+        } else {
+            Value::Object(Map::new())
+        };
+    }
+}
+
+fn remove(document: &mut Value, path: &[String]) -> Result<Value, String> {
+    let Some((last, ancestors)) = path.split_last() else {
+        return Err("the whole container cannot be removed".to_owned());
+    };
+    let parent = existing(document, ancestors)?;
+    let removed = match parent {
+        Value::Object(members) => members.remove(last),
+        Value::Array(items) => existing_index(last, items.len()).map(|index| items.remove(index)),
+        _ => None,
+    };
+    removed.ok_or_else(|| missing(path))
+}
+
+fn existing<'v>(document: &'v mut Value, path: &[String]) -> Result<&'v mut Value, String> {
+    let mut value = document;
+    for (depth, token) in path.iter().enumerate() {
+        value = child(value, token).ok_or_else(|| missing(&path[..=depth]))?;
+    }
+    Ok(value)
+}
+
+fn child<'v>(parent: &'v mut Value, token: &str) -> Option<&'v mut Value> {
+    match parent {
+        Value::Object(members) => members.get_mut(token),
+        Value::Array(items) => existing_index(token, items.len()).and_then(|index| items.get_mut(index)),
+        _ => None,
+    }
+}
+
+fn missing(path: &[String]) -> String {
+    format!("there is no {}", pointer::join(path))
+}
+
+/// A decimal index, possibly negative, without leading zeros.
+fn index(token: &str) -> Option<i64> {
+    let digits = token.strip_prefix('-').unwrap_or(token);
+    let plain =
+        digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+    if plain { token.parse().ok() } else { None }
+}
+
+fn existing_index(token: &str, len: usize) -> Option<usize> {
+    from_end(index(token)?, len).filter(|index| *index < len)
+}
+
+fn insertion_index(token: &str, len: usize) -> Result<usize, String> {
+    if token == "-" {
+        return Ok(len);
+    }
+    let index = index(token).ok_or_else(|| format!("{token:?} is not an index of a list"))?;
+    from_end(index, len + 1)
+        .filter(|index| *index <= len)
+        .ok_or_else(|| format!("index {index} is past the end of a list of {len}"))
+}
+
+fn from_end(index: i64, len: usize) -> Option<usize> {
+    match usize::try_from(index) {
+        Ok(index) => Some(index),
+        Err(_) => len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?),
+    }
+}
+
+fn check_bounds(document: &Value) -> Result<(), String> {
+    let mut pending = vec![(document, 1)];
+    let mut count = 0;
+    while let Some((value, depth)) = pending.pop() {
+        count += 1;
+        if depth > DEEPEST {
+            return Err(format!(
+                "the container would be nested deeper than {DEEPEST} levels"
+            ));
+        }
+        if count + pending.len() > MOST_VALUES {
+            return Err(format!("the container would have more than {MOST_VALUES} values"));
+        }
+        match value {
+            Value::Object(members) => pending.extend(members.values().map(|member| (member, depth + 1))),
+            Value::Array(items) => pending.extend(items.iter().map(|item| (item, depth + 1))),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Drops members that are null, deeply. The depth is bounded by [`check_bounds`].
+pub(super) fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(members) => Value::Object(
+            members
+                .into_iter()
+                .filter(|(_, member)| !member.is_null())
+                .map(|(key, member)| (key, without_nulls(member)))
+                .collect(),
+        ),
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,1 @@
+//! Choosing, applying and checking ContainerPatches.

@@ -1,0 +1,105 @@
+//! The termination budget: the sidecar's drain time must fit into the Pod's grace period (DESIGN decision 8).
+
+use std::time::Duration;
+
+use kermode_model::duration;
+use serde_json::Value;
+
+/// What is left of the grace period for the sidecar to stop in.
+const MARGIN: Duration = Duration::from_secs(5);
+/// What Kubernetes takes when a Pod states none; the API server writes it before webhooks run.
+const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
+/// A drain time must be above zero.
+const SHORTEST: Duration = Duration::from_millis(1);
+const VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
+
+/// Cuts the drain time of a sidecar, wherever it came from (setting, annotation, variable or ContainerPatch), to the
+/// grace period less 5 s, and says so.
+///
+/// A Pod that states no grace period has not been through an API server, and the one it will get is not known:
+/// nothing is cut then, but a drain time that the default would not leave room for is told.
+pub(crate) fn fit(sidecar: &mut Value, grace_period: Option<u64>, warnings: &mut Vec<String>) {
+    let Some(text) = drain_time_of(sidecar) else {
+        return;
+    };
+    let Some(drain_time) = text.as_str().and_then(|text| duration::parse(text).ok()) else {
+        warnings.push(format!(
+            "{VARIABLE} of kuma-sidecar is {text}, which is no duration: the sidecar will not start"
+        ));
+        return;
+    };
+    let grace_period_stated = grace_period.is_some();
+    let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
+    let longest = grace_period.saturating_sub(MARGIN).max(SHORTEST);
+    if drain_time <= longest {
+        return;
+    }
+    let (drain_time, grace_period) = (duration::format(drain_time), duration::format(grace_period));
+    if !grace_period_stated {
+        warnings.push(format!(
+            "drain time {drain_time} does not fit into Kubernetes' default grace period of {grace_period}: \
+             set spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
+        ));
+        return;
+    }
+    let cut = duration::format(longest);
+    warnings.push(format!(
+        "drain time {drain_time} does not fit into the grace period of {grace_period} and was cut to {cut}: \
+         raise spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
+    ));
+    *text = Value::String(cut);
+}
+
+fn drain_time_of(sidecar: &mut Value) -> Option<&mut Value> {
+    let variables = sidecar.get_mut("env")?.as_array_mut()?;
+    let variable = variables
+        .iter_mut()
+        .find(|variable| variable.get("name").and_then(Value::as_str) == Some(VARIABLE))?;
+    variable.get_mut("value")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn fitted(drain_time: &str, grace_period: Option<u64>) -> (String, Vec<String>) {
+        let mut sidecar = json!({"env": [{"name": "X"}, {"name": VARIABLE, "value": drain_time}]});
+        let mut warnings = Vec::new();
+        fit(&mut sidecar, grace_period, &mut warnings);
+        (sidecar["env"][1]["value"].as_str().unwrap().to_owned(), warnings)
+    }
+
+    #[test]
+    fn the_drain_time_never_exceeds_the_grace_period_less_five_seconds() {
+        for (drain_time, grace_period, result, warns) in [
+            ("30s", 30, "25s", true),
+            ("25s", 30, "25s", false),
+            ("30s", 35, "30s", false),
+            ("2m", 65, "1m0s", true),
+            ("30s", 5, "1ms", true),
+            ("30s", 0, "1ms", true),
+            ("10s", u64::MAX, "10s", false),
+        ] {
+            let (value, warnings) = fitted(drain_time, Some(grace_period));
+            assert_eq!(
+                (value.as_str(), warnings.len()),
+                (result, usize::from(warns)),
+                "{drain_time} {grace_period}"
+            );
+        }
+    }
+
+    #[test]
+    fn without_a_stated_grace_period_nothing_is_cut() {
+        assert_eq!(fitted("31s", None).0, "31s");
+        assert_eq!(fitted("31s", None).1.len(), 1);
+        assert_eq!(fitted("25s", None).1.len(), 0);
+    }
+
+    #[test]
+    fn a_drain_time_that_does_not_read_is_told() {
+        let (value, warnings) = fitted("soon", Some(30));
+        assert_eq!((value.as_str(), warnings.len()), ("soon", 1));
+    }
+}

@@ -1,0 +1,217 @@
+//! The pipeline from an incoming Pod to the answer (BEHAVIOUR sections 2.3 and 2.4).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use kermode_crds::ContainerPatchSpec;
+use kermode_crds::annotation as key;
+use serde_json::Value;
+
+use crate::container_patch::{self, Role, Selected};
+use crate::decision::{Decision, Voices, decide};
+use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
+use crate::patch::Builder;
+use crate::plan::{Placement, Plan};
+use crate::pod::Pod;
+use crate::probes;
+use crate::reason::{SkipReason, Source};
+use crate::refusal::Refusal;
+use crate::render::{self, Token};
+use crate::settings::Settings;
+use crate::values::Values;
+use crate::{annotations, drain, uid};
+
+/// What injection needs to know besides the Pod and the settings.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// The Pod's namespace.
+    pub namespace: Namespace<'a>,
+    /// Where the sidecar finds the control plane, for example `https://kuma-control-plane.kong-mesh-system:5678`.
+    pub control_plane_url: &'a str,
+    /// The CA that the control plane's certificate is checked against, in PEM.
+    pub control_plane_ca_pem: &'a str,
+    /// Whether a Mesh of that name exists.
+    pub mesh_exists: &'a dyn Fn(&str) -> bool,
+    /// The ContainerPatch of that name in the control plane's namespace.
+    pub container_patch: &'a dyn Fn(&str) -> Option<ContainerPatchSpec>,
+}
+
+/// A namespace.
+#[derive(Clone, Copy, Debug)]
+pub struct Namespace<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its labels.
+    pub labels: &'a BTreeMap<String, String>,
+    /// Its annotations.
+    pub annotations: &'a BTreeMap<String, String>,
+}
+
+/// What became of a Pod that was not refused.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It gets a sidecar.
+    Injected(Injection),
+    /// It stays as it is.
+    Skipped(SkipReason),
+}
+
+/// How a Pod gets its sidecar.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injection {
+    /// Operations against the Pod as it came.
+    pub patch: json_patch::Patch,
+    /// For the `warnings` of the AdmissionReview's answer: what the user should know.
+    pub warnings: Vec<String>,
+    /// What asked for it.
+    pub reason: Source,
+    /// The mesh it joins.
+    pub mesh: String,
+}
+
+/// Decides on a Pod and renders its sidecar.
+///
+/// # Errors
+/// When the Pod must not be admitted as it is.
+pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Refusal> {
+    let pod = Pod::read(pod)?;
+    let pod_object = format!("Pod {}/{}", context.namespace.name, pod.name);
+    let namespace_object = format!("Namespace {}", context.namespace.name);
+    let voices = Voices {
+        pod_labels: Values::labels(&pod.labels, &pod_object),
+        pod_annotations: Values::annotations(&pod.annotations, &pod_object),
+        namespace_labels: Values::labels(context.namespace.labels, &namespace_object),
+        namespace_annotations: Values::annotations(context.namespace.annotations, &namespace_object),
+    };
+    let reason = match decide(&pod, &voices, &settings.exceptions.labels)? {
+        Decision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
+        Decision::Inject(reason) => reason,
+    };
+    let plan = Plan::resolve(settings, context, &voices)?;
+    let mut warnings = Vec::new();
+    warn_of_settings(&plan, reason, &voices, &mut warnings);
+    uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
+    let patch = render(&pod, &plan, context, &voices.pod_annotations, &mut warnings)?;
+    Ok(Outcome::Injected(Injection {
+        patch,
+        warnings,
+        reason,
+        mesh: plan.mesh,
+    }))
+}
+
+fn render(
+    pod: &Pod<'_>,
+    plan: &Plan<'_>,
+    context: &Context<'_>,
+    own: &Values<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<json_patch::Patch, Refusal> {
+    let patches = Selected::look_up(
+        own.list(key::CONTAINER_PATCHES),
+        &plan.settings.container_patches,
+        context.container_patch,
+    )?;
+    let token = render::token(pod, own)?;
+    let mut sidecar = render::sidecar(plan, &token.mount);
+    sidecar = container_patch::apply(&sidecar, &patches.sidecar(), Role::Running)?;
+    if plan.placement == Placement::Native {
+        // Without it the Pod would wait for the sidecar to end before starting anything else.
+        sidecar["restartPolicy"] = "Always".into();
+    }
+    drop_own_token_if_replaced(&mut sidecar);
+    drain::fit(&mut sidecar, pod.termination_grace_period, warnings);
+
+    let written = annotations::written(plan, own);
+    let mut all_annotations = pod.annotations.clone();
+    all_annotations.extend(written.clone());
+    let init = render::init::init(plan, &all_annotations)?;
+    let init = container_patch::apply(&init, &patches.init(), Role::Init)?;
+
+    let mut answer = Builder::new(pod);
+    answer.annotations(&pod.annotations, &written);
+    if plan.virtual_probes {
+        answer.probes(&probes::rewrite(pod, plan.virtual_probes_port)?);
+    }
+    answer.volumes(volumes(pod, plan, token, &sidecar));
+    match plan.placement {
+        Placement::Native => answer.init_containers(vec![init, sidecar], true),
+        Placement::Classic => {
+            // A check is of use only before anything else runs.
+            answer.init_containers(vec![init], plan.init_first || plan.settings.cni_enabled);
+            answer.first_container(sidecar);
+        }
+    }
+    Ok(answer.finish())
+}
+
+/// A ContainerPatch may mount another token; the sidecar's own is not needed then.
+fn drop_own_token_if_replaced(sidecar: &mut Value) {
+    let Some(mounts) = sidecar.get_mut("volumeMounts").and_then(Value::as_array_mut) else {
+        return;
+    };
+    if mounts
+        .iter()
+        .filter(|mount| render::is_token_mount(mount))
+        .count()
+        > 1
+    {
+        mounts.retain(|mount| mount["name"] != TOKEN_VOLUME);
+    }
+}
+
+fn volumes(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec<Value> {
+    let mounted = |name: &str| {
+        let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);
+        mounts.into_iter().flatten().any(|mount| mount["name"] == name)
+    };
+    let token = token.volume.filter(|_| mounted(TOKEN_VOLUME));
+    let tmp =
+        (plan.has_tmp() && !pod.volumes.contains(&TMP_VOLUME)).then(|| render::small_directory(TMP_VOLUME));
+    token.into_iter().chain(tmp).collect()
+}
+
+/// Combinations that work against the user, without being wrong in themselves.
+fn warn_of_settings(plan: &Plan<'_>, reason: Source, voices: &Voices<'_>, warnings: &mut Vec<String>) {
+    let own_dns = plan
+        .settings
+        .builtin_dns
+        .enabled
+        .then_some(plan.settings.builtin_dns.port);
+    if let Some(port) = plan.dns_port.filter(|port| own_dns != Some(*port)) {
+        warnings.push(format!(
+            "kuma.io/builtin-dns redirects DNS to port {port}, where the sidecar does not answer: \
+             the control plane's setting builtinDNS decides where it does"
+        ));
+    }
+    if plan.restricted && !plan.settings.cni_enabled {
+        warnings.push(
+            "kuma-init needs NET_ADMIN and NET_RAW, which Pod Security restricted forbids: use the CNI plugin".to_owned(),
+        );
+    }
+    for (old, new) in [
+        (key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
+        (key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
+    ] {
+        if voices.pod_annotations.get(old).is_some() && voices.pod_annotations.get(new).is_none() {
+            warnings.push(format!("annotation {old} is deprecated, use {new}"));
+        }
+    }
+    if matches!(reason, Source::PodAnnotation | Source::NamespaceAnnotation) {
+        warnings.push(format!(
+            "annotation {} on {} is deprecated, use a label: only a label keeps the Pod from starting without sidecar",
+            key::SIDECAR_INJECTION,
+            voices.of(reason).object
+        ));
+    }
+}
+
+impl fmt::Debug for Context<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Context")
+            .field("namespace", &self.namespace)
+            .field("control_plane_url", &self.control_plane_url)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,115 @@
+//! The answer: `add` and `replace` operations against the Pod as it came. What they do not name is not touched, so
+//! fields that we do not know survive.
+
+use std::collections::BTreeMap;
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
+use serde_json::{Value, json};
+
+use crate::pod::{Missing, Pod};
+use crate::probes::Rewritten;
+
+/// Builds the operations; each list is written to in one place.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    missing: Missing,
+    operations: Vec<PatchOperation>,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    pub(crate) fn new(pod: &Pod<'_>) -> Self {
+        Self {
+            missing: pod.missing,
+            operations: Vec::new(),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Patch {
+        Patch(self.operations)
+    }
+
+    /// Sets annotations; those that already have the value are left alone.
+    pub(crate) fn annotations(
+        &mut self,
+        before: &BTreeMap<String, String>,
+        written: &BTreeMap<String, String>,
+    ) {
+        if self.missing.metadata {
+            self.add(&["metadata"], json!({"annotations": written}));
+        } else if self.missing.annotations {
+            self.add(&["metadata", "annotations"], json!(written));
+        } else {
+            for (key, value) in written {
+                if before.get(key) != Some(value) {
+                    self.add(&["metadata", "annotations", key], value.as_str().into());
+                }
+            }
+        }
+    }
+
+    /// Sends probes to their virtual targets. Before any container is inserted: the places are those of the Pod
+    /// as it came.
+    pub(crate) fn probes(&mut self, rewritten: &[Rewritten]) {
+        for probe in rewritten {
+            let container = probe.container.to_string();
+            let http = ["spec", "containers", &container, probe.probe, "httpGet"];
+            let at = |field| [&http[..], &[field]].concat();
+            self.replace(&at("port"), probe.target.port.into());
+            let path = Value::from(probe.target.path.as_str());
+            if probe.has_path {
+                self.replace(&at("path"), path);
+            } else {
+                self.add(&at("path"), path);
+            }
+        }
+    }
+
+    /// Appends volumes.
+    pub(crate) fn volumes(&mut self, volumes: Vec<Value>) {
+        if volumes.is_empty() {
+            return;
+        }
+        if self.missing.volumes {
+            self.add(&["spec", "volumes"], Value::Array(volumes));
+        } else {
+            for volume in volumes {
+                self.add(&["spec", "volumes", "-"], volume);
+            }
+        }
+    }
+
+    /// Puts init containers before (`first`) or after the Pod's own, in the order given.
+    pub(crate) fn init_containers(&mut self, containers: Vec<Value>, first: bool) {
+        if containers.is_empty() {
+            return;
+        }
+        if self.missing.init_containers {
+            self.add(&["spec", "initContainers"], Value::Array(containers));
+            return;
+        }
+        for (index, container) in containers.into_iter().enumerate() {
+            let index = if first { index.to_string() } else { "-".to_owned() };
+            self.add(&["spec", "initContainers", &index], container);
+        }
+    }
+
+    /// Puts the sidecar before all other containers.
+    pub(crate) fn first_container(&mut self, container: Value) {
+        self.add(&["spec", "containers", "0"], container);
+    }
+
+    fn add(&mut self, path: &[&str], value: Value) {
+        let path = PointerBuf::from_tokens(path.iter().copied());
+        self.operations
+            .push(PatchOperation::Add(AddOperation { path, value }));
+    }
+
+    fn replace(&mut self, path: &[&str], value: Value) {
+        let path = PointerBuf::from_tokens(path.iter().copied());
+        self.operations
+            .push(PatchOperation::Replace(ReplaceOperation { path, value }));
+    }
+}

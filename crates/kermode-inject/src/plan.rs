@@ -1,0 +1,171 @@
+//! What is to be rendered for one Pod: its annotations, its namespace and the settings, resolved into one answer
+//! each before anything is rendered.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kermode_crds::annotation as key;
+use kermode_model::DEFAULT_MESH;
+
+use crate::Context;
+use crate::decision::Voices;
+use crate::refusal::Refusal;
+use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
+use crate::values::Values;
+
+/// Label with which a namespace enforces a level of the Pod Security Standards.
+const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+
+/// Everything that rendering needs to know.
+#[derive(Debug)]
+#[allow(clippy::struct_excessive_bools)] // independent switches, one annotation each
+pub(crate) struct Plan<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) control_plane_url: &'a str,
+    pub(crate) control_plane_ca_pem: &'a str,
+    pub(crate) mesh: String,
+    pub(crate) placement: Placement,
+    pub(crate) restricted: bool,
+    pub(crate) admin_port: u16,
+    pub(crate) concurrency: u32,
+    pub(crate) drain_time: Duration,
+    pub(crate) drain_mode: DrainMode,
+    pub(crate) log_level: Option<String>,
+    pub(crate) env_vars: BTreeMap<String, String>,
+    /// Port that DNS is redirected to, when it is.
+    pub(crate) dns_port: Option<u16>,
+    pub(crate) virtual_probes: bool,
+    pub(crate) virtual_probes_port: u16,
+    pub(crate) wait_for_ready: bool,
+    pub(crate) init_first: bool,
+    pub(crate) experimental_engine: bool,
+}
+
+/// Where the sidecar goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Placement {
+    /// An init container that keeps running, before the Pod's own.
+    Native,
+    /// The first ordinary container.
+    Classic,
+}
+
+// === impl Plan ===
+
+impl<'a> Plan<'a> {
+    pub(crate) fn resolve(
+        settings: &'a Settings,
+        context: &Context<'a>,
+        voices: &Voices<'_>,
+    ) -> Result<Self, Refusal> {
+        let pod = voices.pod_annotations;
+        let mesh = mesh_of(voices);
+        if !(context.mesh_exists)(&mesh) {
+            return Err(Refusal::MeshNotFound {
+                mesh,
+                object: pod.object.to_owned(),
+            });
+        }
+        let sidecar = &settings.sidecar_container;
+        let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
+        Ok(Self {
+            settings,
+            control_plane_url: context.control_plane_url,
+            control_plane_ca_pem: context.control_plane_ca_pem,
+            mesh,
+            placement: placement(settings, &pod)?,
+            restricted: is_restricted(settings, &voices.namespace_labels),
+            admin_port: pod.port(key::ENVOY_ADMIN_PORT)?.unwrap_or(sidecar.admin_port),
+            concurrency: pod
+                .number(key::SIDECAR_PROXY_CONCURRENCY)?
+                .unwrap_or_else(|| sidecar.resources.limits.cpu.whole_units().max(2)),
+            drain_time: pod
+                .duration(key::SIDECAR_DRAIN_TIME)?
+                .unwrap_or(sidecar.drain_time),
+            drain_mode: drain_mode(settings, &pod)?,
+            log_level: pod.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
+            env_vars: env_vars(settings, &pod)?,
+            dns_port: dns_port(settings, &pod)?,
+            virtual_probes: virtual_probes(settings, &pod, gateway)?,
+            virtual_probes_port: pod
+                .port(key::VIRTUAL_PROBES_PORT)?
+                .unwrap_or(settings.virtual_probes_port),
+            wait_for_ready: pod
+                .boolean(key::WAIT_FOR_DATAPLANE_READY)?
+                .unwrap_or(sidecar.wait_for_dataplane_ready),
+            init_first: pod.boolean(key::INIT_FIRST)?.unwrap_or(false),
+            experimental_engine: pod
+                .boolean(key::EXPERIMENTAL_ENGINE)?
+                .unwrap_or(settings.transparent_proxy_v2),
+        })
+    }
+
+    /// Whether the sidecar gets a directory of its own to write to.
+    pub(crate) fn has_tmp(&self) -> bool {
+        self.restricted || self.placement == Placement::Native
+    }
+}
+
+/// Label before annotation, Pod before Namespace; empty values do not count.
+fn mesh_of(voices: &Voices<'_>) -> String {
+    let named = crate::reason::Source::IN_ORDER
+        .into_iter()
+        .find_map(|source| voices.of(source).text(key::MESH));
+    named.unwrap_or(DEFAULT_MESH).to_owned()
+}
+
+fn placement(settings: &Settings, pod: &Values<'_>) -> Result<Placement, Refusal> {
+    let words = [
+        ("auto", SidecarMode::Auto),
+        ("native", SidecarMode::Native),
+        ("classic", SidecarMode::Classic),
+    ];
+    let mode = pod
+        .word(key::SIDECAR_MODE, &words)?
+        .unwrap_or(settings.sidecar_mode);
+    match (mode, settings.native_sidecars_supported) {
+        (SidecarMode::Auto | SidecarMode::Native, true) => Ok(Placement::Native),
+        (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Ok(Placement::Classic),
+        (SidecarMode::Native, false) => Err(Refusal::NativeUnsupported {
+            object: pod.object.to_owned(),
+        }),
+    }
+}
+
+fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>) -> bool {
+    settings.security_profile == SecurityProfile::Restricted
+        || namespace_labels.get(ENFORCED_POD_SECURITY) == Some("restricted")
+}
+
+fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Refusal> {
+    let words = [
+        ("wait", DrainMode::Wait),
+        ("acknowledged", DrainMode::Acknowledged),
+    ];
+    Ok(pod.word(key::DRAIN_MODE, &words)?.unwrap_or(settings.drain_mode))
+}
+
+/// The annotation wins over the settings; both win over what injection sets.
+fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut variables = settings.sidecar_container.env_vars.clone();
+    variables.extend(pod.map(key::SIDECAR_ENV_VARS)?);
+    Ok(variables)
+}
+
+fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Refusal> {
+    let enabled = pod
+        .boolean_of(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
+        .unwrap_or(settings.builtin_dns.enabled);
+    let port = pod
+        .port_of(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?
+        .unwrap_or(settings.builtin_dns.port);
+    Ok(enabled.then_some(port))
+}
+
+fn virtual_probes(settings: &Settings, pod: &Values<'_>, gateway: bool) -> Result<bool, Refusal> {
+    match (gateway, pod.boolean(key::VIRTUAL_PROBES)?) {
+        (true, Some(true)) => Err(Refusal::VirtualProbesOnGateway),
+        (true, _) => Ok(false),
+        (false, asked) => Ok(asked.unwrap_or(settings.virtual_probes_enabled)),
+    }
+}

@@ -1,0 +1,194 @@
+//! The incoming Pod: raw JSON, of which only what injection needs is read. Wrong shapes are errors with their path.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::refusal::Refusal;
+
+/// Most containers, init containers or volumes that are looked at; far above what a Pod can have in an object of
+/// the API server's size limit.
+const MOST_ITEMS: usize = 100_000;
+
+/// The parts of a Pod that injection reads.
+#[derive(Debug)]
+pub(crate) struct Pod<'a> {
+    /// `metadata.name`, or its generated form while it has none.
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) containers: Vec<Container<'a>>,
+    pub(crate) init_containers: Vec<Container<'a>>,
+    /// Names of the volumes.
+    pub(crate) volumes: Vec<&'a str>,
+    /// Seconds, when stated; the API server states its default of 30 before webhooks run.
+    pub(crate) termination_grace_period: Option<u64>,
+    /// `spec.securityContext.runAsUser`.
+    pub(crate) run_as_user: Option<i64>,
+    /// Which of the parents that a patch adds to are missing or null.
+    pub(crate) missing: Missing,
+}
+
+/// Parents that the Pod does not have.
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // four independent facts, each read in one place
+pub(crate) struct Missing {
+    pub(crate) metadata: bool,
+    pub(crate) annotations: bool,
+    pub(crate) init_containers: bool,
+    pub(crate) volumes: bool,
+}
+
+/// One container of the Pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Container<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) json: &'a Map<String, Value>,
+}
+
+// === impl Pod ===
+
+impl<'a> Pod<'a> {
+    pub(crate) fn read(pod: &'a Value) -> Result<Self, Refusal> {
+        let root = object("", pod)?;
+        let empty = Map::new();
+        let metadata = member("", root, "metadata", object)?.unwrap_or(&empty);
+        let spec = member("", root, "spec", object)?.ok_or(Refusal::InvalidPod {
+            path: "/spec".to_owned(),
+            expected: "an object",
+        })?;
+        let security = member("/spec", spec, "securityContext", object)?.unwrap_or(&empty);
+        let containers = member("/spec", spec, "containers", list)?.ok_or(Refusal::InvalidPod {
+            path: "/spec/containers".to_owned(),
+            expected: "a list of containers",
+        })?;
+        let init_containers = member("/spec", spec, "initContainers", list)?;
+        let volumes = member("/spec", spec, "volumes", list)?;
+        Ok(Self {
+            name: pod_name(metadata)?,
+            labels: strings(metadata, "labels")?,
+            annotations: strings(metadata, "annotations")?,
+            containers: read_containers("/spec/containers", containers)?,
+            init_containers: read_containers("/spec/initContainers", init_containers.unwrap_or_default())?,
+            volumes: volume_names(volumes.unwrap_or_default())?,
+            termination_grace_period: member("/spec", spec, "terminationGracePeriodSeconds", whole_number)?
+                .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+            run_as_user: member("/spec/securityContext", security, "runAsUser", whole_number)?,
+            missing: Missing {
+                metadata: !present(root, "metadata"),
+                annotations: !present(metadata, "annotations"),
+                init_containers: init_containers.is_none(),
+                volumes: volumes.is_none(),
+            },
+        })
+    }
+}
+
+// === impl Container ===
+
+impl<'a> Container<'a> {
+    /// A member that is an object; none when absent or of another type.
+    pub(crate) fn object(&self, key: &str) -> Option<&'a Map<String, Value>> {
+        self.json.get(key)?.as_object()
+    }
+
+    /// A member that is a list; empty when absent or of another type.
+    pub(crate) fn list(&self, key: &str) -> &'a [Value] {
+        self.json
+            .get(key)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+    }
+
+    /// The user it is told to run as.
+    pub(crate) fn run_as_user(&self) -> Option<i64> {
+        self.object("securityContext")?.get("runAsUser")?.as_i64()
+    }
+}
+
+fn present(parent: &Map<String, Value>, key: &str) -> bool {
+    parent.get(key).is_some_and(|value| !value.is_null())
+}
+
+fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Refusal> {
+    value.as_object().ok_or_else(|| invalid(path, "an object"))
+}
+
+fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Refusal> {
+    match value.as_array() {
+        Some(items) if items.len() <= MOST_ITEMS => Ok(items),
+        Some(_) => Err(invalid(path, "fewer items")),
+        None => Err(invalid(path, "a list")),
+    }
+}
+
+fn text<'a>(path: &str, value: &'a Value) -> Result<&'a str, Refusal> {
+    value.as_str().ok_or_else(|| invalid(path, "a text"))
+}
+
+fn whole_number(path: &str, value: &Value) -> Result<i64, Refusal> {
+    value.as_i64().ok_or_else(|| invalid(path, "a whole number"))
+}
+
+fn invalid(path: &str, expected: &'static str) -> Refusal {
+    let path = if path.is_empty() { "/" } else { path };
+    Refusal::InvalidPod {
+        path: path.to_owned(),
+        expected,
+    }
+}
+
+/// A member read by `read`; none when absent or null.
+fn member<'a, T>(
+    path: &str,
+    parent: &'a Map<String, Value>,
+    key: &str,
+    read: impl Fn(&str, &'a Value) -> Result<T, Refusal>,
+) -> Result<Option<T>, Refusal> {
+    match parent.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(value) => read(&format!("{path}/{key}"), value).map(Some),
+    }
+}
+
+fn pod_name(metadata: &Map<String, Value>) -> Result<String, Refusal> {
+    if let Some(name) = member("/metadata", metadata, "name", text)? {
+        return Ok(name.to_owned());
+    }
+    Ok(match member("/metadata", metadata, "generateName", text)? {
+        Some(prefix) => format!("{prefix}*"),
+        None => "without a name".to_owned(),
+    })
+}
+
+fn strings(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, String>, Refusal> {
+    let Some(members) = member("/metadata", metadata, key, object)? else {
+        return Ok(BTreeMap::new());
+    };
+    members
+        .iter()
+        .map(|(name, value)| {
+            let path = format!("/metadata/{key}/{}", crate::pointer::escape(name));
+            Ok((name.clone(), text(&path, value)?.to_owned()))
+        })
+        .collect()
+}
+
+fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'a>>, Refusal> {
+    let read = |(index, item): (usize, &'a Value)| {
+        let path = format!("{path}/{index}");
+        let json = object(&path, item)?;
+        let name = member(&path, json, "name", text)?.unwrap_or_default();
+        Ok(Container { name, json })
+    };
+    items.iter().enumerate().map(read).collect()
+}
+
+fn volume_names(items: &[Value]) -> Result<Vec<&str>, Refusal> {
+    let read = |(index, item)| {
+        let path = format!("/spec/volumes/{index}");
+        Ok(member(&path, object(&path, item)?, "name", text)?.unwrap_or_default())
+    };
+    items.iter().enumerate().map(read).collect()
+}

@@ -1,0 +1,66 @@
+//! JSON pointers (RFC 6901).
+
+use std::fmt::Write;
+
+/// Escapes one reference token.
+pub(crate) fn escape(token: &str) -> String {
+    token.replace('~', "~0").replace('/', "~1")
+}
+
+/// Splits a pointer into its tokens; the empty pointer has none.
+///
+/// # Errors
+/// When it does not start with a slash, or has a tilde that escapes nothing.
+pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, String> {
+    if pointer.is_empty() {
+        return Ok(Vec::new());
+    }
+    let Some(rest) = pointer.strip_prefix('/') else {
+        return Err(format!("path {pointer:?} must start with /"));
+    };
+    rest.split('/').map(unescape).collect()
+}
+
+fn unescape(token: &str) -> Result<String, String> {
+    let mut plain = String::with_capacity(token.len());
+    let mut characters = token.chars();
+    while let Some(character) = characters.next() {
+        match (character, (character == '~').then(|| characters.next()).flatten()) {
+            ('~', Some('0')) => plain.push('~'),
+            ('~', Some('1')) => plain.push('/'),
+            ('~', _) => return Err(format!("{token:?} has a ~ that is neither ~0 nor ~1")),
+            (other, _) => plain.push(other),
+        }
+    }
+    Ok(plain)
+}
+
+/// Puts tokens together again, for messages.
+pub(crate) fn join(tokens: &[String]) -> String {
+    tokens.iter().fold(String::new(), |mut pointer, token| {
+        // Writing to a String cannot fail.
+        let _ = write!(pointer, "/{}", escape(token));
+        pointer
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_are_understood_both_ways() {
+        let pointer = "/resources/limits/example.com~1gpu/a~0b//";
+        let parts = tokens(pointer).unwrap();
+        assert_eq!(parts, ["resources", "limits", "example.com/gpu", "a~b", "", ""]);
+        assert_eq!(join(&parts), pointer);
+        assert_eq!(tokens("").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn malformed_pointers_are_refused() {
+        for pointer in ["a", "a/b", "/~", "/~2", "#/a"] {
+            assert!(tokens(pointer).is_err(), "{pointer}");
+        }
+    }
+}

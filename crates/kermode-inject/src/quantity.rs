@@ -1,0 +1,201 @@
+//! Kubernetes quantities (`50m`, `64Mi`, `0.1`, `1e3`): read to be checked and compared, never rewritten.
+//!
+//! Grammar: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// A quantity as written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Quantity(String);
+
+/// What a quantity amounts to, in billionths (the finest unit that there is).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Amount(i128);
+
+/// A text that is not a quantity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a quantity: write a number with an optional suffix, for example 100m, 0.5 or 64Mi")]
+pub struct InvalidQuantity {
+    text: String,
+}
+
+const NANO: i128 = 1_000_000_000;
+
+/// Suffixes with the number of billionths that one of them is.
+const SUFFIXES: [(&str, i128); 16] = [
+    ("n", 1),
+    ("u", 1_000),
+    ("m", 1_000_000),
+    ("", NANO),
+    ("k", NANO * 1_000),
+    ("M", NANO * 1_000_000),
+    ("G", NANO * 1_000_000_000),
+    ("T", NANO * 1_000_000_000_000),
+    ("P", NANO * 1_000_000_000_000_000),
+    ("E", NANO * 1_000_000_000_000_000_000),
+    ("Ki", NANO << 10),
+    ("Mi", NANO << 20),
+    ("Gi", NANO << 30),
+    ("Ti", NANO << 40),
+    ("Pi", NANO << 50),
+    ("Ei", NANO << 60),
+];
+
+/// Reads a quantity; what is finer than a billionth is dropped.
+///
+/// # Errors
+/// For a text outside the grammar, or a number beyond all use.
+pub fn parse(text: &str) -> Result<Amount, InvalidQuantity> {
+    parse_billionths(text).map(Amount).ok_or_else(|| InvalidQuantity {
+        text: text.chars().take(64).collect(),
+    })
+}
+
+fn parse_billionths(text: &str) -> Option<i128> {
+    let (negative, unsigned) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let end = unsigned
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(unsigned.len());
+    let (number, suffix) = unsigned.split_at(end);
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+        return None;
+    }
+    let scale = scale_of(suffix)?;
+    let mut value = digits(whole)?.checked_mul(scale)?;
+    let mut place = scale;
+    for digit in fraction.bytes() {
+        place /= 10;
+        value = value.checked_add(i128::from(digit - b'0').checked_mul(place)?)?;
+    }
+    Some(if negative { -value } else { value })
+}
+
+fn digits(text: &str) -> Option<i128> {
+    if text.is_empty() {
+        Some(0)
+    } else {
+        text.parse().ok()
+    }
+}
+
+fn scale_of(suffix: &str) -> Option<i128> {
+    if let Some((_, scale)) = SUFFIXES.iter().find(|(name, _)| *name == suffix) {
+        return Some(*scale);
+    }
+    let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
+    match exponent {
+        -9..=0 => Some(NANO / 10_i128.pow(exponent.unsigned_abs())),
+        1..=18 => Some(NANO * 10_i128.pow(exponent.unsigned_abs())),
+        _ => None,
+    }
+}
+
+// === impl Quantity ===
+
+impl Quantity {
+    /// A quantity from a constant, unchecked.
+    pub fn new_unchecked(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
+    /// The text as written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether nothing is written: no such request or limit.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whole units, rounded down: CPUs of `1100m` are 1. Zero when it does not read.
+    pub fn whole_units(&self) -> u32 {
+        parse(&self.0).map_or(0, |amount| {
+            u32::try_from(amount.0.max(0) / NANO).unwrap_or(u32::MAX)
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Whole(i64),
+            Fraction(f64),
+            Text(String),
+        }
+        let text = match Written::deserialize(deserializer)? {
+            Written::Whole(number) => number.to_string(),
+            Written::Fraction(number) => number.to_string(),
+            Written::Text(text) => text,
+        };
+        if !text.is_empty() {
+            parse(&text).map_err(serde::de::Error::custom)?;
+        }
+        Ok(Self(text))
+    }
+}
+
+// === impl Amount ===
+
+impl Amount {
+    /// Whether it is below zero.
+    pub fn is_negative(self) -> bool {
+        self.0 < 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_amounts_compare_equal_however_written() {
+        for (left, right) in [
+            ("1100m", "1.1"),
+            ("0.1", "100m"),
+            ("1Ki", "1024"),
+            ("50M", "50000k"),
+            ("1e3", "1k"),
+            ("1E3", "1000"),
+            ("5.", "5"),
+            (".5", "500m"),
+            ("+2", "2"),
+            ("1500000n", "1.5m"),
+        ] {
+            assert_eq!(parse(left), parse(right), "{left} {right}");
+        }
+        assert!(parse("64Mi").unwrap() > parse("64M").unwrap());
+        assert!(parse("-1").is_ok_and(Amount::is_negative));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for text in [
+            "", "abc", "m", "1 Gi", "1.2.3", "1Kib", "1e", "1e99", "--1", ".", "١",
+        ] {
+            assert!(parse(text).is_err(), "{text:?}");
+        }
+        assert!(parse(&"9".repeat(200)).is_err());
+    }
+
+    #[test]
+    fn whole_units_are_rounded_down() {
+        for (text, units) in [
+            ("1100m", 1),
+            ("8500m", 8),
+            ("2", 2),
+            ("50m", 0),
+            ("-3", 0),
+            ("", 0),
+        ] {
+            assert_eq!(Quantity::new_unchecked(text).whole_units(), units, "{text}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The containers as JSON (BEHAVIOUR section 2.5).
+
+mod env;
+pub(crate) mod init;
+mod sidecar;
+mod token;
+
+use serde_json::{Map, Value, json};
+
+pub(crate) use self::sidecar::sidecar;
+pub(crate) use self::token::{Token, is_token_mount, token};
+use crate::settings::{ResourceAmounts, Resources};
+
+/// An emptyDir for small files: sockets and state, never bulk data.
+pub(crate) fn small_directory(name: &str) -> Value {
+    json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
+}
+
+fn resources(resources: &Resources) -> Value {
+    json!({"requests": amounts(&resources.requests), "limits": amounts(&resources.limits)})
+}
+
+fn amounts(amounts: &ResourceAmounts) -> Value {
+    let stated = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
+        .into_iter()
+        .filter(|(_, quantity)| !quantity.is_empty())
+        .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
+    Value::Object(stated.collect::<Map<_, _>>())
+}
+
+/// Confinement that Pod Security `restricted` asks of a container that is not root.
+fn restricted_context(user: u32, group: u32) -> Value {
+    json!({
+        "runAsUser": user,
+        "runAsGroup": group,
+        "runAsNonRoot": true,
+        "allowPrivilegeEscalation": false,
+        "readOnlyRootFilesystem": true,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    })
+}

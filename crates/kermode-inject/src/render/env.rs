@@ -1,0 +1,72 @@
+//! Environment of the sidecar.
+
+use std::collections::BTreeMap;
+
+use kermode_model::duration;
+use serde_json::{Value, json};
+
+use crate::names::TOKEN_DIRECTORY;
+use crate::plan::{Placement, Plan};
+use crate::settings::DrainMode;
+
+/// Fields of the Pod that come first, since later values refer to them.
+const FIELDS: [(&str, &str); 3] = [
+    ("POD_NAME", "metadata.name"),
+    ("POD_NAMESPACE", "metadata.namespace"),
+    ("INSTANCE_IP", "status.podIP"),
+];
+
+/// The variables in order: fields of the Pod, then the rest by name. Configured ones replace those of the same name.
+pub(super) fn env(plan: &Plan<'_>) -> Vec<Value> {
+    let mut configured = plan.env_vars.clone();
+    let fields = FIELDS.map(|(name, path)| match configured.remove(name) {
+        Some(value) => variable(name, &value),
+        None => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
+    });
+    let mut rest = rendered(plan);
+    rest.extend(configured);
+    fields
+        .into_iter()
+        .chain(rest.iter().map(|(name, value)| variable(name, value)))
+        .collect()
+}
+
+fn variable(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value})
+}
+
+fn rendered(plan: &Plan<'_>) -> BTreeMap<String, String> {
+    let dns = &plan.settings.builtin_dns;
+    let mut variables = BTreeMap::new();
+    let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
+
+    set("KUMA_CONTROL_PLANE_CA_CERT", plan.control_plane_ca_pem.to_owned());
+    set("KUMA_CONTROL_PLANE_URL", plan.control_plane_url.to_owned());
+    set("KUMA_DATAPLANE_DRAIN_TIME", duration::format(plan.drain_time));
+    set("KUMA_DATAPLANE_MESH", plan.mesh.clone());
+    set("KUMA_DATAPLANE_NAME", "$(POD_NAME).$(POD_NAMESPACE)".to_owned());
+    set(
+        "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH",
+        format!("{TOKEN_DIRECTORY}/token"),
+    );
+    if let Some(level) = &plan.log_level {
+        set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
+    }
+    if plan.placement == Placement::Native {
+        set("KUMA_DATAPLANE_NATIVE_SIDECAR", true.to_string());
+    }
+    if plan.drain_mode == DrainMode::Acknowledged {
+        set("KUMA_DATAPLANE_DRAIN_MODE", "acknowledged".to_owned());
+    }
+    set("KUMA_DNS_ENABLED", dns.enabled.to_string());
+    if dns.enabled {
+        set("KUMA_DNS_CORE_DNS_BINARY_PATH", "coredns".to_owned());
+        set("KUMA_DNS_CORE_DNS_PORT", dns.port.to_string());
+        set(
+            "KUMA_DNS_CORE_DNS_EMPTY_PORT",
+            dns.port.saturating_add(1).to_string(),
+        );
+        set("KUMA_DNS_ENVOY_DNS_PORT", dns.port.saturating_add(2).to_string());
+    }
+    variables
+}

@@ -1,0 +1,126 @@
+//! Init container `kuma-init`, which redirects traffic, or `kuma-validation`, which checks that the CNI plugin did.
+
+use std::collections::BTreeMap;
+
+use kermode_crds::annotation as key;
+use serde_json::{Value, json};
+
+use super::{resources, restricted_context};
+use crate::names::{INIT, INIT_PROGRAM, VALIDATION};
+use crate::plan::Plan;
+use crate::refusal::Refusal;
+use crate::values::Values;
+
+/// Renders the init container that goes with the sidecar. `annotations` are all of the Pod, the written ones included.
+pub(crate) fn init(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Refusal> {
+    if plan.settings.cni_enabled {
+        return Ok(validation(plan));
+    }
+    Ok(json!({
+        "name": INIT,
+        "image": plan.settings.init_container.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [INIT_PROGRAM],
+        "args": arguments(annotations)?,
+        "securityContext": security_context(plan),
+        "resources": resources(&plan.settings.init_container.resources),
+    }))
+}
+
+/// Redirecting needs root and two capabilities; under the restricted profile nothing else is left.
+fn security_context(plan: &Plan<'_>) -> Value {
+    let needed = json!(["NET_ADMIN", "NET_RAW"]);
+    if plan.restricted {
+        return json!({
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "allowPrivilegeEscalation": false,
+            "capabilities": {"drop": ["ALL"], "add": needed},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        });
+    }
+    json!({"runAsUser": 0, "runAsGroup": 0, "capabilities": {"add": needed}})
+}
+
+/// It runs as the sidecar would, so it needs nothing that the sidecar does not.
+fn validation(plan: &Plan<'_>) -> Value {
+    let sidecar = &plan.settings.sidecar_container;
+    let mut context =
+        json!({"runAsUser": sidecar.uid, "runAsGroup": sidecar.gid, "capabilities": {"drop": ["ALL"]}});
+    if plan.restricted {
+        context = restricted_context(sidecar.uid, sidecar.gid);
+        context["capabilities"] = json!({"drop": ["ALL"]});
+    }
+    json!({
+        "name": VALIDATION,
+        "image": plan.settings.init_container.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": [INIT_PROGRAM],
+        "args": ["--validate-only", "--validation-server-port", sidecar.redirect_port_inbound.to_string()],
+        "securityContext": context,
+        "resources": resources(&plan.settings.init_container.resources),
+    })
+}
+
+/// The arguments of `kuma-init` for the annotations of an injected Pod. Empty lists are empty arguments.
+///
+/// # Errors
+/// When an annotation does not read.
+pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Refusal> {
+    let pod = Values::annotations(annotations, "the Pod");
+    let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
+    let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();
+    let flag = |name: &str, key: &str| [name.to_owned(), text(key)];
+    let mut arguments: Vec<String> = Vec::new();
+    arguments.extend(flag(
+        "--redirect-outbound-port",
+        key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
+    ));
+    arguments.push(format!("--redirect-inbound={}", !gateway));
+    for (name, key) in [
+        ("--redirect-inbound-port", key::TRANSPARENT_PROXYING_INBOUND_PORT),
+        (
+            "--redirect-inbound-port-v6",
+            key::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
+        ),
+        ("--kuma-dp-uid", key::SIDECAR_UID),
+        ("--exclude-inbound-ports", key::EXCLUDE_INBOUND_PORTS),
+        ("--exclude-outbound-ports", key::EXCLUDE_OUTBOUND_PORTS),
+    ] {
+        arguments.extend(flag(name, key));
+    }
+    arguments.extend(["--verbose".to_owned(), "--skip-resolv-conf".to_owned()]);
+    for (name, key) in [
+        (
+            "--exclude-outbound-tcp-ports-for-uids",
+            key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
+        ),
+        (
+            "--exclude-outbound-udp-ports-for-uids",
+            key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS,
+        ),
+    ] {
+        for item in text(key)
+            .split(';')
+            .map(str::trim)
+            .filter(|item| !item.is_empty())
+        {
+            arguments.extend([name.to_owned(), item.to_owned()]);
+        }
+    }
+    if pod
+        .boolean_of(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
+        .unwrap_or(false)
+    {
+        let port = pod.port_of(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?;
+        arguments.push("--redirect-all-dns-traffic".to_owned());
+        arguments.extend([
+            "--redirect-dns-port".to_owned(),
+            port.unwrap_or(15053).to_string(),
+        ]);
+    }
+    if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
+        arguments.push("--experimental-transparent-proxy-engine".to_owned());
+    }
+    Ok(arguments)
+}

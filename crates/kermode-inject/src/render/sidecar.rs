@@ -1,0 +1,71 @@
+//! Container `kuma-sidecar`.
+
+use serde_json::{Value, json};
+
+use super::{env, resources, restricted_context};
+use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
+use crate::plan::{Placement, Plan};
+use crate::settings::ProbeSettings;
+
+/// Renders the container. `token_mount` is where its service-account token is mounted.
+pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
+    let settings = &plan.settings.sidecar_container;
+    let mut mounts = vec![token_mount.clone()];
+    if plan.has_tmp() {
+        mounts.push(json!({"name": TMP_VOLUME, "mountPath": "/tmp"}));
+    }
+    let mut container = json!({
+        "name": SIDECAR,
+        "image": settings.image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": args(plan),
+        "env": env::env(plan),
+        "securityContext": security_context(plan),
+        "livenessProbe": probe(plan, &settings.liveness_probe, 1),
+        "readinessProbe": probe(plan, &settings.readiness_probe, settings.readiness_probe.success_threshold),
+        "resources": resources(&settings.resources),
+        "volumeMounts": mounts,
+    });
+    match plan.placement {
+        Placement::Native => {
+            container["restartPolicy"] = "Always".into();
+            container["startupProbe"] = probe(plan, &settings.startup_probe, 1);
+        }
+        // The kubelet starts the next container only when this hook has returned.
+        Placement::Classic if plan.wait_for_ready => {
+            let url = format!("http://localhost:{}{READY_PATH}", plan.admin_port);
+            let command = json!(["kuma-dp", "wait", "--url", url]);
+            container["lifecycle"] = json!({"postStart": {"exec": {"command": command}}});
+        }
+        Placement::Classic => {}
+    }
+    container
+}
+
+fn args(plan: &Plan<'_>) -> Vec<String> {
+    let mut args = vec!["run".to_owned(), "--log-level=info".to_owned()];
+    if plan.concurrency > 0 {
+        args.push(format!("--concurrency={}", plan.concurrency));
+    }
+    args
+}
+
+fn security_context(plan: &Plan<'_>) -> Value {
+    let settings = &plan.settings.sidecar_container;
+    if plan.restricted {
+        restricted_context(settings.uid, settings.gid)
+    } else {
+        json!({"runAsUser": settings.uid, "runAsGroup": settings.gid})
+    }
+}
+
+fn probe(plan: &Plan<'_>, settings: &ProbeSettings, success_threshold: u32) -> Value {
+    json!({
+        "httpGet": {"path": READY_PATH, "port": plan.admin_port},
+        "initialDelaySeconds": settings.initial_delay_seconds,
+        "timeoutSeconds": settings.timeout_seconds,
+        "periodSeconds": settings.period_seconds,
+        "successThreshold": success_threshold,
+        "failureThreshold": settings.failure_threshold,
+    })
+}

@@ -1,0 +1,84 @@
+//! Reads a part of a nested setting over its own defaults, so that giving one field leaves its siblings alone.
+
+use serde::de::{DeserializeOwned, Error};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
+use super::{InitContainer, ProbeSettings, Resources, SidecarContainer};
+
+fn over<'de, D, T>(deserializer: D, base: T) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Serialize + DeserializeOwned,
+{
+    let mut value = serde_json::to_value(base).map_err(D::Error::custom)?;
+    merge(&mut value, Value::deserialize(deserializer)?);
+    serde_json::from_value(value).map_err(D::Error::custom)
+}
+
+fn merge(base: &mut Value, given: Value) {
+    match (base, given) {
+        (Value::Object(base), Value::Object(given)) => {
+            for (key, value) in given {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, given) => *base = given,
+    }
+}
+
+pub(super) fn readiness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
+    over(deserializer, SidecarContainer::default().readiness_probe)
+}
+
+pub(super) fn liveness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
+    over(deserializer, SidecarContainer::default().liveness_probe)
+}
+
+pub(super) fn startup<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
+    over(deserializer, SidecarContainer::default().startup_probe)
+}
+
+pub(super) fn sidecar_resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
+    over(deserializer, SidecarContainer::default().resources)
+}
+
+pub(super) fn init_resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
+    over(deserializer, InitContainer::default().resources)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Settings;
+    use crate::settings::SidecarContainer;
+    use serde_json::json;
+
+    #[test]
+    fn one_field_leaves_its_siblings_at_their_defaults() {
+        let settings: Settings = serde_json::from_value(json!({
+            "sidecarContainer": {
+                "livenessProbe": {"periodSeconds": 7},
+                "resources": {"limits": {"cpu": 2}},
+            },
+        }))
+        .unwrap();
+        let (ours, default) = (settings.sidecar_container, SidecarContainer::default());
+        assert_eq!(ours.liveness_probe.period_seconds, 7);
+        assert_eq!(ours.liveness_probe.initial_delay_seconds, 60);
+        assert_eq!(ours.resources.limits.cpu.as_str(), "2");
+        assert_eq!(ours.resources.limits.memory, default.resources.limits.memory);
+        assert_eq!(ours.resources.requests, default.resources.requests);
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_quantities_are_refused_at_any_depth() {
+        for bad in [
+            json!({"sidecarContainer": {"livenessProbe": {"period": 7}}}),
+            json!({"sidecarContainer": {"resources": {"limits": {"cpu": "lots"}}}}),
+            json!({"sidecar": {}}),
+            json!({"sidecarMode": "sometimes"}),
+        ] {
+            assert!(serde_json::from_value::<Settings>(bad.clone()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What is wrong with settings that read well: all of it at once (BEHAVIOUR section 7, "Validation").
+
+use super::{ProbeSettings, Settings};
+
+impl Settings {
+    /// Every problem, each with the path of its setting; empty when there is none.
+    pub fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        self.check_images(&mut found);
+        self.check_ports(&mut found);
+        self.check_sidecar(&mut found);
+        if self.ebpf.enabled {
+            found.push("ebpf.enabled: there is no eBPF mode; leave it false".to_owned());
+        }
+        found
+    }
+
+    fn check_images(&self, found: &mut Vec<String>) {
+        for (path, image) in [
+            ("sidecarContainer.image", &self.sidecar_container.image),
+            ("initContainer.image", &self.init_container.image),
+        ] {
+            if image.trim().is_empty() {
+                found.push(format!("{path}: must not be empty"));
+            }
+        }
+    }
+
+    fn check_ports(&self, found: &mut Vec<String>) {
+        let sidecar = &self.sidecar_container;
+        for (path, port) in [
+            (
+                "sidecarContainer.redirectPortInbound",
+                sidecar.redirect_port_inbound,
+            ),
+            (
+                "sidecarContainer.redirectPortInboundV6",
+                sidecar.redirect_port_inbound_v6,
+            ),
+            (
+                "sidecarContainer.redirectPortOutbound",
+                sidecar.redirect_port_outbound,
+            ),
+            ("sidecarContainer.adminPort", sidecar.admin_port),
+            ("virtualProbesPort", self.virtual_probes_port),
+            ("builtinDNS.port", self.builtin_dns.port),
+        ] {
+            if port == 0 {
+                found.push(format!("{path}: must be a port from 1 to 65535"));
+            }
+        }
+        // The sidecar listens on this port and the two after it.
+        if self.builtin_dns.port > u16::MAX - 2 {
+            found.push(
+                "builtinDNS.port: must be at most 65533, the two ports after it are used too".to_owned(),
+            );
+        }
+    }
+
+    fn check_sidecar(&self, found: &mut Vec<String>) {
+        let sidecar = &self.sidecar_container;
+        if sidecar.drain_time.is_zero() {
+            found.push("sidecarContainer.drainTime: must be above zero".to_owned());
+        }
+        if sidecar.uid == 0 {
+            found.push(
+                "sidecarContainer.uid: must not be 0, or nothing of root would be redirected".to_owned(),
+            );
+        }
+        check_probe("readinessProbe", &sidecar.readiness_probe, 1, found);
+        check_probe("livenessProbe", &sidecar.liveness_probe, 1, found);
+        check_probe("startupProbe", &sidecar.startup_probe, 0, found);
+    }
+}
+
+fn check_probe(name: &str, probe: &ProbeSettings, least_delay: u32, found: &mut Vec<String>) {
+    for (field, value, least) in [
+        ("initialDelaySeconds", probe.initial_delay_seconds, least_delay),
+        ("timeoutSeconds", probe.timeout_seconds, 1),
+        ("periodSeconds", probe.period_seconds, 1),
+        ("successThreshold", probe.success_threshold, 1),
+        ("failureThreshold", probe.failure_threshold, 1),
+    ] {
+        if value < least {
+            found.push(format!(
+                "sidecarContainer.{name}.{field}: must be at least {least}"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_have_no_problem() {
+        assert_eq!(Settings::default().problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let mut settings = Settings::default();
+        settings.sidecar_container.image = String::new();
+        settings.sidecar_container.drain_time = std::time::Duration::ZERO;
+        settings.sidecar_container.liveness_probe.period_seconds = 0;
+        settings.builtin_dns.port = 65534;
+        settings.ebpf.enabled = true;
+        assert_eq!(settings.problems().len(), 5, "{:?}", settings.problems());
+    }
+}

@@ -1,0 +1,207 @@
+//! The labels and annotations of one object, read with the notations of BEHAVIOUR section 1.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kermode_crds::annotation::{parse_bool, parse_list};
+use kermode_model::duration;
+
+use crate::refusal::Refusal;
+
+/// Labels or annotations of an object, with what to call it in messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Values<'a> {
+    entries: &'a BTreeMap<String, String>,
+    /// `label` or `annotation`.
+    noun: &'static str,
+    /// `Pod default/app`, for example.
+    pub(crate) object: &'a str,
+}
+
+// === impl Values ===
+
+impl<'a> Values<'a> {
+    pub(crate) fn labels(entries: &'a BTreeMap<String, String>, object: &'a str) -> Self {
+        Self {
+            entries,
+            noun: "label",
+            object,
+        }
+    }
+
+    pub(crate) fn annotations(entries: &'a BTreeMap<String, String>, object: &'a str) -> Self {
+        Self {
+            entries,
+            noun: "annotation",
+            object,
+        }
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&'a str> {
+        self.entries.get(key).map(String::as_str)
+    }
+
+    /// A text that is not empty.
+    pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
+        self.get(key).filter(|value| !value.is_empty())
+    }
+
+    pub(crate) fn boolean(&self, key: &'static str) -> Result<Option<bool>, Refusal> {
+        let parse = |value| {
+            parse_bool(key, value).map_err(|error| Refusal::WrongValue {
+                error,
+                carrier: self.carrier(),
+            })
+        };
+        self.get(key).map(parse).transpose()
+    }
+
+    /// The first of several spellings that is there.
+    pub(crate) fn boolean_of(&self, keys: &[&'static str]) -> Result<Option<bool>, Refusal> {
+        match keys.iter().find(|key| self.get(key).is_some()) {
+            Some(key) => self.boolean(key),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn number(&self, key: &'static str) -> Result<Option<u32>, Refusal> {
+        let parse = |value: &str| {
+            // Rust takes a leading plus, the notation does not.
+            let digits = (!value.starts_with('+')).then_some(value);
+            let number = digits.and_then(|digits| digits.parse().ok());
+            number.ok_or_else(|| {
+                self.unparsable(key, format!("{value:?} is not a number from 0 to 4294967295"))
+            })
+        };
+        self.get(key).map(parse).transpose()
+    }
+
+    pub(crate) fn port(&self, key: &'static str) -> Result<Option<u16>, Refusal> {
+        let Some(number) = self.number(key)? else {
+            return Ok(None);
+        };
+        match u16::try_from(number) {
+            Ok(port) if port > 0 => Ok(Some(port)),
+            _ => Err(self.unparsable(key, format!("{number} is not a port from 1 to 65535"))),
+        }
+    }
+
+    pub(crate) fn port_of(&self, keys: &[&'static str]) -> Result<Option<u16>, Refusal> {
+        match keys.iter().find(|key| self.get(key).is_some()) {
+            Some(key) => self.port(key),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn list(&self, key: &str) -> Option<Vec<String>> {
+        self.get(key).map(parse_list)
+    }
+
+    /// `k1=v1;k2=v2`; every pair has exactly one `=`.
+    pub(crate) fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, Refusal> {
+        let Some(text) = self.get(key) else {
+            return Ok(BTreeMap::new());
+        };
+        let pair = |item: &str| match item.split_once('=') {
+            Some((name, value)) if !name.is_empty() && !value.contains('=') => {
+                Ok((name.to_owned(), value.to_owned()))
+            }
+            _ => Err(Refusal::InvalidMap { key }),
+        };
+        text.split(';').map(pair).collect()
+    }
+
+    /// A duration above zero.
+    pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, Refusal> {
+        let Some(text) = self.get(key) else {
+            return Ok(None);
+        };
+        match duration::parse(text) {
+            Ok(duration) if !duration.is_zero() => Ok(Some(duration)),
+            Ok(_) => Err(self.unparsable(key, "the duration must be above zero".to_owned())),
+            Err(error) => Err(self.unparsable(key, error.to_string())),
+        }
+    }
+
+    /// One of several words.
+    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Refusal> {
+        let Some(text) = self.get(key) else {
+            return Ok(None);
+        };
+        let found = words
+            .iter()
+            .find(|(word, _)| *word == text)
+            .map(|(_, meaning)| *meaning);
+        found.map(Some).ok_or_else(|| {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            self.unparsable(key, format!("wrong value {text:?}, use {}", known.join(" or ")))
+        })
+    }
+
+    fn carrier(&self) -> String {
+        let article = if self.noun == "annotation" { "an" } else { "a" };
+        format!("{article} {} of {}", self.noun, self.object)
+    }
+
+    fn unparsable(&self, key: &'static str, problem: String) -> Refusal {
+        Refusal::Unparsable {
+            key,
+            problem,
+            object: self.object.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("k".to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn numbers_are_unsigned_decimals() {
+        for bad in ["", "-1", "+1", "1.5", "0x10", "4294967296", " 1"] {
+            assert!(
+                Values::annotations(&with(bad), "Pod a/b").number("k").is_err(),
+                "{bad:?}"
+            );
+        }
+        assert_eq!(
+            Values::annotations(&with("7"), "Pod a/b").number("k"),
+            Ok(Some(7))
+        );
+    }
+
+    #[test]
+    fn every_pair_of_a_map_has_one_equals_sign() {
+        for bad in ["a", "a=b=c", "a=b;", ";a=b", "=b", ""] {
+            let error = Values::annotations(&with(bad), "Pod a/b").map("k").unwrap_err();
+            assert!(
+                error.to_string().starts_with("invalid format. Map in \"k\""),
+                "{error}"
+            );
+        }
+        let entries = with("a=1;b=");
+        let map = Values::annotations(&entries, "Pod a/b").map("k").unwrap();
+        assert_eq!(
+            map,
+            BTreeMap::from([("a".into(), "1".into()), ("b".into(), String::new())])
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_key_value_and_object() {
+        let entries = with("maybe");
+        let error = Values::labels(&entries, "Pod default/app")
+            .boolean("k")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.starts_with("annotation \"k\" has wrong value \"maybe\""),
+            "{error}"
+        );
+        assert!(error.contains("a label of Pod default/app"), "{error}");
+    }
+}
