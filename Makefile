@@ -49,3 +49,23 @@ test-cluster-unit: ## unit tests of the cluster and image tool
 
 test-cluster: ## the same, and two real clusters side by side (root)
 	@cd cluster && python3 -m tests.run unit real
+
+##@ Demo (CLUSTER=name chooses the local cluster; with KUBECONFIG and KERMODE_REGISTRY set, your own: see demo/README.md)
+
+DEMO = PYTHONPATH=$(CURDIR)/cluster:$(CURDIR)/demo python3 -m kermode_demo
+
+.PHONY: demo demo-show demo-down install test-demo
+demo: ## install the mesh and a demo application, show what it does
+	@$(DEMO) up --cluster=$(CLUSTER)
+
+demo-show: ## show again what the running demo does
+	@$(DEMO) show --cluster=$(CLUSTER)
+
+demo-down: ## remove the demo and the mesh (locally: the whole cluster)
+	@$(DEMO) down --cluster=$(CLUSTER)
+
+install: ## install the mesh without the demo application
+	@$(DEMO) install --cluster=$(CLUSTER)
+
+test-demo: ## unit tests of the demo
+	@cd demo && PYTHONPATH=$(CURDIR)/cluster python3 -m unittest discover --start-directory=tests --top-level-directory=.

@@ -1,0 +1,85 @@
+"""The demo application: deployed, up to date, and its own counters read."""
+
+import json
+from pathlib import Path
+
+from .kubectl import Kubectl
+from .progress import say, wait, wait_for_deployment
+
+MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
+NAMESPACE = "kermode-demo"
+OUTSIDE = "kermode-demo-outside"
+# Deployments and where they are; the first two are in the mesh.
+DEPLOYMENTS = (("demo-server", NAMESPACE), ("demo-client", NAMESPACE),
+               ("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE))
+IN_MESH = ("demo-server", "demo-client")
+
+
+def manifest(name: str, image: str) -> str:
+    """A file of manifests with the demo's image put in. Pure but for the reading."""
+    text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
+    return text.replace("image: kermode-demo\n", f"image: {image}\n")
+
+
+def deploy(kubectl: Kubectl, references: dict) -> None:
+    """Apply the mesh's settings and the application, wait for it."""
+    kubectl.apply_over(manifest("mesh", ""))
+    say("Mesh default: mTLS STRICT, one permission: demo-client may call demo-server")
+    for name in ("app", "outside"):
+        kubectl.apply(manifest(name, references["kermode-demo"]))
+    for name in IN_MESH:
+        replace_old_sidecars(kubectl, name, references["kuma-dp"])
+    for name, namespace in DEPLOYMENTS:
+        wait_for_deployment(kubectl, namespace, name)
+
+
+def replace_old_sidecars(kubectl: Kubectl, name: str, image: str) -> None:
+    """Restart a Deployment whose Pods have a sidecar of an earlier build: Pods are injected when they are made."""
+    pods = kubectl.get("pods", namespace=NAMESPACE, selector=f"app={name}")["items"]
+    old = [pod for pod in pods if sidecar_image(pod) not in (None, image)]
+    if old:
+        say(f"Deployment {name}: restarted for a newer sidecar")
+        kubectl.run("rollout", "restart", f"deployment/{name}", f"--namespace={NAMESPACE}")
+
+
+def sidecar_image(pod: dict):
+    """The image of a Pod's sidecar, if it has one. Pure."""
+    spec = pod["spec"]
+    for container in spec.get("initContainers", []) + spec["containers"]:
+        if container["name"] == "kuma-sidecar":
+            return container["image"]
+    return None
+
+
+def pod_of(kubectl: Kubectl, name: str, namespace: str) -> str:
+    """The name of a running Pod of a Deployment."""
+    def running():
+        for pod in kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]:
+            if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
+                return pod["metadata"]["name"], ""
+        return None, "no running Pod yet"
+    return wait(f"a Pod of {name}", running)
+
+
+def fetch(kubectl: Kubectl, pod: str, namespace: str, container: str, url: str) -> str:
+    """A URL as a program in the Pod sees it. The image has no shell, but the demo program can fetch."""
+    text = kubectl.inside(pod, namespace, container, "kermode-demo", "get", url)
+    return text.partition(" ")[2]
+
+
+def counters(kubectl: Kubectl, name: str, namespace: str) -> dict:
+    """What a client counted since it started."""
+    pod = pod_of(kubectl, name, namespace)
+    return json.loads(fetch(kubectl, pod, namespace, "client", "http://127.0.0.1:8081/"))
+
+
+def grown(before: dict, after: dict) -> dict:
+    """What a counter map gained. Pure."""
+    gains = {key: count - before.get(key, 0) for key, count in after.items()}
+    return {key: count for key, count in gains.items() if count > 0}
+
+
+def remove(kubectl: Kubectl) -> None:
+    """Delete the application."""
+    for name in ("outside", "app", "mesh"):
+        kubectl.run("delete", "--ignore-not-found", "--filename=-", stdin=manifest(name, "gone"))

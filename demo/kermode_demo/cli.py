@@ -1,0 +1,97 @@
+"""The command line; the Makefile calls it."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from kermode_cluster import images, paths
+from kermode_cluster.errors import ClusterError
+
+from . import application, install, report
+from .errors import DemoError
+from .place import Local, chosen
+from .progress import step
+
+
+def parser() -> argparse.ArgumentParser:
+    """Commands and their arguments."""
+    main_parser = argparse.ArgumentParser(prog="kermode_demo", description="Kermode's demo")
+    commands = main_parser.add_subparsers(dest="command", required=True)
+    for name, text in (("up", "install the mesh and the demo, show what it does"),
+                       ("install", "install the mesh alone"),
+                       ("show", "show again what a running demo does"),
+                       ("down", "remove everything")):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--cluster", default="kermode", help="local cluster (default: kermode)")
+    return main_parser
+
+
+def built() -> Path:
+    """Packages, programs and images, as far as they are missing; the path of kumactl."""
+    step("Debian packages")
+    subprocess.run([str(paths.CLUSTER_SOURCES / "install-packages")], check=True)
+    step("programs and images (the first build takes a while)")
+    images.show(images.build())
+    return images.compile_binaries() / "kumactl"
+
+
+def installed(place) -> tuple:
+    """The mesh on the cluster; kubectl and the images' references."""
+    kumactl = built()
+    step(place.title)
+    references = place.prepare()
+    kubectl = place.kubectl()
+    step("control plane")
+    install.install(kubectl, kumactl, references)
+    return kubectl, references
+
+
+def up(place) -> None:
+    """Everything, and the report."""
+    kubectl, references = installed(place)
+    step("demo application")
+    application.deploy(kubectl, references)
+    step("what it does")
+    report.show(kubectl, place.environment())
+
+
+def down(place) -> None:
+    """Remove everything."""
+    if not isinstance(place, Local):
+        kubectl = place.kubectl()
+        application.remove(kubectl)
+        install.uninstall(kubectl, images.compile_binaries() / "kumactl", images.built())
+    place.tear_down()
+
+
+def dispatch(options) -> None:
+    """Run the chosen command."""
+    place = chosen(options.cluster, dict(os.environ))
+    begun = time.monotonic()
+    if options.command == "up":
+        up(place)
+    elif options.command == "install":
+        installed(place)
+    elif options.command == "show":
+        report.show(place.kubectl(), place.environment())
+    else:
+        down(place)
+    print(f"({time.monotonic() - begun:.0f} s)")
+
+
+def main() -> int:
+    """Parse, run, and say what went wrong in words."""
+    options = parser().parse_args()
+    try:
+        dispatch(options)
+        return 0
+    except (DemoError, ClusterError) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+    except subprocess.CalledProcessError as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1

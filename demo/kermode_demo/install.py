@@ -1,0 +1,45 @@
+"""The control plane on the cluster: what `kumactl install control-plane` prints, applied."""
+
+import subprocess
+from pathlib import Path
+
+from .errors import DemoError
+from .kubectl import Kubectl
+from .progress import say, wait_for_deployment
+
+NAMESPACE = "kong-mesh-system"
+NAME = "kuma-control-plane"
+
+
+def flags(references: dict) -> list:
+    """Flags of kumactl that choose these images. Pure."""
+    result = []
+    for flag, image in (("control-plane", "kuma-cp"), ("dataplane", "kuma-dp"), ("dataplane-init", "kuma-init")):
+        name, _, tag = references[image].rpartition(":")
+        registry, _, repository = name.rpartition("/")
+        result += [f"--{flag}-registry={registry}", f"--{flag}-repository={repository}", f"--{flag}-version={tag}"]
+    return result
+
+
+def manifests(kumactl: Path, references: dict) -> str:
+    """The manifests for these images."""
+    command = [str(kumactl), "install", "control-plane", *flags(references)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise DemoError(f"{' '.join(command)}: {result.stderr.strip()}")
+    return result.stdout
+
+
+def install(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
+    """Apply the manifests and wait for the control plane."""
+    kubectl.apply(manifests(kumactl, references))
+    say("kumactl install control-plane | kubectl apply -f -: applied")
+    wait_for_deployment(kubectl, NAMESPACE, NAME)
+
+
+def uninstall(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
+    """Delete what `install` applied, webhooks first: nothing may wait for a control plane that is gone."""
+    kubectl.run("delete", "--ignore-not-found",
+                "mutatingwebhookconfiguration/kuma-admission-mutating-webhook-configuration",
+                "validatingwebhookconfiguration/kuma-validating-webhook-configuration")
+    kubectl.run("delete", "--ignore-not-found", "--filename=-", stdin=manifests(kumactl, references))

@@ -1,0 +1,97 @@
+"""Waiting with something to look at, and what to show when waiting was in vain."""
+
+import time
+
+from .errors import DemoError
+from .kubectl import Kubectl
+
+# Reasons of a waiting container that do not go away by waiting.
+HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull", "ImagePullBackOff")
+# How often a container may fail before waiting for it is in vain.
+RESTARTS = 3
+
+
+def step(text: str) -> None:
+    """Announce what happens next."""
+    print(f"\n== {text}", flush=True)
+
+
+def say(text: str) -> None:
+    """One line of progress."""
+    print(f"   {text}", flush=True)
+
+
+def wait(what: str, condition, seconds: float = 120, interval: float = 0.5):
+    """Poll until `condition` returns (value, text) with a value, and return that; show the text when it changes."""
+    end = time.monotonic() + seconds
+    shown = None
+    while True:
+        value, text = condition()
+        if value:
+            return value
+        if text != shown:
+            shown = text
+            say(f"{what}: {text}")
+        if time.monotonic() >= end:
+            raise DemoError(f"waited {seconds:.0f} s in vain for {what}: {text}")
+        time.sleep(interval)
+
+
+def rolled_out(deployment: dict) -> tuple:
+    """Whether a Deployment is done, and how far it is. Pure."""
+    wanted = deployment["spec"]["replicas"]
+    status = deployment.get("status", {})
+    current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+    updated, available = status.get("updatedReplicas", 0), status.get("availableReplicas", 0)
+    done = current and updated >= wanted and available >= wanted and status.get("replicas", 0) == wanted
+    return done, f"{min(updated, available)} of {wanted} ready"
+
+
+def hopeless(pods: list) -> str:
+    """Why waiting for these Pods is in vain, or nothing. Pure."""
+    for pod in pods:
+        status = pod.get("status", {})
+        for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
+            waiting = container.get("state", {}).get("waiting", {})
+            if waiting.get("reason") in HOPELESS or container.get("restartCount", 0) >= RESTARTS:
+                reason = waiting.get("reason") or f"{container['restartCount']} restarts"
+                return f"container {container['name']} of Pod {pod['metadata']['name']}: {reason}"
+    return ""
+
+
+def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
+    """Wait until a Deployment is rolled out; on failure show the object, its events and its Pods' logs."""
+    def outcome():
+        deployment = kubectl.get("deployment", name, namespace)
+        done, text = rolled_out(deployment)
+        why = hopeless(kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"])
+        if why and not done:
+            raise DemoError(why)
+        return done, text
+    try:
+        wait(f"Deployment {name}", outcome)
+    except DemoError as error:
+        raise DemoError(f"{error}\n\n{diagnosis(kubectl, namespace, name)}") from error
+    say(f"Deployment {name}: ready")
+
+
+def diagnosis(kubectl: Kubectl, namespace: str, name: str) -> str:
+    """A Deployment that does not come up: objects, events, ends of the logs."""
+    here = f"--namespace={namespace}"
+    parts = [
+        ("objects", ("get", "deployments,replicasets,pods", here, "--output=wide")),
+        ("events", ("get", "events", here, "--sort-by=.lastTimestamp")),
+    ]
+    pods = kubectl.attempt("get", "pods", here, f"--selector=app={name}", "--output=name").stdout.split()
+    for pod in pods[:2]:
+        parts.append((pod, ("describe", pod, here)))
+        parts.append((f"logs of {pod}", ("logs", pod, here, "--all-containers", "--prefix", "--tail=30")))
+        parts.append((f"earlier logs of {pod}",
+                      ("logs", pod, here, "--all-containers", "--prefix", "--tail=30", "--previous")))
+    texts = []
+    for title, arguments in parts:
+        result = kubectl.attempt(*arguments)
+        lines = (result.stdout or "").strip().splitlines()[-80:]
+        if lines:
+            texts.append(f"--- {title}\n" + "\n".join(lines))
+    return "\n\n".join(texts)

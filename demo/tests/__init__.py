@@ -1,0 +1,1 @@
+"""Tests of the demo's pure parts; the rest is tested by `make demo` itself."""

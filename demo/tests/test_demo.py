@@ -1,0 +1,103 @@
+"""The demo's decisions, without a cluster."""
+
+import unittest
+from pathlib import Path
+
+from kermode_demo import application, install, place, progress, report
+from kermode_demo.errors import DemoError
+
+
+def deployment(generation=1, observed=1, wanted=3, **status) -> dict:
+    """A Deployment with this status."""
+    return {"metadata": {"generation": generation}, "spec": {"replicas": wanted},
+            "status": {"observedGeneration": observed, **status}}
+
+
+class Place(unittest.TestCase):
+    """Which cluster is chosen."""
+
+    def test_a_local_cluster_unless_both_variables_are_set(self):
+        self.assertEqual(place.chosen("one", {}), place.Local("one"))
+        self.assertEqual(place.chosen("one", {"KUBECONFIG": "/k"}), place.Local("one"))
+        both = {"KUBECONFIG": "/k", "KERMODE_REGISTRY": "r.example/k"}
+        self.assertEqual(place.chosen("one", both), place.Remote("/k", "r.example/k"))
+
+    def test_a_registry_alone_is_a_mistake(self):
+        with self.assertRaisesRegex(DemoError, "KUBECONFIG"):
+            place.chosen("one", {"KERMODE_REGISTRY": "r.example/k"})
+
+
+class Install(unittest.TestCase):
+    """The flags of kumactl."""
+
+    def test_images_are_taken_apart_at_the_right_places(self):
+        images = {"kuma-cp": "r.example:5000/a/b/kuma-cp:1-x", "kuma-dp": "docker.io/a/kuma-dp:2",
+                  "kuma-init": "docker.io/a/kuma-init:3"}
+        self.assertEqual(install.flags(images)[:3], [
+            "--control-plane-registry=r.example:5000/a/b", "--control-plane-repository=kuma-cp",
+            "--control-plane-version=1-x"])
+
+
+class Progress(unittest.TestCase):
+    """When waiting is over."""
+
+    def test_a_deployment_is_done_when_the_new_pods_alone_are_there(self):
+        done = deployment(replicas=3, updatedReplicas=3, availableReplicas=3)
+        self.assertTrue(progress.rolled_out(done)[0])
+        for other in (deployment(), deployment(observed=0, replicas=3, updatedReplicas=3, availableReplicas=3),
+                      deployment(replicas=4, updatedReplicas=3, availableReplicas=4),
+                      deployment(replicas=3, updatedReplicas=2, availableReplicas=3)):
+            self.assertFalse(progress.rolled_out(other)[0], other)
+
+    def test_pods_that_keep_failing_are_not_waited_for(self):
+        def pod(**status):
+            return {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "c", **status}]}}
+        self.assertEqual(progress.hopeless([pod(state={"waiting": {"reason": "ContainerCreating"}})]), "")
+        self.assertIn("ImagePullBackOff", progress.hopeless([pod(state={"waiting": {"reason": "ImagePullBackOff"}})]))
+        self.assertIn("3 restarts", progress.hopeless([pod(restartCount=3)]))
+
+
+class Application(unittest.TestCase):
+    """Manifests and counters."""
+
+    def test_every_container_gets_the_image(self):
+        for path in application.MANIFESTS.glob("*.yaml"):
+            text = application.manifest(path.stem, "registry.example/demo:1")
+            self.assertNotIn("image: kermode-demo", text)
+            self.assertEqual(text.count("image: registry.example/demo:1"), text.count("containers:"))
+
+    def test_an_old_sidecar_is_noticed_wherever_it_is(self):
+        container = {"name": "kuma-sidecar", "image": "a"}
+        self.assertEqual(application.sidecar_image({"spec": {"containers": [container]}}), "a")
+        self.assertEqual(application.sidecar_image({"spec": {"initContainers": [container], "containers": []}}), "a")
+        self.assertIsNone(application.sidecar_image({"spec": {"containers": [{"name": "server"}]}}))
+
+    def test_only_gains_are_shown(self):
+        self.assertEqual(application.grown({"a": 1, "b": 2}, {"a": 1, "b": 5, "c": 1}), {"b": 3, "c": 1})
+
+
+class Report(unittest.TestCase):
+    """Tables."""
+
+    def test_columns_are_as_wide_as_their_widest_cell(self):
+        self.assertEqual(report.table(["a", "count"], [["long name", 1]]),
+                         "   a          count\n   ---------  -----\n   long name  1")
+
+    def test_zeros_and_histograms_are_left_out(self):
+        text = "cluster.a.ssl.handshake: 3\ncluster.a.ssl.fail_verify_san: 0\nlistener.x.h: P50(1,2)\n"
+        self.assertEqual(report.statistics(text), [("cluster.a.ssl.handshake", 3)])
+
+    def test_health_that_is_absent_counts_as_ready(self):
+        def item(**inbound):
+            return {"metadata": {"name": "d"}, "mesh": "default", "spec": {"networking": {"inbound": [inbound]}}}
+        self.assertIn("yes", report.dataplanes([item()]))
+        self.assertIn("no", report.dataplanes([item(health={})]))
+        self.assertIn("yes", report.dataplanes([item(health={"ready": True})]))
+
+
+class Manifests(unittest.TestCase):
+    """What the report promises of the manifests."""
+
+    def test_the_replicas_in_the_report_are_those_of_the_manifest(self):
+        text = Path(application.MANIFESTS / "app.yaml").read_text(encoding="utf-8")
+        self.assertIn(f"replicas: {report.REPLICAS}\n", text)
