@@ -1,3 +1,64 @@
-//! CNI plugin that sets up transparent proxying.
+//! CNI plugin that sets up transparent proxying in a pod's network namespace, in place of the init container.
+//!
+//! ```text
+//! environment, stdin ──config, network──▶ request ──▶ pod from the API ──decision──▶ annotations ──netfilter──▶ rules
+//! ```
+//!
+//! The runtime runs it once for each pod and operation, chained after the plugin that made the interfaces. Only ADD does
+//! something: the rules vanish with the pod's network namespace.
 
-fn main() {}
+mod add;
+mod config;
+mod decision;
+mod network;
+mod pods;
+mod protocol;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use crate::config::Environment;
+use crate::network::Network;
+use crate::pods::Kubernetes;
+use crate::protocol::{Command, Failure, SUPPORTED_VERSIONS};
+
+fn main() -> ExitCode {
+    let mut input = String::new();
+    let read = io::stdin().read_to_string(&mut input);
+    let version = network::version_of(&input);
+    let outcome = read.map_err(|error| Failure::io(&format!("cannot read standard input: {error}")));
+    match outcome.and_then(|_| run(&Environment::read(), &input)) {
+        Ok(output) => print(&output),
+        Err(failure) => {
+            print(&failure.to_json(&version));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What to print. The operations without a result print nothing.
+fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
+    match Command::parse(environment.command.as_deref())? {
+        Command::Version => Ok(protocol::versions(&network::version_of(input))),
+        Command::Add => {
+            let network = Network::parse(input)?;
+            if !SUPPORTED_VERSIONS.contains(&network.cni_version.as_str()) {
+                return Err(Failure::incompatible(&network.cni_version));
+            }
+            add::add(
+                environment,
+                &network,
+                &Kubernetes::new(&network.kubernetes.kubeconfig),
+            )?;
+            Ok(network.result().to_string())
+        }
+        Command::Nothing => Ok(String::new()),
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}

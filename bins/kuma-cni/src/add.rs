@@ -1,0 +1,79 @@
+//! ADD: prepares one pod, or leaves it alone.
+
+use std::fs::File;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use kermode_netfilter::{Nft, TrafficConfig, set_up};
+use nix::sched::{CloneFlags, setns};
+
+use crate::config::Environment;
+use crate::decision::{PodFacts, skip};
+use crate::network::Network;
+use crate::pods::Pods;
+use crate::protocol::Failure;
+
+/// The pod is in the API before its sandbox is made, but the API server may be away for a moment.
+const ATTEMPTS: u32 = 30;
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Prepares the pod that the environment names.
+pub(crate) fn add(environment: &Environment, network: &Network, pods: &impl Pods) -> Result<(), Failure> {
+    let Some((namespace, name)) = environment.pod() else {
+        return Ok(());
+    };
+    if network
+        .kubernetes
+        .exclude_namespaces
+        .iter()
+        .any(|excluded| excluded == namespace)
+    {
+        return Ok(());
+    }
+    let pod = find(pods, namespace, name, PAUSE)?;
+    if skip(&pod).is_some() {
+        return Ok(());
+    }
+    let config = TrafficConfig::from_annotations(&pod.annotations)
+        .map_err(|error| Failure::annotations(&format!("pod {namespace}/{name}: {error}")))?;
+    let path = environment.network_namespace.as_deref();
+    let path = path.ok_or_else(|| Failure::environment("CNI_NETNS is not set"))?;
+    let nft = network.nft.as_ref().map_or_else(Nft::default, Nft::at);
+    apply_in(path, &config, &nft)
+}
+
+fn find(pods: &impl Pods, namespace: &str, name: &str, pause: Duration) -> Result<PodFacts, Failure> {
+    let mut attempt = 1;
+    loop {
+        match pods.find(namespace, name) {
+            Ok(pod) => return Ok(pod),
+            Err(error) if attempt == ATTEMPTS => {
+                return Err(Failure::later(&format!("{error:#} (after {ATTEMPTS} attempts)")));
+            }
+            Err(_) => thread::sleep(pause),
+        }
+        attempt += 1;
+    }
+}
+
+/// In a thread of its own, since entering a network namespace changes the thread for good.
+fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
+    let inside = || {
+        let enter = || setns(File::open(path)?, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
+        enter().map_err(|error| {
+            Failure::io(&format!(
+                "cannot enter the network namespace {}: {error}",
+                path.display()
+            ))
+        })?;
+        set_up(config, nft).map_err(|error| Failure::rules(&error.to_string()))
+    };
+    let applied = thread::scope(|scope| scope.spawn(inside).join());
+    applied
+        .unwrap_or_else(|_| Err(Failure::rules("the thread that applied them panicked")))
+        .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests;

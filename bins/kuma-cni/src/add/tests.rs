@@ -1,0 +1,118 @@
+//! ADD with pods made up. That rules reach a network namespace is shown by the test `netns` of this crate.
+
+use std::cell::Cell;
+
+use super::*;
+
+/// Fails a number of times, then knows every pod.
+struct Flaky {
+    failures: Cell<u32>,
+    pod: PodFacts,
+}
+
+impl Pods for Flaky {
+    fn find(&self, _: &str, _: &str) -> anyhow::Result<PodFacts> {
+        match self.failures.get() {
+            0 => Ok(self.pod.clone()),
+            left => {
+                self.failures.set(left - 1);
+                anyhow::bail!("the API server is away")
+            }
+        }
+    }
+}
+
+fn flaky(failures: u32) -> Flaky {
+    Flaky {
+        failures: Cell::new(failures),
+        pod: PodFacts::default(),
+    }
+}
+
+fn injected(annotation: (&str, &str)) -> Flaky {
+    let annotations = [("kuma.io/sidecar-injected", "true"), annotation];
+    let annotations = annotations
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into_iter()
+        .collect();
+    let pod = PodFacts {
+        annotations,
+        init_containers: Vec::new(),
+        running_containers: 2,
+    };
+    Flaky {
+        failures: Cell::new(0),
+        pod,
+    }
+}
+
+fn environment(namespace: &str) -> Environment {
+    let arguments = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=cart-1");
+    Environment {
+        command: Some("ADD".to_owned()),
+        network_namespace: None,
+        arguments,
+    }
+}
+
+fn network() -> Network {
+    Network::parse(
+        r#"{"cniVersion":"1.0.0","kubernetes":{"kubeconfig":"/k","exclude_namespaces":["kube-system"]}}"#,
+    )
+    .expect("legal")
+}
+
+#[test]
+fn a_pod_of_an_excluded_namespace_is_not_even_looked_up() {
+    let pods = flaky(u32::MAX);
+    assert_eq!(add(&environment("kube-system"), &network(), &pods), Ok(()));
+    assert_eq!(pods.failures.get(), u32::MAX);
+}
+
+#[test]
+fn a_sandbox_that_is_no_pod_is_left_alone() {
+    assert_eq!(add(&Environment::default(), &network(), &flaky(u32::MAX)), Ok(()));
+}
+
+#[test]
+fn the_lookup_is_tried_thirty_times() {
+    assert!(find(&flaky(29), "shop", "cart-1", Duration::ZERO).is_ok());
+    let failure = find(&flaky(30), "shop", "cart-1", Duration::ZERO)
+        .expect_err("given up")
+        .to_string();
+    assert!(failure.contains("the API server is away"), "{failure}");
+}
+
+#[test]
+fn a_pod_without_sidecar_is_left_alone() {
+    assert_eq!(add(&environment("shop"), &network(), &flaky(0)), Ok(()));
+}
+
+#[test]
+fn bad_annotations_fail_the_pod_by_name() {
+    let pods = injected(("traffic.kuma.io/exclude-inbound-ports", "http"));
+    let failure = add(&environment("shop"), &network(), &pods)
+        .expect_err("refused")
+        .to_string();
+    assert!(
+        failure.contains("shop/cart-1") && failure.contains("traffic.kuma.io/exclude-inbound-ports"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn an_injected_pod_needs_a_network_namespace() {
+    let pods = injected(("kuma.io/mesh", "default"));
+    let failure = add(&environment("shop"), &network(), &pods)
+        .expect_err("refused")
+        .to_string();
+    assert!(failure.contains("CNI_NETNS"), "{failure}");
+    let elsewhere = Environment {
+        network_namespace: Some("/nonexistent/netns".into()),
+        ..environment("shop")
+    };
+    let failure = add(&elsewhere, &network(), &pods)
+        .expect_err("refused")
+        .to_string();
+    assert!(failure.contains("/nonexistent/netns"), "{failure}");
+}

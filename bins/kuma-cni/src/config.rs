@@ -1,0 +1,65 @@
+//! What the runtime says by environment variables (CNI specification, section 2).
+
+use std::path::PathBuf;
+
+/// The variables that matter here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Environment {
+    /// `CNI_COMMAND`.
+    pub(crate) command: Option<String>,
+    /// `CNI_NETNS`: path of the pod's network namespace.
+    pub(crate) network_namespace: Option<PathBuf>,
+    /// `CNI_ARGS`: `KEY=value` pairs between semicolons; Kubernetes names the pod in them.
+    pub(crate) arguments: String,
+}
+
+impl Environment {
+    /// Reads the variables of this process.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "this is the one place of this binary that reads variables"
+    )]
+    pub(crate) fn read() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self {
+            command: variable("CNI_COMMAND"),
+            network_namespace: variable("CNI_NETNS").map(PathBuf::from),
+            arguments: variable("CNI_ARGS").unwrap_or_default(),
+        }
+    }
+
+    /// Namespace and name of the pod, when the caller is Kubernetes.
+    pub(crate) fn pod(&self) -> Option<(&str, &str)> {
+        Some((
+            self.argument("K8S_POD_NAMESPACE")?,
+            self.argument("K8S_POD_NAME")?,
+        ))
+    }
+
+    fn argument(&self, key: &str) -> Option<&str> {
+        let mut pairs = self.arguments.split(';').filter_map(|pair| pair.split_once('='));
+        pairs
+            .find(|(name, value)| *name == key && !value.is_empty())
+            .map(|(_, value)| value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pod_is_named_by_two_arguments() {
+        let environment = |arguments: &str| Environment {
+            arguments: arguments.to_owned(),
+            ..Environment::default()
+        };
+        let whole = environment(
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-1;K8S_POD_INFRA_CONTAINER_ID=x",
+        );
+        assert_eq!(whole.pod(), Some(("shop", "cart-1")));
+        assert_eq!(environment("K8S_POD_NAMESPACE=shop").pod(), None);
+        assert_eq!(environment("K8S_POD_NAMESPACE=;K8S_POD_NAME=cart-1").pod(), None);
+        assert_eq!(environment("").pod(), None);
+    }
+}

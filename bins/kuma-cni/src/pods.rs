@@ -1,0 +1,92 @@
+//! Asks the API server for the pod. IO; what follows from the answer is decided in `decision`.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use k8s_openapi::api::core::v1::Pod;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+
+use crate::decision::PodFacts;
+
+/// Finds pods.
+pub(crate) trait Pods {
+    /// The pod as it is now.
+    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodFacts>;
+}
+
+/// The API server that a kubeconfig names.
+pub(crate) struct Kubernetes {
+    kubeconfig: PathBuf,
+}
+
+/// One attempt; the caller makes several.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Kubernetes {
+    /// With the kubeconfig at that path, which is read at each call: the installer renews its token.
+    pub(crate) fn new(kubeconfig: &Path) -> Self {
+        Self {
+            kubeconfig: kubeconfig.to_owned(),
+        }
+    }
+
+    async fn fetch(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
+        let path = self.kubeconfig.display();
+        let kubeconfig =
+            Kubeconfig::read_from(&self.kubeconfig).with_context(|| format!("cannot use {path}"))?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .with_context(|| format!("cannot use {path}"))?;
+        config.connect_timeout = Some(PATIENCE);
+        config.read_timeout = Some(PATIENCE);
+        let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, namespace);
+        Ok(pods.get(name).await?)
+    }
+}
+
+impl Pods for Kubernetes {
+    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodFacts> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let pod = runtime.block_on(self.fetch(namespace, name));
+        pod.map(facts)
+            .with_context(|| format!("cannot get pod {namespace}/{name}"))
+    }
+}
+
+/// Keeps what the decision needs.
+fn facts(pod: Pod) -> PodFacts {
+    let spec = pod.spec.unwrap_or_default();
+    let init_containers = spec.init_containers.unwrap_or_default();
+    let native_sidecars = init_containers
+        .iter()
+        .filter(|one| one.restart_policy.as_deref() == Some("Always"));
+    PodFacts {
+        running_containers: spec.containers.len() + native_sidecars.count(),
+        annotations: pod.metadata.annotations.unwrap_or_default(),
+        init_containers: init_containers.into_iter().map(|one| one.name).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_native_sidecar_counts_as_running_beside_the_application() {
+        let pod = serde_json::json!({
+            "metadata": { "annotations": { "kuma.io/sidecar-injected": "true" } },
+            "spec": {
+                "initContainers": [{ "name": "kuma-sidecar", "restartPolicy": "Always" }, { "name": "migrate" }],
+                "containers": [{ "name": "app" }],
+            },
+        });
+        let facts = facts(serde_json::from_value(pod).expect("a pod"));
+        assert_eq!(facts.running_containers, 2);
+        assert_eq!(facts.init_containers, ["kuma-sidecar", "migrate"]);
+        assert_eq!(facts.annotations.len(), 1);
+    }
+}

@@ -1,0 +1,201 @@
+//! The plugin as a container runtime runs it, with a stand-in for the API server. Needs root, as it enters a network
+//! namespace and changes rules there.
+
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use serde_json::{Value, json};
+
+/// A network namespace that lasts as long as this value.
+struct Namespace(File);
+
+impl Namespace {
+    fn new() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make a network namespace: run them as root"
+        );
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
+            File::open("/proc/thread-self/ns/net").expect("proc is mounted")
+        };
+        Self(thread::spawn(make).join().expect("made"))
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
+    }
+
+    fn rules(&self) -> String {
+        let list = || {
+            setns(&self.0, CloneFlags::CLONE_NEWNET).expect("entered");
+            let output = Command::new("nft")
+                .args(["list", "ruleset"])
+                .output()
+                .expect("nft is installed");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        thread::scope(|scope| scope.spawn(list).join()).expect("listed")
+    }
+}
+
+/// Answers one request with that pod. Returns a kubeconfig that leads to it.
+fn api_server(pod: &Value) -> Value {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let body = pod.to_string();
+    thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the plugin asks");
+        let mut request = String::new();
+        BufReader::new(&stream)
+            .read_line(&mut request)
+            .expect("a request line");
+        assert!(
+            request.starts_with("GET /api/v1/namespaces/shop/pods/cart-1"),
+            "{request}"
+        );
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .expect("answered");
+        // Closing with unread input would reset the connection before the answer is read.
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "it",
+        "clusters": [{ "name": "it", "cluster": { "server": format!("http://{address}") } }],
+        "contexts": [{ "name": "it", "context": { "cluster": "it", "user": "it" } }],
+        "users": [{ "name": "it", "user": {} }],
+    })
+}
+
+/// Runs the plugin. Returns whether it succeeded and what it printed.
+fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
+        .env_clear()
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", "c1")
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_NETNS", namespace)
+        .env(
+            "CNI_ARGS",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-1",
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the plugin is built");
+    child
+        .stdin
+        .take()
+        .expect("piped")
+        .write_all(input.to_string().as_bytes())
+        .expect("read");
+    let output = child.wait_with_output().expect("it ends");
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+    )
+}
+
+/// The entry of a conflist, chained, with a kubeconfig on disk.
+fn network(folder: &std::path::Path, pod: &Value) -> Value {
+    let kubeconfig = folder.join("kubeconfig");
+    fs::write(&kubeconfig, api_server(pod).to_string()).expect("writable");
+    json!({
+        "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "kuma-cni", "log_level": "info",
+        "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24" }] },
+        "kubernetes": { "kubeconfig": kubeconfig, "exclude_namespaces": ["kube-system"] },
+    })
+}
+
+fn mk_pod(annotations: &Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": { "name": "cart-1", "namespace": "shop", "annotations": annotations },
+        "spec": { "containers": [{ "name": "kuma-sidecar" }, { "name": "app" }] },
+    })
+}
+
+#[test]
+fn an_injected_pod_gets_the_rules_of_its_annotations() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let annotations = json!({
+        "kuma.io/sidecar-injected": "true",
+        "kuma.io/sidecar-uid": "70000",
+        "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
+    });
+    let input = network(folder.path(), &mk_pod(&annotations));
+    let namespace = Namespace::new();
+    let (succeeded, output) = plugin("ADD", &namespace.path(), &input);
+    assert!(succeeded, "{output}");
+    assert_eq!(
+        serde_json::from_str::<Value>(&output).expect("json"),
+        input["prevResult"]
+    );
+    let rules = namespace.rules();
+    assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
+    assert!(rules.contains("meta skuid 70000 return"), "{rules}");
+}
+
+#[test]
+fn a_pod_outside_the_mesh_is_passed_through() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let input = network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    let namespace = Namespace::new();
+    let (succeeded, output) = plugin("ADD", &namespace.path(), &input);
+    assert!(succeeded, "{output}");
+    assert_eq!(
+        serde_json::from_str::<Value>(&output).expect("json"),
+        input["prevResult"]
+    );
+    assert_eq!(namespace.rules(), "");
+}
+
+#[test]
+fn a_failure_is_told_as_the_specification_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
+    let input = network(folder.path(), &mk_pod(&annotations));
+    let (succeeded, output) = plugin("ADD", &Namespace::new().path(), &input);
+    let failure: Value = serde_json::from_str(&output).expect("json");
+    assert!(!succeeded);
+    assert_eq!(
+        (&failure["code"], &failure["cniVersion"]),
+        (&json!(100), &json!("1.0.0"))
+    );
+    assert!(
+        failure["details"]
+            .as_str()
+            .is_some_and(|text| text.contains("kuma.io/sidecar-uid")),
+        "{failure}"
+    );
+}
+
+#[test]
+fn the_other_commands_need_neither_pod_nor_namespace() {
+    let (succeeded, output) = plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
+    let versions: Value = serde_json::from_str(&output).expect("json");
+    assert!(
+        succeeded
+            && versions["supportedVersions"]
+                .as_array()
+                .is_some_and(|all| all.contains(&json!("1.0.0")))
+    );
+    for command in ["CHECK", "DEL"] {
+        assert_eq!(
+            plugin(command, "", &json!({ "cniVersion": "1.0.0" })),
+            (true, String::new())
+        );
+    }
+    assert!(!plugin("ADDD", "", &json!({ "cniVersion": "1.0.0" })).0);
+}
