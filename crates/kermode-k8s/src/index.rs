@@ -43,6 +43,7 @@ pub struct Index {
     pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
     selections: HashMap<Arc<str>, Selection>,
     pool: Pool,
+    conversions: u64,
 }
 
 // === impl Index: writes ===
@@ -103,6 +104,9 @@ impl Index {
     /// Adds or replaces a Namespace.
     pub fn apply_namespace(&mut self, namespace: NamespaceFacts) -> Changes {
         let name = namespace.name.clone();
+        if self.namespaces.get(&name) == Some(&namespace) {
+            return Changes::default();
+        }
         self.namespaces.insert(name.clone(), namespace);
         self.reconvert_namespace(&name)
     }
@@ -231,6 +235,7 @@ impl Index {
             let Some(result) = self.pods.get(&key).map(|entry| self.converted(&entry.facts)) else {
                 continue;
             };
+            self.conversions += 1;
             if let Some(entry) = self.pods.get_mut(&key) {
                 entry.conclude(result, &mut self.view, &mut changes);
             }
@@ -295,6 +300,8 @@ fn owner_id(pod: &PodFacts) -> Option<OwnerId> {
     OwnerId::of(&pod.key.namespace, owner)
 }
 
+#[cfg(test)]
+mod builders;
 #[cfg(test)]
 mod property;
 #[cfg(test)]

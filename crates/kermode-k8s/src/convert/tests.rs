@@ -1,1 +1,467 @@
-//! x
+//! Rules that a golden pair would hide: what is refused, what is warned of, what decides health.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_model::{Protocol, tag};
+use serde_json::{Value, json};
+
+use super::facts::{NamespaceFacts, PodFacts, ServiceFacts, Workload};
+use super::*;
+
+fn mk_pod(spec: &Value, status: &Value, annotations: &Value) -> PodFacts {
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {
+            "name": "web-1",
+            "namespace": "demo",
+            "labels": {"app": "web", "kuma.io/mine": "x", "k8s.kuma.io/namespace": "elsewhere", "empty": ""},
+            "annotations": annotations,
+        },
+        "spec": spec,
+        "status": status,
+    }))
+    .expect("a Pod");
+    PodFacts::from(&pod)
+}
+
+fn running(containers: &Value) -> Value {
+    json!({"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": containers})
+}
+
+fn annotated(annotations: Value) -> PodFacts {
+    mk_pod(
+        &json!({"containers": [{"name": "app"}]}),
+        &running(&json!([])),
+        &annotations,
+    )
+}
+
+fn mk_service(name: &str, ports: &Value) -> ServiceFacts {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "demo"},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1", "ports": ports},
+    }))
+    .expect("a Service");
+    ServiceFacts::from(&service)
+}
+
+fn try_convert(pod: &PodFacts, services: &[ServiceFacts]) -> Result<Option<Converted>, ConvertError> {
+    let services = selecting(services, pod);
+    convert(pod, &services, None, None, &ConvertSettings::default())
+}
+
+fn converted(pod: &PodFacts, services: &[ServiceFacts]) -> Converted {
+    try_convert(pod, services)
+        .expect("it converts")
+        .expect("it has a Dataplane")
+}
+
+fn health(pod: &PodFacts, target: u16) -> Option<bool> {
+    let service = mk_service("web", &json!([{"port": 80, "targetPort": target}]));
+    converted(pod, &[service]).dataplane.inbounds[0].ready
+}
+
+fn refusal(pod: &PodFacts) -> (String, String) {
+    let error = try_convert(pod, &[]).expect_err("it is refused");
+    (error.to_string(), error.field())
+}
+
+// Joining and leaving
+
+#[test]
+fn a_finished_pod_has_no_dataplane() {
+    for status in [
+        json!({"podIP": "10.0.0.1", "phase": "Succeeded"}),
+        json!({"podIP": "10.0.0.1", "phase": "Failed", "reason": "Evicted"}),
+        json!({"phase": "Running"}),
+    ] {
+        let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
+        assert_eq!(try_convert(&pod, &[]), Ok(None), "{status}");
+    }
+}
+
+#[test]
+fn a_failed_pod_keeps_its_dataplane_but_is_no_destination() {
+    let status = json!({
+        "podIP": "10.0.0.1", "phase": "Failed",
+        "containerStatuses": [{"name": "app", "ready": true}],
+    });
+    let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
+    assert_eq!(health(&pod, 8080), Some(false));
+}
+
+#[test]
+fn a_terminating_pod_is_unready_at_once_with_and_without_a_service() {
+    let containers = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
+    let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});
+    let mut pod = mk_pod(&spec, &running(&containers), &json!({}));
+    assert_eq!(health(&pod, 8080), Some(true));
+    pod.deleting = true;
+    assert_eq!(health(&pod, 8080), Some(false));
+    assert_eq!(converted(&pod, &[]).dataplane.inbounds[0].ready, Some(false));
+}
+
+#[test]
+fn an_ipv6_pod_is_addressed_by_its_first_ip() {
+    let status = json!({"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]});
+    let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
+    let expected: IpAddr = "fd00::1".parse().expect("an IP");
+    assert_eq!(converted(&pod, &[]).dataplane.address, expected);
+}
+
+// Health
+
+#[test]
+fn nothing_is_ready_before_the_sidecar_is() {
+    let spec = json!({"containers": [{"name": "kuma-sidecar"}, {"name": "app"}]});
+    let statuses = json!([{"name": "kuma-sidecar", "ready": false}, {"name": "app", "ready": true}]);
+    assert_eq!(
+        health(&mk_pod(&spec, &running(&statuses), &json!({})), 8080),
+        Some(false)
+    );
+}
+
+#[test]
+fn a_native_sidecar_is_read_from_the_init_containers() {
+    let spec = json!({
+        "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}, {"name": "setup"}],
+        "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
+    });
+    for ready in [true, false] {
+        let status = json!({
+            "podIP": "10.0.0.1",
+            "initContainerStatuses": [{"name": "kuma-sidecar", "ready": ready}, {"name": "setup", "ready": false}],
+            "containerStatuses": [{"name": "app", "ready": true}],
+        });
+        assert_eq!(health(&mk_pod(&spec, &status, &json!({})), 8080), Some(ready));
+    }
+}
+
+#[test]
+fn an_application_that_declares_no_port_is_judged_by_all_its_containers() {
+    let spec =
+        json!({"containers": [{"name": "app"}, {"name": "helper", "ports": [{"containerPort": 9090}]}]});
+    for (app, helper) in [(true, true), (true, false), (false, true)] {
+        let statuses = json!([{"name": "app", "ready": app}, {"name": "helper", "ready": helper}]);
+        let pod = mk_pod(&spec, &running(&statuses), &json!({}));
+        assert_eq!(health(&pod, 8080), Some(app && helper));
+        assert_eq!(
+            health(&pod, 9090),
+            Some(helper),
+            "a declared port is its container's own"
+        );
+    }
+}
+
+#[test]
+fn the_only_container_serves_every_port_declared_or_not() {
+    let spec = json!({"containers": [{"name": "app", "ports": [{"containerPort": 9090}]}]});
+    let statuses = json!([{"name": "app", "ready": false}]);
+    assert_eq!(
+        health(&mk_pod(&spec, &running(&statuses), &json!({})), 8080),
+        Some(false)
+    );
+}
+
+#[test]
+fn a_status_only_write_that_changes_nothing_of_interest_compares_equal() {
+    let spec = json!({"containers": [{"name": "app"}]});
+    let first = running(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
+    let mut later = running(&json!([{"name": "app", "ready": true, "restartCount": 7, "image": "other"}]));
+    later["conditions"] =
+        json!([{"type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z"}]);
+    assert_eq!(
+        mk_pod(&spec, &first, &json!({})),
+        mk_pod(&spec, &later, &json!({}))
+    );
+}
+
+// Ports and tags
+
+#[test]
+fn labels_neither_become_reserved_tags_nor_override_generated_ones() {
+    let pod = annotated(json!({}));
+    let service = mk_service("web", &json!([{"port": 80}]));
+    for inbound in [
+        converted(&pod, &[]).dataplane.inbounds.remove(0),
+        converted(&pod, &[service]).dataplane.inbounds.remove(0),
+    ] {
+        assert_eq!(inbound.tags[tag::K8S_NAMESPACE].as_ref(), "demo");
+        assert_eq!(inbound.tags["app"].as_ref(), "web");
+        assert!(!inbound.tags.contains_key("kuma.io/mine"));
+        assert!(!inbound.tags.contains_key("empty"));
+    }
+}
+
+#[test]
+fn a_named_target_port_must_be_declared_for_tcp() {
+    let spec = json!({"containers": [
+        {"name": "a", "ports": [{"containerPort": 53, "name": "dns", "protocol": "UDP"}]},
+        {"name": "b", "ports": [{"containerPort": 54, "name": "dns"}, {"containerPort": 80, "name": "http"}]},
+    ]});
+    let pod = mk_pod(&spec, &running(&json!([])), &json!({}));
+    let ports = json!([{"port": 1, "targetPort": "dns"}, {"port": 2, "targetPort": "nope"}]);
+    let Converted { dataplane, warnings } = converted(&pod, &[mk_service("web", &ports)]);
+    assert_eq!(
+        dataplane
+            .inbounds
+            .iter()
+            .map(|inbound| inbound.port)
+            .collect::<Vec<_>>(),
+        [54]
+    );
+    assert_eq!(
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "Port 2 of Service demo/web leads to the container port named \"nope\", which no container declares for \
+          TCP; it is left out. Name the port in spec.containers[*].ports or use its number as targetPort."
+        ]
+    );
+}
+
+#[test]
+fn conflicting_protocols_are_warned_of_and_the_most_specific_one_is_used() {
+    let pod = annotated(json!({}));
+    let services = [
+        mk_service(
+            "a",
+            &json!([{"port": 80, "targetPort": 8080, "appProtocol": "tcp"}]),
+        ),
+        mk_service(
+            "b",
+            &json!([{"port": 81, "targetPort": 8080, "appProtocol": "grpc"}]),
+        ),
+        mk_service(
+            "c",
+            &json!([{"port": 82, "targetPort": 8080}, {"port": 83, "targetPort": 8081}]),
+        ),
+    ];
+    let Converted { dataplane, warnings } = converted(&pod, &services);
+    assert_eq!(dataplane.inbounds.len(), 4);
+    let [ConvertWarning::ProtocolConflict { port, used, declared }] = &*warnings else {
+        panic!("one conflict, not {warnings:?}");
+    };
+    assert_eq!((*port, *used, declared.len()), (8080, Protocol::Grpc, 2));
+    assert!(
+        warnings[0]
+            .to_string()
+            .contains("a_demo_svc_80: tcp, b_demo_svc_81: grpc")
+    );
+}
+
+#[test]
+fn services_that_agree_are_not_warned_of() {
+    let pod = annotated(json!({}));
+    let services = [
+        mk_service(
+            "a",
+            &json!([{"port": 80, "targetPort": 8080, "appProtocol": "http"}]),
+        ),
+        mk_service(
+            "b",
+            &json!([{"port": 81, "targetPort": 8080, "appProtocol": "http"}]),
+        ),
+    ];
+    assert_eq!(converted(&pod, &services).warnings, []);
+}
+
+#[test]
+fn services_that_do_not_take_part_select_nothing() {
+    let pod = annotated(json!({}));
+    let mut external = mk_service("external", &json!([{"port": 80}]));
+    external.external_name = true;
+    let mut bare = mk_service("bare", &json!([{"port": 80}]));
+    bare.selector = facts::Pairs::default();
+    let mut ignored = mk_service("ignored", &json!([{"port": 80}]));
+    ignored.annotations = [("kuma.io/ignore".into(), "enabled".into())]
+        .into_iter()
+        .collect();
+    let mut elsewhere = mk_service("elsewhere", &json!([{"port": 80}]));
+    elsewhere.key.namespace = "other".into();
+    let services = [external, bare, ignored, elsewhere];
+    assert_eq!(selecting(&services, &pod), Vec::<&ServiceFacts>::new());
+}
+
+#[test]
+fn a_wrong_ignore_annotation_is_warned_of_and_not_followed() {
+    let mut service = mk_service("web", &json!([{"port": 80}]));
+    service.annotations = [("kuma.io/ignore".into(), "yes".into())].into_iter().collect();
+    let Converted { dataplane, warnings } = converted(&annotated(json!({})), &[service]);
+    assert!(!dataplane.inbounds[0].is_serviceless());
+    assert!(
+        warnings[0]
+            .to_string()
+            .contains("annotation \"kuma.io/ignore\" has wrong value \"yes\"")
+    );
+}
+
+#[test]
+fn the_mesh_is_the_pods_own_then_its_namespaces() {
+    let namespace: Namespace = serde_json::from_value(json!({
+        "metadata": {"name": "demo", "annotations": {"kuma.io/mesh": "payments"}}
+    }))
+    .expect("a Namespace");
+    let namespace = NamespaceFacts::from(&namespace);
+    let mesh = |pod: &PodFacts, namespace| mesh_of(pod, namespace).to_string();
+    assert_eq!(
+        mesh(&annotated(json!({"kuma.io/mesh": "own"})), Some(&namespace)),
+        "own"
+    );
+    assert_eq!(
+        mesh(&annotated(json!({"kuma.io/mesh": ""})), Some(&namespace)),
+        "payments"
+    );
+    assert_eq!(mesh(&annotated(json!({})), None), "default");
+}
+
+#[test]
+fn a_workload_gives_its_name_to_a_pod_without_a_service() {
+    let pod = annotated(json!({}));
+    let service = |workload: Option<&Workload>| {
+        let converted = convert(&pod, &[], None, workload, &ConvertSettings::default());
+        converted
+            .expect("it converts")
+            .expect("a Dataplane")
+            .dataplane
+            .services()[0]
+            .to_string()
+    };
+    assert_eq!(service(Some(&Workload::new("Deployment", "web"))), "web_demo_svc");
+    assert_eq!(service(None), "web-1_demo_svc");
+}
+
+// Annotations
+
+#[test]
+fn what_makes_no_sense_is_refused_by_name_and_field() {
+    let cases = [
+        (
+            json!({"kuma.io/transparent-proxying": "enabled"}),
+            "transparent proxying inbound port has to be set in transparent mode",
+            "metadata.annotations[\"kuma.io/transparent-proxying-inbound-port\"]",
+        ),
+        (
+            json!({"kuma.io/transparent-proxying": "enabled", "kuma.io/transparent-proxying-inbound-port": "15006"}),
+            "transparent proxying outbound port has to be set in transparent mode",
+            "metadata.annotations[\"kuma.io/transparent-proxying-outbound-port\"]",
+        ),
+        (
+            json!({"kuma.io/transparent-proxying": "yes"}),
+            "annotation \"kuma.io/transparent-proxying\" has wrong value \"yes\"",
+            "metadata.annotations[\"kuma.io/transparent-proxying\"]",
+        ),
+        (
+            json!({"kuma.io/gateway": "builtin"}),
+            "invalid delegated gateway type 'builtin'; \"kuma.io/gateway\" may be enabled, provided or disabled",
+            "metadata.annotations[\"kuma.io/gateway\"]",
+        ),
+        (
+            json!({"kuma.io/envoy-admin-port": "70000"}),
+            "failed to parse annotation \"kuma.io/envoy-admin-port\": \"70000\" is no port number from 0 to 65535: \
+             number too large to fit in target type",
+            "metadata.annotations[\"kuma.io/envoy-admin-port\"]",
+        ),
+    ];
+    for (annotations, text, field) in cases {
+        assert_eq!(
+            refusal(&annotated(annotations)),
+            (text.to_owned(), field.to_owned())
+        );
+    }
+}
+
+#[test]
+fn direct_access_services_are_trimmed() {
+    let pod = annotated(json!({
+        "kuma.io/transparent-proxying": "enabled",
+        "kuma.io/transparent-proxying-inbound-port": "15006",
+        "kuma.io/transparent-proxying-inbound-v6-port": "0",
+        "kuma.io/transparent-proxying-outbound-port": "15001",
+        "kuma.io/direct-access-services": "a_demo_svc_80, b_demo_svc_80,",
+    }));
+    let proxying = converted(&pod, &[])
+        .dataplane
+        .transparent_proxying
+        .expect("it is on");
+    assert_eq!(
+        proxying.direct_access_services,
+        ["a_demo_svc_80", "b_demo_svc_80"]
+    );
+    assert_eq!(proxying.redirect_port_inbound_v6, None, "0 turns IPv6 off");
+}
+
+#[test]
+fn probes_are_undone_each_once() {
+    let probe = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
+    let spec = json!({"containers": [
+        {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
+        {"name": "app", "livenessProbe": probe("/8080/live"), "readinessProbe": probe("/8080/live"),
+         "startupProbe": {"tcpSocket": {"port": 8080}}},
+        {"name": "other", "readinessProbe": probe("/9090/"),
+         "livenessProbe": {"httpGet": {"port": 8081, "path": "/not/virtual"}}},
+    ]});
+    let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
+    let pod = mk_pod(&spec, &running(&json!([])), &annotations);
+    let probes = converted(&pod, &[]).dataplane.probes.expect("there are probes");
+    let endpoints = probes.endpoints.iter();
+    let endpoints: Vec<_> = endpoints
+        .map(|probe| {
+            (
+                probe.inbound_port,
+                probe.inbound_path.as_str(),
+                probe.path.as_str(),
+            )
+        })
+        .collect();
+    assert_eq!(endpoints, [(8080, "/live", "/8080/live"), (9090, "/", "/9090/")]);
+}
+
+#[test]
+fn a_probe_that_means_no_port_is_refused_by_its_path_in_the_pod() {
+    let spec = json!({"containers": [
+        {"name": "a"}, {"name": "b", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
+    ]});
+    let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
+    let (text, field) = refusal(&mk_pod(&spec, &running(&json!([])), &annotations));
+    assert_eq!(field, "spec.containers[1].readinessProbe.httpGet.path");
+    assert!(
+        text.starts_with("path \"/ready\" of a probe on port 9000"),
+        "{text}"
+    );
+}
+
+// Jobs
+
+#[test]
+fn a_native_sidecar_is_never_told_to_quit() {
+    let ended = json!([{"name": "job", "state": {"terminated": {"exitCode": 0}}}]);
+    let mut status = running(&ended);
+    status["initContainerStatuses"] = json!([{"name": "kuma-sidecar", "state": {"running": {}}}]);
+    let spec = json!({
+        "restartPolicy": "Never",
+        "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}],
+        "containers": [{"name": "job"}],
+    });
+    assert!(!completion::sidecar_should_quit(&mk_pod(
+        &spec,
+        &status,
+        &json!({})
+    )));
+}
+
+#[test]
+fn a_failed_container_that_is_started_again_keeps_the_sidecar() {
+    let quits = |policy: &str, code: i32| {
+        let statuses = json!([
+            {"name": "kuma-sidecar", "state": {"running": {}}},
+            {"name": "job", "state": {"terminated": {"exitCode": code}}},
+        ]);
+        let spec =
+            json!({"restartPolicy": policy, "containers": [{"name": "kuma-sidecar"}, {"name": "job"}]});
+        completion::sidecar_should_quit(&mk_pod(&spec, &running(&statuses), &json!({})))
+    };
+    assert!(!quits("OnFailure", 1));
+    assert!(quits("OnFailure", 0));
+    assert!(quits("Never", 1));
+    assert!(!quits("Always", 0));
+}

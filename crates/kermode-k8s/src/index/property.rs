@@ -1,1 +1,350 @@
-//! x
+//! Whatever the order of the writes: the index holds what converting everything anew would give, and every write
+//! tells of exactly what it changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use kermode_model::Dataplane;
+use kermode_model::view::Endpoint;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
+use super::*;
+use crate::convert::facts::Phase;
+
+/// A write. The numbers choose names from a small universe, so that writes meet one another.
+#[derive(Clone, Debug)]
+enum Write {
+    Pod(u8, PodShape),
+    NoPod(u8),
+    Service(u8, ServiceShape),
+    NoService(u8),
+    Namespace(Option<bool>),
+    NoNamespace,
+    ReplicaSet(u8, bool),
+    NoReplicaSet(u8),
+}
+
+#[derive(Clone, Debug)]
+struct PodShape {
+    injected: bool,
+    labels: u8,
+    own_mesh: bool,
+    owner: Option<u8>,
+    ready: bool,
+    status: u8,
+    wrong_annotation: bool,
+    named_port: bool,
+    uid: u8,
+}
+
+#[derive(Clone, Debug)]
+struct ServiceShape {
+    selector: u8,
+    headless: bool,
+    ports: u8,
+    ignored: bool,
+}
+
+fn any_pod() -> impl Strategy<Value = PodShape> {
+    let ours = (
+        prop::bool::weighted(0.9),
+        0..4u8,
+        any::<bool>(),
+        prop::option::of(0..2u8),
+        any::<bool>(),
+    );
+    let rest = (0..8u8, prop::bool::weighted(0.1), any::<bool>(), 0..2u8);
+    (ours, rest).prop_map(
+        |((injected, labels, own_mesh, owner, ready), (status, wrong_annotation, named_port, uid))| {
+            PodShape {
+                injected,
+                labels,
+                own_mesh,
+                owner,
+                ready,
+                status,
+                wrong_annotation,
+                named_port,
+                uid,
+            }
+        },
+    )
+}
+
+fn any_service() -> impl Strategy<Value = ServiceShape> {
+    (0..5u8, any::<bool>(), 1..8u8, prop::bool::weighted(0.1)).prop_map(
+        |(selector, headless, ports, ignored)| ServiceShape {
+            selector,
+            headless,
+            ports,
+            ignored,
+        },
+    )
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    prop_oneof![
+        6 => (0..4u8, any_pod()).prop_map(|(name, pod)| Write::Pod(name, pod)),
+        2 => (0..4u8).prop_map(Write::NoPod),
+        4 => (0..3u8, any_service()).prop_map(|(name, service)| Write::Service(name, service)),
+        2 => (0..3u8).prop_map(Write::NoService),
+        1 => any::<Option<bool>>().prop_map(Write::Namespace),
+        1 => Just(Write::NoNamespace),
+        2 => (0..2u8, any::<bool>()).prop_map(|(name, owned)| Write::ReplicaSet(name, owned)),
+        1 => (0..2u8).prop_map(Write::NoReplicaSet),
+    ]
+}
+
+fn labels(choice: u8) -> serde_json::Value {
+    json!({"app": format!("a{}", choice % 2), "env": format!("e{}", choice / 2)})
+}
+
+fn mk_pod(name: u8, shape: &PodShape) -> PodFacts {
+    let mut pod = pod_json(
+        &format!("p{name}"),
+        &format!("10.0.0.{}", name + 1),
+        labels(shape.labels),
+    );
+    pod["metadata"]["uid"] = json!(shape.uid.to_string());
+    let annotations = &mut pod["metadata"]["annotations"];
+    annotations["kuma.io/sidecar-injected"] = json!(shape.injected.to_string());
+    if shape.own_mesh {
+        annotations["kuma.io/mesh"] = json!("default");
+    }
+    if shape.wrong_annotation {
+        annotations["kuma.io/envoy-admin-port"] = json!("nonsense");
+    }
+    if let Some(owner) = shape.owner {
+        pod["metadata"]["ownerReferences"] =
+            json!([{"kind": "ReplicaSet", "name": format!("r{owner}"), "uid": "", "apiVersion": "apps/v1"}]);
+    }
+    if !shape.named_port {
+        pod["spec"]["containers"][0]["ports"] = json!([]);
+    }
+    pod["status"]["containerStatuses"][0]["ready"] = json!(shape.ready);
+    match shape.status {
+        0 => pod["status"]["phase"] = json!("Succeeded"),
+        1 => pod["status"]["phase"] = json!("Failed"),
+        2 => pod["status"]["podIP"] = json!(null),
+        3 => pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"),
+        _ => {}
+    }
+    read_pod(&pod)
+}
+
+fn mk_service_of(name: u8, shape: &ServiceShape) -> ServiceFacts {
+    let selector = match shape.selector {
+        0 => json!({}),
+        1 => json!({"app": "a0"}),
+        2 => json!({"env": "e1"}),
+        3 => json!({"app": "a1", "env": "e0"}),
+        _ => json!({"app": "none"}),
+    };
+    let ports = [
+        json!({"port": 80, "targetPort": 8080, "appProtocol": "http"}),
+        json!({"port": 81, "targetPort": "http"}),
+        json!({"port": 82, "targetPort": 8080, "appProtocol": "grpc"}),
+    ];
+    let ports = ports
+        .iter()
+        .enumerate()
+        .filter(|(bit, _)| shape.ports & (1 << bit) != 0);
+    let ports: Vec<_> = ports.map(|(_, port)| port.clone()).collect();
+    let ip = if shape.headless {
+        "None".to_owned()
+    } else {
+        cluster_ip(name).to_string()
+    };
+    let mut service = mk_service(&format!("s{name}"), &ip, selector, json!(ports));
+    if shape.ignored {
+        service.annotations = [("kuma.io/ignore".into(), "true".into())].into_iter().collect();
+    }
+    service
+}
+
+fn cluster_ip(service: u8) -> IpAddr {
+    IpAddr::from([10, 96, 0, service + 1])
+}
+
+fn write(index: &mut Index, write: &Write) -> Changes {
+    match write {
+        Write::Pod(name, shape) => index.apply_pod(mk_pod(*name, shape)),
+        Write::NoPod(name) => index.remove_pod(&key(&format!("p{name}"))),
+        Write::Service(name, shape) => index.apply_service(mk_service_of(*name, shape)),
+        Write::NoService(name) => index.remove_service(&key(&format!("s{name}"))),
+        Write::Namespace(mesh) => {
+            let mesh = mesh.map(|other| if other { "other" } else { "default" });
+            index.apply_namespace(mk_namespace("demo", mesh))
+        }
+        Write::NoNamespace => index.remove_namespace("demo"),
+        Write::ReplicaSet(name, owned) => {
+            index.apply_owner(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
+        }
+        Write::NoReplicaSet(name) => index.remove_owner(&mk_replica_set(&format!("r{name}"), None).id),
+    }
+}
+
+type Services = BTreeMap<(MeshName, ServiceName), (ServiceAddresses, BTreeMap<SocketAddr, Endpoint>)>;
+
+/// All that anybody can see of an index.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    desired: BTreeMap<ObjectKey, (Dataplane, String)>,
+    dataplanes: BTreeMap<ObjectKey, Dataplane>,
+    services: Services,
+    at: BTreeMap<SocketAddr, ServiceName>,
+}
+
+fn services_of(view: &MeshView) -> Services {
+    let meshes = ["default", "other"].map(MeshName::new);
+    let all = meshes
+        .iter()
+        .flat_map(|mesh| view.services(mesh).map(move |service| (mesh, service)));
+    all.map(|(mesh, (name, service))| {
+        let seen = (service.addresses.clone(), service.endpoints.clone());
+        ((mesh.clone(), name.clone()), seen)
+    })
+    .collect()
+}
+
+fn at(view: &MeshView) -> BTreeMap<SocketAddr, ServiceName> {
+    let all = (0..3u8).flat_map(|service| (80..83u16).map(move |port| (cluster_ip(service), port).into()));
+    all.filter_map(|address| Some((address, view.service_at(address)?.clone())))
+        .collect()
+}
+
+fn view_dataplanes(view: &MeshView) -> BTreeMap<ObjectKey, Dataplane> {
+    view.dataplanes()
+        .map(|dataplane| (dataplane.key.clone(), (**dataplane).clone()))
+        .collect()
+}
+
+fn seen(index: &Index) -> Seen {
+    let desired = index.all_desired().map(|desired| {
+        let value = ((**desired.dataplane).clone(), desired.pod_uid.to_string());
+        (desired.dataplane.key.clone(), value)
+    });
+    Seen {
+        desired: desired.collect(),
+        dataplanes: view_dataplanes(index.view()),
+        services: services_of(index.view()),
+        at: at(index.view()),
+    }
+}
+
+/// What there should be, made anew from the objects alone.
+fn anew(index: &Index) -> Seen {
+    let mut view = MeshView::default();
+    let mut desired = BTreeMap::new();
+    for service in index.services.values() {
+        for (name, addresses) in service_addresses(service) {
+            view.set_addresses(&name, Some(addresses));
+        }
+    }
+    for entry in index.pods.values() {
+        let pod = &entry.facts;
+        let services = convert::selecting(index.services.values(), pod);
+        let workload = convert::top_workload(pod, |id| index.owners.get(id));
+        let namespace = index.namespaces.get("demo");
+        let result = convert::convert(pod, &services, namespace, workload.as_ref(), &index.settings);
+        if let Ok(Some(converted)) = result {
+            let value = (converted.dataplane.clone(), pod.uid.to_string());
+            desired.insert(pod.key.clone(), value);
+            if pod.phase != Phase::Failed {
+                view.upsert_dataplane(converted.dataplane);
+            }
+        }
+    }
+    Seen {
+        desired,
+        dataplanes: view_dataplanes(&view),
+        services: services_of(&view),
+        at: at(&view),
+    }
+}
+
+/// Without the Pods that cannot be converted: what is left of those depends on what was there before.
+fn without(mut seen: Seen, failed: &BTreeSet<ObjectKey>) -> Seen {
+    seen.desired.retain(|key, _| !failed.contains(key));
+    seen.dataplanes.retain(|key, _| !failed.contains(key));
+    for (_, endpoints) in seen.services.values_mut() {
+        endpoints.retain(|_, endpoint| !failed.contains(&endpoint.dataplane));
+    }
+    seen.services.retain(|_, (_, endpoints)| !endpoints.is_empty());
+    seen
+}
+
+fn apart_from_health(dataplane: &Dataplane) -> Dataplane {
+    let mut dataplane = dataplane.clone();
+    for inbound in &mut dataplane.inbounds {
+        inbound.ready = None;
+    }
+    dataplane
+}
+
+/// Keys whose values differ.
+fn differing<K: Ord + Clone, V, T: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    shown: impl Fn(&V) -> T,
+) -> BTreeSet<K> {
+    let keys = before.keys().chain(after.keys());
+    keys.filter(|key| before.get(key).map(&shown) != after.get(key).map(&shown))
+        .cloned()
+        .collect()
+}
+
+fn expected_touched(before: &Seen, after: &Seen) -> BTreeSet<Touched> {
+    let services = differing(&before.services, &after.services, Clone::clone).into_iter();
+    let dataplanes = differing(&before.dataplanes, &after.dataplanes, apart_from_health).into_iter();
+    services
+        .map(|(mesh, name)| Touched::Service(mesh, name))
+        .chain(dataplanes.map(Touched::Dataplane))
+        .collect()
+}
+
+/// Every Dataplane that is to be written is told with its new value, and the last word on it is right.
+fn check_told(before: &Seen, after: &Seen, changes: &Changes) -> Result<(), TestCaseError> {
+    let mut told = before.desired.clone();
+    for change in &changes.dataplanes {
+        match change {
+            DataplaneChange::Upsert {
+                dataplane, pod_uid, ..
+            } => {
+                let value = ((**dataplane).clone(), pod_uid.to_string());
+                told.insert(dataplane.key.clone(), value);
+            }
+            DataplaneChange::Delete(key) => {
+                prop_assert!(told.remove(key).is_some(), "{key} was not there");
+            }
+            DataplaneChange::Failed { .. } => {}
+        }
+    }
+    prop_assert_eq!(&told, &after.desired);
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_writes_gives_what_converting_anew_gives(
+        writes in prop::collection::vec(any_write(), 1..40)
+    ) {
+        let mut index = Index::default();
+        for one in &writes {
+            let before = seen(&index);
+            let changes = write(&mut index, one);
+            let after = seen(&index);
+            let touched: BTreeSet<_> = changes.touched.iter().cloned().collect();
+            prop_assert_eq!(touched, expected_touched(&before, &after), "{:?}", one);
+            check_told(&before, &after, &changes)?;
+            prop_assert!(write(&mut index, one).is_empty(), "said again: {:?}", one);
+        }
+        let failed: BTreeSet<_> = index.failed().map(|(key, _)| key.clone()).collect();
+        let anew = without(anew(&index), &failed);
+        prop_assert_eq!(without(seen(&index), &failed), anew);
+    }
+}

@@ -1,13 +1,11 @@
 //! Reading the index: for the writer, for the authentication of proxies, for whoever generates configuration.
 
-use std::sync::Arc;
-
 use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
 
 use super::Index;
 use super::changes::{Desired, PodIdentity};
-use super::entry::{Entry, Made};
+use super::entry::Made;
 use crate::convert::ConvertError;
 use crate::convert::facts::{NamespaceFacts, PodFacts};
 
@@ -15,6 +13,11 @@ impl Index {
     /// The mesh view.
     pub fn view(&self) -> &MeshView {
         &self.view
+    }
+
+    /// How many times a Pod has been converted so far: the work that writes have caused.
+    pub fn conversions(&self) -> u64 {
+        self.conversions
     }
 
     /// An injected Pod.
@@ -51,13 +54,12 @@ impl Index {
 
     /// Pods that cannot be converted, and why, in no order.
     pub fn failed(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
-        let error = |entry: &'_ Entry| entry.error.is_some();
-        let failed = self.pods.iter().filter(move |(_, entry)| error(entry));
-        failed.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
+        let pods = self.pods.iter();
+        pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
     }
 
     /// Whether a namespace is being deleted: nothing can be created in it any more.
-    pub fn is_terminating(&self, namespace: &Arc<str>) -> bool {
+    pub fn is_terminating(&self, namespace: &str) -> bool {
         self.namespaces
             .get(namespace)
             .is_some_and(|namespace| namespace.deleting)

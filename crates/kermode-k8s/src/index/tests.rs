@@ -1,1 +1,282 @@
-//! x
+//! What a write reaches, and what it leaves alone.
+
+use kermode_model::tag;
+use serde_json::{Value, json};
+
+use super::builders::{key, mk_namespace, mk_pod, mk_replica_set, mk_service, pod_json, read_pod};
+use super::*;
+
+fn web() -> Value {
+    json!({"app": "web"})
+}
+
+fn http() -> Value {
+    json!([{"port": 80, "targetPort": "http", "appProtocol": "http"}])
+}
+
+fn service(name: &str) -> Touched {
+    Touched::Service("default".into(), name.into())
+}
+
+fn name_of(index: &Index, pod: &str) -> Option<String> {
+    let desired = index.desired(&key(pod))?;
+    let inbound = desired.dataplane.inbounds.first()?;
+    Some(inbound.tags.get(tag::SERVICE)?.to_string())
+}
+
+fn upserted(changes: &Changes) -> Vec<&str> {
+    let names = changes.dataplanes.iter().filter_map(|change| match change {
+        DataplaneChange::Upsert { dataplane, .. } => Some(&*dataplane.key.name),
+        _ => None,
+    });
+    names.collect()
+}
+
+#[test]
+fn a_pod_without_a_sidecar_takes_no_part() {
+    let mut index = Index::default();
+    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    pod["metadata"]["annotations"] = json!({});
+    assert!(index.apply_pod(read_pod(&pod)).is_empty());
+    assert_eq!(index.view().dataplanes().count(), 0);
+}
+
+#[test]
+fn a_pod_gets_its_inbounds_when_its_service_comes_and_loses_them_when_it_goes() {
+    let mut index = Index::default();
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web-1_demo_svc"));
+
+    let changes = index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    assert_eq!(
+        changes.touched,
+        [
+            service("web-1_demo_svc"),
+            service("web_demo_svc_80"),
+            Touched::Dataplane(key("web-1"))
+        ]
+    );
+    let at = index.view().service_at(([10, 96, 0, 1], 80).into());
+    assert_eq!(at, Some(&"web_demo_svc_80".into()));
+
+    index.remove_service(&key("web"));
+    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web-1_demo_svc"));
+    assert_eq!(index.view().service_at(([10, 96, 0, 1], 80).into()), None);
+}
+
+#[test]
+fn a_service_converts_only_the_pods_that_it_selects_or_selected() {
+    let mut index = Index::default();
+    for number in 0..1000 {
+        let app = if number < 3 { "a" } else { "b" };
+        let ip = format!("10.0.{}.{}", number / 250, number % 250 + 1);
+        index.apply_pod(mk_pod(
+            &format!("pod-{number}"),
+            &ip,
+            json!({"app": app, "env": "prod"}),
+        ));
+    }
+    let before = index.conversions();
+    index.apply_service(mk_service(
+        "a",
+        "10.96.0.1",
+        json!({"app": "a", "env": "prod"}),
+        http(),
+    ));
+    assert_eq!(index.conversions() - before, 3);
+    index.apply_service(mk_service("a", "10.96.0.1", json!({"app": "nothing"}), http()));
+    assert_eq!(index.conversions() - before, 6);
+    index.apply_service(mk_service(
+        "c",
+        "10.96.0.2",
+        json!({"app": "c", "env": "prod"}),
+        http(),
+    ));
+    assert_eq!(index.conversions() - before, 6);
+}
+
+#[test]
+fn a_namespace_converts_only_pods_whose_mesh_it_decides() {
+    let mut index = Index::default();
+    let mut own = pod_json("own", "10.0.0.1", web());
+    own["metadata"]["annotations"]["kuma.io/mesh"] = json!("own");
+    index.apply_pod(read_pod(&own));
+    index.apply_pod(mk_pod("theirs", "10.0.0.2", web()));
+    let before = index.conversions();
+    let changes = index.apply_namespace(mk_namespace("demo", Some("payments")));
+    assert_eq!(index.conversions() - before, 1);
+    assert_eq!(upserted(&changes), ["theirs"]);
+    assert_eq!(index.view().dataplanes_of(&"payments".into()).count(), 1);
+}
+
+#[test]
+fn an_owner_that_comes_after_its_pods_names_them() {
+    let mut index = Index::default();
+    let mut pod = pod_json("web-5d4f-abc", "10.0.0.1", web());
+    pod["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true, "uid": "", "apiVersion": "apps/v1"}]);
+    index.apply_pod(read_pod(&pod));
+    assert_eq!(
+        name_of(&index, "web-5d4f-abc").as_deref(),
+        Some("web-5d4f_demo_svc")
+    );
+    let changes = index.apply_owner(mk_replica_set("web-5d4f", Some("web")));
+    assert_eq!(upserted(&changes), ["web-5d4f-abc"]);
+    assert_eq!(name_of(&index, "web-5d4f-abc").as_deref(), Some("web_demo_svc"));
+    assert!(
+        index
+            .apply_owner(mk_replica_set("web-5d4f", Some("web")))
+            .is_empty()
+    );
+}
+
+#[test]
+fn a_readiness_flip_touches_only_the_service() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    pod["status"]["containerStatuses"][0]["ready"] = json!(false);
+    let changes = index.apply_pod(read_pod(&pod));
+    assert_eq!(changes.touched, [service("web_demo_svc_80")]);
+    assert_eq!(upserted(&changes), ["web-1"]);
+}
+
+#[test]
+fn a_pod_that_cannot_be_converted_keeps_its_last_good_dataplane_but_not_its_health() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+
+    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    pod["metadata"]["annotations"]["kuma.io/envoy-admin-port"] = json!("nonsense");
+    let changes = index.apply_pod(read_pod(&pod));
+    assert_eq!(changes.touched, []);
+    assert!(matches!(&*changes.dataplanes, [DataplaneChange::Failed { .. }]));
+    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    assert_eq!(index.failed().count(), 1);
+
+    pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let changes = index.apply_pod(read_pod(&pod));
+    assert_eq!(changes.touched, [service("web_demo_svc_80")]);
+    assert_eq!(upserted(&changes), ["web-1"], "the failure was told before");
+    let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
+    assert_eq!(web.map(|web| web.ready_endpoints().count()), Some(0));
+}
+
+#[test]
+fn a_pod_does_not_inherit_the_dataplane_of_an_earlier_one_of_its_name() {
+    let mut index = Index::default();
+    index.apply_pod(mk_pod("web-0", "10.0.0.1", web()));
+    let mut pod = pod_json("web-0", "10.0.0.2", web());
+    pod["metadata"]["uid"] = json!("another");
+    let changes = index.apply_pod(read_pod(&pod));
+    assert_eq!(upserted(&changes), ["web-0"]);
+    assert_eq!(
+        index.desired(&key("web-0")).map(|desired| &**desired.pod_uid),
+        Some("another")
+    );
+
+    pod["metadata"]["uid"] = json!("yet another");
+    pod["metadata"]["annotations"]["kuma.io/envoy-admin-port"] = json!("nonsense");
+    let changes = index.apply_pod(read_pod(&pod));
+    assert!(matches!(
+        &*changes.dataplanes,
+        [DataplaneChange::Delete(_), DataplaneChange::Failed { .. }]
+    ));
+    assert_eq!(index.pod_entitlement(&key("web-0")), None);
+}
+
+#[test]
+fn a_failed_pod_keeps_its_dataplane_but_gives_its_address_up() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    assert!(index.pod_entitlement(&key("web-1")).is_some());
+    let mut failed = pod_json("web-1", "10.0.0.1", web());
+    failed["status"]["phase"] = json!("Failed");
+    let changes = index.apply_pod(read_pod(&failed));
+    assert_eq!(upserted(&changes), ["web-1"]);
+    assert_eq!(index.pod_entitlement(&key("web-1")), None);
+
+    index.apply_pod(mk_pod("web-2", "10.0.0.1", web()));
+    failed["metadata"]["labels"]["more"] = json!("labels");
+    index.apply_pod(read_pod(&failed));
+    let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
+    let endpoints = web.map(|web| web.ready_endpoints().count());
+    assert_eq!(endpoints, Some(1), "the newer pod's");
+
+    failed["status"]["reason"] = json!("Evicted");
+    let changes = index.apply_pod(read_pod(&failed));
+    assert_eq!(changes.dataplanes, [DataplaneChange::Delete(key("web-1"))]);
+}
+
+#[test]
+fn a_proxy_is_entitled_to_what_its_pod_is() {
+    let mut index = Index::default();
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    let identity = index.pod_entitlement(&key("web-1")).expect("it is known");
+    assert_eq!(
+        (&*identity.service_account, &*identity.uid),
+        ("robot", "uid-of-web-1")
+    );
+    assert_eq!(identity.dataplane.services(), ["web-1_demo_svc".into()]);
+    index.remove_pod(&key("web-1"));
+    assert_eq!(index.pod_entitlement(&key("web-1")), None);
+}
+
+#[test]
+fn a_finished_job_is_told_of_once() {
+    let mut index = Index::default();
+    let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
+    pod["spec"]["restartPolicy"] = json!("Never");
+    let sidecar = json!({"name": "kuma-sidecar", "ready": true, "state": {"running": {}}});
+    let job = |state: Value| json!({"name": "app", "ready": false, "state": state});
+    pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"running": {}}))]);
+    assert_eq!(index.apply_pod(read_pod(&pod)).completed, []);
+    pod["status"]["containerStatuses"] = json!([sidecar, job(json!({"terminated": {"exitCode": 0}}))]);
+    assert_eq!(index.apply_pod(read_pod(&pod)).completed.len(), 1);
+    pod["metadata"]["labels"] = json!({"some": "label"});
+    assert_eq!(index.apply_pod(read_pod(&pod)).completed, []);
+}
+
+#[test]
+fn a_dual_stack_service_is_found_at_both_addresses() {
+    let mut index = Index::default();
+    let mut facts = mk_service("web", "10.96.0.1", web(), http());
+    facts.cluster_ips = ["10.96.0.1", "fd00::1"]
+        .map(|ip| ip.parse().expect("an IP"))
+        .into();
+    index.apply_service(facts);
+    for address in ["10.96.0.1:80", "[fd00::1]:80"] {
+        let address = address.parse().expect("an address");
+        assert_eq!(index.view().service_at(address), Some(&"web_demo_svc_80".into()));
+    }
+}
+
+#[test]
+fn equal_text_of_many_pods_is_one_allocation() {
+    let mut index = Index::default();
+    index.apply_pod(mk_pod("a", "10.0.0.1", web()));
+    index.apply_pod(mk_pod("b", "10.0.0.2", web()));
+    let label = |name: &str| index.pod(&key(name)).and_then(|pod| pod.labels.get("app"));
+    let (Some(a), Some(b)) = (label("a"), label("b")) else {
+        panic!("both are there");
+    };
+    assert!(Arc::ptr_eq(a, b));
+}
+
+#[test]
+fn nothing_is_left_of_what_has_gone() {
+    let mut index = Index::default();
+    index.apply_namespace(mk_namespace("demo", None));
+    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_owner(mk_replica_set("web", None));
+    index.remove_pod(&key("web-1"));
+    index.remove_service(&key("web"));
+    index.remove_namespace("demo");
+    index.remove_owner(&mk_replica_set("web", None).id);
+    assert!(index.selections.is_empty() && index.pods_by_owner.is_empty() && index.services.is_empty());
+    assert_eq!(index.view().services(&"default".into()).count(), 0);
+}

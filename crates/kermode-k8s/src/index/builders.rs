@@ -1,0 +1,64 @@
+//! Objects for tests, through the same door as real ones.
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_model::ObjectKey;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};
+
+fn decode<T: DeserializeOwned>(object: Value) -> T {
+    serde_json::from_value(object).expect("an object of that kind")
+}
+
+pub(super) fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("demo", name)
+}
+
+/// An injected Pod as JSON, to be changed before it is read.
+pub(super) fn pod_json(name: &str, ip: &str, labels: Value) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": "demo", "uid": format!("uid-of-{name}"), "labels": labels,
+            "annotations": {"kuma.io/sidecar-injected": "true"},
+        },
+        "spec": {
+            "serviceAccountName": "robot",
+            "containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}],
+        },
+        "status": {"podIP": ip, "phase": "Running", "containerStatuses": [{"name": "app", "ready": true}]},
+    })
+}
+
+pub(super) fn read_pod(pod: &Value) -> PodFacts {
+    PodFacts::from(&decode::<Pod>(pod.clone()))
+}
+
+pub(super) fn mk_pod(name: &str, ip: &str, labels: Value) -> PodFacts {
+    read_pod(&pod_json(name, ip, labels))
+}
+
+pub(super) fn mk_service(name: &str, cluster_ip: &str, selector: Value, ports: Value) -> ServiceFacts {
+    ServiceFacts::from(&decode::<Service>(json!({
+        "metadata": {"name": name, "namespace": "demo"},
+        "spec": {"selector": selector, "clusterIP": cluster_ip, "ports": ports},
+    })))
+}
+
+pub(super) fn mk_namespace(name: &str, mesh: Option<&str>) -> NamespaceFacts {
+    let annotations = mesh.map_or(json!({}), |mesh| json!({"kuma.io/mesh": mesh}));
+    NamespaceFacts::from(&decode::<Namespace>(
+        json!({"metadata": {"name": name, "annotations": annotations}}),
+    ))
+}
+
+pub(super) fn mk_replica_set(name: &str, deployment: Option<&str>) -> OwnerFacts {
+    let owners: Vec<_> = deployment
+        .map(|name| json!({"kind": "Deployment", "name": name, "controller": true, "uid": "", "apiVersion": "apps/v1"}))
+        .into_iter()
+        .collect();
+    OwnerFacts::from(&decode::<ReplicaSet>(json!({
+        "metadata": {"name": name, "namespace": "demo", "ownerReferences": owners},
+    })))
+}

@@ -1,0 +1,123 @@
+//! Golden pairs: `dataplane.NN.input.yaml`, the objects of a cluster in the order they are told of, beside
+//! `dataplane.NN.golden.yaml`, the Dataplane that comes of it and what is told on the Pod.
+//!
+//! `UPDATE_GOLDENS=1` writes the goldens; read the difference before it is committed.
+
+use std::path::{Path, PathBuf};
+
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};
+use kermode_k8s::convert::{ConvertSettings, dataplane_object};
+use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+fn decode<T: DeserializeOwned>(object: &Value) -> T {
+    serde_json::from_value(object.clone()).expect("an object of its kind")
+}
+
+fn documents(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).expect("the file is there");
+    serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn apply(index: &mut Index, object: &Value) -> Changes {
+    match object["kind"].as_str() {
+        Some("Pod") => index.apply_pod(PodFacts::from(&decode(object))),
+        Some("Service") => index.apply_service(ServiceFacts::from(&decode(object))),
+        Some("Namespace") => index.apply_namespace(NamespaceFacts::from(&decode(object))),
+        Some("ReplicaSet") => {
+            let replica_set: k8s_openapi::api::apps::v1::ReplicaSet = decode(object);
+            index.apply_owner(OwnerFacts::from(&replica_set))
+        }
+        Some("Job") => {
+            let job: k8s_openapi::api::batch::v1::Job = decode(object);
+            index.apply_owner(OwnerFacts::from(&job))
+        }
+        other => panic!("no object of kind {other:?}"),
+    }
+}
+
+/// What is in force in the end: the last word on the one Pod of the input.
+fn outcome(input: &[Value]) -> Vec<Value> {
+    let settings = input
+        .iter()
+        .find(|document| document["kind"] == "ConvertSettings");
+    let mut index = Index::new(ConvertSettings {
+        zone: settings
+            .and_then(|settings| settings["zone"].as_str())
+            .map(Into::into),
+    });
+    let objects = input
+        .iter()
+        .filter(|document| document["kind"] != "ConvertSettings");
+    let mut last = Vec::new();
+    for object in objects {
+        for change in apply(&mut index, object).dataplanes {
+            last = told(&change);
+        }
+    }
+    last
+}
+
+fn told(change: &DataplaneChange) -> Vec<Value> {
+    match change {
+        DataplaneChange::Upsert {
+            dataplane,
+            pod_uid,
+            warnings,
+        } => {
+            let object = dataplane_object(dataplane, pod_uid);
+            let mut told = vec![serde_json::to_value(object).expect("it is JSON")];
+            told.extend(warnings.iter().map(|warning| {
+                json!({"kind": "Event", "reason": warning.reason(), "message": warning.to_string()})
+            }));
+            told
+        }
+        DataplaneChange::Delete(key) => vec![json!({"deleted": key.to_string()})],
+        DataplaneChange::Failed { key, error, .. } => vec![json!({
+            "kind": "Event", "pod": key.to_string(), "field": error.field(), "message": error.to_string(),
+        })],
+    }
+}
+
+fn golden_text(documents: &[Value]) -> String {
+    let texts = documents
+        .iter()
+        .map(|document| serde_saphyr::to_string(document).expect("it is YAML"));
+    texts.collect::<Vec<_>>().join("---\n")
+}
+
+fn inputs() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut inputs: Vec<_> = paths
+        .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
+        .collect();
+    inputs.sort();
+    inputs
+}
+
+#[test]
+fn every_input_gives_its_golden() {
+    let update = std::env::var_os("UPDATE_GOLDENS").is_some();
+    let mut differing = Vec::new();
+    let inputs = inputs();
+    assert!(inputs.len() >= 14, "only {} inputs are there", inputs.len());
+    for input in inputs {
+        let golden = PathBuf::from(input.to_string_lossy().replace(".input.yaml", ".golden.yaml"));
+        let actual = outcome(&documents(&input));
+        if update {
+            std::fs::write(&golden, golden_text(&actual)).expect("the golden can be written");
+        }
+        let expected = documents(&golden);
+        if expected != actual {
+            differing.push(format!("{}:\n{}", golden.display(), golden_text(&actual)));
+        }
+    }
+    assert!(
+        differing.is_empty(),
+        "differing from their golden:\n{}",
+        differing.join("\n")
+    );
+}
