@@ -80,6 +80,9 @@ pub const CNI_NETWORKS: &str = "k8s.v1.cni.cncf.io/networks";
 /// Written: why the Pod was injected, machine-readable.
 pub const INJECTION_REASON: &str = "kuma.io/injection-reason";
 
+/// Written on a Mesh once its first MeshTrafficPermission has been made.
+pub const INITIAL_POLICIES_CREATED: &str = "kuma.io/initial-policies-created";
+
 /// Label of the control plane's namespace.
 pub const SYSTEM_NAMESPACE: &str = "kuma.io/system-namespace";
 

@@ -17,8 +17,8 @@ pub type Variable = (&'static str, &'static str);
 /// What a binary can be configured by.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema {
-    /// The environment variables.
-    pub variables: &'static [Variable],
+    /// The environment variables, in as many tables as there are parts with settings of their own.
+    pub variables: &'static [&'static [Variable]],
     /// Paths that hold maps with keys of the user's own.
     pub maps: &'static [&'static str],
 }
@@ -75,7 +75,7 @@ where
             Err(problem) => problems.push(problem),
         }
     }
-    for (variable, path) in schema.variables {
+    for (variable, path) in schema.variables.iter().copied().flatten() {
         if let Some(text) = environment(variable) {
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
             match read_variable(at(&defaults, &path), &text) {

@@ -35,13 +35,13 @@ impl Default for Config {
 }
 
 const SCHEMA: Schema = Schema {
-    variables: &[
+    variables: &[&[
         ("APP_PORT", "server.port"),
         ("APP_TLS", "server.tls"),
         ("APP_NAMES", "names"),
         ("APP_LABELS", "labels"),
         ("APP_ZONE", "zone"),
-    ],
+    ]],
     maps: &["labels"],
 };
 

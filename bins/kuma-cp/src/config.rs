@@ -1,0 +1,325 @@
+//! Configuration of the control plane: Kuma's file layout and `KUMA_*` variables (BEHAVIOUR section 7).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use anyhow::Context;
+use kermode_runtime::config::{Schema, Variable, load};
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Config {
+    /// Logging.
+    pub log: Log,
+    /// Where the control plane keeps its own objects.
+    pub store: Store,
+    /// Kubernetes.
+    pub runtime: Runtime,
+    /// The server for proxies: xDS and certificates.
+    pub dp_server: DpServer,
+    /// The server for operators: health and metrics.
+    pub diagnostics: Diagnostics,
+    /// Bootstrap of proxies.
+    pub bootstrap_server: BootstrapServer,
+    /// Zones.
+    pub multizone: Multizone,
+    /// Objects made at start.
+    pub defaults: Defaults,
+}
+
+/// Logging.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Log {
+    /// A level, or a filter such as `info,kermode_xds=debug`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line an event.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where the control plane keeps its own objects.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Store {
+    /// In Kubernetes.
+    pub kubernetes: StoreKubernetes,
+}
+
+/// The control plane's namespace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StoreKubernetes {
+    /// Its name.
+    pub system_namespace: String,
+}
+
+/// What the control plane runs on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Runtime {
+    /// Kubernetes.
+    pub kubernetes: Kubernetes,
+}
+
+/// Kubernetes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubernetes {
+    /// Name of the control plane's Service.
+    pub control_plane_service_name: String,
+    /// The webhooks' server.
+    pub admission_server: AdmissionServer,
+    /// Injection.
+    pub injector: kermode_inject::Settings,
+}
+
+/// The webhooks' server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AdmissionServer {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// Names and IP addresses it is reached by besides those of the Service; needed outside a cluster.
+    pub hostnames: Vec<String>,
+}
+
+/// The server for proxies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DpServer {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// URL handed to proxies; derived from the Service unless set.
+    pub url: String,
+}
+
+/// The server for operators.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Diagnostics {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub server_port: u16,
+}
+
+/// Bootstrap of proxies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BootstrapServer {
+    /// Its parameters.
+    pub params: BootstrapParams,
+}
+
+/// Parameters of proxies' bootstrap.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BootstrapParams {
+    /// Port of Envoy's admin interface; the injector's default unless set.
+    pub admin_port: Option<u16>,
+}
+
+/// Zones.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Multizone {
+    /// This zone.
+    pub zone: Zone,
+}
+
+/// A zone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Zone {
+    /// Its name; empty without zones.
+    pub name: String,
+}
+
+/// Objects made at start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Defaults {
+    /// Do not make the Mesh `default`.
+    pub skip_mesh_creation: bool,
+}
+
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+const VARIABLES: &[Variable] = &[
+    ("KUMA_LOG_LEVEL", "log.level"),
+    ("KUMA_LOG_FORMAT", "log.format"),
+    ("KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE", "store.kubernetes.systemNamespace"),
+    ("KUMA_RUNTIME_KUBERNETES_CONTROL_PLANE_SERVICE_NAME", "runtime.kubernetes.controlPlaneServiceName"),
+    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS", "runtime.kubernetes.admissionServer.address"),
+    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT", "runtime.kubernetes.admissionServer.port"),
+    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES", "runtime.kubernetes.admissionServer.hostnames"),
+    ("KUMA_DP_SERVER_ADDRESS", "dpServer.address"),
+    ("KUMA_DP_SERVER_PORT", "dpServer.port"),
+    ("KUMA_DP_SERVER_URL", "dpServer.url"),
+    ("KUMA_DIAGNOSTICS_ADDRESS", "diagnostics.address"),
+    ("KUMA_DIAGNOSTICS_SERVER_PORT", "diagnostics.serverPort"),
+    ("KUMA_MULTIZONE_ZONE_NAME", "multizone.zone.name"),
+    ("KUMA_DEFAULTS_SKIP_MESH_CREATION", "defaults.skipMeshCreation"),
+];
+
+const SCHEMA: Schema = Schema {
+    variables: &[VARIABLES, kermode_inject::ENVIRONMENT],
+    maps: &[
+        "runtime.kubernetes.injector.exceptions.labels",
+        "runtime.kubernetes.injector.sidecarContainer.envVars",
+    ],
+};
+
+impl Config {
+    /// Reads file and environment.
+    ///
+    /// # Errors
+    /// With all problems at once.
+    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        #[allow(clippy::disallowed_methods, reason = "the one place where kuma-cp reads its environment")]
+        let mut config: Self = load(SCHEMA, file, |name| std::env::var(name).ok())?;
+        if let Some(port) = config.bootstrap_server.params.admin_port {
+            config.runtime.kubernetes.injector.sidecar_container.admin_port = port;
+        }
+        let problems = config.runtime.kubernetes.injector.problems();
+        anyhow::ensure!(problems.is_empty(), "configuration: {}", problems.join("; "));
+        Ok(config)
+    }
+
+    /// The URL that proxies are told.
+    pub fn control_plane_url(&self) -> String {
+        if self.dp_server.url.is_empty() {
+            let service = &self.runtime.kubernetes.control_plane_service_name;
+            format!("https://{service}.{}:{}", self.store.kubernetes.system_namespace, self.dp_server.port)
+        } else {
+            self.dp_server.url.clone()
+        }
+    }
+
+    /// The names that the servers' certificate must cover.
+    pub fn serving_names(&self) -> Vec<String> {
+        let service = &self.runtime.kubernetes.control_plane_service_name;
+        let namespace = &self.store.kubernetes.system_namespace;
+        let mut names = vec![
+            service.clone(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+            "localhost".to_owned(),
+        ];
+        names.extend(self.runtime.kubernetes.admission_server.hostnames.iter().cloned());
+        names
+    }
+}
+
+// === defaults ===
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::default() }
+    }
+}
+
+impl Default for StoreKubernetes {
+    fn default() -> Self {
+        Self { system_namespace: "kong-mesh-system".to_owned() }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            control_plane_service_name: "kuma-control-plane".to_owned(),
+            admission_server: AdmissionServer::default(),
+            injector: kermode_inject::Settings::default(),
+        }
+    }
+}
+
+impl Default for AdmissionServer {
+    fn default() -> Self {
+        Self { address: ANY, port: 5443, hostnames: Vec::new() }
+    }
+}
+
+impl Default for DpServer {
+    fn default() -> Self {
+        Self { address: ANY, port: 5678, url: String::new() }
+    }
+}
+
+impl Default for Diagnostics {
+    fn default() -> Self {
+        Self { address: ANY, server_port: 5680 }
+    }
+}
+
+/// A server's address with the setting that changes it, for the text of a failed start.
+pub struct Bind {
+    /// What listens.
+    pub server: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// The setting that changes the port.
+    pub setting: &'static str,
+}
+
+impl Bind {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// Says which server, where, and what to change.
+    pub async fn listen(&self) -> anyhow::Result<tokio::net::TcpListener> {
+        tokio::net::TcpListener::bind(self.address).await.with_context(|| {
+            format!("{} cannot listen on {}; free the port or set {}", self.server, self.address, self.setting)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_names_an_existing_setting() {
+        let defaults = serde_json::to_value(Config::default()).expect("serialisable");
+        for (variable, path) in SCHEMA.variables.iter().copied().flatten() {
+            let found = path.split('.').try_fold(&defaults, |value, key| value.get(key));
+            assert!(found.is_some(), "{variable} sets {path}, which does not exist");
+        }
+    }
+
+    #[test]
+    fn the_default_url_is_the_service_in_the_system_namespace() {
+        assert_eq!(
+            Config::default().control_plane_url(),
+            "https://kuma-control-plane.kong-mesh-system:5678"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_the_server_and_the_setting() {
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("an address");
+        let bind = Bind { server: "admission server", address, setting: "runtime.kubernetes.admissionServer.port" };
+        let error = bind.listen().await.expect_err("the port is taken").to_string();
+        assert!(error.contains("admission server") && error.contains("admissionServer.port"), "{error}");
+    }
+}

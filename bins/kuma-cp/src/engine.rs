@@ -1,0 +1,224 @@
+//! The engine: one task that applies what the watches tell to the index and hands on what changed because of it.
+//!
+//! A burst is taken as one: whatever waits in the channel is applied before anything is published, so the first
+//! change goes out at once and the later ones together. Nothing is published before every watch has told its first
+//! list, since a mesh with half its endpoints would be worse than none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use kermode_crds::ContainerPatchSpec;
+use kermode_k8s::controller::recorder::{Events, Subject};
+use kermode_k8s::controller::watch::Update;
+use kermode_k8s::controller::writer::Writer;
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, PodFacts, ServiceFacts};
+use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use kermode_model::view::Touched;
+use kermode_model::{Mesh, MeshName, ObjectKey, TrafficPermission};
+use kermode_runtime::readiness::Guard;
+use kermode_xds::snapshot::Publisher;
+use tokio::sync::{mpsc, watch};
+
+use crate::directory::{Directory, NamespaceRecord};
+use crate::mesh::SharedIndex;
+
+/// What the watches tell.
+#[derive(Debug)]
+pub enum Message {
+    /// Of Pods.
+    Pod(Update<PodFacts>),
+    /// Of Services.
+    Service(Update<ServiceFacts>),
+    /// Of Namespaces.
+    Namespace(Update<NamespaceFacts>),
+    /// Of ReplicaSets or Jobs.
+    Owner(OwnerKind, Update<OwnerFacts>),
+    /// Of Meshes.
+    Mesh(Update<Mesh>),
+    /// Of MeshTrafficPermissions, with the mesh they belong to.
+    Permission(Update<(MeshName, TrafficPermission)>),
+    /// Of ContainerPatches.
+    ContainerPatch(Update<ContainerPatchSpec>),
+}
+
+/// How many watches there are, each of which tells [`Update::Synced`] once.
+pub const WATCHES: usize = 8;
+/// How many messages are applied before their effects are published.
+const BATCH: usize = 1024;
+
+/// The engine's parts.
+pub struct Engine {
+    /// What it writes to.
+    pub index: SharedIndex,
+    /// The webhook's directory, kept beside the index.
+    pub directory: Directory,
+    /// Generates configuration.
+    pub publisher: Publisher,
+    /// Writes Dataplanes back.
+    pub writer: Writer,
+    /// Tells of Pods that cannot be converted.
+    pub events: Events,
+    /// Whether this replica leads.
+    pub leading: watch::Receiver<bool>,
+}
+
+/// The permissions of all meshes by the resource they come from.
+type Permissions = BTreeMap<MeshName, BTreeMap<ObjectKey, TrafficPermission>>;
+
+#[derive(Default)]
+struct Progress {
+    synced: usize,
+    published: bool,
+    withheld: BTreeSet<Touched>,
+    permissions: Permissions,
+}
+
+impl Engine {
+    /// Runs until the senders are gone. `synced` is said ready once everything has been published for the first
+    /// time.
+    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, synced: Guard) {
+        let mut progress = Progress::default();
+        let mut synced = Some(synced);
+        let mut batch = Vec::with_capacity(BATCH);
+        while messages.recv_many(&mut batch, BATCH).await > 0 {
+            let changes = self.apply(&mut progress, batch.drain(..));
+            self.publish(&mut progress, changes.touched);
+            if progress.published
+                && let Some(guard) = synced.take()
+            {
+                guard.ready();
+            }
+            for change in changes.dataplanes {
+                self.hand_on(change);
+            }
+        }
+    }
+
+    fn apply(&self, progress: &mut Progress, messages: impl Iterator<Item = Message>) -> Changes {
+        let mut index = self.index.write();
+        let mut all = Changes::default();
+        for message in messages {
+            let changes = self.apply_one(&mut index, progress, message);
+            all.touched.extend(changes.touched);
+            all.dataplanes.extend(changes.dataplanes);
+        }
+        all
+    }
+
+    fn apply_one(&self, index: &mut Index, progress: &mut Progress, message: Message) -> Changes {
+        match message {
+            Message::Pod(Update::Applied(_, pod)) => index.apply_pod(pod),
+            Message::Pod(Update::Gone(key)) => index.remove_pod(&key),
+            Message::Service(Update::Applied(_, service)) => index.apply_service(service),
+            Message::Service(Update::Gone(key)) => index.remove_service(&key),
+            Message::Namespace(Update::Applied(_, namespace)) => {
+                let record = Arc::new(NamespaceRecord::from(&namespace));
+                self.directory.write().namespaces.insert(namespace.name.clone(), record);
+                index.apply_namespace(namespace)
+            }
+            Message::Namespace(Update::Gone(key)) => {
+                self.directory.write().namespaces.remove(&key.name);
+                index.remove_namespace(&key.name)
+            }
+            Message::Owner(_, Update::Applied(_, owner)) => index.apply_owner(owner),
+            Message::Owner(kind, Update::Gone(key)) => index.remove_owner(&OwnerId { kind, key }),
+            Message::Mesh(Update::Applied(key, mesh)) => {
+                self.directory.write().meshes.insert(key.name);
+                index.apply_mesh(mesh)
+            }
+            Message::Mesh(Update::Gone(key)) => {
+                self.directory.write().meshes.remove(&key.name);
+                index.remove_mesh(&MeshName::new(key.name))
+            }
+            Message::Permission(Update::Applied(key, (mesh, permission))) => {
+                let moved = progress.withdraw(&key, Some(&mesh));
+                progress.permissions.entry(mesh.clone()).or_default().insert(key, permission);
+                progress.set_permissions(index, moved.into_iter().chain([mesh]))
+            }
+            Message::Permission(Update::Gone(key)) => {
+                let mesh = progress.withdraw(&key, None);
+                progress.set_permissions(index, mesh)
+            }
+            Message::ContainerPatch(Update::Applied(key, patch)) => {
+                self.directory.write().container_patches.insert(key.name, patch);
+                Changes::default()
+            }
+            Message::ContainerPatch(Update::Gone(key)) => {
+                self.directory.write().container_patches.remove(&key.name);
+                Changes::default()
+            }
+            Message::Pod(Update::Synced)
+            | Message::Service(Update::Synced)
+            | Message::Namespace(Update::Synced)
+            | Message::Owner(_, Update::Synced)
+            | Message::Mesh(Update::Synced)
+            | Message::Permission(Update::Synced)
+            | Message::ContainerPatch(Update::Synced) => {
+                progress.synced += 1;
+                Changes::default()
+            }
+        }
+    }
+
+    fn publish(&mut self, progress: &mut Progress, touched: Vec<Touched>) {
+        progress.withheld.extend(touched);
+        if progress.synced < WATCHES {
+            return;
+        }
+        progress.published = true;
+        if progress.withheld.is_empty() {
+            return;
+        }
+        let touched: Vec<_> = std::mem::take(&mut progress.withheld).into_iter().collect();
+        self.publisher.apply(self.index.read().view(), &touched);
+    }
+
+    fn hand_on(&self, change: DataplaneChange) {
+        match change {
+            DataplaneChange::Upsert { dataplane, pod_uid, warnings } => {
+                self.writer.touch(dataplane.key.clone());
+                for warning in warnings.iter() {
+                    self.warn(&dataplane.key, &pod_uid, "KumaDataplaneWarning", &warning.to_string());
+                }
+            }
+            DataplaneChange::Delete(key) => self.writer.touch(key),
+            DataplaneChange::Failed { key, pod_uid, error } => {
+                tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
+                let message = format!("Failed to generate Kuma Dataplane: {error}");
+                self.warn(&key, &pod_uid, "FailedToGenerateKumaDataplane", &message);
+            }
+        }
+    }
+
+    fn warn(&self, pod: &ObjectKey, uid: &Arc<str>, reason: &'static str, message: &str) {
+        if !*self.leading.borrow() {
+            return;
+        }
+        let subject = Subject { kind: "Pod", key: pod.clone(), uid: uid.to_string() };
+        self.events.warning(&subject, reason, message);
+    }
+}
+
+impl Progress {
+    /// Takes a permission out of the mesh it is in, unless that is `keep`; says which mesh that was.
+    fn withdraw(&mut self, key: &ObjectKey, keep: Option<&MeshName>) -> Option<MeshName> {
+        let (mesh, permissions) = self
+            .permissions
+            .iter_mut()
+            .find(|(mesh, permissions)| Some(*mesh) != keep && permissions.contains_key(key))?;
+        permissions.remove(key);
+        Some(mesh.clone())
+    }
+
+    fn set_permissions(&self, index: &mut Index, meshes: impl IntoIterator<Item = MeshName>) -> Changes {
+        let mut all = Changes::default();
+        for mesh in meshes {
+            let mut permissions: Vec<_> =
+                self.permissions.get(&mesh).into_iter().flatten().map(|(_, permission)| permission.clone()).collect();
+            // The most general first, so that a more specific one decides; by name among equals.
+            permissions.sort_by_key(|permission| permission.target.len());
+            all.extend(index.set_permissions(&mesh, permissions));
+        }
+        all
+    }
+}

@@ -1,0 +1,141 @@
+//! Starts the watches: which kinds, what is kept of each, and where it goes.
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_crds::{ContainerPatch, Dataplane, Mesh, MeshTrafficPermission, annotation};
+use kermode_k8s::controller::watch::{Update, Verdict, decoded, follow};
+use kermode_k8s::controller::writer::{Observed, Writer};
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
+use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
+use kube::core::{ApiResource, DeserializeGuard, DynamicObject, PartialObjectMeta};
+use kube::runtime::watcher::{Config, metadata_watcher, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc;
+
+use crate::engine::Message;
+
+/// One watch, to be run until the engine has gone.
+pub type Watch = BoxFuture<'static, ()>;
+
+/// The watches of everything the engine reads.
+pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>) -> Vec<Watch> {
+    let sink = || sink.clone();
+    let api = || client.clone();
+    vec![
+        Box::pin(follow(
+            "namespaces",
+            watcher(Api::<Namespace>::all(api()), Config::default()),
+            |namespace: Namespace| Verdict::Keep(NamespaceFacts::from(&namespace)),
+            Message::Namespace,
+            sink(),
+        )),
+        Box::pin(follow(
+            "meshes",
+            watcher(Api::<DeserializeGuard<Mesh>>::all(api()), Config::default()),
+            |mesh| decoded("meshes", mesh, |mesh| usable_mesh(&mesh)),
+            Message::Mesh,
+            sink(),
+        )),
+        Box::pin(follow(
+            "meshtrafficpermissions",
+            watcher(
+                Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(api(), system_namespace),
+                Config::default(),
+            ),
+            |permission| decoded("meshtrafficpermissions", permission, |permission| usable_permission(&permission)),
+            Message::Permission,
+            sink(),
+        )),
+        Box::pin(follow(
+            "containerpatches",
+            watcher(
+                Api::<DeserializeGuard<ContainerPatch>>::namespaced(api(), system_namespace),
+                Config::default(),
+            ),
+            |patch| decoded("containerpatches", patch, |patch: ContainerPatch| Verdict::Keep(patch.spec)),
+            Message::ContainerPatch,
+            sink(),
+        )),
+        // Only who owns them matters, and their status changes with every Pod: metadata is all that is fetched.
+        Box::pin(follow(
+            "replicasets",
+            metadata_watcher(Api::<ReplicaSet>::all(api()), Config::default()),
+            |object: PartialObjectMeta<ReplicaSet>| {
+                let object = ReplicaSet { metadata: object.metadata, ..ReplicaSet::default() };
+                Some(OwnerFacts::from(&object)).filter(|facts| facts.owner.is_some()).into()
+            },
+            |update| Message::Owner(OwnerKind::ReplicaSet, update),
+            sink(),
+        )),
+        Box::pin(follow(
+            "jobs",
+            metadata_watcher(Api::<Job>::all(api()), Config::default()),
+            |object: PartialObjectMeta<Job>| {
+                let object = Job { metadata: object.metadata, ..Job::default() };
+                Some(OwnerFacts::from(&object)).filter(|facts| facts.owner.is_some()).into()
+            },
+            |update| Message::Owner(OwnerKind::Job, update),
+            sink(),
+        )),
+        Box::pin(follow(
+            "services",
+            watcher(Api::<Service>::all(api()), Config::default()),
+            |service: Service| Verdict::Keep(ServiceFacts::from(&service)),
+            Message::Service,
+            sink(),
+        )),
+        Box::pin(follow(
+            "pods",
+            watcher(Api::<Pod>::all(api()), Config::default()),
+            |pod: Pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
+            Message::Pod,
+            sink(),
+        )),
+    ]
+}
+
+/// The watch of the Dataplanes that there are, for the writer.
+pub async fn dataplanes(client: Client, writer: Writer) {
+    let resource = ApiResource::erase::<Dataplane>(&());
+    let (sink, mut updates) = mpsc::channel(1024);
+    let watch = follow(
+        "dataplanes",
+        watcher(Api::<DynamicObject>::all_with(client, &resource), Config::default()),
+        |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
+        |update| update,
+        sink,
+    );
+    let observe = async {
+        while let Some(update) = updates.recv().await {
+            match update {
+                Update::Applied(key, observed) => writer.observe(key, Some(observed)),
+                Update::Gone(key) => writer.observe(key, None),
+                Update::Synced => {}
+            }
+        }
+    };
+    futures::join!(watch, observe);
+}
+
+fn usable_mesh(mesh: &Mesh) -> Verdict<kermode_model::Mesh> {
+    match kermode_model::Mesh::try_from(mesh) {
+        Ok(mesh) => Verdict::Keep(mesh),
+        Err(error) => {
+            tracing::warn!(mesh = mesh.name_any(), "Mesh not used as it is now: {error}");
+            Verdict::Invalid
+        }
+    }
+}
+
+fn usable_permission(permission: &MeshTrafficPermission) -> Verdict<(MeshName, TrafficPermission)> {
+    let mesh = permission.labels().get(annotation::MESH).map_or(DEFAULT_MESH, String::as_str);
+    match TrafficPermission::try_from(permission) {
+        Ok(permission) => Verdict::Keep((MeshName::from(mesh), permission)),
+        Err(error) => {
+            tracing::warn!(name = permission.name_any(), "MeshTrafficPermission not used as it is now: {error}");
+            Verdict::Invalid
+        }
+    }
+}
