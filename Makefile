@@ -43,6 +43,41 @@ images-push: ## push the built images to KERMODE_REGISTRY
 
 ##@ Tests
 
+TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
+CARGO_DENY_VERSION = 0.20.2
+CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
+# The real Envoy, for the tests that check configuration against it.
+ENVOY = KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy)
+
+.PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
+test: cluster-packages ## every suite that guards a merge (root)
+	@$(ENVOY) python3 tests/run.py
+
+test-lint: ## format, clippy, dependencies
+	@python3 tests/run.py format lint deny
+
+test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
+	@$(ENVOY) python3 tests/run.py unit tools
+
+test-netns: ## the transparent proxy in real network namespaces (root)
+	@cargo test --package kermode-netfilter --test netns
+
+test-conformance: ## the shared conformance corpus, where it is there
+	@python3 tests/run.py conformance
+
+conformance: ## run a corpus: CORPUS=DIR [SUITE=name]
+	@cargo run --quiet --package kermode-conformance -- $(CORPUS) $(if $(SUITE),--suite $(SUITE))
+
+conformance-shared:
+	@if [ -d ../shared/conformance ]; then $(MAKE) --no-print-directory conformance CORPUS=../shared/conformance; \
+	else echo 'conformance: skipped, there is no ../shared/conformance'; echo '0 passed, 0 failed, 1 skipped'; fi
+
+deny: $(CARGO_DENY) ## what may be depended on, and by whom
+	@$(CARGO_DENY) --log-level error check bans licenses sources
+
+$(CARGO_DENY):
+	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)
+
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool
 	@cd cluster && python3 -m tests.run unit

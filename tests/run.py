@@ -1,0 +1,102 @@
+"""Runs the test suites and adds up their results: `python3 tests/run.py [SUITE ...]`, all of them without names.
+
+Every suite is one command whose output is shown as it comes. Its tests are counted from the closing lines of cargo's
+test runner, of Python's unittest, or from a plain `N passed, N failed`; a suite that fails without counting anything
+counts as one failure. The last line adds everything up.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CARGO = ["cargo", "--locked"] if os.environ.get("CI") else ["cargo"]
+
+# In the order in which they run: what is cheap and finds most comes first.
+SUITES = {
+    "format": ["cargo", "fmt", "--all", "--check"],
+    "lint": [*CARGO, "clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
+    "deny": ["make", "--no-print-directory", "deny"],
+    "unit": [*CARGO, "test", "--workspace", "--exclude", "kermode-e2e", "--no-fail-fast"],
+    "tools": ["make", "--no-print-directory", "test-cluster-unit", "test-demo"],
+    "conformance": ["make", "--no-print-directory", "conformance-shared"],
+    "cluster": ["make", "--no-print-directory", "test-cluster"],
+    "e2e": ["make", "--no-print-directory", "test-e2e-run"],
+}
+
+PLAIN = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
+RUST = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
+PYTHON = re.compile(r"^Ran (\d+) tests? in ")
+PYTHON_FAILED = re.compile(r"^FAILED \((.*)\)$")
+
+
+class Count:
+    """Tests passed, failed and skipped."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    def read(self, line):
+        """Adds what a closing line says; any other line says nothing."""
+        if match := PLAIN.match(line) or RUST.match(line):
+            passed, failed, skipped = (int(number or 0) for number in match.groups())
+            self.add(passed, failed, skipped)
+        elif match := PYTHON.match(line):
+            self.passed += int(match.group(1))
+        elif match := PYTHON_FAILED.match(line):
+            failed = sum(int(number) for number in re.findall(r"(?:failures|errors)=(\d+)", match.group(1)))
+            self.passed -= failed
+            self.failed += failed
+
+    def add(self, passed, failed, skipped):
+        """Adds to the three."""
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+
+    def __str__(self):
+        skipped = f", {self.skipped} skipped" if self.skipped else ""
+        return f"{self.passed} passed, {self.failed} failed{skipped}"
+
+
+def run(name):
+    """Runs a suite and counts its tests; a suite without tests of its own counts as one."""
+    print(f"\n=== {name}: {' '.join(SUITES[name])}", flush=True)
+    count = Count()
+    with subprocess.Popen(
+        SUITES[name], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            count.read(line.rstrip())
+    if process.returncode != 0 and count.failed == 0:
+        count.add(0, 1, 0)
+    elif process.returncode == 0 and count.passed + count.failed + count.skipped == 0:
+        count.add(1, 0, 0)
+    return count
+
+
+def main(names):
+    """Runs the suites and returns the exit code."""
+    unknown = [name for name in names if name not in SUITES]
+    if unknown:
+        print(f"unknown suite {unknown[0]}: there are {', '.join(SUITES)}", file=sys.stderr)
+        return 2
+    total, rows = Count(), []
+    for name in names or SUITES:
+        start = time.monotonic()
+        count = run(name)
+        total.add(count.passed, count.failed, count.skipped)
+        rows.append(f"{name:<12} {time.monotonic() - start:6.0f} s   {count}")
+    print("\n=== suites")
+    print("\n".join(rows))
+    print(total)
+    return 1 if total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
