@@ -7,6 +7,7 @@ mod control_plane;
 mod dns;
 mod envoy;
 mod identity;
+mod relay;
 mod resolver;
 mod run;
 mod sds;
@@ -14,6 +15,7 @@ mod shutdown;
 mod socket;
 mod supervisor;
 mod token;
+mod upstream;
 mod wait;
 
 use std::process::ExitCode;

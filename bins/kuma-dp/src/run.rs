@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use kermode_envoy::{BootstrapConfig, Versions};
 use kermode_runtime::shutdown::Signals;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, watch};
@@ -18,11 +19,13 @@ use crate::dns::forward::Upstreams;
 use crate::dns::{self, NoZone};
 use crate::envoy::{admin::Admin, arguments::arguments, process::Envoy};
 use crate::identity::Renewal;
+use crate::relay::Relay;
 use crate::resolver::SystemDns;
 use crate::sds::SecretService;
 use crate::shutdown::Shutdown;
 use crate::socket::AgentSocket;
 use crate::token::TokenFile;
+use crate::upstream::Upstream;
 use crate::{control_plane, supervisor};
 
 /// Components serve until Envoy has ended and are dropped then: the drain needs all of them.
@@ -30,6 +33,7 @@ type Components = JoinSet<anyhow::Result<()>>;
 
 /// Runs Envoy and everything it needs; ends with Envoy's exit code, or with the error of a component.
 pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
+    raise_open_files();
     let signals = Signals::listen().context("listening for signals")?;
     let (socket, listener) = AgentSocket::bind(&config.socket_dir)?;
     let envoy = Envoy::start(
@@ -45,6 +49,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
             Some(result) => bail!("a component ended: {:?}", result?),
             None => bail!("there are no components"),
         },
+    }
+}
+
+/// Lets this process and Envoy after it open as many files as they may.
+///
+/// Envoy crashes when it cannot open a socket, and containerd 2 hands out a soft limit of 1024 that programs are
+/// expected to raise (<https://github.com/containerd/containerd/pull/8924>).
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
@@ -77,7 +93,8 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Compon
     let (sender, identity) = watch::channel(None);
     let wanted = Arc::new(Notify::new());
     let secrets = SecretService::new(&config.mesh, identity, wanted.clone());
-    components.spawn(serve_envoy(listener, secrets));
+    let relay = Relay::new(Upstream::new(channel.clone(), token.clone()));
+    components.spawn(serve_envoy(listener, relay, secrets));
     components.spawn(
         Renewal {
             mesh: config.mesh.clone(),
@@ -97,8 +114,9 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Compon
 }
 
 /// Serves Envoy on the unix socket.
-async fn serve_envoy(listener: UnixListener, secrets: SecretService) -> anyhow::Result<()> {
+async fn serve_envoy(listener: UnixListener, relay: Relay, secrets: SecretService) -> anyhow::Result<()> {
     Server::builder()
+        .add_service(relay)
         .add_service(secrets)
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await

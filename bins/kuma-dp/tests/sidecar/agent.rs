@@ -19,8 +19,11 @@ use crate::control_plane::{ControlPlane, PROXY, free_address};
 /// How long something may take that has to happen. Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many files it may open at first.
+pub(crate) const SOFT_LIMIT: &str = "256";
+
 /// A running `kuma-dp`; it and its Envoy are killed when this is dropped.
-pub struct Agent {
+pub(crate) struct Agent {
     child: Child,
     admin: SocketAddr,
     directory: TempDir,
@@ -28,13 +31,19 @@ pub struct Agent {
 
 impl Agent {
     /// Starts it with the injector's environment and `changes` to that.
-    pub async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
         let admin = free_address(Ipv4Addr::LOCALHOST.into()).await;
         let log = File::create(directory.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
+        let child = Command::new("/bin/sh")
+            // With few open files allowed at first, as a container runtime starts it.
+            .args([
+                "-c",
+                &format!("ulimit -S -n {SOFT_LIMIT} && exec \"$0\" \"$@\""),
+                env!("CARGO_BIN_EXE_kuma-dp"),
+            ])
             .args(["run", "--log-level=debug", "--concurrency=1"])
             .env_clear()
             .env("KUMA_CONTROL_PLANE_CA_CERT", &control_plane.ca_pem)
@@ -63,23 +72,23 @@ impl Agent {
         }
     }
 
-    pub fn write_token(&self, token: &str) {
+    pub(crate) fn write_token(&self, token: &str) {
         // As the kubelet does: a new file in place of the old one.
         let new = self.directory.path().join("token.new");
         std::fs::write(&new, token).unwrap();
         std::fs::rename(new, self.directory.path().join("token")).unwrap();
     }
 
-    pub fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.admin
     }
 
-    pub fn pid(&self) -> i32 {
+    pub(crate) fn pid(&self) -> i32 {
         i32::try_from(self.child.id().expect("kuma-dp has ended")).unwrap()
     }
 
     /// Envoy's process id, once it is Envoy.
-    pub async fn envoy_pid(&self) -> i32 {
+    pub(crate) async fn envoy_pid(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());
         self.eventually("Envoy runs", async || {
             let child = std::fs::read_to_string(&children).ok()?.trim().parse().ok()?;
@@ -89,12 +98,12 @@ impl Agent {
         .await
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// Waits for its end.
-    pub async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         match timeout(PATIENCE, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => self.fail("kuma-dp did not end"),
@@ -102,7 +111,7 @@ impl Agent {
     }
 
     /// Envoy's answer on the admin interface: status and the rest.
-    pub async fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+    pub(crate) async fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).await.ok()?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -113,7 +122,7 @@ impl Agent {
     }
 
     /// Waits until Envoy's `/ready` answers with the status.
-    pub async fn until_ready_is(&self, status: u16) {
+    pub(crate) async fn until_ready_is(&self, status: u16) {
         let what = format!("/ready answers {status}");
         self.eventually(&what, async || {
             self.ask("GET", "/ready")
@@ -124,7 +133,7 @@ impl Agent {
     }
 
     /// Asks until there is an answer.
-    pub async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    pub(crate) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
         let asking = async {
             loop {
                 match ask().await {
@@ -139,7 +148,7 @@ impl Agent {
         }
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
@@ -149,7 +158,7 @@ impl Agent {
 }
 
 /// Whether the process runs; one that has ended and was not waited for does not.
-pub fn is_running(pid: i32) -> bool {
+pub(crate) fn is_running(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The state follows the command in parentheses, which may hold anything.
     stat.rsplit_once(") ")
@@ -157,7 +166,7 @@ pub fn is_running(pid: i32) -> bool {
 }
 
 /// The value of a line of `/proc/<pid>/status`, in kilobytes.
-pub fn kilobytes(pid: i32, key: &str) -> u64 {
+pub(crate) fn kilobytes(pid: i32, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
     line.trim_start_matches(':')

@@ -28,26 +28,26 @@ use tower::Service;
 /// The pod's address: loopback too, but not the one of the admin interface.
 const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// What the proxy under test is called.
-pub const PROXY: &str = "web-0.demo";
+pub(crate) const PROXY: &str = "web-0.demo";
 /// The identity it shall get.
-pub const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
+pub(crate) const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
 
 /// How the control plane behaves; may be changed while it runs.
 #[derive(Clone, Debug)]
-pub struct Behaviour {
+pub(crate) struct Behaviour {
     /// The token that is accepted.
-    pub token: &'static str,
+    pub(crate) token: &'static str,
     /// Lifetime of certificates; `None` for a mesh without mTLS.
-    pub certificates: Option<Duration>,
+    pub(crate) certificates: Option<Duration>,
 }
 
 /// The running control plane; stops when dropped.
-pub struct ControlPlane {
-    pub address: SocketAddr,
+pub(crate) struct ControlPlane {
+    pub(crate) address: SocketAddr,
     /// The CA that proxies are told to trust.
-    pub ca_pem: String,
+    pub(crate) ca_pem: String,
     /// Where the proxy under test accepts connections of the mesh.
-    pub inbound: SocketAddr,
+    pub(crate) inbound: SocketAddr,
     state: Arc<State>,
     _trigger: shutdown::Trigger,
 }
@@ -63,7 +63,7 @@ struct State {
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    pub async fn start(behaviour: Behaviour) -> Self {
+    pub(crate) async fn start(behaviour: Behaviour) -> Self {
         let serving = ServingAuthority::generate(SystemTime::now()).unwrap();
         let certificate = serving
             .issue(&["127.0.0.1"], Duration::from_hours(1), SystemTime::now())
@@ -97,16 +97,16 @@ impl ControlPlane {
         }
     }
 
-    pub fn change(&self, change: impl FnOnce(&mut Behaviour)) {
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
 
-    pub fn certified_with(&self) -> Vec<&'static str> {
+    pub(crate) fn certified_with(&self) -> Vec<&'static str> {
         self.state.certified_with.lock().unwrap().clone()
     }
 
     /// A certificate of another workload of the mesh, its key, and the roots to check the peer with.
-    pub fn mk_client(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
+    pub(crate) fn mk_client(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
         let key = WorkloadKey::generate().unwrap();
         let entitlement = Entitlement::of(&self.state.dataplane);
         let csr = key.csr_der().unwrap();
@@ -199,7 +199,7 @@ impl State {
 fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     let tags = [
         ("kuma.io/service", "web_demo_svc_80"),
-        ("kuma.io/protocol", "tcp"),
+        ("kuma.io/protocol", "http"),
     ];
     let tags = tags
         .into_iter()
@@ -223,7 +223,7 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
 }
 
 /// An address that nobody uses at the moment.
-pub async fn free_address(ip: IpAddr) -> SocketAddr {
+pub(crate) async fn free_address(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).await.unwrap().local_addr().unwrap()
 }
 

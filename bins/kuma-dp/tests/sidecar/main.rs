@@ -1,5 +1,13 @@
 //! `kuma-dp` with a real Envoy and a control plane on loopback, from start to every kind of end.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "clippy knows test functions, not the helpers of a test"
+)]
+
 mod agent;
 mod control_plane;
 
@@ -262,6 +270,20 @@ async fn a_native_sidecar_ends_with_the_last_connection_long_before_the_drain_ti
         .await;
     drop(open);
     assert_eq!(agent.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn envoy_may_open_as_many_files_as_the_pod_is_allowed() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let agent = Agent::start(&control_plane, "first", &[]).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.envoy_pid().await)).unwrap();
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))
+        .unwrap();
+    let numbers: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(numbers[0], numbers[1], "{line}");
+    assert_ne!(numbers[0], agent::SOFT_LIMIT);
 }
 
 #[tokio::test]
