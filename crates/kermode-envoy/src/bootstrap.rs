@@ -83,7 +83,10 @@ fn node(config: &BootstrapConfig) -> Value {
         metadata.insert(key.clone(), json!(value));
     }
     metadata.insert("dataplane.admin.address".into(), json!("127.0.0.1"));
-    metadata.insert("dataplane.admin.port".into(), json!(config.admin_port.to_string()));
+    metadata.insert(
+        "dataplane.admin.port".into(),
+        json!(config.admin_port.to_string()),
+    );
     metadata.insert("dataplane.proxyType".into(), json!("dataplane"));
     metadata.insert("features".into(), json!(config.features));
     metadata.insert(

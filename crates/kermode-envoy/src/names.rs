@@ -85,7 +85,10 @@ mod tests {
 
     #[test]
     fn ipv6_addresses_are_bracketed() {
-        assert_eq!(inbound("[fd00::1]:80".parse().expect("an address")), "inbound:[fd00::1]:80");
+        assert_eq!(
+            inbound("[fd00::1]:80".parse().expect("an address")),
+            "inbound:[fd00::1]:80"
+        );
     }
 
     #[test]
@@ -96,6 +99,9 @@ mod tests {
 
     #[test]
     fn the_server_name_carries_the_mesh() {
-        assert_eq!(sni(&"default".into(), &"web_demo_svc_80".into()), "web_demo_svc_80{mesh=default}");
+        assert_eq!(
+            sni(&"default".into(), &"web_demo_svc_80".into()),
+            "web_demo_svc_80{mesh=default}"
+        );
     }
 }

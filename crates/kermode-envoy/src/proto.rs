@@ -7,14 +7,19 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address, SocketAddress, TransportSocket, address, socket_address, transport_socket,
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, ListenerFilter, filter, listener_filter};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{HttpFilter, http_filter};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpFilter, http_filter,
+};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{self, Any, BoolValue, UInt32Value};
 use prost::{Message, Name};
 
 /// Wraps a message so that it can stand in an extension point.
 pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
-    Any { type_url: M::type_url(), value: message.encode_to_vec() }
+    Any {
+        type_url: M::type_url(),
+        value: message.encode_to_vec(),
+    }
 }
 
 #[allow(clippy::unnecessary_wraps, reason = "message fields are options")]
@@ -44,31 +49,56 @@ pub(crate) fn socket_address(ip: IpAddr, port: u16) -> SocketAddress {
 }
 
 pub(crate) fn address(socket: SocketAddr) -> Address {
-    Address { address: Some(address::Address::SocketAddress(socket_address(socket.ip(), socket.port()))) }
+    Address {
+        address: Some(address::Address::SocketAddress(socket_address(
+            socket.ip(),
+            socket.port(),
+        ))),
+    }
 }
 
 pub(crate) fn network_filter<M: Message + Name>(name: &str, config: &M) -> Filter {
-    Filter { name: name.into(), config_type: Some(filter::ConfigType::TypedConfig(any(config))) }
+    Filter {
+        name: name.into(),
+        config_type: Some(filter::ConfigType::TypedConfig(any(config))),
+    }
 }
 
 pub(crate) fn http_filter<M: Message + Name>(name: &str, config: &M) -> HttpFilter {
     let config_type = Some(http_filter::ConfigType::TypedConfig(any(config)));
-    HttpFilter { name: name.into(), config_type, ..Default::default() }
+    HttpFilter {
+        name: name.into(),
+        config_type,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn listener_filter<M: Message + Name>(name: &str, config: &M) -> ListenerFilter {
     let config_type = Some(listener_filter::ConfigType::TypedConfig(any(config)));
-    ListenerFilter { name: name.into(), config_type, ..Default::default() }
+    ListenerFilter {
+        name: name.into(),
+        config_type,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn transport_socket<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
-    TransportSocket { name: name.into(), config_type: Some(transport_socket::ConfigType::TypedConfig(any(config))) }
+    TransportSocket {
+        name: name.into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(any(config))),
+    }
 }
 
 pub(crate) fn exact(text: impl Into<String>) -> StringMatcher {
-    StringMatcher { match_pattern: Some(MatchPattern::Exact(text.into())), ..Default::default() }
+    StringMatcher {
+        match_pattern: Some(MatchPattern::Exact(text.into())),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn prefix(text: impl Into<String>) -> StringMatcher {
-    StringMatcher { match_pattern: Some(MatchPattern::Prefix(text.into())), ..Default::default() }
+    StringMatcher {
+        match_pattern: Some(MatchPattern::Prefix(text.into())),
+        ..Default::default()
+    }
 }

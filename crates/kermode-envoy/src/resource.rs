@@ -23,7 +23,13 @@ pub enum ResourceKind {
 
 impl ResourceKind {
     /// Every kind, in the order in which Envoy should learn of them: clusters before the listeners that use them.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Secret];
+    pub const ALL: [Self; 5] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Route,
+        Self::Secret,
+    ];
 
     /// The type URL that names this kind on an xDS stream and in a `google.protobuf.Any`.
     pub const fn type_url(self) -> &'static str {
@@ -66,12 +72,21 @@ impl Resource {
 
     /// Takes an encoded message.
     pub(crate) fn new(kind: ResourceKind, name: &str, body: Vec<u8>) -> Self {
-        Self { kind, name: name.into(), version: version(&[&body]), body: body.into(), service: None }
+        Self {
+            kind,
+            name: name.into(),
+            version: version(&[&body]),
+            body: body.into(),
+            service: None,
+        }
     }
 
     /// Says which service's clients need it.
     pub(crate) fn of(self, service: &ServiceName) -> Self {
-        Self { service: Some(service.clone()), ..self }
+        Self {
+            service: Some(service.clone()),
+            ..self
+        }
     }
 
     /// Ties the version to that of the cluster these endpoints belong to.
@@ -79,7 +94,10 @@ impl Resource {
     /// Envoy builds a changed cluster anew and waits for its endpoints, which a delta server does not send again
     /// unless their version changed; Envoy then waits out `initial_fetch_timeout` (envoyproxy/envoy#28877).
     pub(crate) fn resent_with(self, cluster: &Self) -> Self {
-        Self { version: version(&[cluster.version.as_bytes(), &self.body]), ..self }
+        Self {
+            version: version(&[cluster.version.as_bytes(), &self.body]),
+            ..self
+        }
     }
 }
 
@@ -87,8 +105,9 @@ impl Resource {
 /// only compared with other versions of the same resource, so nothing stronger is needed.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let bytes = parts.iter().copied().flatten();
-    let hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     format!("{hash:016x}").into()
 }
 
@@ -114,7 +133,10 @@ mod tests {
         let after = endpoints().resent_with(&mk_resource(b"tls"));
         assert_eq!(before.body, after.body);
         assert_ne!(before.version, after.version);
-        assert_eq!(after.version, endpoints().resent_with(&mk_resource(b"tls")).version);
+        assert_eq!(
+            after.version,
+            endpoints().resent_with(&mk_resource(b"tls")).version
+        );
     }
 
     #[test]

@@ -43,5 +43,8 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         ignore_global_conn_limit: true,
         ..listener::new(names::ADMIN, socket, TrafficDirection::Inbound)
     };
-    vec![Resource::encode(ResourceKind::Cluster, names::ADMIN, &cluster), listener::encode(&listener)]
+    vec![
+        Resource::encode(ResourceKind::Cluster, names::ADMIN, &cluster),
+        listener::encode(&listener),
+    ]
 }

@@ -40,23 +40,35 @@ pub(crate) fn discovered(name: &str) -> Cluster {
         ..Default::default()
     };
     Cluster {
-        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads), service_name: name.into() }),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(ads),
+            service_name: name.into(),
+        }),
         ..of_type(name, DiscoveryType::Eds)
     }
 }
 
 /// A cluster of one address.
 pub(crate) fn fixed(name: &str, endpoint: SocketAddr) -> Cluster {
-    Cluster { load_assignment: Some(endpoints(name, [endpoint])), ..of_type(name, DiscoveryType::Static) }
+    Cluster {
+        load_assignment: Some(endpoints(name, [endpoint])),
+        ..of_type(name, DiscoveryType::Static)
+    }
 }
 
 /// A cluster that dials whatever the client dialled.
 pub(crate) fn original_destination(name: &str) -> Cluster {
-    Cluster { lb_policy: LbPolicy::ClusterProvided.into(), ..of_type(name, DiscoveryType::OriginalDst) }
+    Cluster {
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..of_type(name, DiscoveryType::OriginalDst)
+    }
 }
 
 /// The endpoints of a cluster, equal in weight and locality.
-pub(crate) fn endpoints(cluster: &str, addresses: impl IntoIterator<Item = SocketAddr>) -> ClusterLoadAssignment {
+pub(crate) fn endpoints(
+    cluster: &str,
+    addresses: impl IntoIterator<Item = SocketAddr>,
+) -> ClusterLoadAssignment {
     let endpoint = |socket| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(address(socket)),
@@ -65,7 +77,10 @@ pub(crate) fn endpoints(cluster: &str, addresses: impl IntoIterator<Item = Socke
         ..Default::default()
     };
     let lb_endpoints: Vec<_> = addresses.into_iter().map(endpoint).collect();
-    let locality = (!lb_endpoints.is_empty()).then(|| LocalityLbEndpoints { lb_endpoints, ..Default::default() });
+    let locality = (!lb_endpoints.is_empty()).then(|| LocalityLbEndpoints {
+        lb_endpoints,
+        ..Default::default()
+    });
     ClusterLoadAssignment {
         cluster_name: cluster.into(),
         endpoints: locality.into_iter().collect(),
@@ -81,8 +96,14 @@ pub(crate) fn from_proxy_address(cluster: Cluster, ipv6: bool) -> Cluster {
     } else {
         Ipv4Addr::new(127, 0, 0, 6).into()
     };
-    let bind = BindConfig { source_address: Some(socket_address(source, 0)), ..Default::default() };
-    Cluster { upstream_bind_config: Some(bind), ..cluster }
+    let bind = BindConfig {
+        source_address: Some(socket_address(source, 0)),
+        ..Default::default()
+    };
+    Cluster {
+        upstream_bind_config: Some(bind),
+        ..cluster
+    }
 }
 
 /// The HTTP version spoken to a cluster's endpoints.
@@ -99,19 +120,27 @@ pub(crate) fn speaking(mut cluster: Cluster, version: HttpVersion, idle: Duratio
         HttpVersion::Two => ProtocolConfig::Http2ProtocolOptions(http2()),
     };
     let options = HttpProtocolOptions {
-        common_http_protocol_options: Some(CommonHttpOptions { idle_timeout: duration(idle), ..Default::default() }),
+        common_http_protocol_options: Some(CommonHttpOptions {
+            idle_timeout: duration(idle),
+            ..Default::default()
+        }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
             protocol_config: Some(protocol),
         })),
         ..Default::default()
     };
-    cluster.typed_extension_protocol_options.insert(HTTP_OPTIONS.into(), any(&options));
+    cluster
+        .typed_extension_protocol_options
+        .insert(HTTP_OPTIONS.into(), any(&options));
     cluster
 }
 
 /// HTTP/2 between sidecars. CONNECT is what a WebSocket upgrade becomes on HTTP/2.
 pub(crate) fn http2() -> Http2ProtocolOptions {
-    Http2ProtocolOptions { allow_connect: true, ..Default::default() }
+    Http2ProtocolOptions {
+        allow_connect: true,
+        ..Default::default()
+    }
 }
 
 fn of_type(name: &str, kind: DiscoveryType) -> Cluster {
@@ -136,5 +165,8 @@ fn unlimited() -> CircuitBreakers {
         max_retries: number(u32::MAX),
         ..Default::default()
     };
-    CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+    CircuitBreakers {
+        thresholds: vec![thresholds],
+        ..Default::default()
+    }
 }

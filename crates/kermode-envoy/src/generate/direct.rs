@@ -14,7 +14,9 @@ use crate::{Resource, ResourceKind, names};
 const ALL_SERVICES: &str = "*";
 
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, view: &MeshView) -> Vec<Resource> {
-    let Some(redirect) = &dataplane.transparent_proxying else { return Vec::new() };
+    let Some(redirect) = &dataplane.transparent_proxying else {
+        return Vec::new();
+    };
     if redirect.direct_access_services.is_empty() {
         return Vec::new();
     }
@@ -23,7 +25,9 @@ pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, view: &MeshView) -> V
         ..cluster::original_destination(names::DIRECT_ACCESS)
     };
     let cluster = Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster);
-    let listeners = addresses(mesh, dataplane, redirect, view).into_iter().map(listener_at);
+    let listeners = addresses(mesh, dataplane, redirect, view)
+        .into_iter()
+        .map(listener_at);
     [cluster].into_iter().chain(listeners).collect()
 }
 
@@ -35,18 +39,34 @@ fn addresses(
     view: &MeshView,
 ) -> BTreeSet<SocketAddr> {
     let of_others = |service: &Service| -> Vec<SocketAddr> {
-        let others = service.endpoints.iter().filter(|(_, endpoint)| endpoint.dataplane != dataplane.key);
+        let others = service
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.dataplane != dataplane.key);
         let free = others.filter(|(address, endpoint)| {
             let owner = view.dataplane(&endpoint.dataplane);
             !owner.is_some_and(|owner| has_outbound(mesh, owner, **address, redirect, view))
         });
         free.map(|(address, _)| *address).collect()
     };
-    if redirect.direct_access_services.iter().any(|service| service == ALL_SERVICES) {
-        return view.services(&mesh.name).flat_map(|(_, service)| of_others(service)).collect();
+    if redirect
+        .direct_access_services
+        .iter()
+        .any(|service| service == ALL_SERVICES)
+    {
+        return view
+            .services(&mesh.name)
+            .flat_map(|(_, service)| of_others(service))
+            .collect();
     }
-    let named = redirect.direct_access_services.iter().map(|name| ServiceName::new(name.as_str()));
-    named.filter_map(|name| view.service(&mesh.name, &name)).flat_map(of_others).collect()
+    let named = redirect
+        .direct_access_services
+        .iter()
+        .map(|name| ServiceName::new(name.as_str()));
+    named
+        .filter_map(|name| view.service(&mesh.name, &name))
+        .flat_map(of_others)
+        .collect()
 }
 
 /// Whether a headless service that this proxy may reach leads to the address already.
@@ -57,9 +77,14 @@ fn has_outbound(
     redirect: &TransparentProxying,
     view: &MeshView,
 ) -> bool {
-    let inbounds = owner.inbounds.iter().filter(|inbound| inbound.port == address.port());
+    let inbounds = owner
+        .inbounds
+        .iter()
+        .filter(|inbound| inbound.port == address.port());
     inbounds.filter_map(Inbound::service).any(|name| {
-        let headless = view.service(&mesh.name, &name).is_some_and(|service| service.addresses.headless);
+        let headless = view
+            .service(&mesh.name, &name)
+            .is_some_and(|service| service.addresses.headless);
         headless && may_reach(redirect, &name)
     })
 }
@@ -73,6 +98,10 @@ fn listener_at(address: SocketAddr) -> Resource {
     let name = names::direct_access(address);
     let base = listener::new(&name, address, TrafficDirection::Outbound);
     let mut listener = listener::unbound(base);
-    listener.filter_chains = vec![listener::chain(vec![listener::tcp_proxy(&name, names::DIRECT_ACCESS, 1)])];
+    listener.filter_chains = vec![listener::chain(vec![listener::tcp_proxy(
+        &name,
+        names::DIRECT_ACCESS,
+        1,
+    )])];
     listener::encode(&listener)
 }

@@ -50,7 +50,11 @@ const CONNECTION_FAILURE: &str = "UF";
 /// Requests from other sidecars to the application.
 pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
     // Only for connections that the application closed while a request was about to be sent on them.
-    let retry = RetryPolicy { retry_on: "reset-before-request".into(), num_retries: number(2), ..Default::default() };
+    let retry = RetryPolicy {
+        retry_on: "reset-before-request".into(),
+        num_retries: number(2),
+        ..Default::default()
+    };
     let routes = RouteConfiguration {
         request_headers_to_remove: vec![KUMA_TAGS.into()],
         ..to_cluster("inbound", service, local_cluster, retry)
@@ -58,7 +62,10 @@ pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) ->
     manager(HttpConnectionManager {
         stat_prefix: names::stat(local_cluster),
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
-        set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+            uri: true,
+            ..Default::default()
+        }),
         local_reply_config: Some(mark_undelivered()),
         ..base(routes, protocol)
     })
@@ -67,7 +74,10 @@ pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) ->
 /// Requests from the application to a service.
 pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filter {
     let routes = to_cluster("outbound", service, cluster, to_another_endpoint());
-    manager(HttpConnectionManager { stat_prefix: names::stat(cluster), ..base(routes, protocol) })
+    manager(HttpConnectionManager {
+        stat_prefix: names::stat(cluster),
+        ..base(routes, protocol)
+    })
 }
 
 /// Requests to Envoy or the kubelet's probes: no retries, no idle connections of hours.
@@ -106,7 +116,10 @@ fn base(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager
         }),
         http2_protocol_options: Some(http2()),
         stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
-        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            ..Default::default()
+        }],
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
         ..Default::default()
     }
@@ -121,7 +134,13 @@ fn router() -> HttpFilter {
 }
 
 fn grpc_stats() -> HttpFilter {
-    http_filter("envoy.filters.http.grpc_stats", &GrpcStats { emit_filter_state: true, ..Default::default() })
+    http_filter(
+        "envoy.filters.http.grpc_stats",
+        &GrpcStats {
+            emit_filter_state: true,
+            ..Default::default()
+        },
+    )
 }
 
 fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy) -> RouteConfiguration {
@@ -149,7 +168,9 @@ fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy)
 fn to_another_endpoint() -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".into(),
-        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(&PreviousHostsPredicate {}))),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
+            &PreviousHostsPredicate {},
+        ))),
     };
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,reset-before-request,retriable-headers".into(),
@@ -170,15 +191,26 @@ fn to_another_endpoint() -> RetryPolicy {
 }
 
 fn mark_undelivered() -> LocalReplyConfig {
-    let flag = ResponseFlagFilter { flags: vec![CONNECTION_FAILURE.into()] };
+    let flag = ResponseFlagFilter {
+        flags: vec![CONNECTION_FAILURE.into()],
+    };
     let header = HeaderValueOption {
-        header: Some(HeaderValue { key: UNDELIVERED.into(), value: "true".into(), ..Default::default() }),
+        header: Some(HeaderValue {
+            key: UNDELIVERED.into(),
+            value: "true".into(),
+            ..Default::default()
+        }),
         ..Default::default()
     };
     let mapper = ResponseMapper {
-        filter: Some(AccessLogFilter { filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(flag)) }),
+        filter: Some(AccessLogFilter {
+            filter_specifier: Some(FilterSpecifier::ResponseFlagFilter(flag)),
+        }),
         headers_to_add: vec![header],
         ..Default::default()
     };
-    LocalReplyConfig { mappers: vec![mapper], ..Default::default() }
+    LocalReplyConfig {
+        mappers: vec![mapper],
+        ..Default::default()
+    }
 }

@@ -40,18 +40,28 @@ pub(crate) fn generate(
 
         let name = names::inbound(socket);
         let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
-        let rbac = mesh.mtls.is_some().then(|| permission::filter(&mesh.name, &name, &tags, permissions));
+        let rbac = mesh
+            .mtls
+            .is_some()
+            .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
         let filters: Vec<_> = rbac.into_iter().chain([to_application(main, port)]).collect();
         let base = listener::new(&name, socket, TrafficDirection::Inbound);
         let base = if redirected { listener::unbound(base) } else { base };
-        resources.push(listener::encode_tagged(&secured(base, mesh, &filters), &main.tags));
+        resources.push(listener::encode_tagged(
+            &secured(base, mesh, &filters),
+            &main.tags,
+        ));
     }
     resources
 }
 
 fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
-    for inbound in dataplane.inbounds.iter().filter(|inbound| !inbound.is_serviceless()) {
+    for inbound in dataplane
+        .inbounds
+        .iter()
+        .filter(|inbound| !inbound.is_serviceless())
+    {
         ports.entry(inbound.port).or_default().push(inbound);
     }
     ports
@@ -66,7 +76,11 @@ fn main<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
 
 fn local_cluster(socket: SocketAddr, protocol: Protocol, redirected: bool) -> Cluster {
     let cluster = cluster::fixed(&names::local(socket.port()), socket);
-    let cluster = if redirected { cluster::from_proxy_address(cluster, socket.is_ipv6()) } else { cluster };
+    let cluster = if redirected {
+        cluster::from_proxy_address(cluster, socket.is_ipv6())
+    } else {
+        cluster
+    };
     match protocol {
         Protocol::Tcp | Protocol::Kafka => cluster,
         Protocol::Http => cluster::speaking(cluster, HttpVersion::One, listener::IDLE_TIMEOUT),
@@ -81,7 +95,9 @@ fn to_application(inbound: &Inbound, port: u16) -> Filter {
     let protocol = inbound.protocol();
     if protocol.is_http() {
         let service = inbound.service();
-        let service = service.as_ref().map_or(cluster.as_str(), |service| service.as_str());
+        let service = service
+            .as_ref()
+            .map_or(cluster.as_str(), |service| service.as_str());
         http::inbound(service, &cluster, protocol)
     } else {
         listener::tcp_proxy(&cluster, &cluster, 1)
@@ -92,7 +108,10 @@ fn to_application(inbound: &Inbound, port: u16) -> Filter {
 fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
     let plain = || listener::chain(filters.to_vec());
     let Some(identity) = Identity::of(mesh) else {
-        return Listener { filter_chains: vec![plain()], ..base };
+        return Listener {
+            filter_chains: vec![plain()],
+            ..base
+        };
     };
     let meshed = || FilterChain {
         transport_socket: Some(identity.downstream()),
@@ -100,11 +119,20 @@ fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
         ..plain()
     };
     match mesh.mtls.as_ref().map(|mtls| mtls.mode).unwrap_or_default() {
-        MtlsMode::Strict => Listener { filter_chains: vec![meshed()], ..base },
+        MtlsMode::Strict => Listener {
+            filter_chains: vec![meshed()],
+            ..base
+        },
         MtlsMode::Permissive => Listener {
             filter_chains: vec![
-                FilterChain { filter_chain_match: Some(transport("raw_buffer")), ..plain() },
-                FilterChain { filter_chain_match: Some(transport("tls")), ..plain() },
+                FilterChain {
+                    filter_chain_match: Some(transport("raw_buffer")),
+                    ..plain()
+                },
+                FilterChain {
+                    filter_chain_match: Some(transport("tls")),
+                    ..plain()
+                },
                 FilterChain {
                     filter_chain_match: Some(FilterChainMatch {
                         application_protocols: vec![ALPN.into()],
@@ -125,5 +153,8 @@ fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
 }
 
 fn transport(protocol: &str) -> FilterChainMatch {
-    FilterChainMatch { transport_protocol: protocol.into(), ..Default::default() }
+    FilterChainMatch {
+        transport_protocol: protocol.into(),
+        ..Default::default()
+    }
 }

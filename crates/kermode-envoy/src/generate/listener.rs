@@ -25,19 +25,29 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         address: Some(address(socket)),
         traffic_direction: direction.into(),
         // One accept queue, so that replacing an inbound listener cannot strand a connection in a worker's own.
-        enable_reuse_port: if direction == TrafficDirection::Inbound { boolean(false) } else { None },
+        enable_reuse_port: if direction == TrafficDirection::Inbound {
+            boolean(false)
+        } else {
+            None
+        },
         ..Default::default()
     }
 }
 
 /// A listener that redirected connections are handed to by their original destination.
 pub(crate) fn unbound(listener: Listener) -> Listener {
-    Listener { bind_to_port: boolean(false), ..listener }
+    Listener {
+        bind_to_port: boolean(false),
+        ..listener
+    }
 }
 
 /// A chain for every connection.
 pub(crate) fn chain(filters: Vec<Filter>) -> FilterChain {
-    FilterChain { filters, ..Default::default() }
+    FilterChain {
+        filters,
+        ..Default::default()
+    }
 }
 
 /// Hands bytes to a cluster. `attempts` is how many connections are tried, each to an endpoint of the balancer's
@@ -63,10 +73,17 @@ pub(crate) fn encode(listener: &Listener) -> Resource {
 /// Envoy's own types hold metadata in `HashMap`s, whose order differs from run to run. Concatenated protobuf
 /// messages merge, so the metadata is encoded in order and appended.
 pub(crate) fn encode_tagged(listener: &Listener, tags: &Tags) -> Resource {
-    let text = |value: &str| Value { kind: Some(Kind::StringValue(value.into())) };
-    let fields = tags.iter().map(|(key, value)| (key.to_string(), text(value))).collect();
+    let text = |value: &str| Value {
+        kind: Some(Kind::StringValue(value.into())),
+    };
+    let fields = tags
+        .iter()
+        .map(|(key, value)| (key.to_string(), text(value)))
+        .collect();
     let filter_metadata = BTreeMap::from([("io.kuma.tags".to_owned(), OrderedStruct { fields })]);
-    let tail = ListenerTail { metadata: Some(OrderedMetadata { filter_metadata }) };
+    let tail = ListenerTail {
+        metadata: Some(OrderedMetadata { filter_metadata }),
+    };
     let mut body = listener.encode_to_vec();
     body.extend(tail.encode_to_vec());
     Resource::new(ResourceKind::Listener, &listener.name, body)
@@ -104,8 +121,17 @@ mod tests {
         let decoded = Listener::decode(encode_tagged(&listener, &tags).body).expect("a valid message");
         let metadata = decoded.metadata.clone().expect("metadata").filter_metadata;
         let fields = &metadata.get("io.kuma.tags").expect("our tags").fields;
-        assert_eq!(fields.get("a").and_then(|value| value.kind.clone()), Some(Kind::StringValue("1".into())));
+        assert_eq!(
+            fields.get("a").and_then(|value| value.kind.clone()),
+            Some(Kind::StringValue("1".into()))
+        );
         assert_eq!(fields.len(), 2);
-        assert_eq!(Listener { metadata: None, ..decoded }, listener);
+        assert_eq!(
+            Listener {
+                metadata: None,
+                ..decoded
+            },
+            listener
+        );
     }
 }

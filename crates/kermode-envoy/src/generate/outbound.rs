@@ -62,7 +62,9 @@ pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> 
     for inbound in &dataplane.inbounds {
         let address = SocketAddr::new(dataplane.address, inbound.port);
         own.push((ResourceKind::Listener, names::outbound(address)));
-        let cluster = inbound.service().map(|service| names::instance(&service, address));
+        let cluster = inbound
+            .service()
+            .map(|service| names::instance(&service, address));
         own.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
     }
     own.sort();
@@ -83,7 +85,11 @@ fn towards(
         upstream_connection_options: Some(keepalive()),
         ..cluster
     };
-    if protocol.is_http() { cluster::speaking(cluster, HttpVersion::Two, HTTP_IDLE_TIMEOUT) } else { cluster }
+    if protocol.is_http() {
+        cluster::speaking(cluster, HttpVersion::Two, HTTP_IDLE_TIMEOUT)
+    } else {
+        cluster
+    }
 }
 
 /// A node that vanishes sends no reset; the kernel finds out without waking Envoy.
@@ -93,7 +99,10 @@ fn keepalive() -> UpstreamConnectionOptions {
         keepalive_interval: number(10),
         keepalive_probes: number(3),
     };
-    UpstreamConnectionOptions { tcp_keepalive: Some(tcp_keepalive), ..Default::default() }
+    UpstreamConnectionOptions {
+        tcp_keepalive: Some(tcp_keepalive),
+        ..Default::default()
+    }
 }
 
 fn listener_at(address: SocketAddr, service: &ServiceName, cluster: &str, protocol: Protocol) -> Resource {

@@ -25,7 +25,9 @@ pub(crate) fn shared_clusters(mesh: &Mesh) -> Vec<Resource> {
 
 /// The listeners, and the IPv6 clusters where IPv6 is intercepted.
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane) -> Vec<Resource> {
-    let Some(redirect) = &dataplane.transparent_proxying else { return Vec::new() };
+    let Some(redirect) = &dataplane.transparent_proxying else {
+        return Vec::new();
+    };
     let v4 = |port| SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), port);
     let mut resources = vec![
         arrival(OUTBOUND, v4(redirect.redirect_port_outbound), redirect),
@@ -47,16 +49,24 @@ fn clusters(mesh: &Mesh, ipv6: bool) -> Vec<Resource> {
     let inbound = cluster::original_destination(&names::passthrough(INBOUND, ipv6));
     let inbound = cluster::from_proxy_address(inbound, ipv6);
     // Without the cluster the listener closes what arrives.
-    let outbound =
-        mesh.outbound_passthrough.then(|| cluster::original_destination(&names::passthrough(OUTBOUND, ipv6)));
+    let outbound = mesh
+        .outbound_passthrough
+        .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, ipv6)));
     outbound.into_iter().chain([inbound]).map(encode).collect()
 }
 
 fn arrival(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {
-    let traffic = if direction == INBOUND { TrafficDirection::Inbound } else { TrafficDirection::Outbound };
+    let traffic = if direction == INBOUND {
+        TrafficDirection::Inbound
+    } else {
+        TrafficDirection::Outbound
+    };
     let name = names::passthrough(direction, socket.is_ipv6());
     let own_ports = own_ports(redirect);
-    let on = FilterChain { name: "passthrough".into(), ..listener::chain(vec![listener::tcp_proxy(&name, &name, 1)]) };
+    let on = FilterChain {
+        name: "passthrough".into(),
+        ..listener::chain(vec![listener::tcp_proxy(&name, &name, 1)])
+    };
     let listener = Listener {
         use_original_dst: boolean(true),
         filter_chains: own_ports.into_iter().map(refuse).chain([on]).collect(),
@@ -67,8 +77,10 @@ fn arrival(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) 
 
 fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
     let v6 = redirect.redirect_port_inbound_v6;
-    let mut ports: Vec<_> =
-        [redirect.redirect_port_inbound, redirect.redirect_port_outbound].into_iter().chain(v6).collect();
+    let mut ports: Vec<_> = [redirect.redirect_port_inbound, redirect.redirect_port_outbound]
+        .into_iter()
+        .chain(v6)
+        .collect();
     ports.sort_unstable();
     ports.dedup();
     ports
@@ -77,6 +89,13 @@ fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
 /// A connection addressed to one of Envoy's own redirect ports would be passed on to itself without end. A chain
 /// without filters closes it.
 fn refuse(port: u16) -> FilterChain {
-    let port_match = FilterChainMatch { destination_port: number(u32::from(port)), ..Default::default() };
-    FilterChain { name: format!("loop:{port}"), filter_chain_match: Some(port_match), ..Default::default() }
+    let port_match = FilterChainMatch {
+        destination_port: number(u32::from(port)),
+        ..Default::default()
+    };
+    FilterChain {
+        name: format!("loop:{port}"),
+        filter_chain_match: Some(port_match),
+        ..Default::default()
+    }
 }

@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PermissionKind;
 use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set};
-use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules, rbac::Action as Verdict};
+use envoy_types::pb::envoy::config::rbac::v3::{
+    Permission, Policy, Principal, Rbac as Rules, rbac::Action as Verdict,
+};
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use kermode_model::{Action, MeshName, PermissionRule, Tags, TrafficPermission};
 
@@ -50,9 +52,16 @@ pub(crate) fn filter(
 
 fn rules_for<'a>(inbound: &Tags, permissions: &'a [TrafficPermission]) -> Vec<&'a PermissionRule> {
     let applies = |permission: &&TrafficPermission| {
-        permission.target.iter().all(|(key, value)| inbound.get(key) == Some(value))
+        permission
+            .target
+            .iter()
+            .all(|(key, value)| inbound.get(key) == Some(value))
     };
-    permissions.iter().filter(applies).flat_map(|permission| &permission.rules).collect()
+    permissions
+        .iter()
+        .filter(applies)
+        .flat_map(|permission| &permission.rules)
+        .collect()
 }
 
 /// The callers whose last matching rule has one of the wanted actions.
@@ -79,21 +88,33 @@ fn principals(mesh: &MeshName, rules: &[&PermissionRule], wanted: fn(Action) -> 
 }
 
 fn caller(mesh: &MeshName, rule: &PermissionRule) -> Principal {
-    let service = rule.from.service.iter().map(|service| names::spiffe_id(mesh, service));
-    let tags = rule.from.tags.iter().map(|(key, value)| names::tag_uri(key, value));
+    let service = rule
+        .from
+        .service
+        .iter()
+        .map(|service| names::spiffe_id(mesh, service));
+    let tags = rule
+        .from
+        .tags
+        .iter()
+        .map(|(key, value)| names::tag_uri(key, value));
     let uris: Vec<_> = service.chain(tags).map(certified).collect();
     all_of(uris)
 }
 
 fn certified(uri: String) -> Principal {
-    of(Identifier::Authenticated(Authenticated { principal_name: Some(exact(uri)) }))
+    of(Identifier::Authenticated(Authenticated {
+        principal_name: Some(exact(uri)),
+    }))
 }
 
 fn except(caller: Principal, overruled: Vec<Principal>) -> Principal {
     if overruled.is_empty() {
         return caller;
     }
-    let nots = overruled.into_iter().map(|other| of(Identifier::NotId(Box::new(other))));
+    let nots = overruled
+        .into_iter()
+        .map(|other| of(Identifier::NotId(Box::new(other))));
     let caller = (caller != any()).then_some(caller);
     all_of(caller.into_iter().chain(nots).collect())
 }
@@ -111,16 +132,31 @@ fn any() -> Principal {
 }
 
 fn of(identifier: Identifier) -> Principal {
-    Principal { identifier: Some(identifier) }
+    Principal {
+        identifier: Some(identifier),
+    }
 }
 
 fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
-    let any = Permission { rule: Some(PermissionKind::Any(true)) };
-    let policy = Policy { permissions: vec![any], principals, ..Default::default() };
+    let any = Permission {
+        rule: Some(PermissionKind::Any(true)),
+    };
+    let policy = Policy {
+        permissions: vec![any],
+        principals,
+        ..Default::default()
+    };
     // One entry at most, so that the map's order cannot matter.
     let policies = HashMap::from([(POLICY.to_owned(), policy)]);
-    let policies = policies.into_iter().filter(|(_, policy)| !policy.principals.is_empty()).collect();
-    Rules { action: action.into(), policies, ..Default::default() }
+    let policies = policies
+        .into_iter()
+        .filter(|(_, policy)| !policy.principals.is_empty())
+        .collect();
+    Rules {
+        action: action.into(),
+        policies,
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,9 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::PathRewriteSpeci
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RedirectAction, Route, RouteAction, RouteMatch};
+use envoy_types::pb::envoy::config::route::v3::{
+    HeaderMatcher, RedirectAction, Route, RouteAction, RouteMatch,
+};
 use kermode_model::{ApplicationProbe, Dataplane};
 
 use super::{http, listener};
@@ -20,10 +22,18 @@ use crate::proto::exact;
 use crate::{Resource, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
-    let Some(probes) = dataplane.probes.as_ref().filter(|probes| !probes.endpoints.is_empty()) else {
+    let Some(probes) = dataplane
+        .probes
+        .as_ref()
+        .filter(|probes| !probes.endpoints.is_empty())
+    else {
         return Vec::new();
     };
-    let routes = probes.endpoints.iter().map(|probe| route(dataplane, probe)).collect();
+    let routes = probes
+        .endpoints
+        .iter()
+        .map(|probe| route(dataplane, probe))
+        .collect();
     let manager = http::plain(names::PROBES, http::routes("", "probe", routes));
     let socket = SocketAddr::new(dataplane.address, probes.port);
     let listener = Listener {
@@ -42,14 +52,21 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
         ..Default::default()
     };
     let path = without_query(&probe.path);
-    let is_inbound = dataplane.inbounds.iter().any(|inbound| inbound.port == probe.inbound_port);
+    let is_inbound = dataplane
+        .inbounds
+        .iter()
+        .any(|inbound| inbound.port == probe.inbound_port);
     Route {
         r#match: Some(RouteMatch {
             headers: vec![get],
             path_specifier: Some(PathSpecifier::Path(path.into())),
             ..Default::default()
         }),
-        action: Some(if is_inbound { to_application(probe) } else { to_port(probe) }),
+        action: Some(if is_inbound {
+            to_application(probe)
+        } else {
+            to_port(probe)
+        }),
         ..Default::default()
     }
 }

@@ -15,8 +15,8 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher,
-    UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
+    SubjectAltNameMatcher, UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use kermode_model::{Mesh, MeshName, ServiceName};
@@ -53,7 +53,10 @@ impl Identity {
 
     /// TLS towards one service: only that service may answer.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
-        self.upstream(exact(names::spiffe_id(&self.mesh, service)), names::sni(&self.mesh, service))
+        self.upstream(
+            exact(names::spiffe_id(&self.mesh, service)),
+            names::sni(&self.mesh, service),
+        )
     }
 
     /// TLS towards any workload of the mesh.
@@ -74,7 +77,14 @@ impl Identity {
 
     fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
         let common_tls_context = Some(self.common(peer, vec![ALPN.into()]));
-        transport_socket(TLS, &UpstreamTlsContext { common_tls_context, sni, ..Default::default() })
+        transport_socket(
+            TLS,
+            &UpstreamTlsContext {
+                common_tls_context,
+                sni,
+                ..Default::default()
+            },
+        )
     }
 
     fn common(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
@@ -101,7 +111,10 @@ impl Identity {
 }
 
 fn secret(name: &str) -> SdsSecretConfig {
-    let agent = EnvoyGrpc { cluster_name: AGENT_CLUSTER.into(), ..Default::default() };
+    let agent = EnvoyGrpc {
+        cluster_name: AGENT_CLUSTER.into(),
+        ..Default::default()
+    };
     let source = ApiConfigSource {
         api_type: ApiType::Grpc.into(),
         transport_api_version: ApiVersion::V3.into(),
@@ -119,5 +132,8 @@ fn secret(name: &str) -> SdsSecretConfig {
         initial_fetch_timeout: duration(Duration::ZERO),
         ..Default::default()
     };
-    SdsSecretConfig { name: name.into(), sds_config: Some(sds_config) }
+    SdsSecretConfig {
+        name: name.into(),
+        sds_config: Some(sds_config),
+    }
 }

@@ -1,1 +1,145 @@
+//! The expressions say what the rule lists say, for every short list and every caller.
 
+use super::*;
+use kermode_model::{Principal as Caller, ServiceName};
+
+const ACTIONS: [Action; 3] = [Action::Allow, Action::Deny, Action::AllowWithShadowDeny];
+
+fn mesh() -> MeshName {
+    "default".into()
+}
+
+fn mk_caller(service: Option<&str>, tags: &[(&str, &str)]) -> Caller {
+    let tags = tags
+        .iter()
+        .map(|(key, value)| ((*key).into(), (*value).into()))
+        .collect();
+    Caller {
+        service: service.map(ServiceName::from),
+        tags,
+    }
+}
+
+fn every_rule() -> Vec<PermissionRule> {
+    let callers = [
+        mk_caller(None, &[]),
+        mk_caller(Some("a"), &[]),
+        mk_caller(Some("b"), &[]),
+        mk_caller(None, &[("role", "x")]),
+        mk_caller(Some("a"), &[("role", "x")]),
+    ];
+    let rule = |from: &Caller| {
+        ACTIONS.map(|action| PermissionRule {
+            from: from.clone(),
+            action,
+        })
+    };
+    callers.iter().flat_map(rule).collect()
+}
+
+/// Certificates with each combination of the URIs that the rules name.
+fn every_certificate() -> Vec<Vec<&'static str>> {
+    let uris = ["spiffe://default/a", "spiffe://default/b", "kuma://role/x"];
+    (0..8_u8)
+        .map(|set| {
+            uris.iter()
+                .enumerate()
+                .filter(|(bit, _)| set & (1 << bit) != 0)
+                .map(|(_, uri)| *uri)
+                .collect()
+        })
+        .collect()
+}
+
+/// Envoy's reading of a principal, written down from its documentation.
+fn matches(principal: &Principal, uris: &[&str]) -> bool {
+    match principal.identifier.as_ref().expect("an identifier") {
+        Identifier::Any(any) => *any,
+        Identifier::AndIds(set) => set.ids.iter().all(|id| matches(id, uris)),
+        Identifier::NotId(id) => !matches(id, uris),
+        Identifier::Authenticated(authenticated) => uris
+            .iter()
+            .any(|uri| authenticated.principal_name == Some(exact(*uri))),
+        other => panic!("not used: {other:?}"),
+    }
+}
+
+/// Kuma's reading of a rule list.
+fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
+    let matching = |rule: &&&PermissionRule| {
+        let service = rule
+            .from
+            .service
+            .as_ref()
+            .map(|service| format!("spiffe://default/{service}"));
+        let tags = rule
+            .from
+            .tags
+            .iter()
+            .map(|(key, value)| format!("kuma://{key}/{value}"));
+        service
+            .into_iter()
+            .chain(tags)
+            .all(|uri| uris.contains(&uri.as_str()))
+    };
+    rules.iter().rev().find(matching).map(|rule| rule.action)
+}
+
+fn check(rules: &[&PermissionRule]) {
+    for uris in every_certificate() {
+        let matched = |wanted: fn(Action) -> bool| {
+            principals(&mesh(), rules, wanted)
+                .iter()
+                .any(|principal| matches(principal, &uris))
+        };
+        let verdict = verdict(rules, &uris);
+        assert_eq!(
+            matched(|action| action != Action::Deny),
+            verdict.is_some_and(|action| action != Action::Deny),
+            "allowed: {uris:?} by {rules:#?}",
+        );
+        assert_eq!(
+            matched(|action| action == Action::AllowWithShadowDeny),
+            verdict == Some(Action::AllowWithShadowDeny),
+            "denied in the shadow: {uris:?} by {rules:#?}",
+        );
+    }
+}
+
+#[test]
+fn the_last_matching_rule_decides_for_every_list_of_three_and_every_caller() {
+    let rules = every_rule();
+    check(&[]);
+    for a in &rules {
+        check(&[a]);
+        for b in &rules {
+            check(&[a, b]);
+            for c in &rules {
+                check(&[a, b, c]);
+            }
+        }
+    }
+}
+
+#[test]
+fn only_permissions_whose_target_the_inbound_has_apply() {
+    let inbound = Tags::from([
+        ("kuma.io/service".into(), "web".into()),
+        ("version".into(), "v1".into()),
+    ]);
+    let mk_permission = |tags: &[(&str, &str)]| TrafficPermission {
+        target: tags
+            .iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect(),
+        rules: vec![PermissionRule {
+            from: Caller::default(),
+            action: Action::Allow,
+        }],
+    };
+    let applies = |tags: &[(&str, &str)]| !rules_for(&inbound, &[mk_permission(tags)]).is_empty();
+    assert!(applies(&[]));
+    assert!(applies(&[("version", "v1")]));
+    assert!(!applies(&[("version", "v2")]));
+    assert!(!applies(&[("version", "v1"), ("team", "a")]));
+}

@@ -1,0 +1,108 @@
+//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` is everything one of its
+//! proxies gets. Each is also given to the real Envoy. `UPDATE_GOLDEN=1` rewrites the expectations.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as its assertions do"
+)]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use kermode_envoy::Resource;
+use serde_json::{Value, json};
+use support::input::Input;
+use support::{envoy, readable};
+
+macro_rules! cases {
+    ($($case:ident,)*) => {
+        $(#[test]
+        fn $case() {
+            check(stringify!($case));
+        })*
+
+        #[test]
+        fn every_input_has_a_test() {
+            let inputs = std::fs::read_dir(folder()).expect("the golden folder").filter_map(|entry| {
+                let name = entry.expect("an entry").file_name().into_string().expect("a text name");
+                name.strip_suffix(".input.yaml").map(str::to_owned)
+            });
+            let tested = [$(stringify!($case)),*];
+            for input in inputs {
+                assert!(tested.contains(&input.as_str()), "{input}.input.yaml is not listed in cases!");
+            }
+        }
+    };
+}
+
+cases! {
+    direct_access,
+    headless,
+    inbound_protocols,
+    ipv6,
+    not_redirected,
+    outbound_protocols,
+    permissions,
+    permissive,
+    plain,
+    probes,
+    reachable_services,
+    strict,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn check(case: &str) {
+    let input = std::fs::read_to_string(folder().join(format!("{case}.input.yaml"))).expect("the input");
+    let input = Input::parse(&input);
+    let resources = input.resources();
+    assert_eq!(resources, input.resources(), "generated twice, the bytes differ");
+    compare(case, &readable_form(&resources));
+    let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
+    if let Err(log) = envoy::validate(&envoy::with_static(bootstrap, &resources)) {
+        panic!("Envoy refuses {case}:\n{log}");
+    }
+}
+
+fn readable_form(resources: &[Resource]) -> Value {
+    let entry = |resource: &Resource| {
+        json!({
+            "kind": format!("{:?}", resource.kind),
+            "name": &*resource.name,
+            "resource": readable::json(resource),
+        })
+    };
+    resources.iter().map(entry).collect()
+}
+
+#[allow(clippy::disallowed_methods, reason = "a switch for whoever runs the tests")]
+fn compare(case: &str, actual: &Value) {
+    let path = folder().join(format!("{case}.golden.yaml"));
+    if std::env::var("UPDATE_GOLDEN").is_ok() {
+        let text = serde_saphyr::to_string(&readable::sorted(actual.clone())).expect("YAML");
+        std::fs::write(&path, text).expect("a writable golden folder");
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    let golden: Value = serde_saphyr::from_str(&golden).expect("a golden file of YAML");
+    let empty = Vec::new();
+    let (golden, actual) = (
+        golden.as_array().unwrap_or(&empty),
+        actual.as_array().unwrap_or(&empty),
+    );
+    for (golden, actual) in golden.iter().zip(actual) {
+        assert_eq!(
+            golden, actual,
+            "{case}: {} differs (UPDATE_GOLDEN=1 rewrites)",
+            actual["name"]
+        );
+    }
+    assert_eq!(
+        golden.len(),
+        actual.len(),
+        "{case}: the number of resources differs (UPDATE_GOLDEN=1 rewrites)"
+    );
+}

@@ -1,0 +1,59 @@
+//! Certificates as the mesh issues them, in the file form in which Envoy takes secrets.
+
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
+use serde_json::{Value, json};
+
+/// An authority of a test's own.
+pub(crate) struct Authority {
+    certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "default");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a certificate").pem();
+        Self {
+            certificate,
+            issuer: Issuer::new(params, key),
+        }
+    }
+
+    /// The secret with a certificate that carries these URIs.
+    pub(crate) fn identity(&self, uris: &[&str]) -> Value {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        // No subject, as the mesh's have none; rcgen's default would equal the issuer's and pass for self-signed.
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = uris
+            .iter()
+            .map(|uri| SanType::URI((*uri).try_into().expect("ASCII")))
+            .collect();
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
+        secret(
+            "identity_cert:secret:default",
+            &json!({ "tls_certificate": {
+                "certificate_chain": { "inline_string": certificate },
+                "private_key": { "inline_string": key.serialize_pem() },
+            }}),
+        )
+    }
+
+    /// The secret with the authority itself.
+    pub(crate) fn trust(&self) -> Value {
+        secret(
+            "mesh_ca:secret:default",
+            &json!({ "validation_context": { "trusted_ca": { "inline_string": self.certificate } } }),
+        )
+    }
+}
+
+fn secret(name: &str, content: &Value) -> Value {
+    let mut secret = content.clone();
+    secret["@type"] = json!("type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret");
+    secret["name"] = json!(name);
+    json!({ "resources": [secret] })
+}

@@ -1,0 +1,95 @@
+//! The real Envoy, from where `make` puts it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use kermode_envoy::{BootstrapConfig, Resource, ResourceKind, Versions, bootstrap};
+use kermode_model::ObjectKey;
+use serde_json::{Value, json};
+
+use super::readable;
+
+const VERSION: &str = "1.40.0";
+
+/// The binary: `KERMODE_ENVOY`, else the one in the cache directory.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "where a test finds its tools, not configuration of ours"
+)]
+pub(crate) fn binary() -> PathBuf {
+    let variable = |name| {
+        std::env::var(name)
+            .ok()
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let cache = || {
+        let home = variable("HOME").expect("HOME is set");
+        variable("KERMODE_CACHE").unwrap_or_else(|| home.join(".cache/kermode"))
+    };
+    let path = variable("KERMODE_ENVOY").unwrap_or_else(|| cache().join(format!("envoy/{VERSION}/envoy")));
+    assert!(
+        path.exists(),
+        "no Envoy at {}: run these tests through make, or point KERMODE_ENVOY at Envoy {VERSION}",
+        path.display(),
+    );
+    path
+}
+
+/// The bootstrap of a proxy, as `kuma-dp` would render it.
+pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> Value {
+    bootstrap(&BootstrapConfig {
+        mesh: "default".into(),
+        cluster: proxy.name.to_string(),
+        dataplane: proxy,
+        admin_port,
+        agent_socket: socket.display().to_string(),
+        versions: Versions {
+            agent: "0.1.0".into(),
+            envoy: VERSION.into(),
+        },
+        features: Vec::new(),
+        metadata: [("dataplane.dns.port".to_owned(), "15053".to_owned())].into(),
+    })
+}
+
+/// A configuration that has the resources built in, since Envoy validates only what it is started with.
+pub(crate) fn with_static(mut bootstrap: Value, resources: &[Resource]) -> Value {
+    for resource in resources {
+        let (list, value) = match resource.kind {
+            ResourceKind::Cluster => ("clusters", readable::json(resource)),
+            ResourceKind::Listener => ("listeners", readable::json(resource)),
+            // There is no list of endpoints: a cluster of their own takes them.
+            ResourceKind::Endpoints => ("clusters", endpoints_only(resource)),
+            other => panic!("cannot be built in: {other:?}"),
+        };
+        let list = &mut bootstrap["static_resources"][list];
+        if list.is_null() {
+            *list = json!([]);
+        }
+        list.as_array_mut().expect("a list").push(value);
+    }
+    bootstrap
+}
+
+fn endpoints_only(resource: &Resource) -> Value {
+    json!({
+        "name": format!("endpoints of {}", resource.name),
+        "type": "STATIC",
+        "load_assignment": readable::json(resource),
+    })
+}
+
+/// Lets Envoy check a configuration; what it complains of, if anything.
+pub(crate) fn validate(config: &Value) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("envoy.json");
+    std::fs::write(&path, serde_json::to_vec_pretty(config).expect("JSON")).expect("a writable directory");
+    let output = Command::new(binary())
+        .args(["--mode", "validate", "--log-level", "warning", "--config-path"])
+        .arg(&path)
+        .output()
+        .expect("Envoy runs");
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    if output.status.success() { Ok(()) } else { Err(log) }
+}

@@ -1,0 +1,251 @@
+//! The YAML form in which a test describes a mesh, and the mesh view made from it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use kermode_envoy::{Resource, generate};
+use kermode_model::view::{MeshView, ServiceAddresses};
+use kermode_model::{
+    Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
+    ObjectKey, PermissionRule, Principal, Probes, ServiceName, Tags, TrafficPermission, TransparentProxying,
+};
+use serde::Deserialize;
+
+/// A mesh, and the proxy whose configuration a test looks at.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Input {
+    /// `STRICT` or `PERMISSIVE`; no mTLS when absent.
+    mtls: Option<String>,
+    #[serde(default = "yes")]
+    passthrough: bool,
+    /// Allows everybody when absent.
+    permissions: Option<Vec<PermissionInput>>,
+    #[serde(default)]
+    services: BTreeMap<String, ServiceInput>,
+    dataplanes: BTreeMap<String, DataplaneInput>,
+    /// `<name>.<namespace>` of the proxy.
+    proxy: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PermissionInput {
+    #[serde(default)]
+    target: Tags,
+    rules: Vec<RuleInput>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RuleInput {
+    service: Option<String>,
+    #[serde(default)]
+    tags: Tags,
+    action: ActionInput,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+enum ActionInput {
+    Allow,
+    Deny,
+    AllowWithShadowDeny,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ServiceInput {
+    #[serde(default)]
+    addresses: Vec<SocketAddr>,
+    #[serde(default)]
+    headless: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct DataplaneInput {
+    address: IpAddr,
+    #[serde(default)]
+    inbound: Vec<InboundInput>,
+    #[serde(default = "yes")]
+    redirected: bool,
+    redirect_port_inbound_v6: Option<u16>,
+    redirect_port_outbound: Option<u16>,
+    #[serde(default)]
+    direct_access_services: Vec<String>,
+    #[serde(default)]
+    reachable_services: Vec<String>,
+    admin_port: Option<u16>,
+    #[serde(default)]
+    probes: Vec<ProbeInput>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct InboundInput {
+    port: u16,
+    ready: Option<bool>,
+    tags: Tags,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ProbeInput {
+    inbound_port: u16,
+    inbound_path: String,
+    path: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+const MESH: &str = "default";
+
+impl Input {
+    /// Reads the YAML form.
+    pub(crate) fn parse(yaml: &str) -> Self {
+        serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("the input does not parse: {error}"))
+    }
+
+    /// The name of the proxy that is looked at.
+    pub(crate) fn proxy(&self) -> ObjectKey {
+        ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
+    }
+
+    /// All that the proxy gets, as the control plane's store would merge it in eager mode.
+    pub(crate) fn resources(&self) -> Vec<Resource> {
+        let view = self.view();
+        let mesh = view.mesh(&MESH.into()).expect("the mesh");
+        let dataplane = view.dataplane(&self.proxy()).expect("proxy is one of dataplanes");
+        let own = generate::own_outbound_names(dataplane);
+        let reachable = dataplane
+            .transparent_proxying
+            .as_ref()
+            .map(|redirect| &redirect.reachable_services);
+        let mut resources = Vec::new();
+        for (name, service) in view.services(&mesh.name) {
+            let limited = reachable.is_some_and(|names| !names.is_empty());
+            if limited && !reachable.is_some_and(|names| names.iter().any(|reach| reach == name.as_str())) {
+                continue;
+            }
+            let of_service = generate::service(mesh, name, service);
+            assert!(
+                of_service
+                    .iter()
+                    .all(|resource| resource.service.as_ref() == Some(name))
+            );
+            resources.extend(
+                of_service
+                    .into_iter()
+                    .filter(|resource| !own.contains(&(resource.kind, resource.name.to_string()))),
+            );
+        }
+        resources.extend(generate::mesh_shared(mesh));
+        resources.extend(generate::proxy(mesh, dataplane, view.permissions(&mesh.name)));
+        resources.extend(generate::direct_access(mesh, dataplane, &view));
+        resources
+    }
+
+    fn view(&self) -> MeshView {
+        let mut view = MeshView::default();
+        let mut mesh = Mesh::new(MESH);
+        mesh.outbound_passthrough = self.passthrough;
+        mesh.mtls = self.mtls.as_deref().map(mk_mtls);
+        view.upsert_mesh(mesh);
+        for (name, service) in &self.services {
+            let addresses = ServiceAddresses {
+                cluster_ips: service.addresses.clone(),
+                headless: service.headless,
+            };
+            view.set_addresses(&ServiceName::new(name.as_str()), Some(addresses));
+        }
+        for (name, dataplane) in &self.dataplanes {
+            view.upsert_dataplane(mk_dataplane(name, dataplane));
+        }
+        let permissions = self.permissions.as_ref().map_or_else(
+            || {
+                vec![TrafficPermission {
+                    target: Tags::new(),
+                    rules: vec![allow_everybody()],
+                }]
+            },
+            |permissions| permissions.iter().map(mk_permission).collect(),
+        );
+        view.set_permissions(&MeshName::new(MESH), permissions);
+        view
+    }
+}
+
+fn mk_mtls(mode: &str) -> Mtls {
+    let mode = match mode {
+        "STRICT" => MtlsMode::Strict,
+        "PERMISSIVE" => MtlsMode::Permissive,
+        other => panic!("mtls is STRICT or PERMISSIVE, not {other}"),
+    };
+    Mtls {
+        backend: "ca-1".into(),
+        mode,
+        authority: CertificateAuthority::Builtin,
+        certificate_lifetime: Duration::from_hours(24),
+    }
+}
+
+fn allow_everybody() -> PermissionRule {
+    PermissionRule {
+        from: Principal::default(),
+        action: Action::Allow,
+    }
+}
+
+fn mk_permission(input: &PermissionInput) -> TrafficPermission {
+    let rule = |rule: &RuleInput| PermissionRule {
+        from: Principal {
+            service: rule.service.as_deref().map(ServiceName::from),
+            tags: rule.tags.clone(),
+        },
+        action: match rule.action {
+            ActionInput::Allow => Action::Allow,
+            ActionInput::Deny => Action::Deny,
+            ActionInput::AllowWithShadowDeny => Action::AllowWithShadowDeny,
+        },
+    };
+    TrafficPermission {
+        target: input.target.clone(),
+        rules: input.rules.iter().map(rule).collect(),
+    }
+}
+
+fn mk_dataplane(name: &str, input: &DataplaneInput) -> Dataplane {
+    let inbound = |inbound: &InboundInput| Inbound {
+        port: inbound.port,
+        tags: inbound.tags.clone(),
+        ready: inbound.ready,
+    };
+    let probe = |probe: &ProbeInput| ApplicationProbe {
+        inbound_port: probe.inbound_port,
+        inbound_path: probe.inbound_path.clone(),
+        path: probe.path.clone(),
+    };
+    Dataplane {
+        key: ObjectKey::from_proxy_name(name).expect("dataplanes are named <name>.<namespace>"),
+        mesh: MESH.into(),
+        address: input.address,
+        inbounds: input.inbound.iter().map(inbound).collect(),
+        gateway: None,
+        transparent_proxying: input.redirected.then(|| TransparentProxying {
+            redirect_port_inbound: 15006,
+            redirect_port_inbound_v6: input.redirect_port_inbound_v6,
+            redirect_port_outbound: input.redirect_port_outbound.unwrap_or(15001),
+            direct_access_services: input.direct_access_services.clone(),
+            reachable_services: input.reachable_services.clone(),
+        }),
+        admin_port: input.admin_port,
+        probes: (!input.probes.is_empty()).then(|| Probes {
+            port: 9000,
+            endpoints: input.probes.iter().map(probe).collect(),
+        }),
+        metrics: None,
+    }
+}

@@ -1,0 +1,9 @@
+//! What the tests of this crate share: inputs as YAML, resources as readable JSON, and the real Envoy.
+
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
+pub(crate) mod certificates;
+pub(crate) mod envoy;
+pub(crate) mod input;
+pub(crate) mod process;
+pub(crate) mod readable;

@@ -1,0 +1,216 @@
+//! A running Envoy that is ended with the test, and a plain application behind it.
+
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::envoy;
+
+/// Long enough for a busy machine; a hang is a failure either way.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Envoy, started and live.
+pub(crate) struct Running {
+    child: Child,
+    admin: SocketAddr,
+    folder: TempDir,
+}
+
+impl Running {
+    /// Starts Envoy and waits until it serves.
+    pub(crate) fn start(config: &Value) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        let path = folder.path().join("envoy.json");
+        let admin_path = folder.path().join("admin");
+        let log = std::fs::File::create(folder.path().join("log")).expect("a log file");
+        std::fs::write(&path, serde_json::to_vec(config).expect("JSON")).expect("a writable directory");
+        let mut child = Command::new(envoy::binary())
+            .args([
+                "--disable-hot-restart",
+                "--concurrency",
+                "1",
+                "--log-level",
+                "info",
+                "--config-path",
+            ])
+            .arg(&path)
+            .arg("--admin-address-path")
+            .arg(&admin_path)
+            .stderr(log)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("Envoy runs");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let admin = std::fs::read_to_string(&admin_path)
+                .ok()
+                .and_then(|text| text.parse().ok());
+            if let Some(admin) = admin
+                && get(admin, "/ready").contains("LIVE")
+            {
+                return Self { child, admin, folder };
+            }
+            let ended = child.try_wait().expect("a child");
+            if ended.is_some() || Instant::now() > deadline {
+                let _ = child.kill();
+                let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+                panic!("Envoy did not come up:\n{log}");
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Where a listener was bound.
+    pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
+        let listeners = self.admin("/listeners?format=json");
+        let listeners: Value = serde_json::from_str(&listeners).expect("JSON");
+        let statuses = listeners["listener_statuses"].as_array().expect("listeners");
+        let status = statuses.iter().find(|status| status["name"] == listener);
+        let status = status.unwrap_or_else(|| panic!("no listener {listener} in {listeners}"));
+        let address = &status["local_address"]["socket_address"];
+        format!(
+            "{}:{}",
+            address["address"].as_str().expect("an address"),
+            address["port_value"]
+        )
+        .parse()
+        .expect("an address")
+    }
+
+    /// The sum of the counters whose names match.
+    pub(crate) fn counters(&self, expression: &str) -> u64 {
+        let stats = self.admin(&format!("/stats?filter=^{expression}$"));
+        let value = |line: &str| {
+            line.rsplit_once(": ")
+                .and_then(|(_, value)| value.parse::<u64>().ok())
+        };
+        stats.lines().filter_map(value).sum()
+    }
+
+    fn admin(&self, path: &str) -> String {
+        let answer = get(self.admin, path);
+        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        if head.contains("transfer-encoding: chunked") {
+            joined(body)
+        } else {
+            body.to_owned()
+        }
+    }
+}
+
+impl Drop for Running {
+    #[allow(clippy::print_stderr, reason = "a failed test shows what Envoy said")]
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            eprintln!("Envoy's log:\n{log}");
+        }
+    }
+}
+
+/// An HTTP/1.1 server that answers with the request it got, and serves WebSocket upgrades by echoing bytes.
+pub(crate) struct Application {
+    /// Where it listens.
+    pub(crate) address: SocketAddr,
+    requests: Arc<AtomicUsize>,
+}
+
+impl Application {
+    /// Listens; the thread ends with the test's process.
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let requests = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&requests);
+        std::thread::spawn(move || {
+            for connection in listener.incoming().map_while(Result::ok) {
+                let counter = Arc::clone(&counter);
+                std::thread::spawn(move || serve(connection, &counter));
+            }
+        });
+        Self { address, requests }
+    }
+
+    /// How many requests it has seen.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
+    let mut reader = BufReader::new(connection.try_clone().ok()?);
+    loop {
+        let mut head = String::new();
+        while reader.read_line(&mut head).ok()? > 2 {}
+        if head.is_empty() {
+            return None;
+        }
+        counter.fetch_add(1, Ordering::SeqCst);
+        let head = head.to_lowercase();
+        if head.contains("upgrade: websocket") {
+            connection
+                .write_all(
+                    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+                )
+                .ok()?;
+            let mut byte = [0];
+            while reader.read_exact(&mut byte).is_ok() {
+                connection.write_all(&byte).ok()?;
+            }
+            return None;
+        }
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or_default()];
+        reader.read_exact(&mut body).ok()?;
+        let mut answer = String::new();
+        // The mark of an undelivered request is forged, to see that nobody believes it.
+        write!(
+            answer,
+            "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",
+            head.len(),
+        )
+        .ok()?;
+        connection.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+/// The chunks of a body, joined.
+fn joined(mut body: &str) -> String {
+    let mut text = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let (chunk, rest) = rest.split_at(usize::from_str_radix(size, 16).expect("a size"));
+        text.push_str(chunk);
+        body = rest.trim_start_matches("\r\n");
+    }
+    text
+}
+
+/// The whole answer to a GET, head included; empty when the connection fails.
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    send(
+        address,
+        &format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n"),
+    )
+}
+
+/// Sends text and reads to the end; empty when the connection fails.
+pub(crate) fn send(address: SocketAddr, text: &str) -> String {
+    let mut answer = Vec::new();
+    if let Ok(mut connection) = TcpStream::connect(address) {
+        connection.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let _ = connection.write_all(text.as_bytes());
+        let _ = connection.read_to_end(&mut answer);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}

@@ -1,0 +1,66 @@
+//! Resources as Envoy's own JSON, decoded with the descriptors that come with `envoy-types`.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use kermode_envoy::Resource;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+use serde_json::Value;
+
+static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    let bytes = std::fs::read(descriptors()).expect("the descriptors of envoy-types");
+    DescriptorPool::decode(&*bytes).expect("valid descriptors")
+});
+
+/// Fields in lowerCamelCase, defaults left out, every `Any` opened, keys in order.
+pub(crate) fn json(resource: &Resource) -> Value {
+    let name = resource
+        .kind
+        .type_url()
+        .trim_start_matches("type.googleapis.com/");
+    let descriptor = DESCRIPTORS
+        .get_message_by_name(name)
+        .expect("a message of Envoy's API");
+    let message = DynamicMessage::decode(descriptor, resource.body.clone()).expect("an encoded message");
+    sorted(serde_json::to_value(message).expect("a message that JSON can hold"))
+}
+
+/// The crate ships its descriptors without an interface to them; cargo knows where it lies.
+fn descriptors() -> PathBuf {
+    // Without a platform cargo wants the packages of all of them.
+    let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--offline",
+            "--filter-platform",
+            &platform,
+            "--manifest-path",
+        ])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .expect("cargo metadata runs");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata answers JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages
+        .iter()
+        .find(|package| package["name"] == "envoy-types")
+        .expect("envoy-types");
+    let manifest = PathBuf::from(package["manifest_path"].as_str().expect("a path"));
+    manifest.with_file_name("src/generated/types.bin")
+}
+
+/// Sorts the keys of objects, whatever map another crate's features made `serde_json` use.
+pub(crate) fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<_> = map.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+            Value::Object(entries.into_iter().collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,319 @@
+//! Real requests through two real Envoys on loopback: what a client's sidecar and a server's sidecar make of
+//! each other. The generated resources are used as they are but for what needs a pod: listeners are bound to
+//! free ports instead of being found by redirection, and secrets come from files instead of from `kuma-dp`.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as its assertions do"
+)]
+
+mod support;
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use kermode_envoy::{Resource, ResourceKind};
+use serde_json::{Value, json};
+use support::certificates::Authority;
+use support::input::Input;
+use support::process::{Application, Running, get, send};
+use support::{envoy, readable};
+use tempfile::TempDir;
+
+const CLIENT: &str = "spiffe://default/client_demo_svc";
+
+/// A client's and a server's sidecar with an application.
+struct Mesh {
+    application: Application,
+    server: Running,
+    client: Running,
+    input: String,
+    _secrets: [TempDir; 2],
+}
+
+/// The services: `web` anybody may call, `locked` somebody else may call, and of the two endpoints of `half` one
+/// has no application any more.
+const SERVICES: [(&str, &str); 3] = [
+    ("web_demo_svc_80", "10.96.0.1:80"),
+    ("locked_demo_svc_80", "10.96.0.2:80"),
+    ("half_demo_svc_80", "10.96.0.3:80"),
+];
+
+impl Mesh {
+    fn start(mode: &str) -> Self {
+        let application = Application::start();
+        let closed = TcpListener::bind("127.0.0.1:0")
+            .expect("a free port")
+            .local_addr()
+            .expect("an address");
+        let [web, locked, half] = [(); 3].map(|()| forward_to(application.address));
+        let input = input(mode, web, locked, half, closed);
+
+        let authority = Authority::new();
+        let services = SERVICES.map(|(name, _)| format!("spiffe://default/{name}"));
+        let server_secrets = write_secrets(&authority, &services.each_ref().map(String::as_str));
+        let server = format!("{input}\nproxy: server-0.demo\n");
+        let server = start(&server, server_secrets.path(), &HashMap::new());
+
+        let bound = [web, locked, half, closed].map(|address| {
+            (
+                address.port(),
+                server.address_of(&format!("inbound:{address}")).port(),
+            )
+        });
+        let client_secrets = write_secrets(&authority, &[CLIENT, "kuma://app/client"]);
+        let client = format!("{input}\nproxy: client-0.demo\n");
+        let client = start(&client, client_secrets.path(), &HashMap::from(bound));
+        Self {
+            application,
+            server,
+            client,
+            input,
+            _secrets: [server_secrets, client_secrets],
+        }
+    }
+
+    fn outbound(&self, service: usize) -> SocketAddr {
+        self.client
+            .address_of(&format!("outbound:{}", SERVICES[service].1))
+    }
+}
+
+/// The mesh in the form of the golden inputs, with the application's real ports.
+fn input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
+    let inbound = |address: SocketAddr, service: &str| {
+        let port = address.port();
+        format!(
+            "      - {{ port: {port}, tags: {{ kuma.io/service: {service}, kuma.io/protocol: http }} }}\n"
+        )
+    };
+    let inbounds = [
+        inbound(web, SERVICES[0].0),
+        inbound(locked, SERVICES[1].0),
+        inbound(half, SERVICES[2].0),
+        inbound(closed, SERVICES[2].0),
+    ]
+    .concat();
+    let services: String = SERVICES
+        .map(|(name, address)| format!("  {name}: {{ addresses: [\"{address}\"] }}\n"))
+        .concat();
+    format!(
+        "mtls: {mode}
+permissions:
+  - rules: [{{ tags: {{ app: client }}, action: Allow }}]
+  - target: {{ kuma.io/service: web_demo_svc_80 }}
+    rules: [{{ action: Allow }}]
+  - target: {{ kuma.io/service: locked_demo_svc_80 }}
+    rules: [{{ service: client_demo_svc, action: Deny }}, {{ service: friend_demo_svc, action: Allow }}]
+services:
+{services}dataplanes:
+  client-0.demo: {{ address: 127.0.0.9 }}
+  server-0.demo:
+    address: 127.0.0.1
+    inbound:
+{inbounds}"
+    )
+}
+
+/// A port of its own that leads to the application: in a mesh each service would have its own.
+fn forward_to(application: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for inward in listener.incoming().map_while(Result::ok) {
+            // Only the address that the redirection rules would let through may come.
+            assert_eq!(inward.peer_addr().expect("a peer").ip().to_string(), "127.0.0.6");
+            let outward = TcpStream::connect(application).expect("the application");
+            for (mut from, mut to) in [
+                (
+                    inward.try_clone().expect("a socket"),
+                    outward.try_clone().expect("a socket"),
+                ),
+                (outward, inward),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    address
+}
+
+fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    for secret in [authority.identity(uris), authority.trust()] {
+        let name = secret["resources"][0]["name"]
+            .as_str()
+            .expect("a name")
+            .to_owned();
+        std::fs::write(folder.path().join(name + ".json"), secret.to_string()).expect("a writable directory");
+    }
+    folder
+}
+
+/// Starts the proxy of an input. `ports` says where its peers' listeners are really bound.
+fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
+    let input = Input::parse(input);
+    let resources: Vec<_> = input
+        .resources()
+        .into_iter()
+        .filter(|resource| !resource.name.contains("passthrough") && !resource.name.contains("admin"))
+        .collect();
+    let endpoints: HashMap<_, _> = resources
+        .iter()
+        .filter(|resource| resource.kind == ResourceKind::Endpoints)
+        .map(|resource| (resource.name.clone(), readable::json(resource)))
+        .collect();
+    let rest: Vec<Resource> = resources
+        .into_iter()
+        .filter(|resource| resource.kind != ResourceKind::Endpoints)
+        .collect();
+    let bootstrap = envoy::mk_bootstrap(input.proxy(), 0, Path::new("/unused.sock"));
+    let mut config = envoy::with_static(bootstrap, &rest);
+    config
+        .as_object_mut()
+        .expect("an object")
+        .remove("dynamic_resources");
+    for cluster in config["static_resources"]["clusters"]
+        .as_array_mut()
+        .expect("clusters")
+    {
+        if cluster["type"] == "EDS" {
+            cluster["type"] = json!("STATIC");
+            cluster
+                .as_object_mut()
+                .expect("an object")
+                .remove("edsClusterConfig");
+            let mut assignment = endpoints[cluster["name"].as_str().expect("a name")].clone();
+            move_ports(&mut assignment, ports);
+            cluster["loadAssignment"] = assignment;
+        }
+    }
+    for listener in config["static_resources"]["listeners"]
+        .as_array_mut()
+        .expect("listeners")
+    {
+        listener.as_object_mut().expect("an object").remove("bindToPort");
+        listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
+    }
+    secrets_from_files(&mut config, secrets);
+    Running::start(&config)
+}
+
+fn move_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
+    if let Some(port) = value.get_mut("portValue") {
+        let wanted = port
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok())
+            .expect("a port");
+        *port = json!(ports.get(&wanted).unwrap_or(&wanted));
+    }
+    for_each_child(value, &mut |child| move_ports(child, ports));
+}
+
+fn secrets_from_files(value: &mut Value, folder: &Path) {
+    if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
+        let path = folder.join(format!("{}.json", name.as_str().expect("a name")));
+        value["sdsConfig"] = json!({ "pathConfigSource": { "path": path }, "resourceApiVersion": "V3" });
+    }
+    for_each_child(value, &mut |child| secrets_from_files(child, folder));
+}
+
+fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
+    match value {
+        Value::Object(map) => map.values_mut().for_each(action),
+        Value::Array(list) => list.iter_mut().for_each(action),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_application_sees_who_called_and_cannot_be_deceived() {
+    let mesh = Mesh::start("STRICT");
+    let answer = send(
+        mesh.outbound(0),
+        "GET /hello HTTP/1.1\r\nhost: web\r\nx-kuma-tags: forged\r\n\
+         x-forwarded-client-cert: URI=spiffe://default/forged\r\nconnection: close\r\n\r\n",
+    );
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(answer.contains(&format!("uri={CLIENT}")), "no caller in {answer}");
+    assert!(!answer.contains("forged"), "{answer}");
+}
+
+#[test]
+fn a_caller_that_no_permission_names_is_refused() {
+    let mesh = Mesh::start("STRICT");
+    let answer = get(mesh.outbound(1), "/");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert_eq!(mesh.application.requests(), 0);
+    assert!(mesh.server.counters("inbound_.*rbac.denied") > 0);
+}
+
+#[test]
+fn plain_text_is_refused_by_strict_and_allowed_by_permissive() {
+    for (mode, refused) in [("STRICT", true), ("PERMISSIVE", false)] {
+        let mesh = Mesh::start(mode);
+        let name = mesh
+            .input
+            .lines()
+            .find(|line| line.contains("web_demo_svc_80, "))
+            .expect("the inbound");
+        let port: String = name
+            .chars()
+            .skip_while(|c| !c.is_ascii_digit())
+            .take_while(char::is_ascii_digit)
+            .collect();
+        let answer = get(mesh.server.address_of(&format!("inbound:127.0.0.1:{port}")), "/");
+        assert_eq!(answer.is_empty(), refused, "{mode}: {answer}");
+        let meshed = get(mesh.outbound(0), "/");
+        assert!(meshed.starts_with("HTTP/1.1 200"), "{mode}: {meshed}");
+    }
+}
+
+#[test]
+fn a_request_whose_application_is_gone_goes_to_another_endpoint_exactly_once() {
+    let mesh = Mesh::start("STRICT");
+    let address = mesh.outbound(2);
+    for _ in 0..20 {
+        let request =
+            "POST /order HTTP/1.1\r\nhost: half\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
+        let answer = send(address, request);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(!answer.contains("x-kermode-undelivered"), "{answer}");
+    }
+    assert_eq!(mesh.application.requests(), 20);
+    assert!(mesh.client.counters("cluster.half_demo_svc_80.upstream_rq_retry") > 0);
+}
+
+#[test]
+fn a_websocket_passes_through_both_sidecars() {
+    let mesh = Mesh::start("STRICT");
+    let mut socket = TcpStream::connect(mesh.outbound(0)).expect("a connection");
+    socket
+        .write_all(
+            b"GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+              sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
+        )
+        .expect("a request");
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"\r\n\r\n") {
+        socket
+            .read_exact(&mut byte)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&answer)));
+        answer.push(byte[0]);
+    }
+    assert!(
+        answer.starts_with(b"HTTP/1.1 101"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    socket.write_all(b"x").expect("an open socket");
+    socket.read_exact(&mut byte).expect("an echo");
+    assert_eq!(&byte, b"x");
+}
