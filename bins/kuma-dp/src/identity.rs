@@ -67,7 +67,7 @@ impl Renewal {
                                     "no certificate: mTLS is off in the mesh"
                                 );
                             }
-                            rotation.declined(now);
+                            rotation.declined(now, fastrand::f64());
                             declined = true;
                             continue;
                         }

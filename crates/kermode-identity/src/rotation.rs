@@ -7,7 +7,7 @@ use crate::Validity;
 /// Wait after the first failure in a row; doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Longest wait after a failure: short against the fifth of a lifetime that is left when renewal begins.
-const LONGEST_RETRY: Duration = Duration::from_secs(30);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Wait after an answer that will not change soon (mTLS is off in the mesh), unless somebody asks.
 const DECLINED_RETRY: Duration = Duration::from_mins(1);
 /// Never renew sooner than this after a success, whatever the clocks say: two clocks that disagree by more than a
@@ -29,6 +29,7 @@ pub struct Rotation {
     due: SystemTime,
     failures: u32,
     declined: bool,
+    wanted: bool,
 }
 
 impl Rotation {
@@ -38,6 +39,7 @@ impl Rotation {
             due: now,
             failures: 0,
             declined: false,
+            wanted: false,
         }
     }
 
@@ -51,11 +53,7 @@ impl Rotation {
 
     /// A certificate was received.
     pub fn issued(&mut self, validity: Validity, now: SystemTime) {
-        *self = Self {
-            due: validity.renew_at().max(now + SHORTEST_LIFE),
-            failures: 0,
-            declined: false,
-        };
+        *self = Self::new(validity.renew_at().max(now + SHORTEST_LIFE));
     }
 
     /// The request failed. `jitter`, between 0 and 1, spreads proxies that failed at the same moment: the wait is
@@ -69,20 +67,25 @@ impl Rotation {
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
-    /// The answer was that there are no certificates to be had (mTLS is off): ask again, but slowly.
-    pub fn declined(&mut self, now: SystemTime) {
-        *self = Self {
-            due: now + DECLINED_RETRY,
-            failures: 0,
-            declined: true,
-        };
+    /// The answer was that there are no certificates to be had (mTLS is off): ask again, but slowly. Once somebody
+    /// has wanted one it is a failure like any other: one part of the control plane is ahead of the other.
+    pub fn declined(&mut self, now: SystemTime, jitter: f64) {
+        if self.wanted {
+            self.failed(now, jitter);
+        } else {
+            *self = Self {
+                declined: true,
+                ..Self::new(now + DECLINED_RETRY)
+            };
+        }
     }
 
-    /// Somebody needs the certificate: a slow wait after [`Rotation::declined`] ends.
+    /// Somebody needs the certificate: a slow wait after [`Rotation::declined`] ends, and there will be no other.
     pub fn wanted(&mut self, now: SystemTime) {
         if self.declined {
             *self = Self::new(now);
         }
+        self.wanted = true;
     }
 }
 
@@ -133,10 +136,12 @@ mod tests {
     #[test]
     fn a_mesh_without_mtls_is_asked_slowly_until_somebody_wants_a_certificate() {
         let mut rotation = Rotation::new(at(0));
-        rotation.declined(at(0));
+        rotation.declined(at(0), 1.0);
         assert_eq!(rotation.next(at(1)), Step::Wait(Duration::from_secs(59)));
         rotation.wanted(at(1));
         assert_eq!(rotation.next(at(1)), Step::Renew);
+        rotation.declined(at(1), 1.0);
+        assert_eq!(rotation.next(at(1)), Step::Wait(FIRST_RETRY));
     }
 
     #[test]

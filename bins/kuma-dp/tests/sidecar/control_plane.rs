@@ -37,7 +37,9 @@ pub(crate) const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
 pub(crate) struct Behaviour {
     /// The token that is accepted.
     pub(crate) token: &'static str,
-    /// Lifetime of certificates; `None` for a mesh without mTLS.
+    /// Whether inbounds demand mTLS.
+    pub(crate) mtls: bool,
+    /// Lifetime of certificates; `None` refuses them as for a mesh without mTLS.
     pub(crate) certificates: Option<Duration>,
 }
 
@@ -161,11 +163,11 @@ impl State {
 
     fn resources(&self) -> Vec<Resource> {
         let mut mesh = Mesh::new("default");
-        mesh.mtls = self.behaviour().certificates.map(|certificate_lifetime| Mtls {
+        mesh.mtls = self.behaviour().mtls.then(|| Mtls {
             backend: "ca-1".to_owned(),
             mode: MtlsMode::Strict,
             authority: CertificateAuthority::Builtin,
-            certificate_lifetime,
+            certificate_lifetime: Duration::from_hours(24),
         });
         generate::proxy(&mesh, &self.dataplane, &[])
     }

@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 
 const MTLS: Behaviour = Behaviour {
     token: "first",
+    mtls: true,
     certificates: Some(Duration::from_hours(24)),
 };
 
@@ -154,6 +155,7 @@ async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() 
     // Renewal is due after 4/5 of lifetime and backdating: two seconds.
     let behaviour = Behaviour {
         token: "first",
+        mtls: true,
         certificates: Some(Duration::from_secs(5)),
     };
     let control_plane = ControlPlane::start(behaviour).await;
@@ -181,6 +183,7 @@ async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() 
 async fn without_mtls_envoy_is_ready_without_a_certificate() {
     let control_plane = ControlPlane::start(Behaviour {
         token: "first",
+        mtls: false,
         certificates: None,
     })
     .await;
@@ -192,6 +195,29 @@ async fn without_mtls_envoy_is_ready_without_a_certificate() {
         })
         .await;
     assert_eq!(control_plane.certified_with(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_certificate_that_envoy_waits_for_is_asked_for_until_it_comes() {
+    // Listeners with mTLS arrived before the part that signs has heard of it.
+    let behaviour = Behaviour {
+        token: "first",
+        mtls: true,
+        certificates: None,
+    };
+    let control_plane = ControlPlane::start(behaviour).await;
+    let agent = Agent::start(&control_plane, "first", &[]).await;
+    agent
+        .eventually("certificates are declined", async || {
+            agent.log().contains("mTLS is off").then_some(())
+        })
+        .await;
+    control_plane.change(|behaviour| behaviour.certificates = Some(Duration::from_hours(24)));
+    agent
+        .eventually("the inbound presents a certificate", async || {
+            presented(&control_plane).await
+        })
+        .await;
 }
 
 #[tokio::test]
