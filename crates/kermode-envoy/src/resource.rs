@@ -56,7 +56,8 @@ pub struct Resource {
     /// Its name, unique among the resources of its kind that one proxy has.
     pub name: Arc<str>,
     /// Changes whenever Envoy must be sent the resource again: 16 hexadecimal digits of a hash of `body`, and for
-    /// endpoints of their cluster's version as well (see [`Resource::resent_with`]). The same in every replica.
+    /// endpoints of their cluster's version as well, so that Envoy gets them again after its cluster changed. The
+    /// same in every replica.
     pub version: Arc<str>,
     /// The encoded message: the `value` of the `google.protobuf.Any` that goes on the wire.
     pub body: Bytes,
