@@ -1,6 +1,6 @@
 //! DNS queries.
 
-use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig};
+use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
 
 use crate::lab::{APP, Lab, PROXY, Transport, ask_from};
 
@@ -119,4 +119,40 @@ fn without_zones_the_proxys_query_collides_with_a_redirected_one() {
         ..all()
     }));
     assert_eq!(proxys_answer_after_the_applications(&lab), "dns");
+}
+
+#[test]
+fn a_query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
+    let mut config = with_dns(all());
+    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
+    let lab = Lab::new(&config);
+    let query = |uid| {
+        ask_from(
+            &lab.pod,
+            uid,
+            Transport::Udp,
+            Some("10.1.2.2:40000"),
+            "10.1.2.1:53",
+        )
+    };
+    assert_eq!((query(1234), query(APP)), ("server".to_owned(), "dns".to_owned()));
+}
+
+#[test]
+fn a_stateful_firewall_in_the_pod_knows_the_answers_to_queries_that_were_not_redirected() {
+    let mut config = with_dns(all());
+    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
+    let lab = Lab::new(&config);
+    let firewall = "table inet firewall {
+        chain input {
+            type filter hook input priority filter; policy accept;
+            iifname != \"lo\" udp sport 53 ct state new drop
+        }
+    }
+    ";
+    lab.pod.command("nft", &["-f", "-"], firewall);
+    for server in ["10.1.2.1:53", "[fd02::1]:53"] {
+        assert_eq!(lab.udp(PROXY, server), "server");
+        assert_eq!(lab.udp(1234, server), "server");
+    }
 }

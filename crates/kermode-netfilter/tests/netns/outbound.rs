@@ -1,6 +1,6 @@
 //! Connections made in the pod. Numbers are those of BEHAVIOUR section 4.3, chain `KUMA_MESH_OUTBOUND`.
 
-use kermode_netfilter::{PortSet, TrafficConfig, virtual_network};
+use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
 
 use crate::lab::{APP, Lab, POD, POD_V6, PROXY, Transport, ask_from};
 
@@ -105,9 +105,11 @@ fn a_proxy_uid_above_65535_is_told_apart() {
 fn traffic_of_a_virtual_network_counts_as_outbound() {
     let config = TrafficConfig {
         virtual_networks: vec![virtual_network("--vnet", "eth+:10.1.1.0/24").expect("legal")],
+        dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };
     let lab = Lab::new(&config);
     assert_eq!(lab.client("10.1.2.1:80"), "outbound to 10.1.2.1:80 from 10.1.1.1");
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
+    assert_eq!(lab.client_udp("10.1.2.1:53"), "dns");
 }

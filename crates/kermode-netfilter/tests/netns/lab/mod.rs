@@ -108,6 +108,11 @@ impl Lab {
     pub(crate) fn client(&self, target: &str) -> String {
         ask(&self.client, 0, Transport::Tcp, target)
     }
+
+    /// Who answers the client over UDP.
+    pub(crate) fn client_udp(&self, target: &str) -> String {
+        ask(&self.client, 0, Transport::Udp, target)
+    }
 }
 
 /// Makes a pair of interfaces: `peer` in one namespace, the named one in the pod, addresses `10.1.<net>.1` and `.2`.
@@ -137,7 +142,12 @@ fn stand_ins(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<StandIn> {
     }
     // Not the unspecified address: the answer would then carry the source that routing picks, not the one the redirect
     // sent the query to, and would not be recognised as its answer.
-    for address in [IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+    let towards_client = Ipv4Addr::new(10, 1, 1, 2);
+    for address in [
+        IpAddr::from(Ipv4Addr::LOCALHOST),
+        Ipv6Addr::LOCALHOST.into(),
+        towards_client.into(),
+    ] {
         all.push(StandIn::udp(pod, proxy, "dns", SocketAddr::new(address, 15053)));
     }
     for port in [8080, 9000] {

@@ -1,0 +1,377 @@
+//! Makes the rules of the settings.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::{Chain, ChainName, Hook, IpFamilies, Match, PASSTHROUGH_SOURCE_V6, Rule, RuleSet, Verdict};
+use crate::config::{DnsRedirect, DnsServers, TrafficConfig};
+use crate::exclusion::Transport::{self, Tcp, Udp};
+use crate::{PortSet, UidSet};
+
+/// What the chains are made of.
+struct Builder<'a> {
+    config: &'a TrafficConfig,
+    landmarks: &'a [Landmarks],
+    proxy: Match,
+}
+
+/// Addresses with a meaning in the rules, of one IP family.
+#[derive(Clone, Copy)]
+struct Landmarks {
+    /// Source of what the proxy's inbound listener sends to the application.
+    passthrough_source: IpAddr,
+    loopback: IpAddr,
+}
+
+const V4: Landmarks = Landmarks {
+    passthrough_source: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
+    loopback: IpAddr::V4(Ipv4Addr::LOCALHOST),
+};
+const V6: Landmarks = Landmarks {
+    passthrough_source: IpAddr::V6(PASSTHROUGH_SOURCE_V6),
+    loopback: IpAddr::V6(Ipv6Addr::LOCALHOST),
+};
+
+const DNS_PORT: u16 = 53;
+/// Connection tracking zones of queries that reach their server and of those that the proxy answers.
+const DIRECT: Verdict = Verdict::Zone(1);
+const REDIRECTED: Verdict = Verdict::Zone(2);
+
+// === impl RuleSet ===
+
+impl RuleSet {
+    /// The rules for a pod that speaks the given families. IPv6 also needs a port in the settings.
+    pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
+        let dual_stack = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
+        let landmarks: &[Landmarks] = if dual_stack { &[V4, V6] } else { &[V4] };
+        let builder = Builder {
+            config,
+            landmarks,
+            proxy: Match::Owner(UidSet::single(config.proxy_uid)),
+        };
+        let mut chains = Vec::new();
+        if let Some(dns) = config.dns.as_ref().filter(|dns| dns.split_conntrack_zones) {
+            chains.push(builder.raw_prerouting(dns));
+            chains.push(builder.raw_output(dns));
+        }
+        chains.extend([
+            builder.prerouting(),
+            builder.output(),
+            builder.inbound(),
+            builder.inbound_redirect(),
+            builder.outbound(),
+            builder.outbound_redirect(),
+        ]);
+        Self { chains }
+    }
+}
+
+// === impl Builder ===
+
+impl Builder<'_> {
+    fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
+        let mut rules = self.family_guard();
+        // Kuma leaves these in the zone of everything else, where the proxy's answer does not belong to them.
+        for interface in self.virtual_interfaces() {
+            for query in self.queries(dns, Udp) {
+                let matches = [interface.clone()].into_iter().chain(query);
+                rules.push(rule(matches, REDIRECTED, "DNS queries of a virtual network"));
+            }
+        }
+        for server in self.servers(dns) {
+            let matches = server
+                .map(Match::From)
+                .into_iter()
+                .chain([Match::SourcePort(Udp, DNS_PORT)]);
+            rules.push(rule(
+                matches,
+                DIRECT,
+                "answers to DNS queries that were not redirected",
+            ));
+        }
+        Chain {
+            name: ChainName::RawPrerouting,
+            hook: Some(Hook::RawPrerouting),
+            rules,
+        }
+    }
+
+    fn raw_output(&self, dns: &DnsRedirect) -> Chain {
+        let answer = Match::SourcePort(Udp, dns.port.get());
+        let mut rules = self.family_guard();
+        rules.push(rule(
+            [query(Udp), self.proxy.clone()],
+            DIRECT,
+            "the proxy's own DNS queries",
+        ));
+        rules.push(rule(
+            [answer, self.proxy.clone()],
+            REDIRECTED,
+            "the proxy's answers",
+        ));
+        // Kuma tracks these with the redirected ones; their answers then are of an unknown connection, and a later query
+        // from the same source port escapes the redirect.
+        let excluded = self.config.outbound.excluded_uids.iter();
+        for exclusion in excluded.filter(|one| one.transport == Udp && one.ports.contains(DNS_PORT)) {
+            let owner = Match::Owner(exclusion.uids.clone());
+            rules.push(rule([query(Udp), owner], DIRECT, "excluded for the user"));
+        }
+        let queries = self.queries(dns, Udp);
+        rules.extend(queries.map(|query| rule(query, REDIRECTED, "DNS queries to be redirected")));
+        Chain {
+            name: ChainName::RawOutput,
+            hook: Some(Hook::RawOutput),
+            rules,
+        }
+    }
+
+    fn prerouting(&self) -> Chain {
+        let mut rules = self.family_guard();
+        if let Some(dns) = &self.config.dns {
+            for interface in self.virtual_interfaces() {
+                for query in self.queries(dns, Udp) {
+                    let matches = [interface.clone()].into_iter().chain(query);
+                    rules.push(rule(
+                        matches,
+                        Verdict::Redirect(dns.port),
+                        "DNS queries of a virtual network",
+                    ));
+                }
+            }
+        }
+        let to_proxy = Verdict::Redirect(self.config.outbound.port);
+        for network in self
+            .config
+            .virtual_networks
+            .iter()
+            .filter(|network| self.speaks(network.address))
+        {
+            let from = Match::InInterface(network.interface.clone());
+            let outside = Match::NotToNetwork(network.address, network.prefix);
+            let matches = [from, outside, Match::Protocol(Tcp)];
+            rules.push(rule(matches, to_proxy, "connections out of a virtual network"));
+        }
+        let to_inbound = Verdict::Jump(ChainName::Inbound);
+        rules.push(rule([Match::Protocol(Tcp)], to_inbound, "received connections"));
+        Chain {
+            name: ChainName::Prerouting,
+            hook: Some(Hook::NatPrerouting),
+            rules,
+        }
+    }
+
+    fn output(&self) -> Chain {
+        let mut rules = self.family_guard();
+        for exclusion in &self.config.outbound.excluded_uids {
+            let ports = Match::Port(exclusion.transport, exclusion.ports.clone());
+            let owner = Match::Owner(exclusion.uids.clone());
+            rules.push(rule([ports, owner], Verdict::Return, "excluded for the user"));
+        }
+        if let Some(dns) = &self.config.dns {
+            let from_proxy = [query(Udp), self.proxy.clone()];
+            rules.push(rule(from_proxy, Verdict::Return, "the proxy's own DNS queries"));
+            let queries = self.queries(dns, Udp);
+            rules.extend(
+                queries.map(|query| rule(query, Verdict::Redirect(dns.port), "DNS queries over UDP")),
+            );
+        }
+        let to_outbound = Verdict::Jump(ChainName::Outbound);
+        rules.push(rule([Match::Protocol(Tcp)], to_outbound, "connections made here"));
+        Chain {
+            name: ChainName::Output,
+            hook: Some(Hook::NatOutput),
+            rules,
+        }
+    }
+
+    fn inbound(&self) -> Chain {
+        let inbound = &self.config.inbound;
+        let mut rules = excluded_ports(&inbound.excluded_ports);
+        rules.push(if inbound.enabled {
+            rule([], Verdict::Goto(ChainName::InboundRedirect), "everything else")
+        } else {
+            rule([], Verdict::Return, "inbound connections are not intercepted")
+        });
+        Chain {
+            name: ChainName::Inbound,
+            hook: None,
+            rules,
+        }
+    }
+
+    fn inbound_redirect(&self) -> Chain {
+        let redirect = |family: Option<Match>, port| {
+            let matches = family.into_iter().chain([Match::Protocol(Tcp)]);
+            rule(
+                matches,
+                Verdict::Redirect(port),
+                "to the proxy's inbound listener",
+            )
+        };
+        let port = self.config.inbound.port;
+        let rules = match self.config.inbound.port_v6.filter(|_| self.speaks_v6()) {
+            Some(port_v6) if port_v6 != port => {
+                vec![
+                    redirect(Some(Match::V4), port),
+                    redirect(Some(Match::V6), port_v6),
+                ]
+            }
+            _ => vec![redirect(None, port)],
+        };
+        Chain {
+            name: ChainName::InboundRedirect,
+            hook: None,
+            rules,
+        }
+    }
+
+    /// The numbers are those of BEHAVIOUR section 4.3. Rule 5 stands before rule 4, which then needs no owner: the outcome
+    /// is the same, and `meta skuid !=`, unlike iptables' `! --uid-owner`, would not match a packet without an owner.
+    fn outbound(&self) -> Chain {
+        let dns = self.config.dns.as_ref();
+        let not_dns = || dns.map(|_| Match::NotPort(Tcp, DNS_PORT));
+        // 1
+        let mut rules = excluded_ports(&self.config.outbound.excluded_ports);
+        // 2
+        for place in self.landmarks {
+            let matches = [Match::OutLoopback, Match::From(place.passthrough_source)];
+            rules.push(rule(
+                matches,
+                Verdict::Return,
+                "from the proxy's inbound listener to the application",
+            ));
+        }
+        // 3
+        for place in self.landmarks {
+            let matches = [Match::OutLoopback, Match::NotTo(place.loopback)]
+                .into_iter()
+                .chain(not_dns());
+            let matches = matches.chain([self.proxy.clone()]);
+            let verdict = Verdict::Goto(ChainName::InboundRedirect);
+            rules.push(rule(
+                matches,
+                verdict,
+                "an application that calls its own service",
+            ));
+        }
+        // 5
+        rules.push(rule(
+            [self.proxy.clone()],
+            Verdict::Return,
+            "the proxy's own connections",
+        ));
+        // 4
+        let matches = [Match::OutLoopback].into_iter().chain(not_dns());
+        rules.push(rule(matches, Verdict::Return, "inside the pod"));
+        // 6
+        if let Some(dns) = dns {
+            let queries = self.queries(dns, Tcp);
+            rules.extend(
+                queries.map(|query| rule(query, Verdict::Redirect(dns.port), "DNS queries over TCP")),
+            );
+        }
+        // 7
+        for place in self.landmarks {
+            rules.push(rule([Match::To(place.loopback)], Verdict::Return, "to localhost"));
+        }
+        // 8
+        rules.push(rule(
+            [],
+            Verdict::Goto(ChainName::OutboundRedirect),
+            "everything else",
+        ));
+        Chain {
+            name: ChainName::Outbound,
+            hook: None,
+            rules,
+        }
+    }
+
+    fn outbound_redirect(&self) -> Chain {
+        let verdict = Verdict::Redirect(self.config.outbound.port);
+        let rules = vec![rule(
+            [Match::Protocol(Tcp)],
+            verdict,
+            "to the proxy's outbound listener",
+        )];
+        Chain {
+            name: ChainName::OutboundRedirect,
+            hook: None,
+            rules,
+        }
+    }
+
+    fn speaks_v6(&self) -> bool {
+        self.landmarks.len() > 1
+    }
+
+    fn speaks(&self, address: IpAddr) -> bool {
+        address.is_ipv4() || self.speaks_v6()
+    }
+
+    /// Keeps packets of a family that is not intercepted out of a chain.
+    fn family_guard(&self) -> Vec<Rule> {
+        let guard = rule([Match::V6], Verdict::Return, "IPv6 is not intercepted");
+        if self.speaks_v6() { Vec::new() } else { vec![guard] }
+    }
+
+    /// The interfaces of the virtual networks, each once.
+    fn virtual_interfaces(&self) -> impl Iterator<Item = Match> {
+        let mut names: Vec<_> = self
+            .config
+            .virtual_networks
+            .iter()
+            .map(|network| &network.interface)
+            .collect();
+        names.sort();
+        names.dedup();
+        names.into_iter().cloned().map(Match::InInterface)
+    }
+
+    /// The servers whose queries are redirected; a single none for all of them.
+    fn servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
+        let servers = match &dns.servers {
+            DnsServers::All => vec![None],
+            DnsServers::Only(servers) => servers
+                .iter()
+                .filter(|server| self.speaks(**server))
+                .copied()
+                .map(Some)
+                .collect(),
+        };
+        servers.into_iter()
+    }
+
+    /// The conditions for a query that is redirected, once for each server.
+    fn queries(&self, dns: &DnsRedirect, transport: Transport) -> impl Iterator<Item = Vec<Match>> {
+        self.servers(dns).map(move |server| {
+            server
+                .map(Match::To)
+                .into_iter()
+                .chain([query(transport)])
+                .collect()
+        })
+    }
+}
+
+fn rule(matches: impl IntoIterator<Item = Match>, verdict: Verdict, comment: &'static str) -> Rule {
+    Rule {
+        matches: matches.into_iter().collect(),
+        verdict,
+        comment,
+    }
+}
+
+fn query(transport: Transport) -> Match {
+    Match::Port(transport, PortSet::single(DNS_PORT))
+}
+
+fn excluded_ports(ports: &PortSet) -> Vec<Rule> {
+    if ports.is_empty() {
+        return Vec::new();
+    }
+    vec![rule(
+        [Match::Port(Tcp, ports.clone())],
+        Verdict::Return,
+        "excluded ports",
+    )]
+}
