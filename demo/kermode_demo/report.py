@@ -71,7 +71,7 @@ def traffic(kubectl: Kubectl) -> tuple:
 
 def refused(kubectl: Kubectl, name: str, namespace: str) -> dict:
     """Wait until a client outside the mesh has been refused some times; its failures by reason. An answer that it
-    got is an error: the mesh would have a hole."""
+    got is an error: the mesh would have a hole. So is a name that does not resolve: it would prove nothing."""
     before = application.counters(kubectl, name, namespace)
 
     def enough():
@@ -79,6 +79,8 @@ def refused(kubectl: Kubectl, name: str, namespace: str) -> dict:
         if now["succeeded"] > before["succeeded"]:
             raise DemoError(f"{name} in namespace {namespace} is outside the mesh but got answers: {now}")
         failures = application.grown(before["byFailure"], now["byFailure"])
+        if any(reason.startswith("name:") for reason in failures):
+            raise DemoError(f"{name} in namespace {namespace} cannot resolve the server's name: {failures}")
         count = sum(failures.values())
         return failures if count >= REFUSALS else None, f"{count} refusals so far"
     return wait(f"refusals of {name}", enough, seconds=60)
