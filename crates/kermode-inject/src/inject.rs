@@ -5,6 +5,7 @@ use std::fmt;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_crds::annotation as key;
+use kermode_netfilter::TrafficConfig;
 use serde_json::Value;
 
 use crate::container_patch::{self, Role, Selected};
@@ -125,6 +126,10 @@ fn render(
     let written = annotations::written(plan, own);
     let mut all_annotations = pod.annotations.clone();
     all_annotations.extend(written.clone());
+    TrafficConfig::from_annotations(&all_annotations).map_err(|error| Refusal::TrafficSettings {
+        problem: error.to_string(),
+        object: own.object.to_owned(),
+    })?;
     let init = render::init::init(plan, &all_annotations)?;
     let init = container_patch::apply(&init, &patches.init(), Role::Init)?;
 

@@ -16,3 +16,5 @@ pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/service
 pub(crate) const READY_PATH: &str = "/ready";
 /// Program of `kuma-init`.
 pub(crate) const INIT_PROGRAM: &str = "/usr/bin/kuma-init";
+/// Admin port that `kuma-dp` takes when it is told none.
+pub(crate) const DEFAULT_ADMIN_PORT: u16 = 9901;

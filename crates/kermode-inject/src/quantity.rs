@@ -2,6 +2,8 @@
 //!
 //! Grammar: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// A quantity as written.
@@ -144,6 +146,23 @@ impl<'de> Deserialize<'de> for Quantity {
 
 // === impl Amount ===
 
+impl fmt::Display for Amount {
+    /// In the unit of the quantity, exactly: `0.05`, `67108864`.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.is_negative() { "-" } else { "" };
+        let (whole, fraction) = (
+            self.0.unsigned_abs() / NANO.unsigned_abs(),
+            self.0.unsigned_abs() % NANO.unsigned_abs(),
+        );
+        let fraction = if fraction == 0 {
+            String::new()
+        } else {
+            format!(".{fraction:09}")
+        };
+        write!(formatter, "{sign}{whole}{}", fraction.trim_end_matches('0'))
+    }
+}
+
 impl Amount {
     /// Whether it is below zero.
     pub fn is_negative(self) -> bool {
@@ -183,6 +202,18 @@ mod tests {
             assert!(parse(text).is_err(), "{text:?}");
         }
         assert!(parse(&"9".repeat(200)).is_err());
+    }
+
+    #[test]
+    fn amounts_are_shown_exactly() {
+        for (text, shown) in [
+            ("50m", "0.05"),
+            ("64Mi", "67108864"),
+            ("-1500m", "-1.5"),
+            ("1n", "0.000000001"),
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), shown);
+        }
     }
 
     #[test]

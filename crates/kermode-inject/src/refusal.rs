@@ -41,6 +41,14 @@ pub enum Refusal {
         /// The key.
         key: &'static str,
     },
+    /// Annotations that `kuma-init` or the CNI plugin would stop at.
+    #[error("{problem} (on {object})")]
+    TrafficSettings {
+        /// The annotation, its value, what is wrong and what to write.
+        problem: String,
+        /// The Pod.
+        object: String,
+    },
     /// There is no such Mesh.
     #[error("Mesh \"{mesh}\" not found: create it, or correct kuma.io/mesh of {object}")]
     MeshNotFound {
@@ -115,6 +123,7 @@ impl Refusal {
             Self::InvalidPod { .. } => "InvalidPod",
             Self::WrongValue { .. } => "WrongValue",
             Self::Unparsable { .. } | Self::InvalidMap { .. } => "UnparsableAnnotation",
+            Self::TrafficSettings { .. } => "InvalidTrafficSettings",
             Self::MeshNotFound { .. } => "MeshNotFound",
             Self::ContainerPatchesMissing { .. } => "ContainerPatchesMissing",
             Self::ContainerPatch(_) => "ContainerPatchFailed",

@@ -16,12 +16,15 @@ pub struct Deviation {
     pub decision: String,
     /// Why, in a sentence.
     pub reason: String,
-    /// JSON patch that turns what the corpus expects into what we do.
+    /// What the patch starts from is not what this case expects but what we do in another case of the suite.
     #[serde(default)]
-    pub patch: Vec<Value>,
-    /// Or: all that we do, instead of what the corpus expects.
+    pub like: Option<String>,
+    /// What the patch starts from, in place of what the case expects.
     #[serde(default)]
     pub instead: Option<Value>,
+    /// JSON patch that turns that into what we do.
+    #[serde(default)]
+    pub patch: Vec<Value>,
 }
 
 /// The known deviations, from `deviations.yaml`.
@@ -40,7 +43,7 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
 // === impl Deviation ===
 
 impl Deviation {
-    /// What we do, given what the corpus expects.
+    /// What we do, given what the corpus expects (of the case named in `like`, if there is one).
     ///
     /// # Errors
     /// When the patch does not apply.

@@ -6,8 +6,14 @@
 //! [`suite::registered`].
 
 pub mod compare;
+mod container_patch;
 pub mod corpus;
 mod crds;
 pub mod deviation;
+mod injection;
+mod injector;
+mod page_examples;
+mod pod_lifecycle;
+mod pod_to_dataplane;
 pub mod report;
 pub mod suite;

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
 use crate::compare::difference;
 use crate::corpus::{Case, Document};
 use crate::deviation::Deviation;
@@ -52,30 +55,67 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
     let Some(runner) = runner_of(suites, case) else {
         return Verdict::Skipped(format!("NO RUNNER YET for kind {:?}", case.kind()));
     };
-    let deviation = deviations
-        .iter()
-        .find(|deviation| deviation.suite == case.document.name && deviation.case == case.id());
-    match (runner.run(case), deviation) {
-        (Err(error), _) => Verdict::Failed(vec![format!("{error:#}")]),
-        (Ok(Outcome::Skipped(reason)), _) => Verdict::Skipped(reason),
-        (Ok(Outcome::Compared { expected, actual }), None) => match difference(&expected, &actual) {
-            lines if lines.is_empty() => Verdict::Passed,
-            lines => Verdict::Failed(lines),
-        },
-        (Ok(Outcome::Compared { expected, actual }), Some(deviation)) => {
-            if difference(&expected, &actual).is_empty() {
-                return Verdict::Failed(vec!["passes as it is: its deviation is out of date".to_owned()]);
-            }
-            match deviation.apply(&expected).map(|ours| difference(&ours, &actual)) {
-                Ok(lines) if lines.is_empty() => Verdict::Deviating(deviation.decision.clone()),
-                Ok(mut lines) => {
-                    lines.insert(0, "differs from its known deviation:".to_owned());
-                    Verdict::Failed(lines)
-                }
-                Err(error) => Verdict::Failed(vec![format!("{error:#}")]),
-            }
-        }
+    let (expected, actual) = match runner.run(case) {
+        Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
+        Ok(Outcome::Skipped(reason)) => return Verdict::Skipped(reason),
+        Ok(Outcome::Compared { expected, actual }) => (expected, actual),
+    };
+    let as_it_is = difference(&expected, &actual);
+    let Some(deviation) = deviation_of(case, deviations) else {
+        return if as_it_is.is_empty() {
+            Verdict::Passed
+        } else {
+            Verdict::Failed(as_it_is)
+        };
+    };
+    if as_it_is.is_empty() {
+        return Verdict::Failed(vec!["passes as it is: its deviation is out of date".to_owned()]);
     }
+    match ours(case, expected, deviation, suites, deviations).map(|ours| difference(&ours, &actual)) {
+        Ok(lines) if lines.is_empty() => {
+            Verdict::Deviating(format!("{}: {}", deviation.decision, deviation.reason))
+        }
+        Ok(mut lines) => {
+            lines.insert(0, "differs from its known deviation:".to_owned());
+            Verdict::Failed(lines)
+        }
+        Err(error) => Verdict::Failed(vec![format!("{error:#}")]),
+    }
+}
+
+fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d Deviation> {
+    deviations
+        .iter()
+        .find(|deviation| deviation.suite == case.document.name && deviation.case == case.id())
+}
+
+/// What a known deviation says that we do.
+fn ours(
+    case: &Case<'_>,
+    expected: Value,
+    deviation: &Deviation,
+    suites: &[Box<dyn Suite>],
+    deviations: &[Deviation],
+) -> Result<Value> {
+    let Some(like) = &deviation.like else {
+        return deviation.apply(&expected);
+    };
+    let model = case
+        .document
+        .cases()
+        .into_iter()
+        .find(|other| other.id() == like && like != case.id());
+    let model = model.with_context(|| format!("the deviation is like {like}, which is no other case"))?;
+    let runner = runner_of(suites, &model).context("the deviation is like a case without a runner")?;
+    let Outcome::Compared { expected, .. } = runner.run(&model)? else {
+        bail!("the deviation is like {like}, which is skipped");
+    };
+    let base = match deviation_of(&model, deviations) {
+        Some(of_model) if of_model.like.is_none() => of_model.apply(&expected)?,
+        Some(_) => bail!("the deviation is like {like}, which is like another"),
+        None => expected,
+    };
+    deviation.apply(&base)
 }
 
 // === impl SuiteReport ===

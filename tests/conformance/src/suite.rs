@@ -42,7 +42,15 @@ pub enum Outcome {
 
 /// All runners. One line each.
 pub fn registered() -> Vec<Box<dyn Suite>> {
-    vec![Box::new(crate::crds::Crds)]
+    vec![
+        Box::new(crate::container_patch::ContainerPatches),
+        Box::new(crate::crds::Crds),
+        Box::new(crate::injector::Injector),
+        Box::new(crate::page_examples::Decision),
+        Box::new(crate::pod_lifecycle::PodLifecycle),
+        Box::new(crate::pod_to_dataplane::Examples),
+        Box::new(crate::pod_to_dataplane::PodToDataplane),
+    ]
 }
 
 /// The runner of a case, if there is one.

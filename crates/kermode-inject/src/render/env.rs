@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kermode_model::duration;
 use serde_json::{Value, json};
 
-use crate::names::TOKEN_DIRECTORY;
+use crate::names::{DEFAULT_ADMIN_PORT, TOKEN_DIRECTORY};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
@@ -51,6 +51,10 @@ fn rendered(plan: &Plan<'_>) -> BTreeMap<String, String> {
     );
     if let Some(level) = &plan.log_level {
         set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
+    }
+    // The sidecar renders Envoy's bootstrap itself, so it is the one to know.
+    if plan.admin_port != DEFAULT_ADMIN_PORT {
+        set("KUMA_DATAPLANE_ADMIN_PORT", plan.admin_port.to_string());
     }
     if plan.placement == Placement::Native {
         set("KUMA_DATAPLANE_NATIVE_SIDECAR", true.to_string());

@@ -11,10 +11,17 @@ use crate::plan::Plan;
 use crate::refusal::Refusal;
 use crate::values::Values;
 
+/// The user that owns nothing, by convention.
+const NOBODY: u32 = 65534;
+/// Exclusions of any protocol, as Kuma 2.5 and later have them.
+const EXCLUDE_OUTBOUND_PORTS_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
+/// IP families that are intercepted, as Kuma 2.7 and later have it.
+const IP_FAMILY_MODE: &str = "kuma.io/transparent-proxying-ip-family-mode";
+
 /// Renders the init container that goes with the sidecar. `annotations` are all of the Pod, the written ones included.
 pub(crate) fn init(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Refusal> {
     if plan.settings.cni_enabled {
-        return Ok(validation(plan));
+        return validation(plan, annotations);
     }
     Ok(json!({
         "name": INIT,
@@ -42,24 +49,23 @@ fn security_context(plan: &Plan<'_>) -> Value {
     json!({"runAsUser": 0, "runAsGroup": 0, "capabilities": {"add": needed}})
 }
 
-/// It runs as the sidecar would, so it needs nothing that the sidecar does not.
-fn validation(plan: &Plan<'_>) -> Value {
+/// Needs no privilege. It must not run as the sidecar's user, whose connections are not redirected.
+fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Refusal> {
     let sidecar = &plan.settings.sidecar_container;
-    let mut context =
-        json!({"runAsUser": sidecar.uid, "runAsGroup": sidecar.gid, "capabilities": {"drop": ["ALL"]}});
-    if plan.restricted {
-        context = restricted_context(sidecar.uid, sidecar.gid);
-        context["capabilities"] = json!({"drop": ["ALL"]});
-    }
-    json!({
+    let user = if sidecar.uid == NOBODY { NOBODY - 1 } else { NOBODY };
+    let mut context = restricted_context(user, sidecar.gid);
+    context["capabilities"] = json!({"drop": ["ALL"]});
+    let mut args = vec!["--validate-only".to_owned()];
+    args.extend(arguments(annotations)?);
+    Ok(json!({
         "name": VALIDATION,
         "image": plan.settings.init_container.image,
         "imagePullPolicy": "IfNotPresent",
         "command": [INIT_PROGRAM],
-        "args": ["--validate-only", "--validation-server-port", sidecar.redirect_port_inbound.to_string()],
+        "args": args,
         "securityContext": context,
         "resources": resources(&plan.settings.init_container.resources),
-    })
+    }))
 }
 
 /// The arguments of `kuma-init` for the annotations of an injected Pod. Empty lists are empty arguments.
@@ -92,6 +98,10 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
     arguments.extend(["--verbose".to_owned(), "--skip-resolv-conf".to_owned()]);
     for (name, key) in [
         (
+            "--exclude-outbound-ports-for-uids",
+            EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
+        ),
+        (
             "--exclude-outbound-tcp-ports-for-uids",
             key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS,
         ),
@@ -118,6 +128,9 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             "--redirect-dns-port".to_owned(),
             port.unwrap_or(15053).to_string(),
         ]);
+    }
+    if pod.get(IP_FAMILY_MODE).is_some() {
+        arguments.extend(flag("--ip-family-mode", IP_FAMILY_MODE));
     }
     if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
         arguments.push("--experimental-transparent-proxy-engine".to_owned());

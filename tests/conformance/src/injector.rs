@@ -1,0 +1,93 @@
+//! Suite `injector`: Pods and what Kuma's own tests expect them to become.
+
+use anyhow::{Context, Result, bail};
+use kermode_inject::Settings;
+use kermode_inject::settings::SidecarMode;
+use serde_json::{Value, json};
+
+use crate::corpus::Case;
+use crate::injection::{World, comparable_pod, refusal};
+use crate::suite::{Outcome, Suite};
+
+/// Runner of the suite.
+pub(crate) struct Injector;
+
+impl Suite for Injector {
+    fn name(&self) -> &'static str {
+        "injector"
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        let settings = settings(case)?;
+        if !settings.problems().is_empty() {
+            // The control plane would not start.
+            let (expected, actual) = (
+                case.file("expected")?,
+                json!({"settings refused": settings.problems()}),
+            );
+            return Ok(Outcome::Compared { expected, actual });
+        }
+        let pod = case.file("pod")?;
+        let admitted = world(case)?.admitted(&pod, &settings)?;
+        let (expected, actual) = match (case.kind(), admitted) {
+            ("error", admitted) => refusal(case.at("/expectedError"), admitted),
+            ("inject" | "skip", Ok(admitted)) => {
+                (comparable_pod(&case.file("expected")?), comparable_pod(&admitted))
+            }
+            ("inject" | "skip", Err(refusal)) => (
+                comparable_pod(&case.file("expected")?),
+                json!({"refused": refusal.to_string()}),
+            ),
+            (kind, _) => bail!("unknown kind {kind:?}"),
+        };
+        Ok(Outcome::Compared { expected, actual })
+    }
+}
+
+fn world(case: &Case<'_>) -> Result<World> {
+    let fixed = &case.document.json["fixed"];
+    let text = |key: &str| fixed[key].as_str().with_context(|| format!("fixed.{key}"));
+    Ok(World {
+        namespace: case.at("/objects/namespace").clone(),
+        meshes: vec![case.decode("/objects/mesh/metadata/name")?],
+        system_namespace: text("systemNamespace")?.to_owned(),
+        container_patches: case.decode("/objects/containerPatches")?,
+        control_plane_url: text("controlPlaneURL")?.to_owned(),
+        control_plane_ca_pem: case.document.text(text("caCertFile")?)?,
+    })
+}
+
+/// The case's configuration, not over our defaults but over nothing: what it leaves out is off.
+fn settings(case: &Case<'_>) -> Result<Settings> {
+    let mut config = json!({"builtinDNS": {"enabled": false}, "exceptions": {"labels": {}}});
+    merge(&mut config, case.file("config")?);
+    // Keys that Kuma's decoder ignores, or of settings that we do not have.
+    for (parent, key) in [
+        ("", "controlPlane"),
+        ("/initContainer", "enabled"),
+        ("/sidecarContainer", "ipFamilyMode"),
+    ] {
+        if let Some(section) = config.pointer_mut(parent).and_then(Value::as_object_mut) {
+            section.remove(key);
+        }
+    }
+    let mut settings: Settings =
+        serde_json::from_value(config).context(case.file_name("config")?.to_owned())?;
+    settings.native_sidecars_supported = true;
+    settings.sidecar_mode = match case.at("/settings/sidecarContainersEnabled").as_bool() {
+        Some(true) => SidecarMode::Native,
+        _ => SidecarMode::Classic,
+    };
+    Ok(settings)
+}
+
+fn merge(base: &mut Value, given: Value) {
+    match (base, given) {
+        (Value::Object(base), Value::Object(given)) => {
+            for (key, value) in given {
+                merge(base.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (base, given) => *base = given,
+    }
+}

@@ -1,0 +1,80 @@
+//! Suite `pod-lifecycle`, through the index: which Dataplanes there should be, and when a sidecar is told to quit.
+
+use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_k8s::convert::dataplane_object;
+use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
+use kermode_k8s::index::Index;
+use serde_json::{Value, json};
+
+use crate::corpus::Case;
+use crate::pod_to_dataplane::{comparable, decode};
+use crate::suite::{Outcome, Suite};
+
+/// Runner of the suite.
+pub(crate) struct PodLifecycle;
+
+impl Suite for PodLifecycle {
+    fn name(&self) -> &'static str {
+        "pod-lifecycle"
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        match case.kind() {
+            "reconcile" | "event-filter" => run_completion(case),
+            "reconcile-pod" => run_reconcile_pod(case),
+            other => bail!("unknown kind {other:?}"),
+        }
+    }
+}
+
+/// How often the sidecar is told to quit. Here a Dataplane exists when the Pod has a sidecar and an IP.
+fn run_completion(case: &Case<'_>) -> Result<Outcome> {
+    let mut pod = case.at("/inputs/pod").clone();
+    let mut index = Index::default();
+    let mut told = 0;
+    if !pod.is_null() {
+        if case.decode("/inputs/dataplaneExists")? {
+            pod["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
+            pod["status"]["podIP"] = json!("192.0.2.1");
+        }
+        told = index
+            .apply_pod(PodFacts::from(&decode::<Pod>(&pod)?))
+            .completed
+            .len();
+    }
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: json!({"quitRequests": told}),
+    })
+}
+
+/// The Dataplanes in the end. Those that were there before and are wanted no more, the writer deletes.
+fn run_reconcile_pod(case: &Case<'_>) -> Result<Outcome> {
+    let mut index = Index::default();
+    index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(
+        case.at("/inputs/namespace"),
+    )?));
+    for service in case.decode::<Vec<Value>>("/inputs/services")? {
+        index.apply_service(ServiceFacts::from(&decode::<Service>(&service)?));
+    }
+    let pod = case.at("/inputs/pod");
+    if !pod.is_null() {
+        index.apply_pod(PodFacts::from(&decode::<Pod>(pod)?));
+    }
+    let wanted = index
+        .all_desired()
+        .map(|desired| serde_json::to_value(dataplane_object(desired.dataplane, desired.pod_uid)));
+    let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+    let expected: Vec<Value> = case.decode("/expected/dataplanes")?;
+    Ok(Outcome::Compared {
+        expected: expected.iter().map(with_metadata).collect(),
+        actual: wanted.iter().map(with_metadata).collect(),
+    })
+}
+
+fn with_metadata(dataplane: &Value) -> Value {
+    let mut compared = comparable(dataplane);
+    compared["metadata"] = dataplane["metadata"].clone();
+    compared
+}

@@ -1,0 +1,317 @@
+//! Suite `pod-to-dataplane`, and the part of `page-examples` about the same: objects → facts → Dataplane.
+
+mod outbounds;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kermode_inject::to_virtual;
+use kermode_k8s::convert::facts::{OwnerFacts, PodFacts, ServiceFacts, Workload};
+use kermode_k8s::convert::{
+    ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting, top_workload,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::corpus::Case;
+use crate::suite::{Outcome, Suite};
+
+/// Runner of the suite.
+pub(crate) struct PodToDataplane;
+
+/// Runner of the page's examples of Dataplanes.
+pub(crate) struct Examples;
+
+impl Suite for PodToDataplane {
+    fn name(&self) -> &'static str {
+        "pod-to-dataplane"
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        match case.kind() {
+            "convert" => run_convert(case),
+            "inbound-tags" => run_inbound_tags(case),
+            "protocol-tag" => run_protocol_tag(case),
+            "serviceless-name" => run_serviceless_name(case),
+            "probe-rewrite" => run_probe_rewrite(case),
+            "error" => run_error(case),
+            other => bail!("unknown kind {other:?}"),
+        }
+    }
+}
+
+impl Suite for Examples {
+    fn name(&self) -> &'static str {
+        "page-examples"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["inbounds-unordered", "annotation-list", "outbounds"]
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        match case.kind() {
+            "inbounds-unordered" => run_inbounds_unordered(case),
+            "annotation-list" => run_annotation_list(case),
+            "outbounds" => outbounds::run(case),
+            other => bail!("unknown kind {other:?}"),
+        }
+    }
+}
+
+// === the objects of a case ===
+
+/// What a Dataplane is made from.
+struct Objects {
+    pod: PodFacts,
+    services: Vec<ServiceFacts>,
+    owners: Vec<OwnerFacts>,
+    settings: ConvertSettings,
+}
+
+/// Decodes an object; labels and annotations may be unquoted numbers.
+pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
+    let mut object = object.clone();
+    for field in ["/metadata/labels", "/metadata/annotations"] {
+        let members = object.pointer_mut(field).and_then(Value::as_object_mut);
+        for value in members.into_iter().flat_map(|members| members.values_mut()) {
+            if !value.is_string() {
+                *value = json!(value.to_string());
+            }
+        }
+    }
+    serde_json::from_value(object).context("an object that Kubernetes would not take")
+}
+
+impl Objects {
+    fn read(pod: &Value, services: &[Value], owners: &[Value], zone: &Value) -> Result<Self> {
+        let services = services
+            .iter()
+            .map(|service| Ok(ServiceFacts::from(&decode::<Service>(service)?)));
+        let owners = owners
+            .iter()
+            .map(|owner| Ok(OwnerFacts::from(&decode::<ReplicaSet>(owner)?)));
+        Ok(Self {
+            pod: PodFacts::from(&decode::<Pod>(pod)?),
+            services: services.collect::<Result<_>>()?,
+            owners: owners.collect::<Result<_>>()?,
+            settings: ConvertSettings {
+                zone: zone.as_str().map(Into::into),
+            },
+        })
+    }
+
+    fn of_files(case: &Case<'_>) -> Result<Self> {
+        let (services, owners) = (
+            case.file_documents("servicesForPod")?,
+            case.file_documents("replicaSets")?,
+        );
+        Self::read(&case.file("pod")?, &services, &owners, case.at("/settings/zone"))
+    }
+
+    fn workload(&self) -> Option<Workload> {
+        top_workload(&self.pod, |id| self.owners.iter().find(|owner| owner.id == *id))
+    }
+
+    /// The Dataplane with the Services as they are given, whether or not they select the Pod.
+    fn try_convert(&self) -> Result<Option<Converted>, ConvertError> {
+        let services: Vec<_> = self.services.iter().collect();
+        convert(
+            &self.pod,
+            &services,
+            None,
+            self.workload().as_ref(),
+            &self.settings,
+        )
+    }
+
+    /// The Dataplane with those Services that select the Pod.
+    fn try_select_and_convert(&self) -> Result<Option<Converted>, ConvertError> {
+        let services = selecting(&self.services, &self.pod);
+        convert(
+            &self.pod,
+            &services,
+            None,
+            self.workload().as_ref(),
+            &self.settings,
+        )
+    }
+}
+
+fn written(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
+    let converted = converted?.context("there is no Dataplane")?;
+    Ok(serde_json::to_value(dataplane_object(&converted.dataplane, ""))?)
+}
+
+// === comparison ===
+
+/// Mesh and spec of a Dataplane, with what proto3 leaves out: `health: {}` is unready, none is ready, and a gateway
+/// without a type is a delegated one. The state of an inbound is of a later release.
+pub(crate) fn comparable(dataplane: &Value) -> Value {
+    let mut spec = dataplane["spec"].clone();
+    if let Some(inbounds) = spec
+        .pointer_mut("/networking/inbound")
+        .and_then(Value::as_array_mut)
+    {
+        inbounds.iter_mut().for_each(spell_health_out);
+    }
+    if let Some(gateway) = spec.pointer_mut("/networking/gateway") {
+        let kind = gateway["type"].as_str().unwrap_or("DELEGATED").to_owned();
+        gateway["type"] = json!(kind);
+    }
+    json!({"mesh": dataplane["mesh"], "spec": spec})
+}
+
+fn spell_health_out(inbound: &mut Value) {
+    if let Some(members) = inbound.as_object_mut() {
+        members.remove("state");
+        let health = members.remove("health");
+        let ready = health.is_none_or(|health| health["ready"] == true);
+        members.insert("ready".to_owned(), json!(ready));
+    }
+}
+
+fn inbounds_of(dataplane: &Value) -> Vec<Value> {
+    let compared = comparable(dataplane);
+    let inbounds = compared
+        .pointer("/spec/networking/inbound")
+        .and_then(Value::as_array);
+    inbounds.cloned().unwrap_or_default()
+}
+
+// === the kinds ===
+
+fn run_convert(case: &Case<'_>) -> Result<Outcome> {
+    if ["zone-ingress", "zone-egress"].contains(&case.at("/feature").as_str().unwrap_or_default()) {
+        return Ok(Outcome::Skipped("there are no zone proxies".to_owned()));
+    }
+    Ok(Outcome::Compared {
+        expected: comparable(&case.file("expected")?),
+        actual: comparable(&written(Objects::of_files(case)?.try_convert())?),
+    })
+}
+
+fn run_inbound_tags(case: &Case<'_>) -> Result<Outcome> {
+    let mut pod = case.at("/inputs/pod").clone();
+    pod["status"] = json!({"podIP": "192.0.2.1"});
+    let services = [case.at("/inputs/service").clone()];
+    let dataplane = written(Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.try_convert())?;
+    let port: usize = case.decode("/inputs/portIndex")?;
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: dataplane["spec"]["networking"]["inbound"][port]["tags"].clone(),
+    })
+}
+
+fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
+    let (port, protocol) = (case.at("/inputs/port"), case.at("/inputs/appProtocol"));
+    let pod = json!({"status": {"podIP": "192.0.2.1"}});
+    let service = json!({
+        "metadata": {"annotations": case.at("/inputs/serviceAnnotations")},
+        "spec": {"ports": [{"port": port, "appProtocol": protocol}]},
+    });
+    let dataplane = written(Objects::read(&pod, &[service], &[], &Value::Null)?.try_convert())?;
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/protocol"].clone(),
+    })
+}
+
+fn run_serviceless_name(case: &Case<'_>) -> Result<Outcome> {
+    let objects = Objects::of_files(case)?;
+    let dataplane = written(objects.try_convert())?;
+    let service = &dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/service"];
+    let suffix = format!("_{}_svc", objects.pod.key.namespace);
+    let name = service.as_str().and_then(|service| service.strip_suffix(&suffix));
+    let kind = objects
+        .workload()
+        .map_or_else(|| "Pod".into(), |workload| workload.kind);
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: json!({"name": name, "kind": *kind}),
+    })
+}
+
+fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
+    let port: u16 = case.decode("/inputs/port")?;
+    let path: String = case.decode("/inputs/path")?;
+    let virtual_port: u16 = case.decode("/inputs/virtualPort")?;
+    let actual = match case.at("/inputs/direction").as_str() {
+        Some("to-virtual") => match to_virtual(port, &path, virtual_port) {
+            Ok(target) => json!({"port": target.port, "path": target.path}),
+            Err(refusal) => json!({"error": refusal.to_string()}),
+        },
+        Some("to-real") => real_probe(port, &path, virtual_port)?,
+        other => bail!("unknown direction {other:?}"),
+    };
+    Ok(Outcome::Compared {
+        expected: expected_or_error(case, &actual),
+        actual,
+    })
+}
+
+fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
+    let pod = json!({
+        "metadata": {"annotations": {
+            "kuma.io/virtual-probes": "enabled",
+            "kuma.io/virtual-probes-port": virtual_port.to_string(),
+        }},
+        "spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": port, "path": path}}}]},
+        "status": {"podIP": "192.0.2.1"},
+    });
+    let dataplane = written(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let probe = &dataplane["spec"]["probes"]["endpoints"][0];
+    Ok(json!({"port": probe["inboundPort"], "path": probe["inboundPath"]}))
+}
+
+fn run_error(case: &Case<'_>) -> Result<Outcome> {
+    let services: Vec<Value> = case.decode("/inputs/services")?;
+    let objects = Objects::read(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
+    let actual = match objects.try_convert() {
+        Ok(_) => json!("a Dataplane"),
+        Err(error) => json!({"error": error.to_string()}),
+    };
+    Ok(Outcome::Compared {
+        expected: expected_or_error(case, &actual),
+        actual,
+    })
+}
+
+/// The answer asked for, or the error. Our texts may go on to name the remedy.
+fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
+    let Some(text) = case.at("/expectedError/exact").as_str() else {
+        return case.at("/expected").clone();
+    };
+    let ours = actual["error"].as_str().unwrap_or_default();
+    json!({"error": if ours.starts_with(text) { ours } else { text }})
+}
+
+fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
+    let services: Vec<Value> = case.decode("/inputs/services")?;
+    let objects = Objects::read(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
+    let dataplane = written(objects.try_select_and_convert())?;
+    let expected = json!({"spec": {"networking": {"inbound": case.at("/expected/inbounds")}}});
+    Ok(Outcome::Compared {
+        expected: sorted(inbounds_of(&expected)),
+        actual: sorted(inbounds_of(&dataplane)),
+    })
+}
+
+fn sorted(mut values: Vec<Value>) -> Value {
+    values.sort_by_cached_key(ToString::to_string);
+    Value::Array(values)
+}
+
+fn run_annotation_list(case: &Case<'_>) -> Result<Outcome> {
+    let mut annotations = case.at("/inputs").clone();
+    annotations["kuma.io/transparent-proxying"] = json!("enabled");
+    annotations["kuma.io/transparent-proxying-inbound-port"] = json!("15006");
+    annotations["kuma.io/transparent-proxying-outbound-port"] = json!("15001");
+    let pod = json!({"metadata": {"annotations": annotations}, "status": {"podIP": "192.0.2.1"}});
+    let dataplane = written(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let list = &dataplane["spec"]["networking"]["transparentProxying"]["directAccessServices"];
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: json!({"directAccessServices": list}),
+    })
+}

@@ -1,0 +1,72 @@
+//! Kind `outbounds`: what Kuma stores in a client's Dataplane, Kermode reads from the mesh view: where each service
+//! is addressed. The Dataplane itself holds none of it.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Service;
+use kermode_k8s::convert::facts::ServiceFacts;
+use kermode_k8s::index::service_addresses;
+use kermode_model::view::MeshView;
+use kermode_model::{Dataplane, Inbound, MeshName, ObjectKey};
+use serde_json::{Value, json};
+
+use super::decode;
+use crate::corpus::Case;
+use crate::suite::Outcome;
+
+const MESH: &str = "default";
+
+pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {
+    let mut view = MeshView::default();
+    for service in case.decode::<Vec<Value>>("/inputs/services")? {
+        let facts = ServiceFacts::from(&decode::<Service>(&service)?);
+        for (name, addresses) in service_addresses(&facts) {
+            view.set_addresses(&name, Some(addresses));
+        }
+    }
+    for dataplane in case.decode::<Vec<Value>>("/inputs/dataplanes")? {
+        view.upsert_dataplane(read(&dataplane)?);
+    }
+    Ok(Outcome::Compared {
+        expected: case.at("/expected/outbounds").clone(),
+        actual: addressed(&view),
+    })
+}
+
+fn addressed(view: &MeshView) -> Value {
+    let mesh = MeshName::new(MESH);
+    let services = view.services(&mesh).flat_map(|(name, service)| {
+        let addresses = service.addresses.cluster_ips.iter();
+        addresses.map(move |address| {
+            json!({
+                "address": address.ip(),
+                "port": address.port(),
+                "tags": {"kuma.io/service": name},
+            })
+        })
+    });
+    services.collect()
+}
+
+fn read(dataplane: &Value) -> Result<Dataplane> {
+    let name = dataplane["name"].as_str().unwrap_or_default();
+    let networking = &dataplane["networking"];
+    let inbounds: Vec<Value> = serde_json::from_value(networking["inbound"].clone())?;
+    let inbounds = inbounds.iter().map(|inbound| {
+        Ok(Inbound {
+            port: serde_json::from_value(inbound["port"].clone())?,
+            tags: serde_json::from_value(inbound["tags"].clone())?,
+            ready: None,
+        })
+    });
+    Ok(Dataplane {
+        key: ObjectKey::from_proxy_name(name).context("a name and a namespace")?,
+        mesh: MeshName::new(MESH),
+        address: serde_json::from_value(networking["address"].clone())?,
+        inbounds: inbounds.collect::<Result<_>>()?,
+        gateway: None,
+        transparent_proxying: None,
+        admin_port: None,
+        probes: None,
+        metrics: None,
+    })
+}
