@@ -79,6 +79,9 @@ pub(crate) struct RunArgs {
     /// Port on 127.0.0.1 (and ::1) that DNS queries are redirected to.
     #[arg(long, env = "KUMA_DNS_CORE_DNS_PORT", default_value = "15053")]
     pub(crate) dns_port: String,
+    /// File that names the servers that queries are passed on to.
+    #[arg(long, env = "KUMA_DNS_RESOLV_CONF", default_value = "/etc/resolv.conf")]
+    pub(crate) resolv_conf: PathBuf,
 }
 
 #[derive(Debug, Args)]

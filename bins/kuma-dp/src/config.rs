@@ -22,6 +22,7 @@ pub(crate) struct Config {
     pub(crate) envoy: EnvoyConfig,
     pub(crate) native_sidecar: bool,
     pub(crate) dns_port: Option<NonZeroU16>,
+    pub(crate) resolv_conf: PathBuf,
     pub(crate) socket_dir: PathBuf,
 }
 
@@ -120,6 +121,7 @@ impl RunArgs {
                 },
                 native_sidecar: native_sidecar?,
                 dns_port: if dns_enabled? { Some(dns_port?) } else { None },
+                resolv_conf: self.resolv_conf,
                 socket_dir: self.socket_dir.unwrap_or_else(std::env::temp_dir),
             })
         })();

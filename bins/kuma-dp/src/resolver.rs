@@ -1,13 +1,16 @@
-//! What `/etc/resolv.conf` says, for the control plane's name and for passing queries on.
+//! What the pod's `/etc/resolv.conf` says, for the control plane's name and for passing queries on.
 
+use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::system_conf::parse_resolv_conf;
 
 const DNS_PORT: u16 = 53;
 
@@ -18,11 +21,12 @@ pub(crate) struct SystemDns {
 }
 
 impl SystemDns {
-    /// Reads it. A pod without name servers is legal: then only addresses can be reached.
-    pub(crate) fn read() -> Self {
-        let (config, options) = read_system_conf().unwrap_or_else(|error| {
-            tracing::warn!(%error, "/etc/resolv.conf names no servers, names cannot be resolved");
-            Default::default()
+    /// Reads the file. A pod without name servers is legal: then only addresses can be reached.
+    pub(crate) fn read(path: &Path) -> Self {
+        let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
+        let (config, options) = parsed.unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "no name servers, names cannot be resolved");
+            <(ResolverConfig, ResolverOpts)>::default()
         });
         Self { config, options }
     }

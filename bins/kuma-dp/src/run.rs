@@ -87,7 +87,7 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
 
 async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Components> {
     let mut components = Components::new();
-    let system_dns = SystemDns::read();
+    let system_dns = SystemDns::read(&config.resolv_conf);
     let channel = control_plane::channel(&config.control_plane, system_dns.resolver()?)?;
     let token = TokenFile::new(config.control_plane.token_path.clone());
     let (sender, identity) = watch::channel(None);

@@ -35,6 +35,9 @@ impl Agent {
         let directory = tempfile::tempdir().unwrap();
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
+        // Nothing listens there, which is known at once.
+        let resolv_conf = directory.path().join("resolv.conf");
+        std::fs::write(&resolv_conf, "nameserver 127.0.0.3\n").unwrap();
         let admin = free_address(Ipv4Addr::LOCALHOST.into()).await;
         let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new("/bin/sh")
@@ -59,6 +62,7 @@ impl Agent {
             .env("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", envoy())
             .env("KUMA_DATAPLANE_ADMIN_PORT", admin.port().to_string())
             .env("KUMA_DNS_ENABLED", "false")
+            .env("KUMA_DNS_RESOLV_CONF", &resolv_conf)
             .env("TMPDIR", directory.path())
             .envs(changes.iter().copied())
             .stderr(Stdio::from(log))

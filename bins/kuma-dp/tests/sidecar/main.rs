@@ -11,16 +11,18 @@
 mod agent;
 mod control_plane;
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agent::{Agent, is_running, kilobytes};
-use control_plane::{Behaviour, ControlPlane, SPIFFE_ID};
+use control_plane::{Behaviour, ControlPlane, SPIFFE_ID, free_address};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, pem::PemObject};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::TlsConnector;
 
 const MTLS: Behaviour = Behaviour {
@@ -346,6 +348,53 @@ async fn waiting_ends_when_envoy_is_ready_and_fails_when_it_is_not() {
     assert_eq!(failed.status.code(), Some(1));
     let text = String::from_utf8(failed.stderr).unwrap();
     assert!(text.contains("404"), "{text}");
+}
+
+#[tokio::test]
+async fn dns_queries_get_an_answer_over_udp_and_tcp_even_when_no_name_server_gives_one() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let dns = free_address(Ipv4Addr::LOCALHOST.into()).await;
+    let changes = [
+        ("KUMA_DNS_ENABLED", "true"),
+        ("KUMA_DNS_CORE_DNS_PORT", &dns.port().to_string()),
+    ];
+    let agent = Agent::start(&control_plane, "first", &changes).await;
+    // A query for the root's servers, id 0x0102; any answer has the id and the response bit.
+    let query = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+    let mut tcp = agent
+        .eventually("DNS listens", async || TcpStream::connect(dns).await.ok())
+        .await;
+    tcp.write_all(&[&[0, 17], &query[..]].concat()).await.unwrap();
+    let mut answer = [0; 5];
+    tcp.read_exact(&mut answer).await.unwrap();
+    assert_eq!((answer[2], answer[3], answer[4] & 0x80), (1, 2, 0x80));
+
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    udp.send_to(&query, dns).await.unwrap();
+    let mut answer = [0; 4096];
+    let (length, from) = udp.recv_from(&mut answer).await.unwrap();
+    assert_eq!((length, from), (query.len(), dns));
+    // SERVFAIL.
+    assert_eq!(
+        (answer[0], answer[1], answer[2] & 0x80, answer[3] & 0x0f),
+        (1, 2, 0x80, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_dns_port_that_is_taken_is_named_and_leaves_no_envoy_behind() {
+    let control_plane = ControlPlane::start(MTLS).await;
+    let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let changes = [
+        ("KUMA_DNS_ENABLED", "true"),
+        ("KUMA_DNS_CORE_DNS_PORT", port.as_str()),
+    ];
+    let mut agent = Agent::start(&control_plane, "first", &changes).await;
+    assert_eq!(agent.ended().await.code(), Some(1));
+    assert!(agent.log().contains("KUMA_DNS_CORE_DNS_PORT"), "{}", agent.log());
+    let admin = TcpStream::connect(agent.admin()).await;
+    assert!(admin.is_err(), "Envoy still runs");
 }
 
 #[tokio::test]
