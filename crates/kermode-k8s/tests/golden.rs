@@ -3,6 +3,8 @@
 //!
 //! `UPDATE_GOLDENS=1` writes the goldens; read the difference before it is committed.
 
+#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+
 use std::path::{Path, PathBuf};
 
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};

@@ -26,6 +26,7 @@ enum Write {
     NoReplicaSet(u8),
 }
 
+#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
 #[derive(Clone, Debug)]
 struct PodShape {
     injected: bool,
