@@ -24,7 +24,7 @@ def manifest(name: str, image: str) -> str:
 def deploy(kubectl: Kubectl, references: dict) -> None:
     """Apply the mesh's settings and the application, wait for it."""
     kubectl.apply_over(manifest("mesh", ""))
-    say("Mesh default: mTLS STRICT, one permission: demo-client may call demo-server")
+    say("Mesh default: mTLS STRICT")
     for name in ("app", "outside"):
         kubectl.apply(manifest(name, references["kermode-demo"]))
     for name in IN_MESH:

@@ -71,7 +71,8 @@ fn cluster_rules() -> Vec<Value> {
         // A Dataplane's owner reference to its Pod blocks the owner's deletion, which takes this right.
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         rule("", &["pods/finalizers"], &["update"]),
-        rule(GROUP, &["meshes"], &["get", "list", "watch", "create"]),
+        // Patched to note that a mesh's first objects were made: once, whatever becomes of them.
+        rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),
         // To tell whose token a proxy shows.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         // To keep the certificate in its own webhooks right.
