@@ -1,7 +1,10 @@
 //! Suite `crds`: our CustomResourceDefinitions beside those of the corpus.
 
-use anyhow::{Context, Result};
+mod schema;
+
+use anyhow::{Context, Result, bail};
 use kermode_crds::definition;
+use kermode_inject::validate_container_patch;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
@@ -16,21 +19,53 @@ impl Suite for Crds {
     }
 
     fn kinds(&self) -> &'static [&'static str] {
-        &["crd"]
+        &["crd", "crd-validate", "admission"]
     }
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
-        let theirs = case.file("expected")?;
-        let name = &theirs["metadata"]["name"];
-        let ours = definition::all()
-            .into_iter()
-            .find(|definition| definition["metadata"]["name"] == *name)
-            .with_context(|| format!("no CustomResourceDefinition {name}"))?;
-        Ok(Outcome::Compared {
-            expected: comparable(&theirs),
-            actual: comparable(&ours),
-        })
+        match case.kind() {
+            "crd" => compare(case),
+            "crd-validate" => validate(case),
+            "admission" => admit(case),
+            kind => bail!("unknown kind {kind:?}"),
+        }
     }
+}
+
+fn compare(case: &Case<'_>) -> Result<Outcome> {
+    let theirs = case.file("expected")?;
+    let ours = ours(theirs["metadata"]["name"].as_str().unwrap_or_default())?;
+    Ok(Outcome::Compared {
+        expected: comparable(&theirs),
+        actual: comparable(&ours),
+    })
+}
+
+fn ours(name: &str) -> Result<Value> {
+    definition::all()
+        .into_iter()
+        .find(|definition| definition["metadata"]["name"] == name)
+        .with_context(|| format!("no CustomResourceDefinition {name}"))
+}
+
+/// Whether the API server would take an object by its schema.
+fn validate(case: &Case<'_>) -> Result<Outcome> {
+    let definition = ours(case.at("/inputs/crd").as_str().unwrap_or_default())?;
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: json!({"accepted": schema::accepts(schema, case.at("/inputs/object"))}),
+    })
+}
+
+/// Whether our validating webhook would take an object.
+fn admit(case: &Case<'_>) -> Result<Outcome> {
+    let namespace: String = case.decode("/inputs/systemNamespace")?;
+    let answer = validate_container_patch(case.at("/inputs/object"), &namespace);
+    Ok(Outcome::Compared {
+        expected: case.at("/expected").clone(),
+        actual: json!({"allowed": answer.is_ok()}),
+    })
 }
 
 /// Group, names, scope, version flags and the schema without descriptions.

@@ -76,9 +76,13 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
     let pod = Values::annotations(annotations, "the Pod");
     let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
     let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();
-    let flag = |name: &str, key: &str| [name.to_owned(), text(key)];
+    let given = |name: &str, key: &str| {
+        pod.get(key)
+            .map_or_else(Vec::new, |value| vec![name.to_owned(), value.to_owned()])
+    };
+    let flag = |name: &str, value: &str| [name.to_owned(), value.to_owned()];
     let mut arguments: Vec<String> = Vec::new();
-    arguments.extend(flag(
+    arguments.extend(given(
         "--redirect-outbound-port",
         key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
     ));
@@ -90,11 +94,14 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             key::TRANSPARENT_PROXYING_INBOUND_V6_PORT,
         ),
         ("--kuma-dp-uid", key::SIDECAR_UID),
-        ("--exclude-inbound-ports", key::EXCLUDE_INBOUND_PORTS),
-        ("--exclude-outbound-ports", key::EXCLUDE_OUTBOUND_PORTS),
     ] {
-        arguments.extend(flag(name, key));
+        arguments.extend(given(name, key));
     }
+    arguments.extend(flag("--exclude-inbound-ports", &text(key::EXCLUDE_INBOUND_PORTS)));
+    arguments.extend(flag(
+        "--exclude-outbound-ports",
+        &text(key::EXCLUDE_OUTBOUND_PORTS),
+    ));
     arguments.extend(["--verbose".to_owned(), "--skip-resolv-conf".to_owned()]);
     for (name, key) in [
         (
@@ -129,9 +136,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             port.unwrap_or(15053).to_string(),
         ]);
     }
-    if pod.get(IP_FAMILY_MODE).is_some() {
-        arguments.extend(flag("--ip-family-mode", IP_FAMILY_MODE));
-    }
+    arguments.extend(given("--ip-family-mode", IP_FAMILY_MODE));
     if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
         arguments.push("--experimental-transparent-proxy-engine".to_owned());
     }

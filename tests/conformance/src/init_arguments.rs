@@ -1,0 +1,33 @@
+//! Suite `transparent-proxy`, the part on injection: arguments of `kuma-init` from a Pod's annotations.
+
+use anyhow::Result;
+use kermode_inject::init_arguments;
+use serde_json::json;
+
+use crate::corpus::Case;
+use crate::suite::{Outcome, Suite};
+
+/// Runner of these cases.
+pub(crate) struct InitArguments;
+
+impl Suite for InitArguments {
+    fn name(&self) -> &'static str {
+        "transparent-proxy"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["init-args"]
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        let annotations = case.decode("/inputs/podAnnotations")?;
+        let actual = match init_arguments(&annotations) {
+            Ok(arguments) => json!({"args": arguments}),
+            Err(refusal) => json!({"refused": refusal.to_string()}),
+        };
+        Ok(Outcome::Compared {
+            expected: case.at("/expected").clone(),
+            actual,
+        })
+    }
+}
