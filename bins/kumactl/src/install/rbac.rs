@@ -57,7 +57,7 @@ fn cluster_rules() -> Vec<Value> {
         // To name a workload after the controller of its controller (DESIGN decision 3).
         rule("apps", &["replicasets"], &READ),
         rule("batch", &["jobs"], &READ),
-        rule("", &["events"], &["create", "patch"]),
+        rule("events.k8s.io", &["events"], &["create", "patch"]),
         rule(
             GROUP,
             &["dataplanes"],
