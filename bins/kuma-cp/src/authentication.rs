@@ -19,7 +19,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 
 /// Why a caller is not let in.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// There is no usable token.
     #[error("no bearer token in the request's authorization metadata")]
     NoToken,
@@ -46,21 +46,24 @@ pub enum Refused {
 
 /// Authenticates proxies.
 #[derive(Clone)]
-pub struct Authentication {
+pub(crate) struct Authentication {
     client: Client,
     index: SharedIndex,
 }
 
 impl Authentication {
     /// Authenticates against the API server and what the index knows of Pods.
-    pub fn new(client: Client, index: SharedIndex) -> Self {
+    pub(crate) fn new(client: Client, index: SharedIndex) -> Self {
         Self { client, index }
     }
 
     /// Checks that the metadata's token is that of the proxy.
-    pub async fn check(&self, metadata: &http::HeaderMap, proxy: &ObjectKey) -> Result<(), Refused> {
+    pub(crate) async fn check(&self, metadata: &http::HeaderMap, proxy: &ObjectKey) -> Result<(), Refused> {
         let token = bearer_token(metadata).ok_or(Refused::NoToken)?;
-        let identity = self.index.pod_identity(proxy).ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
+        let identity = self
+            .index
+            .pod_identity(proxy)
+            .ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
         let status = self.review(token).await?;
         if status.authenticated != Some(true) {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
@@ -69,8 +72,16 @@ impl Authentication {
         let user = status.user.unwrap_or_default();
         let name = user.username.unwrap_or_default();
         let extra = user.extra.unwrap_or_default();
-        let bound_to = |key: &str| extra.get(key).and_then(|values| values.first()).map(String::as_str);
-        let expected = format!("system:serviceaccount:{}:{}", proxy.namespace, identity.service_account);
+        let bound_to = |key: &str| {
+            extra
+                .get(key)
+                .and_then(|values| values.first())
+                .map(String::as_str)
+        };
+        let expected = format!(
+            "system:serviceaccount:{}:{}",
+            proxy.namespace, identity.service_account
+        );
         let mismatch = if name != expected {
             "another service account or namespace"
         } else if bound_to(POD_NAME) != Some(&*proxy.name) {
@@ -80,12 +91,19 @@ impl Authentication {
         } else {
             return Ok(());
         };
-        Err(Refused::NotYours { token: name, proxy: proxy.clone(), mismatch })
+        Err(Refused::NotYours {
+            token: name,
+            proxy: proxy.clone(),
+            mismatch,
+        })
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Refused> {
         let review = TokenReview {
-            spec: TokenReviewSpec { token: Some(token.to_owned()), audiences: None },
+            spec: TokenReviewSpec {
+                token: Some(token.to_owned()),
+                audiences: None,
+            },
             ..TokenReview::default()
         };
         let api: Api<TokenReview> = Api::all(self.client.clone());

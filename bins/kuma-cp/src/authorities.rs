@@ -18,7 +18,7 @@ const SECRET_KEY: &str = "value";
 type Loaded = HashMap<(MeshName, String), Arc<Authority>>;
 
 /// Finds the CA of a mesh, making it at first use.
-pub struct Authorities {
+pub(crate) struct Authorities {
     client: Client,
     namespace: String,
     loaded: Mutex<Loaded>,
@@ -26,12 +26,16 @@ pub struct Authorities {
 
 impl Authorities {
     /// Authorities whose Secrets live in that namespace.
-    pub fn new(client: Client, namespace: String) -> Self {
-        Self { client, namespace, loaded: Mutex::default() }
+    pub(crate) fn new(client: Client, namespace: String) -> Self {
+        Self {
+            client,
+            namespace,
+            loaded: Mutex::default(),
+        }
     }
 
     /// The CA of a mesh's backend.
-    pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<Authority>> {
+    pub(crate) async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<Authority>> {
         let id = (mesh.clone(), backend.to_owned());
         // Held while loading, so that a crowd of new proxies causes one read.
         let mut loaded = self.loaded.lock().await;

@@ -10,39 +10,41 @@ use serde::{Deserialize, Serialize};
 /// Everything that can be configured.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Config {
+pub(crate) struct Config {
+    /// Name of this replica; the Pod's in a cluster.
+    pub(crate) instance: String,
     /// Logging.
-    pub log: Log,
+    pub(crate) log: Log,
     /// Where the control plane keeps its own objects.
-    pub store: Store,
+    pub(crate) store: Store,
     /// Kubernetes.
-    pub runtime: Runtime,
+    pub(crate) runtime: Runtime,
     /// The server for proxies: xDS and certificates.
-    pub dp_server: DpServer,
+    pub(crate) dp_server: DpServer,
     /// The server for operators: health and metrics.
-    pub diagnostics: Diagnostics,
+    pub(crate) diagnostics: Diagnostics,
     /// Bootstrap of proxies.
-    pub bootstrap_server: BootstrapServer,
+    pub(crate) bootstrap_server: BootstrapServer,
     /// Zones.
-    pub multizone: Multizone,
+    pub(crate) multizone: Multizone,
     /// Objects made at start.
-    pub defaults: Defaults,
+    pub(crate) defaults: Defaults,
 }
 
 /// Logging.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Log {
+pub(crate) struct Log {
     /// A level, or a filter such as `info,kermode_xds=debug`.
-    pub level: String,
+    pub(crate) level: String,
     /// `text` or `json`.
-    pub format: LogFormat,
+    pub(crate) format: LogFormat,
 }
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// One line an event.
     #[default]
     Text,
@@ -53,123 +55,139 @@ pub enum LogFormat {
 /// Where the control plane keeps its own objects.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Store {
+pub(crate) struct Store {
     /// In Kubernetes.
-    pub kubernetes: StoreKubernetes,
+    pub(crate) kubernetes: StoreKubernetes,
 }
 
 /// The control plane's namespace.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct StoreKubernetes {
+pub(crate) struct StoreKubernetes {
     /// Its name.
-    pub system_namespace: String,
+    pub(crate) system_namespace: String,
 }
 
 /// What the control plane runs on.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Runtime {
+pub(crate) struct Runtime {
     /// Kubernetes.
-    pub kubernetes: Kubernetes,
+    pub(crate) kubernetes: Kubernetes,
 }
 
 /// Kubernetes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Kubernetes {
+pub(crate) struct Kubernetes {
     /// Name of the control plane's Service.
-    pub control_plane_service_name: String,
+    pub(crate) control_plane_service_name: String,
     /// The webhooks' server.
-    pub admission_server: AdmissionServer,
+    pub(crate) admission_server: AdmissionServer,
     /// Injection.
-    pub injector: kermode_inject::Settings,
+    pub(crate) injector: kermode_inject::Settings,
 }
 
 /// The webhooks' server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct AdmissionServer {
+pub(crate) struct AdmissionServer {
     /// Address to listen on.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Port to listen on.
-    pub port: u16,
+    pub(crate) port: u16,
     /// Names and IP addresses it is reached by besides those of the Service; needed outside a cluster.
-    pub hostnames: Vec<String>,
+    pub(crate) hostnames: Vec<String>,
 }
 
 /// The server for proxies.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct DpServer {
+pub(crate) struct DpServer {
     /// Address to listen on.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Port to listen on.
-    pub port: u16,
+    pub(crate) port: u16,
     /// URL handed to proxies; derived from the Service unless set.
-    pub url: String,
+    pub(crate) url: String,
 }
 
 /// The server for operators.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Diagnostics {
+pub(crate) struct Diagnostics {
     /// Address to listen on.
-    pub address: IpAddr,
+    pub(crate) address: IpAddr,
     /// Port to listen on.
-    pub server_port: u16,
+    pub(crate) server_port: u16,
 }
 
 /// Bootstrap of proxies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct BootstrapServer {
+pub(crate) struct BootstrapServer {
     /// Its parameters.
-    pub params: BootstrapParams,
+    pub(crate) params: BootstrapParams,
 }
 
 /// Parameters of proxies' bootstrap.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct BootstrapParams {
+pub(crate) struct BootstrapParams {
     /// Port of Envoy's admin interface; the injector's default unless set.
-    pub admin_port: Option<u16>,
+    pub(crate) admin_port: Option<u16>,
 }
 
 /// Zones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Multizone {
+pub(crate) struct Multizone {
     /// This zone.
-    pub zone: Zone,
+    pub(crate) zone: Zone,
 }
 
 /// A zone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Zone {
+pub(crate) struct Zone {
     /// Its name; empty without zones.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// Objects made at start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Defaults {
+pub(crate) struct Defaults {
     /// Do not make the Mesh `default`.
-    pub skip_mesh_creation: bool,
+    pub(crate) skip_mesh_creation: bool,
 }
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 const VARIABLES: &[Variable] = &[
+    ("POD_NAME", "instance"),
     ("KUMA_LOG_LEVEL", "log.level"),
     ("KUMA_LOG_FORMAT", "log.format"),
-    ("KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE", "store.kubernetes.systemNamespace"),
-    ("KUMA_RUNTIME_KUBERNETES_CONTROL_PLANE_SERVICE_NAME", "runtime.kubernetes.controlPlaneServiceName"),
-    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS", "runtime.kubernetes.admissionServer.address"),
-    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT", "runtime.kubernetes.admissionServer.port"),
-    ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES", "runtime.kubernetes.admissionServer.hostnames"),
+    (
+        "KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE",
+        "store.kubernetes.systemNamespace",
+    ),
+    (
+        "KUMA_RUNTIME_KUBERNETES_CONTROL_PLANE_SERVICE_NAME",
+        "runtime.kubernetes.controlPlaneServiceName",
+    ),
+    (
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS",
+        "runtime.kubernetes.admissionServer.address",
+    ),
+    (
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT",
+        "runtime.kubernetes.admissionServer.port",
+    ),
+    (
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES",
+        "runtime.kubernetes.admissionServer.hostnames",
+    ),
     ("KUMA_DP_SERVER_ADDRESS", "dpServer.address"),
     ("KUMA_DP_SERVER_PORT", "dpServer.port"),
     ("KUMA_DP_SERVER_URL", "dpServer.url"),
@@ -192,8 +210,11 @@ impl Config {
     ///
     /// # Errors
     /// With all problems at once.
-    pub fn load(file: Option<&Path>) -> anyhow::Result<Self> {
-        #[allow(clippy::disallowed_methods, reason = "the one place where kuma-cp reads its environment")]
+    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the one place where kuma-cp reads its environment"
+        )]
         let mut config: Self = load(SCHEMA, file, |name| std::env::var(name).ok())?;
         if let Some(port) = config.bootstrap_server.params.admin_port {
             config.runtime.kubernetes.injector.sidecar_container.admin_port = port;
@@ -203,18 +224,30 @@ impl Config {
         Ok(config)
     }
 
+    /// Name of this replica, for the lease and Events.
+    pub(crate) fn instance_name(&self) -> &str {
+        if self.instance.is_empty() {
+            "kuma-cp"
+        } else {
+            &self.instance
+        }
+    }
+
     /// The URL that proxies are told.
-    pub fn control_plane_url(&self) -> String {
+    pub(crate) fn control_plane_url(&self) -> String {
         if self.dp_server.url.is_empty() {
             let service = &self.runtime.kubernetes.control_plane_service_name;
-            format!("https://{service}.{}:{}", self.store.kubernetes.system_namespace, self.dp_server.port)
+            format!(
+                "https://{service}.{}:{}",
+                self.store.kubernetes.system_namespace, self.dp_server.port
+            )
         } else {
             self.dp_server.url.clone()
         }
     }
 
     /// The names that the servers' certificate must cover.
-    pub fn serving_names(&self) -> Vec<String> {
+    pub(crate) fn serving_names(&self) -> Vec<String> {
         let service = &self.runtime.kubernetes.control_plane_service_name;
         let namespace = &self.store.kubernetes.system_namespace;
         let mut names = vec![
@@ -233,13 +266,18 @@ impl Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::default() }
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::default(),
+        }
     }
 }
 
 impl Default for StoreKubernetes {
     fn default() -> Self {
-        Self { system_namespace: "kong-mesh-system".to_owned() }
+        Self {
+            system_namespace: "kong-mesh-system".to_owned(),
+        }
     }
 }
 
@@ -255,30 +293,41 @@ impl Default for Kubernetes {
 
 impl Default for AdmissionServer {
     fn default() -> Self {
-        Self { address: ANY, port: 5443, hostnames: Vec::new() }
+        Self {
+            address: ANY,
+            port: 5443,
+            hostnames: Vec::new(),
+        }
     }
 }
 
 impl Default for DpServer {
     fn default() -> Self {
-        Self { address: ANY, port: 5678, url: String::new() }
+        Self {
+            address: ANY,
+            port: 5678,
+            url: String::new(),
+        }
     }
 }
 
 impl Default for Diagnostics {
     fn default() -> Self {
-        Self { address: ANY, server_port: 5680 }
+        Self {
+            address: ANY,
+            server_port: 5680,
+        }
     }
 }
 
 /// A server's address with the setting that changes it, for the text of a failed start.
-pub struct Bind {
+pub(crate) struct Bind {
     /// What listens.
-    pub server: &'static str,
+    pub(crate) server: &'static str,
     /// Where.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The setting that changes the port.
-    pub setting: &'static str,
+    pub(crate) setting: &'static str,
 }
 
 impl Bind {
@@ -286,10 +335,15 @@ impl Bind {
     ///
     /// # Errors
     /// Says which server, where, and what to change.
-    pub async fn listen(&self) -> anyhow::Result<tokio::net::TcpListener> {
-        tokio::net::TcpListener::bind(self.address).await.with_context(|| {
-            format!("{} cannot listen on {}; free the port or set {}", self.server, self.address, self.setting)
-        })
+    pub(crate) async fn listen(&self) -> anyhow::Result<tokio::net::TcpListener> {
+        tokio::net::TcpListener::bind(self.address)
+            .await
+            .with_context(|| {
+                format!(
+                    "{} cannot listen on {}; free the port or set {}",
+                    self.server, self.address, self.setting
+                )
+            })
     }
 }
 
@@ -316,10 +370,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_port_names_the_server_and_the_setting() {
-        let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
         let address = taken.local_addr().expect("an address");
-        let bind = Bind { server: "admission server", address, setting: "runtime.kubernetes.admissionServer.port" };
+        let bind = Bind {
+            server: "admission server",
+            address,
+            setting: "runtime.kubernetes.admissionServer.port",
+        };
         let error = bind.listen().await.expect_err("the port is taken").to_string();
-        assert!(error.contains("admission server") && error.contains("admissionServer.port"), "{error}");
+        assert!(
+            error.contains("admission server") && error.contains("admissionServer.port"),
+            "{error}"
+        );
     }
 }

@@ -19,20 +19,20 @@ use serde_json::json;
 use tokio::sync::watch;
 
 /// Makes what is missing.
-pub struct Defaults {
+pub(crate) struct Defaults {
     /// For reading and writing.
-    pub client: Client,
+    pub(crate) client: Client,
     /// Where permissions live.
-    pub system_namespace: String,
+    pub(crate) system_namespace: String,
     /// Do not make the Mesh `default`.
-    pub skip_mesh_creation: bool,
+    pub(crate) skip_mesh_creation: bool,
     /// Whether this replica leads.
-    pub leading: watch::Receiver<bool>,
+    pub(crate) leading: watch::Receiver<bool>,
 }
 
 impl Defaults {
     /// Runs until dropped, working while this replica leads.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         while self.leading.wait_for(|leads| *leads).await.is_ok() {
             let mut stops = self.leading.clone();
             tokio::select! {
@@ -49,13 +49,17 @@ impl Defaults {
             tracing::warn!("{}", describe("Mesh default cannot be created", &error));
         }
         let meshes: Api<Mesh> = Api::all(self.client.clone());
-        let events = watcher::metadata_watcher(meshes.clone(), watcher::Config::default());
+        let watched: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
+        let events = watcher(watched, watcher::Config::default());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
             // A watch that fails is logged where the engine's own one fails too.
             let Ok(mesh) = event else { continue };
             if let Err(error) = self.create_first_permission(&meshes, &mesh).await {
-                let what = format!("MeshTrafficPermission of Mesh {} cannot be created", mesh.name_any());
+                let what = format!(
+                    "MeshTrafficPermission of Mesh {} cannot be created",
+                    mesh.name_any()
+                );
                 tracing::warn!("{}", describe(&what, &error));
             }
         }
@@ -68,7 +72,10 @@ impl Defaults {
         }
         let mesh = Mesh {
             types: Some(Mesh::type_meta()),
-            metadata: ObjectMeta { name: Some(DEFAULT_MESH.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                name: Some(DEFAULT_MESH.to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: MeshSpec::default(),
         };
         created(api.create(&PostParams::default(), &mesh).await)
@@ -79,7 +86,9 @@ impl Defaults {
         meshes: &Api<Mesh>,
         mesh: &PartialObjectMeta<Mesh>,
     ) -> kube::Result<()> {
-        if mesh.annotations().contains_key(annotation::INITIAL_POLICIES_CREATED)
+        if mesh
+            .annotations()
+            .contains_key(annotation::INITIAL_POLICIES_CREATED)
             || mesh.metadata.deletion_timestamp.is_some()
         {
             return Ok(());
@@ -88,14 +97,22 @@ impl Defaults {
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
         created(api.create(&PostParams::default(), &allow_all(&name)).await)?;
         let mark = json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
-        meshes.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(mark)).await?;
-        tracing::info!(mesh = name, "MeshTrafficPermission that allows all traffic created");
+        meshes
+            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(mark))
+            .await?;
+        tracing::info!(
+            mesh = name,
+            "MeshTrafficPermission that allows all traffic created"
+        );
         Ok(())
     }
 }
 
 fn allow_all(mesh: &str) -> MeshTrafficPermission {
-    let everybody = || TargetRef { kind: "Mesh".to_owned(), ..TargetRef::default() };
+    let everybody = || TargetRef {
+        kind: "Mesh".to_owned(),
+        ..TargetRef::default()
+    };
     MeshTrafficPermission {
         types: Some(MeshTrafficPermission::type_meta()),
         metadata: ObjectMeta {
@@ -107,7 +124,9 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
             target_ref: everybody(),
             from: vec![FromSpec {
                 target_ref: everybody(),
-                default: PermissionConf { action: "Allow".to_owned() },
+                default: PermissionConf {
+                    action: "Allow".to_owned(),
+                },
             }],
         },
     }

@@ -10,43 +10,51 @@ use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
 
 /// The directory; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Directory(Arc<RwLock<Contents>>);
+pub(crate) struct Directory(Arc<RwLock<Contents>>);
 
 /// What it holds.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// Namespaces by name.
-    pub namespaces: HashMap<Arc<str>, Arc<NamespaceRecord>>,
+    pub(crate) namespaces: HashMap<Arc<str>, Arc<NamespaceRecord>>,
     /// Names of Mesh resources.
-    pub meshes: HashSet<Arc<str>>,
+    pub(crate) meshes: HashSet<Arc<str>>,
     /// ContainerPatches of the control plane's namespace by name.
-    pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
+    pub(crate) container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
 }
 
 /// What injection reads of a Namespace.
 #[derive(Debug, Default)]
-pub struct NamespaceRecord {
+pub(crate) struct NamespaceRecord {
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Its annotations of ours.
-    pub annotations: BTreeMap<String, String>,
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 impl From<&NamespaceFacts> for NamespaceRecord {
     fn from(facts: &NamespaceFacts) -> Self {
-        let map = |pairs: &Pairs| pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        Self { labels: map(&facts.labels), annotations: map(&facts.annotations) }
+        let map = |pairs: &Pairs| {
+            pairs
+                .iter()
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect()
+        };
+        Self {
+            labels: map(&facts.labels),
+            annotations: map(&facts.annotations),
+        }
     }
 }
 
 impl Directory {
     /// For reading.
-    pub fn read(&self) -> RwLockReadGuard<'_, Contents> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Contents> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For whoever follows the watches.
-    pub fn write(&self) -> RwLockWriteGuard<'_, Contents> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Contents> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,7 +4,7 @@
 //! change goes out at once and the later ones together. Nothing is published before every watch has told its first
 //! list, since a mesh with half its endpoints would be worse than none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kermode_crds::ContainerPatchSpec;
@@ -24,7 +24,7 @@ use crate::mesh::SharedIndex;
 
 /// What the watches tell.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// Of Pods.
     Pod(Update<PodFacts>),
     /// Of Services.
@@ -42,24 +42,24 @@ pub enum Message {
 }
 
 /// How many watches there are, each of which tells [`Update::Synced`] once.
-pub const WATCHES: usize = 8;
+pub(crate) const WATCHES: usize = 8;
 /// How many messages are applied before their effects are published.
 const BATCH: usize = 1024;
 
 /// The engine's parts.
-pub struct Engine {
+pub(crate) struct Engine {
     /// What it writes to.
-    pub index: SharedIndex,
+    pub(crate) index: SharedIndex,
     /// The webhook's directory, kept beside the index.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
     /// Generates configuration.
-    pub publisher: Publisher,
+    pub(crate) publisher: Publisher,
     /// Writes Dataplanes back.
-    pub writer: Writer,
+    pub(crate) writer: Writer,
     /// Tells of Pods that cannot be converted.
-    pub events: Events,
+    pub(crate) events: Events,
     /// Whether this replica leads.
-    pub leading: watch::Receiver<bool>,
+    pub(crate) leading: watch::Receiver<bool>,
 }
 
 /// The permissions of all meshes by the resource they come from.
@@ -68,29 +68,58 @@ type Permissions = BTreeMap<MeshName, BTreeMap<ObjectKey, TrafficPermission>>;
 #[derive(Default)]
 struct Progress {
     synced: usize,
-    published: bool,
-    withheld: BTreeSet<Touched>,
     permissions: Permissions,
 }
 
 impl Engine {
     /// Runs until the senders are gone. `synced` is said ready once everything has been published for the first
     /// time.
-    pub async fn run(mut self, mut messages: mpsc::Receiver<Message>, synced: Guard) {
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, synced: Guard) {
         let mut progress = Progress::default();
         let mut synced = Some(synced);
         let mut batch = Vec::with_capacity(BATCH);
         while messages.recv_many(&mut batch, BATCH).await > 0 {
-            let changes = self.apply(&mut progress, batch.drain(..));
-            self.publish(&mut progress, changes.touched);
-            if progress.published
-                && let Some(guard) = synced.take()
-            {
+            let mut changes = self.apply(&mut progress, batch.drain(..));
+            if let Some(guard) = synced.take_if(|_| progress.synced == WATCHES) {
+                // Until now a Pod may have been converted without its Services: only the outcome counts.
+                changes = self.everything();
                 guard.ready();
             }
+            if synced.is_some() {
+                continue;
+            }
+            self.publisher.apply(self.index.read().view(), &changes.touched);
             for change in changes.dataplanes {
                 self.hand_on(change);
             }
+        }
+    }
+
+    fn everything(&self) -> Changes {
+        let index = self.index.read();
+        let meshes = index.view().meshes().map(|mesh| Touched::Mesh(mesh.name.clone()));
+        let proxies = index
+            .view()
+            .dataplanes()
+            .map(|dataplane| Touched::Dataplane(dataplane.key.clone()));
+        let touched = meshes.chain(proxies).collect();
+        let wanted = index.all_desired().map(|desired| DataplaneChange::Upsert {
+            dataplane: desired.dataplane.clone(),
+            pod_uid: desired.pod_uid.clone(),
+            warnings: Arc::default(),
+        });
+        let failed = index.failed().filter_map(|(key, error)| {
+            let pod_uid = index.pod(key)?.uid.clone();
+            Some(DataplaneChange::Failed {
+                key: key.clone(),
+                pod_uid,
+                error: error.clone(),
+            })
+        });
+        Changes {
+            touched,
+            dataplanes: wanted.chain(failed).collect(),
+            ..Changes::default()
         }
     }
 
@@ -113,7 +142,10 @@ impl Engine {
             Message::Service(Update::Gone(key)) => index.remove_service(&key),
             Message::Namespace(Update::Applied(_, namespace)) => {
                 let record = Arc::new(NamespaceRecord::from(&namespace));
-                self.directory.write().namespaces.insert(namespace.name.clone(), record);
+                self.directory
+                    .write()
+                    .namespaces
+                    .insert(namespace.name.clone(), record);
                 index.apply_namespace(namespace)
             }
             Message::Namespace(Update::Gone(key)) => {
@@ -132,7 +164,11 @@ impl Engine {
             }
             Message::Permission(Update::Applied(key, (mesh, permission))) => {
                 let moved = progress.withdraw(&key, Some(&mesh));
-                progress.permissions.entry(mesh.clone()).or_default().insert(key, permission);
+                progress
+                    .permissions
+                    .entry(mesh.clone())
+                    .or_default()
+                    .insert(key, permission);
                 progress.set_permissions(index, moved.into_iter().chain([mesh]))
             }
             Message::Permission(Update::Gone(key)) => {
@@ -160,25 +196,21 @@ impl Engine {
         }
     }
 
-    fn publish(&mut self, progress: &mut Progress, touched: Vec<Touched>) {
-        progress.withheld.extend(touched);
-        if progress.synced < WATCHES {
-            return;
-        }
-        progress.published = true;
-        if progress.withheld.is_empty() {
-            return;
-        }
-        let touched: Vec<_> = std::mem::take(&mut progress.withheld).into_iter().collect();
-        self.publisher.apply(self.index.read().view(), &touched);
-    }
-
     fn hand_on(&self, change: DataplaneChange) {
         match change {
-            DataplaneChange::Upsert { dataplane, pod_uid, warnings } => {
+            DataplaneChange::Upsert {
+                dataplane,
+                pod_uid,
+                warnings,
+            } => {
                 self.writer.touch(dataplane.key.clone());
                 for warning in warnings.iter() {
-                    self.warn(&dataplane.key, &pod_uid, "KumaDataplaneWarning", &warning.to_string());
+                    self.warn(
+                        &dataplane.key,
+                        &pod_uid,
+                        "KumaDataplaneWarning",
+                        &warning.to_string(),
+                    );
                 }
             }
             DataplaneChange::Delete(key) => self.writer.touch(key),
@@ -194,7 +226,11 @@ impl Engine {
         if !*self.leading.borrow() {
             return;
         }
-        let subject = Subject { kind: "Pod", key: pod.clone(), uid: uid.to_string() };
+        let subject = Subject {
+            kind: "Pod",
+            key: pod.clone(),
+            uid: uid.to_string(),
+        };
         self.events.warning(&subject, reason, message);
     }
 }
@@ -213,8 +249,13 @@ impl Progress {
     fn set_permissions(&self, index: &mut Index, meshes: impl IntoIterator<Item = MeshName>) -> Changes {
         let mut all = Changes::default();
         for mesh in meshes {
-            let mut permissions: Vec<_> =
-                self.permissions.get(&mesh).into_iter().flatten().map(|(_, permission)| permission.clone()).collect();
+            let mut permissions: Vec<_> = self
+                .permissions
+                .get(&mesh)
+                .into_iter()
+                .flatten()
+                .map(|(_, permission)| permission.clone())
+                .collect();
             // The most general first, so that a more specific one decides; by name among equals.
             permissions.sort_by_key(|permission| permission.target.len());
             all.extend(index.set_permissions(&mesh, permissions));

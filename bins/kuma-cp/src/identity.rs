@@ -28,7 +28,7 @@ use crate::mesh::SharedIndex;
 
 /// The service; cheap to clone.
 #[derive(Clone)]
-pub struct Identity {
+pub(crate) struct Identity {
     shared: Arc<Shared>,
 }
 
@@ -41,7 +41,7 @@ struct Shared {
 
 /// Counts requests for certificates.
 #[derive(Clone, Debug, Default)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     requests: Family<RequestLabels, Counter>,
 }
 
@@ -62,7 +62,7 @@ enum RequestResult {
 
 impl Metrics {
     /// Registers the counter.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Requests for workload certificates";
         registry.register("certificate_requests", help, self.requests.clone());
     }
@@ -70,7 +70,9 @@ impl Metrics {
     fn count(&self, outcome: &Result<IssueCertificateResponse, Status>) {
         let result = match outcome.as_ref().map_err(Status::code) {
             Ok(_) => RequestResult::Issued,
-            Err(Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument) => RequestResult::Refused,
+            Err(Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument) => {
+                RequestResult::Refused
+            }
             Err(Code::NotFound | Code::FailedPrecondition) => RequestResult::NotReady,
             Err(_) => RequestResult::Failed,
         };
@@ -82,57 +84,82 @@ impl Metrics {
 
 impl Identity {
     /// The service on top of its parts.
-    pub fn new(
+    pub(crate) fn new(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
     ) -> Self {
-        Self { shared: Arc::new(Shared { authentication, authorities, index, metrics }) }
+        Self {
+            shared: Arc::new(Shared {
+                authentication,
+                authorities,
+                index,
+                metrics,
+            }),
+        }
     }
 }
 
 impl Shared {
-    async fn issue(&self, request: Request<IssueCertificateRequest>) -> Result<IssueCertificateResponse, Status> {
+    async fn issue(
+        &self,
+        request: Request<IssueCertificateRequest>,
+    ) -> Result<IssueCertificateResponse, Status> {
         let (metadata, _, request) = request.into_parts();
         let proxy = ObjectKey::from_proxy_name(&request.name).ok_or_else(|| {
             Status::invalid_argument(format!("proxy name {:?} is not <pod>.<namespace>", request.name))
         })?;
-        self.authentication.check(&metadata.into_headers(), &proxy).await.map_err(|refused| status(&refused))?;
+        self.authentication
+            .check(&metadata.into_headers(), &proxy)
+            .await
+            .map_err(|refused| status(&refused))?;
         let not_found = || Status::not_found(format!("no Dataplane {proxy} in mesh {:?} yet", request.mesh));
         let (dataplane, mesh) = self
             .index
             .dataplane_and_mesh(&proxy)
             .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(request.mesh.as_str()))
             .ok_or_else(not_found)?;
-        let mtls = mesh
-            .mtls
-            .as_ref()
-            .ok_or_else(|| Status::failed_precondition(format!("mesh {} has no mTLS backend enabled", mesh.name)))?;
-        let authority = self.authorities.get(&mesh.name, &mtls.backend).await.map_err(|error| {
-            tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
-            Status::unavailable("the mesh's certificate authority is not available")
+        let mtls = mesh.mtls.as_ref().ok_or_else(|| {
+            Status::failed_precondition(format!("mesh {} has no mTLS backend enabled", mesh.name))
         })?;
+        let authority = self
+            .authorities
+            .get(&mesh.name, &mtls.backend)
+            .await
+            .map_err(|error| {
+                tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
+                Status::unavailable("the mesh's certificate authority is not available")
+            })?;
         let entitlement = Entitlement::of(&dataplane);
         let issued = authority
-            .sign_csr(&request.csr_der, &entitlement, mtls.certificate_lifetime, SystemTime::now())
+            .sign_csr(
+                &request.csr_der,
+                &entitlement,
+                mtls.certificate_lifetime,
+                SystemTime::now(),
+            )
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, "certificate issued");
-        Ok(IssueCertificateResponse::new(&issued, &TrustBundle::new([authority.certificate().clone()])))
+        Ok(IssueCertificateResponse::new(
+            &issued,
+            &TrustBundle::new([authority.certificate().clone()]),
+        ))
     }
 }
 
 /// What a caller that is not let in is told. The log has it too: an attempt to be somebody else is worth a look.
-pub fn status(refused: &Refused) -> Status {
+pub(crate) fn status(refused: &Refused) -> Status {
     let code = match refused {
         Refused::UnknownProxy(_) => Code::NotFound,
         Refused::Unavailable(_) => Code::Unavailable,
         Refused::NoToken | Refused::InvalidToken(_) => Code::Unauthenticated,
         Refused::NotYours { .. } => Code::PermissionDenied,
     };
-    match refused {
-        Refused::UnknownProxy(_) => tracing::debug!("proxy has to wait: {refused}"),
-        _ => tracing::warn!("proxy refused: {refused}"),
+    if code == Code::NotFound {
+        tracing::debug!("proxy has to wait: {refused}");
+    } else {
+        tracing::warn!("proxy refused: {refused}");
     }
     Status::new(code, refused.to_string())
 }

@@ -53,7 +53,10 @@ fn main() -> ExitCode {
 
 fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     let loaded = Config::load(config_file.as_deref());
-    let log = loaded.as_ref().map(|config| config.log.clone()).unwrap_or_default();
+    let log = loaded
+        .as_ref()
+        .map(|config| config.log.clone())
+        .unwrap_or_default();
     let format = match log.format {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,

@@ -8,31 +8,31 @@ use kermode_model::{Dataplane, Mesh, ObjectKey};
 
 /// The index behind a lock; cheap to clone. Sections are short: nobody waits for IO while holding it.
 #[derive(Clone, Debug, Default)]
-pub struct SharedIndex(Arc<RwLock<Index>>);
+pub(crate) struct SharedIndex(Arc<RwLock<Index>>);
 
 impl SharedIndex {
     /// Shares an index.
-    pub fn new(index: Index) -> Self {
+    pub(crate) fn new(index: Index) -> Self {
         Self(Arc::new(RwLock::new(index)))
     }
 
     /// For reading.
-    pub fn read(&self) -> RwLockReadGuard<'_, Index> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Index> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For the one task that writes.
-    pub fn write(&self) -> RwLockWriteGuard<'_, Index> {
+    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Who the proxy of a Pod may be.
-    pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity> {
+    pub(crate) fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity> {
         self.read().pod_entitlement(key)
     }
 
     /// A Dataplane and its Mesh, when both are there.
-    pub fn dataplane_and_mesh(&self, key: &ObjectKey) -> Option<(Arc<Dataplane>, Arc<Mesh>)> {
+    pub(crate) fn dataplane_and_mesh(&self, key: &ObjectKey) -> Option<(Arc<Dataplane>, Arc<Mesh>)> {
         let index = self.read();
         let dataplane = index.view().dataplane(key)?;
         let mesh = index.view().mesh(&dataplane.mesh)?;
@@ -44,10 +44,16 @@ impl writer::Source for SharedIndex {
     fn desired(&self, key: &ObjectKey) -> Option<writer::Desired> {
         let index = self.read();
         let desired = index.desired(key)?;
-        Some(writer::Desired { dataplane: desired.dataplane.clone(), pod_uid: desired.pod_uid.clone() })
+        Some(writer::Desired {
+            dataplane: desired.dataplane.clone(),
+            pod_uid: desired.pod_uid.clone(),
+        })
     }
 
     fn keys(&self) -> Vec<ObjectKey> {
-        self.read().all_desired().map(|desired| desired.dataplane.key.clone()).collect()
+        self.read()
+            .all_desired()
+            .map(|desired| desired.dataplane.key.clone())
+            .collect()
     }
 }

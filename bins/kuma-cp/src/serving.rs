@@ -13,7 +13,7 @@ use kube::Client;
 use rustls_pki_types::PrivateKeyDer;
 
 /// Name of the Secret with the CA.
-pub const CA_SECRET: &str = "kuma-control-plane-ca";
+pub(crate) const CA_SECRET: &str = "kuma-control-plane-ca";
 const CERTIFICATE_KEY: &str = "ca.crt";
 const PRIVATE_KEY: &str = "ca.key";
 /// Lifetime of a replica's own certificate.
@@ -22,7 +22,7 @@ const LIFETIME: Duration = Duration::from_hours(24 * 7);
 const CHECK: Duration = Duration::from_hours(1);
 
 /// Issues and renews this replica's certificate.
-pub struct Serving {
+pub(crate) struct Serving {
     authority: ServingAuthority,
     names: Vec<String>,
     issued: kermode_identity::ServingCertificate,
@@ -32,18 +32,23 @@ pub struct Serving {
 impl Serving {
     /// Reads the CA from its Secret, making it first if need be, and issues a certificate for the names (DNS names
     /// and IP addresses).
-    pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
+    pub(crate) async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
         let generated = ServingAuthority::generate(SystemTime::now())?;
         let data = secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || {
             secret::Data::from([
-                (CERTIFICATE_KEY.to_owned(), generated.certificate_pem().into_bytes()),
+                (
+                    CERTIFICATE_KEY.to_owned(),
+                    generated.certificate_pem().into_bytes(),
+                ),
                 (PRIVATE_KEY.to_owned(), generated.key_pem().into_bytes()),
             ])
         })
         .await?;
         let text = |key: &str| {
             let bytes = data.get(key).with_context(|| {
-                format!("Secret {namespace}/{CA_SECRET} has no {key}: delete it and restart, and it is made anew")
+                format!(
+                    "Secret {namespace}/{CA_SECRET} has no {key}: delete it and restart, and it is made anew"
+                )
             })?;
             Ok::<_, anyhow::Error>(std::str::from_utf8(bytes)?)
         };
@@ -51,21 +56,26 @@ impl Serving {
             .with_context(|| format!("Secret {namespace}/{CA_SECRET} does not hold a CA"))?;
         let issued = authority.issue(&names, LIFETIME, SystemTime::now())?;
         let current = ServingCertificate::new(issued.certificate.chain.clone(), key(&issued))?;
-        Ok(Self { authority, names, issued, current })
+        Ok(Self {
+            authority,
+            names,
+            issued,
+            current,
+        })
     }
 
     /// The CA as PEM: what API server and proxies have to trust.
-    pub fn ca_pem(&self) -> String {
+    pub(crate) fn ca_pem(&self) -> String {
         self.authority.certificate_pem()
     }
 
     /// What the servers present.
-    pub fn certificate(&self) -> Arc<ServingCertificate> {
+    pub(crate) fn certificate(&self) -> Arc<ServingCertificate> {
         self.current.clone()
     }
 
     /// Renews the certificate in time, until shutdown.
-    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut finished = std::pin::pin!(shutdown.wait());
         loop {
             tokio::select! {
@@ -74,7 +84,8 @@ impl Serving {
             }
             if self.issued.needs_rotation(SystemTime::now()) {
                 self.issued = self.authority.issue(&self.names, LIFETIME, SystemTime::now())?;
-                self.current.replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
+                self.current
+                    .replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
                 tracing::info!("serving certificate renewed");
             }
         }

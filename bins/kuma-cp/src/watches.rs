@@ -10,17 +10,17 @@ use kermode_k8s::controller::writer::{Observed, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{ApiResource, DeserializeGuard, DynamicObject, PartialObjectMeta};
-use kube::runtime::watcher::{Config, metadata_watcher, watcher};
+use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::engine::Message;
 
 /// One watch, to be run until the engine has gone.
-pub type Watch = BoxFuture<'static, ()>;
+pub(crate) type Watch = BoxFuture<'static, ()>;
 
 /// The watches of everything the engine reads.
-pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>) -> Vec<Watch> {
+pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>) -> Vec<Watch> {
     let sink = || sink.clone();
     let api = || client.clone();
     vec![
@@ -44,7 +44,11 @@ pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>
                 Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(api(), system_namespace),
                 Config::default(),
             ),
-            |permission| decoded("meshtrafficpermissions", permission, |permission| usable_permission(&permission)),
+            |permission| {
+                decoded("meshtrafficpermissions", permission, |permission| {
+                    usable_permission(&permission)
+                })
+            },
             Message::Permission,
             sink(),
         )),
@@ -54,27 +58,44 @@ pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>
                 Api::<DeserializeGuard<ContainerPatch>>::namespaced(api(), system_namespace),
                 Config::default(),
             ),
-            |patch| decoded("containerpatches", patch, |patch: ContainerPatch| Verdict::Keep(patch.spec)),
+            |patch| {
+                decoded("containerpatches", patch, |patch: ContainerPatch| {
+                    Verdict::Keep(patch.spec)
+                })
+            },
             Message::ContainerPatch,
             sink(),
         )),
         // Only who owns them matters, and their status changes with every Pod: metadata is all that is fetched.
         Box::pin(follow(
             "replicasets",
-            metadata_watcher(Api::<ReplicaSet>::all(api()), Config::default()),
+            watcher(
+                Api::<PartialObjectMeta<ReplicaSet>>::all(api()),
+                Config::default(),
+            ),
             |object: PartialObjectMeta<ReplicaSet>| {
-                let object = ReplicaSet { metadata: object.metadata, ..ReplicaSet::default() };
-                Some(OwnerFacts::from(&object)).filter(|facts| facts.owner.is_some()).into()
+                let object = ReplicaSet {
+                    metadata: object.metadata,
+                    ..ReplicaSet::default()
+                };
+                Some(OwnerFacts::from(&object))
+                    .filter(|facts| facts.owner.is_some())
+                    .into()
             },
             |update| Message::Owner(OwnerKind::ReplicaSet, update),
             sink(),
         )),
         Box::pin(follow(
             "jobs",
-            metadata_watcher(Api::<Job>::all(api()), Config::default()),
+            watcher(Api::<PartialObjectMeta<Job>>::all(api()), Config::default()),
             |object: PartialObjectMeta<Job>| {
-                let object = Job { metadata: object.metadata, ..Job::default() };
-                Some(OwnerFacts::from(&object)).filter(|facts| facts.owner.is_some()).into()
+                let object = Job {
+                    metadata: object.metadata,
+                    ..Job::default()
+                };
+                Some(OwnerFacts::from(&object))
+                    .filter(|facts| facts.owner.is_some())
+                    .into()
             },
             |update| Message::Owner(OwnerKind::Job, update),
             sink(),
@@ -97,12 +118,15 @@ pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>
 }
 
 /// The watch of the Dataplanes that there are, for the writer.
-pub async fn dataplanes(client: Client, writer: Writer) {
+pub(crate) async fn dataplanes(client: Client, writer: Writer) {
     let resource = ApiResource::erase::<Dataplane>(&());
     let (sink, mut updates) = mpsc::channel(1024);
     let watch = follow(
         "dataplanes",
-        watcher(Api::<DynamicObject>::all_with(client, &resource), Config::default()),
+        watcher(
+            Api::<DynamicObject>::all_with(client, &resource),
+            Config::default(),
+        ),
         |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
         |update| update,
         sink,
@@ -130,11 +154,17 @@ fn usable_mesh(mesh: &Mesh) -> Verdict<kermode_model::Mesh> {
 }
 
 fn usable_permission(permission: &MeshTrafficPermission) -> Verdict<(MeshName, TrafficPermission)> {
-    let mesh = permission.labels().get(annotation::MESH).map_or(DEFAULT_MESH, String::as_str);
+    let mesh = permission
+        .labels()
+        .get(annotation::MESH)
+        .map_or(DEFAULT_MESH, String::as_str);
     match TrafficPermission::try_from(permission) {
         Ok(permission) => Verdict::Keep((MeshName::from(mesh), permission)),
         Err(error) => {
-            tracing::warn!(name = permission.name_any(), "MeshTrafficPermission not used as it is now: {error}");
+            tracing::warn!(
+                name = permission.name_any(),
+                "MeshTrafficPermission not used as it is now: {error}"
+            );
             Verdict::Invalid
         }
     }

@@ -28,26 +28,26 @@ use crate::directory::Directory;
 const MAX_BODY: usize = 8 * 1024 * 1024;
 
 /// What the webhooks work with.
-pub struct Webhooks {
+pub(crate) struct Webhooks {
     /// Settings of injection.
-    pub settings: kermode_inject::Settings,
+    pub(crate) settings: kermode_inject::Settings,
     /// Namespaces, meshes, ContainerPatches.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
     /// For what the directory does not have yet.
-    pub client: Client,
+    pub(crate) client: Client,
     /// URL handed to proxies.
-    pub control_plane_url: String,
+    pub(crate) control_plane_url: String,
     /// CA handed to proxies, PEM.
-    pub control_plane_ca_pem: String,
+    pub(crate) control_plane_ca_pem: String,
     /// The control plane's namespace.
-    pub system_namespace: String,
+    pub(crate) system_namespace: String,
     /// Counts and times.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 /// Counts and times reviews.
 #[derive(Clone, Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     reviews: Family<ReviewLabels, Counter>,
     duration: Histogram,
 }
@@ -61,27 +61,43 @@ struct ReviewLabels {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let buckets = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0];
-        Self { reviews: Family::default(), duration: Histogram::new(buckets) }
+        let buckets = [
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0,
+        ];
+        Self {
+            reviews: Family::default(),
+            duration: Histogram::new(buckets),
+        }
     }
 }
 
 impl Metrics {
     /// Registers counter and histogram.
-    pub fn register(&self, registry: &mut Registry) {
+    pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Admission reviews answered, by what was decided and why";
         registry.register("admission_reviews", help, self.reviews.clone());
         let help = "Time from the whole request to the answer";
-        registry.register_with_unit("admission_review_duration", help, Unit::Seconds, self.duration.clone());
+        registry.register_with_unit(
+            "admission_review_duration",
+            help,
+            Unit::Seconds,
+            self.duration.clone(),
+        );
     }
 
     fn count(&self, webhook: &'static str, outcome: &'static str, reason: &'static str) {
-        self.reviews.get_or_create(&ReviewLabels { webhook, outcome, reason }).inc();
+        self.reviews
+            .get_or_create(&ReviewLabels {
+                webhook,
+                outcome,
+                reason,
+            })
+            .inc();
     }
 }
 
 /// The webhooks' routes, with the paths that the registrations name.
-pub fn router(webhooks: Webhooks) -> Router {
+pub(crate) fn router(webhooks: Webhooks) -> Router {
     Router::new()
         .route("/inject-sidecar", post(inject_sidecar))
         .route("/validate-kuma-io-v1alpha1", post(validate))
@@ -124,7 +140,10 @@ struct Timer<'a> {
 
 impl<'a> Timer<'a> {
     fn start(histogram: &'a Histogram) -> Self {
-        Self { histogram, start: std::time::Instant::now() }
+        Self {
+            histogram,
+            start: std::time::Instant::now(),
+        }
     }
 }
 

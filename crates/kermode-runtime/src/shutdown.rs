@@ -30,6 +30,11 @@ impl Shutdown {
         *self.0.borrow()
     }
 
+    /// The value behind it, for whoever waits in a way of their own: true once finishing is asked for.
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.0.clone()
+    }
+
     /// Completes when finishing is asked for.
     pub async fn wait(mut self) {
         // An error means that the trigger is gone, which asks as well.

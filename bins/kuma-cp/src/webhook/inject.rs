@@ -20,7 +20,10 @@ const LOOK_UP: Duration = Duration::from_secs(3);
 
 impl Webhooks {
     pub(super) async fn inject(&self, request: Request) -> Response {
-        let namespace = if request.namespace.is_empty() { "default" } else { &request.namespace };
+        let namespace = Some(request.namespace.as_str())
+            .filter(|name| !name.is_empty())
+            .unwrap_or("default");
+        let namespace = &namespace.to_owned();
         let facts = match self.namespace(namespace).await {
             Ok(facts) => facts,
             Err(problem) => {
@@ -38,9 +41,18 @@ impl Webhooks {
         self.respond(request, namespace, result)
     }
 
-    fn decide(&self, request: &Request, namespace: &str, facts: &NamespaceRecord) -> Result<Outcome, Refusal> {
+    fn decide(
+        &self,
+        request: &Request,
+        namespace: &str,
+        facts: &NamespaceRecord,
+    ) -> Result<Outcome, Refusal> {
         let context = Context {
-            namespace: Namespace { name: namespace, labels: &facts.labels, annotations: &facts.annotations },
+            namespace: Namespace {
+                name: namespace,
+                labels: &facts.labels,
+                annotations: &facts.annotations,
+            },
             control_plane_url: &self.control_plane_url,
             control_plane_ca_pem: &self.control_plane_ca_pem,
             mesh_exists: &|mesh| self.directory.read().meshes.contains(mesh),
@@ -57,7 +69,12 @@ impl Webhooks {
                 tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
                 Response::allow(request.uid)
             }
-            Ok(Outcome::Injected(Injection { patch, warnings, reason, mesh })) => {
+            Ok(Outcome::Injected(Injection {
+                patch,
+                warnings,
+                reason,
+                mesh,
+            })) => {
                 self.metrics.count(WEBHOOK, "injected", reason.as_str());
                 tracing::debug!(namespace, pod, mesh, reason = reason.as_str(), "sidecar injected");
                 match Response::allow(request.uid.clone()).with_patch(&patch) {
@@ -67,7 +84,12 @@ impl Webhooks {
             }
             Err(refusal) => {
                 self.metrics.count(WEBHOOK, "refused", refusal.reason());
-                tracing::warn!(namespace, pod, reason = refusal.reason(), "Pod refused: {refusal}");
+                tracing::warn!(
+                    namespace,
+                    pod,
+                    reason = refusal.reason(),
+                    "Pod refused: {refusal}"
+                );
                 Response::deny(request.uid, 500, refusal.to_string())
             }
         }
@@ -81,7 +103,9 @@ impl Webhooks {
         match tokio::time::timeout(LOOK_UP, api.get(name)).await {
             Ok(Ok(namespace)) => Ok(Arc::new(NamespaceRecord::from(&NamespaceFacts::from(&namespace)))),
             Ok(Err(error)) => Err(describe(&format!("Namespace {name} cannot be read"), &error)),
-            Err(_) => Err(format!("Namespace {name} cannot be read: the API server does not answer")),
+            Err(_) => Err(format!(
+                "Namespace {name} cannot be read: the API server does not answer"
+            )),
         }
     }
 
@@ -109,8 +133,13 @@ impl Webhooks {
     async fn look_up_patches(&self, names: &[String]) -> bool {
         let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
         for name in names {
-            let Ok(Some(patch)) = api.get_opt(name).await else { return false };
-            self.directory.write().container_patches.insert(name.as_str().into(), patch.spec);
+            let Ok(Some(patch)) = api.get_opt(name).await else {
+                return false;
+            };
+            self.directory
+                .write()
+                .container_patches
+                .insert(name.as_str().into(), patch.spec);
         }
         true
     }
@@ -118,6 +147,15 @@ impl Webhooks {
 
 /// The Pod's name, or what its name will begin with.
 fn pod_name(request: &Request) -> String {
-    let generated = || request.object.pointer("/metadata/generateName").and_then(serde_json::Value::as_str);
-    if request.name.is_empty() { generated().unwrap_or_default().to_owned() } else { request.name.clone() }
+    let generated = || {
+        request
+            .object
+            .pointer("/metadata/generateName")
+            .and_then(serde_json::Value::as_str)
+    };
+    if request.name.is_empty() {
+        generated().unwrap_or_default().to_owned()
+    } else {
+        request.name.clone()
+    }
 }

@@ -10,35 +10,32 @@ const KIND: &str = "AdmissionReview";
 /// A question of the API server.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Request {
+pub(crate) struct Request {
     /// Names the question in the answer.
-    pub uid: String,
+    pub(crate) uid: String,
     /// Namespace of the request; the object itself may not name one yet.
     #[serde(default)]
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the object, if it has one yet.
     #[serde(default)]
-    pub name: String,
+    pub(crate) name: String,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default)]
-    pub operation: String,
+    pub(crate) operation: String,
     /// What the object is.
     #[serde(default)]
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The object; `null` for deletions.
     #[serde(default)]
-    pub object: Value,
+    pub(crate) object: Value,
 }
 
 /// Kind of an object.
 #[derive(Debug, Default, Deserialize)]
-pub struct Kind {
-    /// Its API group; empty for the core group.
-    #[serde(default)]
-    pub group: String,
+pub(crate) struct Kind {
     /// Its kind.
     #[serde(default)]
-    pub kind: String,
+    pub(crate) kind: String,
 }
 
 #[derive(Deserialize)]
@@ -51,7 +48,7 @@ struct Review {
 
 /// What is wrong with a question.
 #[derive(Debug, thiserror::Error)]
-pub enum InvalidReview {
+pub(crate) enum InvalidReview {
     /// No JSON, or not in the form of an AdmissionReview.
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
@@ -72,10 +69,13 @@ pub enum InvalidReview {
 ///
 /// # Errors
 /// When the body is none. Nesting is bounded by the JSON reader.
-pub fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
+pub(crate) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {
-        return Err(InvalidReview::Kind { kind: review.kind, api_version: review.api_version });
+        return Err(InvalidReview::Kind {
+            kind: review.kind,
+            api_version: review.api_version,
+        });
     }
     review.request.ok_or(InvalidReview::NoRequest)
 }
@@ -83,7 +83,7 @@ pub fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
 /// An answer to the API server.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Response {
+pub(crate) struct Response {
     uid: String,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,33 +104,44 @@ struct Status {
 
 impl Response {
     /// Lets the object through as it is.
-    pub fn allow(uid: String) -> Self {
-        Self { uid, allowed: true, status: None, patch_type: None, patch: None, warnings: Vec::new() }
+    pub(crate) fn allow(uid: String) -> Self {
+        Self {
+            uid,
+            allowed: true,
+            status: None,
+            patch_type: None,
+            patch: None,
+            warnings: Vec::new(),
+        }
     }
 
     /// Refuses the object. `code` is an HTTP status; the message is what the user reads.
-    pub fn deny(uid: String, code: u16, message: String) -> Self {
-        Self { allowed: false, status: Some(Status { code, message }), ..Self::allow(uid) }
+    pub(crate) fn deny(uid: String, code: u16, message: String) -> Self {
+        Self {
+            allowed: false,
+            status: Some(Status { code, message }),
+            ..Self::allow(uid)
+        }
     }
 
     /// Adds a JSON patch.
     ///
     /// # Errors
     /// When the patch cannot be serialised.
-    pub fn with_patch(mut self, patch: &json_patch::Patch) -> serde_json::Result<Self> {
+    pub(crate) fn with_patch(mut self, patch: &json_patch::Patch) -> serde_json::Result<Self> {
         self.patch_type = Some("JSONPatch");
         self.patch = Some(k8s_openapi::ByteString(serde_json::to_vec(patch)?));
         Ok(self)
     }
 
     /// Adds warnings, which `kubectl` shows. The API server cuts long ones.
-    pub fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
         self
     }
 
     /// The whole review around the answer.
-    pub fn into_review(self) -> Value {
+    pub(crate) fn into_review(self) -> Value {
         serde_json::json!({"apiVersion": API_VERSION, "kind": KIND, "response": self})
     }
 }
@@ -169,7 +180,9 @@ mod tests {
     #[test]
     fn a_patch_is_base64() {
         let patch: json_patch::Patch = serde_json::from_value(json!([])).expect("a patch");
-        let response = Response::allow("u".to_owned()).with_patch(&patch).expect("serialisable");
+        let response = Response::allow("u".to_owned())
+            .with_patch(&patch)
+            .expect("serialisable");
         assert_eq!(response.into_review()["response"]["patch"], json!("W10="));
     }
 }

@@ -36,7 +36,9 @@ impl Webhooks {
     fn permission(&self, request: &Request) -> Vec<String> {
         if request.namespace != self.system_namespace {
             let namespace = &self.system_namespace;
-            return vec![format!("MeshTrafficPermission can only be placed in {namespace} namespace")];
+            return vec![format!(
+                "MeshTrafficPermission can only be placed in {namespace} namespace"
+            )];
         }
         converts::<MeshTrafficPermission, kermode_model::TrafficPermission>(&request.object)
     }
@@ -48,7 +50,11 @@ where
     for<'w> M: TryFrom<&'w W, Error: ToString>,
 {
     match W::deserialize(object) {
-        Ok(wire) => M::try_from(&wire).err().map(|error| error.to_string()).into_iter().collect(),
+        Ok(wire) => M::try_from(&wire)
+            .err()
+            .map(|error| error.to_string())
+            .into_iter()
+            .collect(),
         Err(error) => vec![error.to_string()],
     }
 }

@@ -1,0 +1,49 @@
+//! The server for proxies: delta ADS and certificates behind one authentication.
+
+use std::sync::Arc;
+
+use axum::Router;
+use futures::future::BoxFuture;
+use kermode_runtime::shutdown::Shutdown;
+use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyId, Settings};
+use kermode_xds::store::Store;
+use prometheus_client::registry::Registry;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::authentication::Authentication;
+use crate::identity::{Identity, status};
+
+impl Authenticator for Authentication {
+    fn authenticate<'a>(
+        &'a self,
+        metadata: &'a http::HeaderMap,
+        proxy: &'a ProxyId,
+    ) -> BoxFuture<'a, Result<(), Status>> {
+        Box::pin(async move {
+            self.check(metadata, &proxy.key)
+                .await
+                .map_err(|refused| status(&refused))
+        })
+    }
+}
+
+/// The routes of both services.
+pub(crate) fn router(
+    store: Arc<Store>,
+    authentication: Authentication,
+    identity: Identity,
+    registry: &mut Registry,
+    shutdown: &Shutdown,
+) -> Router {
+    let metrics = Metrics::default();
+    metrics.register(registry);
+    let ads = AdsServer::new(
+        store,
+        authentication,
+        Settings::default(),
+        metrics,
+        shutdown.watch(),
+    );
+    Routes::new(ads).add_service(identity).into_axum_router()
+}

@@ -1,0 +1,200 @@
+//! The gRPC shell of delta ADS: authenticates a stream, then moves messages between it and its state machine.
+//!
+//! A stream is one task with one machine and one subscription. What it may queue is bounded: while the client does not
+//! read, the task does not go on, and the store keeps nothing for it but two cursors.
+
+mod connection;
+mod metrics;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use kermode_model::{MeshName, ObjectKey};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::store::Store;
+use crate::stream::Limits;
+use crate::wire::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SERVICE_NAME};
+pub use metrics::Metrics;
+
+/// The largest request that is read, in bytes: an Envoy that reconnects lists every resource it has.
+const MAX_REQUEST: usize = 16 << 20;
+/// How many responses may wait for a client that does not read.
+const QUEUED: usize = 4;
+
+/// Who a stream belongs to, by its own account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyId {
+    /// The mesh.
+    pub mesh: MeshName,
+    /// The Dataplane.
+    pub key: ObjectKey,
+}
+
+impl ProxyId {
+    /// Reads Envoy's node id: `<mesh>.<name>.<namespace>`.
+    pub fn from_node_id(id: &str) -> Option<Self> {
+        let (mesh, name) = id.split_once('.')?;
+        let key = ObjectKey::from_proxy_name(name)?;
+        (!mesh.is_empty()).then(|| Self {
+            mesh: mesh.into(),
+            key,
+        })
+    }
+}
+
+/// Decides whether a caller is the proxy that it says.
+pub trait Authenticator: Send + Sync + 'static {
+    /// Checks the metadata of a stream.
+    ///
+    /// # Errors
+    /// With the status that the caller is answered.
+    fn authenticate<'a>(
+        &'a self,
+        metadata: &'a http::HeaderMap,
+        proxy: &'a ProxyId,
+    ) -> BoxFuture<'a, Result<(), Status>>;
+}
+
+/// Bounds of the server.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Bounds of each stream.
+    pub limits: Limits,
+    /// How long a stream may take to say who it is.
+    pub first_request: Duration,
+    /// Over how long streams are ended at shutdown, so that not all proxies reconnect at once.
+    pub handover: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            first_request: Duration::from_secs(10),
+            handover: Duration::from_secs(3),
+        }
+    }
+}
+
+/// The service; cheap to clone.
+#[derive(Clone)]
+pub struct AdsServer {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Arc<Store>,
+    authenticator: Box<dyn Authenticator>,
+    settings: Settings,
+    metrics: Metrics,
+    shutdown: watch::Receiver<bool>,
+}
+
+// === impl AdsServer ===
+
+impl AdsServer {
+    /// Serves the store until `shutdown` turns true or its sender goes away.
+    pub fn new(
+        store: Arc<Store>,
+        authenticator: impl Authenticator,
+        settings: Settings,
+        metrics: Metrics,
+        shutdown: watch::Receiver<bool>,
+    ) -> Self {
+        let authenticator = Box::new(authenticator);
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                authenticator,
+                settings,
+                metrics,
+                shutdown,
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for AdsServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AdsServer")
+            .field("settings", &self.shared.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl NamedService for AdsServer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+impl tower::Service<http::Request<Body>> for AdsServer {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = DeltaAggregatedResources(self.shared.clone());
+        Box::pin(async move {
+            if request.uri().path() != DELTA_AGGREGATED_RESOURCES {
+                return Ok(Status::unimplemented("only delta ADS is served").into_http());
+            }
+            let codec = tonic_prost::ProstCodec::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
+            Ok(grpc.streaming(method, request).await)
+        })
+    }
+}
+
+struct DeltaAggregatedResources(Arc<Shared>);
+
+impl StreamingService<DeltaDiscoveryRequest> for DeltaAggregatedResources {
+    type Response = DeltaDiscoveryResponse;
+    type ResponseStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move {
+            let (metadata, _, requests) = request.into_parts();
+            let (responses, receiver) = mpsc::channel(QUEUED);
+            tokio::spawn(connection::serve(
+                shared,
+                metadata.into_headers(),
+                requests,
+                responses,
+            ));
+            Ok(Response::new(ReceiverStream::new(receiver)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_id_names_mesh_and_dataplane() {
+        let id = ProxyId::from_node_id("default.web-0.x.shop").expect("valid");
+        assert_eq!(
+            id,
+            ProxyId {
+                mesh: "default".into(),
+                key: ObjectKey::new("shop", "web-0.x")
+            }
+        );
+        for wrong in ["", "default", "default.web", ".web.shop", "default..shop"] {
+            assert_eq!(ProxyId::from_node_id(wrong), None, "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! From the mesh view to the store: generates anew what was touched, and nothing else.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use kermode_envoy::{Resource, generate};
+use kermode_model::view::{MeshView, Touched};
+use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::registry::Registry;
+
+use crate::store::{Key, Profile, Store, Visibility};
+
+/// Publishes what changes of a mesh view. One task owns it.
+#[derive(Debug)]
+pub struct Publisher {
+    store: Arc<Store>,
+    /// Proxies whose own resources depend on those of services, by mesh: those with direct access.
+    direct: HashMap<MeshName, HashSet<ObjectKey>>,
+    metrics: Metrics,
+}
+
+/// Counts the work that changes cause.
+#[derive(Clone, Debug, Default)]
+struct Metrics {
+    encoded: Counter,
+    changed: Counter,
+}
+
+/// What a batch of touches comes to: each thing once, a mesh in place of its parts.
+#[derive(Default)]
+struct Work {
+    meshes: HashSet<MeshName>,
+    services: HashSet<(MeshName, ServiceName)>,
+    proxies: HashSet<ObjectKey>,
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// Publishes into that store.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self {
+            store,
+            direct: HashMap::new(),
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// Registers the counters.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Resources encoded because something they are made of was touched";
+        registry.register("xds_resources_encoded", help, self.metrics.encoded.clone());
+        let help = "Resources that changed and were published, removals included";
+        registry.register("xds_resources_changed", help, self.metrics.changed.clone());
+    }
+
+    /// Generates what was touched and stores what changed. What the proxies of a mesh share goes first, so that no
+    /// listener is seen before the clusters it refers to.
+    pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
+        let work = self.plan(view, touched);
+        for mesh in &work.meshes {
+            self.publish_mesh(view, mesh);
+        }
+        for (mesh, service) in &work.services {
+            self.publish_service(view, mesh, service);
+        }
+        for proxy in &work.proxies {
+            self.publish_proxy(view, proxy);
+        }
+    }
+
+    fn plan(&self, view: &MeshView, touched: &[Touched]) -> Work {
+        let mut work = Work::default();
+        for touched in touched {
+            match touched {
+                Touched::Mesh(mesh) => {
+                    work.proxies
+                        .extend(view.dataplanes_of(mesh).map(|dataplane| dataplane.key.clone()));
+                    work.meshes.insert(mesh.clone());
+                }
+                Touched::Service(mesh, service) => {
+                    work.proxies
+                        .extend(self.direct.get(mesh).into_iter().flatten().cloned());
+                    work.services.insert((mesh.clone(), service.clone()));
+                }
+                Touched::Dataplane(key) => {
+                    work.proxies.insert(key.clone());
+                }
+            }
+        }
+        let Work { meshes, services, .. } = &mut work;
+        services.retain(|(mesh, _)| !meshes.contains(mesh));
+        work
+    }
+
+    fn publish_mesh(&self, view: &MeshView, name: &MeshName) {
+        let Some(mesh) = view.mesh(name) else {
+            return self.store.remove_mesh(name);
+        };
+        let services = view
+            .services(name)
+            .flat_map(|(name, service)| generate::service(mesh, name, service));
+        let resources: Vec<_> = generate::mesh_shared(mesh).into_iter().chain(services).collect();
+        self.count(&resources);
+        self.metrics
+            .changed
+            .inc_by(self.store.replace_mesh(name, resources) as u64);
+    }
+
+    fn publish_service(&self, view: &MeshView, mesh_name: &MeshName, name: &ServiceName) {
+        let Some(mesh) = view.mesh(mesh_name) else { return };
+        let service = view.service(mesh_name, name);
+        let resources = service
+            .map(|service| generate::service(mesh, name, service))
+            .unwrap_or_default();
+        self.count(&resources);
+        self.metrics
+            .changed
+            .inc_by(self.store.replace_service(mesh_name, name, resources) as u64);
+    }
+
+    fn publish_proxy(&mut self, view: &MeshView, key: &ObjectKey) {
+        let found = view
+            .dataplane(key)
+            .and_then(|dataplane| Some((dataplane, view.mesh(&dataplane.mesh)?)));
+        // A Dataplane whose Mesh does not exist gets no configuration: its proxy waits.
+        let Some((dataplane, mesh)) = found else {
+            self.direct.values_mut().for_each(|proxies| {
+                proxies.remove(key);
+            });
+            return self.store.remove_proxy(key);
+        };
+        self.follow_services(dataplane);
+        let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name));
+        resources.extend(generate::direct_access(mesh, dataplane, view));
+        self.count(&resources);
+        let changed = self.store.replace_proxy(key, profile(mesh, dataplane), resources);
+        self.metrics.changed.inc_by(changed as u64);
+    }
+
+    fn follow_services(&mut self, dataplane: &Dataplane) {
+        let direct = dataplane.transparent_proxying.as_ref();
+        let follows = direct.is_some_and(|settings| !settings.direct_access_services.is_empty());
+        for (mesh, proxies) in &mut self.direct {
+            if !follows || *mesh != dataplane.mesh {
+                proxies.remove(&dataplane.key);
+            }
+        }
+        if follows {
+            self.direct
+                .entry(dataplane.mesh.clone())
+                .or_default()
+                .insert(dataplane.key.clone());
+        }
+        self.direct.retain(|_, proxies| !proxies.is_empty());
+    }
+
+    fn count(&self, resources: &[Resource]) {
+        self.metrics.encoded.inc_by(resources.len() as u64);
+    }
+}
+
+fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
+    let reachable = dataplane
+        .transparent_proxying
+        .as_ref()
+        .map(|settings| &settings.reachable_services);
+    let visibility = match reachable.filter(|services| !services.is_empty()) {
+        None => Visibility::All,
+        Some(services) => Visibility::Only(
+            services
+                .iter()
+                .map(|name| ServiceName::from(name.as_str()))
+                .collect(),
+        ),
+    };
+    let hidden = generate::own_outbound_names(dataplane)
+        .into_iter()
+        .map(|(kind, name)| Key {
+            kind,
+            name: name.into(),
+        })
+        .collect();
+    Profile {
+        mesh: mesh.name.clone(),
+        visibility,
+        hidden,
+    }
+}

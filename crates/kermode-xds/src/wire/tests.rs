@@ -1,0 +1,96 @@
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::service::discovery::v3 as generated;
+use envoy_types::pb::google::{protobuf, rpc};
+
+use super::*;
+
+/// A request of Envoy, with fields that we do not read.
+fn envoys_request() -> generated::DeltaDiscoveryRequest {
+    generated::DeltaDiscoveryRequest {
+        node: Some(core::Node {
+            id: "default.web-0.shop".into(),
+            cluster: "web".into(),
+            user_agent_name: "envoy".into(),
+            ..Default::default()
+        }),
+        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
+        resource_names_subscribe: vec!["*".into(), "a".into()],
+        resource_names_unsubscribe: vec!["b".into()],
+        initial_resource_versions: HashMap::from([("c".into(), "1".into())]),
+        response_nonce: "7".into(),
+        error_detail: Some(rpc::Status {
+            code: 13,
+            message: "no".into(),
+            details: Vec::new(),
+        }),
+        ..Default::default()
+    }
+}
+
+fn our_request() -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(Node {
+            id: "default.web-0.shop".into(),
+            cluster: "web".into(),
+        }),
+        type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
+        resource_names_subscribe: vec!["*".into(), "a".into()],
+        resource_names_unsubscribe: vec!["b".into()],
+        initial_resource_versions: HashMap::from([("c".into(), "1".into())]),
+        response_nonce: "7".into(),
+        error_detail: Some(Status {
+            code: 13,
+            message: "no".into(),
+        }),
+    }
+}
+
+#[test]
+fn a_request_of_envoy_is_read_and_what_we_do_not_know_is_skipped() {
+    let read = DeltaDiscoveryRequest::decode(&*envoys_request().encode_to_vec()).unwrap();
+    assert_eq!(read, our_request());
+}
+
+#[test]
+fn a_request_is_encoded_as_the_generated_message_is() {
+    let mut theirs = envoys_request();
+    theirs.node.as_mut().unwrap().user_agent_name.clear();
+    assert_eq!(our_request().encode_to_vec(), theirs.encode_to_vec());
+}
+
+#[test]
+fn a_response_is_encoded_as_the_generated_message_is() {
+    let type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let body = Bytes::from_static(b"\x0a\x03web");
+    let ours = DeltaDiscoveryResponse {
+        system_version_info: "v".into(),
+        resources: vec![
+            encode_resource(type_url, "web", "1", body.clone()),
+            encode_resource(type_url, "api", "2", body.clone()),
+        ],
+        type_url: type_url.into(),
+        nonce: "5".into(),
+        removed_resources: vec!["old".into()],
+    };
+    let resource = |name: &str, version: &str| generated::Resource {
+        name: name.into(),
+        version: version.into(),
+        resource: Some(protobuf::Any {
+            type_url: type_url.into(),
+            value: body.to_vec(),
+        }),
+        ..Default::default()
+    };
+    let theirs = generated::DeltaDiscoveryResponse {
+        system_version_info: "v".into(),
+        resources: vec![resource("web", "1"), resource("api", "2")],
+        type_url: type_url.into(),
+        nonce: "5".into(),
+        removed_resources: vec!["old".into()],
+        ..Default::default()
+    };
+    assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
+    let read = DeltaDiscoveryResponse::decode(&*theirs.encode_to_vec()).unwrap();
+    assert_eq!(read, ours);
+    assert_eq!(Resource::decode(read.resources[0].clone()).unwrap().name, "web");
+}
