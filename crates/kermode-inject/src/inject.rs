@@ -20,7 +20,7 @@ use crate::refusal::Refusal;
 use crate::render::{self, Token};
 use crate::settings::Settings;
 use crate::values::Values;
-use crate::{annotations, drain, uid};
+use crate::{annotations, drain, uid, warnings};
 
 /// What injection needs to know besides the Pod and the settings.
 #[derive(Clone, Copy)]
@@ -89,8 +89,7 @@ pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result
         Decision::Inject(reason) => reason,
     };
     let plan = Plan::resolve(settings, context, &voices)?;
-    let mut warnings = Vec::new();
-    warn_of_settings(&plan, reason, &voices, &mut warnings);
+    let mut warnings = warnings::of(&pod, &plan, reason, &voices);
     uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
     let patch = render(&pod, &plan, context, &voices.pod_annotations, &mut warnings)?;
     Ok(Outcome::Injected(Injection {
@@ -174,41 +173,6 @@ fn volumes(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec
     let tmp =
         (plan.has_tmp() && !pod.volumes.contains(&TMP_VOLUME)).then(|| render::small_directory(TMP_VOLUME));
     token.into_iter().chain(tmp).collect()
-}
-
-/// Combinations that work against the user, without being wrong in themselves.
-fn warn_of_settings(plan: &Plan<'_>, reason: Source, voices: &Voices<'_>, warnings: &mut Vec<String>) {
-    let own_dns = plan
-        .settings
-        .builtin_dns
-        .enabled
-        .then_some(plan.settings.builtin_dns.port);
-    if let Some(port) = plan.dns_port.filter(|port| own_dns != Some(*port)) {
-        warnings.push(format!(
-            "kuma.io/builtin-dns redirects DNS to port {port}, where the sidecar does not answer: \
-             the control plane's setting builtinDNS decides where it does"
-        ));
-    }
-    if plan.restricted && !plan.settings.cni_enabled {
-        warnings.push(
-            "kuma-init needs NET_ADMIN and NET_RAW, which Pod Security restricted forbids: use the CNI plugin".to_owned(),
-        );
-    }
-    for (old, new) in [
-        (key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
-        (key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
-    ] {
-        if voices.pod_annotations.get(old).is_some() && voices.pod_annotations.get(new).is_none() {
-            warnings.push(format!("annotation {old} is deprecated, use {new}"));
-        }
-    }
-    if matches!(reason, Source::PodAnnotation | Source::NamespaceAnnotation) {
-        warnings.push(format!(
-            "annotation {} on {} is deprecated, use a label: only a label keeps the Pod from starting without sidecar",
-            key::SIDECAR_INJECTION,
-            voices.of(reason).object
-        ));
-    }
 }
 
 impl fmt::Debug for Context<'_> {

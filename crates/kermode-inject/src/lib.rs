@@ -26,6 +26,7 @@ mod render;
 pub mod settings;
 mod uid;
 mod values;
+mod warnings;
 
 pub use self::container_patch::{PatchFailure, PatchProblem, Stage, validate_container_patch};
 pub use self::inject::{Context, Injection, Namespace, Outcome, inject};

@@ -25,6 +25,8 @@ pub(crate) struct Pod<'a> {
     pub(crate) termination_grace_period: Option<u64>,
     /// `spec.securityContext.runAsUser`.
     pub(crate) run_as_user: Option<i64>,
+    /// `spec.hostNetwork`.
+    pub(crate) host_network: bool,
     /// Which of the parents that a patch adds to are missing or null.
     pub(crate) missing: Missing,
 }
@@ -74,6 +76,7 @@ impl<'a> Pod<'a> {
             termination_grace_period: member("/spec", spec, "terminationGracePeriodSeconds", whole_number)?
                 .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
             run_as_user: member("/spec/securityContext", security, "runAsUser", whole_number)?,
+            host_network: member("/spec", spec, "hostNetwork", boolean)?.unwrap_or(false),
             missing: Missing {
                 metadata: !present(root, "metadata"),
                 annotations: !present(metadata, "annotations"),
@@ -125,6 +128,10 @@ fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Refusal> {
 
 fn text<'a>(path: &str, value: &'a Value) -> Result<&'a str, Refusal> {
     value.as_str().ok_or_else(|| invalid(path, "a text"))
+}
+
+fn boolean(path: &str, value: &Value) -> Result<bool, Refusal> {
+    value.as_bool().ok_or_else(|| invalid(path, "true or false"))
 }
 
 fn whole_number(path: &str, value: &Value) -> Result<i64, Refusal> {

@@ -1,0 +1,200 @@
+//! Which Pods are injected, and what is said about it (BEHAVIOUR section 2.3).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "in a test, this is how it fails"
+)]
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use kermode_inject::{Injection, Outcome, Refusal, Settings, SkipReason, Source, inject};
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+const KEY: &str = "kuma.io/sidecar-injection";
+
+fn decide(pod: &Value, world: &World) -> Result<Outcome, Refusal> {
+    world.with(|context| inject(pod, &Settings::default(), context))
+}
+
+fn mk_pod() -> Value {
+    json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "app", "image": "x"}]}})
+}
+
+fn injected(outcome: Result<Outcome, Refusal>) -> Injection {
+    match outcome {
+        Ok(Outcome::Injected(injection)) => injection,
+        other => panic!("not injected: {other:?}"),
+    }
+}
+
+/// Decides on a Pod and a Namespace with these values of the key: Pod label, Pod annotation, Namespace label,
+/// Namespace annotation.
+fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Refusal> {
+    let mut pod = mk_pod();
+    for (place, value) in ["labels", "annotations"].into_iter().zip(values) {
+        if let Some(value) = value {
+            pod["metadata"][place] = json!({KEY: value});
+        }
+    }
+    let map = |value: Option<&str>| -> BTreeMap<String, String> {
+        value
+            .into_iter()
+            .map(|value| (KEY.to_owned(), value.to_owned()))
+            .collect()
+    };
+    let world = World {
+        labels: map(values[2]),
+        annotations: map(values[3]),
+        ..World::default()
+    };
+    decide(&pod, &world)
+}
+
+#[test]
+fn the_first_that_is_present_decides() {
+    let sources = [
+        Source::PodLabel,
+        Source::PodAnnotation,
+        Source::NamespaceLabel,
+        Source::NamespaceAnnotation,
+    ];
+    for (first, source) in sources.into_iter().enumerate() {
+        for (word, opposite, on) in [
+            ("enabled", "disabled", true),
+            ("true", "false", true),
+            ("false", "true", false),
+        ] {
+            let mut values = [None; 4];
+            values[first] = Some(word);
+            // What comes later does not count, not even if it is nonsense.
+            if let Some(next) = values.get_mut(first + 1) {
+                *next = Some(opposite);
+            }
+            if let Some(last) = values.get_mut(first + 2) {
+                *last = Some("nonsense");
+            }
+            match decide_with(values).unwrap() {
+                Outcome::Injected(injection) => assert!(on && injection.reason == source, "{values:?}"),
+                Outcome::Skipped(reason) => {
+                    assert!(!on && reason == SkipReason::Disabled(source), "{values:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(
+        decide_with([None; 4]),
+        Ok(Outcome::Skipped(SkipReason::NotRequested))
+    );
+}
+
+#[test]
+fn a_wrong_value_that_is_reached_refuses_with_key_value_and_object() {
+    for (place, carrier) in [
+        "a label of Pod shop/p",
+        "an annotation of Pod shop/p",
+        "a label of Namespace shop",
+        "an annotation of Namespace shop",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut values = [None; 4];
+        values[place] = Some("yes");
+        let refusal = decide_with(values).unwrap_err();
+        let text = refusal.to_string();
+        assert_eq!(refusal.reason(), "WrongValue");
+        assert!(
+            text.starts_with("annotation \"kuma.io/sidecar-injection\" has wrong value \"yes\""),
+            "{text}"
+        );
+        assert!(text.contains(carrier), "{text}");
+    }
+}
+
+#[test]
+fn a_pod_with_a_sidecar_is_left_alone_wherever_it_is_and_whatever_its_name() {
+    let mut renamed = mk_pod();
+    renamed["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
+    renamed["spec"]["containers"][0]["env"] =
+        json!([{"name": "KUMA_CONTROL_PLANE_URL"}, {"name": "KUMA_DATAPLANE_MESH"}]);
+    let mut native = mk_pod();
+    native["spec"]["initContainers"] = json!([{"name": "kuma-sidecar"}]);
+    let mut classic = mk_pod();
+    classic["spec"]["containers"][0]["name"] = "kuma-sidecar".into();
+    for mut pod in [renamed, native, classic] {
+        pod["metadata"]["labels"] = json!({KEY: "enabled"});
+        let outcome = decide(&pod, &World::default());
+        assert_eq!(
+            outcome,
+            Ok(Outcome::Skipped(SkipReason::AlreadyInjected)),
+            "{pod}"
+        );
+    }
+}
+
+#[test]
+fn the_mesh_is_looked_for_in_pod_and_namespace_and_must_exist() {
+    let mut pod = mk_pod();
+    pod["metadata"]["labels"] = json!({KEY: "enabled"});
+    let namespace = |mesh: &str| World {
+        annotations: BTreeMap::from([("kuma.io/mesh".to_owned(), mesh.to_owned())]),
+        ..World::default()
+    };
+    let refusal = decide(&pod, &namespace("other")).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p"
+    );
+    assert_eq!(injected(decide(&pod, &namespace(""))).mesh, "default");
+    pod["metadata"]["annotations"] = json!({"kuma.io/mesh": "default"});
+    assert_eq!(injected(decide(&pod, &namespace("other"))).mesh, "default");
+}
+
+#[test]
+fn weak_requests_and_host_networks_are_told() {
+    let mut pod = mk_pod();
+    pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
+    for (value, warnings) in [("enabled", 0), ("true", 1)] {
+        pod["metadata"]["labels"] = json!({KEY: value});
+        assert_eq!(
+            injected(decide(&pod, &World::default())).warnings.len(),
+            warnings,
+            "{value}"
+        );
+    }
+    pod["spec"]["hostNetwork"] = true.into();
+    let warnings = injected(decide(&pod, &World::default())).warnings;
+    assert!(warnings[0].contains("network of its node"), "{warnings:?}");
+}
+
+#[test]
+fn what_is_no_pod_is_refused_with_the_path() {
+    for (pod, path) in [
+        (json!([]), "/: expected an object"),
+        (json!({}), "/spec: expected an object"),
+        (
+            json!({"spec": {"containers": null}}),
+            "/spec/containers: expected a list",
+        ),
+        (
+            json!({"spec": {"containers": [1]}}),
+            "/spec/containers/0: expected an object",
+        ),
+        (
+            json!({"metadata": {"labels": {"a/b": 1}}, "spec": {"containers": []}}),
+            "/metadata/labels/a~1b: expected a text",
+        ),
+        (
+            json!({"spec": {"containers": [], "volumes": {}}}),
+            "/spec/volumes: expected a list",
+        ),
+    ] {
+        let text = decide(&pod, &World::default()).unwrap_err().to_string();
+        assert!(text.contains(path), "{text}");
+    }
+}

@@ -1,0 +1,127 @@
+//! Golden pairs: `golden/<name>.input.yaml` beside `golden/<name>.golden.yaml`, settings in `<name>.settings.yaml` when
+//! they are not the defaults. `UPDATE_GOLDENS=1 cargo test -p kermode-inject` rewrites the golden side.
+//!
+//! An input holds a Pod and what is around it: a Namespace and ContainerPatches, if it needs them.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, this is how it fails"
+)]
+
+mod world;
+
+use std::path::{Path, PathBuf};
+
+use kermode_crds::ContainerPatch;
+use kermode_inject::{Outcome, Settings, inject};
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn names() -> Vec<String> {
+    let files = std::fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = files
+        .filter_map(|file| file.to_str()?.strip_suffix(".input.yaml").map(str::to_owned))
+        .collect();
+    names.sort();
+    names
+}
+
+fn settings(name: &str) -> Settings {
+    let path = folder().join(format!("{name}.settings.yaml"));
+    if !path.exists() {
+        return Settings::default();
+    }
+    let mut value: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    // Not configuration: what the API server can do.
+    let native = value.as_object_mut().unwrap().remove("nativeSidecarsSupported");
+    let mut settings: Settings = serde_json::from_value(value).unwrap();
+    settings.native_sidecars_supported = native == Some(json!(true));
+    assert_eq!(settings.problems(), Vec::<String>::new(), "{name}");
+    settings
+}
+
+/// Reads YAML documents: one Pod, and what is around it.
+fn read(yaml: &str) -> (Value, World) {
+    let (mut pod, mut world) = (None, World::default());
+    for document in serde_saphyr::from_multiple::<Value>(yaml).unwrap() {
+        match document["kind"].as_str() {
+            Some("Namespace") => {
+                let texts =
+                    |key: &str| serde_json::from_value(document["metadata"][key].clone()).unwrap_or_default();
+                (world.labels, world.annotations) = (texts("labels"), texts("annotations"));
+            }
+            Some("ContainerPatch") => {
+                let patch: ContainerPatch = serde_json::from_value(document).unwrap();
+                world.patches.insert(patch.metadata.name.unwrap(), patch.spec);
+            }
+            _ => assert!(pod.replace(document).is_none(), "one Pod"),
+        }
+    }
+    (pod.expect("a Pod"), world)
+}
+
+fn answer(pod: &Value, world: &World, settings: &Settings) -> Value {
+    match world.with(|context| inject(pod, settings, context)) {
+        Err(refusal) => json!({"refused": refusal.reason(), "message": refusal.to_string()}),
+        Ok(Outcome::Skipped(reason)) => json!({"skipped": reason.as_str()}),
+        Ok(Outcome::Injected(injection)) => {
+            let mut patched = pod.clone();
+            json_patch::patch(&mut patched, &injection.patch).expect("our own patch applies");
+            let operation = |operation: &json_patch::PatchOperation| {
+                let operation = serde_json::to_value(operation).unwrap();
+                format!(
+                    "{} {}",
+                    operation["op"].as_str().unwrap(),
+                    operation["path"].as_str().unwrap()
+                )
+            };
+            json!({
+                "injected": injection.reason.as_str(),
+                "warnings": injection.warnings,
+                "operations": injection.patch.0.iter().map(operation).collect::<Vec<_>>(),
+                "pod": patched,
+            })
+        }
+    }
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the one switch of the goldens")]
+fn every_input_gives_its_golden() {
+    let update = std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1");
+    let names = names();
+    assert!(names.len() >= 10, "the goldens are not where they should be");
+    let mut wrong = Vec::new();
+    for name in names {
+        let input = std::fs::read_to_string(folder().join(format!("{name}.input.yaml"))).unwrap();
+        let (pod, world) = read(&input);
+        let actual = answer(&pod, &world, &settings(&name));
+        let path = folder().join(format!("{name}.golden.yaml"));
+        if update {
+            std::fs::write(&path, serde_saphyr::to_string(&actual).unwrap()).unwrap();
+            continue;
+        }
+        let golden = std::fs::read_to_string(&path).unwrap_or_default();
+        let golden: Value = serde_saphyr::from_str(&golden).unwrap_or(Value::Null);
+        if golden != actual {
+            wrong.push(format!(
+                "--- {name}\n{}",
+                serde_saphyr::to_string(&actual).unwrap()
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "differ from their golden (UPDATE_GOLDENS=1 rewrites):\n{}",
+        wrong.join("\n")
+    );
+}

@@ -1,0 +1,232 @@
+//! Whatever comes in: no panic, and nothing of the Pod is lost.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, this is how it fails"
+)]
+
+mod world;
+
+use kermode_crds::{ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
+use kermode_inject::container_patch::{Operation, Role, apply};
+use kermode_inject::{Outcome, Settings, inject, validate_container_patch};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use crate::world::World;
+
+/// Words that mean something to injection, so that random objects hit its fields.
+const WORDS: &[&str] = &[
+    "metadata",
+    "spec",
+    "labels",
+    "annotations",
+    "containers",
+    "initContainers",
+    "volumes",
+    "name",
+    "env",
+    "value",
+    "volumeMounts",
+    "mountPath",
+    "securityContext",
+    "runAsUser",
+    "livenessProbe",
+    "httpGet",
+    "port",
+    "path",
+    "ports",
+    "kuma.io/sidecar-injection",
+    "kuma.io/container-patches",
+    "kuma.io/sidecar-drain-time",
+    "kuma.io/gateway",
+    "kuma.io/sidecar-env-vars",
+    "kuma.io/builtin-dns",
+    "kuma.io/mesh",
+    "enabled",
+    "disabled",
+    "true",
+    "kuma-sidecar",
+    "terminationGracePeriodSeconds",
+    "resources",
+    "requests",
+    "limits",
+    "cpu",
+    "-",
+    "0",
+    "p",
+];
+
+fn word() -> impl Strategy<Value = String> {
+    prop_oneof![
+        8 => prop::sample::select(WORDS).prop_map(str::to_owned),
+        1 => ".{0,8}",
+    ]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        word().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::Array),
+            prop::collection::btree_map(word(), inner, 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect::<Map<_, _>>())),
+        ]
+    })
+}
+
+/// A Pod that asks for injection, with random content wherever content may be.
+fn any_pod() -> impl Strategy<Value = Value> {
+    let annotations = prop::collection::btree_map(word(), word(), 0..4);
+    (any_json(), any_json(), any_json(), annotations, 0..4_usize).prop_map(
+        |(root, spec, container, annotations, containers)| {
+            let mut pod = json!({"metadata": {}, "spec": {}});
+            merge(&mut pod, &root);
+            merge(&mut pod["spec"], &spec);
+            let mut app = json!({"name": "app"});
+            merge(&mut app, &container);
+            app["name"] = "app".into();
+            pod["metadata"] =
+                json!({"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": annotations});
+            if !pod["spec"].is_object() {
+                pod["spec"] = json!({});
+            }
+            pod["spec"]["containers"] = Value::Array(vec![app; containers]);
+            pod
+        },
+    )
+}
+
+fn merge(base: &mut Value, given: &Value) {
+    if let (Value::Object(base), Value::Object(given)) = (base, given) {
+        base.extend(given.clone());
+    }
+}
+
+fn any_block() -> impl Strategy<Value = JsonPatchBlock> {
+    let op = prop::sample::select(vec![
+        JsonPatchOp::Add,
+        JsonPatchOp::Remove,
+        JsonPatchOp::Replace,
+        JsonPatchOp::Move,
+        JsonPatchOp::Copy,
+    ]);
+    let path = prop_oneof![
+        9 => prop::collection::vec(word(), 0..5).prop_map(|words| {
+            let escaped: Vec<String> = words.iter().map(|word| word.replace('~', "~0").replace('/', "~1")).collect();
+            if escaped.is_empty() { String::new() } else { format!("/{}", escaped.join("/")) }
+        }),
+        1 => ".{0,10}",
+    ];
+    let value = prop_oneof![4 => any_json().prop_map(|value| value.to_string()), 1 => ".{0,10}"];
+    (op, path.clone(), prop::option::of(path), prop::option::of(value)).prop_map(|(op, path, from, value)| {
+        JsonPatchBlock {
+            op,
+            path,
+            from,
+            value,
+        }
+    })
+}
+
+fn settings(native: bool) -> Settings {
+    Settings {
+        native_sidecars_supported: native,
+        ..Settings::default()
+    }
+}
+
+/// Asserts that `after` holds all of `before`: members may be added, lists may grow in front or at the end.
+fn holds(before: &Value, after: &Value, path: &str) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for (key, member) in before {
+                // An absent or null parent may be filled.
+                if !member.is_null() {
+                    holds(member, &after[key], &format!("{path}/{key}"));
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) if path.matches('/').count() == 2 => {
+            let from = (0..=after.len() - before.len()).find(|start| {
+                before
+                    .iter()
+                    .zip(&after[*start..])
+                    .all(|(before, after)| before["name"] == after["name"])
+            });
+            let from = from.unwrap_or_else(|| panic!("{path} lost items"));
+            for (before, after) in before.iter().zip(&after[from..]) {
+                holds(before, after, &format!("{path}/item"));
+            }
+        }
+        _ => assert_eq!(before, after, "{path}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_json_is_answered_without_panic(json in any_json(), native: bool) {
+        let world = World::default();
+        let _ = world.with(|context| inject(&json, &settings(native), context));
+    }
+
+    #[test]
+    fn nothing_of_an_injected_pod_is_lost(pod in any_pod(), native: bool) {
+        let world = World::default();
+        // Probes and annotations are meant to change; goldens cover these.
+        let settings = Settings { virtual_probes_enabled: false, ..settings(native) };
+        if let Ok(Outcome::Injected(injection)) = world.with(|context| inject(&pod, &settings, context)) {
+            let mut after = pod.clone();
+            json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
+            let mut before = pod;
+            before["metadata"].as_object_mut().unwrap().remove("annotations");
+            holds(&before, &after, "");
+            prop_assert_eq!(&after["metadata"]["annotations"]["kuma.io/sidecar-injected"], "true");
+            // A second call, by another webhook entry, leaves it alone.
+            let again = world.with(|context| inject(&after, &settings, context)).unwrap();
+            prop_assert!(matches!(again, Outcome::Skipped(_)));
+        }
+    }
+
+    #[test]
+    fn any_operations_are_answered_without_panic(blocks in prop::collection::vec(any_block(), 0..12)) {
+        let base = json!({"name": "kuma-sidecar", "env": [{"name": "A"}], "resources": {"limits": {"cpu": "1"}}});
+        let operations: Vec<Operation<'_>> = blocks
+            .iter()
+            .enumerate()
+            .map(|(index, block)| Operation { patch: "p", list: "sidecarPatch", index, block })
+            .collect();
+        if let Ok(container) = apply(&base, &operations, Role::Running) {
+            prop_assert!(container.is_object());
+        }
+        let mut world = World::default();
+        let spec = ContainerPatchSpec { sidecar_patch: blocks.clone(), init_patch: blocks };
+        let object = json!({
+            "metadata": {"name": "p", "namespace": "mesh"},
+            "spec": serde_json::to_value(&spec).unwrap(),
+        });
+        let _ = validate_container_patch(&object, "mesh");
+        world.patches.insert("p".to_owned(), spec);
+        let pod = json!({
+            "metadata": {
+                "labels": {"kuma.io/sidecar-injection": "enabled"},
+                "annotations": {"kuma.io/container-patches": "p"},
+            },
+            "spec": {"containers": []},
+        });
+        let _ = world.with(|context| inject(&pod, &settings(true), context));
+    }
+
+    #[test]
+    fn any_object_is_validated_without_panic(object in any_json()) {
+        let _ = validate_container_patch(&object, "mesh");
+    }
+}
