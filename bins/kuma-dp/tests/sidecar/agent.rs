@@ -1,5 +1,6 @@
 //! `kuma-dp` as a child process of the test, with a real Envoy beneath it.
 
+use std::cell::OnceCell;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -27,6 +28,17 @@ pub(crate) struct Agent {
     child: Child,
     admin: SocketAddr,
     directory: TempDir,
+    envoy: OnceCell<i32>,
+}
+
+/// A test that failed because Envoy stayed must not leave it behind.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if let Some(&envoy) = self.envoy.get().filter(|envoy| is_running(**envoy)) {
+            // It may have ended meanwhile.
+            let _ = kill(Pid::from_raw(envoy), Signal::SIGKILL);
+        }
+    }
 }
 
 impl Agent {
@@ -73,6 +85,7 @@ impl Agent {
             child,
             admin,
             directory,
+            envoy: OnceCell::new(),
         }
     }
 
@@ -94,12 +107,14 @@ impl Agent {
     /// Envoy's process id, once it is Envoy.
     pub(crate) async fn envoy_pid(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());
-        self.eventually("Envoy runs", async || {
-            let child = std::fs::read_to_string(&children).ok()?.trim().parse().ok()?;
-            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
-            (name.trim() == "envoy").then_some(child)
-        })
-        .await
+        let envoy = self
+            .eventually("Envoy runs", async || {
+                let child = std::fs::read_to_string(&children).ok()?.trim().parse().ok()?;
+                let name = std::fs::read_to_string(format!("/proc/{child}/comm")).ok()?;
+                (name.trim() == "envoy").then_some(child)
+            })
+            .await;
+        *self.envoy.get_or_init(|| envoy)
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
