@@ -85,6 +85,14 @@ test-cluster-unit: ## unit tests of the cluster and image tool
 test-cluster: ## the same, and two real clusters side by side (root)
 	@cd cluster && python3 -m tests.run unit real
 
+.PHONY: test-e2e test-e2e-run
+test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text: see tests/e2e/README.md
+	@python3 tests/run.py e2e
+
+test-e2e-run: images
+	@cargo test --quiet --package kermode-e2e
+	@cargo run --quiet --package kermode-e2e -- $(if $(FILTER),--filter '$(FILTER)')
+
 ##@ Demo (CLUSTER=name chooses the local cluster; with KUBECONFIG and KERMODE_REGISTRY set, your own: see demo/README.md)
 
 DEMO = PYTHONPATH=$(CURDIR)/cluster:$(CURDIR)/demo python3 -m kermode_demo

@@ -1,0 +1,65 @@
+//! The tests, in the order in which they run.
+
+mod bad_start;
+mod balancing;
+mod certificate;
+mod dataplane;
+mod encryption;
+mod injection;
+mod install;
+mod outage;
+mod outside;
+mod refusal;
+mod replicas;
+mod strangers;
+
+use crate::harness::runner::Test;
+
+/// All tests.
+pub(crate) fn all() -> Vec<Test> {
+    macro_rules! tests {
+        ($($subject:ident :: $name:ident),* $(,)?) => {
+            vec![$(Test::new(
+                concat!(stringify!($subject), "::", stringify!($name)),
+                |world| Box::pin($subject::$name(world)),
+            )),*]
+        };
+    }
+    tests![
+        // Nothing is installed yet.
+        bad_start::a_configuration_file_that_cannot_be_read_is_named,
+        bad_start::a_setting_that_does_not_exist_is_named,
+        bad_start::missing_custom_resource_definitions_are_named,
+        install::applying_the_manifests_makes_the_control_plane_ready,
+        install::the_custom_resources_are_served,
+        install::access_rights_are_least,
+        install::webhooks_fail_closed_for_what_is_labelled_and_open_for_the_rest,
+        install::the_default_mesh_is_made,
+        bad_start::a_missing_permission_is_named,
+        bad_start::a_taken_port_is_named,
+        certificate::a_ca_bundle_that_is_wiped_or_wrong_is_put_right,
+        certificate::a_new_authority_is_made_and_trusted_when_its_secret_is_gone,
+        // The application runs.
+        injection::pods_get_a_sidecar_unless_they_opt_out,
+        injection::the_application_is_unchanged,
+        dataplane::every_injected_pod_has_one_and_nobody_else,
+        dataplane::an_unready_pod_says_so_and_gets_no_traffic,
+        dataplane::it_disappears_with_its_pod,
+        balancing::the_client_s_sidecar_spreads_requests_over_all_replicas,
+        encryption::sidecars_shake_hands_and_the_server_knows_the_client,
+        encryption::no_plain_text_crosses_between_pods,
+        encryption::without_mtls_the_same_capture_sees_plain_text,
+        strangers::a_pod_outside_the_mesh_is_refused,
+        strangers::a_pod_that_opted_out_is_refused,
+        refusal::a_wrong_injection_label_is_refused_with_key_and_value,
+        refusal::a_mesh_that_does_not_exist_is_refused_by_name,
+        replicas::more_replicas_are_used,
+        replicas::fewer_replicas_are_enough,
+        replicas::a_restart_is_followed,
+        replicas::a_deleted_pod_is_replaced,
+        // The control plane goes away.
+        outage::labelled_namespaces_wait_and_others_go_on_while_the_control_plane_is_down,
+        outage::uninstalling_leaves_nothing_behind,
+        outside::a_control_plane_outside_of_the_cluster_serves_it,
+    ]
+}

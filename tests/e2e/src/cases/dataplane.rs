@@ -1,0 +1,191 @@
+//! Dataplanes: what the control plane makes of Pods and Services, as users see it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use serde_json::{Value, json};
+
+use super::injection::pod;
+use crate::harness::envoy::Envoy;
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::world::{APP, OUTSIDE, SERVER, World, ip, is_ready};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Port of a Dataplane whose pod no Service selects.
+const SERVICE_LESS: u64 = 49151;
+
+pub(super) async fn every_injected_pod_has_one_and_nobody_else(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let mut expected = Vec::new();
+    for pod in world.ready_pods(APP, "server").await? {
+        let tags = json!({
+            "app": "server",
+            "version": "v1",
+            "kuma.io/service": SERVER,
+            "kuma.io/protocol": "http",
+            "k8s.kuma.io/namespace": APP,
+            "k8s.kuma.io/service-name": "server",
+            "k8s.kuma.io/service-port": "80",
+        });
+        check(world, &pod, 8080, &tags).await?;
+        expected.push(pod.name_any());
+    }
+    for pod in world.ready_pods(APP, "client").await? {
+        let tags = json!({
+            "app": "client",
+            "kuma.io/service": "client_e2e-mesh_svc",
+            "kuma.io/protocol": "tcp",
+            "kuma.io/instance": pod.name_any(),
+            "k8s.kuma.io/namespace": APP,
+        });
+        check(world, &pod, SERVICE_LESS, &tags).await?;
+        expected.push(pod.name_any());
+    }
+    expected.sort();
+    let found: Vec<String> = world
+        .dataplanes(APP)
+        .list(&ListParams::default())
+        .await?
+        .iter()
+        .map(ResourceExt::name_any)
+        .collect();
+    ensure!(found == expected, "Dataplanes {found:?} for pods {expected:?}");
+    let strangers = world
+        .dataplanes(OUTSIDE)
+        .list(&ListParams::default())
+        .await?
+        .items
+        .len();
+    ensure!(strangers == 0, "{strangers} Dataplanes in {OUTSIDE}");
+    Ok(String::new())
+}
+
+/// What `kubectl get dataplanes <podName>` shows must be the pod.
+async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
+    let (name, here) = (pod.name_any(), format!("--namespace={APP}"));
+    until(&format!("Dataplane {name}"), SOON, async || {
+        let text = world
+            .cluster
+            .kubectl
+            .run(&["get", "dataplanes", &name, &here, "--output=json"])
+            .await?;
+        let dataplane: Value = serde_json::from_str(&text)?;
+        let networking = &dataplane["spec"]["networking"];
+        let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
+        let good = inbounds.len() == 1
+            && networking["address"] == ip(pod)?
+            && inbounds[0]["port"] == port
+            && inbounds[0]["tags"].as_object() == own_tags(tags, pod).as_object()
+            && inbounds[0]["health"]["ready"] == true
+            && dataplane["mesh"] == "default"
+            && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
+        Ok(when(good, (), || format!("{dataplane:#}")))
+    })
+    .await
+}
+
+/// The tags with what the ReplicaSet's controller adds to the labels.
+fn own_tags(tags: &Value, pod: &Pod) -> Value {
+    let mut all = tags.clone();
+    if let Some(hash) = pod.labels().get("pod-template-hash") {
+        all["pod-template-hash"] = hash.as_str().into();
+    }
+    all
+}
+
+pub(super) async fn an_unready_pod_says_so_and_gets_no_traffic(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let mut unready = pod(world, APP, "unready", &["server"])?;
+    unready.labels_mut().insert("app".to_owned(), "server".to_owned());
+    let container = unready
+        .spec
+        .as_mut()
+        .and_then(|spec| spec.containers.first_mut())
+        .context("no container")?;
+    // A port that nobody listens on.
+    container.readiness_probe =
+        serde_json::from_value(json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1}))?;
+    world.pods(APP).create(&PostParams::default(), &unready).await?;
+    let outcome = gets_no_traffic(world).await;
+    world
+        .pods(APP)
+        .delete("unready", &DeleteParams::default().grace_period(0))
+        .await?;
+    outcome?;
+    Ok(String::new())
+}
+
+async fn gets_no_traffic(world: &World) -> Result<()> {
+    until("Dataplane unready with its health", SOON, async || {
+        let dataplane = world.dataplanes(APP).get_opt("unready").await?;
+        let pod = world.pods(APP).get("unready").await?;
+        let started = pod
+            .status
+            .iter()
+            .flat_map(|status| status.container_statuses.iter().flatten());
+        let runs = started
+            .into_iter()
+            .any(|container| container.started == Some(true));
+        let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
+        // "health: {}" means not ready.
+        let unready = data["spec"]["networking"]["inbound"][0]["health"] == json!({});
+        Ok(when(runs && unready && !is_ready(&pod), (), || {
+            format!("runs: {runs}, {data}")
+        }))
+    })
+    .await?;
+    let address = ip(&world.pods(APP).get("unready").await?)?.to_owned();
+    let client = world.pod(APP, "client").await?;
+    let endpoints = Envoy::new(&world.cluster.kubectl, APP, &client, "client")
+        .endpoints(SERVER)
+        .await?;
+    ensure!(
+        !endpoints.is_empty(),
+        "the client's Envoy has no endpoints of {SERVER}"
+    );
+    let known = endpoints
+        .iter()
+        .any(|endpoint| endpoint.address.ip().to_string() == address);
+    ensure!(
+        !known,
+        "the client's Envoy sends requests to the unready pod: {endpoints:?}"
+    );
+    Ok(())
+}
+
+pub(super) async fn it_disappears_with_its_pod(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let mut short = pod(world, APP, "short-lived", &["server"])?;
+    // Nobody calls it: there is nothing to drain.
+    short
+        .annotations_mut()
+        .insert("kuma.io/sidecar-drain-time".to_owned(), "1s".to_owned());
+    let pods = world.pods(APP);
+    pods.create(&PostParams::default(), &short).await?;
+    until("pod short-lived and its Dataplane", SOON, async || {
+        let ready = is_ready(&pods.get("short-lived").await?);
+        let known = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
+        Ok(when(ready && known, (), || {
+            format!("ready: {ready}, has a Dataplane: {known}")
+        }))
+    })
+    .await?;
+    pods.delete("short-lived", &DeleteParams::default()).await?;
+    until(
+        "the end of pod short-lived and of its Dataplane",
+        SOON,
+        async || {
+            let pod = pods.get_opt("short-lived").await?.is_some();
+            let dataplane = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
+            Ok(when(!pod && !dataplane, (), || {
+                format!("pod: {pod}, Dataplane: {dataplane}")
+            }))
+        },
+    )
+    .await?;
+    Ok(String::new())
+}

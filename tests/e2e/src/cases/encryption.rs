@@ -1,0 +1,189 @@
+//! mTLS between the sidecars: by Envoy's count, by the certificate that the server saw, and on the wire.
+
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::capture::Capture;
+use crate::harness::demo;
+use crate::harness::envoy::Envoy;
+use crate::harness::packet::Segment;
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World, ip};
+
+const SOON: Duration = Duration::from_secs(30);
+const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
+const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
+
+/// What is readable on the wire: requests carry it in their path, and answers repeat it in their body, so it is seen
+/// also where HTTP/2 packs the headers.
+const MARKER: &str = "readable-on-the-wire";
+
+pub(super) async fn sidecars_shake_hands_and_the_server_knows_the_client(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let client = world.pod(APP, "client").await?;
+    let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
+    let statistics = envoy.statistics("ssl").await?;
+    let outgoing = statistics.sum(&format!("cluster.{SERVER}."), ".ssl.handshake");
+    ensure!(
+        outgoing > 0,
+        "the client's Envoy made no TLS handshake with {SERVER}"
+    );
+    let mut incoming = 0;
+    for server in world.ready_pods(APP, "server").await? {
+        let name = server.metadata.name.as_deref().unwrap_or_default();
+        let statistics = Envoy::new(&world.cluster.kubectl, APP, name, "server")
+            .statistics("ssl")
+            .await?;
+        let handshakes = statistics.sum("listener.", ".ssl.handshake");
+        ensure!(
+            handshakes > 0,
+            "the Envoy of {name} took part in no TLS handshake"
+        );
+        incoming += handshakes;
+    }
+    let answer = world
+        .counters()
+        .await?
+        .last_answer
+        .context("the client got no answer")?;
+    let shown = answer["headers"]["x-forwarded-client-cert"]
+        .as_str()
+        .unwrap_or_default();
+    ensure!(
+        shown.contains(&format!("URI={CLIENT_IDENTITY}")),
+        "x-forwarded-client-cert is {shown:?}"
+    );
+    ensure!(
+        shown.contains(&format!("By={SERVER_IDENTITY}")),
+        "x-forwarded-client-cert is {shown:?}"
+    );
+    Ok(format!(
+        "handshakes: {outgoing} by the client, {incoming} by the servers"
+    ))
+}
+
+pub(super) async fn no_plain_text_crosses_between_pods(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let seen = observe(world).await?;
+    ensure!(
+        seen.plain.is_empty(),
+        "a request in the mesh was readable: {:?}",
+        seen.plain.first()
+    );
+    ensure!(
+        seen.encrypted > 0,
+        "no encrypted data went from the client's pod to the server's"
+    );
+    Ok(format!(
+        "{} encrypted segments between the pods, none readable; {} readable outside of the mesh",
+        seen.encrypted, seen.control
+    ))
+}
+
+pub(super) async fn without_mtls_the_same_capture_sees_plain_text(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let off = [
+        "patch",
+        "mesh",
+        "default",
+        "--type=json",
+        "--patch=[{\"op\": \"remove\", \"path\": \"/spec/mtls\"}]",
+    ];
+    world.cluster.kubectl.run(&off).await?;
+    let outcome = async {
+        identity_shown(world, false).await?;
+        observe(world).await
+    };
+    let outcome = outcome.await;
+    world.strict().await?;
+    identity_shown(world, true).await?;
+    let seen = outcome?;
+    ensure!(
+        !seen.plain.is_empty(),
+        "nothing was readable without mTLS: the capture proves nothing"
+    );
+    Ok(format!("{} readable segments", seen.plain.len()))
+}
+
+/// Waits until the server does or does not know who calls it.
+async fn identity_shown(world: &World, shown: bool) -> Result<()> {
+    let before = world.counters().await?;
+    until("the Mesh's mTLS to change for running pods", SOON, async || {
+        let counters = world.counters().await?;
+        let answer = counters.last_answer.clone().unwrap_or_default();
+        let header = answer["headers"]["x-forwarded-client-cert"].as_str().is_some();
+        Ok(when(header == shown, (), || {
+            format!("last answer {answer}; {}", counters.since(&before).failures())
+        }))
+    })
+    .await
+}
+
+/// What a capture saw of a request in the mesh and of one outside of it.
+struct Seen {
+    /// Segments with the mesh's marker in them.
+    plain: Vec<Segment>,
+    /// Segments of encrypted data from the client's pod to a server's pod.
+    encrypted: usize,
+    /// Segments with the marker of the request outside of the mesh.
+    control: usize,
+}
+
+async fn observe(world: &World) -> Result<Seen> {
+    let kubectl = &world.cluster.kubectl;
+    let client = world.pod(APP, "client").await?;
+    let address = ip(&world.pods(APP).get(&client).await?)?.to_owned();
+    let outsider = world.pod(OUTSIDE, "outsider").await?;
+    let (inside, outside) = (format!("{MARKER}-in-the-mesh"), format!("{MARKER}-outside"));
+
+    let capture = Capture::start(&world.cluster).await?;
+    let answer = demo::get(kubectl, APP, &client, "client", &format!("{SERVER_URL}{inside}")).await?;
+    ensure!(
+        answer.contains(&inside),
+        "the server does not repeat the marker: {answer}"
+    );
+    // The control comes second: when it is in the capture, all that went before is.
+    demo::get(
+        kubectl,
+        OUTSIDE,
+        &outsider,
+        "client",
+        &format!("http://server.{OUTSIDE}.svc/{outside}"),
+    )
+    .await?;
+    until(
+        "the request outside of the mesh in the capture",
+        SOON,
+        async || {
+            let count = shown(&capture.so_far()?, &outside).len();
+            Ok(when(count > 0, (), || "it is not there".to_owned()))
+        },
+    )
+    .await?;
+    let segments = capture.end().await?;
+    let servers: Vec<SocketAddrV4> = world
+        .ready_pods(APP, "server")
+        .await?
+        .iter()
+        .map(|pod| Ok(SocketAddrV4::new(ip(pod)?.parse()?, 8080)))
+        .collect::<Result<_>>()?;
+    let between = segments.iter().filter(|segment| {
+        segment.source.ip().to_string() == address && servers.contains(&segment.destination)
+    });
+    Ok(Seen {
+        encrypted: between.filter(|segment| segment.is_tls_data()).count(),
+        plain: shown(&segments, &inside),
+        control: shown(&segments, &outside).len(),
+    })
+}
+
+fn shown(segments: &[Segment], text: &str) -> Vec<Segment> {
+    segments
+        .iter()
+        .filter(|segment| segment.shows(text))
+        .cloned()
+        .collect()
+}

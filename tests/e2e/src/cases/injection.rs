@@ -1,0 +1,200 @@
+//! Injection: who gets a sidecar, and that nothing else about the pod changes.
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use crate::harness::runner::Note;
+use crate::world::{APP, OUTSIDE, World};
+
+const SIDECAR: &str = "kuma-sidecar";
+const INIT: &str = "kuma-init";
+/// The port on which the sidecar answers HTTP probes for the application.
+const VIRTUAL_PROBES: i64 = 9000;
+/// What the API server's own admission adds to every container.
+const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    for (app, count) in [("server", 3), ("client", 1)] {
+        let pods = world.ready_pods(APP, app).await?;
+        ensure!(
+            pods.len() == count,
+            "{} pods of {app} are ready, not {count}",
+            pods.len()
+        );
+        for pod in pods {
+            let (init, containers) = containers(&pod);
+            ensure!(
+                init.contains(&INIT),
+                "init containers of {}: {init:?}",
+                pod.name_any()
+            );
+            let sidecars = init
+                .iter()
+                .chain(&containers)
+                .filter(|name| **name == SIDECAR)
+                .count();
+            ensure!(
+                sidecars == 1,
+                "{} has {sidecars} containers {SIDECAR}",
+                pod.name_any()
+            );
+            let mark = pod
+                .annotations()
+                .get("kuma.io/sidecar-injected")
+                .map(String::as_str);
+            ensure!(mark == Some("true"), "{} is marked {mark:?}", pod.name_any());
+        }
+    }
+    for (namespace, app) in [(APP, "opted-out"), (OUTSIDE, "outsider"), (OUTSIDE, "server")] {
+        for pod in world.ready_pods(namespace, app).await? {
+            let (init, containers) = containers(&pod);
+            ensure!(
+                init.is_empty() && containers.len() == 1,
+                "{}: {init:?} {containers:?}",
+                pod.name_any()
+            );
+            let marks: Vec<_> = pod
+                .annotations()
+                .keys()
+                .filter(|key| key.contains("kuma.io/"))
+                .collect();
+            ensure!(marks.is_empty(), "{} has annotations {marks:?}", pod.name_any());
+        }
+    }
+    Ok(String::new())
+}
+
+pub(super) async fn the_application_is_unchanged(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    for app in ["server", "client"] {
+        let template = world
+            .deployments(APP)
+            .get(app)
+            .await?
+            .spec
+            .context("a Deployment without spec")?
+            .template;
+        let template = template.spec.context("a template without spec")?;
+        let wanted = template
+            .containers
+            .first()
+            .context("a template without containers")?;
+        for pod in world.ready_pods(APP, app).await? {
+            let spec = pod.spec.clone().context("a pod without spec")?;
+            let found = spec
+                .containers
+                .iter()
+                .find(|container| container.name == wanted.name);
+            same(wanted, found.context("the application's container is gone")?)
+                .with_context(|| format!("container {} of {}", wanted.name, pod.name_any()))?;
+            let others: Vec<&str> = spec
+                .containers
+                .iter()
+                .map(|c| c.name.as_str())
+                .filter(|n| ![&wanted.name, SIDECAR].contains(n))
+                .collect();
+            ensure!(
+                others.is_empty(),
+                "{} has other containers: {others:?}",
+                pod.name_any()
+            );
+            let pairs = [
+                (json!(template.host_aliases), json!(spec.host_aliases)),
+                (json!(template.dns_config), json!(spec.dns_config)),
+                (json!(template.dns_policy), json!(spec.dns_policy)),
+                (json!(template.host_network), json!(spec.host_network)),
+                (json!(template.security_context), json!(spec.security_context)),
+                (
+                    json!(template.share_process_namespace),
+                    json!(spec.share_process_namespace),
+                ),
+            ];
+            for (before, after) in pairs {
+                ensure!(before == after, "{}: {before} became {after}", pod.name_any());
+            }
+        }
+    }
+    Ok(String::new())
+}
+
+/// The container must be the template's but for what the API server itself adds, and for HTTP probes, which go
+/// through the sidecar: the application cannot see either.
+fn same(wanted: &Container, found: &Container) -> Result<()> {
+    let (mut wanted, mut found) = (json!(wanted), json!(found));
+    for probe in ["readinessProbe", "livenessProbe"] {
+        let (before, after) = (wanted[probe].take(), found[probe].take());
+        ensure!(
+            json!(rewritten(before.clone(), &wanted)) == after,
+            "{probe}: {before} became {after}"
+        );
+    }
+    if let Some(mounts) = found["volumeMounts"].as_array_mut() {
+        mounts.retain(|mount| mount["mountPath"] != TOKEN_MOUNT);
+        if mounts.is_empty() {
+            found["volumeMounts"] = Value::Null;
+        }
+    }
+    for side in [&mut wanted, &mut found] {
+        side.as_object_mut()
+            .context("a container is an object")?
+            .retain(|_, value| !value.is_null());
+    }
+    ensure!(wanted == found, "{wanted} became {found}");
+    Ok(())
+}
+
+/// A probe as it should be after injection.
+fn rewritten(mut probe: Value, container: &Value) -> Value {
+    if let Some(http) = probe.get_mut("httpGet") {
+        let ports = container["ports"].as_array().into_iter().flatten();
+        let named = ports.into_iter().find(|port| port["name"] == http["port"]);
+        let port = named.map_or(&http["port"], |port| &port["containerPort"]);
+        let path = format!("/{port}{}", http["path"].as_str().unwrap_or_default());
+        http["path"] = path.into();
+        http["port"] = VIRTUAL_PROBES.into();
+    }
+    probe
+}
+
+fn containers(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
+    let spec = pod.spec.iter();
+    let init = spec
+        .clone()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    (
+        init.map(|container| container.name.as_str()).collect(),
+        spec.flat_map(|spec| &spec.containers)
+            .map(|container| container.name.as_str())
+            .collect(),
+    )
+}
+
+/// A Pod of the demo program, as people write one.
+pub(super) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
+        "spec": {"containers": [
+            {"name": "client", "image": world.cluster.image("kermode-demo")?, "args": args}]},
+    }))?)
+}
+
+/// Asks the API server to admit a labelled Pod, without making it, and sees that it gets a sidecar: the webhook was
+/// called, and its certificate trusted.
+pub(super) async fn trial(world: &World) -> Result<()> {
+    let mut pod = pod(world, "default", "e2e-trial", &["server"])?;
+    pod.labels_mut()
+        .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
+    let parameters = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let admitted = world.pods("default").create(&parameters, &pod).await?;
+    let (init, containers) = containers(&admitted);
+    let injected = init.iter().chain(&containers).any(|name| *name == SIDECAR);
+    ensure!(injected, "a trial Pod got no sidecar: {init:?} {containers:?}");
+    Ok(())
+}

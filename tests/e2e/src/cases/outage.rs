@@ -1,0 +1,130 @@
+//! The control plane goes away: for a while, and for good.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, ListParams, PostParams};
+
+use super::injection::pod;
+use crate::harness::runner::Note;
+use crate::harness::wait::{Progress, until, when};
+use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World, is_ready};
+
+const SOON: Duration = Duration::from_secs(45);
+
+pub(super) async fn labelled_namespaces_wait_and_others_go_on_while_the_control_plane_is_down(
+    world: &World,
+) -> Result<Note> {
+    world.deployed().await?;
+    let before = world.counters().await?;
+    scale(world, 0).await?;
+    let outcome = while_down(world).await;
+    scale(world, 1).await?;
+    world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
+    outcome?;
+    // What was refused before starts now.
+    let late = pod(world, APP, "late", &["server"])?;
+    let created = until("a pod of the labelled namespace", SOON, async || {
+        Ok(
+            match world.pods(APP).create(&PostParams::default(), &late).await {
+                Ok(created) => Progress::Done(created),
+                Err(error) => Progress::NotYet(error.to_string()),
+            },
+        )
+    });
+    created.await?;
+    until("pod late", SOON, async || {
+        let ready = is_ready(&world.pods(APP).get("late").await?);
+        Ok(when(ready, (), || "it is not ready".to_owned()))
+    })
+    .await?;
+    world
+        .pods(APP)
+        .delete("late", &DeleteParams::default().grace_period(0))
+        .await?;
+    Ok(world.counters().await?.since(&before).failures())
+}
+
+async fn while_down(world: &World) -> Result<()> {
+    until("the end of the control plane", SOON, async || {
+        let left = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        Ok(when(left == 0, (), || format!("{left} pods")))
+    })
+    .await?;
+    let refused = pod(world, APP, "early", &["server"])?;
+    match world.pods(APP).create(&PostParams::default(), &refused).await {
+        Err(kube::Error::Api(status)) => ensure!(
+            status.message.contains("namespace-kuma-injector.kuma.io"),
+            "refused, but not because of the webhook: {}",
+            status.message
+        ),
+        Err(error) => return Err(error.into()),
+        Ok(_) => {
+            world
+                .pods(APP)
+                .delete("early", &DeleteParams::default().grace_period(0))
+                .await?;
+            anyhow::bail!("a pod of a labelled namespace started without a sidecar");
+        }
+    }
+    let free = pod(world, OUTSIDE, "free", &["server"])?;
+    world
+        .pods(OUTSIDE)
+        .create(&PostParams::default(), &free)
+        .await
+        .context("a pod of another namespace")?;
+    until("a pod of another namespace", SOON, async || {
+        let ready = is_ready(&world.pods(OUTSIDE).get("free").await?);
+        Ok(when(ready, (), || "it is not ready".to_owned()))
+    })
+    .await?;
+    world
+        .pods(OUTSIDE)
+        .delete("free", &DeleteParams::default().grace_period(0))
+        .await?;
+    let before = world.counters().await?;
+    until("answers to the client", SOON, async || {
+        let gained = world.counters().await?.since(&before);
+        Ok(when(gained.succeeded >= 20, (), || gained.failures()))
+    })
+    .await
+}
+
+async fn scale(world: &World, replicas: u32) -> Result<()> {
+    let (here, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
+    world
+        .cluster
+        .kubectl
+        .run(&["scale", &format!("deployment/{CONTROL_PLANE}"), &here, &replicas])
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn uninstalling_leaves_nothing_behind(world: &World) -> Result<Note> {
+    world.installed().await?;
+    world.clear().await?;
+    let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
+                 mutatingwebhookconfigurations,validatingwebhookconfigurations";
+    let left = world
+        .cluster
+        .kubectl
+        .run(&["get", kinds, "--output=name"])
+        .await?;
+    let ours: Vec<&str> = left
+        .lines()
+        .filter(|line| {
+            ["kuma", "kong-mesh", "kermode"]
+                .iter()
+                .any(|word| line.contains(word))
+        })
+        .collect();
+    ensure!(ours.is_empty(), "left over: {ours:?}");
+    let pods = world.pods("kube-system").list(&ListParams::default()).await?;
+    ensure!(
+        pods.iter().all(is_ready),
+        "{:?}",
+        pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+    );
+    Ok(String::new())
+}

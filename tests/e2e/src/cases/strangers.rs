@@ -1,0 +1,74 @@
+//! Pods without a sidecar: they have no certificate, and mTLS is STRICT.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::harness::demo;
+use crate::harness::envoy::Envoy;
+use crate::harness::runner::Note;
+use crate::world::{APP, OUTSIDE, SERVER_URL, World, ip};
+
+/// What a stranger sends past HTTP: any answer would be the application's.
+const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
+
+pub(super) async fn a_pod_outside_the_mesh_is_refused(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    // It can call, so what follows is the mesh's doing.
+    let outsider = world.pod(OUTSIDE, "outsider").await?;
+    let url = format!("http://server.{OUTSIDE}.svc/");
+    demo::get(&world.cluster.kubectl, OUTSIDE, &outsider, "client", &url).await?;
+    refused(world, OUTSIDE, "outsider").await
+}
+
+pub(super) async fn a_pod_that_opted_out_is_refused(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    refused(world, APP, "opted-out").await
+}
+
+async fn refused(world: &World, namespace: &str, app: &str) -> Result<Note> {
+    let kubectl = &world.cluster.kubectl;
+    let pod = world.pod(namespace, app).await?;
+    let servers = world.ready_pods(APP, "server").await?;
+    let server = servers.first().context("no server is ready")?;
+    let envoy = Envoy::new(
+        kubectl,
+        APP,
+        server.metadata.name.as_deref().unwrap_or_default(),
+        "server",
+    );
+    let before = envoy
+        .statistics("ssl")
+        .await?
+        .sum("listener.", ".ssl.connection_error");
+
+    let words = demo::get_refused(kubectl, namespace, &pod, "client", SERVER_URL).await?;
+    let target = format!("{}:8080", ip(server)?);
+    let probe = [
+        "kermode-demo",
+        "tcp-probe",
+        &target,
+        "--send",
+        REQUEST,
+        "--expect-fail",
+    ];
+    kubectl
+        .exec(namespace, &pod, "client", &probe)
+        .await
+        .context("a connection to the server's own address")?;
+
+    let after = envoy
+        .statistics("ssl")
+        .await?
+        .sum("listener.", ".ssl.connection_error");
+    ensure!(
+        after > before,
+        "the server's Envoy counted no failed TLS connection: {before}, then {after}"
+    );
+    let counters = demo::counters(kubectl, namespace, &pod).await?;
+    ensure!(
+        counters.succeeded == 0,
+        "{app} got {} answers since it started",
+        counters.succeeded
+    );
+    ensure!(counters.failed > 0, "{app} has not called yet");
+    Ok(format!("{words}; {}", counters.failures()))
+}

@@ -1,0 +1,52 @@
+//! What the tests read from their environment; nothing else looks there.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// Where things are and what is wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// Root of the repository.
+    pub(crate) repository: PathBuf,
+    /// Cargo's output folder, in which the image builder leaves programs and images.
+    pub(crate) target: PathBuf,
+    /// The cluster tool's folder.
+    pub(crate) cache: PathBuf,
+    /// Leave the cluster up.
+    pub(crate) keep: bool,
+}
+
+impl Config {
+    /// Reads the environment.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where the tests read their environment"
+    )]
+    pub(crate) fn read() -> Result<Self> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let repository = sources
+            .ancestors()
+            .nth(2)
+            .context("the tests are not in tests/e2e")?
+            .to_owned();
+        let cache = match variable("KERMODE_CACHE") {
+            Some(folder) => PathBuf::from(folder),
+            None => PathBuf::from(variable("HOME").context("neither KERMODE_CACHE nor HOME is set")?)
+                .join(".cache/kermode"),
+        };
+        Ok(Self {
+            target: variable("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from),
+            repository,
+            cache,
+            keep: variable("KERMODE_KEEP").is_some_and(|value| value != "0"),
+        })
+    }
+
+    /// A released program, as it is in the images.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+        self.target.join(triple).join("release").join(name)
+    }
+}

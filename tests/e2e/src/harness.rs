@@ -1,0 +1,12 @@
+//! What the tests are written with: a cluster, kubectl, bounded waiting, Envoy's statistics, packet captures.
+
+pub(crate) mod capture;
+pub(crate) mod cluster;
+pub(crate) mod demo;
+pub(crate) mod diagnosis;
+pub(crate) mod envoy;
+pub(crate) mod host;
+pub(crate) mod kubectl;
+pub(crate) mod packet;
+pub(crate) mod runner;
+pub(crate) mod wait;

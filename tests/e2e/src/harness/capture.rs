@@ -1,0 +1,113 @@
+//! A packet capture in the node's network, where everything passes that pods say to one another: tcpdump, read while
+//! it runs.
+
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr};
+use tokio::task::JoinHandle;
+
+use super::cluster::Cluster;
+use super::packet::{Segment, segments};
+
+/// How long tcpdump may take to start and to end.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A capture that runs.
+pub(crate) struct Capture {
+    child: Child,
+    messages: Lines<BufReader<ChildStderr>>,
+    bytes: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Capture {
+    /// Starts to capture what goes to and comes from the pods; returns when it does.
+    pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
+        let filter = format!("tcp and net {}", cluster.settings.pods);
+        let mut child = cluster
+            .in_node_network("tcpdump")
+            .args([
+                "-i",
+                "any",
+                "--immediate-mode",
+                "-n",
+                "-s",
+                "0",
+                "-B",
+                "16384",
+                "-U",
+                "-w",
+                "-",
+                &filter,
+            ])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("tcpdump cannot be started")?;
+        let output = child.stdout.take().context("tcpdump has no output")?;
+        let bytes = Arc::new(Mutex::new(Vec::new()));
+        let reader = tokio::spawn(read(output, Arc::clone(&bytes)));
+        let mut messages = BufReader::new(child.stderr.take().context("tcpdump has no errors")?).lines();
+        let mut said = Vec::new();
+        loop {
+            let line = tokio::time::timeout(LIMIT, messages.next_line())
+                .await
+                .context("tcpdump does not start")??;
+            match line {
+                Some(line) if line.contains("listening on") => break,
+                Some(line) => said.push(line),
+                None => bail!("tcpdump ended: {}", said.join("; ")),
+            }
+        }
+        Ok(Self {
+            child,
+            messages,
+            bytes,
+            reader,
+        })
+    }
+
+    /// What was captured so far.
+    pub(crate) fn so_far(&self) -> Result<Vec<Segment>> {
+        segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ends the capture and returns it whole.
+    ///
+    /// # Errors
+    /// Also when packets were lost: then it proves nothing.
+    pub(crate) async fn end(mut self) -> Result<Vec<Segment>> {
+        let pid = self.child.id().context("tcpdump has ended by itself")?;
+        kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
+        let mut said = Vec::new();
+        while let Some(line) = tokio::time::timeout(LIMIT, self.messages.next_line())
+            .await
+            .context("tcpdump does not end")??
+        {
+            said.push(line);
+        }
+        self.child.wait().await?;
+        self.reader.await?;
+        let complete = said
+            .iter()
+            .any(|line| line.trim() == "0 packets dropped by kernel");
+        ensure!(complete, "the capture is not complete: {}", said.join("; "));
+        segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn read(mut from: impl AsyncRead + Unpin, to: Arc<Mutex<Vec<u8>>>) {
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
+        to.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(&buffer[..count]);
+    }
+}

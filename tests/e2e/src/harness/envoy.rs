@@ -1,0 +1,192 @@
+//! Envoy's own statistics, asked of its admin interface from inside the pod.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::demo;
+use super::kubectl::Kubectl;
+
+/// Envoy's admin interface, on loopback in the pod.
+const ADMIN: &str = "http://127.0.0.1:9901";
+
+/// The Envoy beside an application's container.
+#[derive(Clone, Debug)]
+pub(crate) struct Envoy<'k> {
+    kubectl: &'k Kubectl,
+    namespace: String,
+    pod: String,
+    container: String,
+}
+
+/// Counters and gauges by name; those that were never used are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Statistics(BTreeMap<String, u64>);
+
+/// An endpoint of a cluster, as the client's Envoy counts it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// Where requests are sent.
+    pub(crate) address: SocketAddr,
+    /// Requests sent.
+    pub(crate) requests: u64,
+}
+
+impl<'k> Envoy<'k> {
+    /// The Envoy of a pod, reached from one of the pod's containers that has the demo program.
+    pub(crate) fn new(kubectl: &'k Kubectl, namespace: &str, pod: &str, container: &str) -> Self {
+        Self {
+            kubectl,
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            container: container.to_owned(),
+        }
+    }
+
+    /// Statistics whose names match a regular expression.
+    pub(crate) async fn statistics(&self, filter: &str) -> Result<Statistics> {
+        Ok(Statistics::parse(
+            &self.get(&format!("/stats?usedonly&filter={filter}")).await?,
+        ))
+    }
+
+    /// The endpoints of a cluster; none when there is no such cluster.
+    pub(crate) async fn endpoints(&self, cluster: &str) -> Result<Vec<Endpoint>> {
+        endpoints(&self.get("/clusters?format=json").await?, cluster)
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        demo::get(
+            self.kubectl,
+            &self.namespace,
+            &self.pod,
+            &self.container,
+            &format!("{ADMIN}{path}"),
+        )
+        .await
+    }
+}
+
+// === impl Statistics ===
+
+impl Statistics {
+    fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| line.rsplit_once(": "));
+        Self(
+            pairs
+                .filter_map(|(name, value)| Some((name.to_owned(), value.trim().parse().ok()?)))
+                .collect(),
+        )
+    }
+
+    /// Sum of the statistics whose names begin and end like this.
+    pub(crate) fn sum(&self, prefix: &str, suffix: &str) -> u64 {
+        let names = self
+            .0
+            .iter()
+            .filter(|(name, _)| name.starts_with(prefix) && name.ends_with(suffix));
+        names.map(|(_, value)| value).sum()
+    }
+}
+
+// === the clusters' JSON ===
+
+#[derive(Deserialize)]
+struct Clusters {
+    #[serde(default)]
+    cluster_statuses: Vec<ClusterStatus>,
+}
+
+#[derive(Deserialize)]
+struct ClusterStatus {
+    name: String,
+    #[serde(default)]
+    host_statuses: Vec<HostStatus>,
+}
+
+#[derive(Deserialize)]
+struct HostStatus {
+    address: Value,
+    #[serde(default)]
+    stats: Vec<Statistic>,
+}
+
+#[derive(Deserialize)]
+struct Statistic {
+    name: String,
+    /// 64 bit numbers are texts in proto JSON; one that is 0 is left out.
+    #[serde(default)]
+    value: Option<String>,
+}
+
+fn endpoints(json: &str, cluster: &str) -> Result<Vec<Endpoint>> {
+    let clusters: Clusters = serde_json::from_str(json).context("Envoy's clusters")?;
+    let found = clusters
+        .cluster_statuses
+        .into_iter()
+        .find(|status| status.name == cluster);
+    found
+        .map(|status| status.host_statuses)
+        .unwrap_or_default()
+        .into_iter()
+        .map(endpoint)
+        .collect()
+}
+
+fn endpoint(status: HostStatus) -> Result<Endpoint> {
+    let address = &status.address["socket_address"];
+    let ip = address["address"]
+        .as_str()
+        .context("an endpoint without an address")?;
+    let port = address["port_value"]
+        .as_u64()
+        .context("an endpoint without a port")?;
+    let requests = status
+        .stats
+        .into_iter()
+        .find(|statistic| statistic.name == "rq_total");
+    let requests = requests
+        .and_then(|statistic| statistic.value)
+        .map_or(Ok(0), |value| value.parse())?;
+    Ok(Endpoint {
+        address: SocketAddr::new(ip.parse()?, u16::try_from(port)?),
+        requests,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statistics_are_summed_by_both_ends_of_their_names() {
+        let text = "cluster.a_b_svc_80.ssl.handshake: 3\nlistener.x.ssl.handshake: 4\nh.p50: P0(1,1)\n\
+                    cluster.c_b_svc_80.ssl.handshake: 5";
+        let statistics = Statistics::parse(text);
+        assert_eq!(statistics.sum("cluster.", ".ssl.handshake"), 8);
+        assert_eq!(statistics.sum("listener.", ".ssl.handshake"), 4);
+        assert_eq!(statistics.sum("cluster.", ".rq_total"), 0);
+    }
+
+    #[test]
+    fn endpoints_have_an_address_and_a_count() {
+        let json = r#"{"cluster_statuses": [
+            {"name": "other"},
+            {"name": "server", "host_statuses": [
+                {"address": {"socket_address": {"address": "10.0.0.1", "port_value": 8080}},
+                 "stats": [{"name": "cx_total", "value": "9"}, {"name": "rq_total", "value": "7", "type": "COUNTER"}]},
+                {"address": {"socket_address": {"address": "10.0.0.2", "port_value": 8080}},
+                 "stats": [{"name": "rq_total"}]}]}]}"#;
+        let found = endpoints(json, "server").expect("valid");
+        let expected = [("10.0.0.1:8080", 7), ("10.0.0.2:8080", 0)];
+        let expected = expected.map(|(address, requests)| Endpoint {
+            address: address.parse().expect("valid"),
+            requests,
+        });
+        assert_eq!(found, expected);
+        assert_eq!(endpoints(json, "nothing").expect("valid"), []);
+    }
+}

@@ -1,0 +1,85 @@
+//! Programs on the host: kumactl, and kuma-cp outside of the cluster.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+/// How long a start that must fail may take to do so, and an end to come about.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a program prints that ends by itself.
+///
+/// # Errors
+/// With its own words when its exit code is not 0.
+pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .with_context(|| format!("{} cannot be started: run make images", program.display()))?;
+    if !output.status.success() {
+        bail!(
+            "{} {}: {}",
+            program.display(),
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// A control plane outside of the cluster, with only the environment that it is given.
+pub(crate) fn control_plane(program: &Path, environment: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
+    command
+        .arg("run")
+        .env_clear()
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a program that must end by itself with an error, and returns the last line it prints.
+///
+/// # Errors
+/// When it goes on, or ends well.
+pub(crate) async fn last_words(mut command: Command) -> Result<String> {
+    let output = command.output();
+    let output = tokio::time::timeout(LIMIT, output)
+        .await
+        .with_context(|| format!("still runs after {LIMIT:?}"))??;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.code() == Some(1),
+        "{}, not exit status 1, after: {text}",
+        output.status
+    );
+    let last = text.lines().rfind(|line| !line.trim().is_empty());
+    Ok(last.context("it ended without a word")?.to_owned())
+}
+
+/// A port of an address that nobody uses at the moment.
+pub(crate) fn free_port(host: &str) -> Result<u16> {
+    let listener = TcpListener::bind(SocketAddr::new(host.parse()?, 0))?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// Ends a program in the way Kubernetes does, and sees that it ends well.
+pub(crate) async fn end(mut child: Child) -> Result<()> {
+    let pid = child.id().context("it has ended by itself")?;
+    kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
+    let status = tokio::time::timeout(LIMIT, child.wait())
+        .await
+        .context("it does not end on SIGTERM")??;
+    ensure!(status.success(), "on SIGTERM: {status}");
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! kubectl: what users do is done with what users have.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// One kubectl and one cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Kubectl {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+impl Kubectl {
+    pub(crate) fn new(program: PathBuf, kubeconfig: PathBuf) -> Self {
+        Self { program, kubeconfig }
+    }
+
+    /// The kubeconfig it uses.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// Runs it to its end, whatever comes of it.
+    pub(crate) async fn attempt(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
+        let mut child = Command::new(&self.program)
+            .args(arguments)
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        if let Some(mut pipe) = child.stdin.take() {
+            // A kubectl that ends without reading says why itself.
+            let _ = pipe.write_all(stdin.as_bytes()).await;
+        }
+        Ok(child.wait_with_output().await?)
+    }
+
+    /// Runs it and returns what it prints.
+    ///
+    /// # Errors
+    /// With kubectl's own words.
+    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
+        self.run_with(arguments, "").await
+    }
+
+    /// Applies manifests, as `kubectl apply -f -` does.
+    pub(crate) async fn apply(&self, manifests: &str) -> Result<String> {
+        self.run_with(&["apply", "--filename=-"], manifests).await
+    }
+
+    /// Applies manifests over what others have written.
+    pub(crate) async fn apply_over(&self, manifests: &str) -> Result<String> {
+        let arguments = [
+            "apply",
+            "--server-side",
+            "--field-manager=kermode-e2e",
+            "--force-conflicts",
+            "--filename=-",
+        ];
+        self.run_with(&arguments, manifests).await
+    }
+
+    /// Deletes what manifests name; what is not there is fine.
+    pub(crate) async fn delete(&self, manifests: &str, wait: bool) -> Result<String> {
+        let wait = format!("--wait={wait}");
+        self.run_with(
+            &["delete", "--ignore-not-found", &wait, "--filename=-"],
+            manifests,
+        )
+        .await
+    }
+
+    /// Runs a program in a container and returns what it prints.
+    ///
+    /// # Errors
+    /// When it cannot be run, or its exit code is not 0; with what it printed.
+    pub(crate) async fn exec(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        command: &[&str],
+    ) -> Result<String> {
+        let (namespace, container) = (
+            format!("--namespace={namespace}"),
+            format!("--container={container}"),
+        );
+        let mut arguments = vec!["exec", pod, &namespace, &container, "--"];
+        arguments.extend(command);
+        self.run(&arguments).await
+    }
+
+    async fn run_with(&self, arguments: &[&str], stdin: &str) -> Result<String> {
+        let output = self.attempt(arguments, stdin).await?;
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        if !output.status.success() {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            bail!("kubectl {}: {}{}", arguments.join(" "), printed, errors.trim());
+        }
+        Ok(printed)
+    }
+}

@@ -1,0 +1,164 @@
+//! Packets of a capture file: TCP payloads with their addresses. Pure.
+//!
+//! The file is what tcpdump writes of the pseudo device `any` (pcap, Linux cooked capture v1 or v2).
+//! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html>, <https://www.tcpdump.org/linktypes.html>
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use anyhow::{Context, Result, bail, ensure};
+
+const MAGIC: u32 = 0xa1b2_c3d4;
+const FILE_HEADER: usize = 24;
+const RECORD_HEADER: usize = 16;
+const SLL: u32 = 113;
+const SLL2: u32 = 276;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const PROTOCOL_TCP: u8 = 6;
+
+/// A TCP segment with data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) source: SocketAddrV4,
+    pub(crate) destination: SocketAddrV4,
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Segment {
+    /// Whether it begins with a TLS record that carries encrypted data.
+    pub(crate) fn is_tls_data(&self) -> bool {
+        self.payload.starts_with(&[0x17, 0x03, 0x03])
+    }
+
+    /// Whether a text is in it, readable.
+    pub(crate) fn shows(&self, text: &str) -> bool {
+        self.payload
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+    }
+}
+
+/// The TCP segments of a file that carry data. A record that is cut short ends the list: the capture goes on.
+///
+/// # Errors
+/// When it is no capture file that this code understands.
+pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
+    if file.len() < FILE_HEADER {
+        return Ok(Vec::new());
+    }
+    let magic = little(file, 0).context("no header")?;
+    ensure!(
+        magic == MAGIC,
+        "a capture file begins with {MAGIC:#x}, not {magic:#x}"
+    );
+    let (header, kind_at) = match little(file, 20).context("no link type")? {
+        SLL => (16, 14),
+        SLL2 => (20, 0),
+        other => bail!("link type {other} is not one of the device \"any\""),
+    };
+    let mut found = Vec::new();
+    let mut rest = &file[FILE_HEADER..];
+    while let Some(length) = little(rest, 8).map(|length| length as usize)
+        && rest.len() >= RECORD_HEADER + length
+    {
+        let packet = &rest[RECORD_HEADER..RECORD_HEADER + length];
+        if big(packet, kind_at) == Some(ETHERTYPE_IPV4) {
+            found.extend(packet.get(header..).and_then(segment));
+        }
+        rest = &rest[RECORD_HEADER + length..];
+    }
+    Ok(found)
+}
+
+/// The TCP segment in an IPv4 packet, if it has data.
+fn segment(packet: &[u8]) -> Option<Segment> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    if *packet.get(9)? != PROTOCOL_TCP {
+        return None;
+    }
+    let total = usize::from(big(packet, 2)?);
+    let tcp = packet.get(header..total.min(packet.len()))?;
+    let data = usize::from(tcp.get(12)? >> 4) * 4;
+    let payload = tcp.get(data..)?.to_vec();
+    let segment = Segment {
+        source: SocketAddrV4::new(address(packet, 12)?, big(tcp, 0)?),
+        destination: SocketAddrV4::new(address(packet, 16)?, big(tcp, 2)?),
+        payload,
+    };
+    (!segment.payload.is_empty()).then_some(segment)
+}
+
+fn address(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?))
+}
+
+fn big(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn little(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(payloads: &[&[u8]]) -> Vec<u8> {
+        let mut file = MAGIC.to_le_bytes().to_vec();
+        file.extend([0; 16]);
+        file.extend(SLL2.to_le_bytes());
+        for payload in payloads {
+            let mut packet = vec![0x08, 0x00];
+            packet.extend([0; 18]);
+            let total = u16::try_from(40 + payload.len()).expect("small");
+            packet.extend([
+                0x45,
+                0,
+                total.to_be_bytes()[0],
+                total.to_be_bytes()[1],
+                0,
+                0,
+                0,
+                0,
+                64,
+                6,
+                0,
+                0,
+            ]);
+            packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+            packet.extend([
+                0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0,
+            ]);
+            packet.extend(*payload);
+            // The link layer pads short packets: not part of the payload.
+            packet.extend([0; 6]);
+            let length = u32::try_from(packet.len()).expect("small").to_le_bytes();
+            file.extend([0; 8]);
+            file.extend(length);
+            file.extend(length);
+            file.extend(packet);
+        }
+        file
+    }
+
+    #[test]
+    fn payloads_are_found_with_their_addresses() {
+        let found = segments(&file(&[b"GET /marker HTTP/1.1", b"", &[0x17, 3, 3, 0, 1, 9]])).expect("valid");
+        assert_eq!(found.len(), 2, "an empty segment has no data");
+        assert_eq!(found[0].source, "10.0.0.1:8080".parse().expect("valid"));
+        assert_eq!(found[0].destination, "10.0.0.2:80".parse().expect("valid"));
+        assert!(found[0].shows("marker") && !found[0].is_tls_data());
+        assert!(!found[1].shows("marker") && found[1].is_tls_data());
+        assert_eq!(found[1].payload.len(), 6);
+    }
+
+    #[test]
+    fn a_capture_that_is_still_being_written_ends_with_its_last_whole_packet() {
+        let whole = file(&[b"one", b"two"]);
+        for length in 0..whole.len() {
+            let count = segments(&whole[..length]).expect("valid so far").len();
+            assert!(count < 2, "{length} of {} bytes", whole.len());
+        }
+        assert_eq!(segments(&whole).expect("valid").len(), 2);
+    }
+}

@@ -1,0 +1,80 @@
+//! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again.
+//!
+//! The tests share one installation and one application and run from `cases` in the order of `cases::all`: what needs
+//! an untouched cluster comes first, what takes the control plane away comes last.
+
+mod cases;
+mod config;
+mod harness;
+mod world;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+
+use crate::config::Config;
+use crate::harness::cluster::Cluster;
+use crate::harness::runner;
+use crate::world::World;
+
+/// End-to-end tests on a real Kubernetes.
+#[derive(Parser)]
+struct Arguments {
+    /// Run the tests whose name contains this text; what they need is set up all the same.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Name of the cluster; one that is up is used as it is, without its earlier tests' leftovers.
+    #[arg(long, default_value = "e2e")]
+    cluster: String,
+    /// List the tests and run none.
+    #[arg(long)]
+    list: bool,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let mut tests = cases::all();
+    if let Some(text) = &arguments.filter {
+        tests.retain(|test| test.name.contains(text.as_str()));
+        if tests.is_empty() {
+            bail!("no test's name contains {text:?}: --list shows them");
+        }
+    }
+    if arguments.list {
+        let mut out = std::io::stdout().lock();
+        for test in &tests {
+            writeln!(out, "{}", test.name)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = Config::read()?;
+    let cluster = Cluster::up(&arguments.cluster, &config).await?;
+    let report = run(cluster, &tests, &config).await;
+    if config.keep {
+        runner::say(&format!(
+            "KERMODE_KEEP is set: cluster {} stays up",
+            arguments.cluster
+        ));
+    } else {
+        Cluster::down(&arguments.cluster, &config).await?;
+    }
+    let report = report?;
+    runner::say(&report.to_string());
+    Ok(if report.failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Result<runner::Report> {
+    let world = World::new(cluster, config).context("the tests cannot start")?;
+    world
+        .clear()
+        .await
+        .context("what earlier tests left behind cannot be removed")?;
+    Ok(runner::run(&world, tests).await)
+}

@@ -1,0 +1,283 @@
+//! What the tests share: the cluster, an installation made once, an application deployed once.
+//!
+//! A test asks for what it needs. What could not be set up fails every test that asks for it at once, with the
+//! reason, and the others go on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::{Api, ResourceExt};
+use tokio::sync::OnceCell;
+
+use crate::config::Config;
+use crate::harness::cluster::Cluster;
+use crate::harness::wait::{until, when};
+use crate::harness::{demo, host};
+
+/// Namespace of the control plane.
+pub(crate) const SYSTEM: &str = "kong-mesh-system";
+/// Name of the control plane's Deployment, Service and ServiceAccount.
+pub(crate) const CONTROL_PLANE: &str = "kuma-control-plane";
+/// Namespace of the application in the mesh.
+pub(crate) const APP: &str = "e2e-mesh";
+/// Namespace outside of the mesh.
+pub(crate) const OUTSIDE: &str = "e2e-outside";
+/// The server's `kuma.io/service`, which is also the name of Envoy's cluster for it.
+pub(crate) const SERVER: &str = "server_e2e-mesh_svc_80";
+/// What the client calls.
+pub(crate) const SERVER_URL: &str = "http://server.e2e-mesh.svc/";
+
+const MESH_MANIFEST: &str = include_str!("../manifests/mesh.yaml");
+const APP_MANIFEST: &str = include_str!("../manifests/app.yaml");
+const OUTSIDE_MANIFEST: &str = include_str!("../manifests/outside.yaml");
+/// How long a Deployment may take to roll out.
+const ROLLOUT: Duration = Duration::from_secs(90);
+
+/// What the tests share.
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) config: Config,
+    installed: OnceCell<Result<(), String>>,
+    deployed: OnceCell<Result<(), String>>,
+}
+
+impl World {
+    pub(crate) fn new(cluster: Cluster, config: &Config) -> Result<Self> {
+        for program in ["kumactl", "kuma-cp"] {
+            let path = config.program(program);
+            anyhow::ensure!(path.exists(), "{} is not there: run make images", path.display());
+        }
+        Ok(Self {
+            cluster,
+            config: config.clone(),
+            installed: OnceCell::new(),
+            deployed: OnceCell::new(),
+        })
+    }
+
+    /// Removes what an earlier run that kept its cluster left in it.
+    pub(crate) async fn clear(&self) -> Result<()> {
+        let kubectl = &self.cluster.kubectl;
+        for namespace in [APP, OUTSIDE, SYSTEM] {
+            let here = format!("--namespace={namespace}");
+            kubectl
+                .run(&[
+                    "delete",
+                    "deployments,pods",
+                    "--all",
+                    "--force",
+                    "--grace-period=0",
+                    &here,
+                ])
+                .await?;
+        }
+        self.uninstall().await?;
+        kubectl.delete(&self.app(APP_MANIFEST)?, true).await?;
+        kubectl.delete(&self.app(OUTSIDE_MANIFEST)?, true).await?;
+        Ok(())
+    }
+
+    /// Deletes what was installed, the webhooks first: nothing may wait for a control plane that is gone.
+    pub(crate) async fn uninstall(&self) -> Result<()> {
+        let kubectl = &self.cluster.kubectl;
+        let webhooks = [
+            "mutatingwebhookconfiguration/kuma-admission-mutating-webhook-configuration",
+            "validatingwebhookconfiguration/kuma-validating-webhook-configuration",
+        ];
+        kubectl
+            .run(&["delete", "--ignore-not-found", webhooks[0], webhooks[1]])
+            .await?;
+        kubectl.delete(&self.manifests(&[]).await?, true).await?;
+        Ok(())
+    }
+
+    /// What `kumactl install control-plane` prints with these flags and the images of this build.
+    pub(crate) async fn manifests(&self, flags: &[&str]) -> Result<String> {
+        let mut arguments = vec!["install".to_owned(), "control-plane".to_owned()];
+        for (flag, image) in [
+            ("control-plane", "kuma-cp"),
+            ("dataplane", "kuma-dp"),
+            ("dataplane-init", "kuma-init"),
+        ] {
+            let reference = self.cluster.image(image)?;
+            let (name, tag) = reference
+                .rsplit_once(':')
+                .context("an image's reference has a tag")?;
+            let (registry, repository) = name
+                .rsplit_once('/')
+                .context("an image's reference has a registry")?;
+            arguments.push(format!("--{flag}-registry={registry}"));
+            arguments.push(format!("--{flag}-repository={repository}"));
+            arguments.push(format!("--{flag}-version={tag}"));
+        }
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        host::output(&self.config.program("kumactl"), &arguments).await
+    }
+
+    /// Sees that the control plane is installed and ready.
+    pub(crate) async fn installed(&self) -> Result<()> {
+        let outcome = self.installed.get_or_init(|| async {
+            let install = async {
+                self.cluster.kubectl.apply(&self.manifests(&[]).await?).await?;
+                self.rolled_out(SYSTEM, CONTROL_PLANE).await
+            };
+            install.await.map_err(|error: anyhow::Error| format!("{error:#}"))
+        });
+        outcome
+            .await
+            .clone()
+            .map_err(|error| anyhow!("the control plane was not installed: {error}"))
+    }
+
+    /// Sees that the application runs, in a mesh with mTLS STRICT, and that the client gets answers.
+    pub(crate) async fn deployed(&self) -> Result<()> {
+        self.installed().await?;
+        let outcome = self.deployed.get_or_init(|| async {
+            let deploy = async {
+                self.strict().await?;
+                self.deploy().await
+            };
+            deploy.await.map_err(|error| format!("{error:#}"))
+        });
+        outcome
+            .await
+            .clone()
+            .map_err(|error| anyhow!("the application was not deployed: {error}"))
+    }
+
+    /// Waits until the control plane has made the Mesh `default`: a sign that it works.
+    pub(crate) async fn mesh_is_made(&self) -> Result<()> {
+        until("Mesh default", Duration::from_secs(30), async || {
+            let output = self
+                .cluster
+                .kubectl
+                .attempt(&["get", "mesh", "default", "--output=name"], "")
+                .await?;
+            Ok(when(output.status.success(), (), || {
+                String::from_utf8_lossy(&output.stderr).into_owned()
+            }))
+        })
+        .await
+    }
+
+    /// Switches mTLS on.
+    pub(crate) async fn strict(&self) -> Result<()> {
+        self.cluster.kubectl.apply_over(MESH_MANIFEST).await.map(drop)
+    }
+
+    /// Deploys the application and its neighbours outside of the mesh; returns when the client gets answers.
+    pub(crate) async fn deploy(&self) -> Result<()> {
+        let kubectl = &self.cluster.kubectl;
+        kubectl.apply(&self.app(APP_MANIFEST)?).await?;
+        kubectl.apply(&self.app(OUTSIDE_MANIFEST)?).await?;
+        for (namespace, name) in [
+            (APP, "server"),
+            (APP, "client"),
+            (APP, "opted-out"),
+            (OUTSIDE, "server"),
+            (OUTSIDE, "outsider"),
+        ] {
+            self.rolled_out(namespace, name).await?;
+        }
+        let before = self.counters().await?;
+        until("answers to the client", Duration::from_secs(30), async || {
+            let gained = self.counters().await?.since(&before);
+            Ok(when(gained.succeeded > 0, (), || gained.failures()))
+        })
+        .await
+    }
+
+    /// A manifest of the application with the demo's image in it.
+    fn app(&self, manifest: &str) -> Result<String> {
+        let image = self.cluster.image("kermode-demo")?;
+        Ok(manifest.replace("image: kermode-demo\n", &format!("image: {image}\n")))
+    }
+
+    // === what is in the cluster ===
+
+    pub(crate) fn pods(&self, namespace: &str) -> Api<Pod> {
+        Api::namespaced(self.cluster.client.clone(), namespace)
+    }
+
+    pub(crate) fn deployments(&self, namespace: &str) -> Api<Deployment> {
+        Api::namespaced(self.cluster.client.clone(), namespace)
+    }
+
+    /// Dataplanes as they are on the wire: the tests know names and values from the specification, not from our types.
+    pub(crate) fn dataplanes(&self, namespace: &str) -> Api<DynamicObject> {
+        let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane"));
+        Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)
+    }
+
+    /// The pods of a Deployment that are ready and not on their way out, by name.
+    pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
+        let labelled = ListParams::default().labels(&format!("app={app}"));
+        let mut pods = self.pods(namespace).list(&labelled).await?.items;
+        pods.retain(is_ready);
+        pods.sort_by_key(ResourceExt::name_any);
+        Ok(pods)
+    }
+
+    /// The name of a ready pod of a Deployment with one replica.
+    pub(crate) async fn pod(&self, namespace: &str, app: &str) -> Result<String> {
+        let pods = self.ready_pods(namespace, app).await?;
+        let pod = pods
+            .first()
+            .with_context(|| format!("no pod of {namespace}/{app} is ready"))?;
+        Ok(pod.name_any())
+    }
+
+    /// Waits until a Deployment is rolled out.
+    pub(crate) async fn rolled_out(&self, namespace: &str, name: &str) -> Result<()> {
+        let deployments = self.deployments(namespace);
+        until(&format!("Deployment {namespace}/{name}"), ROLLOUT, async || {
+            let deployment = deployments.get(name).await?;
+            let wanted = deployment
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.replicas)
+                .unwrap_or(1);
+            let status = deployment.status.clone().unwrap_or_default();
+            let current = status.observed_generation >= deployment.metadata.generation;
+            let (updated, available) = (
+                status.updated_replicas.unwrap_or(0),
+                status.available_replicas.unwrap_or(0),
+            );
+            let done =
+                current && updated == wanted && available >= wanted && status.replicas.unwrap_or(0) == wanted;
+            Ok(when(done, (), || {
+                format!("{available} of {wanted} available, {updated} up to date")
+            }))
+        })
+        .await
+    }
+
+    /// What the client counted since it started.
+    pub(crate) async fn counters(&self) -> Result<demo::Counters> {
+        let pod = self.pod(APP, "client").await?;
+        demo::counters(&self.cluster.kubectl, APP, &pod).await
+    }
+}
+
+/// Whether a pod is ready and stays.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions
+        .into_iter()
+        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
+    ready && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// A pod's IP address.
+pub(crate) fn ip(pod: &Pod) -> Result<&str> {
+    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    ip.with_context(|| format!("pod {} has no address", pod.name_any()))
+}
