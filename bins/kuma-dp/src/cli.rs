@@ -61,7 +61,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         env = "KUMA_DATAPLANE_RUNTIME_BINARY_PATH",
-        default_value = "/usr/local/bin/envoy"
+        default_value = "/usr/bin/envoy"
     )]
     pub(crate) binary_path: PathBuf,
     /// Envoy's log level; that of kuma-dp when absent.
