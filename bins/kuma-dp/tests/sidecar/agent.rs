@@ -57,7 +57,7 @@ impl Agent {
             .args([
                 "-c",
                 &format!("ulimit -S -n {SOFT_LIMIT} && exec \"$0\" \"$@\""),
-                env!("CARGO_BIN_EXE_kuma-dp"),
+                &program(),
             ])
             .args(["run", "--log-level=debug", "--concurrency=1"])
             .env_clear()
@@ -193,6 +193,12 @@ pub(crate) fn kilobytes(pid: i32, key: &str) -> u64 {
         .trim_end_matches(" kB")
         .parse()
         .unwrap()
+}
+
+/// The program under test; `KERMODE_KUMA_DP` names another build of it, a release for example.
+fn program() -> String {
+    let built = env!("CARGO_BIN_EXE_kuma-dp").to_owned();
+    std::env::var_os("KERMODE_KUMA_DP").map_or(built, |path| path.into_string().unwrap())
 }
 
 fn envoy() -> PathBuf {
