@@ -23,7 +23,8 @@ def manifest(name: str, image: str) -> str:
 
 def deploy(kubectl: Kubectl, references: dict) -> None:
     """Apply the mesh's settings and the application, wait for it."""
-    kubectl.apply_over(manifest("mesh", ""))
+    # A control plane that was just replaced can be gone from where the API server still looks for it.
+    wait("Mesh default", lambda: kubectl.apply_over(manifest("mesh", "")), seconds=30)
     say("Mesh default: mTLS STRICT")
     for name in ("app", "outside"):
         kubectl.apply(manifest(name, references["kermode-demo"]))

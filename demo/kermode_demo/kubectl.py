@@ -42,9 +42,13 @@ class Kubectl:
         """Apply manifests, as `kubectl apply -f -` does."""
         self.run("apply", "--filename=-", stdin=text)
 
-    def apply_over(self, text: str) -> None:
-        """Apply manifests of objects that others have made: server-side, so that what they set stays."""
-        self.run("apply", "--server-side", "--field-manager=kermode-demo", "--filename=-", stdin=text)
+    def apply_over(self, text: str) -> tuple:
+        """Apply manifests of objects that others have made: server-side, so that what they set stays. (True, "")
+        when done, (False, why) when a webhook did not answer, which another attempt may find mended."""
+        result = self.attempt("apply", "--server-side", "--field-manager=kermode-demo", "--filename=-", stdin=text)
+        if result.returncode != 0 and "failed calling webhook" not in result.stderr:
+            raise DemoError(f"kubectl apply --server-side: {result.stderr.strip()}")
+        return result.returncode == 0, result.stderr.strip()
 
     def inside(self, pod: str, namespace: str, container: str, *command) -> str:
         """Run a program inside a container."""

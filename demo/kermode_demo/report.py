@@ -10,7 +10,9 @@ REPLICAS = 3
 # Enough that a replica which gets a third of them is not missed by chance.
 REQUESTS = 60
 REFUSALS = 4
-STATISTICS = "^(cluster|listener)\\..*(ssl\\.(handshake|connection_error|fail_verify_[a-z]+)|upstream_rq_[25]xx)$"
+# Of the cluster that the client's sidecar calls, and of the listener in front of the server.
+STATISTICS = ("^(cluster\\.demo-server_kermode-demo_svc_80|listener\\..*_8080)\\."
+              "(ssl\\.(handshake|connection_error|fail_verify_.*|versions\\..*|ciphers\\..*)|upstream_rq_[245]xx)$")
 
 
 def table(headers: list, rows: list) -> str:
@@ -46,6 +48,16 @@ def dataplanes(items: list) -> str:
         ready = all(inbound.get("health", {"ready": True}).get("ready", False) for inbound in inbounds)
         rows.append([item["metadata"]["name"], item.get("mesh", "?"), services, "yes" if ready else "no"])
     return table(["dataplane", "mesh", "services", "ready"], sorted(rows))
+
+
+def identities(certificates: str) -> dict:
+    """The URIs in an x-forwarded-client-cert header: the callee's own (By) and the caller's (URI). Pure."""
+    found = {"By": [], "URI": []}
+    for element in certificates.split(";"):
+        key, _, value = element.partition("=")
+        if key in found:
+            found[key].append(value.strip('"'))
+    return found
 
 
 def statistics(text: str) -> list:
@@ -105,8 +117,13 @@ def show(kubectl: Kubectl, environment: list) -> None:
     print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ and knows nothing of replicas or TLS.\n")
     rows = sorted(by_pod.items()) + [("failed", sum(failures.values()))]
     print(table(["answered by", "requests"], rows))
-    identity = answer["headers"].get("x-forwarded-client-cert", "none: the header x-forwarded-client-cert is missing")
-    print(f"\nIdentity: the certificate that the caller showed, as the server's sidecar passes it on:\n   {identity}")
+    print("\nIdentity: the certificate that the caller showed, as the server's sidecar passes it on in the header\n"
+          "x-forwarded-client-cert. The first URI is the service, the others are the caller's tags.\n")
+    uris = identities(answer["headers"].get("x-forwarded-client-cert", ""))["URI"]
+    if not uris:
+        raise DemoError(f"the server saw no certificate of its caller: {answer}")
+    for uri in uris:
+        say(uri)
     print("\nEnvoy's own statistics, in the sidecars of client and server:\n")
     rows = [("client", *pair) for pair in handshakes(kubectl, "demo-client", "client")]
     rows += [("server", *pair) for pair in handshakes(kubectl, "demo-server", "server")]

@@ -83,6 +83,11 @@ class Report(unittest.TestCase):
         self.assertEqual(report.table(["a", "count"], [["long name", 1]]),
                          "   a          count\n   ---------  -----\n   long name  1")
 
+    def test_the_caller_is_told_from_the_callee(self):
+        header = "By=spiffe://default/server;Hash=12;URI=spiffe://default/client;URI=kuma://app/client"
+        self.assertEqual(report.identities(header)["URI"], ["spiffe://default/client", "kuma://app/client"])
+        self.assertEqual(report.identities("")["URI"], [])
+
     def test_zeros_and_histograms_are_left_out(self):
         text = "cluster.a.ssl.handshake: 3\ncluster.a.ssl.fail_verify_san: 0\nlistener.x.h: P50(1,2)\n"
         self.assertEqual(report.statistics(text), [("cluster.a.ssl.handshake", 3)])
