@@ -10,26 +10,26 @@ use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
 
 /// The directory; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Directory(Arc<RwLock<Contents>>);
+pub struct Directory(Arc<RwLock<Contents>>);
 
 /// What it holds.
 #[derive(Debug, Default)]
-pub(crate) struct Contents {
+pub struct Contents {
     /// Namespaces by name.
-    pub(crate) namespaces: HashMap<Arc<str>, Arc<NamespaceRecord>>,
+    pub namespaces: HashMap<Arc<str>, Arc<NamespaceRecord>>,
     /// Names of Mesh resources.
-    pub(crate) meshes: HashSet<Arc<str>>,
+    pub meshes: HashSet<Arc<str>>,
     /// ContainerPatches of the control plane's namespace by name.
-    pub(crate) container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
+    pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
 }
 
 /// What injection reads of a Namespace.
 #[derive(Debug, Default)]
-pub(crate) struct NamespaceRecord {
+pub struct NamespaceRecord {
     /// Its labels.
-    pub(crate) labels: BTreeMap<String, String>,
+    pub labels: BTreeMap<String, String>,
     /// Its annotations of ours.
-    pub(crate) annotations: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl From<&NamespaceFacts> for NamespaceRecord {
@@ -49,12 +49,12 @@ impl From<&NamespaceFacts> for NamespaceRecord {
 
 impl Directory {
     /// For reading.
-    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Contents> {
+    pub fn read(&self) -> RwLockReadGuard<'_, Contents> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// For whoever follows the watches.
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, Contents> {
+    pub fn write(&self) -> RwLockWriteGuard<'_, Contents> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

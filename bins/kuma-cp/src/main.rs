@@ -1,72 +1,7 @@
-//! The control plane: webhooks, controllers, xDS and certificates in one process (DESIGN section 4).
+//! The control plane's program.
 
-mod authentication;
-mod authorities;
-mod config;
-mod defaults;
-mod directory;
-mod engine;
-mod identity;
-mod mesh;
-mod proxies;
-mod serving;
-mod watches;
-mod webhook;
-mod wiring;
-
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use kermode_runtime::logging;
-
-use crate::config::{Config, LogFormat};
-
-/// Kermode control plane
-#[derive(Parser)]
-#[command(name = "kuma-cp", version)]
-struct Arguments {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Subcommand)]
-enum Command {
-    /// Run the control plane, in a cluster or outside of one by the current kubeconfig
-    Run {
-        /// Configuration file (YAML); KUMA_* environment variables win over it
-        #[arg(short, long)]
-        config_file: Option<PathBuf>,
-    },
-}
-
 fn main() -> ExitCode {
-    let Command::Run { config_file } = Arguments::parse().command;
-    match run(config_file) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("kuma-cp stops: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
-    let loaded = Config::load(config_file.as_deref());
-    let log = loaded
-        .as_ref()
-        .map(|config| config.log.clone())
-        .unwrap_or_default();
-    let format = match log.format {
-        LogFormat::Text => logging::Format::Text,
-        LogFormat::Json => logging::Format::Json,
-    };
-    if let Err(error) = logging::init(&log.level, format) {
-        logging::init("info", format)?;
-        return Err(error.into());
-    }
-    let config = loaded?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %serde_json::to_string(&config)?, "kuma-cp starts");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(wiring::run(config))
+    kuma_cp::main()
 }
