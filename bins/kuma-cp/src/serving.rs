@@ -82,16 +82,52 @@ impl Serving {
                 () = &mut finished => return Ok(()),
                 () = tokio::time::sleep(CHECK) => {}
             }
-            if self.issued.needs_rotation(SystemTime::now()) {
-                self.issued = self.authority.issue(&self.names, LIFETIME, SystemTime::now())?;
-                self.current
-                    .replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
+            if self.renew_if_due(SystemTime::now())? {
                 tracing::info!("serving certificate renewed");
             }
         }
+    }
+
+    /// Whether the certificate was old enough to be replaced.
+    fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
+        if !self.issued.needs_rotation(now) {
+            return Ok(false);
+        }
+        self.issued = self.authority.issue(&self.names, LIFETIME, now)?;
+        self.current
+            .replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
+        Ok(true)
     }
 }
 
 fn key(issued: &kermode_identity::ServingCertificate) -> PrivateKeyDer<'static> {
     issued.private_key().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificate_is_replaced_before_it_expires_and_not_earlier() {
+        let start = SystemTime::now();
+        let authority = ServingAuthority::generate(start).expect("a CA");
+        let names = vec!["localhost".to_owned()];
+        let issued = authority.issue(&names, LIFETIME, start).expect("a certificate");
+        let first = issued.certificate.chain.clone();
+        let current = ServingCertificate::new(first.clone(), key(&issued)).expect("fits");
+        let mut serving = Serving {
+            authority,
+            names,
+            issued,
+            current,
+        };
+
+        assert!(!serving.renew_if_due(start + LIFETIME / 2).expect("nothing to do"));
+        assert_eq!(serving.issued.certificate.chain, first);
+        let late = start + LIFETIME - CHECK;
+        assert!(serving.renew_if_due(late).expect("renewed"));
+        assert_ne!(serving.issued.certificate.chain, first);
+        assert!(serving.issued.certificate.validity.contains(late + LIFETIME / 2));
+    }
 }
