@@ -1,5 +1,5 @@
 //! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` is everything one of its
-//! proxies gets. Each is also given to the real Envoy. `UPDATE_GOLDEN=1` rewrites the expectations.
+//! proxies gets. Each is also given to the real Envoy. `UPDATE_GOLDENS=1` rewrites the expectations.
 
 #![allow(
     clippy::expect_used,
@@ -82,7 +82,7 @@ fn readable_form(resources: &[Resource]) -> Value {
 #[allow(clippy::disallowed_methods, reason = "a switch for whoever runs the tests")]
 fn compare(case: &str, actual: &Value) {
     let path = folder().join(format!("{case}.golden.yaml"));
-    if std::env::var("UPDATE_GOLDEN").is_ok() {
+    if std::env::var("UPDATE_GOLDENS").is_ok() {
         let text = serde_saphyr::to_string(&readable::sorted(actual.clone())).expect("YAML");
         std::fs::write(&path, text).expect("a writable golden folder");
     }
@@ -96,13 +96,13 @@ fn compare(case: &str, actual: &Value) {
     for (golden, actual) in golden.iter().zip(actual) {
         assert_eq!(
             golden, actual,
-            "{case}: {} differs (UPDATE_GOLDEN=1 rewrites)",
+            "{case}: {} differs (UPDATE_GOLDENS=1 rewrites)",
             actual["name"]
         );
     }
     assert_eq!(
         golden.len(),
         actual.len(),
-        "{case}: the number of resources differs (UPDATE_GOLDEN=1 rewrites)"
+        "{case}: the number of resources differs (UPDATE_GOLDENS=1 rewrites)"
     );
 }
