@@ -1,9 +1,8 @@
 //! Configuration of the control plane: Kuma's file layout and `KUMA_*` variables (BEHAVIOUR section 7).
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
-use anyhow::Context;
 use kermode_runtime::config::{Schema, Variable, load};
 use serde::{Deserialize, Serialize};
 
@@ -320,33 +319,6 @@ impl Default for Diagnostics {
     }
 }
 
-/// A server's address with the setting that changes it, for the text of a failed start.
-pub(crate) struct Bind {
-    /// What listens.
-    pub(crate) server: &'static str,
-    /// Where.
-    pub(crate) address: SocketAddr,
-    /// The setting that changes the port.
-    pub(crate) setting: &'static str,
-}
-
-impl Bind {
-    /// Starts to listen.
-    ///
-    /// # Errors
-    /// Says which server, where, and what to change.
-    pub(crate) async fn listen(&self) -> anyhow::Result<tokio::net::TcpListener> {
-        tokio::net::TcpListener::bind(self.address)
-            .await
-            .with_context(|| {
-                format!(
-                    "{} cannot listen on {}; free the port or set {}",
-                    self.server, self.address, self.setting
-                )
-            })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -365,24 +337,6 @@ mod tests {
         assert_eq!(
             Config::default().control_plane_url(),
             "https://kuma-control-plane.kong-mesh-system:5678"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_taken_port_names_the_server_and_the_setting() {
-        let taken = tokio::net::TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port");
-        let address = taken.local_addr().expect("an address");
-        let bind = Bind {
-            server: "admission server",
-            address,
-            setting: "runtime.kubernetes.admissionServer.port",
-        };
-        let error = bind.listen().await.expect_err("the port is taken").to_string();
-        assert!(
-            error.contains("admission server") && error.contains("admissionServer.port"),
-            "{error}"
         );
     }
 }

@@ -1,0 +1,98 @@
+//! The sockets of the servers, and a sentence for each that cannot be had.
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+
+/// Where the servers listen; bound before anything else, so that a taken port stops the start at once.
+pub(super) struct Listeners {
+    pub(super) admission: TcpListener,
+    pub(super) proxies: TcpListener,
+    pub(super) diagnostics: TcpListener,
+}
+
+impl Listeners {
+    pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
+        let admission = &config.runtime.kubernetes.admission_server;
+        let bind = |server, address, port, setting| Bind {
+            server,
+            address: SocketAddr::new(address, port),
+            setting,
+        };
+        Ok(Self {
+            admission: bind(
+                "the admission server",
+                admission.address,
+                admission.port,
+                "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
+            )
+            .listen()
+            .await?,
+            proxies: bind(
+                "the server for proxies",
+                config.dp_server.address,
+                config.dp_server.port,
+                "dpServer.port (KUMA_DP_SERVER_PORT)",
+            )
+            .listen()
+            .await?,
+            diagnostics: bind(
+                "the diagnostics server",
+                config.diagnostics.address,
+                config.diagnostics.server_port,
+                "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
+            )
+            .listen()
+            .await?,
+        })
+    }
+}
+
+/// A server's address with the setting that changes it, for the text of a failed start.
+struct Bind {
+    /// What listens.
+    server: &'static str,
+    /// Where.
+    address: SocketAddr,
+    /// The setting that changes the port.
+    setting: &'static str,
+}
+
+impl Bind {
+    /// Starts to listen.
+    ///
+    /// # Errors
+    /// Says which server, where, and what to change.
+    async fn listen(&self) -> anyhow::Result<TcpListener> {
+        TcpListener::bind(self.address).await.with_context(|| {
+            format!(
+                "{} cannot listen on {}; free the port or set {}",
+                self.server, self.address, self.setting
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_names_the_server_and_the_setting() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = taken.local_addr().expect("an address");
+        let bind = Bind {
+            server: "admission server",
+            address,
+            setting: "runtime.kubernetes.admissionServer.port",
+        };
+        let error = bind.listen().await.expect_err("the port is taken").to_string();
+        assert!(
+            error.contains("admission server") && error.contains("admissionServer.port"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! What the components share: index, store, writer, and who leads.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::writer::{self, Writer};
+use kermode_k8s::convert::ConvertSettings;
+use kermode_k8s::index::Index;
+use kermode_runtime::shutdown::Shutdown;
+use kermode_xds::snapshot::Publisher;
+use kermode_xds::store::Store;
+use kube::Client;
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+
+use crate::authentication::Authentication;
+use crate::authorities::Authorities;
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::engine::Engine;
+use crate::mesh::SharedIndex;
+use crate::webhook::{self, Webhooks};
+use crate::{identity, proxies};
+
+/// The parts that components share.
+pub(super) struct Plane {
+    pub(super) index: SharedIndex,
+    pub(super) directory: Directory,
+    pub(super) store: Arc<Store>,
+    pub(super) writer: Writer,
+    pub(super) events: Events,
+    pub(super) publisher: Publisher,
+    pub(super) leading: watch::Receiver<bool>,
+    pub(super) leads: watch::Sender<bool>,
+}
+
+impl Plane {
+    pub(super) fn new(config: &Config, client: Client, registry: &Arc<Mutex<Registry>>) -> Self {
+        let zone = Some(config.multizone.zone.name.as_str()).filter(|name| !name.is_empty());
+        let index = SharedIndex::new(Index::new(ConvertSettings {
+            zone: zone.map(Into::into),
+        }));
+        let events = Events::start(client.clone(), Some(config.instance_name().to_owned()));
+        let metrics = writer::Metrics::default();
+        let store = Arc::new(Store::default());
+        let publisher = Publisher::new(store.clone());
+        {
+            let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+            metrics.register(&mut registry);
+            publisher.register(&mut registry);
+        }
+        let writer = Writer::new(client, index.clone(), events.clone(), metrics);
+        let (leads, leading) = watch::channel(false);
+        Self {
+            index,
+            directory: Directory::default(),
+            store,
+            writer,
+            events,
+            publisher,
+            leading,
+            leads,
+        }
+    }
+
+    pub(super) fn engine(self) -> Engine {
+        Engine {
+            index: self.index,
+            directory: self.directory,
+            publisher: self.publisher,
+            writer: self.writer,
+            events: self.events,
+            leading: self.leading,
+        }
+    }
+
+    pub(super) async fn webhooks(
+        &self,
+        config: &Config,
+        client: &Client,
+        control_plane_ca_pem: String,
+        registry: &Arc<Mutex<Registry>>,
+    ) -> anyhow::Result<Webhooks> {
+        let mut settings = config.runtime.kubernetes.injector.clone();
+        settings.native_sidecars_supported = supports_native_sidecars(client).await?;
+        let metrics = webhook::Metrics::default();
+        metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        let ca_file = &settings.ca_cert_file;
+        let control_plane_ca_pem = if ca_file.is_empty() {
+            control_plane_ca_pem
+        } else {
+            let text = tokio::fs::read_to_string(ca_file).await;
+            text.with_context(|| format!("runtime.kubernetes.injector.caCertFile: {ca_file} cannot be read"))?
+        };
+        Ok(Webhooks {
+            settings,
+            directory: self.directory.clone(),
+            client: client.clone(),
+            control_plane_url: config.control_plane_url(),
+            control_plane_ca_pem,
+            system_namespace: config.store.kubernetes.system_namespace.clone(),
+            metrics,
+        })
+    }
+
+    pub(super) fn proxy_router(
+        &self,
+        client: &Client,
+        namespace: &str,
+        registry: &Arc<Mutex<Registry>>,
+        shutdown: &Shutdown,
+    ) -> axum::Router {
+        let authentication = Authentication::new(client.clone(), self.index.clone());
+        let metrics = identity::Metrics::default();
+        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        metrics.register(&mut registry);
+        let authorities = Authorities::new(client.clone(), namespace.to_owned());
+        let identity =
+            identity::Identity::new(authentication.clone(), authorities, self.index.clone(), metrics);
+        proxies::router(
+            self.store.clone(),
+            authentication,
+            identity,
+            &mut registry,
+            shutdown,
+        )
+    }
+}
+
+/// Restartable init containers are stable in 1.33 and on by default since 1.29.
+async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
+    let version = client.apiserver_version().await?;
+    let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
+    Ok((number(&version.major), number(&version.minor)) >= (1, 29))
+}
