@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use kermode_crds::annotation as key;
 
 use crate::plan::Plan;
+use crate::reason::Source;
 use crate::values::Values;
 
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
-/// What is written, by key. `pod` are the annotations that the Pod came with.
-pub(crate) fn written(plan: &Plan<'_>, pod: &Values<'_>) -> BTreeMap<String, String> {
+/// What is written, by key. `pod` are the annotations that the Pod came with, `reason` is what asked for injection.
+pub(crate) fn written(plan: &Plan<'_>, reason: Source, pod: &Values<'_>) -> BTreeMap<String, String> {
     let settings = plan.settings;
     let sidecar = &settings.sidecar_container;
     let mut written = BTreeMap::new();
@@ -19,6 +20,7 @@ pub(crate) fn written(plan: &Plan<'_>, pod: &Values<'_>) -> BTreeMap<String, Str
 
     write(key::MESH, plan.mesh.clone());
     write(key::SIDECAR_INJECTED, "true".to_owned());
+    write(key::INJECTION_REASON, reason.as_str().to_owned());
     write(key::SIDECAR_UID, sidecar.uid.to_string());
     write(key::TRANSPARENT_PROXYING, ENABLED.to_owned());
     write(

@@ -6,11 +6,14 @@ mod checks;
 mod operation;
 mod validate;
 
+use kermode_crds::annotation::CONTAINER_PATCHES;
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock};
 use serde_json::Value;
 
 pub use self::admission::{PatchProblem, validate_container_patch};
+use crate::changes;
 use crate::refusal::{Refusal, quoted};
+use crate::trace::{Topic, Trace};
 
 /// Most operations on one container. Far above any use; keeps the time of an admission bounded.
 const MOST_OPERATIONS: usize = 1_000;
@@ -70,7 +73,9 @@ impl Selected {
         own: Option<Vec<String>>,
         default: &[String],
         find: &dyn Fn(&str) -> Option<ContainerPatchSpec>,
+        trace: &mut Trace,
     ) -> Result<Self, Refusal> {
+        trace.note(Topic::ContainerPatches, || chosen(own.as_deref(), default));
         let names = own.unwrap_or_else(|| default.iter().filter(|name| !name.is_empty()).cloned().collect());
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names {
@@ -113,6 +118,17 @@ impl Selected {
                 })
         };
         self.0.iter().flat_map(of_patch).collect()
+    }
+}
+
+fn chosen(own: Option<&[String]>, default: &[String]) -> String {
+    match own {
+        Some(own) => format!(
+            "annotation {CONTAINER_PATCHES} of the Pod names [{}], which replaces the setting containerPatches [{}]",
+            quoted(own),
+            quoted(default)
+        ),
+        None => format!("the setting containerPatches names [{}]", quoted(default)),
     }
 }
 
@@ -176,6 +192,39 @@ pub fn apply(container: &Value, operations: &[Operation<'_>], role: Role) -> Res
         Ok(patched)
     } else {
         Err(failure(Stage::Decode, introduced))
+    }
+}
+
+/// Applies operations and records what each of them changes.
+pub(crate) fn apply_traced(
+    container: &Value,
+    operations: &[Operation<'_>],
+    role: Role,
+    trace: &mut Trace,
+) -> Result<Value, PatchFailure> {
+    if trace.is_on() {
+        record(container, operations, trace);
+    }
+    let patched = apply(container, operations, role)?;
+    trace.rendered(container, &patched);
+    Ok(patched)
+}
+
+fn record(container: &Value, operations: &[Operation<'_>], trace: &mut Trace) {
+    let mut before = container.clone();
+    for operation in operations.iter().take(MOST_OPERATIONS) {
+        let mut after = before.clone();
+        let applied = operation::apply(&mut after, operation.block);
+        if let Err(problem) = applied {
+            trace.note(Topic::ContainerPatches, || operation.describe(&problem));
+            return;
+        }
+        trace.note(Topic::ContainerPatches, || {
+            let changes = changes::between(&before, &after);
+            let none = changes.is_empty().then(|| "changes nothing".to_owned());
+            operation.describe(&none.unwrap_or_else(|| changes.join("; ")))
+        });
+        before = after;
     }
 }
 

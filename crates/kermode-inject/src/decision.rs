@@ -9,6 +9,7 @@ use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
 use crate::reason::{SkipReason, Source};
 use crate::refusal::Refusal;
+use crate::trace::{Topic, Trace};
 use crate::values::Values;
 
 /// What is to be done with a Pod.
@@ -31,33 +32,64 @@ pub(crate) fn decide(
     pod: &Pod<'_>,
     voices: &Voices<'_>,
     exceptions: &BTreeMap<String, String>,
+    trace: &mut Trace,
 ) -> Result<Decision, Refusal> {
-    if is_exception(&pod.labels, exceptions) {
+    if let Some(key) = exception(&pod.labels, exceptions) {
+        trace.note(Topic::Decision, || {
+            format!("label {key} is one of the setting exceptions.labels: left alone")
+        });
         return Ok(Decision::Skip(SkipReason::ExceptionLabel));
     }
-    if has_sidecar(pod) {
+    trace.note(Topic::Decision, || {
+        "no label is one of the setting exceptions.labels".to_owned()
+    });
+    if let Some(sidecar) = sidecar_of(pod) {
+        trace.note(Topic::Decision, || {
+            format!("container {} is a sidecar already: left alone", sidecar.name)
+        });
         return Ok(Decision::Skip(SkipReason::AlreadyInjected));
     }
+    trace.note(Topic::Decision, || "no container is a sidecar yet".to_owned());
     for source in Source::IN_ORDER {
-        match voices.of(source).boolean(SIDECAR_INJECTION)? {
+        let values = voices.of(source);
+        let word = values.boolean(SIDECAR_INJECTION);
+        trace.note(Topic::Decision, || heard(&values, word.as_ref()));
+        match word? {
             Some(true) => return Ok(Decision::Inject(source)),
             Some(false) => return Ok(Decision::Skip(SkipReason::Disabled(source))),
             None => {}
         }
     }
+    trace.note(Topic::Decision, || "nothing asks for it: left alone".to_owned());
     Ok(Decision::Skip(SkipReason::NotRequested))
 }
 
-fn is_exception(labels: &BTreeMap<String, String>, exceptions: &BTreeMap<String, String>) -> bool {
-    exceptions.iter().any(|(key, value)| {
+fn heard(values: &Values<'_>, word: Result<&Option<bool>, &Refusal>) -> String {
+    let place = values.place(SIDECAR_INJECTION);
+    let Some(value) = values.get(SIDECAR_INJECTION) else {
+        return format!("{place} is absent");
+    };
+    match word {
+        Ok(Some(true)) => format!("{place} is {value}: injected"),
+        Ok(_) => format!("{place} is {value}: left alone"),
+        Err(_) => format!("{place} is {value:?}, which means nothing: refused"),
+    }
+}
+
+fn exception<'e>(
+    labels: &BTreeMap<String, String>,
+    exceptions: &'e BTreeMap<String, String>,
+) -> Option<&'e str> {
+    let mut found = exceptions.iter().filter(|(key, value)| {
         labels
-            .get(key)
-            .is_some_and(|found| value == "*" || value == found)
-    })
+            .get(*key)
+            .is_some_and(|found| *value == "*" || *value == found)
+    });
+    found.next().map(|(key, _)| key.as_str())
 }
 
 /// A ContainerPatch may have renamed the sidecar: then its environment gives it away.
-fn has_sidecar(pod: &Pod<'_>) -> bool {
+fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
     let marked = pod
         .annotations
         .get(SIDECAR_INJECTED)
@@ -65,7 +97,7 @@ fn has_sidecar(pod: &Pod<'_>) -> bool {
     pod.containers
         .iter()
         .chain(&pod.init_containers)
-        .any(|container| container.name == SIDECAR || (marked && looks_like_sidecar(container)))
+        .find(|container| container.name == SIDECAR || (marked && looks_like_sidecar(container)))
 }
 
 fn looks_like_sidecar(container: &Container<'_>) -> bool {

@@ -5,6 +5,9 @@ use std::time::Duration;
 use kermode_model::duration;
 use serde_json::Value;
 
+use crate::settings::SidecarContainer;
+use crate::trace::{Topic, Trace};
+
 /// What is left of the grace period for the sidecar to stop in.
 const MARGIN: Duration = Duration::from_secs(5);
 /// What Kubernetes takes when a Pod states none; the API server writes it before webhooks run.
@@ -14,11 +17,20 @@ const SHORTEST: Duration = Duration::from_millis(1);
 const VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
 /// Cuts the drain time of a sidecar, wherever it came from (setting, annotation, variable or ContainerPatch), to the
-/// grace period less 5 s, and says so.
+/// grace period less 5 s.
+///
+/// It is said aloud only when somebody asked for that drain time: `asked`, or it is not our default. Our default and
+/// that of the grace period do not fit together either, but nobody chose them.
 ///
 /// A Pod that states no grace period has not been through an API server, and the one it will get is not known:
 /// nothing is cut then, but a drain time that the default would not leave room for is told.
-pub(crate) fn fit(sidecar: &mut Value, grace_period: Option<u64>, warnings: &mut Vec<String>) {
+pub(crate) fn fit(
+    sidecar: &mut Value,
+    grace_period: Option<u64>,
+    asked: bool,
+    warnings: &mut Vec<String>,
+    trace: &mut Trace,
+) {
     let Some(text) = drain_time_of(sidecar) else {
         return;
     };
@@ -31,19 +43,38 @@ pub(crate) fn fit(sidecar: &mut Value, grace_period: Option<u64>, warnings: &mut
     let grace_period_stated = grace_period.is_some();
     let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
     let longest = grace_period.saturating_sub(MARGIN).max(SHORTEST);
+    let asked = asked || drain_time != SidecarContainer::default().drain_time;
+    trace.note(Topic::Drain, || {
+        let whose = if asked { "asked for" } else { "the default" };
+        let stated = if grace_period_stated {
+            "stated"
+        } else {
+            "Kubernetes' default"
+        };
+        let (drain, grace) = (duration::format(drain_time), duration::format(grace_period));
+        format!("{drain}, {whose}; the grace period is {grace}, {stated}")
+    });
     if drain_time <= longest {
         return;
     }
+    let mut warn = |warning: String| {
+        if asked {
+            warnings.push(warning);
+        }
+    };
     let (drain_time, grace_period) = (duration::format(drain_time), duration::format(grace_period));
     if !grace_period_stated {
-        warnings.push(format!(
+        warn(format!(
             "drain time {drain_time} does not fit into Kubernetes' default grace period of {grace_period}: \
              set spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
         ));
         return;
     }
     let cut = duration::format(longest);
-    warnings.push(format!(
+    trace.note(Topic::Drain, || {
+        format!("5 s of the grace period are left for stopping, so it is cut to {cut}")
+    });
+    warn(format!(
         "drain time {drain_time} does not fit into the grace period of {grace_period} and was cut to {cut}: \
          raise spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
     ));
@@ -64,9 +95,19 @@ mod tests {
     use serde_json::json;
 
     fn fitted(drain_time: &str, grace_period: Option<u64>) -> (String, Vec<String>) {
+        fitted_as(drain_time, grace_period, true)
+    }
+
+    fn fitted_as(drain_time: &str, grace_period: Option<u64>, asked: bool) -> (String, Vec<String>) {
         let mut sidecar = json!({"env": [{"name": "X"}, {"name": VARIABLE, "value": drain_time}]});
         let mut warnings = Vec::new();
-        fit(&mut sidecar, grace_period, &mut warnings);
+        fit(
+            &mut sidecar,
+            grace_period,
+            asked,
+            &mut warnings,
+            &mut Trace::off(),
+        );
         (sidecar["env"][1]["value"].as_str().unwrap().to_owned(), warnings)
     }
 
@@ -88,6 +129,14 @@ mod tests {
                 "{drain_time} {grace_period}"
             );
         }
+    }
+
+    #[test]
+    fn defaults_are_cut_without_a_word_wishes_are_not() {
+        assert_eq!(fitted_as("30s", Some(30), false), ("25s".to_owned(), vec![]));
+        assert_eq!(fitted_as("30s", None, false), ("30s".to_owned(), vec![]));
+        let (value, warnings) = fitted_as("31s", Some(30), false);
+        assert_eq!((value.as_str(), warnings.len()), ("25s", 1));
     }
 
     #[test]

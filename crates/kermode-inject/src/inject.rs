@@ -19,6 +19,7 @@ use crate::reason::{SkipReason, Source};
 use crate::refusal::Refusal;
 use crate::render::{self, Token};
 use crate::settings::Settings;
+use crate::trace::{Explanation, Topic, Trace};
 use crate::values::Values;
 use crate::{annotations, drain, uid, warnings};
 
@@ -75,6 +76,22 @@ pub struct Injection {
 /// # Errors
 /// When the Pod must not be admitted as it is.
 pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Refusal> {
+    run(pod, settings, context, &mut Trace::off())
+}
+
+/// Does what [`inject`] does, and keeps a record of how it came about.
+pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> Explanation {
+    let mut trace = Trace::on();
+    let result = run(pod, settings, context, &mut trace);
+    trace.explain(result)
+}
+
+fn run(
+    pod: &Value,
+    settings: &Settings,
+    context: &Context<'_>,
+    trace: &mut Trace,
+) -> Result<Outcome, Refusal> {
     let pod = Pod::read(pod)?;
     let pod_object = format!("Pod {}/{}", context.namespace.name, pod.name);
     let namespace_object = format!("Namespace {}", context.namespace.name);
@@ -84,14 +101,21 @@ pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result
         namespace_labels: Values::labels(context.namespace.labels, &namespace_object),
         namespace_annotations: Values::annotations(context.namespace.annotations, &namespace_object),
     };
-    let reason = match decide(&pod, &voices, &settings.exceptions.labels)? {
+    let reason = match decide(&pod, &voices, &settings.exceptions.labels, trace)? {
         Decision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
         Decision::Inject(reason) => reason,
     };
-    let plan = Plan::resolve(settings, context, &voices)?;
+    let plan = Plan::resolve(settings, context, &voices, trace)?;
     let mut warnings = warnings::of(&pod, &plan, reason, &voices);
     uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
-    let patch = render(&pod, &plan, context, &voices.pod_annotations, &mut warnings)?;
+    let patch = Rendering {
+        pod: &pod,
+        plan: &plan,
+        context,
+        own: voices.pod_annotations,
+        reason,
+    }
+    .patch(&mut warnings, trace)?;
     Ok(Outcome::Injected(Injection {
         patch,
         warnings,
@@ -100,53 +124,112 @@ pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result
     }))
 }
 
-fn render(
-    pod: &Pod<'_>,
-    plan: &Plan<'_>,
-    context: &Context<'_>,
-    own: &Values<'_>,
-    warnings: &mut Vec<String>,
-) -> Result<json_patch::Patch, Refusal> {
-    let patches = Selected::look_up(
-        own.list(key::CONTAINER_PATCHES),
-        &plan.settings.container_patches,
-        context.container_patch,
-    )?;
-    let token = render::token(pod, own)?;
-    let mut sidecar = render::sidecar(plan, &token.mount);
-    sidecar = container_patch::apply(&sidecar, &patches.sidecar(), Role::Running)?;
-    if plan.placement == Placement::Native {
-        // Without it the Pod would wait for the sidecar to end before starting anything else.
-        sidecar["restartPolicy"] = "Always".into();
-    }
-    drop_own_token_if_replaced(&mut sidecar);
-    drain::fit(&mut sidecar, pod.termination_grace_period, warnings);
+/// Everything that the containers of one Pod are rendered from.
+struct Rendering<'a> {
+    pod: &'a Pod<'a>,
+    plan: &'a Plan<'a>,
+    context: &'a Context<'a>,
+    /// The Pod's annotations.
+    own: Values<'a>,
+    reason: Source,
+}
 
-    let written = annotations::written(plan, own);
-    let mut all_annotations = pod.annotations.clone();
-    all_annotations.extend(written.clone());
-    TrafficConfig::from_annotations(&all_annotations).map_err(|error| Refusal::TrafficSettings {
-        problem: error.to_string(),
-        object: own.object.to_owned(),
-    })?;
-    let init = render::init::init(plan, &all_annotations)?;
-    let init = container_patch::apply(&init, &patches.init(), Role::Init)?;
+// === impl Rendering ===
 
-    let mut answer = Builder::new(pod);
-    answer.annotations(&pod.annotations, &written);
-    if plan.virtual_probes {
-        answer.probes(&probes::rewrite(pod, plan.virtual_probes_port)?);
-    }
-    answer.volumes(volumes(pod, plan, token, &sidecar));
-    match plan.placement {
-        Placement::Native => answer.init_containers(vec![init, sidecar], true),
-        Placement::Classic => {
-            // A check is of use only before anything else runs.
-            answer.init_containers(vec![init], plan.init_first || plan.settings.cni_enabled);
-            answer.first_container(sidecar);
+impl Rendering<'_> {
+    fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Refusal> {
+        let (pod, plan) = (self.pod, self.plan);
+        let patches = Selected::look_up(
+            self.own.list(key::CONTAINER_PATCHES),
+            &plan.settings.container_patches,
+            self.context.container_patch,
+            trace,
+        )?;
+        let token = render::token(pod, &self.own, trace)?;
+        let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
+        let written = annotations::written(plan, self.reason, &self.own);
+        let init = self.init(&patches, &written, trace)?;
+
+        let mut answer = Builder::new(pod);
+        answer.annotations(&pod.annotations, &written);
+        if plan.virtual_probes {
+            answer.probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
         }
+        answer.volumes(volumes(pod, plan, token, &sidecar));
+        match plan.placement {
+            Placement::Native => answer.init_containers(vec![init, sidecar], true),
+            Placement::Classic => {
+                answer.init_containers(vec![init], plan.init_is_first());
+                answer.first_container(sidecar);
+            }
+        }
+        Ok(answer.finish())
     }
-    Ok(answer.finish())
+
+    fn sidecar(
+        &self,
+        patches: &Selected,
+        token: &Token,
+        warnings: &mut Vec<String>,
+        trace: &mut Trace,
+    ) -> Result<Value, Refusal> {
+        let plan = self.plan;
+        if plan.placement == Placement::Classic && plan.wait_for_ready {
+            trace.note(Topic::SidecarMode, || {
+                "the application starts once the sidecar is ready: its postStart hook waits for that"
+                    .to_owned()
+            });
+        }
+        let rendered = render::sidecar(plan, &token.mount);
+        let mut sidecar = container_patch::apply_traced(&rendered, &patches.sidecar(), Role::Running, trace)?;
+        if plan.placement == Placement::Native {
+            // Without it the Pod would wait for the sidecar to end before starting anything else.
+            sidecar["restartPolicy"] = "Always".into();
+        }
+        drop_own_token_if_replaced(&mut sidecar);
+        let grace_period = self.pod.termination_grace_period;
+        drain::fit(&mut sidecar, grace_period, plan.drain_time_asked, warnings, trace);
+        Ok(sidecar)
+    }
+
+    fn init(
+        &self,
+        patches: &Selected,
+        written: &BTreeMap<String, String>,
+        trace: &mut Trace,
+    ) -> Result<Value, Refusal> {
+        let mut annotations = self.pod.annotations.clone();
+        annotations.extend(written.clone());
+        TrafficConfig::from_annotations(&annotations).map_err(|error| Refusal::TrafficSettings {
+            problem: error.to_string(),
+            object: self.own.object.to_owned(),
+        })?;
+        let init = render::init::init(self.plan, &annotations)?;
+        trace.note(Topic::Init, || self.init_in_words());
+        Ok(container_patch::apply_traced(
+            &init,
+            &patches.init(),
+            Role::Init,
+            trace,
+        )?)
+    }
+
+    fn init_in_words(&self) -> String {
+        let plan = self.plan;
+        let (what, place) = (
+            if plan.settings.cni_enabled {
+                "the CNI plugin redirects traffic, kuma-validation checks that it did"
+            } else {
+                "kuma-init redirects traffic"
+            },
+            if plan.placement == Placement::Native || plan.init_is_first() {
+                "before"
+            } else {
+                "after"
+            },
+        );
+        format!("{what}, {place} the Pod's own init containers")
+    }
 }
 
 /// A ContainerPatch may mount another token; the sidecar's own is not needed then.

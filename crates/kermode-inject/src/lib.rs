@@ -9,6 +9,7 @@
 //! answer is a list of operations against the raw JSON, so fields that our bindings do not know survive.
 
 mod annotations;
+mod changes;
 pub mod container_patch;
 mod decision;
 mod drain;
@@ -24,12 +25,14 @@ mod reason;
 mod refusal;
 mod render;
 pub mod settings;
+mod trace;
 mod uid;
 mod values;
 mod warnings;
+pub mod workload;
 
 pub use self::container_patch::{PatchFailure, PatchProblem, Stage, validate_container_patch};
-pub use self::inject::{Context, Injection, Namespace, Outcome, inject};
+pub use self::inject::{Context, Injection, Namespace, Outcome, explain, inject};
 pub use self::probes::{VirtualTarget, to_virtual};
 pub use self::quantity::{Amount, InvalidQuantity, Quantity, parse as parse_quantity};
 pub use self::reason::{SkipReason, Source};
@@ -37,3 +40,4 @@ pub use self::refusal::Refusal;
 pub use self::render::init::arguments as init_arguments;
 pub use self::settings::Settings;
 pub use self::settings::environment::ENVIRONMENT;
+pub use self::trace::{Explanation, Rendered, Step, Topic};

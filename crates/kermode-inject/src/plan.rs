@@ -9,8 +9,10 @@ use kermode_model::DEFAULT_MESH;
 
 use crate::Context;
 use crate::decision::Voices;
+use crate::reason::Source;
 use crate::refusal::Refusal;
 use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
+use crate::trace::{Topic, Trace};
 use crate::values::Values;
 
 /// Label with which a namespace enforces a level of the Pod Security Standards.
@@ -29,6 +31,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) admin_port: u16,
     pub(crate) concurrency: u32,
     pub(crate) drain_time: Duration,
+    /// Whether somebody asked for this drain time: then it is not cut without a word.
+    pub(crate) drain_time_asked: bool,
     pub(crate) drain_mode: DrainMode,
     pub(crate) log_level: Option<String>,
     pub(crate) env_vars: BTreeMap<String, String>,
@@ -57,9 +61,10 @@ impl<'a> Plan<'a> {
         settings: &'a Settings,
         context: &Context<'a>,
         voices: &Voices<'_>,
+        trace: &mut Trace,
     ) -> Result<Self, Refusal> {
         let pod = voices.pod_annotations;
-        let mesh = mesh_of(voices);
+        let mesh = mesh_of(voices, trace);
         if !(context.mesh_exists)(&mesh) {
             return Err(Refusal::MeshNotFound {
                 mesh,
@@ -73,8 +78,8 @@ impl<'a> Plan<'a> {
             control_plane_url: context.control_plane_url,
             control_plane_ca_pem: context.control_plane_ca_pem,
             mesh,
-            placement: placement(settings, &pod)?,
-            restricted: is_restricted(settings, &voices.namespace_labels),
+            placement: placement(settings, &pod, trace)?,
+            restricted: is_restricted(settings, &voices.namespace_labels, trace),
             admin_port: pod.port(key::ENVOY_ADMIN_PORT)?.unwrap_or(sidecar.admin_port),
             concurrency: pod
                 .number(key::SIDECAR_PROXY_CONCURRENCY)?
@@ -82,6 +87,7 @@ impl<'a> Plan<'a> {
             drain_time: pod
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
+            drain_time_asked: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &pod)?,
             log_level: pod.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &pod)?,
@@ -100,6 +106,12 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Whether the init container goes before the Pod's own in classic mode. A check is of use only before anything
+    /// else runs.
+    pub(crate) fn init_is_first(&self) -> bool {
+        self.init_first || self.settings.cni_enabled
+    }
+
     /// Whether the sidecar gets a directory of its own to write to.
     pub(crate) fn has_tmp(&self) -> bool {
         self.restricted || self.placement == Placement::Native
@@ -107,34 +119,74 @@ impl<'a> Plan<'a> {
 }
 
 /// Label before annotation, Pod before Namespace; empty values do not count.
-fn mesh_of(voices: &Voices<'_>) -> String {
-    let named = crate::reason::Source::IN_ORDER
-        .into_iter()
-        .find_map(|source| voices.of(source).text(key::MESH));
-    named.unwrap_or(DEFAULT_MESH).to_owned()
+fn mesh_of(voices: &Voices<'_>, trace: &mut Trace) -> String {
+    for source in Source::IN_ORDER {
+        let values = voices.of(source);
+        if let Some(mesh) = values.text(key::MESH) {
+            trace.note(Topic::Mesh, || format!("{} is {mesh}", values.place(key::MESH)));
+            return mesh.to_owned();
+        }
+    }
+    trace.note(Topic::Mesh, || {
+        format!("neither Pod nor Namespace has {}: {DEFAULT_MESH}", key::MESH)
+    });
+    DEFAULT_MESH.to_owned()
 }
 
-fn placement(settings: &Settings, pod: &Values<'_>) -> Result<Placement, Refusal> {
+fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Refusal> {
     let words = [
         ("auto", SidecarMode::Auto),
         ("native", SidecarMode::Native),
         ("classic", SidecarMode::Classic),
     ];
-    let mode = pod
-        .word(key::SIDECAR_MODE, &words)?
-        .unwrap_or(settings.sidecar_mode);
-    match (mode, settings.native_sidecars_supported) {
-        (SidecarMode::Auto | SidecarMode::Native, true) => Ok(Placement::Native),
-        (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Ok(Placement::Classic),
-        (SidecarMode::Native, false) => Err(Refusal::NativeUnsupported {
-            object: pod.object.to_owned(),
-        }),
+    let own = pod.word(key::SIDECAR_MODE, &words)?;
+    let mode = own.unwrap_or(settings.sidecar_mode);
+    trace.note(Topic::SidecarMode, || {
+        let word = words.iter().find(|(_, meaning)| *meaning == mode);
+        let word = word.map_or("", |(word, _)| *word);
+        match own {
+            Some(_) => format!("{} is {word}", pod.place(key::SIDECAR_MODE)),
+            None => format!("the setting sidecarMode is {word}"),
+        }
+    });
+    let supported = settings.native_sidecars_supported;
+    if mode != SidecarMode::Classic {
+        trace.note(Topic::SidecarMode, || {
+            let knows = if supported { "supports" } else { "does not support" };
+            format!("the API server {knows} native sidecars")
+        });
     }
+    let placement = match (mode, supported) {
+        (SidecarMode::Auto | SidecarMode::Native, true) => Placement::Native,
+        (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Placement::Classic,
+        (SidecarMode::Native, false) => {
+            return Err(Refusal::NativeUnsupported {
+                object: pod.object.to_owned(),
+            });
+        }
+    };
+    trace.note(Topic::SidecarMode, || match placement {
+        Placement::Native => "native: an init container that keeps running, before the Pod's own".to_owned(),
+        Placement::Classic => "classic: the first of the ordinary containers".to_owned(),
+    });
+    Ok(placement)
 }
 
-fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>) -> bool {
-    settings.security_profile == SecurityProfile::Restricted
-        || namespace_labels.get(ENFORCED_POD_SECURITY) == Some("restricted")
+fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut Trace) -> bool {
+    if settings.security_profile == SecurityProfile::Restricted {
+        trace.note(Topic::SecurityProfile, || {
+            "the setting securityProfile is restricted".to_owned()
+        });
+        return true;
+    }
+    let enforced = namespace_labels.get(ENFORCED_POD_SECURITY);
+    let restricted = enforced == Some("restricted");
+    trace.note(Topic::SecurityProfile, || {
+        let profile = if restricted { "restricted" } else { "default" };
+        let place = namespace_labels.place(ENFORCED_POD_SECURITY);
+        format!("{place} is {}: {profile}", enforced.unwrap_or("absent"))
+    });
+    restricted
 }
 
 fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Refusal> {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
 use crate::refusal::Refusal;
+use crate::trace::{Topic, Trace};
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
@@ -47,7 +48,11 @@ pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTar
 }
 
 /// All HTTP probes of all containers but the sidecar, rewritten.
-pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16) -> Result<Vec<Rewritten>, Refusal> {
+pub(crate) fn rewrite(
+    pod: &Pod<'_>,
+    virtual_port: u16,
+    trace: &mut Trace,
+) -> Result<Vec<Rewritten>, Refusal> {
     let mut rewritten = Vec::new();
     for (index, container) in pod.containers.iter().enumerate() {
         if container.name == SIDECAR {
@@ -63,10 +68,17 @@ pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16) -> Result<Vec<Rewritten>
             };
             let path = http.get("path").and_then(Value::as_str);
             let port = port(container, probe, http.get("port"))?;
+            let target = to_virtual(port, path.unwrap_or_default(), virtual_port)?;
+            trace.note(Topic::Probes, || {
+                format!(
+                    "{probe} of container {} goes to port {}, path {}",
+                    container.name, target.port, target.path
+                )
+            });
             rewritten.push(Rewritten {
                 container: index,
                 probe,
-                target: to_virtual(port, path.unwrap_or_default(), virtual_port)?,
+                target,
                 has_path: http.contains_key("path"),
             });
         }

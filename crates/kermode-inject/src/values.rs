@@ -138,6 +138,11 @@ impl<'a> Values<'a> {
         })
     }
 
+    /// Where a value of this key would be: `label key of Pod default/app`, for example.
+    pub(crate) fn place(&self, key: &str) -> String {
+        format!("{} {key} of {}", self.noun, self.object)
+    }
+
     fn carrier(&self) -> String {
         let article = if self.noun == "annotation" { "an" } else { "a" };
         format!("{article} {} of {}", self.noun, self.object)

@@ -15,7 +15,7 @@ mod world;
 use std::path::{Path, PathBuf};
 
 use kermode_crds::ContainerPatch;
-use kermode_inject::{Outcome, Settings, inject};
+use kermode_inject::{Outcome, Refusal, Settings, explain, inject};
 use serde_json::{Value, json};
 
 use crate::world::World;
@@ -69,8 +69,21 @@ fn read(yaml: &str) -> (Value, World) {
     (pod.expect("a Pod"), world)
 }
 
+/// The answer, and how it came about.
 fn answer(pod: &Value, world: &World, settings: &Settings) -> Value {
-    match world.with(|context| inject(pod, settings, context)) {
+    let explanation = world.with(|context| explain(pod, settings, context));
+    let answer = world.with(|context| inject(pod, settings, context));
+    assert_eq!(explanation.result, answer, "explaining changes nothing");
+    let mut told = told(pod, answer);
+    let steps = explanation.steps.iter();
+    told["because"] = steps
+        .map(|step| Value::from(format!("{}: {}", step.topic, step.text)))
+        .collect();
+    told
+}
+
+fn told(pod: &Value, answer: Result<Outcome, Refusal>) -> Value {
+    match answer {
         Err(refusal) => json!({"refused": refusal.reason(), "message": refusal.to_string()}),
         Ok(Outcome::Skipped(reason)) => json!({"skipped": reason.as_str()}),
         Ok(Outcome::Injected(injection)) => {

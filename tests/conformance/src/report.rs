@@ -18,8 +18,10 @@ pub struct SuiteReport {
     pub name: String,
     /// Identifiers of the cases that passed as the corpus has them.
     pub passed: Vec<String>,
-    /// Cases that passed with a known deviation, and the decision behind it.
+    /// Cases that passed with a known deviation of their own, and the decision behind it.
     pub deviating: Vec<(String, String)>,
+    /// Deviations of every case that fits, with how many cases passed with them.
+    pub general: BTreeMap<String, usize>,
     /// Cases that failed, and the lines that say how.
     pub failed: Vec<(String, Vec<String>)>,
     /// Cases that were not run, and why.
@@ -27,7 +29,8 @@ pub struct SuiteReport {
 }
 
 enum Verdict {
-    Passed,
+    /// As the corpus has it, but for these general deviations.
+    Passed(Vec<String>),
     Deviating(String),
     Failed(Vec<String>),
     Skipped(String),
@@ -42,7 +45,12 @@ pub fn run(document: &Document, suites: &[Box<dyn Suite>], deviations: &[Deviati
     for case in document.cases() {
         let id = case.id().to_owned();
         match judge(&case, suites, deviations) {
-            Verdict::Passed => report.passed.push(id),
+            Verdict::Passed(general) => {
+                report.passed.push(id);
+                for deviation in general {
+                    *report.general.entry(deviation).or_default() += 1;
+                }
+            }
             Verdict::Deviating(decision) => report.deviating.push((id, decision)),
             Verdict::Failed(lines) => report.failed.push((id, lines)),
             Verdict::Skipped(reason) => report.skipped.push((id, reason)),
@@ -60,27 +68,46 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
         Ok(Outcome::Skipped(reason)) => return Verdict::Skipped(reason),
         Ok(Outcome::Compared { expected, actual }) => (expected, actual),
     };
-    let as_it_is = difference(&expected, &actual);
-    let Some(deviation) = deviation_of(case, deviations) else {
-        return if as_it_is.is_empty() {
-            Verdict::Passed
-        } else {
-            Verdict::Failed(as_it_is)
-        };
+    let out_of_date = difference(&expected, &actual).is_empty();
+    let own = deviation_of(case, deviations);
+    let ours = match own {
+        None => Ok(expected),
+        Some(deviation) => ours(case, expected, deviation, suites, deviations),
     };
-    if as_it_is.is_empty() {
+    let (ours, general) = match ours.and_then(|ours| with_general(case, ours, deviations)) {
+        Ok(ours) => ours,
+        Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
+    };
+    if out_of_date && (own.is_some() || !general.is_empty()) {
         return Verdict::Failed(vec!["passes as it is: its deviation is out of date".to_owned()]);
     }
-    match ours(case, expected, deviation, suites, deviations).map(|ours| difference(&ours, &actual)) {
-        Ok(lines) if lines.is_empty() => {
-            Verdict::Deviating(format!("{}: {}", deviation.decision, deviation.reason))
-        }
-        Ok(mut lines) => {
+    let mut lines = difference(&ours, &actual);
+    match (own, lines.is_empty()) {
+        (None, true) => Verdict::Passed(general),
+        (None, false) => Verdict::Failed(lines),
+        (Some(own), true) => Verdict::Deviating(told(own)),
+        (Some(_), false) => {
             lines.insert(0, "differs from its known deviation:".to_owned());
             Verdict::Failed(lines)
         }
-        Err(error) => Verdict::Failed(vec![format!("{error:#}")]),
     }
+}
+
+fn told(deviation: &Deviation) -> String {
+    format!("{}: {}", deviation.decision, deviation.reason)
+}
+
+/// What we do, the deviations of every case that fits included, and which they are.
+fn with_general(case: &Case<'_>, mut ours: Value, deviations: &[Deviation]) -> Result<(Value, Vec<String>)> {
+    let mut general = Vec::new();
+    for deviation in deviations {
+        let concerns = deviation.is_general() && deviation.suite == case.document.name;
+        if concerns && deviation.fits(case.json, &ours) {
+            ours = deviation.apply(&ours)?;
+            general.push(told(deviation));
+        }
+    }
+    Ok((ours, general))
 }
 
 fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d Deviation> {
@@ -134,6 +161,9 @@ impl SuiteReport {
         }
         for (id, decision) in &self.deviating {
             writeln!(out, "known deviation {} {id}: {decision}", self.name)?;
+        }
+        for (deviation, cases) in &self.general {
+            writeln!(out, "known deviation {} in {cases} cases: {deviation}", self.name)?;
         }
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for (id, reason) in &self.skipped {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{Operation, PatchFailure, Role, Selected, Stage, apply};
 use crate::refusal::Refusal;
+use crate::trace::Trace;
 
 fn mk_sidecar() -> Value {
     json!({
@@ -273,16 +274,29 @@ fn size_and_depth_are_bounded() {
 fn all_missing_patches_are_told_at_once_and_the_own_list_replaces_the_default() {
     let find = |name: &str| (name == "there").then(ContainerPatchSpec::default);
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let missing =
-        Selected::look_up(Some(names(&["b", "there", "a"])), &names(&["default"]), &find).unwrap_err();
+    let missing = Selected::look_up(
+        Some(names(&["b", "there", "a"])),
+        &names(&["default"]),
+        &find,
+        &mut Trace::off(),
+    )
+    .unwrap_err();
     assert_eq!(
         missing.to_string(),
         "it appears some expected container patches are missing: [\"b\" \"a\"]"
     );
-    assert!(Selected::look_up(Some(names(&["there"])), &names(&["default"]), &find).is_ok());
-    assert!(Selected::look_up(Some(Vec::new()), &names(&["default"]), &find).is_ok());
+    assert!(
+        Selected::look_up(
+            Some(names(&["there"])),
+            &names(&["default"]),
+            &find,
+            &mut Trace::off()
+        )
+        .is_ok()
+    );
+    assert!(Selected::look_up(Some(Vec::new()), &names(&["default"]), &find, &mut Trace::off()).is_ok());
     assert_eq!(
-        Selected::look_up(None, &names(&["default"]), &find).unwrap_err(),
+        Selected::look_up(None, &names(&["default"]), &find, &mut Trace::off()).unwrap_err(),
         Refusal::ContainerPatchesMissing {
             names: names(&["default"])
         }

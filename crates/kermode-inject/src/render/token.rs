@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::names::{TOKEN_DIRECTORY, TOKEN_VOLUME};
 use crate::pod::Pod;
 use crate::refusal::Refusal;
+use crate::trace::{Topic, Trace};
 use crate::values::Values;
 
 /// The sidecar's token: its mount, and the volume when the Pod needs another one for it.
@@ -17,13 +18,17 @@ pub(crate) struct Token {
 
 /// The annotated volume, else what a container of the Pod mounts, else a token of the sidecar's own: bound to the
 /// Pod by the kubelet, and seen by no other container.
-pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>) -> Result<Token, Refusal> {
+pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Refusal> {
     if let Some(volume) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
         if !pod.volumes.contains(&volume) {
             return Err(Refusal::TokenVolumeMissing {
                 volume: volume.to_owned(),
             });
         }
+        trace.note(Topic::Token, || {
+            let place = annotations.place(SERVICE_ACCOUNT_TOKEN_VOLUME);
+            format!("{place} names the volume {volume}")
+        });
         return Ok(Token {
             mount: mount_of(volume),
             volume: None,
@@ -34,11 +39,17 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>) -> Result<Token, Re
         .iter()
         .flat_map(|container| container.list("volumeMounts"));
     if let Some(mount) = mounts.into_iter().find(|mount| is_token_mount(mount)) {
+        trace.note(Topic::Token, || {
+            "the sidecar mounts what the Pod's containers mount".to_owned()
+        });
         return Ok(Token {
             mount: mount.clone(),
             volume: None,
         });
     }
+    trace.note(Topic::Token, || {
+        "no container mounts a token: the sidecar gets one of its own".to_owned()
+    });
     Ok(Token {
         mount: mount_of(TOKEN_VOLUME),
         volume: (!pod.volumes.contains(&TOKEN_VOLUME)).then(own_volume),

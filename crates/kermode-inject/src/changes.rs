@@ -1,0 +1,101 @@
+//! What differs between two values, in lines for people.
+
+use serde_json::Value;
+
+use crate::pointer;
+
+/// Longest value that is shown whole, in characters.
+const LONGEST: usize = 160;
+
+/// One line for each place that differs, with its JSON pointer; empty when nothing does.
+pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    walk("", before, after, &mut lines);
+    lines
+}
+
+fn walk(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
+    match (before, after) {
+        (Value::Object(left), Value::Object(right)) => {
+            let added = right.keys().filter(|key| !left.contains_key(*key));
+            for key in left.keys().chain(added) {
+                let path = format!("{path}/{}", pointer::escape(key));
+                member(&path, left.get(key), right.get(key), lines);
+            }
+        }
+        (Value::Array(left), Value::Array(right)) => items(path, left, right, lines),
+        (before, after) => member(path, Some(before), Some(after), lines),
+    }
+}
+
+fn member(path: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
+    match (before, after) {
+        (Some(before), Some(after)) if before == after => {}
+        (Some(before), Some(after)) if both_nested(before, after) => walk(path, before, after, lines),
+        (Some(before), Some(after)) => {
+            lines.push(format!("{path} was {}, is {}", shown(before), shown(after)));
+        }
+        (Some(before), None) => lines.push(format!("{path} was {}, is gone", shown(before))),
+        (None, Some(after)) => lines.push(format!("{path} is new: {}", shown(after))),
+        (None, None) => {}
+    }
+}
+
+fn both_nested(before: &Value, after: &Value) -> bool {
+    (before.is_object() && after.is_object()) || (before.is_array() && after.is_array())
+}
+
+/// What lists begin and end with alike is left out, so that an insertion is one line.
+fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>) {
+    let alike = |(left, right): &(&Value, &Value)| left == right;
+    let start = before.iter().zip(after).take_while(alike).count();
+    let (before, after) = (&before[start..], &after[start..]);
+    let end = before
+        .iter()
+        .rev()
+        .zip(after.iter().rev())
+        .take_while(alike)
+        .count();
+    let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
+    for index in 0..before.len().max(after.len()) {
+        member(
+            &format!("{path}/{}", start + index),
+            before.get(index),
+            after.get(index),
+            lines,
+        );
+    }
+}
+
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    if text.chars().count() <= LONGEST {
+        return text;
+    }
+    let start: String = text.chars().take(LONGEST).collect();
+    format!("{start}...")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn each_change_is_one_line_with_its_place() {
+        let before = json!({"a": [1, 2, 3], "b": {"c/d": 1}, "e": true, "f": [1]});
+        let after = json!({"a": [1, 9, 2, 3], "b": {"c/d": 2}, "f": 1, "g": {}});
+        assert_eq!(
+            between(&before, &after),
+            [
+                "/a/1 is new: 9",
+                "/b/c~1d was 1, is 2",
+                "/e was true, is gone",
+                "/f was [1], is 1",
+                "/g is new: {}",
+            ]
+        );
+        assert!(between(&after, &after).is_empty());
+        assert_eq!(between(&json!([1, 1]), &json!([1])), ["/1 was 1, is gone"]);
+    }
+}

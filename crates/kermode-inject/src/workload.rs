@@ -1,0 +1,93 @@
+//! Objects that Pods are made from, for those who look at Pods before there are any.
+
+use kermode_crds::annotation::SIDECAR_INJECTION;
+use serde_json::Value;
+
+/// API groups and kinds, and where their Pod is.
+const KINDS: &[(&str, &str, &str)] = &[
+    ("", "Pod", ""),
+    ("", "ReplicationController", "/spec/template"),
+    ("apps", "DaemonSet", "/spec/template"),
+    ("apps", "Deployment", "/spec/template"),
+    ("apps", "ReplicaSet", "/spec/template"),
+    ("apps", "StatefulSet", "/spec/template"),
+    ("batch", "Job", "/spec/template"),
+    ("batch", "CronJob", "/spec/jobTemplate/spec/template"),
+];
+
+/// JSON pointer to the Pod that an object is or makes; none for objects that make no Pods, or have no template.
+pub fn pod_pointer(object: &Value) -> Option<&'static str> {
+    let version = object.get("apiVersion")?.as_str()?;
+    let kind = object.get("kind")?.as_str()?;
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let mut known = KINDS
+        .iter()
+        .filter(|(of_group, of_kind, _)| *of_group == group && *of_kind == kind);
+    let (_, _, pointer) = known.next()?;
+    object.pointer(pointer)?;
+    Some(pointer)
+}
+
+/// A warning for a workload that asks for injection on itself and not on its Pods, where alone it is read.
+pub fn misplaced_request(object: &Value) -> Option<String> {
+    let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
+    let carries = |place: &Value, map: &str| {
+        let values = place.pointer(&format!("/metadata/{map}"));
+        values.is_some_and(|values| values.get(SIDECAR_INJECTION).is_some())
+    };
+    let pod = object.pointer(pointer)?;
+    if carries(pod, "labels") || carries(pod, "annotations") {
+        return None;
+    }
+    let map = ["labels", "annotations"]
+        .into_iter()
+        .find(|map| carries(object, map))?;
+    let noun = map.trim_end_matches('s');
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
+    let path = pointer.trim_start_matches('/').replace('/', ".");
+    Some(format!(
+        "{noun} {SIDECAR_INJECTION} is on the {kind} itself, where it does nothing: put it into {path}.metadata.labels"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_pod_is_found_by_group_and_kind() {
+        for (version, kind, pointer) in [
+            ("v1", "Pod", Some("")),
+            ("apps/v1", "Deployment", Some("/spec/template")),
+            ("batch/v1", "CronJob", Some("/spec/jobTemplate/spec/template")),
+            ("example.com/v1", "Deployment", None),
+            ("v1", "Service", None),
+        ] {
+            let mut object = json!({"apiVersion": version, "kind": kind});
+            object["spec"] = json!({"template": {}, "jobTemplate": {"spec": {"template": {}}}});
+            assert_eq!(pod_pointer(&object), pointer, "{version} {kind}");
+        }
+        assert_eq!(
+            pod_pointer(&json!({"apiVersion": "apps/v1", "kind": "Deployment"})),
+            None
+        );
+        assert_eq!(pod_pointer(&json!([])), None);
+    }
+
+    #[test]
+    fn a_request_beside_the_template_is_told() {
+        let mut object = json!({
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"labels": {SIDECAR_INJECTION: "enabled"}},
+            "spec": {"template": {"metadata": {}}},
+        });
+        let warning = misplaced_request(&object).unwrap();
+        assert!(warning.contains("spec.template.metadata.labels"), "{warning}");
+        object["spec"]["template"]["metadata"]["labels"] = json!({SIDECAR_INJECTION: "disabled"});
+        assert_eq!(misplaced_request(&object), None);
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": object["metadata"]});
+        assert_eq!(misplaced_request(&pod), None);
+    }
+}
