@@ -7,8 +7,10 @@ mod dataplane;
 mod encryption;
 mod injection;
 mod install;
+mod job;
 mod outage;
 mod outside;
+mod permission;
 mod refusal;
 mod replicas;
 mod strangers;
@@ -39,6 +41,7 @@ pub(crate) fn all() -> Vec<Test> {
         bad_start::a_taken_port_is_named,
         certificate::a_ca_bundle_that_is_wiped_or_wrong_is_put_right,
         certificate::a_new_authority_is_made_and_trusted_when_its_secret_is_gone,
+        outage::a_restart_of_the_control_plane_refuses_no_pod,
         // The application runs.
         injection::pods_get_a_sidecar_unless_they_opt_out,
         injection::the_application_is_unchanged,
@@ -48,9 +51,12 @@ pub(crate) fn all() -> Vec<Test> {
         balancing::the_client_s_sidecar_spreads_requests_over_all_replicas,
         encryption::sidecars_shake_hands_and_the_server_knows_the_client,
         encryption::no_plain_text_crosses_between_pods,
-        encryption::without_mtls_the_same_capture_sees_plain_text,
         strangers::a_pod_outside_the_mesh_is_refused,
         strangers::a_pod_that_opted_out_is_refused,
+        // Strangers get answers for as long as this one lasts.
+        encryption::without_mtls_the_same_capture_sees_plain_text,
+        permission::a_client_without_permission_is_refused_by_the_server_s_sidecar,
+        job::a_job_calls_from_its_init_container_and_completes,
         refusal::a_wrong_injection_label_is_refused_with_key_and_value,
         refusal::a_mesh_that_does_not_exist_is_refused_by_name,
         replicas::more_replicas_are_used,

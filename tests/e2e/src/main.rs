@@ -16,7 +16,7 @@ use clap::Parser;
 
 use crate::config::Config;
 use crate::harness::cluster::Cluster;
-use crate::harness::runner;
+use crate::harness::{diagnosis, runner};
 use crate::world::World;
 
 /// End-to-end tests on a real Kubernetes.
@@ -71,6 +71,8 @@ async fn main() -> Result<ExitCode> {
 }
 
 async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Result<runner::Report> {
+    diagnosis::forget(config);
+    diagnosis::forget(config);
     let world = World::new(cluster, config).context("the tests cannot start")?;
     world
         .clear()

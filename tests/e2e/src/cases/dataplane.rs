@@ -106,6 +106,7 @@ pub(super) async fn an_unready_pod_says_so_and_gets_no_traffic(world: &World) ->
         .as_mut()
         .and_then(|spec| spec.containers.first_mut())
         .context("no container")?;
+    container.ports = serde_json::from_value(json!([{"name": "http", "containerPort": 8080}]))?;
     // A port that nobody listens on.
     container.readiness_probe =
         serde_json::from_value(json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1}))?;
@@ -131,8 +132,9 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
             .into_iter()
             .any(|container| container.started == Some(true));
         let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
-        // "health: {}" means not ready.
-        let unready = data["spec"]["networking"]["inbound"][0]["health"] == json!({});
+        // `{}` and `{"ready": false}` are the same; no health at all would mean ready.
+        let health = &data["spec"]["networking"]["inbound"][0]["health"];
+        let unready = health.is_object() && health["ready"] != true;
         Ok(when(runs && unready && !is_ready(&pod), (), || {
             format!("runs: {runs}, {data}")
         }))

@@ -77,6 +77,11 @@ pub(super) async fn no_plain_text_crosses_between_pods(world: &World) -> Result<
         seen.encrypted > 0,
         "no encrypted data went from the client's pod to the server's"
     );
+    ensure!(
+        seen.unredirected == 0,
+        "{} segments left the client's pod for the Service",
+        seen.unredirected
+    );
     Ok(format!(
         "{} encrypted segments between the pods, none readable; {} readable outside of the mesh",
         seen.encrypted, seen.control
@@ -93,6 +98,7 @@ pub(super) async fn without_mtls_the_same_capture_sees_plain_text(world: &World)
         "--patch=[{\"op\": \"remove\", \"path\": \"/spec/mtls\"}]",
     ];
     world.cluster.kubectl.run(&off).await?;
+    let before = world.counters().await?;
     let outcome = async {
         identity_shown(world, false).await?;
         observe(world).await
@@ -101,11 +107,12 @@ pub(super) async fn without_mtls_the_same_capture_sees_plain_text(world: &World)
     world.strict().await?;
     identity_shown(world, true).await?;
     let seen = outcome?;
+    let failures = world.counters().await?.since(&before).failures();
     ensure!(
         !seen.plain.is_empty(),
         "nothing was readable without mTLS: the capture proves nothing"
     );
-    Ok(format!("{} readable segments", seen.plain.len()))
+    Ok(format!("{} readable segments; {failures}", seen.plain.len()))
 }
 
 /// Waits until the server does or does not know who calls it.
@@ -128,6 +135,8 @@ struct Seen {
     plain: Vec<Segment>,
     /// Segments of encrypted data from the client's pod to a server's pod.
     encrypted: usize,
+    /// Segments from the client's pod to the Service's own port, which only the client's sidecar should see.
+    unredirected: usize,
     /// Segments with the marker of the request outside of the mesh.
     control: usize,
 }
@@ -173,7 +182,11 @@ async fn observe(world: &World) -> Result<Seen> {
     let between = segments.iter().filter(|segment| {
         segment.source.ip().to_string() == address && servers.contains(&segment.destination)
     });
+    let unredirected = segments
+        .iter()
+        .filter(|segment| segment.source.ip().to_string() == address && segment.destination.port() == 80);
     Ok(Seen {
+        unredirected: unredirected.count(),
         encrypted: between.filter(|segment| segment.is_tls_data()).count(),
         plain: shown(&segments, &inside),
         control: shown(&segments, &outside).len(),

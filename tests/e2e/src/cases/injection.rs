@@ -128,7 +128,7 @@ fn same(wanted: &Container, found: &Container) -> Result<()> {
     for probe in ["readinessProbe", "livenessProbe"] {
         let (before, after) = (wanted[probe].take(), found[probe].take());
         ensure!(
-            json!(rewritten(before.clone(), &wanted)) == after,
+            rewritten(before.clone(), &wanted) == after,
             "{probe}: {before} became {after}"
         );
     }
@@ -197,4 +197,55 @@ pub(super) async fn trial(world: &World) -> Result<()> {
     let injected = init.iter().chain(&containers).any(|name| *name == SIDECAR);
     ensure!(injected, "a trial Pod got no sidecar: {init:?} {containers:?}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn container(value: Value) -> Container {
+        serde_json::from_value(value).expect("a container")
+    }
+
+    fn wanted() -> Value {
+        json!({
+            "name": "server",
+            "env": [{"name": "GREETING", "value": "hello"}],
+            "ports": [{"name": "http", "containerPort": 8080}],
+            "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http", "scheme": "HTTP"}},
+        })
+    }
+
+    fn found() -> Value {
+        let mut found = wanted();
+        found["readinessProbe"]["httpGet"] = json!({"path": "/8080/healthz", "port": 9000, "scheme": "HTTP"});
+        found["volumeMounts"] =
+            json!([{"name": "kube-api-access", "mountPath": TOKEN_MOUNT, "readOnly": true}]);
+        found
+    }
+
+    #[test]
+    fn what_the_api_server_adds_is_no_difference() {
+        same(&container(wanted()), &container(found())).expect("the same");
+    }
+
+    #[test]
+    fn a_variable_a_mount_or_a_probe_too_many_is_a_difference() {
+        for (path, value) in [
+            (
+                "/env",
+                json!([{"name": "GREETING", "value": "hello"}, {"name": "HTTP_PROXY", "value": "x"}]),
+            ),
+            (
+                "/volumeMounts",
+                json!([{"name": "certificates", "mountPath": "/certificates"}]),
+            ),
+            ("/ports", json!([])),
+            ("/readinessProbe/httpGet/path", json!("/healthz")),
+        ] {
+            let mut changed = found();
+            *changed.pointer_mut(path).expect(path) = value;
+            same(&container(wanted()), &container(changed)).expect_err(path);
+        }
+    }
 }

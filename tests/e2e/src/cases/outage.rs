@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
-use super::injection::pod;
+use super::injection::{pod, trial};
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, until, when};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World, is_ready};
@@ -44,6 +44,41 @@ pub(super) async fn labelled_namespaces_wait_and_others_go_on_while_the_control_
         .delete("late", &DeleteParams::default().grace_period(0))
         .await?;
     Ok(world.counters().await?.since(&before).failures())
+}
+
+/// The old replica's last moments are when a Pod could meet nobody.
+pub(super) async fn a_restart_of_the_control_plane_refuses_no_pod(world: &World) -> Result<Note> {
+    world.installed().await?;
+    trial(world).await?;
+    let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
+    let restart = async {
+        let here = format!("--namespace={SYSTEM}");
+        let deployment = format!("deployment/{CONTROL_PLANE}");
+        world
+            .cluster
+            .kubectl
+            .run(&["rollout", "restart", &deployment, &here])
+            .await?;
+        world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
+        until("the end of the old control plane", SOON, async || {
+            let gone = world.pods(SYSTEM).get_opt(&old).await?.is_none();
+            Ok(when(gone, (), || format!("{old} is still there")))
+        })
+        .await
+    };
+    tokio::pin!(restart);
+    let mut admitted = 0;
+    loop {
+        tokio::select! {
+            restarted = &mut restart => break restarted?,
+            outcome = trial(world) => {
+                outcome.with_context(|| format!("after {admitted} Pods"))?;
+                admitted += 1;
+            }
+        }
+    }
+    trial(world).await?;
+    Ok(format!("{admitted} Pods admitted meanwhile"))
 }
 
 async fn while_down(world: &World) -> Result<()> {

@@ -1,76 +1,106 @@
-//! What helps to understand a failure: objects, events and logs, all of it in a file, the ends of it on the terminal.
+//! What helps to understand a failure: objects, events and logs. All of it goes to a file, what points at the cause to
+//! the terminal.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
+use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::world::{APP, OUTSIDE, SYSTEM, World};
 
-/// Lines of each part that are shown on the terminal.
-const SHOWN: usize = 12;
+/// Lines of a part that are shown on the terminal.
+const SHOWN: usize = 6;
 
-/// Writes everything to a file and returns the ends of it, with the file's path.
+/// A part of it.
+struct Part {
+    title: String,
+    text: String,
+    /// Words of the lines that are shown on the terminal.
+    telling: &'static [&'static str],
+}
+
+/// Removes what earlier runs wrote.
+pub(crate) fn forget(config: &Config) {
+    // What is not there need not be removed, and what cannot be is written over.
+    let _ = std::fs::remove_dir_all(folder(config));
+}
+
+/// Writes everything to a file and returns what points at the cause, with the file's path.
 pub(crate) async fn collect(world: &World, test: &str) -> String {
-    let mut whole = String::new();
-    let mut shown = String::new();
-    for (title, text) in parts(&world.cluster).await {
+    let (mut whole, mut shown) = (String::new(), String::new());
+    for part in parts(&world.cluster).await {
         // Writing to a String cannot fail.
-        let _ = writeln!(whole, "--- {title}\n{text}\n");
-        let lines: Vec<&str> = text.lines().collect();
-        let end = lines.len().saturating_sub(SHOWN);
-        let _ = writeln!(shown, "    --- {title}");
-        for line in &lines[end..] {
+        let _ = writeln!(whole, "--- {}\n{}\n", part.title, part.text);
+        let telling = |line: &&str| part.telling.iter().any(|word| line.contains(word));
+        let lines: Vec<&str> = part.text.lines().filter(telling).collect();
+        if !lines.is_empty() {
+            let _ = writeln!(shown, "    --- {}", part.title);
+        }
+        for line in &lines[lines.len().saturating_sub(SHOWN)..] {
             let _ = writeln!(shown, "    {line}");
         }
     }
-    let folder = world.config.target.join("e2e");
-    let file = folder.join(format!("{}.txt", test.replace([' ', '/'], "-")));
-    match std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, whole)) {
-        Ok(()) => {
-            let _ = write!(shown, "    all of it: {}", file.display());
-        }
-        Err(error) => {
-            let _ = write!(shown, "    {} cannot be written: {error}", file.display());
-        }
-    }
-    shown
+    let folder = folder(&world.config);
+    let file = folder.join(format!("{}.txt", test.replace("::", "-")));
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, whole));
+    let outcome = written.map_or_else(
+        |error| format!(" cannot be written: {error}"),
+        |()| " has all of it".into(),
+    );
+    shown + "    " + &file.display().to_string() + &outcome
 }
 
-async fn parts(cluster: &Cluster) -> Vec<(String, String)> {
+fn folder(config: &Config) -> PathBuf {
+    config.target.join("e2e")
+}
+
+async fn parts(cluster: &Cluster) -> Vec<Part> {
+    let pods = kubectl(cluster, &["get", "pods", "--all-namespaces", "--output=wide"]).await;
+    let ours = "dataplanes,meshes,meshtrafficpermissions";
+    let objects = kubectl(cluster, &["get", ours, "--all-namespaces", "--output=yaml"]).await;
     let mut parts = vec![
-        (
-            "pods".to_owned(),
-            kubectl(cluster, &["get", "pods", "--all-namespaces", "--output=wide"]).await,
-        ),
-        (
-            "dataplanes".to_owned(),
-            kubectl(
-                cluster,
-                &[
-                    "get",
-                    "dataplanes,meshes,meshtrafficpermissions",
-                    "--all-namespaces",
-                    "--output=yaml",
-                ],
-            )
-            .await,
-        ),
+        Part {
+            title: "pods".to_owned(),
+            text: pods,
+            telling: &["e2e-", SYSTEM],
+        },
+        Part {
+            title: ours.to_owned(),
+            text: objects,
+            telling: &[],
+        },
     ];
     for namespace in [SYSTEM, APP, OUTSIDE] {
-        let here = format!("--namespace={namespace}");
-        let events = ["get", "events", &here, "--sort-by=.lastTimestamp"];
-        parts.push((format!("events of {namespace}"), kubectl(cluster, &events).await));
-        parts.push((
-            format!("descriptions of {namespace}"),
-            kubectl(cluster, &["describe", "pods", &here]).await,
-        ));
-        let pods = kubectl(cluster, &["get", "pods", &here, "--output=name"]).await;
-        for pod in pods.lines().filter(|line| line.starts_with("pod/")) {
-            let logs = ["logs", pod, &here, "--all-containers", "--prefix", "--tail=200"];
-            parts.push((
-                format!("logs of {namespace} {pod}"),
-                kubectl(cluster, &logs).await,
-            ));
-        }
+        parts.extend(parts_of(cluster, namespace).await);
+    }
+    parts
+}
+
+async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
+    let here = format!("--namespace={namespace}");
+    let events = kubectl(cluster, &["get", "events", &here, "--sort-by=.lastTimestamp"]).await;
+    let descriptions = kubectl(cluster, &["describe", "pods", &here]).await;
+    let mut parts = vec![
+        Part {
+            title: format!("events of {namespace}"),
+            text: events,
+            telling: &["Warning"],
+        },
+        Part {
+            title: format!("descriptions of {namespace}"),
+            text: descriptions,
+            telling: &[],
+        },
+    ];
+    let pods = kubectl(cluster, &["get", "pods", &here, "--output=name"]).await;
+    for pod in pods.lines().filter(|line| line.starts_with("pod/")) {
+        let arguments = ["logs", pod, &here, "--all-containers", "--prefix", "--tail=200"];
+        let text = kubectl(cluster, &arguments).await;
+        parts.push(Part {
+            title: format!("logs of {namespace} {pod}"),
+            text,
+            telling: &["ERROR", "WARN"],
+        });
     }
     parts
 }
