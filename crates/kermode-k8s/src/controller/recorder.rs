@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_model::ObjectKey;
 use kube::Client;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+pub use kube::runtime::events::EventType;
+use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 /// How many Events may wait to be written; further ones are dropped, since nothing depends on them.
@@ -57,7 +58,7 @@ impl Events {
     }
 
     fn publish(&self, type_: EventType, subject: &Subject, reason: &str, message: &str) {
-        let reference = ObjectReference {
+        let object = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(subject.kind.to_owned()),
             namespace: Some(subject.key.namespace.to_string()),
@@ -65,16 +66,32 @@ impl Events {
             uid: Some(subject.uid.clone()),
             ..ObjectReference::default()
         };
+        self.about(object, type_, "Reconcile", reason, message);
+    }
+
+    /// Writes an Event about an object of any kind, in the namespace that the reference names. `action` is what was
+    /// being done.
+    pub fn about(
+        &self,
+        object: ObjectReference,
+        type_: EventType,
+        action: &str,
+        reason: &str,
+        message: &str,
+    ) {
         let event = Event {
             type_,
             reason: reason.to_owned(),
             // The API server refuses longer notes.
             note: Some(message.chars().take(1024).collect()),
-            action: "Reconcile".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
-        if self.waiting.try_send((event, reference)).is_err() {
-            tracing::debug!(object = %subject.key, reason, "Event dropped: too many are waiting");
+        if let Err(error) = self.waiting.try_send((event, object)) {
+            let (mpsc::error::TrySendError::Full((_, object))
+            | mpsc::error::TrySendError::Closed((_, object))) = error;
+            let (namespace, name) = (object.namespace.as_deref(), object.name.as_deref());
+            tracing::debug!(namespace, name, reason, "Event dropped: too many are waiting");
         }
     }
 }
