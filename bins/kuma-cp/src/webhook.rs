@@ -3,152 +3,184 @@
 //! Answers come from memory. Only what memory does not have yet, such as a namespace made a moment ago, is asked of
 //! the API server, within the time that an admission may take.
 
+mod deadline;
 mod inject;
+mod look_up;
+mod metrics;
+mod reasons;
 mod review;
+mod room;
+#[cfg(test)]
+mod tests;
 mod validate;
+mod workloads;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response as HttpResponse};
 use axum::routing::post;
 use kube::Client;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
 
+pub use self::metrics::Metrics;
+pub use self::reasons::Reasons;
+
+use self::deadline::{Deadline, TooLate};
+use self::room::{MAX_BODY, Room};
 use crate::directory::Directory;
 
-/// The largest review worth reading, in bytes: an object of etcd's 1.5 MiB, twice, with room to spare.
-const MAX_BODY: usize = 8 * 1024 * 1024;
-
 /// What the webhooks work with.
-pub(crate) struct Webhooks {
+pub struct Webhooks {
     /// Settings of injection.
-    pub(crate) settings: kermode_inject::Settings,
+    pub settings: kermode_inject::Settings,
     /// Namespaces, meshes, ContainerPatches.
-    pub(crate) directory: Directory,
+    pub directory: Directory,
     /// For what the directory does not have yet.
-    pub(crate) client: Client,
+    pub client: Client,
     /// URL handed to proxies.
-    pub(crate) control_plane_url: String,
+    pub control_plane_url: String,
     /// CA handed to proxies, PEM.
-    pub(crate) control_plane_ca_pem: String,
+    pub control_plane_ca_pem: String,
     /// The control plane's namespace.
-    pub(crate) system_namespace: String,
+    pub system_namespace: String,
+    /// Tells why Pods are refused or left alone.
+    pub reasons: Reasons,
     /// Counts and times.
-    pub(crate) metrics: Metrics,
+    pub metrics: Metrics,
 }
 
-/// Counts and times reviews.
-#[derive(Clone, Debug)]
-pub(crate) struct Metrics {
-    reviews: Family<ReviewLabels, Counter>,
-    duration: Histogram,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReviewLabels {
-    webhook: &'static str,
-    outcome: &'static str,
-    reason: &'static str,
-}
-
-impl Default for Metrics {
-    fn default() -> Self {
-        let buckets = [
-            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0,
-        ];
-        Self {
-            reviews: Family::default(),
-            duration: Histogram::new(buckets),
-        }
-    }
-}
-
-impl Metrics {
-    /// Registers counter and histogram.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let help = "Admission reviews answered, by what was decided and why";
-        registry.register("admission_reviews", help, self.reviews.clone());
-        let help = "Time from the whole request to the answer";
-        registry.register_with_unit(
-            "admission_review_duration",
-            help,
-            Unit::Seconds,
-            self.duration.clone(),
-        );
-    }
-
-    fn count(&self, webhook: &'static str, outcome: &'static str, reason: &'static str) {
-        self.reviews
-            .get_or_create(&ReviewLabels {
-                webhook,
-                outcome,
-                reason,
-            })
-            .inc();
-    }
+/// What calls share.
+struct Shared {
+    webhooks: Webhooks,
+    room: Room,
 }
 
 /// The webhooks' routes, with the paths that the registrations name.
-pub(crate) fn router(webhooks: Webhooks) -> Router {
+pub fn router(webhooks: Webhooks) -> Router {
+    let room = Room::default();
     Router::new()
         .route("/inject-sidecar", post(inject_sidecar))
         .route("/validate-kuma-io-v1alpha1", post(validate))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(webhooks))
+        .route("/validate-workloads", post(validate_workload))
+        .with_state(Arc::new(Shared { webhooks, room }))
 }
 
-async fn inject_sidecar(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> HttpResponse {
-    let _timer = Timer::start(&webhooks.metrics.duration);
-    match review::parse(&body) {
-        Ok(request) => answer(webhooks.inject(request).await),
-        Err(error) => webhooks.malformed("inject", &error),
+type Call = (State<Arc<Shared>>, Query<deadline::Query>);
+
+async fn inject_sidecar((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &shared.webhooks;
+    shared
+        .answer("inject", &query, body, async |request, deadline| {
+            webhooks.inject(request, deadline).await
+        })
+        .await
+}
+
+async fn validate((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &shared.webhooks;
+    shared
+        .answer("validate", &query, body, async |request, _| {
+            webhooks.validate(request)
+        })
+        .await
+}
+
+async fn validate_workload((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &shared.webhooks;
+    shared
+        .answer("workload", &query, body, async |request, _| {
+            webhooks.workload(request)
+        })
+        .await
+}
+
+/// Why a call gets no answer but an error of HTTP; the API server then follows the registration's failure policy.
+#[derive(Debug, thiserror::Error)]
+enum Unanswerable {
+    #[error("the review did not arrive in time")]
+    TooLate,
+    #[error("the review cannot be read: {0}")]
+    Body(axum::Error),
+    #[error("the review is larger than {MAX_BODY} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    TooComplex(#[from] room::TooComplex),
+    #[error(transparent)]
+    Invalid(#[from] review::InvalidReview),
+}
+
+impl Shared {
+    async fn answer(
+        &self,
+        webhook: &'static str,
+        query: &deadline::Query,
+        body: Body,
+        decide: impl AsyncFnOnce(review::Request, Deadline) -> review::Response,
+    ) -> HttpResponse {
+        let _timer = self.webhooks.metrics.time(webhook);
+        let deadline = Deadline::new(query, Instant::now());
+        let answer = async {
+            let length = body
+                .size_hint()
+                .exact()
+                .and_then(|length| usize::try_from(length).ok());
+            let taken = deadline.read(self.room.body(length)).await?;
+            let text = deadline.read(read(body, length)).await??;
+            let _document = deadline.read(self.room.document(&text)).await??;
+            let request = review::parse(&text)?;
+            drop((text, taken));
+            Ok(decide(request, deadline).await.into_http())
+        };
+        answer.await.unwrap_or_else(|error: Unanswerable| {
+            self.webhooks.metrics.count(webhook, "malformed", error.reason());
+            tracing::debug!(webhook, "admission review not answered: {error}");
+            (error.status(), error.to_string()).into_response()
+        })
     }
 }
 
-async fn validate(State(webhooks): State<Arc<Webhooks>>, body: Bytes) -> HttpResponse {
-    match review::parse(&body) {
-        Ok(request) => answer(webhooks.validate(request)),
-        Err(error) => webhooks.malformed("validate", &error),
+/// Reads a body that is not too large.
+async fn read(body: Body, length: Option<usize>) -> Result<Bytes, Unanswerable> {
+    if length.is_some_and(|length| length > MAX_BODY) {
+        return Err(Unanswerable::TooLarge);
+    }
+    let limited = http_body_util::Limited::new(body, MAX_BODY);
+    match http_body_util::BodyExt::collect(limited).await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Unanswerable::TooLarge),
+        Err(error) => Err(Unanswerable::Body(axum::Error::new(error))),
     }
 }
 
-impl Webhooks {
-    fn malformed(&self, webhook: &'static str, error: &review::InvalidReview) -> HttpResponse {
-        self.metrics.count(webhook, "malformed", "InvalidReview");
-        tracing::warn!(webhook, "admission review refused: {error}");
-        (StatusCode::BAD_REQUEST, error.to_string()).into_response()
+// === impl Unanswerable ===
+
+impl From<TooLate> for Unanswerable {
+    fn from(_: TooLate) -> Self {
+        Self::TooLate
     }
 }
 
-fn answer(response: review::Response) -> HttpResponse {
-    axum::Json(response.into_review()).into_response()
-}
-
-/// Observes the time from its start to its end.
-struct Timer<'a> {
-    histogram: &'a Histogram,
-    start: std::time::Instant,
-}
-
-impl<'a> Timer<'a> {
-    fn start(histogram: &'a Histogram) -> Self {
-        Self {
-            histogram,
-            start: std::time::Instant::now(),
+impl Unanswerable {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::TooLate => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Body(_) | Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge | Self::TooComplex(_) => StatusCode::PAYLOAD_TOO_LARGE,
         }
     }
-}
 
-impl Drop for Timer<'_> {
-    fn drop(&mut self) {
-        self.histogram.observe(self.start.elapsed().as_secs_f64());
+    /// A stable word for the metric.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::TooLate => "TooLate",
+            Self::Body(_) => "Interrupted",
+            Self::TooLarge => "TooLarge",
+            Self::TooComplex(_) => "TooComplex",
+            Self::Invalid(_) => "InvalidReview",
+        }
     }
 }

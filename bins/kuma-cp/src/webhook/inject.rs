@@ -1,161 +1,143 @@
 //! `/inject-sidecar`: decides on a Pod and answers with a patch, a refusal, or nothing.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
-use kermode_crds::{ContainerPatch, Mesh};
 use kermode_inject::{Context, Injection, Namespace, Outcome, Refusal};
-use kermode_k8s::controller::describe;
-use kermode_k8s::convert::facts::NamespaceFacts;
-use kube::Api;
 
 use super::Webhooks;
+use super::deadline::Deadline;
+use super::look_up::Found;
 use super::review::{Request, Response};
 use crate::directory::NamespaceRecord;
 
 const WEBHOOK: &str = "inject";
-/// How long the API server may take for what memory does not have; well below the registration's time-out.
-const LOOK_UP: Duration = Duration::from_secs(3);
+/// What may be missing on the way to an answer: the Mesh, then ContainerPatches.
+const LOOK_UPS: usize = 2;
 
 impl Webhooks {
-    pub(super) async fn inject(&self, request: Request) -> Response {
-        let namespace = Some(request.namespace.as_str())
-            .filter(|name| !name.is_empty())
-            .unwrap_or("default");
-        let namespace = &namespace.to_owned();
-        let facts = match self.namespace(namespace).await {
-            Ok(facts) => facts,
+    pub(super) async fn inject(&self, request: Request, deadline: Deadline) -> Response {
+        if let Some(response) = self.not_a_new_pod(&request) {
+            return response;
+        }
+        let namespace = match request.namespace.as_str() {
+            "" => "default",
+            name => name,
+        };
+        let record = match self.namespace(namespace, deadline).await {
+            Ok(record) => record,
             Err(problem) => {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");
                 let message = format!("could not retrieve namespace for pod: {problem}");
+                tracing::warn!(namespace, pod = request.pod_name(), "Pod refused: {message}");
                 return Response::deny(request.uid, 500, message);
             }
         };
-        let mut result = self.decide(&request, namespace, &facts);
-        if let Err(refusal) = &result
-            && self.look_up_missing(refusal).await
-        {
-            result = self.decide(&request, namespace, &facts);
+        match self.decide_fully(&request, namespace, &record, deadline).await {
+            Ok(Outcome::Skipped(reason)) => {
+                self.metrics.count(WEBHOOK, "skipped", reason.as_str());
+                let pod = request.pod_name();
+                tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
+                self.reasons.skipped(&request, namespace, &record, reason);
+                Response::allow(request.uid)
+            }
+            Ok(Outcome::Injected(injection)) => self.injected(&request, namespace, injection),
+            Err((refusal, note)) => self.refused(&request, namespace, &refusal, note),
         }
-        self.respond(request, namespace, result)
+    }
+
+    /// A registration of somebody's own may send anything: what has no place for a sidecar is answered here.
+    fn not_a_new_pod(&self, request: &Request) -> Option<Response> {
+        let kind = request.kind.kind.as_str();
+        if !matches!(kind, "" | "Pod") {
+            self.metrics.count(WEBHOOK, "refused", "NotAPod");
+            let message = format!(
+                "only Pods can be given a sidecar, and this is a {kind}: correct the webhook's rules"
+            );
+            return Some(Response::deny(request.uid.clone(), 400, message));
+        }
+        // The containers of a Pod that exists cannot change.
+        let creates = matches!(request.operation.as_str(), "" | "CREATE") && request.sub_resource.is_empty();
+        (!creates).then(|| {
+            self.metrics.count(WEBHOOK, "skipped", "NotACreation");
+            Response::allow(request.uid.clone())
+        })
+    }
+
+    /// Decides, and once more for each thing that memory did not have and the API server does. With a refusal comes
+    /// what kept the API server from telling.
+    async fn decide_fully(
+        &self,
+        request: &Request,
+        namespace: &str,
+        record: &NamespaceRecord,
+        deadline: Deadline,
+    ) -> Result<Outcome, (Refusal, Option<String>)> {
+        let mut found = Found::default();
+        let mut result = self.decide(request, namespace, record, &found);
+        for _ in 0..LOOK_UPS {
+            let Err(refusal) = result else { break };
+            result = match self.look_up(&refusal, &mut found, deadline).await {
+                Ok(true) => self.decide(request, namespace, record, &found),
+                Ok(false) => return Err((refusal, None)),
+                Err(problem) => return Err((refusal, Some(problem))),
+            };
+        }
+        result.map_err(|refusal| (refusal, None))
     }
 
     fn decide(
         &self,
         request: &Request,
         namespace: &str,
-        facts: &NamespaceRecord,
+        record: &NamespaceRecord,
+        found: &Found,
     ) -> Result<Outcome, Refusal> {
+        let directory = || self.directory.read();
         let context = Context {
             namespace: Namespace {
                 name: namespace,
-                labels: &facts.labels,
-                annotations: &facts.annotations,
+                labels: &record.labels,
+                annotations: &record.annotations,
             },
             control_plane_url: &self.control_plane_url,
             control_plane_ca_pem: &self.control_plane_ca_pem,
-            mesh_exists: &|mesh| self.directory.read().meshes.contains(mesh),
-            container_patch: &|name| self.directory.read().container_patches.get(name).cloned(),
+            mesh_exists: &|mesh| found.meshes.contains(mesh) || directory().meshes.contains(mesh),
+            container_patch: &|name| {
+                let looked_up = found.container_patches.get(name).cloned();
+                looked_up.or_else(|| directory().container_patches.get(name).cloned())
+            },
         };
         kermode_inject::inject(&request.object, &self.settings, &context)
     }
 
-    fn respond(&self, request: Request, namespace: &str, result: Result<Outcome, Refusal>) -> Response {
-        let pod = pod_name(&request);
-        match result {
-            Ok(Outcome::Skipped(reason)) => {
-                self.metrics.count(WEBHOOK, "skipped", reason.as_str());
-                tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
-                Response::allow(request.uid)
-            }
-            Ok(Outcome::Injected(Injection {
-                patch,
-                warnings,
-                reason,
-                mesh,
-            })) => {
-                self.metrics.count(WEBHOOK, "injected", reason.as_str());
-                tracing::debug!(namespace, pod, mesh, reason = reason.as_str(), "sidecar injected");
-                match Response::allow(request.uid.clone()).with_patch(&patch) {
-                    Ok(response) => response.with_warnings(warnings),
-                    Err(error) => Response::deny(request.uid, 500, error.to_string()),
-                }
-            }
-            Err(refusal) => {
-                self.metrics.count(WEBHOOK, "refused", refusal.reason());
-                tracing::warn!(
-                    namespace,
-                    pod,
-                    reason = refusal.reason(),
-                    "Pod refused: {refusal}"
-                );
-                Response::deny(request.uid, 500, refusal.to_string())
-            }
-        }
+    fn injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {
+        let reason = injection.reason.as_str();
+        self.metrics.count(WEBHOOK, "injected", reason);
+        let (pod, mesh) = (request.pod_name(), injection.mesh.as_str());
+        tracing::debug!(namespace, pod, mesh, reason, "sidecar injected");
+        Response::allow(request.uid.clone())
+            .with_patch(injection.patch)
+            .with_warnings(injection.warnings)
     }
 
-    async fn namespace(&self, name: &str) -> Result<Arc<NamespaceRecord>, String> {
-        if let Some(record) = self.directory.read().namespaces.get(name) {
-            return Ok(record.clone());
+    fn refused(
+        &self,
+        request: &Request,
+        namespace: &str,
+        refusal: &Refusal,
+        note: Option<String>,
+    ) -> Response {
+        let reason = refusal.reason();
+        self.metrics.count(WEBHOOK, "refused", reason);
+        let pod = request.pod_name();
+        // A controller tries again and again: the log need not say so each time.
+        if self.reasons.refused(request, namespace, refusal) {
+            tracing::warn!(namespace, pod, reason, "Pod refused: {refusal}");
+        } else {
+            tracing::debug!(namespace, pod, reason, "Pod refused: {refusal}");
         }
-        let api: Api<NamespaceObject> = Api::all(self.client.clone());
-        match tokio::time::timeout(LOOK_UP, api.get(name)).await {
-            Ok(Ok(namespace)) => Ok(Arc::new(NamespaceRecord::from(&NamespaceFacts::from(&namespace)))),
-            Ok(Err(error)) => Err(describe(&format!("Namespace {name} cannot be read"), &error)),
-            Err(_) => Err(format!(
-                "Namespace {name} cannot be read: the API server does not answer"
-            )),
-        }
-    }
-
-    /// Looks for what a Pod was refused for, which may have been made a moment ago. Whether it is there now.
-    async fn look_up_missing(&self, refusal: &Refusal) -> bool {
-        let look_up = async {
-            match refusal {
-                Refusal::MeshNotFound { mesh, .. } => self.look_up_mesh(mesh).await,
-                Refusal::ContainerPatchesMissing { names } => self.look_up_patches(names).await,
-                _ => false,
-            }
+        let message = match note {
+            Some(note) => format!("{refusal} (if it was made just now, try again: {note})"),
+            None => refusal.to_string(),
         };
-        tokio::time::timeout(LOOK_UP, look_up).await.unwrap_or(false)
-    }
-
-    async fn look_up_mesh(&self, name: &str) -> bool {
-        let api: Api<Mesh> = Api::all(self.client.clone());
-        let found = matches!(api.get_metadata_opt(name).await, Ok(Some(_)));
-        if found {
-            self.directory.write().meshes.insert(name.into());
-        }
-        found
-    }
-
-    async fn look_up_patches(&self, names: &[String]) -> bool {
-        let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
-        for name in names {
-            let Ok(Some(patch)) = api.get_opt(name).await else {
-                return false;
-            };
-            self.directory
-                .write()
-                .container_patches
-                .insert(name.as_str().into(), patch.spec);
-        }
-        true
-    }
-}
-
-/// The Pod's name, or what its name will begin with.
-fn pod_name(request: &Request) -> String {
-    let generated = || {
-        request
-            .object
-            .pointer("/metadata/generateName")
-            .and_then(serde_json::Value::as_str)
-    };
-    if request.name.is_empty() {
-        generated().unwrap_or_default().to_owned()
-    } else {
-        request.name.clone()
+        Response::deny(request.uid.clone(), 500, message)
     }
 }

@@ -1,41 +1,49 @@
 //! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose fields that our bindings do
 //! not know yet.
 
-use serde::{Deserialize, Serialize};
+use axum::response::{IntoResponse, Response as HttpResponse};
+use serde::ser::Error as _;
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
 /// A question of the API server.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Request {
+pub(super) struct Request {
     /// Names the question in the answer.
-    pub(crate) uid: String,
+    pub(super) uid: String,
     /// Namespace of the request; the object itself may not name one yet.
     #[serde(default)]
-    pub(crate) namespace: String,
+    pub(super) namespace: String,
     /// Name of the object, if it has one yet.
     #[serde(default)]
-    pub(crate) name: String,
+    pub(super) name: String,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default)]
-    pub(crate) operation: String,
+    pub(super) operation: String,
+    /// Part of the object that is meant, such as `eviction`; empty for the object itself.
+    #[serde(default)]
+    pub(super) sub_resource: String,
+    /// Nothing will be stored: the answer must have no effects.
+    #[serde(default)]
+    pub(super) dry_run: bool,
     /// What the object is.
     #[serde(default)]
-    pub(crate) kind: Kind,
+    pub(super) kind: Kind,
     /// The object; `null` for deletions.
     #[serde(default)]
-    pub(crate) object: Value,
+    pub(super) object: Value,
 }
 
 /// Kind of an object.
 #[derive(Debug, Default, Deserialize)]
-pub(crate) struct Kind {
+pub(super) struct Kind {
     /// Its kind.
     #[serde(default)]
-    pub(crate) kind: String,
+    pub(super) kind: String,
 }
 
 #[derive(Deserialize)]
@@ -48,7 +56,7 @@ struct Review {
 
 /// What is wrong with a question.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum InvalidReview {
+pub(super) enum InvalidReview {
     /// No JSON, or not in the form of an AdmissionReview.
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
@@ -69,7 +77,7 @@ pub(crate) enum InvalidReview {
 ///
 /// # Errors
 /// When the body is none. Nesting is bounded by the JSON reader.
-pub(crate) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
+pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {
         return Err(InvalidReview::Kind {
@@ -83,15 +91,15 @@ pub(crate) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
 /// An answer to the API server.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Response {
+pub(super) struct Response {
     uid: String,
     allowed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     patch_type: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patch: Option<k8s_openapi::ByteString>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "base64")]
+    patch: Option<json_patch::Patch>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -102,9 +110,39 @@ struct Status {
     message: String,
 }
 
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    api_version: &'static str,
+    kind: &'static str,
+    response: &'a Response,
+}
+
+#[allow(clippy::ref_option, reason = "serde hands the field over as it is")]
+fn base64<S: Serializer>(patch: &Option<json_patch::Patch>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = serde_json::to_vec(patch).map_err(S::Error::custom)?;
+    k8s_openapi::ByteString(text).serialize(serializer)
+}
+
+// === impl Request ===
+
+impl Request {
+    /// The Pod's name, or what its name will begin with.
+    pub(super) fn pod_name(&self) -> &str {
+        if !self.name.is_empty() {
+            return &self.name;
+        }
+        let metadata = self.object.get("metadata");
+        let generated = metadata.and_then(|metadata| metadata.get("generateName"));
+        generated.and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+// === impl Response ===
+
 impl Response {
     /// Lets the object through as it is.
-    pub(crate) fn allow(uid: String) -> Self {
+    pub(super) fn allow(uid: String) -> Self {
         Self {
             uid,
             allowed: true,
@@ -116,7 +154,7 @@ impl Response {
     }
 
     /// Refuses the object. `code` is an HTTP status; the message is what the user reads.
-    pub(crate) fn deny(uid: String, code: u16, message: String) -> Self {
+    pub(super) fn deny(uid: String, code: u16, message: String) -> Self {
         Self {
             allowed: false,
             status: Some(Status { code, message }),
@@ -125,31 +163,31 @@ impl Response {
     }
 
     /// Adds a JSON patch.
-    ///
-    /// # Errors
-    /// When the patch cannot be serialised.
-    pub(crate) fn with_patch(mut self, patch: &json_patch::Patch) -> serde_json::Result<Self> {
+    pub(super) fn with_patch(mut self, patch: json_patch::Patch) -> Self {
         self.patch_type = Some("JSONPatch");
-        self.patch = Some(k8s_openapi::ByteString(serde_json::to_vec(patch)?));
-        Ok(self)
+        self.patch = Some(patch);
+        self
     }
 
     /// Adds warnings, which `kubectl` shows. The API server cuts long ones.
-    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+    pub(super) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
         self
     }
 
     /// The whole review around the answer.
-    pub(crate) fn into_review(self) -> Value {
-        serde_json::json!({"apiVersion": API_VERSION, "kind": KIND, "response": self})
+    pub(super) fn into_http(self) -> HttpResponse {
+        axum::Json(Answer {
+            api_version: API_VERSION,
+            kind: KIND,
+            response: &self,
+        })
+        .into_response()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn parse_text(body: &str) -> Result<Request, InvalidReview> {
@@ -166,23 +204,5 @@ mod tests {
         assert!(matches!(parse_text(pod), Err(InvalidReview::Kind { .. })));
         let empty = r#"{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}"#;
         assert!(matches!(parse_text(empty), Err(InvalidReview::NoRequest)));
-    }
-
-    #[test]
-    fn an_answer_carries_the_question_s_uid() {
-        let review = Response::deny("u-1".to_owned(), 403, "no".to_owned()).into_review();
-        assert_eq!(
-            review["response"],
-            json!({"uid": "u-1", "allowed": false, "status": {"code": 403, "message": "no"}})
-        );
-    }
-
-    #[test]
-    fn a_patch_is_base64() {
-        let patch: json_patch::Patch = serde_json::from_value(json!([])).expect("a patch");
-        let response = Response::allow("u".to_owned())
-            .with_patch(&patch)
-            .expect("serialisable");
-        assert_eq!(response.into_review()["response"]["patch"], json!("W10="));
     }
 }

@@ -100,6 +100,7 @@ impl Plane {
             control_plane_url: config.control_plane_url(),
             control_plane_ca_pem,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
+            reasons: webhook::Reasons::new(self.events.clone()),
             metrics,
         })
     }

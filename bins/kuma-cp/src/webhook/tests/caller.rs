@@ -1,0 +1,106 @@
+//! Calls the webhooks as the API server does: TLS that trusts the control plane's CA, connections that are kept.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Who calls.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) address: SocketAddr,
+    pub(super) ca: CertificateDer<'static>,
+}
+
+/// One kept connection.
+pub(super) enum Connection {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>),
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) text: String,
+}
+
+impl Caller {
+    async fn tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.clone()).expect("a CA");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        let stream = TcpStream::connect(self.address).await.expect("a connection");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connector = TlsConnector::from(Arc::new(config));
+        connector.connect(name, stream).await.expect("a handshake")
+    }
+
+    pub(super) async fn http1(&self) -> Connection {
+        let stream = TokioIo::new(self.tls(b"http/1.1").await);
+        let (sender, connection) = http1::handshake(stream).await.expect("HTTP/1.1");
+        tokio::spawn(connection);
+        Connection::Http1(sender)
+    }
+
+    pub(super) async fn http2(&self) -> Connection {
+        let stream = TokioIo::new(self.tls(b"h2").await);
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream)
+            .await
+            .expect("HTTP/2");
+        tokio::spawn(connection);
+        Connection::Http2(sender)
+    }
+
+    /// One call on a connection of its own.
+    pub(super) async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
+        self.http1().await.call(Method::POST, path, body).await
+    }
+}
+
+impl Connection {
+    pub(super) async fn call(&mut self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://localhost{path}"))
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(body.into())
+            .expect("a request");
+        let response = match self {
+            Self::Http1(sender) => {
+                sender.ready().await.expect("a connection");
+                sender.send_request(request).await
+            }
+            Self::Http2(sender) => sender.send_request(request).await,
+        };
+        let response = response.expect("a response");
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        let text = String::from_utf8(body.to_vec()).expect("text");
+        Answer { status, text }
+    }
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> Value {
+        assert_eq!(self.status, 200, "{}", self.text);
+        serde_json::from_str(&self.text).expect("JSON")
+    }
+}

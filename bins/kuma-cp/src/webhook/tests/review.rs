@@ -1,0 +1,126 @@
+//! Reviews as the API server sends them, and answers as it reads them.
+
+use base64::Engine;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::caller::Answer;
+
+/// A Pod of a ReplicaSet, as it arrives: without a name.
+pub(super) fn pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "generateName": "web-5d9c7b8f6d-",
+            "labels": {"app": "web"},
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-5d9c7b8f6d", "uid": "rs-1",
+                "controller": true, "blockOwnerDeletion": true,
+            }],
+        },
+        "spec": {"containers": [{"name": "app", "image": "app:1"}], "inventedField": {"kept": true}},
+    })
+}
+
+/// The Pod with another label or annotation.
+pub(super) fn pod_with(map: &str, key: &str, value: &str) -> Value {
+    let mut pod = pod();
+    pod["metadata"][map][key] = value.into();
+    pod
+}
+
+/// A Pod that nothing controls.
+pub(super) fn bare(mut pod: Value) -> Value {
+    pod["metadata"]["ownerReferences"] = Value::Null;
+    pod
+}
+
+pub(super) fn review(uid: &str, namespace: &str, kind: &str, object: Value) -> Value {
+    json!({
+        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+        "request": {
+            "uid": uid,
+            "kind": {"group": "", "version": "v1", "kind": kind},
+            "resource": {"group": "", "version": "v1", "resource": "pods"},
+            "requestKind": {"group": "", "version": "v1", "kind": kind},
+            "requestResource": {"group": "", "version": "v1", "resource": "pods"},
+            "namespace": namespace,
+            "operation": "CREATE",
+            "userInfo": {"username": "system:serviceaccount:kube-system:replicaset-controller", "uid": "u",
+                "groups": ["system:serviceaccounts"]},
+            "object": object,
+            "oldObject": null,
+            "dryRun": false,
+            "options": {"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"},
+        },
+    })
+}
+
+/// `admission.k8s.io/v1`, as strictly as its definition reads.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AdmissionReview {
+    api_version: String,
+    kind: String,
+    response: AdmissionResponse,
+}
+
+/// Its answer.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct AdmissionResponse {
+    pub(super) uid: String,
+    pub(super) allowed: bool,
+    pub(super) status: Option<Status>,
+    patch: Option<String>,
+    patch_type: Option<String>,
+    #[serde(default)]
+    pub(super) warnings: Vec<String>,
+}
+
+/// What the API server reads of a `metav1.Status`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Status {
+    pub(super) code: u16,
+    pub(super) message: String,
+}
+
+impl AdmissionResponse {
+    /// Reads an answer and checks what the API server checks.
+    pub(super) fn read(answer: &Answer) -> Self {
+        let review: AdmissionReview = serde_json::from_value(answer.json()).expect("an AdmissionReview");
+        assert_eq!(review.api_version, "admission.k8s.io/v1");
+        assert_eq!(review.kind, "AdmissionReview");
+        let response = review.response;
+        assert_eq!(response.patch.is_some(), response.patch_type.is_some());
+        if !response.allowed {
+            assert!(response.patch.is_none(), "a refusal has no patch");
+            let status = response.status.as_ref().expect("a refusal has a status");
+            assert!(
+                (400..600).contains(&status.code) && !status.message.is_empty(),
+                "{status:?}"
+            );
+        }
+        response
+    }
+
+    /// The object after the patch.
+    pub(super) fn applied_to(&self, mut object: Value) -> Value {
+        if let Some(patch) = &self.patch {
+            assert_eq!(self.patch_type.as_deref(), Some("JSONPatch"));
+            let patch = base64::prelude::BASE64_STANDARD.decode(patch).expect("base64");
+            let patch: json_patch::Patch = serde_json::from_slice(&patch).expect("a JSON patch");
+            json_patch::patch(&mut object, &patch).expect("a patch that applies");
+        }
+        object
+    }
+
+    pub(super) fn refusal(&self) -> &str {
+        assert!(!self.allowed, "{self:?}");
+        self.status
+            .as_ref()
+            .map(|status| status.message.as_str())
+            .unwrap_or_default()
+    }
+}

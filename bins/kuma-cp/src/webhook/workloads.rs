@@ -1,0 +1,116 @@
+//! `/validate-workloads`: warns of a Deployment, StatefulSet, DaemonSet, Job or CronJob whose injection label is on
+//! itself, where injection does not look. Never refuses.
+
+use kermode_crds::annotation::SIDECAR_INJECTION;
+use serde_json::Value;
+
+use super::Webhooks;
+use super::review::{Request, Response};
+
+const WEBHOOK: &str = "workload";
+
+impl Webhooks {
+    pub(super) fn workload(&self, request: Request) -> Response {
+        let warning = misplaced_label(&request);
+        let response = Response::allow(request.uid);
+        let Some(warning) = warning else {
+            self.metrics.count(WEBHOOK, "allowed", "Valid");
+            return response;
+        };
+        self.metrics.count(WEBHOOK, "warned", "LabelNotOnTemplate");
+        response.with_warnings(vec![warning])
+    }
+}
+
+/// What to say of a workload that has the label where its template has nothing that decides.
+fn misplaced_label(request: &Request) -> Option<String> {
+    let path = match request.kind.kind.as_str() {
+        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",
+        "CronJob" => "/spec/jobTemplate/spec/template/metadata",
+        _ => return None,
+    };
+    let set = |metadata: &Value, map: &str| {
+        metadata
+            .get(map)
+            .is_some_and(|map| map.get(SIDECAR_INJECTION).is_some())
+    };
+    let template = request.object.pointer(path).unwrap_or(&Value::Null);
+    if !set(request.object.get("metadata")?, "labels")
+        || set(template, "labels")
+        || set(template, "annotations")
+    {
+        return None;
+    }
+    Some(format!(
+        "label {SIDECAR_INJECTION} on a {} has no effect: injection reads its Pods' labels; set it in {}.labels",
+        request.kind.kind,
+        path.trim_start_matches('/').replace('/', "."),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn warning(kind: &str, object: Value) -> Option<String> {
+        misplaced_label(&Request {
+            kind: super::super::review::Kind {
+                kind: kind.to_owned(),
+            },
+            object,
+            ..Request::default()
+        })
+    }
+
+    fn labelled(spec: Value) -> Value {
+        json!({"metadata": {"labels": {SIDECAR_INJECTION: "enabled"}}, "spec": spec})
+    }
+
+    fn template(metadata: Value) -> Value {
+        json!({"template": {"metadata": metadata}})
+    }
+
+    #[test]
+    fn a_label_on_the_workload_alone_is_told_with_the_place_for_it() {
+        for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
+            let text = warning(kind, labelled(template(json!({"labels": {"app": "a"}})))).expect(kind);
+            assert!(
+                text.contains(kind) && text.ends_with("set it in spec.template.metadata.labels"),
+                "{text}"
+            );
+        }
+        let text = warning(
+            "CronJob",
+            labelled(json!({"jobTemplate": {"spec": template(json!({}))}})),
+        );
+        assert!(
+            text.expect("a warning")
+                .ends_with("spec.jobTemplate.spec.template.metadata.labels")
+        );
+    }
+
+    #[test]
+    fn nothing_is_said_when_the_template_decides() {
+        for place in ["labels", "annotations"] {
+            let spec = template(json!({place: {SIDECAR_INJECTION: "disabled"}}));
+            assert_eq!(warning("Deployment", labelled(spec)), None);
+        }
+        assert_eq!(warning("Deployment", json!({"metadata": {}, "spec": {}})), None);
+    }
+
+    #[test]
+    fn shapes_and_kinds_that_nobody_expects_say_nothing_or_warn() {
+        assert_eq!(warning("Pod", labelled(json!({}))), None);
+        assert_eq!(warning("Deployment", Value::Null), None);
+        for spec in [
+            Value::Null,
+            json!(1),
+            json!({"template": []}),
+            template(json!("x")),
+        ] {
+            assert!(warning("Deployment", labelled(spec)).is_some());
+        }
+    }
+}
