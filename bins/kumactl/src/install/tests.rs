@@ -214,6 +214,21 @@ fn a_pod_webhook_that_fails_closed_leaves_the_system_namespace_alone() {
 }
 
 #[test]
+fn the_webhook_that_only_warns_can_stand_in_nobody_s_way() {
+    let webhooks = find(&objects(&[]), "ValidatingWebhookConfiguration")["webhooks"].clone();
+    let webhooks = webhooks.as_array().expect("webhooks");
+    let warner = webhooks
+        .iter()
+        .find(|webhook| webhook["name"] == "workloads.kuma-admission.kuma.io");
+    let warner = warner.expect("the warner");
+    assert_eq!(warner["failurePolicy"], "Ignore");
+    assert_eq!(warner["sideEffects"], "None");
+    assert!(warner["timeoutSeconds"].as_u64() <= Some(2));
+    let labelled = json!([{"key": "kuma.io/sidecar-injection", "operator": "Exists"}]);
+    assert_eq!(warner["objectSelector"], json!({"matchExpressions": labelled}));
+}
+
+#[test]
 fn the_certificate_in_the_webhooks_is_left_to_the_control_plane() {
     for object in objects(&[]) {
         assert!(!object.to_string().contains("caBundle"), "{object}");

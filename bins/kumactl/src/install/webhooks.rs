@@ -16,6 +16,7 @@ pub(super) const VALIDATING: &str = "kuma-validating-webhook-configuration";
 
 const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
+const WORKLOADS_PATH: &str = "/validate-workloads";
 
 /// The injector, three times: for labelled namespaces and labelled Pods it is a guarantee, for annotated Pods and for
 /// other spellings of the label's value it depends on the control plane being there.
@@ -49,8 +50,17 @@ fn injector(name: &str, policy: &str, settings: &Settings) -> Value {
     webhook(name, policy, INJECT_PATH, rules, settings)
 }
 
-/// The validator of our custom resources.
+/// The validator of our custom resources, and the one that warns of workloads.
 pub(super) fn validating(settings: &Settings) -> Value {
+    json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": cluster_wide(VALIDATING),
+        "webhooks": [resources(settings), workloads(settings)],
+    })
+}
+
+fn resources(settings: &Settings) -> Value {
     let rules = json!([
         rule(
             GROUP,
@@ -87,12 +97,32 @@ pub(super) fn validating(settings: &Settings) -> Value {
                 || request.userInfo.username.startsWith('system:serviceaccount:kube-system:'))",
         },
     ]);
-    json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingWebhookConfiguration",
-        "metadata": cluster_wide(VALIDATING),
-        "webhooks": [validator],
-    })
+    validator
+}
+
+/// Warns where the injection label is on a workload itself instead of on its template. It has nothing to refuse, so
+/// its absence or slowness may not be felt.
+fn workloads(settings: &Settings) -> Value {
+    let rules = json!([
+        rule(
+            "apps",
+            "v1",
+            &["daemonsets", "deployments", "statefulsets"],
+            &["CREATE", "UPDATE"]
+        ),
+        rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
+    ]);
+    let mut warner = webhook(
+        "workloads.kuma-admission.kuma.io",
+        "Ignore",
+        WORKLOADS_PATH,
+        rules,
+        settings,
+    );
+    let labelled = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
+    warner["objectSelector"] = json!({"matchExpressions": [labelled]});
+    warner["timeoutSeconds"] = 2.into();
+    warner
 }
 
 fn webhook(name: &str, policy: &str, path: &str, rules: Value, settings: &Settings) -> Value {
