@@ -2,7 +2,9 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
+use crate::validate::ValidateCommand;
 
 /// Command line tool of Kermode, a service mesh for Kubernetes.
 #[derive(Debug, Parser)]
@@ -16,9 +18,14 @@ pub(crate) struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Put sidecars into the Pods of manifests, as the control plane would, or explain what it would do.
+    Inject(InjectArgs),
     /// Print what has to be applied to a cluster.
     #[command(subcommand)]
     Install(Box<InstallCommand>),
+    /// Check a resource before it is applied.
+    #[command(subcommand)]
+    Validate(ValidateCommand),
     /// Print the version.
     Version,
 }

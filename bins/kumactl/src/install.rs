@@ -15,7 +15,8 @@ mod workload;
 mod tests;
 
 use anyhow::Result;
-use clap::Subcommand;
+use clap::{Parser, Subcommand};
+use serde_json::Value;
 
 use crate::{output, yaml};
 
@@ -38,6 +39,22 @@ pub(crate) fn run(command: InstallCommand) -> Result<()> {
     match command {
         InstallCommand::ControlPlane(args) => output::result(&control_plane(args)?),
     }
+}
+
+/// The objects that `kumactl install control-plane` with these flags prints, in their order.
+///
+/// # Errors
+/// For flags that the command refuses.
+pub fn control_plane_objects(flags: &[&str]) -> Result<Vec<Value>> {
+    let args = Alone::try_parse_from(["control-plane"].iter().chain(flags))?.args;
+    manifests::all(&Settings::try_from(args)?)
+}
+
+/// The flags without the commands before them.
+#[derive(Parser)]
+struct Alone {
+    #[command(flatten)]
+    args: ControlPlaneArgs,
 }
 
 fn control_plane(args: ControlPlaneArgs) -> Result<String> {

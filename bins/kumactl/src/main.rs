@@ -1,28 +1,7 @@
-//! `kumactl`: what an operator asks of Kermode from a terminal. This file only parses, dispatches and reports;
-//! one module a subcommand does the work.
-
-mod cli;
-mod install;
-mod output;
-mod version;
-mod yaml;
+//! The program `kumactl`; all of it is in the library beside it, where tests of other crates reach it.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use cli::{Cli, Command};
-
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Install(command) => install::run(*command),
-        Command::Version => version::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            output::error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    kumactl::main()
 }

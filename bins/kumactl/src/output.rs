@@ -13,6 +13,15 @@ pub(crate) fn result(text: &str) -> Result<()> {
     }
 }
 
+/// Says something on the standard error that does not stop the command.
+#[allow(
+    clippy::print_stderr,
+    reason = "this is the one place where the tool reports to people"
+)]
+pub(crate) fn notice(kind: &str, text: &str) {
+    eprintln!("{kind}: {text}");
+}
+
 /// Says on the standard error why the command failed, causes included.
 #[allow(
     clippy::print_stderr,

@@ -1,0 +1,44 @@
+//! Explanations as text.
+
+use kermode_inject::Outcome;
+
+use super::manifests::Workload;
+
+/// All of them, in the order of the manifests.
+pub(crate) fn text(workloads: &[Workload]) -> String {
+    if workloads.is_empty() {
+        return "No object is or makes a Pod.\n".to_owned();
+    }
+    let texts: Vec<String> = workloads.iter().map(of).collect();
+    texts.join("\n")
+}
+
+fn of(workload: &Workload) -> String {
+    let mut lines = vec![format!("{}: {}", workload.name, verdict(workload))];
+    let mut line = |topic: &str, text: &str| lines.push(format!("  {topic}: {text}"));
+    for text in &workload.assumptions {
+        line("assumed", text);
+    }
+    for step in &workload.explanation.steps {
+        line(step.topic.as_str(), &step.text);
+    }
+    for warning in workload.warnings() {
+        line("warning", warning);
+    }
+    if let Err(refusal) = &workload.explanation.result {
+        line("refused", &refusal.to_string());
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// The outcome with its machine-readable reason.
+fn verdict(workload: &Workload) -> String {
+    match &workload.explanation.result {
+        Ok(Outcome::Injected(injection)) => {
+            format!("injected ({}), mesh {}", injection.reason, injection.mesh)
+        }
+        Ok(Outcome::Skipped(reason)) => format!("left alone ({reason})"),
+        Err(refusal) => format!("refused ({})", refusal.reason()),
+    }
+}

@@ -1,0 +1,262 @@
+//! Manifests in, manifests and explanations out.
+
+use serde_json::{Value, json};
+
+use super::config::{self, Config, SettingsArgs};
+use super::manifests::{Injector, Manifests};
+use super::world::World;
+use super::{InjectArgs, explanation};
+use crate::documents;
+
+const CLUSTER: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: shop
+  labels: {kuma.io/sidecar-injection: enabled}
+";
+
+const POD: &str = "    metadata:
+      labels: {app: web}
+    spec:
+      terminationGracePeriodSeconds: 60
+      containers:
+      - {name: web, image: \"web:1\", unknownField: {kept: true}}
+";
+
+fn loaded(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("config.yaml");
+    std::fs::write(&path, file).expect("written");
+    let args = ["--file=-", "--config"].map(str::to_owned);
+    let path = path.display().to_string();
+    let version = version.map(|version| format!("--kubernetes-version={version}"));
+    let flags = args.into_iter().chain([path]).chain(version);
+    config::load(&parsed(flags).settings)
+}
+
+fn parsed(flags: impl Iterator<Item = String>) -> InjectArgs {
+    #[derive(clap::Parser)]
+    struct Alone {
+        #[command(flatten)]
+        args: InjectArgs,
+    }
+    let line = ["inject".to_owned()].into_iter().chain(flags);
+    <Alone as clap::Parser>::parse_from(line).args
+}
+
+fn inject(manifests: &str, cluster: &str) -> Manifests {
+    let config = loaded("", Some("1.28")).expect("settings");
+    let documents = documents::parse(manifests).expect("YAML");
+    let mut objects = documents::objects(&documents);
+    objects.extend(documents::objects(&documents::parse(cluster).expect("YAML")));
+    let world = World::new(&objects, config.system_namespace()).expect("objects");
+    let injector = Injector {
+        config: &config,
+        world: &world,
+        ca_pem: "CA",
+        namespace: "shop",
+    };
+    injector.inject(documents).expect("manifests")
+}
+
+fn workload(kind: &str, version: &str, before: &str, pod: &str) -> String {
+    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{before}  template:\n{pod}")
+}
+
+fn containers(pod: &Value) -> Vec<&str> {
+    let containers = pod["spec"]["containers"].as_array().expect("containers");
+    let names = containers.iter().map(|container| container["name"].as_str());
+    names.map(|name| name.expect("a name")).collect()
+}
+
+#[test]
+fn every_kind_of_workload_is_injected_in_its_template() {
+    for (kind, version) in [
+        ("Deployment", "apps/v1"),
+        ("StatefulSet", "apps/v1"),
+        ("DaemonSet", "apps/v1"),
+        ("ReplicaSet", "apps/v1"),
+        ("Job", "batch/v1"),
+    ] {
+        let injected = inject(&workload(kind, version, "", POD), CLUSTER);
+        let object = &documents::parse(&injected.text).expect("YAML")[0].value;
+        let template = &object["spec"]["template"];
+        assert_eq!(containers(template), ["kuma-sidecar", "web"], "{kind}");
+        assert_eq!(
+            template["spec"]["containers"][1]["unknownField"],
+            json!({"kept": true})
+        );
+        assert_eq!(template["metadata"]["generateName"], Value::Null);
+        assert_eq!(object["metadata"], json!({"name": "web"}));
+        assert_eq!(injected.workloads[0].name, format!("{kind} shop/web"));
+    }
+    let template = "  jobTemplate:\n    spec:\n      template:\n";
+    let pod: Vec<String> = POD.lines().map(|line| format!("    {line}")).collect();
+    let pod = pod.join("\n");
+    let cron =
+        format!("apiVersion: batch/v1\nkind: CronJob\nmetadata: {{name: web}}\nspec:\n{template}{pod}");
+    let injected = inject(&cron, CLUSTER);
+    let object = &documents::parse(&injected.text).expect("YAML")[0].value;
+    let template = &object["spec"]["jobTemplate"]["spec"]["template"];
+    assert_eq!(containers(template), ["kuma-sidecar", "web"]);
+}
+
+#[test]
+fn everything_else_is_passed_through_as_it_is_written_and_in_its_place() {
+    let service =
+        "# The service, \"quoted\" as its author likes it\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
+    let opted_out = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {kuma.io/sidecar-injection: 'false'}}\n\
+        spec: {containers: [{name: a}]}\n";
+    let deployment = workload("Deployment", "apps/v1", "", POD);
+    let text = inject(&format!("{service}---\n{deployment}---\n{opted_out}"), CLUSTER).text;
+    let (start, end) = (format!("---\n{service}---\n"), format!("---\n{opted_out}"));
+    assert!(text.starts_with(&start) && text.ends_with(&end), "{text}");
+    assert!(text.contains("kuma-sidecar"), "{text}");
+}
+
+#[test]
+fn members_of_lists_are_injected_whatever_the_list() {
+    let pods = json!({"apiVersion": "v1", "kind": "PodList", "items": [
+        {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}},
+        {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
+    ]});
+    let injected = inject(&pods.to_string(), CLUSTER);
+    assert!(injected.is_refused(), "the second one is no Pod");
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "X"}, {
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]},
+    }]});
+    let injected = inject(&list.to_string(), CLUSTER);
+    let list = &documents::parse(&injected.text).expect("YAML")[0].value;
+    assert_eq!(list["items"][0], json!({"kind": "X"}));
+    assert_eq!(containers(&list["items"][1]), ["kuma-sidecar", "a"]);
+}
+
+#[test]
+fn what_was_injected_is_left_alone_the_next_time() {
+    let once = inject(&workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
+    let twice = inject(&once, CLUSTER);
+    assert_eq!(twice.text, once);
+    assert!(explanation::text(&twice.workloads).contains("left alone (AlreadyInjected)"));
+}
+
+#[test]
+fn an_explanation_tells_each_step_and_what_each_operation_changes() {
+    let pod = POD.replace(
+        "labels:",
+        "annotations: {kuma.io/container-patches: p, kuma.io/sidecar-drain-time: 58s}\n      labels:",
+    );
+    let patch = "---\napiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: p, namespace: kong-mesh-system}\n\
+        spec: {sidecarPatch: [{op: replace, path: /resources/limits/cpu, value: '\"2\"'}]}\n";
+    let manifests = format!("{}{patch}", workload("Deployment", "apps/v1", "", &pod));
+    let text = explanation::text(&inject(&manifests, CLUSTER).workloads);
+    for line in [
+        "Deployment shop/web: injected (NamespaceLabel), mesh default",
+        "  assumed: no Mesh is among the objects: default is taken to exist",
+        "  injection: label kuma.io/sidecar-injection of Pod shop/web-* is absent",
+        "  injection: label kuma.io/sidecar-injection of Namespace shop is enabled: injected",
+        "  mesh: neither Pod nor Namespace has kuma.io/mesh: default",
+        "  sidecar mode: the API server does not support native sidecars",
+        "  container patches: ContainerPatch \"p\", sidecarPatch[0] (replace /resources/limits/cpu): \
+           /resources/limits/cpu was \"1000m\", is \"2\"",
+        "  drain time: 5 s of the grace period are left for stopping, so it is cut to 55s",
+        "  warning: drain time 58s does not fit into the grace period of 1m0s and was cut to 55s: raise \
+           spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line}\nis missing in\n{text}"
+        );
+    }
+}
+
+#[test]
+fn the_drain_time_fits_the_grace_period_that_the_api_server_fills_in() {
+    let pod = POD.replace("      terminationGracePeriodSeconds: 60\n", "");
+    let text = inject(&workload("Deployment", "apps/v1", "", &pod), CLUSTER).text;
+    let drain_time = "- name: KUMA_DATAPLANE_DRAIN_TIME\n          value: 25s\n";
+    assert!(text.contains(drain_time), "{text}");
+    assert!(!text.contains("terminationGracePeriodSeconds"), "{text}");
+}
+
+#[test]
+fn a_request_beside_the_template_is_told() {
+    let deployment = workload("Deployment", "apps/v1", "", POD).replace(
+        "metadata: {name: web}",
+        "metadata: {name: web, labels: {kuma.io/sidecar-injection: enabled}}",
+    );
+    let injected = inject(&deployment, "");
+    assert!(!injected.workloads[0].is_injected());
+    let text = explanation::text(&injected.workloads);
+    assert!(
+        text.contains("put it into spec.template.metadata.labels"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_mesh_counts_only_if_it_is_there_once_any_is_given() {
+    let mesh = |name: &str| {
+        format!("{CLUSTER}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
+    };
+    let deployment = workload("Deployment", "apps/v1", "", POD);
+    assert!(!inject(&deployment, &mesh("default")).is_refused());
+    let refused = inject(&deployment, &mesh("other"));
+    assert!(refused.is_refused());
+    let text = explanation::text(&refused.workloads);
+    assert!(
+        text.starts_with("Deployment shop/web: refused (MeshNotFound)"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_configuration_that_we_install_is_understood() {
+    let objects = crate::control_plane_objects(&[
+        "--zone=a",
+        "--set=runtime.kubernetes.injector.containerPatches=[x]",
+        "--set=runtime.kubernetes.admissionServer.port=5444",
+        "--set=defaults.skipMeshCreation=true",
+    ]);
+    let objects = objects.expect("manifests");
+    let map = objects.iter().find(|object| object["kind"] == "ConfigMap");
+    let file = map.expect("a ConfigMap")["data"]["config.yaml"]
+        .as_str()
+        .expect("text");
+    let config = loaded(file, None).expect("understood");
+    assert_eq!(config.settings().container_patches, ["x"]);
+    assert!(config.settings().native_sidecars_supported);
+    assert_eq!(
+        config.control_plane_url(),
+        "https://kuma-control-plane.kong-mesh-system:5678"
+    );
+}
+
+#[test]
+fn all_mistakes_of_a_configuration_are_told_at_once() {
+    let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
+    let text = loaded(file, None).expect_err("refused").to_string();
+    for part in [
+        "unknown key runtime.kubernetes.injector.sidecarMood",
+        "runtime.kubernetes.injector.virtualProbesPort",
+        "unknown key stor",
+    ] {
+        assert!(text.contains(part), "{part} is missing in {text}");
+    }
+    assert!(loaded("", Some("new")).is_err());
+    let empty_image = "runtime: {kubernetes: {injector: {initContainer: {image: ''}}}}";
+    let text = loaded(empty_image, None).expect_err("refused").to_string();
+    assert!(text.contains("initContainer.image"), "{text}");
+}
+
+#[test]
+fn settings_are_those_of_the_control_plane_unless_the_file_says_otherwise() {
+    let args = SettingsArgs::default();
+    let config = config::load(&args).expect("defaults");
+    let expected = kermode_inject::Settings {
+        native_sidecars_supported: true,
+        ..kermode_inject::Settings::default()
+    };
+    assert_eq!(config.settings(), &expected);
+}

@@ -1,0 +1,217 @@
+//! `kumactl validate containerpatch`: the checks that the webhook makes when a ContainerPatch is applied and, with a
+//! Pod, those that it makes at injection.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use kermode_crds::annotation::{CONTAINER_PATCHES, SIDECAR_INJECTION};
+use kermode_inject::workload::pod_pointer;
+use kermode_inject::{Context, Explanation, Namespace, Outcome, Rendered, explain, validate_container_patch};
+use serde_json::{Value, json};
+
+use super::diff;
+use crate::inject::config::{self, Config, SettingsArgs};
+use crate::inject::world::World;
+use crate::{documents, output, yaml};
+
+/// Exit code for ContainerPatches that cannot be used.
+const INVALID: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  the ContainerPatches can be used
+  1  a file cannot be read or means nothing
+  2  wrong flags
+  3  a ContainerPatch would be refused, by itself or with the Pod";
+
+/// The flags.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct ContainerPatchArgs {
+    /// ContainerPatches as YAML or JSON; - is the standard input. Several are applied in their order.
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+
+    /// A Pod, or something that makes Pods: its sidecar and init container are rendered without and with the
+    /// ContainerPatches, and the difference is shown.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    pub(super) text: String,
+    pub(super) valid: bool,
+}
+
+// === impl Report ===
+
+impl Report {
+    fn line(&mut self, line: &str) {
+        self.text.push_str(line);
+        self.text.push('\n');
+    }
+}
+
+/// Checks.
+pub(crate) fn run(args: &ContainerPatchArgs) -> Result<ExitCode> {
+    let config = config::load(&args.settings)?;
+    let objects = documents::objects(&documents::read(&args.file)?);
+    let pod = args.against.as_deref().map(first_pod).transpose()?;
+    let report = report(&objects, pod.as_ref(), &config).with_context(|| args.file.display().to_string())?;
+    output::result(&report.text)?;
+    Ok(if report.valid {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(INVALID)
+    })
+}
+
+fn first_pod(file: &Path) -> Result<Value> {
+    let objects = documents::objects(&documents::read(file)?);
+    let mut pods = objects
+        .iter()
+        .filter_map(|object| object.pointer(pod_pointer(object)?));
+    let pod = pods.next().cloned();
+    pod.with_context(|| format!("{} has no Pod, nor anything that makes Pods", file.display()))
+}
+
+pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
+    let patches: Vec<Value> = objects
+        .iter()
+        .filter(|object| object["kind"] == "ContainerPatch")
+        .map(|patch| placed(patch, config.system_namespace()))
+        .collect();
+    ensure!(!patches.is_empty(), "there is no ContainerPatch in it");
+    let mut report = Report {
+        valid: true,
+        ..Report::default()
+    };
+    for patch in &patches {
+        check(patch, config, &mut report);
+    }
+    if let (Some(pod), true) = (pod, report.valid) {
+        try_on(pod, &patches, config, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// What names no namespace is taken to be meant for the control plane's.
+fn placed(patch: &Value, system_namespace: &str) -> Value {
+    let mut patch = patch.clone();
+    if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata
+            .entry("namespace")
+            .or_insert_with(|| system_namespace.into());
+    }
+    patch
+}
+
+fn name(patch: &Value) -> &str {
+    patch["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+fn check(patch: &Value, config: &Config, report: &mut Report) {
+    let problems = validate_container_patch(patch, config.system_namespace())
+        .err()
+        .unwrap_or_default();
+    report.valid &= problems.is_empty();
+    let verdict = if problems.is_empty() { "valid" } else { "invalid" };
+    report.line(&format!("ContainerPatch {}: {verdict}", name(patch)));
+    for problem in problems {
+        report.line(&format!("  {problem}"));
+    }
+}
+
+fn try_on(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
+    let names: Vec<&str> = patches.iter().map(name).collect();
+    let world = World::new(patches, config.system_namespace())?;
+    let explanation = injected(&asking(pod, &names), &world, config);
+    for rendered in &explanation.containers {
+        report.text.push_str(&shown(rendered, &names)?);
+    }
+    match &explanation.result {
+        Ok(Outcome::Injected(injection)) => {
+            for warning in &injection.warnings {
+                report.line(&format!("warning: {warning}"));
+            }
+        }
+        Ok(Outcome::Skipped(reason)) => {
+            report.valid = false;
+            report.line(&format!(
+                "the Pod would not be injected ({reason}): try another one"
+            ));
+        }
+        Err(refusal) => {
+            report.valid = false;
+            report.line(&format!("refused: {refusal}"));
+        }
+    }
+    Ok(())
+}
+
+/// The Pod as one that wants a sidecar with these ContainerPatches and no others.
+fn asking(pod: &Value, names: &[&str]) -> Value {
+    let mut pod = pod.clone();
+    if pod["metadata"].is_null() {
+        pod["metadata"] = json!({});
+    }
+    let wishes = [
+        ("labels", SIDECAR_INJECTION, "enabled".to_owned()),
+        ("annotations", CONTAINER_PATCHES, names.join(",")),
+    ];
+    for (map, key, value) in wishes {
+        if let Some(metadata) = pod["metadata"].as_object_mut() {
+            let texts = metadata.entry(map).or_insert(Value::Null);
+            if texts.is_null() {
+                *texts = json!({});
+            }
+            if let Some(texts) = texts.as_object_mut() {
+                texts.insert(key.to_owned(), value.into());
+            }
+        }
+    }
+    pod
+}
+
+fn injected(pod: &Value, world: &World, config: &Config) -> Explanation {
+    let nothing = BTreeMap::new();
+    let url = config.control_plane_url();
+    let context = Context {
+        namespace: Namespace {
+            name: pod["metadata"]["namespace"].as_str().unwrap_or("default"),
+            labels: &nothing,
+            annotations: &nothing,
+        },
+        control_plane_url: &url,
+        control_plane_ca_pem: "",
+        // Which one it is makes no difference to ContainerPatches.
+        mesh_exists: &|_| true,
+        container_patch: &|name| world.container_patch(name),
+    };
+    explain(pod, config.settings(), &context)
+}
+
+fn shown(rendered: &Rendered, names: &[&str]) -> Result<String> {
+    let (before, after) = (
+        yaml::document(&rendered.before)?,
+        yaml::document(&rendered.after)?,
+    );
+    let hunks = diff::unified(&before, &after);
+    let name = &rendered.name;
+    if hunks.is_empty() {
+        return Ok(format!("{name}: unchanged\n"));
+    }
+    let names = names.join(", ");
+    Ok(format!("--- {name}\n+++ {name} with {names}\n{hunks}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! ContainerPatches by themselves and on a Pod.
+
+use serde_json::{Value, json};
+
+use super::{Report, report};
+use crate::inject::config::{self, SettingsArgs};
+
+fn mk_patch(spec: Value) -> Value {
+    json!({
+        "apiVersion": "kuma.io/v1alpha1",
+        "kind": "ContainerPatch",
+        "metadata": {"name": "p"},
+        "spec": spec,
+    })
+}
+
+fn mk_pod() -> Value {
+    json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}})
+}
+
+fn checked(patches: &[Value], pod: Option<&Value>) -> Report {
+    let config = config::load(&SettingsArgs::default()).expect("defaults");
+    report(patches, pod, &config).expect("a report")
+}
+
+#[test]
+fn what_could_never_apply_is_told_with_its_place() {
+    let patch = mk_patch(json!({"sidecarPatch": [{"op": "add", "path": "/image", "value": "bare"}]}));
+    let report = checked(&[patch], Some(&mk_pod()));
+    assert!(!report.valid);
+    let expected = "ContainerPatch p: invalid\n  spec.sidecarPatch[0] (add /image): value is not valid JSON";
+    assert!(report.text.starts_with(expected), "{}", report.text);
+}
+
+#[test]
+fn another_namespace_is_refused_none_is_the_control_planes() {
+    let mut patch = mk_patch(json!({}));
+    assert!(checked(std::slice::from_ref(&patch), None).valid);
+    patch["metadata"]["namespace"] = "shop".into();
+    let report = checked(&[patch], None);
+    assert!(
+        report.text.contains("can only be placed in kong-mesh-system"),
+        "{}",
+        report.text
+    );
+}
+
+#[test]
+fn the_difference_of_both_containers_is_shown() {
+    let patch = mk_patch(json!({
+        "sidecarPatch": [{"op": "add", "path": "/securityContext/privileged", "value": "true"}],
+        "initPatch": [{"op": "remove", "path": "/args"}],
+    }));
+    let report = checked(&[patch], Some(&mk_pod()));
+    assert!(report.valid, "{}", report.text);
+    for line in [
+        "--- kuma-sidecar",
+        "+++ kuma-sidecar with p",
+        "+  privileged: true",
+        "+++ kuma-init with p",
+        "-- --redirect-inbound=true",
+    ] {
+        assert!(
+            report.text.lines().any(|found| found == line),
+            "{line}\nis missing in\n{}",
+            report.text
+        );
+    }
+    let same = checked(&[mk_patch(json!({}))], Some(&mk_pod()));
+    assert!(same.text.ends_with("unchanged\n"), "{}", same.text);
+}
+
+#[test]
+fn what_only_the_pod_shows_to_be_wrong_is_refused() {
+    let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
+    assert!(checked(std::slice::from_ref(&patch), None).valid);
+    let report = checked(&[patch], Some(&mk_pod()));
+    assert!(!report.valid);
+    assert!(
+        report.text.contains("refused: could not apply patches [\"p\"]"),
+        "{}",
+        report.text
+    );
+}
+
+#[test]
+fn a_file_without_any_is_a_mistake() {
+    let config = config::load(&SettingsArgs::default()).expect("defaults");
+    assert!(report(&[mk_pod()], None, &config).is_err());
+}

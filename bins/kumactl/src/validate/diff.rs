@@ -1,0 +1,151 @@
+//! What differs between two texts, line by line, as `diff -u` shows it.
+
+/// Lines shown around a change.
+const AROUND: usize = 3;
+/// Most cells of the table; beyond it everything between the first and the last change counts as replaced.
+const MOST_CELLS: usize = 4_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line<'a> {
+    Same(&'a str),
+    Gone(&'a str),
+    New(&'a str),
+}
+
+/// The changes with the lines around them; empty when the texts are equal.
+pub(super) fn unified(before: &str, after: &str) -> String {
+    let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
+    let lines = compared(&before, &after);
+    hunks(&lines)
+        .into_iter()
+        .map(|(from, to)| hunk(&lines, from, to))
+        .collect()
+}
+
+fn compared<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
+    let alike = |(left, right): &(&&str, &&str)| left == right;
+    let start = before.iter().zip(after).take_while(alike).count();
+    let (middle_before, middle_after) = (&before[start..], &after[start..]);
+    let end = middle_before
+        .iter()
+        .rev()
+        .zip(middle_after.iter().rev())
+        .take_while(alike)
+        .count();
+    let middle_before = &middle_before[..middle_before.len() - end];
+    let middle_after = &middle_after[..middle_after.len() - end];
+    let same = |lines: &[&'a str]| lines.iter().map(|line| Line::Same(line)).collect::<Vec<_>>();
+    let mut lines = same(&before[..start]);
+    lines.extend(between(middle_before, middle_after));
+    lines.extend(same(&before[before.len() - end..]));
+    lines
+}
+
+/// By a longest common subsequence.
+fn between<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
+    let width = after.len() + 1;
+    if before.len().saturating_mul(width) > MOST_CELLS {
+        let gone = before.iter().map(|line| Line::Gone(line));
+        return gone.chain(after.iter().map(|line| Line::New(line))).collect();
+    }
+    // Length of the longest one of what is left, from each pair of places on.
+    let mut longest = vec![0_u32; (before.len() + 1) * width];
+    for left in (0..before.len()).rev() {
+        for right in (0..after.len()).rev() {
+            longest[left * width + right] = if before[left] == after[right] {
+                longest[(left + 1) * width + right + 1] + 1
+            } else {
+                longest[(left + 1) * width + right].max(longest[left * width + right + 1])
+            };
+        }
+    }
+    let (mut left, mut right, mut lines) = (0, 0, Vec::new());
+    while left < before.len() || right < after.len() {
+        let both = left < before.len() && right < after.len();
+        if both && before[left] == after[right] {
+            lines.push(Line::Same(before[left]));
+            (left, right) = (left + 1, right + 1);
+        } else if right == after.len()
+            || (both && longest[(left + 1) * width + right] >= longest[left * width + right + 1])
+        {
+            lines.push(Line::Gone(before[left]));
+            left += 1;
+        } else {
+            lines.push(Line::New(after[right]));
+            right += 1;
+        }
+    }
+    lines
+}
+
+/// Stretches of lines to show, from and to.
+fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
+    let mut hunks: Vec<(usize, usize)> = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        if matches!(line, Line::Same(_)) {
+            continue;
+        }
+        let (from, to) = (
+            index.saturating_sub(AROUND),
+            (index + 1 + AROUND).min(lines.len()),
+        );
+        match hunks.last_mut() {
+            Some(last) if last.1 >= from => last.1 = to,
+            _ => hunks.push((from, to)),
+        }
+    }
+    hunks
+}
+
+fn hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
+    let count =
+        |lines: &[Line<'_>], unless: fn(&Line<'_>) -> bool| lines.iter().filter(|line| !unless(line)).count();
+    let is_new = |line: &Line<'_>| matches!(line, Line::New(_));
+    let is_gone = |line: &Line<'_>| matches!(line, Line::Gone(_));
+    let (earlier, shown) = (&lines[..from], &lines[from..to]);
+    let mut text = format!(
+        "@@ -{},{} +{},{} @@\n",
+        count(earlier, is_new) + 1,
+        count(shown, is_new),
+        count(earlier, is_gone) + 1,
+        count(shown, is_gone),
+    );
+    for line in shown {
+        let (sign, line) = match line {
+            Line::Same(line) => (' ', line),
+            Line::Gone(line) => ('-', line),
+            Line::New(line) => ('+', line),
+        };
+        text.push(sign);
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_are_shown_with_what_is_around_them() {
+        let before = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\n";
+        let after = "a\nb\nc\nd\nE\nf\ng\nh\ni\nj\nk\nl\nm\n";
+        assert_eq!(
+            unified(before, after),
+            "@@ -2,7 +2,7 @@\n b\n c\n d\n-e\n+E\n f\n g\n h\n@@ -10,3 +10,4 @@\n j\n k\n l\n+m\n"
+        );
+        assert_eq!(unified(before, before), "");
+        assert_eq!(unified("", "a\n"), "@@ -1,0 +1,1 @@\n+a\n");
+    }
+
+    #[test]
+    fn texts_beyond_all_measure_are_replaced_as_a_whole() {
+        let many = |letter: &str| {
+            let lines: Vec<String> = (0..3_000).map(|index| format!("{letter}{index}")).collect();
+            lines.join("\n")
+        };
+        let shown = unified(&many("a"), &many("b"));
+        assert_eq!(shown.lines().count(), 6_001);
+    }
+}

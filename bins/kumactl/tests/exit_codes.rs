@@ -1,0 +1,76 @@
+//! What a script sees of the program: exit code, standard output, standard error.
+
+#![allow(clippy::expect_used, reason = "in a test, this is how it fails")]
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {kuma.io/sidecar-injection: enabled}}\n\
+    spec: {containers: [{name: a}]}\n";
+
+fn kumactl(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kumactl"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut stdin = child.stdin.take().expect("piped");
+    // It may have ended without reading.
+    let _ = stdin.write_all(input.as_bytes());
+    drop(stdin);
+    child.wait_with_output().expect("it ends")
+}
+
+fn seen(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let output = kumactl(arguments, input);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn an_injected_pod_is_printed_with_code_0() {
+    let (code, out, err) = seen(&["inject", "-f", "-"], POD);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("kuma-sidecar"), "{out}");
+    assert!(err.contains("--ca-cert"), "{err}");
+}
+
+#[test]
+fn a_refused_pod_gives_code_3_and_no_manifests() {
+    let refused = POD.replace("enabled", "perhaps");
+    let both = format!("{POD}---\n{refused}");
+    let (code, out, err) = seen(&["inject", "-f", "-"], &both);
+    assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
+    assert!(err.contains("Refused: Pod default/a: annotation"), "{err}");
+    let (code, out, _) = seen(&["inject", "-f", "-", "--explain"], &both);
+    assert_eq!(code, Some(3));
+    assert!(out.contains("refused (WrongValue)"), "{out}");
+}
+
+#[test]
+fn what_does_not_read_gives_code_1_and_wrong_flags_code_2() {
+    assert_eq!(seen(&["inject", "-f", "-"], "a: [").0, Some(1));
+    assert_eq!(seen(&["inject", "-f", "/nothing/there"], "").0, Some(1));
+    assert_eq!(seen(&["inject"], "").0, Some(2));
+    assert_eq!(
+        seen(&["validate", "containerpatch", "-f", "-"], "a: 1").0,
+        Some(1)
+    );
+}
+
+#[test]
+fn an_invalid_container_patch_gives_code_3() {
+    let patch = |value: &str| {
+        format!(
+            "apiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {{name: p}}\n\
+             spec: {{sidecarPatch: [{{op: add, path: /tty, value: '{value}'}}]}}\n"
+        )
+    };
+    let check = ["validate", "containerpatch", "-f", "-"];
+    assert_eq!(seen(&check, &patch("true")).0, Some(0));
+    let (code, out, _) = seen(&check, &patch("100m"));
+    assert_eq!(code, Some(3));
+    assert!(out.contains("value is not valid JSON"), "{out}");
+}
