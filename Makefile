@@ -60,7 +60,7 @@ test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
 	@$(ENVOY) python3 tests/run.py unit tools
 
 test-netns: ## the transparent proxy in real network namespaces (root)
-	@cargo test --package kermode-netfilter --test netns
+	@cargo test --package kermode-netfilter --package kuma-init --test netns
 
 test-conformance: ## the shared conformance corpus, where it is there
 	@python3 tests/run.py conformance

@@ -83,6 +83,10 @@ pub(crate) struct Cli {
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) verbose: bool,
 
+    /// Change nothing, check that somebody else (the CNI plugin) has set the redirect up, and fail unless it works
+    #[arg(long, conflicts_with = "dry_run", default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
+    pub(crate) validate_only: bool,
+
     /// Print the rules and change nothing
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) dry_run: bool,

@@ -1,9 +1,11 @@
 //! Sets up transparent proxying in a pod: arguments → settings → rules in the kernel → a check that they work.
 //!
-//! Runs as the init container `kuma-init` before anything else of the pod, as user 0 with `NET_ADMIN`.
+//! Runs as the init container `kuma-init` before anything else of the pod, as user 0 with `NET_ADMIN`; or, where the
+//! CNI plugin makes the rules, as `kuma-validation` with the check alone, as a user without any privilege.
 
 mod cli;
 mod settings;
+mod validation;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
+    if cli.validate_only {
+        let config = settings::read(cli).context("cannot check the transparent proxy")?;
+        return say(validation::validate(&config, CHECK_DEADLINE)?);
+    }
     let config = settings::read(cli).context("failed to setup transparent proxy")?;
     if cli.dry_run {
         let rules = RuleSet::new(&config, IpFamilies::detect(&config));

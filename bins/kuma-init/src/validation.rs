@@ -1,0 +1,35 @@
+//! `--validate-only`: whether the traffic of this pod is redirected, by rules that somebody else has made.
+//!
+//! What cannot be checked counts as not redirected: a pod that starts past the mesh is worse than one that does not
+//! start.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use kermode_netfilter::{CheckError, Checked, IpFamilies, TrafficConfig, check_redirect};
+
+const REMEDY: &str =
+    "check that the CNI plugin kuma-cni runs on this node, then delete the pod so that it is set up anew";
+
+/// Says that it is, or fails with a sentence that names the remedy.
+pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<String> {
+    let families = IpFamilies::detect(config);
+    match check_redirect(config, families, deadline) {
+        Ok(Checked::Redirected(targets)) => {
+            let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
+            Ok(format!(
+                "Transparent proxy validated: connections to {} reach port {}.",
+                targets.join(" and "),
+                config.outbound.port
+            ))
+        }
+        Ok(Checked::Untried(reason)) => {
+            bail!("cannot check that traffic of this pod is redirected to the proxy: {reason}; {REMEDY}")
+        }
+        Err(CheckError::NotRedirected { target, port, source }) => bail!(
+            "traffic of this pod is not redirected to the proxy: a connection to {target} did not reach port {port} \
+             ({source}); {REMEDY}"
+        ),
+        Err(error @ CheckError::Listen { .. }) => Err(error.into()),
+    }
+}

@@ -1,0 +1,144 @@
+//! The program in real network namespaces, as the init containers `kuma-init` and `kuma-validation` run it.
+//!
+//! Needs root (`make test-netns`). Every namespace is anonymous, so nothing of it outlives its test.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, this is how it fails"
+)]
+
+#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[path = "../../../crates/kermode-netfilter/tests/netns/lab/namespace.rs"]
+mod namespace;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use namespace::Namespace;
+
+const ROOT: u32 = 0;
+/// The user that `kuma-validation` runs as.
+const NOBODY: u32 = 65534;
+const ARGUMENTS: [&str; 4] = [
+    "--redirect-outbound-port=15001",
+    "--redirect-inbound=true",
+    "--kuma-dp-uid=5678",
+    "--redirect-all-dns-traffic",
+];
+
+/// A pod with addresses and routes of both families, before anything runs in it.
+fn pod() -> Namespace {
+    let pod = Namespace::new();
+    for command in [
+        "link add eth0 type veth peer name eth1",
+        "link set eth0 up",
+        "link set eth1 up",
+        "addr add 10.1.1.2/24 dev eth0",
+        "route add default via 10.1.1.1",
+        "addr add fd01::2/64 dev eth0 nodad",
+        "-6 route add default via fd01::1",
+    ] {
+        pod.ip(command);
+    }
+    pod
+}
+
+/// A copy where every user may run it, as in an image; the original may be below a directory of root's own.
+fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
+    let path = directory.path().join("kuma-init");
+    fs::copy(env!("CARGO_BIN_EXE_kuma-init"), &path).expect("copied");
+    for path in [directory.path(), &path] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permitted");
+    }
+    path
+}
+
+/// Whether it succeeds in that namespace, and what it says.
+fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = program(&directory);
+    let output = pod.run(|| {
+        Command::new(program)
+            .args(ARGUMENTS)
+            .args(arguments)
+            .uid(uid)
+            .gid(uid)
+            .output()
+            .expect("it starts")
+    });
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[test]
+fn a_redirect_that_works_is_validated_by_a_user_without_privileges() {
+    let pod = pod();
+    let (done, text) = run(&pod, ROOT, &[]);
+    assert!(done, "{text}");
+    let before = pod.command("nft", &["-s", "list", "ruleset"], "");
+    let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
+    assert!(valid, "{text}");
+    assert!(
+        text.contains("192.0.2.1 and 2001:db8::1 reach port 15001"),
+        "both families: {text}"
+    );
+    let after = pod.command("nft", &["-s", "list", "ruleset"], "");
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_pod_without_redirect_is_failed_with_a_sentence() {
+    let pod = pod();
+    let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
+    assert!(!valid, "{text}");
+    assert!(
+        text.starts_with("kuma-init: traffic of this pod is not redirected to the proxy")
+            && text.contains("kuma-cni"),
+        "{text}"
+    );
+    assert_eq!(text.lines().count(), 1, "{text}");
+    assert_eq!(
+        pod.command("nft", &["list", "ruleset"], ""),
+        "",
+        "nothing is changed"
+    );
+}
+
+#[test]
+fn rules_for_another_port_are_no_redirect_to_the_proxy() {
+    let pod = pod();
+    let (done, text) = run(&pod, ROOT, &[]);
+    assert!(done, "{text}");
+    let directory = tempfile::tempdir().expect("a directory");
+    let program = program(&directory);
+    let output = pod.run(|| {
+        Command::new(program)
+            .args([
+                "--validate-only",
+                "--kuma-dp-uid=5678",
+                "--redirect-outbound-port=15002",
+            ])
+            .uid(NOBODY)
+            .output()
+            .expect("it starts")
+    });
+    assert!(!output.status.success());
+}
+
+#[test]
+fn what_cannot_be_checked_is_failed_too() {
+    let isolated = Namespace::new();
+    let (valid, text) = run(&isolated, NOBODY, &["--validate-only"]);
+    assert!(
+        !valid && text.contains("cannot check") && text.contains("route"),
+        "{text}"
+    );
+    let (valid, text) = run(&pod(), 5678, &["--validate-only"]);
+    assert!(!valid && text.contains("UID 5678"), "{text}");
+}
