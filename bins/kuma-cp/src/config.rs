@@ -232,6 +232,11 @@ impl Config {
         }
     }
 
+    /// Whether this replica is a Pod behind the Service, rather than a process on somebody's machine.
+    pub(crate) fn runs_in_pod(&self) -> bool {
+        !self.instance.is_empty()
+    }
+
     /// The URL that proxies are told.
     pub(crate) fn control_plane_url(&self) -> String {
         if self.dp_server.url.is_empty() {

@@ -5,6 +5,7 @@ mod listeners;
 mod plane;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context;
 use kermode_k8s::controller::lease::Candidate;
@@ -31,16 +32,21 @@ const MAX_ADMISSION_CONNECTIONS: usize = 512;
 /// Connections of proxies, one each.
 const MAX_PROXY_CONNECTIONS: usize = 20_000;
 
+/// How long a replica that has to go still serves: until every node has learnt that the Service no longer leads here.
+/// An admission refused meanwhile would be a Pod refused.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Runs the control plane.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("signal handlers cannot be installed")?;
     let (trigger, shutdown) = shutdown::channel();
+    let readiness = Readiness::default();
     let mut components = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "stopped while starting");
             return Ok(());
         }
-        started = start(&config, &shutdown) => started?,
+        started = start(&config, &readiness, &shutdown) => started?,
     };
     let ended = tokio::select! {
         signal = signals.next() => {
@@ -49,17 +55,23 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         }
         Some(ended) = components.join_next() => describe_end(ended),
     };
-    trigger.shut_down();
+    let finish = async {
+        if config.runs_in_pod() && ended.is_ok() {
+            let _unready = readiness.expect("shutdown");
+            tokio::time::sleep(LINGER).await;
+        }
+        trigger.shut_down();
+        while components.join_next().await.is_some() {}
+    };
     tokio::select! {
         _ = signals.next() => tracing::warn!("ended by a second signal"),
-        () = async { while components.join_next().await.is_some() {} } => {}
+        () = finish => {}
     }
     ended
 }
 
-async fn start(config: &Config, shutdown: &Shutdown) -> anyhow::Result<Components> {
+async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> anyhow::Result<Components> {
     let listeners = Listeners::bind(config).await?;
-    let readiness = Readiness::default();
     let registry = Arc::new(Mutex::new(Registry::with_prefix("kuma_cp")));
     let mut components = Components::new();
     let serving = diagnostics::serve(
