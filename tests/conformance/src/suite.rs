@@ -47,10 +47,12 @@ pub fn registered() -> Vec<Box<dyn Suite>> {
         Box::new(crate::crds::Crds),
         Box::new(crate::init_arguments::InitArguments),
         Box::new(crate::injector::Injector),
+        Box::new(crate::install::Install),
         Box::new(crate::page_examples::Decision),
         Box::new(crate::pod_lifecycle::PodLifecycle),
         Box::new(crate::pod_to_dataplane::Examples),
         Box::new(crate::pod_to_dataplane::PodToDataplane),
+        Box::new(crate::webhook_match::WebhookMatch),
     ]
 }
 

@@ -1,0 +1,90 @@
+//! Suite `install`: what `kumactl install control-plane` prints.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Map, Value};
+
+use crate::corpus::Case;
+use crate::suite::{Outcome, Suite};
+
+/// Runner of the suite.
+pub(crate) struct Install;
+
+impl Suite for Install {
+    fn name(&self) -> &'static str {
+        "install"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["manifest", "manifest-fragment"]
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        let expected = case.file("expected")?;
+        let objects = printed(case)?;
+        let (expected, actual) = match case.kind() {
+            "manifest" => {
+                let actual = same_object(&objects, &expected)?;
+                (comparable(&expected), comparable(actual))
+            }
+            _ => (expected, environment(&objects)?),
+        };
+        Ok(Outcome::Compared { expected, actual })
+    }
+}
+
+/// The corpus was made in Kuma's namespace, which is not our default.
+fn printed(case: &Case<'_>) -> Result<Vec<Value>> {
+    let mut flags = vec!["--namespace=kuma-system".to_owned()];
+    if !case.at("/inputs/args").is_null() {
+        flags.extend(case.decode::<Vec<String>>("/inputs/args")?);
+    }
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    kumactl::control_plane_objects(&flags)
+}
+
+fn same_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> {
+    let same = |object: &&Value| {
+        object["kind"] == expected["kind"] && object["metadata"]["name"] == expected["metadata"]["name"]
+    };
+    let found = objects.iter().find(same);
+    found.with_context(|| format!("no {} {}", expected["kind"], expected["metadata"]["name"]))
+}
+
+/// Variables of the control plane's container.
+fn environment(objects: &[Value]) -> Result<Value> {
+    let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
+    let env = deployment.and_then(|object| object.pointer("/spec/template/spec/containers/0/env"));
+    match env {
+        Some(env) => Ok(env.clone()),
+        None => bail!("there is no Deployment with an environment"),
+    }
+}
+
+/// Without what the corpus calls incidental, and without what the API server fills in where it is left out.
+fn comparable(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata.remove("namespace");
+        if let Some(labels) = metadata.get_mut("labels").and_then(Value::as_object_mut) {
+            labels.retain(|key, _| !key.starts_with("app.kubernetes.io/"));
+        }
+    }
+    for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
+        drop_default(webhook, "timeoutSeconds", &10.into());
+        if let Some(config) = webhook.get_mut("clientConfig") {
+            config.as_object_mut().map(|config| config.remove("caBundle"));
+            if let Some(service) = config.get_mut("service") {
+                drop_default(service, "port", &443.into());
+            }
+        }
+    }
+    object
+}
+
+fn drop_default(object: &mut Value, key: &str, default: &Value) {
+    if object.get(key) == Some(default) {
+        object
+            .as_object_mut()
+            .map(|members: &mut Map<_, _>| members.remove(key));
+    }
+}

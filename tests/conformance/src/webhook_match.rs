@@ -1,0 +1,114 @@
+//! Suite `page-examples`, the part on the registration of the webhooks: which of them the API server asks about a Pod.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::corpus::Case;
+use crate::suite::{Outcome, Suite};
+
+/// Runner of these cases.
+pub(crate) struct WebhookMatch;
+
+impl Suite for WebhookMatch {
+    fn name(&self) -> &'static str {
+        "page-examples"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["webhook-match"]
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        let objects = kumactl::control_plane_objects(&[])?;
+        let registration = objects
+            .iter()
+            .find(|object| object["kind"] == "MutatingWebhookConfiguration")
+            .context("no webhook is registered")?;
+        let namespace = with_name_label(case.at("/inputs/namespace"));
+        let pod_labels = &case.at("/inputs/pod")["metadata"]["labels"];
+        let asked: Vec<&Value> = registration["webhooks"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|webhook| {
+                creates_pods(webhook)
+                    && selects(&webhook["namespaceSelector"], &namespace)
+                    && selects(&webhook["objectSelector"], pod_labels)
+            })
+            .collect();
+        let names: Vec<&Value> = asked.iter().map(|webhook| &webhook["name"]).collect();
+        let guaranteed = asked.iter().any(|webhook| webhook["failurePolicy"] == "Fail");
+        Ok(Outcome::Compared {
+            expected: case.at("/expected").clone(),
+            actual: json!({"webhooks": names, "guaranteed": guaranteed}),
+        })
+    }
+}
+
+/// Every namespace has a label with its name.
+fn with_name_label(namespace: &Value) -> Value {
+    let mut labels = namespace["metadata"]["labels"].clone();
+    if !labels.is_object() {
+        labels = json!({});
+    }
+    labels["kubernetes.io/metadata.name"] = namespace["metadata"]["name"].clone();
+    labels
+}
+
+fn creates_pods(webhook: &Value) -> bool {
+    let has = |list: &Value, word: &str| list.as_array().is_some_and(|list| list.contains(&word.into()));
+    let mut rules = webhook["rules"].as_array().into_iter().flatten();
+    rules.any(|rule| has(&rule["operations"], "CREATE") && has(&rule["resources"], "pods"))
+}
+
+/// A label selector as the API server reads it; an absent one selects everything.
+fn selects(selector: &Value, labels: &Value) -> bool {
+    let wanted = selector["matchLabels"].as_object().into_iter().flatten();
+    let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
+    wanted
+        .into_iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+        && expressions.all(|expression| fits(expression, labels))
+}
+
+fn fits(expression: &Value, labels: &Value) -> bool {
+    let label = labels.get(expression["key"].as_str().unwrap_or_default());
+    let listed = || {
+        let values = expression["values"].as_array();
+        label.is_some_and(|label| values.is_some_and(|values| values.contains(label)))
+    };
+    match expression["operator"].as_str() {
+        Some("In") => listed(),
+        Some("NotIn") => !listed(),
+        Some("Exists") => label.is_some(),
+        Some("DoesNotExist") => label.is_none(),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_operator_can_select_and_refuse() {
+        let labels = json!({"a": "1"});
+        for (operator, key, selected) in [
+            ("In", "a", true),
+            ("In", "b", false),
+            ("NotIn", "a", false),
+            ("NotIn", "b", true),
+            ("Exists", "a", true),
+            ("Exists", "b", false),
+            ("DoesNotExist", "a", false),
+            ("DoesNotExist", "b", true),
+            ("Unheard", "a", false),
+        ] {
+            let expression = json!({"key": key, "operator": operator, "values": ["1"]});
+            let selector = json!({"matchExpressions": [expression]});
+            assert_eq!(selects(&selector, &labels), selected, "{operator} {key}");
+        }
+        assert!(selects(&Value::Null, &labels));
+        assert!(!selects(&json!({"matchLabels": {"a": "2"}}), &labels));
+    }
+}
