@@ -6,6 +6,7 @@
 mod cases;
 mod config;
 mod harness;
+mod pods;
 mod world;
 
 use std::io::Write;

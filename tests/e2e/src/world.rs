@@ -15,8 +15,9 @@ use tokio::sync::OnceCell;
 
 use crate::config::Config;
 use crate::harness::cluster::Cluster;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{Progress, until, when};
 use crate::harness::{demo, host};
+use crate::pods::{is_ready, trial};
 
 /// Namespace of the control plane.
 pub(crate) const SYSTEM: &str = "kong-mesh-system";
@@ -124,7 +125,8 @@ impl World {
         let outcome = self.installed.get_or_init(|| async {
             let install = async {
                 self.cluster.kubectl.apply(&self.manifests(&[]).await?).await?;
-                self.rolled_out(SYSTEM, CONTROL_PLANE).await
+                self.rolled_out(SYSTEM, CONTROL_PLANE).await?;
+                self.admits().await
             };
             install.await.map_err(|error: anyhow::Error| format!("{error:#}"))
         });
@@ -148,6 +150,19 @@ impl World {
             .await
             .clone()
             .map_err(|error| anyhow!("the application was not deployed: {error}"))
+    }
+
+    /// Waits until the API server reaches the webhooks: a Service leads to a pod some time after the pod is ready.
+    pub(crate) async fn admits(&self) -> Result<()> {
+        until(
+            "a Pod to be admitted",
+            Duration::from_secs(15),
+            async || match trial(self).await {
+                Ok(()) => Ok(Progress::Done(())),
+                Err(error) => Ok(Progress::NotYet(format!("{error:#}"))),
+            },
+        )
+        .await
     }
 
     /// Waits until the control plane has made the Mesh `default`: a sign that it works.
@@ -262,22 +277,4 @@ impl World {
         let pod = self.pod(APP, "client").await?;
         demo::counters(&self.cluster.kubectl, APP, &pod).await
     }
-}
-
-/// Whether a pod is ready and stays.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    let ready = conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True");
-    ready && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// A pod's IP address.
-pub(crate) fn ip(pod: &Pod) -> Result<&str> {
-    let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    ip.with_context(|| format!("pod {} has no address", pod.name_any()))
 }

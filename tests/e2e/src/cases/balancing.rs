@@ -9,7 +9,8 @@ use kube::ResourceExt;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
-use crate::world::{APP, SERVER, World, ip};
+use crate::pods::ip;
+use crate::world::{APP, SERVER, World};
 
 pub(super) async fn the_client_s_sidecar_spreads_requests_over_all_replicas(world: &World) -> Result<Note> {
     world.deployed().await?;

@@ -10,9 +10,9 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 
-use super::injection::trial;
 use crate::harness::runner::Note;
-use crate::harness::wait::{Progress, until, when};
+use crate::harness::wait::{until, when};
+use crate::pods::trial;
 use crate::world::{CONTROL_PLANE, SYSTEM, World};
 
 const REGISTRATION: &str = "kuma-admission-mutating-webhook-configuration";
@@ -93,11 +93,7 @@ pub(super) async fn a_new_authority_is_made_and_trusted_when_its_secret_is_gone(
         after.iter().all(|bundle| bundle.as_ref() == certificate),
         "the caBundle is not the Secret's ca.crt"
     );
-    until("an injected Pod", SOON, async || match trial(world).await {
-        Ok(()) => Ok(Progress::Done(())),
-        Err(error) => Ok(Progress::NotYet(format!("{error:#}"))),
-    })
-    .await?;
+    world.admits().await?;
     Ok(String::new())
 }
 

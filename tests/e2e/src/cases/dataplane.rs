@@ -8,11 +8,11 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
-use super::injection::pod;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
-use crate::world::{APP, OUTSIDE, SERVER, World, ip, is_ready};
+use crate::pods::{ip, is_ready, pod};
+use crate::world::{APP, OUTSIDE, SERVER, World};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Port of a Dataplane whose pod no Service selects.

@@ -11,7 +11,8 @@ use crate::harness::envoy::Envoy;
 use crate::harness::packet::Segment;
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
-use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World, ip};
+use crate::pods::ip;
+use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World};
 
 const SOON: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
@@ -70,8 +71,12 @@ pub(super) async fn no_plain_text_crosses_between_pods(world: &World) -> Result<
     let seen = observe(world).await?;
     ensure!(
         seen.plain.is_empty(),
-        "a request in the mesh was readable: {:?}",
-        seen.plain.first()
+        "a request in the mesh was readable: {}",
+        seen.plain
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("; ")
     );
     ensure!(
         seen.encrypted > 0,

@@ -1,15 +1,14 @@
 //! Injection: who gets a sidecar, and that nothing else about the pod changes.
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt;
-use kube::api::PostParams;
 use serde_json::{Value, json};
 
 use crate::harness::runner::Note;
+use crate::pods::{SIDECAR, containers};
 use crate::world::{APP, OUTSIDE, World};
 
-const SIDECAR: &str = "kuma-sidecar";
 const INIT: &str = "kuma-init";
 /// The port on which the sidecar answers HTTP probes for the application.
 const VIRTUAL_PROBES: i64 = 9000;
@@ -158,45 +157,6 @@ fn rewritten(mut probe: Value, container: &Value) -> Value {
         http["port"] = VIRTUAL_PROBES.into();
     }
     probe
-}
-
-fn containers(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
-    let spec = pod.spec.iter();
-    let init = spec
-        .clone()
-        .flat_map(|spec| spec.init_containers.iter().flatten());
-    (
-        init.map(|container| container.name.as_str()).collect(),
-        spec.flat_map(|spec| &spec.containers)
-            .map(|container| container.name.as_str())
-            .collect(),
-    )
-}
-
-/// A Pod of the demo program, as people write one.
-pub(super) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
-    Ok(serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
-        "spec": {"containers": [
-            {"name": "client", "image": world.cluster.image("kermode-demo")?, "args": args}]},
-    }))?)
-}
-
-/// Asks the API server to admit a labelled Pod, without making it, and sees that it gets a sidecar: the webhook was
-/// called, and its certificate trusted.
-pub(super) async fn trial(world: &World) -> Result<()> {
-    let mut pod = pod(world, "default", "e2e-trial", &["server"])?;
-    pod.labels_mut()
-        .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
-    let parameters = PostParams {
-        dry_run: true,
-        ..PostParams::default()
-    };
-    let admitted = world.pods("default").create(&parameters, &pod).await?;
-    let (init, containers) = containers(&admitted);
-    let injected = init.iter().chain(&containers).any(|name| *name == SIDECAR);
-    ensure!(injected, "a trial Pod got no sidecar: {init:?} {containers:?}");
-    Ok(())
 }
 
 #[cfg(test)]

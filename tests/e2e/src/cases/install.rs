@@ -1,7 +1,5 @@
 //! `kumactl install control-plane | kubectl apply -f -`.
 
-use std::collections::BTreeMap;
-
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Namespace, Service};
@@ -196,35 +194,22 @@ pub(super) async fn webhooks_fail_closed_for_what_is_labelled_and_open_for_the_r
         .get("kuma-admission-mutating-webhook-configuration")
         .await?;
     let webhooks = registration.webhooks.unwrap_or_default();
-    let policies: BTreeMap<&str, &str> = webhooks
-        .iter()
-        .map(|webhook| {
-            (
-                webhook.name.as_str(),
-                webhook.failure_policy.as_deref().unwrap_or_default(),
-            )
-        })
-        .collect();
-    let expected = BTreeMap::from([
+    for (name, policy) in [
         ("namespace-kuma-injector.kuma.io", "Fail"),
         ("pods-kuma-injector.kuma.io", "Fail"),
         ("kuma-injector.kuma.io", "Ignore"),
-    ]);
-    ensure!(
-        policies == expected,
-        "webhooks and their failure policies: {policies:?}"
-    );
-    for webhook in &webhooks {
+    ] {
+        let webhook = webhooks.iter().find(|webhook| webhook.name == name);
+        let webhook = webhook.with_context(|| format!("there is no webhook {name}"))?;
+        let found = webhook.failure_policy.as_deref().unwrap_or_default();
+        ensure!(found == policy, "failure policy of {name}: {found}");
         let service = webhook
             .client_config
             .service
             .as_ref()
             .context("a webhook without a Service")?;
-        ensure!(
-            service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE,
-            "{} is at {service:?}",
-            webhook.name
-        );
+        let right = service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE;
+        ensure!(right, "{name} is at {service:?}");
     }
     Ok(String::new())
 }

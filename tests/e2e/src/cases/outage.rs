@@ -6,10 +6,10 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
-use super::injection::{pod, trial};
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, until, when};
-use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World, is_ready};
+use crate::pods::{is_ready, pod, trial};
+use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
 
 const SOON: Duration = Duration::from_secs(45);
 

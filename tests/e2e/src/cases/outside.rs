@@ -70,6 +70,7 @@ fn start(world: &World, host: &str, webhooks: u16) -> Result<Child> {
 }
 
 async fn serves(world: &World) -> Result<()> {
+    world.admits().await?;
     world.mesh_is_made().await?;
     world.strict().await?;
     world.deploy().await?;

@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
-use super::injection::pod;
 use crate::harness::runner::Note;
+use crate::pods::pod;
 use crate::world::{APP, World};
 
 pub(super) async fn a_wrong_injection_label_is_refused_with_key_and_value(world: &World) -> Result<Note> {

@@ -12,7 +12,8 @@ use crate::harness::demo::Counters;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
-use crate::world::{APP, SERVER, World, ip};
+use crate::pods::ip;
+use crate::world::{APP, SERVER, World};
 
 /// From a pod being ready, or on its way out, to the client's Envoy and requests having followed.
 const SOON: Duration = Duration::from_secs(30);

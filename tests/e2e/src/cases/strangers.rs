@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::world::{APP, OUTSIDE, SERVER_URL, World, ip};
+use crate::pods::ip;
+use crate::world::{APP, OUTSIDE, SERVER_URL, World};
 
 /// What a stranger sends past HTTP: any answer would be the application's.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";

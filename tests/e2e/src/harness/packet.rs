@@ -3,6 +3,7 @@
 //! The file is what tcpdump writes of the pseudo device `any` (pcap, Linux cooked capture v1 or v2).
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html>, <https://www.tcpdump.org/linktypes.html>
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -34,6 +35,17 @@ impl Segment {
         self.payload
             .windows(text.len())
             .any(|window| window == text.as_bytes())
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(&self.payload);
+        write!(
+            formatter,
+            "{} to {}: {:.200?}",
+            self.source, self.destination, text
+        )
     }
 }
 
