@@ -77,6 +77,7 @@ impl Defaults {
                 ..ObjectMeta::default()
             },
             spec: MeshSpec::default(),
+            status: None,
         };
         created(api.create(&PostParams::default(), &mesh).await)
     }

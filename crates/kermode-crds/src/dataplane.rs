@@ -1,5 +1,7 @@
 //! Dataplane: one proxy, as `kubectl get dataplanes <pod>` shows it.
 
+mod status;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,6 +11,9 @@ use kube::core::{ObjectMeta, TypeMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
+pub use status::{
+    ConfigurationStatus, DataplaneStatus, InboundsStatus, RejectionStatus, SidecarStatus, condition,
+};
 
 /// A proxy of the mesh; shares name and namespace with its Pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +30,9 @@ pub struct Dataplane {
     /// What it serves and how it is reached.
     #[serde(default)]
     pub spec: DataplaneSpec,
+    /// What became of it. Written through its own subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<DataplaneStatus>,
 }
 
 custom_resource!(Dataplane, "dataplanes", NamespaceResourceScope);

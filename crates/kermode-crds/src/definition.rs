@@ -1,4 +1,13 @@
 //! The CustomResourceDefinitions, as JSON ready to be applied.
+//!
+//! Structural: what we know is described and checked, so that `kubectl explain` tells something and a typing error is
+//! refused by the API server itself. Kuma has fields that we do not know; wherever its manifests may carry one, it is
+//! kept ([`open`]) rather than pruned.
+
+mod container_patch;
+mod dataplane;
+mod mesh;
+mod traffic_permission;
 
 use serde_json::{Value, json};
 
@@ -6,7 +15,12 @@ use crate::{GROUP, VERSION};
 
 /// All CustomResourceDefinitions, in the order they are installed.
 pub fn all() -> Vec<Value> {
-    vec![container_patch(), dataplane(), mesh(), mesh_traffic_permission()]
+    vec![
+        container_patch::container_patch(),
+        dataplane::dataplane(),
+        mesh::mesh(),
+        traffic_permission::mesh_traffic_permission(),
+    ]
 }
 
 /// Name of the CustomResourceDefinition of a plural.
@@ -14,12 +28,26 @@ pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
 
-fn definition(kind: &str, plural: &str, singular: &str, scope: &str, version: Value) -> Value {
+/// What a kind is called.
+struct Names {
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short: &'static [&'static str],
+}
+
+fn definition(names: Names, scope: &str, version: Value) -> Value {
     let mut version = version;
     version["name"] = VERSION.into();
     version["served"] = true.into();
     version["storage"] = true.into();
-    json!({
+    let Names {
+        kind,
+        plural,
+        singular,
+        short,
+    } = names;
+    let mut definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
         "metadata": {"name": name(plural)},
@@ -35,11 +63,81 @@ fn definition(kind: &str, plural: &str, singular: &str, scope: &str, version: Va
             "scope": scope,
             "versions": [version],
         },
-    })
+    });
+    if !short.is_empty() {
+        definition["spec"]["names"]["shortNames"] = json!(short);
+    }
+    definition
 }
 
 fn object(properties: Value) -> Value {
     json!({"type": "object", "properties": properties})
+}
+
+/// An object that may have members besides those described.
+fn open(properties: Value) -> Value {
+    let mut schema = object(properties);
+    schema["x-kubernetes-preserve-unknown-fields"] = true.into();
+    schema
+}
+
+fn described(mut schema: Value, description: &str) -> Value {
+    schema["description"] = description.into();
+    schema
+}
+
+fn required(mut schema: Value, members: &[&str]) -> Value {
+    schema["required"] = json!(members);
+    schema
+}
+
+/// A rule in CEL. Its message is what the user reads.
+fn rule(mut schema: Value, rule: &str, message: &str) -> Value {
+    let rules = &mut schema["x-kubernetes-validations"];
+    if rules.is_null() {
+        *rules = json!([]);
+    }
+    if let Some(rules) = rules.as_array_mut() {
+        rules.push(json!({"rule": rule, "message": message}));
+    }
+    schema
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": "string", "description": description})
+}
+
+/// A port number from `least`, which is 0 where that means none.
+fn port(least: u16, description: &str) -> Value {
+    json!({"type": "integer", "minimum": least, "maximum": u16::MAX, "description": description})
+}
+
+fn column(name: &str, kind: &str, path: &str) -> Value {
+    json!({"name": name, "type": kind, "jsonPath": path})
+}
+
+/// A column that only `kubectl get -o wide` shows.
+fn wide(mut column: Value) -> Value {
+    column["priority"] = 1.into();
+    column
+}
+
+/// Conditions as all of Kubernetes has them; each writer owns those of its own types.
+fn conditions() -> Value {
+    let condition = object(json!({
+        "type": text("What it is about."),
+        "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+        "reason": text("Why, in one word for programs."),
+        "message": text("Why, in a sentence for people."),
+        "lastTransitionTime": {"type": "string", "format": "date-time"},
+        "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+    }));
+    json!({
+        "type": "array",
+        "items": required(condition, &["type", "status", "reason", "message", "lastTransitionTime"]),
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+    })
 }
 
 fn root(mut properties: Value) -> Value {
@@ -49,101 +147,5 @@ fn root(mut properties: Value) -> Value {
     object(properties)
 }
 
-fn container_patch() -> Value {
-    let block = json!({
-        "type": "object",
-        "description": "One JSON patch operation (RFC 6902); add creates missing parents.",
-        "properties": {
-            "op": {"type": "string", "enum": ["add", "remove", "replace", "move", "copy"]},
-            "path": {"type": "string", "description": "JSON pointer to what changes."},
-            "from": {"type": "string", "description": "JSON pointer to the source of move and copy."},
-            "value": {"type": "string", "description": "Text that is itself a JSON document."},
-        },
-        "required": ["op", "path"],
-    });
-    let list = |description: &str| json!({"type": "array", "description": description, "items": block});
-    let spec = object(json!({
-        "sidecarPatch": list("Operations on kuma-sidecar, in order."),
-        "initPatch": list("Operations on kuma-init, in order."),
-    }));
-    let schema = root(json!({"mesh": {"type": "string"}, "spec": spec}));
-    let version = json!({"schema": {"openAPIV3Schema": schema}});
-    definition(
-        "ContainerPatch",
-        "containerpatches",
-        "containerpatch",
-        "Namespaced",
-        version,
-    )
-}
-
-fn dataplane() -> Value {
-    let free_form = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
-    let schema = root(json!({
-        "mesh": {"type": "string", "description": "The mesh the proxy belongs to."},
-        "spec": free_form,
-    }));
-    let columns = json!([
-        {"name": "Mesh", "type": "string", "jsonPath": ".mesh"},
-        {"name": "Services", "type": "string",
-         "jsonPath": ".spec.networking.inbound[*].tags['kuma\\.io/service']"},
-        {"name": "Ready", "type": "string", "jsonPath": ".spec.networking.inbound[*].health.ready"},
-        {"name": "Address", "type": "string", "jsonPath": ".spec.networking.address"},
-        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    ]);
-    let version = json!({"schema": {"openAPIV3Schema": schema}, "additionalPrinterColumns": columns});
-    definition("Dataplane", "dataplanes", "dataplane", "Namespaced", version)
-}
-
-fn mesh() -> Value {
-    let schema = root(json!({"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}));
-    let columns = json!([
-        {"name": "mTLS", "type": "string", "jsonPath": ".spec.mtls.enabledBackend"},
-        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    ]);
-    let version = json!({"schema": {"openAPIV3Schema": schema}, "additionalPrinterColumns": columns});
-    definition("Mesh", "meshes", "mesh", "Cluster", version)
-}
-
-fn mesh_traffic_permission() -> Value {
-    let target = |kinds: Value| {
-        json!({
-            "type": "object",
-            "properties": {
-                "kind": {"type": "string", "enum": kinds},
-                "name": {"type": "string"},
-                "mesh": {"type": "string"},
-                "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-            },
-        })
-    };
-    let kinds = json!([
-        "Mesh",
-        "MeshSubset",
-        "MeshService",
-        "MeshServiceSubset",
-        "MeshGatewayRoute"
-    ]);
-    let from = json!({
-        "type": "array",
-        "items": {
-            "type": "object",
-            "properties": {
-                "targetRef": target(kinds.clone()),
-                "default": object(json!({
-                    "action": {"type": "string", "enum": ["Allow", "Deny", "AllowWithShadowDeny"]},
-                })),
-            },
-            "required": ["targetRef"],
-        },
-    });
-    let schema = root(json!({"spec": object(json!({"targetRef": target(kinds), "from": from}))}));
-    let version = json!({"schema": {"openAPIV3Schema": schema}});
-    definition(
-        "MeshTrafficPermission",
-        "meshtrafficpermissions",
-        "meshtrafficpermission",
-        "Namespaced",
-        version,
-    )
-}
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,13 @@ mod traffic_permission;
 
 pub use container_patch::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 pub use dataplane::{
-    Admin, Dataplane, DataplaneSpec, GatewaySpec, Health, InboundSpec, MetricsSpec, Networking,
-    ProbeEndpoint, ProbesSpec, TransparentProxyingSpec,
+    Admin, ConfigurationStatus, Dataplane, DataplaneSpec, DataplaneStatus, GatewaySpec, Health, InboundSpec,
+    InboundsStatus, MetricsSpec, Networking, ProbeEndpoint, ProbesSpec, RejectionStatus, SidecarStatus,
+    TransparentProxyingSpec, condition,
 };
 pub use mesh::{
-    Backend, DpCert, InvalidMesh, Mesh, MeshNetworking, MeshOutbound, MeshSpec, MtlsSpec, Rotation,
+    Backend, DpCert, InvalidMesh, Mesh, MeshNetworking, MeshOutbound, MeshSpec, MeshStatus, MtlsSpec,
+    Rotation,
 };
 pub use traffic_permission::{
     FromSpec, InvalidPermission, MeshTrafficPermission, MeshTrafficPermissionSpec, PermissionConf, TargetRef,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::ClusterResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kermode_model as model;
 use kube::core::{ObjectMeta, TypeMeta};
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,9 @@ pub struct Mesh {
     /// Its settings. Fields that Kermode does not know are kept by the API server and ignored here.
     #[serde(default)]
     pub spec: MeshSpec,
+    /// What became of it. Written through its own subresource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<MeshStatus>,
 }
 
 custom_resource!(Mesh, "meshes", ClusterResourceScope);
@@ -95,6 +99,23 @@ pub struct MeshOutbound {
     /// Whether traffic to addresses outside the mesh is let through; `true` unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passthrough: Option<bool>,
+}
+
+/// What became of a [`Mesh`], in the words of the leading control plane.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MeshStatus {
+    /// What inbounds accept: `STRICT`, `PERMISSIVE` or `Disabled`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtls: Option<String>,
+    /// How many Dataplanes belong to it.
+    #[serde(default)]
+    pub dataplanes: usize,
+    /// How many values of `kuma.io/service` they have.
+    #[serde(default)]
+    pub services: usize,
+    /// `Accepted`: whether the resource is in force as it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
 }
 
 /// Why a Mesh resource cannot be used.

@@ -26,7 +26,7 @@ use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
 use self::facts::{NamespaceFacts, Phase, PodFacts, ServiceFacts, Workload};
-pub use self::object::{dataplane_object, owner_of};
+pub use self::object::{LABELS, dataplane_object, owner_of};
 pub use self::select::{selecting, selects};
 pub use self::warning::ConvertWarning;
 pub use self::workload::top_workload;

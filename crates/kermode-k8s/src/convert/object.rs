@@ -1,8 +1,15 @@
 //! The Dataplane as the custom resource that is written back.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use kermode_crds as crds;
-use kermode_model::{Dataplane, ObjectKey};
+use kermode_crds::{self as crds, annotation};
+use kermode_model::{Dataplane, ObjectKey, tag};
+
+/// The labels that are ours on a Dataplane: what people select it by.
+pub const LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
+/// The longest value of a label that the API server takes.
+const MAX_LABEL_VALUE: usize = 63;
 
 /// The resource of a Dataplane, owned by its Pod, so that it goes when the Pod goes.
 pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane {
@@ -11,11 +18,13 @@ pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane
         metadata: ObjectMeta {
             name: Some(dataplane.key.name.to_string()),
             namespace: Some(dataplane.key.namespace.to_string()),
+            labels: Some(labels(dataplane)),
             owner_references: Some(vec![owner_of(&dataplane.key, pod_uid)]),
             ..ObjectMeta::default()
         },
         mesh: dataplane.mesh.to_string(),
         spec: dataplane.into(),
+        status: None,
     }
 }
 
@@ -28,5 +37,112 @@ pub fn owner_of(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
         uid: pod_uid.to_owned(),
         controller: Some(true),
         block_owner_deletion: Some(true),
+    }
+}
+
+/// A label has one value: a Dataplane of several services has none of that key, and neither has one whose service
+/// cannot be a label's value.
+fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
+    let services = dataplane.services();
+    let service = match services.as_slice() {
+        [only] => Some(only.as_str()),
+        _ => None,
+    };
+    let inbounds = dataplane.inbounds.iter().map(|inbound| &inbound.tags);
+    let gateway = dataplane.gateway.iter().map(|gateway| &gateway.tags);
+    let zone = inbounds
+        .chain(gateway)
+        .find_map(|tags| tags.get(tag::ZONE))
+        .map(AsRef::as_ref);
+    let values = [Some(dataplane.mesh.as_str()), service, zone];
+    LABELS
+        .iter()
+        .zip(values)
+        .filter_map(|(key, value)| {
+            Some((
+                (*key).to_owned(),
+                value.filter(|value| is_label_value(value))?.to_owned(),
+            ))
+        })
+        .collect()
+}
+
+fn is_label_value(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_LABEL_VALUE
+        && outer(bytes.first())
+        && outer(bytes.last())
+        && bytes.iter().copied().all(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use kermode_model::Inbound;
+
+    use super::*;
+
+    fn mk_dataplane(services: &[&str]) -> Dataplane {
+        let inbound = |service: &&str| Inbound {
+            port: 80,
+            tags: [
+                (tag::SERVICE.into(), (*service).into()),
+                (tag::ZONE.into(), "east".into()),
+            ]
+            .into(),
+            ready: None,
+        };
+        Dataplane {
+            key: ObjectKey::new("ns", "pod"),
+            mesh: "default".into(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            inbounds: services.iter().map(inbound).collect(),
+            gateway: None,
+            transparent_proxying: None,
+            admin_port: None,
+            probes: None,
+            metrics: None,
+        }
+    }
+
+    fn labels_of(services: &[&str]) -> Vec<(String, String)> {
+        labels(&mk_dataplane(services)).into_iter().collect()
+    }
+
+    fn pair(key: &str, value: &str) -> (String, String) {
+        (key.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn a_dataplane_of_one_service_is_labelled_with_it() {
+        assert_eq!(
+            labels_of(&["web_ns_svc_80", "web_ns_svc_80"]),
+            [
+                pair("kuma.io/mesh", "default"),
+                pair("kuma.io/service", "web_ns_svc_80"),
+                pair("kuma.io/zone", "east"),
+            ]
+        );
+    }
+
+    #[test]
+    fn one_of_several_services_or_of_a_long_name_is_not() {
+        let rest = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
+        assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), rest);
+        let long = format!("{}_ns_svc_80", "a".repeat(63));
+        assert_eq!(labels_of(&[&long]), rest);
+    }
+
+    #[test]
+    fn label_values_are_those_of_the_api() {
+        for good in ["a", "web_ns_svc_80", "0.a-b", &"x".repeat(63)] {
+            assert!(is_label_value(good), "{good}");
+        }
+        for bad in ["", "-a", "a_", "a/b", "a b", "ä", &"x".repeat(64)] {
+            assert!(!is_label_value(bad), "{bad}");
+        }
     }
 }

@@ -1,0 +1,33 @@
+//! CustomResourceDefinition of ContainerPatch.
+
+use serde_json::{Value, json};
+
+use super::{Names, definition, object, root};
+
+pub(super) fn container_patch() -> Value {
+    let block = json!({
+        "type": "object",
+        "description": "One JSON patch operation (RFC 6902); add creates missing parents.",
+        "properties": {
+            "op": {"type": "string", "enum": ["add", "remove", "replace", "move", "copy"]},
+            "path": {"type": "string", "description": "JSON pointer to what changes."},
+            "from": {"type": "string", "description": "JSON pointer to the source of move and copy."},
+            "value": {"type": "string", "description": "Text that is itself a JSON document."},
+        },
+        "required": ["op", "path"],
+    });
+    let list = |description: &str| json!({"type": "array", "description": description, "items": block});
+    let spec = object(json!({
+        "sidecarPatch": list("Operations on kuma-sidecar, in order."),
+        "initPatch": list("Operations on kuma-init, in order."),
+    }));
+    let schema = root(json!({"mesh": {"type": "string"}, "spec": spec}));
+    let version = json!({"schema": {"openAPIV3Schema": schema}});
+    let names = Names {
+        kind: "ContainerPatch",
+        plural: "containerpatches",
+        singular: "containerpatch",
+        short: &[],
+    };
+    definition(names, "Namespaced", version)
+}

@@ -1,0 +1,80 @@
+//! CustomResourceDefinition of Mesh.
+
+use serde_json::{Value, json};
+
+use super::{
+    Names, column, conditions, definition, described, object, open, required, root, rule, text, wide,
+};
+
+/// More than anybody rotates through; the API server bounds the cost of rules by it.
+const MAX_BACKENDS: u32 = 64;
+
+pub(super) fn mesh() -> Value {
+    let outbound = open(json!({
+        "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside the mesh is let through; true unless set."},
+    }));
+    let spec = open(json!({
+        "mtls": mtls(),
+        "networking": open(json!({"outbound": described(outbound, "Traffic that leaves the mesh.")})),
+    }));
+    let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
+    let status = object(json!({
+        "mtls": text("What inbounds accept: STRICT, PERMISSIVE or Disabled."),
+        "dataplanes": count("Dataplanes of the mesh."),
+        "services": count("Values of kuma.io/service among them."),
+        "conditions": conditions(),
+    }));
+    let schema = root(json!({
+        "spec": described(spec, "Settings of the mesh."),
+        "status": described(status, "What became of it; written by the control plane."),
+    }));
+    let columns = json!([
+        column("mTLS", "string", ".status.mtls"),
+        column("Backend", "string", ".spec.mtls.enabledBackend"),
+        column("Dataplanes", "integer", ".status.dataplanes"),
+        column("Services", "integer", ".status.services"),
+        column("Age", "date", ".metadata.creationTimestamp"),
+        wide(column(
+            "Passthrough",
+            "string",
+            ".spec.networking.outbound.passthrough"
+        )),
+        wide(column(
+            "Accepted",
+            "string",
+            ".status.conditions[?(@.type==\"Accepted\")].status"
+        )),
+    ]);
+    let version = json!({
+        "schema": {"openAPIV3Schema": schema},
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": columns,
+    });
+    let names = Names {
+        kind: "Mesh",
+        plural: "meshes",
+        singular: "mesh",
+        short: &[],
+    };
+    definition(names, "Cluster", version)
+}
+
+fn mtls() -> Value {
+    let rotation = open(json!({"expiration": text("Lifetime of a workload certificate, such as 24h.")}));
+    let backend = open(json!({
+        "name": {"type": "string", "minLength": 1, "maxLength": 253},
+        "type": text("Who signs: builtin."),
+        "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "What inbounds accept; STRICT unless set."},
+        "dpCert": open(json!({"rotation": rotation})),
+    }));
+    let schema = open(json!({
+        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mTLS is off without one."},
+        "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": required(backend, &["name", "type"])},
+    }));
+    rule(
+        described(schema, "Mutual TLS."),
+        "!has(self.enabledBackend) || self.enabledBackend == '' || \
+         (has(self.backends) && self.backends.exists(backend, backend.name == self.enabledBackend))",
+        "enabledBackend has to be set to one of the backends in the mesh",
+    )
+}

@@ -1,0 +1,122 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn schema(plural: &str) -> Value {
+    let wanted = name(plural);
+    let found = all()
+        .into_iter()
+        .find(|definition| definition["metadata"]["name"] == wanted.as_str());
+    found.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+/// Members that a schema describes at a path.
+fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
+    let at = path
+        .iter()
+        .fold(schema, |schema, member| match &schema["properties"][*member] {
+            list if list["type"] == "array" => &list["items"],
+            other => other,
+        });
+    at["properties"]
+        .as_object()
+        .expect("properties")
+        .keys()
+        .cloned()
+        .collect()
+}
+
+/// Members of a value, which must all be described: others would be pruned from what we write.
+fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value) {
+    let described = members(schema, path);
+    for (name, member) in value.as_object().expect("an object") {
+        assert!(described.contains(name), "{path:?}.{name} is not in the schema");
+        let member = member.as_array().map_or(Some(member), |items| items.first());
+        if let Some(member) = member.filter(|member| member.is_object()) {
+            path.push(Box::leak(name.clone().into_boxed_str()));
+            assert_described(schema, path, member);
+            path.pop();
+        }
+    }
+}
+
+#[test]
+fn whatever_the_status_of_a_dataplane_says_is_in_the_schema() {
+    let time =
+        || k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
+    let status = crate::DataplaneStatus {
+        inbounds: Some(crate::InboundsStatus::default()),
+        sidecar: Some(crate::SidecarStatus {
+            version: "1".to_owned(),
+            envoy_version: "1".to_owned(),
+            control_plane: "cp".to_owned(),
+            configuration: crate::ConfigurationStatus {
+                sent: "2".to_owned(),
+                acknowledged: "1".to_owned(),
+                last_rejection: Some(crate::RejectionStatus {
+                    time: time(),
+                    kind: "Listener".to_owned(),
+                    resources: vec!["a".to_owned()],
+                    message: "no".to_owned(),
+                }),
+            },
+        }),
+        conditions: vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition {
+            last_transition_time: time(),
+            message: "m".to_owned(),
+            observed_generation: Some(1),
+            reason: "R".to_owned(),
+            status: "True".to_owned(),
+            type_: "Ready".to_owned(),
+        }],
+    };
+    let value = serde_json::to_value(&status).expect("JSON");
+    assert_described(&schema("dataplanes"), &mut vec!["status"], &value);
+}
+
+#[test]
+fn unknown_members_survive_wherever_kuma_has_some() {
+    let schema = schema("dataplanes");
+    let spec = &schema["properties"]["spec"];
+    let networking = &spec["properties"]["networking"];
+    for open in [
+        spec,
+        networking,
+        &networking["properties"]["inbound"]["items"],
+        &networking["properties"]["gateway"],
+        &networking["properties"]["transparentProxying"],
+        &spec["properties"]["metrics"]["properties"]["conf"],
+    ] {
+        assert_eq!(open["x-kubernetes-preserve-unknown-fields"], true, "{open}");
+    }
+}
+
+#[test]
+fn every_definition_is_structural() {
+    fn check(path: &str, schema: &Value) {
+        assert!(
+            schema["type"].is_string(),
+            "{path}: the API server wants a type everywhere"
+        );
+        for (name, member) in schema["properties"].as_object().into_iter().flatten() {
+            check(&format!("{path}.{name}"), member);
+        }
+        if schema["type"] == "array" {
+            check(&format!("{path}[*]"), &schema["items"]);
+        }
+    }
+    for definition in all() {
+        let version = &definition["spec"]["versions"][0];
+        check(
+            definition["metadata"]["name"].as_str().expect("a name"),
+            &version["schema"]["openAPIV3Schema"],
+        );
+    }
+}
+
+#[test]
+fn dataplanes_have_a_short_name_and_the_category() {
+    let definition = dataplane::dataplane();
+    assert_eq!(definition["spec"]["names"]["shortNames"], json!(["dp"]));
+    assert_eq!(definition["spec"]["names"]["categories"], json!(["kuma"]));
+}
