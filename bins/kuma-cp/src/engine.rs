@@ -78,12 +78,29 @@ impl Engine {
         let mut progress = Progress::default();
         let mut synced = Some(synced);
         let mut batch = Vec::with_capacity(BATCH);
-        while messages.recv_many(&mut batch, BATCH).await > 0 {
+        let mut leading = self.leading.clone();
+        loop {
+            tokio::select! {
+                received = messages.recv_many(&mut batch, BATCH) => if received == 0 {
+                    return;
+                },
+                Ok(()) = leading.changed() => {
+                    // What went wrong before somebody could tell of it.
+                    if *leading.borrow_and_update() && synced.is_none() {
+                        let complaints: Vec<_> = self.index.read().complaints().collect();
+                        for change in complaints {
+                            self.tell(change);
+                        }
+                    }
+                    continue;
+                }
+            }
             let mut changes = self.apply(&mut progress, batch.drain(..));
             if let Some(guard) = synced.take_if(|_| progress.synced == WATCHES) {
                 // Until now a Pod may have been converted without its Services: only the outcome counts.
                 changes = self.everything();
                 guard.ready();
+                self.writer.desired_is_complete();
             }
             if synced.is_some() {
                 continue;
@@ -103,22 +120,10 @@ impl Engine {
             .dataplanes()
             .map(|dataplane| Touched::Dataplane(dataplane.key.clone()));
         let touched = meshes.chain(proxies).collect();
-        let wanted = index.all_desired().map(|desired| DataplaneChange::Upsert {
-            dataplane: desired.dataplane.clone(),
-            pod_uid: desired.pod_uid.clone(),
-            warnings: Arc::default(),
-        });
-        let failed = index.failed().filter_map(|(key, error)| {
-            let pod_uid = index.pod(key)?.uid.clone();
-            Some(DataplaneChange::Failed {
-                key: key.clone(),
-                pod_uid,
-                error: error.clone(),
-            })
-        });
         Changes {
             touched,
-            dataplanes: wanted.chain(failed).collect(),
+            // The writer goes through all Dataplanes by itself when it begins.
+            dataplanes: index.complaints().collect(),
             ..Changes::default()
         }
     }
@@ -197,25 +202,31 @@ impl Engine {
     }
 
     fn hand_on(&self, change: DataplaneChange) {
+        match &change {
+            DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
+            DataplaneChange::Delete(key) => self.writer.touch(key.clone()),
+            DataplaneChange::Failed { key, error, .. } => {
+                self.writer.metrics().not_generated();
+                tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
+            }
+        }
+        self.tell(change);
+    }
+
+    /// What the owner of a Pod should know, on the Pod.
+    fn tell(&self, change: DataplaneChange) {
         match change {
             DataplaneChange::Upsert {
                 dataplane,
                 pod_uid,
                 warnings,
             } => {
-                self.writer.touch(dataplane.key.clone());
                 for warning in warnings.iter() {
-                    self.warn(
-                        &dataplane.key,
-                        &pod_uid,
-                        "KumaDataplaneWarning",
-                        &warning.to_string(),
-                    );
+                    self.warn(&dataplane.key, &pod_uid, warning.reason(), &warning.to_string());
                 }
             }
-            DataplaneChange::Delete(key) => self.writer.touch(key),
+            DataplaneChange::Delete(_) => {}
             DataplaneChange::Failed { key, pod_uid, error } => {
-                tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
                 let message = format!("Failed to generate Kuma Dataplane: {error}");
                 self.warn(&key, &pod_uid, "FailedToGenerateKumaDataplane", &message);
             }

@@ -50,6 +50,10 @@ impl writer::Source for SharedIndex {
         })
     }
 
+    fn is_terminating(&self, namespace: &str) -> bool {
+        self.read().is_terminating(namespace)
+    }
+
     fn keys(&self) -> Vec<ObjectKey> {
         self.read()
             .all_desired()

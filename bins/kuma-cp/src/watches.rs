@@ -136,7 +136,7 @@ pub(crate) async fn dataplanes(client: Client, writer: Writer) {
             match update {
                 Update::Applied(key, observed) => writer.observe(key, Some(observed)),
                 Update::Gone(key) => writer.observe(key, None),
-                Update::Synced => {}
+                Update::Synced => writer.observed_is_complete(),
             }
         }
     };

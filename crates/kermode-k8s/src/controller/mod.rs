@@ -8,6 +8,7 @@ pub mod preflight;
 pub mod recorder;
 pub mod registration;
 pub mod secret;
+pub mod status;
 pub mod watch;
 pub mod writer;
 

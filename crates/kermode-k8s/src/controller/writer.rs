@@ -1,38 +1,40 @@
 //! Writes Dataplanes: what the index wants on one side, what the API server has on the other.
 //!
 //! Only the leader writes, only when the two differ, and by server-side apply under our own field manager, so that
-//! replicas never fight. What somebody edits or deletes by hand is put right when the watch tells of it.
+//! replicas never fight. What somebody edits or deletes by hand is put right when the watch tells of it. Nothing is
+//! written before both sides are known as a whole: a Pod that has not been listed yet is not one that has gone.
 
+mod counted;
+mod metrics;
+mod observed;
 mod queue;
+mod reconcile;
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use kermode_crds::Dataplane;
 use kermode_model::ObjectKey;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::core::DynamicObject;
-use kube::{Api, Client};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use kube::Client;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::queue::Queue;
-use super::failure::{describe, is_conflict, is_not_found};
-use super::recorder::{Events, Subject};
-use crate::convert;
+use self::reconcile::Again;
+use super::recorder::Events;
+use super::status::StatusWriter;
+
+pub use self::metrics::{Metrics, WriteResult};
+pub use self::observed::Observed;
 
 /// The field manager of our writes.
 pub const FIELD_MANAGER: &str = "kuma-cp";
+/// The field manager of the leader's part of the status.
+const STATUS_MANAGER: &str = "kuma-cp-inbounds";
 /// How many writes may be under way at once.
 const CONCURRENCY: usize = 16;
-/// How long after a failed write it is tried again.
-const RETRY: Duration = Duration::from_secs(2);
+/// How many statuses are written a second.
+const STATUSES: u32 = 100;
 
 /// A Dataplane as it should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,38 +51,9 @@ pub trait Source: Send + Sync + 'static {
     fn desired(&self, key: &ObjectKey) -> Option<Desired>;
     /// The names of all that should be.
     fn keys(&self) -> Vec<ObjectKey>;
+    /// Whether a namespace is being deleted, so that nothing can be made in it.
+    fn is_terminating(&self, namespace: &str) -> bool;
 }
-
-/// A Dataplane as the API server has it: enough to see that it differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Observed {
-    fingerprint: u64,
-    /// Whether a Pod owns it. Those that people write themselves are left alone.
-    generated: bool,
-}
-
-/// Counts writes, by what they did.
-#[derive(Clone, Debug, Default)]
-pub struct Metrics {
-    writes: Family<WriteLabels, Counter>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct WriteLabels {
-    result: WriteResult,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum WriteResult {
-    Created,
-    Updated,
-    Deleted,
-    Failed,
-}
-
-/// A write has failed and been reported; it is to be tried again.
-#[derive(Debug)]
-struct Failed;
 
 /// The writer; cheap to clone. Call its methods from anywhere, [`Writer::run`] once.
 #[derive(Clone)]
@@ -94,63 +67,22 @@ struct Shared {
     events: Events,
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, Observed>>,
+    status: StatusWriter,
     metrics: Metrics,
+    known: watch::Sender<Known>,
+}
+
+/// Which sides are known as a whole.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    desired: bool,
+    observed: bool,
 }
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Writer").finish_non_exhaustive()
     }
-}
-
-// === impl Metrics ===
-
-impl Metrics {
-    /// Registers the counters.
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "dataplane_writes",
-            "Dataplanes written to the API server",
-            self.writes.clone(),
-        );
-    }
-
-    fn count(&self, result: WriteResult) {
-        self.writes.get_or_create(&WriteLabels { result }).inc();
-    }
-}
-
-// === impl Observed ===
-
-impl Observed {
-    /// What matters of an object from the watch.
-    pub fn new(object: &DynamicObject) -> Self {
-        let owner = object
-            .metadata
-            .owner_references
-            .iter()
-            .flatten()
-            .find(|owner| owner.kind == "Pod");
-        let mesh = object
-            .data
-            .get("mesh")
-            .and_then(serde_json::Value::as_str)
-            .unwrap_or_default();
-        let spec = object.data.get("spec").unwrap_or(&serde_json::Value::Null);
-        Self {
-            fingerprint: fingerprint(mesh, spec, owner.map_or("", |owner| &owner.uid)),
-            generated: owner.is_some(),
-        }
-    }
-}
-
-/// Equal objects have equal fingerprints: serde_json sorts the keys of its maps.
-fn fingerprint(mesh: &str, spec: &serde_json::Value, pod_uid: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    mesh.hash(&mut hasher);
-    spec.to_string().hash(&mut hasher);
-    pod_uid.hash(&mut hasher);
-    hasher.finish()
 }
 
 // === impl Writer ===
@@ -165,9 +97,26 @@ impl Writer {
                 events,
                 queue: Queue::default(),
                 observed: Mutex::default(),
+                status: StatusWriter::new(STATUS_MANAGER, STATUSES),
                 metrics,
+                known: watch::Sender::default(),
             }),
         }
+    }
+
+    /// Its counters.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Says that the source knows of everything.
+    pub fn desired_is_complete(&self) {
+        self.shared.known.send_modify(|known| known.desired = true);
+    }
+
+    /// Says that everything the API server has has been observed.
+    pub fn observed_is_complete(&self) {
+        self.shared.known.send_modify(|known| known.observed = true);
     }
 
     /// Says that a Dataplane may differ from what it should be.
@@ -177,36 +126,46 @@ impl Writer {
 
     /// Says what the API server has; `None` when it has gone.
     pub fn observe(&self, key: ObjectKey, observed: Option<Observed>) {
-        let mut all = self.shared.observed();
-        let before = match observed {
-            Some(observed) => all.insert(key.clone(), observed),
-            None => all.remove(&key),
+        let changed = match observed {
+            Some(observed) => self.shared.remember(&key, observed),
+            None => self.shared.observed().remove(&key).is_some(),
         };
-        drop(all);
-        if before != observed {
+        if changed {
             self.shared.queue.push(key);
         }
     }
 
     /// Writes whenever `leading` says so, until dropped.
     pub async fn run(self, mut leading: watch::Receiver<bool>) {
+        let mut known = self.shared.known.subscribe();
         loop {
+            // The sender lives in `shared`, so the second wait cannot fail.
+            let _ = known.wait_for(|known| known.desired && known.observed).await;
             if leading.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
             self.shared.queue.restart();
-            let known: Vec<_> = self.shared.observed().keys().cloned().collect();
+            // Those that should not be are among the observed: what a crash has left behind goes.
+            let observed: Vec<_> = self.shared.observed().keys().cloned().collect();
             self.shared
                 .source
                 .keys()
                 .into_iter()
-                .chain(known)
+                .chain(observed)
                 .for_each(|key| self.touch(key));
             let mut stops = leading.clone();
+            let Shared {
+                client,
+                status,
+                metrics,
+                ..
+            } = &*self.shared;
             tokio::select! {
                 _ = stops.wait_for(|leads| !*leads) => {}
                 () = self.work() => {}
+                () = status.run(client.clone(), &*self.shared, metrics) => {}
             }
+            status.clear();
         }
     }
 
@@ -220,11 +179,10 @@ impl Writer {
             while tasks.try_join_next().is_some() {}
             let shared = self.shared.clone();
             tasks.spawn(async move {
-                let succeeded = shared.reconcile(&key).await;
+                let outcome = shared.reconcile(&key).await;
                 shared.queue.done(&key);
-                if !succeeded {
-                    tokio::time::sleep(RETRY).await;
-                    shared.queue.push(key);
+                if let Err(Again(after)) = outcome {
+                    shared.try_again(key, after);
                 }
             });
         }
@@ -238,109 +196,30 @@ impl Shared {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nothing is left to do.
-    async fn reconcile(&self, key: &ObjectKey) -> bool {
-        let observed = self.observed().get(key).copied();
-        let outcome = match (self.source.desired(key), observed) {
-            (Some(desired), observed) => self.apply(key, &desired, observed).await,
-            (None, Some(observed)) if observed.generated => self.delete(key).await,
-            (None, _) => Ok(()),
-        };
-        outcome.is_ok()
-    }
-
-    async fn apply(
-        &self,
-        key: &ObjectKey,
-        desired: &Desired,
-        observed: Option<Observed>,
-    ) -> Result<(), Failed> {
-        let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
-        let spec = serde_json::to_value(&object.spec).map_err(|error| {
-            tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialised");
-            Failed
-        })?;
-        let fingerprint = fingerprint(&object.mesh, &spec, &desired.pod_uid);
-        if observed.is_some_and(|observed| observed.fingerprint == fingerprint) {
-            return Ok(());
-        }
-        let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        match api.patch(&key.name, &params, &Patch::Apply(object)).await {
-            Ok(_) => {
-                self.observed().insert(
-                    key.clone(),
-                    Observed {
-                        fingerprint,
-                        generated: true,
-                    },
-                );
-                self.wrote(key, desired, observed.is_none());
-                Ok(())
+    /// Keeps what is known of an object; says whether that is anything new. The watch lags behind the answers to our
+    /// own writes: an older state is no news.
+    fn remember(&self, key: &ObjectKey, observed: Observed) -> bool {
+        let mut all = self.observed();
+        match all.get_mut(key) {
+            Some(before) if before.version > observed.version => false,
+            Some(before) => {
+                let changed = (before.content, &before.status, before.generated)
+                    != (observed.content, &observed.status, observed.generated);
+                *before = observed;
+                changed
             }
-            // The namespace is going away and the Pod with it.
-            Err(error) if is_not_found(&error) || is_terminating(&error) => Ok(()),
-            Err(error) => Err(self.failed(&format!("Dataplane {key} cannot be written"), &error)),
-        }
-    }
-
-    fn wrote(&self, key: &ObjectKey, desired: &Desired, created: bool) {
-        let subject = Subject {
-            kind: "Pod",
-            key: key.clone(),
-            uid: desired.pod_uid.to_string(),
-        };
-        if created {
-            self.metrics.count(WriteResult::Created);
-            let message = format!("Created Kuma Dataplane: {}", key.name);
-            self.events.normal(&subject, "CreatedKumaDataplane", &message);
-        } else {
-            self.metrics.count(WriteResult::Updated);
-            tracing::debug!(dataplane = %key, "Dataplane updated");
-        }
-    }
-
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Failed> {
-        let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        // The object may be another one by now, written by hand after the one we knew had gone.
-        let current = match api.get_metadata_opt(&key.name).await {
-            Ok(Some(current)) => current.metadata,
-            Ok(None) => return Ok(()),
-            Err(error) => return Err(self.failed(&format!("Dataplane {key} cannot be read"), &error)),
-        };
-        if !current
-            .owner_references
-            .iter()
-            .flatten()
-            .any(|owner| owner.kind == "Pod")
-        {
-            return Ok(());
-        }
-        let preconditions = Preconditions {
-            uid: current.uid,
-            resource_version: None,
-        };
-        let params = DeleteParams {
-            preconditions: Some(preconditions),
-            ..DeleteParams::default()
-        };
-        match api.delete(&key.name, &params).await {
-            Ok(_) => {
-                self.metrics.count(WriteResult::Deleted);
-                Ok(())
+            None => {
+                all.insert(key.clone(), observed);
+                true
             }
-            Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-            Err(error) => Err(self.failed(&format!("Dataplane {key} cannot be deleted"), &error)),
         }
     }
 
-    fn failed(&self, what: &str, error: &kube::Error) -> Failed {
-        self.metrics.count(WriteResult::Failed);
-        tracing::warn!("{}", describe(what, error));
-        Failed
+    /// Without holding up a place among the writes meanwhile.
+    fn try_again(self: Arc<Self>, key: ObjectKey, after: Duration) {
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            self.queue.push(key);
+        });
     }
-}
-
-fn is_terminating(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated"))
 }

@@ -27,7 +27,7 @@ pub enum DataplaneChange {
         dataplane: Arc<Dataplane>,
         /// The Pod that owns it.
         pod_uid: Arc<str>,
-        /// What to tell on the Pod.
+        /// What to tell on the Pod, unless it has been told already.
         warnings: Arc<[ConvertWarning]>,
     },
     /// There is to be none any more.

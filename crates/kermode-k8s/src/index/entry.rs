@@ -23,7 +23,7 @@ pub(super) struct Entry {
 pub(super) struct Made {
     pub(super) dataplane: Arc<Dataplane>,
     pub(super) pod_uid: Arc<str>,
-    warnings: Arc<[ConvertWarning]>,
+    pub(super) warnings: Arc<[ConvertWarning]>,
 }
 
 // === impl Entry ===
@@ -68,6 +68,22 @@ impl Entry {
         self.tell_to_quit(changes);
     }
 
+    /// What there is to tell on the Pod.
+    pub(super) fn complaints(&self) -> impl Iterator<Item = DataplaneChange> {
+        let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
+            key: self.key().clone(),
+            pod_uid: self.facts.uid.clone(),
+            error: error.clone(),
+        });
+        let warned = self.made.as_ref().filter(|made| !made.warnings.is_empty());
+        let warned = warned.map(|made| DataplaneChange::Upsert {
+            dataplane: made.dataplane.clone(),
+            pod_uid: made.pod_uid.clone(),
+            warnings: made.warnings.clone(),
+        });
+        failed.into_iter().chain(warned)
+    }
+
     fn last_good(&self) -> Option<Converted> {
         let made = self.made.as_ref().filter(|made| made.pod_uid == self.facts.uid)?;
         Some(Converted {
@@ -87,10 +103,18 @@ impl Entry {
             warnings: converted.warnings.into(),
         };
         if self.made.as_ref() != Some(&made) {
+            let told = self
+                .made
+                .as_ref()
+                .is_some_and(|before| before.warnings == made.warnings);
             changes.dataplanes.push(DataplaneChange::Upsert {
                 dataplane: made.dataplane.clone(),
                 pod_uid: made.pod_uid.clone(),
-                warnings: made.warnings.clone(),
+                warnings: if told {
+                    Arc::default()
+                } else {
+                    made.warnings.clone()
+                },
             });
             self.made = Some(made);
         }

@@ -4,8 +4,8 @@ use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
 
 use super::Index;
-use super::changes::{Desired, PodIdentity};
-use super::entry::Made;
+use super::changes::{DataplaneChange, Desired, PodIdentity};
+use super::entry::{Entry, Made};
 use crate::convert::ConvertError;
 use crate::convert::facts::{NamespaceFacts, PodFacts};
 
@@ -50,6 +50,12 @@ impl Index {
     pub fn all_desired(&self) -> impl Iterator<Item = Desired<'_>> {
         let made = self.pods.values().filter_map(|entry| entry.made.as_ref());
         made.map(Made::desired)
+    }
+
+    /// What there is to tell on Pods, in no order: of those that cannot be converted, and of those that may not be
+    /// converted as meant.
+    pub fn complaints(&self) -> impl Iterator<Item = DataplaneChange> {
+        self.pods.values().flat_map(Entry::complaints)
     }
 
     /// Pods that cannot be converted, and why, in no order.

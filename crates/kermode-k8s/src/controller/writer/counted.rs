@@ -1,0 +1,135 @@
+//! The leader's part of a Dataplane's status: its inbounds, counted, and whether all are ready.
+
+use futures::future::BoxFuture;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kermode_crds::{DataplaneStatus, InboundsStatus, condition};
+use kermode_model::{Dataplane, ObjectKey};
+
+use super::Shared;
+use super::observed::Counted;
+use crate::controller::status::{Outcome, StatusSource, Wanted};
+
+impl Shared {
+    /// What the status should say; `None` when it does, or when there is no object to say it of.
+    pub(super) fn counted(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
+        let desired = self.source.desired(key)?;
+        let observed = self.observed().get(key)?.status.clone();
+        status(&desired.dataplane, observed.as_ref(), Timestamp::now())
+    }
+}
+
+impl StatusSource for Shared {
+    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<Wanted>> {
+        let wanted = self.counted(key).map(|status| Wanted {
+            status,
+            version: None,
+        });
+        Box::pin(std::future::ready(wanted))
+    }
+
+    fn written(&self, key: &ObjectKey, outcome: Outcome) {
+        if let Outcome::Written(observed) = outcome
+            && self.remember(key, observed)
+        {
+            // Somebody may have changed the rest of it at the same time.
+            self.queue.push(key.clone());
+        }
+    }
+}
+
+/// The status of a Dataplane where it differs from the one observed.
+fn status(dataplane: &Dataplane, observed: Option<&Counted>, now: Timestamp) -> Option<DataplaneStatus> {
+    let inbounds = InboundsStatus::from(dataplane);
+    let ready = inbounds.ready == inbounds.total;
+    let before = observed.and_then(|counted| counted.ready.as_ref());
+    let since = before.filter(|(was, _)| *was == ready);
+    let since = since.map_or(Time(now), |(_, since)| since.clone());
+    let condition = condition(&inbounds, ready, since);
+    let wanted = Counted::new(&inbounds, Some(&condition));
+    if observed.is_some_and(|observed| observed.hash == wanted.hash) {
+        return None;
+    }
+    Some(DataplaneStatus {
+        inbounds: Some(inbounds),
+        sidecar: None,
+        conditions: vec![condition],
+    })
+}
+
+fn condition(inbounds: &InboundsStatus, ready: bool, since: Time) -> Condition {
+    let (reason, message) = if ready {
+        ("InboundsReady", "All inbounds may receive traffic.".to_owned())
+    } else {
+        let unready = inbounds.total - inbounds.ready;
+        let message = format!(
+            "{unready} of {} inbounds get no traffic: their container or the sidecar is not ready, or the Pod ends.",
+            inbounds.total
+        );
+        ("InboundsNotReady", message)
+    };
+    Condition {
+        type_: condition::READY.to_owned(),
+        status: if ready { "True" } else { "False" }.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: since,
+        observed_generation: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use kermode_model::{Inbound, tag};
+
+    use super::*;
+
+    fn mk_dataplane(ready: bool) -> Dataplane {
+        Dataplane {
+            key: ObjectKey::new("ns", "pod"),
+            mesh: "default".into(),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            inbounds: vec![Inbound {
+                port: 80,
+                tags: [(tag::SERVICE.into(), "web_ns_svc_80".into())].into(),
+                ready: Some(ready),
+            }],
+            gateway: None,
+            transparent_proxying: None,
+            admin_port: None,
+            probes: None,
+            metrics: None,
+        }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    fn observed(status: &DataplaneStatus) -> Counted {
+        Counted::new(
+            status.inbounds.as_ref().expect("counted"),
+            status.conditions.first(),
+        )
+    }
+
+    #[test]
+    fn a_status_that_is_right_is_not_written_again() {
+        let first = status(&mk_dataplane(true), None, at(1)).expect("nothing observed yet");
+        assert_eq!(status(&mk_dataplane(true), Some(&observed(&first)), at(2)), None);
+    }
+
+    #[test]
+    fn the_condition_keeps_its_time_until_it_turns() {
+        let first = status(&mk_dataplane(true), None, at(1)).expect("new");
+        let mut more = mk_dataplane(true);
+        more.inbounds.push(more.inbounds[0].clone());
+        let second = status(&more, Some(&observed(&first)), at(2)).expect("another number");
+        assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
+        let third = status(&mk_dataplane(false), Some(&observed(&second)), at(3)).expect("unready");
+        assert_eq!(third.conditions[0].last_transition_time, Time(at(3)));
+        assert_eq!(third.conditions[0].status, "False");
+    }
+}
