@@ -1,0 +1,58 @@
+"""Derives the shape of a Pod from an API server's OpenAPI document: every type and field, nothing else.
+
+    kubectl get --raw /openapi/v3/api/v1 | python3 derive.py > schema.json
+
+A type is a name from the document, `[]type`, `{}type` (a map), or one of string, time, integer, boolean, object.
+"""
+
+import json
+import re
+import sys
+
+DOCUMENT = json.load(sys.stdin)
+SCHEMAS = DOCUMENT["components"]["schemas"]
+POD = "io.k8s.api.core.v1.Pod"
+
+
+def short(name):
+    """The last part of a type's name, which is unique among those of a Pod."""
+    return name.rsplit(".", 1)[1]
+
+
+def type_of(schema):
+    """The type of a field as one word."""
+    for part in [schema, *schema.get("allOf", [])]:
+        if "$ref" in part:
+            return short(part["$ref"].rsplit("/", 1)[1])
+    if schema.get("type") == "array":
+        return "[]" + type_of(schema["items"])
+    if "additionalProperties" in schema:
+        return "{}" + type_of(schema["additionalProperties"])
+    if schema.get("format") == "date-time":
+        return "time"
+    return schema.get("type", "object")
+
+
+def main():
+    """Writes all types that a Pod consists of."""
+    types, pending = {}, [POD]
+    while pending:
+        name = pending.pop()
+        schema = SCHEMAS[name]
+        assert types.get(short(name), schema) is schema, name
+        types[short(name)] = schema
+        references = re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(schema))
+        pending += [reference for reference in references if short(reference) not in types]
+    shapes = {}
+    for name, schema in sorted(types.items()):
+        if "properties" in schema:
+            shapes[name] = {field: type_of(of) for field, of in sorted(schema["properties"].items())}
+        elif "oneOf" in schema:
+            shapes[name] = "string"
+        else:
+            shapes[name] = type_of(schema)
+    json.dump({"kubernetes": DOCUMENT["info"]["version"], "types": shapes}, sys.stdout, indent=1)
+    print()
+
+
+main()

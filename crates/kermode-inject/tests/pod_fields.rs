@@ -1,0 +1,173 @@
+//! Whatever a Pod has, injection keeps: every field of a current schema, and fields that no schema has.
+//!
+//! `pod/schema.json` was derived by `pod/derive.py` from the API server's own OpenAPI document.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test, this is how it fails"
+)]
+
+mod world;
+
+use k8s_openapi::api::core::v1::Pod;
+use kermode_inject::settings::SidecarMode;
+use kermode_inject::{Outcome, Settings, inject};
+use serde_json::{Map, Value, json};
+
+use crate::world::World;
+
+const INVENTED: &str = "fieldOfTheFuture";
+
+/// Makes a value of every type of the schema.
+struct Maker {
+    types: Map<String, Value>,
+    /// Whether every object gets a field that no schema has.
+    invents: bool,
+}
+
+impl Maker {
+    fn new(invents: bool) -> Self {
+        let mut schema: Value = serde_json::from_str(include_str!("pod/schema.json")).unwrap();
+        let types = schema["types"].take();
+        Self {
+            types: types.as_object().expect("types").clone(),
+            invents,
+        }
+    }
+
+    /// A Pod with every field, two items in every list and two members in every map.
+    fn pod(&self) -> Value {
+        let mut pod = self.make("Pod");
+        pod["apiVersion"] = "v1".into();
+        pod["kind"] = "Pod".into();
+        pod["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
+        for list in ["containers", "initContainers", "volumes"] {
+            for (index, item) in pod["spec"][list].as_array_mut().unwrap().iter_mut().enumerate() {
+                item["name"] = format!("own-{index}").into();
+            }
+        }
+        pod
+    }
+
+    fn make(&self, kind: &str) -> Value {
+        if let Some(item) = kind.strip_prefix("[]") {
+            return json!([self.make(item), self.make(item)]);
+        }
+        if let Some(member) = kind.strip_prefix("{}") {
+            return json!({"one": self.make(member), "two": self.make(member)});
+        }
+        match kind {
+            "string" => "8080".into(),
+            "time" => "2026-01-02T03:04:05Z".into(),
+            "integer" => 7.into(),
+            "boolean" => true.into(),
+            "object" => json!({"f:any": {}}),
+            named => match &self.types[named] {
+                Value::String(other) => self.make(other),
+                fields => self.object(fields.as_object().expect("fields")),
+            },
+        }
+    }
+
+    fn object(&self, fields: &Map<String, Value>) -> Value {
+        let made =
+            |(name, kind): (&String, &Value)| (name.clone(), self.make(kind.as_str().expect("a type")));
+        let mut object: Map<String, Value> = fields.iter().map(made).collect();
+        if self.invents {
+            object.insert(INVENTED.to_owned(), json!({"deep": [1, null, {"er": 1.5}]}));
+        }
+        object.into()
+    }
+}
+
+/// Fails where `after` lacks something of `before` or has something else in its place. Containers and volumes are
+/// found by name, since injection puts others before and after them.
+fn assert_kept(path: &str, before: &Value, after: &Value) {
+    match (before, after) {
+        (Value::Object(before), Value::Object(after)) => {
+            for (key, member) in before {
+                let path = format!("{path}/{key}");
+                let kept = after.get(key).unwrap_or_else(|| panic!("{path} is lost"));
+                assert_kept(&path, member, kept);
+            }
+        }
+        (Value::Array(before), Value::Array(after)) => {
+            let by_name = ["/spec/containers", "/spec/initContainers", "/spec/volumes"].contains(&path);
+            if !by_name {
+                assert_eq!(before.len(), after.len(), "{path}");
+            }
+            for (index, item) in before.iter().enumerate() {
+                let path = format!("{path}/{index}");
+                let same = |other: &&Value| other["name"] == item["name"];
+                let kept = if by_name {
+                    after.iter().find(same)
+                } else {
+                    after.get(index)
+                };
+                assert_kept(&path, item, kept.unwrap_or_else(|| panic!("{path} is lost")));
+            }
+        }
+        _ => assert_eq!(before, after, "{path}"),
+    }
+}
+
+/// The Pod after injection.
+fn injected(pod: &Value, settings: &Settings) -> Value {
+    let outcome = World::default().with(|context| inject(pod, settings, context));
+    let Ok(Outcome::Injected(injection)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
+    after
+}
+
+fn settings(sidecar_mode: SidecarMode, virtual_probes_enabled: bool) -> Settings {
+    Settings {
+        sidecar_mode,
+        virtual_probes_enabled,
+        native_sidecars_supported: true,
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn the_schema_is_that_of_our_bindings() {
+    let pod = Maker::new(false).pod();
+    let decoded: Pod = serde_json::from_value(pod.clone()).expect("a Pod");
+    let encoded = serde_json::to_value(decoded).unwrap();
+    assert_eq!(encoded, pod, "fields that one of them does not have");
+}
+
+#[test]
+fn every_field_survives_and_so_do_those_that_no_schema_has() {
+    let pod = Maker::new(true).pod();
+    let invented = pod.to_string().matches(INVENTED).count();
+    assert!(
+        invented > 500,
+        "an invented field in every object, of which there are many: {invented}"
+    );
+    for mode in [SidecarMode::Native, SidecarMode::Classic] {
+        let after = injected(&pod, &settings(mode, false));
+        assert_kept("", &pod, &after);
+        assert_eq!(after.to_string().matches(INVENTED).count(), invented);
+        let sidecar = after.to_string().matches("\"kuma-sidecar\"").count();
+        assert_eq!(sidecar, 1, "{mode:?}");
+    }
+}
+
+#[test]
+fn only_path_and_port_of_probes_change() {
+    let mut pod = Maker::new(true).pod();
+    let after = injected(&pod, &settings(SidecarMode::Native, true));
+    for container in pod["spec"]["containers"].as_array_mut().unwrap() {
+        for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+            container[probe]["httpGet"]["port"] = 9000.into();
+            // The port is the name of a port of the container, 7.
+            container[probe]["httpGet"]["path"] = "/7/8080".into();
+        }
+    }
+    assert_kept("", &pod, &after);
+}
