@@ -38,6 +38,12 @@ def built() -> Path:
     return images.compile_binaries() / "kumactl"
 
 
+def kumactl_there() -> Path:
+    """A kumactl that was built before, whatever changed since; removing needs no newer one."""
+    found = sorted((paths.REPOSITORY / "target").glob("*/release/kumactl"))
+    return found[0] if found else images.compile_binaries() / "kumactl"
+
+
 def installed(place) -> tuple:
     """The mesh on the cluster; kubectl and the images' references."""
     kumactl = built()
@@ -63,7 +69,7 @@ def down(place) -> None:
     if not isinstance(place, Local):
         kubectl = place.kubectl()
         application.remove(kubectl)
-        install.uninstall(kubectl, images.compile_binaries() / "kumactl", images.built())
+        install.uninstall(kubectl, kumactl_there(), images.built())
     place.tear_down()
 
 

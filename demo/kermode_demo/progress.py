@@ -47,6 +47,15 @@ def rolled_out(deployment: dict) -> tuple:
     return done, f"{min(updated, available)} of {wanted} ready"
 
 
+def current(pods: list, deployment: dict) -> list:
+    """The Pods with the images that the Deployment has now; those of earlier attempts are on their way out. Pure."""
+    wanted = {container["name"]: container["image"]
+              for container in deployment["spec"]["template"]["spec"]["containers"]}
+    return [pod for pod in pods
+            if all(wanted.get(container["name"], container["image"]) == container["image"]
+                   for container in pod["spec"]["containers"])]
+
+
 def hopeless(pods: list) -> str:
     """Why waiting for these Pods is in vain, or nothing. Pure."""
     for pod in pods:
@@ -64,7 +73,8 @@ def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
     def outcome():
         deployment = kubectl.get("deployment", name, namespace)
         done, text = rolled_out(deployment)
-        why = hopeless(kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"])
+        pods = kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]
+        why = hopeless(current(pods, deployment))
         if why and not done:
             raise DemoError(why)
         return done, text

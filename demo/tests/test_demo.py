@@ -57,6 +57,14 @@ class Progress(unittest.TestCase):
         self.assertIn("3 restarts", progress.hopeless([pod(restartCount=3)]))
 
 
+    def test_pods_of_an_earlier_attempt_do_not_count(self):
+        def pod(image):
+            sidecar = {"name": "kuma-sidecar", "image": "x"}
+            return {"spec": {"containers": [sidecar, {"name": "c", "image": image}]}}
+        wanted = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "new"}]}}}}
+        self.assertEqual(progress.current([pod("old"), pod("new")], wanted), [pod("new")])
+
+
 class Application(unittest.TestCase):
     """Manifests and counters."""
 
