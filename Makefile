@@ -80,10 +80,10 @@ $(CARGO_DENY):
 
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool
-	@cd cluster && python3 -m tests.run unit
+	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit
 
 test-cluster: ## the same, and two real clusters side by side (root)
-	@cd cluster && python3 -m tests.run unit real
+	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit tests/real
 
 .PHONY: test-e2e test-e2e-run
 test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text: see tests/e2e/README.md
@@ -111,4 +111,16 @@ install: ## install the mesh without the demo application
 	@$(DEMO) install --cluster=$(CLUSTER)
 
 test-demo: ## unit tests of the demo
-	@cd demo && PYTHONPATH=$(CURDIR)/cluster python3 -m unittest discover --start-directory=tests --top-level-directory=.
+	@cd demo && PYTHONPATH=$(CURDIR)/cluster python3 $(CURDIR)/tests/python.py tests
+
+##@ Benchmarks (root; QUICK=1 for short ones; figures in target/bench/NAME.json)
+
+# As the images' programs are built, so that one build serves both.
+HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
+BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
+
+.PHONY: bench-webhook
+bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
+	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
+	@$(BENCH)/webhook

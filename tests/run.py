@@ -1,8 +1,8 @@
 """Runs the test suites and adds up their results: `python3 tests/run.py [SUITE ...]`, all of them without names.
 
 Every suite is one command whose output is shown as it comes. Its tests are counted from the closing lines of cargo's
-test runner, of Python's unittest, or from a plain `N passed, N failed`; a suite that fails without counting anything
-counts as one failure. The last line adds everything up.
+test runner and from plain lines `N passed, N failed`; a suite that fails without counting anything counts as one
+failure. The last line adds everything up.
 """
 
 import os
@@ -30,8 +30,6 @@ SUITES = {
 
 PLAIN = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
 RUST = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
-PYTHON = re.compile(r"^Ran (\d+) tests? in ")
-PYTHON_FAILED = re.compile(r"^FAILED \((.*)\)$")
 
 
 class Count:
@@ -45,12 +43,6 @@ class Count:
         if match := PLAIN.match(line) or RUST.match(line):
             passed, failed, skipped = (int(number or 0) for number in match.groups())
             self.add(passed, failed, skipped)
-        elif match := PYTHON.match(line):
-            self.passed += int(match.group(1))
-        elif match := PYTHON_FAILED.match(line):
-            failed = sum(int(number) for number in re.findall(r"(?:failures|errors)=(\d+)", match.group(1)))
-            self.passed -= failed
-            self.failed += failed
 
     def add(self, passed, failed, skipped):
         """Adds to the three."""
