@@ -12,7 +12,7 @@ mod world;
 use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 
 use crate::config::Config;
@@ -53,7 +53,10 @@ async fn main() -> Result<ExitCode> {
     }
     let config = Config::read()?;
     let cluster = Cluster::up(&arguments.cluster, &config).await?;
-    let report = run(cluster, &tests, &config).await;
+    let report = tokio::select! {
+        report = run(cluster, &tests, &config) => report,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
+    };
     if config.keep {
         runner::say(&format!(
             "KERMODE_KEEP is set: cluster {} stays up",

@@ -4,34 +4,34 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use serde_json::json;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
 
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
 use crate::pods::trial;
 use crate::world::{CONTROL_PLANE, SYSTEM, World};
 
-const REGISTRATION: &str = "kuma-admission-mutating-webhook-configuration";
+/// The registrations, by kind and name.
+const REGISTRATIONS: [(&str, &str); 2] = [
+    (
+        "MutatingWebhookConfiguration",
+        "kuma-admission-mutating-webhook-configuration",
+    ),
+    (
+        "ValidatingWebhookConfiguration",
+        "kuma-validating-webhook-configuration",
+    ),
+];
 const AUTHORITY: &str = "kuma-control-plane-ca";
 /// How long putting it right may take: a watch event and a patch.
 const SOON: Duration = Duration::from_secs(15);
 
 pub(super) async fn a_ca_bundle_that_is_wiped_or_wrong_is_put_right(world: &World) -> Result<Note> {
     world.installed().await?;
-    let right = bundles(world, "the first caBundle", |all| all.iter().all(Option::is_some)).await?;
-    trial(world).await?;
-
-    let registrations = registrations(world);
-    let wipe: Vec<_> = (0..right.len())
-        .map(|index| json!({"op": "remove", "path": format!("/webhooks/{index}/clientConfig/caBundle")}))
-        .collect();
-    patch(&registrations, json!(wipe)).await?;
-    bundles(world, "caBundle after it was removed", |all| all == right).await?;
-
     // A certificate, as the API server insists on, but not the right one: that of the API server.
     let wrong = world.cluster.kubectl.run(&[
         "get",
@@ -40,18 +40,28 @@ pub(super) async fn a_ca_bundle_that_is_wiped_or_wrong_is_put_right(world: &Worl
         "--namespace=default",
         "--output=jsonpath={.data.ca\\.crt}",
     ]);
-    let wrong = ByteString(wrong.await?.into_bytes());
-    let replace: Vec<_> = (0..right.len())
-        .map(|index| json!({"op": "replace", "path": format!("/webhooks/{index}/clientConfig/caBundle"), "value": wrong}))
-        .collect();
-    patch(&registrations, json!(replace)).await?;
-    bundles(world, "caBundle after it was replaced", |all| all == right).await?;
-
-    world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
-    bundles(world, "caBundle after applying the manifests again", |all| {
-        all == right
-    })
-    .await?;
+    let wrong = json!(ByteString(wrong.await?.into_bytes()));
+    for registration in REGISTRATIONS {
+        let right = bundles(world, registration, |all| all.iter().all(Value::is_string)).await?;
+        patch(world, registration, right.len(), &json!({"op": "remove"})).await?;
+        bundles(world, registration, |all| all == right)
+            .await
+            .context("after it was removed")?;
+        patch(
+            world,
+            registration,
+            right.len(),
+            &json!({"op": "replace", "value": wrong}),
+        )
+        .await?;
+        bundles(world, registration, |all| all == right)
+            .await
+            .context("after it was replaced")?;
+        world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
+        bundles(world, registration, |all| all == right)
+            .await
+            .context("after applying the manifests again")?;
+    }
     trial(world).await?;
     Ok(String::new())
 }
@@ -60,77 +70,77 @@ pub(super) async fn a_new_authority_is_made_and_trusted_when_its_secret_is_gone(
     world: &World,
 ) -> Result<Note> {
     world.installed().await?;
-    let before = bundles(world, "the first caBundle", |all| all.iter().all(Option::is_some)).await?;
+    let before = bundles(world, REGISTRATIONS[0], |all| all.iter().all(Value::is_string)).await?;
     let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
-    secrets
-        .delete(AUTHORITY, &DeleteParams::default())
-        .await
-        .context("the authority's Secret")?;
+    let deleted = secrets.delete(AUTHORITY, &DeleteParams::default()).await;
+    deleted.context("the authority's Secret")?;
     let here = format!("--namespace={SYSTEM}");
+    let deployment = format!("deployment/{CONTROL_PLANE}");
     world
         .cluster
         .kubectl
-        .run(&[
-            "rollout",
-            "restart",
-            &format!("deployment/{CONTROL_PLANE}"),
-            &here,
-        ])
+        .run(&["rollout", "restart", &deployment, &here])
         .await?;
     world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
-    let after = bundles(world, "a new caBundle", |all| {
-        all.iter()
-            .zip(&before)
-            .all(|(now, earlier)| now.is_some() && now != earlier)
-    })
-    .await?;
+
     let secret = secrets
         .get(AUTHORITY)
         .await
         .context("the authority's new Secret")?;
     let certificate = secret.data.as_ref().and_then(|data| data.get("ca.crt"));
+    let certificate = json!(certificate.context("the authority's new Secret has no ca.crt")?);
     ensure!(
-        after.iter().all(|bundle| bundle.as_ref() == certificate),
-        "the caBundle is not the Secret's ca.crt"
+        !before.contains(&certificate),
+        "the authority is still the old one"
     );
+    for registration in REGISTRATIONS {
+        bundles(world, registration, |all| {
+            all.iter().all(|bundle| *bundle == certificate)
+        })
+        .await
+        .context("the new authority")?;
+    }
     world.admits().await?;
     Ok(String::new())
 }
 
-fn registrations(world: &World) -> Api<MutatingWebhookConfiguration> {
-    Api::all(world.cluster.client.clone())
+/// Waits until the caBundles of a registration's webhooks are as they should be, and returns them.
+async fn bundles(
+    world: &World,
+    registration: (&str, &str),
+    right: impl Fn(&[Value]) -> bool,
+) -> Result<Vec<Value>> {
+    let api = api(world, registration.0);
+    until(&format!("the caBundle of {}", registration.1), SOON, async || {
+        let object = api.get(registration.1).await?;
+        let webhooks = object.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+        let all: Vec<Value> = webhooks
+            .iter()
+            .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
+            .collect();
+        let good = !all.is_empty() && right(&all);
+        Ok(when(good, all, || "it is missing or wrong".to_owned()))
+    })
+    .await
 }
 
-async fn patch(
-    registrations: &Api<MutatingWebhookConfiguration>,
-    operations: serde_json::Value,
-) -> Result<()> {
-    let operations = Patch::<()>::Json(serde_json::from_value(operations)?);
-    registrations
-        .patch(REGISTRATION, &PatchParams::default(), &operations)
+/// Does the same to the caBundle of each webhook of a registration.
+async fn patch(world: &World, registration: (&str, &str), count: usize, operation: &Value) -> Result<()> {
+    let operations: Vec<Value> = (0..count)
+        .map(|index| {
+            let mut operation = operation.clone();
+            operation["path"] = format!("/webhooks/{index}/clientConfig/caBundle").into();
+            operation
+        })
+        .collect();
+    let operations = Patch::<()>::Json(serde_json::from_value(operations.into())?);
+    api(world, registration.0)
+        .patch(registration.1, &PatchParams::default(), &operations)
         .await?;
     Ok(())
 }
 
-/// Waits until the webhooks' caBundles are as they should be, and returns them.
-async fn bundles(
-    world: &World,
-    what: &str,
-    right: impl Fn(&[Option<ByteString>]) -> bool,
-) -> Result<Vec<Option<ByteString>>> {
-    let registrations = registrations(world);
-    until(what, SOON, async || {
-        let webhooks = registrations
-            .get(REGISTRATION)
-            .await?
-            .webhooks
-            .unwrap_or_default();
-        let bundles: Vec<_> = webhooks
-            .into_iter()
-            .map(|webhook| webhook.client_config.ca_bundle)
-            .collect();
-        let good = !bundles.is_empty() && right(&bundles);
-        Ok(when(good, bundles, || "it is missing or wrong".to_owned()))
-    })
-    .await
+fn api(world: &World, kind: &str) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
+    Api::all_with(world.cluster.client.clone(), &ApiResource::from_gvk(&kind))
 }
