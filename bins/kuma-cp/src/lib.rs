@@ -12,6 +12,7 @@ mod identity;
 mod mesh;
 mod proxies;
 mod serving;
+mod status;
 mod watches;
 pub mod webhook;
 mod wiring;

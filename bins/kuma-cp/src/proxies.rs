@@ -13,6 +13,7 @@ use tonic::service::Routes;
 
 use crate::authentication::Authentication;
 use crate::identity::{Identity, status};
+use crate::status::Statuses;
 
 impl Authenticator for Authentication {
     fn authenticate<'a>(
@@ -33,6 +34,7 @@ pub(crate) fn router(
     store: Arc<Store>,
     authentication: Authentication,
     identity: Identity,
+    statuses: Statuses,
     registry: &mut Registry,
     shutdown: &Shutdown,
 ) -> Router {
@@ -45,5 +47,6 @@ pub(crate) fn router(
         metrics,
         shutdown.watch(),
     );
+    ads.report_to(statuses);
     Routes::new(ads).add_service(identity).into_axum_router()
 }

@@ -102,6 +102,8 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         "watch of Dataplanes",
         until(shutdown, dataplanes),
     );
+    let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
+    spawn(&mut components, "status of proxies", until(shutdown, statuses));
     spawn_leader(&mut components, config, &client, &plane, &ca_pem, shutdown);
 
     let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;

@@ -5,9 +5,11 @@
 
 mod connection;
 mod metrics;
+mod status;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,6 +25,7 @@ use crate::store::Store;
 use crate::stream::Limits;
 use crate::wire::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SERVICE_NAME};
 pub use metrics::Metrics;
+pub use status::{Progress, Report, StatusSink};
 
 /// The largest request that is read, in bytes: an Envoy that reconnects lists every resource it has.
 const MAX_REQUEST: usize = 16 << 20;
@@ -96,6 +99,9 @@ struct Shared {
     settings: Settings,
     metrics: Metrics,
     shutdown: watch::Receiver<bool>,
+    status: OnceLock<Box<dyn StatusSink>>,
+    /// Tells streams of one proxy apart.
+    streams: AtomicU64,
 }
 
 // === impl AdsServer ===
@@ -117,8 +123,15 @@ impl AdsServer {
                 settings,
                 metrics,
                 shutdown,
+                status: OnceLock::new(),
+                streams: AtomicU64::default(),
             }),
         }
+    }
+
+    /// Has what becomes of streams reported, from now on and to the first sink that is given.
+    pub fn report_to(&self, sink: impl StatusSink) {
+        let _ = self.shared.status.set(Box::new(sink));
     }
 }
 

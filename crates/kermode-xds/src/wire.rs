@@ -4,10 +4,14 @@
 //! and a resource that was encoded once is passed on as the bytes it is. Fields that are not listed are skipped
 //! when a message is read. `wire/tests.rs` compares every message with the generated ones, byte for byte.
 
+mod node;
+
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use prost::Message;
+
+pub use node::Versions;
 
 /// Path of the one RPC that is served: a bidirectional stream of the messages below.
 pub const DELTA_AGGREGATED_RESOURCES: &str =
@@ -97,6 +101,12 @@ pub struct Node {
     /// The service it belongs to.
     #[prost(string, tag = "2")]
     pub cluster: String,
+    /// A `google.protobuf.Struct`, passed on as the bytes it is.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub metadata: Option<Bytes>,
+    /// A `BuildVersion`, likewise.
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    pub user_agent_build_version: Option<Bytes>,
 }
 
 /// `google.rpc.Status`: why something was rejected.

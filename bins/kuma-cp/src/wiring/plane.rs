@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::engine::Engine;
 use crate::mesh::SharedIndex;
+use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
 use crate::{identity, proxies};
 
@@ -29,6 +30,7 @@ pub(super) struct Plane {
     pub(super) directory: Directory,
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,
+    pub(super) statuses: Statuses,
     pub(super) events: Events,
     pub(super) publisher: Publisher,
     pub(super) leading: watch::Receiver<bool>,
@@ -50,6 +52,7 @@ impl Plane {
             metrics.register(&mut registry);
             publisher.register(&mut registry);
         }
+        let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), metrics);
         let (leads, leading) = watch::channel(false);
         Self {
@@ -57,6 +60,7 @@ impl Plane {
             directory: Directory::default(),
             store,
             writer,
+            statuses,
             events,
             publisher,
             leading,
@@ -123,6 +127,7 @@ impl Plane {
             self.store.clone(),
             authentication,
             identity,
+            self.statuses.clone(),
             &mut registry,
             shutdown,
         )

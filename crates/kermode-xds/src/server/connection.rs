@@ -9,10 +9,11 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::metrics::KindLabels;
+use super::status::Reporter;
 use super::{Metrics, ProxyId, Shared};
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Stream};
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 /// Where responses go.
 type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
@@ -34,11 +35,14 @@ pub(super) async fn serve(
     };
     tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
     let connected = Connected::new(&shared.metrics);
+    let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
+    let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
     let connection = Connection {
         subscription: shared.store.subscribe(&proxy.key),
         stream: Stream::new(shared.settings.limits),
         metrics: shared.metrics.clone(),
         sent: HashMap::new(),
+        reporter,
         proxy,
         responses,
     };
@@ -102,6 +106,7 @@ struct Connection {
     metrics: Metrics,
     /// When responses that are not acknowledged yet were sent, by nonce. At most one a kind.
     sent: HashMap<String, Instant>,
+    reporter: Reporter,
 }
 
 impl Connection {
@@ -184,12 +189,14 @@ impl Connection {
             self.metrics.responses.get_or_create(&labels).inc();
             let bytes = reply.response.encoded_len() as u64;
             self.metrics.response_bytes.get_or_create(&labels).inc_by(bytes);
+            self.reporter.sent(&reply.response);
             self.sent.insert(reply.response.nonce.clone(), Instant::now());
             self.responses
                 .send(Ok(reply.response))
                 .await
                 .map_err(|_| End::Gone)?;
         }
+        self.reporter.progress(&self.stream);
         Ok(())
     }
 
@@ -206,6 +213,7 @@ impl Connection {
                 .inc();
             let names: Vec<_> = resources.iter().map(|stamp| &*stamp.name).collect();
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
+            self.reporter.rejected(*kind, &names, message);
         }
     }
 }

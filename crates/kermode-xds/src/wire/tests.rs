@@ -4,6 +4,48 @@ use envoy_types::pb::google::{protobuf, rpc};
 
 use super::*;
 
+/// The metadata that the bootstrap gives Envoy.
+fn metadata() -> protobuf::Struct {
+    let text = |text: &str| protobuf::Value {
+        kind: Some(protobuf::value::Kind::StringValue(text.into())),
+    };
+    let members = |name: &str, value| protobuf::Struct {
+        fields: HashMap::from([(name.to_owned(), value)]),
+    };
+    let nested = |members| protobuf::Value {
+        kind: Some(protobuf::value::Kind::StructValue(members)),
+    };
+    let agent = members("version", text("0.1.0"));
+    members("version", nested(members("kumaDp", nested(agent))))
+}
+
+fn build() -> core::BuildVersion {
+    core::BuildVersion {
+        version: Some(envoy_types::pb::envoy::r#type::v3::SemanticVersion {
+            major_number: 1,
+            minor_number: 40,
+            patch: 0,
+        }),
+        metadata: None,
+    }
+}
+
+#[test]
+fn a_node_tells_its_versions() {
+    let node = our_request().node.unwrap();
+    let versions = Versions {
+        agent: "0.1.0".into(),
+        envoy: "1.40.0".into(),
+    };
+    assert_eq!(node.versions(), versions);
+    let broken = Node {
+        metadata: Some(Bytes::from_static(b"\xff")),
+        user_agent_build_version: Some(Bytes::from_static(b"\xff")),
+        ..Node::default()
+    };
+    assert_eq!(broken.versions(), Versions::default());
+}
+
 /// A request of Envoy, with fields that we do not read.
 fn envoys_request() -> generated::DeltaDiscoveryRequest {
     generated::DeltaDiscoveryRequest {
@@ -11,6 +53,8 @@ fn envoys_request() -> generated::DeltaDiscoveryRequest {
             id: "default.web-0.shop".into(),
             cluster: "web".into(),
             user_agent_name: "envoy".into(),
+            metadata: Some(metadata()),
+            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build())),
             ..Default::default()
         }),
         type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
@@ -32,6 +76,8 @@ fn our_request() -> DeltaDiscoveryRequest {
         node: Some(Node {
             id: "default.web-0.shop".into(),
             cluster: "web".into(),
+            metadata: Some(metadata().encode_to_vec().into()),
+            user_agent_build_version: Some(build().encode_to_vec().into()),
         }),
         type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
         resource_names_subscribe: vec!["*".into(), "a".into()],

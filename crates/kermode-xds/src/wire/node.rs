@@ -1,0 +1,81 @@
+//! What a node says of itself: the versions of its parts.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::Node;
+
+/// Versions of a sidecar's parts; empty where it does not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Of `kuma-dp`.
+    pub agent: String,
+    /// Of Envoy.
+    pub envoy: String,
+}
+
+/// `google.protobuf.Struct`.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Struct {
+    #[prost(map = "string, message", tag = "1")]
+    fields: HashMap<String, Value>,
+}
+
+/// `google.protobuf.Value`, as far as we read it. The members of a oneof are ordinary fields on the wire.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(string, optional, tag = "3")]
+    text: Option<String>,
+    #[prost(message, optional, boxed, tag = "5")]
+    members: Option<Box<Struct>>,
+}
+
+/// `envoy.config.core.v3.BuildVersion`, as far as we read it.
+#[derive(Clone, PartialEq, prost::Message)]
+struct BuildVersion {
+    #[prost(message, optional, tag = "1")]
+    version: Option<SemanticVersion>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SemanticVersion {
+    #[prost(uint32, tag = "1")]
+    major: u32,
+    #[prost(uint32, tag = "2")]
+    minor: u32,
+    #[prost(uint32, tag = "3")]
+    patch: u32,
+}
+
+impl Node {
+    /// The versions of its parts. What cannot be read says nothing.
+    pub fn versions(&self) -> Versions {
+        let metadata = self.metadata.clone().map(Struct::decode);
+        let metadata = metadata.and_then(Result::ok).unwrap_or_default();
+        let agent = metadata.text(&["version", "kumaDp", "version"]);
+        Versions {
+            agent: agent.unwrap_or_default().to_owned(),
+            envoy: self.envoy_version().unwrap_or_default(),
+        }
+    }
+
+    fn envoy_version(&self) -> Option<String> {
+        let build: &Bytes = self.user_agent_build_version.as_ref()?;
+        let version = BuildVersion::decode(build.clone()).ok()?.version?;
+        Some(format!("{}.{}.{}", version.major, version.minor, version.patch))
+    }
+}
+
+impl Struct {
+    fn text(&self, path: &[&str]) -> Option<&str> {
+        let (first, rest) = path.split_first()?;
+        let value = self.fields.get(*first)?;
+        if rest.is_empty() {
+            value.text.as_deref()
+        } else {
+            value.members.as_ref()?.text(rest)
+        }
+    }
+}
