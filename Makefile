@@ -78,6 +78,11 @@ deny: $(CARGO_DENY) ## what may be depended on, and by whom
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)
 
+.PHONY: fuzz-inject
+fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with seeds of its own
+	@KERMODE_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --package kermode-inject --test hostile -- --nocapture
+	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kuma-cp webhook::tests::hostile
+
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit

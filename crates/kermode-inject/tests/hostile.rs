@@ -1,0 +1,225 @@
+//! Hostile input: what the golden Pods become when bytes and values of them are changed at random, and Pods beyond all
+//! measure. No panic, answers that apply, bounded memory.
+//!
+//! A few thousand inputs by default; `make fuzz-inject SECONDS=600` goes on for that long with other seeds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "in a test, this is how it fails"
+)]
+
+mod mutation;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use kermode_crds::ContainerPatchSpec;
+use kermode_inject::workload::misplaced_request;
+use kermode_inject::{Outcome, Settings, explain, inject, validate_container_patch};
+use serde_json::{Value, json};
+
+use crate::mutation::Mutator;
+use crate::world::World;
+
+const ITERATIONS: u64 = 4_000;
+/// What the whole test may have needed at its worst, in KiB: a few times the largest input.
+const MOST_MEMORY: u64 = 1024 * 1024;
+
+/// The documents of the goldens' inputs, as JSON.
+fn seeds() -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut seeds = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.to_str().is_some_and(|path| path.ends_with(".input.yaml")) {
+            let text = std::fs::read_to_string(path).unwrap();
+            for mut document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+                if document["kind"] != "ContainerPatch" {
+                    document["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
+                }
+                seeds.push(document.to_string().into_bytes());
+            }
+        }
+    }
+    // The order of a directory is no order.
+    seeds.sort();
+    assert!(seeds.len() >= 20, "the goldens are not where they should be");
+    seeds
+}
+
+/// Gives one input to everything that takes some. Whether a sidecar came of it.
+fn answer(input: &[u8]) -> bool {
+    // As the webhook reads it: nesting is bounded by the reader.
+    let Ok(value) = serde_json::from_slice::<Value>(input) else {
+        return false;
+    };
+    let _ = misplaced_request(&value);
+    let _ = validate_container_patch(&value, "kong-mesh-system");
+    let mut world = World::default();
+    if let Ok(spec) = serde_json::from_value::<ContainerPatchSpec>(value["spec"].clone()) {
+        world.patches.insert("p".to_owned(), spec);
+    }
+    let patched = json!({
+        "metadata": {
+            "labels": {"kuma.io/sidecar-injection": "enabled"},
+            "annotations": {"kuma.io/container-patches": "p"},
+        },
+        "spec": {"containers": []},
+    });
+    let mut injected = false;
+    for native in [true, false] {
+        injected |= check(&value, &world, native);
+        check(&patched, &world, native);
+    }
+    injected
+}
+
+fn check(pod: &Value, world: &World, native: bool) -> bool {
+    let settings = Settings {
+        native_sidecars_supported: native,
+        ..Settings::default()
+    };
+    let outcome = world.with(|context| inject(pod, &settings, context));
+    let explanation = world.with(|context| explain(pod, &settings, context));
+    assert_eq!(explanation.result, outcome, "explaining changes nothing");
+    let Ok(Outcome::Injected(injection)) = outcome else {
+        return false;
+    };
+    let mut after = pod.clone();
+    json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
+    let again = world.with(|context| inject(&after, &settings, context));
+    assert!(
+        matches!(again, Ok(Outcome::Skipped(_))),
+        "injected twice: {again:?}"
+    );
+    true
+}
+
+/// How long to go on, when that is asked for.
+#[allow(clippy::disallowed_methods, reason = "the one switch of this test")]
+fn patience() -> Option<Duration> {
+    let text = std::env::var("KERMODE_FUZZ_SECONDS").ok()?;
+    Some(Duration::from_secs(text.parse().expect("a number of seconds")))
+}
+
+#[test]
+fn changed_pods_and_patches_are_answered_without_panic() {
+    let seeds = seeds();
+    let patience = patience();
+    let first = if patience.is_some() { fastrand::u64(..) } else { 0 };
+    let start = Instant::now();
+    let (mut count, mut injected) = (0, 0);
+    while patience.map_or(count < ITERATIONS, |patience| start.elapsed() < patience) {
+        let seed = first.wrapping_add(count);
+        let input = Mutator::new(seed).mutated(&seeds);
+        let Ok(got_sidecar) = catch_unwind(AssertUnwindSafe(|| answer(&input))) else {
+            let shown = String::from_utf8_lossy(&input[..input.len().min(4_000)]);
+            panic!("seed {seed} breaks it, input of {} bytes: {shown}", input.len());
+        };
+        injected += u64::from(got_sidecar);
+        count += 1;
+    }
+    println!("{count} inputs from seed {first} on, {injected} injected");
+    assert!(injected * 20 > count, "nearly all inputs are stopped at the door");
+    assert_memory_is_bounded();
+}
+
+#[test]
+fn pods_beyond_all_measure_are_answered() {
+    for (name, pod) in huge() {
+        let input = pod.to_string();
+        assert!(input.len() > 250_000, "{name} is not huge");
+        let start = Instant::now();
+        answer(input.as_bytes());
+        println!("{name}: {} bytes, {:.0?}", input.len(), start.elapsed());
+    }
+    for depth in [100, 127, 200, 1_000_000] {
+        let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+        let label = r#""labels": {"kuma.io/sidecar-injection": "enabled"}"#;
+        let pod = format!(r#"{{"metadata": {{{label}}}, "spec": {{"containers": [], "x": {open}{close}}}}}"#);
+        answer(pod.as_bytes());
+    }
+    assert_memory_is_bounded();
+}
+
+/// Pods of a megabyte and more in one place each.
+fn huge() -> Vec<(&'static str, Value)> {
+    let pod = json!({
+        "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
+        "spec": {"containers": [{"name": "app"}], "volumes": []},
+    });
+    let with = |pointer: &str, value: Value| {
+        let mut pod = pod.clone();
+        *pod.pointer_mut(pointer).expect("there") = value;
+        pod
+    };
+    let annotated =
+        |key: &str, item: &str, count| with("/metadata/annotations", json!({key: item.repeat(count)}));
+    let many = |count: usize, item: Value| Value::Array(vec![item; count]);
+    let probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
+    let ports = json!({
+        "name": "a",
+        "ports": many(4_000, json!({"name": "b", "containerPort": 1})),
+        "livenessProbe": {"httpGet": {"port": "nowhere"}},
+    });
+    vec![
+        (
+            "containers",
+            with("/spec/containers", many(40_000, json!({"name": "a"}))),
+        ),
+        (
+            "too many containers",
+            with("/spec/containers", many(110_000, json!({"name": "a"}))),
+        ),
+        ("probes", with("/spec/containers", many(6_000, probe))),
+        ("ports", with("/spec/containers", many(10, ports))),
+        (
+            "volumes",
+            with("/spec/volumes", many(40_000, json!({"name": "v"}))),
+        ),
+        (
+            "a name",
+            with("/spec/containers/0/name", "a".repeat(2_000_000).into()),
+        ),
+        (
+            "names of patches",
+            annotated("kuma.io/container-patches", "ab,", 200_000),
+        ),
+        (
+            "variables",
+            annotated("kuma.io/sidecar-env-vars", "a=b;", 200_000),
+        ),
+        (
+            "exclusions",
+            annotated(
+                "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids",
+                "1:2;",
+                75_000,
+            ),
+        ),
+        (
+            "ports by number",
+            annotated("traffic.kuma.io/exclude-inbound-ports", "12,", 150_000),
+        ),
+        ("a level", annotated("kuma.io/envoy-log-level", "trace", 300_000)),
+        ("a mesh", annotated("kuma.io/mesh", "m", 1_000_000)),
+        ("a wrong word", annotated("kuma.io/gateway", "yes", 300_000)),
+    ]
+}
+
+/// The high-water mark of this process.
+fn assert_memory_is_bounded() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .expect("Linux");
+    let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    println!("at most {peak} KiB");
+    assert!(peak < MOST_MEMORY, "{peak} KiB");
+}

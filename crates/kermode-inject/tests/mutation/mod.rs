@@ -1,0 +1,142 @@
+//! Random changes of JSON documents, of their bytes and of their values. The same seed gives the same change.
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+
+/// Longest input that is made, in bytes.
+const LONGEST: usize = 2_000_000;
+
+/// Words and fragments that mean something to whoever reads a Pod, or should mean nothing.
+const FRAGMENTS: &[&str] = &[
+    "kuma-sidecar",
+    "kuma.io/container-patches",
+    "kuma.io/sidecar-drain-time",
+    "kuma.io/sidecar-env-vars",
+    "kuma.io/sidecar-mode",
+    "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids",
+    "initContainers",
+    "securityContext",
+    "terminationGracePeriodSeconds",
+    "null",
+    "{}",
+    "[]",
+    "-1",
+    "1e999",
+    "9223372036854775808",
+    "0.1",
+    "\"\\u0000\"",
+    "\"\\ud800\"",
+    "enabled",
+    "true",
+    "65536",
+    "1h-1s",
+    ":::",
+    ";=;",
+    "~1~0/-",
+    "\"",
+    ",",
+    "/spec/containers/0",
+];
+
+/// Makes one input.
+pub(crate) struct Mutator(Rng);
+
+impl Mutator {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(Rng::with_seed(seed))
+    }
+
+    /// One of the seeds, changed once or several times.
+    pub(crate) fn mutated(mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = self.0.choice(seeds).cloned().unwrap_or_default();
+        for _ in 0..self.0.usize(1..4) {
+            input = if self.0.u8(0..4) > 0 {
+                self.change_value(&input).unwrap_or(input)
+            } else {
+                self.change_bytes(input, seeds)
+            };
+            input.truncate(LONGEST);
+        }
+        input
+    }
+
+    fn change_bytes(&mut self, mut input: Vec<u8>, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let (from, to) = self.range(input.len());
+        match self.0.u8(0..6) {
+            0 => input.truncate(from),
+            1 => drop(input.drain(from..to)),
+            2 => input[from..to]
+                .iter_mut()
+                .take(4)
+                .for_each(|byte| *byte = self.0.u8(..)),
+            3 => {
+                let fragment = self.0.choice(FRAGMENTS).copied().unwrap_or_default();
+                input.splice(from..from, fragment.bytes());
+            }
+            4 => {
+                let piece = input[from..to].to_vec();
+                let most = LONGEST / piece.len().max(1);
+                let most = if self.0.u8(..) == 0 { most.max(1) } else { 8 };
+                let times = self.0.usize(1..=most);
+                input.splice(from..from, piece.repeat(times));
+            }
+            _ => {
+                let other = self.0.choice(seeds).cloned().unwrap_or_default();
+                let (other_from, other_to) = self.range(other.len());
+                input.splice(from..to, other[other_from..other_to].iter().copied());
+            }
+        }
+        input
+    }
+
+    fn range(&mut self, length: usize) -> (usize, usize) {
+        let (one, other) = (self.0.usize(0..=length), self.0.usize(0..=length));
+        (one.min(other), one.max(other))
+    }
+
+    /// None when the input is no JSON.
+    fn change_value(&mut self, input: &[u8]) -> Option<Vec<u8>> {
+        let mut root: Value = serde_json::from_slice(input).ok()?;
+        self.change(&mut root);
+        Some(root.to_string().into_bytes())
+    }
+
+    /// Somewhere in a value, mostly deep in it.
+    fn change(&mut self, place: &mut Value) {
+        let index = self.0.usize(..);
+        if self.0.u8(0..8) > 0 {
+            match place {
+                Value::Array(items) if !items.is_empty() => {
+                    let index = index % items.len();
+                    return self.change(&mut items[index]);
+                }
+                Value::Object(members) if !members.is_empty() => {
+                    let index = index % members.len();
+                    if let Some(member) = members.values_mut().nth(index) {
+                        return self.change(member);
+                    }
+                }
+                _ => {}
+            }
+        }
+        *place = self.value(place);
+    }
+
+    fn value(&mut self, old: &Value) -> Value {
+        let fragment = self.0.choice(FRAGMENTS).copied().unwrap_or_default();
+        match self.0.u8(0..9) {
+            0 => Value::Null,
+            1 => self.0.bool().into(),
+            2 => self.0.i64(..).into(),
+            3 => json!(self.0.f64() * 1e9),
+            4 => fragment.into(),
+            5 => Value::Array(vec![old.clone(); self.0.usize(0..4)]),
+            6 => json!({fragment: old}),
+            7 => {
+                let depth = self.0.usize(1..140);
+                (0..depth).fold(old.clone(), |inner, _| json!([inner]))
+            }
+            _ => fragment.repeat(self.0.usize(1..1_000)).into(),
+        }
+    }
+}
