@@ -23,8 +23,8 @@ use kermode_envoy::{Resource, ResourceKind};
 use kermode_model::{MeshName, ObjectKey, ServiceName};
 use tokio::sync::watch;
 
-use scope::Scope;
 pub use scope::{Change, Entry};
+use scope::{Scope, Slot};
 pub use subscription::{Changes, Subscription};
 pub use view::View;
 
@@ -113,10 +113,7 @@ impl Store {
     /// Replaces everything that the proxies of a mesh share. Returns how many resources changed.
     pub fn replace_mesh(&self, mesh: &MeshName, resources: Vec<Resource>) -> usize {
         let cell = self.meshes.get_or_insert(mesh);
-        let wanted = keys(&resources);
-        self.write(&cell, resources, |scope| {
-            scope.keys().filter(|key| !wanted.contains(key)).collect()
-        })
+        self.write(&cell, resources, stale)
     }
 
     /// Replaces the shared resources of one service of a mesh; none removes it. Returns how many changed.
@@ -130,20 +127,14 @@ impl Store {
         for resource in &mut resources {
             resource.service = Some(service.clone());
         }
-        let wanted = keys(&resources);
-        self.write(&cell, resources, |scope| {
-            scope
-                .keys_of(Some(service))
-                .filter(|key| !wanted.contains(*key))
-                .cloned()
-                .collect()
+        self.write(&cell, resources, |scope, wanted| {
+            let keys = scope.keys_of(Some(service)).cloned();
+            let slots = keys.map(|key| Slot {
+                key,
+                service: Some(service.clone()),
+            });
+            slots.filter(|slot| !wanted.contains(slot)).collect()
         })
-    }
-
-    /// Adds, changes and removes single resources that the proxies of a mesh share. Returns how many changed.
-    pub fn update_mesh(&self, mesh: &MeshName, upserts: Vec<Resource>, removals: Vec<Key>) -> usize {
-        let cell = self.meshes.get_or_insert(mesh);
-        self.write(&cell, upserts, |_| removals)
     }
 
     /// Forgets what the proxies of a mesh share.
@@ -156,11 +147,11 @@ impl Store {
     /// The first time, this is what the proxy's streams wait for.
     pub fn replace_proxy(&self, proxy: &ObjectKey, profile: Profile, resources: Vec<Resource>) -> usize {
         let cell = self.proxies.get_or_insert(proxy);
-        let wanted = keys(&resources);
+        let wanted = slots(&resources);
         let fresh = cell.prepare(resources);
         let mut scope = cell.write();
-        let stale: Vec<Key> = scope.keys().filter(|key| !wanted.contains(key)).collect();
-        let changed = scope.apply(&self.sequence, self.log_capacity, fresh, stale);
+        let removals = stale(&scope, &wanted);
+        let changed = scope.apply(&self.sequence, self.log_capacity, fresh, removals);
         let refocused = scope.set_profile(&self.sequence, Some(profile));
         if changed > 0 || refocused {
             cell.announce(&scope);
@@ -175,7 +166,7 @@ impl Store {
         };
         {
             let mut scope = cell.write();
-            let all: Vec<Key> = scope.keys().collect();
+            let all = scope.slots().collect();
             scope.apply(&self.sequence, self.log_capacity, Vec::new(), all);
             if scope.set_profile(&self.sequence, None) {
                 cell.announce(&scope);
@@ -200,10 +191,16 @@ impl Store {
         self.len() == (0, 0)
     }
 
-    fn write(&self, cell: &Cell, upserts: Vec<Resource>, removals: impl FnOnce(&Scope) -> Vec<Key>) -> usize {
+    fn write(
+        &self,
+        cell: &Cell,
+        upserts: Vec<Resource>,
+        removals: impl FnOnce(&Scope, &HashSet<Slot>) -> Vec<Slot>,
+    ) -> usize {
+        let wanted = slots(&upserts);
         let fresh = cell.prepare(upserts);
         let mut scope = cell.write();
-        let removals = removals(&scope);
+        let removals = removals(&scope, &wanted);
         let changed = scope.apply(&self.sequence, self.log_capacity, fresh, removals);
         if changed > 0 {
             cell.announce(&scope);
@@ -217,14 +214,19 @@ impl Store {
     }
 }
 
-fn keys(resources: &[Resource]) -> HashSet<Key> {
-    resources
-        .iter()
-        .map(|resource| Key {
+fn slots(resources: &[Resource]) -> HashSet<Slot> {
+    let slot = |resource: &Resource| Slot {
+        key: Key {
             kind: resource.kind,
             name: resource.name.clone(),
-        })
-        .collect()
+        },
+        service: resource.service.clone(),
+    };
+    resources.iter().map(slot).collect()
+}
+
+fn stale(scope: &Scope, wanted: &HashSet<Slot>) -> Vec<Slot> {
+    scope.slots().filter(|slot| !wanted.contains(slot)).collect()
 }
 
 // === impl Cells ===

@@ -162,14 +162,15 @@ impl Connection {
         let Self {
             subscription, stream, ..
         } = self;
-        let (output, changed) = subscription.read(|view, changes| {
-            let output = stream.on_request(request, view.as_ref());
-            // What changed since the last look must not be lost with this one.
-            (output, stream.on_change(changes, view.as_ref()))
+        let (changed, output) = subscription.read(|view, changes| {
+            // The machine has to know what changed before it acts on a view that holds the change: a listener would
+            // not wait for a cluster that nobody told it of.
+            let changed = stream.on_change(changes, view.as_ref());
+            (changed, stream.on_request(request, view.as_ref()))
         });
         let output = output.map_err(|error| End::Status(Status::resource_exhausted(error.to_string())))?;
-        self.emit(output).await?;
-        self.emit(changed).await
+        self.emit(changed).await?;
+        self.emit(output).await
     }
 
     async fn on_change(&mut self) -> Result<(), End> {

@@ -40,7 +40,9 @@ pub struct Change {
 /// The state of a scope. The profile is there once a proxy's scope was published; a mesh has none.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    entries: [HashMap<Arc<str>, Arc<Entry>>; ResourceKind::ALL.len()],
+    /// By kind and name. Services that share a pod's port have listeners of one name: all are kept, first service
+    /// first, and a view takes the first that it shows.
+    entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     of_no_service: BTreeSet<Key>,
     profile: Option<Profile>,
@@ -49,6 +51,13 @@ pub(super) struct Scope {
     floor: u64,
     /// The newest change.
     sequence: u64,
+}
+
+/// A place in a scope.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Slot {
+    pub(super) key: Key,
+    pub(super) service: Option<ServiceName>,
 }
 
 // === impl Entry ===
@@ -80,24 +89,37 @@ impl Entry {
             name: self.stamp.name.clone(),
         }
     }
+
+    fn slot(&self) -> Slot {
+        Slot {
+            key: self.key(),
+            service: self.service.clone(),
+        }
+    }
 }
 
 // === impl Scope ===
 
 impl Scope {
-    pub(super) fn get(&self, kind: ResourceKind, name: &str) -> Option<&Arc<Entry>> {
-        self.entries[kind as usize].get(name)
+    /// The resources of a name, in the order in which they are preferred.
+    pub(super) fn get(&self, kind: ResourceKind, name: &str) -> &[Arc<Entry>] {
+        self.entries[kind as usize]
+            .get(name)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
     }
 
-    pub(super) fn of_kind(&self, kind: ResourceKind) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries[kind as usize].values()
+    /// The resources of a kind, by name.
+    pub(super) fn of_kind(&self, kind: ResourceKind) -> impl Iterator<Item = &[Arc<Entry>]> {
+        self.entries[kind as usize].values().map(Vec::as_slice)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.entries
             .iter()
             .flat_map(HashMap::values)
-            .map(|entry| entry.key())
+            .flatten()
+            .map(|entry| entry.slot())
     }
 
     /// The resources of one service, or of none.
@@ -119,8 +141,8 @@ impl Scope {
 
     /// Whether publishing this would change anything.
     pub(super) fn differs(&self, resource: &Resource) -> bool {
-        self.get(resource.kind, &resource.name)
-            .is_none_or(|entry| entry.stamp.version != resource.version || entry.service != resource.service)
+        let mut same = self.get(resource.kind, &resource.name).iter();
+        !same.any(|entry| entry.service == resource.service && entry.stamp.version == resource.version)
     }
 
     /// What changed after that point, oldest first; `None` when the log does not reach back that far.
@@ -135,13 +157,13 @@ impl Scope {
         clock: &AtomicU64,
         log_capacity: usize,
         upserts: Vec<Entry>,
-        removals: Vec<Key>,
+        removals: Vec<Slot>,
     ) -> usize {
         let mut changed = Vec::new();
         let sequence = clock.fetch_add(1, Ordering::Relaxed) + 1;
-        for key in removals {
-            if self.remove(&key) {
-                changed.push(key);
+        for slot in removals {
+            if self.remove(&slot) {
+                changed.push(slot.key);
             }
         }
         for entry in upserts {
@@ -177,28 +199,38 @@ impl Scope {
 
     fn insert(&mut self, mut entry: Entry, sequence: u64) {
         let key = entry.key();
-        let old = self.get(key.kind, &key.name).cloned();
-        entry.sequence = sequence;
-        entry.created = old.as_ref().map_or(sequence, |old| old.created);
-        if let Some(old) = old.filter(|old| old.service != entry.service) {
-            self.unindex(old.service.as_ref(), &key);
-        }
-        match &entry.service {
-            Some(service) => self
-                .by_service
-                .entry(service.clone())
-                .or_default()
-                .insert(key.clone()),
-            None => self.of_no_service.insert(key.clone()),
+        let group = match &entry.service {
+            Some(service) => self.by_service.entry(service.clone()).or_default(),
+            None => &mut self.of_no_service,
         };
-        self.entries[key.kind as usize].insert(key.name, Arc::new(entry));
+        group.insert(key.clone());
+        let candidates = self.entries[key.kind as usize].entry(key.name).or_default();
+        entry.sequence = sequence;
+        match candidates.binary_search_by(|old| old.service.cmp(&entry.service)) {
+            Ok(at) => {
+                entry.created = candidates[at].created;
+                candidates[at] = Arc::new(entry);
+            }
+            Err(at) => {
+                entry.created = sequence;
+                candidates.insert(at, Arc::new(entry));
+            }
+        }
     }
 
-    fn remove(&mut self, key: &Key) -> bool {
-        let Some(old) = self.entries[key.kind as usize].remove(&key.name) else {
+    fn remove(&mut self, slot: &Slot) -> bool {
+        let names = &mut self.entries[slot.key.kind as usize];
+        let Some(candidates) = names.get_mut(&slot.key.name) else {
             return false;
         };
-        self.unindex(old.service.as_ref(), key);
+        let Ok(at) = candidates.binary_search_by(|entry| entry.service.cmp(&slot.service)) else {
+            return false;
+        };
+        candidates.remove(at);
+        if candidates.is_empty() {
+            names.remove(&slot.key.name);
+        }
+        self.unindex(slot.service.as_ref(), &slot.key);
         true
     }
 

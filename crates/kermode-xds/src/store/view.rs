@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
+use kermode_model::ServiceName;
 
 use super::scope::Scope;
 use super::{Entry, Key, Profile, Visibility};
@@ -24,30 +25,44 @@ impl<'a> View<'a> {
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         self.own
             .get(kind, name)
-            .or_else(|| self.shared.get(kind, name).filter(|entry| self.shows(entry)))
+            .first()
+            .or_else(|| self.pick(self.shared.get(kind, name)))
     }
 
     /// What a wildcard subscription to a kind means, in no order.
     pub fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
         let view = *self;
-        let own = self.own.of_kind(kind);
-        let shared: Box<dyn Iterator<Item = &Arc<Entry>>> = match &self.profile.visibility {
-            Visibility::All => Box::new(self.shared.of_kind(kind)),
+        let own = self.own.of_kind(kind).filter_map(<[_]>::first);
+        let shared: Box<dyn Iterator<Item = &'a Arc<Entry>>> = match &self.profile.visibility {
+            Visibility::All => Box::new(
+                self.shared
+                    .of_kind(kind)
+                    .filter_map(move |found| view.pick(found)),
+            ),
             Visibility::Only(services) => {
                 let groups = std::iter::once(None).chain(services.iter().map(Some));
-                let keys = groups.flat_map(move |group| view.shared.keys_of(group));
-                Box::new(keys.filter_map(move |key| {
-                    if key.kind == kind {
-                        view.shared.get(kind, &key.name)
-                    } else {
-                        None
-                    }
-                }))
+                Box::new(groups.flat_map(move |group| view.of_group(kind, group)))
             }
         };
-        let shared =
-            shared.filter(move |entry| view.shows(entry) && view.own.get(kind, &entry.stamp.name).is_none());
-        Box::new(own.chain(shared))
+        Box::new(own.chain(shared.filter(move |entry| view.own.get(kind, &entry.stamp.name).is_empty())))
+    }
+
+    /// What one service, or none, contributes.
+    fn of_group(
+        self,
+        kind: ResourceKind,
+        service: Option<&'a ServiceName>,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let keys = self.shared.keys_of(service).filter(move |key| key.kind == kind);
+        keys.filter_map(move |key| {
+            self.pick(self.shared.get(kind, &key.name))
+                .filter(|entry| entry.service.as_ref() == service)
+        })
+    }
+
+    /// The first resource of a name that is meant for the proxy.
+    fn pick(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
+        candidates.iter().find(|entry| self.shows(entry))
     }
 
     /// The newest change that may be in it.

@@ -18,6 +18,9 @@ use crate::wire::DeltaDiscoveryRequest;
 /// The name that stands for whatever the server thinks the client needs.
 pub(super) const WILDCARD: &str = "*";
 
+/// Stands for a version of which nothing is known, not even whether the client has any.
+const UNSURE: &str = "";
+
 /// What the tags and length prefixes of one resource add to a response, at most.
 const OVERHEAD: usize = 8;
 
@@ -175,6 +178,7 @@ impl Tracker {
         }
         if sent.items.len() == 1 && sent.removed.is_empty() {
             if let Some((stamp, before)) = sent.items.pop() {
+                let before = before.unwrap_or_else(|| unsure(&stamp.name));
                 self.restore(&stamp.name, before);
                 let rejection = Rejection {
                     kind: self.kind,
@@ -186,30 +190,35 @@ impl Tracker {
             return;
         }
         // Envoy may have applied any part of it. Forget the versions, and find out which part is bad.
-        for (stamp, before) in &sent.items {
-            let unsure = before.as_ref().map(|_| Stamp {
-                name: stamp.name.clone(),
-                version: "".into(),
-            });
-            self.restore(&stamp.name, unsure.map(Arc::new));
-        }
-        let names: Vec<Arc<str>> = sent
+        let mut names: Vec<Arc<str>> = sent
             .items
             .into_iter()
             .map(|(stamp, _)| stamp.name.clone())
             .collect();
-        let (first, second) = names.split_at(names.len().div_ceil(2));
-        for part in [second.to_vec(), first.to_vec(), sent.removed] {
+        for name in &names {
+            self.restore(name, unsure(name));
+        }
+        for name in sent
+            .removed
+            .iter()
+            .filter(|name| self.wants(name))
+            .cloned()
+            .collect::<Vec<_>>()
+        {
+            self.client.insert(Known(unsure(&name)));
+        }
+        let second = names.split_off(names.len().div_ceil(2));
+        for part in [second, names, sent.removed] {
             if !part.is_empty() {
                 self.retries.push_front(part);
             }
         }
     }
 
-    fn restore(&mut self, name: &Arc<str>, before: Option<Arc<Stamp>>) {
+    fn restore(&mut self, name: &Arc<str>, before: Arc<Stamp>) {
         // When the client lost interest meanwhile, it is not remembered any more, and stays so.
         if self.client.remove(&**name) {
-            self.client.extend(before.map(Known));
+            self.client.insert(Known(before));
         }
     }
 
@@ -253,8 +262,11 @@ impl Tracker {
         }
         found.extend(self.names.iter().cloned());
         found.extend(self.client.iter().map(|known| known.0.name.clone()));
+        found.extend(self.rejected.keys().cloned());
         for name in found {
-            if !matches!(self.verdict(&name, false, view), Verdict::Nothing) {
+            if matches!(self.verdict(&name, false, view), Verdict::Nothing) {
+                self.forget_rejection(&name, view);
+            } else {
                 self.enqueue(name, since, view.sequence(), false);
             }
         }
@@ -330,16 +342,14 @@ impl Tracker {
     /// Fills a response with a part of a rejected one, as far as it still has to be sent.
     fn fill_retry(&mut self, batch: &mut Batch, part: Vec<Arc<str>>, view: &View<'_>, gate: &Gate) {
         for name in part {
-            match self.target(&name, view) {
-                Some(entry) if gate.holds_upsert(entry) => self.enqueue(name, 0, view.sequence(), false),
-                Some(_) => {
-                    if let Verdict::Upsert(entry) = self.verdict(&name, false, view) {
-                        batch.upsert(entry, 0);
-                    }
+            let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
+            match self.verdict(&name, forced, view) {
+                Verdict::Upsert(entry) if gate.holds_upsert(entry) => {
+                    self.enqueue(name, 0, view.sequence(), forced);
                 }
-                // Envoy may have it in spite of the rejection.
-                None if self.wildcard || self.names.contains(&name) => batch.remove(name, 0),
-                None => {}
+                Verdict::Upsert(entry) => batch.upsert(entry, 0),
+                Verdict::Remove => self.enqueue(name, 0, view.sequence(), forced),
+                Verdict::Nothing => self.forget_rejection(&name, view),
             }
         }
     }
@@ -350,7 +360,7 @@ impl Tracker {
         let mut items = Vec::with_capacity(batch.items.len());
         for Item { stamp, created, .. } in batch.items {
             let before = self.client.replace(Known(stamp.clone())).map(|known| known.0);
-            if before.is_none() {
+            if before.as_ref().is_none_or(|before| &*before.version == UNSURE) {
                 oldest_new = Some(oldest_new.map_or(created, |oldest| oldest.min(created)));
             }
             items.push((stamp, before));
@@ -373,12 +383,12 @@ impl Tracker {
     pub(super) fn oldest_missing(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().and_then(|sent| sent.oldest_new);
         let names = self.pending.keys().chain(self.retries.iter().flatten());
-        let missing = names
-            .filter(|name| !self.client.contains(&***name))
-            .filter_map(|name| match self.verdict(name, false, view) {
+        let missing = names.filter(|name| !self.surely_has(name)).filter_map(|name| {
+            match self.verdict(name, false, view) {
                 Verdict::Upsert(entry) => Some(entry.created),
                 Verdict::Nothing | Verdict::Remove => None,
-            });
+            }
+        });
         sent.into_iter().chain(missing).chain(self.compare_all).min()
     }
 
@@ -415,6 +425,12 @@ impl Tracker {
         pending.since = pending.since.min(since);
         pending.latest = pending.latest.max(latest);
         pending.forced |= forced;
+    }
+
+    fn surely_has(&self, name: &str) -> bool {
+        self.client
+            .get(name)
+            .is_some_and(|known| &*known.0.version != UNSURE)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -462,6 +478,13 @@ impl Tracker {
             self.rejected.remove(name);
         }
     }
+}
+
+fn unsure(name: &Arc<str>) -> Arc<Stamp> {
+    Arc::new(Stamp {
+        name: name.clone(),
+        version: UNSURE.into(),
+    })
 }
 
 // === impl Batch ===

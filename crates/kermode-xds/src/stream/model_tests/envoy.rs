@@ -39,9 +39,7 @@ impl Envoy {
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
         // What Envoy applied of a response that it refused it does not mention to the next server. No server can
         // know, so this is not looked at: as if only what it mentions were there.
-        for (kind, versions) in &self.versions {
-            self.applied.insert(*kind, versions.clone());
-        }
+        self.applied = self.versions.clone();
         let mut requests = vec![self.first(Cluster)];
         if self.names.get(&Endpoints).is_some_and(|names| !names.is_empty()) {
             requests.push(self.first(Endpoints));
@@ -89,6 +87,9 @@ impl Envoy {
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a kind we know");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(read).collect();
+        // What it has unsubscribed from meanwhile it accepts and forgets.
+        let names = self.names.get(&kind).cloned().unwrap_or_default();
+        let wanted = |name: &String| matches!(kind, Cluster | Listener) || names.contains(name);
         let mut seen = BTreeSet::new();
         for name in resources
             .iter()
@@ -103,7 +104,7 @@ impl Envoy {
             .map(|(name, ..)| name)
             .collect();
         let refused = !bad.is_empty();
-        for (name, version, body) in &resources {
+        for (name, version, body) in resources.iter().filter(|(name, ..)| wanted(name)) {
             // Endpoints and routes are all or nothing, of clusters and listeners the good ones count.
             let counts = !refused || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
             if counts {
@@ -122,7 +123,7 @@ impl Envoy {
             self.refused.insert((kind, name.clone()));
         }
         if !refused || matches!(kind, Cluster | Listener) {
-            for name in &response.removed_resources {
+            for name in response.removed_resources.iter().filter(|name| wanted(name)) {
                 self.remove(kind, name);
             }
         }
@@ -166,19 +167,11 @@ impl Envoy {
         if self.names.get(&kind).is_some_and(|names| names.contains(name)) {
             self.missing.insert((kind, name.to_owned()));
         }
-        match kind {
-            // Envoy keeps the endpoints it has, and a waiting cluster goes on without.
-            Endpoints => {
-                self.warming.remove(name);
-                self.applied.entry(kind).or_default().remove(name);
-            }
-            _ => {
-                self.applied.entry(kind).or_default().remove(name);
-                if kind == Cluster {
-                    self.warming.remove(name);
-                }
-            }
+        // Without endpoints, a waiting cluster goes on with those it has.
+        if matches!(kind, Cluster | Endpoints) {
+            self.warming.remove(name);
         }
+        self.applied.entry(kind).or_default().remove(name);
     }
 
     /// Subscribes to the endpoints of new clusters and the routes of new listeners, and from those of gone ones. A
