@@ -90,6 +90,14 @@ test-cluster-unit: ## unit tests of the cluster and image tool
 test-cluster: ## the same, and two real clusters side by side (root)
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit tests/real
 
+.PHONY: test-api-server
+API_TEST_CLUSTER = test-api-server
+test-api-server: cluster-packages ## the writer of Dataplanes against a real API server (root)
+	@$(CLUSTER_TOOL) api-only --name $(API_TEST_CLUSTER) up >/dev/null
+	@KUBECONFIG=$$($(CLUSTER_TOOL) kubeconfig $(API_TEST_CLUSTER)) \
+		cargo test --quiet --package kermode-k8s --features api-server --test api_server; \
+	result=$$?; $(CLUSTER_TOOL) down $(API_TEST_CLUSTER) >/dev/null; exit $$result
+
 .PHONY: test-e2e test-e2e-run
 test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text: see tests/e2e/README.md
 	@python3 tests/run.py e2e

@@ -24,6 +24,7 @@ SUITES = {
     "unit": [*CARGO, "test", "--workspace", "--exclude", "kermode-e2e", "--no-fail-fast"],
     "tools": ["make", "--no-print-directory", "test-cluster-unit", "test-demo"],
     "conformance": ["make", "--no-print-directory", "conformance-shared"],
+    "api-server": ["make", "--no-print-directory", "test-api-server"],
     "cluster": ["make", "--no-print-directory", "test-cluster"],
     "e2e": ["make", "--no-print-directory", "test-e2e-run"],
 }

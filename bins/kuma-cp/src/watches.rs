@@ -4,12 +4,11 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use kermode_crds::{ContainerPatch, Dataplane, Mesh, MeshTrafficPermission, annotation};
+use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
 use kermode_k8s::controller::watch::{Update, Verdict, decoded, follow};
-use kermode_k8s::controller::writer::{Observed, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
-use kube::core::{ApiResource, DeserializeGuard, DynamicObject, PartialObjectMeta};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
@@ -115,32 +114,6 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
             sink(),
         )),
     ]
-}
-
-/// The watch of the Dataplanes that there are, for the writer.
-pub(crate) async fn dataplanes(client: Client, writer: Writer) {
-    let resource = ApiResource::erase::<Dataplane>(&());
-    let (sink, mut updates) = mpsc::channel(1024);
-    let watch = follow(
-        "dataplanes",
-        watcher(
-            Api::<DynamicObject>::all_with(client, &resource),
-            Config::default(),
-        ),
-        |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
-        |update| update,
-        sink,
-    );
-    let observe = async {
-        while let Some(update) = updates.recv().await {
-            match update {
-                Update::Applied(key, observed) => writer.observe(key, Some(observed)),
-                Update::Gone(key) => writer.observe(key, None),
-                Update::Synced => writer.observed_is_complete(),
-            }
-        }
-    };
-    futures::join!(watch, observe);
 }
 
 fn usable_mesh(mesh: &Mesh) -> Verdict<kermode_model::Mesh> {

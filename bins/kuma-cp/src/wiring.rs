@@ -96,7 +96,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     for watch in watches::all(&client, &namespace, &sink) {
         spawn(&mut components, "watch", until(shutdown, watch));
     }
-    let dataplanes = watches::dataplanes(client.clone(), plane.writer.clone());
+    let dataplanes = plane.writer.clone().watch();
     spawn(
         &mut components,
         "watch of Dataplanes",

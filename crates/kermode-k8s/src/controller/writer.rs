@@ -14,15 +14,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use kermode_crds::Dataplane;
 use kermode_model::ObjectKey;
-use kube::Client;
-use tokio::sync::watch;
+use kube::core::{ApiResource, DynamicObject};
+use kube::runtime::watcher::{Config, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::queue::Queue;
 use self::reconcile::Again;
 use super::recorder::Events;
 use super::status::StatusWriter;
+use super::watch::{Update, Verdict, follow};
 
 pub use self::metrics::{Metrics, WriteResult};
 pub use self::observed::Observed;
@@ -55,7 +59,7 @@ pub trait Source: Send + Sync + 'static {
     fn is_terminating(&self, namespace: &str) -> bool;
 }
 
-/// The writer; cheap to clone. Call its methods from anywhere, [`Writer::run`] once.
+/// The writer; cheap to clone. Call [`Writer::touch`] from anywhere, [`Writer::watch`] and [`Writer::run`] once.
 #[derive(Clone)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -115,7 +119,7 @@ impl Writer {
     }
 
     /// Says that everything the API server has has been observed.
-    pub fn observed_is_complete(&self) {
+    fn observed_is_complete(&self) {
         self.shared.known.send_modify(|known| known.observed = true);
     }
 
@@ -125,7 +129,7 @@ impl Writer {
     }
 
     /// Says what the API server has; `None` when it has gone.
-    pub fn observe(&self, key: ObjectKey, observed: Option<Observed>) {
+    fn observe(&self, key: ObjectKey, observed: Option<Observed>) {
         let changed = match observed {
             Some(observed) => self.shared.remember(&key, observed),
             None => self.shared.observed().remove(&key).is_some(),
@@ -133,6 +137,30 @@ impl Writer {
         if changed {
             self.shared.queue.push(key);
         }
+    }
+
+    /// Watches what the API server has, until dropped.
+    pub async fn watch(self) {
+        let resource = ApiResource::erase::<Dataplane>(&());
+        let api = Api::<DynamicObject>::all_with(self.shared.client.clone(), &resource);
+        let (sink, mut updates) = mpsc::channel(1024);
+        let watch = follow(
+            "dataplanes",
+            watcher(api, Config::default()),
+            |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
+            |update| update,
+            sink,
+        );
+        let observe = async {
+            while let Some(update) = updates.recv().await {
+                match update {
+                    Update::Applied(key, observed) => self.observe(key, Some(observed)),
+                    Update::Gone(key) => self.observe(key, None),
+                    Update::Synced => self.observed_is_complete(),
+                }
+            }
+        };
+        futures::join!(watch, observe);
     }
 
     /// Writes whenever `leading` says so, until dropped.

@@ -1,0 +1,281 @@
+//! A namespace of a real API server, and replicas that write Dataplanes into it. Pods are told of, not created.
+//!
+//! A replica takes whatever it does not know of for an orphan, so one test runs at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::events::v1::Event;
+use kermode_crds::{Dataplane, definition};
+use kermode_k8s::controller::recorder::Events;
+use kermode_k8s::controller::writer::{Desired, Metrics, Source, Writer};
+use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
+use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use kermode_model::ObjectKey;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, ObjectMeta};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use tokio::sync::{MutexGuard, OnceCell, watch};
+use tokio::task::JoinSet;
+
+const SOON: Duration = Duration::from_secs(20);
+static DEFINED: OnceCell<()> = OnceCell::const_new();
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// A namespace.
+pub(crate) struct Lab {
+    client: Client,
+    pub(crate) namespace: String,
+    pub(crate) dataplanes: Api<DynamicObject>,
+    _alone: Option<MutexGuard<'static, ()>>,
+}
+
+/// A replica that leads. Its Pods are in this index only.
+pub(crate) struct Replica {
+    index: SharedIndex,
+    pub(crate) writer: Writer,
+    _leads: watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Clone, Default)]
+struct SharedIndex(Arc<Mutex<Index>>);
+
+impl Source for SharedIndex {
+    fn desired(&self, key: &ObjectKey) -> Option<Desired> {
+        let index = self.0.lock().unwrap();
+        index.desired(key).map(|desired| Desired {
+            dataplane: desired.dataplane.clone(),
+            pod_uid: desired.pod_uid.clone(),
+        })
+    }
+
+    fn keys(&self) -> Vec<ObjectKey> {
+        let index = self.0.lock().unwrap();
+        index
+            .all_desired()
+            .map(|desired| desired.dataplane.key.clone())
+            .collect()
+    }
+
+    fn is_terminating(&self, namespace: &str) -> bool {
+        self.0.lock().unwrap().is_terminating(namespace)
+    }
+}
+
+/// `containerStatuses` of a Pod whose one container is ready, or is not.
+pub(crate) fn ready(ready: bool) -> Value {
+    json!([{"name": "app", "ready": ready, "image": "", "imageID": "", "restartCount": 0}])
+}
+
+pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, statuses: &Value) -> Value {
+    json!({
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": format!("uid-of-{name}"), "labels": labels,
+            "annotations": {"kuma.io/sidecar-injected": "true"},
+        },
+        "spec": {"containers": [{"name": "app", "ports": [{"containerPort": 8080, "name": "http"}]}]},
+        "status": {"podIP": ip, "phase": "Running", "containerStatuses": statuses},
+    })
+}
+
+impl Lab {
+    pub(crate) async fn start(name: &str) -> Self {
+        let alone = ALONE.lock().await;
+        let client = Client::try_default()
+            .await
+            .expect("KUBECONFIG names an API server: run make test-api-server");
+        DEFINED.get_or_init(|| define(client.clone())).await;
+        let namespace = format!("{name}-{:x}", std::process::id());
+        make_namespace(&client, &namespace).await;
+        let resource = ApiResource::erase::<Dataplane>(&());
+        Self {
+            dataplanes: Api::namespaced_with(client.clone(), &namespace, &resource),
+            client,
+            namespace,
+            _alone: Some(alone),
+        }
+    }
+
+    /// A replica that knows all Pods.
+    pub(crate) fn replica(&self) -> Replica {
+        let replica = self.replica_without_pods();
+        replica.writer.desired_is_complete();
+        replica
+    }
+
+    /// A replica that does not know yet which Pods there are.
+    pub(crate) fn replica_without_pods(&self) -> Replica {
+        let index = SharedIndex::default();
+        index.0.lock().unwrap().apply_service(service(&self.namespace));
+        let events = Events::start(self.client.clone(), None);
+        let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
+        let (leads, leading) = watch::channel(true);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(writer.clone().watch());
+        tasks.spawn(writer.clone().run(leading));
+        Replica {
+            index,
+            writer,
+            _leads: leads,
+            _tasks: tasks,
+        }
+    }
+
+    /// Tells a replica of a Pod.
+    pub(crate) async fn pod(&self, replica: &Replica, name: &str, healthy: bool) {
+        self.tell(replica, name, &json!({"app": "web"}), healthy).await;
+    }
+
+    pub(crate) async fn relabel(&self, replica: &Replica, name: &str, labels: &Value) {
+        self.tell(replica, name, labels, true).await;
+    }
+
+    async fn tell(&self, replica: &Replica, name: &str, labels: &Value, healthy: bool) {
+        let pod = pod_json(&self.namespace, name, "10.0.0.1", labels, &ready(healthy));
+        let pod: Pod = serde_json::from_value(pod).unwrap();
+        let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
+        replica.hand_on(changes);
+        tokio::task::yield_now().await;
+    }
+
+    /// Deletes the namespace; without a controller manager it stays in that state.
+    pub(crate) async fn end_namespace(&self, replica: &Replica) {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        api.delete(&self.namespace, &kube::api::DeleteParams::default())
+            .await
+            .expect("deleted");
+        let namespace = api.get(&self.namespace).await.expect("it stays");
+        assert!(namespace.metadata.deletion_timestamp.is_some());
+        let facts = NamespaceFacts::from(&namespace);
+        replica.index.0.lock().unwrap().apply_namespace(facts);
+    }
+
+    /// Waits until the replica has written something in another namespace, after all that was told before.
+    pub(crate) async fn sentinel_elsewhere(&self, replica: &Replica) {
+        let namespace = format!("{}-elsewhere", self.namespace);
+        make_namespace(&self.client, &namespace).await;
+        let elsewhere = Self {
+            client: self.client.clone(),
+            dataplanes: Api::namespaced_with(
+                self.client.clone(),
+                &namespace,
+                &ApiResource::erase::<Dataplane>(&()),
+            ),
+            namespace,
+            _alone: None,
+        };
+        elsewhere.pod(replica, "sentinel", true).await;
+        elsewhere.dataplane_until("sentinel", |_| true).await;
+    }
+
+    /// Waits until a Dataplane is as it should be.
+    pub(crate) async fn dataplane_until(&self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let found = self.dataplanes.get_opt(name).await.expect("an answer");
+            let found = serde_json::to_value(found).unwrap();
+            if !found.is_null() && right(&found) {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "Dataplane {name} stays {found:#}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let deadline = Instant::now() + SOON;
+        while self.dataplanes.get_opt(name).await.expect("an answer").is_some() {
+            assert!(Instant::now() < deadline, "Dataplane {name} stays");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(crate) async fn events(&self, pod: &str) -> Vec<Event> {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let all = api.list(&ListParams::default()).await.expect("a list").items;
+        let about = |event: &Event| {
+            event
+                .regarding
+                .as_ref()
+                .is_some_and(|object| object.name.as_deref() == Some(pod))
+        };
+        all.into_iter().filter(about).collect()
+    }
+
+    pub(crate) async fn event_until(&self, pod: &str, reason: &str) {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let events = self.events(pod).await;
+            if events.iter().any(|event| event.reason.as_deref() == Some(reason)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no {reason} among {events:#?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Replica {
+    fn hand_on(&self, changes: Changes) {
+        for change in changes.dataplanes {
+            match change {
+                DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
+                DataplaneChange::Delete(key) => self.writer.touch(key),
+                DataplaneChange::Failed { error, .. } => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn service(namespace: &str) -> ServiceFacts {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "web", "namespace": namespace},
+        "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9",
+            "ports": [{"port": 80, "targetPort": 8080}]},
+    }))
+    .unwrap();
+    ServiceFacts::from(&service)
+}
+
+async fn define(client: Client) {
+    let resource = ApiResource {
+        group: "apiextensions.k8s.io".to_owned(),
+        version: "v1".to_owned(),
+        api_version: "apiextensions.k8s.io/v1".to_owned(),
+        kind: "CustomResourceDefinition".to_owned(),
+        plural: "customresourcedefinitions".to_owned(),
+    };
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let params = PatchParams::apply("test").force();
+    for object in definition::all() {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        api.patch(&name, &params, &Patch::Apply(object))
+            .await
+            .expect("applied");
+    }
+    let dataplanes = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<Dataplane>(&()));
+    let deadline = Instant::now() + SOON;
+    while dataplanes.list(&ListParams::default().limit(1)).await.is_err() {
+        assert!(Instant::now() < deadline, "Dataplanes are not served");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn make_namespace(client: &Client, name: &str) {
+    let namespace = Namespace {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(BTreeMap::new()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    let made = Api::all(client.clone())
+        .create(&PostParams::default(), &namespace)
+        .await;
+    assert_eq!(made.expect("a namespace").name_any(), name);
+}

@@ -1,0 +1,315 @@
+//! The writer against a real API server: what people do to Dataplanes, and what replicas do to one another.
+//!
+//! `make test-api-server` brings one up. Each test has a namespace of its own.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
+mod lab;
+
+use kermode_crds::Dataplane;
+use kermode_k8s::controller::writer::WriteResult;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::lab::{Lab, ready};
+
+fn merge() -> PatchParams {
+    PatchParams {
+        field_manager: Some("kubectl-edit".to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+fn is_right(dataplane: &Value) -> bool {
+    let networking = &dataplane["spec"]["networking"];
+    networking["address"] == "10.0.0.1"
+        && networking["inbound"][0]["tags"]["app"] == "web"
+        && networking["inbound"][0]["tags"].get("mine").is_none()
+        && networking.get("advertisedAddress").is_none()
+        && dataplane["metadata"]["labels"]["kuma.io/mesh"] == "default"
+        && dataplane["metadata"]["labels"].get("kuma.io/zone").is_none()
+}
+
+#[tokio::test]
+async fn a_pod_gets_its_dataplane_its_status_and_an_event() {
+    let lab = Lab::start("plain").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    let dataplane = lab
+        .dataplane_until("web", |dataplane| {
+            dataplane["status"]["inbounds"]["summary"] == "1/1"
+        })
+        .await;
+    assert!(is_right(&dataplane), "{dataplane:#}");
+    let service = format!("web_{}_svc_80", lab.namespace);
+    assert_eq!(
+        dataplane["metadata"]["labels"]["kuma.io/service"],
+        json!(service),
+        "{dataplane:#}"
+    );
+    assert_eq!(dataplane["status"]["inbounds"]["services"], json!(service));
+    assert_eq!(dataplane["status"]["conditions"][0]["type"], "Ready");
+    assert_eq!(dataplane["status"]["conditions"][0]["status"], "True");
+    assert_eq!(dataplane["metadata"]["ownerReferences"][0]["kind"], "Pod");
+    lab.event_until("web", "CreatedKumaDataplane").await;
+}
+
+#[tokio::test]
+async fn what_people_change_is_put_right() {
+    let lab = Lab::start("edited").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    lab.dataplane_until("web", is_right).await;
+    let edits = [
+        (
+            "a value",
+            json!({"spec": {"networking": {"address": "10.9.9.9"}}}),
+        ),
+        (
+            "an added field",
+            json!({"spec": {"networking": {"advertisedAddress": "10.9.9.9"}}}),
+        ),
+        (
+            "an added tag",
+            json!({"spec": {"networking": {"inbound": [
+                {"port": 8080, "tags": {"kuma.io/service": "x", "mine": "y"}}]}}}),
+        ),
+        (
+            "a label gone",
+            json!({"metadata": {"labels": {"kuma.io/mesh": null}}}),
+        ),
+        (
+            "a label added",
+            json!({"metadata": {"labels": {"kuma.io/zone": "mine"}}}),
+        ),
+    ];
+    for (what, edit) in edits {
+        let edited = lab.dataplanes.patch("web", &merge(), &Patch::Merge(edit)).await;
+        let edited = edited.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let dataplane = lab
+            .dataplane_until("web", |dataplane| {
+                is_right(dataplane)
+                    && dataplane["metadata"]["resourceVersion"] != json!(edited.resource_version())
+            })
+            .await;
+        assert!(is_right(&dataplane), "{what}: {dataplane:#}");
+    }
+    let team = json!({"metadata": {"labels": {"team": "shop"}}});
+    lab.dataplanes
+        .patch("web", &merge(), &Patch::Merge(team))
+        .await
+        .expect("labelled");
+    lab.pod(&replica, "web", false).await;
+    let dataplane = lab
+        .dataplane_until("web", |dataplane| {
+            dataplane["status"]["inbounds"]["summary"] == "0/1"
+        })
+        .await;
+    assert_eq!(
+        dataplane["metadata"]["labels"]["team"], "shop",
+        "what is not ours stays: {dataplane:#}"
+    );
+}
+
+#[tokio::test]
+async fn a_status_that_people_change_is_put_right() {
+    let lab = Lab::start("status").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    let counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
+    lab.dataplane_until("web", counted).await;
+    let lie = json!({"status": {"inbounds": {"summary": "9/9"}}});
+    let lied = lab
+        .dataplanes
+        .patch_status("web", &merge(), &Patch::Merge(lie))
+        .await
+        .expect("patched");
+    assert_eq!(lied.data["status"]["inbounds"]["summary"], "9/9");
+    lab.dataplane_until("web", counted).await;
+}
+
+#[tokio::test]
+async fn a_dataplane_that_people_delete_comes_back() {
+    let lab = Lab::start("deleted").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    let first = lab.dataplane_until("web", is_right).await;
+    lab.dataplanes
+        .delete("web", &DeleteParams::default())
+        .await
+        .expect("deleted");
+    lab.dataplane_until("web", |dataplane| {
+        is_right(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
+    let lab = Lab::start("orphans").await;
+    for (name, owners) in [
+        (
+            "orphan",
+            json!([{"apiVersion": "v1", "kind": "Pod", "name": "orphan", "uid": "gone", "controller": true}]),
+        ),
+        ("by-hand", json!([])),
+    ] {
+        let object = json!({
+            "apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "mesh": "default",
+            "metadata": {"name": name, "namespace": lab.namespace, "ownerReferences": owners},
+            "spec": {"networking": {"address": "10.0.0.9", "inbound": [
+                {"port": 80, "tags": {"kuma.io/service": "x"}}]}},
+        });
+        lab.dataplanes
+            .create(&PostParams::default(), &serde_json::from_value(object).unwrap())
+            .await
+            .expect("created");
+    }
+    let replica = lab.replica_without_pods();
+    lab.pod(&replica, "web", true).await;
+    // Nothing is deleted while the replica may not know all Pods.
+    assert!(lab.dataplanes.get_opt("orphan").await.unwrap().is_some());
+    replica.writer.desired_is_complete();
+    lab.until_gone("orphan").await;
+    lab.dataplane_until("web", is_right).await;
+    assert!(lab.dataplanes.get_opt("by-hand").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn health_is_written_without_an_event_and_shape_with_one() {
+    let lab = Lab::start("events").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    lab.dataplane_until("web", is_right).await;
+    let health = |ready: bool| {
+        move |dataplane: &Value| {
+            ready == (dataplane["spec"]["networking"]["inbound"][0]["health"]["ready"] == true)
+        }
+    };
+    for healthy in [false, true, false, true] {
+        lab.pod(&replica, "web", healthy).await;
+        lab.dataplane_until("web", health(healthy)).await;
+    }
+    lab.relabel(&replica, "web", &json!({"app": "web", "version": "v2"}))
+        .await;
+    lab.event_until("web", "UpdatedKumaDataplane").await;
+    let events = lab.events("web").await;
+    let updates: Vec<_> = events
+        .iter()
+        .filter(|event| event.reason.as_deref() == Some("UpdatedKumaDataplane"))
+        .collect();
+    assert_eq!(updates.len(), 1, "{events:#?}");
+    assert!(updates[0].series.is_none(), "told more than once: {events:#?}");
+}
+
+#[tokio::test]
+async fn each_change_is_one_write_and_an_echo_is_none() {
+    let lab = Lab::start("echo").await;
+    let replica = lab.replica();
+    lab.pod(&replica, "web", true).await;
+    lab.dataplane_until("web", is_right).await;
+    for turn in 0..20 {
+        lab.pod(&replica, "web", turn % 2 == 1).await;
+    }
+    // A Pod that comes last is done last: by then everything about the first is.
+    lab.pod(&replica, "sentinel", true).await;
+    lab.dataplane_until("sentinel", |dataplane| {
+        dataplane["status"]["inbounds"]["summary"] == "1/1"
+    })
+    .await;
+    let metrics = replica.writer.metrics();
+    assert!(metrics.written(WriteResult::Updated) <= 20);
+    assert_eq!(metrics.written(WriteResult::Created), 2);
+    assert_eq!(metrics.written(WriteResult::Corrected), 0);
+    assert_eq!(metrics.written(WriteResult::Failed), 0);
+}
+
+#[tokio::test]
+async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
+    let lab = Lab::start("two").await;
+    let replicas = [lab.replica(), lab.replica()];
+    for replica in &replicas {
+        lab.pod(replica, "web", true).await;
+    }
+    lab.dataplane_until("web", is_right).await;
+    let edit = json!({"spec": {"networking": {"advertisedAddress": "10.9.9.9"}}});
+    lab.dataplanes
+        .patch("web", &merge(), &Patch::Merge(edit))
+        .await
+        .expect("edited");
+    lab.dataplane_until("web", is_right).await;
+    // Its status comes a while after everything that was told before has been written.
+    for replica in &replicas {
+        lab.pod(replica, "sentinel", true).await;
+    }
+    lab.dataplane_until("sentinel", |dataplane| {
+        dataplane["status"]["inbounds"]["summary"] == "1/1"
+    })
+    .await;
+    let written: u64 = replicas
+        .iter()
+        .map(|replica| {
+            let metrics = replica.writer.metrics();
+            metrics.written(WriteResult::Updated) + metrics.written(WriteResult::Corrected)
+        })
+        .sum();
+    // Each may put the edit right, in two steps, and be late for a Dataplane that the other has made; no more.
+    assert!(written <= 8, "{written} writes for one edit");
+}
+
+#[tokio::test]
+async fn nothing_is_made_in_a_namespace_that_ends() {
+    let lab = Lab::start("ending").await;
+    let replica = lab.replica();
+    lab.end_namespace(&replica).await;
+    lab.pod(&replica, "web", true).await;
+    lab.sentinel_elsewhere(&replica).await;
+    let metrics = replica.writer.metrics();
+    assert_eq!(
+        metrics.written(WriteResult::Failed),
+        0,
+        "the API server was asked in vain"
+    );
+    assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
+}
+
+#[test]
+fn a_pod_s_heartbeat_changes_nothing() {
+    use kermode_k8s::convert::facts::PodFacts;
+    use kermode_k8s::index::Index;
+
+    let mut index = Index::default();
+    let facts = |heartbeat: u32| {
+        let mut pod = lab::pod_json("ns", "web", "10.0.0.1", &json!({"app": "web"}), &ready(true));
+        pod["metadata"]["resourceVersion"] = heartbeat.to_string().into();
+        pod["metadata"]["annotations"]["example.com/heartbeat"] = heartbeat.to_string().into();
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True",
+            "lastProbeTime": format!("2026-01-01T00:00:{heartbeat:02}Z")}]);
+        PodFacts::from(&serde_json::from_value::<k8s_openapi::api::core::v1::Pod>(pod).unwrap())
+    };
+    assert!(!index.apply_pod(facts(0)).is_empty());
+    for heartbeat in 1..60 {
+        assert!(index.apply_pod(facts(heartbeat)).is_empty());
+    }
+    assert_eq!(index.conversions(), 1);
+}
+
+/// The objects that other tests read decode as the type too.
+#[test]
+fn a_dataplane_of_ours_reads_as_its_type() {
+    let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "a"},
+        "spec": {}, "status": {"inbounds": {"ready": 1, "total": 2, "summary": "1/2"}}});
+    let read: Dataplane = serde_json::from_value(object).expect("a Dataplane");
+    assert_eq!(
+        read.status
+            .and_then(|status| status.inbounds)
+            .map(|inbounds| inbounds.total),
+        Some(2)
+    );
+}
