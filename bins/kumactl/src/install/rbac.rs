@@ -43,15 +43,6 @@ pub(super) fn all(settings: &Settings) -> Vec<Value> {
 
 /// Everywhere: what becomes a mesh, and the Dataplanes made of it.
 fn cluster_rules() -> Vec<Value> {
-    let own_definitions: Vec<String> = [
-        "containerpatches",
-        "dataplanes",
-        "meshes",
-        "meshtrafficpermissions",
-    ]
-    .into_iter()
-    .map(definition::name)
-    .collect();
     vec![
         rule("", &["namespaces", "pods", "services"], &READ),
         // To name a workload after the controller of its controller (DESIGN decision 3).
@@ -92,10 +83,6 @@ fn cluster_rules() -> Vec<Value> {
             ),
             json!([webhooks::VALIDATING]),
         ),
-        named(
-            rule("apiextensions.k8s.io", &["customresourcedefinitions"], &["get"]),
-            json!(own_definitions),
-        ),
     ]
 }
 
@@ -105,7 +92,7 @@ fn namespace_rules() -> Vec<Value> {
         rule(
             "",
             &["secrets"],
-            &["get", "list", "watch", "create", "update", "patch"],
+            &["get", "list", "watch", "create"],
         ),
         rule(
             "coordination.k8s.io",
