@@ -75,6 +75,7 @@ def dispatch(options) -> int:
     elif options.command == "images":
         images.show(images.build())
     elif options.command == "images-push":
+        images.show(images.build())
         print("\n".join(images.push(registry()).values()))
     elif options.command == "envoy":
         print(envoy.binary())

@@ -1,8 +1,9 @@
 //! Objects that the leader makes: the Mesh `default`, and for every Mesh a first MeshTrafficPermission that allows
-//! everything, so that switching mTLS on does not cut the mesh off. Each is made once: what people delete or change
-//! afterwards stays as they left it.
+//! everything, so that switching mTLS on does not cut the mesh off. The permission is made once: what people make of it
+//! afterwards stays. The Mesh `default` is there whenever a replica begins to lead, unless the configuration says no.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kermode_crds::{
@@ -17,6 +18,9 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
+
+/// How long after a failed attempt it is made again.
+const RETRY: Duration = Duration::from_secs(2);
 
 /// Makes what is missing.
 pub(crate) struct Defaults {
@@ -43,25 +47,23 @@ impl Defaults {
     }
 
     async fn work(&self) {
-        if !self.skip_mesh_creation
-            && let Err(error) = self.create_default_mesh().await
-        {
-            tracing::warn!("{}", describe("Mesh default cannot be created", &error));
+        if !self.skip_mesh_creation {
+            until_done("Mesh default cannot be created", async || {
+                self.create_default_mesh().await
+            })
+            .await;
         }
-        let meshes: Api<Mesh> = Api::all(self.client.clone());
-        let watched: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
-        let events = watcher(watched, watcher::Config::default());
+        let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
+        let events = watcher(meshes, watcher::Config::default());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
             // A watch that fails is logged where the engine's own one fails too.
             let Ok(mesh) = event else { continue };
-            if let Err(error) = self.create_first_permission(&meshes, &mesh).await {
-                let what = format!(
-                    "MeshTrafficPermission of Mesh {} cannot be created",
-                    mesh.name_any()
-                );
-                tracing::warn!("{}", describe(&what, &error));
-            }
+            let what = format!(
+                "MeshTrafficPermission of Mesh {} cannot be created",
+                mesh.name_any()
+            );
+            until_done(&what, async || self.create_first_permission(&mesh).await).await;
         }
     }
 
@@ -82,11 +84,7 @@ impl Defaults {
         created(api.create(&PostParams::default(), &mesh).await)
     }
 
-    async fn create_first_permission(
-        &self,
-        meshes: &Api<Mesh>,
-        mesh: &PartialObjectMeta<Mesh>,
-    ) -> kube::Result<()> {
+    async fn create_first_permission(&self, mesh: &PartialObjectMeta<Mesh>) -> kube::Result<()> {
         if mesh
             .annotations()
             .contains_key(annotation::INITIAL_POLICIES_CREATED)
@@ -98,14 +96,27 @@ impl Defaults {
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
         created(api.create(&PostParams::default(), &allow_all(&name)).await)?;
         let mark = json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
-        meshes
+        let meshes: Api<Mesh> = Api::all(self.client.clone());
+        match meshes
             .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(mark))
-            .await?;
+            .await
+        {
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            patched => patched?,
+        };
         tracing::info!(
             mesh = name,
             "MeshTrafficPermission that allows all traffic created"
         );
         Ok(())
+    }
+}
+
+/// Tries until it works: a mesh without its first permission refuses everything once mTLS is on.
+async fn until_done(what: &str, step: impl AsyncFn() -> kube::Result<()>) {
+    while let Err(error) = step().await {
+        tracing::warn!("{}; retrying", describe(what, &error));
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -96,16 +96,19 @@ impl Engine {
                 }
             }
             let mut changes = self.apply(&mut progress, batch.drain(..));
-            if let Some(guard) = synced.take_if(|_| progress.synced == WATCHES) {
+            let first = synced.take_if(|_| progress.synced == WATCHES);
+            if first.is_some() {
                 // Until now a Pod may have been converted without its Services: only the outcome counts.
                 changes = self.everything();
-                guard.ready();
-                self.writer.desired_is_complete();
             }
             if synced.is_some() {
                 continue;
             }
             self.publisher.apply(self.index.read().view(), &changes.touched);
+            if let Some(guard) = first {
+                guard.ready();
+                self.writer.desired_is_complete();
+            }
             for change in changes.dataplanes {
                 self.hand_on(change);
             }

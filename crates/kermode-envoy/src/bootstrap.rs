@@ -104,7 +104,7 @@ fn node(config: &BootstrapConfig) -> Value {
 }
 
 fn dynamic_resources() -> Value {
-    // Zero waits for ever: kuma-dp answers from its last good configuration when the control plane is away.
+    // Zero waits for ever: an Envoy that gave up waiting would start to serve without listeners.
     let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
     json!({
         "ads_config": {

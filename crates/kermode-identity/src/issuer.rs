@@ -33,11 +33,15 @@ pub(crate) struct Leaf {
     pub(crate) lifetime: Duration,
 }
 
+/// How far a CA's validity reaches back: another replica whose clock is behind has to sign with it at once.
+const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
+
 impl Issuer {
     /// Makes a self-signed CA that may sign leaves only.
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("making a CA key"))?;
-        let validity = Validity::starting(now, AUTHORITY_LIFETIME)?;
+        let mut validity = Validity::starting(now, AUTHORITY_LIFETIME)?;
+        validity.not_before -= AUTHORITY_BACKDATE;
         let mut subject = DistinguishedName::new();
         subject.push(DnType::OrganizationName, "Kuma");
         subject.push(DnType::OrganizationalUnitName, "Mesh");

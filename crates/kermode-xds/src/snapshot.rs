@@ -58,7 +58,10 @@ impl Publisher {
     /// Generates what was touched and stores what changed. What the proxies of a mesh share goes first, so that no
     /// listener is seen before the clusters it refers to.
     pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
-        let work = self.plan(view, touched);
+        let mut work = self.plan(view, touched);
+        // A proxy that has lost its Mesh keeps what it has. It must be let go before the Mesh's resources are, or its
+        // streams would see them vanish and take everything from an Envoy that is serving.
+        work.proxies.retain(|proxy| self.configurable(view, proxy));
         for mesh in &work.meshes {
             self.publish_mesh(view, mesh);
         }
@@ -120,16 +123,26 @@ impl Publisher {
             .inc_by(self.store.replace_service(mesh_name, name, resources) as u64);
     }
 
-    fn publish_proxy(&mut self, view: &MeshView, key: &ObjectKey) {
-        let found = view
+    /// Whether a proxy can be configured; one that cannot, for want of its Dataplane or its Mesh, is let go.
+    fn configurable(&mut self, view: &MeshView, key: &ObjectKey) -> bool {
+        let mesh = view
             .dataplane(key)
-            .and_then(|dataplane| Some((dataplane, view.mesh(&dataplane.mesh)?)));
-        // A Dataplane whose Mesh does not exist gets no configuration: its proxy waits.
-        let Some((dataplane, mesh)) = found else {
+            .and_then(|dataplane| view.mesh(&dataplane.mesh));
+        if mesh.is_none() {
             self.direct.values_mut().for_each(|proxies| {
                 proxies.remove(key);
             });
-            return self.store.remove_proxy(key);
+            self.store.remove_proxy(key);
+        }
+        mesh.is_some()
+    }
+
+    fn publish_proxy(&mut self, view: &MeshView, key: &ObjectKey) {
+        let Some(dataplane) = view.dataplane(key) else {
+            return;
+        };
+        let Some(mesh) = view.mesh(&dataplane.mesh) else {
+            return;
         };
         self.follow_services(dataplane);
         let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name));

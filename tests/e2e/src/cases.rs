@@ -40,7 +40,7 @@ pub(crate) fn all() -> Vec<Test> {
         bad_start::a_missing_permission_is_named,
         bad_start::a_taken_port_is_named,
         certificate::a_ca_bundle_that_is_wiped_or_wrong_is_put_right,
-        certificate::a_new_authority_is_made_and_trusted_when_its_secret_is_gone,
+        certificate::the_authority_s_secret_is_restored_when_it_is_deleted,
         outage::a_restart_of_the_control_plane_refuses_no_pod,
         // The application runs.
         injection::pods_get_a_sidecar_unless_they_opt_out,

@@ -1,6 +1,6 @@
 //! Access rights of the control plane: each verb is one that it uses, nothing is a wildcard (DESIGN section 4).
 
-use kermode_crds::{GROUP, definition};
+use kermode_crds::GROUP;
 use serde_json::{Value, json};
 
 use super::manifests::{NAME, cluster_wide, namespaced};
@@ -54,11 +54,7 @@ fn cluster_rules() -> Vec<Value> {
             &["dataplanes"],
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
-        rule(
-            GROUP,
-            &["dataplanes/status", "meshes/status"],
-            &["get", "patch", "update"],
-        ),
+        rule(GROUP, &["dataplanes/status"], &["patch"]),
         // A Dataplane's owner reference to its Pod blocks the owner's deletion, which takes this right.
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         rule("", &["pods/finalizers"], &["update"]),
@@ -89,16 +85,13 @@ fn cluster_rules() -> Vec<Value> {
 /// In the system namespace: the authorities' keys, the leader's lease, and resources that only live here.
 fn namespace_rules() -> Vec<Value> {
     vec![
-        rule(
-            "",
-            &["secrets"],
-            &["get", "list", "watch", "create"],
+        rule("", &["secrets"], &["get", "list", "watch", "create"]),
+        named(
+            rule("coordination.k8s.io", &["leases"], &["get", "update"]),
+            json!(["kuma-cp-leader"]),
         ),
-        rule(
-            "coordination.k8s.io",
-            &["leases"],
-            &["get", "list", "watch", "create", "update", "patch"],
-        ),
+        // What is created has no name yet that a rule could ask for.
+        rule("coordination.k8s.io", &["leases"], &["create"]),
         rule(GROUP, &["containerpatches"], &READ),
         rule(
             GROUP,

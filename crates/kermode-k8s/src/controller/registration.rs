@@ -2,6 +2,7 @@
 //! the manifests again must not cut the API server off from the control plane.
 
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::admissionregistration::v1::{
@@ -19,6 +20,9 @@ use super::failure::describe;
 pub const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
 /// Name of the ValidatingWebhookConfiguration.
 pub const VALIDATING: &str = "kuma-validating-webhook-configuration";
+
+/// How long after a failed write it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// A registration whose webhooks have client configurations.
 trait Registration {
@@ -61,42 +65,63 @@ where
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         match event {
-            Ok(registration) => put_right(&api, &registration, ca_pem).await,
+            Ok(registration) => put_right(&api, registration, ca_pem).await,
             Err(error) => tracing::warn!(name, %error, "webhook registration cannot be watched; retrying"),
         }
     }
 }
 
-async fn put_right<K>(api: &Api<K>, registration: &K, ca_pem: &[u8])
+/// Tries until the registration is right or gone: without its bundle, labelled Pods are refused.
+async fn put_right<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let name = registration.name_any();
-    let wrong = |config: &WebhookClientConfig| config.ca_bundle.as_ref().is_none_or(|ca| ca.0 != ca_pem);
-    let configs = registration.client_configs().into_iter().enumerate();
+    let mut current = Some(registration);
+    while let Some(patch) = current
+        .as_ref()
+        .and_then(|registration| bundle_patch(registration, ca_pem))
+    {
+        match api
+            .patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch))
+            .await
+        {
+            Ok(_) => return tracing::info!(name, "caBundle put right"),
+            Err(error) => {
+                tracing::warn!(
+                    "{}; retrying",
+                    describe(&format!("caBundle of {name} cannot be set"), &error)
+                );
+            }
+        }
+        tokio::time::sleep(RETRY).await;
+        // What it was may have changed meanwhile; if it cannot be read, the same is tried again.
+        if let Ok(read) = api.get_opt(&name).await {
+            current = read;
+        }
+    }
+}
+
+/// What has to change for every webhook to have the bundle; nothing when all have it.
+fn bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
-    let operations: Vec<_> = configs
-        .filter(|(_, config)| wrong(config))
+    let operations: Vec<_> = registration
+        .client_configs()
+        .into_iter()
+        .enumerate()
+        .filter(|(_, config)| config.ca_bundle.as_ref().is_none_or(|ca| ca.0 != ca_pem))
         .map(|(index, _)| {
             json!({"op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"), "value": bundle})
         })
         .collect();
     if operations.is_empty() {
-        return;
+        return None;
     }
-    // Guards against webhooks that were added or reordered since: then the watch brings the new ones.
+    // Guards against webhooks that were added or reordered since it was read.
     let version = registration.resource_version().unwrap_or_default();
-    let mut patch = vec![json!({"op": "test", "path": "/metadata/resourceVersion", "value": version})];
-    patch.extend(operations);
-    let patch = match serde_json::from_value(patch.into()) {
-        Ok(patch) => Patch::<()>::Json(patch),
-        Err(error) => return tracing::error!(name, %error, "caBundle patch cannot be built"),
-    };
-    match api.patch(&name, &PatchParams::default(), &patch).await {
-        Ok(_) => tracing::info!(name, "caBundle put right"),
-        Err(error) => tracing::warn!(
-            "{}",
-            describe(&format!("caBundle of {name} cannot be set"), &error)
-        ),
-    }
+    let guard = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
+    let patch = std::iter::once(guard).chain(operations).collect();
+    serde_json::from_value(serde_json::Value::Array(patch))
+        .inspect_err(|error| tracing::error!(%error, "caBundle patch cannot be built"))
+        .ok()
 }

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use futures::{Stream, StreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::core::ObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 
 use super::failure::{describe, is_conflict};
@@ -17,6 +19,22 @@ pub type Data = BTreeMap<String, Vec<u8>>;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SecretError(String);
+
+/// Reads a Secret; `None` when there is none.
+///
+/// # Errors
+/// When the API server refuses; the text names the Secret.
+pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<Data>, SecretError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = api.get_opt(name).await;
+    let found = found.map_err(|error| {
+        SecretError(describe(
+            &format!("Secret {namespace}/{name} cannot be read"),
+            &error,
+        ))
+    })?;
+    Ok(found.map(data))
+}
 
 /// Reads a Secret, or makes it from what `create` returns. When several replicas try at once, one wins and all
 /// return what it made.
@@ -30,6 +48,9 @@ pub async fn get_or_create(
     kind: &str,
     create: impl FnOnce() -> Data + Send,
 ) -> Result<Data, SecretError> {
+    if let Some(found) = get(client, namespace, name).await? {
+        return Ok(found);
+    }
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let failed = |verb: &str, error: &kube::Error| {
         SecretError(describe(
@@ -37,9 +58,6 @@ pub async fn get_or_create(
             error,
         ))
     };
-    if let Some(secret) = api.get_opt(name).await.map_err(|error| failed("read", &error))? {
-        return Ok(data(secret));
-    }
     let secret = Secret {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),
@@ -67,6 +85,37 @@ pub async fn get_or_create(
             .map_err(|error| failed("read", &error)),
         Err(error) => Err(failed("created", &error)),
     }
+}
+
+/// Follows a Secret: its contents whenever they may have changed, `None` when it is not there.
+pub fn follow(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> impl Stream<Item = Option<Data>> + Send + use<> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let name = name.to_owned();
+    let mut listed = None;
+    watcher(api, config).default_backoff().filter_map(move |event| {
+        std::future::ready(match event {
+            Ok(watcher::Event::Init) => {
+                listed = None;
+                None
+            }
+            Ok(watcher::Event::InitApply(secret)) => {
+                listed = Some(data(secret));
+                None
+            }
+            Ok(watcher::Event::InitDone) => Some(listed.take()),
+            Ok(watcher::Event::Apply(secret)) => Some(Some(data(secret))),
+            Ok(watcher::Event::Delete(_)) => Some(None),
+            Err(error) => {
+                tracing::warn!(name, %error, "Secret cannot be watched; retrying");
+                None
+            }
+        })
+    })
 }
 
 fn data(secret: Secret) -> Data {
