@@ -48,10 +48,9 @@ impl Defaults {
 
     async fn work(&self) {
         if !self.skip_mesh_creation {
-            until_done("Mesh default cannot be created", async || {
-                self.create_default_mesh().await
-            })
-            .await;
+            while let Err(error) = self.create_default_mesh().await {
+                retry("Mesh default cannot be created", &error).await;
+            }
         }
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
         let events = watcher(meshes, watcher::Config::default());
@@ -59,11 +58,13 @@ impl Defaults {
         while let Some(event) = applied.next().await {
             // A watch that fails is logged where the engine's own one fails too.
             let Ok(mesh) = event else { continue };
-            let what = format!(
-                "MeshTrafficPermission of Mesh {} cannot be created",
-                mesh.name_any()
-            );
-            until_done(&what, async || self.create_first_permission(&mesh).await).await;
+            while let Err(error) = self.create_first_permission(&mesh).await {
+                let what = format!(
+                    "MeshTrafficPermission of Mesh {} cannot be created",
+                    mesh.name_any()
+                );
+                retry(&what, &error).await;
+            }
         }
     }
 
@@ -112,12 +113,10 @@ impl Defaults {
     }
 }
 
-/// Tries until it works: a mesh without its first permission refuses everything once mTLS is on.
-async fn until_done(what: &str, step: impl AsyncFn() -> kube::Result<()>) {
-    while let Err(error) = step().await {
-        tracing::warn!("{}; retrying", describe(what, &error));
-        tokio::time::sleep(RETRY).await;
-    }
+/// Waits before another attempt: a mesh without its first permission refuses everything once mTLS is on.
+async fn retry(what: &str, error: &kube::Error) {
+    tracing::warn!("{}; retrying", describe(what, error));
+    tokio::time::sleep(RETRY).await;
 }
 
 fn allow_all(mesh: &str) -> MeshTrafficPermission {

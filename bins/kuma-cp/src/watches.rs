@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
-use kermode_k8s::controller::watch::{Update, Verdict, decoded, follow};
+use kermode_k8s::controller::watch::{Verdict, decoded, follow};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
