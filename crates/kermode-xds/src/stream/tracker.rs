@@ -324,7 +324,7 @@ impl Tracker {
                         batch.upsert(entry, *since);
                     }
                     Verdict::Remove => {
-                        if gate.holds_removal(name, *latest) {
+                        if self.client.contains(&**name) && gate.holds_removal(name, *latest) {
                             return true;
                         }
                         bytes += name.len() + OVERHEAD;
