@@ -1,25 +1,40 @@
 //! HTTPS for HTTP/1.1 and HTTP/2 with a certificate that can be replaced while serving.
+//!
+//! Whoever reaches the port can open connections, so each has to bring a request soon, and no address gets all of
+//! them: a pod that only connects must not keep the API server out.
 
+mod sources;
+
+use std::future::Future;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use self::sources::{Place, Sources};
 use crate::shutdown::Shutdown;
 
 /// A handshake that takes longer is a client that does not mean it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Neither does one that then sends no complete head of a request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// One address may have this part of all connections,
+const SHARE: usize = 4;
+/// but always as many as this: many proxies may be behind one node's address.
+const SMALLEST_SHARE: usize = 16;
 /// How long open connections may take to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -94,7 +109,8 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Serves a router over TLS until shutdown. At most `max_connections` are open at once; more wait to be accepted.
+/// Serves a router over TLS until shutdown. At most `max_connections` are open at once, a quarter of them from one
+/// address; more wait to be accepted, and more from that address are closed.
 ///
 /// # Errors
 /// When TLS cannot be set up.
@@ -105,30 +121,56 @@ pub async fn serve(
     max_connections: usize,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
+    let bounds = Bounds {
+        connections: max_connections,
+        per_source: (max_connections / SHARE).max(SMALLEST_SHARE),
+        first_request: FIRST_REQUEST_TIMEOUT,
+    };
+    serve_within(bounds, listener, certificate, router, shutdown).await
+}
+
+/// What clients may use.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    connections: usize,
+    /// Connections from one address.
+    per_source: usize,
+    /// From the handshake to the head of the first request; for HTTP/1.1 to that of each.
+    first_request: Duration,
+}
+
+async fn serve_within(
+    bounds: Bounds,
+    listener: TcpListener,
+    certificate: Arc<ServingCertificate>,
+    router: Router,
+    shutdown: Shutdown,
+) -> Result<(), TlsError> {
     let acceptor = acceptor(certificate)?;
-    let permits = Arc::new(Semaphore::new(max_connections));
+    let permits = Arc::new(Semaphore::new(bounds.connections));
+    let sources = Sources::new(bounds.per_source);
     let graceful = GracefulShutdown::new();
     let finished = shutdown.wait();
     tokio::pin!(finished);
     loop {
-        let stream = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut finished => break,
-            stream = next(&listener, &permits) => stream,
+            accepted = next(&listener, &permits, &sources) => accepted,
         };
-        let Some((stream, permit)) = stream else { continue };
+        let Some(accepted) = accepted else { continue };
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
-            let _permit = permit;
+            let Accepted {
+                stream,
+                _permit,
+                _place,
+            } = accepted;
             let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
-            let builder = server();
-            let connection = builder
-                .serve_connection(TokioIo::new(tls), TowerToHyperService::new(router))
-                .into_owned();
-            if let Err(error) = watcher.watch(connection).await {
+            if let Err(error) = serve_connection(tls, router, watcher, bounds.first_request).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -140,6 +182,55 @@ pub async fn serve(
     Ok(())
 }
 
+/// Serves what the handshake agreed on. Nothing is guessed from what the client sends, since a client that sends
+/// nothing would be waited for.
+async fn serve_connection(
+    tls: TlsStream<TcpStream>,
+    router: Router,
+    watcher: Watcher,
+    first_request: Duration,
+) -> hyper::Result<()> {
+    let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let asked = Arc::new(Notify::new());
+    let service = {
+        let (asked, router) = (asked.clone(), TowerToHyperService::new(router));
+        service_fn(move |request| {
+            asked.notify_one();
+            router.call(request)
+        })
+    };
+    let silence = silence(asked, first_request);
+    let io = TokioIo::new(tls);
+    if is_h2 {
+        let connection = http2().serve_connection(io, service);
+        unless(silence, watcher.watch(connection)).await
+    } else {
+        let connection = http1(first_request).serve_connection(io, service);
+        unless(silence, watcher.watch(connection)).await
+    }
+}
+
+/// Serves until the connection ends, or drops it when the client stays silent.
+async fn unless(
+    silence: impl Future<Output = ()>,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> hyper::Result<()> {
+    tokio::select! {
+        ended = connection => ended,
+        () = silence => {
+            tracing::debug!("connection closed: no request came");
+            Ok(())
+        }
+    }
+}
+
+/// Completes when no request has come in time, else never.
+async fn silence(asked: Arc<Notify>, patience: Duration) {
+    if tokio::time::timeout(patience, asked.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
 fn acceptor(certificate: Arc<ServingCertificate>) -> Result<TlsAcceptor, TlsError> {
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
@@ -149,14 +240,17 @@ fn acceptor(certificate: Arc<ServingCertificate>) -> Result<TlsAcceptor, TlsErro
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-fn server() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn http1(header_read_timeout: Duration) -> http1::Builder {
+    let mut builder = http1::Builder::new();
     builder
-        .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT);
+        .header_read_timeout(header_read_timeout);
     builder
-        .http2()
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
@@ -164,16 +258,25 @@ fn server() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-async fn next(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+/// A connection and what it uses up.
+struct Accepted {
+    stream: TcpStream,
+    _permit: OwnedSemaphorePermit,
+    _place: Place,
+}
+
+async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Sources) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
+            let place = sources.admit(peer.ip())?;
             // Small gRPC messages must not wait for one another.
             let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+            Some(Accepted {
+                stream,
+                _permit: permit,
+                _place: place,
+            })
         }
         Err(error) => {
             tracing::warn!(%error, "connection could not be accepted");
@@ -183,3 +286,6 @@ async fn next(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
