@@ -19,4 +19,5 @@ mod pod_lifecycle;
 mod pod_to_dataplane;
 pub mod report;
 pub mod suite;
+mod traffic;
 mod webhook_match;

@@ -52,6 +52,7 @@ pub fn registered() -> Vec<Box<dyn Suite>> {
         Box::new(crate::pod_lifecycle::PodLifecycle),
         Box::new(crate::pod_to_dataplane::Examples),
         Box::new(crate::pod_to_dataplane::PodToDataplane),
+        Box::new(crate::traffic::Traffic),
         Box::new(crate::webhook_match::WebhookMatch),
     ]
 }

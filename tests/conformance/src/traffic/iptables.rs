@@ -1,0 +1,311 @@
+//! Rules of iptables, as `iptables-save` and Kuma's dry run write them, and what they do with a packet.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail, ensure};
+use kermode_netfilter::Transport;
+
+use super::packet::{Fate, Packet};
+
+/// Tables by name, chains by name.
+#[derive(Debug, Default)]
+pub(super) struct Tables(BTreeMap<String, BTreeMap<String, Vec<Rule>>>);
+
+#[derive(Clone, Debug)]
+struct Rule {
+    /// Each with whether it is negated.
+    conditions: Vec<(bool, Condition)>,
+    target: Target,
+}
+
+#[derive(Clone, Debug)]
+enum Condition {
+    Protocol(Transport),
+    From(IpAddr),
+    To(IpAddr),
+    OutInterface(String),
+    SourcePorts(Vec<(u16, u16)>),
+    Ports(Vec<(u16, u16)>),
+    Owner(u32, u32),
+}
+
+#[derive(Clone, Debug)]
+enum Target {
+    Return,
+    Redirect(u16),
+    Zone(u16),
+    Chain(String),
+}
+
+/// Deepest nesting of chains; Kuma's need three.
+const DEEPEST: usize = 8;
+
+// === impl Tables ===
+
+impl Tables {
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let mut tables = Self::default();
+        let mut table = String::new();
+        for line in text.lines().map(str::trim) {
+            match line.split_whitespace().collect::<Vec<_>>().as_slice() {
+                [first, ..] if first.starts_with('*') => {
+                    line.trim_start_matches(['*', ' ']).clone_into(&mut table);
+                }
+                ["-A", chain, rest @ ..] => {
+                    let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
+                    tables.chain(&table, chain).push(rule);
+                }
+                ["-I", chain, place, rest @ ..] => {
+                    let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
+                    let place: usize = place.parse().with_context(|| line.to_owned())?;
+                    tables.chain(&table, chain).insert(place - 1, rule);
+                }
+                _ => {}
+            }
+        }
+        Ok(tables)
+    }
+
+    fn chain(&mut self, table: &str, chain: &str) -> &mut Vec<Rule> {
+        let chains = self.0.entry(table.to_owned()).or_default();
+        chains.entry(chain.to_owned()).or_default()
+    }
+
+    fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.0.values().flat_map(BTreeMap::values).flatten()
+    }
+
+    /// Ports that the rules name, those beside them, and some others.
+    pub(super) fn ports(&self) -> Vec<u16> {
+        let mut ports = BTreeSet::from([53, 80, 8080]);
+        for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
+            if let Condition::Ports(ranges) = condition {
+                for end in ranges.iter().flat_map(|(first, last)| [*first, *last]) {
+                    ports.extend([end.saturating_sub(1), end, end.saturating_add(1)]);
+                }
+            }
+        }
+        ports.into_iter().collect()
+    }
+
+    /// Users that the rules name, those beside them, and some others.
+    pub(super) fn users(&self) -> Vec<u32> {
+        let mut users = BTreeSet::from([0, 1000, 5678]);
+        for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
+            if let Condition::Owner(first, last) = condition {
+                for end in [*first, *last] {
+                    users.extend([end.saturating_sub(1), end, end.saturating_add(1)]);
+                }
+            }
+        }
+        users.into_iter().collect()
+    }
+
+    pub(super) fn fate(&self, packet: &Packet) -> Result<Fate> {
+        let chain = if packet.sent { "OUTPUT" } else { "PREROUTING" };
+        let mut fate = Fate::default();
+        for table in ["raw", "nat"] {
+            self.walk(table, chain, packet, &mut fate, 0)?;
+        }
+        Ok(fate)
+    }
+
+    /// Whether a rule of `nat OUTPUT` itself leaves a packet alone.
+    pub(super) fn returns(&self, packet: &Packet) -> Result<bool> {
+        let chain = self.0.get("nat").and_then(|table| table.get("OUTPUT"));
+        let mut rules = chain.context("no nat OUTPUT")?.iter();
+        let deciding = rules.find(|rule| packet.sent && rule.holds(packet));
+        Ok(deciding.is_some_and(|rule| matches!(rule.target, Target::Return)))
+    }
+
+    /// Whether a rule of the chain, or of one it leads to, has decided.
+    fn walk(&self, table: &str, chain: &str, packet: &Packet, fate: &mut Fate, depth: usize) -> Result<bool> {
+        ensure!(depth < DEEPEST, "chains lead to themselves");
+        let rules = self.0.get(table).and_then(|table| table.get(chain));
+        for rule in rules.into_iter().flatten().filter(|rule| rule.holds(packet)) {
+            match &rule.target {
+                Target::Return => return Ok(false),
+                Target::Redirect(port) => {
+                    fate.redirect = Some(*port);
+                    return Ok(true);
+                }
+                // The target CT goes on, but the first one counts.
+                Target::Zone(zone) => fate.zone = fate.zone.or(Some(*zone)),
+                Target::Chain(next) => {
+                    if self.walk(table, next, packet, fate, depth + 1)? {
+                        return Ok(true);
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn parse(words: &[&str]) -> Result<Self> {
+        let (mut conditions, mut target, mut negated) = (Vec::new(), None, false);
+        let mut words = words.iter().copied();
+        while let Some(word) = words.next() {
+            if word == "!" {
+                negated = true;
+                continue;
+            }
+            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            let condition = match word {
+                "-m" => {
+                    value()?;
+                    continue;
+                }
+                "-j" => {
+                    target = Some(match value()? {
+                        "RETURN" => Target::Return,
+                        "REDIRECT" | "CT" => continue,
+                        chain => Target::Chain(chain.to_owned()),
+                    });
+                    continue;
+                }
+                "--to-ports" => {
+                    target = Some(Target::Redirect(value()?.parse()?));
+                    continue;
+                }
+                "--zone" => {
+                    target = Some(Target::Zone(value()?.parse()?));
+                    continue;
+                }
+                "-p" => Condition::Protocol(transport(value()?)?),
+                "-s" => Condition::From(host(value()?)?),
+                "-d" => Condition::To(host(value()?)?),
+                "-o" => Condition::OutInterface(value()?.to_owned()),
+                "--sport" => Condition::SourcePorts(port_ranges(value()?)?),
+                "--dport" | "--dports" => Condition::Ports(port_ranges(value()?)?),
+                "--uid-owner" => {
+                    let (first, last) = range(value()?, &['-', ':']);
+                    Condition::Owner(first.parse()?, last.parse()?)
+                }
+                other => bail!("unknown word {other}"),
+            };
+            conditions.push((std::mem::take(&mut negated), condition));
+        }
+        Ok(Self {
+            conditions,
+            target: target.context("no target")?,
+        })
+    }
+
+    fn holds(&self, packet: &Packet) -> bool {
+        let mut conditions = self.conditions.iter();
+        conditions.all(|(negated, condition)| condition.holds(packet) != *negated)
+    }
+}
+
+// === impl Condition ===
+
+impl Condition {
+    fn holds(&self, packet: &Packet) -> bool {
+        let within = |ranges: &[(u16, u16)], port: u16| {
+            ranges
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&port))
+        };
+        match self {
+            Self::Protocol(transport) => packet.transport == *transport,
+            Self::From(address) => packet.from == *address,
+            Self::To(address) => packet.to == *address,
+            Self::OutInterface(name) => packet.sent && (name == "lo") == packet.loopback,
+            Self::SourcePorts(ranges) => within(ranges, packet.source_port),
+            Self::Ports(ranges) => within(ranges, packet.port),
+            Self::Owner(first, last) => packet.sent && (*first..=*last).contains(&packet.uid),
+        }
+    }
+}
+
+fn transport(word: &str) -> Result<Transport> {
+    match word {
+        "tcp" => Ok(Transport::Tcp),
+        "udp" => Ok(Transport::Udp),
+        other => bail!("unknown protocol {other}"),
+    }
+}
+
+/// A network of a single address; the cases have no others.
+fn host(text: &str) -> Result<IpAddr> {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+    ensure!(
+        ["", "32", "128"].contains(&prefix),
+        "{text} is more than one address"
+    );
+    Ok(address.parse()?)
+}
+
+fn port_ranges(text: &str) -> Result<Vec<(u16, u16)>> {
+    let parse = |item| {
+        let (first, last) = range(item, &[':', '-']);
+        Ok((first.parse()?, last.parse()?))
+    };
+    text.split(',').map(parse).collect()
+}
+
+fn range<'t>(text: &'t str, separators: &[char]) -> (&'t str, &'t str) {
+    text.split_once(separators).unwrap_or((text, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(port: u16, uid: u32, loopback: bool) -> Packet {
+        Packet {
+            sent: true,
+            loopback,
+            transport: Transport::Tcp,
+            from: "10.0.0.1".parse().expect("an address"),
+            to: "10.0.0.2".parse().expect("an address"),
+            source_port: 1,
+            port,
+            uid,
+        }
+    }
+
+    #[test]
+    fn rules_are_asked_in_their_order_and_chains_come_back() {
+        let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
+            -A OUTPUT -p tcp -j MINE\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
+            -A MINE ! -d 10.0.0.3/32 -o lo -j RETURN\n\
+            -A MINE -m multiport --dports 5,7:9 -m owner ! --uid-owner 6-8 -j REDIRECT --to-ports 2\n\
+            -I OUTPUT 1 -p tcp --dport 1 -j RETURN\n";
+        let tables = Tables::parse(text).expect("rules");
+        for (port, uid, loopback, redirect) in [
+            (1, 0, false, None),
+            (8, 0, false, Some(2)),
+            (8, 7, false, Some(3)),
+            (8, 0, true, Some(3)),
+            (6, 0, false, Some(3)),
+        ] {
+            let fate = tables.fate(&packet(port, uid, loopback)).expect("no loop");
+            assert_eq!(
+                fate,
+                Fate {
+                    redirect,
+                    zone: Some(1)
+                },
+                "{port} {uid} {loopback}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        for line in [
+            "-A OUTPUT -j",
+            "-A OUTPUT -x 1 -j RETURN",
+            "-A OUTPUT -p tcp",
+            "-A OUTPUT -d 10.0.0.0/8 -j RETURN",
+        ] {
+            assert!(Tables::parse(&format!("*nat\n{line}")).is_err(), "{line}");
+        }
+    }
+}
