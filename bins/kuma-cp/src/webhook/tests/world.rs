@@ -47,7 +47,7 @@ impl World {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let webhooks = webhooks(&api_server, metrics);
-        tokio::spawn(tls::serve(listener, certificate, router(webhooks), 64, shutdown));
+        tokio::spawn(tls::serve(listener, certificate, router(webhooks), 512, shutdown));
         let ca = rustls::pki_types::pem::PemObject::from_pem_slice(authority.certificate_pem().as_bytes());
         Self {
             api_server,
