@@ -1,0 +1,113 @@
+//! An API server of our own, brought up and taken down by the cluster tool.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use crate::config::Config;
+
+/// etcd and an API server; taken down when dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    name: String,
+    config: Config,
+    folder: PathBuf,
+    /// Addresses.
+    pub addresses: Addresses,
+}
+
+/// The cluster tool's `cluster.json`, as far as it is used.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Addresses {
+    /// The host's address as the API server sees it.
+    pub host: String,
+}
+
+impl ApiServer {
+    /// Brings one up.
+    ///
+    /// # Errors
+    /// With the words of the cluster tool.
+    pub fn up(name: &str, config: &Config) -> Result<Self> {
+        tool(config, &["api-only", "--name", name, "up"])?;
+        let folder = config.cache.join("clusters").join(name);
+        let path = folder.join("cluster.json");
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            config: config.clone(),
+            folder,
+            addresses: serde_json::from_str(&text)?,
+        })
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    /// Applies manifests.
+    ///
+    /// # Errors
+    /// With the words of kubectl.
+    pub fn apply(&self, manifests: &str) -> Result<()> {
+        let path = self
+            .config
+            .target
+            .join("bench")
+            .join(format!("{}.yaml", self.name));
+        std::fs::write(&path, manifests)?;
+        self.kubectl(&["apply", "--server-side", "--filename", &path.to_string_lossy()])?;
+        Ok(())
+    }
+
+    /// Runs kubectl and returns what it prints.
+    ///
+    /// # Errors
+    /// With its words.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.folder.join("bin/kubectl"));
+        command.env("KUBECONFIG", self.kubeconfig()).args(arguments);
+        output(command)
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        // The tool says what went wrong.
+        let _ = tool(&self.config, &["down", &self.name]);
+    }
+}
+
+/// Runs a program and returns what it prints.
+///
+/// # Errors
+/// With what it says on standard error.
+pub fn output(mut command: Command) -> Result<String> {
+    let program = Path::new(command.get_program()).display().to_string();
+    let output = command
+        .output()
+        .with_context(|| format!("{program} cannot be started"))?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program}: {}: {errors}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+fn tool(config: &Config, arguments: &[&str]) -> Result<()> {
+    let status = Command::new("python3")
+        .args(["-m", "kermode_cluster"])
+        .args(arguments)
+        .env("PYTHONPATH", config.repository.join("cluster"))
+        .stdout(Stdio::null())
+        .status()
+        .context("python3 cannot be started")?;
+    ensure!(
+        status.success(),
+        "kermode_cluster {}: {status}",
+        arguments.join(" ")
+    );
+    Ok(())
+}

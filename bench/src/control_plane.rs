@@ -1,0 +1,138 @@
+//! `kuma-cp` as a process beside an API server, installed by the manifests of `kumactl`.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::{ApiServer, output};
+use crate::config::Config;
+use crate::process::Process;
+
+const START: Duration = Duration::from_mins(1);
+const STOP: Duration = Duration::from_secs(20);
+/// What `kumactl install` installs into.
+const SYSTEM: &str = "kong-mesh-system";
+
+/// A running control plane; ended when dropped.
+#[derive(Debug)]
+pub struct ControlPlane {
+    child: Child,
+    /// Where the webhooks are.
+    pub webhooks: SocketAddr,
+    /// Where the server for proxies is.
+    pub proxies: SocketAddr,
+    /// Where `/ready` and `/metrics` are.
+    pub diagnostics: SocketAddr,
+    /// The CA of its certificates, PEM.
+    pub ca_pem: String,
+}
+
+impl ControlPlane {
+    /// Installs and starts it, and waits until it is ready. `environment` comes on top of what it needs.
+    ///
+    /// # Errors
+    /// When a part of that fails; its log is in `target/bench`.
+    pub fn start(api_server: &ApiServer, config: &Config, environment: &[(&str, &str)]) -> Result<Self> {
+        let host = api_server.addresses.host.as_str();
+        let (webhooks, proxies, diagnostics) = (free(host)?, free(host)?, free(host)?);
+        install(api_server, config, webhooks)?;
+        let log = File::create(config.target.join("bench/kuma-cp.log"))?;
+        let mut command = Command::new(config.program("kuma-cp"));
+        command
+            .arg("run")
+            .env("KUBECONFIG", api_server.kubeconfig())
+            .env("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS", host)
+            .env(
+                "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT",
+                webhooks.port().to_string(),
+            )
+            .env("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES", host)
+            .env("KUMA_DP_SERVER_ADDRESS", host)
+            .env("KUMA_DP_SERVER_PORT", proxies.port().to_string())
+            .env("KUMA_DP_SERVER_URL", format!("https://{proxies}"))
+            .env("KUMA_DIAGNOSTICS_ADDRESS", host)
+            .env("KUMA_DIAGNOSTICS_SERVER_PORT", diagnostics.port().to_string())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = command.spawn().context("kuma-cp cannot be started")?;
+        let mut started = Self {
+            child,
+            webhooks,
+            proxies,
+            diagnostics,
+            ca_pem: String::new(),
+        };
+        started.wait()?;
+        // The leader makes it, and only once it leads.
+        api_server.kubectl(&["wait", "--for=create", "--timeout=60s", "meshes.kuma.io/default"])?;
+        let secret = ["get", "secret", "--namespace", SYSTEM, "kuma-control-plane-ca"];
+        let data = [r"--output=go-template={{index .data `ca.crt` | base64decode}}"];
+        started.ca_pem = api_server.kubectl(&[&secret[..], &data[..]].concat())?;
+        Ok(started)
+    }
+
+    /// The process, for its use of resources.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn process(&self) -> Result<Process> {
+        Process::new(self.child.id())
+    }
+
+    /// Waits until `/ready` says so.
+    fn wait(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START;
+        while !self.is_ready() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("kuma-cp ended: {status}; see target/bench/kuma-cp.log");
+            }
+            if Instant::now() > deadline {
+                bail!("kuma-cp is not ready after {START:?}; see target/bench/kuma-cp.log");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--fail", "--output", "/dev/null"]);
+        command.arg(format!("http://{}/ready", self.diagnostics));
+        command.status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        let ask = i32::try_from(self.child.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        let deadline = Instant::now() + STOP;
+        while ask.is_ok() && Instant::now() < deadline {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // It would outlive us otherwise.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn install(api_server: &ApiServer, config: &Config, webhooks: SocketAddr) -> Result<()> {
+    let mut command = Command::new(config.program("kumactl"));
+    command.args(["install", "control-plane", "--without-deployment"]);
+    command.arg(format!("--webhook-url=https://{webhooks}"));
+    api_server.apply(&output(command)?)
+}
+
+/// An address with a port that nobody uses.
+fn free(host: &str) -> Result<SocketAddr> {
+    Ok(TcpListener::bind((host, 0))?.local_addr()?)
+}

@@ -1,0 +1,92 @@
+//! Kept HTTPS connections, HTTP/1.1 as the API server uses for webhooks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Makes connections to one server.
+#[derive(Clone)]
+pub struct Endpoint {
+    address: SocketAddr,
+    config: Arc<ClientConfig>,
+}
+
+/// One kept connection.
+#[derive(Debug)]
+pub struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Endpoint {
+    /// A server whose certificate that CA signed for the address.
+    ///
+    /// # Errors
+    /// When the CA is none.
+    pub fn new(address: SocketAddr, ca_pem: &str) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self {
+            address,
+            config: Arc::new(config),
+        })
+    }
+
+    /// Opens a connection.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub async fn connect(&self) -> Result<Connection> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let name = ServerName::from(self.address.ip());
+        let stream = TlsConnector::from(self.config.clone())
+            .connect(name, stream)
+            .await?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Connection { sender })
+    }
+}
+
+impl Connection {
+    /// Posts JSON and reads the whole answer.
+    ///
+    /// # Errors
+    /// When it is none, or one of an error.
+    pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Bytes> {
+        let request = Request::post(path)
+            .header("host", "localhost")
+            .header("user-agent", "kube-apiserver-admission")
+            .header("accept", "application/json, */*")
+            .header("content-type", "application/json")
+            .header("accept-encoding", "gzip")
+            .body(Full::new(body))?;
+        self.sender.ready().await.context("the connection is gone")?;
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(
+            status == StatusCode::OK,
+            "{status}: {}",
+            String::from_utf8_lossy(&body)
+        );
+        Ok(body)
+    }
+}

@@ -1,0 +1,17 @@
+//! Benchmarks: the released programs, started as users start them, measured from outside.
+//!
+//! ```text
+//! api-only cluster ──manifests──▶ kuma-cp (a process) ◀──load── client      /proc ──▶ figures ──▶ target/bench/NAME.json
+//! ```
+//!
+//! Other work may share the machine, so CPU time and ratios count before wall time, and everything is measured in
+//! several rounds whose spread is shown.
+
+pub mod cluster;
+pub mod config;
+pub mod control_plane;
+pub mod figures;
+pub mod https;
+pub mod process;
+pub mod spread;
+pub mod webhook;

@@ -1,0 +1,81 @@
+//! Several rounds as one value and its spread; quantiles of many latencies.
+
+use std::fmt;
+
+/// The rounds of one measurement.
+#[derive(Clone, Debug, Default)]
+pub struct Spread {
+    sorted: Vec<f64>,
+}
+
+// === impl Spread ===
+
+impl FromIterator<f64> for Spread {
+    fn from_iter<I: IntoIterator<Item = f64>>(rounds: I) -> Self {
+        let mut sorted: Vec<f64> = rounds.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        Self { sorted }
+    }
+}
+
+impl Spread {
+    /// The round in the middle; NaN without rounds.
+    pub fn median(&self) -> f64 {
+        quantile(&self.sorted, 0.5)
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (least, most) = (quantile(&self.sorted, 0.0), quantile(&self.sorted, 1.0));
+        write!(
+            formatter,
+            "{} ({}–{})",
+            short(self.median()),
+            short(least),
+            short(most)
+        )
+    }
+}
+
+/// A value of sorted ones at a place from 0 to 1: the nearest that is there. NaN without any.
+pub fn quantile(sorted: &[f64], place: f64) -> f64 {
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "an index of a list that fits in memory"
+    )]
+    let index = (place * sorted.len().saturating_sub(1) as f64).round() as usize;
+    sorted.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// Three or so digits that count.
+pub fn short(value: f64) -> String {
+    let digits = match value.abs() {
+        v if v >= 100.0 => 0,
+        v if v >= 10.0 => 1,
+        v if v >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_round_stands_for_all_and_the_others_are_shown() {
+        let spread: Spread = [3.0, 1.0, 200.0].into_iter().collect();
+        assert_eq!(spread.to_string(), "3.00 (1.00–200)");
+    }
+
+    #[test]
+    fn quantiles_are_values_that_were_there() {
+        let values: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert!((quantile(&values, 0.99) - 99.0).abs() < f64::EPSILON);
+        assert!((quantile(&values, 1.0) - 100.0).abs() < f64::EPSILON);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
+}

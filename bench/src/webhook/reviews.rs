@@ -1,0 +1,127 @@
+//! Reviews: one recorded from an API server of Kubernetes 1.34 (the first Pod of a Deployment with two containers),
+//! varied in what differs from Pod to Pod.
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use serde_json::Value;
+
+const RECORDED: &str = include_str!("../../data/review.json");
+/// The namespace of the recorded Pod.
+pub const NAMESPACE: &str = "shop";
+
+/// A question, and what its answer must begin with.
+#[derive(Clone, Debug)]
+pub struct Review {
+    /// The question.
+    pub body: Bytes,
+    uid: String,
+}
+
+/// What is to become of the Pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// They get a sidecar.
+    Injected,
+    /// They are left alone.
+    Skipped,
+}
+
+/// So many reviews of Pods in a namespace.
+///
+/// # Errors
+/// When the recorded one does not read.
+pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
+    let recorded: Value = serde_json::from_str(RECORDED)?;
+    let uid = recorded["request"]["uid"]
+        .as_str()
+        .context("the review has no uid")?;
+    let hash = recorded["request"]["object"]["metadata"]["labels"]["pod-template-hash"].as_str();
+    let hash = hash.context("the Pod has no hash")?;
+    let vary = |number: usize| {
+        let own_uid = format!("{number:08x}{}", uid.get(8..).unwrap_or_default());
+        let text = RECORDED
+            .replace(uid, &own_uid)
+            .replace(hash, &format!("{number:08x}"))
+            .replace(&format!("\"{NAMESPACE}\""), &format!("\"{namespace}\""));
+        Review {
+            body: Bytes::from(text),
+            uid: own_uid,
+        }
+    };
+    Ok((0..number).map(vary).collect())
+}
+
+impl Review {
+    /// Checks an answer as far as that is cheap.
+    ///
+    /// # Errors
+    /// When it is to another question, or another one than expected.
+    pub fn check(&self, answer: &[u8], expected: Expected) -> Result<()> {
+        let head = &answer[..answer.len().min(300)];
+        let in_head = |text: &str| head.windows(text.len()).any(|window| window == text.as_bytes());
+        ensure!(
+            in_head(&format!("\"uid\":\"{}\"", self.uid)) && in_head("\"allowed\":true"),
+            "{} is answered by {}",
+            self.uid,
+            String::from_utf8_lossy(head)
+        );
+        let patched = in_head("\"patch\":\"");
+        ensure!(
+            patched == (expected == Expected::Injected),
+            "{}: patched: {patched}",
+            self.uid
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reviews_differ_in_uid_and_template_and_are_of_a_real_size() {
+        let reviews = make("plain", 3).expect("reviews");
+        let read = |index: usize| -> Value { serde_json::from_slice(&reviews[index].body).expect("JSON") };
+        let (first, second) = (read(1), read(2));
+        assert_ne!(first["request"]["uid"], second["request"]["uid"]);
+        assert_eq!(first["request"]["namespace"], "plain");
+        let labels =
+            |review: &Value| review["request"]["object"]["metadata"]["labels"]["pod-template-hash"].clone();
+        assert_ne!(labels(&first), labels(&second));
+        assert!((6_500..7_500).contains(&reviews[0].body.len()));
+    }
+
+    #[test]
+    fn wrong_answers_are_noticed() {
+        let review = make(NAMESPACE, 1).expect("reviews").remove(0);
+        let answer =
+            |uid: &str, rest: &str| format!("{{\"response\":{{\"uid\":\"{uid}\",\"allowed\":true{rest}}}}}");
+        let (patch, other) = (",\"patch\":\"W10=\"", "00000001-0000");
+        assert!(
+            review
+                .check(answer(&review.uid, patch).as_bytes(), Expected::Injected)
+                .is_ok()
+        );
+        assert!(
+            review
+                .check(answer(&review.uid, "").as_bytes(), Expected::Skipped)
+                .is_ok()
+        );
+        assert!(
+            review
+                .check(answer(other, patch).as_bytes(), Expected::Injected)
+                .is_err()
+        );
+        assert!(
+            review
+                .check(answer(&review.uid, patch).as_bytes(), Expected::Skipped)
+                .is_err()
+        );
+        assert!(
+            review
+                .check(answer(&review.uid, "").as_bytes(), Expected::Injected)
+                .is_err()
+        );
+    }
+}
