@@ -14,9 +14,10 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
     CombinedCertificateValidationContext, ValidationContextType,
 };
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig,
-    SubjectAltNameMatcher, UpstreamTlsContext,
+    SubjectAltNameMatcher, TlsParameters, UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use kermode_model::{Mesh, MeshName, ServiceName};
@@ -101,7 +102,14 @@ impl Identity {
             validation_context_sds_secret_config: Some(secret(&self.authority)),
             ..Default::default()
         };
+        // Both ends are sidecars of ours; Envoy's own default would keep its client side at 1.2.
+        let versions = TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+            ..Default::default()
+        };
         CommonTlsContext {
+            tls_params: Some(versions),
             alpn_protocols,
             tls_certificate_sds_secret_configs: vec![secret(&self.certificate)],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
