@@ -204,7 +204,7 @@ impl Rendering<'_> {
             problem: error.to_string(),
             object: self.own.object.to_owned(),
         })?;
-        let init = render::init::init(self.plan, &annotations)?;
+        let init = render::init::init(self.plan, &annotations, self.pod.run_as_non_root)?;
         trace.note(Topic::Init, || self.init_in_words());
         Ok(container_patch::apply_traced(
             &init,

@@ -25,6 +25,8 @@ pub(crate) struct Pod<'a> {
     pub(crate) termination_grace_period: Option<u64>,
     /// `spec.securityContext.runAsUser`.
     pub(crate) run_as_user: Option<i64>,
+    /// `spec.securityContext.runAsNonRoot`.
+    pub(crate) run_as_non_root: bool,
     /// `spec.hostNetwork`.
     pub(crate) host_network: bool,
     /// Which of the parents that a patch adds to are missing or null.
@@ -76,6 +78,8 @@ impl<'a> Pod<'a> {
             termination_grace_period: member("/spec", spec, "terminationGracePeriodSeconds", whole_number)?
                 .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
             run_as_user: member("/spec/securityContext", security, "runAsUser", whole_number)?,
+            run_as_non_root: member("/spec/securityContext", security, "runAsNonRoot", boolean)?
+                .unwrap_or(false),
             host_network: member("/spec", spec, "hostNetwork", boolean)?.unwrap_or(false),
             missing: Missing {
                 metadata: !present(root, "metadata"),

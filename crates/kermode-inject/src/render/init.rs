@@ -19,9 +19,19 @@ const EXCLUDE_OUTBOUND_PORTS_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-
 const IP_FAMILY_MODE: &str = "kuma.io/transparent-proxying-ip-family-mode";
 
 /// Renders the init container that goes with the sidecar. `annotations` are all of the Pod, the written ones included.
-pub(crate) fn init(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Refusal> {
+/// `non_root` is whether the Pod wants all its containers to run as somebody else than root.
+pub(crate) fn init(
+    plan: &Plan<'_>,
+    annotations: &BTreeMap<String, String>,
+    non_root: bool,
+) -> Result<Value, Refusal> {
     if plan.settings.cni_enabled {
         return validation(plan, annotations);
+    }
+    let mut security_context = security_context(plan);
+    if non_root {
+        // The kubelet would not start a root container that inherits the Pod's wish.
+        security_context["runAsNonRoot"] = false.into();
     }
     Ok(json!({
         "name": INIT,
@@ -29,7 +39,7 @@ pub(crate) fn init(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> R
         "imagePullPolicy": "IfNotPresent",
         "command": [INIT_PROGRAM],
         "args": arguments(annotations)?,
-        "securityContext": security_context(plan),
+        "securityContext": security_context,
         "resources": resources(&plan.settings.init_container.resources),
     }))
 }
