@@ -31,6 +31,9 @@ use crate::shutdown::Shutdown;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Neither does one that then sends no complete head of a request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// The API server keeps a connection for 90 s without using it, as Go's clients do. Closing earlier would now and then
+/// cross one of its requests, which it does not send again: with that, a webhook that must answer refuses a Pod.
+const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 /// One address may have this part of all connections,
 const SHARE: usize = 4;
 /// but always as many as this: many proxies may be behind one node's address.
@@ -125,6 +128,7 @@ pub async fn serve(
         connections: max_connections,
         per_source: (max_connections / SHARE).max(SMALLEST_SHARE),
         first_request: FIRST_REQUEST_TIMEOUT,
+        next_request: NEXT_REQUEST_TIMEOUT,
     };
     serve_within(bounds, listener, certificate, router, shutdown).await
 }
@@ -135,8 +139,10 @@ struct Bounds {
     connections: usize,
     /// Connections from one address.
     per_source: usize,
-    /// From the handshake to the head of the first request; for HTTP/1.1 to that of each.
+    /// From the handshake to the head of the first request.
     first_request: Duration,
+    /// From an answer to the head of the next request, with HTTP/1.1.
+    next_request: Duration,
 }
 
 async fn serve_within(
@@ -170,7 +176,7 @@ async fn serve_within(
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
-            if let Err(error) = serve_connection(tls, router, watcher, bounds.first_request).await {
+            if let Err(error) = serve_connection(tls, router, watcher, bounds).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -188,7 +194,7 @@ async fn serve_connection(
     tls: TlsStream<TcpStream>,
     router: Router,
     watcher: Watcher,
-    first_request: Duration,
+    bounds: Bounds,
 ) -> hyper::Result<()> {
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let asked = Arc::new(Notify::new());
@@ -199,13 +205,13 @@ async fn serve_connection(
             router.call(request)
         })
     };
-    let silence = silence(asked, first_request);
+    let silence = silence(asked, bounds.first_request);
     let io = TokioIo::new(tls);
     if is_h2 {
         let connection = http2().serve_connection(io, service);
         unless(silence, watcher.watch(connection)).await
     } else {
-        let connection = http1(first_request).serve_connection(io, service);
+        let connection = http1(bounds.next_request).serve_connection(io, service);
         unless(silence, watcher.watch(connection)).await
     }
 }

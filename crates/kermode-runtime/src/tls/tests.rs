@@ -84,6 +84,7 @@ async fn a_client_that_asks_nothing_is_disconnected_whatever_it_negotiated() {
         connections: 8,
         per_source: 8,
         first_request: Duration::from_millis(200),
+        next_request: PATIENCE,
     })
     .await;
     let http1: &[u8] = b"http/1.1";
@@ -113,11 +114,31 @@ async fn a_connection_that_has_asked_outlives_the_time_for_the_first_request() {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_asked_may_ask_again_after_a_pause() {
+    let server = Server::start(Bounds {
+        connections: 8,
+        per_source: 8,
+        first_request: Duration::from_millis(200),
+        next_request: PATIENCE,
+    })
+    .await;
+    let mut kept = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
+    assert!(asks(&mut kept).await.ends_with("hello"));
+    let mut silent = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
+    assert!(
+        is_closed(&mut silent).await,
+        "the time for a first request is over"
+    );
+    assert!(asks(&mut kept).await.ends_with("hello"));
+}
+
+#[tokio::test]
 async fn one_address_cannot_take_the_connections_of_others() {
     let server = Server::start(Bounds {
         connections: 8,
         per_source: 2,
         first_request: PATIENCE,
+        next_request: PATIENCE,
     })
     .await;
     let mut first = server.connect(HOME, &[]).await.expect("its share");
