@@ -83,8 +83,8 @@ async fn inject_sidecar((State(shared), Query(query)): Call, body: Body) -> Http
 async fn validate((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
     let webhooks = &shared.webhooks;
     shared
-        .answer("validate", &query, body, async |request, _| {
-            webhooks.validate(request)
+        .answer("validate", &query, body, async |request, deadline| {
+            webhooks.validate(request, deadline).await
         })
         .await
 }

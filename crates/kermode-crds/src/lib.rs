@@ -10,6 +10,7 @@ pub mod definition;
 mod mesh;
 mod object;
 mod traffic_permission;
+pub mod validate;
 
 pub use container_patch::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 pub use dataplane::{

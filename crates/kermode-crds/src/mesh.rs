@@ -9,6 +9,7 @@ use kube::core::{ObjectMeta, TypeMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
+use crate::validate::Problem;
 
 /// A mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -135,6 +136,13 @@ pub enum InvalidMesh {
     Expiration(usize, String),
 }
 
+impl InvalidMesh {
+    /// The same, field and message apart.
+    pub(crate) fn problem(&self) -> Problem {
+        Problem::of(self)
+    }
+}
+
 /// Lifetime of a workload certificate unless the mesh says otherwise.
 const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
 /// Shorter lives leave no time to renew at 4/5 of them.
@@ -181,20 +189,23 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
     if backend.kind != "builtin" {
         return Err(InvalidMesh::UnknownType(index, backend.kind.clone()));
     }
-    let mode = match backend.mode.as_deref() {
-        None | Some("" | "STRICT") => model::MtlsMode::Strict,
-        Some("PERMISSIVE") => model::MtlsMode::Permissive,
-        Some(other) => return Err(InvalidMesh::UnknownMode(index, other.to_owned())),
-    };
     Ok(Some(model::Mtls {
         backend: backend.name.clone(),
-        mode,
+        mode: mode(index, backend)?,
         authority: model::CertificateAuthority::Builtin,
         certificate_lifetime: certificate_lifetime(index, backend)?,
     }))
 }
 
-fn certificate_lifetime(index: usize, backend: &Backend) -> Result<Duration, InvalidMesh> {
+pub(crate) fn mode(index: usize, backend: &Backend) -> Result<model::MtlsMode, InvalidMesh> {
+    match backend.mode.as_deref() {
+        None | Some("" | "STRICT") => Ok(model::MtlsMode::Strict),
+        Some("PERMISSIVE") => Ok(model::MtlsMode::Permissive),
+        Some(other) => Err(InvalidMesh::UnknownMode(index, other.to_owned())),
+    }
+}
+
+pub(crate) fn certificate_lifetime(index: usize, backend: &Backend) -> Result<Duration, InvalidMesh> {
     let rotation = backend
         .dp_cert
         .as_ref()

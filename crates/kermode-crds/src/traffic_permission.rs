@@ -9,6 +9,7 @@ use kube::core::{ObjectMeta, TypeMeta};
 use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
+use crate::validate::Problem;
 
 /// A permission; lives in the control plane's namespace, its mesh in the label `kuma.io/mesh`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -92,11 +93,18 @@ pub enum InvalidPermission {
 
 // === wire to model ===
 
+impl InvalidPermission {
+    /// The same, field and message apart.
+    pub(crate) fn problem(&self) -> Problem {
+        Problem::of(self)
+    }
+}
+
 impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     type Error = InvalidPermission;
 
     fn try_from(permission: &MeshTrafficPermission) -> Result<Self, InvalidPermission> {
-        let target = principal("spec.targetRef", &permission.spec.target_ref)?;
+        let target = principal(TARGET, &permission.spec.target_ref)?;
         let mut tags = target.tags;
         if let Some(service) = target.service {
             tags.insert(model::tag::SERVICE.into(), service.as_str().into());
@@ -114,7 +122,10 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     }
 }
 
-fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
+/// Where the target stands.
+pub(crate) const TARGET: &str = "spec.targetRef";
+
+pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
     let action = match from.default.action.as_str() {
         "Allow" | "ALLOW" => model::Action::Allow,
         "Deny" | "DENY" => model::Action::Deny,
@@ -125,7 +136,7 @@ fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidP
     Ok(model::PermissionRule { from, action })
 }
 
-fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, InvalidPermission> {
+pub(crate) fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, InvalidPermission> {
     let service = || {
         let name = target.name.as_deref().filter(|name| !name.is_empty());
         name.map(model::ServiceName::new)
@@ -147,4 +158,65 @@ fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, Invali
         },
         other => return Err(InvalidPermission::Kind(field.to_owned(), other.to_owned())),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn convert(target: serde_json::Value, from: serde_json::Value) -> model::TrafficPermission {
+        let object = json!({"metadata": {"name": "p"}, "spec": {"targetRef": target, "from": from}});
+        let permission: MeshTrafficPermission = serde_json::from_value(object).expect("a permission");
+        model::TrafficPermission::try_from(&permission).expect("convertible")
+    }
+
+    fn tags(tags: &[(&str, &str)]) -> model::Tags {
+        tags.iter()
+            .map(|(key, value)| ((*key).into(), (*value).into()))
+            .collect()
+    }
+
+    #[test]
+    fn each_kind_of_target_becomes_the_tags_of_its_inbounds() {
+        let from = json!([]);
+        let target = |target| convert(target, from.clone()).target;
+        assert_eq!(target(json!({"kind": "Mesh"})), tags(&[]));
+        assert_eq!(
+            target(json!({"kind": "MeshSubset", "tags": {"version": "1"}})),
+            tags(&[("version", "1")])
+        );
+        assert_eq!(
+            target(json!({"kind": "MeshService", "name": "web_ns_svc_80"})),
+            tags(&[("kuma.io/service", "web_ns_svc_80")])
+        );
+        assert_eq!(
+            target(json!({"kind": "MeshServiceSubset", "name": "web_ns_svc_80", "tags": {"version": "1"}})),
+            tags(&[("kuma.io/service", "web_ns_svc_80"), ("version", "1")])
+        );
+    }
+
+    #[test]
+    fn each_kind_of_caller_becomes_a_principal_and_each_action_a_verdict() {
+        let from = json!([
+            {"targetRef": {"kind": "Mesh"}, "default": {"action": "Deny"}},
+            {"targetRef": {"kind": "MeshSubset", "tags": {"team": "a"}}, "default": {"action": "AllowWithShadowDeny"}},
+            {"targetRef": {"kind": "MeshService", "name": "web_ns_svc_80"}, "default": {"action": "ALLOW"}},
+        ]);
+        let rules = convert(json!({"kind": "Mesh"}), from).rules;
+        let service = Some(model::ServiceName::new("web_ns_svc_80"));
+        let found: Vec<_> = rules
+            .into_iter()
+            .map(|rule| (rule.from.service, rule.from.tags, rule.action))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                (None, tags(&[]), model::Action::Deny),
+                (None, tags(&[("team", "a")]), model::Action::AllowWithShadowDeny),
+                (service, tags(&[]), model::Action::Allow),
+            ]
+        );
+    }
 }

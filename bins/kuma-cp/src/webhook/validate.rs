@@ -1,19 +1,19 @@
 //! `/validate-kuma-io-v1alpha1`: refuses resources of ours that could not be used, with the field and the remedy.
 
-use kermode_crds::{Mesh, MeshTrafficPermission};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use kermode_crds::{Mesh, validate};
+use kermode_model::DEFAULT_MESH;
+use kube::Api;
 
 use super::Webhooks;
+use super::deadline::Deadline;
 use super::review::{Request, Response};
 
 impl Webhooks {
-    pub(super) fn validate(&self, request: Request) -> Response {
-        let problems = match request.kind.kind.as_str() {
-            "ContainerPatch" => self.container_patch(&request),
-            "Mesh" if request.operation != "DELETE" => converts::<Mesh, kermode_model::Mesh>(&request.object),
-            "MeshTrafficPermission" if request.operation != "DELETE" => self.permission(&request),
-            _ => Vec::new(),
+    pub(super) async fn validate(&self, request: Request, deadline: Deadline) -> Response {
+        let problems = if request.operation == "DELETE" {
+            Vec::new()
+        } else {
+            self.problems(&request, deadline).await
         };
         if problems.is_empty() {
             self.metrics.count("validate", "allowed", "Valid");
@@ -23,38 +23,35 @@ impl Webhooks {
         Response::deny(request.uid, 422, problems.join("; "))
     }
 
-    fn container_patch(&self, request: &Request) -> Vec<String> {
-        let checked = if request.operation == "DELETE" {
-            return Vec::new();
-        } else {
-            kermode_inject::validate_container_patch(&request.object, &self.system_namespace)
-        };
-        let problems = checked.err().unwrap_or_default();
-        problems.iter().map(ToString::to_string).collect()
+    async fn problems(&self, request: &Request, deadline: Deadline) -> Vec<String> {
+        let (object, home) = (&request.object, self.system_namespace.as_str());
+        match request.kind.kind.as_str() {
+            "ContainerPatch" => {
+                let checked = kermode_inject::validate_container_patch(object, home);
+                texts(checked.err().unwrap_or_default())
+            }
+            "Mesh" => texts(validate::mesh(object)),
+            "MeshTrafficPermission" => texts(validate::traffic_permission(object, &request.namespace, home)),
+            "Dataplane" => {
+                let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
+                let exists = self.mesh_exists(mesh.unwrap_or(DEFAULT_MESH), deadline).await;
+                texts(validate::dataplane(object, |_| exists))
+            }
+            _ => Vec::new(),
+        }
     }
 
-    fn permission(&self, request: &Request) -> Vec<String> {
-        if request.namespace != self.system_namespace {
-            let namespace = &self.system_namespace;
-            return vec![format!(
-                "MeshTrafficPermission can only be placed in {namespace} namespace"
-            )];
+    /// Whether there is a Mesh of that name. One made a moment ago counts; so does any while nobody can say.
+    async fn mesh_exists(&self, name: &str, deadline: Deadline) -> bool {
+        if self.directory.read().meshes.contains(name) {
+            return true;
         }
-        converts::<MeshTrafficPermission, kermode_model::TrafficPermission>(&request.object)
+        let api: Api<Mesh> = Api::all(self.client.clone());
+        let found = deadline.look_up(api.get_metadata_opt(name)).await;
+        !matches!(found, Ok(Ok(None)))
     }
 }
 
-fn converts<W, M>(object: &Value) -> Vec<String>
-where
-    W: DeserializeOwned,
-    for<'w> M: TryFrom<&'w W, Error: ToString>,
-{
-    match W::deserialize(object) {
-        Ok(wire) => M::try_from(&wire)
-            .err()
-            .map(|error| error.to_string())
-            .into_iter()
-            .collect(),
-        Err(error) => vec![error.to_string()],
-    }
+fn texts(problems: Vec<impl ToString>) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
 }

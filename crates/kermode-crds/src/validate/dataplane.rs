@@ -1,0 +1,282 @@
+//! Dataplanes.
+
+use std::net::IpAddr;
+
+use kermode_model::DEFAULT_MESH;
+use serde_json::Value;
+
+use super::Problem;
+use super::tags::{self, Of};
+
+const PORT_RANGE: &str = "port must be in the range [1, 65535]";
+
+/// What is wrong with a Dataplane. `mesh_exists` says whether there is a Mesh of a name.
+pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
+    let mesh = mesh.unwrap_or(DEFAULT_MESH);
+    if !mesh_exists(mesh) {
+        problems.push(Problem::new(
+            "mesh",
+            format!("there is no Mesh {mesh:?}: create it or name another"),
+        ));
+    }
+    let networking = &object["spec"]["networking"];
+    check_address(
+        "spec.networking.address",
+        networking["address"].as_str().unwrap_or_default(),
+        &mut problems,
+    );
+    if let Some(address) = networking["advertisedAddress"]
+        .as_str()
+        .filter(|address| !address.is_empty())
+    {
+        check_address("spec.networking.advertisedAddress", address, &mut problems);
+    }
+    let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
+    let gateway = &networking["gateway"];
+    match (inbounds.is_empty(), gateway.is_object()) {
+        (true, false) => problems.push(Problem::new(
+            "spec.networking",
+            "has to contain at least one inbound interface or gateway",
+        )),
+        (false, true) => problems.push(Problem::new(
+            "spec.networking",
+            "inbound cannot be defined for a gateway: take one of the two out",
+        )),
+        (true, true) => tags::check(
+            "spec.networking.gateway.tags",
+            &gateway["tags"],
+            Of::Gateway,
+            &mut problems,
+        ),
+        (false, false) => {}
+    }
+    for (index, inbound) in inbounds.iter().enumerate() {
+        check_inbound(
+            &format!("spec.networking.inbound[{index}]"),
+            inbound,
+            &mut problems,
+        );
+    }
+    check_admin(networking, inbounds, &mut problems);
+    problems
+}
+
+fn check_address(field: &str, address: &str, problems: &mut Vec<Problem>) {
+    let message = match address.parse::<IpAddr>() {
+        _ if address.is_empty() => "address can't be empty",
+        Ok(ip) if ip.is_unspecified() => "must not be 0.0.0.0 or ::",
+        Ok(_) => return,
+        Err(_) if is_dns_name(address) => return,
+        Err(_) => "address has to be valid IP address or domain name",
+    };
+    problems.push(Problem::new(field, message));
+}
+
+fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
+    if !is_port(&inbound["port"]) {
+        problems.push(Problem::new(format!("{field}.port"), PORT_RANGE));
+    }
+    let service_port = &inbound["servicePort"];
+    if !service_port.is_null() && *service_port != 0 && !is_port(service_port) {
+        problems.push(Problem::new(format!("{field}.servicePort"), PORT_RANGE));
+    }
+    for name in ["address", "serviceAddress"] {
+        let address = inbound[name].as_str().unwrap_or_default();
+        if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+            let message = format!("{name} has to be valid IP address");
+            problems.push(Problem::new(format!("{field}.{name}"), message));
+        }
+    }
+    tags::check(&format!("{field}.tags"), &inbound["tags"], Of::Inbound, problems);
+}
+
+/// Envoy's admin interface listens on loopback, where an inbound may listen too.
+fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
+    let admin = &networking["admin"]["port"];
+    if admin.is_null() || *admin == 0 {
+        return;
+    }
+    if !is_port(admin) {
+        problems.push(Problem::new("spec.networking.admin.port", PORT_RANGE));
+    }
+    let on_loopback = |inbound: &&Value| {
+        let own = inbound["address"].as_str().filter(|address| !address.is_empty());
+        let address = own.or(networking["address"].as_str()).unwrap_or_default();
+        address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    if inbounds
+        .iter()
+        .filter(on_loopback)
+        .any(|inbound| inbound["port"] == *admin)
+    {
+        let message = "must differ from the ports of inbounds on loopback";
+        problems.push(Problem::new("spec.networking.admin.port", message));
+    }
+}
+
+fn is_port(port: &Value) -> bool {
+    port.as_u64()
+        .is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
+}
+
+/// A name of RFC 1123, whose last label is no number: such a name would be a mistyped IP address.
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        let bytes = label.as_bytes();
+        let inner = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+        !bytes.is_empty()
+            && bytes.len() <= 63
+            && bytes.iter().all(inner)
+            && bytes.first() != Some(&b'-')
+            && bytes.last() != Some(&b'-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253 && name.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn mk_dataplane() -> Value {
+        json!({
+            "mesh": "default",
+            "spec": {"networking": {
+                "address": "10.0.0.1",
+                "inbound": [{"port": 80, "tags": {"kuma.io/service": "web_ns_svc_80", "version": "1"}}],
+            }},
+        })
+    }
+
+    fn problems(object: &Value) -> Vec<String> {
+        let problems = dataplane(object, |mesh| mesh == DEFAULT_MESH);
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    /// The one problem of a good Dataplane in which something was replaced.
+    fn problem_with(pointer: &str, value: Value) -> String {
+        let mut object = mk_dataplane();
+        let (parent, member) = pointer.rsplit_once('/').expect("a pointer");
+        let parent = object.pointer_mut(parent).expect("a parent");
+        parent[member.replace("~1", "/").as_str()] = value;
+        let problems = problems(&object);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        problems.into_iter().next().expect("one")
+    }
+
+    #[test]
+    fn a_good_one_has_no_problem() {
+        assert_eq!(problems(&mk_dataplane()), [""; 0]);
+        let mut by_name = mk_dataplane();
+        by_name["spec"]["networking"]["address"] = "web-0.web.ns.svc".into();
+        assert_eq!(problems(&by_name), [""; 0]);
+    }
+
+    #[test]
+    fn the_address_must_lead_somewhere() {
+        let at = "/spec/networking/address";
+        for (address, message) in [
+            ("", "address can't be empty"),
+            ("0.0.0.0", "must not be 0.0.0.0 or ::"),
+            ("::", "must not be 0.0.0.0 or ::"),
+            ("..", "address has to be valid IP address or domain name"),
+            ("10.0.0.256", "address has to be valid IP address or domain name"),
+            ("a b", "address has to be valid IP address or domain name"),
+        ] {
+            assert_eq!(
+                problem_with(at, address.into()),
+                format!("spec.networking.address: {message}")
+            );
+        }
+    }
+
+    #[test]
+    fn there_is_an_inbound_or_a_gateway_and_not_both() {
+        assert_eq!(
+            problem_with("/spec/networking/inbound", json!([])),
+            "spec.networking: has to contain at least one inbound interface or gateway"
+        );
+        let gateway = json!({"tags": {"kuma.io/service": "edge_ns_svc_80"}});
+        assert_eq!(
+            problem_with("/spec/networking/gateway", gateway.clone()),
+            "spec.networking: inbound cannot be defined for a gateway: take one of the two out"
+        );
+        let alone =
+            json!({"mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "gateway": gateway}}});
+        assert_eq!(problems(&alone), [""; 0]);
+        let by_deployment = json!({"spec": {"networking": {
+            "address": "10.0.0.1", "gateway": {"tags": {"kuma.io/service-name": "edge_ns_svc"}}}}});
+        assert_eq!(problems(&by_deployment), [""; 0], "as the converter makes them");
+    }
+
+    #[test]
+    fn tags_are_those_that_certificates_and_policies_can_carry() {
+        let tags = |tags: Value| problem_with("/spec/networking/inbound", json!([{"port": 1, "tags": tags}]));
+        let service = "web_ns_svc_80";
+        let field = "spec.networking.inbound[0].tags";
+        assert_eq!(
+            tags(json!({"a": "b"})),
+            format!("{field}: mandatory tag \"kuma.io/service\" is missing")
+        );
+        assert_eq!(
+            tags(json!({"kuma.io/service": service, "v": ""})),
+            format!("{field}[\"v\"]: tag value must be non-empty")
+        );
+        assert!(tags(json!({"kuma.io/service": service, "v": "a/b"})).contains("tag value must consist of"));
+        assert!(tags(json!({"kuma.io/service": service, "v w": "a"})).contains("tag name must consist of"));
+        assert_eq!(
+            tags(json!({"kuma.io/service": service, "kuma.io/protocol": "mongo"})),
+            format!(
+                "{field}[\"kuma.io/protocol\"]: tag \"kuma.io/protocol\" has an invalid value \"mongo\". \
+                 Allowed values: grpc, http, http2, kafka, tcp"
+            )
+        );
+    }
+
+    #[test]
+    fn ports_are_ports() {
+        assert_eq!(
+            problem_with("/spec/networking/inbound/0/port", json!(70000)),
+            format!("spec.networking.inbound[0].port: {PORT_RANGE}")
+        );
+    }
+
+    #[test]
+    fn the_admin_port_is_no_inbound_of_loopback() {
+        let mut object = mk_dataplane();
+        object["spec"]["networking"]["admin"] = json!({"port": 80});
+        assert_eq!(problems(&object), [""; 0], "another address");
+        object["spec"]["networking"]["inbound"][0]["address"] = "127.0.0.1".into();
+        assert_eq!(
+            problems(&object),
+            ["spec.networking.admin.port: must differ from the ports of inbounds on loopback"]
+        );
+    }
+
+    #[test]
+    fn a_mesh_that_does_not_exist_is_named() {
+        assert_eq!(
+            problem_with("/mesh", "nowhere".into()),
+            "mesh: there is no Mesh \"nowhere\": create it or name another"
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_and_nonsense_is_survived() {
+        let object =
+            json!({"mesh": "x", "spec": {"networking": {"inbound": [{}, {"port": "80", "tags": []}]}}});
+        assert_eq!(problems(&object).len(), 6);
+        for nonsense in [
+            json!(null),
+            json!([]),
+            json!({"spec": 1}),
+            json!({"spec": {"networking": []}}),
+        ] {
+            assert!(!problems(&nonsense).is_empty(), "{nonsense}");
+        }
+    }
+}

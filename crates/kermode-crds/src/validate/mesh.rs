@@ -1,0 +1,106 @@
+//! Meshes.
+
+use std::collections::HashSet;
+
+use kermode_model as model;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Problem;
+use crate::mesh::{Backend, Mesh, certificate_lifetime, mode};
+
+/// What is wrong with a Mesh. Backends that are not in use may be of any type: a Mesh may carry those of Kuma.
+pub fn mesh(object: &Value) -> Vec<Problem> {
+    let mesh = match Mesh::deserialize(object) {
+        Ok(mesh) => mesh,
+        Err(error) => return vec![Problem::new("spec", error.to_string())],
+    };
+    let mut problems = Vec::new();
+    if let Err(error) = model::Mesh::try_from(&mesh) {
+        problems.push(error.problem());
+    }
+    let backends = mesh.spec.mtls.as_ref().map_or(&[][..], |mtls| &mtls.backends);
+    let mut names = HashSet::new();
+    for (index, backend) in backends.iter().enumerate() {
+        let field = format!("spec.mtls.backends[{index}].name");
+        if backend.name.is_empty() {
+            problems.push(Problem::new(field, "cannot be empty"));
+        } else if !names.insert(backend.name.as_str()) {
+            let message = format!("{:?} name is already used for another backend", backend.name);
+            problems.push(Problem::new(field, message));
+        }
+        for problem in check(index, backend) {
+            if !problems.contains(&problem) {
+                problems.push(problem);
+            }
+        }
+    }
+    problems
+}
+
+fn check(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
+    let mode = mode(index, backend).err();
+    let lifetime = certificate_lifetime(index, backend).err();
+    mode.into_iter().chain(lifetime).map(|error| error.problem())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problems(mtls: Value) -> Vec<String> {
+        let object = json!({"metadata": {"name": "default"}, "spec": {"mtls": mtls}});
+        mesh(&object).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_good_mesh_has_no_problem_whatever_else_it_carries() {
+        let backends =
+            json!([{"name": "ca-1", "type": "builtin"}, {"name": "old", "type": "vault", "conf": {}}]);
+        assert_eq!(
+            problems(json!({"enabledBackend": "ca-1", "backends": backends})),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_once_each() {
+        let backends = json!([
+            {"name": "ca-1", "type": "builtin", "mode": "LAX"},
+            {"name": "ca-1", "type": "builtin", "dpCert": {"rotation": {"expiration": "soon"}}},
+            {"name": "", "type": "builtin"},
+        ]);
+        let problems = problems(json!({"enabledBackend": "ca-1", "backends": backends}));
+        assert_eq!(
+            problems[0],
+            "spec.mtls.backends[0].mode: \"LAX\" is unknown: use STRICT or PERMISSIVE"
+        );
+        assert_eq!(
+            problems[1],
+            "spec.mtls.backends[1].name: \"ca-1\" name is already used for another backend"
+        );
+        assert!(problems[2].starts_with("spec.mtls.backends[1].dpCert.rotation.expiration: "));
+        assert_eq!(problems[3], "spec.mtls.backends[2].name: cannot be empty");
+        assert_eq!(problems.len(), 4);
+    }
+
+    #[test]
+    fn the_enabled_backend_is_in_the_list_and_of_our_type() {
+        assert_eq!(
+            problems(json!({"enabledBackend": "ca-2"})),
+            ["spec.mtls.enabledBackend: has to be set to one of the backends in the mesh, not \"ca-2\""]
+        );
+        let vault = json!([{"name": "v", "type": "vault"}]);
+        assert_eq!(
+            problems(json!({"enabledBackend": "v", "backends": vault})),
+            ["spec.mtls.backends[0].type: \"vault\" is not supported: use builtin"]
+        );
+    }
+
+    #[test]
+    fn nonsense_is_a_problem_of_its_field() {
+        assert_eq!(mesh(&json!({"spec": {"mtls": 1}})).len(), 1);
+    }
+}

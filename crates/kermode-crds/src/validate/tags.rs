@@ -1,0 +1,57 @@
+//! Tags of inbounds and gateways.
+
+use kermode_model::{Protocol, tag};
+use serde_json::Value;
+
+use super::Problem;
+
+/// What stands for the service of a gateway that is known by its Deployment; spelled as Kuma does.
+const GATEWAY_SERVICE: &str = "kuma.io/service-name";
+
+/// What must be there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Of {
+    Inbound,
+    Gateway,
+}
+
+pub(super) fn check(field: &str, tags: &Value, of: Of, problems: &mut Vec<Problem>) {
+    let Some(tags) = tags.as_object() else {
+        problems.push(missing(field));
+        return;
+    };
+    let by_deployment = of == Of::Gateway && tags.contains_key(GATEWAY_SERVICE);
+    if !tags.contains_key(tag::SERVICE) && !by_deployment {
+        problems.push(missing(field));
+    }
+    for (key, value) in tags {
+        let at = format!("{field}[{key:?}]");
+        if key.is_empty() || !key.bytes().all(|byte| is_of_a_value(byte) || byte == b'/') {
+            let message = "tag name must consist of alphanumeric characters, dots, dashes, colons, slashes and underscores";
+            problems.push(Problem::new(&at, message));
+        }
+        match value.as_str() {
+            None | Some("") => problems.push(Problem::new(&at, "tag value must be non-empty")),
+            Some(value) if !value.bytes().all(is_of_a_value) => {
+                let message =
+                    "tag value must consist of alphanumeric characters, dots, dashes, colons and underscores";
+                problems.push(Problem::new(&at, message));
+            }
+            Some(value) if key == tag::PROTOCOL && Protocol::from_tag(value).is_none() => {
+                let message = format!(
+                    "tag \"{key}\" has an invalid value \"{value}\". Allowed values: grpc, http, http2, kafka, tcp"
+                );
+                problems.push(Problem::new(&at, message));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+fn missing(field: &str) -> Problem {
+    Problem::new(field, format!("mandatory tag \"{}\" is missing", tag::SERVICE))
+}
+
+fn is_of_a_value(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':')
+}

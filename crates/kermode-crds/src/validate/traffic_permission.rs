@@ -1,0 +1,116 @@
+//! MeshTrafficPermissions.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::Problem;
+use crate::traffic_permission::{MeshTrafficPermission, TARGET, TargetRef, principal, rule};
+
+/// What is wrong with a MeshTrafficPermission. `system_namespace` is the only one where it counts.
+pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &str) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if namespace != system_namespace {
+        let message = format!("MeshTrafficPermission can only be placed in {system_namespace} namespace");
+        problems.push(Problem::new("metadata.namespace", message));
+    }
+    let permission = match MeshTrafficPermission::deserialize(object) {
+        Ok(permission) => permission,
+        Err(error) => {
+            problems.push(Problem::new("spec", error.to_string()));
+            return problems;
+        }
+    };
+    let spec = &permission.spec;
+    problems.extend(
+        principal(TARGET, &spec.target_ref)
+            .err()
+            .map(|error| error.problem()),
+    );
+    problems.extend(superfluous(TARGET, &spec.target_ref));
+    if spec.from.is_empty() {
+        problems.push(Problem::new("spec.from", "needs at least one item"));
+    }
+    for (index, from) in spec.from.iter().enumerate() {
+        problems.extend(rule(index, from).err().map(|error| error.problem()));
+        problems.extend(superfluous(
+            &format!("spec.from[{index}].targetRef"),
+            &from.target_ref,
+        ));
+    }
+    problems
+}
+
+/// What a kind has no use for: whoever wrote it meant something else than what would be in force.
+fn superfluous(field: &str, target: &TargetRef) -> Vec<Problem> {
+    let named = target.name.as_deref().is_some_and(|name| !name.is_empty());
+    let mut problems = Vec::new();
+    let mut add = |member: &str| {
+        let message = format!("cannot be set with kind {}", target.kind);
+        problems.push(Problem::new(format!("{field}.{member}"), message));
+    };
+    if named && matches!(target.kind.as_str(), "Mesh" | "MeshSubset") {
+        add("name");
+    }
+    if !target.tags.is_empty() && matches!(target.kind.as_str(), "Mesh" | "MeshService") {
+        add("tags");
+    }
+    problems
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn problems(spec: Value) -> Vec<String> {
+        let object = json!({"metadata": {"name": "p"}, "spec": spec});
+        let problems = traffic_permission(&object, "system", "system");
+        problems.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_good_permission_has_no_problem() {
+        let from = json!([{
+            "targetRef": {"kind": "MeshServiceSubset", "name": "web_ns_svc_80", "tags": {"version": "1"}},
+            "default": {"action": "Deny"},
+        }]);
+        assert_eq!(
+            problems(json!({"targetRef": {"kind": "Mesh"}, "from": from})),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn all_problems_are_told_with_their_fields() {
+        let from = json!([
+            {"targetRef": {"kind": "MeshService"}, "default": {"action": "Allow"}},
+            {"targetRef": {"kind": "Mesh", "name": "web"}, "default": {"action": "Perhaps"}},
+        ]);
+        assert_eq!(
+            problems(json!({"targetRef": {"kind": "MeshGatewayRoute", "name": "r"}, "from": from})),
+            [
+                "spec.targetRef.kind: \"MeshGatewayRoute\" is not supported: use Mesh, MeshSubset, MeshService or \
+                 MeshServiceSubset",
+                "spec.from[0].targetRef.name: must be set with kind MeshService",
+                "spec.from[1].default.action: \"Perhaps\" is unknown: use Allow, Deny or AllowWithShadowDeny",
+                "spec.from[1].targetRef.name: cannot be set with kind Mesh",
+            ]
+        );
+        assert_eq!(
+            problems(json!({"targetRef": {"kind": "Mesh"}})),
+            ["spec.from: needs at least one item"]
+        );
+    }
+
+    #[test]
+    fn it_belongs_into_the_system_namespace() {
+        let object = json!({"spec": {"targetRef": {"kind": "Mesh"}, "from": [
+            {"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}});
+        let problems = traffic_permission(&object, "shop", "system");
+        assert_eq!(
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["metadata.namespace: MeshTrafficPermission can only be placed in system namespace"]
+        );
+    }
+}
