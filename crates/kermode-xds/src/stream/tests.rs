@@ -369,6 +369,17 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let replies = fixture.publish(&[(Cluster, "b=1")]);
     assert_eq!(shown(&replies), ["Cluster b=1"]);
     fixture.send(ack(&replies[0]));
+    // Another profile has everything compared.
+    let visibility = Visibility::Only(HashSet::new());
+    fixture.store.replace_proxy(
+        &proxy(),
+        Profile {
+            visibility,
+            ..profile()
+        },
+        Vec::new(),
+    );
+    assert!(fixture.look().is_empty());
     let replies = fixture.publish(&[(Cluster, "a=2")]);
     assert_eq!(shown(&replies), ["Cluster a=2"]);
     fixture.send(ack(&replies[0]));
@@ -515,6 +526,19 @@ fn later_changes_of_listeners_do_not_keep_a_cluster_alive() {
 }
 
 #[test]
+fn a_cluster_that_changed_before_it_was_removed_waits_for_its_listener_too() {
+    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Cluster, "b=1"), (Listener, "a=1")]);
+    fixture.settle(request(Cluster));
+    fixture.settle(request(Listener));
+    let clusters = fixture.publish(&[(Cluster, "b=2")]);
+    fixture.publish(&[(Cluster, "a=2")]);
+    let listeners = fixture.retract(&[(Cluster, "a"), (Listener, "a")]);
+    assert_eq!(shown(&listeners), ["Listener -a"]);
+    assert!(fixture.send(ack(&clusters[0])).is_empty());
+    assert_eq!(shown(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
+}
+
+#[test]
 fn a_client_that_comes_back_first_says_which_listeners_it_has() {
     let mut fixture = Fixture::with(&[(Cluster, "b=1"), (Listener, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
@@ -525,9 +549,10 @@ fn a_client_that_comes_back_first_says_which_listeners_it_has() {
     );
     let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
     assert_eq!(shown(&listeners), ["Listener -a"]);
-    let more = fixture.send(ack(&clusters[0]));
-    assert_eq!(shown(&more), [""; 0]);
-    assert_eq!(shown(&fixture.send(ack(&listeners[0]))), ["Listener b=1"]);
+    assert!(fixture.send(ack(&clusters[0])).is_empty());
+    let listeners = fixture.send(ack(&listeners[0]));
+    assert_eq!(shown(&listeners), ["Listener b=1"]);
+    assert_eq!(shown(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
 }
 
 #[test]
