@@ -2,20 +2,35 @@
 //!
 //! The token must be good, and namespace, service account and Pod of the token must be those of the Dataplane asked
 //! for; so nobody gets another proxy's configuration or certificate (DESIGN section 4).
+//!
+//! Anybody may call, so until the API server has vouched for the token, answers depend on the token alone and not on
+//! which Pods there are, and the questions to the API server are bounded.
+
+mod token;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kermode_k8s::controller::describe;
 use kermode_model::ObjectKey;
+use kermode_xds::server::ProxyIdentity;
 use kube::api::PostParams;
 use kube::{Api, Client};
+use tokio::sync::Semaphore;
 
+use self::token::Claimed;
 use crate::mesh::SharedIndex;
 
 /// Extra information of tokens that are bound to a Pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// The longest token worth looking at, in bytes.
-const MAX_TOKEN: usize = 16 * 1024;
+/// Reviews at once of tokens that claim a Pod with the UID that it has.
+const KNOWN: usize = 24;
+/// Reviews at once of all others: of sidecars that are early, and of strangers, who shall not hold up the rest.
+const UNKNOWN: usize = 8;
+/// How long a review may take, its turn included.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a caller is not let in.
 #[derive(Debug, thiserror::Error)]
@@ -23,25 +38,37 @@ pub(crate) enum Refused {
     /// There is no usable token.
     #[error("no bearer token in the request's authorization metadata")]
     NoToken,
+    /// The token is not of the sort that can prove anything.
+    #[error("the token is not one of a service account bound to a Pod; the sidecar needs a projected token")]
+    NotBound,
+    /// The token, by its own account, belongs to somebody else.
+    #[error("the token is not that of proxy {0}")]
+    Foreign(ObjectKey),
     /// The API server does not know the token.
     #[error("token is not valid: {0}")]
     InvalidToken(String),
     /// The token belongs to somebody else.
-    #[error("token of {token} is not that of proxy {proxy}: {mismatch}")]
+    #[error("the token's service account {token} is not that of Pod {proxy}")]
     NotYours {
         /// Whose token it is.
-        token: String,
-        /// The proxy asked for.
+        token: Arc<str>,
+        /// Its Pod.
         proxy: ObjectKey,
-        /// What does not fit.
-        mismatch: &'static str,
     },
     /// The Pod has not been seen yet, or is not injected.
     #[error("no Dataplane {0} yet: its Pod is unknown or has no sidecar")]
     UnknownProxy(ObjectKey),
+    /// Another Pod of that name is known.
+    #[error("Dataplane {0} is that of another Pod of that name: one of the two has gone, or is too new")]
+    OtherPod(ObjectKey),
     /// The API server could not be asked.
     #[error("{0}")]
     Unavailable(String),
+    /// It was not asked, or did not answer, in time.
+    #[error(
+        "the token was not reviewed within {PATIENCE:?}: the API server is slow, or too many proxies ask"
+    )]
+    TooSlow,
 }
 
 /// Authenticates proxies.
@@ -49,53 +76,91 @@ pub(crate) enum Refused {
 pub(crate) struct Authentication {
     client: Client,
     index: SharedIndex,
+    room: Arc<Room>,
+    patience: Duration,
+}
+
+/// How many reviews may run.
+struct Room {
+    known: Semaphore,
+    unknown: Semaphore,
 }
 
 impl Authentication {
     /// Authenticates against the API server and what the index knows of Pods.
     pub(crate) fn new(client: Client, index: SharedIndex) -> Self {
-        Self { client, index }
+        let room = Room {
+            known: Semaphore::new(KNOWN),
+            unknown: Semaphore::new(UNKNOWN),
+        };
+        Self {
+            client,
+            index,
+            room: Arc::new(room),
+            patience: PATIENCE,
+        }
     }
 
     /// Checks that the metadata's token is that of the proxy.
     pub(crate) async fn check(&self, metadata: &http::HeaderMap, proxy: &ObjectKey) -> Result<(), Refused> {
-        let token = bearer_token(metadata).ok_or(Refused::NoToken)?;
-        let identity = self
+        let (token, claimed) = read(metadata)?;
+        if claimed.pod != *proxy {
+            return Err(Refused::Foreign(proxy.clone()));
+        }
+        let identity = self.prove(token, &claimed).await?;
+        self.allow(&identity)
+    }
+
+    /// Who the caller is, by the metadata's token.
+    pub(crate) async fn identify(&self, metadata: &http::HeaderMap) -> Result<ProxyIdentity, Refused> {
+        let (token, claimed) = read(metadata)?;
+        self.prove(token, &claimed).await
+    }
+
+    /// Whether the Dataplane of the Pod's name is that Pod's, as far as is known now.
+    pub(crate) fn allow(&self, identity: &ProxyIdentity) -> Result<(), Refused> {
+        let proxy = &identity.key;
+        let known = self
             .index
             .pod_identity(proxy)
             .ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
-        let status = self.review(token).await?;
+        if known.uid != identity.uid {
+            return Err(Refused::OtherPod(proxy.clone()));
+        }
+        if known.service_account != identity.service_account {
+            return Err(Refused::NotYours {
+                token: identity.service_account.clone(),
+                proxy: proxy.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Has the API server vouch for what the token claims.
+    async fn prove(&self, token: &str, claimed: &Claimed) -> Result<ProxyIdentity, Refused> {
+        let known = self.index.pod_identity(&claimed.pod);
+        // A UID cannot be guessed, so strangers learn nothing from the queue that they are in.
+        let room = match known.filter(|pod| pod.uid == claimed.uid) {
+            Some(_) => &self.room.known,
+            None => &self.room.unknown,
+        };
+        let reviewed = async {
+            // Never closed; without a permit there would be no bound.
+            let _permit = room.acquire().await.map_err(|_| Refused::TooSlow)?;
+            self.review(token).await
+        };
+        let status = tokio::time::timeout(self.patience, reviewed)
+            .await
+            .map_err(|_| Refused::TooSlow)??;
         if status.authenticated != Some(true) {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
             return Err(Refused::InvalidToken(reason));
         }
-        let user = status.user.unwrap_or_default();
-        let name = user.username.unwrap_or_default();
-        let extra = user.extra.unwrap_or_default();
-        let bound_to = |key: &str| {
-            extra
-                .get(key)
-                .and_then(|values| values.first())
-                .map(String::as_str)
-        };
-        let expected = format!(
-            "system:serviceaccount:{}:{}",
-            proxy.namespace, identity.service_account
-        );
-        let mismatch = if name != expected {
-            "another service account or namespace"
-        } else if bound_to(POD_NAME) != Some(&*proxy.name) {
-            "it is not bound to that Pod; the sidecar needs a projected token"
-        } else if bound_to(POD_UID) != Some(&*identity.uid) {
-            "it is bound to an earlier Pod of that name"
-        } else {
-            return Ok(());
-        };
-        Err(Refused::NotYours {
-            token: name,
-            proxy: proxy.clone(),
-            mismatch,
-        })
+        let identity = identity(status).ok_or(Refused::NotBound)?;
+        if identity.key != claimed.pod {
+            return Err(Refused::Foreign(claimed.pod.clone()));
+        }
+        Ok(identity)
     }
 
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Refused> {
@@ -115,27 +180,25 @@ impl Authentication {
     }
 }
 
-fn bearer_token(metadata: &http::HeaderMap) -> Option<&str> {
-    let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
-    let token = value.strip_prefix("Bearer ")?.trim();
-    (!token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
+fn read(metadata: &http::HeaderMap) -> Result<(&str, Claimed), Refused> {
+    let token = token::bearer(metadata).ok_or(Refused::NoToken)?;
+    let claimed = Claimed::read(token).ok_or(Refused::NotBound)?;
+    Ok((token, claimed))
+}
+
+/// The Pod that a good token is bound to.
+fn identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
+    let user = status.user?;
+    let name = user.username?;
+    let (namespace, service_account) = name.strip_prefix("system:serviceaccount:")?.split_once(':')?;
+    let mut extra = user.extra?;
+    let mut bound_to = |key: &str| extra.remove(key)?.into_iter().next();
+    Some(ProxyIdentity {
+        key: ObjectKey::new(namespace, bound_to(POD_NAME)?),
+        service_account: service_account.into(),
+        uid: bound_to(POD_UID)?.into(),
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_bearer_token_of_sane_size_counts() {
-        let token = |value: &str| {
-            let mut metadata = http::HeaderMap::new();
-            metadata.insert("authorization", value.parse().expect("a header value"));
-            bearer_token(&metadata).map(str::to_owned)
-        };
-        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(token("Basic abc"), None);
-        assert_eq!(token("Bearer "), None);
-        assert_eq!(token(&format!("Bearer {}", "x".repeat(MAX_TOKEN + 1))), None);
-        assert_eq!(bearer_token(&http::HeaderMap::new()), None);
-    }
-}
+mod tests;

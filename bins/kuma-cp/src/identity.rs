@@ -148,18 +148,21 @@ impl Shared {
     }
 }
 
-/// What a caller that is not let in is told. The log has it too: an attempt to be somebody else is worth a look.
+/// What a caller that is not let in is told. The log has it too: an attempt to be somebody else is worth a look. Of
+/// strangers only who asks for details hears: there may be any number.
 pub(crate) fn status(refused: &Refused) -> Status {
     let code = match refused {
-        Refused::UnknownProxy(_) => Code::NotFound,
-        Refused::Unavailable(_) => Code::Unavailable,
-        Refused::NoToken | Refused::InvalidToken(_) => Code::Unauthenticated,
+        Refused::UnknownProxy(_) | Refused::OtherPod(_) => Code::NotFound,
+        Refused::Unavailable(_) | Refused::TooSlow => Code::Unavailable,
+        Refused::NoToken | Refused::NotBound | Refused::Foreign(_) | Refused::InvalidToken(_) => {
+            Code::Unauthenticated
+        }
         Refused::NotYours { .. } => Code::PermissionDenied,
     };
-    if code == Code::NotFound {
-        tracing::debug!("proxy has to wait: {refused}");
-    } else {
-        tracing::warn!("proxy refused: {refused}");
+    match code {
+        Code::NotFound => tracing::debug!("proxy has to wait: {refused}"),
+        Code::Unauthenticated => tracing::debug!("caller refused: {refused}"),
+        _ => tracing::warn!("proxy refused: {refused}"),
     }
     Status::new(code, refused.to_string())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use futures::future::BoxFuture;
 use kermode_runtime::shutdown::Shutdown;
-use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyId, Settings};
+use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
 use tonic::Status;
@@ -19,13 +19,12 @@ impl Authenticator for Authentication {
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,
-        proxy: &'a ProxyId,
-    ) -> BoxFuture<'a, Result<(), Status>> {
-        Box::pin(async move {
-            self.check(metadata, &proxy.key)
-                .await
-                .map_err(|refused| status(&refused))
-        })
+    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
+        Box::pin(async move { self.identify(metadata).await.map_err(|refused| status(&refused)) })
+    }
+
+    fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status> {
+        self.allow(identity).map_err(|refused| status(&refused))
     }
 }
 

@@ -6,6 +6,7 @@
 mod connection;
 mod metrics;
 mod status;
+mod streams;
 
 use std::convert::Infallible;
 use std::sync::atomic::AtomicU64;
@@ -23,12 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::store::Store;
 use crate::stream::Limits;
-use crate::wire::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, SERVICE_NAME};
+use crate::wire::{
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
+};
 pub use metrics::Metrics;
 pub use status::{Progress, Report, StatusSink};
+use streams::Streams;
 
-/// The largest request that is read, in bytes: an Envoy that reconnects lists every resource it has.
-const MAX_REQUEST: usize = 16 << 20;
 /// How many responses may wait for a client that does not read.
 const QUEUED: usize = 4;
 
@@ -53,17 +55,34 @@ impl ProxyId {
     }
 }
 
-/// Decides whether a caller is the proxy that it says.
+/// Who a caller has proved to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyIdentity {
+    /// Its Pod, which has the name of its Dataplane.
+    pub key: ObjectKey,
+    /// The service account that the Pod runs as.
+    pub service_account: Arc<str>,
+    /// Which Pod of that name.
+    pub uid: Arc<str>,
+}
+
+/// Decides who callers are and what they may have.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Checks the metadata of a stream.
+    /// Learns from the metadata of a stream who opens it, before anything else of it is read.
     ///
     /// # Errors
     /// With the status that the caller is answered.
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,
-        proxy: &'a ProxyId,
-    ) -> BoxFuture<'a, Result<(), Status>>;
+    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>>;
+
+    /// Whether the Dataplane of that name is that Pod's, as things are. Must be quick and not block: it is asked when a
+    /// stream begins and whenever something changes for it.
+    ///
+    /// # Errors
+    /// With the status that the caller is answered; `NOT_FOUND` when it may be a matter of time.
+    fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status>;
 }
 
 /// Bounds of the server.
@@ -71,8 +90,10 @@ pub trait Authenticator: Send + Sync + 'static {
 pub struct Settings {
     /// Bounds of each stream.
     pub limits: Limits,
-    /// How long a stream may take to say who it is.
+    /// How long a stream may take to say who it is, and how long it waits for its Dataplane.
     pub first_request: Duration,
+    /// How many streams a proxy may have; one more ends the oldest.
+    pub streams: usize,
     /// Over how long streams are ended at shutdown, so that not all proxies reconnect at once.
     pub handover: Duration,
 }
@@ -82,6 +103,7 @@ impl Default for Settings {
         Self {
             limits: Limits::default(),
             first_request: Duration::from_secs(10),
+            streams: 4,
             handover: Duration::from_secs(3),
         }
     }
@@ -102,6 +124,7 @@ struct Shared {
     status: OnceLock<Box<dyn StatusSink>>,
     /// Tells streams of one proxy apart.
     streams: AtomicU64,
+    open: Streams,
 }
 
 // === impl AdsServer ===
@@ -125,6 +148,7 @@ impl AdsServer {
                 shutdown,
                 status: OnceLock::new(),
                 streams: AtomicU64::default(),
+                open: Streams::new(settings.streams),
             }),
         }
     }
@@ -193,21 +217,4 @@ impl StreamingService<DeltaDiscoveryRequest> for DeltaAggregatedResources {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_id_names_mesh_and_dataplane() {
-        let id = ProxyId::from_node_id("default.web-0.x.shop").expect("valid");
-        assert_eq!(
-            id,
-            ProxyId {
-                mesh: "default".into(),
-                key: ObjectKey::new("shop", "web-0.x")
-            }
-        );
-        for wrong in ["", "default", "default.web", ".web.shop", "default..shop"] {
-            assert_eq!(ProxyId::from_node_id(wrong), None, "{wrong:?}");
-        }
-    }
-}
+mod tests;

@@ -20,6 +20,10 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 /// Name of the gRPC service that the RPC belongs to.
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
+/// The largest request that is read anywhere on its way, in bytes: an Envoy that reconnects lists the names and versions
+/// of all that it has.
+pub const MAX_REQUEST: usize = 4 << 20;
+
 /// What Envoy sends: a change of interest, the answer to a response, or both.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryRequest {

@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use prost::Message;
 use tokio::sync::{mpsc, watch};
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::metrics::KindLabels;
 use super::status::Reporter;
-use super::{Metrics, ProxyId, Shared};
+use super::{Metrics, ProxyId, ProxyIdentity, Shared};
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Stream};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -18,27 +18,84 @@ use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 /// Where responses go.
 type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 
+/// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
+const LONGEST_EXPLANATION: usize = 1024;
+/// How much of a node id that makes no sense is told back, in characters.
+const LONGEST_ID: usize = 100;
+
+/// A stream that was let in.
+struct Introduced {
+    identity: ProxyIdentity,
+    proxy: ProxyId,
+    first: DeltaDiscoveryRequest,
+    subscription: Subscription,
+}
+
 pub(super) async fn serve(
     shared: Arc<Shared>,
     metadata: http::HeaderMap,
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: Responses,
+) {
+    let authenticated = tokio::select! {
+        authenticated = authenticate(&shared, metadata) => authenticated,
+        () = responses.closed() => return,
+    };
+    let identity = match authenticated {
+        Ok(identity) => identity,
+        Err(status) => return refuse(&shared, &responses, status).await,
+    };
+    let mut place = shared.open.enter(&identity.key);
+    tokio::select! {
+        () = serve_authenticated(&shared, identity, requests, responses.clone()) => {}
+        () = place.lost() => {
+            // There may be no room: a client that does not read shall not stay for that.
+            let _ = responses.try_send(Err(Status::aborted("a newer stream of this proxy took its place")));
+        }
+    }
+}
+
+/// Learns who calls. Nothing of the stream but its metadata has been read yet, so a stranger costs no memory.
+async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
+    let authenticated = shared.authenticator.authenticate(&metadata);
+    tokio::time::timeout(shared.settings.first_request, authenticated)
+        .await
+        .map_err(|_| Status::unavailable("authentication took too long"))?
+}
+
+async fn refuse(shared: &Shared, responses: &Responses, status: Status) {
+    shared.metrics.refused.inc();
+    tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
+    let _ = responses.send(Err(status)).await;
+}
+
+async fn serve_authenticated(
+    shared: &Arc<Shared>,
+    identity: ProxyIdentity,
     mut requests: Streaming<DeltaDiscoveryRequest>,
     responses: Responses,
 ) {
-    let (proxy, first) = match introduce(&shared, &metadata, &mut requests).await {
+    let introduced = tokio::select! {
+        introduced = introduce(shared, identity, &mut requests) => introduced,
+        () = handover(shared.shutdown.clone(), shared.settings.handover) => Err(shutting_down()),
+        () = responses.closed() => return,
+    };
+    let Introduced {
+        identity,
+        proxy,
+        first,
+        subscription,
+    } = match introduced {
         Ok(introduced) => introduced,
-        Err(status) => {
-            shared.metrics.refused.inc();
-            tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
-            let _ = responses.send(Err(status)).await;
-            return;
-        }
+        Err(status) => return refuse(shared, &responses, status).await,
     };
     tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
     let connected = Connected::new(&shared.metrics);
     let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
     let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
     let connection = Connection {
-        subscription: shared.store.subscribe(&proxy.key),
+        identity,
+        subscription,
         stream: Stream::new(shared.settings.limits),
         metrics: shared.metrics.clone(),
         sent: HashMap::new(),
@@ -46,32 +103,81 @@ pub(super) async fn serve(
         proxy,
         responses,
     };
-    connection.run(&shared, first, requests).await;
+    connection.run(shared, first, requests).await;
     drop(connected);
 }
 
-/// Learns who calls, and whether that is true.
+/// Learns which proxy the stream is for, and whether that is the caller's.
 async fn introduce(
     shared: &Shared,
-    metadata: &http::HeaderMap,
+    identity: ProxyIdentity,
     requests: &mut Streaming<DeltaDiscoveryRequest>,
-) -> Result<(ProxyId, DeltaDiscoveryRequest), Status> {
+) -> Result<Introduced, Status> {
     let first = tokio::time::timeout(shared.settings.first_request, requests.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no request came"))??
         .ok_or_else(|| Status::cancelled("no request came"))?;
-    let id = first
+    let proxy = named(&first)?;
+    if proxy.key != identity.key {
+        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "proxy refused: it asks for what is another's");
+        return Err(Status::permission_denied(format!(
+            "the token is that of Pod {}, the node id that of {}",
+            identity.key, proxy.key
+        )));
+    }
+    let mut subscription = shared.store.subscribe(&proxy.key);
+    let known = known(shared, &identity, &mut subscription);
+    match tokio::time::timeout(shared.settings.first_request, known).await {
+        Ok(known) => known?,
+        // The reason why it had to wait.
+        Err(_) => shared.authenticator.authorize(&identity)?,
+    }
+    Ok(Introduced {
+        identity,
+        proxy,
+        first,
+        subscription,
+    })
+}
+
+fn named(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
+    let id = request
         .node
         .as_ref()
         .map(|node| node.id.as_str())
         .unwrap_or_default();
-    let proxy = ProxyId::from_node_id(id).ok_or_else(|| {
+    ProxyId::from_node_id(id).ok_or_else(|| {
+        let id: String = id.chars().take(LONGEST_ID).collect();
         Status::invalid_argument(format!(
             "node id {id:?} is not of the form <mesh>.<pod>.<namespace>"
         ))
-    })?;
-    shared.authenticator.authenticate(metadata, &proxy).await?;
-    Ok((proxy, first))
+    })
+}
+
+/// Waits until the caller's Dataplane is there: a sidecar may be faster than the watch that tells of its Pod. What
+/// publishes for the proxy wakes us, so nobody polls.
+async fn known(
+    shared: &Shared,
+    identity: &ProxyIdentity,
+    subscription: &mut Subscription,
+) -> Result<(), Status> {
+    loop {
+        match shared.authenticator.authorize(identity) {
+            Err(status) if status.code() == Code::NotFound => subscription.changed().await,
+            decided => return decided,
+        }
+    }
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("this replica shuts down; another one serves")
+}
+
+fn shorten_explanation(request: &mut DeltaDiscoveryRequest) {
+    if let Some(error) = &mut request.error_detail {
+        let end = error.message.floor_char_boundary(LONGEST_EXPLANATION);
+        error.message.truncate(end);
+    }
 }
 
 /// Counts a stream while it lives.
@@ -99,6 +205,7 @@ enum End {
 }
 
 struct Connection {
+    identity: ProxyIdentity,
     proxy: ProxyId,
     subscription: Subscription,
     stream: Stream,
@@ -123,7 +230,7 @@ impl Connection {
         match end {
             End::Gone => tracing::info!(proxy = %self.proxy.key, "proxy disconnected"),
             End::Status(status) => {
-                if status.code() != tonic::Code::Unavailable {
+                if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
                     shared.metrics.refused.inc();
                     tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
                 }
@@ -144,10 +251,12 @@ impl Connection {
                         return End::Gone;
                     }
                 },
-                () = self.subscription.changed() => self.on_change().await,
-                () = &mut handover => {
-                    return End::Status(Status::unavailable("this replica shuts down; another one serves"));
-                }
+                () = self.subscription.changed() => match shared.authenticator.authorize(&self.identity) {
+                    Ok(()) => self.on_change().await,
+                    // Its Pod has gone, or another one has its name now.
+                    Err(status) => return End::Status(status),
+                },
+                () = &mut handover => return End::Status(shutting_down()),
             };
             if let Err(end) = step {
                 return end;
@@ -155,7 +264,8 @@ impl Connection {
         }
     }
 
-    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), End> {
+    async fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
+        shorten_explanation(&mut request);
         if let Some(sent) = self.sent.remove(&request.response_nonce) {
             self.metrics.acknowledged.observe(sent.elapsed().as_secs_f64());
         }

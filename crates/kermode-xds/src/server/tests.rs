@@ -1,0 +1,290 @@
+//! The server and clients in one process, without a network between them.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
+use http::uri::PathAndQuery;
+use kermode_envoy::{Resource, ResourceKind};
+use tonic::Code;
+use tonic::client::Grpc as Client;
+use tonic_prost::ProstCodec;
+
+use super::*;
+use crate::store::Profile;
+use crate::wire::Node;
+
+/// A test that waits longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Knows one Pod by its token, and whether the rest of the control plane knows it.
+#[derive(Clone, Default)]
+struct Gate {
+    known: Arc<AtomicBool>,
+}
+
+impl Authenticator for Gate {
+    fn authenticate<'a>(
+        &'a self,
+        metadata: &'a http::HeaderMap,
+    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
+        Box::pin(async move {
+            match metadata.get("authorization") {
+                Some(token) if token == "Bearer web" => Ok(ProxyIdentity {
+                    key: web(),
+                    service_account: "robot".into(),
+                    uid: "1".into(),
+                }),
+                Some(token) if token == "Bearer slow" => std::future::pending().await,
+                _ => Err(Status::unauthenticated("who are you?")),
+            }
+        })
+    }
+
+    fn authorize(&self, _: &ProxyIdentity) -> Result<(), Status> {
+        let known = self.known.load(Ordering::Relaxed);
+        known.then_some(()).ok_or_else(|| Status::not_found("not yet"))
+    }
+}
+
+/// Remembers rejections.
+#[derive(Clone, Default)]
+struct Rejections(Arc<Mutex<Vec<String>>>);
+
+impl StatusSink for Rejections {
+    fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
+        if let Report::Rejected { message, .. } = report {
+            self.0.lock().expect("no panic").push(message.to_owned());
+        }
+    }
+}
+
+struct World {
+    store: Arc<Store>,
+    gate: Gate,
+    server: AdsServer,
+    _shutdown: watch::Sender<bool>,
+}
+
+type Answers = Streaming<DeltaDiscoveryResponse>;
+
+impl World {
+    /// With a proxy `web` that is known.
+    fn new() -> Self {
+        Self::with(Settings::default())
+    }
+
+    fn with(settings: Settings) -> Self {
+        let store = Arc::new(Store::default());
+        let gate = Gate::default();
+        gate.known.store(true, Ordering::Relaxed);
+        let (shutdown, watch) = watch::channel(false);
+        let server = AdsServer::new(store.clone(), gate.clone(), settings, Metrics::default(), watch);
+        let world = Self {
+            store,
+            gate,
+            server,
+            _shutdown: shutdown,
+        };
+        world.publish("1");
+        world
+    }
+
+    fn publish(&self, version: &str) {
+        let profile = Profile {
+            mesh: "default".into(),
+            visibility: crate::store::Visibility::All,
+            hidden: [].into(),
+        };
+        let cluster = Resource {
+            kind: ResourceKind::Cluster,
+            name: "local".into(),
+            version: version.into(),
+            body: Bytes::new(),
+            service: None,
+        };
+        self.store.replace_proxy(&web(), profile, vec![cluster]);
+    }
+
+    async fn open(
+        &self,
+        token: &str,
+        requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
+    ) -> Answers {
+        let mut request = Request::new(requests);
+        let token = format!("Bearer {token}").parse().expect("a token");
+        request.metadata_mut().insert("authorization", token);
+        let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
+        let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
+        let mut client = Client::new(self.server.clone());
+        client
+            .streaming(request, path, codec)
+            .await
+            .expect("headers")
+            .into_inner()
+    }
+
+    /// A stream that subscribes to everything as `web` and stays open.
+    async fn subscribe(&self) -> Answers {
+        let requests = futures::stream::iter([subscription("default.web.shop")]);
+        self.open("web", requests.chain(futures::stream::pending())).await
+    }
+}
+
+fn web() -> ObjectKey {
+    ObjectKey::new("shop", "web")
+}
+
+fn subscription(node_id: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(Node {
+            id: node_id.to_owned(),
+            ..Node::default()
+        }),
+        type_url: ResourceKind::Cluster.type_url().to_owned(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+async fn answer(answers: &mut Answers) -> Result<DeltaDiscoveryResponse, Code> {
+    let answer = tokio::time::timeout(PATIENCE, answers.message())
+        .await
+        .expect("no answer");
+    answer.map_err(|status| status.code())?.ok_or(Code::Ok)
+}
+
+#[tokio::test]
+async fn nothing_is_read_of_a_stranger() {
+    let world = World::new();
+    let read = Arc::new(AtomicBool::new(false));
+    let witness = read.clone();
+    let requests = futures::stream::once(async move {
+        witness.store(true, Ordering::Relaxed);
+        subscription("default.web.shop")
+    });
+    let mut answers = world.open("stranger", requests).await;
+    assert_eq!(answer(&mut answers).await, Err(Code::Unauthenticated));
+    assert!(!read.load(Ordering::Relaxed), "its request was read");
+}
+
+#[tokio::test]
+async fn a_stream_is_not_silent_while_nobody_can_say_who_it_is() {
+    let world = World::with(Settings {
+        first_request: Duration::from_millis(10),
+        ..Settings::default()
+    });
+    let mut answers = world.open("slow", futures::stream::pending()).await;
+    assert_eq!(answer(&mut answers).await, Err(Code::Unavailable));
+}
+
+#[tokio::test]
+async fn the_node_id_has_to_be_the_callers_own() {
+    let world = World::new();
+    for (node, code) in [
+        ("default.other.shop", Code::PermissionDenied),
+        ("default.web.other", Code::PermissionDenied),
+        ("web", Code::InvalidArgument),
+    ] {
+        let requests = futures::stream::iter([subscription(node)]).chain(futures::stream::pending());
+        let mut answers = world.open("web", requests).await;
+        assert_eq!(answer(&mut answers).await, Err(code), "{node}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_larger_than_the_relay_reads_is_not_read_here_either() {
+    let world = World::new();
+    let mut request = subscription("default.web.shop");
+    request.resource_names_subscribe = vec!["x".repeat(MAX_REQUEST)];
+    let requests = futures::stream::iter([request]).chain(futures::stream::pending());
+    let mut answers = world.open("web", requests).await;
+    assert_eq!(answer(&mut answers).await, Err(Code::OutOfRange));
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_early_is_served_once_it_is_known_and_without_asking_again() {
+    let world = World::new();
+    world.gate.known.store(false, Ordering::Relaxed);
+    let mut answers = world.subscribe().await;
+    tokio::task::yield_now().await;
+    world.gate.known.store(true, Ordering::Relaxed);
+    world.publish("2");
+    assert_eq!(answer(&mut answers).await.expect("clusters").resources.len(), 1);
+}
+
+#[tokio::test]
+async fn a_proxy_that_stays_unknown_is_told_so() {
+    let world = World::with(Settings {
+        first_request: Duration::from_millis(10),
+        ..Settings::default()
+    });
+    world.gate.known.store(false, Ordering::Relaxed);
+    let mut answers = world.subscribe().await;
+    assert_eq!(answer(&mut answers).await, Err(Code::NotFound));
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_pod_is_no_longer_the_dataplanes() {
+    let world = World::new();
+    let mut answers = world.subscribe().await;
+    answer(&mut answers).await.expect("clusters");
+    world.gate.known.store(false, Ordering::Relaxed);
+    world.publish("of the next Pod");
+    assert_eq!(answer(&mut answers).await, Err(Code::NotFound));
+}
+
+#[tokio::test]
+async fn one_stream_too_many_ends_the_oldest() {
+    let world = World::new();
+    let mut streams = Vec::new();
+    for _ in 0..=Settings::default().streams {
+        let mut answers = world.subscribe().await;
+        answer(&mut answers).await.expect("clusters");
+        streams.push(answers);
+    }
+    assert_eq!(answer(&mut streams[0]).await, Err(Code::Aborted));
+    world.publish("2");
+    // One response is in flight until it is acknowledged, so only the end could come.
+    for open in &mut streams[1..] {
+        assert!(futures::poll!(open.next()).is_pending());
+    }
+}
+
+#[tokio::test]
+async fn a_long_explanation_of_a_rejection_is_cut() {
+    let world = World::new();
+    let rejections = Rejections::default();
+    world.server.report_to(rejections.clone());
+    let (sender, receiver) = mpsc::channel(1);
+    sender.send(subscription("default.web.shop")).await.expect("open");
+    let mut answers = world.open("web", ReceiverStream::new(receiver)).await;
+    let nonce = answer(&mut answers).await.expect("clusters").nonce;
+    let rejection = DeltaDiscoveryRequest {
+        response_nonce: nonce,
+        error_detail: Some(crate::wire::Status {
+            code: 13,
+            message: format!("{}é", "x".repeat(1023)).repeat(1000),
+        }),
+        ..subscription("default.web.shop")
+    };
+    sender.send(rejection).await.expect("open");
+    drop(sender);
+    assert_eq!(answer(&mut answers).await, Err(Code::Ok), "the stream ends");
+    assert_eq!(*rejections.0.lock().expect("no panic"), ["x".repeat(1023)]);
+}
+
+#[test]
+fn a_node_id_names_mesh_and_dataplane() {
+    let id = ProxyId::from_node_id("default.web-0.x.shop").expect("valid");
+    assert_eq!(
+        id,
+        ProxyId {
+            mesh: "default".into(),
+            key: ObjectKey::new("shop", "web-0.x")
+        }
+    );
+    for wrong in ["", "default", "default.web", ".web.shop", "default..shop"] {
+        assert_eq!(ProxyId::from_node_id(wrong), None, "{wrong:?}");
+    }
+}
