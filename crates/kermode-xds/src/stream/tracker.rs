@@ -1,28 +1,25 @@
 //! One kind of resource on one stream: what the client wants, what it has, what is on its way.
 
+mod answer;
 mod interest;
+mod sending;
 
 use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use kermode_envoy::ResourceKind;
 
-use super::order::Gate;
-use super::{Event, Rejection};
+use super::Rejection;
 use crate::store::{Change, Entry, Stamp, View};
-use crate::wire::DeltaDiscoveryRequest;
+pub(super) use sending::Batch;
 
 /// The name that stands for whatever the server thinks the client needs.
 pub(super) const WILDCARD: &str = "*";
 
 /// Stands for a version of which nothing is known, not even whether the client has any.
 const UNSURE: &str = "";
-
-/// What the tags and length prefixes of one resource add to a response, at most.
-const OVERHEAD: usize = 8;
 
 #[derive(Debug)]
 #[allow(
@@ -64,26 +61,6 @@ struct Pending {
     latest: u64,
     /// To be answered even if nothing changed.
     forced: bool,
-}
-
-/// The content of a response.
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    /// New and changed resources.
-    pub(super) items: Vec<Item>,
-    /// Names of removed ones.
-    pub(super) removed: Vec<Arc<str>>,
-    since: Option<u64>,
-}
-
-/// A new or changed resource in a response.
-#[derive(Debug)]
-pub(super) struct Item {
-    /// What it is.
-    pub(super) stamp: Arc<Stamp>,
-    /// How it goes out.
-    pub(super) encoded: Bytes,
-    created: u64,
 }
 
 #[derive(Debug)]
@@ -145,83 +122,6 @@ impl Tracker {
             && !self.greet
     }
 
-    /// Takes the answer to the response in flight. Answers to anything else are stale.
-    pub(super) fn on_answer(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
-        let in_flight = self
-            .in_flight
-            .take_if(|sent| sent.nonce == request.response_nonce)?;
-        self.answered = true;
-        let resources: Vec<_> = in_flight.items.iter().map(|(stamp, _)| stamp.clone()).collect();
-        let Some(error) = &request.error_detail else {
-            for stamp in &resources {
-                self.rejected.remove(&stamp.name);
-            }
-            return Some(Event::Acknowledged {
-                kind: self.kind,
-                resources,
-                removed: in_flight.removed,
-            });
-        };
-        let message: Arc<str> = error.message.as_str().into();
-        self.on_rejected(in_flight, &message);
-        Some(Event::Rejected {
-            kind: self.kind,
-            resources,
-            message,
-        })
-    }
-
-    fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
-        if sent.items.is_empty() {
-            // Nothing but removals: there is no other way to say it.
-            return;
-        }
-        if sent.items.len() == 1 && sent.removed.is_empty() {
-            if let Some((stamp, before)) = sent.items.pop() {
-                let before = before.unwrap_or_else(|| unsure(&stamp.name));
-                self.restore(&stamp.name, before);
-                let rejection = Rejection {
-                    kind: self.kind,
-                    stamp,
-                    message: message.clone(),
-                };
-                self.rejected.insert(rejection.stamp.name.clone(), rejection);
-            }
-            return;
-        }
-        // Envoy may have applied any part of it. Forget the versions, and find out which part is bad.
-        let mut names: Vec<Arc<str>> = sent
-            .items
-            .into_iter()
-            .map(|(stamp, _)| stamp.name.clone())
-            .collect();
-        for name in &names {
-            self.restore(name, unsure(name));
-        }
-        for name in sent
-            .removed
-            .iter()
-            .filter(|name| self.wants(name))
-            .cloned()
-            .collect::<Vec<_>>()
-        {
-            self.client.insert(Known(unsure(&name)));
-        }
-        let second = names.split_off(names.len().div_ceil(2));
-        for part in [second, names, sent.removed] {
-            if !part.is_empty() {
-                self.retries.push_front(part);
-            }
-        }
-    }
-
-    fn restore(&mut self, name: &Arc<str>, before: Arc<Stamp>) {
-        // When the client lost interest meanwhile, it is not remembered any more, and stays so.
-        if self.client.remove(&**name) {
-            self.client.insert(Known(before));
-        }
-    }
-
     /// Notes that something changed.
     pub(super) fn note(&mut self, change: Change, limit: usize) {
         if !self.wants(&change.key.name) {
@@ -270,113 +170,6 @@ impl Tracker {
                 self.enqueue(name, since, view.sequence(), false);
             }
         }
-    }
-
-    /// What to send next, if anything may be sent.
-    pub(super) fn next(&mut self, view: &View<'_>, gate: &Gate, limit: usize) -> Option<Batch> {
-        if !self.heard || self.in_flight.is_some() {
-            return None;
-        }
-        let mut batch = Batch::default();
-        while let Some(part) = self.retries.pop_front() {
-            self.fill_retry(&mut batch, part, view, gate);
-            if !batch.is_empty() {
-                return Some(batch);
-            }
-        }
-        let complete = self.fill(&mut batch, view, gate, limit);
-        // When something is held back, that will be the greeting: a client that is told "nothing" goes on without.
-        if batch.is_empty() && !(self.greet && complete) {
-            return None;
-        }
-        self.greet = false;
-        Some(batch)
-    }
-
-    /// Takes what may be sent out of `pending`. Returns whether everything new or changed is among it.
-    fn fill(&mut self, batch: &mut Batch, view: &View<'_>, gate: &Gate, limit: usize) -> bool {
-        let mut bytes = 0;
-        let mut complete = true;
-        let mut pending = std::mem::take(&mut self.pending);
-        pending.retain(
-            |name,
-             Pending {
-                 since,
-                 latest,
-                 forced,
-             }| {
-                if bytes >= limit {
-                    complete = false;
-                    return true;
-                }
-                match self.verdict(name, *forced, view) {
-                    Verdict::Nothing => {
-                        self.forget_rejection(name, view);
-                        return false;
-                    }
-                    Verdict::Upsert(entry) => {
-                        let size = entry.encoded.len() + OVERHEAD;
-                        if gate.holds_upsert(entry) || (bytes > 0 && bytes + size > limit) {
-                            complete = false;
-                            return true;
-                        }
-                        bytes += size;
-                        batch.upsert(entry, *since);
-                    }
-                    Verdict::Remove => {
-                        if self.client.contains(&**name) && gate.holds_removal(name, *latest) {
-                            return true;
-                        }
-                        bytes += name.len() + OVERHEAD;
-                        batch.remove(name.clone(), *since);
-                        self.forget_rejection(name, view);
-                    }
-                }
-                false
-            },
-        );
-        self.pending = pending;
-        complete
-    }
-
-    /// Fills a response with a part of a rejected one, as far as it still has to be sent.
-    fn fill_retry(&mut self, batch: &mut Batch, part: Vec<Arc<str>>, view: &View<'_>, gate: &Gate) {
-        for name in part {
-            let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
-            match self.verdict(&name, forced, view) {
-                Verdict::Upsert(entry) if gate.holds_upsert(entry) => {
-                    self.enqueue(name, 0, view.sequence(), forced);
-                }
-                Verdict::Upsert(entry) => batch.upsert(entry, 0),
-                Verdict::Remove => self.enqueue(name, 0, view.sequence(), forced),
-                Verdict::Nothing => self.forget_rejection(&name, view),
-            }
-        }
-    }
-
-    /// Remembers what was sent.
-    pub(super) fn sent(&mut self, nonce: String, batch: Batch) {
-        let mut oldest_new: Option<u64> = None;
-        let mut items = Vec::with_capacity(batch.items.len());
-        for Item { stamp, created, .. } in batch.items {
-            let before = self.client.replace(Known(stamp.clone())).map(|known| known.0);
-            if before.as_ref().is_none_or(|before| &*before.version == UNSURE) {
-                oldest_new = Some(oldest_new.map_or(created, |oldest| oldest.min(created)));
-            }
-            items.push((stamp, before));
-        }
-        for name in &batch.removed {
-            self.client.remove(&**name);
-            self.early.remove(name);
-        }
-        let since = batch.since.unwrap_or(u64::MAX);
-        self.in_flight = Some(InFlight {
-            nonce,
-            items,
-            removed: batch.removed,
-            oldest_new,
-            since,
-        });
     }
 
     /// When the oldest resource was created that the client should have and does not have yet.
@@ -485,33 +278,6 @@ fn unsure(name: &Arc<str>) -> Arc<Stamp> {
         name: name.clone(),
         version: UNSURE.into(),
     })
-}
-
-// === impl Batch ===
-
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.items.is_empty() && self.removed.is_empty()
-    }
-
-    fn upsert(&mut self, entry: &Entry, since: u64) {
-        let (stamp, encoded, created) = (entry.stamp.clone(), entry.encoded.clone(), entry.created);
-        self.items.push(Item {
-            stamp,
-            encoded,
-            created,
-        });
-        self.note(since);
-    }
-
-    fn remove(&mut self, name: Arc<str>, since: u64) {
-        self.removed.push(name);
-        self.note(since);
-    }
-
-    fn note(&mut self, since: u64) {
-        self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
-    }
 }
 
 // === impl Known ===
