@@ -1,0 +1,172 @@
+//! The server under test, on loopback, and what it reports.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use kermode_envoy::Resource;
+use kermode_model::ObjectKey;
+use kermode_xds::server::{
+    AdsServer, Authenticator, Metrics, Progress, ProxyId, ProxyIdentity, Report, Settings, StatusSink,
+};
+use kermode_xds::store::{Profile, Store, Visibility};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::Status;
+
+/// How long anything may take on a busy machine before a test gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+pub(crate) struct ControlPlane {
+    store: Arc<Store>,
+    seen: Arc<watch::Sender<Seen>>,
+    address: SocketAddr,
+    running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
+}
+
+/// What the server reported.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) connected: usize,
+    pub(crate) refused: usize,
+    /// Names and message of each refusal.
+    pub(crate) rejected: Vec<(Vec<String>, String)>,
+    progress: Progress,
+}
+
+struct Anyone;
+
+struct Sink(Arc<watch::Sender<Seen>>);
+
+fn proxy() -> ObjectKey {
+    ObjectKey::new("shop", "web-0")
+}
+
+impl Seen {
+    /// Whether everything that was sent was answered.
+    pub(crate) fn settled(&self) -> bool {
+        self.connected == 1 && (self.refused > 0 || self.progress.sent == self.progress.acknowledged)
+    }
+}
+
+impl ControlPlane {
+    pub(crate) async fn start() -> Self {
+        let mut plane = Self {
+            store: Arc::new(Store::default()),
+            seen: Arc::new(watch::Sender::new(Seen::default())),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            running: None,
+        };
+        plane.restart().await;
+        plane
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves, at the same address as before.
+    pub(crate) async fn restart(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("an address");
+        self.address = listener.local_addr().expect("an address");
+        let (shutdown, requested) = watch::channel(false);
+        let settings = Settings {
+            handover: Duration::ZERO,
+            ..Settings::default()
+        };
+        let server = AdsServer::new(
+            self.store.clone(),
+            Anyone,
+            settings,
+            Metrics::default(),
+            requested.clone(),
+        );
+        server.report_to(Sink(self.seen.clone()));
+        let task = tokio::spawn(async move {
+            let mut requested = requested;
+            let stop = requested.wait_for(|requested| *requested).map(drop);
+            let serving = tonic::transport::Server::builder().add_service(server);
+            serving
+                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
+                .await
+                .expect("it serves");
+        });
+        self.running = Some((shutdown, task));
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        let (shutdown, task) = self.running.take().expect("it is running");
+        shutdown.send_replace(true);
+        task.await.expect("it ends");
+        self.until("the stream has ended", |seen| seen.connected == 0)
+            .await;
+    }
+
+    /// Replaces what the mesh shares of one service.
+    pub(crate) fn share(&self, service: &str, resources: Vec<Resource>) {
+        self.store
+            .replace_service(&"default".into(), &service.into(), resources);
+    }
+
+    /// Replaces what belongs to the proxy alone.
+    pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
+        let profile = Profile {
+            mesh: "default".into(),
+            visibility: Visibility::All,
+            hidden: HashSet::new(),
+        };
+        self.store.replace_proxy(&proxy(), profile, resources);
+    }
+
+    pub(crate) fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
+        let mut seen = self.seen.subscribe();
+        let waiting = tokio::time::timeout(PATIENCE, seen.wait_for(holds));
+        assert!(waiting.await.is_ok(), "not seen: {what}; {:?}", self.seen());
+    }
+}
+
+impl Authenticator for Anyone {
+    fn authenticate<'a>(&'a self, _: &'a http::HeaderMap) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
+        let identity = ProxyIdentity {
+            key: proxy(),
+            service_account: "web".into(),
+            uid: "1".into(),
+        };
+        async { Ok(identity) }.boxed()
+    }
+
+    fn authorize(&self, _: &ProxyIdentity) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+impl StatusSink for Sink {
+    fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
+        self.0.send_modify(|seen| match report {
+            Report::Connected(_) => {
+                seen.connected += 1;
+                seen.progress = Progress::default();
+            }
+            Report::Disconnected => seen.connected -= 1,
+            Report::Progress(progress) => {
+                seen.refused = progress.refused;
+                seen.progress = progress;
+            }
+            Report::Rejected {
+                resources, message, ..
+            } => {
+                let names = resources.iter().map(|name| (*name).to_owned()).collect();
+                seen.rejected.push((names, message.to_owned()));
+            }
+        });
+    }
+}

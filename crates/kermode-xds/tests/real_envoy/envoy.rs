@@ -1,0 +1,253 @@
+//! A running Envoy, asked through its admin interface and by connections to its listeners.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpStream, UnixStream};
+
+const VERSION: &str = "1.40.0";
+/// How long anything may take on a busy machine before a test gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How often Envoy, which tells nobody, is asked.
+const ASKING: Duration = Duration::from_millis(20);
+
+pub(crate) struct Envoy {
+    process: Child,
+    directory: TempDir,
+}
+
+impl Envoy {
+    /// Starts it with nothing but the way to the control plane.
+    pub(crate) async fn start(control_plane: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let bootstrap = bootstrap(control_plane, &directory.path().join("admin"));
+        let path = directory.path().join("bootstrap.json");
+        std::fs::write(&path, bootstrap.to_string()).expect("the bootstrap is written");
+        let log = std::fs::File::create(directory.path().join("log")).expect("a log");
+        let process = Command::new(binary())
+            .args([
+                "--concurrency",
+                "1",
+                "--use-dynamic-base-id",
+                "--log-level",
+                "info",
+                "-c",
+            ])
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .expect("Envoy starts");
+        let envoy = Self { process, directory };
+        envoy
+            .until("the admin interface answers", "/ready", |_| true)
+            .await;
+        envoy
+    }
+
+    /// What the admin interface answers; empty while it does not.
+    async fn get(&self, path: &str) -> String {
+        self.try_get(path).await.unwrap_or_default()
+    }
+
+    async fn try_get(&self, path: &str) -> Option<String> {
+        let stream = UnixStream::connect(self.directory.path().join("admin"))
+            .await
+            .ok()?;
+        page(TokioIo::new(stream), path).await
+    }
+
+    /// Waits until the admin interface answers something that `holds`.
+    pub(crate) async fn until(&self, what: &str, path: &str, holds: impl Fn(&str) -> bool) {
+        let waiting = async {
+            while !self.try_get(path).await.is_some_and(|text| holds(&text)) {
+                tokio::time::sleep(ASKING).await;
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(
+            seen.is_ok(),
+            "not seen: {what}; {path} answers {}\n{}",
+            self.get(path).await,
+            self.log()
+        );
+    }
+
+    /// `LIVE` once it serves.
+    pub(crate) async fn state(&self) -> String {
+        self.get("/ready").await.trim().to_owned()
+    }
+
+    /// Names of the clusters that came from the control plane.
+    pub(crate) async fn clusters(&self) -> Vec<String> {
+        let answer: Value = serde_json::from_str(&self.get("/clusters?format=json").await).expect("JSON");
+        let all = answer["cluster_statuses"].as_array().cloned().unwrap_or_default();
+        let names = all
+            .iter()
+            .filter(|status| status["added_via_api"] == true)
+            .map(|status| &status["name"]);
+        let mut names: Vec<String> = names.filter_map(Value::as_str).map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+
+    /// A counter or gauge, by its whole name.
+    pub(crate) async fn stat(&self, name: &str) -> u64 {
+        let text = self.get(&format!("/stats?filter=^{name}$")).await;
+        let value = text.trim().rsplit_once(": ").map(|(_, value)| value.to_owned());
+        value
+            .unwrap_or_else(|| panic!("no statistic {name}: {text}"))
+            .parse()
+            .expect("a number")
+    }
+
+    pub(crate) async fn until_stat(&self, name: &str, value: u64) {
+        let line = format!("{name}: {value}");
+        self.until(&line, &format!("/stats?filter=^{name}$"), |text| {
+            text.trim() == line
+        })
+        .await;
+    }
+
+    /// Waits until a connection to a listener is answered with that text.
+    pub(crate) async fn until_answer(&self, port: u16, text: &str) {
+        let mut last = None;
+        let waiting = async {
+            while last.as_deref() != Some(text) {
+                last = answer(port).await;
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(
+            seen.is_ok(),
+            "port {port} answers {last:?}, not {text}\n{}",
+            self.log()
+        );
+    }
+
+    /// What the first connection that is accepted at all is answered with.
+    pub(crate) async fn first_answer(&self, port: u16) -> String {
+        let waiting = async {
+            loop {
+                if let Some(answer) = answer(port).await {
+                    return answer;
+                }
+            }
+        };
+        let answered = tokio::time::timeout(PATIENCE, waiting).await;
+        answered.unwrap_or_else(|_| panic!("port {port} accepts nothing\n{}", self.log()))
+    }
+
+    /// Waits until an HTTP listener answers with that text.
+    pub(crate) async fn until_page(&self, port: u16, text: &str) {
+        let mut last = None;
+        let waiting = async {
+            while last.as_deref() != Some(text) {
+                tokio::time::sleep(ASKING).await;
+                let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+                    continue;
+                };
+                last = page(TokioIo::new(stream), "/").await;
+            }
+        };
+        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        assert!(
+            seen.is_ok(),
+            "port {port} answers {last:?}, not {text}\n{}",
+            self.log()
+        );
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Envoy {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a connection is answered with; `None` when nobody listens. An Envoy without an upstream answers with nothing.
+async fn answer(port: u16) -> Option<String> {
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
+        tokio::time::sleep(ASKING).await;
+        return None;
+    };
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text).await;
+    Some(text)
+}
+
+async fn page<S>(stream: S, path: &str) -> Option<String>
+where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.ok()?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header("host", "envoy")
+        .body(Empty::<bytes::Bytes>::new())
+        .ok()?;
+    let response = sender.send_request(request).await.ok()?;
+    let body = response.into_body().collect().await.ok()?.to_bytes();
+    connection.abort();
+    String::from_utf8(body.to_vec()).ok()
+}
+
+fn binary() -> PathBuf {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = || {
+        let home = variable("HOME").expect("a home directory");
+        variable("KERMODE_CACHE").unwrap_or_else(|| home.join(".cache/kermode"))
+    };
+    let path = variable("KERMODE_ENVOY").unwrap_or_else(|| cache().join(format!("envoy/{VERSION}/envoy")));
+    assert!(
+        path.is_file(),
+        "no Envoy at {}: run these tests through make, or point KERMODE_ENVOY at Envoy {VERSION}",
+        path.display()
+    );
+    path
+}
+
+fn bootstrap(control_plane: SocketAddr, admin: &std::path::Path) -> Value {
+    let http2 = json!({
+        "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "explicit_http_config": { "http2_protocol_options": {} },
+    });
+    json!({
+        "node": { "id": "default.web-0.shop", "cluster": "web" },
+        "admin": { "address": { "pipe": { "path": admin } } },
+        "dynamic_resources": {
+            "ads_config": {
+                "api_type": "DELTA_GRPC",
+                "transport_api_version": "V3",
+                "grpc_services": [{ "envoy_grpc": {
+                    "cluster_name": "control_plane",
+                    "retry_policy": { "retry_back_off": { "base_interval": "0.05s", "max_interval": "0.2s" } },
+                }}],
+            },
+            "cds_config": { "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" },
+            "lds_config": { "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" },
+        },
+        "static_resources": { "clusters": [{
+            "name": "control_plane",
+            "type": "STATIC",
+            "typed_extension_protocol_options": { "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2 },
+            "load_assignment": { "cluster_name": "control_plane", "endpoints": [{ "lb_endpoints": [{
+                "endpoint": { "address": { "socket_address": {
+                    "address": control_plane.ip().to_string(), "port_value": control_plane.port(),
+                }}},
+            }]}]},
+        }]},
+    })
+}

@@ -1,0 +1,267 @@
+//! The server against the Envoy that is shipped: what it makes of updates, removals, refusals and reconnects.
+//!
+//! Endpoints have no fetch timeout here: a cluster that waits for endpoints which the server thinks are known waits
+//! for ever, and its test fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail as its assertions do"
+)]
+
+mod control_plane;
+mod envoy;
+mod resources;
+
+use control_plane::ControlPlane;
+use envoy::Envoy;
+use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
+
+#[tokio::test]
+async fn envoy_starts_only_once_its_proxy_is_known() {
+    let plane = ControlPlane::start().await;
+    plane.share("web", vec![cluster("web", 1), endpoints("web", &[])]);
+    let envoy = Envoy::start(plane.address()).await;
+    plane
+        .until("Envoy is connected", |seen| seen.connected == 1)
+        .await;
+    let state = envoy.state().await;
+    assert!(
+        state.ends_with("INITIALIZING"),
+        "an Envoy that was told \"nothing\" would be live, not {state}"
+    );
+    plane.publish_proxy(Vec::new());
+    envoy
+        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .await;
+    assert_eq!(envoy.clusters().await, ["web"]);
+}
+
+#[tokio::test]
+async fn an_envoy_without_any_configuration_becomes_live() {
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    let envoy = Envoy::start(plane.address()).await;
+    envoy
+        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .await;
+}
+
+#[tokio::test]
+async fn traffic_follows_endpoints_and_clusters() {
+    let (first, second) = (Backend::start("first").await, Backend::start("second").await);
+    let port = free_port();
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 1),
+            endpoints("web", &[first.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    let envoy = Envoy::start(plane.address()).await;
+    envoy.until_answer(port, "first").await;
+
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 1),
+            endpoints("web", &[second.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    envoy.until_answer(port, "second").await;
+
+    // Envoy builds the cluster anew, and does not ask for the endpoints that it has.
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 2),
+            endpoints("web", &[second.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    envoy.until_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.until_stat("cluster_manager.warming_clusters", 0).await;
+    envoy.until_answer(port, "second").await;
+    assert_eq!(envoy.stat("cluster_manager.cds.update_rejected").await, 0);
+}
+
+#[tokio::test]
+async fn a_new_service_is_usable_as_soon_as_its_listener_is() {
+    let backend = Backend::start("hello").await;
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    let envoy = Envoy::start(plane.address()).await;
+    envoy
+        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .await;
+    let names = (0..20)
+        .map(|i| (format!("s{i}"), free_port()))
+        .collect::<Vec<_>>();
+    for (name, port) in &names {
+        let resources = vec![
+            cluster(name, 1),
+            endpoints(name, &[backend.port]),
+            tcp_listener(name, *port, name),
+        ];
+        plane.share(name, resources);
+    }
+    for (name, port) in &names {
+        // The first connection that the listener accepts at all reaches the backend: its cluster is there.
+        assert_eq!(envoy.first_answer(*port).await, "hello", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_removed_goes_from_envoy() {
+    let backend = Backend::start("hello").await;
+    let port = free_port();
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 1),
+            endpoints("web", &[backend.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
+    let envoy = Envoy::start(plane.address()).await;
+    envoy.until_answer(port, "hello").await;
+    plane.share("web", Vec::new());
+    envoy.until_stat("cluster_manager.cluster_removed", 1).await;
+    envoy.until_stat("listener_manager.listener_removed", 1).await;
+    assert_eq!(envoy.clusters().await, ["api"]);
+
+    // Removed and back again, with endpoints that Envoy once had.
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 1),
+            endpoints("web", &[backend.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    envoy.until_answer(port, "hello").await;
+}
+
+#[tokio::test]
+async fn a_bad_resource_is_reported_and_holds_nothing_up() {
+    let backend = Backend::start("hello").await;
+    let port = free_port();
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    plane.share(
+        "web",
+        vec![
+            cluster("web", 1),
+            endpoints("web", &[backend.port]),
+            tcp_listener("web", port, "web"),
+        ],
+    );
+    plane.share("bad", vec![broken_cluster("bad")]);
+    let envoy = Envoy::start(plane.address()).await;
+    envoy.until_answer(port, "hello").await;
+    plane
+        .until("the bad one is known", |seen| seen.refused == 1 && seen.settled())
+        .await;
+    let refusals = plane.seen().rejected;
+    assert!(
+        refusals
+            .iter()
+            .any(|(names, message)| names == &["bad"] && message.contains("EDS")),
+        "{refusals:?}"
+    );
+
+    // Something else changes: the bad one is not tried again.
+    plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
+    envoy
+        .until("the other one is there", "/clusters?format=json", |text| {
+            text.contains("\"api\"")
+        })
+        .await;
+    assert_eq!(plane.seen().rejected, refusals);
+
+    plane.share("bad", vec![cluster("bad", 1), endpoints("bad", &[])]);
+    plane.until("it is accepted", |seen| seen.refused == 0).await;
+    envoy
+        .until("it is there", "/clusters?format=json", |text| {
+            text.contains("\"bad\"")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_reconnect_brings_what_differs_and_nothing_else() {
+    let backend = Backend::start("hello").await;
+    let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
+    let service = |name: &str, port: u16, revision: u32| {
+        vec![
+            cluster(name, revision),
+            endpoints(name, &[backend.port]),
+            tcp_listener(name, port, name),
+        ]
+    };
+    let mut plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    for (name, port) in ["same", "changed", "gone"].iter().zip(&ports) {
+        plane.share(name, service(name, *port, 1));
+    }
+    let envoy = Envoy::start(plane.address()).await;
+    for port in &ports {
+        envoy.until_answer(*port, "hello").await;
+    }
+    let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
+
+    plane.stop().await;
+    plane.share("changed", service("changed", ports[1], 2));
+    plane.share("gone", Vec::new());
+    assert_eq!(
+        envoy.first_answer(ports[2]).await,
+        "hello",
+        "without a control plane everything goes on"
+    );
+    plane.restart().await;
+    envoy.until_stat("cluster_manager.cluster_removed", 1).await;
+    envoy.until_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.until_stat("cluster_manager.warming_clusters", 0).await;
+    envoy.until_stat("listener_manager.listener_removed", 1).await;
+    plane
+        .until("everything is answered", control_plane::Seen::settled)
+        .await;
+    for port in &ports[..2] {
+        envoy.until_answer(*port, "hello").await;
+    }
+    assert_eq!(envoy.stat("cluster_manager.cluster_modified").await, 1);
+    assert_eq!(
+        envoy.stat("cluster_manager.cluster_added").await,
+        1 + 3,
+        "the control plane's own, and three"
+    );
+    assert_eq!(
+        envoy.stat("listener_manager.listener_create_success").await,
+        listeners_before
+    );
+}
+
+#[tokio::test]
+async fn routes_follow_their_listener() {
+    let port = free_port();
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(vec![
+        http_listener("web", port, "web-route"),
+        route("web-route", "one"),
+    ]);
+    let envoy = Envoy::start(plane.address()).await;
+    envoy.until_page(port, "one").await;
+    plane.publish_proxy(vec![
+        http_listener("web", port, "web-route"),
+        route("web-route", "two"),
+    ]);
+    envoy.until_page(port, "two").await;
+}
