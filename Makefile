@@ -128,7 +128,8 @@ test-demo: ## unit tests of the demo
 
 ##@ Benchmarks (root; QUICK=1 for short ones; figures in target/bench/NAME.json)
 
-# As the images' programs are built, so that one build serves both.
+# As the images' programs are built, so that one build serves both. Measured programs go before whatever else the
+# machine does.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
 BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
@@ -136,4 +137,4 @@ BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
-	@$(BENCH)/webhook
+	@nice -n -10 $(BENCH)/webhook
