@@ -45,7 +45,7 @@ impl Tracker {
             if name == WILDCARD {
                 self.want_everything(first);
             } else {
-                self.subscribe(name, first);
+                self.subscribe(name, first, view);
             }
         }
         if first && !self.wildcard {
@@ -91,11 +91,16 @@ impl Tracker {
         self.compare_all(0);
     }
 
-    fn subscribe(&mut self, name: &str, first: bool) {
-        let name: Arc<str> = self
-            .client
-            .get(name)
-            .map_or_else(|| name.into(), |known| known.0.name.clone());
+    fn subscribe(&mut self, name: &str, first: bool, view: Option<&View<'_>>) {
+        let known = self.client.get(name).map(|known| &known.0);
+        let stored = || {
+            view.and_then(|view| view.get(self.kind, name))
+                .map(|entry| &entry.stamp)
+        };
+        // The store's own text, so that it is not kept once a stream.
+        let name: Arc<str> = known
+            .or_else(stored)
+            .map_or_else(|| name.into(), |stamp| stamp.name.clone());
         let has = first && self.client.contains(&*name);
         self.names.insert(name.clone());
         // Asked for again, it is to be sent again: the client may have dropped it meanwhile.
