@@ -4,6 +4,7 @@
 //! the API server, within the time that an admission may take.
 
 mod deadline;
+pub mod farewell;
 mod inject;
 mod look_up;
 mod metrics;

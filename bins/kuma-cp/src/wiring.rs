@@ -111,7 +111,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let admission = tls::serve(
         listeners.admission,
         certificate.clone(),
-        webhook::router(webhooks),
+        webhook::farewell::layer(webhook::router(webhooks), readiness.clone()),
         MAX_ADMISSION_CONNECTIONS,
         shutdown.clone(),
     );
