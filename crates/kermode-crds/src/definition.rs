@@ -71,7 +71,12 @@ fn definition(names: Names, scope: &str, version: Value) -> Value {
 }
 
 fn object(properties: Value) -> Value {
-    json!({"type": "object", "properties": properties})
+    let mut schema = json!({"type": "object"});
+    // An empty list would not be stored, and every `kubectl apply` would find a difference.
+    if properties.as_object().is_some_and(|members| !members.is_empty()) {
+        schema["properties"] = properties;
+    }
+    schema
 }
 
 /// An object that may have members besides those described.

@@ -205,7 +205,7 @@ fn the_injector_is_registered_as_kuma_registers_it() {
         assert_eq!(webhook["clientConfig"]["service"]["path"], "/inject-sidecar");
         assert_eq!(webhook["sideEffects"], "None");
         assert_eq!(webhook["admissionReviewVersions"], json!(["v1"]));
-        let rule = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]);
+        let rule = json!([{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"], "scope": "*"}]);
         assert_eq!(webhook["rules"], rule);
     }
 }

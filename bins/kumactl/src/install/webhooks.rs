@@ -143,6 +143,8 @@ fn rule(group: &str, version: &str, resources: &[&str], operations: &[&str]) -> 
         "apiVersions": [version],
         "operations": operations,
         "resources": resources,
+        // The default, written out: the API server adds it, and kubectl would find a difference in every list of rules.
+        "scope": "*",
     })
 }
 

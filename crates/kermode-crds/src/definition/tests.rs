@@ -120,3 +120,28 @@ fn dataplanes_have_a_short_name_and_the_category() {
     assert_eq!(definition["spec"]["names"]["shortNames"], json!(["dp"]));
     assert_eq!(definition["spec"]["names"]["categories"], json!(["kuma"]));
 }
+
+#[test]
+fn nothing_is_written_that_the_api_server_would_not_store() {
+    fn look(value: &Value, path: &str) {
+        match value {
+            Value::Object(members) => {
+                assert!(
+                    !(path.ends_with("/properties") && members.is_empty()),
+                    "{path} is empty"
+                );
+                members
+                    .iter()
+                    .for_each(|(name, member)| look(member, &format!("{path}/{name}")));
+            }
+            Value::Array(items) => items.iter().for_each(|item| look(item, path)),
+            _ => {}
+        }
+    }
+    for definition in all() {
+        look(
+            &definition,
+            definition["metadata"]["name"].as_str().expect("a name"),
+        );
+    }
+}
