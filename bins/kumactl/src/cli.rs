@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::dataplane::DataplaneArgs;
 use crate::inject::InjectArgs;
 use crate::install::InstallCommand;
 use crate::validate::ValidateCommand;
@@ -18,6 +19,8 @@ pub(crate) struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Print the Dataplanes that the control plane would make of Pods, or explain them.
+    Dataplane(DataplaneArgs),
     /// Put sidecars into the Pods of manifests, as the control plane would, or explain what it would do.
     Inject(InjectArgs),
     /// Print what has to be applied to a cluster.

@@ -2,6 +2,7 @@
 //! one module a subcommand does the work.
 
 mod cli;
+mod dataplane;
 mod documents;
 mod inject;
 mod install;
@@ -25,6 +26,7 @@ pub use install::control_plane_objects;
 pub fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
+        Command::Dataplane(args) => dataplane::run(&args),
         Command::Inject(args) => inject::run(&args),
         Command::Install(command) => install::run(*command).map(done),
         Command::Validate(command) => validate::run(&command),

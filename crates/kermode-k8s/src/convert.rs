@@ -6,6 +6,7 @@
 mod annotations;
 pub mod completion;
 mod error;
+mod explain;
 pub mod facts;
 mod gateway;
 mod health;
@@ -25,9 +26,11 @@ use kermode_crds::annotation;
 use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
+pub use self::explain::{Explanation, InboundExplained, Selection, explain};
 use self::facts::{NamespaceFacts, Phase, PodFacts, ServiceFacts, Workload};
 pub use self::object::{LABELS, dataplane_object, owner_of};
 pub use self::select::{selecting, selects};
+pub use self::tags::{LabelDropped, TagSource};
 pub use self::warning::ConvertWarning;
 pub use self::workload::top_workload;
 

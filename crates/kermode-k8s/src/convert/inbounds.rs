@@ -1,12 +1,13 @@
 //! Inbounds: one for each port of each Service that selects the Pod (BEHAVIOUR section 3.3).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kermode_crds::annotation;
 use kermode_model::{Inbound, Protocol, ServiceName};
 
 use super::error::ConvertError;
-use super::facts::{ContainerFacts, PodFacts, ServiceFacts, ServicePortFacts, TargetPort, Workload};
+use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, TargetPort, Workload};
 use super::warning::ConvertWarning;
 use super::{ConvertSettings, health, tags};
 
@@ -25,7 +26,7 @@ pub(super) fn without_service(
 ) -> Inbound {
     Inbound {
         port: Inbound::SERVICELESS_PORT,
-        tags: tags::without_service(pod, workload, settings),
+        tags: tags::collect(|visit| tags::without_service(pod, workload, settings, visit)),
         ready: health::of_pod(pod),
     }
 }
@@ -44,15 +45,18 @@ impl Source<'_> {
         for service in services {
             warnings.extend(wrong_annotation(service));
             for port in &service.ports {
-                let Some(number) = target(self.pod, &port.target) else {
+                let Some(Lead { number, .. }) = lead(self.pod, &port.target) else {
                     warnings.extend(not_found(service, port));
                     continue;
                 };
                 declared.note(number, port);
+                let (pod, settings, gateway) = (self.pod, self.settings, self.gateway);
                 inbounds.push(Inbound {
                     port: number,
-                    tags: tags::of_service_port(self.pod, service, port, self.settings, self.gateway),
-                    ready: health::of_port(self.pod, number),
+                    tags: tags::collect(|visit| {
+                        tags::of_service_port(pod, service, port, settings, gateway, visit);
+                    }),
+                    ready: health::of_port(pod, number),
                 });
             }
         }
@@ -67,19 +71,32 @@ impl Source<'_> {
     }
 }
 
+/// Where a Service's port leads in a Pod.
+#[derive(Clone, Copy)]
+pub(super) struct Lead<'p> {
+    pub(super) number: u16,
+    /// The container that declares the port; a number may be declared by none.
+    pub(super) container: Option<&'p Arc<str>>,
+}
+
 /// The container port that a Service's port leads to.
-fn target(pod: &PodFacts, target: &TargetPort) -> Option<u16> {
-    let of_name = |container: &ContainerFacts, name: &str| {
-        let mut ports = container.ports.iter();
-        let found = ports.find(|(candidate, _)| candidate.as_deref() == Some(name));
-        found.map(|(_, number)| *number)
+pub(super) fn lead<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<Lead<'p>> {
+    let declared = |wanted: &dyn Fn(Option<&str>, u16) -> bool| {
+        pod.containers.iter().find_map(|container| {
+            let mut ports = container.ports.iter();
+            let (_, number) = ports.find(|(name, number)| wanted(name.as_deref(), *number))?;
+            Some(Lead {
+                number: *number,
+                container: Some(&container.name),
+            })
+        })
     };
     match target {
-        TargetPort::Number(number) => Some(*number),
-        TargetPort::Name(name) => pod
-            .containers
-            .iter()
-            .find_map(|container| of_name(container, name)),
+        TargetPort::Number(number) => declared(&|_, candidate| candidate == *number).or(Some(Lead {
+            number: *number,
+            container: None,
+        })),
+        TargetPort::Name(name) => declared(&|candidate, _| candidate == Some(name)),
     }
 }
 

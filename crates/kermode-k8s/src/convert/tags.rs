@@ -1,4 +1,4 @@
-//! Tags of an inbound (manual page, "Tag generation"; BEHAVIOUR section 3.3).
+//! Tags of an inbound (manual page, "Tag generation"; BEHAVIOUR section 3.3), and where each comes from.
 
 use std::sync::{Arc, LazyLock};
 
@@ -9,6 +9,42 @@ use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, Workload};
 
 /// What no tag may contain unless it is generated.
 const RESERVED: &str = "kuma.io/";
+
+/// Where a tag comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagSource {
+    /// A label of the Pod.
+    Label,
+    /// The Pod's namespace.
+    Namespace,
+    /// The zone that the control plane is configured for.
+    Zone,
+    /// The name of the Service.
+    ServiceName,
+    /// The port of the Service.
+    ServicePort,
+    /// Service, namespace and port together.
+    Service,
+    /// The workload's name and namespace, for want of a Service.
+    Workload,
+    /// What the Service declares for its port.
+    DeclaredProtocol,
+    /// Nothing is declared.
+    DefaultProtocol,
+    /// The Pod's name, since clients address the Pods of a headless Service one by one.
+    Headless,
+    /// The Pod's name, since no Service stands before it.
+    WithoutService,
+}
+
+/// Why a label becomes no tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelDropped {
+    /// Its key is in our domain.
+    Reserved,
+    /// It has no value.
+    Empty,
+}
 
 /// Keys and values that every dataplane has: one allocation for all.
 struct Shared {
@@ -40,6 +76,18 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| Shared {
     .map(|protocol| (protocol, protocol.as_str().into())),
 });
 
+/// Is told each tag; a later one of the same key takes its place.
+pub(super) type Visit<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
+
+/// Tags as the visits leave them.
+pub(super) fn collect(generate: impl FnOnce(Visit<'_>)) -> Tags {
+    let mut tags = Tags::new();
+    generate(&mut |key, value, _| {
+        tags.insert(key.clone(), value.clone());
+    });
+    tags
+}
+
 /// Tags of the inbound that a Service's port makes of a Pod. A gateway's carries no protocol but TCP: what goes in
 /// there is the gateway's own business.
 pub(super) fn of_service_port(
@@ -48,19 +96,23 @@ pub(super) fn of_service_port(
     port: &ServicePortFacts,
     settings: &ConvertSettings,
     gateway: bool,
-) -> Tags {
+    visit: Visit<'_>,
+) {
     let protocol = port.protocol.unwrap_or_default();
-    let mut tags = of_every_inbound(pod, settings);
-    set(&mut tags, &SHARED.service_name, &service.key.name);
-    set(&mut tags, &SHARED.service_port, &port.number_text);
-    set_service(&mut tags, &port.service_name);
+    of_every_inbound(pod, settings, visit);
+    visit(&SHARED.service_name, &service.key.name, TagSource::ServiceName);
+    visit(&SHARED.service_port, &port.number_text, TagSource::ServicePort);
+    visit_service(&port.service_name, TagSource::Service, visit);
     if !gateway || protocol == Protocol::Tcp {
-        set_protocol(&mut tags, protocol);
+        let source = match port.protocol {
+            Some(_) => TagSource::DeclaredProtocol,
+            None => TagSource::DefaultProtocol,
+        };
+        visit_protocol(protocol, source, visit);
     }
     if service.headless {
-        set(&mut tags, &SHARED.instance, &pod.key.name);
+        visit(&SHARED.instance, &pod.key.name, TagSource::Headless);
     }
-    tags
 }
 
 /// Tags of the inbound of a Pod that no Service selects.
@@ -68,43 +120,53 @@ pub(super) fn without_service(
     pod: &PodFacts,
     workload: Option<&Workload>,
     settings: &ConvertSettings,
-) -> Tags {
+    visit: Visit<'_>,
+) {
     let name = workload.map_or(&pod.key.name, |workload| &workload.name);
-    let mut tags = of_every_inbound(pod, settings);
-    set_service(&mut tags, &ServiceName::of_workload(name, &pod.key.namespace));
-    set_protocol(&mut tags, Protocol::Tcp);
-    set(&mut tags, &SHARED.instance, &pod.key.name);
-    tags
+    of_every_inbound(pod, settings, visit);
+    visit_service(
+        &ServiceName::of_workload(name, &pod.key.namespace),
+        TagSource::Workload,
+        visit,
+    );
+    visit_protocol(Protocol::Tcp, TagSource::DefaultProtocol, visit);
+    visit(&SHARED.instance, &pod.key.name, TagSource::WithoutService);
+}
+
+/// Why a label of a Pod becomes no tag; `None` when it does.
+pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
+    if key.contains(RESERVED) {
+        Some(LabelDropped::Reserved)
+    } else if value.is_empty() {
+        Some(LabelDropped::Empty)
+    } else {
+        None
+    }
 }
 
 /// The labels first, so that nothing generated can be overridden by them.
-fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings) -> Tags {
-    let labels = pod.labels.iter();
-    let mut tags: Tags = labels
-        .filter(|(key, value)| !key.contains(RESERVED) && !value.is_empty())
-        .cloned()
-        .collect();
-    set(&mut tags, &SHARED.namespace, &pod.key.namespace);
-    if let Some(zone) = settings.zone.as_ref().filter(|zone| !zone.is_empty()) {
-        set(&mut tags, &SHARED.zone, zone);
+fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: Visit<'_>) {
+    for (key, value) in pod.labels.iter() {
+        if dropped(key, value).is_none() {
+            visit(key, value, TagSource::Label);
+        }
     }
-    tags
+    visit(&SHARED.namespace, &pod.key.namespace, TagSource::Namespace);
+    if let Some(zone) = settings.zone.as_ref().filter(|zone| !zone.is_empty()) {
+        visit(&SHARED.zone, zone, TagSource::Zone);
+    }
 }
 
-fn set(tags: &mut Tags, key: &Arc<str>, value: &Arc<str>) {
-    tags.insert(key.clone(), value.clone());
+fn visit_service(name: &ServiceName, source: TagSource, visit: Visit<'_>) {
+    visit(&SHARED.service, &name.as_str().into(), source);
 }
 
-fn set_service(tags: &mut Tags, name: &ServiceName) {
-    tags.insert(SHARED.service.clone(), name.as_str().into());
-}
-
-fn set_protocol(tags: &mut Tags, protocol: Protocol) {
+fn visit_protocol(protocol: Protocol, source: TagSource, visit: Visit<'_>) {
     let known = SHARED
         .protocols
         .iter()
         .find(|(candidate, _)| *candidate == protocol);
     if let Some((_, text)) = known {
-        set(tags, &SHARED.protocol, text);
+        visit(&SHARED.protocol, text, source);
     }
 }

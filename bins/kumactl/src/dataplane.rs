@@ -1,0 +1,102 @@
+//! `kumactl dataplane`: Pods and what is around them in, the Dataplanes that the control plane would make of them out,
+//! or an explanation. The conversion is the control plane's own; nothing here talks to a cluster.
+
+mod explanation;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use kermode_k8s::convert::ConvertSettings;
+use kermode_k8s::offline::{self, NoDataplane, Outcome, SOME_ADDRESS};
+use serde_json::Value;
+
+use crate::{documents, output, yaml};
+
+/// Exit code for Pods that cannot be converted.
+const INVALID: u8 = 3;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  a file cannot be read or means nothing
+  2  wrong flags
+  3  a Pod cannot be made into a Dataplane; what can be is printed all the same";
+
+/// The flags.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = EXIT_CODES)]
+pub(crate) struct DataplaneArgs {
+    /// Pods, and the Services, ReplicaSets, Jobs and Namespaces around them, as YAML or JSON; repeatable, - is the
+    /// standard input. From a cluster: kubectl get pods,services,replicasets,jobs,namespaces -o yaml. Other objects
+    /// are left out.
+    #[arg(short, long, required = true, value_name = "FILE")]
+    file: Vec<PathBuf>,
+
+    /// Namespace of objects that name none.
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
+    namespace: String,
+
+    /// Zone of the control plane.
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+
+    /// Print for each inbound and tag where it comes from and which labels were dropped, and not the Dataplanes.
+    #[arg(long)]
+    explain: bool,
+}
+
+/// Does it.
+pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
+    let mut objects = Vec::new();
+    for file in &args.file {
+        objects.extend(documents::objects(&documents::read(file)?));
+    }
+    let outcomes = outcomes(&objects, args)?;
+    if args.explain {
+        output::result(&explanation::text(&outcomes))?;
+    } else {
+        outcomes.iter().for_each(report);
+        let dataplanes: Vec<Value> = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.dataplane.as_ref().ok().cloned())
+            .collect();
+        output::result(&yaml::documents(&dataplanes)?)?;
+    }
+    let invalid = |outcome: &Outcome| matches!(outcome.dataplane, Err(NoDataplane::Invalid(_)));
+    Ok(if outcomes.iter().any(invalid) {
+        ExitCode::from(INVALID)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<Outcome>> {
+    let zone = args.zone.as_deref().map(Into::into);
+    Ok(offline::dataplanes(
+        objects,
+        &args.namespace,
+        &ConvertSettings { zone },
+    )?)
+}
+
+/// Says aloud what the Dataplanes do not.
+fn report(outcome: &Outcome) {
+    let pod = &outcome.pod;
+    if let Err(reason) = &outcome.dataplane {
+        return output::notice("No Dataplane", &format!("{pod}: {reason}"));
+    }
+    if outcome.address_assumed {
+        output::notice(
+            "Assumed",
+            &format!("{pod} has no IP yet: {SOME_ADDRESS} stands for it"),
+        );
+    }
+    for warning in &outcome.warnings {
+        output::notice("Warning", &format!("{pod}: {warning}"));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+//! Explanations as text.
+
+use std::fmt::Write;
+
+use kermode_k8s::convert::facts::TargetPort;
+use kermode_k8s::convert::{InboundExplained, LabelDropped, Selection, TagSource};
+use kermode_k8s::offline::{Outcome, SOME_ADDRESS};
+
+/// All of them, in the order of the Pods.
+pub(super) fn text(outcomes: &[Outcome]) -> String {
+    if outcomes.is_empty() {
+        return "No object is a Pod.\n".to_owned();
+    }
+    let texts: Vec<String> = outcomes.iter().map(of).collect();
+    texts.join("\n")
+}
+
+fn of(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |depth: usize, line: &str| {
+        let _ = writeln!(text, "{:width$}{line}", "", width = depth * 2);
+    };
+    match &outcome.dataplane {
+        Ok(dataplane) => {
+            let mesh = dataplane["mesh"].as_str().unwrap_or_default();
+            line(0, &format!("Pod {}: Dataplane in mesh {mesh}", outcome.pod));
+        }
+        Err(reason) => line(0, &format!("Pod {}: no Dataplane: {reason}", outcome.pod)),
+    }
+    if outcome.address_assumed {
+        line(
+            1,
+            &format!("assumed: it has no IP yet, {SOME_ADDRESS} stands for it"),
+        );
+    }
+    for (service, selection) in &outcome.explanation.services {
+        line(1, &format!("Service {service} {}", selected(selection)));
+    }
+    let gateway = outcome
+        .dataplane
+        .as_ref()
+        .is_ok_and(|dataplane| dataplane["spec"]["networking"]["gateway"].is_object());
+    if gateway {
+        line(
+            1,
+            "it is a gateway: nothing is intercepted on the way in, so it has no inbounds; the first of these gives it its tags",
+        );
+    }
+    for inbound in &outcome.explanation.inbounds {
+        line(1, &heading(inbound));
+        if inbound.port.is_none() {
+            continue;
+        }
+        line(2, health(inbound.ready));
+        for (key, value, source) in &inbound.tags {
+            line(2, &format!("{key}: {value}  # {}", origin(*source)));
+        }
+    }
+    for (key, why) in &outcome.explanation.dropped {
+        let why = match why {
+            LabelDropped::Reserved => "keys that contain kuma.io/ never become tags",
+            LabelDropped::Empty => "it has no value",
+        };
+        line(1, &format!("label {key} becomes no tag: {why}"));
+    }
+    for warning in &outcome.warnings {
+        line(1, &format!("warning: {warning}"));
+    }
+    text
+}
+
+fn selected(selection: &Selection) -> String {
+    match selection {
+        Selection::Selects => "selects it".to_owned(),
+        Selection::Differs { key, wanted, found } => match found {
+            Some(found) => format!("does not select it: its label {key} is {found}, not {wanted}"),
+            None => format!("does not select it: it has no label {key}"),
+        },
+        Selection::NoSelector => "is left out: it has no selector".to_owned(),
+        Selection::ExternalName => "is left out: its type is ExternalName".to_owned(),
+        Selection::Ignored => "is left out: its annotation kuma.io/ignore says so".to_owned(),
+    }
+}
+
+fn heading(inbound: &InboundExplained) -> String {
+    let Some((service, number, target)) = &inbound.service else {
+        return format!(
+            "inbound {}: no Service selects it; the port stands for that and is not listened on",
+            inbound.port.unwrap_or_default()
+        );
+    };
+    let from = format!("port {number} of Service {}", service.name);
+    match (inbound.port, target, &inbound.container) {
+        (None, TargetPort::Name(name), _) => {
+            format!("{from} makes no inbound: no container has a TCP port named {name}")
+        }
+        (None, TargetPort::Number(port), _) => format!("{from} makes no inbound: its target is {port}"),
+        (Some(port), TargetPort::Name(name), Some(container)) => {
+            format!("inbound {port}: {from}, whose target {name} is a port of container {container}")
+        }
+        (Some(port), _, Some(container)) => {
+            format!("inbound {port}: {from}, whose target is declared by container {container}")
+        }
+        (Some(port), _, None) => format!("inbound {port}: {from}, whose target no container declares"),
+    }
+}
+
+fn health(ready: Option<bool>) -> &'static str {
+    match ready {
+        Some(true) => "ready: application and sidecar are",
+        Some(false) => "not ready: application or sidecar is not, or the Pod ends",
+        None => "of unknown health, which counts as ready: there is no status of its containers",
+    }
+}
+
+fn origin(source: TagSource) -> &'static str {
+    match source {
+        TagSource::Label => "label of the Pod",
+        TagSource::Namespace => "the Pod's namespace",
+        TagSource::Zone => "zone of the control plane",
+        TagSource::ServiceName => "name of the Service",
+        TagSource::ServicePort => "port of the Service",
+        TagSource::Service => "Service, namespace and port",
+        TagSource::Workload => "workload and namespace, since no Service selects the Pod",
+        TagSource::DeclaredProtocol => "appProtocol or annotation of the Service",
+        TagSource::DefaultProtocol => "nothing is declared",
+        TagSource::Headless => "name of the Pod, since the Service is headless",
+        TagSource::WithoutService => "name of the Pod, since no Service selects it",
+    }
+}

@@ -1,0 +1,151 @@
+//! Objects in, Dataplanes and explanations out.
+
+use kermode_k8s::offline::Outcome;
+
+use super::{DataplaneArgs, explanation, outcomes};
+use crate::documents;
+
+const POD: &str = "\
+kind: Pod
+metadata:
+  name: web-0
+  labels: {app: web, empty: '', kuma.io/sidecar-injection: enabled}
+  annotations: {kuma.io/sidecar-injected: 'true'}
+spec:
+  containers: [{name: app, ports: [{name: http, containerPort: 8080}]}]
+status: {podIP: 10.0.0.1}
+";
+
+const SERVICES: &str = "\
+kind: List
+items:
+- kind: Service
+  metadata: {name: web}
+  spec:
+    selector: {app: web}
+    ports: [{port: 80, targetPort: http, appProtocol: http}, {port: 81, targetPort: admin}]
+- kind: Service
+  metadata: {name: db}
+  spec: {selector: {app: db}, ports: [{port: 5432}]}
+- kind: Service
+  metadata: {name: outside}
+  spec: {type: ExternalName, selector: {app: web}, ports: [{port: 1}]}
+- kind: Service
+  metadata: {name: quiet, annotations: {kuma.io/ignore: enabled}}
+  spec: {selector: {app: web}, ports: [{port: 1}]}
+- {kind: ConfigMap, metadata: {name: not-ours}}
+";
+
+fn made(texts: &[&str]) -> Vec<Outcome> {
+    let args = DataplaneArgs {
+        file: Vec::new(),
+        namespace: "shop".to_owned(),
+        zone: Some("east".to_owned()),
+        explain: false,
+    };
+    let objects: Vec<_> = texts
+        .iter()
+        .flat_map(|text| documents::objects(&documents::parse(text).expect("YAML")))
+        .collect();
+    outcomes(&objects, &args).expect("objects of their kinds")
+}
+
+#[test]
+fn a_pod_becomes_the_dataplane_that_the_control_plane_would_write() {
+    let outcomes = made(&[POD, SERVICES]);
+    let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
+    assert_eq!(dataplane["kind"], "Dataplane");
+    assert_eq!(dataplane["metadata"]["namespace"], "shop");
+    assert_eq!(
+        dataplane["metadata"]["labels"]["kuma.io/service"],
+        "web_shop_svc_80"
+    );
+    let inbounds = &dataplane["spec"]["networking"]["inbound"];
+    assert_eq!(inbounds.as_array().map(Vec::len), Some(1));
+    assert_eq!(inbounds[0]["port"], 8080);
+}
+
+#[test]
+fn each_tag_of_the_dataplane_is_explained_with_the_same_value() {
+    let outcomes = made(&[POD, SERVICES]);
+    let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
+    let tags = dataplane["spec"]["networking"]["inbound"][0]["tags"]
+        .as_object()
+        .expect("tags");
+    let explained = &outcomes[0].explanation.inbounds[0].tags;
+    let explained: Vec<(&str, &str)> = explained
+        .iter()
+        .map(|(key, value, _)| (&**key, &**value))
+        .collect();
+    let written: Vec<(&str, &str)> = tags
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_str().expect("text")))
+        .collect();
+    assert_eq!(explained, written);
+}
+
+#[test]
+fn the_explanation_says_where_everything_comes_from() {
+    let text = explanation::text(&made(&[POD, SERVICES]));
+    let expected = "\
+Pod shop/web-0: Dataplane in mesh default
+  Service db does not select it: its label app is web, not db
+  Service outside is left out: its type is ExternalName
+  Service quiet is left out: its annotation kuma.io/ignore says so
+  Service web selects it
+  inbound 8080: port 80 of Service web, whose target http is a port of container app
+    of unknown health, which counts as ready: there is no status of its containers
+    app: web  # label of the Pod
+    k8s.kuma.io/namespace: shop  # the Pod's namespace
+    k8s.kuma.io/service-name: web  # name of the Service
+    k8s.kuma.io/service-port: 80  # port of the Service
+    kuma.io/protocol: http  # appProtocol or annotation of the Service
+    kuma.io/service: web_shop_svc_80  # Service, namespace and port
+    kuma.io/zone: east  # zone of the control plane
+  port 81 of Service web makes no inbound: no container has a TCP port named admin
+  label empty becomes no tag: it has no value
+  label kuma.io/sidecar-injection becomes no tag: keys that contain kuma.io/ never become tags
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert!(text.contains("warning: Port 81 of Service shop/web"), "{text}");
+}
+
+#[test]
+fn a_pod_without_service_is_named_after_its_workload() {
+    let owned = POD.replace(
+        "  name: web-0",
+        "  name: web-0\n  ownerReferences: [{kind: ReplicaSet, name: web-5d8, apiVersion: apps/v1, uid: u, controller: true}]",
+    );
+    let replica_set = "{kind: ReplicaSet, metadata: {name: web-5d8, ownerReferences: \
+                       [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
+    let text = explanation::text(&made(&[&owned, replica_set]));
+    assert!(text.contains("inbound 49151: no Service selects it"), "{text}");
+    assert!(
+        text.contains("kuma.io/service: web_shop_svc  # workload"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_pod_without_sidecar_or_address_is_told() {
+    let plain = POD.replace("'true'", "'false'");
+    let text = explanation::text(&made(&[&plain]));
+    assert!(text.contains("no Dataplane: it has no sidecar"), "{text}");
+    let young = POD.replace("status: {podIP: 10.0.0.1}", "");
+    let outcomes = made(&[&young]);
+    let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
+    assert_eq!(dataplane["spec"]["networking"]["address"], "192.0.2.1");
+    assert!(outcomes[0].address_assumed);
+}
+
+#[test]
+fn a_pod_that_cannot_be_converted_says_which_field() {
+    let wrong = POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
+    let text = explanation::text(&made(&[&wrong]));
+    assert!(
+        text.contains(
+            "metadata.annotations[\"kuma.io/gateway\"]: invalid delegated gateway type 'sometimes'"
+        ),
+        "{text}"
+    );
+}

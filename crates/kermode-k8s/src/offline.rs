@@ -1,0 +1,168 @@
+//! Dataplanes of objects in files: the same stages as in the control plane, without an API server.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_model::ObjectKey;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
+use crate::convert::{
+    ConvertError, ConvertSettings, ConvertWarning, Explanation, convert, dataplane_object, explain,
+    selecting, top_workload,
+};
+
+/// Stands for the address of a Pod that has none yet (RFC 5737).
+pub const SOME_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+
+/// An object that is not what its kind says.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} {name}: {source}")]
+pub struct InvalidObject {
+    kind: String,
+    name: String,
+    source: serde_json::Error,
+}
+
+/// What comes of one Pod.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Its namespace and name.
+    pub pod: ObjectKey,
+    /// The Dataplane as it would be written, or why there is none.
+    pub dataplane: Result<Value, NoDataplane>,
+    /// What works, but maybe not as meant.
+    pub warnings: Vec<ConvertWarning>,
+    /// Where it all comes from.
+    pub explanation: Explanation,
+    /// [`SOME_ADDRESS`] stands for the Pod's.
+    pub address_assumed: bool,
+}
+
+/// Why a Pod has no Dataplane.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoDataplane {
+    /// It has no sidecar.
+    #[error(
+        "it has no sidecar: its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds one"
+    )]
+    NotInjected,
+    /// It has come to its end.
+    #[error("it has finished")]
+    Finished,
+    /// It cannot be converted.
+    #[error("{field}: {0}", field = .0.field())]
+    Invalid(ConvertError),
+}
+
+/// The objects that matter.
+#[derive(Debug, Default)]
+struct Objects {
+    pods: Vec<PodFacts>,
+    services: Vec<ServiceFacts>,
+    namespaces: Vec<NamespaceFacts>,
+    owners: Vec<OwnerFacts>,
+}
+
+/// What comes of the Pods among the objects, in their order. `namespace` is that of objects that name none; objects of
+/// other kinds are left out.
+///
+/// # Errors
+/// For the first object that is not what its kind says.
+pub fn dataplanes(
+    objects: &[Value],
+    namespace: &str,
+    settings: &ConvertSettings,
+) -> Result<Vec<Outcome>, InvalidObject> {
+    let mut all = Objects::default();
+    for object in objects {
+        all.add(object, namespace)?;
+    }
+    Ok(all.pods.iter().map(|pod| all.outcome(pod, settings)).collect())
+}
+
+impl Objects {
+    fn add(&mut self, object: &Value, namespace: &str) -> Result<(), InvalidObject> {
+        match object["kind"].as_str() {
+            Some("Pod") => self.pods.push(PodFacts::from(&placed::<Pod>(object, namespace)?)),
+            Some("Service") => self
+                .services
+                .push(ServiceFacts::from(&placed::<Service>(object, namespace)?)),
+            Some("Namespace") => self
+                .namespaces
+                .push(NamespaceFacts::from(&read::<Namespace>(object.clone())?)),
+            Some("ReplicaSet") => self
+                .owners
+                .push(OwnerFacts::from(&placed::<ReplicaSet>(object, namespace)?)),
+            Some("Job") => self
+                .owners
+                .push(OwnerFacts::from(&placed::<Job>(object, namespace)?)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn outcome(&self, pod: &PodFacts, settings: &ConvertSettings) -> Outcome {
+        let mut pod = pod.clone();
+        let address_assumed = pod.ip.is_none();
+        pod.ip = pod.ip.or(Some(SOME_ADDRESS));
+        let services: Vec<_> = self
+            .services
+            .iter()
+            .filter(|service| service.key.namespace == pod.key.namespace)
+            .collect();
+        let owner = |id: &OwnerId| self.owners.iter().find(|owner| owner.id == *id);
+        let workload = top_workload(&pod, owner);
+        let explanation = explain(&pod, &services, workload.as_ref(), settings);
+        let namespace = self
+            .namespaces
+            .iter()
+            .find(|namespace| namespace.name == pod.key.namespace);
+        let selected = selecting(services.iter().copied(), &pod);
+        let mut warnings = Vec::new();
+        let dataplane = if pod.is_injected() {
+            match convert(&pod, &selected, namespace, workload.as_ref(), settings) {
+                Ok(Some(converted)) => {
+                    warnings = converted.warnings;
+                    Ok(object_of(&converted.dataplane, &pod.uid))
+                }
+                Ok(None) => Err(NoDataplane::Finished),
+                Err(error) => Err(NoDataplane::Invalid(error)),
+            }
+        } else {
+            Err(NoDataplane::NotInjected)
+        };
+        Outcome {
+            pod: pod.key,
+            dataplane,
+            warnings,
+            explanation,
+            address_assumed,
+        }
+    }
+}
+
+fn object_of(dataplane: &kermode_model::Dataplane, uid: &Arc<str>) -> Value {
+    // Strings and numbers only: nothing of it can fail to be JSON.
+    serde_json::to_value(dataplane_object(dataplane, uid)).unwrap_or_default()
+}
+
+fn placed<T: DeserializeOwned>(object: &Value, namespace: &str) -> Result<T, InvalidObject> {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        metadata
+            .entry("namespace")
+            .or_insert_with(|| namespace.to_owned().into());
+    }
+    read(object)
+}
+
+fn read<T: DeserializeOwned>(object: Value) -> Result<T, InvalidObject> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (kind, name) = (text(&object["kind"]), text(&object["metadata"]["name"]));
+    serde_json::from_value(object).map_err(|source| InvalidObject { kind, name, source })
+}
