@@ -134,6 +134,11 @@ HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
 BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
 
+.PHONY: bench-dataplane
+bench-dataplane: cluster-packages ## Dataplanes of 1,000 and 10,000 pods: time, API calls, CPU time, memory
+	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
+	@nice -n -10 $(BENCH)/dataplane
+
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench

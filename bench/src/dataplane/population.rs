@@ -1,0 +1,174 @@
+//! The population: namespaces, Services and injected Pods as the API server would have them if kubelets ran them.
+
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+/// How many Services there are.
+pub const SERVICES: usize = 500;
+/// Over how many namespaces they are spread.
+const NAMESPACES: usize = 10;
+/// Requests under way at once.
+const CONCURRENCY: usize = 32;
+
+/// Namespace and name of a Pod by its number.
+pub fn pod_key(number: usize) -> (String, String) {
+    let service = number % SERVICES;
+    (namespace(service), format!("pod-{number}"))
+}
+
+fn namespace(service: usize) -> String {
+    format!("bench-{}", service % NAMESPACES)
+}
+
+/// Makes everything; the Pods run and are ready.
+///
+/// # Errors
+/// In the API server's words.
+pub async fn make(client: &Client, pods: usize) -> Result<()> {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    for number in 0..NAMESPACES {
+        let name = format!("bench-{number}");
+        let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
+        namespaces.create(&PostParams::default(), &object).await?;
+        // What the controller manager would do.
+        let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
+        create::<ServiceAccount>(client, &name, account).await?;
+    }
+    all((0..SERVICES).map(|number| make_service(client, number))).await?;
+    all((0..pods).map(|number| make_pod(client, number))).await
+}
+
+async fn make_service(client: &Client, number: usize) -> Result<()> {
+    create::<Service>(client, &namespace(number), service(number)).await
+}
+
+async fn make_pod(client: &Client, number: usize) -> Result<()> {
+    let (namespace, name) = pod_key(number);
+    create::<Pod>(client, &namespace, pod(&name, number)).await?;
+    set_status(client, number, json!({"status": status(number, true)})).await
+}
+
+/// Turns a Pod's readiness.
+///
+/// # Errors
+/// In the API server's words.
+pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()> {
+    set_status(client, number, json!({"status": status(number, ready)})).await
+}
+
+/// Changes what a kubelet reports now and then and what a Dataplane has nothing of.
+///
+/// # Errors
+/// In the API server's words.
+pub async fn beat(client: &Client, number: usize, beat: usize) -> Result<()> {
+    let condition = json!({"type": "PodScheduled", "status": "True", "message": format!("beat {beat}")});
+    set_status(client, number, json!({"status": {"conditions": [condition]}})).await
+}
+
+/// Runs requests, many at a time, until all have succeeded or one has failed.
+///
+/// # Errors
+/// Those of the first that fails.
+pub async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
+    futures::stream::iter(requests)
+        .buffer_unordered(CONCURRENCY)
+        .try_collect()
+        .await
+}
+
+async fn set_status(client: &Client, number: usize, patch: Value) -> Result<()> {
+    let (namespace, name) = pod_key(number);
+    let api: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let patched = api
+        .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
+        .await;
+    patched.with_context(|| format!("status of pod {namespace}/{name}"))?;
+    Ok(())
+}
+
+async fn create<K>(client: &Client, namespace: &str, object: Value) -> Result<()>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + std::fmt::Debug
+        + DeserializeOwned
+        + Serialize,
+{
+    let api: Api<K> = Api::namespaced(client.clone(), namespace);
+    let created = api
+        .create(&PostParams::default(), &serde_json::from_value(object)?)
+        .await;
+    created.with_context(|| format!("{} in {namespace}", K::kind(&())))?;
+    Ok(())
+}
+
+fn service(number: usize) -> Value {
+    json!({
+        "metadata": {"name": format!("service-{number}")},
+        "spec": {
+            "selector": {"app": format!("app-{number}")},
+            "ports": [{"port": 80, "targetPort": "http", "appProtocol": "http"}],
+        },
+    })
+}
+
+/// As the webhook leaves it.
+fn pod(name: &str, number: usize) -> Value {
+    let app = format!("app-{}", number % SERVICES);
+    json!({
+        "metadata": {
+            "name": name,
+            "labels": {"app": app, "version": "v1", "team": "bench", "pod-template-hash": "5d8f6c7b9"},
+            "annotations": {
+                "kuma.io/mesh": "default",
+                "kuma.io/sidecar-injected": "true",
+                "kuma.io/sidecar-uid": "5678",
+                "kuma.io/transparent-proxying": "enabled",
+                "kuma.io/transparent-proxying-inbound-port": "15006",
+                "kuma.io/transparent-proxying-inbound-v6-port": "15010",
+                "kuma.io/transparent-proxying-outbound-port": "15001",
+                "kuma.io/transparent-proxying-ebpf": "disabled",
+                "kuma.io/builtin-dns": "enabled",
+                "kuma.io/builtin-dns-port": "15053",
+                "kuma.io/virtual-probes": "enabled",
+                "kuma.io/virtual-probes-port": "9000",
+                "kuma.io/envoy-admin-port": "9901",
+            },
+        },
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "app", "image": "example/app:v1",
+                    "ports": [{"name": "http", "containerPort": 8080}],
+                    "readinessProbe": {"httpGet": {"port": 9000, "path": "/8080/ready"}},
+                },
+                {"name": "kuma-sidecar", "image": "example/kuma-dp:v1"},
+            ],
+        },
+    })
+}
+
+fn status(number: usize, ready: bool) -> Value {
+    let [_, b, c, d] = u32::try_from(number + 1).unwrap_or(u32::MAX).to_be_bytes();
+    let ip = format!("10.{b}.{c}.{d}");
+    let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
+    let container = |name: &str, ready: bool| {
+        json!({"name": name, "ready": ready, "started": true, "restartCount": 0, "image": "example:v1",
+            "imageID": "example", "state": running})
+    };
+    json!({
+        "phase": "Running",
+        "podIP": ip,
+        "podIPs": [{"ip": ip}],
+        "containerStatuses": [container("app", ready), container("kuma-sidecar", true)],
+    })
+}
