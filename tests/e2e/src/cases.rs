@@ -10,6 +10,7 @@ mod install;
 mod job;
 mod outage;
 mod outside;
+mod patches;
 mod permission;
 mod refusal;
 mod replicas;
@@ -59,6 +60,11 @@ pub(crate) fn all() -> Vec<Test> {
         job::a_job_calls_from_its_init_container_and_completes,
         refusal::a_wrong_injection_label_is_refused_with_key_and_value,
         refusal::a_mesh_that_does_not_exist_is_refused_by_name,
+        patches::the_page_s_example_gives_the_page_s_result,
+        patches::a_missing_patch_refuses_the_pod_and_names_it,
+        patches::a_patch_outside_the_system_namespace_or_without_json_is_refused,
+        patches::net_bind_service_is_all_the_sidecar_needs,
+        patches::pods_of_the_restricted_profile_pass_kubernetes_own_admission,
         replicas::more_replicas_are_used,
         replicas::fewer_replicas_are_enough,
         replicas::a_restart_is_followed,

@@ -1,0 +1,229 @@
+//! ContainerPatches and confinement: what the manual page shows, on a real API server and with a real kubelet.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
+
+use crate::harness::host;
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::pods::{SIDECAR, pod};
+use crate::world::{APP, SERVER_URL, SYSTEM, World};
+
+const PATCHES: &str = include_str!("../../manifests/patches.yaml");
+const ANNOTATION: &str = "kuma.io/container-patches";
+/// How long a pod that makes a few requests may take from its creation to its end.
+const SOON: Duration = Duration::from_mins(1);
+
+pub(super) async fn the_page_s_example_gives_the_page_s_result(world: &World) -> Result<Note> {
+    let pod = admitted(world, "container-patch-1").await?;
+    let sidecar = container(&pod, SIDECAR)?;
+    let expected = json!({"runAsGroup": 5678, "runAsUser": 5678, "privileged": true});
+    same(
+        "sidecar's securityContext",
+        &sidecar["securityContext"],
+        &expected,
+    )?;
+    let expected = json!({
+        "requests": {"cpu": "100m", "memory": "64Mi"},
+        "limits": {"cpu": "500m", "memory": "256Mi"},
+    });
+    same("sidecar's resources", &sidecar["resources"], &expected)?;
+    let init = container(&pod, "kuma-init")?;
+    let profile = &init["securityContext"]["seccompProfile"];
+    same(
+        "init's seccompProfile",
+        profile,
+        &json!({"type": "RuntimeDefault"}),
+    )?;
+    Ok(String::new())
+}
+
+pub(super) async fn a_missing_patch_refuses_the_pod_and_names_it(world: &World) -> Result<Note> {
+    let error = match admitted(world, "container-patch-1, missing-1,missing-2").await {
+        Ok(_) => anyhow::bail!("the Pod was admitted"),
+        Err(error) => format!("{error:#}"),
+    };
+    let text = r#"it appears some expected container patches are missing: ["missing-1" "missing-2"]"#;
+    ensure!(error.contains(text), "{error}");
+    Ok(String::new())
+}
+
+pub(super) async fn a_patch_outside_the_system_namespace_or_without_json_is_refused(
+    world: &World,
+) -> Result<Note> {
+    world.installed().await?;
+    let elsewhere = PATCHES.replace(&format!("namespace: {SYSTEM}"), "namespace: default");
+    refused(
+        world,
+        &elsewhere,
+        &format!("ContainerPatch can only be placed in {SYSTEM} namespace"),
+    )
+    .await?;
+    let without_quotes = PATCHES.replace(r#"'"100m"'"#, "100m");
+    refused(world, &without_quotes, "/resources/requests/cpu").await?;
+    Ok(String::new())
+}
+
+pub(super) async fn net_bind_service_is_all_the_sidecar_needs(world: &World) -> Result<Note> {
+    let mut caller = patched(world, "net-bind-service-alone").await?;
+    caller.metadata.name = Some("confined".to_owned());
+    if let Some(spec) = &mut caller.spec {
+        spec.restart_policy = Some("Never".to_owned());
+        for container in &mut spec.containers {
+            container.args = Some(["get", SERVER_URL, "--count", "5"].map(str::to_owned).to_vec());
+        }
+    }
+    let pods = world.pods(APP);
+    let made = pods.create(&PostParams::default(), &caller).await?;
+    let outcome = until("the confined pod to end", SOON, async || {
+        let status = pods.get("confined").await?.status.unwrap_or_default();
+        let phase = status.phase.clone().unwrap_or_default();
+        ensure!(phase != "Failed", "it failed: {status:?}");
+        Ok(when(phase == "Succeeded", (), || format!("phase {phase}")))
+    })
+    .await;
+    pods.delete("confined", &DeleteParams::default()).await?;
+    outcome?;
+    let capabilities = &container(&made, SIDECAR)?["securityContext"]["capabilities"];
+    same(
+        "sidecar's capabilities",
+        capabilities,
+        &json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}),
+    )?;
+    Ok(String::new())
+}
+
+pub(super) async fn pods_of_the_restricted_profile_pass_kubernetes_own_admission(
+    world: &World,
+) -> Result<Note> {
+    world.installed().await?;
+    let restricted = injected(world, "restricted").await?;
+    let confined = try_out(world, &restricted).await?;
+    ensure!(confined.is_empty(), "Pod Security refused it: {confined}");
+    // The same Pod for a namespace that asks for nothing is not rendered that way, and is refused.
+    let ordinary = injected(world, "privileged").await?;
+    let refusal = try_out(world, &ordinary).await?;
+    ensure!(
+        refusal.contains("violates PodSecurity"),
+        "Pod Security took the default profile: {refusal}"
+    );
+    Ok(String::new())
+}
+
+/// A Pod as `kumactl inject` renders it with the CNI for a namespace that enforces this Pod Security level.
+async fn injected(world: &World, level: &str) -> Result<String> {
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok::<_, anyhow::Error>(path.to_string_lossy().into_owned())
+    };
+    let pod = file("pod.yaml", &confined_pod().to_string())?;
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "e2e-restricted", "labels": {
+            "kuma.io/sidecar-injection": "enabled",
+            "pod-security.kubernetes.io/enforce": level,
+        }},
+    });
+    let mesh = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"}});
+    let objects = file("objects.yaml", &format!("{namespace}\n---\n{mesh}\n"))?;
+    let config = json!({"runtime": {"kubernetes": {"injector": {"cniEnabled": true}}}});
+    let config = file("config.yaml", &config.to_string())?;
+    let arguments = ["inject", "-f", &pod, "--objects", &objects, "--config", &config];
+    host::output(&world.config.program("kumactl"), &arguments).await
+}
+
+/// Asks a namespace that enforces `restricted` to admit a Pod; what it says when it does not.
+async fn try_out(world: &World, pod: &str) -> Result<String> {
+    let kubectl = &world.cluster.kubectl;
+    let namespace = json!({
+        "apiVersion": "v1", "kind": "Namespace",
+        "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+    });
+    kubectl.apply(&namespace.to_string()).await?;
+    let made = until("the namespace's service account", SOON, async || {
+        let account = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
+        let found = kubectl.attempt(&account, "").await?.status.success();
+        Ok(when(found, (), || "it is not there".to_owned()))
+    });
+    made.await?;
+    let output = kubectl
+        .attempt(&["apply", "--dry-run=server", "--filename=-"], pod)
+        .await?;
+    kubectl.delete(&namespace.to_string(), true).await?;
+    Ok(if output.status.success() {
+        String::new()
+    } else {
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    })
+}
+
+/// A Pod that satisfies `restricted` by itself.
+fn confined_pod() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "confined", "namespace": "e2e-restricted"},
+        "spec": {
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "app", "image": "example.com/app:1",
+                "securityContext": {
+                    "runAsUser": 1000,
+                    "allowPrivilegeEscalation": false,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }],
+        },
+    })
+}
+
+/// A Pod of the application's namespace that names these patches, which are there.
+async fn patched(world: &World, patches: &str) -> Result<Pod> {
+    world.deployed().await?;
+    world.cluster.kubectl.apply(PATCHES).await?;
+    let mut pod = pod(world, APP, "patched", &["server"])?;
+    pod.annotations_mut()
+        .insert(ANNOTATION.to_owned(), patches.to_owned());
+    Ok(pod)
+}
+
+/// What such a Pod looks like once it is admitted, without making it.
+async fn admitted(world: &World, patches: &str) -> Result<Pod> {
+    let pod = patched(world, patches).await?;
+    let trial = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    Ok(world.pods(APP).create(&trial, &pod).await?)
+}
+
+fn container(pod: &Pod, name: &str) -> Result<Value> {
+    let spec = pod.spec.as_ref().context("a Pod without spec")?;
+    let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let found = all.find(|container| container.name == name);
+    Ok(serde_json::to_value(
+        found.with_context(|| format!("{} has no {name}", pod.name_any()))?,
+    )?)
+}
+
+fn same(what: &str, found: &Value, expected: &Value) -> Result<()> {
+    ensure!(found == expected, "{what} is {found}, not {expected}");
+    Ok(())
+}
+
+async fn refused(world: &World, manifests: &str, needle: &str) -> Result<()> {
+    let arguments = ["apply", "--dry-run=server", "--filename=-"];
+    let output = world.cluster.kubectl.attempt(&arguments, manifests).await?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        !output.status.success() && words.contains(needle),
+        "{needle:?} is missing in: {words}"
+    );
+    Ok(())
+}
