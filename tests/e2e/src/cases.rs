@@ -8,6 +8,7 @@ mod encryption;
 mod injection;
 mod install;
 mod job;
+mod modes;
 mod outage;
 mod outside;
 mod patches;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Test> {
         job::a_job_calls_from_its_init_container_and_completes,
         refusal::a_wrong_injection_label_is_refused_with_key_and_value,
         refusal::a_mesh_that_does_not_exist_is_refused_by_name,
+        modes::a_classic_sidecar_is_ready_before_the_application_starts,
         patches::the_page_s_example_gives_the_page_s_result,
         patches::a_missing_patch_refuses_the_pod_and_names_it,
         patches::a_patch_outside_the_system_namespace_or_without_json_is_refused,

@@ -1,0 +1,53 @@
+//! The sidecar as an ordinary container, which is what API servers before 1.29 get and what an annotation can ask for.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use kube::api::{DeleteParams, PostParams};
+
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::pods::{SIDECAR, containers, pod};
+use crate::world::{APP, SERVER_URL, World};
+
+/// How long a pod may take from its creation to the end of its application.
+const SOON: Duration = Duration::from_mins(1);
+const NAME: &str = "classic";
+
+pub(super) async fn a_classic_sidecar_is_ready_before_the_application_starts(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let mut caller = pod(world, APP, NAME, &["get", SERVER_URL, "--count", "5"])?;
+    let asked = [
+        ("kuma.io/sidecar-mode", "classic"),
+        ("kuma.io/wait-for-dataplane-ready", "true"),
+    ];
+    let asked = asked.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    caller.annotations_mut().extend(asked);
+    if let Some(spec) = &mut caller.spec {
+        spec.restart_policy = Some("Never".to_owned());
+    }
+    let pods = world.pods(APP);
+    let made = pods.create(&PostParams::default(), &caller).await?;
+    // The application asks once for each request and is not started again: it has the mesh from its first moment, or
+    // it fails.
+    let ended = until("the application to end", SOON, async || {
+        let status = pods.get(NAME).await?.status.unwrap_or_default();
+        let mut statuses = status.container_statuses.iter().flatten();
+        let application = statuses.find(|status| status.name == "client");
+        let ended = application.and_then(|status| status.state.as_ref()?.terminated.clone());
+        Ok(when(ended.is_some(), ended, || format!("{application:?}")))
+    })
+    .await;
+    pods.delete(NAME, &DeleteParams::default().grace_period(0))
+        .await?;
+    let ended = ended?.context("the application has not ended")?;
+    ensure!(ended.exit_code == 0, "the application ended with {ended:?}");
+    let (init, containers) = containers(&made);
+    ensure!(
+        init == ["kuma-init"] && containers == [SIDECAR, "client"],
+        "{} has {init:?} and {containers:?}",
+        made.name_any()
+    );
+    Ok(String::new())
+}
