@@ -17,7 +17,7 @@ use kermode_model::view::Touched;
 use kermode_model::{Mesh, MeshName, ObjectKey, TrafficPermission};
 use kermode_runtime::readiness::Guard;
 use kermode_xds::snapshot::Publisher;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::directory::{Directory, NamespaceRecord};
 use crate::mesh::SharedIndex;
@@ -58,6 +58,8 @@ pub(crate) struct Engine {
     pub(crate) writer: Writer,
     /// Tells of Pods that cannot be converted.
     pub(crate) events: Events,
+    /// Is told when a mesh, or who is in it, may have changed.
+    pub(crate) meshes_changed: Arc<Notify>,
     /// Whether this replica leads.
     pub(crate) leading: watch::Receiver<bool>,
 }
@@ -105,6 +107,10 @@ impl Engine {
                 continue;
             }
             self.publisher.apply(self.index.read().view(), &changes.touched);
+            let of_a_mesh = |touched: &Touched| !matches!(touched, Touched::Service(..));
+            if changes.touched.iter().any(of_a_mesh) {
+                self.meshes_changed.notify_one();
+            }
             if let Some(guard) = first {
                 guard.ready();
                 self.writer.desired_is_complete();

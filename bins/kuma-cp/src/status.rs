@@ -4,6 +4,7 @@
 //! soon after what an operator waits for, such as a connection or a rejection, rarely for versions alone, which
 //! change with every endpoint of the mesh.
 
+mod mesh;
 mod proxy;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use kube::{Api, Client};
 
 use self::proxy::{Proxy, Urgency};
 use crate::mesh::SharedIndex;
+pub(crate) use mesh::MeshStatuses;
 
 /// The field manager of this part of the status, the same for all replicas: the one that serves takes it over.
 const MANAGER: &str = "kuma-cp-sidecar";

@@ -23,6 +23,7 @@ use self::plane::Plane;
 use crate::config::Config;
 use crate::defaults::Defaults;
 use crate::serving::Serving;
+use crate::status::MeshStatuses;
 use crate::{watches, webhook};
 
 /// How many messages of the watches may wait for the engine.
@@ -182,6 +183,13 @@ fn spawn_leader(
         leading: plane.leading.clone(),
     };
     spawn(components, "default objects", until(shutdown, defaults.run()));
+    let meshes = MeshStatuses {
+        client: client.clone(),
+        index: plane.index.clone(),
+        changed: plane.meshes_changed.clone(),
+        leading: plane.leading.clone(),
+    };
+    spawn(components, "status of Meshes", until(shutdown, meshes.run()));
     // Every replica may do this: they share the CA, so they write the same.
     let registrations = registration::keep(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(

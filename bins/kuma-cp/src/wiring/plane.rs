@@ -12,7 +12,7 @@ use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
 use prometheus_client::registry::Registry;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::authentication::Authentication;
 use crate::authorities::Authorities;
@@ -31,6 +31,7 @@ pub(super) struct Plane {
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,
     pub(super) statuses: Statuses,
+    pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
     pub(super) publisher: Publisher,
     pub(super) leading: watch::Receiver<bool>,
@@ -61,6 +62,7 @@ impl Plane {
             store,
             writer,
             statuses,
+            meshes_changed: Arc::default(),
             events,
             publisher,
             leading,
@@ -75,6 +77,7 @@ impl Plane {
             publisher: self.publisher,
             writer: self.writer,
             events: self.events,
+            meshes_changed: self.meshes_changed,
             leading: self.leading,
         }
     }

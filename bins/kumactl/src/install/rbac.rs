@@ -54,7 +54,7 @@ fn cluster_rules() -> Vec<Value> {
             &["dataplanes"],
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
-        rule(GROUP, &["dataplanes/status"], &["patch"]),
+        rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
         // A Dataplane's owner reference to its Pod blocks the owner's deletion, which takes this right.
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         rule("", &["pods/finalizers"], &["update"]),
