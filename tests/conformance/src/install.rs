@@ -71,6 +71,9 @@ fn comparable(object: &Value) -> Value {
     }
     for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
         drop_default(webhook, "timeoutSeconds", &10.into());
+        for rule in webhook["rules"].as_array_mut().into_iter().flatten() {
+            drop_default(rule, "scope", &"*".into());
+        }
         if let Some(config) = webhook.get_mut("clientConfig") {
             config.as_object_mut().map(|config| config.remove("caBundle"));
             if let Some(service) = config.get_mut("service") {

@@ -10,6 +10,7 @@ mod container_patch;
 pub mod corpus;
 mod crds;
 pub mod deviation;
+mod direct_access;
 mod init_arguments;
 mod injection;
 mod injector;

@@ -45,6 +45,7 @@ pub fn registered() -> Vec<Box<dyn Suite>> {
     vec![
         Box::new(crate::container_patch::ContainerPatches),
         Box::new(crate::crds::Crds),
+        Box::new(crate::direct_access::DirectAccess),
         Box::new(crate::init_arguments::InitArguments),
         Box::new(crate::injector::Injector),
         Box::new(crate::install::Install),

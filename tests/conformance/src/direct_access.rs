@@ -1,0 +1,79 @@
+//! Suite `page-examples`, the part on direct access: which listeners and which cluster a client gets.
+
+use anyhow::{Context, Result};
+use kermode_crds::Networking;
+use kermode_envoy::{ResourceKind, generate};
+use kermode_model::view::MeshView;
+use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentProxying};
+use serde_json::{Value, json};
+
+use crate::corpus::Case;
+use crate::suite::{Outcome, Suite};
+
+/// Runner of the cases on direct access.
+pub(crate) struct DirectAccess;
+
+impl Suite for DirectAccess {
+    fn name(&self) -> &'static str {
+        "page-examples"
+    }
+
+    fn kinds(&self) -> &'static [&'static str] {
+        &["direct-access-listeners"]
+    }
+
+    fn run(&self, case: &Case<'_>) -> Result<Outcome> {
+        let mesh = Mesh::new(case.at("/inputs/mesh").as_str().context("inputs.mesh")?);
+        let client = dataplane(&mesh.name, case.at("/inputs/dataplane"))?;
+        let mut view = MeshView::default();
+        view.upsert_mesh(mesh.clone());
+        view.upsert_dataplane(client.clone());
+        for other in case.at("/inputs/dataplanes").as_array().into_iter().flatten() {
+            view.upsert_dataplane(dataplane(&mesh.name, other)?);
+        }
+        let resources = generate::direct_access(&mesh, &client, &view);
+        let names = |kind| {
+            let of_kind = resources.iter().filter(move |resource| resource.kind == kind);
+            of_kind
+                .map(|resource| resource.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        let actual = json!({
+            "listeners": names(ResourceKind::Listener),
+            "cluster": names(ResourceKind::Cluster).join(", "),
+        });
+        Ok(Outcome::Compared {
+            expected: case.at("/expected").clone(),
+            actual,
+        })
+    }
+}
+
+fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
+    let name = object["name"].as_str().context("a Dataplane without name")?;
+    let networking: Networking = serde_json::from_value(object["networking"].clone())?;
+    let inbound = |inbound: kermode_crds::InboundSpec| Inbound {
+        port: inbound.port,
+        tags: inbound.tags,
+        ready: inbound.health.map(|health| health.ready),
+    };
+    Ok(Dataplane {
+        key: ObjectKey::from_proxy_name(name).context("a name without namespace")?,
+        mesh: mesh.clone(),
+        address: networking.address.parse()?,
+        inbounds: networking.inbound.into_iter().map(inbound).collect(),
+        gateway: None,
+        transparent_proxying: networking
+            .transparent_proxying
+            .map(|settings| TransparentProxying {
+                redirect_port_inbound: settings.redirect_port_inbound,
+                redirect_port_inbound_v6: settings.redirect_port_inbound_v6,
+                redirect_port_outbound: settings.redirect_port_outbound,
+                direct_access_services: settings.direct_access_services,
+                reachable_services: settings.reachable_services,
+            }),
+        admin_port: None,
+        probes: None,
+        metrics: None,
+    })
+}
