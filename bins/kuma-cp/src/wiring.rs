@@ -28,8 +28,8 @@ use crate::{watches, webhook};
 
 /// How many messages of the watches may wait for the engine.
 const WAITING: usize = 4096;
-/// Connections of the API server; it keeps few and uses them for many requests.
-const MAX_ADMISSION_CONNECTIONS: usize = 512;
+/// Connections of the API server, whose burst of new Pods may take one each; a quarter of them is for one address.
+const MAX_ADMISSION_CONNECTIONS: usize = 2048;
 /// Connections of proxies, one each.
 const MAX_PROXY_CONNECTIONS: usize = 20_000;
 
