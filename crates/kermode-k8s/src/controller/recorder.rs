@@ -8,7 +8,7 @@ use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 /// How many Events may wait to be written; further ones are dropped, since nothing depends on them.
-const WAITING: usize = 256;
+const WAITING: usize = 4096;
 
 /// Writes Events in the control plane's name, off the caller's path. Repeats are counted on the first one by
 /// Kubernetes' own rules. Cheap to clone.

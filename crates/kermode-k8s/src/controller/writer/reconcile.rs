@@ -1,5 +1,7 @@
 //! One Dataplane: makes what the API server has what it should be.
 
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kermode_crds::Dataplane;
@@ -21,7 +23,7 @@ pub(super) struct Again(pub(super) Duration);
 
 /// When to try again what may go well any moment.
 const SOON: Duration = Duration::from_secs(2);
-/// When to try again what the API server refused: nothing here changes its mind.
+/// The longest wait before what the API server refused is tried again: nothing here changes its mind.
 const LATER: Duration = Duration::from_mins(1);
 /// How long a status waits for a change that may follow the one it tells of.
 const COALESCE: Duration = Duration::from_millis(200);
@@ -32,7 +34,10 @@ impl Shared {
         match (self.source.desired(key), observed) {
             (Some(desired), observed) => self.apply(key, &desired, observed).await,
             (None, Some(observed)) if observed.generated => self.delete(key).await,
-            (None, _) => Ok(()),
+            (None, _) => {
+                self.refused().remove(key);
+                Ok(())
+            }
         }
     }
 
@@ -62,6 +67,7 @@ impl Shared {
             Ok(written) => {
                 self.tell(key, desired, observed.as_ref(), content);
                 self.remember(key, written);
+                self.refused().remove(key);
                 self.count_inbounds(key);
                 Ok(())
             }
@@ -112,7 +118,8 @@ impl Shared {
 
     fn not_written(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> Again {
         let refused = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
-        if refused {
+        let again = if refused { self.wait(key) } else { SOON };
+        if again >= LATER {
             self.metrics.not_generated();
             let message = format!("Failed to generate Kuma Dataplane: {error}");
             let subject = subject(key, desired);
@@ -120,7 +127,20 @@ impl Shared {
                 .warning(&subject, "FailedToGenerateKumaDataplane", &message);
         }
         self.failed(&format!("Dataplane {key} cannot be written"), error);
-        Again(if refused { LATER } else { SOON })
+        Again(again)
+    }
+
+    /// How long to wait after another refusal: what is refused now, for want of a Mesh that is being made, may well
+    /// be taken in a moment. Only a refusal that stays is worth an Event.
+    fn wait(&self, key: &ObjectKey) -> Duration {
+        let mut refused = self.refused();
+        let times = refused.entry(key.clone()).or_default();
+        *times = times.saturating_add(1);
+        SOON.saturating_mul(1 << (*times - 1).min(8)).min(LATER)
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashMap<ObjectKey, u32>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), Again> {
