@@ -14,7 +14,7 @@ use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_model::view::Touched;
-use kermode_model::{Mesh, MeshName, ObjectKey, TrafficPermission};
+use kermode_model::{Mesh, MeshName, ObjectKey, TrafficPermission, tag};
 use kermode_runtime::readiness::Guard;
 use kermode_xds::snapshot::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
@@ -269,17 +269,64 @@ impl Progress {
     fn set_permissions(&self, index: &mut Index, meshes: impl IntoIterator<Item = MeshName>) -> Changes {
         let mut all = Changes::default();
         for mesh in meshes {
-            let mut permissions: Vec<_> = self
-                .permissions
-                .get(&mesh)
-                .into_iter()
-                .flatten()
-                .map(|(_, permission)| permission.clone())
-                .collect();
-            // The most general first, so that a more specific one decides; by name among equals.
-            permissions.sort_by_key(|permission| permission.target.len());
+            let permissions = self.permissions.get(&mesh).map(in_order).unwrap_or_default();
             all.extend(index.set_permissions(&mesh, permissions));
         }
         all
+    }
+}
+
+/// The permissions of a mesh in the order in which they overrule one another, the last being the strongest: those for
+/// a service over those for tags over those for the mesh, more tags over fewer, and by name among equals, where the
+/// first of the alphabet wins as in Kuma.
+fn in_order(permissions: &BTreeMap<ObjectKey, TrafficPermission>) -> Vec<TrafficPermission> {
+    let mut permissions: Vec<_> = permissions.values().rev().cloned().collect();
+    permissions.sort_by_key(|permission| {
+        let target = &permission.target;
+        (target.contains_key(tag::SERVICE), target.len())
+    });
+    permissions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permission(target: &[(&str, &str)]) -> TrafficPermission {
+        TrafficPermission {
+            target: target
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect(),
+            rules: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_more_specific_permission_comes_later_and_so_does_the_earlier_name() {
+        let service = ("kuma.io/service", "web_ns_svc_80");
+        let targets: [(&str, &[(&str, &str)]); 6] = [
+            ("a-subset", &[("version", "1")]),
+            ("b-service", &[service]),
+            ("c-mesh", &[]),
+            ("d-mesh", &[]),
+            ("e-service-subset", &[service, ("version", "1")]),
+            ("f-two-tags", &[("team", "x"), ("version", "1"), ("tier", "y")]),
+        ];
+        let all = targets.map(|(name, target)| (ObjectKey::new("system", name), permission(target)));
+        let ordered = in_order(&all.into());
+        let expected = [
+            "d-mesh",
+            "c-mesh",
+            "a-subset",
+            "f-two-tags",
+            "b-service",
+            "e-service-subset",
+        ];
+        let expected = expected.map(|name| {
+            let target = targets.iter().find(|(candidate, _)| *candidate == name);
+            permission(target.expect("one of them").1)
+        });
+        assert_eq!(ordered, expected);
     }
 }
