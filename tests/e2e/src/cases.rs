@@ -11,6 +11,7 @@ mod job;
 mod modes;
 mod outage;
 mod outside;
+mod page;
 mod patches;
 mod permission;
 mod refusal;
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Test> {
         dataplane::every_injected_pod_has_one_and_nobody_else,
         dataplane::an_unready_pod_says_so_and_gets_no_traffic,
         dataplane::it_disappears_with_its_pod,
+        page::the_page_s_example_gives_the_page_s_dataplane,
         balancing::the_client_s_sidecar_spreads_requests_over_all_replicas,
         encryption::sidecars_shake_hands_and_the_server_knows_the_client,
         encryption::no_plain_text_crosses_between_pods,
