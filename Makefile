@@ -104,7 +104,7 @@ test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILT
 
 test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
-	@cargo run --quiet --package kermode-e2e -- $(if $(FILTER),--filter '$(FILTER)')
+	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)')
 
 ##@ Demo (CLUSTER=name chooses the local cluster; with KUBECONFIG and KERMODE_REGISTRY set, your own: see demo/README.md)
 

@@ -1,5 +1,6 @@
 //! What the tests read from their environment; nothing else looks there.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -42,6 +43,21 @@ impl Config {
             cache,
             keep: variable("KERMODE_KEEP").is_some_and(|value| value != "0"),
         })
+    }
+
+    /// Sees that these are the only tests on a cluster, for as long as the result is kept: two would remove each
+    /// other's objects.
+    ///
+    /// # Errors
+    /// When others run.
+    pub(crate) fn alone(&self, cluster: &str) -> Result<File> {
+        let folder = self.cache.join("locks");
+        std::fs::create_dir_all(&folder)?;
+        let lock = File::create(folder.join(format!("{cluster}-tests.lock")))?;
+        lock.try_lock().with_context(|| {
+            format!("other tests run on cluster {cluster}: choose another with --cluster")
+        })?;
+        Ok(lock)
     }
 
     /// A released program, as it is in the images.

@@ -52,6 +52,7 @@ async fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::read()?;
+    let _alone = config.alone(&arguments.cluster)?;
     let cluster = Cluster::up(&arguments.cluster, &config).await?;
     let report = tokio::select! {
         report = run(cluster, &tests, &config) => report,
