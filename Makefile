@@ -78,7 +78,15 @@ deny: $(CARGO_DENY) ## what may be depended on, and by whom
 $(CARGO_DENY):
 	cargo install cargo-deny --version $(CARGO_DENY_VERSION) --locked --root $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)
 
-.PHONY: fuzz-inject
+.PHONY: fuzz-inject fuzz-properties
+fuzz-properties: export PROPTEST_CASES = $(or $(CASES),5000)
+fuzz-properties: ## every property test with CASES (5000) new random inputs
+	@cargo test --package kermode-xds --lib model_tests
+	@cargo test --package kermode-k8s --lib index::property
+	@cargo test --package kermode-inject --test properties
+	@cargo test --package kermode-netfilter --lib interval
+	@cargo test --package kuma-cp --lib webhook::tests::hostile
+
 fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with seeds of its own
 	@KERMODE_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --package kermode-inject --test hostile -- --nocapture
 	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kuma-cp webhook::tests::hostile

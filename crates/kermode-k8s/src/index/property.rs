@@ -328,7 +328,7 @@ fn check_told(before: &Seen, after: &Seen, changes: &Changes) -> Result<(), Test
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_order_of_writes_gives_what_converting_anew_gives(

@@ -565,6 +565,20 @@ fn endpoints_follow_every_version_of_their_cluster() {
 }
 
 #[test]
+fn endpoints_that_a_changed_cluster_refused_are_replaced_even_by_those_it_had_before() {
+    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
+    fixture.settle(request(Cluster));
+    fixture.settle(subscribe(Endpoints, &["a"]));
+    let replies = fixture.publish(&[(Cluster, "a=2"), (Endpoints, "a=2")]);
+    assert_eq!(shown(&replies), ["Cluster a=2", "Endpoints a=2"]);
+    fixture.send(ack(&replies[0]));
+    fixture.send(nack(&replies[1]));
+    // The new cluster has none: those that the client accepted went with the old one.
+    let replies = fixture.publish(&[(Endpoints, "a=1")]);
+    assert_eq!(shown(&replies), ["Endpoints a=1"]);
+}
+
+#[test]
 fn endpoints_follow_a_cluster_that_overtook_the_question_for_them() {
     let mut fixture = Fixture::with(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));

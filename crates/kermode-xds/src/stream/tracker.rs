@@ -66,7 +66,7 @@ struct Pending {
 #[derive(Debug)]
 struct InFlight {
     nonce: String,
-    /// What goes to the client and what it had before.
+    /// What goes to the client and what it has if it refuses that.
     items: Vec<(Arc<Stamp>, Option<Arc<Stamp>>)>,
     removed: Vec<Arc<str>>,
     /// When the oldest of the resources that are new to the client was created.

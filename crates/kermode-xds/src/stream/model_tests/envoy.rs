@@ -163,7 +163,6 @@ impl Envoy {
 
     fn remove(&mut self, kind: ResourceKind, name: &str) {
         self.versions.entry(kind).or_default().remove(name);
-        self.refused.remove(&(kind, name.to_owned()));
         if self.names.get(&kind).is_some_and(|names| names.contains(name)) {
             self.missing.insert((kind, name.to_owned()));
         }
@@ -171,7 +170,11 @@ impl Envoy {
         if matches!(kind, Cluster | Endpoints) {
             self.warming.remove(name);
         }
-        self.applied.entry(kind).or_default().remove(name);
+        let had = self.applied.entry(kind).or_default().remove(name).is_some();
+        if had {
+            // What it never had, since it refused it, its listeners lack as before.
+            self.refused.remove(&(kind, name.to_owned()));
+        }
     }
 
     /// Subscribes to the endpoints of new clusters and the routes of new listeners, and from those of gone ones. A

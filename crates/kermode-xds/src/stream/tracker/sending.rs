@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{InFlight, Known, Tracker, UNSURE, Verdict};
+use super::{InFlight, Known, Tracker, UNSURE, Verdict, unsure};
 use crate::store::{Entry, Stamp, View};
 use crate::stream::order::Gate;
 
@@ -29,6 +29,8 @@ pub(in crate::stream) struct Item {
     /// How it goes out.
     pub(in crate::stream) encoded: Bytes,
     created: u64,
+    /// The client needs it even if it has it, so what it had is of no use to it any more.
+    forced: bool,
 }
 
 // === impl Tracker ===
@@ -74,7 +76,7 @@ impl Tracker {
                         return true;
                     }
                     bytes += size;
-                    batch.upsert(entry, waiting.since);
+                    batch.upsert(entry, waiting.since, waiting.forced);
                 }
                 Verdict::Remove => {
                     if self.client.contains(&**name) && gate.holds_removal(name, waiting.latest) {
@@ -99,7 +101,7 @@ impl Tracker {
                 Verdict::Upsert(entry) if gate.holds_upsert(entry) => {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
-                Verdict::Upsert(entry) => batch.upsert(entry, 0),
+                Verdict::Upsert(entry) => batch.upsert(entry, 0, forced),
                 Verdict::Remove => self.enqueue(name, 0, view.sequence(), forced),
                 Verdict::Nothing => self.forget_rejection(&name, view),
             }
@@ -110,11 +112,18 @@ impl Tracker {
     pub(in crate::stream) fn sent(&mut self, nonce: String, batch: Batch) {
         let mut oldest_new: Option<u64> = None;
         let mut items = Vec::with_capacity(batch.items.len());
-        for Item { stamp, created, .. } in batch.items {
+        for item in batch.items {
+            let Item {
+                stamp,
+                created,
+                forced,
+                ..
+            } = item;
             let before = self.client.replace(Known(stamp.clone())).map(|known| known.0);
             if before.as_ref().is_none_or(|before| &*before.version == UNSURE) {
                 oldest_new = Some(oldest_new.map_or(created, |oldest| oldest.min(created)));
             }
+            let before = if forced { Some(unsure(&stamp.name)) } else { before };
             items.push((stamp, before));
         }
         for name in &batch.removed {
@@ -139,12 +148,13 @@ impl Batch {
         self.items.is_empty() && self.removed.is_empty()
     }
 
-    fn upsert(&mut self, entry: &Entry, since: u64) {
+    fn upsert(&mut self, entry: &Entry, since: u64, forced: bool) {
         let (stamp, encoded, created) = (entry.stamp.clone(), entry.encoded.clone(), entry.created);
         self.items.push(Item {
             stamp,
             encoded,
             created,
+            forced,
         });
         self.note(since);
     }
