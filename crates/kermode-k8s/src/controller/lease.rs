@@ -20,6 +20,8 @@ use super::failure::{describe, is_conflict, is_not_found};
 const DURATION: Duration = Duration::from_secs(15);
 /// How long a holder tries to renew before it stops leading.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the API server may take to answer.
+const ATTEMPT: Duration = Duration::from_secs(5);
 /// How often the lease is renewed or looked at.
 const PERIOD: Duration = Duration::from_secs(2);
 
@@ -54,12 +56,18 @@ impl Candidate {
     /// at the end, so that another replica leads at once.
     pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        let mut last_success = Instant::now();
+        // Others count from the renewal that they saw, which is not before it was asked for: so do we, and not from the
+        // answer, which may have taken long.
+        let mut renewed = Instant::now();
         loop {
-            let attempt = tokio::time::timeout(RENEW_DEADLINE / 2, self.acquire_or_renew()).await;
-            let held = match attempt {
+            let start = Instant::now();
+            let mut end = start + ATTEMPT;
+            if *leading.borrow() {
+                end = end.min(renewed + RENEW_DEADLINE);
+            }
+            let held = match tokio::time::timeout_at(end, self.acquire_or_renew()).await {
                 Ok(Ok(held)) => {
-                    last_success = Instant::now();
+                    renewed = start;
                     held
                 }
                 Ok(Err(error)) => {
@@ -67,16 +75,25 @@ impl Candidate {
                         "{}",
                         describe(&format!("Lease {} cannot be renewed", self.name), &error)
                     );
-                    *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE
+                    *leading.borrow()
                 }
-                Err(_) => *leading.borrow() && last_success.elapsed() < RENEW_DEADLINE,
+                Err(_) => {
+                    tracing::warn!("Lease {}: the API server did not answer in time", self.name);
+                    *leading.borrow()
+                }
             };
+            let held = held && renewed.elapsed() < RENEW_DEADLINE;
             if leading.send_if_modified(|leads| std::mem::replace(leads, held) != held) {
                 tracing::info!(leading = held, identity = self.identity, "leadership changed");
             }
+            let pause = if held {
+                PERIOD.min(RENEW_DEADLINE.saturating_sub(renewed.elapsed()))
+            } else {
+                PERIOD
+            };
             tokio::select! {
                 () = &mut finished => break,
-                () = tokio::time::sleep(PERIOD) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
         if leading.send_replace(false) {
@@ -145,7 +162,8 @@ impl Candidate {
                 .and_then(|old| old.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            lease_transitions: Some(if mine.is_some() {
+            // The first holder is no change of holders.
+            lease_transitions: Some(if mine.is_some() || old.is_none() {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -180,3 +198,6 @@ fn won(result: kube::Result<Lease>) -> kube::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests;
