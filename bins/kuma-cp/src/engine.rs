@@ -14,8 +14,9 @@ use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_model::view::Touched;
-use kermode_model::{Mesh, MeshName, ObjectKey, TrafficPermission, tag};
+use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TrafficPermission, tag};
 use kermode_runtime::readiness::Guard;
+use kermode_xds::departures::Departures;
 use kermode_xds::snapshot::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -54,6 +55,8 @@ pub(crate) struct Engine {
     pub(crate) directory: Directory,
     /// Generates configuration.
     pub(crate) publisher: Publisher,
+    /// Keeps account of who still has the endpoints that were removed.
+    pub(crate) departures: Departures,
     /// Writes Dataplanes back.
     pub(crate) writer: Writer,
     /// Tells of Pods that cannot be converted.
@@ -112,10 +115,12 @@ impl Engine {
                 self.meshes_changed.notify_one();
             }
             if let Some(guard) = first {
+                self.welcome_everybody();
                 guard.ready();
                 self.writer.desired_is_complete();
             }
             for change in changes.dataplanes {
+                self.account_for(&change);
                 self.hand_on(change);
             }
         }
@@ -210,6 +215,33 @@ impl Engine {
         }
     }
 
+    /// Everybody that may be sent requests when the account begins.
+    fn welcome_everybody(&self) {
+        let index = self.index.read();
+        let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
+        for dataplane in ready {
+            self.departures
+                .arrive(dataplane.key.clone(), dataplane.mesh.clone());
+        }
+    }
+
+    /// Who may be sent requests, and who may no longer. What is said here has been published.
+    fn account_for(&self, change: &DataplaneChange) {
+        let published = |mesh: &MeshName| self.publisher.published(mesh);
+        match change {
+            DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
+                self.departures
+                    .arrive(dataplane.key.clone(), dataplane.mesh.clone());
+            }
+            DataplaneChange::Upsert { dataplane, .. } => self.departures.depart(&dataplane.key, published),
+            DataplaneChange::Delete(key) => {
+                self.departures.depart(key, published);
+                self.departures.leave(key);
+            }
+            DataplaneChange::Failed { .. } => {}
+        }
+    }
+
     fn hand_on(&self, change: DataplaneChange) {
         match &change {
             DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
@@ -274,6 +306,10 @@ impl Progress {
         }
         all
     }
+}
+
+fn is_ready(dataplane: &Dataplane) -> bool {
+    dataplane.inbounds.iter().any(Inbound::is_ready)
 }
 
 /// The permissions of a mesh in the order in which they overrule one another, the last being the strongest: those for

@@ -1,10 +1,12 @@
-//! The server for proxies: delta ADS and certificates behind one authentication.
+//! The server for proxies: delta ADS, certificates and departures behind one authentication.
 
 use std::sync::Arc;
 
 use axum::Router;
 use futures::future::BoxFuture;
 use kermode_runtime::shutdown::Shutdown;
+use kermode_xds::departures::Departures;
+use kermode_xds::departures::service::DepartureService;
 use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
@@ -28,9 +30,10 @@ impl Authenticator for Authentication {
     }
 }
 
-/// The routes of both services.
+/// The routes of the services.
 pub(crate) fn router(
     store: Arc<Store>,
+    departures: Departures,
     authentication: Authentication,
     identity: Identity,
     statuses: Statuses,
@@ -39,13 +42,18 @@ pub(crate) fn router(
 ) -> Router {
     let metrics = Metrics::default();
     metrics.register(registry);
+    let departing = DepartureService::new(departures.clone(), authentication.clone());
     let ads = AdsServer::new(
         store,
         authentication,
         Settings::default(),
         metrics,
+        departures,
         shutdown.watch(),
     );
     ads.report_to(statuses);
-    Routes::new(ads).add_service(identity).into_axum_router()
+    Routes::new(ads)
+        .add_service(identity)
+        .add_service(departing)
+        .into_axum_router()
 }

@@ -22,6 +22,7 @@ use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::departures::Departures;
 use crate::store::Store;
 use crate::stream::Limits;
 use crate::wire::{
@@ -120,6 +121,7 @@ struct Shared {
     authenticator: Box<dyn Authenticator>,
     settings: Settings,
     metrics: Metrics,
+    departures: Departures,
     shutdown: watch::Receiver<bool>,
     status: OnceLock<Box<dyn StatusSink>>,
     /// Tells streams of one proxy apart.
@@ -130,12 +132,13 @@ struct Shared {
 // === impl AdsServer ===
 
 impl AdsServer {
-    /// Serves the store until `shutdown` turns true or its sender goes away.
+    /// Serves the store until `shutdown` turns true or its sender goes away. What streams confirm is told `departures`.
     pub fn new(
         store: Arc<Store>,
         authenticator: impl Authenticator,
         settings: Settings,
         metrics: Metrics,
+        departures: Departures,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let authenticator = Box::new(authenticator);
@@ -145,6 +148,7 @@ impl AdsServer {
                 authenticator,
                 settings,
                 metrics,
+                departures,
                 shutdown,
                 status: OnceLock::new(),
                 streams: AtomicU64::default(),

@@ -73,6 +73,11 @@ impl Publisher {
         }
     }
 
+    /// The point of the store's sequence up to which a mesh's services have been published.
+    pub fn published(&self, mesh: &MeshName) -> u64 {
+        self.store.mesh_sequence(mesh)
+    }
+
     fn plan(&self, view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for touched in touched {

@@ -176,6 +176,11 @@ impl Store {
         self.proxies.release(proxy, 1);
     }
 
+    /// The newest change of what the proxies of a mesh share.
+    pub fn mesh_sequence(&self, mesh: &MeshName) -> u64 {
+        self.meshes.get(mesh).map_or(0, |cell| cell.read().sequence())
+    }
+
     /// Follows what one proxy sees, from now on.
     pub fn subscribe(self: &Arc<Self>, proxy: &ObjectKey) -> Subscription {
         Subscription::new(self.clone(), proxy.clone())

@@ -197,6 +197,20 @@ impl Stream {
         self.trackers.iter().all(Tracker::is_settled)
     }
 
+    /// Up to which point of the store's sequence the client has applied every change of endpoints; none while it has not
+    /// said what it has, and while it refuses any.
+    pub fn confirmed(&self, view: &View<'_>) -> Option<u64> {
+        let [clusters, endpoints] =
+            [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| &self.trackers[kind as usize]);
+        // A client that has clusters asks for their endpoints before it answers, and until then may have any.
+        let has_none = !endpoints.is_heard() && clusters.is_answered() && clusters.is_settled();
+        if !endpoints.is_heard() && !has_none || endpoints.rejections().next().is_some() {
+            return None;
+        }
+        let waiting = endpoints.oldest_change(view);
+        Some(waiting.map_or(view.sequence(), |oldest| oldest.saturating_sub(1)))
+    }
+
     fn check_limits(&self) -> Result<(), RequestError> {
         let limit = self.limits.names;
         let names: usize = self.trackers.iter().map(Tracker::subscribed_names).sum();

@@ -8,6 +8,7 @@ use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
 use kermode_runtime::shutdown::Shutdown;
+use kermode_xds::departures::Departures;
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -34,6 +35,7 @@ pub(super) struct Plane {
     pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
     pub(super) publisher: Publisher,
+    pub(super) departures: Departures,
     pub(super) leading: watch::Receiver<bool>,
     pub(super) leads: watch::Sender<bool>,
 }
@@ -48,10 +50,12 @@ impl Plane {
         let metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
+        let departures = Departures::default();
         {
             let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
             metrics.register(&mut registry);
             publisher.register(&mut registry);
+            departures.register(&mut registry);
         }
         let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), metrics);
@@ -65,6 +69,7 @@ impl Plane {
             meshes_changed: Arc::default(),
             events,
             publisher,
+            departures,
             leading,
             leads,
         }
@@ -75,6 +80,7 @@ impl Plane {
             index: self.index,
             directory: self.directory,
             publisher: self.publisher,
+            departures: self.departures,
             writer: self.writer,
             events: self.events,
             meshes_changed: self.meshes_changed,
@@ -128,6 +134,7 @@ impl Plane {
             identity::Identity::new(authentication.clone(), authorities, self.index.clone(), metrics);
         proxies::router(
             self.store.clone(),
+            self.departures.clone(),
             authentication,
             identity,
             self.statuses.clone(),

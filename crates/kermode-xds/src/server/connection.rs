@@ -11,6 +11,7 @@ use tonic::{Code, Status, Streaming};
 use super::metrics::KindLabels;
 use super::status::Reporter;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
+use crate::departures::Confirmations;
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Stream};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -98,6 +99,7 @@ async fn serve_authenticated(
         subscription,
         stream: Stream::new(shared.settings.limits),
         metrics: shared.metrics.clone(),
+        confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
         sent: HashMap::new(),
         reporter,
         proxy,
@@ -214,6 +216,7 @@ struct Connection {
     /// When responses that are not acknowledged yet were sent, by nonce. At most one a kind.
     sent: HashMap<String, Instant>,
     reporter: Reporter,
+    confirmations: Confirmations,
 }
 
 impl Connection {
@@ -272,13 +275,15 @@ impl Connection {
         let Self {
             subscription, stream, ..
         } = self;
-        let (changed, output) = subscription.read(|view, changes| {
+        let (changed, output, confirmed) = subscription.read(|view, changes| {
             // The machine has to know what changed before it acts on a view that holds the change: a listener would
             // not wait for a cluster that nobody told it of.
             let changed = stream.on_change(changes, view.as_ref());
-            (changed, stream.on_request(request, view.as_ref()))
+            let output = stream.on_request(request, view.as_ref());
+            (changed, output, view.and_then(|view| stream.confirmed(&view)))
         });
         let output = output.map_err(|error| End::Status(Status::resource_exhausted(error.to_string())))?;
+        self.confirmations.confirm(confirmed);
         self.emit(changed).await?;
         self.emit(output).await
     }
@@ -287,7 +292,11 @@ impl Connection {
         let Self {
             subscription, stream, ..
         } = self;
-        let output = subscription.read(|view, changes| stream.on_change(changes, view.as_ref()));
+        let (output, confirmed) = subscription.read(|view, changes| {
+            let output = stream.on_change(changes, view.as_ref());
+            (output, view.and_then(|view| stream.confirmed(&view)))
+        });
+        self.confirmations.confirm(confirmed);
         self.emit(output).await
     }
 

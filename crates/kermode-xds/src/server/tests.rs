@@ -80,7 +80,14 @@ impl World {
         let gate = Gate::default();
         gate.known.store(true, Ordering::Relaxed);
         let (shutdown, watch) = watch::channel(false);
-        let server = AdsServer::new(store.clone(), gate.clone(), settings, Metrics::default(), watch);
+        let server = AdsServer::new(
+            store.clone(),
+            gate.clone(),
+            settings,
+            Metrics::default(),
+            Departures::default(),
+            watch,
+        );
         let world = Self {
             store,
             gate,

@@ -172,6 +172,15 @@ impl Fixture {
             .unwrap()
     }
 
+    /// Whether everything that changed of endpoints is confirmed.
+    fn is_confirmed(&mut self) -> bool {
+        let stream = &self.stream;
+        self.subscription.read(|view, _| {
+            let view = view.unwrap();
+            stream.confirmed(&view) == Some(view.sequence())
+        })
+    }
+
     /// Sends a request and acknowledges everything until nothing comes any more; returns what came.
     fn settle(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
         let mut seen = Vec::new();
@@ -585,6 +594,39 @@ fn endpoints_follow_a_cluster_that_overtook_the_question_for_them() {
     assert_eq!(shown(&clusters), ["Cluster a=2"]);
     let endpoints = with_versions(subscribe(Endpoints, &["a", "b"]), &[("a", "1"), ("b", "1")]);
     assert_eq!(shown(&fixture.send(endpoints)), ["Endpoints a=1"]);
+}
+
+#[test]
+fn a_change_of_endpoints_is_confirmed_by_its_answer_alone() {
+    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
+    fixture.settle(request(Cluster));
+    fixture.settle(subscribe(Endpoints, &["a"]));
+    assert!(fixture.is_confirmed());
+    let replies = fixture.publish(&[(Endpoints, "a=2")]);
+    assert!(!fixture.is_confirmed());
+    fixture.send(nack(&replies[0]));
+    assert!(!fixture.is_confirmed(), "it keeps those that it had");
+    let replies = fixture.publish(&[(Endpoints, "a=3")]);
+    fixture.send(ack(&replies[0]));
+    assert!(fixture.is_confirmed());
+}
+
+#[test]
+fn a_client_that_comes_back_may_have_endpoints_until_it_says_what_it_has() {
+    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=2")]);
+    let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
+    assert!(!fixture.is_confirmed());
+    let endpoints = with_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
+    let replies = fixture.send(endpoints);
+    assert_eq!(shown(&replies), ["Endpoints a=2"]);
+    fixture.send(ack(&clusters[0]));
+    assert!(!fixture.is_confirmed());
+    fixture.send(ack(&replies[0]));
+    assert!(fixture.is_confirmed());
+
+    let mut fixture = Fixture::with(&[]);
+    fixture.settle(request(Cluster));
+    assert!(fixture.is_confirmed(), "without clusters there are no endpoints");
 }
 
 #[test]

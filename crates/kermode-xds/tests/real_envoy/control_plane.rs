@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
+use kermode_xds::departures::{Departures, Standing};
 use kermode_xds::server::{
     AdsServer, Authenticator, Metrics, Progress, ProxyId, ProxyIdentity, Report, Settings, StatusSink,
 };
@@ -25,6 +26,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct ControlPlane {
     store: Arc<Store>,
     seen: Arc<watch::Sender<Seen>>,
+    departures: Departures,
     address: SocketAddr,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
@@ -59,6 +61,7 @@ impl ControlPlane {
         let mut plane = Self {
             store: Arc::new(Store::default()),
             seen: Arc::new(watch::Sender::new(Seen::default())),
+            departures: Departures::default(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             running: None,
         };
@@ -84,6 +87,7 @@ impl ControlPlane {
             Anyone,
             settings,
             Metrics::default(),
+            self.departures.clone(),
             requested.clone(),
         );
         server.report_to(Sink(self.seen.clone()));
@@ -111,6 +115,27 @@ impl ControlPlane {
     pub(crate) fn share(&self, service: &str, resources: Vec<Resource>) {
         self.store
             .replace_service(&"default".into(), &service.into(), resources);
+    }
+
+    /// Says that an endpoint may be sent requests.
+    pub(crate) fn arrive(&self, endpoint: &str) {
+        self.departures
+            .arrive(ObjectKey::new("shop", endpoint), "default".into());
+    }
+
+    /// Says that its removal was shared; completes when Envoy has confirmed that.
+    pub(crate) async fn depart(&self, endpoint: &str) {
+        let endpoint = ObjectKey::new("shop", endpoint);
+        let published = |mesh: &_| self.store.mesh_sequence(mesh);
+        self.departures.depart(&endpoint, published);
+        let told: Vec<_> = tokio::time::timeout(PATIENCE, self.departures.watch(endpoint).collect())
+            .await
+            .expect("an acknowledgement");
+        assert_eq!(
+            told[0],
+            Standing::Known { by: 1 },
+            "it was not known to anybody: {told:?}"
+        );
     }
 
     /// Replaces what belongs to the proxy alone.

@@ -14,7 +14,7 @@ mod control_plane;
 mod envoy;
 mod resources;
 
-use control_plane::ControlPlane;
+use control_plane::{ControlPlane, Seen};
 use envoy::Envoy;
 use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
 
@@ -88,6 +88,30 @@ async fn traffic_follows_endpoints_and_clusters() {
     envoy.until_stat("cluster_manager.warming_clusters", 0).await;
     envoy.until_answer(port, "second").await;
     assert_eq!(envoy.stat("cluster_manager.cds.update_rejected").await, 0);
+}
+
+#[tokio::test]
+async fn no_request_goes_to_an_endpoint_whose_departure_is_confirmed() {
+    let (first, second) = (Backend::start("first").await, Backend::start("second").await);
+    let port = free_port();
+    let plane = ControlPlane::start().await;
+    plane.publish_proxy(Vec::new());
+    let listener = || tcp_listener("web", port, "web");
+    plane.share(
+        "web",
+        vec![cluster("web", 1), endpoints("web", &[first.port]), listener()],
+    );
+    plane.arrive("first");
+    let envoy = Envoy::start(plane.address()).await;
+    envoy.until_answer(port, "first").await;
+    plane.until("Envoy has everything", Seen::settled).await;
+
+    plane.share(
+        "web",
+        vec![cluster("web", 1), endpoints("web", &[second.port]), listener()],
+    );
+    plane.depart("first").await;
+    assert_eq!(envoy.first_answer(port).await, "second");
 }
 
 #[tokio::test]
