@@ -9,6 +9,7 @@ mod envoy;
 mod identity;
 mod relay;
 mod resolver;
+mod restarts;
 mod run;
 mod sds;
 mod shutdown;

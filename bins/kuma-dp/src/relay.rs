@@ -1,116 +1,163 @@
-//! The ADS that Envoy sees on the unix socket: every stream of Envoy's is passed on to the control plane, and ends
-//! when that one does. Resources are not decoded.
+//! The ADS that Envoy sees on the unix socket. Its stream is passed on to the control plane, on one stream after another
+//! when those end, and answered from the last good configuration while there is none. Resources are not decoded.
+
+mod cache;
+mod link;
+mod session;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream};
-use futures::{Stream, StreamExt as _};
+use futures::stream::BoxStream;
 use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME};
-use tokio::time::sleep;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, StreamingService};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
-use crate::backoff::Backoff;
+use self::cache::Cache;
+use self::link::{Event, Link};
+use self::session::Session;
 use crate::upstream::Upstream;
+
+/// How long the control plane may take to answer an Envoy that has just started, before the last good configuration does.
+/// It comes first, since what ended the last Envoy may have been that configuration.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How many responses may wait for an Envoy that does not read.
+const QUEUED: usize = 4;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Relay {
     upstream: Upstream,
-    backoff: Arc<Mutex<Backoff>>,
+    cache: Arc<Mutex<Cache>>,
 }
 
-/// A stream that is relayed.
-struct State {
+/// A stream of Envoy's.
+struct Relayed {
     relay: Relay,
-    responses: BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>,
-    /// Whether a response has come.
-    connected: bool,
+    session: Session,
+    link: Link,
+    /// When the last good configuration has to do.
+    patience: Option<Instant>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
+
+/// Envoy has ended its stream.
+struct Gone;
+
+// === impl Relay ===
 
 impl Relay {
     pub(crate) fn new(upstream: Upstream) -> Self {
         Self {
             upstream,
-            backoff: Arc::default(),
+            cache: Arc::new(Mutex::new(Cache::new(cache::LIMIT))),
         }
     }
 
-    /// Relays one stream of Envoy's.
-    async fn open(
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Relays one stream of Envoy's to its end.
+    async fn relay(
         self,
         requests: Streaming<DeltaDiscoveryRequest>,
-    ) -> Result<BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>, Status> {
-        let requests = requests.filter_map(|request| {
-            let request = request.inspect_err(|status| {
-                if status.code() == Code::OutOfRange {
-                    tracing::error!("a request of Envoy's is too large: {}", status.message());
+        responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) {
+        let relayed = Relayed {
+            link: Link::new(self.upstream.clone()),
+            relay: self,
+            session: Session::default(),
+            patience: None,
+            responses,
+        };
+        let Gone = relayed.run(requests).await;
+    }
+}
+
+// === impl Relayed ===
+
+impl Relayed {
+    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) -> Gone {
+        loop {
+            let step = tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(request)) => self.on_request(request).await,
+                    Some(Err(status)) => {
+                        if status.code() == Code::OutOfRange {
+                            tracing::error!("a request of Envoy's is too large: {}", status.message());
+                        }
+                        return Gone;
+                    }
+                    None => return Gone,
+                },
+                event = self.link.next(), if self.session.is_begun() => self.on_event(event).await,
+                () = sleep_until(self.patience.unwrap_or_else(Instant::now)), if self.patience.is_some() => {
+                    self.go_offline().await
                 }
-            });
-            std::future::ready(request.ok())
-        });
-        match self.upstream.open(requests).await {
-            Ok(responses) => Ok(self.relay(responses).boxed()),
-            Err(error) => {
-                let code = error.downcast_ref().map_or(Code::Unavailable, Status::code);
-                self.wait(code, &format!("{error:#}")).await;
-                Err(Status::unavailable("the control plane cannot be reached"))
+            };
+            if let Err(gone) = step {
+                return gone;
             }
         }
     }
 
-    /// Passes responses on. The control plane refuses inside the stream, so only a response says that it is well.
-    fn relay(
-        self,
-        responses: impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static,
-    ) -> impl Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send + 'static {
-        let state = State {
-            relay: self,
-            responses: Box::pin(responses),
-            connected: false,
-        };
-        stream::unfold(Some(state), |state| async move {
-            let mut state = state?;
-            let response = state.responses.next().await;
-            if state.connected {
-                return response.map(|response| (response, Some(state)));
-            }
-            let refused = match response {
-                Some(Ok(response)) => {
-                    state.connected = true;
-                    tracing::info!("connected to the control plane");
-                    state.relay.with_backoff(Backoff::reset);
-                    return Some((Ok(response), Some(state)));
+    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Gone> {
+        if !self.session.is_begun() {
+            self.patience = Some(Instant::now() + PATIENCE);
+        }
+        let output = self.session.on_request(request, &mut self.relay.cache());
+        if let Some(request) = output.request {
+            self.link.send(request);
+        }
+        self.respond(output.responses).await
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<(), Gone> {
+        match event {
+            Event::Opening => {
+                for request in self.session.on_open() {
+                    self.link.send(request);
                 }
-                Some(Err(status)) => status,
-                None => Status::unavailable("the control plane ended the stream without a response"),
-            };
-            state.relay.wait(refused.code(), refused.message()).await;
-            Some((Err(refused), None))
-        })
+                Ok(())
+            }
+            Event::Response(response) => {
+                self.patience = None;
+                let response = self.session.on_response(response);
+                self.respond(vec![response]).await
+            }
+            Event::Closed => {
+                self.session.on_closed();
+                self.go_offline().await
+            }
+        }
     }
 
-    /// Envoy tries again almost at once after an error, so the error is what has to wait.
-    async fn wait(&self, code: Code, error: &str) {
-        let jitter = fastrand::f64();
-        let wait = self.with_backoff(|backoff| match code {
-            Code::NotFound => backoff.next_early(jitter),
-            _ => backoff.next(jitter),
-        });
-        tracing::warn!(?code, error, ?wait, "no configuration from the control plane");
-        sleep(wait).await;
+    async fn go_offline(&mut self) -> Result<(), Gone> {
+        self.patience = None;
+        let responses = self.session.go_offline(&self.relay.cache());
+        self.respond(responses).await
     }
 
-    fn with_backoff<T>(&self, change: impl FnOnce(&mut Backoff) -> T) -> T {
-        change(&mut self.backoff.lock().unwrap_or_else(PoisonError::into_inner))
+    async fn respond(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), Gone> {
+        for response in responses {
+            self.responses.send(Ok(response)).await.map_err(|_| Gone)?;
+        }
+        Ok(())
     }
 }
+
+// === the gRPC service ===
 
 impl StreamingService<DeltaDiscoveryRequest> for Relay {
     type Response = DeltaDiscoveryResponse;
@@ -118,8 +165,9 @@ impl StreamingService<DeltaDiscoveryRequest> for Relay {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let relay = self.clone();
-        Box::pin(async move { Ok(Response::new(relay.open(request.into_inner()).await?)) })
+        let (sender, receiver) = mpsc::channel(QUEUED);
+        tokio::spawn(self.clone().relay(request.into_inner(), sender));
+        Box::pin(async { Ok(Response::new(ReceiverStream::new(receiver).boxed())) })
     }
 }
 
@@ -143,74 +191,5 @@ impl Service<http::Request<Body>> for Relay {
             let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
             Ok(grpc.streaming(relay, request).await)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use futures::FutureExt as _;
-    use tonic::transport::Endpoint;
-
-    use super::*;
-    use crate::token::TokenFile;
-
-    type Item = Result<DeltaDiscoveryResponse, Status>;
-
-    fn mk_relay() -> Relay {
-        let nowhere = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
-        Relay::new(Upstream::new(nowhere, TokenFile::new(PathBuf::new())))
-    }
-
-    /// Relays a stream to its end; whether anything came without a wait, and how it ended.
-    async fn relayed(relay: &Relay, items: Vec<Item>) -> (bool, Option<Code>) {
-        let responses = stream::iter(items).chain(stream::pending());
-        let mut relayed = Box::pin(relay.clone().relay(responses));
-        let at_once = relayed.next().now_or_never();
-        let is_at_once = at_once.is_some();
-        let mut last = at_once.flatten();
-        while let Some(Ok(_)) | None = last {
-            last = relayed.next().await;
-        }
-        (is_at_once, last.and_then(Result::err).map(|status| status.code()))
-    }
-
-    fn failures(relay: &Relay) -> Backoff {
-        relay.with_backoff(|backoff| backoff.clone())
-    }
-
-    fn after(failures: usize) -> Backoff {
-        let mut backoff = Backoff::default();
-        for _ in 0..failures {
-            backoff.next(0.0);
-        }
-        backoff
-    }
-
-    #[tokio::test]
-    async fn a_refusal_inside_the_stream_waits_and_counts_until_a_response_comes() {
-        let relay = mk_relay();
-        for refusals in 1..=2 {
-            let refused = relayed(&relay, vec![Err(Status::unauthenticated("who?"))]).await;
-            assert_eq!(refused, (false, Some(Code::Unauthenticated)));
-            assert_eq!(failures(&relay), after(refusals));
-        }
-        let response = Ok(DeltaDiscoveryResponse::default());
-        let broken = Err(Status::unavailable("this replica shuts down"));
-        let served = relayed(&relay, vec![response, broken]).await;
-        assert_eq!(served, (true, Some(Code::Unavailable)));
-        assert_eq!(failures(&relay), after(0));
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_ends_without_a_response_is_a_failure() {
-        let relay = mk_relay();
-        let mut relayed = Box::pin(relay.clone().relay(stream::empty()));
-        assert!(relayed.next().now_or_never().is_none(), "it waits");
-        let status = relayed.next().await.expect("an end").expect_err("a failure");
-        assert_eq!(status.code(), Code::Unavailable);
-        assert!(relayed.next().await.is_none());
-        assert_eq!(failures(&relay), after(1));
     }
 }

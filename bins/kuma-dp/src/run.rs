@@ -1,4 +1,4 @@
-//! `kuma-dp run`: wires the components and lives as long as Envoy.
+//! `kuma-dp run`: wires the components and lives until Envoy has ended for good.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use crate::token::TokenFile;
 use crate::upstream::Upstream;
 use crate::{control_plane, supervisor};
 
-/// Components serve until Envoy has ended and are dropped then: the drain needs all of them.
+/// Components serve until Envoy has ended for good and are dropped then: the drain needs all of them.
 type Components = JoinSet<anyhow::Result<()>>;
 
 /// Runs Envoy and everything it needs; ends with Envoy's exit code, or with the error of a component.
@@ -36,15 +36,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     raise_open_files();
     let signals = Signals::listen().context("listening for signals")?;
     let (socket, listener) = AgentSocket::bind(&config.socket_dir)?;
-    let envoy = Envoy::start(
-        &config.envoy.binary,
-        arguments(&config.envoy, &bootstrap(&config, &socket)?),
-    )?;
+    let arguments = arguments(&config.envoy, &bootstrap(&config, &socket)?);
+    let start_envoy = || Envoy::start(&config.envoy.binary, arguments.clone());
+    let envoy = start_envoy()?;
     let mut components = start(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
-    let shutdown = Shutdown::new(config.envoy.drain_time, config.native_sidecar);
+    let shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
     tokio::select! {
-        code = supervisor::supervise(envoy, admin, signals, shutdown) => code.map(ExitCode::from),
+        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown) => code.map(ExitCode::from),
         ended = components.join_next() => match ended {
             Some(result) => bail!("a component ended: {:?}", result?),
             None => bail!("there are no components"),

@@ -73,6 +73,11 @@ impl Shutdown {
         }
     }
 
+    /// Whether no signal has come.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.state == State::Serving
+    }
+
     /// When [`Event::Deadline`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {

@@ -1,4 +1,5 @@
-//! Lets Envoy run until a signal or its own end: the shell around [`crate::shutdown::Shutdown`].
+//! Lets Envoy run until a signal or its own end, and again after a crash: the shell around
+//! [`crate::shutdown::Shutdown`] and [`crate::restarts::Restarts`].
 
 use std::future::Future;
 use std::pin::pin;
@@ -10,18 +11,67 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::envoy::admin::Admin;
 use crate::envoy::process::Envoy;
+use crate::restarts::{Decision, Restarts};
 use crate::shutdown::{Action, Event, Shutdown};
 
 /// Pause between two counts of connections.
 const COUNT_EVERY: Duration = Duration::from_millis(200);
 
-/// Runs the machine to its end; the exit code.
+/// Supervises Envoy, and those that `start` starts after a crash, to the end; the exit code.
 pub(crate) async fn supervise(
     mut envoy: Envoy,
+    start: impl Fn() -> anyhow::Result<Envoy>,
     admin: Admin,
     mut signals: Signals,
-    mut shutdown: Shutdown,
+    shutdown: impl Fn() -> Shutdown,
 ) -> anyhow::Result<u8> {
+    let mut restarts = Restarts::default();
+    loop {
+        let started = Instant::now();
+        let code = match run(envoy, admin, &mut signals, shutdown()).await? {
+            End::Exit(code) => return Ok(code),
+            End::Envoy(code) => code,
+        };
+        match restarts.on_end(code, started.elapsed()) {
+            Decision::Finished => return Ok(code),
+            Decision::Restart(wait) => {
+                tracing::error!(code, ?wait, "Envoy crashed, it is started again with what it had");
+                tokio::select! {
+                    () = sleep(wait) => {}
+                    signal = signals.next() => {
+                        tracing::info!(signal, "signal received while there is no Envoy");
+                        return Ok(0);
+                    }
+                }
+            }
+            Decision::GiveUp => {
+                tracing::error!(
+                    code,
+                    "Envoy crashed {} times in a row and is not started again: its log above says why",
+                    restarts.in_a_row() + 1
+                );
+                return Ok(code);
+            }
+        }
+        envoy = start()?;
+    }
+}
+
+/// Why one Envoy is not supervised any more.
+enum End {
+    /// This process has to end with the code.
+    Exit(u8),
+    /// It ended by itself, with the code.
+    Envoy(u8),
+}
+
+/// Supervises one Envoy to its end.
+async fn run(
+    mut envoy: Envoy,
+    admin: Admin,
+    signals: &mut Signals,
+    mut shutdown: Shutdown,
+) -> anyhow::Result<End> {
     let mut announcement = pin!(None);
     loop {
         let event = tokio::select! {
@@ -32,6 +82,9 @@ pub(crate) async fn supervise(
             code = envoy.ended() => {
                 let code = code?;
                 tracing::info!(code, "Envoy ended");
+                if shutdown.is_serving() {
+                    return Ok(End::Envoy(code));
+                }
                 Event::EnvoyEnded(code)
             }
             obeyed = when_some(announcement.as_mut().as_pin_mut()) => {
@@ -51,7 +104,7 @@ pub(crate) async fn supervise(
                 tracing::warn!("Envoy does not end, it is killed");
                 envoy.signal(Signal::SIGKILL);
             }
-            Action::Exit(code) => return Ok(code),
+            Action::Exit(code) => return Ok(End::Exit(code)),
         }
     }
 }

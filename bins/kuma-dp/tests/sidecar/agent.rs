@@ -1,6 +1,6 @@
 //! `kuma-dp` as a child process of the test, with a real Envoy beneath it.
 
-use std::cell::OnceCell;
+use std::cell::Cell;
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -28,13 +28,14 @@ pub(crate) struct Agent {
     child: Child,
     admin: SocketAddr,
     directory: TempDir,
-    envoy: OnceCell<i32>,
+    /// The last Envoy that was seen.
+    envoy: Cell<Option<i32>>,
 }
 
 /// A test that failed because Envoy stayed must not leave it behind.
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(&envoy) = self.envoy.get().filter(|envoy| is_running(**envoy)) {
+        if let Some(envoy) = self.envoy.get().filter(|envoy| is_running(*envoy)) {
             // It may have ended meanwhile.
             let _ = kill(Pid::from_raw(envoy), Signal::SIGKILL);
         }
@@ -85,7 +86,7 @@ impl Agent {
             child,
             admin,
             directory,
-            envoy: OnceCell::new(),
+            envoy: Cell::new(None),
         }
     }
 
@@ -114,7 +115,18 @@ impl Agent {
                 (name.trim() == "envoy").then_some(child)
             })
             .await;
-        *self.envoy.get_or_init(|| envoy)
+        self.envoy.set(Some(envoy));
+        envoy
+    }
+
+    /// Kills Envoy and waits until there is another one.
+    pub(crate) async fn crash_envoy(&self) {
+        let old = self.envoy_pid().await;
+        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+        self.eventually("another Envoy", async || {
+            (!is_running(old) && self.envoy_pid().await != old).then_some(())
+        })
+        .await;
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -169,6 +181,25 @@ impl Agent {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    /// The files that it may write to and that hold a text.
+    pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.directory.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if std::fs::read(&path)
+                    .is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
+                {
+                    found.push(path.display().to_string());
+                }
+            }
+        }
+        found
     }
 
     fn fail(&self, what: &str) -> ! {

@@ -17,7 +17,8 @@ use kermode_identity::{
 use kermode_model::{CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey};
 use kermode_runtime::{shutdown, tls};
 use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic::service::Routes;
@@ -51,6 +52,7 @@ pub(crate) struct ControlPlane {
     /// Where the proxy under test accepts connections of the mesh.
     pub(crate) inbound: SocketAddr,
     state: Arc<State>,
+    gate: watch::Sender<bool>,
     _trigger: shutdown::Trigger,
 }
 
@@ -60,6 +62,8 @@ struct State {
     dataplane: Dataplane,
     /// The tokens of accepted requests for certificates, in order.
     certified_with: Mutex<Vec<&'static str>>,
+    /// What ADS streams were told, in order.
+    heard: Mutex<Vec<DeltaDiscoveryRequest>>,
 }
 
 // === impl ControlPlane ===
@@ -78,10 +82,11 @@ impl ControlPlane {
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
             dataplane: mk_dataplane(inbound),
             certified_with: Mutex::default(),
+            heard: Mutex::default(),
         });
         let routes = Routes::new(Ads(state.clone())).add_service(Identity(state.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let (gate, address) = gate(listener.local_addr().unwrap()).await;
         let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(tls::serve(
             listener,
@@ -95,8 +100,25 @@ impl ControlPlane {
             ca_pem: serving.certificate_pem(),
             inbound,
             state,
+            gate,
             _trigger: trigger,
         }
+    }
+
+    /// Breaks all connections and accepts none, as a control plane that was killed.
+    pub(crate) fn go_away(&self) {
+        self.gate.send_replace(false);
+    }
+
+    /// Is there again.
+    pub(crate) fn come_back(&self) {
+        self.state.heard.lock().unwrap().clear();
+        self.gate.send_replace(true);
+    }
+
+    /// What it was told on ADS streams since it started or came back.
+    pub(crate) fn heard(&self) -> Vec<DeltaDiscoveryRequest> {
+        self.state.heard.lock().unwrap().clone()
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
@@ -224,6 +246,29 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     }
 }
 
+/// Passes connections on to `target` while it is open; its switch and address.
+async fn gate(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (switch, open) = watch::channel(true);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut open = open.clone();
+            tokio::spawn(async move {
+                if !*open.borrow() {
+                    return;
+                }
+                let mut server = TcpStream::connect(target).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = open.wait_for(|open| !open) => {}
+                }
+            });
+        }
+    });
+    (switch, address)
+}
+
 /// An address that nobody uses at the moment.
 pub(crate) async fn free_address(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).await.unwrap().local_addr().unwrap()
@@ -250,6 +295,7 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
             let mut nonce = 0;
             let responses = request.into_inner().filter_map(move |request| {
                 let response = request.map(|request| {
+                    state.heard.lock().unwrap().push(request.clone());
                     // Answers to responses need no response.
                     request.response_nonce.is_empty().then(|| {
                         nonce += 1;
