@@ -57,6 +57,7 @@ impl ControlPlane {
             .env("KUMA_DP_SERVER_URL", format!("https://{proxies}"))
             .env("KUMA_DIAGNOSTICS_ADDRESS", host)
             .env("KUMA_DIAGNOSTICS_SERVER_PORT", diagnostics.port().to_string())
+            .env("KUMA_DIAGNOSTICS_DEBUG_PORT", "0")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -119,6 +119,8 @@ pub(crate) struct Diagnostics {
     pub(crate) address: IpAddr,
     /// Port to listen on.
     pub(crate) server_port: u16,
+    /// Port of the `/debug` endpoints, on loopback whatever the address; 0 for none.
+    pub(crate) debug_port: u16,
 }
 
 /// Bootstrap of proxies.
@@ -192,6 +194,7 @@ const VARIABLES: &[Variable] = &[
     ("KUMA_DP_SERVER_URL", "dpServer.url"),
     ("KUMA_DIAGNOSTICS_ADDRESS", "diagnostics.address"),
     ("KUMA_DIAGNOSTICS_SERVER_PORT", "diagnostics.serverPort"),
+    ("KUMA_DIAGNOSTICS_DEBUG_PORT", "diagnostics.debugPort"),
     ("KUMA_MULTIZONE_ZONE_NAME", "multizone.zone.name"),
     ("KUMA_DEFAULTS_SKIP_MESH_CREATION", "defaults.skipMeshCreation"),
 ];
@@ -320,6 +323,7 @@ impl Default for Diagnostics {
         Self {
             address: ANY,
             server_port: 5680,
+            debug_port: 5684,
         }
     }
 }

@@ -5,6 +5,7 @@
 mod authentication;
 mod authorities;
 mod config;
+mod debug;
 mod defaults;
 pub mod directory;
 mod engine;

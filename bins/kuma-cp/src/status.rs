@@ -66,6 +66,17 @@ impl Statuses {
         }
     }
 
+    /// What is known of those that are connected, by name, for people to look at.
+    pub(crate) fn connected(&self) -> serde_json::Value {
+        let proxies = self.shared.proxies();
+        let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
+        let shown = connected.map(|(key, proxy)| {
+            let sidecar = proxy.status(&self.shared.instance).sidecar;
+            (key.proxy_name(), serde_json::json!(sidecar))
+        });
+        serde_json::Value::Object(shown.collect())
+    }
+
     /// Writes until dropped.
     pub(crate) async fn run(self, metrics: Metrics) {
         let Shared { client, writer, .. } = &*self.shared;

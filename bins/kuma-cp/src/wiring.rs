@@ -21,6 +21,7 @@ use self::components::{Components, describe_end, spawn, until};
 use self::listeners::Listeners;
 use self::plane::Plane;
 use crate::config::Config;
+use crate::debug::{self, Debug};
 use crate::defaults::Defaults;
 use crate::serving::Serving;
 use crate::status::MeshStatuses;
@@ -106,6 +107,17 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
     spawn(&mut components, "status of proxies", until(shutdown, statuses));
     spawn_leader(&mut components, config, &client, &plane, &ca_pem, shutdown);
+
+    if let Some(listener) = listeners.debug {
+        let debug = Debug {
+            config: Arc::new(config.clone()),
+            statuses: plane.statuses.clone(),
+            departures: plane.departures.clone(),
+            store: plane.store.clone(),
+        };
+        let serving = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
+        spawn(&mut components, "server of /debug", async { Ok(serving.await?) });
+    }
 
     let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;
     let certificate = serving.certificate();

@@ -19,7 +19,8 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use kermode_envoy::{Resource, ResourceKind};
+use kermode_envoy::Resource;
+pub use kermode_envoy::ResourceKind;
 use kermode_model::{MeshName, ObjectKey, ServiceName};
 use tokio::sync::watch;
 

@@ -6,12 +6,15 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
+use crate::debug::LOOPBACK;
 
 /// Where the servers listen; bound before anything else, so that a taken port stops the start at once.
 pub(super) struct Listeners {
     pub(super) admission: TcpListener,
     pub(super) proxies: TcpListener,
     pub(super) diagnostics: TcpListener,
+    /// None when nobody wants it.
+    pub(super) debug: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -22,7 +25,21 @@ impl Listeners {
             address: SocketAddr::new(address, port),
             setting,
         };
+        let debug = match config.diagnostics.debug_port {
+            0 => None,
+            port => Some(
+                bind(
+                    "the server of /debug",
+                    LOOPBACK,
+                    port,
+                    "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 for none)",
+                )
+                .listen()
+                .await?,
+            ),
+        };
         Ok(Self {
+            debug,
             admission: bind(
                 "the admission server",
                 admission.address,

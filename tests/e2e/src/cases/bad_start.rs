@@ -97,6 +97,7 @@ fn start(world: &World, kubeconfig: &Path, overrides: &[(&str, &str)]) -> Result
         ("KUMA_DP_SERVER_PORT", &ports[1]),
         ("KUMA_DIAGNOSTICS_ADDRESS", LOOPBACK),
         ("KUMA_DIAGNOSTICS_SERVER_PORT", &ports[2]),
+        ("KUMA_DIAGNOSTICS_DEBUG_PORT", "0"),
     ];
     environment.extend(overrides);
     Ok(control_plane(&world.config.program("kuma-cp"), &environment))

@@ -55,6 +55,7 @@ fn start(world: &World, host: &str, webhooks: u16) -> Result<Child> {
         ("KUMA_DP_SERVER_URL", &url),
         ("KUMA_DIAGNOSTICS_ADDRESS", host),
         ("KUMA_DIAGNOSTICS_SERVER_PORT", &diagnostics),
+        ("KUMA_DIAGNOSTICS_DEBUG_PORT", "0"),
         (
             "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_IMAGE",
             sidecar,

@@ -1,0 +1,125 @@
+//! What this replica knows, for whoever looks for a fault: JSON over plain HTTP, on loopback only.
+//!
+//! `kubectl port-forward` reaches it; nobody else on the network does. It tells no secrets: keys and tokens are in none
+//! of what it shows, configuration of proxies is named and dated but not printed.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use kermode_model::ObjectKey;
+use kermode_xds::departures::Departures;
+use kermode_xds::store::{ResourceKind, Store};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::status::Statuses;
+
+/// Where it listens.
+pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// What can be looked at.
+#[derive(Clone)]
+pub(crate) struct Debug {
+    pub(crate) config: Arc<Config>,
+    pub(crate) statuses: Statuses,
+    pub(crate) departures: Departures,
+    pub(crate) store: Arc<Store>,
+}
+
+#[derive(Debug, Deserialize)]
+struct OneProxy {
+    /// `<pod>.<namespace>`
+    proxy: String,
+}
+
+/// A removal that somebody has not acknowledged.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Removal {
+    proxy: String,
+    age_seconds: f64,
+    unacknowledged_by: usize,
+    /// The first of them.
+    among_them: Vec<String>,
+}
+
+/// The routes.
+pub(crate) fn router(debug: Debug) -> Router {
+    Router::new()
+        .route("/debug", get(contents))
+        .route("/debug/config", get(config))
+        .route("/debug/proxies", get(proxies))
+        .route("/debug/removals", get(removals))
+        .route("/debug/resources", get(resources))
+        .with_state(debug)
+}
+
+async fn contents() -> Json<Value> {
+    Json(json!({
+        "/debug/config": "the configuration in force, from defaults, file and environment",
+        "/debug/proxies": "the proxies that are connected here: versions sent and acknowledged, rejections",
+        "/debug/removals": "endpoints that were removed, and which proxies have not acknowledged that",
+        "/debug/resources?proxy=<pod>.<namespace>": "names and versions of what a proxy is to have",
+    }))
+}
+
+async fn config(State(debug): State<Debug>) -> Json<Config> {
+    Json(Config::clone(&debug.config))
+}
+
+async fn proxies(State(debug): State<Debug>) -> Json<Value> {
+    Json(debug.statuses.connected())
+}
+
+async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
+    let open = debug.departures.open().into_iter();
+    let removals = open.map(|departure| Removal {
+        proxy: departure.proxy.proxy_name(),
+        age_seconds: departure.age.as_secs_f64(),
+        unacknowledged_by: departure.waiting,
+        among_them: departure.named.iter().map(ObjectKey::proxy_name).collect(),
+    });
+    Json(removals.collect())
+}
+
+async fn resources(
+    State(debug): State<Debug>,
+    Query(OneProxy { proxy }): Query<OneProxy>,
+) -> Result<Json<Value>, (StatusCode, String)> {
+    let key = ObjectKey::from_proxy_name(&proxy).ok_or_else(|| {
+        let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
+        (StatusCode::BAD_REQUEST, text)
+    })?;
+    let mut subscription = debug.store.subscribe(&key);
+    let shown = subscription.read(|view, _| {
+        let view = view?;
+        let of_kind = |kind: ResourceKind| {
+            let mut entries: Vec<_> = view.wildcard(kind).collect();
+            entries.sort_by(|one, other| one.stamp.name.cmp(&other.stamp.name));
+            let shown = entries.into_iter().map(|entry| {
+                json!({
+                    "name": &*entry.stamp.name,
+                    "version": &*entry.stamp.version,
+                    "bytes": entry.encoded.len(),
+                    "published": entry.sequence,
+                })
+            });
+            (format!("{kind:?}"), shown.collect::<Value>())
+        };
+        Some(
+            ResourceKind::ALL
+                .map(of_kind)
+                .into_iter()
+                .collect::<serde_json::Map<_, _>>(),
+        )
+    });
+    let text = format!("{key} is no proxy of this mesh: it has no Dataplane, or its Mesh is not there\n");
+    shown
+        .map(|shown| Json(Value::Object(shown)))
+        .ok_or((StatusCode::NOT_FOUND, text))
+}
