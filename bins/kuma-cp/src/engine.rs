@@ -4,8 +4,11 @@
 //! change goes out at once and the later ones together. Nothing is published before every watch has told its first
 //! list, since a mesh with half its endpoints would be worse than none.
 
+mod metrics;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::recorder::{Events, Subject};
@@ -22,6 +25,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use crate::directory::{Directory, NamespaceRecord};
 use crate::mesh::SharedIndex;
+pub(crate) use metrics::Metrics;
 
 /// What the watches tell.
 #[derive(Debug)]
@@ -40,6 +44,13 @@ pub(crate) enum Message {
     Permission(Update<(MeshName, TrafficPermission)>),
     /// Of ContainerPatches.
     ContainerPatch(Update<ContainerPatchSpec>),
+}
+
+/// A message, and when the watch told it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    at: Instant,
+    message: Message,
 }
 
 /// How many watches there are, each of which tells [`Update::Synced`] once.
@@ -65,6 +76,8 @@ pub(crate) struct Engine {
     pub(crate) meshes_changed: Arc<Notify>,
     /// Whether this replica leads.
     pub(crate) leading: watch::Receiver<bool>,
+    /// What there is to tell operators of the work.
+    pub(crate) metrics: Metrics,
 }
 
 /// The permissions of all meshes by the resource they come from.
@@ -76,10 +89,19 @@ struct Progress {
     permissions: Permissions,
 }
 
+impl From<Message> for Told {
+    fn from(message: Message) -> Self {
+        Self {
+            at: Instant::now(),
+            message,
+        }
+    }
+}
+
 impl Engine {
     /// Runs until the senders are gone. `synced` is said ready once everything has been published for the first
     /// time.
-    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, synced: Guard) {
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Told>, synced: Guard) {
         let mut progress = Progress::default();
         let mut synced = Some(synced);
         let mut batch = Vec::with_capacity(BATCH);
@@ -100,7 +122,10 @@ impl Engine {
                     continue;
                 }
             }
-            let mut changes = self.apply(&mut progress, batch.drain(..));
+            let begun = Instant::now();
+            self.metrics.taken(batch.len(), messages.len());
+            let oldest = batch.iter().map(|told: &Told| told.at).min();
+            let mut changes = self.apply(&mut progress, batch.drain(..).map(|told| told.message));
             let first = synced.take_if(|_| progress.synced == WATCHES);
             if first.is_some() {
                 // Until now a Pod may have been converted without its Services: only the outcome counts.
@@ -110,6 +135,7 @@ impl Engine {
                 continue;
             }
             self.publisher.apply(self.index.read().view(), &changes.touched);
+            self.metrics.published(oldest, begun);
             let of_a_mesh = |touched: &Touched| !matches!(touched, Touched::Service(..));
             if changes.touched.iter().any(of_a_mesh) {
                 self.meshes_changed.notify_one();

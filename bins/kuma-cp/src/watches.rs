@@ -13,13 +13,13 @@ use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
-use crate::engine::Message;
+use crate::engine::{Message, Told};
 
 /// One watch, to be run until the engine has gone.
 pub(crate) type Watch = BoxFuture<'static, ()>;
 
 /// The watches of everything the engine reads.
-pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Message>) -> Vec<Watch> {
+pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<Told>) -> Vec<Watch> {
     let sink = || sink.clone();
     let api = || client.clone();
     vec![
@@ -27,14 +27,14 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
             "namespaces",
             watcher(Api::<Namespace>::all(api()), Config::default()),
             |namespace: Namespace| Verdict::Keep(NamespaceFacts::from(&namespace)),
-            Message::Namespace,
+            |update| Message::Namespace(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "meshes",
             watcher(Api::<DeserializeGuard<Mesh>>::all(api()), Config::default()),
             |mesh| decoded("meshes", mesh, |mesh| usable_mesh(&mesh)),
-            Message::Mesh,
+            |update| Message::Mesh(update).into(),
             sink(),
         )),
         Box::pin(follow(
@@ -48,7 +48,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
                     usable_permission(&permission)
                 })
             },
-            Message::Permission,
+            |update| Message::Permission(update).into(),
             sink(),
         )),
         Box::pin(follow(
@@ -62,7 +62,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
                     Verdict::Keep(patch.spec)
                 })
             },
-            Message::ContainerPatch,
+            |update| Message::ContainerPatch(update).into(),
             sink(),
         )),
         // Only who owns them matters, and their status changes with every Pod: metadata is all that is fetched.
@@ -81,7 +81,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
                     .filter(|facts| facts.owner.is_some())
                     .into()
             },
-            |update| Message::Owner(OwnerKind::ReplicaSet, update),
+            |update| Message::Owner(OwnerKind::ReplicaSet, update).into(),
             sink(),
         )),
         Box::pin(follow(
@@ -96,21 +96,21 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<M
                     .filter(|facts| facts.owner.is_some())
                     .into()
             },
-            |update| Message::Owner(OwnerKind::Job, update),
+            |update| Message::Owner(OwnerKind::Job, update).into(),
             sink(),
         )),
         Box::pin(follow(
             "services",
             watcher(Api::<Service>::all(api()), Config::default()),
             |service: Service| Verdict::Keep(ServiceFacts::from(&service)),
-            Message::Service,
+            |update| Message::Service(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "pods",
             watcher(Api::<Pod>::all(api()), Config::default()),
             |pod: Pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
-            Message::Pod,
+            |update| Message::Pod(update).into(),
             sink(),
         )),
     ]

@@ -19,7 +19,7 @@ use crate::authentication::Authentication;
 use crate::authorities::Authorities;
 use crate::config::Config;
 use crate::directory::Directory;
-use crate::engine::Engine;
+use crate::engine::{self, Engine};
 use crate::mesh::SharedIndex;
 use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
@@ -38,6 +38,7 @@ pub(super) struct Plane {
     pub(super) departures: Departures,
     pub(super) leading: watch::Receiver<bool>,
     pub(super) leads: watch::Sender<bool>,
+    pub(super) work: engine::Metrics,
 }
 
 impl Plane {
@@ -51,11 +52,13 @@ impl Plane {
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
         let departures = Departures::default();
+        let work = engine::Metrics::default();
         {
             let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
             metrics.register(&mut registry);
             publisher.register(&mut registry);
             departures.register(&mut registry);
+            work.register(&mut registry);
         }
         let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), metrics);
@@ -72,6 +75,7 @@ impl Plane {
             departures,
             leading,
             leads,
+            work,
         }
     }
 
@@ -85,6 +89,7 @@ impl Plane {
             events: self.events,
             meshes_changed: self.meshes_changed,
             leading: self.leading,
+            metrics: self.work,
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kermode_envoy::ResourceKind;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status, Streaming};
@@ -270,7 +271,11 @@ impl Connection {
     async fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
         shorten_explanation(&mut request);
         if let Some(sent) = self.sent.remove(&request.response_nonce) {
-            self.metrics.acknowledged.observe(sent.elapsed().as_secs_f64());
+            let labels = KindLabels::from(ResourceKind::from_type_url(&request.type_url));
+            self.metrics
+                .acknowledged
+                .get_or_create(&labels)
+                .observe(sent.elapsed().as_secs_f64());
         }
         let Self {
             subscription, stream, ..

@@ -17,7 +17,7 @@ pub struct Metrics {
     pub(super) response_bytes: Family<KindLabels, Counter>,
     pub(super) rejections: Family<KindLabels, Counter>,
     pub(super) refused: Counter,
-    pub(super) acknowledged: Histogram,
+    pub(super) acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
 }
 
 /// The kind of resource.
@@ -52,14 +52,15 @@ impl From<Option<ResourceKind>> for KindLabels {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let buckets = [0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0];
         Self {
             connected: Gauge::default(),
             responses: Family::default(),
             response_bytes: Family::default(),
             rejections: Family::default(),
             refused: Counter::default(),
-            acknowledged: Histogram::new(buckets),
+            acknowledged: Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+            }),
         }
     }
 }
@@ -82,7 +83,7 @@ impl Metrics {
         );
         let help = "Streams that were refused or cut off";
         registry.register("xds_streams_refused", help, self.refused.clone());
-        let help = "Time from sending a response to Envoy's acknowledgement";
+        let help = "Time from sending a response to Envoy's answer, by kind";
         registry.register_with_unit(
             "xds_acknowledgement",
             help,
