@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kermode_k8s::controller::lease::Candidate;
-use kermode_k8s::controller::{describe, preflight, registration};
+use kermode_k8s::controller::{client, describe, preflight, registration};
 use kermode_runtime::readiness::Readiness;
 use kermode_runtime::shutdown::{self, Shutdown, Signals};
 use kermode_runtime::{diagnostics, tls};
@@ -37,6 +37,9 @@ const MAX_PROXY_CONNECTIONS: usize = 20_000;
 /// How long a replica that has to go still serves: until every node has learnt that the Service no longer leads here.
 /// An admission refused meanwhile would be a Pod refused.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Between two attempts to reach the API server while starting.
+const RECONNECT: Duration = Duration::from_secs(2);
 
 /// Runs the control plane.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -161,11 +164,31 @@ async fn connect() -> anyhow::Result<Client> {
         "no way to the API server: kuma-cp needs to run in a cluster or to be given a kubeconfig (KUBECONFIG)",
     )?;
     let url = config.cluster_url.clone();
-    let client = Client::try_from(config)?;
-    let version = client.apiserver_version().await;
-    let version = version.map_err(|error| anyhow::anyhow!(describe(&format!("API server {url}"), &error)))?;
-    tracing::info!(%url, version = version.git_version, "connected to the API server");
-    Ok(client)
+    let client = client::client(config)?;
+    loop {
+        match client.apiserver_version().await {
+            Ok(version) => {
+                tracing::info!(%url, version = version.git_version, "connected to the API server");
+                return Ok(client);
+            }
+            // Ending would make the kubelet wait longer and longer before it starts this again.
+            Err(error) if is_unreachable(&error) => {
+                let reason = describe(&format!("API server {url}"), &error);
+                tracing::warn!("{reason}; trying again in {RECONNECT:?}");
+                tokio::time::sleep(RECONNECT).await;
+            }
+            Err(error) => anyhow::bail!(describe(&format!("API server {url}"), &error)),
+        }
+    }
+}
+
+/// Whether nobody answered, or one that is not well yet.
+fn is_unreachable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
+        kube::Error::Api(status) => status.code >= 500,
+        _ => false,
+    }
 }
 
 /// What only the leader does.
