@@ -56,6 +56,11 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
+    /// Whether a root is in both: the two are of the same mesh, at different times.
+    pub fn shares_a_root_with(&self, other: &Self) -> bool {
+        self.roots.iter().any(|root| other.roots.contains(root))
+    }
+
     /// The roots as PEM text.
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(self.roots.iter().map(AsRef::as_ref))

@@ -10,6 +10,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// Wait after an answer that will not change soon (mTLS is off in the mesh), unless somebody asks.
 const DECLINED_RETRY: Duration = Duration::from_mins(1);
+/// Renewal is due this part of the span before 4/5 of it at the earliest: proxies that started together spread.
+const SPREAD: u32 = 10;
 /// Never renew sooner than this after a success, whatever the clocks say: two clocks that disagree by more than a
 /// lifetime must not turn into a storm of requests.
 const SHORTEST_LIFE: Duration = Duration::from_secs(1);
@@ -23,7 +25,19 @@ pub enum Step {
     Wait(Duration),
 }
 
-/// Decides when a certificate is asked for: at once, then at 4/5 of each one's span, with back-off on failure.
+/// How long a certificate still is good for, as its owner should see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remaining {
+    /// Long enough.
+    Enough,
+    /// Less than a tenth of its span: its renewal has failed for a while.
+    Little(Duration),
+    /// It has expired.
+    Nothing,
+}
+
+/// Decides when a certificate is asked for: at once, then between 7/10 and 4/5 of each one's span, with back-off on
+/// failure.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     due: SystemTime,
@@ -51,9 +65,17 @@ impl Rotation {
         }
     }
 
-    /// A certificate was received.
-    pub fn issued(&mut self, validity: Validity, now: SystemTime) {
-        *self = Self::new(validity.renew_at().max(now + SHORTEST_LIFE));
+    /// A certificate was received. `jitter`, between 0 and 1, spreads proxies that received theirs together.
+    pub fn issued(&mut self, validity: Validity, now: SystemTime, jitter: f64) {
+        let span = validity.not_after.duration_since(validity.not_before);
+        let early = (span.unwrap_or_default() / SPREAD).mul_f64(jitter.clamp(0.0, 1.0));
+        *self = Self::new((validity.renew_at() - early).max(now + SHORTEST_LIFE));
+    }
+
+    /// The certificate shall be replaced within that time, at the moment that `jitter`, between 0 and 1, makes of it;
+    /// or when it is due anyhow, if that is sooner.
+    pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
+        self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
     }
 
     /// The request failed. `jitter`, between 0 and 1, spreads proxies that failed at the same moment: the wait is
@@ -89,6 +111,18 @@ impl Rotation {
     }
 }
 
+impl Remaining {
+    /// Of a certificate at `now`.
+    pub fn of(validity: Validity, now: SystemTime) -> Self {
+        let span = validity.not_after.duration_since(validity.not_before);
+        match validity.not_after.duration_since(now) {
+            Ok(left) if left < span.unwrap_or_default() / 10 => Self::Little(left),
+            Ok(_) => Self::Enough,
+            Err(_) => Self::Nothing,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,7 +136,7 @@ mod tests {
     fn the_first_certificate_is_due_at_once_and_the_next_at_four_fifths() {
         let mut rotation = Rotation::new(at(1000));
         assert_eq!(rotation.next(at(1000)), Step::Renew);
-        rotation.issued(Validity::from_unix(1000, 2000), at(1010));
+        rotation.issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
         assert_eq!(rotation.next(at(1010)), Step::Wait(Duration::from_secs(790)));
         assert_eq!(rotation.next(at(1800)), Step::Renew);
     }
@@ -121,7 +155,7 @@ mod tests {
         assert_eq!(waits[0], FIRST_RETRY);
         assert!(waits.is_sorted());
         assert_eq!(waits.last(), Some(&LONGEST_RETRY));
-        rotation.issued(Validity::from_unix(0, 100), at(1));
+        rotation.issued(Validity::from_unix(0, 100), at(1), 0.0);
         rotation.failed(at(80), 0.0);
         assert_eq!(rotation.next(at(80)), Step::Wait(FIRST_RETRY / 2));
     }
@@ -129,7 +163,7 @@ mod tests {
     #[test]
     fn a_clock_far_ahead_does_not_cause_a_storm() {
         let mut rotation = Rotation::new(at(9_000_000));
-        rotation.issued(Validity::from_unix(1000, 2000), at(9_000_000));
+        rotation.issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
         assert_eq!(rotation.next(at(9_000_000)), Step::Wait(SHORTEST_LIFE));
     }
 
@@ -150,5 +184,54 @@ mod tests {
         rotation.failed(at(0), 1.0);
         rotation.wanted(at(0));
         assert_eq!(rotation.next(at(0)), Step::Wait(FIRST_RETRY));
+    }
+
+    #[test]
+    fn proxies_that_started_together_renew_over_a_tenth_of_the_span() {
+        let mut rotation = Rotation::new(at(1000));
+        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
+        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(700)));
+        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 0.5);
+        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(750)));
+    }
+
+    #[test]
+    fn a_change_of_the_ca_brings_renewal_forward_and_never_back() {
+        let mut rotation = Rotation::new(at(1000));
+        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
+        rotation.renew_within(Duration::from_secs(100), at(1000), 0.5);
+        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+        rotation.renew_within(Duration::from_secs(100), at(1000), 0.9);
+        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+    }
+
+    #[test]
+    fn a_control_plane_that_is_away_is_asked_until_the_end_and_after_it() {
+        let validity = Validity::from_unix(0, 1000);
+        let mut rotation = Rotation::new(at(0));
+        rotation.issued(validity, at(0), 0.0);
+        let mut now = at(800);
+        let mut attempts = 0;
+        let mut seen = Vec::new();
+        while now < at(1100) {
+            match rotation.next(now) {
+                Step::Wait(wait) => now += wait,
+                Step::Renew => {
+                    attempts += 1;
+                    let remaining = match Remaining::of(validity, now) {
+                        Remaining::Little(_) => "little",
+                        Remaining::Enough => "enough",
+                        Remaining::Nothing => "nothing",
+                    };
+                    if seen.last() != Some(&remaining) {
+                        seen.push(remaining);
+                    }
+                    rotation.failed(now, 0.5);
+                }
+            }
+        }
+        assert_eq!(seen, ["enough", "little", "nothing"]);
+        // Every 7.5 s once the back-off is at its longest.
+        assert!((40..60).contains(&attempts), "{attempts}");
     }
 }

@@ -1,0 +1,199 @@
+//! A change of CA with a clock of its own: whoever follows the rules is never refused.
+
+use kermode_model::MeshName;
+
+use super::*;
+use crate::spiffe::tests::mk_dataplane;
+use crate::{BACKDATE, Entitlement, WorkloadKey};
+
+const LIFETIME: Duration = Duration::from_hours(24);
+
+fn start() -> SystemTime {
+    UNIX_EPOCH + Duration::from_hours(500_000)
+}
+
+fn mk_authority(now: SystemTime) -> Arc<Authority> {
+    Arc::new(Authority::generate(&MeshName::new("default"), now).unwrap())
+}
+
+fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>) -> Generation {
+    Generation {
+        number,
+        authority: mk_authority(start()),
+        schedule,
+        request: request.map(str::to_owned),
+    }
+}
+
+/// The second CA is made at the start.
+fn mk_succession() -> (Succession, Schedule) {
+    let schedule = Schedule::starting(start(), LIFETIME);
+    let second = mk_generation(2, Some(schedule), Some("please"));
+    let succession = Succession::new(vec![second, mk_generation(1, None, None)]).unwrap();
+    (succession, schedule)
+}
+
+fn roots(succession: &Succession, now: SystemTime) -> Vec<u32> {
+    succession
+        .trusted(now)
+        .map(|generation| generation.number)
+        .collect()
+}
+
+#[test]
+fn a_root_is_trusted_first_signs_then_and_is_alone_at_last() {
+    let (succession, schedule) = mk_succession();
+    let second = Duration::from_secs(1);
+    let steps = [
+        (start(), Phase::Distributing, vec![1, 2], 1),
+        (schedule.signs_from - second, Phase::Distributing, vec![1, 2], 1),
+        (schedule.signs_from, Phase::Reissuing, vec![1, 2], 2),
+        (
+            schedule.predecessor_until - second,
+            Phase::Reissuing,
+            vec![1, 2],
+            2,
+        ),
+        (schedule.predecessor_until, Phase::Settled, vec![2], 2),
+    ];
+    for (now, phase, trusted, signer) in steps {
+        assert_eq!(succession.phase(now), phase);
+        assert_eq!(roots(&succession, now), trusted);
+        assert_eq!(succession.signer(now).number, signer);
+    }
+    assert_eq!(succession.next_change(start()), Some(schedule.signs_from));
+    assert_eq!(
+        succession.next_change(schedule.signs_from),
+        Some(schedule.predecessor_until)
+    );
+}
+
+#[test]
+fn versions_grow_with_each_change_of_the_roots() {
+    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    let (both, schedule) = mk_succession();
+    let versions = [
+        alone.trust(start()).version,
+        both.trust(start()).version,
+        both.trust(schedule.predecessor_until).version,
+    ];
+    assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
+}
+
+/// Proxies that renew at whatever age, replicas whose clocks differ and that have not looked again for a while: any
+/// certificate that is valid is accepted by any proxy whose own is.
+#[test]
+fn every_valid_certificate_is_accepted_by_everybody_at_every_moment() {
+    let lifetime = Duration::from_mins(1);
+    let schedule = Schedule::starting(start(), lifetime);
+    let first = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    let both = Succession::new(vec![
+        first.newest().clone(),
+        mk_generation(2, Some(schedule), None),
+    ])
+    .unwrap();
+    // What a replica says to who asks at a moment: by a clock that is wrong by a few seconds, and by what it knew
+    // some time ago.
+    let seconds = |count: i64| {
+        let distance = Duration::from_secs(count.unsigned_abs());
+        move |time: SystemTime| {
+            if count < 0 {
+                time - distance
+            } else {
+                time + distance
+            }
+        }
+    };
+    let told = |asked: SystemTime, skew: i64, stale: Duration| {
+        let known = if asked < start() + stale { &first } else { &both };
+        let clock = seconds(skew)(asked);
+        let signer = known.signer(clock).number;
+        (signer, roots(known, clock))
+    };
+    let mut replicas = Vec::new();
+    for skew in [-10, 0, 10] {
+        replicas.extend([(skew, Duration::ZERO), (skew, STALENESS)]);
+    }
+    let span = (lifetime + schedule.predecessor_until.duration_since(start()).unwrap()).as_secs();
+    for now in (0..span + 60).step_by(3) {
+        let now = start() + Duration::from_secs(now);
+        // Certificates that are valid now were asked for within a lifetime by the clock of who signed them.
+        let mut held = Vec::new();
+        for (skew, stale) in &replicas {
+            let oldest = lifetime.as_secs().saturating_add_signed(*skew);
+            for age in (0..=oldest).step_by(5) {
+                held.push(told(now - Duration::from_secs(age), *skew, *stale));
+            }
+        }
+        for (signer, _) in &held {
+            for (_, trusted) in &held {
+                let since = now.duration_since(start());
+                assert!(
+                    trusted.contains(signer),
+                    "{signer} is not among {trusted:?} {since:?} after the start"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lifetime_that_grows_during_a_change_waits_for_its_end() {
+    let (succession, schedule) = mk_succession();
+    let week = Duration::from_hours(7 * 24);
+    let left = schedule.predecessor_until.duration_since(start()).unwrap();
+    assert_eq!(succession.lifetime(start(), week), left);
+    assert_eq!(succession.lifetime(start(), LIFETIME), LIFETIME);
+    let last = schedule.signs_from - Duration::from_secs(1);
+    assert_eq!(succession.lifetime(last, LIFETIME), LIFETIME);
+    assert_eq!(succession.lifetime(schedule.signs_from, week), week);
+}
+
+#[test]
+fn one_request_makes_one_ca_and_a_change_is_finished_before_the_next() {
+    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    assert_eq!(alone.due(start(), None), None);
+    assert_eq!(alone.due(start(), Some("")), None);
+    assert_eq!(alone.due(start(), Some("please")), Some(Due::Requested));
+    let (succession, schedule) = mk_succession();
+    assert_eq!(succession.due(schedule.signs_from, Some("again")), None);
+    let end = schedule.predecessor_until;
+    assert_eq!(succession.due(end, Some("please")), None);
+    assert_eq!(succession.due(end, None), None);
+    assert_eq!(succession.due(end, Some("again")), Some(Due::Requested));
+}
+
+#[test]
+fn a_ca_is_replaced_at_four_fifths_of_its_span_without_being_asked() {
+    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    let due = alone.newest().authority.validity().renew_at();
+    assert_eq!(alone.due(due - Duration::from_secs(1), None), None);
+    assert_eq!(alone.due(due, None), Some(Due::Ageing));
+    assert_eq!(alone.next_change(start()), Some(due));
+}
+
+#[test]
+fn certificates_of_both_cas_are_of_the_same_names() {
+    let (succession, schedule) = mk_succession();
+    let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
+    let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
+    for now in [start(), schedule.signs_from] {
+        let signer = succession.signer(now);
+        let issued = signer.authority.sign_csr(&csr, &entitlement, LIFETIME, now);
+        assert_eq!(issued.unwrap().validity.not_before, now - BACKDATE);
+    }
+}
+
+#[test]
+fn a_ca_that_has_ended_is_not_waited_for() {
+    let authority = mk_authority(start());
+    let late = authority.validity().not_after + Duration::from_secs(1);
+    let schedule = Schedule::starting(late, LIFETIME);
+    let second = Generation {
+        authority: mk_authority(late),
+        ..mk_generation(2, Some(schedule), None)
+    };
+    let succession = Succession::new(vec![mk_generation(1, None, None), second]).unwrap();
+    assert_eq!(succession.signer(late).number, 2);
+    assert!(Succession::new(Vec::new()).is_none());
+}
