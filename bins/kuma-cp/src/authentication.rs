@@ -163,6 +163,7 @@ impl Authentication {
         Ok(identity)
     }
 
+    #[tracing::instrument(level = "debug", skip_all)]
     async fn review(&self, token: &str) -> Result<TokenReviewStatus, Refused> {
         let review = TokenReview {
             spec: TokenReviewSpec {

@@ -28,6 +28,8 @@ pub(crate) struct Config {
     pub(crate) multizone: Multizone,
     /// Objects made at start.
     pub(crate) defaults: Defaults,
+    /// Traces of what the control plane does.
+    pub(crate) tracing: Tracing,
 }
 
 /// Logging.
@@ -163,6 +165,26 @@ pub(crate) struct Defaults {
     pub(crate) skip_mesh_creation: bool,
 }
 
+/// Traces of what the control plane does.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Tracing {
+    /// By OpenTelemetry.
+    pub(crate) open_telemetry: OpenTelemetry,
+}
+
+/// Traces by OpenTelemetry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct OpenTelemetry {
+    /// Whether any are sent.
+    pub(crate) enabled: bool,
+    /// URL of the collector (OTLP over gRPC).
+    pub(crate) endpoint: String,
+    /// The share of traces that are sent, from 0 to 1.
+    pub(crate) sampling_ratio: f64,
+}
+
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 const VARIABLES: &[Variable] = &[
@@ -197,6 +219,18 @@ const VARIABLES: &[Variable] = &[
     ("KUMA_DIAGNOSTICS_DEBUG_PORT", "diagnostics.debugPort"),
     ("KUMA_MULTIZONE_ZONE_NAME", "multizone.zone.name"),
     ("KUMA_DEFAULTS_SKIP_MESH_CREATION", "defaults.skipMeshCreation"),
+    (
+        "KUMA_TRACING_OPENTELEMETRY_ENABLED",
+        "tracing.openTelemetry.enabled",
+    ),
+    (
+        "KUMA_TRACING_OPENTELEMETRY_ENDPOINT",
+        "tracing.openTelemetry.endpoint",
+    ),
+    (
+        "KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO",
+        "tracing.openTelemetry.samplingRatio",
+    ),
 ];
 
 const SCHEMA: Schema = Schema {
@@ -221,7 +255,14 @@ impl Config {
         if let Some(port) = config.bootstrap_server.params.admin_port {
             config.runtime.kubernetes.injector.sidecar_container.admin_port = port;
         }
-        let problems = config.runtime.kubernetes.injector.problems();
+        let mut problems = config.runtime.kubernetes.injector.problems();
+        let ratio = config.tracing.open_telemetry.sampling_ratio;
+        if !(0.0..=1.0).contains(&ratio) {
+            problems.push(format!(
+                "tracing.openTelemetry.samplingRatio (KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO): {ratio} is not \
+                 between 0 and 1"
+            ));
+        }
         anyhow::ensure!(problems.is_empty(), "configuration: {}", problems.join("; "));
         Ok(config)
     }
@@ -314,6 +355,16 @@ impl Default for DpServer {
             address: ANY,
             port: 5678,
             url: String::new(),
+        }
+    }
+}
+
+impl Default for OpenTelemetry {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            endpoint: "http://localhost:4317".to_owned(),
+            sampling_ratio: 1.0,
         }
     }
 }

@@ -23,8 +23,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use kermode_runtime::logging;
+use kermode_runtime::traces::{self, NoExporter, Traces};
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, OpenTelemetry};
 
 /// Kermode control plane
 #[derive(Parser)]
@@ -66,12 +67,35 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,
     };
-    if let Err(error) = logging::init(&log.level, format) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let traces = {
+        let _context = runtime.enter();
+        loaded.as_ref().ok().and_then(traces).transpose()
+    };
+    let sending = traces.as_ref().ok().and_then(Option::as_ref);
+    if let Err(error) = logging::init_with_traces(&log.level, format, sending) {
         logging::init("info", format)?;
         return Err(error.into());
     }
     let config = loaded?;
+    let _traces = traces?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), config = %serde_json::to_string(&config)?, "kuma-cp starts");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(wiring::run(config))
+}
+
+/// Begins to send traces, if they are wanted.
+fn traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
+    let OpenTelemetry {
+        enabled,
+        endpoint,
+        sampling_ratio,
+    } = config.tracing.open_telemetry.clone();
+    enabled.then(|| {
+        Traces::start(traces::Settings {
+            endpoint,
+            sampling_ratio,
+            service: "kuma-cp",
+            instance: config.instance_name().to_owned(),
+        })
+    })
 }

@@ -7,3 +7,5 @@ pub mod logging;
 pub mod readiness;
 pub mod shutdown;
 pub mod tls;
+#[cfg(feature = "opentelemetry")]
+pub mod traces;

@@ -1,7 +1,10 @@
 //! Structured logs on standard error.
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::util::SubscriberInitExt;
+use tracing::Subscriber;
+use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Registry, fmt};
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,14 +26,37 @@ pub struct UnknownLevel(String);
 /// # Errors
 /// When the level cannot be read.
 pub fn init(level: &str, format: Format) -> Result<(), UnknownLevel> {
-    let filter = EnvFilter::try_new(level).map_err(|_| UnknownLevel(level.to_owned()))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
     // A second initialisation can only come from a test; the first one stays.
-    let _ = match format {
-        Format::Text => builder.with_ansi(false).finish().try_init(),
-        Format::Json => builder.json().finish().try_init(),
-    };
+    let _ = Registry::default().with(layer(level, format)?).try_init();
     Ok(())
+}
+
+/// Starts logging and sending traces.
+///
+/// # Errors
+/// When the level cannot be read.
+#[cfg(feature = "opentelemetry")]
+pub fn init_with_traces(
+    level: &str,
+    format: Format,
+    traces: Option<&crate::traces::Traces>,
+) -> Result<(), UnknownLevel> {
+    let traces = traces.map(crate::traces::Traces::layer);
+    let _ = Registry::default()
+        .with(layer(level, format)?)
+        .with(traces)
+        .try_init();
+    Ok(())
+}
+
+fn layer<S>(level: &str, format: Format) -> Result<Box<dyn Layer<S> + Send + Sync>, UnknownLevel>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let filter = EnvFilter::try_new(level).map_err(|_| UnknownLevel(level.to_owned()))?;
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    Ok(match format {
+        Format::Text => lines.with_filter(filter).boxed(),
+        Format::Json => lines.json().with_filter(filter).boxed(),
+    })
 }

@@ -13,6 +13,7 @@ const WEBHOOK: &str = "inject";
 const LOOK_UPS: usize = 2;
 
 impl Webhooks {
+    #[tracing::instrument(level = "debug", skip_all, fields(namespace = request.namespace, name = request.name))]
     pub(super) async fn inject(&self, request: Request, deadline: Deadline) -> Response {
         if let Some(response) = self.not_a_new_pod(&request) {
             return response;

@@ -1,0 +1,175 @@
+//! Traces of what a program does, sent to an OpenTelemetry collector (OTLP over gRPC).
+//!
+//! Spans of our own crates and of the Kubernetes client are sent; they are finer than logs (debug), and cost nothing
+//! while nobody asked for them. What the collector does not take in time is dropped: a slow one delays nobody.
+
+use std::time::Duration;
+
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use tracing::{Metadata, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{FilterFn, LevelFilter};
+use tracing_subscriber::registry::LookupSpan;
+
+/// How long the collector may take for one batch, and for the last one at the end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Whose spans are sent.
+const SOURCES: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
+
+/// Where traces go.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// URL of the collector, such as `http://otel-collector.observability:4317`.
+    pub endpoint: String,
+    /// Name of the program, `service.name` of its spans.
+    pub service: &'static str,
+    /// Name of this replica, `service.instance.id`.
+    pub instance: String,
+    /// The share of traces that are sent, from 0 to 1.
+    pub sampling_ratio: f64,
+}
+
+/// Traces cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[error("traces cannot be sent to {endpoint:?}: {cause}; set the URL of an OTLP collector over gRPC")]
+pub struct NoExporter {
+    endpoint: String,
+    cause: String,
+}
+
+/// Sends traces; what is left is sent when it is dropped.
+#[derive(Debug)]
+pub struct Traces {
+    provider: SdkTracerProvider,
+    service: &'static str,
+}
+
+impl Traces {
+    /// Begins to send. To be called in the context of a Tokio runtime; the collector need not be there yet.
+    ///
+    /// # Errors
+    /// When the endpoint is no URL.
+    pub fn start(settings: Settings) -> Result<Self, NoExporter> {
+        let exporter = SpanExporter::builder()
+            .with_tonic()
+            .with_endpoint(&settings.endpoint)
+            .with_timeout(PATIENCE)
+            .build()
+            .map_err(|cause| NoExporter {
+                endpoint: settings.endpoint,
+                cause: cause.to_string(),
+            })?;
+        let resource = Resource::builder()
+            .with_service_name(settings.service)
+            .with_attribute(opentelemetry::KeyValue::new(
+                "service.instance.id",
+                settings.instance,
+            ))
+            .build();
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sampling_ratio)));
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_sampler(sampler)
+            .with_resource(resource)
+            .build();
+        Ok(Self {
+            provider,
+            service: settings.service,
+        })
+    }
+
+    /// What a subscriber needs to have its spans sent.
+    pub fn layer<S>(&self) -> impl Layer<S> + use<S>
+    where
+        S: Subscriber + for<'span> LookupSpan<'span>,
+    {
+        let ours = |metadata: &Metadata<'_>| {
+            metadata.is_span() && SOURCES.iter().any(|source| metadata.target().starts_with(source))
+        };
+        let filter = FilterFn::new(ours).with_max_level_hint(LevelFilter::DEBUG);
+        let tracer = self.provider.tracer(self.service);
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_filter(filter)
+    }
+}
+
+impl Drop for Traces {
+    fn drop(&mut self) {
+        if let Err(error) = self.provider.shutdown_with_timeout(PATIENCE) {
+            tracing::debug!("the last traces were not sent: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Bytes;
+    use axum::http::{StatusCode, Uri};
+    use tokio::sync::mpsc;
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    /// Takes whatever is exported, without reading more of it than the test needs.
+    async fn collector(seen: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let take = async move |uri: Uri, body: Bytes| {
+            let _ = seen.send((uri.path().to_owned(), body.to_vec()));
+            let headers = [("content-type", "application/grpc"), ("grpc-status", "0")];
+            (StatusCode::OK, headers)
+        };
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(take)).await });
+        endpoint
+    }
+
+    fn contains(body: &[u8], text: &str) -> bool {
+        body.windows(text.len()).any(|window| window == text.as_bytes())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn our_spans_reach_the_collector_and_others_do_not() {
+        let (seen, mut exported) = mpsc::unbounded_channel();
+        let traces = Traces::start(Settings {
+            endpoint: collector(seen).await,
+            service: "kuma-test",
+            instance: "replica-1".to_owned(),
+            sampling_ratio: 1.0,
+        })
+        .expect("an exporter");
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(traces.layer()), || {
+            tracing::debug_span!("publish", touched = 3).in_scope(|| ());
+            tracing::debug_span!(target: "h2", "foreign").in_scope(|| ());
+        });
+        tokio::task::spawn_blocking(|| drop(traces))
+            .await
+            .expect("it ends");
+        let (path, body) = exported.recv().await.expect("an export");
+        assert_eq!(
+            path,
+            "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+        );
+        for text in ["publish", "touched", "kuma-test", "replica-1"] {
+            assert!(contains(&body, text), "{text}");
+        }
+        assert!(!contains(&body, "foreign"));
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_is_no_url_is_named() {
+        let settings = Settings {
+            endpoint: "not a url".to_owned(),
+            service: "kuma-test",
+            instance: String::new(),
+            sampling_ratio: 1.0,
+        };
+        let error = Traces::start(settings).expect_err("no URL").to_string();
+        assert!(error.contains("not a url"), "{error}");
+    }
+}
