@@ -123,6 +123,7 @@ impl Engine {
                 }
             }
             let begun = Instant::now();
+            let _span = tracing::debug_span!("publish changes", messages = batch.len()).entered();
             self.metrics.taken(batch.len(), messages.len());
             let oldest = batch.iter().map(|told: &Told| told.at).min();
             let mut changes = self.apply(&mut progress, batch.drain(..).map(|told| told.message));
@@ -139,6 +140,11 @@ impl Engine {
             let of_a_mesh = |touched: &Touched| !matches!(touched, Touched::Service(..));
             if changes.touched.iter().any(of_a_mesh) {
                 self.meshes_changed.notify_one();
+            }
+            for touched in &changes.touched {
+                if let Touched::Mesh(mesh) = touched {
+                    self.writer.mesh_changed(mesh);
+                }
             }
             if let Some(guard) = first {
                 self.welcome_everybody();
@@ -170,12 +176,14 @@ impl Engine {
 
     fn apply(&self, progress: &mut Progress, messages: impl Iterator<Item = Message>) -> Changes {
         let mut index = self.index.write();
+        let before = index.conversions();
         let mut all = Changes::default();
         for message in messages {
             let changes = self.apply_one(&mut index, progress, message);
             all.touched.extend(changes.touched);
             all.dataplanes.extend(changes.dataplanes);
         }
+        self.metrics.converted(index.conversions() - before);
         all
     }
 

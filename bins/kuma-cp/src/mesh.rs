@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kermode_k8s::controller::writer;
 use kermode_k8s::index::{Index, PodIdentity};
-use kermode_model::{Dataplane, Mesh, ObjectKey};
+use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey};
 
 /// The index behind a lock; cheap to clone. Sections are short: nobody waits for IO while holding it.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +52,10 @@ impl writer::Source for SharedIndex {
 
     fn is_terminating(&self, namespace: &str) -> bool {
         self.read().is_terminating(namespace)
+    }
+
+    fn mesh_exists(&self, mesh: &MeshName) -> bool {
+        self.read().view().mesh(mesh).is_some()
     }
 
     fn keys(&self) -> Vec<ObjectKey> {

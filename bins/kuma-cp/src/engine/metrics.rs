@@ -11,6 +11,7 @@ use prometheus_client::registry::{Registry, Unit};
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     messages: Counter,
+    conversions: Counter,
     waiting: Gauge,
     lag: Histogram,
     work: Histogram,
@@ -23,6 +24,7 @@ impl Default for Metrics {
         ];
         Self {
             messages: Counter::default(),
+            conversions: Counter::default(),
             waiting: Gauge::default(),
             lag: Histogram::new(buckets),
             work: Histogram::new(buckets),
@@ -35,6 +37,8 @@ impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Changes of Kubernetes objects that the watches told";
         registry.register("engine_messages", help, self.messages.clone());
+        let help = "Pods made into Dataplanes anew because of changes";
+        registry.register("engine_conversions", help, self.conversions.clone());
         let help = "Changes that waited when the engine last took some";
         registry.register("engine_waiting_messages", help, self.waiting.clone());
         let help =
@@ -49,6 +53,11 @@ impl Metrics {
         self.messages.inc_by(batch as u64);
         self.waiting
             .set(i64::try_from(batch + waiting).unwrap_or(i64::MAX));
+    }
+
+    /// So many Pods were made into Dataplanes because of it.
+    pub(super) fn converted(&self, pods: u64) {
+        self.conversions.inc_by(pods);
     }
 
     /// A batch whose oldest message was told at `told` has been published, by work that began at `begun`.

@@ -5,6 +5,7 @@
 //! written before both sides are known as a whole: a Pod that has not been listed yet is not one that has gone.
 
 mod counted;
+mod meshes;
 mod metrics;
 mod observed;
 mod queue;
@@ -15,13 +16,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use kermode_crds::Dataplane;
-use kermode_model::ObjectKey;
+use kermode_model::{MeshName, ObjectKey};
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use self::meshes::WaitingForMesh;
 use self::queue::Queue;
 use self::reconcile::Again;
 use super::recorder::Events;
@@ -57,6 +59,8 @@ pub trait Source: Send + Sync + 'static {
     fn keys(&self) -> Vec<ObjectKey>;
     /// Whether a namespace is being deleted, so that nothing can be made in it.
     fn is_terminating(&self, namespace: &str) -> bool;
+    /// Whether there is such a Mesh. Without one the API server would refuse every Dataplane of it.
+    fn mesh_exists(&self, mesh: &MeshName) -> bool;
 }
 
 /// The writer; cheap to clone. Call [`Writer::touch`] from anywhere, [`Writer::watch`] and [`Writer::run`] once.
@@ -72,6 +76,7 @@ struct Shared {
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, Observed>>,
     refused: Mutex<HashMap<ObjectKey, u32>>,
+    waiting: WaitingForMesh,
     status: StatusWriter,
     metrics: Metrics,
     known: watch::Sender<Known>,
@@ -103,6 +108,7 @@ impl Writer {
                 queue: Queue::default(),
                 observed: Mutex::default(),
                 refused: Mutex::default(),
+                waiting: WaitingForMesh::default(),
                 status: StatusWriter::new(STATUS_MANAGER, STATUSES),
                 metrics,
                 known: watch::Sender::default(),
@@ -128,6 +134,13 @@ impl Writer {
     /// Says that a Dataplane may differ from what it should be.
     pub fn touch(&self, key: ObjectKey) {
         self.shared.queue.push(key);
+    }
+
+    /// Says that a Mesh is there, or is another now: Dataplanes that wait for it are written.
+    pub fn mesh_changed(&self, mesh: &MeshName) {
+        for key in self.shared.waiting.take(mesh) {
+            self.shared.queue.push(key);
+        }
     }
 
     /// Says what the API server has; `None` when it has gone.

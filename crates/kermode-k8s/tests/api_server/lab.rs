@@ -13,7 +13,7 @@ use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{Desired, Metrics, Source, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
-use kermode_model::ObjectKey;
+use kermode_model::{Mesh, MeshName, ObjectKey};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, ObjectMeta};
 use kube::{Api, Client, ResourceExt};
@@ -64,6 +64,10 @@ impl Source for SharedIndex {
     fn is_terminating(&self, namespace: &str) -> bool {
         self.0.lock().unwrap().is_terminating(namespace)
     }
+
+    fn mesh_exists(&self, mesh: &MeshName) -> bool {
+        self.0.lock().unwrap().view().mesh(mesh).is_some()
+    }
 }
 
 /// `containerStatuses` of a Pod whose one container is ready, or is not.
@@ -109,6 +113,13 @@ impl Lab {
 
     /// A replica that does not know yet which Pods there are.
     pub(crate) fn replica_without_pods(&self) -> Replica {
+        let replica = self.replica_without_mesh();
+        replica.make_mesh("default");
+        replica
+    }
+
+    /// A replica that knows neither Meshes nor which Pods there are.
+    pub(crate) fn replica_without_mesh(&self) -> Replica {
         let index = SharedIndex::default();
         index.0.lock().unwrap().apply_service(service(&self.namespace));
         let events = Events::start(self.client.clone(), None);
@@ -136,6 +147,17 @@ impl Lab {
 
     async fn tell(&self, replica: &Replica, name: &str, labels: &Value, healthy: bool) {
         let pod = pod_json(&self.namespace, name, "10.0.0.1", labels, &ready(healthy));
+        self.tell_of(replica, pod).await;
+    }
+
+    /// Tells a replica of a Pod of a mesh.
+    pub(crate) async fn pod_of_mesh(&self, replica: &Replica, name: &str, mesh: &str) {
+        let mut pod = pod_json(&self.namespace, name, "10.0.0.2", &json!({}), &ready(true));
+        pod["metadata"]["annotations"]["kuma.io/mesh"] = mesh.into();
+        self.tell_of(replica, pod).await;
+    }
+
+    async fn tell_of(&self, replica: &Replica, pod: Value) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
         replica.hand_on(changes);
@@ -220,6 +242,14 @@ impl Lab {
 }
 
 impl Replica {
+    /// Tells it of a Mesh.
+    pub(crate) fn make_mesh(&self, name: &str) {
+        let mesh = Mesh::new(name);
+        let name = mesh.name.clone();
+        self.index.0.lock().unwrap().apply_mesh(mesh);
+        self.writer.mesh_changed(&name);
+    }
+
     fn hand_on(&self, changes: Changes) {
         for change in changes.dataplanes {
             match change {

@@ -279,6 +279,33 @@ async fn nothing_is_made_in_a_namespace_that_ends() {
     assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
+    let lab = Lab::start("meshless").await;
+    let replica = lab.replica_without_mesh();
+    replica.make_mesh("other");
+    replica.writer.desired_is_complete();
+    lab.pod(&replica, "web", true).await;
+    // By the time one that came later is there, this one would be.
+    lab.pod_of_mesh(&replica, "sentinel", "other").await;
+    lab.dataplane_until("sentinel", |dataplane| {
+        dataplane["status"]["inbounds"]["summary"] == "1/1"
+    })
+    .await;
+    assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
+    let metrics = replica.writer.metrics();
+    assert_eq!(
+        (
+            metrics.written(WriteResult::Created),
+            metrics.written(WriteResult::Failed)
+        ),
+        (1, 0),
+        "asked for in vain"
+    );
+    replica.make_mesh("default");
+    lab.dataplane_until("web", is_right).await;
+}
+
 #[test]
 fn a_pod_s_heartbeat_changes_nothing() {
     use kermode_k8s::convert::facts::PodFacts;

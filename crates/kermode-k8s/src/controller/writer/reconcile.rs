@@ -1,6 +1,7 @@
 //! One Dataplane: makes what the API server has what it should be.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ const LATER: Duration = Duration::from_mins(1);
 const COALESCE: Duration = Duration::from_millis(200);
 
 impl Shared {
+    #[tracing::instrument(name = "write dataplane", level = "debug", skip_all, fields(%key))]
     pub(super) async fn reconcile(&self, key: &ObjectKey) -> Result<(), Again> {
         let observed = self.observed().get(key).cloned();
         match (self.source.desired(key), observed) {
@@ -62,6 +64,14 @@ impl Shared {
         }
         if observed.is_none() && self.source.is_terminating(&key.namespace) {
             return Ok(());
+        }
+        let mesh = &desired.dataplane.mesh;
+        if !self.source.mesh_exists(mesh) {
+            self.waiting.add(mesh.clone(), key.clone());
+            // It may have come between the question and the entry.
+            if !self.source.mesh_exists(mesh) {
+                return Err(self.without_mesh(key, desired));
+            }
         }
         match self.put(key, &object, spec, content).await {
             Ok(written) => {
@@ -120,14 +130,29 @@ impl Shared {
         let refused = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
         let again = if refused { self.wait(key) } else { SOON };
         if again >= LATER {
-            self.metrics.not_generated();
-            let message = format!("Failed to generate Kuma Dataplane: {error}");
-            let subject = subject(key, desired);
-            self.events
-                .warning(&subject, "FailedToGenerateKumaDataplane", &message);
+            self.not_generated(key, desired, error);
         }
         self.failed(&format!("Dataplane {key} cannot be written"), error);
         Again(again)
+    }
+
+    /// A Mesh that is missing at the start is being made; one that stays missing is worth an Event.
+    fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> Again {
+        let again = self.wait(key);
+        if again >= LATER {
+            let mesh = &desired.dataplane.mesh;
+            let problem = format!("there is no Mesh \"{mesh}\": create it or name another");
+            tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
+            self.not_generated(key, desired, &problem);
+        }
+        Again(again)
+    }
+
+    fn not_generated(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
+        self.metrics.not_generated();
+        let message = format!("Failed to generate Kuma Dataplane: {problem}");
+        self.events
+            .warning(&subject(key, desired), "FailedToGenerateKumaDataplane", &message);
     }
 
     /// How long to wait after another refusal: what is refused now, for want of a Mesh that is being made, may well
