@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from . import down, envoy, images, node, paths, status, up
+from . import down, envoy, faults, images, node, paths, status, up
 from .errors import ClusterError
 
 
@@ -34,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
     command("kubeconfig", "print the path of the kubeconfig")
     kubectl = command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    for name, text in (("stop", "kill a component and keep it down"), ("start", "let a stopped component run again")):
+        fault = command(name, text, positional=False)
+        fault.add_argument("component", help="such as kube-apiserver or etcd; status lists them")
     inside = command("exec", "run a program inside the node's namespaces", positional=False)
     inside.add_argument("arguments", nargs=argparse.REMAINDER)
     return main_parser
@@ -81,6 +84,9 @@ def dispatch(options) -> int:
         print(envoy.binary())
     elif options.command == "kubeconfig":
         print(status.require(options.name).kubeconfig)
+    elif options.command in ("stop", "start"):
+        change = faults.stop if options.command == "stop" else faults.start
+        change(status.require(options.name), options.component)
     elif options.command == "kubectl":
         place = status.require(options.name)
         return execute([str(place.bin / "kubectl"), *given(options.arguments)], {"KUBECONFIG": str(place.kubeconfig)})

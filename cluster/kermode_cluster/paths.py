@@ -33,6 +33,7 @@ class ClusterPaths:
         self.init = self.root / "init.json"
         self.spec = self.root / "processes.json"
         self.state = self.root / "state.json"
+        self.stopped = self.root / "stopped.json"
         self.kubeconfig = self.root / "kubeconfig"
         self.config = self.root / "config"
         self.pki = self.root / "pki"

@@ -40,6 +40,7 @@ class Running:
         self.restarts = 0
         self.exit_code = None
         self.start_at = 0.0
+        self.stopped = False
 
     def start(self) -> None:
         """Start it in a session of its own, output to its log."""
@@ -53,8 +54,16 @@ class Running:
         """Note the end and when to start again."""
         self.exit_code = os.waitstatus_to_exitcode(status)
         self.pid, self.ready = None, False
-        self.restarts += 1
+        if not self.stopped:
+            self.restarts += 1
         self.start_at = time.monotonic() + RESTART_DELAY
+
+    def stop(self) -> None:
+        """End it as a crash of its machine would, without a chance to say goodbye."""
+        self.stopped = True
+        self.ready = False
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGKILL)
 
     def check(self) -> bool:
         """Whether it is ready now."""
@@ -88,28 +97,34 @@ def reap(running: list) -> None:
                 component.ended(status)
 
 
-def step(running: list) -> bool:
-    """Start what may start and look at what is not ready; whether all is ready."""
+def step(running: list, stopped: set = frozenset()) -> bool:
+    """Stop what shall not run, start what may start and look at what is not ready; whether there is nothing to do."""
     ready = {component.spec["name"] for component in running if component.ready}
     for component in running:
+        if component.spec["name"] in stopped:
+            if not component.stopped:
+                component.stop()
+            continue
+        component.stopped = False
         if component.pid is None:
             if set(component.spec["after"]) <= ready and time.monotonic() >= component.start_at:
                 component.start()
         elif not component.ready:
             component.ready = component.check()
-    return all(component.ready for component in running)
+    return all(component.ready or (component.stopped and component.pid is None) for component in running)
 
 
-def supervise(running: list, state: Path) -> None:
-    """Run until told to end."""
+def supervise(running: list, state: Path, stopped: Path) -> None:
+    """Run until told to end. SIGHUP: the list of what shall not run has changed."""
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     reported = None
     while True:
         reap(running)
-        settled = step(running)
+        settled = step(running, set(files.read_json(stopped) or ()))
         report = {component.spec["name"]: component.report() for component in running}
         if report != reported:
             files.write_json(state, report)
@@ -129,7 +144,7 @@ def main() -> int:
     if sys.stdin.readline().strip() != "go":
         return 1
     specs = files.read_json(place.spec)
-    supervise([Running(spec, place.logs) for spec in specs], place.state)
+    supervise([Running(spec, place.logs) for spec in specs], place.state, place.stopped)
     return 0
 
 

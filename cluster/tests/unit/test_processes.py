@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from kermode_cluster import files, node
+from kermode_cluster import files, node, supervisor
 from kermode_cluster.processes import Identity, parent, process_state, start_time, wait_until
 
 STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 2 18446744073709551615"
@@ -46,6 +46,34 @@ class Processes(unittest.TestCase):
     def test_a_nodes_processes_are_all_below_its_first(self):
         parents = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
         self.assertEqual(node.descendants(10, parents), {10, 11, 12})
+
+
+class Supervision(unittest.TestCase):
+    """Components that are taken away and given back."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        spec = {"name": "x", "command": ["sleep", "60"], "after": [], "url": None, "socket": None}
+        self.component = supervisor.Running(spec, Path(folder.name))
+
+    def end(self):
+        """Reap it, as process 1 does."""
+        self.component.ended(os.waitpid(self.component.pid, 0)[1])
+
+    def test_what_is_stopped_stays_down_is_no_restart_and_runs_again_when_it_may(self):
+        self.assertFalse(supervisor.step([self.component]))
+        self.assertTrue(supervisor.step([self.component]))
+        self.assertFalse(supervisor.step([self.component], {"x"}))
+        self.end()
+        self.assertTrue(supervisor.step([self.component], {"x"}))
+        self.assertIsNone(self.component.pid)
+        self.component.start_at = 0.0
+        supervisor.step([self.component])
+        self.assertIsNotNone(self.component.pid)
+        self.assertEqual(self.component.restarts, 0)
+        self.component.stop()
+        self.end()
 
 
 class Files(unittest.TestCase):
