@@ -1,21 +1,28 @@
 //! Keeps the workload's certificate fresh: makes keys, has them certified by the control plane, publishes the result.
 //! The shell around [`kermode_identity::Rotation`].
 
+mod held;
+mod roots;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use http::uri::PathAndQuery;
-use kermode_identity::api::{ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse};
-use kermode_identity::{Rotation, Step, Validity, WorkloadKey};
+use kermode_identity::api::{
+    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate,
+};
+use kermode_identity::{IssuedCertificate, Remaining, Rotation, Step, WorkloadKey};
 use kermode_model::{MeshName, ObjectKey};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
+use self::held::{Held, Roots};
+use self::roots::Following;
 use crate::sds::Identity;
 use crate::token::TokenFile;
 
@@ -38,61 +45,103 @@ pub(crate) struct Renewal {
 
 /// How one attempt went.
 enum Outcome {
-    Issued(Validity),
+    Issued(Held),
     /// The mesh has no mTLS.
     Declined(Status),
     Failed(anyhow::Error),
 }
 
+/// What a running renewal remembers.
+struct State {
+    rotation: Rotation,
+    held: Option<Held>,
+    /// The last answer was that there are no certificates.
+    declined: bool,
+    /// What was last said of the certificate's end.
+    said: Option<Said>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Soon,
+    Expired,
+}
+
 impl Renewal {
     /// Renews until dropped.
     pub(crate) async fn run(self) -> anyhow::Result<()> {
-        let mut rotation = Rotation::new(SystemTime::now());
-        let mut declined = false;
+        let (sender, mut updates) = mpsc::channel(1);
+        let following = Following {
+            mesh: self.mesh.clone(),
+            proxy: self.proxy.clone(),
+            channel: self.channel.clone(),
+            token: self.token.clone(),
+            identity: self.identity.subscribe(),
+            updates: sender,
+        };
+        tokio::select! {
+            () = following.run() => anyhow::bail!("nobody follows the roots of the mesh any more"),
+            () = self.renew_for_ever(&mut updates) => Ok(()),
+        }
+    }
+
+    async fn renew_for_ever(&self, updates: &mut mpsc::Receiver<RootsUpdate>) {
+        let mut state = State {
+            rotation: Rotation::new(SystemTime::now()),
+            held: None,
+            declined: false,
+            said: None,
+        };
         loop {
-            match rotation.next(SystemTime::now()) {
+            match state.rotation.next(SystemTime::now()) {
                 Step::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(LONGEST_SLEEP)) => {}
-                    () = self.wanted.notified() => rotation.wanted(SystemTime::now()),
+                    () = self.wanted.notified() => state.rotation.wanted(SystemTime::now()),
+                    Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
                 Step::Renew => {
-                    let outcome = self.renew().await;
-                    let now = SystemTime::now();
-                    match outcome {
-                        Outcome::Issued(validity) => rotation.issued(validity, now),
-                        Outcome::Declined(status) => {
-                            if !declined {
-                                tracing::info!(
-                                    reason = status.message(),
-                                    "no certificate: mTLS is off in the mesh"
-                                );
-                            }
-                            rotation.declined(now, fastrand::f64());
-                            declined = true;
-                            continue;
-                        }
-                        Outcome::Failed(error) => {
-                            tracing::warn!(
-                                error = format!("{error:#}"),
-                                "certificate was not issued, trying again"
-                            );
-                            rotation.failed(now, fastrand::f64());
-                        }
-                    }
-                    declined = false;
+                    let outcome = self.renew(state.held.as_ref()).await;
+                    state.on_outcome(outcome, SystemTime::now());
                 }
             }
         }
     }
 
-    async fn renew(&self) -> Outcome {
-        let Ok(issued) = timeout(PATIENCE, self.issue()).await else {
+    fn on_update(&self, state: &mut State, update: &RootsUpdate) {
+        let Some(held) = &mut state.held else { return };
+        let reaction = held.on_update(update);
+        if reaction.publish {
+            let roots = held.roots.bundle.to_pem();
+            tracing::info!(
+                roots = held.roots.bundle.roots().len(),
+                "roots of the mesh changed"
+            );
+            self.identity.send_modify(|current| {
+                if let Some(identity) = current {
+                    *current = Some(Arc::new(Identity {
+                        version: identity.version + 1,
+                        chain: identity.chain.clone(),
+                        key: identity.key.clone(),
+                        roots,
+                    }));
+                }
+            });
+        }
+        if let Some(window) = reaction.renew_within {
+            tracing::info!(within = ?window, "the mesh has a new CA: the certificate is renewed early");
+            let now = SystemTime::now();
+            state.rotation.renew_within(window, now, fastrand::f64());
+        }
+    }
+
+    async fn renew(&self, held: Option<&Held>) -> Outcome {
+        let Ok(issued) = timeout(PATIENCE, self.issue(held)).await else {
             return Outcome::Failed(anyhow::anyhow!(
                 "the control plane did not answer within {PATIENCE:?}"
             ));
         };
         match issued {
-            Ok(validity) => Outcome::Issued(validity),
+            Ok(held) => Outcome::Issued(held),
             Err(error) => match error.downcast::<Status>() {
                 Ok(status) if status.code() == Code::FailedPrecondition => Outcome::Declined(status),
                 Ok(status) => Outcome::Failed(anyhow::anyhow!(describe(&status))),
@@ -102,7 +151,7 @@ impl Renewal {
     }
 
     /// Has a new key certified and publishes both. Every certificate gets a key of its own.
-    async fn issue(&self) -> anyhow::Result<Validity> {
+    async fn issue(&self, before: Option<&Held>) -> anyhow::Result<Held> {
         let key = WorkloadKey::generate()?;
         let mut request = Request::new(IssueCertificateRequest {
             mesh: self.mesh.to_string(),
@@ -116,20 +165,28 @@ impl Renewal {
         client.ready().await.context("connecting to the control plane")?;
         let codec = ProstCodec::<IssueCertificateRequest, IssueCertificateResponse>::default();
         let path = PathAndQuery::from_static(ISSUE_CERTIFICATE_PATH);
-        let (certificate, roots) = client
-            .unary(request, path, codec)
-            .await?
-            .into_inner()
-            .into_parts();
+        let response = client.unary(request, path, codec).await?.into_inner();
+        let (signer, version) = (response.signer, response.roots_version);
+        let (certificate, bundle) = response.into_parts();
         ensure!(
             !certificate.chain.is_empty(),
             "the control plane answered without a certificate"
         );
-        ensure!(!roots.is_empty(), "the control plane answered without roots");
-        let validity = certificate.validity;
+        ensure!(!bundle.is_empty(), "the control plane answered without roots");
+        let held = Held::after(before, certificate.validity, signer, Roots { bundle, version });
+        self.publish(&key, &certificate, &held);
+        tracing::info!(
+            not_after = held.validity.to_unix().1,
+            signer,
+            "certificate issued"
+        );
+        Ok(held)
+    }
+
+    fn publish(&self, key: &WorkloadKey, certificate: &IssuedCertificate, held: &Held) {
         self.identity.send_modify(|current| {
             let version = current.as_ref().map_or(0, |identity| identity.version) + 1;
-            let (chain, roots) = (certificate.chain_pem(), roots.to_pem());
+            let (chain, roots) = (certificate.chain_pem(), held.roots.bundle.to_pem());
             *current = Some(Arc::new(Identity {
                 version,
                 chain,
@@ -137,8 +194,64 @@ impl Renewal {
                 roots,
             }));
         });
-        tracing::info!(not_after = validity.to_unix().1, "certificate issued");
-        Ok(validity)
+    }
+}
+
+impl State {
+    fn on_outcome(&mut self, outcome: Outcome, now: SystemTime) {
+        let declined = std::mem::take(&mut self.declined);
+        match outcome {
+            Outcome::Issued(held) => {
+                self.rotation.issued(held.validity, now, fastrand::f64());
+                self.held = Some(held);
+                self.said = None;
+            }
+            Outcome::Declined(status) => {
+                if !declined {
+                    tracing::info!(
+                        reason = status.message(),
+                        "no certificate: mTLS is off in the mesh"
+                    );
+                }
+                self.rotation.declined(now, fastrand::f64());
+                self.declined = true;
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "certificate was not issued, trying again"
+                );
+                self.rotation.failed(now, fastrand::f64());
+                self.say_when_it_ends(now);
+            }
+        }
+    }
+
+    /// Once when little is left of the certificate, and once when it has expired. Envoy counts the days by itself:
+    /// `server.days_until_first_cert_expiring`.
+    fn say_when_it_ends(&mut self, now: SystemTime) {
+        let Some(held) = &self.held else { return };
+        let not_after = held.validity.to_unix().1;
+        let said = match Remaining::of(held.validity, now) {
+            Remaining::Enough => return,
+            Remaining::Little(left) => {
+                if self.said != Some(Said::Soon) {
+                    tracing::error!(
+                        not_after,
+                        seconds_left = left.as_secs(),
+                        "the certificate expires soon and cannot be renewed"
+                    );
+                }
+                Said::Soon
+            }
+            Remaining::Nothing => {
+                if self.said != Some(Said::Expired) {
+                    tracing::error!(not_after, "the certificate has expired: peers refuse it");
+                }
+                Said::Expired
+            }
+        };
+        self.said = Some(said);
     }
 }
 
