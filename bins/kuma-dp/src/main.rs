@@ -4,6 +4,7 @@ mod backoff;
 mod cli;
 mod config;
 mod control_plane;
+mod departure;
 mod dns;
 mod envoy;
 mod identity;

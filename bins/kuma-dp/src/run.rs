@@ -15,6 +15,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::Config;
+use crate::departure::Departure;
 use crate::dns::forward::Upstreams;
 use crate::dns::{self, NoZone};
 use crate::envoy::{admin::Admin, arguments::arguments, process::Envoy};
@@ -39,11 +40,11 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let arguments = arguments(&config.envoy, &bootstrap(&config, &socket)?);
     let start_envoy = || Envoy::start(&config.envoy.binary, arguments.clone());
     let envoy = start_envoy()?;
-    let mut components = start(&config, listener).await?;
+    let (mut components, departure) = start(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
     let shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
     tokio::select! {
-        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown) => code.map(ExitCode::from),
+        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown, departure) => code.map(ExitCode::from),
         ended = components.join_next() => match ended {
             Some(result) => bail!("a component ended: {:?}", result?),
             None => bail!("there are no components"),
@@ -84,7 +85,7 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
     }))
 }
 
-async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Components> {
+async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Components, Departure)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
     let channel = control_plane::channel(&config.control_plane, system_dns.resolver()?)?;
@@ -93,6 +94,10 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Compon
     let wanted = Arc::new(Notify::new());
     let secrets = SecretService::new(&config.mesh, identity, wanted.clone());
     let relay = Relay::new(Upstream::new(channel.clone(), token.clone()));
+    let departure = Departure {
+        channel: channel.clone(),
+        token: token.clone(),
+    };
     components.spawn(serve_envoy(listener, relay, secrets));
     components.spawn(
         Renewal {
@@ -109,7 +114,7 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<Compon
         let upstreams = Upstreams::new(system_dns.servers(), dns::PATIENCE);
         components.spawn(dns::Server::bind(port, NoZone, upstreams).await?.run());
     }
-    Ok(components)
+    Ok((components, departure))
 }
 
 /// Serves Envoy on the unix socket.

@@ -9,6 +9,7 @@ use kermode_runtime::shutdown::Signals;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::departure::Departure;
 use crate::envoy::admin::Admin;
 use crate::envoy::process::Envoy;
 use crate::restarts::{Decision, Restarts};
@@ -24,11 +25,12 @@ pub(crate) async fn supervise(
     admin: Admin,
     mut signals: Signals,
     shutdown: impl Fn() -> Shutdown,
+    departure: Departure,
 ) -> anyhow::Result<u8> {
     let mut restarts = Restarts::default();
     loop {
         let started = Instant::now();
-        let code = match run(envoy, admin, &mut signals, shutdown()).await? {
+        let code = match run(envoy, admin, &mut signals, shutdown(), &departure).await? {
             End::Exit(code) => return Ok(code),
             End::Envoy(code) => code,
         };
@@ -71,8 +73,10 @@ async fn run(
     admin: Admin,
     signals: &mut Signals,
     mut shutdown: Shutdown,
+    departure: &Departure,
 ) -> anyhow::Result<End> {
     let mut announcement = pin!(None);
+    let mut following = pin!(None);
     loop {
         let event = tokio::select! {
             signal = signals.next() => {
@@ -91,6 +95,10 @@ async fn run(
                 announcement.set(None);
                 Event::HealthcheckFailed(obeyed)
             }
+            () = when_some(following.as_mut().as_pin_mut()) => {
+                following.set(None);
+                continue;
+            }
             () = idle(admin), if shutdown.ends_when_idle() => Event::Idle,
             () = sleep_until(shutdown.deadline().unwrap_or_else(Instant::now)), if shutdown.deadline().is_some() => {
                 Event::Deadline
@@ -98,7 +106,10 @@ async fn run(
         };
         match shutdown.on(event, Instant::now()) {
             Action::None => {}
-            Action::FailHealthcheck => announcement.set(Some(announce(admin))),
+            Action::FailHealthcheck => {
+                announcement.set(Some(announce(admin)));
+                following.set(Some(departure.clone().follow()));
+            }
             Action::Terminate => envoy.signal(Signal::SIGTERM),
             Action::Kill => {
                 tracing::warn!("Envoy does not end, it is killed");

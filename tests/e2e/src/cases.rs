@@ -5,10 +5,12 @@ mod balancing;
 mod certificate;
 mod dataplane;
 mod encryption;
+mod high_availability;
 mod injection;
 mod install;
 mod job;
 mod modes;
+mod observability;
 mod outage;
 mod outside;
 mod page;
@@ -73,6 +75,15 @@ pub(crate) fn all() -> Vec<Test> {
         replicas::fewer_replicas_are_enough,
         replicas::a_restart_is_followed,
         replicas::a_deleted_pod_is_replaced,
+        observability::debug_endpoints_are_reached_by_port_forward_alone,
+        observability::metrics_tell_of_every_stage,
+        // Three replicas, and one thing after the other is broken.
+        high_availability::no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once,
+        high_availability::a_lease_from_the_far_future_blocks_nobody,
+        high_availability::connections_to_the_api_server_that_lead_nowhere_are_noticed,
+        high_availability::no_request_fails_while_the_api_server_is_away,
+        high_availability::no_request_fails_while_etcd_is_away,
+        high_availability::an_envoy_that_crashes_without_a_control_plane_serves_again,
         // The control plane goes away.
         outage::labelled_namespaces_wait_and_others_go_on_while_the_control_plane_is_down,
         outage::uninstalling_leaves_nothing_behind,

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use anyhow::{Context, Result, bail};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use anyhow::{Context, Result, bail, ensure};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
 
 /// One kubectl and one cluster.
 #[derive(Clone, Debug)]
@@ -105,5 +106,63 @@ impl Kubectl {
             bail!("kubectl {}: {}{}", arguments.join(" "), printed, errors.trim());
         }
         Ok(printed)
+    }
+}
+
+/// A port of a pod on this machine's loopback, while it lives.
+#[derive(Debug)]
+pub(crate) struct Forward {
+    port: u16,
+    _kubectl: Child,
+}
+
+impl Forward {
+    /// Answers GET with the body.
+    ///
+    /// # Errors
+    /// When there is no answer, or one whose status is not 200.
+    pub(crate) async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
+        let status = head.lines().next().unwrap_or_default();
+        ensure!(status.ends_with(" 200 OK"), "{path}: {status}: {body}");
+        Ok(body.to_owned())
+    }
+}
+
+impl Kubectl {
+    /// Makes a port of a pod reachable, loopback in the pod included.
+    pub(crate) async fn forward(&self, namespace: &str, target: &str, port: u16) -> Result<Forward> {
+        let mut child = Command::new(&self.program)
+            .args([
+                "port-forward",
+                &format!("--namespace={namespace}"),
+                target,
+                &format!(":{port}"),
+            ])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.program.display()))?;
+        let printed = child.stdout.take().context("no output")?;
+        let line = BufReader::new(printed)
+            .lines()
+            .next_line()
+            .await?
+            .unwrap_or_default();
+        // Forwarding from 127.0.0.1:40123 -> 5684
+        let port = line.split(" -> ").next().and_then(|from| from.rsplit(':').next());
+        let port = port.and_then(|port| port.parse().ok());
+        Ok(Forward {
+            port: port.with_context(|| format!("kubectl port-forward said {line:?}"))?,
+            _kubectl: child,
+        })
     }
 }

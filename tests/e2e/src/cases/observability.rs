@@ -1,0 +1,84 @@
+//! What operators see of the control plane, after the tests before have given it something to show.
+
+use anyhow::{Context, Result, ensure};
+use kube::ResourceExt;
+use serde_json::Value;
+
+use crate::harness::demo;
+use crate::harness::runner::Note;
+use crate::pods::ip;
+use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
+
+/// One metric of each stage, and whether something has been counted by now.
+const METRICS: [(&str, bool); 14] = [
+    ("kuma_cp_engine_lag_seconds_count", true),
+    ("kuma_cp_engine_work_seconds_count", true),
+    ("kuma_cp_engine_waiting_messages", false),
+    ("kuma_cp_xds_resources_encoded_total", true),
+    ("kuma_cp_xds_resources_changed_total", true),
+    ("kuma_cp_xds_responses_total{kind=\"Endpoints\"}", true),
+    (
+        "kuma_cp_xds_acknowledgement_seconds_count{kind=\"Endpoints\"}",
+        true,
+    ),
+    ("kuma_cp_xds_connected_proxies", true),
+    ("kuma_cp_xds_streams_refused_total", false),
+    ("kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count", true),
+    ("kuma_cp_xds_endpoint_removals_open", false),
+    ("kuma_cp_certificate_requests_total{result=\"Issued\"}", true),
+    ("kuma_cp_admission_reviews_total{", true),
+    ("kuma_cp_dataplane_writes_total", true),
+];
+
+pub(super) async fn debug_endpoints_are_reached_by_port_forward_alone(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let target = format!("deployment/{CONTROL_PLANE}");
+    let debug = world.cluster.kubectl.forward(SYSTEM, &target, 5684).await?;
+    let client = format!("{}.{APP}", world.pod(APP, "client").await?);
+    let proxies: Value = serde_json::from_str(&debug.get("/debug/proxies").await?)?;
+    let configuration = &proxies[&client]["configuration"];
+    ensure!(
+        configuration["acknowledged"].is_string(),
+        "the client acknowledged nothing: {proxies}"
+    );
+    let path = format!("/debug/resources?proxy={client}");
+    let resources: Value = serde_json::from_str(&debug.get(&path).await?)?;
+    let clusters = resources["Cluster"].as_array().map_or(0, Vec::len);
+    ensure!(clusters > 0, "the client is to have no clusters: {resources}");
+    let config: Value = serde_json::from_str(&debug.get("/debug/config").await?)?;
+    ensure!(config["diagnostics"]["debugPort"] == 5684, "{config}");
+    debug.get("/debug/removals").await?;
+
+    let url = format!("http://{}:5684/debug/config", control_plane_address(world).await?);
+    let kubectl = &world.cluster.kubectl;
+    let pod = world.pod(APP, "client").await?;
+    let refusal = demo::get_refused(kubectl, APP, &pod, "client", &url).await?;
+    Ok(format!("{clusters} clusters; from a pod: {refusal}"))
+}
+
+pub(super) async fn metrics_tell_of_every_stage(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let target = format!("deployment/{CONTROL_PLANE}");
+    let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
+    let text = diagnostics.get("/metrics").await?;
+    for (metric, counted) in METRICS {
+        let lines = text.lines().filter(|line| line.starts_with(metric));
+        let value = lines
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .reduce(f64::max);
+        let value = value.with_context(|| format!("there is no metric {metric}:\n{text}"))?;
+        ensure!(value > 0.0 || !counted, "{metric} is {value}");
+    }
+    let took = |line: &str| line.starts_with("kuma_cp_xds_endpoint_removal_acknowledgement_seconds_");
+    let removals: Vec<_> = text
+        .lines()
+        .filter(|line| took(line) && !line.contains("bucket"))
+        .collect();
+    Ok(removals.join(", "))
+}
+
+async fn control_plane_address(world: &World) -> Result<String> {
+    let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let pod = pods.first().context("no control plane is ready")?;
+    Ok(ip(pod).with_context(|| pod.name_any())?.to_owned())
+}
