@@ -153,10 +153,11 @@ impl Renewal {
     /// Has a new key certified and publishes both. Every certificate gets a key of its own.
     async fn issue(&self, before: Option<&Held>) -> anyhow::Result<Held> {
         let key = WorkloadKey::generate()?;
+        let name = self.proxy.proxy_name();
         let mut request = Request::new(IssueCertificateRequest {
             mesh: self.mesh.to_string(),
-            name: self.proxy.proxy_name(),
-            csr_der: key.csr_der()?,
+            name: name.clone(),
+            csr_der: key.csr_der_of(&name)?,
         });
         request
             .metadata_mut()

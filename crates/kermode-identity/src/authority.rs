@@ -7,7 +7,7 @@ use rcgen::ExtendedKeyUsagePurpose;
 use rustls_pki_types::CertificateDer;
 
 use crate::issuer::{Issuer, Leaf, uri_name};
-use crate::{Entitlement, Error, IssuedCertificate, SpiffeId, Validity, csr};
+use crate::{Entitlement, Error, IssuedCertificate, SigningRequest, SpiffeId, Validity};
 
 /// A mesh's CA (BEHAVIOUR section 6.7, with ECDSA P-256 in place of RSA).
 #[derive(Debug)]
@@ -31,9 +31,7 @@ impl Authority {
         })
     }
 
-    /// Certifies the key of a signing request (PKCS#10, DER or PEM) for what the entitlement names.
-    ///
-    /// The request must be signed by its own key, ECDSA P-256 or Ed25519. Nothing else it says is honoured.
+    /// Reads a signing request and certifies its key: [`SigningRequest::read`] and [`Authority::sign`].
     pub fn sign_csr(
         &self,
         csr: &[u8],
@@ -41,7 +39,21 @@ impl Authority {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<IssuedCertificate, Error> {
-        let key = csr::verified_key(csr)?;
+        self.sign(&SigningRequest::read(csr)?, entitlement, lifetime, now)
+    }
+
+    /// Certifies the key of a signing request for what the entitlement names: all of it, and nothing else.
+    ///
+    /// # Errors
+    /// When the request asks for other names, or the entitlement has none, or this CA is not valid.
+    pub fn sign(
+        &self,
+        request: &SigningRequest,
+        entitlement: &Entitlement,
+        lifetime: Duration,
+        now: SystemTime,
+    ) -> Result<IssuedCertificate, Error> {
+        request.check_names(entitlement)?;
         if !entitlement.names_a_service() {
             return Err(Error::NoEntitlement);
         }
@@ -55,7 +67,7 @@ impl Authority {
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
         self.issuer.sign(
-            &key,
+            &request.key,
             Leaf {
                 names,
                 usages,

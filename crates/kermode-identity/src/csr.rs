@@ -1,4 +1,7 @@
-//! Reads a signing request and keeps only its public key, after the request has proven to own it.
+//! Reads a signing request: whose key it is, after the request has proven to own it, and which names it asks for.
+//!
+//! Names come from the Dataplane alone. A request that asks for anything else is not taken for a mistake but refused,
+//! so that an attempt shows.
 
 use std::borrow::Cow;
 
@@ -6,31 +9,108 @@ use rcgen::SubjectPublicKeyInfo;
 use rustls_pki_types::CertificateSigningRequestDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::cri_attributes::{ParsedCriAttribute, X509CriAttribute};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ED25519};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::AlgorithmIdentifier;
 
-use crate::Error;
+use crate::{Entitlement, Error};
 
 /// More than any request with an accepted key needs; bounds the work done for a stranger.
 const MAX_LENGTH: usize = 8 * 1024;
+/// Scheme of the name by which a request is bound to the proxy that made it. It is in no certificate.
+pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
-/// The key of the request, known to belong to whoever made it.
-pub(crate) fn verified_key(csr: &[u8]) -> Result<SubjectPublicKeyInfo, Error> {
-    let unreadable = |reason: String| Error::RequestUnreadable { reason };
-    if csr.len() > MAX_LENGTH {
-        return Err(unreadable(format!("it is longer than {MAX_LENGTH} bytes")));
+/// A request whose key has signed it.
+#[derive(Debug)]
+pub struct SigningRequest {
+    pub(crate) key: SubjectPublicKeyInfo,
+    uris: Vec<String>,
+}
+
+impl SigningRequest {
+    /// Reads a request (PKCS#10, DER or PEM) signed by its own key, ECDSA P-256 or Ed25519.
+    ///
+    /// # Errors
+    /// When it is none, is too long, has another kind of key, is not signed by it, or asks for anything but URI names.
+    pub fn read(csr: &[u8]) -> Result<Self, Error> {
+        let unreadable = |reason: String| Error::RequestUnreadable { reason };
+        if csr.len() > MAX_LENGTH {
+            return Err(unreadable(format!("it is longer than {MAX_LENGTH} bytes")));
+        }
+        let der = der_of(csr)?;
+        let (rest, request) =
+            X509CertificationRequest::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(unreadable("bytes follow its end".to_owned()));
+        }
+        let info = &request.certification_request_info;
+        accept_algorithm(&info.subject_pki.algorithm)?;
+        request.verify_signature().map_err(|_| Error::RequestSignature)?;
+        if info.subject.iter().next().is_some() {
+            return Err(asks("a subject"));
+        }
+        let mut uris = Vec::new();
+        for attribute in info.attributes() {
+            uris.extend(requested_uris(attribute)?);
+        }
+        let key = SubjectPublicKeyInfo::from_der(info.subject_pki.raw);
+        Ok(Self {
+            key: key.map_err(|error| unreadable(error.to_string()))?,
+            uris,
+        })
     }
-    let der = der_of(csr)?;
-    let (rest, request) =
-        X509CertificationRequest::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
-    if !rest.is_empty() {
-        return Err(unreadable("bytes follow its end".to_owned()));
+
+    /// Whether the request was made by that proxy, `<pod>.<namespace>`: it names it, and no other. A request that
+    /// somebody else has seen is of no use to him.
+    ///
+    /// # Errors
+    /// When it names another proxy, or none.
+    pub fn check_made_by(&self, proxy: &str) -> Result<(), Error> {
+        let mut named = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
+        match (named.next(), named.next()) {
+            (Some(name), None) if name == proxy => Ok(()),
+            (None, _) => Err(Error::RequestUnbound),
+            _ => Err(Error::RequestOfAnother),
+        }
     }
-    let key = &request.certification_request_info.subject_pki;
-    accept_algorithm(&key.algorithm)?;
-    request.verify_signature().map_err(|_| Error::RequestSignature)?;
-    SubjectPublicKeyInfo::from_der(key.raw).map_err(|error| unreadable(error.to_string()))
+
+    /// Whether it asks for names of the entitlement only.
+    pub(crate) fn check_names(&self, entitlement: &Entitlement) -> Result<(), Error> {
+        let mut names = self.uris.iter().filter(|uri| !uri.starts_with(PROXY_SCHEME));
+        if names.all(|uri| entitlement.uris().contains(uri)) {
+            Ok(())
+        } else {
+            Err(asks("a name that is not the proxy's"))
+        }
+    }
+}
+
+fn asks(what: &'static str) -> Error {
+    Error::RequestAsks { what }
+}
+
+fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error> {
+    let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else {
+        return Err(asks("an unknown attribute"));
+    };
+    let mut uris = Vec::new();
+    for extension in &requested.extensions {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                for name in &names.general_names {
+                    let GeneralName::URI(uri) = name else {
+                        return Err(asks("a name that is no URI"));
+                    };
+                    uris.push((*uri).to_owned());
+                }
+            }
+            ParsedExtension::BasicConstraints(_) => return Err(asks("to be a CA")),
+            _ => return Err(asks("an extension that is none of its business")),
+        }
+    }
+    Ok(uris)
 }
 
 fn der_of(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {

@@ -69,6 +69,20 @@ pub enum Error {
         "signature of the certificate signing request does not verify with its own key; sign it with that key"
     )]
     RequestSignature,
+    /// The signing request asks for what the proxy does not get.
+    #[error("certificate signing request asks for {what}; leave it out: names come from the Dataplane")]
+    RequestAsks {
+        /// What it asks for.
+        what: &'static str,
+    },
+    /// The signing request does not say which proxy made it.
+    #[error(
+        "certificate signing request does not name the proxy that made it; use the sidecar's own version"
+    )]
+    RequestUnbound,
+    /// The signing request was made by another proxy.
+    #[error("certificate signing request was made by another proxy; make one with a key of your own")]
+    RequestOfAnother,
     /// There is nothing to certify.
     #[error(
         "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"

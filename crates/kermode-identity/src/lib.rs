@@ -21,6 +21,7 @@ mod workload;
 pub use authority::Authority;
 pub use bundle::TrustBundle;
 pub use certificate::{BACKDATE, IssuedCertificate, Validity};
+pub use csr::SigningRequest;
 pub use error::Error;
 pub use rotation::{Remaining, Rotation, Step};
 pub use serving::{ServingAuthority, ServingCertificate};

@@ -2,9 +2,11 @@
 
 use std::fmt;
 
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, SanType};
 
 use crate::Error;
+use crate::csr::PROXY_SCHEME;
+use crate::issuer::uri_name;
 
 /// A key whose certificate a control plane is asked for.
 pub struct WorkloadKey {
@@ -19,10 +21,21 @@ impl WorkloadKey {
         })
     }
 
-    /// A signing request for it (PKCS#10, DER). It names nobody: the control plane decides whose key this is.
+    /// A signing request for it (PKCS#10, DER) that names nobody.
     pub fn csr_der(&self) -> Result<Vec<u8>, Error> {
+        self.request(Vec::new())
+    }
+
+    /// A signing request for it (PKCS#10, DER), bound to the proxy `<pod>.<namespace>` that makes it, so that nobody
+    /// else can use it. It asks for no names: the control plane knows them.
+    pub fn csr_der_of(&self, proxy: &str) -> Result<Vec<u8>, Error> {
+        self.request(vec![uri_name("proxy", &format!("{PROXY_SCHEME}{proxy}"))?])
+    }
+
+    fn request(&self, names: Vec<SanType>) -> Result<Vec<u8>, Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
         let request = params
             .serialize_request(&self.key)
             .map_err(Error::crypto("making a certificate signing request"))?;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use kermode_model::Dataplane;
-use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, IsCa, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P384_SHA384, PKCS_ED25519, SanType,
+};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::UnixTime;
@@ -33,14 +36,10 @@ fn mk_web() -> Dataplane {
     ]])
 }
 
-fn mk_csr(key: &KeyPair, names: &[&str]) -> Vec<u8> {
-    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-    CertificateParams::new(names)
-        .unwrap()
-        .serialize_request(key)
-        .unwrap()
-        .der()
-        .to_vec()
+fn mk_csr(key: &KeyPair) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.serialize_request(key).unwrap().der().to_vec()
 }
 
 fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
@@ -104,19 +103,110 @@ fn both_roots_verify_while_an_authority_is_replaced() {
     }
 }
 
-#[test]
-fn names_are_those_of_the_entitlement_whatever_the_request_asks_for() {
+/// A signing request with what `change` adds.
+fn mk_greedy_csr(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    change(&mut params);
     let key = KeyPair::generate().unwrap();
-    let issued = sign(&mk_authority(), &mk_csr(&key, &["admin.default", "10.0.0.1"])).unwrap();
+    params.serialize_request(&key).unwrap().der().to_vec()
+}
+
+fn uri(text: &str) -> SanType {
+    SanType::URI(text.try_into().unwrap())
+}
+
+type Change = Box<dyn FnOnce(&mut CertificateParams)>;
+
+#[test]
+fn a_request_that_asks_for_more_than_its_own_is_refused() {
+    let authority = mk_authority();
+    let own = "spiffe://default/web_demo_svc_80";
+    let names = |names: Vec<SanType>| -> Change { Box::new(|params| params.subject_alt_names = names) };
+    let greedy: [(&str, Change); 9] = [
+        (
+            "another service",
+            names(vec![uri("spiffe://default/admin_demo_svc_80")]),
+        ),
+        (
+            "its own and another",
+            names(vec![uri(own), uri("spiffe://default/admin")]),
+        ),
+        ("another mesh", names(vec![uri("spiffe://other/web_demo_svc_80")])),
+        (
+            "another tag",
+            names(vec![uri("kuma://app.kubernetes.io/name/admin")]),
+        ),
+        (
+            "a host name",
+            names(vec![SanType::DnsName("admin.default".try_into().unwrap())]),
+        ),
+        (
+            "an address",
+            names(vec![SanType::IpAddress([10, 0, 0, 1].into())]),
+        ),
+        (
+            "a subject",
+            Box::new(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "admin")),
+        ),
+        (
+            "to be a CA",
+            Box::new(|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        ),
+        (
+            "to sign certificates",
+            Box::new(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
+        ),
+    ];
+    for (what, change) in greedy {
+        let error = sign(&authority, &mk_greedy_csr(change));
+        assert!(
+            matches!(error, Err(Error::RequestAsks { .. })),
+            "{what}: {error:?}"
+        );
+    }
+    assert!(sign(&authority, &mk_greedy_csr(names(vec![uri(own)]))).is_ok());
+}
+
+#[test]
+fn a_request_is_of_use_to_the_proxy_that_made_it_only() {
+    let key = WorkloadKey::generate().unwrap();
+    let request = |csr: Vec<u8>| SigningRequest::read(&csr).unwrap();
+    let bound = request(key.csr_der_of("web-0.shop").unwrap());
+    assert!(bound.check_made_by("web-0.shop").is_ok());
+    for other in ["web-1.shop", "web-0.shop2", "web-0", ""] {
+        assert!(
+            matches!(bound.check_made_by(other), Err(Error::RequestOfAnother)),
+            "{other}"
+        );
+    }
+    let unbound = request(key.csr_der().unwrap());
+    assert!(matches!(
+        unbound.check_made_by("web-0.shop"),
+        Err(Error::RequestUnbound)
+    ));
+    let both = vec![uri("kermode-proxy:web-0.shop"), uri("kermode-proxy:web-1.shop")];
+    let both = request(mk_greedy_csr(|params| params.subject_alt_names = both));
+    assert!(matches!(
+        both.check_made_by("web-0.shop"),
+        Err(Error::RequestOfAnother)
+    ));
+}
+
+#[test]
+fn names_are_those_of_the_entitlement_and_not_the_proxy_s() {
+    let key = WorkloadKey::generate().unwrap();
+    let issued = sign(&mk_authority(), &key.csr_der_of("web-0.shop").unwrap()).unwrap();
     let (_, certificate) = X509Certificate::from_der(&issued.chain[0]).unwrap();
     assert_eq!(uris(&certificate), Entitlement::of(&mk_web()).uris());
     assert_eq!(certificate.subject().iter().count(), 0);
     assert!(!certificate.is_ca());
     let usage = certificate.extended_key_usage().unwrap().unwrap().value;
     assert!(usage.server_auth && usage.client_auth && usage.other.is_empty());
+    let pair = KeyPair::from_pem(&key.private_key_pem()).unwrap();
     assert_eq!(
         certificate.public_key().raw,
-        rcgen::PublicKeyData::subject_public_key_info(&key)
+        rcgen::PublicKeyData::subject_public_key_info(&pair)
     );
 }
 
@@ -199,7 +289,7 @@ fn a_request_signed_by_another_key_is_refused() {
 #[test]
 fn a_request_whose_key_was_swapped_is_refused() {
     let (mine, victim) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let mut csr = mk_csr(&mine, &[]);
+    let mut csr = mk_csr(&mine);
     let (from, to) = (
         rcgen::PublicKeyData::der_bytes(&mine),
         rcgen::PublicKeyData::der_bytes(&victim),
@@ -219,21 +309,17 @@ fn rsa_and_p384_keys_are_refused_and_ed25519_is_not() {
     assert!(matches!(sign(&authority, rsa), Err(Error::RequestKey { .. })));
     let p384 = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap();
     assert!(matches!(
-        sign(&authority, &mk_csr(&p384, &[])),
+        sign(&authority, &mk_csr(&p384)),
         Err(Error::RequestKey { .. })
     ));
     let ed25519 = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-    assert!(sign(&authority, &mk_csr(&ed25519, &[])).is_ok());
+    assert!(sign(&authority, &mk_csr(&ed25519)).is_ok());
 }
 
 #[test]
 fn a_request_in_pem_is_understood() {
     let key = KeyPair::generate().unwrap();
-    let pem = CertificateParams::default()
-        .serialize_request(&key)
-        .unwrap()
-        .pem()
-        .unwrap();
+    let pem = crate::pem::encode("CERTIFICATE REQUEST", &mk_csr(&key));
     assert!(sign(&mk_authority(), pem.as_bytes()).is_ok());
 }
 
