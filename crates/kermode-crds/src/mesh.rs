@@ -119,9 +119,21 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
+/// What a name has to be.
+pub(crate) const DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last \
+                                    no dash";
+/// The type of backend that there is.
+pub(crate) const BUILTIN: &str = "builtin";
+
 /// Why a Mesh resource cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMesh {
+    /// The mesh's name cannot be a trust domain.
+    #[error("metadata.name: {0:?} {DNS_LABEL}")]
+    Name(String),
+    /// The backend's name cannot be a part of a Secret's.
+    #[error("spec.mtls.backends[{0}].name: {1:?} {DNS_LABEL}")]
+    BackendName(usize, String),
     /// The enabled backend is not in the list.
     #[error("spec.mtls.enabledBackend: has to be set to one of the backends in the mesh, not {0:?}")]
     UnknownBackend(String),
@@ -155,6 +167,9 @@ impl TryFrom<&Mesh> for model::Mesh {
 
     fn try_from(mesh: &Mesh) -> Result<Self, InvalidMesh> {
         let name = mesh.metadata.name.as_deref().unwrap_or_default();
+        if !model::is_dns_label(name) {
+            return Err(InvalidMesh::Name(name.to_owned()));
+        }
         let outbound = mesh
             .spec
             .networking
@@ -186,15 +201,24 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
     else {
         return Err(InvalidMesh::UnknownBackend(name.to_owned()));
     };
-    if backend.kind != "builtin" {
+    if backend.kind != BUILTIN {
         return Err(InvalidMesh::UnknownType(index, backend.kind.clone()));
     }
+    backend_name(index, backend)?;
     Ok(Some(model::Mtls {
         backend: backend.name.clone(),
         mode: mode(index, backend)?,
         authority: model::CertificateAuthority::Builtin,
         certificate_lifetime: certificate_lifetime(index, backend)?,
     }))
+}
+
+/// The name is a part of the names of Secrets. What other types make of theirs is their business.
+pub(crate) fn backend_name(index: usize, backend: &Backend) -> Result<(), InvalidMesh> {
+    if backend.kind == BUILTIN && !model::is_dns_label(&backend.name) {
+        return Err(InvalidMesh::BackendName(index, backend.name.clone()));
+    }
+    Ok(())
 }
 
 pub(crate) fn mode(index: usize, backend: &Backend) -> Result<model::MtlsMode, InvalidMesh> {

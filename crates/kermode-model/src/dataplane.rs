@@ -28,13 +28,17 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Every value of `kuma.io/service` that this proxy may call itself, in order and without repeats.
+    /// Every value of `kuma.io/service` that this proxy may call itself, in order and without repeats. A gateway that
+    /// is known by its Deployment has that name, under another key, and no other.
     pub fn services(&self) -> Vec<ServiceName> {
-        let inbounds = self.inbounds.iter().map(|inbound| &inbound.tags);
-        let gateway = self.gateway.iter().map(|gateway| &gateway.tags);
+        let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
+        let gateway = self.gateway.iter().map(|gateway| {
+            let tags = &gateway.tags;
+            tags.get(tag::SERVICE).or_else(|| tags.get(tag::GATEWAY_SERVICE))
+        });
         let mut names: Vec<_> = inbounds
             .chain(gateway)
-            .filter_map(|tags| tags.get(tag::SERVICE))
+            .flatten()
             .map(|name| ServiceName::new(name.clone()))
             .collect();
         names.sort();
@@ -57,6 +61,9 @@ pub struct Inbound {
 impl Inbound {
     /// The port that stands for "no Service selects this workload"; nothing listens on it.
     pub const SERVICELESS_PORT: u16 = 49151;
+    /// How many a Dataplane may have. Every proxy that calls the workload bears them, and no Pod is behind as many ports
+    /// of Services by intent: a selector that matches everything is.
+    pub const MOST: usize = 256;
 
     /// The service this inbound belongs to.
     pub fn service(&self) -> Option<ServiceName> {
@@ -142,4 +149,51 @@ pub struct Metrics {
     pub port: Option<u16>,
     /// Path to scrape.
     pub path: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_gateway(tags: &[(&str, &str)]) -> Dataplane {
+        Dataplane {
+            key: ObjectKey::new("demo", "kong-1"),
+            mesh: MeshName::new(crate::DEFAULT_MESH),
+            address: [10, 0, 0, 1].into(),
+            inbounds: Vec::new(),
+            gateway: Some(Gateway {
+                kind: GatewayKind::Delegated,
+                tags: tags
+                    .iter()
+                    .map(|(key, value)| ((*key).into(), (*value).into()))
+                    .collect(),
+            }),
+            transparent_proxying: None,
+            admin_port: None,
+            probes: None,
+            metrics: None,
+        }
+    }
+
+    #[test]
+    fn a_gateway_is_called_by_its_service_or_by_its_deployment() {
+        let by_deployment = (tag::GATEWAY_SERVICE, "kong_demo_svc");
+        let by_service = (tag::SERVICE, "kong_demo_svc_80");
+        assert_eq!(mk_gateway(&[by_deployment]).services(), ["kong_demo_svc".into()]);
+        assert_eq!(
+            mk_gateway(&[by_deployment, by_service]).services(),
+            ["kong_demo_svc_80".into()]
+        );
+    }
+
+    #[test]
+    fn the_key_of_gateways_means_nothing_on_an_inbound() {
+        let mut dataplane = mk_gateway(&[]);
+        dataplane.inbounds.push(Inbound {
+            port: 80,
+            tags: [(tag::GATEWAY_SERVICE.into(), "web".into())].into(),
+            ready: None,
+        });
+        assert_eq!(dataplane.services(), []);
+    }
 }

@@ -16,7 +16,7 @@ pub use dataplane::{
     ApplicationProbe, Dataplane, Gateway, GatewayKind, Inbound, Metrics, Probes, TransparentProxying,
 };
 pub use mesh::{CertificateAuthority, Mesh, Mtls, MtlsMode};
-pub use name::{DEFAULT_MESH, MeshName, ObjectKey, ServiceName};
+pub use name::{DEFAULT_MESH, MAX_DNS_LABEL, MeshName, ObjectKey, ServiceName, is_dns_label};
 pub use permission::{Action, PermissionRule, Principal, TrafficPermission};
 pub use protocol::Protocol;
 pub use tags::{Tags, tag};

@@ -6,6 +6,21 @@ use std::sync::Arc;
 /// The mesh that a workload joins when nothing names another one.
 pub const DEFAULT_MESH: &str = "default";
 
+/// The most characters of a DNS label.
+pub const MAX_DNS_LABEL: usize = 63;
+
+/// Whether a text is a DNS label (RFC 1123) in lower case, as the name of a Kubernetes namespace is. Names of meshes
+/// are: they are trust domains of SPIFFE and parts of the names of Secrets.
+pub fn is_dns_label(text: &str) -> bool {
+    let outer =
+        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_DNS_LABEL
+        && outer(bytes.first())
+        && outer(bytes.last())
+        && bytes.iter().all(|byte| outer(Some(byte)) || *byte == b'-')
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -113,6 +128,16 @@ impl fmt::Debug for ObjectKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dns_labels_are_those_of_rfc_1123() {
+        for good in ["a", "0", "ca-1", "default", &"x".repeat(63)] {
+            assert!(is_dns_label(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a.b", "a_b", "a/b", "ä", &"x".repeat(64)] {
+            assert!(!is_dns_label(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn a_pod_name_with_dots_survives_the_round_trip() {

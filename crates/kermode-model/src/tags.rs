@@ -10,6 +10,8 @@ pub type Tags = BTreeMap<Arc<str>, Arc<str>>;
 pub mod tag {
     /// The service an inbound belongs to.
     pub const SERVICE: &str = "kuma.io/service";
+    /// What stands for [`SERVICE`] on a gateway that is known by its Deployment; spelled as Kuma does.
+    pub const GATEWAY_SERVICE: &str = "kuma.io/service-name";
     /// The zone of a multi-zone deployment.
     pub const ZONE: &str = "kuma.io/zone";
     /// The protocol spoken on the inbound.

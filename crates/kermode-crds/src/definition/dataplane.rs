@@ -1,13 +1,11 @@
 //! CustomResourceDefinition of Dataplane.
 
+use kermode_model::Inbound;
 use serde_json::{Value, json};
 
 use super::{
     Names, column, conditions, definition, described, object, open, port, required, root, rule, text, wide,
 };
-
-/// No Pod has more; the API server bounds the cost of rules by it.
-const MAX_INBOUNDS: u32 = 4096;
 
 pub(super) fn dataplane() -> Value {
     let spec = open(json!({
@@ -74,7 +72,8 @@ fn networking() -> Value {
     let inbounds = json!({
         "type": "array",
         "description": "One entry for each port of each Service that selects the Pod.",
-        "maxItems": MAX_INBOUNDS,
+        // The API server bounds the cost of rules by it, too.
+        "maxItems": Inbound::MOST,
         "items": inbound(),
     });
     let gateway = open(json!({
@@ -101,8 +100,10 @@ fn networking() -> Value {
 }
 
 fn inbound() -> Value {
-    let health =
-        open(json!({"ready": {"type": "boolean", "description": "Whether it may receive traffic."}}));
+    // Kuma leaves `false` out when it writes the object.
+    let ready =
+        json!({"type": "boolean", "default": false, "description": "Whether it may receive traffic."});
+    let health = open(json!({"ready": ready}));
     let schema = open(json!({
         "port": port(1, "The container port."),
         "servicePort": port(0, "Port of the workload, where it differs."),

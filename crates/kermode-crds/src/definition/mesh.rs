@@ -1,11 +1,15 @@
 //! CustomResourceDefinition of Mesh.
 
+use kermode_model::MAX_DNS_LABEL;
 use serde_json::{Value, json};
 
 use super::{
     Names, column, conditions, definition, described, object, open, required, root, rule, text, wide,
 };
+use crate::mesh::{BUILTIN, DNS_LABEL};
 
+/// What [`kermode_model::is_dns_label`] takes, its length aside.
+const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 /// More than anybody rotates through; the API server bounds the cost of rules by it.
 const MAX_BACKENDS: u32 = 64;
 
@@ -28,6 +32,11 @@ pub(super) fn mesh() -> Value {
         "spec": described(spec, "Settings of the mesh."),
         "status": described(status, "What became of it; written by the control plane."),
     }));
+    let schema = rule(
+        schema,
+        &format!("self.metadata.name.size() <= {MAX_DNS_LABEL} && self.metadata.name.matches('{LABEL}')"),
+        &format!("metadata.name {DNS_LABEL}"),
+    );
     let columns = json!([
         column("mTLS", "string", ".status.mtls"),
         column("Backend", "string", ".spec.mtls.enabledBackend"),
@@ -67,9 +76,16 @@ fn mtls() -> Value {
         "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "What inbounds accept; STRICT unless set."},
         "dpCert": open(json!({"rotation": rotation})),
     }));
+    let backend = rule(
+        required(backend, &["name", "type"]),
+        &format!(
+            "self.type != '{BUILTIN}' || (self.name.size() <= {MAX_DNS_LABEL} && self.name.matches('{LABEL}'))"
+        ),
+        &format!("name {DNS_LABEL}"),
+    );
     let schema = open(json!({
         "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mTLS is off without one."},
-        "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": required(backend, &["name", "type"])},
+        "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend},
     }));
     rule(
         described(schema, "Mutual TLS."),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kermode_model::DEFAULT_MESH;
+use kermode_model::{DEFAULT_MESH, Inbound};
 use serde_json::Value;
 
 use super::Problem;
@@ -52,6 +52,16 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
         ),
         (false, false) => {}
     }
+    if inbounds.len() > Inbound::MOST {
+        let message = format!(
+            "must have at most {} items, not {}",
+            Inbound::MOST,
+            inbounds.len()
+        );
+        problems.push(Problem::new("spec.networking.inbound", message));
+        // One problem says it; those of thousands of inbounds would hide it.
+        return problems;
+    }
     for (index, inbound) in inbounds.iter().enumerate() {
         check_inbound(
             &format!("spec.networking.inbound[{index}]"),
@@ -89,7 +99,23 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(format!("{field}.{name}"), message));
         }
     }
+    check_health(&format!("{field}.health"), &inbound["health"], problems);
     tags::check(&format!("{field}.tags"), &inbound["tags"], Of::Inbound, problems);
+}
+
+/// `{}` is not ready, as Kuma writes it; the API server fills `ready: false` in. Anything but yes or no is a typing
+/// error.
+fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
+    let Some(members) = health.as_object() else {
+        if !health.is_null() {
+            problems.push(Problem::new(field, "must be an object such as {ready: true}"));
+        }
+        return;
+    };
+    let ready = members.get("ready");
+    if ready.is_some_and(|ready| !ready.is_boolean()) {
+        problems.push(Problem::new(format!("{field}.ready"), "must be true or false"));
+    }
 }
 
 /// Envoy's admin interface listens on loopback, where an inbound may listen too.
@@ -242,6 +268,42 @@ mod tests {
         assert_eq!(
             problem_with("/spec/networking/inbound/0/port", json!(70000)),
             format!("spec.networking.inbound[0].port: {PORT_RANGE}")
+        );
+    }
+
+    #[test]
+    fn health_is_yes_or_no_and_nothing_means_no() {
+        let mut object = mk_dataplane();
+        for health in [
+            json!({}),
+            json!({"ready": false}),
+            json!({"ready": true}),
+            json!(null),
+        ] {
+            object["spec"]["networking"]["inbound"][0]["health"] = health;
+            assert_eq!(problems(&object), [""; 0]);
+        }
+        let health = "/spec/networking/inbound/0/health";
+        assert_eq!(
+            problem_with(health, json!({"ready": "yes"})),
+            "spec.networking.inbound[0].health.ready: must be true or false"
+        );
+        assert_eq!(
+            problem_with(health, json!(true)),
+            "spec.networking.inbound[0].health: must be an object such as {ready: true}"
+        );
+    }
+
+    #[test]
+    fn there_are_only_so_many_inbounds() {
+        let inbound = mk_dataplane()["spec"]["networking"]["inbound"][0].clone();
+        let field = "/spec/networking/inbound";
+        let mut object = mk_dataplane();
+        object["spec"]["networking"]["inbound"] = vec![inbound.clone(); 256].into();
+        assert_eq!(problems(&object), [""; 0]);
+        assert_eq!(
+            problem_with(field, vec![inbound; 257].into()),
+            "spec.networking.inbound: must have at most 256 items, not 257"
         );
     }
 

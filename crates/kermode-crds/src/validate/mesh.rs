@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Problem;
-use crate::mesh::{Backend, Mesh, certificate_lifetime, mode};
+use crate::mesh::{Backend, Mesh, backend_name, certificate_lifetime, mode};
 
 /// What is wrong with a Mesh. Backends that are not in use may be of any type: a Mesh may carry those of Kuma.
 pub fn mesh(object: &Value) -> Vec<Problem> {
@@ -39,9 +39,12 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
 }
 
 fn check(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
+    let name = backend_name(index, backend).err();
+    let name = name.filter(|_| !backend.name.is_empty());
     let mode = mode(index, backend).err();
     let lifetime = certificate_lifetime(index, backend).err();
-    mode.into_iter().chain(lifetime).map(|error| error.problem())
+    let found = name.into_iter().chain(mode).chain(lifetime);
+    found.map(|error| error.problem())
 }
 
 #[cfg(test)]
@@ -96,6 +99,23 @@ mod tests {
         assert_eq!(
             problems(json!({"enabledBackend": "v", "backends": vault})),
             ["spec.mtls.backends[0].type: \"vault\" is not supported: use builtin"]
+        );
+    }
+
+    #[test]
+    fn names_are_dns_labels() {
+        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last no dash";
+        let named = |name: &str| {
+            let problems = mesh(&json!({"metadata": {"name": name}, "spec": {}}));
+            problems.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(named("team-1"), [""; 0]);
+        assert_eq!(named("team.one"), [format!("metadata.name: \"team.one\" {rule}")]);
+        let backends = json!([{"name": "CA_1", "type": "builtin"}, {"name": "Old_CA", "type": "vault"}]);
+        assert_eq!(
+            problems(json!({"enabledBackend": "CA_1", "backends": backends})),
+            [format!("spec.mtls.backends[0].name: \"CA_1\" {rule}")],
+            "once, and none of the other type"
         );
     }
 

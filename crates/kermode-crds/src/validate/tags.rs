@@ -5,9 +5,6 @@ use serde_json::Value;
 
 use super::Problem;
 
-/// What stands for the service of a gateway that is known by its Deployment; spelled as Kuma does.
-const GATEWAY_SERVICE: &str = "kuma.io/service-name";
-
 /// What must be there.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
@@ -20,7 +17,7 @@ pub(super) fn check(field: &str, tags: &Value, of: Of, problems: &mut Vec<Proble
         problems.push(missing(field));
         return;
     };
-    let by_deployment = of == Of::Gateway && tags.contains_key(GATEWAY_SERVICE);
+    let by_deployment = of == Of::Gateway && tags.contains_key(tag::GATEWAY_SERVICE);
     if !tags.contains_key(tag::SERVICE) && !by_deployment {
         problems.push(missing(field));
     }

@@ -3,6 +3,7 @@
 use std::num::ParseIntError;
 
 use kermode_crds::annotation::{self, WrongValue};
+use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
@@ -15,6 +16,19 @@ pub enum ConvertError {
     NoMatchingPort {
         /// The Pod's name.
         pod: String,
+    },
+    /// More ports of Services lead to the Pod than a Dataplane holds.
+    #[error(
+        "{services} Services select the Pod by {found} ports, and a Dataplane has at most {} inbounds: narrow their \
+         selectors, or annotate those that need no mesh with {}: enabled",
+        Inbound::MOST,
+        annotation::IGNORE
+    )]
+    TooManyInbounds {
+        /// How many Services.
+        services: usize,
+        /// How many of their ports lead to it.
+        found: usize,
     },
     /// An annotation that should say yes or no says something else.
     #[error(transparent)]
@@ -75,6 +89,7 @@ impl ConvertError {
         let annotated = |key: &str| format!("metadata.annotations[\"{key}\"]");
         match self {
             Self::NoMatchingPort { .. } => "spec.containers[*].ports".to_owned(),
+            Self::TooManyInbounds { .. } => "metadata.labels".to_owned(),
             Self::WrongValue(wrong) => annotated(&wrong.key),
             Self::Number { key, .. } | Self::RedirectPort { key, .. } => annotated(key),
             Self::ProbesPort => annotated(annotation::VIRTUAL_PROBES_PORT),

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use kermode_crds::annotation;
-use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags};
+use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
 
 use super::error::ConvertError;
 use super::facts::{PodFacts, Workload};
-
-/// Key of the one tag of a gateway known by its Deployment; spelled as Kuma does.
-const DEPLOYMENT_TAG: &str = "kuma.io/service-name";
 
 /// How a gateway is told from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +42,7 @@ pub(super) fn gateway(
         (KnownBy::Deployment, Some(deployment)) => {
             let name = ServiceName::of_workload(&deployment.name, &pod.key.namespace);
             let value: Arc<str> = name.as_str().into();
-            Tags::from([(DEPLOYMENT_TAG.into(), value)])
+            Tags::from([(tag::GATEWAY_SERVICE.into(), value)])
         }
         _ => first.map(|inbound| inbound.tags).unwrap_or_default(),
     };

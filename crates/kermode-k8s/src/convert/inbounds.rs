@@ -40,6 +40,9 @@ impl Source<'_> {
         services: &[&ServiceFacts],
         warnings: &mut Vec<ConvertWarning>,
     ) -> Result<Vec<Inbound>, ConvertError> {
+        if !self.gateway {
+            self.check_number(services)?;
+        }
         let mut inbounds = Vec::new();
         let mut declared = Declared::default();
         for service in services {
@@ -68,6 +71,19 @@ impl Source<'_> {
             warnings.extend(declared.conflicts());
         }
         Ok(inbounds)
+    }
+
+    /// Refused before they are made: what is too much to write is too much to make at every change.
+    fn check_number(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
+        let ports = services.iter().flat_map(|service| &service.ports);
+        let found = ports
+            .filter(|port| lead(self.pod, &port.target).is_some())
+            .count();
+        if found > Inbound::MOST {
+            let services = services.len();
+            return Err(ConvertError::TooManyInbounds { services, found });
+        }
+        Ok(())
     }
 }
 

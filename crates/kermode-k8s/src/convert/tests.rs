@@ -220,6 +220,51 @@ fn a_named_target_port_must_be_declared_for_tcp() {
 }
 
 #[test]
+fn udp_gives_no_inbound_and_alone_makes_no_dataplane() {
+    let pod = annotated(json!({}));
+    let dns = json!({"port": 53, "protocol": "UDP", "targetPort": 53});
+    let both = mk_service("both", &json!([dns, {"port": 80, "targetPort": 8080}]));
+    let services: Vec<_> = converted(&pod, std::slice::from_ref(&both)).dataplane.services();
+    assert_eq!(services, ["both_demo_svc_80".into()]);
+    // As in Kuma, whose text it is: a Service that leads nowhere is a mistake, not the absence of one.
+    let only = mk_service("only", &json!([dns]));
+    assert_eq!(
+        try_convert(&pod, std::slice::from_ref(&only))
+            .expect_err("no inbound")
+            .to_string(),
+        "A service that selects pod web-1 was found, but it doesn't match any container ports."
+    );
+    assert!(
+        try_convert(&pod, &[only, both]).is_ok(),
+        "another Service is enough"
+    );
+}
+
+#[test]
+fn a_pod_behind_more_ports_than_a_dataplane_holds_is_refused_unless_it_is_a_gateway() {
+    let ports = |number: u16| json!((1..=number).map(|port| json!({"port": port})).collect::<Vec<_>>());
+    let behind = |pod: &PodFacts, number: u16| {
+        try_convert(
+            pod,
+            &[
+                mk_service("a", &ports(200)),
+                mk_service("b", &ports(number - 200)),
+            ],
+        )
+    };
+    let pod = annotated(json!({}));
+    let most = behind(&pod, 256).expect("convertible").expect("a Dataplane");
+    assert_eq!(most.dataplane.inbounds.len(), 256);
+    let error = behind(&pod, 257).expect_err("one too many");
+    assert_eq!(
+        error.to_string(),
+        "2 Services select the Pod by 257 ports, and a Dataplane has at most 256 inbounds: narrow their selectors, or \
+         annotate those that need no mesh with kuma.io/ignore: enabled"
+    );
+    assert!(behind(&annotated(json!({"kuma.io/gateway": "enabled"})), 257).is_ok());
+}
+
+#[test]
 fn conflicting_protocols_are_warned_of_and_the_most_specific_one_is_used() {
     let pod = annotated(json!({}));
     let services = [

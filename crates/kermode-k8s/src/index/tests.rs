@@ -165,6 +165,29 @@ fn a_pod_that_cannot_be_converted_keeps_its_last_good_dataplane_but_not_its_heal
 }
 
 #[test]
+fn services_that_become_too_many_leave_the_last_good_dataplane() {
+    let mut index = Index::default();
+    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    let ports: Vec<_> = (1..=256).map(|port| json!({"port": port})).collect();
+    let changes = index.apply_service(mk_service("many", "10.96.0.2", web(), json!(ports)));
+    let [DataplaneChange::Failed { error, .. }] = &*changes.dataplanes else {
+        panic!("{changes:?}");
+    };
+    assert!(matches!(
+        error,
+        ConvertError::TooManyInbounds {
+            services: 2,
+            found: 257
+        }
+    ));
+    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    let changes = index.remove_service(&key("many"));
+    assert_eq!(index.failed().count(), 0);
+    assert_eq!(changes.dataplanes, [], "it is what it was");
+}
+
+#[test]
 fn a_pod_does_not_inherit_the_dataplane_of_an_earlier_one_of_its_name() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-0", "10.0.0.1", web()));

@@ -104,6 +104,23 @@ impl Lab {
         }
     }
 
+    /// What the API server says to a Mesh.
+    pub(crate) async fn try_mesh(&self, name: &str, spec: Value) -> Result<(), String> {
+        let api: Api<DynamicObject> = Api::all_with(
+            self.client.clone(),
+            &ApiResource::erase::<kermode_crds::Mesh>(&()),
+        );
+        let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": {"name": name}, "spec": spec});
+        let params = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        let made = api
+            .create(&params, &serde_json::from_value(object).unwrap())
+            .await;
+        made.map(drop).map_err(|error| error.to_string())
+    }
+
     /// A replica that knows all Pods.
     pub(crate) fn replica(&self) -> Replica {
         let replica = self.replica_without_pods();

@@ -306,6 +306,64 @@ async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
     lab.dataplane_until("web", is_right).await;
 }
 
+#[tokio::test]
+async fn the_schema_of_meshes_refuses_names_that_are_no_dns_labels() {
+    let lab = Lab::start("names").await;
+    let mtls = |kind: &str, name: &str| json!({"mtls": {"backends": [{"name": name, "type": kind}]}});
+    let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
+    for (name, spec) in [
+        ("team-1", mtls("builtin", "ca-1")),
+        ("other", mtls("vault", "My_Vault")),
+    ] {
+        assert_eq!(lab.try_mesh(name, spec).await, Ok(()), "{name}");
+    }
+    let long = "x".repeat(64);
+    for (name, spec, field) in [
+        ("team.one", json!({}), "metadata.name"),
+        (&long, json!({}), "metadata.name"),
+        ("team", mtls("builtin", "CA_1"), "spec.mtls.backends[0]"),
+        ("team", mtls("builtin", &long), "spec.mtls.backends[0]"),
+    ] {
+        let refusal = lab.try_mesh(name, spec).await.expect_err(name);
+        assert!(refusal.contains(rule) && refusal.contains(field), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn the_schema_of_dataplanes_bounds_inbounds_and_takes_no_health_for_unready() {
+    let lab = Lab::start("schema").await;
+    let dataplane = |inbounds: Vec<Value>| {
+        let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "by-hand"},
+            "mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "inbound": inbounds}}});
+        serde_json::from_value(object).unwrap()
+    };
+    let inbound = |health: Value| json!({"port": 80, "tags": {"kuma.io/service": "web"}, "health": health});
+    let made = lab
+        .dataplanes
+        .create(&PostParams::default(), &dataplane(vec![inbound(json!({}))]))
+        .await
+        .expect("made");
+    assert_eq!(
+        made.data["spec"]["networking"]["inbound"][0]["health"],
+        json!({"ready": false})
+    );
+    let many = dataplane(vec![inbound(json!({"ready": true})); 257]);
+    let refusal = lab.dataplanes.create(&PostParams::default(), &many).await;
+    let refusal = refusal.expect_err("too many").to_string();
+    assert!(
+        refusal.contains("spec.networking.inbound") && refusal.contains("256"),
+        "{refusal}"
+    );
+    let wrong = dataplane(vec![inbound(json!({"ready": "yes"}))]);
+    let refusal = lab.dataplanes.create(&PostParams::default(), &wrong).await;
+    assert!(
+        refusal
+            .expect_err("no boolean")
+            .to_string()
+            .contains("health.ready")
+    );
+}
+
 #[test]
 fn a_pod_s_heartbeat_changes_nothing() {
     use kermode_k8s::convert::facts::PodFacts;
