@@ -1,13 +1,20 @@
 //! What operators see of the control plane, after the tests before have given it something to show.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
+use kube::api::DeleteParams;
 use serde_json::Value;
 
 use crate::harness::demo;
 use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
+
+/// Counts removals that every connected proxy has acknowledged.
+const REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count";
 
 /// One metric of each stage, and whether something has been counted by now.
 const METRICS: [(&str, bool); 14] = [
@@ -60,21 +67,29 @@ pub(super) async fn metrics_tell_of_every_stage(world: &World) -> Result<Note> {
     world.deployed().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
     let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
-    let text = diagnostics.get("/metrics").await?;
+    let leaving = world.pod(APP, "server").await?;
+    world.pods(APP).delete(&leaving, &DeleteParams::default()).await?;
+    let text = until("an acknowledged removal", Duration::from_secs(30), async || {
+        let text = diagnostics.get("/metrics").await?;
+        Ok(when(value(&text, REMOVALS) > Some(0.0), text, || {
+            format!("{REMOVALS} is 0 after {leaving} was deleted")
+        }))
+    })
+    .await?;
     for (metric, counted) in METRICS {
-        let lines = text.lines().filter(|line| line.starts_with(metric));
-        let value = lines
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .reduce(f64::max);
-        let value = value.with_context(|| format!("there is no metric {metric}:\n{text}"))?;
+        let value = value(&text, metric).with_context(|| format!("there is no metric {metric}:\n{text}"))?;
         ensure!(value > 0.0 || !counted, "{metric} is {value}");
     }
-    let took = |line: &str| line.starts_with("kuma_cp_xds_endpoint_removal_acknowledgement_seconds_");
-    let removals: Vec<_> = text
-        .lines()
-        .filter(|line| took(line) && !line.contains("bucket"))
-        .collect();
-    Ok(removals.join(", "))
+    let took = value(&text, "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_sum");
+    Ok(format!("acknowledged after {:.3} s", took.unwrap_or_default()))
+}
+
+/// The largest value of a metric's lines.
+fn value(text: &str, metric: &str) -> Option<f64> {
+    let lines = text.lines().filter(|line| line.starts_with(metric));
+    lines
+        .filter_map(|line| line.rsplit(' ').next()?.parse().ok())
+        .reduce(f64::max)
 }
 
 async fn control_plane_address(world: &World) -> Result<String> {

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 
 /// One kubectl and one cluster.
 #[derive(Clone, Debug)]
@@ -114,6 +114,8 @@ impl Kubectl {
 pub(crate) struct Forward {
     port: u16,
     _kubectl: Child,
+    /// Read no further, but kept: kubectl ends when nobody could read what it says of a connection.
+    _printed: Lines<BufReader<ChildStdout>>,
 }
 
 impl Forward {
@@ -152,17 +154,15 @@ impl Kubectl {
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         let printed = child.stdout.take().context("no output")?;
-        let line = BufReader::new(printed)
-            .lines()
-            .next_line()
-            .await?
-            .unwrap_or_default();
+        let mut printed = BufReader::new(printed).lines();
+        let line = printed.next_line().await?.unwrap_or_default();
         // Forwarding from 127.0.0.1:40123 -> 5684
         let port = line.split(" -> ").next().and_then(|from| from.rsplit(':').next());
         let port = port.and_then(|port| port.parse().ok());
         Ok(Forward {
             port: port.with_context(|| format!("kubectl port-forward said {line:?}"))?,
             _kubectl: child,
+            _printed: printed,
         })
     }
 }
