@@ -1,30 +1,46 @@
-//! Issues workload certificates: a thin gRPC shell around `kermode-identity`.
+//! Issues workload certificates and tells proxies of their mesh's roots: a thin gRPC shell around `kermode-identity`.
 //!
-//! A proxy is given exactly the names of its own Dataplane, whatever its request says, and only with a token that
-//! is bound to that Pod.
+//! A proxy is given exactly the names of its own Dataplane, and only with a token that is bound to that Pod. Whatever
+//! else is asked for is refused, logged and counted; so is more than a proxy needs.
+
+mod limits;
+mod metrics;
+mod refusal;
+mod roots;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use kermode_identity::api::{
-    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME,
+    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS_PATH,
 };
-use kermode_identity::{Entitlement, TrustBundle};
-use kermode_model::{MeshName, ObjectKey};
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
+use kermode_identity::{Entitlement, SigningRequest, Succession};
+use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
+use tokio::task::JoinSet;
 use tonic::body::Body;
+use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
 
+use self::limits::{Caller, Limits};
+pub(crate) use self::metrics::Metrics;
+use self::refusal::{Gate, Refusal};
+use self::roots::{Open, WatchRoots};
 use crate::authentication::{Authentication, Refused};
 use crate::authorities::Authorities;
 use crate::mesh::SharedIndex;
+
+/// The largest message: a signing request is at most half of that, and names take the rest.
+const MAX_MESSAGE: usize = 16 * 1024;
+/// From the head of a request to the answer, or to the first message of a stream.
+const PATIENCE: Duration = Duration::from_secs(12);
+/// How much of a claimed name is written into the log, in characters.
+const LONGEST_CLAIM: usize = 100;
 
 /// The service; cheap to clone.
 #[derive(Clone)]
@@ -37,58 +53,43 @@ struct Shared {
     authorities: Authorities,
     index: SharedIndex,
     metrics: Metrics,
-}
-
-/// Counts requests for certificates.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Metrics {
-    requests: Family<RequestLabels, Counter>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    result: RequestResult,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum RequestResult {
-    Issued,
-    Refused,
-    NotReady,
-    Failed,
-}
-
-// === impl Metrics ===
-
-impl Metrics {
-    /// Registers the counter.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let help = "Requests for workload certificates";
-        registry.register("certificate_requests", help, self.requests.clone());
-    }
-
-    fn count(&self, outcome: &Result<IssueCertificateResponse, Status>) {
-        let result = match outcome.as_ref().map_err(Status::code) {
-            Ok(_) => RequestResult::Issued,
-            Err(Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument) => {
-                RequestResult::Refused
-            }
-            Err(Code::NotFound | Code::FailedPrecondition) => RequestResult::NotReady,
-            Err(_) => RequestResult::Failed,
-        };
-        self.requests.get_or_create(&RequestLabels { result }).inc();
-    }
+    limits: Mutex<Limits>,
+    gate: Gate,
+    open: Arc<Open>,
+    patience: Duration,
+    /// Ends with the service.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 // === impl Identity ===
 
 impl Identity {
-    /// The service on top of its parts.
+    /// The service on top of its parts, which changes the CAs too when that is due.
     pub(crate) fn new(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
+    ) -> Self {
+        let keeping = authorities.clone().keep(metrics.authorities.clone());
+        let identity = Self::serving(authentication, authorities, index, metrics, PATIENCE);
+        let mut tasks = identity
+            .shared
+            .tasks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        tasks.spawn(keeping);
+        drop(tasks);
+        identity
+    }
+
+    /// The service alone.
+    fn serving(
+        authentication: Authentication,
+        authorities: Authorities,
+        index: SharedIndex,
+        metrics: Metrics,
+        patience: Duration,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -96,6 +97,11 @@ impl Identity {
                 authorities,
                 index,
                 metrics,
+                limits: Mutex::new(Limits::new(Instant::now())),
+                gate: Gate::default(),
+                open: Arc::default(),
+                patience,
+                tasks: Mutex::default(),
             }),
         }
     }
@@ -105,46 +111,63 @@ impl Shared {
     async fn issue(
         &self,
         request: Request<IssueCertificateRequest>,
-    ) -> Result<IssueCertificateResponse, Status> {
+    ) -> Result<IssueCertificateResponse, Refusal> {
         let (metadata, _, request) = request.into_parts();
-        let proxy = ObjectKey::from_proxy_name(&request.name).ok_or_else(|| {
-            Status::invalid_argument(format!("proxy name {:?} is not <pod>.<namespace>", request.name))
-        })?;
-        self.authentication
-            .check(&metadata.into_headers(), &proxy)
-            .await
-            .map_err(|refused| status(&refused))?;
-        let not_found = || Status::not_found(format!("no Dataplane {proxy} in mesh {:?} yet", request.mesh));
+        let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
+        self.limits().take(caller, Instant::now())?;
+        let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
+        let signing = SigningRequest::read(&request.csr_der)?;
+        signing.check_made_by(&proxy.proxy_name())?;
+        let succession = self.authority(&mesh, &mtls).await?;
+        let (now, entitlement) = (SystemTime::now(), Entitlement::of(&dataplane));
+        let lifetime = succession.lifetime(now, mtls.certificate_lifetime);
+        let signer = succession.signer(now);
+        let issued = signer.authority.sign(&signing, &entitlement, lifetime, now)?;
+        tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
+        let trust = succession.trust(now);
+        Ok(IssueCertificateResponse::new(&issued, &trust.bundle).signed_by(&trust))
+    }
+
+    /// Which proxy calls.
+    async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, Caller), Refusal> {
+        let headers = metadata.into_headers();
+        let token = headers.get(http::header::AUTHORIZATION);
+        let token = token.ok_or(Refused::NoToken)?.as_bytes();
+        let caller = self.limits().caller(token);
+        self.limits().check(caller, Instant::now())?;
+        let proxy = ObjectKey::from_proxy_name(name).ok_or(Refusal::Name)?;
+        self.authentication.check(&headers, &proxy).await?;
+        Ok((proxy, caller))
+    }
+
+    /// The proxy's Dataplane, and its mesh as long as that has mTLS.
+    fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Refusal> {
         let (dataplane, mesh) = self
             .index
-            .dataplane_and_mesh(&proxy)
-            .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(request.mesh.as_str()))
-            .ok_or_else(not_found)?;
-        let mtls = mesh.mtls.as_ref().ok_or_else(|| {
-            Status::failed_precondition(format!("mesh {} has no mTLS backend enabled", mesh.name))
-        })?;
-        let authority = self
-            .authorities
-            .get(&mesh.name, &mtls.backend)
-            .await
-            .map_err(|error| {
-                tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
-                Status::unavailable("the mesh's certificate authority is not available")
-            })?;
-        let entitlement = Entitlement::of(&dataplane);
-        let issued = authority
-            .sign_csr(
-                &request.csr_der,
-                &entitlement,
-                mtls.certificate_lifetime,
-                SystemTime::now(),
-            )
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        tracing::info!(dataplane = %proxy, mesh = %mesh.name, "certificate issued");
-        Ok(IssueCertificateResponse::new(
-            &issued,
-            &TrustBundle::new([authority.certificate().clone()]),
-        ))
+            .dataplane_and_mesh(proxy)
+            .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(mesh))
+            .ok_or_else(|| Refusal::NotThere(proxy.clone()))?;
+        let mtls = mesh.mtls.clone();
+        let mtls = mtls.ok_or_else(|| Refusal::NoMtls(mesh.name.to_string()))?;
+        Ok((dataplane, mesh, mtls))
+    }
+
+    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<Succession>, Refusal> {
+        let found = self.authorities.get(&mesh.name, &mtls.backend).await;
+        found.map_err(|error| {
+            tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
+            Refusal::Authority
+        })
+    }
+
+    fn refuse(&self, refusal: &Refusal, claimed: &str) -> Status {
+        let claimed: String = claimed.chars().take(LONGEST_CLAIM).collect();
+        self.gate.log(refusal, &claimed);
+        refusal.status()
+    }
+
+    fn limits(&self) -> MutexGuard<'_, Limits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,29 +206,70 @@ impl tower::Service<http::Request<Body>> for Identity {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = Issue(self.shared.clone());
+        let shared = self.shared.clone();
         Box::pin(async move {
-            if request.uri().path() != ISSUE_CERTIFICATE_PATH {
-                return Ok(Status::unimplemented("unknown method").into_http());
-            }
-            let codec = tonic_prost::ProstCodec::default();
-            Ok(Grpc::new(codec).unary(method, request).await)
+            let answered = tokio::time::timeout(shared.patience, answer(&shared, request)).await;
+            Ok(answered.unwrap_or_else(|_| {
+                let refusal = Refusal::TimedOut(shared.patience);
+                shared.metrics.refused(&refusal);
+                shared.refuse(&refusal, "").into_http()
+            }))
         })
     }
 }
 
-struct Issue(Arc<Shared>);
+/// Reads the message and calls the method. A message that is too large or makes no sense never reaches it.
+async fn answer(shared: &Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
+    match request.uri().path() {
+        ISSUE_CERTIFICATE_PATH => {
+            let reached = Arc::new(AtomicBool::new(false));
+            let method = Issue {
+                shared: shared.clone(),
+                reached: reached.clone(),
+            };
+            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
+            let response = grpc.unary(method, request).await;
+            if !reached.load(Ordering::Relaxed) {
+                shared.metrics.refused(&Refusal::Unreadable);
+                shared.refuse(&Refusal::Unreadable, "");
+            }
+            response
+        }
+        WATCH_ROOTS_PATH => {
+            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
+            grpc.server_streaming(WatchRoots(shared.clone()), request).await
+        }
+        _ => Status::unimplemented("unknown method").into_http(),
+    }
+}
+
+struct Issue {
+    shared: Arc<Shared>,
+    reached: Arc<AtomicBool>,
+}
 
 impl UnaryService<IssueCertificateRequest> for Issue {
     type Response = IssueCertificateResponse;
     type Future = BoxFuture<'static, Result<Response<IssueCertificateResponse>, Status>>;
 
     fn call(&mut self, request: Request<IssueCertificateRequest>) -> Self::Future {
-        let shared = self.0.clone();
+        self.reached.store(true, Ordering::Relaxed);
+        let shared = self.shared.clone();
         Box::pin(async move {
-            let outcome = shared.issue(request).await;
-            shared.metrics.count(&outcome);
-            outcome.map(Response::new)
+            let name = request.get_ref().name.clone();
+            match shared.issue(request).await {
+                Ok(issued) => {
+                    shared.metrics.issued();
+                    Ok(Response::new(issued))
+                }
+                Err(refusal) => {
+                    shared.metrics.refused(&refusal);
+                    Err(shared.refuse(&refusal, &name))
+                }
+            }
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

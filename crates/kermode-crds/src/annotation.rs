@@ -83,6 +83,9 @@ pub const INJECTION_REASON: &str = "kuma.io/injection-reason";
 /// Written on a Mesh once its first MeshTrafficPermission has been made.
 pub const INITIAL_POLICIES_CREATED: &str = "kuma.io/initial-policies-created";
 
+/// On a Mesh: any text that is not that of the last time asks for a new builtin CA.
+pub const ROTATE_CA: &str = "kuma.io/rotate-ca";
+
 /// Label of the control plane's namespace.
 pub const SYSTEM_NAMESPACE: &str = "kuma.io/system-namespace";
 

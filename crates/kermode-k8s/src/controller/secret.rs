@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use futures::{Stream, StreamExt};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::PostParams;
-use kube::core::ObjectMeta;
+use kube::api::{ListParams, PostParams};
+use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 
 use super::failure::{describe, is_conflict};
 
@@ -85,6 +85,49 @@ pub async fn get_or_create(
             .map_err(|error| failed("read", &error)),
         Err(error) => Err(failed("created", &error)),
     }
+}
+
+/// Reads all Secrets of a type, by name.
+///
+/// # Errors
+/// When the API server refuses; the text names the namespace.
+pub async fn list(
+    client: &Client,
+    namespace: &str,
+    kind: &str,
+) -> Result<BTreeMap<String, Data>, SecretError> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let listed = api
+        .list(&ListParams::default().fields(&format!("type={kind}")))
+        .await;
+    let listed = listed.map_err(|error| {
+        SecretError(describe(
+            &format!("Secrets of namespace {namespace} cannot be listed"),
+            &error,
+        ))
+    })?;
+    let named = listed
+        .items
+        .into_iter()
+        .map(|secret| (secret.name_any(), data(secret)));
+    Ok(named.collect())
+}
+
+/// Says whenever a Secret of a type may have changed, without reading what is in it.
+pub fn changes(client: &Client, namespace: &str, kind: &str) -> impl Stream<Item = ()> + Send + use<> {
+    let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
+    let config = watcher::Config::default().fields(&format!("type={kind}"));
+    let what = kind.to_owned();
+    watcher(api, config).default_backoff().filter_map(move |event| {
+        std::future::ready(match event {
+            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
+            Ok(_) => Some(()),
+            Err(error) => {
+                tracing::warn!(type_ = what, %error, "Secrets cannot be watched; retrying");
+                None
+            }
+        })
+    })
 }
 
 /// Follows a Secret: its contents whenever they may have changed, `None` when it is not there.

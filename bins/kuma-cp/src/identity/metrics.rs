@@ -1,0 +1,76 @@
+//! Requests for certificates and streams of roots, counted by result and reason.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::refusal::{Reason, Refusal};
+use crate::authorities;
+
+/// The metrics; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    requests: Family<Labels, Counter>,
+    pub(super) streams: Gauge,
+    refused_streams: Family<ReasonLabel, Counter>,
+    pub(super) authorities: authorities::Metrics,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    result: RequestResult,
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum RequestResult {
+    Issued,
+    Refused,
+    NotReady,
+    Failed,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let help = "Requests for workload certificates";
+        registry.register("certificate_requests", help, self.requests.clone());
+        let help = "Streams open that tell proxies of the roots of their mesh";
+        registry.register("roots_streams", help, self.streams.clone());
+        let help = "Streams of roots that were refused or ended for a reason";
+        registry.register("roots_streams_refused", help, self.refused_streams.clone());
+        self.authorities.register(registry);
+    }
+
+    pub(super) fn issued(&self) {
+        self.count(RequestResult::Issued, Reason::None);
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        let result = match reason {
+            Reason::UnknownProxy | Reason::OtherPod | Reason::NotThere | Reason::NoMtls => {
+                RequestResult::NotReady
+            }
+            Reason::ReviewUnavailable | Reason::Authority | Reason::RequestOther => RequestResult::Failed,
+            _ => RequestResult::Refused,
+        };
+        self.count(result, reason);
+    }
+
+    pub(super) fn stream_refused(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        self.refused_streams.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    fn count(&self, result: RequestResult, reason: Reason) {
+        self.requests.get_or_create(&Labels { result, reason }).inc();
+    }
+}
