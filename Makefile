@@ -147,6 +147,11 @@ bench-dataplane: cluster-packages ## Dataplanes of 1,000 and 10,000 pods: time, 
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
 	@nice -n -10 $(BENCH)/dataplane
 
+.PHONY: bench-control-plane
+bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars: convergence, propagation, CPU time, memory (SIZES=100,1000)
+	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
+	@nice -n -10 $(BENCH)/control-plane
+
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench

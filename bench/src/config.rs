@@ -15,6 +15,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// Short, for a first impression.
     pub quick: bool,
+    /// Sizes to measure at, instead of the benchmark's own.
+    pub sizes: Vec<usize>,
 }
 
 impl Config {
@@ -39,6 +41,11 @@ impl Config {
             target: variable("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from),
             repository,
             cache,
+            sizes: variable("SIZES")
+                .map(|sizes| sizes.split(',').map(str::parse).collect())
+                .transpose()
+                .context("SIZES has to be numbers with commas between")?
+                .unwrap_or_default(),
             quick: variable("QUICK").is_some_and(|value| value != "0"),
         })
     }

@@ -87,6 +87,21 @@ impl ControlPlane {
         Process::new(self.child.id())
     }
 
+    /// What a counter of its metrics without labels says; nothing counted is 0.
+    ///
+    /// # Errors
+    /// When it does not show its metrics.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--fail"]);
+        command.arg(format!("http://{}/metrics", self.diagnostics));
+        let text = output(command)?;
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.map_or(Ok(0.0), str::parse)?)
+    }
+
     /// Waits until `/ready` says so.
     fn wait(&mut self) -> Result<()> {
         let deadline = Instant::now() + START;

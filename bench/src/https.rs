@@ -34,17 +34,9 @@ impl Endpoint {
     /// # Errors
     /// When the CA is none.
     pub fn new(address: SocketAddr, ca_pem: &str) -> Result<Self> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self {
             address,
-            config: Arc::new(config),
+            config: Arc::new(trusting(ca_pem, b"http/1.1")?),
         })
     }
 
@@ -63,6 +55,22 @@ impl Endpoint {
         tokio::spawn(connection);
         Ok(Connection { sender })
     }
+}
+
+/// TLS for one protocol, with servers whose certificate that CA signed.
+///
+/// # Errors
+/// When the CA is none.
+pub fn trusting(ca_pem: &str, protocol: &[u8]) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(config)
 }
 
 impl Connection {

@@ -14,5 +14,6 @@ pub mod dataplane;
 pub mod figures;
 pub mod https;
 pub mod process;
+pub mod sidecars;
 pub mod spread;
 pub mod webhook;

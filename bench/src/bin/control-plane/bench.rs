@@ -1,0 +1,137 @@
+//! What is measured against, and how thoroughly.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use kermode_bench::cluster::ApiServer;
+use kermode_bench::config::Config;
+use kermode_bench::control_plane::ControlPlane;
+use kermode_bench::dataplane::notes::Notes;
+use kermode_bench::dataplane::requests::Requests;
+use kermode_bench::figures::{Figures, Target, say};
+use kermode_bench::process::Process;
+use kermode_bench::sidecars::population::{Population, Sidecar};
+use kermode_bench::sidecars::probes::Probes;
+use kermode_bench::spread::Spread;
+use kube::Client;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+/// Longer than anything takes.
+pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+pub(super) const MIB: f64 = 1024.0 * 1024.0;
+/// The least number of Services, and how many Pods each has where that makes more of them.
+const SERVICES: usize = 50;
+const PODS: usize = 20;
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Effort {
+    /// Changes of each sort.
+    pub(super) repetitions: usize,
+    pub(super) idle: Duration,
+    /// Status updates that nobody has anything of.
+    pub(super) beats: usize,
+    pub(super) churn: Duration,
+}
+
+/// A control plane with many Pods.
+pub(super) struct Bench<'f> {
+    pub(super) sidecars: Vec<Sidecar>,
+    pub(super) population: Population,
+    pub(super) client: Client,
+    pub(super) control_plane: ControlPlane,
+    pub(super) process: Process,
+    pub(super) probes: Arc<Probes>,
+    pub(super) effort: Effort,
+    figures: &'f mut Figures,
+    // Goes last: everything else needs it.
+    _api_server: ApiServer,
+}
+
+// === impl Effort ===
+
+impl Effort {
+    pub(super) fn of(quick: bool) -> Self {
+        let [idle, churn] = if quick { [10, 10] } else { [60, 30] };
+        Self {
+            repetitions: if quick { 10 } else { 20 },
+            idle: Duration::from_secs(idle),
+            beats: if quick { 2_000 } else { 10_000 },
+            churn: Duration::from_secs(churn),
+        }
+    }
+}
+
+// === impl Bench ===
+
+impl<'f> Bench<'f> {
+    /// Makes the Pods, starts the control plane and waits until it is done with them.
+    pub(super) async fn start(
+        config: &Config,
+        sidecars: usize,
+        effort: Effort,
+        figures: &'f mut Figures,
+    ) -> Result<Self> {
+        let services = SERVICES.max(sidecars / PODS);
+        say(&format!("{sidecars} sidecars, {services} Services ..."));
+        let api_server = ApiServer::up("bench-control-plane", config)?;
+        api_server.apply(INJECTED)?;
+        let kubeconfig = Kubeconfig::read_from(api_server.kubeconfig())?;
+        let kubeconfig =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        let client = Client::try_from(kubeconfig)?;
+        let start = Instant::now();
+        let population = Population::make(&client, services, sidecars).await?;
+        let tokens = population.sidecars().await?;
+        say(&format!(
+            "  Pods and tokens made in {:.1} s",
+            start.elapsed().as_secs_f64()
+        ));
+        let control_plane = ControlPlane::start(&api_server, config, &[])?;
+        let notes = Notes::start(client.clone());
+        notes.until(population.size(), PATIENCE).await?;
+        drop(notes);
+        let process = control_plane.process()?;
+        let bench = Self {
+            sidecars: tokens,
+            population,
+            client,
+            control_plane,
+            process,
+            probes: Arc::default(),
+            effort,
+            figures,
+            _api_server: api_server,
+        };
+        bench.settle().await?;
+        Ok(bench)
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.sidecars.len()
+    }
+
+    pub(super) fn add(&mut self, figure: &str, rounds: &[f64], unit: &'static str, target: Target) {
+        let figure = format!("{} sidecars: {figure}", self.size());
+        let rounds: Spread = rounds.iter().copied().collect();
+        self.figures.add(&figure, &rounds, unit, target);
+    }
+
+    /// Until the control plane has written nothing for two seconds.
+    pub(super) async fn settle(&self) -> Result<()> {
+        let mut before = Requests::read(&self.client).await?.writes("dataplanes");
+        let mut quiet = 0;
+        while quiet < 2 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let now = Requests::read(&self.client).await?.writes("dataplanes");
+            quiet = if now == before { quiet + 1 } else { 0 };
+            before = now;
+        }
+        Ok(())
+    }
+}
+
+/// The namespace of the Pods that the webhook is asked about.
+const INJECTED: &str =
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {kuma.io/sidecar-injection: enabled}}\n";

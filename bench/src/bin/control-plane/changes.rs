@@ -1,0 +1,234 @@
+//! Changes: how soon every sidecar has learnt of one, and what it costs; what it costs when there is none.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use kermode_bench::figures::{Target, say};
+use kermode_bench::sidecars::fleet::Fleet;
+use kermode_bench::sidecars::population::{Member, Pods};
+use kermode_bench::sidecars::probes::Probes;
+use kermode_bench::spread::quantile;
+
+use super::bench::{Bench, MIB, PATIENCE};
+
+/// How long acknowledgements may take after the last sidecar has learnt of a change, before the next one.
+const REST: Duration = Duration::from_millis(300);
+/// Between replacements.
+const PACE: Duration = Duration::from_millis(100);
+
+/// What happens to a Pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Unready,
+    Ready,
+    Deleted,
+    Created,
+}
+
+/// What changes of one sort came to: a value for each.
+#[derive(Default)]
+struct Rounds {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    max: Vec<f64>,
+    cpu: f64,
+    bytes: f64,
+    responses: f64,
+}
+
+#[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
+impl Bench<'_> {
+    /// Nothing happens.
+    pub(super) async fn idle(&mut self, fleet: &Fleet) -> Result<()> {
+        self.settle().await?;
+        let (before, sent) = (self.process.cpu()?, fleet.sent());
+        tokio::time::sleep(self.effort.idle).await;
+        let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64();
+        let percent = 100.0 * cpu / self.effort.idle.as_secs_f64();
+        self.add("CPU when idle", &[percent], "% of a core", Target::AtMost(0.1));
+        let responses = (fleet.sent().responses - sent.responses) as f64;
+        self.add("responses when idle", &[responses], "", Target::AtMost(0.0));
+        let resident = self.process.resident()? as f64;
+        self.add(
+            "resident memory after that",
+            &[resident / MIB],
+            "MiB",
+            Target::None,
+        );
+        Ok(())
+    }
+
+    /// One change at a time.
+    pub(super) async fn changes(&mut self, fleet: &Fleet) -> Result<()> {
+        let repetitions = self.effort.repetitions;
+        let mut flips = Rounds::default();
+        for number in 0..repetitions {
+            let change = if number % 2 == 0 {
+                Change::Unready
+            } else {
+                Change::Ready
+            };
+            let member = self.population.member(number / 2);
+            self.round(fleet, &member, change, &mut flips).await?;
+        }
+        self.report("readiness flip", &flips);
+        let (mut gone, mut come) = (Rounds::default(), Rounds::default());
+        for _ in 0..repetitions {
+            let (old, new) = self.population.replacement()?;
+            self.round(fleet, &old, Change::Deleted, &mut gone).await?;
+            self.population.pods().create(&new).await?;
+            tokio::time::sleep(REST).await;
+            self.round(fleet, &new, Change::Created, &mut come).await?;
+        }
+        self.report("pod deletion", &gone);
+        self.report("pod creation", &come);
+        Ok(())
+    }
+
+    async fn round(&self, fleet: &Fleet, member: &Member, change: Change, rounds: &mut Rounds) -> Result<()> {
+        let (cpu, sent) = (self.process.cpu()?, fleet.sent());
+        let present = matches!(change, Change::Ready | Change::Created);
+        // Time runs from before the API server is asked.
+        let probe = self
+            .probes
+            .begin(&member.resource(), &member.ip(), present, fleet.size());
+        let pods = self.population.pods();
+        match change {
+            Change::Unready => pods.set_ready(member, false).await?,
+            Change::Ready | Change::Created => pods.set_ready(member, true).await?,
+            Change::Deleted => pods.delete(member).await?,
+        }
+        let after = self.probes.finish(&probe, PATIENCE).await?;
+        tokio::time::sleep(REST).await;
+        rounds.p50.push(quantile(&after, 0.5));
+        rounds.p99.push(quantile(&after, 0.99));
+        rounds.max.push(quantile(&after, 1.0));
+        rounds.cpu += self.process.cpu()?.saturating_sub(cpu).as_secs_f64() * 1000.0;
+        rounds.bytes += (fleet.sent().bytes - sent.bytes) as f64;
+        rounds.responses += (fleet.sent().responses - sent.responses) as f64;
+        Ok(())
+    }
+
+    fn report(&mut self, change: &str, rounds: &Rounds) {
+        let size = self.size();
+        let p99 = match size {
+            ..=1_000 => Target::AtMost(30.0),
+            10_000 => Target::AtMost(200.0),
+            _ => Target::None,
+        };
+        self.add(&format!("{change} p50"), &rounds.p50, "ms", Target::None);
+        self.add(&format!("{change} p99"), &rounds.p99, "ms", p99);
+        self.add(&format!("{change} max"), &rounds.max, "ms", Target::None);
+        let number = rounds.max.len() as f64;
+        let cpu = if size <= 1_000 {
+            Target::AtMost(10.0)
+        } else {
+            Target::None
+        };
+        self.add(&format!("{change}: CPU time"), &[rounds.cpu / number], "ms", cpu);
+        let each = number * size as f64;
+        self.add(
+            &format!("{change}: responses a sidecar"),
+            &[rounds.responses / each],
+            "",
+            Target::None,
+        );
+        self.add(
+            &format!("{change}: bytes a sidecar"),
+            &[rounds.bytes / each],
+            "B",
+            Target::None,
+        );
+    }
+
+    /// Changes that nobody has anything of.
+    pub(super) async fn beats(&mut self, fleet: &Fleet) -> Result<()> {
+        let (before, sent) = (self.process.cpu()?, fleet.sent());
+        let encoded = self.control_plane.metric("kuma_cp_xds_resources_encoded_total")?;
+        let number = self.effort.beats;
+        self.population.beats(number).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / number as f64;
+        let responses = (fleet.sent().responses - sent.responses) as f64;
+        let encoded = self.control_plane.metric("kuma_cp_xds_resources_encoded_total")? - encoded;
+        self.add(
+            &format!("responses by {number} status-only writes"),
+            &[responses],
+            "",
+            Target::AtMost(0.0),
+        );
+        self.add(
+            &format!("encodings by {number} status-only writes"),
+            &[encoded],
+            "",
+            Target::AtMost(0.0),
+        );
+        self.add("CPU time of such a write", &[cpu], "us", Target::None);
+        Ok(())
+    }
+
+    /// Replacements at a steady pace.
+    pub(super) async fn churn(&mut self, fleet: &Fleet) -> Result<()> {
+        let (before, sent) = (self.process.cpu()?, fleet.sent());
+        let (start, mut pace) = (Instant::now(), tokio::time::interval(PACE));
+        let (mut running, mut lags) = (FuturesUnordered::new(), Vec::new());
+        while start.elapsed() < self.effort.churn {
+            tokio::select! {
+                _ = pace.tick() => {
+                    let (old, new) = self.population.replacement()?;
+                    running.push(replace(self.population.pods(), self.probes.clone(), fleet.size(), old, new));
+                }
+                Some(lag) = running.next() => lags.push(lag?),
+            }
+        }
+        while let Some(lag) = running.next().await {
+            lags.push(lag?);
+        }
+        let took = start.elapsed().as_secs_f64();
+        let cores = self.process.cpu()?.saturating_sub(before).as_secs_f64() / took;
+        let number = lags.len() as f64;
+        say(&format!("  {number} replacements in {took:.1} s"));
+        let mut all = lags.concat();
+        all.sort_by(f64::total_cmp);
+        for (figure, place) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            self.add(
+                &format!("10 replacements/s: lag {figure}"),
+                &[quantile(&all, place)],
+                "ms",
+                Target::None,
+            );
+        }
+        self.add("10 replacements/s: CPU", &[cores], "cores", Target::AtMost(1.0));
+        let mib = (fleet.sent().bytes - sent.bytes) as f64 / MIB / took;
+        self.add("10 replacements/s: sent", &[mib], "MiB/s", Target::None);
+        ensure!(
+            fleet.is_complete(),
+            "sidecars were cut off: {:?}",
+            fleet.failures()
+        );
+        let resident = self.process.resident()? as f64 / MIB;
+        self.add("resident memory at the end", &[resident], "MiB", Target::None);
+        Ok(())
+    }
+}
+
+/// A Pod goes and another one comes. When each sidecar has learnt of either, in milliseconds.
+async fn replace(
+    pods: Pods,
+    probes: Arc<Probes>,
+    sidecars: usize,
+    old: Member,
+    new: Member,
+) -> Result<Vec<f64>> {
+    let gone = probes.begin(&old.resource(), &old.ip(), false, sidecars);
+    pods.delete(&old).await?;
+    pods.create(&new).await?;
+    let come = probes.begin(&new.resource(), &new.ip(), true, sidecars);
+    pods.set_ready(&new, true).await?;
+    let mut lags = probes.finish(&gone, PATIENCE).await?;
+    lags.extend(probes.finish(&come, PATIENCE).await?);
+    Ok(lags)
+}

@@ -1,0 +1,157 @@
+//! What an Envoy asks and answers on a delta ADS stream from its start: all clusters, the endpoints of those that are
+//! discovered, then, when it has them, all listeners; and each response acknowledged. Routes are in the listeners.
+
+use std::collections::HashSet;
+
+use anyhow::Result;
+use bytes::Bytes;
+use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use prost::Message;
+
+use super::probes::Probes;
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+/// `Cluster.DiscoveryType.EDS`.
+const EDS: i32 = 3;
+
+/// How far a start has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Clusters,
+    Endpoints,
+    Listeners,
+    Complete,
+}
+
+/// The Envoy of one connection.
+#[derive(Debug)]
+pub(super) struct Envoy {
+    stage: Stage,
+    /// Clusters whose endpoints are awaited; forgotten once they are there.
+    awaited: HashSet<String>,
+}
+
+/// A resource, as far as it is looked at.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Resource {
+    #[prost(message, optional, tag = "2")]
+    body: Option<Body>,
+    #[prost(string, tag = "3")]
+    name: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Body {
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Cluster {
+    #[prost(int32, tag = "2")]
+    discovery: i32,
+}
+
+// === impl Envoy ===
+
+impl Envoy {
+    /// One that starts, and its first request.
+    pub(super) fn start(id: &str, cluster: &str) -> (Self, DeltaDiscoveryRequest) {
+        let node = Node {
+            id: id.to_owned(),
+            cluster: cluster.to_owned(),
+            ..Node::default()
+        };
+        let request = DeltaDiscoveryRequest {
+            node: Some(node),
+            type_url: CLUSTER.to_owned(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        let envoy = Self {
+            stage: Stage::Clusters,
+            awaited: HashSet::new(),
+        };
+        (envoy, request)
+    }
+
+    /// Whether it would serve.
+    pub(super) fn is_complete(&self) -> bool {
+        self.stage == Stage::Complete
+    }
+
+    /// Takes a response; returns what it sends, in order.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn on_response(
+        &mut self,
+        client: usize,
+        response: DeltaDiscoveryResponse,
+        probes: &Probes,
+    ) -> Result<Vec<DeltaDiscoveryRequest>> {
+        let mut requests = Vec::with_capacity(2);
+        match response.type_url.as_str() {
+            CLUSTER => requests.extend(self.on_clusters(&response)?),
+            ENDPOINTS => self.on_endpoints(client, &response, probes)?,
+            LISTENER if self.stage == Stage::Listeners => self.stage = Stage::Complete,
+            _ => {}
+        }
+        requests.push(DeltaDiscoveryRequest {
+            type_url: response.type_url,
+            response_nonce: response.nonce,
+            ..DeltaDiscoveryRequest::default()
+        });
+        if self.stage == Stage::Endpoints && self.awaited.is_empty() {
+            self.stage = Stage::Listeners;
+            self.awaited = HashSet::new();
+            requests.push(DeltaDiscoveryRequest {
+                type_url: LISTENER.to_owned(),
+                ..DeltaDiscoveryRequest::default()
+            });
+        }
+        Ok(requests)
+    }
+
+    fn on_clusters(&mut self, response: &DeltaDiscoveryResponse) -> Result<Option<DeltaDiscoveryRequest>> {
+        if self.stage != Stage::Clusters {
+            return Ok(None);
+        }
+        self.stage = Stage::Endpoints;
+        let mut names = Vec::new();
+        for bytes in &response.resources {
+            let Resource { body, name } = Resource::decode(bytes.clone())?;
+            if Cluster::decode(body.unwrap_or_default().value)?.discovery == EDS {
+                names.push(name);
+            }
+        }
+        self.awaited.extend(names.iter().cloned());
+        Ok((!names.is_empty()).then(|| DeltaDiscoveryRequest {
+            type_url: ENDPOINTS.to_owned(),
+            resource_names_subscribe: names,
+            ..DeltaDiscoveryRequest::default()
+        }))
+    }
+
+    fn on_endpoints(
+        &mut self,
+        client: usize,
+        response: &DeltaDiscoveryResponse,
+        probes: &Probes,
+    ) -> Result<()> {
+        if self.awaited.is_empty() && probes.is_idle() {
+            return Ok(());
+        }
+        for bytes in &response.resources {
+            let Resource { body, name } = Resource::decode(bytes.clone())?;
+            self.awaited.remove(&name);
+            probes.on_endpoints(client, &name, &body.unwrap_or_default().value);
+        }
+        for name in &response.removed_resources {
+            self.awaited.remove(name);
+            probes.on_endpoints(client, name, &[]);
+        }
+        Ok(())
+    }
+}
