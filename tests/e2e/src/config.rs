@@ -2,8 +2,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+
+/// Longer than the lease lasts and than connections are kept without an answer.
+const OUTAGE: Duration = Duration::from_secs(45);
 
 /// Where things are and what is wanted.
 #[derive(Clone, Debug)]
@@ -16,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) cache: PathBuf,
     /// Leave the cluster up.
     pub(crate) keep: bool,
+    /// How long the API server is away in the test of that.
+    pub(crate) outage: Duration,
 }
 
 impl Config {
@@ -42,6 +48,10 @@ impl Config {
             repository,
             cache,
             keep: variable("KERMODE_KEEP").is_some_and(|value| value != "0"),
+            outage: match variable("KERMODE_E2E_OUTAGE") {
+                Some(seconds) => Duration::from_secs(seconds.parse().context("KERMODE_E2E_OUTAGE: seconds")?),
+                None => OUTAGE,
+            },
         })
     }
 

@@ -5,6 +5,7 @@ pub(crate) mod cluster;
 pub(crate) mod demo;
 pub(crate) mod diagnosis;
 pub(crate) mod envoy;
+pub(crate) mod fault;
 pub(crate) mod host;
 pub(crate) mod kubectl;
 pub(crate) mod packet;

@@ -24,6 +24,8 @@ pub(crate) struct Cluster {
     pub(crate) images: BTreeMap<String, String>,
     /// Process 1 of the node.
     pub(crate) node_pid: u32,
+    name: String,
+    config: Config,
 }
 
 /// The cluster tool's `cluster.json`, as far as it is used.
@@ -57,6 +59,8 @@ impl Cluster {
             settings: read_json(folder.join("cluster.json"))?,
             images: read_json(config.target.join("images/images.json"))?,
             node_pid: init.pid,
+            name: name.to_owned(),
+            config: config.clone(),
         })
     }
 
@@ -66,6 +70,16 @@ impl Cluster {
     /// With the words of the cluster tool.
     pub(crate) async fn down(name: &str, config: &Config) -> Result<()> {
         tool(config, &["down", name]).await
+    }
+
+    /// Kills a component of Kubernetes and keeps it down until [`Cluster::give_back`].
+    pub(crate) async fn take_away(&self, component: &str) -> Result<()> {
+        tool(&self.config, &["stop", "--name", &self.name, component]).await
+    }
+
+    /// Lets a component run again; returns when it is ready.
+    pub(crate) async fn give_back(&self, component: &str) -> Result<()> {
+        tool(&self.config, &["start", "--name", &self.name, component]).await
     }
 
     /// Reference of an image.

@@ -10,7 +10,7 @@ use futures::future::LocalBoxFuture;
 use super::diagnosis;
 use crate::world::World;
 
-/// How long a test may take, however many conditions it waits for.
+/// How long a test may take, however many conditions it waits for, beside outages of a length that is chosen.
 const LIMIT: Duration = Duration::from_mins(3);
 
 /// What a test tells beyond having passed: numbers worth reading.
@@ -47,9 +47,10 @@ pub(crate) async fn run(world: &World, tests: &[Test]) -> Report {
     let mut report = Report::default();
     for test in tests {
         let start = Instant::now();
-        let outcome = tokio::time::timeout(LIMIT, (test.run)(world))
+        let limit = LIMIT + world.config.outage;
+        let outcome = tokio::time::timeout(limit, (test.run)(world))
             .await
-            .with_context(|| format!("not done after {LIMIT:?}"))
+            .with_context(|| format!("not done after {limit:?}"))
             .flatten();
         let seconds = start.elapsed().as_secs_f32();
         match outcome {

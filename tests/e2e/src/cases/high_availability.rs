@@ -1,0 +1,360 @@
+//! Three replicas of the control plane, and one thing after the other breaks: running traffic never fails, and new pods
+//! work as soon as one replica is well.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::demo::{self, Counters};
+use crate::harness::fault::{Severed, kill_program};
+use crate::harness::runner::Note;
+use crate::harness::wait::{Progress, until, when};
+use crate::pods::{ip, pod};
+use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
+
+const REPLICAS: usize = 3;
+const SOON: Duration = Duration::from_secs(45);
+/// The API server's port on the node.
+const API_PORT: u16 = 6443;
+/// Where a replica says whether it is ready.
+const DIAGNOSTICS: u16 = 5680;
+/// Twice what it takes until a lease that nobody renews is taken.
+const NEW_LEADER: Duration = Duration::from_secs(30);
+/// A connection without an answer is given up after 19 s; then the sidecar of a new pod tries again.
+const NOTICED: Duration = Duration::from_secs(40);
+
+pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
+    world: &World,
+) -> Result<Note> {
+    replicated(world).await?;
+    let load = Load::begin(world).await?;
+    let (leader, old) = leader(world).await?;
+    kill_program(&leader, "kuma-cp")?;
+    let one = works(world, "after-leader").await?;
+    let led = until("another leader", NEW_LEADER, async || {
+        let holder = holder(world).await?;
+        Ok(when(holder != old, holder.clone(), || {
+            format!("the lease is {holder}'s")
+        }))
+    });
+    led.await?;
+    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let other = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
+    kill_program(other.context("another replica")?, "kuma-cp")?;
+    let two = works(world, "after-other").await?;
+    restored(world).await?;
+    for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+        kill_program(&replica, "kuma-cp")?;
+    }
+    let all = works(world, "after-all").await?;
+    restored(world).await?;
+    let load = load.end(world).await?;
+    Ok(format!(
+        "{load}; a new pod worked {one:.1?} after the leader's end, {two:.1?} after another's, {all:.1?} after all"
+    ))
+}
+
+pub(super) async fn a_lease_from_the_far_future_blocks_nobody(world: &World) -> Result<Note> {
+    replicated(world).await?;
+    let leases = leases(world);
+    // As from a node whose clock is wrong, and that has died. Replicas may write meanwhile, so it is tried again.
+    let spec = json!({"spec": {
+        "holderIdentity": "stranger",
+        "renewTime": "2999-01-01T00:00:00.000000Z",
+        "acquireTime": "2999-01-01T00:00:00.000000Z",
+        "leaseDurationSeconds": i32::MAX,
+        "leaseTransitions": 41,
+    }});
+    until("the stranger to hold the lease", SOON, async || {
+        leases
+            .patch(LEASE, &PatchParams::default(), &Patch::Merge(&spec))
+            .await?;
+        let holder = holder(world).await?;
+        Ok(when(holder == "stranger", (), || format!("it is {holder}'s")))
+    })
+    .await?;
+    let start = Instant::now();
+    let lease = until("a replica to hold the lease", NEW_LEADER, async || {
+        let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
+        let holder = spec.holder_identity.clone().unwrap_or_default();
+        Ok(when(holder.starts_with(CONTROL_PLANE), spec, || {
+            format!("it is {holder}'s")
+        }))
+    })
+    .await?;
+    ensure!(lease.lease_transitions == Some(42), "{lease:?}");
+    Ok(format!("a replica leads after {:.1?}", start.elapsed()))
+}
+
+pub(super) async fn connections_to_the_api_server_that_lead_nowhere_are_noticed(
+    world: &World,
+) -> Result<Note> {
+    replicated(world).await?;
+    let load = Load::begin(world).await?;
+    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let (severed, count) = Severed::connections(&world.cluster, &replicas, API_PORT).await?;
+    let noticed = works_within(world, "after-silence", NOTICED).await;
+    severed.mend().await?;
+    let noticed = noticed?;
+    let load = load.end(world).await?;
+    Ok(format!(
+        "{load}; a new pod worked {noticed:.1?} after {count} connections were severed"
+    ))
+}
+
+pub(super) async fn no_request_fails_while_the_api_server_is_away(world: &World) -> Result<Note> {
+    without(world, "kube-apiserver", world.config.outage).await
+}
+
+pub(super) async fn no_request_fails_while_etcd_is_away(world: &World) -> Result<Note> {
+    without(world, "etcd", world.config.outage / 3).await
+}
+
+/// Takes a component away for a while; meanwhile a replica and the Envoy of a spare client crash.
+async fn without(world: &World, component: &str, outage: Duration) -> Result<Note> {
+    replicated(world).await?;
+    let spare = spare(world).await?;
+    let load = Load::begin(world).await?;
+    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let (killed, others) = replicas.split_first().context("replicas")?;
+    world.cluster.take_away(component).await?;
+    let start = Instant::now();
+    let meanwhile = async {
+        kill_program(killed, "kuma-cp")?;
+        kill_program(&spare.pod, "envoy")?;
+        // They serve what they know, so they are ready, however long it takes.
+        while start.elapsed() < outage {
+            for replica in others {
+                ensure!(is_ready(replica).await?, "{} is not ready", replica.name_any());
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        Ok(())
+    };
+    let meanwhile = meanwhile.await;
+    world.cluster.give_back(component).await?;
+    meanwhile?;
+    let worked = works(world, "after-outage").await?;
+    restored(world).await?;
+    let spared = spare.end(world, outage).await?;
+    let load = load.end(world).await?;
+    Ok(format!(
+        "{load} in {outage:?}; the client whose Envoy crashed: {spared}; a new pod worked {worked:.1?} after"
+    ))
+}
+
+pub(super) async fn an_envoy_that_crashes_without_a_control_plane_serves_again(
+    world: &World,
+) -> Result<Note> {
+    replicated(world).await?;
+    let spare = spare(world).await?;
+    let load = Load::begin(world).await?;
+    scale(world, 0).await?;
+    until("the end of the control plane", SOON, async || {
+        let left = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        Ok(when(left == 0, (), || format!("{left} pods")))
+    })
+    .await?;
+    let start = Instant::now();
+    kill_program(&spare.pod, "envoy")?;
+    let crashed = demo::counters(&world.cluster.kubectl, APP, SPARE).await?;
+    let again = until("answers to the client whose Envoy crashed", SOON, async || {
+        let gained = spare.counters(world).await?.since(&crashed);
+        Ok(when(gained.succeeded >= 20, start.elapsed(), || {
+            gained.failures()
+        }))
+    })
+    .await;
+    scale(world, REPLICAS).await?;
+    restored(world).await?;
+    let again = again?;
+    works(world, "after-nothing").await?;
+    let spared = spare.end(world, Duration::ZERO).await?;
+    let load = load.end(world).await?;
+    Ok(format!(
+        "{load}; the client whose Envoy crashed had 20 answers after {again:.1?}: {spared}"
+    ))
+}
+
+// === replicas ===
+
+/// Sees that the application runs and three replicas are ready.
+async fn replicated(world: &World) -> Result<()> {
+    world.deployed().await?;
+    scale(world, REPLICAS).await?;
+    restored(world).await?;
+    until("a leader", NEW_LEADER, async || {
+        let holder = holder(world).await?;
+        let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+        let leads = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
+        Ok(when(leads, (), || format!("the lease is {holder}'s")))
+    })
+    .await
+}
+
+async fn scale(world: &World, replicas: usize) -> Result<()> {
+    let (here, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
+    let deployment = format!("deployment/{CONTROL_PLANE}");
+    world
+        .cluster
+        .kubectl
+        .run(&["scale", &deployment, &here, &replicas])
+        .await?;
+    Ok(())
+}
+
+/// Waits until all replicas are ready.
+async fn restored(world: &World) -> Result<()> {
+    until("all replicas", Duration::from_mins(1), async || {
+        let ready = world.ready_pods(SYSTEM, CONTROL_PLANE).await?.len();
+        Ok(when(ready == REPLICAS, (), || format!("{ready} ready")))
+    })
+    .await
+}
+
+const LEASE: &str = "kuma-cp-leader";
+
+fn leases(world: &World) -> Api<Lease> {
+    Api::namespaced(world.cluster.client.clone(), SYSTEM)
+}
+
+async fn holder(world: &World) -> Result<String> {
+    let lease = leases(world).get(LEASE).await?;
+    Ok(lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .unwrap_or_default())
+}
+
+/// The replica that leads, and its identity.
+async fn leader(world: &World) -> Result<(Pod, String)> {
+    let holder = holder(world).await?;
+    let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let leader = pods.into_iter().find(|pod| holder.starts_with(&pod.name_any()));
+    Ok((leader.with_context(|| format!("{holder} is no replica"))?, holder))
+}
+
+/// Whether a replica says that it is ready.
+async fn is_ready(replica: &Pod) -> Result<bool> {
+    let mut stream = TcpStream::connect((ip(replica)?, DIAGNOSTICS)).await?;
+    stream
+        .write_all(b"GET /ready HTTP/1.1\r\nhost: e2e\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer.starts_with("HTTP/1.1 200"))
+}
+
+// === traffic ===
+
+/// The client that calls all the time.
+struct Load {
+    before: Counters,
+    start: Instant,
+}
+
+impl Load {
+    async fn begin(world: &World) -> Result<Self> {
+        Ok(Self {
+            before: world.counters().await?,
+            start: Instant::now(),
+        })
+    }
+
+    /// Sees that no request failed and that there were some all the time.
+    async fn end(self, world: &World) -> Result<String> {
+        let gained = world.counters().await?.since(&self.before);
+        ensure!(gained.failed == 0, "{}", gained.failures());
+        // One every 50 ms, on a machine that has more to do.
+        let expected = self.start.elapsed().as_secs() * 10;
+        ensure!(
+            gained.succeeded >= expected,
+            "{} answers, not {expected}",
+            gained.succeeded
+        );
+        Ok(gained.failures())
+    }
+}
+
+const SPARE: &str = "spare";
+
+/// A client of its own, whose Envoy may crash.
+struct Spare {
+    pod: Pod,
+    before: Counters,
+}
+
+async fn spare(world: &World) -> Result<Spare> {
+    client(world, SPARE, SOON).await?;
+    Ok(Spare {
+        pod: world.pods(APP).get(SPARE).await?,
+        before: demo::counters(&world.cluster.kubectl, APP, SPARE).await?,
+    })
+}
+
+impl Spare {
+    async fn counters(&self, world: &World) -> Result<Counters> {
+        demo::counters(&world.cluster.kubectl, APP, SPARE).await
+    }
+
+    /// Sees that it had answers during nearly all of the time; those of the crash itself may fail.
+    async fn end(self, world: &World, time: Duration) -> Result<String> {
+        let gained = self.counters(world).await?.since(&self.before);
+        remove(world, SPARE).await?;
+        let expected = time.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
+        ensure!(
+            gained.succeeded >= expected && gained.failed <= 50,
+            "{}, {expected} answers expected",
+            gained.failures()
+        );
+        Ok(gained.failures())
+    }
+}
+
+/// How long it takes until a new pod of the mesh gets answers.
+async fn works(world: &World, name: &str) -> Result<Duration> {
+    works_within(world, name, SOON).await
+}
+
+async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Duration> {
+    let worked = client(world, name, limit).await;
+    remove(world, name).await?;
+    worked
+}
+
+async fn remove(world: &World, name: &str) -> Result<()> {
+    let at_once = DeleteParams::default().grace_period(0);
+    let deleted = world.pods(APP).delete(name, &at_once).await;
+    deleted.map(drop).with_context(|| format!("pod {name}"))
+}
+
+/// Makes a client and waits until it has answers.
+async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> {
+    let start = Instant::now();
+    let new = pod(world, APP, name, &["client", SERVER_URL, "--interval=100ms"])?;
+    until(&format!("pod {name} to be admitted"), limit, async || {
+        Ok(match world.pods(APP).create(&PostParams::default(), &new).await {
+            Ok(_) => Progress::Done(()),
+            Err(error) => Progress::NotYet(error.to_string()),
+        })
+    })
+    .await?;
+    until(
+        &format!("answers to pod {name}"),
+        limit.saturating_sub(start.elapsed()),
+        async || {
+            Ok(match demo::counters(&world.cluster.kubectl, APP, name).await {
+                Ok(counters) => when(counters.succeeded > 0, start.elapsed(), || counters.failures()),
+                Err(error) => Progress::NotYet(format!("{error:#}")),
+            })
+        },
+    )
+    .await
+}

@@ -1,0 +1,104 @@
+//! Breaking things from outside of Kubernetes: processes in containers, and connections that lead nowhere.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncWriteExt;
+
+use super::cluster::Cluster;
+use crate::pods::ip;
+
+/// Our table in the node's network.
+const TABLE: &str = "inet kermode-e2e-severed";
+
+/// Kills a process of a pod by the program's name, without a chance to say goodbye.
+///
+/// # Errors
+/// When there is not exactly one.
+pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
+    let uid = pod.uid().context("a pod without UID")?;
+    let pids: Vec<i32> = std::fs::read_dir("/proc")?
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| is_program(*pid, &uid, program))
+        .collect();
+    let name = pod.name_any();
+    ensure!(pids.len() == 1, "processes {program} of {name}: {pids:?}");
+    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).with_context(|| format!("{program} of {name}"))
+}
+
+/// Whether a process runs the program in the pod, whose cgroup has the UID in its name.
+fn is_program(pid: i32, uid: &str, program: &str) -> bool {
+    let folder = Path::new("/proc").join(pid.to_string());
+    let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+    read("comm").trim() == program && read("cgroup").contains(&format!("pod{uid}"))
+}
+
+/// Connections that lead nowhere, until [`Severed::mend`].
+pub(crate) struct Severed<'c> {
+    cluster: &'c Cluster,
+}
+
+impl<'c> Severed<'c> {
+    /// Swallows all packets of the connections that these pods have with a port of the node; new ones are fine.
+    pub(crate) async fn connections(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
+        let listed = cluster
+            .in_node_network("ss")
+            .args(["-Htn", "state", "established", &format!("sport = :{port}")])
+            .output()
+            .await
+            .context("ss")?;
+        let listed = String::from_utf8(listed.stdout)?;
+        let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
+        let ends: Vec<String> = listed
+            .lines()
+            .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
+            .map(|(address, port)| (address.trim_start_matches("[::ffff:").trim_end_matches(']'), port))
+            .filter(|(address, _)| addresses.contains(address))
+            .map(|(address, port)| format!("{address} . {port}"))
+            .collect();
+        ensure!(!ends.is_empty(), "no connections of {addresses:?} in {listed}");
+        let mut rules = format!("table {TABLE} {{\n");
+        let elements = ends.join(", ");
+        writeln!(
+            rules,
+            "set ends {{ type ipv4_addr . inet_service; elements = {{ {elements} }} }}"
+        )?;
+        for (hook, side) in [("input", "s"), ("output", "d")] {
+            writeln!(
+                rules,
+                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @ends drop }}"
+            )?;
+        }
+        rules.push_str("}\n");
+        nft(cluster, &rules).await?;
+        Ok((Self { cluster }, ends.len()))
+    }
+
+    /// Lets the packets through again.
+    pub(crate) async fn mend(self) -> Result<()> {
+        nft(self.cluster, &format!("delete table {TABLE}\n")).await
+    }
+}
+
+async fn nft(cluster: &Cluster, rules: &str) -> Result<()> {
+    let mut child = cluster
+        .in_node_network("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("nft")?;
+    let mut stdin = child.stdin.take().context("nft's input")?;
+    stdin.write_all(rules.as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "nft: {words} in {rules}");
+    Ok(())
+}
