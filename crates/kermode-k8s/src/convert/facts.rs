@@ -20,9 +20,18 @@ pub const SIDECAR: &str = "kuma-sidecar";
 /// What the key of an annotation of ours contains.
 const KUMA: &str = "kuma.io/";
 
-/// Labels or annotations, sorted by key. Smaller than a map, and a selector needs no more than binary search.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pairs(Box<[(Arc<str>, Arc<str>)]>);
+/// Labels or annotations, sorted by key. Smaller than a map, and a selector needs no more than binary search. Pods of one
+/// workload have the same ones, and can share them as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Pairs(Arc<[(Arc<str>, Arc<str>)]>);
+
+/// Puts one allocation in the place of equal ones.
+pub(crate) trait Share {
+    /// Of a text.
+    fn text(&mut self, text: &mut Arc<str>);
+    /// Of labels or annotations.
+    fn pairs(&mut self, pairs: &mut Pairs);
+}
 
 impl Pairs {
     /// Value of a key.
@@ -63,9 +72,14 @@ impl Pairs {
             .collect()
     }
 
-    /// Replaces every text by what `share` makes of it.
-    pub(crate) fn share(&mut self, share: &mut dyn FnMut(&mut Arc<str>)) {
-        for (key, value) in &mut self.0 {
+    /// How many hold the same allocation.
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    /// Replaces every text by what `share` makes of it, unless somebody else holds them too.
+    pub(crate) fn share_texts(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
+        for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
             share(key);
             share(value);
         }

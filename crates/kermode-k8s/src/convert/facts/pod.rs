@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
-use super::{Pairs, SIDECAR, Workload, is_tcp, port_number};
+use super::{Pairs, SIDECAR, Share, Workload, is_tcp, port_number};
 
 /// What is kept of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,26 +133,24 @@ impl PodFacts {
         self.containers.iter().filter(|container| !container.is_sidecar())
     }
 
-    /// Replaces every text that other pods are likely to have too by what `share` makes of it.
-    pub(crate) fn share(&mut self, share: &mut dyn FnMut(&mut Arc<str>)) {
-        share(&mut self.key.namespace);
-        share(&mut self.service_account);
-        self.labels.share(share);
-        self.annotations.share(share);
+    /// Shares whatever other pods are likely to have too.
+    pub(crate) fn share(&mut self, with: &mut impl Share) {
+        with.text(&mut self.key.namespace);
+        with.text(&mut self.service_account);
+        with.pairs(&mut self.labels);
+        with.pairs(&mut self.annotations);
         for container in &mut self.containers {
-            share(&mut container.name);
-            container
-                .ports
-                .iter_mut()
-                .filter_map(|(name, _)| name.as_mut())
-                .for_each(&mut *share);
+            with.text(&mut container.name);
+            for name in container.ports.iter_mut().filter_map(|(name, _)| name.as_mut()) {
+                with.text(name);
+            }
         }
         for probe in &mut self.probes {
-            share(&mut probe.path);
+            with.text(&mut probe.path);
         }
         if let Some(owner) = &mut self.owner {
-            share(&mut owner.kind);
-            share(&mut owner.name);
+            with.text(&mut owner.kind);
+            with.text(&mut owner.name);
         }
     }
 }
