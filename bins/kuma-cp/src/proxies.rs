@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use kermode_runtime::shutdown::Shutdown;
 use kermode_xds::departures::Departures;
 use kermode_xds::departures::service::DepartureService;
+use kermode_xds::rpc::Rpc;
 use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
@@ -52,8 +53,8 @@ pub(crate) fn router(
         shutdown.watch(),
     );
     ads.report_to(statuses);
-    Routes::new(ads)
+    Routes::new(Rpc(ads))
         .add_service(identity)
-        .add_service(departing)
+        .add_service(Rpc(departing))
         .into_axum_router()
 }

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod departures;
+pub mod rpc;
 pub mod server;
 pub mod snapshot;
 pub mod store;

@@ -8,10 +8,8 @@ mod metrics;
 mod status;
 mod streams;
 
-use std::convert::Infallible;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -19,10 +17,11 @@ use kermode_model::{MeshName, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::departures::Departures;
+use crate::rpc::Method;
 use crate::store::Store;
 use crate::stream::Limits;
 use crate::wire::{
@@ -171,28 +170,16 @@ impl std::fmt::Debug for AdsServer {
     }
 }
 
-impl NamedService for AdsServer {
-    const NAME: &'static str = SERVICE_NAME;
-}
+impl Method for AdsServer {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
 
-impl tower::Service<http::Request<Body>> for AdsServer {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = DeltaAggregatedResources(self.shared.clone());
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        let method = DeltaAggregatedResources(self.shared);
         Box::pin(async move {
-            if request.uri().path() != DELTA_AGGREGATED_RESOURCES {
-                return Ok(Status::unimplemented("only delta ADS is served").into_http());
-            }
             let codec = tonic_prost::ProstCodec::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.streaming(method, request).await)
+            grpc.streaming(method, request).await
         })
     }
 }

@@ -3,17 +3,16 @@
 //! Proxies authenticate as they do for ADS. The first answer comes at once, the next ones when something changed, the
 //! last one when every proxy that is connected to this replica has acknowledged the removal.
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::server::{Grpc, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
 use super::{Departures, Standing};
+use crate::rpc::Method;
 use crate::server::Authenticator;
 
 /// Path of the call.
@@ -101,28 +100,16 @@ impl std::fmt::Debug for DepartureService {
     }
 }
 
-impl NamedService for DepartureService {
-    const NAME: &'static str = SERVICE_NAME;
-}
+impl Method for DepartureService {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = WATCH_DEPARTURE;
 
-impl tower::Service<http::Request<Body>> for DepartureService {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = WatchDeparture(self.shared.clone());
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        let method = WatchDeparture(self.shared);
         Box::pin(async move {
-            if request.uri().path() != WATCH_DEPARTURE {
-                return Ok(Status::unimplemented("unknown method").into_http());
-            }
             let codec = tonic_prost::ProstCodec::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.server_streaming(method, request).await)
+            grpc.server_streaming(method, request).await
         })
     }
 }
@@ -159,6 +146,7 @@ mod tests {
     use tonic_prost::ProstCodec;
 
     use super::*;
+    use crate::rpc::Rpc;
     use crate::server::ProxyIdentity;
 
     /// Lets the Pod `web` in.
@@ -193,7 +181,7 @@ mod tests {
     }
 
     async fn ask(departures: Departures, token: &'static str) -> Result<Vec<WatchDepartureResponse>, Code> {
-        let service = DepartureService::new(departures, Gate);
+        let service = Rpc(DepartureService::new(departures, Gate));
         let mut request = Request::new(WatchDepartureRequest {});
         request
             .metadata_mut()

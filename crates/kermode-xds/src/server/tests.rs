@@ -12,6 +12,7 @@ use tonic::client::Grpc as Client;
 use tonic_prost::ProstCodec;
 
 use super::*;
+use crate::rpc::Rpc;
 use crate::store::Profile;
 use crate::wire::Node;
 
@@ -124,7 +125,7 @@ impl World {
         request.metadata_mut().insert("authorization", token);
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
-        let mut client = Client::new(self.server.clone());
+        let mut client = Client::new(Rpc(self.server.clone()));
         client
             .streaming(request, path, codec)
             .await

@@ -10,6 +10,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
 use kermode_xds::departures::{Departures, Standing};
+use kermode_xds::rpc::Rpc;
 use kermode_xds::server::{
     AdsServer, Authenticator, Metrics, Progress, ProxyId, ProxyIdentity, Report, Settings, StatusSink,
 };
@@ -94,7 +95,7 @@ impl ControlPlane {
         let task = tokio::spawn(async move {
             let mut requested = requested;
             let stop = requested.wait_for(|requested| *requested).map(drop);
-            let serving = tonic::transport::Server::builder().add_service(server);
+            let serving = tonic::transport::Server::builder().add_service(Rpc(server));
             serving
                 .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
                 .await
