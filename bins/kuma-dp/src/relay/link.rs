@@ -135,16 +135,24 @@ async fn open(
 ) -> Result<(DeltaDiscoveryResponse, Responses), Status> {
     let first = async {
         let opened = upstream.open(requests).await;
-        let mut responses = opened.map_err(|error| {
-            let code = error.downcast_ref().map_or(Code::Unavailable, Status::code);
-            Status::new(code, format!("{error:#}"))
-        })?;
+        let mut responses = opened.map_err(|error| refusal(&error))?;
         let first = responses.message().await?;
         let ended = || Status::unavailable("the control plane ended the stream without a response");
         Ok((first.ok_or_else(ended)?, responses.boxed()))
     };
     let late = Status::deadline_exceeded(format!("no response within {FIRST_RESPONSE:?}"));
     timeout(FIRST_RESPONSE, first).await.unwrap_or(Err(late))
+}
+
+/// Why a stream could not be had: in the control plane's words, or by what is at the bottom of it.
+fn refusal(error: &anyhow::Error) -> Status {
+    match error.downcast_ref::<Status>() {
+        Some(status) if status.source().is_none() => Status::new(status.code(), status.message()),
+        other => {
+            let code = other.map_or(Code::Unavailable, Status::code);
+            Status::new(code, error.root_cause().to_string())
+        }
+    }
 }
 
 #[cfg(test)]
