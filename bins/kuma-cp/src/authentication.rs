@@ -202,4 +202,4 @@ fn identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

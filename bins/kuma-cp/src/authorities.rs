@@ -249,4 +249,4 @@ impl Authorities {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

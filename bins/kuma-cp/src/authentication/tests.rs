@@ -65,7 +65,8 @@ impl World {
     }
 }
 
-async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body>> {
+/// The answer of an API server that vouches for every token signed `good`, and for one that has expired says so.
+pub(crate) async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
     if hangs {
@@ -87,32 +88,48 @@ async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body
             POD_NAME: [bound["pod"]["name"]], POD_UID: [bound["pod"]["uid"]],
         }}})
     } else {
-        json!({"authenticated": false, "error": "invalid bearer token"})
+        let expired = token.ends_with(".expired");
+        let error = if expired {
+            "service account token has expired"
+        } else {
+            "invalid bearer token"
+        };
+        json!({"authenticated": false, "error": error})
     };
     let body = Body::from(review.to_string().into_bytes());
     Ok(Response::builder().status(201).body(body).expect("a response"))
 }
 
 fn mk_pod(uid: &str) -> PodFacts {
+    mk_pod_of("web", "10.0.0.1", uid)
+}
+
+/// A Pod of the namespace `shop` and the account `robot`.
+pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {
-            "name": "web", "namespace": "shop", "uid": uid,
+            "name": name, "namespace": "shop", "uid": uid,
             "annotations": {"kuma.io/sidecar-injected": "true"},
         },
         "spec": {
             "serviceAccountName": "robot",
             "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
         },
-        "status": {"podIP": "10.0.0.1", "phase": "Running"},
+        "status": {"podIP": ip, "phase": "Running"},
     }))
     .expect("a Pod");
     PodFacts::from(&pod)
 }
 
 /// A token of a Pod of the namespace `shop`.
-fn mk_token(account: &str, pod: &str, uid: &str, signature: &str) -> String {
+pub(crate) fn mk_token(account: &str, pod: &str, uid: &str, signature: &str) -> String {
+    mk_token_in("shop", account, pod, uid, signature)
+}
+
+/// A token of a Pod.
+pub(crate) fn mk_token_in(namespace: &str, account: &str, pod: &str, uid: &str, signature: &str) -> String {
     let payload = json!({"kubernetes.io": {
-        "namespace": "shop", "serviceaccount": {"name": account}, "pod": {"name": pod, "uid": uid},
+        "namespace": namespace, "serviceaccount": {"name": account}, "pod": {"name": pod, "uid": uid},
     }});
     format!(
         "e30.{}.{signature}",

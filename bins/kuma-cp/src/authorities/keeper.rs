@@ -124,7 +124,7 @@ impl Keeper {
         self.set(&converted.name, wanted);
     }
 
-    fn set(&mut self, mesh: &MeshName, wanted: Option<Wanted>) {
+    pub(super) fn set(&mut self, mesh: &MeshName, wanted: Option<Wanted>) {
         let backend = wanted.as_ref().map(|wanted| wanted.backend.clone());
         let request = wanted.as_ref().and_then(|wanted| wanted.request.clone());
         let mut requests = self.authorities.requests();

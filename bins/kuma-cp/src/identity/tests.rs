@@ -1,1 +1,60 @@
+//! Proxies good and hostile before the real service, over TLS: who gets a certificate, for what, and what is said, logged
+//! and counted when somebody does not.
 
+mod hostile;
+mod limits;
+mod log;
+mod roots;
+mod server;
+
+use kermode_identity::api::IssueCertificateRequest;
+use kermode_identity::{Entitlement, WorkloadKey};
+use rustls_pki_types::CertificateDer;
+
+use self::server::{Server, mk_request};
+use crate::authentication::tests::mk_token;
+
+/// The token of the Pod `shop/web`.
+fn web_token() -> String {
+    mk_token("robot", "web", "1", "good")
+}
+
+#[tokio::test]
+async fn a_proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
+    let server = Server::start().await;
+    let key = WorkloadKey::generate().expect("a key");
+    let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
+    let issued = issued.expect("it is entitled to it");
+    assert_eq!((issued.signer, issued.roots_der.len()), (1, 1));
+    let leaf: CertificateDer<'_> = issued.chain_der[0].clone().into();
+    let web = kermode_model::ObjectKey::new("shop", "web");
+    let (dataplane, _) = server.index.dataplane_and_mesh(&web).expect("it is there");
+    for uri in Entitlement::of(&dataplane).uris() {
+        let found = leaf.windows(uri.len()).any(|window| window == uri.as_bytes());
+        assert!(found, "{uri} is not in the certificate");
+    }
+    let of_the_proxy = leaf.windows(13).any(|window| window == b"kermode-proxy");
+    assert!(!of_the_proxy, "what binds the request is not for others");
+    assert_eq!(server.count("Issued", "None"), 1);
+}
+
+#[tokio::test]
+async fn a_mesh_of_another_name_or_without_mtls_has_no_certificates() {
+    let server = Server::start().await;
+    let key = WorkloadKey::generate().expect("a key");
+    let other = IssueCertificateRequest {
+        mesh: "other".to_owned(),
+        ..mk_request(&key, "web.shop")
+    };
+    let refused = server.issue(&web_token(), other).await.expect_err("not its mesh");
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    server
+        .index
+        .write()
+        .apply_mesh(kermode_model::Mesh::new("default"));
+    let refused = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
+    let refused = refused.expect_err("mTLS is off");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(server.count("NotReady", "NotThere"), 1);
+    assert_eq!(server.count("NotReady", "NoMtls"), 1);
+}

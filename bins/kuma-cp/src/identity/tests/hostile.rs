@@ -1,0 +1,195 @@
+//! Attempts to obtain somebody else's identity: each is refused, logged without secrets, and counted by its reason.
+
+use kermode_identity::WorkloadKey;
+use kermode_identity::api::IssueCertificateRequest;
+use kermode_model::ObjectKey;
+use tonic::Code;
+
+use super::log::Log;
+use super::server::{Server, mk_request};
+use super::web_token;
+use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
+
+/// Makes the attempt, and sees that it is refused in the ways that it must be. A stream of roots with the same token and
+/// name is refused as well when it is the caller that is wrong.
+async fn refused(server: &Server, token: &str, request: IssueCertificateRequest, code: Code, reason: &str) {
+    let log = Log::capture();
+    let before = server.count("Refused", reason);
+    let name = request.name.clone();
+    let outcome = server.issue(token, request).await;
+    let status = outcome.expect_err(&format!("{reason}: a certificate was issued"));
+    assert_eq!(status.code(), code, "{reason}: {status}");
+    assert_eq!(server.count("Refused", reason), before + 1, "{reason}");
+    let lines = log.take();
+    let line = lines
+        .iter()
+        .find(|line| line.contains(&format!("reason={reason}")));
+    assert!(line.is_some(), "{reason} is not in the log: {lines:?}");
+    let told = format!("{status} {lines:?}");
+    let secret = token.rsplit('.').nth(1).unwrap_or("Bearer");
+    assert!(!told.contains(secret), "the token is told: {told}");
+    if matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
+        let watched = server.watch(token, &name).await;
+        assert_eq!(watched.expect_err("no roots either").code(), code, "{reason}");
+    }
+    assert_eq!(server.count("Issued", "None"), 0);
+}
+
+fn fresh(name: &str) -> IssueCertificateRequest {
+    mk_request(&WorkloadKey::generate().expect("a key"), name)
+}
+
+#[tokio::test]
+async fn the_name_of_another_pod_is_refused() {
+    let server = Server::start().await;
+    refused(
+        &server,
+        &web_token(),
+        fresh("other.shop"),
+        Code::Unauthenticated,
+        "TokenOfAnother",
+    )
+    .await;
+    refused(
+        &server,
+        &web_token(),
+        fresh("web.other"),
+        Code::Unauthenticated,
+        "TokenOfAnother",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn names_that_are_none_are_refused() {
+    let server = Server::start().await;
+    for name in ["", "web", ".", "web.", ".shop"] {
+        refused(
+            &server,
+            &web_token(),
+            fresh(name),
+            Code::InvalidArgument,
+            "BadName",
+        )
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn tokens_that_prove_nothing_are_refused() {
+    let server = Server::start().await;
+    let unbound = "e30.e30.good";
+    let foreign_namespace = mk_token_in("attic", "robot", "web", "1", "good");
+    for (token, reason) in [
+        ("", "NoToken"),
+        ("garbage", "TokenNotBound"),
+        (unbound, "TokenNotBound"),
+        (&mk_token("robot", "web", "1", "forged"), "InvalidToken"),
+        (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
+        (&foreign_namespace, "TokenOfAnother"),
+    ] {
+        refused(&server, token, fresh("web.shop"), Code::Unauthenticated, reason).await;
+    }
+    let other_account = mk_token("admin", "web", "1", "good");
+    refused(
+        &server,
+        &other_account,
+        fresh("web.shop"),
+        Code::PermissionDenied,
+        "WrongServiceAccount",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_token_of_a_pod_that_has_gone_is_of_no_use_to_its_successor_s_name() {
+    let server = Server::start().await;
+    server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
+    let outcome = server.issue(&web_token(), fresh("web.shop")).await;
+    assert_eq!(outcome.expect_err("another Pod").code(), Code::NotFound);
+    assert_eq!(server.count("NotReady", "OtherPod"), 1);
+    server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
+    let outcome = server.issue(&web_token(), fresh("web.shop")).await;
+    assert_eq!(outcome.expect_err("no Pod").code(), Code::NotFound);
+    assert_eq!(server.count("NotReady", "UnknownProxy"), 1);
+    assert_eq!(server.count("Issued", "None"), 0);
+}
+
+#[tokio::test]
+async fn the_signing_request_of_another_pod_is_of_no_use() {
+    let server = Server::start().await;
+    // Seen by whatever means, complete and well signed.
+    let theirs = fresh("other.shop").csr_der;
+    let replayed = IssueCertificateRequest {
+        csr_der: theirs,
+        ..fresh("web.shop")
+    };
+    refused(
+        &server,
+        &web_token(),
+        replayed,
+        Code::InvalidArgument,
+        "RequestOfAnother",
+    )
+    .await;
+    // One that names nobody could be anybody's.
+    let unbound = WorkloadKey::generate().expect("a key").csr_der();
+    let unbound = IssueCertificateRequest {
+        csr_der: unbound.expect("a request"),
+        ..fresh("web.shop")
+    };
+    refused(
+        &server,
+        &web_token(),
+        unbound,
+        Code::InvalidArgument,
+        "RequestOfAnother",
+    )
+    .await;
+}
+
+/// Made by OpenSSL, each for `web.shop` and well signed but for what its name says.
+#[tokio::test]
+async fn signing_requests_for_more_or_with_other_keys_are_refused() {
+    let server = Server::start().await;
+    for (csr, reason) in [
+        (&include_bytes!("requests/other-service.pem")[..], "RequestAsks"),
+        (include_bytes!("requests/host-name.pem"), "RequestAsks"),
+        (include_bytes!("requests/authority.pem"), "RequestAsks"),
+        (include_bytes!("requests/subject.pem"), "RequestAsks"),
+        (include_bytes!("requests/rsa2048.pem"), "RequestKey"),
+        (include_bytes!("requests/rsa1024.pem"), "RequestKey"),
+        (include_bytes!("requests/p192.pem"), "RequestKey"),
+        (include_bytes!("requests/p384.pem"), "RequestKey"),
+    ] {
+        let request = IssueCertificateRequest {
+            csr_der: csr.to_vec(),
+            ..fresh("web.shop")
+        };
+        refused(&server, &web_token(), request, Code::InvalidArgument, reason).await;
+    }
+}
+
+#[tokio::test]
+async fn signing_requests_that_are_garbage_huge_or_tampered_with_are_refused() {
+    let server = Server::start().await;
+    let mut tampered = fresh("web.shop").csr_der;
+    *tampered.last_mut().expect("bytes") ^= 1;
+    for (csr_der, reason) in [
+        (Vec::new(), "RequestUnreadable"),
+        (b"garbage".to_vec(), "RequestUnreadable"),
+        (vec![0x30; 9 * 1024], "RequestUnreadable"),
+        (tampered, "RequestSignature"),
+    ] {
+        let request = IssueCertificateRequest {
+            csr_der,
+            ..fresh("web.shop")
+        };
+        refused(&server, &web_token(), request, Code::InvalidArgument, reason).await;
+    }
+    let huge = IssueCertificateRequest {
+        csr_der: vec![0x30; 1024 * 1024],
+        ..fresh("web.shop")
+    };
+    refused(&server, &web_token(), huge, Code::OutOfRange, "Unreadable").await;
+}

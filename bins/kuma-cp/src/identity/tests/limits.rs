@@ -1,0 +1,89 @@
+//! Bounds of the service, over TLS: how often, how long.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use http_body_util::StreamBody;
+use kermode_identity::WorkloadKey;
+use tonic::Code;
+use tonic::body::Body;
+use tower::ServiceExt as _;
+
+use super::log::Log;
+use super::server::{Server, mk_request};
+use super::web_token;
+use crate::authentication::tests::{mk_pod_of, mk_token};
+
+#[tokio::test]
+async fn a_proxy_that_asks_in_a_loop_is_refused_and_its_neighbour_is_not() {
+    let server = Server::start().await;
+    let log = Log::capture();
+    let key = WorkloadKey::generate().expect("a key");
+    let mut issued = 0;
+    let refused = loop {
+        match server.issue(&web_token(), mk_request(&key, "web.shop")).await {
+            Ok(_) => issued += 1,
+            Err(refused) => break refused,
+        }
+        assert!(issued < 100, "there is no bound");
+    };
+    assert!(issued >= 20, "{issued}");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("too often"), "{refused}");
+    assert_eq!(server.count("Refused", "TooOften"), 1);
+    assert!(log.take().iter().any(|line| line.contains("reason=TooOften")));
+    let other = mk_token("robot", "other", "2", "good");
+    assert!(server.issue(&other, mk_request(&key, "other.shop")).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_thousand_proxies_that_start_at_once_all_get_their_certificate() {
+    let server = Server::start().await;
+    for number in 0..1000 {
+        let (name, ip) = (
+            format!("web-{number}"),
+            format!("10.1.{}.{}", number / 250, number % 250),
+        );
+        server
+            .index
+            .write()
+            .apply_pod(mk_pod_of(&name, &ip, &format!("uid-{number}")));
+    }
+    let key = WorkloadKey::generate().expect("a key");
+    let requests = (0..1000).map(|number| {
+        let token = mk_token(
+            "robot",
+            &format!("web-{number}"),
+            &format!("uid-{number}"),
+            "good",
+        );
+        let request = mk_request(&key, &format!("web-{number}.shop"));
+        let server = &server;
+        async move { server.issue(&token, request).await.map(drop) }
+    });
+    let outcomes: Vec<_> = futures::stream::iter(requests)
+        .buffer_unordered(100)
+        .collect()
+        .await;
+    let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+    assert!(refused.is_empty(), "{}: {:?}", refused.len(), refused.first());
+    assert_eq!(server.count("Issued", "None"), 1000);
+}
+
+#[tokio::test]
+async fn a_request_that_never_ends_is_cut_off() {
+    let server = Server::start_with(Duration::from_millis(50)).await;
+    let endless = StreamBody::new(futures::stream::pending::<Result<_, tonic::Status>>());
+    let request = http::Request::post(kermode_identity::api::ISSUE_CERTIFICATE_PATH)
+        .header("content-type", "application/grpc")
+        .body(Body::new(endless))
+        .expect("a request");
+    let answered = server.channel.clone().oneshot(request);
+    let answered = tokio::time::timeout(Duration::from_secs(30), answered).await;
+    let response = answered.expect("an answer").expect("an answer");
+    assert_eq!(
+        response.headers()["grpc-status"],
+        (Code::DeadlineExceeded as i32).to_string()
+    );
+    assert_eq!(server.count("Refused", "TimedOut"), 1);
+}
