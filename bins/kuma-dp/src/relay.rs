@@ -5,23 +5,23 @@ mod cache;
 mod link;
 mod session;
 
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME};
+use kermode_xds::rpc::Method;
+use kermode_xds::wire::{
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::{Grpc, StreamingService};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use self::cache::Cache;
 use self::link::{Event, Link};
@@ -171,25 +171,15 @@ impl StreamingService<DeltaDiscoveryRequest> for Relay {
     }
 }
 
-impl NamedService for Relay {
-    const NAME: &'static str = SERVICE_NAME;
-}
+impl Method for Relay {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
 
-impl Service<http::Request<Body>> for Relay {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let relay = self.clone();
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {
             let codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
             let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
-            Ok(grpc.streaming(relay, request).await)
+            grpc.streaming(self, request).await
         })
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use kermode_envoy::{BootstrapConfig, Versions};
 use kermode_runtime::shutdown::Signals;
+use kermode_xds::rpc::Rpc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -120,8 +121,8 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Compo
 /// Serves Envoy on the unix socket.
 async fn serve_envoy(listener: UnixListener, relay: Relay, secrets: SecretService) -> anyhow::Result<()> {
     Server::builder()
-        .add_service(relay)
-        .add_service(secrets)
+        .add_service(Rpc(relay))
+        .add_service(Rpc(secrets))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await
         .context("serving Envoy")

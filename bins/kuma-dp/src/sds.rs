@@ -3,27 +3,23 @@
 mod messages;
 mod stream;
 
-use std::convert::Infallible;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_model::MeshName;
+use kermode_xds::rpc::Method;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::server::{Grpc, NamedService, StreamingService};
+use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
-use tower::Service;
 
 use messages::{DiscoveryRequest, DiscoveryResponse};
 pub(crate) use stream::Identity;
 use stream::{Names, Stream};
-
-const STREAM_SECRETS: &str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -96,27 +92,14 @@ impl StreamingService<DiscoveryRequest> for SecretService {
     }
 }
 
-impl NamedService for SecretService {
-    const NAME: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
-}
+impl Method for SecretService {
+    const SERVICE: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
+    const PATH: &'static str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
 
-impl Service<http::Request<Body>> for SecretService {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let service = self.clone();
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {
-            if request.uri().path() != STREAM_SECRETS {
-                return Ok(Status::unimplemented("only StreamSecrets is served").into_http());
-            }
             let mut grpc = Grpc::new(ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default());
-            Ok(grpc.streaming(service, request).await)
+            grpc.streaming(self, request).await
         })
     }
 }
