@@ -12,16 +12,16 @@ use crate::authorities;
 /// The metrics; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
-    requests: Family<Labels, Counter>,
+    requests: Family<ResultLabel, Counter>,
+    refusals: Family<ReasonLabel, Counter>,
     pub(super) streams: Gauge,
     refused_streams: Family<ReasonLabel, Counter>,
     pub(super) authorities: authorities::Metrics,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Labels {
+struct ResultLabel {
     result: RequestResult,
-    reason: Reason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -42,6 +42,8 @@ impl Metrics {
     pub(crate) fn register(&self, registry: &mut Registry) {
         let help = "Requests for workload certificates";
         registry.register("certificate_requests", help, self.requests.clone());
+        let help = "Requests for workload certificates that were not answered with one, by reason";
+        registry.register("certificate_refusals", help, self.refusals.clone());
         let help = "Streams open that tell proxies of the roots of their mesh";
         registry.register("roots_streams", help, self.streams.clone());
         let help = "Streams of roots that were refused or ended for a reason";
@@ -50,7 +52,7 @@ impl Metrics {
     }
 
     pub(super) fn issued(&self) {
-        self.count(RequestResult::Issued, Reason::None);
+        self.count(RequestResult::Issued);
     }
 
     pub(super) fn refused(&self, refusal: &Refusal) {
@@ -62,7 +64,8 @@ impl Metrics {
             Reason::ReviewUnavailable | Reason::Authority | Reason::RequestOther => RequestResult::Failed,
             _ => RequestResult::Refused,
         };
-        self.count(result, reason);
+        self.count(result);
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     pub(super) fn stream_refused(&self, refusal: &Refusal) {
@@ -70,7 +73,7 @@ impl Metrics {
         self.refused_streams.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    fn count(&self, result: RequestResult, reason: Reason) {
-        self.requests.get_or_create(&Labels { result, reason }).inc();
+    fn count(&self, result: RequestResult) {
+        self.requests.get_or_create(&ResultLabel { result }).inc();
     }
 }

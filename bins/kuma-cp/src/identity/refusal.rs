@@ -58,7 +58,6 @@ pub(crate) enum Refusal {
 /// Why, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Reason {
-    None,
     NoToken,
     TokenNotBound,
     TokenOfAnother,

@@ -14,12 +14,12 @@ use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
 /// name is refused as well when it is the caller that is wrong.
 async fn refused(server: &Server, token: &str, request: IssueCertificateRequest, code: Code, reason: &str) {
     let log = Log::capture();
-    let before = server.count("Refused", reason);
+    let before = server.refused(reason);
     let name = request.name.clone();
     let outcome = server.issue(token, request).await;
     let status = outcome.expect_err(&format!("{reason}: a certificate was issued"));
     assert_eq!(status.code(), code, "{reason}: {status}");
-    assert_eq!(server.count("Refused", reason), before + 1, "{reason}");
+    assert_eq!(server.refused(reason), before + 1, "{reason}");
     let lines = log.take();
     let line = lines
         .iter()
@@ -32,7 +32,7 @@ async fn refused(server: &Server, token: &str, request: IssueCertificateRequest,
         let watched = server.watch(token, &name).await;
         assert_eq!(watched.expect_err("no roots either").code(), code, "{reason}");
     }
-    assert_eq!(server.count("Issued", "None"), 0);
+    assert_eq!(server.issued(), 0);
 }
 
 fn fresh(name: &str) -> IssueCertificateRequest {
@@ -107,12 +107,12 @@ async fn the_token_of_a_pod_that_has_gone_is_of_no_use_to_its_successor_s_name()
     server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
     let outcome = server.issue(&web_token(), fresh("web.shop")).await;
     assert_eq!(outcome.expect_err("another Pod").code(), Code::NotFound);
-    assert_eq!(server.count("NotReady", "OtherPod"), 1);
+    assert_eq!(server.refused("OtherPod"), 1);
     server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
     let outcome = server.issue(&web_token(), fresh("web.shop")).await;
     assert_eq!(outcome.expect_err("no Pod").code(), Code::NotFound);
-    assert_eq!(server.count("NotReady", "UnknownProxy"), 1);
-    assert_eq!(server.count("Issued", "None"), 0);
+    assert_eq!(server.refused("UnknownProxy"), 1);
+    assert_eq!(server.issued(), 0);
 }
 
 #[tokio::test]

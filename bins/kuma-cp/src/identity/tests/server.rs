@@ -132,10 +132,14 @@ impl Server {
         stream.map(tonic::Response::into_inner)
     }
 
-    /// How many requests were counted with that result and reason.
-    pub(super) fn count(&self, result: &str, reason: &str) -> u64 {
-        let labels = format!("certificate_requests_total{{result=\"{result}\",reason=\"{reason}\"}} ");
-        self.metric(&labels)
+    /// How many certificates were issued.
+    pub(super) fn issued(&self) -> u64 {
+        self.metric("certificate_requests_total{result=\"Issued\"} ")
+    }
+
+    /// How many requests were refused for that reason.
+    pub(super) fn refused(&self, reason: &str) -> u64 {
+        self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}} "))
     }
 
     /// The value behind that text in the metrics; 0 when it is not there.
