@@ -1,9 +1,10 @@
 //! One watch of one kind: objects are converted at once and only the result is kept, nothing of the object.
 //!
-//! A watch that breaks is resumed with back-off; after a new list, what has vanished meanwhile is reported as
+//! A watch that breaks is resumed with back-off ([`Backoff`]); after a new list, what has vanished meanwhile is reported as
 //! gone. An object that cannot be decoded is skipped and logged and never stops the watch.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use kermode_model::ObjectKey;
@@ -11,6 +12,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::failure::describe;
 
@@ -57,13 +59,17 @@ pub async fn follow<K, T, M>(
     T: Send,
     M: Send,
 {
-    let mut events = std::pin::pin!(events.default_backoff());
+    let mut events = std::pin::pin!(events.backoff(Backoff::default()));
     let mut known = Known::default();
+    let mut complained: Option<Instant> = None;
     while let Some(event) = events.next().await {
         let updates = match event {
             Ok(event) => known.on_event(event, &convert),
             Err(error) => {
-                warn(kind, &error);
+                if complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
+                    complained = Some(Instant::now());
+                    warn(kind, &error);
+                }
                 continue;
             }
         };
@@ -113,6 +119,44 @@ fn warn(kind: &'static str, error: &watcher::Error) {
         other => format!("{kind} cannot be watched: {other}"),
     };
     tracing::warn!(kind, "{reason}; retrying");
+}
+
+/// The wait before the first new attempt, at most.
+const FIRST: Duration = Duration::from_secs(1);
+/// Between two attempts, at most. kube's own waits grow to a minute, and for so long after the API server is back no new
+/// Pod would reach a sidecar; an attempt is one small request.
+const LONGEST: Duration = Duration::from_secs(5);
+/// A watch that held for so long has recovered.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// Between two lines of log about a watch that fails: all of them do when the API server is away.
+const COMPLAIN: Duration = Duration::from_mins(1);
+
+/// How long to wait before a watch is tried again: at most a second, doubled each time, at most 5 s, and at least half of
+/// that, so that replicas and watches do not come together.
+#[derive(Debug, Default)]
+struct Backoff {
+    failures: u32,
+    last: Option<Instant>,
+}
+
+impl Iterator for Backoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let last = self.last.replace(Instant::now());
+        if last.is_some_and(|last| last.elapsed() > STABLE) {
+            self.failures = 0;
+        }
+        let full = FIRST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
+        self.failures = self.failures.saturating_add(1);
+        Some(full.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+}
+
+impl kube::runtime::utils::Backoff for Backoff {
+    /// Every attempt tells that it begins, so a success has to last to be one.
+    fn reset(&mut self) {}
 }
 
 /// The keys that have been told, to know after a new list which have gone.
@@ -213,6 +257,50 @@ mod tests {
 
     fn tell(known: &mut Known, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
         known.on_event(event, |_| Verdict::Keep(()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_long_outage_a_watch_is_tried_again_within_seconds() {
+        let start = tokio::time::Instant::now();
+        let outage = Duration::from_mins(10);
+        let tries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = tries.clone();
+        // As kube's watcher: each attempt is announced, and fails for ten minutes.
+        let events = futures::stream::unfold(false, move |announced| {
+            let tries = counted.clone();
+            async move {
+                if !announced {
+                    return Some((Ok(watcher::Event::<Namespace>::Init), true));
+                }
+                tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if start.elapsed() < outage {
+                    Some((Err(watcher::Error::NoResourceVersion), false))
+                } else {
+                    Some((Ok(watcher::Event::InitDone), false))
+                }
+            }
+        });
+        // Then it is quiet.
+        let events = events.scan(false, |ended, event| {
+            let is_end = matches!(event, Ok(watcher::Event::InitDone));
+            let is_over = std::mem::replace(ended, is_end);
+            std::future::ready((!is_over).then_some(event))
+        });
+        let events = events.chain(futures::stream::pending());
+        let (sink, mut updates) = mpsc::channel(1);
+        let following = tokio::spawn(follow(
+            "namespaces",
+            events,
+            |_| Verdict::Keep(()),
+            |update| update,
+            sink,
+        ));
+        assert_eq!(updates.recv().await, Some(Update::Synced));
+        let late = start.elapsed().saturating_sub(outage);
+        assert!(late <= LONGEST, "{late:?}");
+        let tries = tries.load(std::sync::atomic::Ordering::Relaxed);
+        assert!((120..=250).contains(&tries), "{tries} attempts in ten minutes");
+        following.abort();
     }
 
     #[test]
