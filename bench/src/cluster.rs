@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::config::Config;
+use crate::process::Process;
 
 /// etcd and an API server; taken down when dropped.
 #[derive(Debug)]
@@ -47,6 +48,37 @@ impl ApiServer {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
+    }
+
+    /// Its process and etcd's: programs that were given files of its folder.
+    ///
+    /// # Errors
+    /// When the two are not found.
+    pub fn processes(&self) -> Result<Vec<Process>> {
+        let folder = format!("{}/", self.folder.display());
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // It may have ended meanwhile.
+            let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            let program = command.split('\0').next().unwrap_or_default();
+            let is_server = ["kube-apiserver", "etcd"]
+                .iter()
+                .any(|name| program.ends_with(name));
+            if is_server && command.contains(&folder) {
+                found.push(Process::new(pid)?);
+            }
+        }
+        ensure!(
+            found.len() == 2,
+            "{} processes of {} instead of 2",
+            found.len(),
+            self.name
+        );
+        Ok(found)
     }
 
     /// Applies manifests.

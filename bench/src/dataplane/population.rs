@@ -63,6 +63,20 @@ pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()
     set_status(client, number, json!({"status": status(number, ready)})).await
 }
 
+/// Declares another protocol for a Service's port, which every Dataplane behind it shows.
+///
+/// # Errors
+/// In the API server's words.
+pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Result<()> {
+    let name = format!("service-{number}");
+    let api: Api<Service> = Api::namespaced(client.clone(), &namespace(number));
+    let patch = json!([{"op": "add", "path": "/spec/ports/0/appProtocol", "value": protocol}]);
+    let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
+    let patched = api.patch(&name, &PatchParams::default(), &patch).await;
+    patched.with_context(|| format!("service {name}"))?;
+    Ok(())
+}
+
 /// Changes what a kubelet reports now and then and what a Dataplane has nothing of.
 ///
 /// # Errors
