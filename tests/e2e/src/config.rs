@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Longer than the lease lasts and than connections are kept without an answer.
-const OUTAGE: Duration = Duration::from_secs(45);
+/// Longer than the lease lasts and than connections are kept without an answer; not so long that Kubernetes takes the node
+/// for dead and then needs a minute to forget that.
+const OUTAGE: Duration = Duration::from_secs(30);
 
 /// Where things are and what is wanted.
 #[derive(Clone, Debug)]

@@ -27,6 +27,8 @@ const API_PORT: u16 = 6443;
 const DIAGNOSTICS: u16 = 5680;
 /// Twice what it takes until a lease that nobody renews is taken.
 const NEW_LEADER: Duration = Duration::from_secs(30);
+/// After a long outage the scheduler comes back slowly, and finds the node tainted.
+const RECOVERED: Duration = Duration::from_mins(2);
 /// A connection without an answer is given up after 19 s; then the sidecar of a new pod tries again.
 const NOTICED: Duration = Duration::from_secs(40);
 
@@ -110,24 +112,26 @@ pub(super) async fn connections_to_the_api_server_that_lead_nowhere_are_noticed(
 }
 
 pub(super) async fn no_request_fails_while_the_api_server_is_away(world: &World) -> Result<Note> {
-    without(world, "kube-apiserver", world.config.outage).await
+    without(world, "kube-apiserver", world.config.outage, 1).await
 }
 
 pub(super) async fn no_request_fails_while_etcd_is_away(world: &World) -> Result<Note> {
-    without(world, "etcd", world.config.outage / 3).await
+    without(world, "etcd", world.config.outage / 3, 0).await
 }
 
-/// Takes a component away for a while; meanwhile a replica and the Envoy of a spare client crash.
-async fn without(world: &World, component: &str, outage: Duration) -> Result<Note> {
+/// Takes a component away for a while; meanwhile some replicas and the Envoy of a spare client crash.
+async fn without(world: &World, component: &str, outage: Duration, crashes: usize) -> Result<Note> {
     replicated(world).await?;
     let spare = spare(world).await?;
     let load = Load::begin(world).await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-    let (killed, others) = replicas.split_first().context("replicas")?;
+    let (killed, others) = replicas.split_at_checked(crashes).context("replicas")?;
     world.cluster.take_away(component).await?;
     let start = Instant::now();
     let meanwhile = async {
-        kill_program(killed, "kuma-cp")?;
+        for replica in killed {
+            kill_program(replica, "kuma-cp")?;
+        }
         kill_program(&spare.pod, "envoy")?;
         // They serve what they know, so they are ready, however long it takes.
         while start.elapsed() < outage {
@@ -141,7 +145,7 @@ async fn without(world: &World, component: &str, outage: Duration) -> Result<Not
     let meanwhile = meanwhile.await;
     world.cluster.give_back(component).await?;
     meanwhile?;
-    let worked = works(world, "after-outage").await?;
+    let worked = works_within(world, "after-outage", RECOVERED).await?;
     restored(world).await?;
     let spared = spare.end(world, outage).await?;
     let load = load.end(world).await?;
@@ -292,6 +296,8 @@ struct Spare {
 }
 
 async fn spare(world: &World) -> Result<Spare> {
+    // A test that failed may have left it.
+    remove(world, SPARE).await?;
     client(world, SPARE, SOON).await?;
     Ok(Spare {
         pod: world.pods(APP).get(SPARE).await?,
@@ -329,10 +335,13 @@ async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Dura
     worked
 }
 
+/// Removes a pod, if it is there.
 async fn remove(world: &World, name: &str) -> Result<()> {
     let at_once = DeleteParams::default().grace_period(0);
-    let deleted = world.pods(APP).delete(name, &at_once).await;
-    deleted.map(drop).with_context(|| format!("pod {name}"))
+    match world.pods(APP).delete(name, &at_once).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted.map(drop).with_context(|| format!("pod {name}")),
+    }
 }
 
 /// Makes a client and waits until it has answers.

@@ -72,7 +72,7 @@ impl<'c> Severed<'c> {
         for (hook, side) in [("input", "s"), ("output", "d")] {
             writeln!(
                 rules,
-                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @ends drop }}"
+                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @ends drop; }}"
             )?;
         }
         rules.push_str("}\n");
