@@ -23,6 +23,9 @@ use crate::token::TokenFile;
 /// The wait after an answer that will not change soon: a control plane that does not know the call yet, or a mesh
 /// whose mTLS was switched off. Certificates come with their roots all the same.
 const DECLINED: Duration = Duration::from_mins(5);
+/// Over how long the proxies of a control plane that vanished spread. Configuration and certificates are more urgent, and
+/// each stream costs the API server a review of the token.
+const LOST: Duration = Duration::from_secs(30);
 /// Roots are a few kilobytes.
 const MAX_MESSAGE: usize = 256 * 1024;
 
@@ -46,7 +49,7 @@ impl Following {
             let wait = match self.follow().await {
                 Ok(()) => {
                     backoff.reset();
-                    backoff.lost(fastrand::f64())
+                    LOST.mul_f64(fastrand::f64())
                 }
                 Err(error) => {
                     let declined = error.downcast_ref::<Status>().is_some_and(|status| {
