@@ -57,9 +57,10 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     }
     let all = works(world, "after-all").await?;
     restored(world).await?;
+    let connected = reconnected(world).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; a new pod worked {one:.1?} after the leader's end, {two:.1?} after another's, {all:.1?} after all"
+        "{load}; sidecars by replica at the end: {connected:?}; a new pod worked {one:.1?} after the leader's end, {two:.1?} after another's, {all:.1?} after all"
     ))
 }
 
@@ -147,6 +148,12 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     meanwhile?;
     let worked = works_within(world, "after-outage", RECOVERED).await?;
     restored(world).await?;
+    for replica in killed {
+        // It waited for the API server: one that ended again and again would be started later and later.
+        let now = world.pods(SYSTEM).get(&replica.name_any()).await?;
+        let started = restarts(&now) - restarts(replica);
+        ensure!(started == 1, "{} was started {started} times", replica.name_any());
+    }
     let spared = spare.end(world, outage).await?;
     let load = load.end(world).await?;
     Ok(format!(
@@ -245,15 +252,54 @@ async fn leader(world: &World) -> Result<(Pod, String)> {
     Ok((leader.with_context(|| format!("{holder} is no replica"))?, holder))
 }
 
+/// Waits until all sidecars of the application are connected; how many to each replica.
+async fn reconnected(world: &World) -> Result<Vec<usize>> {
+    let sidecars = world
+        .dataplanes(APP)
+        .list(&ListParams::default())
+        .await?
+        .items
+        .len();
+    until("all sidecars to be connected", SOON, async || {
+        let mut counts = Vec::new();
+        for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+            let metrics = diagnostics(&replica, "/metrics").await?;
+            let count = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("kuma_cp_xds_connected_proxies "));
+            counts.push(count.context("no metric of connected proxies")?.trim().parse()?);
+        }
+        let connected: usize = counts.iter().sum();
+        Ok(when(connected == sidecars, counts, || {
+            format!("{connected} of {sidecars}")
+        }))
+    })
+    .await
+}
+
 /// Whether a replica says that it is ready.
 async fn is_ready(replica: &Pod) -> Result<bool> {
+    Ok(diagnostics(replica, "/ready").await?.starts_with("HTTP/1.1 200"))
+}
+
+/// What a replica says about itself.
+async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect((ip(replica)?, DIAGNOSTICS)).await?;
     stream
-        .write_all(b"GET /ready HTTP/1.1\r\nhost: e2e\r\nconnection: close\r\n\r\n")
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: e2e\r\nconnection: close\r\n\r\n").as_bytes())
         .await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    Ok(answer.starts_with("HTTP/1.1 200"))
+    Ok(answer)
+}
+
+/// How often the containers of a pod were started again.
+fn restarts(pod: &Pod) -> i32 {
+    let statuses = pod
+        .status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten());
+    statuses.map(|status| status.restart_count).sum()
 }
 
 // === traffic ===
