@@ -270,3 +270,64 @@ fn describe(status: &Status) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use kermode_identity::{TrustBundle, Validity};
+
+    use super::*;
+
+    fn at(second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn mk_held(validity: Validity) -> Held {
+        let roots = Roots {
+            bundle: TrustBundle::new([vec![1].into()]),
+            version: 3,
+        };
+        Held::after(None, validity, 1, roots)
+    }
+
+    /// With the control plane away from 4/5 of a certificate's life on: attempts that back off, one word when little
+    /// is left, one at the end, and a new start when it is back.
+    #[test]
+    fn an_outage_is_survived_with_the_certificate_that_is_there_and_said_twice() {
+        let mut state = State {
+            rotation: Rotation::new(at(0)),
+            held: None,
+            declined: false,
+            said: None,
+        };
+        let validity = Validity::from_unix(0, 1000);
+        state.on_outcome(Outcome::Issued(mk_held(validity)), at(0));
+        let Step::Wait(wait) = state.rotation.next(at(0)) else {
+            panic!("it is fresh")
+        };
+        assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
+        let (mut now, mut said) = (at(0) + wait, Vec::new());
+        while now < at(1200) {
+            match state.rotation.next(now) {
+                Step::Wait(wait) => now += wait,
+                Step::Renew => {
+                    let before = state.said;
+                    let away = anyhow::anyhow!("no route");
+                    state.on_outcome(Outcome::Failed(away), now);
+                    if state.said != before {
+                        said.push((state.said, now > at(1000)));
+                    }
+                    assert_eq!(state.held.as_ref().map(|held| held.validity), Some(validity));
+                }
+            }
+        }
+        assert!(said == [(Some(Said::Soon), false), (Some(Said::Expired), true)]);
+        state.on_outcome(
+            Outcome::Issued(mk_held(Validity::from_unix(1200, 2200))),
+            at(1200),
+        );
+        assert!(state.said.is_none());
+        assert!(matches!(state.rotation.next(at(1200)), Step::Wait(wait) if wait.as_secs() >= 700));
+    }
+}
