@@ -325,6 +325,7 @@ fn pod(member: &Member) -> Value {
             },
         },
         "spec": {
+            "serviceAccountName": "default",
             "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 0,
             "containers": [
