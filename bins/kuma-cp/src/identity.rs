@@ -30,7 +30,7 @@ use tonic_prost::ProstCodec;
 use self::limits::{Caller, Limits};
 pub(crate) use self::metrics::Metrics;
 use self::refusal::{Gate, Refusal};
-use self::roots::{Open, WatchRoots};
+use self::roots::{Open, RootsCodec, WatchRoots};
 use crate::authentication::{Authentication, Refused};
 use crate::authorities::Authorities;
 use crate::mesh::SharedIndex;
@@ -236,7 +236,7 @@ async fn answer(shared: &Arc<Shared>, request: http::Request<Body>) -> http::Res
             response
         }
         WATCH_ROOTS_PATH => {
-            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
+            let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
             grpc.server_streaming(WatchRoots(shared.clone()), request).await
         }
         _ => Status::unimplemented("unknown method").into_http(),

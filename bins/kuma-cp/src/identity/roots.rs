@@ -11,17 +11,22 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use kermode_identity::api::{RootsUpdate, WatchRootsRequest};
 use kermode_model::ObjectKey;
 use prometheus_client::metrics::gauge::Gauge;
+use tonic::codec::{BufferSettings, Codec};
 use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
+use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use super::Shared;
 use super::refusal::Refusal;
+use super::{MAX_MESSAGE, Shared};
 use crate::authorities::Roots;
 
 /// Streams in all: one for each connection that proxies may have.
 const TOTAL: usize = 20_000;
 /// Streams of one proxy: one, and one that is not known to be broken yet.
 const EACH: usize = 2;
+
+/// Two roots and what is around them, in bytes.
+const BUFFER: usize = 1536;
 
 /// Counts open streams.
 #[derive(Debug, Default)]
@@ -111,6 +116,25 @@ fn follow(roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
         }
     })
     .boxed()
+}
+
+/// Protobuf with buffers of a few roots: tonic's own are 8 KiB, and every proxy holds one for as long as it is there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RootsCodec;
+
+impl Codec for RootsCodec {
+    type Encode = RootsUpdate;
+    type Decode = WatchRootsRequest;
+    type Encoder = ProstEncoder<RootsUpdate>;
+    type Decoder = ProstDecoder<WatchRootsRequest>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::new(BUFFER, MAX_MESSAGE))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        ProstDecoder::new(BufferSettings::new(BUFFER, MAX_MESSAGE))
+    }
 }
 
 /// The method.
