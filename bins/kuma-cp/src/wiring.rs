@@ -166,9 +166,9 @@ async fn connect() -> anyhow::Result<Client> {
     let url = config.cluster_url.clone();
     let client = client::client(config)?;
     loop {
-        match client.apiserver_version().await {
+        match version_when_ready(&client).await {
             Ok(version) => {
-                tracing::info!(%url, version = version.git_version, "connected to the API server");
+                tracing::info!(%url, version, "connected to the API server");
                 return Ok(client);
             }
             // Ending would make the kubelet wait longer and longer before it starts this again.
@@ -179,6 +179,20 @@ async fn connect() -> anyhow::Result<Client> {
             }
             Err(error) => anyhow::bail!(describe(&format!("API server {url}"), &error)),
         }
+    }
+}
+
+/// The API server's version, once it says that it is ready: without etcd it still answers this and nothing else.
+async fn version_when_ready(client: &Client) -> kube::Result<String> {
+    let version = client.apiserver_version().await?.git_version;
+    let request = http::Request::get("/readyz").body(Vec::new());
+    match client
+        .request_text(request.map_err(kube::Error::HttpError)?)
+        .await
+    {
+        Err(error) if is_unreachable(&error) => Err(error),
+        // Whoever may not ask goes on.
+        Ok(_) | Err(_) => Ok(version),
     }
 }
 
@@ -232,4 +246,42 @@ fn spawn_leader(
         "webhook registrations",
         until(shutdown, registrations),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+
+    use super::*;
+
+    /// An API server whose `/readyz` answers with a status.
+    fn mk_client(ready: u16) -> Client {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (status, body) = if request.uri().path() == "/readyz" {
+                (ready, "[-]etcd failed")
+            } else {
+                let version = r#"{"major":"1","minor":"34","gitVersion":"v1.34.4","gitCommit":"","gitTreeState":"",
+                    "buildDate":"","goVersion":"","compiler":"","platform":""}"#;
+                (200, version)
+            };
+            let response = Response::builder().status(status);
+            std::future::ready(response.body(Body::from(body.as_bytes().to_vec())))
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn an_api_server_without_etcd_is_waited_for_and_one_that_may_not_be_asked_is_not() {
+        for waits in [500, 503] {
+            let error = version_when_ready(&mk_client(waits))
+                .await
+                .expect_err("not ready");
+            assert!(is_unreachable(&error), "{waits}: {error}");
+        }
+        for goes_on in [200, 403, 404] {
+            let version = version_when_ready(&mk_client(goes_on)).await;
+            assert_eq!(version.expect("a version"), "v1.34.4", "{goes_on}");
+        }
+    }
 }
