@@ -9,6 +9,7 @@ mod high_availability;
 mod injection;
 mod install;
 mod job;
+mod mesh;
 mod modes;
 mod observability;
 mod outage;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Test> {
         dataplane::every_injected_pod_has_one_and_nobody_else,
         dataplane::an_unready_pod_says_so_and_gets_no_traffic,
         dataplane::it_disappears_with_its_pod,
+        dataplane::one_that_cannot_be_generated_stays_as_it_was_and_says_why,
         page::the_page_s_example_gives_the_page_s_dataplane,
         balancing::the_client_s_sidecar_spreads_requests_over_all_replicas,
         encryption::sidecars_shake_hands_and_the_server_knows_the_client,
@@ -61,6 +63,10 @@ pub(crate) fn all() -> Vec<Test> {
         strangers::a_pod_that_opted_out_is_refused,
         // Strangers get answers for as long as this one lasts.
         encryption::without_mtls_the_same_capture_sees_plain_text,
+        mesh::what_people_get_wrong_is_refused_with_field_and_remedy,
+        mesh::its_status_tells_what_is_in_force,
+        mesh::its_first_permission_allows_everything_and_stays_deleted,
+        mesh::without_passthrough_nothing_leaves_it,
         permission::a_client_without_permission_is_refused_by_the_server_s_sidecar,
         job::a_job_calls_from_its_init_container_and_completes,
         refusal::a_wrong_injection_label_is_refused_with_key_and_value,

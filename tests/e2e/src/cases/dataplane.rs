@@ -12,7 +12,7 @@ use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
 use crate::pods::{ip, is_ready, pod};
-use crate::world::{APP, OUTSIDE, SERVER, World};
+use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SERVER, SYSTEM, World};
 
 const SOON: Duration = Duration::from_secs(30);
 /// Port of a Dataplane whose pod no Service selects.
@@ -190,4 +190,59 @@ pub(super) async fn it_disappears_with_its_pod(world: &World) -> Result<Note> {
     )
     .await?;
     Ok(String::new())
+}
+
+/// No port.
+const NONSENSE: &str = "kuma.io/envoy-admin-port=nine";
+
+pub(super) async fn one_that_cannot_be_generated_stays_as_it_was_and_says_why(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let kubectl = &world.cluster.kubectl;
+    let name = world.pod(APP, "server").await?;
+    let here = format!("--namespace={APP}");
+    let pod = world.pods(APP).get(&name).await?;
+    let before = world.dataplanes(APP).get(&name).await?;
+    let annotated = pod.annotations().get("kuma.io/envoy-admin-port");
+    let right = format!(
+        "kuma.io/envoy-admin-port={}",
+        annotated.context("injection writes the port")?
+    );
+    kubectl
+        .run(&["annotate", "pod", &name, "--overwrite", NONSENSE, &here])
+        .await?;
+    let outcome = told_of(world, &name).await;
+    let kept = world.dataplanes(APP).get(&name).await;
+    kubectl
+        .run(&["annotate", "pod", &name, "--overwrite", &right, &here])
+        .await?;
+    let failures = outcome?;
+    let kept = kept?;
+    ensure!(
+        kept.data["spec"] == before.data["spec"],
+        "{:#}",
+        kept.data["spec"]
+    );
+    Ok(format!("the metric says {failures}"))
+}
+
+/// Waits for Event and metric.
+async fn told_of(world: &World, pod: &str) -> Result<f64> {
+    let kubectl = &world.cluster.kubectl;
+    let here = format!("--namespace={APP}");
+    let about = format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
+    let words = "Failed to generate Kuma Dataplane: failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
+    until("an Event on the Pod", SOON, async || {
+        let message = "--output=jsonpath={.items[*].message}";
+        let text = kubectl.run(&["get", "events", &here, &about, message]).await?;
+        Ok(when(text.contains(words), (), || format!("{text:?}")))
+    })
+    .await?;
+    let target = format!("deployment/{CONTROL_PLANE}");
+    let diagnostics = kubectl.forward(SYSTEM, &target, 5680).await?;
+    let text = diagnostics.get("/metrics").await?;
+    let metric = "kuma_cp_dataplane_generation_failures_total ";
+    let value = text.lines().find_map(|line| line.strip_prefix(metric));
+    let value: f64 = value.with_context(|| format!("no {metric}in\n{text}"))?.parse()?;
+    ensure!(value >= 1.0, "{metric}is {value}");
+    Ok(value)
 }

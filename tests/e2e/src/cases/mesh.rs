@@ -1,0 +1,174 @@
+//! Meshes: what people get wrong in them, what their status says, and whether traffic may leave them.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kube::Api;
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
+
+use crate::harness::demo;
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::world::{APP, OUTSIDE, World};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// What people write, and what they are told.
+const MISTAKES: [(&str, &str); 6] = [
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team.one}, spec: {}}",
+        "metadata.name must be a DNS label",
+    ),
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team}, spec: {mtls: {enabledBackend: ca, backends: [
+         {name: ca, type: builtin, dpCert: {rotation: {expiration: soon}}}]}}}",
+        "spec.mtls.backends[0].dpCert.rotation.expiration: ",
+    ),
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team}, spec: {mtls: {enabledBackend: v, backends: [
+         {name: v, type: vault}]}}}",
+        "spec.mtls.backends[0].type: \"vault\" is not supported: use builtin",
+    ),
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: by-hand, namespace: default}, mesh: nowhere,
+         spec: {networking: {address: 0.0.0.0, inbound: [{port: 80, tags: {kuma.io/service: web}}]}}}",
+        "mesh: there is no Mesh \"nowhere\": create it or name another; \
+         spec.networking.address: must not be 0.0.0.0 or ::",
+    ),
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: Dataplane, metadata: {name: by-hand, namespace: default}, mesh: default,
+         spec: {networking: {address: 10.0.0.1, inbound: [{port: 80, tags: {kuma.io/service: web,
+         kuma.io/protocol: mongo}}]}}}",
+        "tag \"kuma.io/protocol\" has an invalid value \"mongo\". Allowed values: grpc, http, http2, kafka, tcp",
+    ),
+    (
+        "{apiVersion: kuma.io/v1alpha1, kind: MeshTrafficPermission, metadata: {name: p, namespace: default}, spec: {
+         targetRef: {kind: Mesh}, from: [{targetRef: {kind: Mesh}, default: {action: Allow}}]}}",
+        "MeshTrafficPermission can only be placed in kong-mesh-system namespace",
+    ),
+];
+
+pub(super) async fn what_people_get_wrong_is_refused_with_field_and_remedy(world: &World) -> Result<Note> {
+    world.installed().await?;
+    world.mesh_is_made().await?;
+    let dry_run = ["apply", "--dry-run=server", "--filename=-"];
+    for (object, words) in MISTAKES {
+        let output = world.cluster.kubectl.attempt(&dry_run, object).await?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{object} was taken");
+        ensure!(said.contains(words), "{words:?} is missing in: {said}");
+    }
+    Ok(format!("{} mistakes", MISTAKES.len()))
+}
+
+pub(super) async fn its_status_tells_what_is_in_force(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
+    let meshes: Api<DynamicObject> = Api::all_with(world.cluster.client.clone(), &kind);
+    let status = until("the status of Mesh default", SOON, async || {
+        let status = meshes.get("default").await?.data["status"].clone();
+        let told = status["mtls"] == "STRICT"
+            && status["conditions"][0]["type"] == "Accepted"
+            && status["conditions"][0]["status"] == "True"
+            && status["dataplanes"].as_u64() >= Some(2)
+            && status["services"].as_u64() >= Some(2);
+        Ok(when(told, status.clone(), || format!("{status:#}")))
+    })
+    .await?;
+    let text = world.cluster.kubectl.run(&["get", "meshes"]).await?;
+    for expected in ["MTLS", "BACKEND", "DATAPLANES", "STRICT", "ca-1"] {
+        ensure!(text.contains(expected), "no {expected} in\n{text}");
+    }
+    Ok(format!(
+        "{} Dataplanes of {} services",
+        status["dataplanes"], status["services"]
+    ))
+}
+
+pub(super) async fn its_first_permission_allows_everything_and_stays_deleted(world: &World) -> Result<Note> {
+    world.installed().await?;
+    let kubectl = &world.cluster.kubectl;
+    let here = "--namespace=kong-mesh-system";
+    let read = async |name: &str| -> Result<Value> {
+        let arguments = ["get", "meshtrafficpermission", name, here, "--output=json"];
+        Ok(serde_json::from_str(&kubectl.run(&arguments).await?)?)
+    };
+    let allowed = read("allow-all-default").await?;
+    ensure!(
+        allowed["spec"]
+            == json!({"targetRef": {"kind": "Mesh"},
+                "from": [{"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}),
+        "{:#}",
+        allowed["spec"]
+    );
+    let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
+    kubectl.apply(mesh).await?;
+    let outcome = async {
+        until("allow-all of a second Mesh", SOON, async || {
+            let found = read("allow-all-e2e-second").await;
+            Ok(when(found.is_ok(), (), || format!("{found:?}")))
+        })
+        .await?;
+        kubectl
+            .run(&["delete", "meshtrafficpermission", "allow-all-e2e-second", here])
+            .await?;
+        // The Mesh changes, and what people deleted is not made again.
+        let edit = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
+        kubectl
+            .run(&["patch", "mesh", "e2e-second", "--type=merge", edit])
+            .await?;
+        until("the status of the changed Mesh", SOON, async || {
+            let path = "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
+            let text = kubectl.run(&["get", "mesh", "e2e-second", path]).await?;
+            let seen = text.split_once(' ').is_some_and(|(now, seen)| now == seen);
+            Ok(when(seen, (), || text))
+        })
+        .await?;
+        ensure!(read("allow-all-e2e-second").await.is_err(), "it was made again");
+        Ok(())
+    };
+    let outcome = outcome.await;
+    kubectl.delete(mesh, true).await?;
+    outcome?;
+    Ok(String::new())
+}
+
+pub(super) async fn without_passthrough_nothing_leaves_it(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let kubectl = &world.cluster.kubectl;
+    let client = world.pod(APP, "client").await?;
+    let url = format!("http://server.{OUTSIDE}.svc/");
+    demo::get(kubectl, APP, &client, "client", &url).await?;
+    passthrough(world, false).await?;
+    let refused = until("calls out of the mesh to fail", SOON, async || {
+        let refused = demo::get_refused(kubectl, APP, &client, "client", &url).await;
+        let answered = refused.is_err();
+        Ok(when(!answered, refused.unwrap_or_default(), || {
+            "still answered".to_owned()
+        }))
+    })
+    .await;
+    // Calls within the mesh go on.
+    let inside = demo::get(kubectl, APP, &client, "client", crate::world::SERVER_URL).await;
+    passthrough(world, true).await?;
+    let refused = refused?;
+    inside?;
+    until("calls out of the mesh to be answered again", SOON, async || {
+        let answer = demo::get(kubectl, APP, &client, "client", &url).await;
+        Ok(when(answer.is_ok(), (), || format!("{answer:?}")))
+    })
+    .await?;
+    Ok(refused)
+}
+
+async fn passthrough(world: &World, on: bool) -> Result<()> {
+    let patch = json!({"spec": {"networking": {"outbound": {"passthrough": on}}}});
+    let patch = format!("--patch={patch}");
+    world
+        .cluster
+        .kubectl
+        .run(&["patch", "mesh", "default", "--type=merge", &patch])
+        .await?;
+    Ok(())
+}
