@@ -4,6 +4,7 @@
 //! read, the task does not go on, and the store keeps nothing for it but two cursors.
 
 mod connection;
+mod messages;
 mod metrics;
 mod status;
 mod streams;
@@ -15,18 +16,15 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use kermode_model::{MeshName, ObjectKey};
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 use tonic::body::Body;
-use tonic::server::{Grpc, StreamingService};
-use tonic::{Request, Response, Status, Streaming};
 
 use crate::departures::Departures;
 use crate::rpc::Method;
 use crate::store::Store;
 use crate::stream::Limits;
-use crate::wire::{
-    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
-};
+use crate::wire::{DELTA_AGGREGATED_RESOURCES, SERVICE_NAME};
+use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Progress, Report, StatusSink};
 use streams::Streams;
@@ -175,35 +173,15 @@ impl Method for AdsServer {
     const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
-        let method = DeltaAggregatedResources(self.shared);
-        Box::pin(async move {
-            let codec = tonic_prost::ProstCodec::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
-            grpc.streaming(method, request).await
-        })
-    }
-}
-
-struct DeltaAggregatedResources(Arc<Shared>);
-
-impl StreamingService<DeltaDiscoveryRequest> for DeltaAggregatedResources {
-    type Response = DeltaDiscoveryResponse;
-    type ResponseStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let shared = self.0.clone();
-        Box::pin(async move {
-            let (metadata, _, requests) = request.into_parts();
-            let (responses, receiver) = mpsc::channel(QUEUED);
-            tokio::spawn(connection::serve(
-                shared,
-                metadata.into_headers(),
-                requests,
-                responses,
-            ));
-            Ok(Response::new(ReceiverStream::new(receiver)))
-        })
+        let (parts, body) = request.into_parts();
+        let (responses, receiver) = mpsc::channel(QUEUED);
+        tokio::spawn(connection::serve(
+            self.shared,
+            parts.headers,
+            Requests::new(body),
+            responses,
+        ));
+        Box::pin(std::future::ready(Responses::new(receiver).into_http()))
     }
 }
 

@@ -7,8 +7,9 @@ use std::time::Instant;
 use kermode_envoy::ResourceKind;
 use prost::Message;
 use tokio::sync::{mpsc, watch};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Status};
 
+use super::messages::Requests;
 use super::metrics::KindLabels;
 use super::status::Reporter;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
@@ -36,7 +37,7 @@ struct Introduced {
 pub(super) async fn serve(
     shared: Arc<Shared>,
     metadata: http::HeaderMap,
-    requests: Streaming<DeltaDiscoveryRequest>,
+    requests: Requests,
     responses: Responses,
 ) {
     let authenticated = tokio::select! {
@@ -74,7 +75,7 @@ async fn refuse(shared: &Shared, responses: &Responses, status: Status) {
 async fn serve_authenticated(
     shared: &Arc<Shared>,
     identity: ProxyIdentity,
-    mut requests: Streaming<DeltaDiscoveryRequest>,
+    mut requests: Requests,
     responses: Responses,
 ) {
     let introduced = tokio::select! {
@@ -114,7 +115,7 @@ async fn serve_authenticated(
 async fn introduce(
     shared: &Shared,
     identity: ProxyIdentity,
-    requests: &mut Streaming<DeltaDiscoveryRequest>,
+    requests: &mut Requests,
 ) -> Result<Introduced, Status> {
     let first = tokio::time::timeout(shared.settings.first_request, requests.message())
         .await
@@ -221,12 +222,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(
-        mut self,
-        shared: &Shared,
-        first: DeltaDiscoveryRequest,
-        requests: Streaming<DeltaDiscoveryRequest>,
-    ) {
+    async fn run(mut self, shared: &Shared, first: DeltaDiscoveryRequest, requests: Requests) {
         let end = match self.on_request(first).await {
             Ok(()) => self.work(requests, shared).await,
             Err(end) => end,
@@ -243,7 +239,7 @@ impl Connection {
         }
     }
 
-    async fn work(&mut self, mut requests: Streaming<DeltaDiscoveryRequest>, shared: &Shared) -> End {
+    async fn work(&mut self, mut requests: Requests, shared: &Shared) -> End {
         let mut handover = std::pin::pin!(handover(shared.shutdown.clone(), shared.settings.handover));
         loop {
             let step = tokio::select! {

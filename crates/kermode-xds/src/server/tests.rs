@@ -7,14 +7,15 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
 use kermode_envoy::{Resource, ResourceKind};
-use tonic::Code;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc as Client;
+use tonic::{Code, Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::rpc::Rpc;
 use crate::store::Profile;
-use crate::wire::Node;
+use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node};
 
 /// A test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
