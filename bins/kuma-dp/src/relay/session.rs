@@ -381,11 +381,13 @@ impl Subscription {
                 continue;
             }
             self.known.insert(name.clone(), Some(item.version.clone()));
-            if from_control_plane {
-                // A slice would keep the whole message that it came in.
-                let encoded = Bytes::copy_from_slice(&item.encoded);
-                cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
-            }
+            // A slice would keep the whole message that it came in.
+            let encoded = if from_control_plane {
+                Bytes::copy_from_slice(&item.encoded)
+            } else {
+                item.encoded.clone()
+            };
+            cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
         }
         for name in removed {
             if self.names.contains(&name) {

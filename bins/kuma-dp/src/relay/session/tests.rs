@@ -364,8 +364,20 @@ struct ServerKind {
     wildcard: bool,
     names: BTreeSet<String>,
     client: BTreeMap<String, String>,
-    in_flight: Option<String>,
+    in_flight: Option<Sent>,
+    refused: BTreeMap<String, String>,
     greet: bool,
+}
+
+struct Sent {
+    nonce: String,
+    /// The resource, and what the client had before.
+    changed: Option<(String, String, Option<String>)>,
+}
+
+/// Envoy takes no such version.
+fn is_bad(version: &str) -> bool {
+    version.ends_with('5')
 }
 
 type World = BTreeMap<&'static str, BTreeMap<String, String>>;
@@ -383,7 +395,14 @@ impl Server {
             kind.wildcard = request.resource_names_subscribe.is_empty();
             kind.greet = kind.wildcard;
         } else if !request.response_nonce.is_empty() {
-            assert_eq!(kind.in_flight.take().as_ref(), Some(&request.response_nonce));
+            let sent = kind.in_flight.take().expect("an answer to nothing");
+            assert_eq!(sent.nonce, request.response_nonce);
+            if request.error_detail.is_some() {
+                let (name, version, before) = sent.changed.expect("something to refuse");
+                kind.client.remove(&name);
+                kind.client.extend(before.map(|before| (name.clone(), before)));
+                kind.refused.insert(name, version);
+            }
         }
         for name in &request.resource_names_subscribe {
             kind.names.insert(name.clone());
@@ -404,34 +423,35 @@ impl Server {
             }
             let there = &world[url.as_str()];
             let wanted = |name: &String| kind.wildcard || kind.names.contains(name);
-            let changed: Vec<_> = there
-                .iter()
-                .filter(|(name, version)| wanted(name) && kind.client.get(*name) != Some(*version))
-                .map(|(name, version)| (name.clone(), version.clone()))
-                .collect();
-            let gone: Vec<_> = kind
-                .client
-                .keys()
-                .filter(|name| !there.contains_key(*name))
-                .cloned()
-                .collect();
-            if changed.is_empty() && gone.is_empty() && !std::mem::take(&mut kind.greet) {
+            let changed = there.iter().find(|(name, version)| {
+                let has = kind.client.get(*name) == Some(*version);
+                wanted(name) && !has && kind.refused.get(*name) != Some(*version)
+            });
+            let gone = kind.client.keys().filter(|name| !there.contains_key(*name));
+            let gone: Vec<_> = gone.cloned().collect();
+            if changed.is_none() && gone.is_empty() && !kind.greet {
                 continue;
             }
             kind.greet = false;
             self.nonce += 1;
             let nonce = self.nonce.to_string();
-            kind.in_flight = Some(nonce.clone());
             for name in &gone {
                 kind.client.remove(name);
             }
-            kind.client.extend(changed.iter().cloned());
-            let changed: Vec<_> = changed
+            // Removals go alone, and so does each resource: what is refused is known.
+            let changed = changed.filter(|_| gone.is_empty());
+            let sent = changed.map(|(name, version)| {
+                let before = kind.client.insert(name.clone(), version.clone());
+                (name.clone(), version.clone(), before)
+            });
+            let items: Vec<_> = changed
                 .iter()
                 .map(|(name, version)| (name.as_str(), version.as_str()))
                 .collect();
             let gone: Vec<_> = gone.iter().map(String::as_str).collect();
-            return Some(response(url, &nonce, &changed, &gone));
+            let response = response(url, &nonce, &items, &gone);
+            kind.in_flight = Some(Sent { nonce, changed: sent });
+            return Some(response);
         }
         None
     }
@@ -454,6 +474,9 @@ impl Envoy {
         let Some(next) = self.unanswered.pop_front() else {
             return Vec::new();
         };
+        if items(&next).values().any(|version| is_bad(version)) {
+            return vec![refusal(&next)];
+        }
         let mut requests = vec![answer(&next)];
         if next.type_url == EDS {
             for name in &next.removed_resources {
@@ -544,7 +567,7 @@ impl Simulation {
 }
 
 #[test]
-fn whatever_comes_and_goes_envoy_ends_with_the_right_state_and_the_next_one_with_the_same() {
+fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_next_one_with_the_same() {
     for seed in 0..3000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut simulation = Simulation {
@@ -582,8 +605,23 @@ fn whatever_comes_and_goes_envoy_ends_with_the_right_state_and_the_next_one_with
         simulation.envoy_steps();
         simulation.server_comes();
         simulation.settle();
-        assert_eq!(simulation.envoy.clusters, simulation.world[CDS], "seed {seed}");
-        assert_eq!(simulation.envoy.endpoints, simulation.world[EDS], "seed {seed}");
+        let live = std::mem::take(&mut simulation.envoy);
+        for (kind, has) in [(CDS, &live.clusters), (EDS, &live.endpoints)] {
+            let there = &simulation.world[kind];
+            let gone = has.keys().find(|name| !there.contains_key(*name));
+            assert_eq!(gone, None, "seed {seed}: {kind} that has gone");
+            assert!(!has.values().any(|version| is_bad(version)));
+            for (name, version) in there {
+                // What Envoy refuses it has not, or in an older version; without a cluster there are no endpoints.
+                let expected = !is_bad(version) && live.clusters.contains_key(name);
+                assert!(
+                    !expected || has.get(name) == Some(version),
+                    "seed {seed}: {kind} {name}"
+                );
+                let is_new = kind == CDS && !is_bad(version);
+                assert!(!is_new || has.contains_key(name), "seed {seed}: {name}");
+            }
+        }
 
         // Envoy starts again, and there is no control plane.
         simulation.server = None;
@@ -592,13 +630,15 @@ fn whatever_comes_and_goes_envoy_ends_with_the_right_state_and_the_next_one_with
         simulation.envoy_steps();
         simulation.server_goes();
         simulation.settle();
-        assert_eq!(
-            simulation.envoy.clusters, simulation.world[CDS],
-            "seed {seed}, from the cache"
-        );
-        assert_eq!(
-            simulation.envoy.endpoints, simulation.world[EDS],
-            "seed {seed}, from the cache"
-        );
+        let next = &simulation.envoy;
+        for (had, has) in [
+            (&live.clusters, &next.clusters),
+            (&live.endpoints, &next.endpoints),
+        ] {
+            for (name, version) in had {
+                assert_eq!(has.get(name), Some(version), "seed {seed}: {name} from the cache");
+            }
+            assert!(!has.values().any(|version| is_bad(version)), "seed {seed}");
+        }
     }
 }
