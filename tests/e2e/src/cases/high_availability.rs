@@ -29,6 +29,9 @@ const DIAGNOSTICS: u16 = 5680;
 const NEW_LEADER: Duration = Duration::from_secs(30);
 /// After a long outage the scheduler comes back slowly, and finds the node tainted.
 const RECOVERED: Duration = Duration::from_mins(2);
+/// They end when they cannot renew their leases, except in a cluster that has one of each and elects nobody. One that
+/// stayed would take every node for dead afterwards, and CoreDNS with it.
+const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 /// A connection without an answer is given up after 19 s; then the sidecar of a new pod tries again.
 const NOTICED: Duration = Duration::from_secs(40);
 
@@ -127,7 +130,9 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     let load = Load::begin(world).await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let (killed, others) = replicas.split_at_checked(crashes).context("replicas")?;
-    world.cluster.take_away(component).await?;
+    for component in [component].iter().chain(&CONTROLLERS) {
+        world.cluster.take_away(component).await?;
+    }
     let start = Instant::now();
     let meanwhile = async {
         for replica in killed {
@@ -144,7 +149,9 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
         Ok(())
     };
     let meanwhile = meanwhile.await;
-    world.cluster.give_back(component).await?;
+    for component in [component].iter().chain(&CONTROLLERS) {
+        world.cluster.give_back(component).await?;
+    }
     meanwhile?;
     let worked = works_within(world, "after-outage", RECOVERED).await?;
     restored(world).await?;
