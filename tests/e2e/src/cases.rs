@@ -6,6 +6,7 @@ mod certificate;
 mod dataplane;
 mod encryption;
 mod high_availability;
+mod identity;
 mod injection;
 mod install;
 mod job;
@@ -81,6 +82,8 @@ pub(crate) fn all() -> Vec<Test> {
         replicas::fewer_replicas_are_enough,
         replicas::a_restart_is_followed,
         replicas::a_deleted_pod_is_replaced,
+        identity::proxies_that_want_to_be_somebody_else_get_no_certificate,
+        identity::a_new_ca_replaces_the_old_one_without_a_failed_request,
         observability::debug_endpoints_are_reached_by_port_forward_alone,
         observability::metrics_tell_of_every_stage,
         // Three replicas, and one thing after the other is broken.

@@ -1,0 +1,508 @@
+//! Who may call whom for how long: a CA is replaced while the client calls, and proxies that want to be somebody else get
+//! nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use kube::api::{DeleteParams, ListParams, LogParams, PostParams};
+use kube::{Api, ResourceExt};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use serde_json::{Value, json};
+
+use crate::harness::demo;
+use crate::harness::envoy::Envoy;
+use crate::harness::kubectl::Forward;
+use crate::harness::runner::Note;
+use crate::harness::wait::{until, when};
+use crate::pods::{SIDECAR, is_ready};
+use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
+
+/// Certificates of a minute, the shortest there are. They are renewed within half of it once another CA signs.
+const SHORT_LIVES: &str = "
+apiVersion: kuma.io/v1alpha1
+kind: Mesh
+metadata:
+  name: default
+spec:
+  mtls:
+    enabledBackend: ca-1
+    backends:
+    - name: ca-1
+      type: builtin
+      mode: STRICT
+      dpCert:
+        rotation:
+          expiration: 1m
+";
+/// From the making of a root to every sidecar trusting it: a watch event and a message on a stream.
+const AT_ONCE: Duration = Duration::from_secs(15);
+/// How long a step of the change may take.
+const STEP: Duration = Duration::from_mins(1);
+
+// === a new CA ===
+
+pub(super) async fn a_new_ca_replaces_the_old_one_without_a_failed_request(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    world.cluster.kubectl.apply_over(SHORT_LIVES).await?;
+    let outcome = rotate(world).await;
+    world.strict().await?;
+    outcome
+}
+
+async fn rotate(world: &World) -> Result<Note> {
+    let old = newest_root(world).await?;
+    let everybody = trust(world).await?;
+    for (pod, held) in &everybody {
+        ensure!(
+            held.trusts(&[&old]),
+            "{pod} does not trust the mesh's root alone at the start"
+        );
+    }
+    let before = world.counters().await?;
+    let client = world.pod(APP, "client").await?;
+    let handshakes = async |container: &str| {
+        let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, container);
+        let statistics = envoy.statistics("ssl").await?;
+        let failed = statistics.sum("cluster.", ".ssl.fail_verify_error")
+            + statistics.sum("cluster.", ".ssl.connection_error");
+        anyhow::Ok((statistics.sum("cluster.", ".ssl.handshake"), failed))
+    };
+    let (first_handshakes, first_failures) = handshakes("client").await?;
+
+    let begun = std::time::Instant::now();
+    let request = format!("kuma.io/rotate-ca={}", seconds());
+    world
+        .cluster
+        .kubectl
+        .run(&["annotate", "mesh", "default", "--overwrite", &request])
+        .await?;
+    let new = until("a new root", AT_ONCE, async || {
+        let newest = newest_root(world).await?;
+        Ok(when(newest != old, newest, || {
+            "there is the old one only".to_owned()
+        }))
+    })
+    .await?;
+    let told = reached(world, AT_ONCE, "every sidecar to trust both roots", |held| {
+        held.trusts(&[&old, &new])
+    })
+    .await?;
+    let told = begun.elapsed().saturating_sub(told);
+    bring_forward(world, &["signs-from"]).await?;
+    reached(world, STEP, "every certificate to be of the new CA", |held| {
+        held.chains_to(&new) && !held.chains_to(&old)
+    })
+    .await?;
+    let reissued = begun.elapsed();
+    restart(world).await?;
+    bring_forward(world, &["predecessor-trusted-until"]).await?;
+    reached(
+        world,
+        AT_ONCE,
+        "every sidecar to trust the new root alone",
+        |held| held.trusts(&[&new]) && held.chains_to(&new),
+    )
+    .await?;
+    let finished = begun.elapsed();
+    restart(world).await?;
+
+    let gained = world.counters().await?.since(&before);
+    ensure!(gained.failed == 0, "{}", gained.failures());
+    ensure!(
+        gained.succeeded > 500,
+        "only {} requests were made",
+        gained.succeeded
+    );
+    let (handshakes, failures) = handshakes("client").await?;
+    ensure!(
+        failures == first_failures,
+        "the client's Envoy counted {failures} failed handshakes, {first_failures} before"
+    );
+    ensure!(handshakes > first_handshakes, "there were no handshakes");
+    let events = world
+        .cluster
+        .kubectl
+        .run(&[
+            "get",
+            "events",
+            "--namespace=default",
+            "--output=jsonpath={.items[*].reason}",
+        ])
+        .await?;
+    for reason in ["CARotationStarted", "CARotationSigning", "CARotationFinished"] {
+        ensure!(events.contains(reason), "no Event {reason} on the Mesh: {events}");
+    }
+    Ok(format!(
+        "{} in {} handshakes; roots everywhere after {:.1} s, re-issued after {:.0} s, old root gone after {:.0} s",
+        gained.failures(),
+        handshakes - first_handshakes,
+        told.as_secs_f64(),
+        reissued.as_secs_f64(),
+        finished.as_secs_f64(),
+    ))
+}
+
+/// Brings a step forward, as people in a hurry can once they have seen that everybody is ready for it: left alone, a
+/// step waits for longer than a certificate lives.
+async fn bring_forward(world: &World, steps: &[&str]) -> Result<()> {
+    let times: BTreeMap<_, _> = steps.iter().map(|step| (*step, seconds().to_string())).collect();
+    let patch = json!({"stringData": times}).to_string();
+    let name = format!("secret/{}", newest(world).await?.name_any());
+    let here = format!("--namespace={SYSTEM}");
+    let arguments = ["patch", &name, &here, "--type=merge", "--patch", &patch];
+    world.cluster.kubectl.run(&arguments).await.map(drop)
+}
+
+/// New servers shake hands with the client that has been there all the time.
+async fn restart(world: &World) -> Result<()> {
+    let here = format!("--namespace={APP}");
+    world
+        .cluster
+        .kubectl
+        .run(&["rollout", "restart", "deployment/server", &here])
+        .await?;
+    world.rolled_out(APP, "server").await
+}
+
+/// What a sidecar has, as its Envoy tells.
+struct Held {
+    roots: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Held {
+    fn trusts(&self, roots: &[&CertificateDer<'static>]) -> bool {
+        self.roots.iter().collect::<Vec<_>>() == roots
+    }
+
+    /// Whether the certificate is valid now and a root has signed it.
+    fn chains_to(&self, root: &CertificateDer<'static>) -> bool {
+        let mut store = RootCertStore::empty();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let verified = || {
+            store.add(root.clone()).ok()?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider);
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+            let (leaf, rest) = self.chain.split_first()?;
+            let verifier = verifier.build().ok()?;
+            verifier
+                .verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(now))
+                .ok()
+        };
+        verified().is_some()
+    }
+}
+
+/// Waits until all sidecars of the application are as they should be; returns how long the last look took.
+async fn reached(
+    world: &World,
+    within: Duration,
+    what: &str,
+    good: impl Fn(&Held) -> bool,
+) -> Result<Duration> {
+    until(what, within, async || {
+        let begun = std::time::Instant::now();
+        let everybody = trust(world).await?;
+        let missing: Vec<_> = everybody
+            .iter()
+            .filter(|(_, held)| !good(held))
+            .map(|(pod, held)| format!("{pod} trusts {}", held.roots.len()))
+            .collect();
+        Ok(when(
+            missing.is_empty() && everybody.len() > 1,
+            begun.elapsed(),
+            || format!("not so: {missing:?} of {} sidecars", everybody.len()),
+        ))
+    })
+    .await
+}
+
+/// What the sidecars of the client and the servers have.
+async fn trust(world: &World) -> Result<BTreeMap<String, Held>> {
+    let mut everybody = BTreeMap::new();
+    for app in ["client", "server"] {
+        for pod in world.ready_pods(APP, app).await? {
+            let name = pod.name_any();
+            let url = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
+            let dump = demo::get(&world.cluster.kubectl, APP, &name, app, url).await;
+            // It may go while it is asked.
+            let Ok(dump) = dump else { continue };
+            everybody.insert(name.clone(), held(&dump).with_context(|| name)?);
+        }
+    }
+    Ok(everybody)
+}
+
+fn held(dump: &str) -> Result<Held> {
+    let dump: Value = serde_json::from_str(dump).context("Envoy's secrets")?;
+    let configs = dump["configs"].as_array().map_or(&[][..], Vec::as_slice);
+    let find = |path: &str| -> Result<Vec<CertificateDer<'static>>> {
+        let found = configs.iter().find_map(|config| config["secret"].pointer(path));
+        let found = found.with_context(|| format!("no {path} in {dump}"))?;
+        let pem: ByteString = serde_json::from_value(found["inline_bytes"].clone())?;
+        Ok(CertificateDer::pem_slice_iter(&pem.0).collect::<Result<_, _>>()?)
+    };
+    Ok(Held {
+        roots: find("/validation_context/trusted_ca")?,
+        chain: find("/tls_certificate/certificate_chain")?,
+    })
+}
+
+/// The root of the CA that was made last.
+async fn newest_root(world: &World) -> Result<CertificateDer<'static>> {
+    let data = newest(world).await?.data.unwrap_or_default();
+    let pem = data.get("certificate").context("the Secret has no certificate")?;
+    Ok(CertificateDer::from_pem_slice(&pem.0)?)
+}
+
+/// The Secret of the CA that was made last.
+async fn newest(world: &World) -> Result<Secret> {
+    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
+    let number = |secret: &Secret| match secret.name_any().as_str() {
+        "default.ca-builtin-key-ca-1" => Some(1),
+        name => name
+            .strip_prefix("default.ca-builtin-rotation-ca-1.")?
+            .parse::<u32>()
+            .ok(),
+    };
+    let listed = secrets.list(&ListParams::default()).await?.items;
+    let newest = listed
+        .into_iter()
+        .filter(|secret| number(secret).is_some())
+        .max_by_key(number);
+    newest.context("the mesh has no CA")
+}
+
+fn seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+// === hostile proxies ===
+
+/// Where a stolen token lies in a hostile Pod.
+const STOLEN: &str = "/stolen/token";
+
+/// A Pod that runs the sidecar's own program with a name and a token of its choice.
+struct Impostor {
+    name: &'static str,
+    /// The proxy that it says it is.
+    claims: String,
+    /// A token that it got hold of; its own otherwise.
+    token: Option<String>,
+    /// How the control plane counts it.
+    reason: &'static str,
+}
+
+pub(super) async fn proxies_that_want_to_be_somebody_else_get_no_certificate(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    let target = format!("deployment/{CONTROL_PLANE}");
+    let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
+    let impostors = impostors(world).await?;
+    let mut before = BTreeMap::new();
+    for impostor in &impostors {
+        before.insert(impostor.reason, refusals(&diagnostics, impostor.reason).await?);
+    }
+    let outcome = attempt(world, &diagnostics, &impostors, &before).await;
+    for impostor in &impostors {
+        let now = DeleteParams::default().grace_period(0);
+        world.pods(APP).delete(impostor.name, &now).await.ok();
+    }
+    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), APP);
+    for impostor in impostors.iter().filter(|impostor| impostor.token.is_some()) {
+        secrets.delete(impostor.name, &DeleteParams::default()).await.ok();
+    }
+    outcome
+}
+
+async fn impostors(world: &World) -> Result<Vec<Impostor>> {
+    let servers = world.ready_pods(APP, "server").await?;
+    let victim = format!(
+        "{}.{APP}",
+        servers.first().context("no server is ready")?.name_any()
+    );
+    let server = servers.first().context("no server is ready")?.name_any();
+    let token = async |arguments: &[&str]| {
+        let here = format!("--namespace={APP}");
+        let mut command = vec!["create", "token", "default", &here];
+        command.extend(arguments);
+        let token = world.cluster.kubectl.run(&command).await?;
+        anyhow::Ok(Some(token.trim().to_owned()))
+    };
+    let bound = ["--bound-object-kind=Pod", "--bound-object-name"];
+    let bound_to = |pod: &str| format!("{}={pod}", bound[1]);
+    // The token of a Pod that has gone since.
+    let gone = sleeper(world, "e2e-gone")?;
+    world.pods(APP).create(&PostParams::default(), &gone).await?;
+    let of_gone = token(&[bound[0], &bound_to("e2e-gone")]).await?;
+    let now = DeleteParams::default().grace_period(0);
+    world.pods(APP).delete("e2e-gone", &now).await?;
+    let impostor = |name, claims: &str, token, reason| Impostor {
+        name,
+        claims: claims.to_owned(),
+        token,
+        reason,
+    };
+    Ok(vec![
+        impostor("e2e-other-name", &victim, None, "TokenOfAnother"),
+        impostor("e2e-unbound", &victim, token(&[]).await?, "TokenNotBound"),
+        impostor(
+            "e2e-other-audience",
+            &victim,
+            token(&[bound[0], &bound_to(&server), "--audience=somebody"]).await?,
+            "InvalidToken",
+        ),
+        impostor("e2e-of-gone", &format!("e2e-gone.{APP}"), of_gone, "InvalidToken"),
+    ])
+}
+
+async fn attempt(
+    world: &World,
+    diagnostics: &Forward,
+    impostors: &[Impostor],
+    before: &BTreeMap<&str, u64>,
+) -> Result<Note> {
+    let sidecar = sidecar(world).await?;
+    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), APP);
+    for impostor in impostors {
+        if let Some(token) = &impostor.token {
+            let secret = json!({"metadata": {"name": impostor.name}, "stringData": {"token": token}});
+            secrets
+                .create(&PostParams::default(), &serde_json::from_value(secret)?)
+                .await?;
+        }
+        let pod = pod(impostor, &sidecar)?;
+        world.pods(APP).create(&PostParams::default(), &pod).await?;
+    }
+    let mut notes = Vec::new();
+    for impostor in impostors {
+        let Impostor { name, reason, .. } = impostor;
+        let words = until(
+            &format!("{name} to be refused"),
+            Duration::from_mins(1),
+            async || {
+                let log = world
+                    .pods(APP)
+                    .logs(name, &LogParams::default())
+                    .await
+                    .unwrap_or_default();
+                ensure!(
+                    !log.contains("certificate issued"),
+                    "{name} got a certificate:\n{log}"
+                );
+                let line = log
+                    .lines()
+                    .find(|line| line.contains("certificate was not issued"));
+                Ok(when(line.is_some(), line.unwrap_or_default().to_owned(), || {
+                    log.clone()
+                }))
+            },
+        )
+        .await?;
+        if let Some(token) = &impostor.token {
+            let signature = token.rsplit('.').next().unwrap_or(token);
+            ensure!(!words.contains(signature), "{name}'s log shows its token");
+        }
+        let counted = refusals(diagnostics, reason).await?;
+        ensure!(
+            counted > before.get(reason).copied().unwrap_or_default(),
+            "{name}: no refusal was counted for {reason}"
+        );
+        notes.push(format!("{reason} {counted}"));
+    }
+    logged(world, impostors).await?;
+    Ok(notes.join(", "))
+}
+
+/// The control plane's log names each attempt, and no token.
+async fn logged(world: &World, impostors: &[Impostor]) -> Result<()> {
+    let mut log = String::new();
+    for pod in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+        log += &world
+            .pods(SYSTEM)
+            .logs(&pod.name_any(), &LogParams::default())
+            .await?;
+    }
+    for Impostor {
+        name, reason, token, ..
+    } in impostors
+    {
+        ensure!(
+            log.contains(reason),
+            "{name}: {reason} is not in the control plane's log"
+        );
+        if let Some(token) = token {
+            let signature = token.rsplit('.').next().unwrap_or(token);
+            ensure!(
+                !log.contains(signature),
+                "{name}: the control plane's log shows the token"
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn refusals(diagnostics: &Forward, reason: &str) -> Result<u64> {
+    let text = diagnostics.get("/metrics").await?;
+    let labels = format!("kuma_cp_certificate_refusals_total{{reason=\"{reason}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&labels));
+    Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
+}
+
+/// The sidecar's container as it was injected into the client.
+async fn sidecar(world: &World) -> Result<Value> {
+    let pods = world
+        .pods(APP)
+        .list(&ListParams::default().labels("app=client"))
+        .await?;
+    let pod = pods
+        .items
+        .iter()
+        .find(|pod| is_ready(pod))
+        .context("no client is ready")?;
+    let spec = pod.spec.as_ref().context("a Pod has a spec")?;
+    let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let found = containers.find(|container| container.name == SIDECAR);
+    Ok(serde_json::to_value(found.context("the client has no sidecar")?)?)
+}
+
+fn pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
+    let mut environment: Vec<Value> = sidecar["env"].as_array().cloned().unwrap_or_default();
+    let wrong = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
+    environment.retain(|variable| !wrong.iter().any(|name| variable["name"] == *name));
+    environment.push(json!({"name": wrong[0], "value": impostor.claims}));
+    let own = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let path = if impostor.token.is_some() { STOLEN } else { own };
+    environment.push(json!({"name": wrong[1], "value": path}));
+    let mut container = json!({
+        "name": "impostor", "image": sidecar["image"], "args": sidecar["args"], "env": environment,
+    });
+    let mut spec = json!({"restartPolicy": "Never"});
+    if impostor.token.is_some() {
+        container["volumeMounts"] = json!([{"name": "stolen", "mountPath": "/stolen"}]);
+        spec["volumes"] = json!([{"name": "stolen", "secret": {"secretName": impostor.name}}]);
+    }
+    spec["containers"] = json!([container]);
+    // Nobody shall help them.
+    let labels = json!({"kuma.io/sidecar-injection": "disabled"});
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": impostor.name, "labels": labels}, "spec": spec,
+    }))?)
+}
+
+fn sleeper(world: &World, name: &str) -> Result<Pod> {
+    let image = world.cluster.image("kermode-demo")?;
+    Ok(serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": {"kuma.io/sidecar-injection": "disabled"}},
+        "spec": {"containers": [{"name": "server", "image": image, "args": ["server"]}]},
+    }))?)
+}
