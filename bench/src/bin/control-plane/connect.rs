@@ -1,5 +1,8 @@
 //! All sidecars at once: how soon they have their configuration, what that takes, and what it does to admissions.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -58,22 +61,17 @@ impl Bench<'_> {
         fleet.stop().await;
         self.settle().await?;
         let endpoint = Endpoint::new(self.control_plane.webhooks, &self.control_plane.ca_pem)?;
-        let reviewing = tokio::spawn(review(endpoint));
+        let reviewing = Reviewing::start(endpoint)?;
         // The first reviews pay for what later ones find.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let begun = Instant::now();
         let (fleet, took, _) = self.all_at_once().await?;
-        let ended = Instant::now();
-        reviewing.abort();
-        let during = match reviewing.await {
-            Ok(failed) => return Err(failed.err().unwrap_or_else(|| anyhow::anyhow!("no more reviews"))),
-            Err(_) => REVIEWED.with_borrow_mut(std::mem::take),
-        };
-        let mut during: Vec<f64> = during
+        let meanwhile = begun..Instant::now();
+        let reviewed = reviewing.stop()?;
+        let during = reviewed
             .into_iter()
-            .filter(|(asked, _)| (begun..ended).contains(asked))
-            .map(|(_, latency)| latency)
-            .collect();
+            .filter(|(asked, _)| meanwhile.contains(asked));
+        let mut during: Vec<f64> = during.map(|(_, latency)| latency).collect();
         during.sort_by(f64::total_cmp);
         self.add(
             "convergence of all, reconnecting, under reviews",
@@ -138,28 +136,51 @@ impl Bench<'_> {
     }
 }
 
-thread_local! {
-    /// When each review was asked for and how many milliseconds its answer took.
-    static REVIEWED: std::cell::RefCell<Vec<(Instant, f64)>> = const { std::cell::RefCell::new(Vec::new()) };
+/// Reviews that are asked for at a steady pace, on a thread of their own: what the sidecars here keep busy is not what is
+/// measured.
+struct Reviewing {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Reviewed>>,
 }
 
-/// Asks at a steady pace, each question on its own time, until aborted.
-async fn review(endpoint: Endpoint) -> Result<()> {
+/// When each review was asked for and how many milliseconds its answer took.
+type Reviewed = Vec<(Instant, f64)>;
+
+impl Reviewing {
+    fn start(endpoint: Endpoint) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || runtime.block_on(review(endpoint, &stopped)));
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) -> Result<Reviewed> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the reviewing thread is gone"))?
+    }
+}
+
+async fn review(endpoint: Endpoint, stop: &AtomicBool) -> Result<Reviewed> {
     let reviews = reviews::make(NAMESPACE, 64)?;
     let mut connection = endpoint.connect().await?;
     let mut pace = tokio::time::interval(PACE);
-    for number in 0.. {
+    let mut reviewed = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
         let due = pace.tick().await.into_std();
-        let review = &reviews[number % reviews.len()];
+        let review = &reviews[reviewed.len() % reviews.len()];
         let answer = connection
             .post("/inject-sidecar?timeout=10s", review.body.clone())
             .await?;
         review.check(&answer, Expected::Injected)?;
         // From when it should have been asked: while one waits, those behind it wait too.
-        let latency = due.elapsed().as_secs_f64() * 1000.0;
-        REVIEWED.with_borrow_mut(|reviewed| reviewed.push((due, latency)));
+        reviewed.push((due, due.elapsed().as_secs_f64() * 1000.0));
     }
-    Ok(())
+    Ok(reviewed)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
