@@ -15,9 +15,10 @@ use kermode_runtime::shutdown::{self, Shutdown, Signals};
 use kermode_runtime::{diagnostics, tls};
 use kube::Client;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use self::components::{Components, describe_end, spawn, until};
+use self::components::{Components, apart, describe_end, spawn, until};
 use self::listeners::Listeners;
 use self::plane::Plane;
 use crate::config::Config;
@@ -124,16 +125,17 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
 
     let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;
     let certificate = serving.certificate();
-    let admission = tls::serve(
-        listeners.admission,
-        certificate.clone(),
-        webhook::farewell::layer(webhook::router(webhooks), readiness.clone()),
-        MAX_ADMISSION_CONNECTIONS,
-        shutdown.clone(),
-    );
-    spawn(&mut components, "admission server", async {
-        Ok(admission.await?)
-    });
+    // Apart, so that no admission waits for thousands of proxies that connect at once.
+    let admission = {
+        let listener = listeners.admission.into_std()?;
+        let (certificate, shutdown) = (certificate.clone(), shutdown.clone());
+        let router = webhook::farewell::layer(webhook::router(webhooks), readiness.clone());
+        apart("admission", move || async move {
+            let listener = TcpListener::from_std(listener)?;
+            Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
+        })?
+    };
+    spawn(&mut components, "admission server", admission);
     let proxies = tls::serve(
         listeners.proxies,
         certificate,
