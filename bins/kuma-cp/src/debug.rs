@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -12,12 +13,15 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kermode_model::ObjectKey;
 use kermode_xds::departures::Departures;
-use kermode_xds::store::{ResourceKind, Store};
+use kermode_xds::store::{ResourceKind, Store, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::status::Statuses;
+
+/// How long the resources of a proxy may take to be made.
+const MAKING: Duration = Duration::from_secs(1);
 
 /// Where it listens.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -96,30 +100,30 @@ async fn resources(
         (StatusCode::BAD_REQUEST, text)
     })?;
     let mut subscription = debug.store.subscribe(&key);
-    let shown = subscription.read(|view, _| {
-        let view = view?;
-        let of_kind = |kind: ResourceKind| {
-            let mut entries: Vec<_> = view.wildcard(kind).collect();
-            entries.sort_by(|one, other| one.stamp.name.cmp(&other.stamp.name));
-            let shown = entries.into_iter().map(|entry| {
-                json!({
-                    "name": &*entry.stamp.name,
-                    "version": &*entry.stamp.version,
-                    "bytes": entry.encoded.len(),
-                    "published": entry.sequence,
-                })
-            });
-            (format!("{kind:?}"), shown.collect::<Value>())
-        };
-        Some(
-            ResourceKind::ALL
-                .map(of_kind)
-                .into_iter()
-                .collect::<serde_json::Map<_, _>>(),
-        )
-    });
+    let mut shown = subscription.read(|view, _| view.as_ref().map(listing));
+    if shown.is_none() {
+        // Of a proxy that is not connected here nothing is kept: asking has it made.
+        let _ = tokio::time::timeout(MAKING, subscription.changed()).await;
+        shown = subscription.read(|view, _| view.as_ref().map(listing));
+    }
     let text = format!("{key} is no proxy of this mesh: it has no Dataplane, or its Mesh is not there\n");
-    shown
-        .map(|shown| Json(Value::Object(shown)))
-        .ok_or((StatusCode::NOT_FOUND, text))
+    shown.map(Json).ok_or((StatusCode::NOT_FOUND, text))
+}
+
+/// What a proxy is to have, by kind.
+fn listing(view: &View<'_>) -> Value {
+    let of_kind = |kind: ResourceKind| {
+        let mut entries: Vec<_> = view.wildcard(kind).collect();
+        entries.sort_by(|one, other| one.stamp.name.cmp(&other.stamp.name));
+        let shown = entries.into_iter().map(|entry| {
+            json!({
+                "name": &*entry.stamp.name,
+                "version": &*entry.stamp.version,
+                "bytes": entry.encoded.len(),
+                "published": entry.sequence,
+            })
+        });
+        (format!("{kind:?}"), shown.collect::<Value>())
+    };
+    Value::Object(ResourceKind::ALL.map(of_kind).into_iter().collect())
 }

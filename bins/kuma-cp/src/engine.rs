@@ -106,6 +106,7 @@ impl Engine {
         let mut synced = Some(synced);
         let mut batch = Vec::with_capacity(BATCH);
         let mut leading = self.leading.clone();
+        let store = self.publisher.store().clone();
         loop {
             tokio::select! {
                 received = messages.recv_many(&mut batch, BATCH) => if received == 0 {
@@ -118,6 +119,13 @@ impl Engine {
                         for change in complaints {
                             self.tell(change);
                         }
+                    }
+                    continue;
+                }
+                turned = store.turned() => {
+                    // Before the first publication there is nothing to follow: it looks for itself who is there.
+                    if synced.is_none() {
+                        self.publisher.follow(self.index.read().view(), turned);
                     }
                     continue;
                 }

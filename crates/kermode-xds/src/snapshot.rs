@@ -59,6 +59,30 @@ impl Publisher {
     /// listener is seen before the clusters it refers to.
     pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
         let mut work = self.plan(view, touched);
+        self.publish(view, &mut work);
+    }
+
+    /// Publishes for proxies that have a stream now, and forgets what was published for those that have none any more.
+    pub fn follow(&mut self, view: &MeshView, turned: HashSet<ObjectKey>) {
+        let (wanted, left) = turned.into_iter().partition(|proxy| self.store.is_wanted(proxy));
+        let left: HashSet<ObjectKey> = left;
+        for proxy in &left {
+            self.forget(proxy);
+        }
+        let mut work = Work {
+            proxies: wanted,
+            ..Work::default()
+        };
+        self.publish(view, &mut work);
+    }
+
+    /// Where it publishes.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    fn publish(&mut self, view: &MeshView, work: &mut Work) {
+        work.proxies.retain(|proxy| self.store.is_wanted(proxy));
         // A proxy that has lost its Mesh keeps what it has. It must be let go before the Mesh's resources are, or its
         // streams would see them vanish and take everything from an Envoy that is serving.
         work.proxies.retain(|proxy| self.configurable(view, proxy));
@@ -134,12 +158,16 @@ impl Publisher {
             .dataplane(key)
             .and_then(|dataplane| view.mesh(&dataplane.mesh));
         if mesh.is_none() {
-            self.direct.values_mut().for_each(|proxies| {
-                proxies.remove(key);
-            });
-            self.store.remove_proxy(key);
+            self.forget(key);
         }
         mesh.is_some()
+    }
+
+    fn forget(&mut self, key: &ObjectKey) {
+        self.direct.values_mut().for_each(|proxies| {
+            proxies.remove(key);
+        });
+        self.store.remove_proxy(key);
     }
 
     fn publish_proxy(&mut self, view: &MeshView, key: &ObjectKey) {

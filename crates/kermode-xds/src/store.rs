@@ -4,12 +4,14 @@
 //! that proxy gets. Whoever publishes writes whole batches into one scope; only resources whose version changed
 //! count, and only the streams that see the scope are woken. A stream holds two cursors, not a copy: it asks for
 //! what changed since it last looked, and when that was too long ago for the bounded log, it compares everything
-//! once. So neither an idle nor a slow stream makes the store grow.
+//! once. So neither an idle nor a slow stream makes the store grow. What only one proxy gets is published while that proxy
+//! has a stream here, which the store tells; the proxies of other replicas cost nothing.
 //!
 //! Locking: one `RwLock` a scope, held by readers for one synchronous step of a stream and by writers for inserting
 //! what was encoded beforehand. A stream locks its own scope before the shared one, and a publisher writes the
 //! shared one before the proxy's, so that a listener is never seen without the shared cluster it refers to.
 
+mod demand;
 mod scope;
 mod subscription;
 mod view;
@@ -24,6 +26,7 @@ pub use kermode_envoy::ResourceKind;
 use kermode_model::{MeshName, ObjectKey, ServiceName};
 use tokio::sync::watch;
 
+use demand::Demand;
 pub use scope::{Change, Entry};
 use scope::{Scope, Slot};
 pub use subscription::{Changes, Subscription};
@@ -77,6 +80,8 @@ pub struct Profile {
 pub struct Store {
     meshes: Cells<MeshName>,
     proxies: Cells<ObjectKey>,
+    /// Whose streams are here.
+    demand: Demand,
     /// Orders all changes of all scopes.
     sequence: AtomicU64,
     log_capacity: usize,
@@ -106,6 +111,7 @@ impl Store {
         Self {
             meshes: Cells(RwLock::default()),
             proxies: Cells(RwLock::default()),
+            demand: Demand::default(),
             sequence: AtomicU64::new(0),
             log_capacity,
         }
@@ -185,6 +191,17 @@ impl Store {
     /// Follows what one proxy sees, from now on.
     pub fn subscribe(self: &Arc<Self>, proxy: &ObjectKey) -> Subscription {
         Subscription::new(self.clone(), proxy.clone())
+    }
+
+    /// Whether a proxy has a stream here, so that its own resources are needed.
+    pub fn is_wanted(&self, proxy: &ObjectKey) -> bool {
+        self.demand.is_wanted(proxy)
+    }
+
+    /// Waits until a proxy gains its first stream or loses its last one, see [`Store::is_wanted`]; returns those for which
+    /// that may have happened. Cancel safe; for one task.
+    pub async fn turned(&self) -> HashSet<ObjectKey> {
+        self.demand.turned().await
     }
 
     /// How many scopes are kept, for tests and metrics: meshes and proxies.

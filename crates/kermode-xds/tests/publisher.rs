@@ -22,6 +22,8 @@ struct Plane {
     view: MeshView,
     store: Arc<Store>,
     publisher: Publisher,
+    /// Streams of the proxies that there have been.
+    streams: Vec<(ObjectKey, Subscription)>,
     registry: Registry,
 }
 
@@ -75,6 +77,7 @@ impl Plane {
             view: MeshView::default(),
             store,
             publisher,
+            streams: Vec::new(),
             registry,
         };
         plane.change(|view| {
@@ -92,6 +95,12 @@ impl Plane {
 
     fn change(&mut self, change: impl FnOnce(&mut MeshView) -> Vec<Touched>) {
         let touched = change(&mut self.view);
+        for dataplane in self.view.dataplanes() {
+            if self.streams.iter().all(|(key, _)| *key != dataplane.key) {
+                let stream = self.store.subscribe(&dataplane.key);
+                self.streams.push((dataplane.key.clone(), stream));
+            }
+        }
         self.publisher.apply(&self.view, &touched);
     }
 
@@ -286,4 +295,30 @@ fn direct_access_follows_the_pods_of_its_services() {
     assert!(plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.3:8080"));
     plane.change(|view| view.remove_dataplane(&key("b-0")));
     assert!(!plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+}
+
+#[tokio::test]
+async fn what_only_one_proxy_gets_is_kept_while_that_proxy_has_a_stream() {
+    let mut plane = Plane::new();
+    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    assert_eq!(plane.store.len(), (1, 2));
+    plane.streams.retain(|(proxy, _)| *proxy != key("a-0"));
+    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    assert_eq!(plane.store.len(), (1, 1), "nothing is left of it");
+
+    let touched = plane.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
+    let before = plane.encoded();
+    plane.publisher.apply(&plane.view, &touched);
+    assert_eq!(plane.store.len(), (1, 1));
+    let service = plane.encoded() - before;
+
+    let mut stream = plane.follow("a-0");
+    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    stream.changed().await;
+    let own = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
+    assert!(
+        own.is_some_and(|listeners| listeners > 0),
+        "it is there as soon as somebody asks"
+    );
+    assert!(plane.encoded() > before + service);
 }

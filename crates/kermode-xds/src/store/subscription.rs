@@ -38,6 +38,7 @@ struct Place {
 impl Subscription {
     pub(super) fn new(store: Arc<Store>, proxy: ObjectKey) -> Self {
         let own = Place::new(store.proxies.get_or_insert(&proxy));
+        store.demand.enter(&proxy);
         Self {
             store,
             proxy,
@@ -110,6 +111,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
+        self.store.demand.leave(&self.proxy);
         // Itself and the map.
         self.store.proxies.release(&self.proxy, 2);
     }
