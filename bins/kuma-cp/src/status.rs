@@ -32,8 +32,8 @@ const PER_SECOND: u32 = 50;
 const SOON: Duration = Duration::from_secs(1);
 /// How long an end of a stream waits: most proxies come back, here or to another replica.
 const GONE: Duration = Duration::from_secs(10);
-/// How old versions may be on the status. Every change of an endpoint changes them for every proxy of the mesh, and writing
-/// them costs more than sending the change did.
+/// How old versions may be on the status. Every change of an endpoint changes them for every proxy of the mesh; a write for
+/// each of them would be no part of serving.
 const RARELY: Duration = Duration::from_mins(5);
 /// How long after a connection its Dataplane may not be there yet.
 const MISSING: Duration = Duration::from_secs(2);
