@@ -20,9 +20,12 @@ use crate::backoff::Backoff;
 use crate::sds::Identity;
 use crate::token::TokenFile;
 
-/// The wait after an answer that will not change soon: a control plane that does not know the call yet, or a mesh
-/// whose mTLS was switched off. Certificates come with their roots all the same.
-const DECLINED: Duration = Duration::from_mins(5);
+/// The wait after the answer of a control plane that does not know the call yet. Certificates come with their roots all
+/// the same.
+const UNKNOWN_CALL: Duration = Duration::from_mins(5);
+/// The wait while the mesh has no mTLS. Less than a new root waits before the first certificate needs it, since mTLS may be
+/// switched on again and the CA replaced before this proxy's certificate is.
+const SWITCHED_OFF: Duration = Duration::from_secs(30);
 /// Over how long the proxies of a control plane that vanished spread. Configuration and certificates are more urgent, and
 /// each stream costs the API server a review of the token.
 const LOST: Duration = Duration::from_secs(30);
@@ -52,17 +55,18 @@ impl Following {
                     LOST.mul_f64(fastrand::f64())
                 }
                 Err(error) => {
-                    let declined = error.downcast_ref::<Status>().is_some_and(|status| {
-                        matches!(status.code(), Code::Unimplemented | Code::FailedPrecondition)
-                    });
                     tracing::debug!(
                         error = format!("{error:#}"),
                         "roots of the mesh cannot be followed"
                     );
-                    if declined {
-                        DECLINED.mul_f64(0.5 + fastrand::f64() / 2.0)
-                    } else {
-                        backoff.next(fastrand::f64())
+                    let declined = match error.downcast_ref().map(Status::code) {
+                        Some(Code::Unimplemented) => Some(UNKNOWN_CALL),
+                        Some(Code::FailedPrecondition) => Some(SWITCHED_OFF),
+                        _ => None,
+                    };
+                    match declined {
+                        Some(wait) => wait.mul_f64(0.5 + fastrand::f64() / 2.0),
+                        None => backoff.next(fastrand::f64()),
                     }
                 }
             };
