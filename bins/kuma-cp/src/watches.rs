@@ -5,11 +5,11 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
-use kermode_k8s::controller::watch::{Verdict, decoded, follow};
+use kermode_k8s::controller::watch::{Verdict, decoded, follow, in_small_pages};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::watcher::{Config, watcher};
+use kube::runtime::watcher::watcher;
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
@@ -25,14 +25,14 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
     vec![
         Box::pin(follow(
             "namespaces",
-            watcher(Api::<Namespace>::all(api()), Config::default()),
+            watcher(Api::<Namespace>::all(api()), in_small_pages()),
             |namespace: Namespace| Verdict::Keep(NamespaceFacts::from(&namespace)),
             |update| Message::Namespace(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "meshes",
-            watcher(Api::<DeserializeGuard<Mesh>>::all(api()), Config::default()),
+            watcher(Api::<DeserializeGuard<Mesh>>::all(api()), in_small_pages()),
             |mesh| decoded("meshes", mesh, |mesh| usable_mesh(&mesh)),
             |update| Message::Mesh(update).into(),
             sink(),
@@ -41,7 +41,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
             "meshtrafficpermissions",
             watcher(
                 Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(api(), system_namespace),
-                Config::default(),
+                in_small_pages(),
             ),
             |permission| {
                 decoded("meshtrafficpermissions", permission, |permission| {
@@ -55,7 +55,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
             "containerpatches",
             watcher(
                 Api::<DeserializeGuard<ContainerPatch>>::namespaced(api(), system_namespace),
-                Config::default(),
+                in_small_pages(),
             ),
             |patch| {
                 decoded("containerpatches", patch, |patch: ContainerPatch| {
@@ -68,10 +68,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         // Only who owns them matters, and their status changes with every Pod: metadata is all that is fetched.
         Box::pin(follow(
             "replicasets",
-            watcher(
-                Api::<PartialObjectMeta<ReplicaSet>>::all(api()),
-                Config::default(),
-            ),
+            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(api()), in_small_pages()),
             |object: PartialObjectMeta<ReplicaSet>| {
                 let object = ReplicaSet {
                     metadata: object.metadata,
@@ -86,7 +83,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         )),
         Box::pin(follow(
             "jobs",
-            watcher(Api::<PartialObjectMeta<Job>>::all(api()), Config::default()),
+            watcher(Api::<PartialObjectMeta<Job>>::all(api()), in_small_pages()),
             |object: PartialObjectMeta<Job>| {
                 let object = Job {
                     metadata: object.metadata,
@@ -101,14 +98,14 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         )),
         Box::pin(follow(
             "services",
-            watcher(Api::<Service>::all(api()), Config::default()),
+            watcher(Api::<Service>::all(api()), in_small_pages()),
             |service: Service| Verdict::Keep(ServiceFacts::from(&service)),
             |update| Message::Service(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "pods",
-            watcher(Api::<Pod>::all(api()), Config::default()),
+            watcher(Api::<Pod>::all(api()), in_small_pages()),
             |pod: Pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
             |update| Message::Pod(update).into(),
             sink(),

@@ -45,6 +45,15 @@ impl<T> From<Option<T>> for Verdict<T> {
     }
 }
 
+/// How many objects of a first list are read at once. What is kept of an object lies between what is dropped of its
+/// neighbours, so the size of a page is what a list leaves behind in the heap.
+const PAGE: u32 = 100;
+
+/// For a watch of a kind of which there may be many objects: the first list comes in small pages.
+pub fn in_small_pages() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE)
+}
+
 /// Follows a watch until the receiver goes away.
 ///
 /// `convert` says what becomes of each object, `wrap` makes the message for the receiver.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use kermode_crds::Dataplane;
 use kermode_model::{MeshName, ObjectKey};
 use kube::core::{ApiResource, DynamicObject};
-use kube::runtime::watcher::{Config, watcher};
+use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -28,7 +28,7 @@ use self::queue::Queue;
 use self::reconcile::Again;
 use super::recorder::Events;
 use super::status::StatusWriter;
-use super::watch::{Update, Verdict, follow};
+use super::watch::{Update, Verdict, follow, in_small_pages};
 
 pub use self::metrics::{Metrics, WriteResult};
 pub use self::observed::Observed;
@@ -161,7 +161,7 @@ impl Writer {
         let (sink, mut updates) = mpsc::channel(1024);
         let watch = follow(
             "dataplanes",
-            watcher(api, Config::default()),
+            watcher(api, in_small_pages()),
             |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
             |update| update,
             sink,
