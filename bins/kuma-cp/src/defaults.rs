@@ -11,6 +11,7 @@ use kermode_crds::{
     annotation,
 };
 use kermode_k8s::controller::describe;
+use kermode_k8s::controller::watch::watch_config;
 use kermode_model::DEFAULT_MESH;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::{ObjectMeta, PartialObjectMeta};
@@ -53,7 +54,7 @@ impl Defaults {
             }
         }
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
-        let events = watcher(meshes, watcher::Config::default());
+        let events = watcher(meshes, watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
             // A watch that fails is logged where the engine's own one fails too.

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
-use kermode_k8s::controller::watch::{Verdict, decoded, follow, in_small_pages};
+use kermode_k8s::controller::watch::{Verdict, decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -25,14 +25,14 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
     vec![
         Box::pin(follow(
             "namespaces",
-            watcher(Api::<Namespace>::all(api()), in_small_pages()),
+            watcher(Api::<Namespace>::all(api()), watch_config()),
             |namespace: Namespace| Verdict::Keep(NamespaceFacts::from(&namespace)),
             |update| Message::Namespace(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "meshes",
-            watcher(Api::<DeserializeGuard<Mesh>>::all(api()), in_small_pages()),
+            watcher(Api::<DeserializeGuard<Mesh>>::all(api()), watch_config()),
             |mesh| decoded("meshes", mesh, |mesh| usable_mesh(&mesh)),
             |update| Message::Mesh(update).into(),
             sink(),
@@ -41,7 +41,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
             "meshtrafficpermissions",
             watcher(
                 Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(api(), system_namespace),
-                in_small_pages(),
+                watch_config(),
             ),
             |permission| {
                 decoded("meshtrafficpermissions", permission, |permission| {
@@ -55,7 +55,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
             "containerpatches",
             watcher(
                 Api::<DeserializeGuard<ContainerPatch>>::namespaced(api(), system_namespace),
-                in_small_pages(),
+                watch_config(),
             ),
             |patch| {
                 decoded("containerpatches", patch, |patch: ContainerPatch| {
@@ -68,7 +68,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         // Only who owns them matters, and their status changes with every Pod: metadata is all that is fetched.
         Box::pin(follow(
             "replicasets",
-            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(api()), in_small_pages()),
+            watcher(Api::<PartialObjectMeta<ReplicaSet>>::all(api()), watch_config()),
             |object: PartialObjectMeta<ReplicaSet>| {
                 let object = ReplicaSet {
                     metadata: object.metadata,
@@ -83,7 +83,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         )),
         Box::pin(follow(
             "jobs",
-            watcher(Api::<PartialObjectMeta<Job>>::all(api()), in_small_pages()),
+            watcher(Api::<PartialObjectMeta<Job>>::all(api()), watch_config()),
             |object: PartialObjectMeta<Job>| {
                 let object = Job {
                     metadata: object.metadata,
@@ -98,14 +98,14 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         )),
         Box::pin(follow(
             "services",
-            watcher(Api::<Service>::all(api()), in_small_pages()),
+            watcher(Api::<Service>::all(api()), watch_config()),
             |service: Service| Verdict::Keep(ServiceFacts::from(&service)),
             |update| Message::Service(update).into(),
             sink(),
         )),
         Box::pin(follow(
             "pods",
-            watcher(Api::<Pod>::all(api()), in_small_pages()),
+            watcher(Api::<Pod>::all(api()), watch_config()),
             |pod: Pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
             |update| Message::Pod(update).into(),
             sink(),

@@ -15,6 +15,7 @@ use kermode_identity::api::RootsUpdate;
 use kermode_identity::{Authority, Due, Generation, Phase, Schedule, Succession};
 use kermode_k8s::controller::recorder::{EventType, Events};
 use kermode_k8s::controller::secret;
+use kermode_k8s::controller::watch::watch_config;
 use kermode_model::{self as model, MeshName};
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -71,7 +72,7 @@ impl Keeper {
         let shared = self.authorities.shared.clone();
         let mut secrets = pin!(secret::changes(&shared.client, &shared.namespace, SECRET_TYPE));
         let meshes: Api<DeserializeGuard<Mesh>> = Api::all(shared.client.clone());
-        let mut meshes = pin!(watcher(meshes, watcher::Config::default()).default_backoff());
+        let mut meshes = pin!(watcher(meshes, watch_config()).default_backoff());
         let mut listed = Vec::new();
         let mut wait = LONGEST_SLEEP;
         loop {

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{Mesh, MeshStatus};
 use kermode_k8s::controller::describe;
+use kermode_k8s::controller::watch::watch_config;
 use kermode_model::{MeshName, MtlsMode};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -50,7 +51,7 @@ impl MeshStatuses {
 
     async fn work(&self) {
         let api: Api<Mesh> = Api::all(self.client.clone());
-        let events = watcher(api.clone(), watcher::Config::default());
+        let events = watcher(api.clone(), watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         let mut meshes = BTreeMap::new();
         let mut due = None;

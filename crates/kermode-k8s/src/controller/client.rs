@@ -25,8 +25,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// What was sent is acknowledged by the peer's kernel within this time, or the connection is given up.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// An API server that is there but says nothing. Watches get a bookmark a minute from one that works
-/// (`bookmarkFrequency` of Kubernetes' watch cache).
+/// An API server that is there but says nothing. One that works ends a watch before (`watch_config`).
 const SILENCE: Duration = Duration::from_secs(100);
 
 /// A client for this configuration.

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::failure::describe;
+use super::watch::watch_config;
 
 /// Name of the MutatingWebhookConfiguration.
 pub const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
@@ -61,7 +62,7 @@ async fn keep_one<K>(api: Api<K>, name: &'static str, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let config = watch_config().fields(&format!("metadata.name={name}"));
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         match event {

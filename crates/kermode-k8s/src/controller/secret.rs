@@ -11,6 +11,7 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 
 use super::failure::{describe, is_conflict};
+use super::watch::watch_config;
 
 /// Contents of a Secret by key.
 pub type Data = BTreeMap<String, Vec<u8>>;
@@ -116,7 +117,7 @@ pub async fn list(
 /// Says whenever a Secret of a type may have changed, without reading what is in it.
 pub fn changes(client: &Client, namespace: &str, kind: &str) -> impl Stream<Item = ()> + Send + use<> {
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default().fields(&format!("type={kind}"));
+    let config = watch_config().fields(&format!("type={kind}"));
     let what = kind.to_owned();
     watcher(api, config).default_backoff().filter_map(move |event| {
         std::future::ready(match event {
@@ -137,7 +138,7 @@ pub fn follow(
     name: &str,
 ) -> impl Stream<Item = Option<Data>> + Send + use<> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let config = watch_config().fields(&format!("metadata.name={name}"));
     let name = name.to_owned();
     let mut listed = None;
     watcher(api, config).default_backoff().filter_map(move |event| {

@@ -49,9 +49,13 @@ impl<T> From<Option<T>> for Verdict<T> {
 /// neighbours, so the size of a page is what a list leaves behind in the heap.
 const PAGE: u32 = 100;
 
-/// For a watch of a kind of which there may be many objects: the first list comes in small pages.
-pub fn in_small_pages() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE)
+/// How long the API server keeps a watch, in seconds, before it is asked again from where it ended. It sends no bookmarks
+/// for a kind of which it has not seen a change, so a longer silence would be taken for its own (`SILENCE`).
+const WATCH: u32 = 80;
+
+/// What all watches have in common: first lists in small pages, and an end before a silence means anything.
+pub fn watch_config() -> watcher::Config {
+    watcher::Config::default().page_size(PAGE).timeout(WATCH)
 }
 
 /// Follows a watch until the receiver goes away.

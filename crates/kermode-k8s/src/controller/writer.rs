@@ -28,7 +28,7 @@ use self::queue::Queue;
 use self::reconcile::Again;
 use super::recorder::Events;
 use super::status::StatusWriter;
-use super::watch::{Update, Verdict, follow, in_small_pages};
+use super::watch::{Update, Verdict, follow, watch_config};
 
 pub use self::metrics::{Metrics, WriteResult};
 pub use self::observed::Observed;
@@ -161,7 +161,7 @@ impl Writer {
         let (sink, mut updates) = mpsc::channel(1024);
         let watch = follow(
             "dataplanes",
-            watcher(api, in_small_pages()),
+            watcher(api, watch_config()),
             |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
             |update| update,
             sink,
