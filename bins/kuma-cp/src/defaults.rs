@@ -11,6 +11,7 @@ use kermode_crds::{
     annotation,
 };
 use kermode_k8s::controller::describe;
+use kermode_k8s::controller::lease::while_leading;
 use kermode_k8s::controller::watch::watch_config;
 use kermode_model::DEFAULT_MESH;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -37,14 +38,8 @@ pub(crate) struct Defaults {
 
 impl Defaults {
     /// Runs until dropped, working while this replica leads.
-    pub(crate) async fn run(mut self) {
-        while self.leading.wait_for(|leads| *leads).await.is_ok() {
-            let mut stops = self.leading.clone();
-            tokio::select! {
-                _ = stops.wait_for(|leads| !*leads) => {}
-                () = self.work() => {}
-            }
-        }
+    pub(crate) async fn run(self) {
+        while_leading(self.leading.clone(), || self.work()).await;
     }
 
     async fn work(&self) {

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{Mesh, MeshStatus};
 use kermode_k8s::controller::describe;
+use kermode_k8s::controller::lease::while_leading;
 use kermode_k8s::controller::watch::watch_config;
 use kermode_model::{MeshName, MtlsMode};
 use kube::api::{Patch, PatchParams};
@@ -39,14 +40,8 @@ pub(crate) struct MeshStatuses {
 
 impl MeshStatuses {
     /// Runs until dropped, working while this replica leads.
-    pub(crate) async fn run(mut self) {
-        while self.leading.wait_for(|leads| *leads).await.is_ok() {
-            let mut stops = self.leading.clone();
-            tokio::select! {
-                _ = stops.wait_for(|leads| !*leads) => {}
-                () = self.work() => {}
-            }
-        }
+    pub(crate) async fn run(self) {
+        while_leading(self.leading.clone(), || self.work()).await;
     }
 
     async fn work(&self) {

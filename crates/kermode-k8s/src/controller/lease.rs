@@ -41,6 +41,16 @@ struct Observed {
     since: Instant,
 }
 
+/// Does `work` whenever this replica leads, as long as it does; ends when nobody will tell any more.
+pub async fn while_leading<F: Future<Output = ()>>(mut leading: watch::Receiver<bool>, work: impl Fn() -> F) {
+    while leading.wait_for(|leads| *leads).await.is_ok() {
+        tokio::select! {
+            _ = leading.wait_for(|leads| !*leads) => {}
+            () = work() => {}
+        }
+    }
+}
+
 impl Candidate {
     /// A candidate for the lease of that name. `identity` must be this replica's alone.
     pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
