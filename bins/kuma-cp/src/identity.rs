@@ -20,7 +20,6 @@ use kermode_identity::api::{
 };
 use kermode_identity::{Entitlement, SigningRequest, Succession};
 use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
-use tokio::task::JoinSet;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -57,34 +56,22 @@ struct Shared {
     gate: Gate,
     open: Arc<Open>,
     patience: Duration,
-    /// Ends with the service.
-    tasks: Mutex<JoinSet<()>>,
 }
 
 // === impl Identity ===
 
 impl Identity {
-    /// The service on top of its parts, which changes the CAs too when that is due.
+    /// The service on top of its parts.
     pub(crate) fn new(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
     ) -> Self {
-        let keeping = authorities.clone().keep(metrics.authorities.clone());
-        let identity = Self::serving(authentication, authorities, index, metrics, PATIENCE);
-        let mut tasks = identity
-            .shared
-            .tasks
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        tasks.spawn(keeping);
-        drop(tasks);
-        identity
+        Self::within(authentication, authorities, index, metrics, PATIENCE)
     }
 
-    /// The service alone.
-    fn serving(
+    fn within(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
@@ -101,7 +88,6 @@ impl Identity {
                 gate: Gate::default(),
                 open: Arc::default(),
                 patience,
-                tasks: Mutex::default(),
             }),
         }
     }

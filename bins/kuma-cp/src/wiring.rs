@@ -110,6 +110,9 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     );
     let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
     spawn(&mut components, "status of proxies", until(shutdown, statuses));
+    // Every replica does this: a new CA begins with a Secret that only one of them can create.
+    let authorities = plane.keep_authorities(&registry);
+    spawn(&mut components, "CAs of meshes", until(shutdown, authorities));
     spawn_leader(&mut components, config, &client, &plane, &ca_pem, shutdown);
 
     if let Some(listener) = listeners.debug {
@@ -139,7 +142,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let proxies = tls::serve(
         listeners.proxies,
         certificate,
-        plane.proxy_router(&client, &namespace, &registry, shutdown),
+        plane.proxy_router(&client, &registry, shutdown),
         MAX_PROXY_CONNECTIONS,
         shutdown.clone(),
     );

@@ -54,8 +54,7 @@ pub(super) struct Wanted {
 
 impl Authorities {
     /// Keeps the CAs until dropped.
-    pub(crate) async fn keep(self, metrics: Metrics) {
-        let events = Events::start(self.shared.client.clone(), None);
+    pub(crate) async fn keep(self, metrics: Metrics, events: Events) {
         let keeper = Keeper {
             authorities: self,
             metrics,

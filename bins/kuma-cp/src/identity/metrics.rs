@@ -7,7 +7,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::refusal::{Reason, Refusal};
-use crate::authorities;
 
 /// The metrics; cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +15,6 @@ pub(crate) struct Metrics {
     refusals: Family<ReasonLabel, Counter>,
     pub(super) streams: Gauge,
     refused_streams: Family<ReasonLabel, Counter>,
-    pub(super) authorities: authorities::Metrics,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,7 +46,6 @@ impl Metrics {
         registry.register("roots_streams", help, self.streams.clone());
         let help = "Streams of roots that were refused or ended for a reason";
         registry.register("roots_streams_refused", help, self.refused_streams.clone());
-        self.authorities.register(registry);
     }
 
     pub(super) fn issued(&self) {

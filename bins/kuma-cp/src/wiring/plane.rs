@@ -16,7 +16,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use crate::authentication::Authentication;
-use crate::authorities::Authorities;
+use crate::authorities::{self, Authorities};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::engine::{self, Engine};
@@ -34,6 +34,7 @@ pub(super) struct Plane {
     pub(super) statuses: Statuses,
     pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
+    pub(super) authorities: Authorities,
     pub(super) publisher: Publisher,
     pub(super) departures: Departures,
     pub(super) leading: watch::Receiver<bool>,
@@ -60,6 +61,7 @@ impl Plane {
             departures.register(&mut registry);
             work.register(&mut registry);
         }
+        let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
         let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), metrics);
         let (leads, leading) = watch::channel(false);
@@ -71,6 +73,7 @@ impl Plane {
             statuses,
             meshes_changed: Arc::default(),
             events,
+            authorities,
             publisher,
             departures,
             leading,
@@ -91,6 +94,16 @@ impl Plane {
             leading: self.leading,
             metrics: self.work,
         }
+    }
+
+    /// What looks after the CAs of all meshes.
+    pub(super) fn keep_authorities(
+        &self,
+        registry: &Arc<Mutex<Registry>>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let metrics = authorities::Metrics::default();
+        metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        self.authorities.clone().keep(metrics, self.events.clone())
     }
 
     pub(super) async fn webhooks(
@@ -126,7 +139,6 @@ impl Plane {
     pub(super) fn proxy_router(
         &self,
         client: &Client,
-        namespace: &str,
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
     ) -> axum::Router {
@@ -134,9 +146,12 @@ impl Plane {
         let metrics = identity::Metrics::default();
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         metrics.register(&mut registry);
-        let authorities = Authorities::new(client.clone(), namespace.to_owned());
-        let identity =
-            identity::Identity::new(authentication.clone(), authorities, self.index.clone(), metrics);
+        let identity = identity::Identity::new(
+            authentication.clone(),
+            self.authorities.clone(),
+            self.index.clone(),
+            metrics,
+        );
         proxies::router(
             self.store.clone(),
             self.departures.clone(),

@@ -87,7 +87,7 @@ impl Server {
         let authorities = Authorities::new(client, "kong-mesh-system".to_owned());
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
-        let identity = Identity::serving(
+        let identity = Identity::within(
             authentication,
             authorities.clone(),
             index.clone(),
