@@ -47,12 +47,18 @@ fn pod() -> Namespace {
 }
 
 /// A copy where every user may run it, as in an image; the original may be below a directory of root's own.
+///
+/// Another process writes it: a file that this one had open for writing could be held by a child that another thread
+/// forks meanwhile, and what is held for writing cannot be executed (`ETXTBSY`).
 fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let path = directory.path().join("kuma-init");
-    fs::copy(env!("CARGO_BIN_EXE_kuma-init"), &path).expect("copied");
-    for path in [directory.path(), &path] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permitted");
-    }
+    let copied = Command::new("install")
+        .args(["--mode=755", env!("CARGO_BIN_EXE_kuma-init")])
+        .arg(&path)
+        .status()
+        .expect("coreutils are there");
+    assert!(copied.success(), "the program cannot be copied");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permitted");
     path
 }
 

@@ -1,7 +1,5 @@
 //! Envoy crashes, the control plane goes away, and both at once: traffic goes on with what there was.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;
 use crate::{MTLS, presented};
@@ -105,12 +103,9 @@ async fn an_envoy_that_crashes_with_a_control_plane_is_served_by_it() {
 
 #[tokio::test]
 async fn an_envoy_that_crashes_again_and_again_ends_kuma_dp_with_its_code_and_a_sentence() {
-    let directory = tempfile::tempdir().unwrap();
-    let program = directory.path().join("envoy");
-    std::fs::write(&program, "#!/bin/sh\nexit 42\n").unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sidecar/envoy-that-crashes");
     let control_plane = ControlPlane::start(MTLS).await;
-    let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program.to_str().unwrap())];
+    let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
     assert_eq!(agent.ended().await.code(), Some(42));
     assert_eq!(lines(&agent, "it is started again"), 5);
