@@ -27,7 +27,7 @@ use kermode_model::{MeshName, ObjectKey, ServiceName};
 use tokio::sync::watch;
 
 use demand::Demand;
-pub use scope::{Change, Entry};
+pub use scope::{Change, Entry, Stamps};
 use scope::{Scope, Slot};
 pub use subscription::{Changes, Subscription};
 pub use view::View;

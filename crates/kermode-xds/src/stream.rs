@@ -171,11 +171,13 @@ impl Stream {
     /// Takes what changed in the store.
     pub fn on_change(&mut self, changes: Changes, view: Option<&View<'_>>) -> Output {
         match changes {
-            Changes::All => self
-                .trackers
-                .iter_mut()
-                .for_each(|tracker| tracker.compare_all(0)),
+            Changes::All => self.trackers.iter_mut().for_each(Tracker::compare_everything),
             Changes::Some(changes) => {
+                if let Some(view) = view {
+                    for tracker in &mut self.trackers {
+                        tracker.follow(changes.iter(), view);
+                    }
+                }
                 for change in changes {
                     self.trackers[change.key.kind as usize].note(change, self.limits.pending);
                 }
@@ -241,6 +243,9 @@ impl Stream {
                 self.rewarm(&batch);
             }
             replies.push(self.send(kind, batch, view));
+        }
+        for tracker in &mut self.trackers {
+            tracker.settle(view);
         }
         replies
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use kermode_envoy::{Resource, ResourceKind};
 use kermode_model::ServiceName;
+use rpds::HashTrieMapSync;
 
 use super::{Key, Profile, Stamp};
 use crate::wire;
@@ -37,12 +38,18 @@ pub struct Change {
     pub key: Key,
 }
 
+/// The stamp of each resource of one kind, by name, at one moment. A copy shares all that has not changed since, so
+/// thousands of streams can hold one each.
+pub type Stamps = HashTrieMapSync<Arc<str>, Arc<Stamp>>;
+
 /// The state of a scope. The profile is there once a proxy's scope was published; a mesh has none.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
     /// By kind and name. Services that share a pod's port have listeners of one name: all are kept, first service
     /// first, and a view takes the first that it shows.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
+    /// The stamps of the first of each name.
+    stamps: [Stamps; ResourceKind::ALL.len()],
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     of_no_service: BTreeSet<Key>,
     profile: Option<Profile>,
@@ -114,6 +121,11 @@ impl Scope {
         self.entries[kind as usize].values().map(Vec::as_slice)
     }
 
+    /// The stamps of a kind as they are now, the first of each name.
+    pub(super) fn stamps(&self, kind: ResourceKind) -> &Stamps {
+        &self.stamps[kind as usize]
+    }
+
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
         self.entries
             .iter()
@@ -172,6 +184,9 @@ impl Scope {
         }
         if changed.is_empty() {
             return 0;
+        }
+        for key in &changed {
+            self.stamp(key);
         }
         self.sequence = sequence;
         let count = changed.len();
@@ -232,6 +247,18 @@ impl Scope {
         }
         self.unindex(slot.service.as_ref(), &slot.key);
         true
+    }
+
+    fn stamp(&mut self, key: &Key) {
+        let first = self.get(key.kind, &key.name).first();
+        let stamp = first.map(|entry| entry.stamp.clone());
+        let stamps = &mut self.stamps[key.kind as usize];
+        match stamp {
+            Some(stamp) => stamps.insert_mut(stamp.name.clone(), stamp),
+            None => {
+                stamps.remove_mut(&key.name);
+            }
+        }
     }
 
     fn unindex(&mut self, service: Option<&ServiceName>, key: &Key) {

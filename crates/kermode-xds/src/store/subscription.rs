@@ -78,6 +78,7 @@ impl Subscription {
         }
         let shared_cell = shared.cell.clone();
         let scope = shared_cell.read();
+        let read_before = shared.cursor;
         let from_own = self.own.advance(&own);
         let from_shared = shared.advance(&scope);
         let changes = match (from_own, from_shared) {
@@ -93,6 +94,7 @@ impl Subscription {
                 own: &own,
                 shared: &scope,
                 profile,
+                read_before,
                 sequence,
             }),
             changes,

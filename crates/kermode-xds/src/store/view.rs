@@ -6,7 +6,7 @@ use kermode_envoy::ResourceKind;
 use kermode_model::ServiceName;
 
 use super::scope::Scope;
-use super::{Entry, Key, Profile, Visibility};
+use super::{Entry, Key, Profile, Stamps, Visibility};
 
 /// A proxy's view at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,8 @@ pub struct View<'a> {
     pub(super) own: &'a Scope,
     pub(super) shared: &'a Scope,
     pub(super) profile: &'a Profile,
+    /// Up to which of its changes the shared scope was read before this view of it.
+    pub(super) read_before: Option<u64>,
     /// The newest change of the whole store.
     pub(super) sequence: u64,
 }
@@ -63,6 +65,19 @@ impl<'a> View<'a> {
     /// The first resource of a name that is meant for the proxy.
     fn pick(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
         candidates.iter().find(|entry| self.shows(entry))
+    }
+
+    /// What all proxies of the mesh share of a kind, whether this one sees it or not; none when it does not see most of it.
+    pub fn shared(&self, kind: ResourceKind) -> Option<&'a Stamps> {
+        match self.profile.visibility {
+            Visibility::All => Some(self.shared.stamps(kind)),
+            Visibility::Only(_) => None,
+        }
+    }
+
+    /// How far what is shared was read before this view, and in it: between the two are the changes that come with it.
+    pub fn shared_sequences(&self) -> (Option<u64>, u64) {
+        (self.read_before, self.shared.sequence())
     }
 
     /// The newest change that may be in it.

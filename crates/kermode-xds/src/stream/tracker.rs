@@ -2,17 +2,17 @@
 
 mod answer;
 mod interest;
+mod overlay;
 mod sending;
 
-use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
 
 use super::Rejection;
 use crate::store::{Change, Entry, Stamp, View};
+use overlay::Overlay;
 pub(super) use sending::Batch;
 
 /// The name that stands for whatever the server thinks the client needs.
@@ -30,9 +30,12 @@ pub(super) struct Tracker {
     kind: ResourceKind,
     heard: bool,
     wildcard: bool,
-    names: HashSet<Arc<str>>,
+    /// What the client asks for by name.
+    names: Overlay<Arc<str>>,
     /// What the client has, or will have when it accepts what is in flight.
-    client: HashSet<Known>,
+    client: Overlay<Arc<Stamp>>,
+    /// Up to which change of what the mesh shares the two overlays have followed it; none while they do not.
+    followed: Option<u64>,
     rejected: HashMap<Arc<str>, Rejection>,
     /// Names to look at. Whether there is anything to send is decided when it is their turn.
     pending: BTreeMap<Arc<str>, Pending>,
@@ -48,10 +51,6 @@ pub(super) struct Tracker {
     /// Clusters that were sent before the client first asked for endpoints.
     early: HashSet<Arc<str>>,
 }
-
-/// A stamp, looked up by its name.
-#[derive(Clone, Debug)]
-struct Known(Arc<Stamp>);
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
@@ -89,8 +88,9 @@ impl Tracker {
             kind,
             heard: false,
             wildcard: false,
-            names: HashSet::new(),
-            client: HashSet::new(),
+            names: Overlay::new(),
+            client: Overlay::new(),
+            followed: None,
             rejected: HashMap::new(),
             pending: BTreeMap::new(),
             compare_all: None,
@@ -122,6 +122,35 @@ impl Tracker {
             && !self.greet
     }
 
+    /// Keeps memory down, as far as that costs little: what the mesh shares was read on, with these changes.
+    pub(super) fn follow<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
+        let (before, now) = view.shared_sequences();
+        if self.followed.is_none() || before == Some(now) {
+            return;
+        }
+        let later = view.shared(self.kind).filter(|_| self.followed == before);
+        self.followed = later.map(|later| {
+            let changed = changes
+                .filter(|change| change.key.kind == self.kind)
+                .map(|change| &change.key.name);
+            self.client.follow(later, changed.clone());
+            self.names.follow(later, changed);
+            now
+        });
+    }
+
+    /// Keeps memory down for good, once the client has what it is to have.
+    pub(super) fn settle(&mut self, view: &View<'_>) {
+        if self.followed.is_some() || !(self.client.is_far() || self.names.is_far()) || !self.is_settled() {
+            return;
+        }
+        if let Some(shared) = view.shared(self.kind) {
+            self.client.adopt(shared);
+            self.names.adopt(shared);
+            self.followed = Some(view.shared_sequences().1);
+        }
+    }
+
     /// Notes that something changed.
     pub(super) fn note(&mut self, change: Change, limit: usize) {
         if !self.wants(&change.key.name) {
@@ -138,6 +167,12 @@ impl Tracker {
             self.pending.retain(|_, pending| pending.forced);
             self.compare_all(since);
         }
+    }
+
+    /// Notes that nothing is known of what changed, nor since when.
+    pub(super) fn compare_everything(&mut self) {
+        self.followed = None;
+        self.compare_all(0);
     }
 
     /// Notes that anything may have changed since then.
@@ -161,7 +196,7 @@ impl Tracker {
             found.extend(view.wildcard(self.kind).map(|entry| entry.stamp.name.clone()));
         }
         found.extend(self.names.iter().cloned());
-        found.extend(self.client.iter().map(|known| known.0.name.clone()));
+        found.extend(self.client.iter().map(|stamp| stamp.name.clone()));
         found.extend(self.rejected.keys().cloned());
         for name in found {
             if matches!(self.verdict(&name, false, view), Verdict::Nothing) {
@@ -206,7 +241,7 @@ impl Tracker {
             .in_flight
             .as_ref()
             .is_some_and(|sent| sent.removed.contains(name));
-        told || (self.client.contains(&**name) && self.target(name, view).is_none())
+        told || (self.client.contains(name) && self.target(name, view).is_none())
     }
 
     fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, forced: bool) {
@@ -223,7 +258,7 @@ impl Tracker {
     fn surely_has(&self, name: &str) -> bool {
         self.client
             .get(name)
-            .is_some_and(|known| &*known.0.version != UNSURE)
+            .is_some_and(|stamp| &*stamp.version != UNSURE)
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -244,7 +279,7 @@ impl Tracker {
             let tell = client.is_some() || (forced && self.wants(name));
             return if tell { Verdict::Remove } else { Verdict::Nothing };
         };
-        let has = client.is_some_and(|known| known.0.version == entry.stamp.version);
+        let has = client.is_some_and(|stamp| stamp.version == entry.stamp.version);
         let refused = || {
             self.rejected
                 .get(name)
@@ -279,25 +314,3 @@ fn unsure(name: &Arc<str>) -> Arc<Stamp> {
         version: UNSURE.into(),
     })
 }
-
-// === impl Known ===
-
-impl Borrow<str> for Known {
-    fn borrow(&self) -> &str {
-        &self.0.name
-    }
-}
-
-impl Hash for Known {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.name.hash(state);
-    }
-}
-
-impl PartialEq for Known {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.name == other.0.name
-    }
-}
-
-impl Eq for Known {}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{InFlight, Known, Tracker, unsure};
+use super::{InFlight, Tracker, unsure};
 use crate::store::Stamp;
 use crate::stream::{Event, Rejection};
 use crate::wire::DeltaDiscoveryRequest;
@@ -65,7 +65,7 @@ impl Tracker {
         }
         for name in &sent.removed {
             if self.wants(name) {
-                self.client.insert(Known(unsure(name)));
+                self.client.insert(unsure(name));
             }
         }
         let second = names.split_off(names.len().div_ceil(2));
@@ -78,8 +78,8 @@ impl Tracker {
 
     fn restore(&mut self, name: &Arc<str>, before: Arc<Stamp>) {
         // When the client lost interest meanwhile, it is not remembered any more, and stays so.
-        if self.client.remove(&**name) {
-            self.client.insert(Known(before));
+        if self.client.contains(name) {
+            self.client.insert(before);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
 
-use super::{Known, Tracker, WILDCARD};
+use super::{Tracker, WILDCARD};
 use crate::store::{Stamp, View};
 use crate::wire::DeltaDiscoveryRequest;
 
@@ -32,7 +32,7 @@ impl Tracker {
         self.heard = true;
         if first {
             for (name, version) in &request.initial_resource_versions {
-                self.client.insert(Known(self.stamp(name, version, view)));
+                self.client.insert(self.stamp(name, version, view));
             }
             if self.means_everything(request) {
                 self.want_everything(first);
@@ -49,7 +49,7 @@ impl Tracker {
             }
         }
         if first && !self.wildcard {
-            self.client.retain(|known| self.names.contains(&known.0.name));
+            self.keep_named();
         }
         if first {
             self.compare_all(0);
@@ -85,14 +85,14 @@ impl Tracker {
         self.wildcard = true;
         if !first {
             // It may have dropped all of it and asked again before it could say so.
-            self.client.retain(|known| self.names.contains(&known.0.name));
+            self.keep_named();
         }
         self.greet = true;
         self.compare_all(0);
     }
 
     fn subscribe(&mut self, name: &str, first: bool, view: Option<&View<'_>>) {
-        let known = self.client.get(name).map(|known| &known.0);
+        let known = self.client.get(name);
         let stored = || {
             view.and_then(|view| view.get(self.kind, name))
                 .map(|entry| &entry.stamp)
@@ -111,20 +111,28 @@ impl Tracker {
         if name == WILDCARD {
             self.wildcard = false;
             self.greet = false;
-            self.client.retain(|known| self.names.contains(&known.0.name));
+            self.keep_named();
             self.pending.retain(|name, _| self.names.contains(name));
             self.rejected.retain(|name, _| self.names.contains(name));
             return;
         }
-        let Some(name) = self.names.take(name) else { return };
+        let Some(name) = self.names.remove(name) else {
+            return;
+        };
         if self.wildcard {
             // The client cannot tell whether it still gets it by the wildcard: say so.
             self.enqueue(name, 0, 0, true);
         } else {
-            self.client.remove(&*name);
+            self.client.remove(&name);
             self.pending.remove(&name);
             self.rejected.remove(&name);
         }
+    }
+
+    /// Forgets what the client had by the wildcard alone.
+    fn keep_named(&mut self) {
+        self.client.retain(|name| self.names.contains(name));
+        self.followed = None;
     }
 
     /// The store's own stamp where it is the same, so that it is not kept twice.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{InFlight, Known, Tracker, UNSURE, Verdict, unsure};
+use super::{InFlight, Tracker, UNSURE, Verdict, unsure};
 use crate::store::{Entry, Stamp, View};
 use crate::stream::order::Gate;
 
@@ -79,7 +79,7 @@ impl Tracker {
                     batch.upsert(entry, waiting.since, waiting.forced);
                 }
                 Verdict::Remove => {
-                    if self.client.contains(&**name) && gate.holds_removal(name, waiting.latest) {
+                    if self.client.contains(name) && gate.holds_removal(name, waiting.latest) {
                         return true;
                     }
                     bytes += name.len() + OVERHEAD;
@@ -119,7 +119,7 @@ impl Tracker {
                 forced,
                 ..
             } = item;
-            let before = self.client.replace(Known(stamp.clone())).map(|known| known.0);
+            let before = self.client.insert(stamp.clone());
             if before.as_ref().is_none_or(|before| &*before.version == UNSURE) {
                 oldest_new = Some(oldest_new.map_or(created, |oldest| oldest.min(created)));
             }
@@ -127,7 +127,7 @@ impl Tracker {
             items.push((stamp, before));
         }
         for name in &batch.removed {
-            self.client.remove(&**name);
+            self.client.remove(name);
             self.early.remove(name);
         }
         let since = batch.since.unwrap_or(u64::MAX);
