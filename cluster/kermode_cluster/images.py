@@ -68,15 +68,14 @@ def recipes(binaries: Path) -> dict:
 def compile_binaries() -> Path:
     """Release binaries without shared libraries; cargo decides what has to be compiled."""
     triple = next(line.split()[1] for line in run("rustc", "-vV").splitlines() if line.startswith("host:"))
-    target = Path(os.environ.get("CARGO_TARGET_DIR", paths.REPOSITORY / "target"))
     command = ["cargo", "build", "--release", "--target", triple,
                "--manifest-path", str(paths.REPOSITORY / "Cargo.toml")]
     for name in BINARIES:
         command += ["--package", name]
-    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static", CARGO_TARGET_DIR=str(target))
+    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static", CARGO_TARGET_DIR=str(paths.TARGET))
     if subprocess.run(command, env=environment, check=False).returncode != 0:
         raise ClusterError("the release binaries do not compile: see cargo's message above")
-    return target / triple / "release"
+    return paths.TARGET / triple / "release"
 
 
 def fingerprint(image: Image) -> str:

@@ -9,7 +9,9 @@ from .errors import ClusterError
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER_SOURCES = REPOSITORY / "cluster"
 IMAGE_SOURCES = REPOSITORY / "images"
-IMAGE_OUTPUT = REPOSITORY / "target" / "images"
+# Cargo's own setting decides where what is built goes; the tests and benchmarks look there too.
+TARGET = REPOSITORY / (os.environ.get("CARGO_TARGET_DIR") or "target")
+IMAGE_OUTPUT = TARGET / "images"
 
 
 def cache() -> Path:

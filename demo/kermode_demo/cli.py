@@ -40,7 +40,7 @@ def built() -> Path:
 
 def kumactl_there() -> Path:
     """A kumactl that was built before, whatever changed since; removing needs no newer one."""
-    found = sorted((paths.REPOSITORY / "target").glob("*/release/kumactl"))
+    found = sorted(paths.TARGET.glob("*/release/kumactl"))
     return found[0] if found else images.compile_binaries() / "kumactl"
 
 
