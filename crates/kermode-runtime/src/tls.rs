@@ -10,6 +10,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use axum::Router;
+use futures::future::BoxFuture;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -38,6 +39,8 @@ const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 const SHARE: usize = 4;
 /// but always as many as this: many proxies may be behind one node's address.
 const SMALLEST_SHARE: usize = 16;
+/// How much of an answer waits in a connection for a client that does not read as fast, in bytes: two frames.
+const SEND_BUFFER: usize = 32 * 1024;
 /// How long open connections may take to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -171,7 +174,8 @@ async fn serve_within(
                 _permit,
                 _place,
             } = accepted;
-            let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            let handshake = Box::pin(acceptor.accept(stream));
+            let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
                 Ok(Ok(tls)) => tls,
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
@@ -207,13 +211,13 @@ async fn serve_connection(
     };
     let silence = silence(asked, bounds.first_request);
     let io = TokioIo::new(tls);
-    if is_h2 {
-        let connection = http2().serve_connection(io, service);
-        unless(silence, watcher.watch(connection)).await
+    // In a box: a connection takes kilobytes, and a task would have room for each place that it is moved through.
+    let connection: BoxFuture<'static, hyper::Result<()>> = if is_h2 {
+        Box::pin(watcher.watch(http2().serve_connection(io, service)))
     } else {
-        let connection = http1(bounds.next_request).serve_connection(io, service);
-        unless(silence, watcher.watch(connection)).await
-    }
+        Box::pin(watcher.watch(http1(bounds.next_request).serve_connection(io, service)))
+    };
+    unless(silence, connection).await
 }
 
 /// Serves until the connection ends, or drops it when the client stays silent.
@@ -260,6 +264,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
         .timer(TokioTimer::new())
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20))
+        .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(1024);
     builder
 }

@@ -96,7 +96,8 @@ async fn serve_authenticated(
     let connected = Connected::new(&shared.metrics);
     let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
     let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
-    let connection = Connection {
+    // In a box: a task would hold it twice, once for each state that it is handed over in.
+    let connection = Box::new(Connection {
         identity,
         subscription,
         stream: Stream::new(shared.settings.limits),
@@ -106,7 +107,7 @@ async fn serve_authenticated(
         reporter,
         proxy,
         responses,
-    };
+    });
     connection.run(shared, first, requests).await;
     drop(connected);
 }
@@ -222,7 +223,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run(mut self, shared: &Shared, first: DeltaDiscoveryRequest, requests: Requests) {
+    async fn run(mut self: Box<Self>, shared: &Shared, first: DeltaDiscoveryRequest, requests: Requests) {
         let end = match self.on_request(first).await {
             Ok(()) => self.work(requests, shared).await,
             Err(end) => end,

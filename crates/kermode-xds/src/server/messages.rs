@@ -2,8 +2,10 @@
 //!
 //! tonic's own codecs keep a buffer for each direction of a call, as large as the largest message so far. Thousands of
 //! streams that are idle most of their time, and whose first messages are the largest, cannot afford that: here a
-//! buffer has the size of its message, and is gone with it.
+//! request's buffer has its size and is gone with it, and a response is put together in pieces, each when the client
+//! can take it, from the bytes that all streams share.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -20,6 +22,11 @@ use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
 const HEAD: usize = 5;
+/// How much of a response goes out at once: what fits into a frame of HTTP/2, and into a record of TLS.
+const PIECE: usize = 16 * 1024;
+/// What comes before a resource in a response: the tag of its field, which is number 2 and has a length, and the length.
+const RESOURCE: u8 = 2 << 3 | 2;
+const LONGEST_PREFIX: usize = 6;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The requests of a call.
@@ -31,7 +38,16 @@ pub(super) struct Requests {
 /// The responses of a call, and its status at the end.
 pub(super) struct Responses {
     receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
+    /// What is left of the response that is on its way.
+    sending: Framed,
     ended: bool,
+}
+
+/// An encoded message, in parts, as far as it has not been given away.
+#[derive(Debug, Default)]
+struct Framed {
+    parts: VecDeque<Bytes>,
+    left: usize,
 }
 
 // === impl Requests ===
@@ -97,6 +113,7 @@ impl Responses {
     pub(super) fn new(receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>) -> Self {
         Self {
             receiver,
+            sending: Framed::default(),
             ended: false,
         }
     }
@@ -121,18 +138,19 @@ impl http_body::Body for Responses {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Some(piece) = self.sending.next() {
+            return Poll::Ready(Some(Ok(Frame::data(piece))));
+        }
         let next = std::task::ready!(self.receiver.poll_recv(context));
-        Poll::Ready(Some(match next {
-            Some(Ok(response)) => framed(&response).map(Frame::data),
-            Some(Err(status)) => {
-                self.ended = true;
-                trailers(Some(&status)).map(Frame::trailers)
-            }
-            None => {
-                self.ended = true;
-                trailers(None).map(Frame::trailers)
-            }
-        }))
+        if let Some(Ok(response)) = next {
+            return Poll::Ready(Some(Framed::new(response).map(|framed| {
+                self.sending = framed;
+                Frame::data(self.sending.next().unwrap_or_default())
+            })));
+        }
+        self.ended = true;
+        let status = next.and_then(Result::err);
+        Poll::Ready(Some(trailers(status.as_ref()).map(Frame::trailers)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -140,15 +158,63 @@ impl http_body::Body for Responses {
     }
 }
 
-fn framed(response: &DeltaDiscoveryResponse) -> Result<Bytes, Status> {
-    let length = response.encoded_len();
-    let mut buffer = Vec::with_capacity(HEAD + length);
-    buffer.put_u8(0);
-    buffer.put_u32(u32::try_from(length).map_err(|_| Status::internal("a response is too large"))?);
-    response
-        .encode(&mut buffer)
-        .map_err(|error| Status::internal(error.to_string()))?;
-    Ok(buffer.into())
+// === impl Framed ===
+
+impl Framed {
+    /// The resources go last, so that all else is one part. Fields of a message may come in any order.
+    fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
+        let whole = response.encoded_len();
+        let length = u32::try_from(whole).map_err(|_| Status::internal("a response is too large"))?;
+        let resources = std::mem::take(&mut response.resources);
+        let rest = HEAD + response.encoded_len() + LONGEST_PREFIX * resources.len();
+        let mut part = BytesMut::with_capacity(rest);
+        part.put_u8(0);
+        part.put_u32(length);
+        let too_long = |error: prost::EncodeError| Status::internal(error.to_string());
+        response.encode(&mut part).map_err(too_long)?;
+        let mut parts = VecDeque::with_capacity(2 * resources.len() + 1);
+        for resource in resources {
+            part.put_u8(RESOURCE);
+            prost::encode_length_delimiter(resource.len(), &mut part).map_err(too_long)?;
+            parts.push_back(part.split().freeze());
+            parts.push_back(resource);
+        }
+        parts.push_back(part.freeze());
+        Ok(Self {
+            parts,
+            left: HEAD + whole,
+        })
+    }
+}
+
+/// Gives it away in pieces.
+impl Iterator for Framed {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let size = self.left.min(PIECE);
+        if size == 0 {
+            self.parts = VecDeque::new();
+            return None;
+        }
+        self.left -= size;
+        let mut piece = Vec::new();
+        while let Some(first) = self.parts.front_mut() {
+            let part = first.split_to(first.len().min(size - piece.len()));
+            if first.is_empty() {
+                self.parts.pop_front();
+            }
+            if part.len() == size {
+                return Some(part);
+            }
+            piece.reserve_exact(size - piece.len());
+            piece.extend_from_slice(&part);
+            if piece.len() == size {
+                break;
+            }
+        }
+        Some(piece.into())
+    }
 }
 
 fn trailers(status: Option<&Status>) -> Result<HeaderMap, Status> {
@@ -214,6 +280,34 @@ mod tests {
             code(whole[..whole.len() - 1].to_vec()).await,
             tonic::Code::Internal
         );
+    }
+
+    #[test]
+    fn responses_go_out_in_pieces_and_are_the_same_in_the_end() {
+        for sizes in [
+            &[][..],
+            &[0],
+            &[5, PIECE, 1],
+            &[3 * PIECE, 0, 100, 200],
+            &[PIECE - 30; 4],
+        ] {
+            let response = DeltaDiscoveryResponse {
+                nonce: "7".to_owned(),
+                type_url: "a kind".to_owned(),
+                resources: sizes.iter().map(|size| Bytes::from(vec![7; *size])).collect(),
+                removed_resources: vec!["gone".to_owned()],
+                ..DeltaDiscoveryResponse::default()
+            };
+            let pieces: Vec<_> = Framed::new(response.clone()).expect("framed").collect();
+            let (last, others) = pieces.split_last().expect("a piece");
+            assert!(others.iter().all(|piece| piece.len() == PIECE) && !last.is_empty());
+            let message = pieces.concat();
+            assert_eq!(
+                message[1..HEAD],
+                u32::try_from(message.len() - HEAD).expect("small").to_be_bytes()
+            );
+            assert_eq!(DeltaDiscoveryResponse::decode(&message[HEAD..]), Ok(response));
+        }
     }
 
     #[tokio::test]
