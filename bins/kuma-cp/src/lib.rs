@@ -27,6 +27,13 @@ use kermode_runtime::traces::{self, NoExporter, Traces};
 
 use crate::config::{Config, LogFormat, OpenTelemetry};
 
+/// How many steps of tasks come before a look at what has arrived on sockets, while there are any. A change is pushed to
+/// some hundred proxies before the acknowledgements of the first ones are read: those can wait, the last proxy should not.
+const PUSHES_FIRST: u32 = 1024;
+/// After how many steps of its own tasks a thread takes one of those that had no room in its queue. They are pushes that
+/// have not begun, where its own are acknowledgements.
+const ALL_PUSHES: u32 = 3;
+
 /// Kermode control plane
 #[derive(Parser)]
 #[command(name = "kuma-cp", version)]
@@ -67,7 +74,11 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
         LogFormat::Text => logging::Format::Text,
         LogFormat::Json => logging::Format::Json,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .event_interval(PUSHES_FIRST)
+        .global_queue_interval(ALL_PUSHES)
+        .build()?;
     let traces = {
         let _context = runtime.enter();
         loaded.as_ref().ok().and_then(traces).transpose()

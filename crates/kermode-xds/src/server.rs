@@ -26,7 +26,7 @@ use crate::stream::Limits;
 use crate::wire::{DELTA_AGGREGATED_RESOURCES, SERVICE_NAME};
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
-pub use status::{Progress, Report, StatusSink};
+pub use status::{Numbers, Progress, Report, StatusSink};
 use streams::Streams;
 
 /// How many responses may wait for a client that does not read.

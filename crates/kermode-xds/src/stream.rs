@@ -194,6 +194,11 @@ impl Stream {
         self.trackers.iter().flat_map(Tracker::rejections)
     }
 
+    /// How many those are.
+    pub fn refused(&self) -> usize {
+        self.trackers.iter().map(Tracker::refused).sum()
+    }
+
     /// Whether everything that was to be sent was sent and answered.
     pub fn is_settled(&self) -> bool {
         self.trackers.iter().all(Tracker::is_settled)
@@ -234,6 +239,10 @@ impl Stream {
             tracker.expand(view);
         }
         for kind in order::SENDING {
+            // Most of the time this is so of all kinds but one, and a gate looks at others' state.
+            if self.trackers[kind as usize].has_nothing_to_send() {
+                continue;
+            }
             let gate = Gate::of(kind, &self.trackers, view);
             let Some(batch) = self.trackers[kind as usize].next(view, &gate, self.limits.response_bytes)
             else {

@@ -1,11 +1,12 @@
 //! One proxy as this replica sees it: what its streams have reported, and the status made of that. No IO.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{ConfigurationStatus, DataplaneStatus, RejectionStatus, SidecarStatus, condition};
-use kermode_xds::server::{Progress, Report};
+use kermode_xds::server::{Numbers, Progress, Report};
 use kermode_xds::wire::Versions;
 
 /// The longest explanation of Envoy's that is kept, in characters.
@@ -20,6 +21,8 @@ pub(super) struct Proxy {
     stream: Option<u64>,
     versions: Versions,
     progress: Progress,
+    /// Newer than those of the progress.
+    numbers: Arc<Numbers>,
     last_rejection: Option<RejectionStatus>,
     connection_turned: Timestamp,
     acceptance_turned: Timestamp,
@@ -50,12 +53,13 @@ impl Proxy {
             return Urgency::None;
         }
         match report {
-            Report::Connected(versions) => {
+            Report::Connected(versions, numbers) => {
                 if self.stream.is_none() {
                     self.connection_turned = now;
                 }
                 self.stream = Some(stream);
                 self.versions = versions.clone();
+                self.numbers = numbers.clone();
                 self.progress = Progress::default();
                 self.acceptance_turned = now;
                 Urgency::Matters
@@ -109,6 +113,7 @@ impl Proxy {
                 number.to_string()
             }
         };
+        let (sent, acknowledged) = self.numbers.read();
         DataplaneStatus {
             inbounds: None,
             sidecar: Some(SidecarStatus {
@@ -120,8 +125,8 @@ impl Proxy {
                     String::new()
                 },
                 configuration: ConfigurationStatus {
-                    sent: version(self.progress.sent),
-                    acknowledged: version(self.progress.acknowledged),
+                    sent: version(sent),
+                    acknowledged: version(acknowledged),
                     last_rejection: self.last_rejection.clone(),
                 },
             }),
@@ -230,7 +235,7 @@ mod tests {
             envoy: "1.40.0".to_owned(),
         };
         assert_eq!(
-            proxy.on_report(1, &Report::Connected(versions), at(1)),
+            proxy.on_report(1, &Report::Connected(versions, Arc::default()), at(1)),
             Urgency::Matters
         );
         proxy
@@ -263,13 +268,19 @@ mod tests {
         assert_eq!(proxy.on_report(1, &progress(7, 7, 0), at(2)), Urgency::Matters);
         assert_eq!(proxy.on_report(1, &progress(9, 9, 0), at(3)), Urgency::Versions);
         assert_eq!(statuses(&proxy), ["Connected=True", "ConfigurationAccepted=True"]);
+        proxy.numbers = Arc::new(Numbers::from(Progress {
+            sent: 11,
+            acknowledged: 10,
+            refused: 0,
+        }));
         let sidecar = proxy.status("cp-1").sidecar.expect("a sidecar");
         assert_eq!(
             (
                 sidecar.configuration.sent.as_str(),
                 sidecar.configuration.acknowledged.as_str()
             ),
-            ("9", "9")
+            ("11", "10"),
+            "those of the moment, whether they were told or not"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }
@@ -298,7 +309,7 @@ mod tests {
     #[test]
     fn the_end_of_an_older_stream_says_nothing() {
         let mut proxy = connected();
-        let again = Report::Connected(Versions::default());
+        let again = Report::Connected(Versions::default(), Arc::default());
         proxy.on_report(2, &again, at(2));
         assert_eq!(proxy.on_report(1, &Report::Disconnected, at(3)), Urgency::None);
         assert!(proxy.is_connected());

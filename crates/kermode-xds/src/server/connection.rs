@@ -1,6 +1,5 @@
 //! One stream, from the first request to its end.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +9,6 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 use super::messages::Requests;
-use super::metrics::KindLabels;
 use super::status::Reporter;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
 use crate::departures::Confirmations;
@@ -103,7 +101,7 @@ async fn serve_authenticated(
         stream: Stream::new(shared.settings.limits),
         metrics: shared.metrics.clone(),
         confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
-        sent: HashMap::new(),
+        sent: Vec::new(),
         reporter,
         proxy,
         responses,
@@ -216,8 +214,8 @@ struct Connection {
     stream: Stream,
     responses: Responses,
     metrics: Metrics,
-    /// When responses that are not acknowledged yet were sent, by nonce. At most one a kind.
-    sent: HashMap<String, Instant>,
+    /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one a kind.
+    sent: Vec<(String, Instant)>,
     reporter: Reporter,
     confirmations: Confirmations,
 }
@@ -267,11 +265,15 @@ impl Connection {
 
     async fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
         shorten_explanation(&mut request);
-        if let Some(sent) = self.sent.remove(&request.response_nonce) {
-            let labels = KindLabels::from(ResourceKind::from_type_url(&request.type_url));
+        let answered = self
+            .sent
+            .iter()
+            .position(|(nonce, _)| *nonce == request.response_nonce);
+        if let Some(answered) = answered {
+            let (_, sent) = self.sent.swap_remove(answered);
             self.metrics
+                .of(ResourceKind::from_type_url(&request.type_url))
                 .acknowledged
-                .get_or_create(&labels)
                 .observe(sent.elapsed().as_secs_f64());
         }
         let Self {
@@ -307,12 +309,11 @@ impl Connection {
             self.report(&event);
         }
         for reply in output.replies {
-            let labels = KindLabels::from(reply.kind);
-            self.metrics.responses.get_or_create(&labels).inc();
-            let bytes = reply.response.encoded_len() as u64;
-            self.metrics.response_bytes.get_or_create(&labels).inc_by(bytes);
+            let metrics = self.metrics.of(reply.kind);
+            metrics.responses.inc();
+            metrics.response_bytes.inc_by(reply.response.encoded_len() as u64);
             self.reporter.sent(&reply.response);
-            self.sent.insert(reply.response.nonce.clone(), Instant::now());
+            self.sent.push((reply.response.nonce.clone(), Instant::now()));
             self.responses
                 .send(Ok(reply.response))
                 .await
@@ -329,10 +330,7 @@ impl Connection {
             message,
         } = event
         {
-            self.metrics
-                .rejections
-                .get_or_create(&KindLabels::from(Some(*kind)))
-                .inc();
+            self.metrics.of(Some(*kind)).rejections.inc();
             let names: Vec<_> = resources.iter().map(|stamp| &*stamp.name).collect();
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
             self.reporter.rejected(*kind, &names, message);

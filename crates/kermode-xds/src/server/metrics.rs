@@ -1,5 +1,7 @@
 //! What an operator wants to know of the streams.
 
+use std::sync::Arc;
+
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -13,16 +15,27 @@ use kermode_envoy::ResourceKind;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(super) connected: Gauge,
-    pub(super) responses: Family<KindLabels, Counter>,
-    pub(super) response_bytes: Family<KindLabels, Counter>,
-    pub(super) rejections: Family<KindLabels, Counter>,
     pub(super) refused: Counter,
-    pub(super) acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
+    responses: Family<KindLabels, Counter>,
+    response_bytes: Family<KindLabels, Counter>,
+    rejections: Family<KindLabels, Counter>,
+    acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
+    /// Those above, looked up once: a change is counted thousands of times.
+    kinds: Arc<[OfKind]>,
+}
+
+/// Metrics of one kind.
+#[derive(Debug)]
+pub(super) struct OfKind {
+    pub(super) responses: Counter,
+    pub(super) response_bytes: Counter,
+    pub(super) rejections: Counter,
+    pub(super) acknowledged: Histogram,
 }
 
 /// The kind of resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct KindLabels {
+struct KindLabels {
     kind: KindLabel,
 }
 
@@ -52,20 +65,48 @@ impl From<Option<ResourceKind>> for KindLabels {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let responses = Family::<KindLabels, Counter>::default();
+        let response_bytes = Family::<KindLabels, Counter>::default();
+        let rejections = Family::<KindLabels, Counter>::default();
+        let acknowledged: Family<KindLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| {
+                Histogram::new([0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
+            });
+        let of_kind = |kind: Option<ResourceKind>| {
+            let labels = KindLabels::from(kind);
+            OfKind {
+                responses: responses.get_or_create_owned(&labels),
+                response_bytes: response_bytes.get_or_create_owned(&labels),
+                rejections: rejections.get_or_create_owned(&labels),
+                acknowledged: acknowledged.get_or_create_owned(&labels),
+            }
+        };
+        // The one that we do not serve comes last.
+        let kinds = ResourceKind::ALL
+            .into_iter()
+            .map(Some)
+            .chain([None])
+            .map(of_kind)
+            .collect();
         Self {
             connected: Gauge::default(),
-            responses: Family::default(),
-            response_bytes: Family::default(),
-            rejections: Family::default(),
             refused: Counter::default(),
-            acknowledged: Family::new_with_constructor(|| {
-                Histogram::new([0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
-            }),
+            responses,
+            response_bytes,
+            rejections,
+            acknowledged,
+            kinds,
         }
     }
 }
 
 impl Metrics {
+    /// Those of a kind; none is one that we do not serve.
+    pub(super) fn of(&self, kind: Option<ResourceKind>) -> &OfKind {
+        let place = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
+        &self.kinds[place]
+    }
+
     /// Registers everything.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(

@@ -1,7 +1,7 @@
 //! What becomes of streams, for whoever shows it to people.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kermode_envoy::ResourceKind;
 
@@ -17,11 +17,11 @@ pub trait StatusSink: Send + Sync + 'static {
 }
 
 /// Something that happened to a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Report<'r> {
-    /// It is open, by a proxy that was let in.
-    Connected(Versions),
-    /// Configuration was sent or acknowledged.
+    /// It is open, by a proxy that was let in. Its newest numbers are to be read from what comes with it.
+    Connected(Versions, Arc<Numbers>),
+    /// Configuration was sent or acknowledged. When only numbers changed, this is told once until they are read.
     Progress(Progress),
     /// The proxy refused configuration.
     Rejected {
@@ -47,14 +47,53 @@ pub struct Progress {
     pub refused: usize,
 }
 
+/// The newest versions of a stream. They change with every change of the mesh, for every proxy, and are looked at every
+/// few minutes: so they are not told but left to be read.
+#[derive(Debug, Default)]
+pub struct Numbers {
+    sent: AtomicU64,
+    acknowledged: AtomicU64,
+    told: AtomicBool,
+}
+
 /// Reports one stream, and at last its end.
 pub(super) struct Reporter {
     shared: Arc<Shared>,
     proxy: ProxyId,
     stream: u64,
     progress: Progress,
-    reported: Progress,
+    noted: Progress,
+    numbers: Arc<Numbers>,
 }
+
+// === impl Numbers ===
+
+impl From<Progress> for Numbers {
+    fn from(progress: Progress) -> Self {
+        let numbers = Self::default();
+        numbers.leave(progress);
+        numbers
+    }
+}
+
+impl Numbers {
+    /// The newest version sent, and the newest of which everything was applied.
+    pub fn read(&self) -> (u64, u64) {
+        // Before the look: what changes after it is told again.
+        self.told.store(false, Ordering::SeqCst);
+        let acknowledged = self.acknowledged.load(Ordering::SeqCst);
+        (self.sent.load(Ordering::SeqCst).max(acknowledged), acknowledged)
+    }
+
+    /// Leaves them to be read. Whether somebody has to be told so.
+    fn leave(&self, progress: Progress) -> bool {
+        self.sent.store(progress.sent, Ordering::SeqCst);
+        self.acknowledged.store(progress.acknowledged, Ordering::SeqCst);
+        !self.told.swap(true, Ordering::SeqCst)
+    }
+}
+
+// === impl Reporter ===
 
 impl Reporter {
     pub(super) fn open(shared: Arc<Shared>, proxy: ProxyId, versions: Versions) -> Self {
@@ -64,9 +103,10 @@ impl Reporter {
             proxy,
             stream,
             progress: Progress::default(),
-            reported: Progress::default(),
+            noted: Progress::default(),
+            numbers: Arc::default(),
         };
-        reporter.report(Report::Connected(versions));
+        reporter.report(Report::Connected(versions, reporter.numbers.clone()));
         reporter
     }
 
@@ -77,12 +117,17 @@ impl Reporter {
     }
 
     pub(super) fn progress(&mut self, stream: &Stream) {
-        self.progress.refused = stream.rejections().count();
+        self.progress.refused = stream.refused();
         if stream.is_settled() && self.progress.refused == 0 {
             self.progress.acknowledged = self.progress.sent;
         }
-        if self.progress != self.reported {
-            self.reported = self.progress;
+        if self.progress == self.noted {
+            return;
+        }
+        let before = std::mem::replace(&mut self.noted, self.progress);
+        let first = before.acknowledged == 0 && self.progress.acknowledged != 0;
+        let matters = first || before.refused != self.progress.refused;
+        if self.numbers.leave(self.progress) || matters {
             self.report(Report::Progress(self.progress));
         }
     }
@@ -106,5 +151,25 @@ impl Reporter {
 impl Drop for Reporter {
     fn drop(&mut self) {
         self.report(Report::Disconnected);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_told_once_until_they_are_read() {
+        let numbers = Numbers::default();
+        let progress = |sent| Progress {
+            sent,
+            acknowledged: sent - 1,
+            refused: 0,
+        };
+        assert!(numbers.leave(progress(1)));
+        assert!(!numbers.leave(progress(2)));
+        assert_eq!(numbers.read(), (2, 1));
+        assert!(numbers.leave(progress(3)));
+        assert_eq!(numbers.read(), (3, 2));
     }
 }

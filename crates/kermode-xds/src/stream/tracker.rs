@@ -106,6 +106,10 @@ impl Tracker {
         self.rejected.values()
     }
 
+    pub(super) fn refused(&self) -> usize {
+        self.rejected.len()
+    }
+
     pub(super) fn is_answered(&self) -> bool {
         self.answered
     }
@@ -128,13 +132,16 @@ impl Tracker {
         if self.followed.is_none() || before == Some(now) {
             return;
         }
+        let mut names = changes
+            .filter(|change| change.key.kind == self.kind)
+            .map(|change| &change.key.name)
+            .peekable();
         let later = view.shared(self.kind).filter(|_| self.followed == before);
         self.followed = later.map(|later| {
-            let changed = changes
-                .filter(|change| change.key.kind == self.kind)
-                .map(|change| &change.key.name);
-            self.client.follow(later, changed.clone());
-            self.names.follow(later, changed);
+            if names.peek().is_some() {
+                self.client.follow(later, names.clone());
+                self.names.follow(later, names);
+            }
             now
         });
     }
@@ -149,6 +156,13 @@ impl Tracker {
             self.names.adopt(shared);
             self.followed = Some(view.shared_sequences().1);
         }
+    }
+
+    /// Whether there is nothing to decide: it waits for an answer, or nothing is left to look at.
+    pub(super) fn has_nothing_to_send(&self) -> bool {
+        !self.heard
+            || self.in_flight.is_some()
+            || (self.pending.is_empty() && self.retries.is_empty() && !self.greet)
     }
 
     /// Notes that something changed.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -12,7 +12,8 @@ use kermode_model::ObjectKey;
 use kermode_xds::departures::{Departures, Standing};
 use kermode_xds::rpc::Rpc;
 use kermode_xds::server::{
-    AdsServer, Authenticator, Metrics, Progress, ProxyId, ProxyIdentity, Report, Settings, StatusSink,
+    AdsServer, Authenticator, Metrics, Numbers, Progress, ProxyId, ProxyIdentity, Report, Settings,
+    StatusSink,
 };
 use kermode_xds::store::{Profile, Store, Visibility};
 use tokio::net::TcpListener;
@@ -44,7 +45,8 @@ pub(crate) struct Seen {
 
 struct Anyone;
 
-struct Sink(Arc<watch::Sender<Seen>>);
+/// With the numbers of the newest stream: they are read at once, so that each change of them is told.
+struct Sink(Arc<watch::Sender<Seen>>, Mutex<Arc<Numbers>>);
 
 fn proxy() -> ObjectKey {
     ObjectKey::new("shop", "web-0")
@@ -91,7 +93,7 @@ impl ControlPlane {
             self.departures.clone(),
             requested.clone(),
         );
-        server.report_to(Sink(self.seen.clone()));
+        server.report_to(Sink(self.seen.clone(), Mutex::default()));
         let task = tokio::spawn(async move {
             let mut requested = requested;
             let stop = requested.wait_for(|requested| *requested).map(drop);
@@ -177,13 +179,16 @@ impl Authenticator for Anyone {
 
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
+        let mut numbers = self.1.lock().expect("nobody panics");
         self.0.send_modify(|seen| match report {
-            Report::Connected(_) => {
+            Report::Connected(_, newest) => {
+                *numbers = newest;
                 seen.connected += 1;
                 seen.progress = Progress::default();
             }
             Report::Disconnected => seen.connected -= 1,
             Report::Progress(progress) => {
+                let _ = numbers.read();
                 seen.refused = progress.refused;
                 seen.progress = progress;
             }

@@ -101,7 +101,7 @@ impl Tracker {
         let name: Arc<str> = known
             .or_else(stored)
             .map_or_else(|| name.into(), |stamp| stamp.name.clone());
-        let has = first && self.client.contains(&*name);
+        let has = first && self.client.contains(&name);
         self.names.insert(name.clone());
         // Asked for again, it is to be sent again: the client may have dropped it meanwhile.
         self.enqueue(name, 0, 0, !has);

@@ -38,7 +38,7 @@ pub(in crate::stream) struct Item {
 impl Tracker {
     /// What to send next, if anything may be sent.
     pub(in crate::stream) fn next(&mut self, view: &View<'_>, gate: &Gate, limit: usize) -> Option<Batch> {
-        if !self.heard || self.in_flight.is_some() {
+        if self.has_nothing_to_send() {
             return None;
         }
         let mut batch = Batch::default();
