@@ -27,9 +27,9 @@ use kermode_runtime::traces::{self, NoExporter, Traces};
 
 use crate::config::{Config, LogFormat, OpenTelemetry};
 
-/// How many steps of tasks come before a look at what has arrived on sockets, while there are any. A change is pushed to
-/// some hundred proxies before the acknowledgements of the first ones are read: those can wait, the last proxy should not.
-const PUSHES_FIRST: u32 = 1024;
+/// How many steps of tasks come before a look at sockets and timers, while tasks are waiting. A change is pushed to some
+/// hundred proxies before the acknowledgements of the first ones are read: those can wait, the last proxy should not.
+const PUSHES_FIRST: u32 = 512;
 /// After how many steps of its own tasks a thread takes one of those that had no room in its queue. They are pushes that
 /// have not begun, where its own are acknowledgements.
 const ALL_PUSHES: u32 = 3;

@@ -16,6 +16,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -39,7 +40,13 @@ const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 const SHARE: usize = 4;
 /// but always as many as this: many proxies may be behind one node's address.
 const SMALLEST_SHARE: usize = 16;
-/// How much of an answer waits in a connection for a client that does not read as fast, in bytes: two frames.
+/// After so long without a word from a peer the kernel asks whether it is still there,
+const QUIET: Duration = Duration::from_secs(20);
+/// asks again in such steps,
+const PROBE: Duration = Duration::from_secs(10);
+/// and gives up when nothing has been answered for so long, be it a question or what was sent.
+const UNANSWERED: Duration = Duration::from_secs(40);
+/// How much of an answer waits in a stream for a client that does not read as fast, in bytes: two frames.
 const SEND_BUFFER: usize = 32 * 1024;
 /// How long open connections may take to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
@@ -262,8 +269,6 @@ fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .keep_alive_interval(Duration::from_secs(20))
-        .keep_alive_timeout(Duration::from_secs(20))
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(1024);
     builder
@@ -281,8 +286,9 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Source
     match listener.accept().await {
         Ok((stream, peer)) => {
             let place = sources.admit(peer.ip())?;
-            // Small gRPC messages must not wait for one another.
-            let _ = stream.set_nodelay(true);
+            if let Err(error) = tune(&stream) {
+                tracing::warn!(%error, "a peer that goes without a word may not be noticed");
+            }
             Some(Accepted {
                 stream,
                 _permit: permit,
@@ -296,6 +302,20 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Source
             None
         }
     }
+}
+
+/// Small gRPC messages must not wait for one another. A peer that is gone without a word is found out by the kernel: asking
+/// each by a ping of HTTP/2 would be most of what thousands of idle connections cost. One that only hangs is kept: it costs
+/// what any other does, and `kuma-dp` asks us for its part.
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    stream.set_nodelay(true)?;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &seconds(QUIET))?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &seconds(PROBE))?;
+    // Linux asks this and not the number of probes when it is set.
+    setsockopt(stream, sockopt::TcpUserTimeout, &(seconds(UNANSWERED) * 1000))?;
+    Ok(())
 }
 
 #[cfg(test)]

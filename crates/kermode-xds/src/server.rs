@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use kermode_model::{MeshName, ObjectKey};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tonic::Status;
 use tonic::body::Body;
 
@@ -88,10 +88,20 @@ pub trait Authenticator: Send + Sync + 'static {
 pub struct Settings {
     /// Bounds of each stream.
     pub limits: Limits,
-    /// How long a stream may take to say who it is, and how long it waits for its Dataplane.
+    /// How long it may take to learn who opens a stream, and how long that one waits for its Dataplane.
     pub first_request: Duration,
     /// How many streams a proxy may have; one more ends the oldest.
     pub streams: usize,
+    /// How many streams all proxies together may have here.
+    pub total_streams: usize,
+    /// How many streams may be getting their first configuration at once; others wait, before anything of them is read. That
+    /// takes a hundred times the memory of a stream that has it, and a proxy is not served sooner for being one of more.
+    pub starting: usize,
+    /// How long a stream counts as one of those at most: a slow one is not to keep others waiting. Its first request has to
+    /// come within that time.
+    pub start: Duration,
+    /// How long a stream waits for its turn: less than the 30 s after which `kuma-dp` gives up and tries again.
+    pub turn: Duration,
     /// Over how long streams are ended at shutdown, so that not all proxies reconnect at once.
     pub handover: Duration,
 }
@@ -102,6 +112,10 @@ impl Default for Settings {
             limits: Limits::default(),
             first_request: Duration::from_secs(10),
             streams: 4,
+            total_streams: 20_000,
+            starting: 64,
+            start: Duration::from_secs(5),
+            turn: Duration::from_secs(25),
             handover: Duration::from_secs(3),
         }
     }
@@ -124,6 +138,7 @@ struct Shared {
     /// Tells streams of one proxy apart.
     streams: AtomicU64,
     open: Streams,
+    starting: Arc<Semaphore>,
 }
 
 // === impl AdsServer ===
@@ -149,7 +164,8 @@ impl AdsServer {
                 shutdown,
                 status: OnceLock::new(),
                 streams: AtomicU64::default(),
-                open: Streams::new(settings.streams),
+                open: Streams::new(settings.streams, settings.total_streams),
+                starting: Arc::new(Semaphore::new(settings.starting.max(1))),
             }),
         }
     }

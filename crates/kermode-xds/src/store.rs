@@ -89,7 +89,11 @@ pub struct Store {
 
 /// The scopes of one sort. One that streams wait for is there before anything was published into it.
 #[derive(Debug)]
-struct Cells<K>(RwLock<HashMap<K, Arc<Cell>>>);
+struct Cells<K> {
+    cells: RwLock<HashMap<K, Arc<Cell>>>,
+    /// Makes an empty one.
+    empty: fn() -> Scope,
+}
 
 #[derive(Debug)]
 struct Cell {
@@ -109,8 +113,8 @@ impl Store {
     /// An empty store whose scopes remember that many changes.
     pub fn with_log_capacity(log_capacity: usize) -> Self {
         Self {
-            meshes: Cells(RwLock::default()),
-            proxies: Cells(RwLock::default()),
+            meshes: Cells::of(Scope::shared),
+            proxies: Cells::of(Scope::default),
             demand: Demand::default(),
             sequence: AtomicU64::new(0),
             log_capacity,
@@ -255,8 +259,15 @@ fn stale(scope: &Scope, wanted: &HashSet<Slot>) -> Vec<Slot> {
 // === impl Cells ===
 
 impl<K: Clone + Eq + Hash> Cells<K> {
+    fn of(empty: fn() -> Scope) -> Self {
+        Self {
+            cells: RwLock::default(),
+            empty,
+        }
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, HashMap<K, Arc<Cell>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.cells.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get(&self, key: &K) -> Option<Arc<Cell>> {
@@ -267,16 +278,16 @@ impl<K: Clone + Eq + Hash> Cells<K> {
         if let Some(cell) = self.get(key) {
             return cell;
         }
-        let mut cells = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
         cells
             .entry(key.clone())
-            .or_insert_with(|| Arc::new(Cell::new()))
+            .or_insert_with(|| Arc::new(Cell::new((self.empty)())))
             .clone()
     }
 
     /// Drops an unpublished scope that nobody but the map and `holders` less one others refers to.
     fn release(&self, key: &K, holders: usize) {
-        let mut cells = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
         let unused = cells
             .get(key)
             .is_some_and(|cell| Arc::strong_count(cell) <= holders && cell.read().profile().is_none());
@@ -289,9 +300,9 @@ impl<K: Clone + Eq + Hash> Cells<K> {
 // === impl Cell ===
 
 impl Cell {
-    fn new() -> Self {
+    fn new(scope: Scope) -> Self {
         Self {
-            scope: RwLock::default(),
+            scope: RwLock::new(scope),
             changed: watch::Sender::new(0),
         }
     }

@@ -204,6 +204,11 @@ impl Stream {
         self.trackers.iter().all(Tracker::is_settled)
     }
 
+    /// Whether the client has its first configuration: of what an Envoy asks for, listeners come last.
+    pub fn is_started(&self) -> bool {
+        self.trackers[ResourceKind::Listener as usize].is_answered() && self.is_settled()
+    }
+
     /// Up to which point of the store's sequence the client has applied every change of endpoints; none while it has not
     /// said what it has, and while it refuses any.
     pub fn confirmed(&self, view: &View<'_>) -> Option<u64> {

@@ -1,11 +1,13 @@
 //! One stream, from the first request to its end.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kermode_envoy::ResourceKind;
 use prost::Message;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Sleep;
 use tonic::{Code, Status};
 
 use super::messages::Requests;
@@ -30,6 +32,14 @@ struct Introduced {
     proxy: ProxyId,
     first: DeltaDiscoveryRequest,
     subscription: Subscription,
+    starting: Starting,
+}
+
+/// A stream that does not have its whole configuration yet.
+struct Starting {
+    _permit: OwnedSemaphorePermit,
+    /// When it does not count as such any more.
+    end: Pin<Box<Sleep>>,
 }
 
 pub(super) async fn serve(
@@ -46,7 +56,10 @@ pub(super) async fn serve(
         Ok(identity) => identity,
         Err(status) => return refuse(&shared, &responses, status).await,
     };
-    let mut place = shared.open.enter(&identity.key);
+    let mut place = match shared.open.enter(&identity.key) {
+        Ok(place) => place,
+        Err(most) => return refuse(&shared, &responses, full(most)).await,
+    };
     tokio::select! {
         () = serve_authenticated(&shared, identity, requests, responses.clone()) => {}
         () = place.lost() => {
@@ -86,6 +99,7 @@ async fn serve_authenticated(
         proxy,
         first,
         subscription,
+        starting,
     } = match introduced {
         Ok(introduced) => introduced,
         Err(status) => return refuse(shared, &responses, status).await,
@@ -98,6 +112,7 @@ async fn serve_authenticated(
     let connection = Box::new(Connection {
         identity,
         subscription,
+        starting: Some(starting),
         stream: Stream::new(shared.settings.limits),
         metrics: shared.metrics.clone(),
         confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
@@ -110,16 +125,36 @@ async fn serve_authenticated(
     drop(connected);
 }
 
-/// Learns which proxy the stream is for, and whether that is the caller's.
+/// Waits until the caller's Dataplane is known and it is its turn, then learns whether the stream is for that Dataplane.
 async fn introduce(
     shared: &Shared,
     identity: ProxyIdentity,
     requests: &mut Requests,
 ) -> Result<Introduced, Status> {
-    let first = tokio::time::timeout(shared.settings.first_request, requests.message())
+    let mut subscription = shared.store.subscribe(&identity.key);
+    let known = known(shared, &identity, &mut subscription);
+    match tokio::time::timeout(shared.settings.first_request, known).await {
+        Ok(known) => known?,
+        // The reason why it had to wait.
+        Err(_) => shared.authenticator.authorize(&identity)?,
+    }
+    let turn = shared.starting.clone().acquire_owned();
+    let turn = tokio::time::timeout(shared.settings.turn, turn).await;
+    let Ok(Ok(permit)) = turn else {
+        return Err(Status::unavailable(
+            "too many proxies get their first configuration",
+        ));
+    };
+    let starting = Starting {
+        _permit: permit,
+        end: Box::pin(tokio::time::sleep(shared.settings.start)),
+    };
+    let first = tokio::time::timeout(shared.settings.start, requests.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no request came"))??
         .ok_or_else(|| Status::cancelled("no request came"))?;
+    // Its Pod may have gone while it waited, and another one have its name.
+    shared.authenticator.authorize(&identity)?;
     let proxy = named(&first)?;
     if proxy.key != identity.key {
         tracing::warn!(caller = %identity.key, proxy = %proxy.key, "proxy refused: it asks for what is another's");
@@ -128,18 +163,12 @@ async fn introduce(
             identity.key, proxy.key
         )));
     }
-    let mut subscription = shared.store.subscribe(&proxy.key);
-    let known = known(shared, &identity, &mut subscription);
-    match tokio::time::timeout(shared.settings.first_request, known).await {
-        Ok(known) => known?,
-        // The reason why it had to wait.
-        Err(_) => shared.authenticator.authorize(&identity)?,
-    }
     Ok(Introduced {
         identity,
         proxy,
         first,
         subscription,
+        starting,
     })
 }
 
@@ -170,6 +199,12 @@ async fn known(
             decided => return decided,
         }
     }
+}
+
+fn full(most: usize) -> Status {
+    Status::resource_exhausted(format!(
+        "this replica has {most} streams, which is all that it may have: run more replicas"
+    ))
 }
 
 fn shutting_down() -> Status {
@@ -212,9 +247,10 @@ struct Connection {
     proxy: ProxyId,
     subscription: Subscription,
     stream: Stream,
+    starting: Option<Starting>,
     responses: Responses,
     metrics: Metrics,
-    /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one a kind.
+    /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one of each kind that we serve.
     sent: Vec<(String, Instant)>,
     reporter: Reporter,
     confirmations: Confirmations,
@@ -255,10 +291,17 @@ impl Connection {
                     // Its Pod has gone, or another one has its name now.
                     Err(status) => return End::Status(status),
                 },
+                () = ended(&mut self.starting) => {
+                    self.starting = None;
+                    continue;
+                }
                 () = &mut handover => return End::Status(shutting_down()),
             };
             if let Err(end) = step {
                 return end;
+            }
+            if self.starting.is_some() && self.stream.is_started() {
+                self.starting = None;
             }
         }
     }
@@ -313,7 +356,9 @@ impl Connection {
             metrics.responses.inc();
             metrics.response_bytes.inc_by(reply.response.encoded_len() as u64);
             self.reporter.sent(&reply.response);
-            self.sent.push((reply.response.nonce.clone(), Instant::now()));
+            if reply.kind.is_some() {
+                self.sent.push((reply.response.nonce.clone(), Instant::now()));
+            }
             self.responses
                 .send(Ok(reply.response))
                 .await
@@ -335,6 +380,14 @@ impl Connection {
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
             self.reporter.rejected(*kind, &names, message);
         }
+    }
+}
+
+/// Completes when a stream has been starting for too long, else never.
+async fn ended(starting: &mut Option<Starting>) {
+    match starting {
+        Some(starting) => starting.end.as_mut().await,
+        None => std::future::pending().await,
     }
 }
 

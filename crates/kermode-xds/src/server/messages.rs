@@ -22,7 +22,7 @@ use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
 const HEAD: usize = 5;
-/// How much of a response goes out at once: what fits into a frame of HTTP/2, and into a record of TLS.
+/// How much of a response goes out at once: what fits into a frame of HTTP/2.
 const PIECE: usize = 16 * 1024;
 /// What comes before a resource in a response: the tag of its field, which is number 2 and has a length, and the length.
 const RESOURCE: u8 = 2 << 3 | 2;

@@ -82,7 +82,7 @@ impl Numbers {
         // Before the look: what changes after it is told again.
         self.told.store(false, Ordering::SeqCst);
         let acknowledged = self.acknowledged.load(Ordering::SeqCst);
-        (self.sent.load(Ordering::SeqCst).max(acknowledged), acknowledged)
+        (self.sent.load(Ordering::SeqCst), acknowledged)
     }
 
     /// Leaves them to be read. Whether somebody has to be told so.

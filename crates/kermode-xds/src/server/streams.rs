@@ -1,4 +1,4 @@
-//! The open streams of each proxy, counted from the moment that it is known who opens them.
+//! The open streams of each proxy and of all, counted from the moment that it is known who opens them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,14 +8,21 @@ use tokio::sync::oneshot;
 
 /// The streams of all proxies. Proxies without any are not kept.
 pub(super) struct Streams {
-    limit: usize,
+    each: usize,
+    total: usize,
     open: Arc<Mutex<Open>>,
 }
 
-/// Oldest first; whoever has the other end is told by dropping this one.
-type Open = HashMap<ObjectKey, VecDeque<oneshot::Sender<()>>>;
+#[derive(Debug, Default)]
+struct Open {
+    /// Oldest first; whoever has the other end is told by dropping this one.
+    streams: HashMap<ObjectKey, VecDeque<oneshot::Sender<()>>>,
+    /// How many have a place, those included that are about to lose it.
+    places: usize,
+}
 
 /// The place of one stream; free again when dropped.
+#[derive(Debug)]
 pub(super) struct Place {
     key: ObjectKey,
     open: Arc<Mutex<Open>>,
@@ -23,27 +30,38 @@ pub(super) struct Place {
 }
 
 impl Streams {
-    pub(super) fn new(limit: usize) -> Self {
+    /// So many of each proxy, and of all together.
+    pub(super) fn new(each: usize, total: usize) -> Self {
         Self {
-            limit: limit.max(1),
+            each: each.max(1),
+            total: total.max(1),
             open: Arc::default(),
         }
     }
 
-    /// Takes a place, the oldest stream's if there is none left: that one may be of a connection that broke unnoticed.
-    pub(super) fn enter(&self, key: &ObjectKey) -> Place {
+    /// Takes a place, the proxy's oldest stream's if there is none left for it: that one may be of a connection that
+    /// broke unnoticed.
+    ///
+    /// # Errors
+    /// When all proxies together have no place left and this one has none to give up, with how many they have.
+    pub(super) fn enter(&self, key: &ObjectKey) -> Result<Place, usize> {
         let (sender, lost) = oneshot::channel();
         let mut open = lock(&self.open);
-        let streams = open.entry(key.clone()).or_default();
-        streams.push_back(sender);
-        if streams.len() > self.limit {
+        let full = open.places >= self.total;
+        if full && !open.streams.contains_key(key) {
+            return Err(self.total);
+        }
+        open.places += 1;
+        let streams = open.streams.entry(key.clone()).or_default();
+        if full || streams.len() >= self.each {
             streams.pop_front();
         }
-        Place {
+        streams.push_back(sender);
+        Ok(Place {
             key: key.clone(),
             open: self.open.clone(),
             lost,
-        }
+        })
     }
 }
 
@@ -59,10 +77,11 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.lost.close();
         let mut open = lock(&self.open);
-        if let Some(streams) = open.get_mut(&self.key) {
+        open.places -= 1;
+        if let Some(streams) = open.streams.get_mut(&self.key) {
             streams.retain(|sender| !sender.is_closed());
             if streams.is_empty() {
-                open.remove(&self.key);
+                open.streams.remove(&self.key);
             }
         }
     }
@@ -78,20 +97,37 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_stream_makes_room_and_nothing_is_kept_of_the_gone() {
-        let streams = Streams::new(2);
+        let streams = Streams::new(2, 100);
         let key = ObjectKey::new("shop", "web-0");
-        let mut first = streams.enter(&key);
-        let second = streams.enter(&key);
-        let _other = streams.enter(&ObjectKey::new("shop", "web-1"));
+        let enter = |key: &ObjectKey| streams.enter(key).expect("there is room");
+        let mut first = enter(&key);
+        let second = enter(&key);
+        let _other = enter(&ObjectKey::new("shop", "web-1"));
         assert!(futures::poll!(std::pin::pin!(first.lost())).is_pending());
         drop(second);
-        let mut third = streams.enter(&key);
+        let mut third = enter(&key);
         assert!(futures::poll!(std::pin::pin!(first.lost())).is_pending());
-        let fourth = streams.enter(&key);
+        let fourth = enter(&key);
         first.lost().await;
         drop(first);
         assert!(futures::poll!(std::pin::pin!(third.lost())).is_pending());
         drop((third, fourth));
-        assert_eq!(lock(&streams.open).len(), 1);
+        assert_eq!(lock(&streams.open).streams.len(), 1);
+        assert_eq!(lock(&streams.open).places, 1);
+    }
+
+    #[test]
+    fn all_together_have_so_many_and_get_one_back_with_each_end() {
+        let streams = Streams::new(2, 3);
+        let key = |number: usize| ObjectKey::new("shop", number.to_string());
+        let mut places: Vec<_> = (0..3)
+            .map(|number| streams.enter(&key(number)).expect("there is room"))
+            .collect();
+        assert_eq!(streams.enter(&key(3)).err(), Some(3));
+        let again = streams.enter(&key(2)).expect("the place of its older stream");
+        assert_eq!(lock(&streams.open).streams[&key(2)].len(), 1);
+        drop(again);
+        places.pop();
+        assert!(streams.enter(&key(3)).is_ok());
     }
 }

@@ -297,3 +297,109 @@ fn a_node_id_names_mesh_and_dataplane() {
         assert_eq!(ProxyId::from_node_id(wrong), None, "{wrong:?}");
     }
 }
+
+#[tokio::test]
+async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all_it_asks_for() {
+    let world = World::with(Settings {
+        starting: 1,
+        start: PATIENCE,
+        ..Settings::default()
+    });
+    let (first, requests) = mpsc::channel(4);
+    let mut answers = world.open("web", ReceiverStream::new(requests)).await;
+    first.send(subscription("default.web.shop")).await.expect("open");
+    let clusters = answer(&mut answers).await.expect("clusters");
+
+    let read = Arc::new(AtomicBool::new(false));
+    let witness = read.clone();
+    let requests = futures::stream::once(async move {
+        witness.store(true, Ordering::Relaxed);
+        subscription("default.web.shop")
+    });
+    let mut others = world
+        .open("web", requests.chain(futures::stream::pending()))
+        .await;
+    // All that can run on this one thread has run then.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!read.load(Ordering::Relaxed), "it has to wait");
+
+    for (kind, nonce) in [
+        (ResourceKind::Cluster, clusters.nonce.clone()),
+        (ResourceKind::Listener, String::new()),
+    ] {
+        let request = DeltaDiscoveryRequest {
+            type_url: kind.type_url().to_owned(),
+            response_nonce: nonce,
+            ..DeltaDiscoveryRequest::default()
+        };
+        first.send(request).await.expect("open");
+    }
+    let listeners = answer(&mut answers).await.expect("listeners");
+    let request = DeltaDiscoveryRequest {
+        type_url: listeners.type_url,
+        response_nonce: listeners.nonce,
+        ..DeltaDiscoveryRequest::default()
+    };
+    first.send(request).await.expect("open");
+    answer(&mut others).await.expect("its turn");
+}
+
+#[tokio::test]
+async fn a_stream_that_never_has_all_it_asks_for_keeps_others_waiting_for_a_while_only() {
+    let world = World::with(Settings {
+        starting: 1,
+        start: Duration::from_millis(1),
+        ..Settings::default()
+    });
+    let mut first = world.subscribe().await;
+    answer(&mut first).await.expect("clusters");
+    let mut second = world.subscribe().await;
+    answer(&mut second).await.expect("its turn");
+}
+
+#[tokio::test]
+async fn a_proxy_whose_pod_goes_while_it_waits_for_its_turn_is_not_served() {
+    let world = World::with(Settings {
+        starting: 1,
+        start: PATIENCE,
+        ..Settings::default()
+    });
+    let (first, requests) = mpsc::channel(1);
+    let mut answers = world.open("web", ReceiverStream::new(requests)).await;
+    first.send(subscription("default.web.shop")).await.expect("open");
+    answer(&mut answers).await.expect("clusters");
+    let mut second = world.subscribe().await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    world.gate.known.store(false, Ordering::Relaxed);
+    drop(first);
+    assert_eq!(answer(&mut second).await, Err(Code::NotFound));
+}
+
+#[tokio::test]
+async fn a_proxy_that_waits_too_long_for_its_turn_is_told_to_come_again() {
+    let world = World::with(Settings {
+        starting: 1,
+        start: PATIENCE,
+        turn: Duration::from_millis(1),
+        ..Settings::default()
+    });
+    let mut first = world.subscribe().await;
+    answer(&mut first).await.expect("clusters");
+    let mut second = world.subscribe().await;
+    assert_eq!(answer(&mut second).await, Err(Code::Unavailable));
+}
+
+#[tokio::test]
+async fn a_proxy_for_which_there_is_no_room_is_told_what_would_help() {
+    let world = World::with(Settings {
+        total_streams: 1,
+        ..Settings::default()
+    });
+    let _elsewhere = world.server.shared.open.enter(&ObjectKey::new("shop", "api"));
+    let mut answers = world.subscribe().await;
+    assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));
+}

@@ -48,8 +48,8 @@ pub(super) struct Scope {
     /// By kind and name. Services that share a pod's port have listeners of one name: all are kept, first service
     /// first, and a view takes the first that it shows.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// The stamps of the first of each name.
-    stamps: [Stamps; ResourceKind::ALL.len()],
+    /// The stamps of the first of each name, where many streams see the scope.
+    stamps: Option<[Stamps; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     of_no_service: BTreeSet<Key>,
     profile: Option<Profile>,
@@ -108,6 +108,14 @@ impl Entry {
 // === impl Scope ===
 
 impl Scope {
+    /// An empty one that many streams will see.
+    pub(super) fn shared() -> Self {
+        Self {
+            stamps: Some(ResourceKind::ALL.map(|_| Stamps::new_sync())),
+            ..Self::default()
+        }
+    }
+
     /// The resources of a name, in the order in which they are preferred.
     pub(super) fn get(&self, kind: ResourceKind, name: &str) -> &[Arc<Entry>] {
         self.entries[kind as usize]
@@ -121,9 +129,9 @@ impl Scope {
         self.entries[kind as usize].values().map(Vec::as_slice)
     }
 
-    /// The stamps of a kind as they are now, the first of each name.
-    pub(super) fn stamps(&self, kind: ResourceKind) -> &Stamps {
-        &self.stamps[kind as usize]
+    /// The stamps of a kind as they are now, the first of each name; none when it is not shared.
+    pub(super) fn stamps(&self, kind: ResourceKind) -> Option<&Stamps> {
+        self.stamps.as_ref().map(|stamps| &stamps[kind as usize])
     }
 
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
@@ -252,7 +260,8 @@ impl Scope {
     fn stamp(&mut self, key: &Key) {
         let first = self.get(key.kind, &key.name).first();
         let stamp = first.map(|entry| entry.stamp.clone());
-        let stamps = &mut self.stamps[key.kind as usize];
+        let Some(stamps) = &mut self.stamps else { return };
+        let stamps = &mut stamps[key.kind as usize];
         match stamp {
             Some(stamp) => stamps.insert_mut(stamp.name.clone(), stamp),
             None => {

@@ -70,7 +70,7 @@ impl<'a> View<'a> {
     /// What all proxies of the mesh share of a kind, whether this one sees it or not; none when it does not see most of it.
     pub fn shared(&self, kind: ResourceKind) -> Option<&'a Stamps> {
         match self.profile.visibility {
-            Visibility::All => Some(self.shared.stamps(kind)),
+            Visibility::All => self.shared.stamps(kind),
             Visibility::Only(_) => None,
         }
     }

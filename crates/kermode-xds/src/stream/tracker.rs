@@ -34,8 +34,6 @@ pub(super) struct Tracker {
     names: Overlay<Arc<str>>,
     /// What the client has, or will have when it accepts what is in flight.
     client: Overlay<Arc<Stamp>>,
-    /// Up to which change of what the mesh shares the two overlays have followed it; none while they do not.
-    followed: Option<u64>,
     rejected: HashMap<Arc<str>, Rejection>,
     /// Names to look at. Whether there is anything to send is decided when it is their turn.
     pending: BTreeMap<Arc<str>, Pending>,
@@ -90,7 +88,6 @@ impl Tracker {
             wildcard: false,
             names: Overlay::new(),
             client: Overlay::new(),
-            followed: None,
             rejected: HashMap::new(),
             pending: BTreeMap::new(),
             compare_all: None,
@@ -128,37 +125,24 @@ impl Tracker {
 
     /// Keeps memory down, as far as that costs little: what the mesh shares was read on, with these changes.
     pub(super) fn follow<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
-        let (before, now) = view.shared_sequences();
-        if self.followed.is_none() || before == Some(now) {
-            return;
-        }
-        let mut names = changes
+        let (later, sequences) = (view.shared(self.kind), view.shared_sequences());
+        let names = changes
             .filter(|change| change.key.kind == self.kind)
-            .map(|change| &change.key.name)
-            .peekable();
-        let later = view.shared(self.kind).filter(|_| self.followed == before);
-        self.followed = later.map(|later| {
-            if names.peek().is_some() {
-                self.client.follow(later, names.clone());
-                self.names.follow(later, names);
-            }
-            now
-        });
+            .map(|change| &change.key.name);
+        self.client.follow(later, sequences, names.clone());
+        self.names.follow(later, sequences, names);
     }
 
     /// Keeps memory down for good, once the client has what it is to have.
     pub(super) fn settle(&mut self, view: &View<'_>) {
-        if self.followed.is_some() || !(self.client.is_far() || self.names.is_far()) || !self.is_settled() {
-            return;
-        }
-        if let Some(shared) = view.shared(self.kind) {
-            self.client.adopt(shared);
-            self.names.adopt(shared);
-            self.followed = Some(view.shared_sequences().1);
+        if self.is_settled() {
+            let (shared, (_, now)) = (view.shared(self.kind), view.shared_sequences());
+            self.client.settle(shared, now);
+            self.names.settle(shared, now);
         }
     }
 
-    /// Whether there is nothing to decide: it waits for an answer, or nothing is left to look at.
+    /// Whether there is nothing to decide: nobody asked, an answer is awaited, or nothing is left to look at.
     pub(super) fn has_nothing_to_send(&self) -> bool {
         !self.heard
             || self.in_flight.is_some()
@@ -185,7 +169,8 @@ impl Tracker {
 
     /// Notes that nothing is known of what changed, nor since when.
     pub(super) fn compare_everything(&mut self) {
-        self.followed = None;
+        self.client.lose_track();
+        self.names.lose_track();
         self.compare_all(0);
     }
 

@@ -132,7 +132,6 @@ impl Tracker {
     /// Forgets what the client had by the wildcard alone.
     fn keep_named(&mut self) {
         self.client.retain(|name| self.names.contains(name));
-        self.followed = None;
     }
 
     /// The store's own stamp where it is the same, so that it is not kept twice.

@@ -18,16 +18,19 @@ pub(super) trait Remembered: Clone + PartialEq {
     fn of(shared: &Arc<Stamp>) -> &Self;
 }
 
-/// Remembered values by name. Equal to any other with the same values, whatever moments they are kept against.
+/// Remembered values by name.
 #[derive(Debug)]
 pub(super) struct Overlay<V> {
     shared: Stamps,
+    /// Up to which change of what is shared that moment has been kept up; none when it has not.
+    followed: Option<u64>,
     /// None for a name that is shared and not remembered.
     differs: HashMap<Arc<str>, Option<V>>,
     len: usize,
 }
 
-/// So few differences are not worth looking for a better moment. Tests have few names.
+/// So few differences are not worth looking for a better moment, nor is so much room worth giving back. Tests have few
+/// names.
 const FEW: usize = if cfg!(test) { 1 } else { 16 };
 
 // === impl Remembered ===
@@ -58,6 +61,7 @@ impl<V: Remembered> Overlay<V> {
     pub(super) fn new() -> Self {
         Self {
             shared: Stamps::new_sync(),
+            followed: None,
             differs: HashMap::new(),
             len: 0,
         }
@@ -111,22 +115,40 @@ impl<V: Remembered> Overlay<V> {
             .collect();
         *self = Self {
             shared: Stamps::new_sync(),
+            followed: None,
             len: differs.len(),
             differs,
         };
     }
 
-    /// Keeps the same values against a later moment, which differs from the one before in nothing but those names. A name
-    /// may come several times.
-    pub(super) fn follow<'a>(&mut self, later: &Stamps, changed: impl Iterator<Item = &'a Arc<str>> + Clone) {
-        for name in changed.clone() {
-            if !self.differs.contains_key(name) {
-                let value = self.shared.get(name).map(V::of).cloned();
-                self.differs.insert(name.clone(), value);
+    /// Keeps the same values against a later moment, `now`, if it follows what is shared, and has done so up to `before`.
+    /// Between the two nothing has changed but those names; one may come several times.
+    pub(super) fn follow<'a>(
+        &mut self,
+        later: Option<&Stamps>,
+        (before, now): (Option<u64>, u64),
+        changed: impl Iterator<Item = &'a Arc<str>> + Clone,
+    ) {
+        if self.followed.is_none() {
+            return;
+        }
+        let Some(later) = later.filter(|_| self.followed == before) else {
+            self.followed = None;
+            return;
+        };
+        self.followed = Some(now);
+        let mut names = changed.peekable();
+        if names.peek().is_none() {
+            return;
+        }
+        for name in names.clone() {
+            let then = self.shared.get(name).map(V::of);
+            if then != later.get(name).map(V::of) && !self.differs.contains_key(name) {
+                self.differs.insert(name.clone(), then.cloned());
             }
         }
         self.shared = later.clone();
-        for name in changed {
+        for name in names {
             let same = self
                 .differs
                 .get(name)
@@ -137,8 +159,35 @@ impl<V: Remembered> Overlay<V> {
         }
     }
 
-    /// Keeps the same values against any other moment.
-    pub(super) fn adopt(&mut self, other: &Stamps) {
+    /// What is shared was not read on from where it was.
+    pub(super) fn lose_track(&mut self) {
+        self.followed = None;
+    }
+
+    /// Keeps the same values against this moment if that may take less, and gives back room that is not needed. For one
+    /// that does not change much in the near future.
+    pub(super) fn settle(&mut self, shared: Option<&Stamps>, now: u64) {
+        if self.followed.is_none() && self.differs.len() > FEW {
+            match shared {
+                // Otherwise what it does not have of it would be more.
+                Some(shared) if shared.size() < self.len + self.differs.len() => {
+                    self.differs = self.difference_from(shared);
+                    self.shared = shared.clone();
+                    self.followed = Some(now);
+                }
+                None if !self.shared.is_empty() => {
+                    self.differs = self.difference_from(&Stamps::new_sync());
+                    self.shared = Stamps::new_sync();
+                }
+                _ => {}
+            }
+        }
+        if self.differs.capacity() > 2 * self.differs.len().max(FEW) {
+            self.differs.shrink_to_fit();
+        }
+    }
+
+    fn difference_from(&self, other: &Stamps) -> HashMap<Arc<str>, Option<V>> {
         let mut differs = HashMap::new();
         for (name, stamp) in other {
             let value = self.get(name);
@@ -148,14 +197,7 @@ impl<V: Remembered> Overlay<V> {
         }
         let alone = self.iter().filter(|value| !other.contains_key(value.name()));
         differs.extend(alone.map(|value| (value.name().clone(), Some(value.clone()))));
-        differs.shrink_to_fit();
-        self.shared = other.clone();
-        self.differs = differs;
-    }
-
-    /// Whether it may take much less memory against another moment.
-    pub(super) fn is_far(&self) -> bool {
-        self.differs.len() > FEW
+        differs
     }
 
     fn set(&mut self, name: Arc<str>, value: Option<V>) {
@@ -187,10 +229,12 @@ mod tests {
         Insert(u8, u8),
         Remove(u8),
         Keep(u8),
-        /// What is shared changes, and is followed.
+        /// What is shared changes, and is read on.
         Follow(Vec<(u8, Option<u8>)>),
-        /// What is shared changes unseen, and is adopted.
-        Adopt(Vec<(u8, Option<u8>)>),
+        /// What is shared changes, and nobody knows how.
+        Lose(Vec<(u8, Option<u8>)>),
+        /// Whether what is shared can be seen.
+        Settle(bool),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -200,7 +244,8 @@ mod tests {
             (0..6u8).prop_map(Step::Remove),
             (0..6u8).prop_map(Step::Keep),
             changes.clone().prop_map(Step::Follow),
-            changes.prop_map(Step::Adopt),
+            changes.prop_map(Step::Lose),
+            any::<bool>().prop_map(Step::Settle),
         ]
     }
 
@@ -224,8 +269,7 @@ mod tests {
             let mut shared = Stamps::new_sync();
             let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
             let mut model: BTreeMap<Arc<str>, Arc<Stamp>> = BTreeMap::new();
-            // Only a moment that was followed from can be followed further.
-            let mut in_step = true;
+            let mut sequence = 0;
             for step in steps {
                 match step {
                     Step::Insert(name, version) => {
@@ -240,19 +284,19 @@ mod tests {
                         let name = stamp(name, 0).name.clone();
                         overlay.retain(|other| *other != name);
                         model.remove(&name);
-                        in_step = false;
                     }
                     Step::Follow(changes) => {
                         let changed = change(&mut shared, &changes);
-                        if in_step {
-                            overlay.follow(&shared, changed.iter());
-                        }
+                        let before = sequence;
+                        sequence += 1;
+                        overlay.follow(Some(&shared), (Some(before), sequence), changed.iter());
                     }
-                    Step::Adopt(changes) => {
+                    Step::Lose(changes) => {
                         change(&mut shared, &changes);
-                        overlay.adopt(&shared);
-                        in_step = true;
+                        sequence += 1;
+                        overlay.lose_track();
                     }
+                    Step::Settle(seen) => overlay.settle(seen.then_some(&shared), sequence),
                 }
                 let mut all: Vec<_> = overlay.iter().cloned().collect();
                 all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -266,37 +310,73 @@ mod tests {
         }
     }
 
+    /// A hundred names that are shared.
+    fn hundred() -> Stamps {
+        (0..100)
+            .map(|name| stamp(name, 0))
+            .map(|stamp| (stamp.name.clone(), stamp))
+            .collect()
+    }
+
+    /// One that has all of them, and is settled.
+    fn settled(shared: &Stamps) -> Overlay<Arc<Stamp>> {
+        let mut overlay = Overlay::new();
+        for stamp in shared.values() {
+            overlay.insert(stamp.clone());
+        }
+        overlay.settle(Some(shared), 1);
+        overlay
+    }
+
     #[test]
     fn a_name_that_changed_twice_is_followed_once() {
-        let mut shared = Stamps::new_sync();
-        let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
-        shared.insert_mut(stamp(1, 0).name.clone(), stamp(1, 0));
-        overlay.adopt(&shared);
+        let mut shared = hundred();
+        let mut overlay = settled(&shared);
         overlay.insert(stamp(1, 1));
         shared.insert_mut(stamp(1, 1).name.clone(), stamp(1, 1));
         let name = stamp(1, 1).name.clone();
-        overlay.follow(&shared, [name.clone(), name.clone()].iter());
+        overlay.follow(Some(&shared), (Some(1), 3), [name.clone(), name.clone()].iter());
         assert_eq!(overlay.get(&name), Some(&stamp(1, 1)));
     }
 
     #[test]
     fn who_has_what_all_have_remembers_next_to_nothing() {
-        let mut shared = Stamps::new_sync();
-        let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
-        for name in 0..100 {
-            let stamp = stamp(name, 0);
-            shared.insert_mut(stamp.name.clone(), stamp.clone());
-            overlay.insert(stamp);
-        }
-        assert!(overlay.is_far());
+        let mut shared = hundred();
+        let mut overlay = settled(&shared);
         overlay.insert(stamp(100, 0));
-        overlay.adopt(&shared);
         assert_eq!(overlay.differs.len(), 1);
         let later = stamp(7, 1);
         shared.insert_mut(later.name.clone(), later.clone());
-        overlay.follow(&shared, [later.name.clone()].iter());
+        overlay.follow(Some(&shared), (Some(1), 2), [later.name.clone()].iter());
         assert_eq!(overlay.differs.len(), 2, "it has the old one still");
         overlay.insert(later);
         assert_eq!(overlay.differs.len(), 1);
+    }
+
+    #[test]
+    fn who_has_little_of_what_all_have_remembers_that_little() {
+        let shared = hundred();
+        let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
+        overlay.settle(Some(&shared), 1);
+        assert_eq!(overlay.differs.capacity(), 0);
+        for name in 0..20 {
+            overlay.insert(stamp(name, 0));
+        }
+        overlay.settle(Some(&shared), 1);
+        assert_eq!(overlay.differs.len(), 20);
+    }
+
+    #[test]
+    fn who_does_not_see_any_more_what_all_have_remembers_none_of_it() {
+        let shared = hundred();
+        let mut overlay = settled(&shared);
+        for name in 1..100 {
+            overlay.remove(&stamp(name, 0).name);
+        }
+        overlay.lose_track();
+        overlay.settle(None, 2);
+        assert_eq!(overlay.differs.len(), 1);
+        assert!(overlay.shared.is_empty());
+        assert!(overlay.differs.capacity() < 50, "the room is given back");
     }
 }

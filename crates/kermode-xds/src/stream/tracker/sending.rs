@@ -36,11 +36,8 @@ pub(in crate::stream) struct Item {
 // === impl Tracker ===
 
 impl Tracker {
-    /// What to send next, if anything may be sent.
+    /// What to send next, if anything may be sent. For one that has something to send.
     pub(in crate::stream) fn next(&mut self, view: &View<'_>, gate: &Gate, limit: usize) -> Option<Batch> {
-        if self.has_nothing_to_send() {
-            return None;
-        }
         let mut batch = Batch::default();
         while let Some(part) = self.retries.pop_front() {
             self.fill_retry(&mut batch, part, view, gate);
