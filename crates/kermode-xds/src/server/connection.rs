@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kermode_envoy::ResourceKind;
+use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Sleep;
@@ -105,7 +106,7 @@ async fn serve_authenticated(
         Err(status) => return refuse(shared, &responses, status).await,
     };
     tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
-    let connected = Connected::new(&shared.metrics);
+    let connected = Counted::by(&shared.metrics.connected);
     let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
     let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
     // In a box: a task would hold it twice, once for each state that it is handed over in.
@@ -138,8 +139,10 @@ async fn introduce(
         // The reason why it had to wait.
         Err(_) => shared.authenticator.authorize(&identity)?,
     }
+    let waiting = Counted::by(&shared.metrics.waiting);
     let turn = shared.starting.clone().acquire_owned();
     let turn = tokio::time::timeout(shared.settings.turn, turn).await;
+    drop(waiting);
     let Ok(Ok(permit)) = turn else {
         return Err(Status::unavailable(
             "too many proxies get their first configuration",
@@ -219,18 +222,18 @@ fn shorten_explanation(request: &mut DeltaDiscoveryRequest) {
 }
 
 /// Counts a stream while it lives.
-struct Connected<'a>(&'a Metrics);
+struct Counted<'a>(&'a Gauge);
 
-impl<'a> Connected<'a> {
-    fn new(metrics: &'a Metrics) -> Self {
-        metrics.connected.inc();
-        Self(metrics)
+impl<'a> Counted<'a> {
+    fn by(gauge: &'a Gauge) -> Self {
+        gauge.inc();
+        Self(gauge)
     }
 }
 
-impl Drop for Connected<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.0.connected.dec();
+        self.0.dec();
     }
 }
 

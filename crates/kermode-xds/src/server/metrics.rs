@@ -15,6 +15,7 @@ use kermode_envoy::ResourceKind;
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(super) connected: Gauge,
+    pub(super) waiting: Gauge,
     pub(super) refused: Counter,
     responses: Family<KindLabels, Counter>,
     response_bytes: Family<KindLabels, Counter>,
@@ -90,6 +91,7 @@ impl Default for Metrics {
             .collect();
         Self {
             connected: Gauge::default(),
+            waiting: Gauge::default(),
             refused: Counter::default(),
             responses,
             response_bytes,
@@ -114,6 +116,9 @@ impl Metrics {
             "Streams of authenticated proxies",
             self.connected.clone(),
         );
+        let help =
+            "Streams of authenticated proxies that wait for their turn to get their first configuration";
+        registry.register("xds_waiting_proxies", help, self.waiting.clone());
         registry.register("xds_responses", "Responses sent, by kind", self.responses.clone());
         let help = "Size of the responses sent, by kind";
         registry.register_with_unit("xds_responses", help, Unit::Bytes, self.response_bytes.clone());

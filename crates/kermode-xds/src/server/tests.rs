@@ -324,6 +324,8 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
         tokio::task::yield_now().await;
     }
     assert!(!read.load(Ordering::Relaxed), "it has to wait");
+    let waiting = &world.server.shared.metrics.waiting;
+    assert_eq!(waiting.get(), 1);
 
     for (kind, nonce) in [
         (ResourceKind::Cluster, clusters.nonce.clone()),
@@ -344,6 +346,7 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
     };
     first.send(request).await.expect("open");
     answer(&mut others).await.expect("its turn");
+    assert_eq!(waiting.get(), 0);
 }
 
 #[tokio::test]
