@@ -100,6 +100,15 @@ impl World {
         world
     }
 
+    /// That gives first configurations to one stream at a time, however long that takes.
+    fn one_at_a_time() -> Self {
+        Self::with(Settings {
+            starting: 1,
+            start: PATIENCE,
+            ..Settings::default()
+        })
+    }
+
     fn publish(&self, version: &str) {
         let profile = Profile {
             mesh: "default".into(),
@@ -138,6 +147,22 @@ impl World {
     async fn subscribe(&self) -> Answers {
         let requests = futures::stream::iter([subscription("default.web.shop")]);
         self.open("web", requests.chain(futures::stream::pending())).await
+    }
+
+    /// The same, of which more requests can be sent; it ends with their sender.
+    async fn begin(&self) -> (mpsc::Sender<DeltaDiscoveryRequest>, Answers) {
+        let (sender, requests) = mpsc::channel(4);
+        let answers = self.open("web", ReceiverStream::new(requests)).await;
+        let first = subscription("default.web.shop");
+        sender.send(first).await.expect("open");
+        (sender, answers)
+    }
+}
+
+/// Lets everything run that can run on the one thread of a test.
+async fn everything_else_runs() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -300,14 +325,8 @@ fn a_node_id_names_mesh_and_dataplane() {
 
 #[tokio::test]
 async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all_it_asks_for() {
-    let world = World::with(Settings {
-        starting: 1,
-        start: PATIENCE,
-        ..Settings::default()
-    });
-    let (first, requests) = mpsc::channel(4);
-    let mut answers = world.open("web", ReceiverStream::new(requests)).await;
-    first.send(subscription("default.web.shop")).await.expect("open");
+    let world = World::one_at_a_time();
+    let (first, mut answers) = world.begin().await;
     let clusters = answer(&mut answers).await.expect("clusters");
 
     let read = Arc::new(AtomicBool::new(false));
@@ -319,10 +338,7 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
     let mut others = world
         .open("web", requests.chain(futures::stream::pending()))
         .await;
-    // All that can run on this one thread has run then.
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    everything_else_runs().await;
     assert!(!read.load(Ordering::Relaxed), "it has to wait");
     let waiting = &world.server.shared.metrics.waiting;
     assert_eq!(waiting.get(), 1);
@@ -364,19 +380,11 @@ async fn a_stream_that_never_has_all_it_asks_for_keeps_others_waiting_for_a_whil
 
 #[tokio::test]
 async fn a_proxy_whose_pod_goes_while_it_waits_for_its_turn_is_not_served() {
-    let world = World::with(Settings {
-        starting: 1,
-        start: PATIENCE,
-        ..Settings::default()
-    });
-    let (first, requests) = mpsc::channel(1);
-    let mut answers = world.open("web", ReceiverStream::new(requests)).await;
-    first.send(subscription("default.web.shop")).await.expect("open");
+    let world = World::one_at_a_time();
+    let (first, mut answers) = world.begin().await;
     answer(&mut answers).await.expect("clusters");
     let mut second = world.subscribe().await;
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    everything_else_runs().await;
     world.gate.known.store(false, Ordering::Relaxed);
     drop(first);
     assert_eq!(answer(&mut second).await, Err(Code::NotFound));
