@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use futures::future::BoxFuture;
 use kermode_runtime::shutdown::Shutdown;
+use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
 use kermode_xds::departures::Departures;
 use kermode_xds::departures::service::DepartureService;
 use kermode_xds::rpc::Rpc;
-use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings};
+use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 use tonic::Status;
 use tonic::service::Routes;
 
@@ -31,30 +33,48 @@ impl Authenticator for Authentication {
     }
 }
 
-/// The routes of the services.
-pub(crate) fn router(
-    store: Arc<Store>,
-    departures: Departures,
-    authentication: Authentication,
-    identity: Identity,
-    statuses: Statuses,
-    registry: &mut Registry,
-    shutdown: &Shutdown,
-) -> Router {
-    let metrics = Metrics::default();
-    metrics.register(registry);
-    let departing = DepartureService::new(departures.clone(), authentication.clone());
-    let ads = AdsServer::new(
-        store,
-        authentication,
-        Settings::default(),
-        metrics,
-        departures,
-        shutdown.watch(),
-    );
-    ads.report_to(statuses);
-    Routes::new(Rpc(ads))
-        .add_service(identity)
-        .add_service(Rpc(departing))
-        .into_axum_router()
+/// What proxies are served, over HTTP/2.
+pub(crate) struct Proxies(Transport<Routes>);
+
+impl Proxies {
+    pub(crate) fn new(
+        store: Arc<Store>,
+        departures: Departures,
+        authentication: Authentication,
+        identity: Identity,
+        statuses: Statuses,
+        registry: &mut Registry,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let departing = DepartureService::new(departures.clone(), authentication.clone());
+        let ads = AdsServer::new(
+            store,
+            authentication,
+            Settings::default(),
+            metrics,
+            departures,
+            shutdown.watch(),
+        );
+        ads.report_to(statuses);
+        let others = Routes::new(identity).add_service(Rpc(departing)).prepare();
+        Self(Transport::new(ads, others))
+    }
+}
+
+impl Protocol for Proxies {
+    fn names(&self) -> Vec<Vec<u8>> {
+        vec![b"h2".to_vec()]
+    }
+
+    fn serve(
+        &self,
+        stream: TlsStream<TcpStream>,
+        signs: Signs,
+    ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
+        let transport = self.0.clone();
+        let closing = signs.shutdown().wait();
+        Box::pin(async move { Ok(transport.serve(stream, move || signs.asked(), closing).await?) })
+    }
 }

@@ -142,7 +142,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let proxies = tls::serve(
         listeners.proxies,
         certificate,
-        plane.proxy_router(&client, &registry, shutdown),
+        plane.proxies(&client, &registry, shutdown),
         MAX_PROXY_CONNECTIONS,
         shutdown.clone(),
     );

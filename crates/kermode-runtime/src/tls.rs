@@ -1,28 +1,23 @@
-//! HTTPS for HTTP/1.1 and HTTP/2 with a certificate that can be replaced while serving.
+//! TLS with a certificate that can be replaced while serving, and inside of it whatever is spoken there: [`Protocol`].
 //!
 //! Whoever reaches the port can open connections, so each has to bring a request soon, and no address gets all of
 //! them: a pod that only connects must not keep the API server out.
 
+mod http;
 mod sources;
 
 use std::future::Future;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use axum::Router;
 use futures::future::BoxFuture;
-use hyper::server::conn::{http1, http2};
-use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -33,9 +28,6 @@ use crate::shutdown::Shutdown;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Neither does one that then sends no complete head of a request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The API server keeps a connection for 90 s without using it, as Go's clients do. Closing earlier would now and then
-/// cross one of its requests, which it does not send again: with that, a webhook that must answer refuses a Pod.
-const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
 /// One address may have this part of all connections,
 const SHARE: usize = 4;
 /// but always as many as this: many proxies may be behind one node's address.
@@ -46,8 +38,6 @@ const QUIET: Duration = Duration::from_secs(20);
 const PROBE: Duration = Duration::from_secs(10);
 /// and gives up when nothing has been answered for so long, be it a question or what was sent.
 const UNANSWERED: Duration = Duration::from_secs(40);
-/// How much of an answer waits in a stream for a client that does not read as fast, in bytes: two frames.
-const SEND_BUFFER: usize = 32 * 1024;
 /// How long open connections may take to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -122,7 +112,42 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// Serves a router over TLS until shutdown. At most `max_connections` are open at once, a quarter of them from one
+/// What is spoken inside of TLS.
+pub trait Protocol: Send + Sync + 'static {
+    /// Its names in the handshake (ALPN), the most wanted first.
+    fn names(&self) -> Vec<Vec<u8>>;
+
+    /// Serves a connection until its end.
+    fn serve(
+        &self,
+        stream: TlsStream<TcpStream>,
+        signs: Signs,
+    ) -> BoxFuture<'static, Result<(), BrokenConnection>>;
+}
+
+/// Why a connection did not end as it should.
+pub type BrokenConnection = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a connection and its server say to each other.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    asked: Arc<Notify>,
+    shutdown: Shutdown,
+}
+
+impl Signs {
+    /// To be called with each request: a connection without any is closed.
+    pub fn asked(&self) {
+        self.asked.notify_one();
+    }
+
+    /// When no more requests are to be accepted.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+}
+
+/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, a quarter of them from one
 /// address; more wait to be accepted, and more from that address are closed.
 ///
 /// # Errors
@@ -130,7 +155,7 @@ impl ResolvesServerCert for Resolver {
 pub async fn serve(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
-    router: Router,
+    protocol: impl Protocol,
     max_connections: usize,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
@@ -138,9 +163,8 @@ pub async fn serve(
         connections: max_connections,
         per_source: (max_connections / SHARE).max(SMALLEST_SHARE),
         first_request: FIRST_REQUEST_TIMEOUT,
-        next_request: NEXT_REQUEST_TIMEOUT,
     };
-    serve_within(bounds, listener, certificate, router, shutdown).await
+    serve_within(bounds, listener, certificate, protocol, shutdown).await
 }
 
 /// What clients may use.
@@ -151,22 +175,22 @@ struct Bounds {
     per_source: usize,
     /// From the handshake to the head of the first request.
     first_request: Duration,
-    /// From an answer to the head of the next request, with HTTP/1.1.
-    next_request: Duration,
 }
 
 async fn serve_within(
     bounds: Bounds,
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
-    router: Router,
+    protocol: impl Protocol,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
-    let acceptor = acceptor(certificate)?;
+    let acceptor = acceptor(certificate, protocol.names())?;
     let permits = Arc::new(Semaphore::new(bounds.connections));
     let sources = Sources::new(bounds.per_source);
-    let graceful = GracefulShutdown::new();
-    let finished = shutdown.wait();
+    let protocol = Arc::new(protocol);
+    // Closed when the last connection has dropped its end.
+    let (open, mut closed) = mpsc::channel::<()>(1);
+    let finished = shutdown.clone().wait();
     tokio::pin!(finished);
     loop {
         let accepted = tokio::select! {
@@ -174,8 +198,13 @@ async fn serve_within(
             accepted = next(&listener, &permits, &sources) => accepted,
         };
         let Some(accepted) = accepted else { continue };
-        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        let (acceptor, protocol, open) = (acceptor.clone(), protocol.clone(), open.clone());
+        let signs = Signs {
+            asked: Arc::default(),
+            shutdown: shutdown.clone(),
+        };
         tokio::spawn(async move {
+            let _open = open;
             let Accepted {
                 stream,
                 _permit,
@@ -187,51 +216,24 @@ async fn serve_within(
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
-            if let Err(error) = serve_connection(tls, router, watcher, bounds).await {
+            let silence = silence(signs.asked.clone(), bounds.first_request);
+            if let Err(error) = unless(silence, protocol.serve(tls, signs)).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
-    drop(listener);
-    if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
+    drop((listener, open));
+    if tokio::time::timeout(GRACE, closed.recv()).await.is_err() {
         tracing::warn!("connections were still open at the end of the grace period");
     }
     Ok(())
 }
 
-/// Serves what the handshake agreed on. Nothing is guessed from what the client sends, since a client that sends
-/// nothing would be waited for.
-async fn serve_connection(
-    tls: TlsStream<TcpStream>,
-    router: Router,
-    watcher: Watcher,
-    bounds: Bounds,
-) -> hyper::Result<()> {
-    let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    let asked = Arc::new(Notify::new());
-    let service = {
-        let (asked, router) = (asked.clone(), TowerToHyperService::new(router));
-        service_fn(move |request| {
-            asked.notify_one();
-            router.call(request)
-        })
-    };
-    let silence = silence(asked, bounds.first_request);
-    let io = TokioIo::new(tls);
-    // In a box: a connection takes kilobytes, and a task would have room for each place that it is moved through.
-    let connection: BoxFuture<'static, hyper::Result<()>> = if is_h2 {
-        Box::pin(watcher.watch(http2().serve_connection(io, service)))
-    } else {
-        Box::pin(watcher.watch(http1(bounds.next_request).serve_connection(io, service)))
-    };
-    unless(silence, connection).await
-}
-
 /// Serves until the connection ends, or drops it when the client stays silent.
 async fn unless(
     silence: impl Future<Output = ()>,
-    connection: impl Future<Output = hyper::Result<()>>,
-) -> hyper::Result<()> {
+    connection: BoxFuture<'static, Result<(), BrokenConnection>>,
+) -> Result<(), BrokenConnection> {
     tokio::select! {
         ended = connection => ended,
         () = silence => {
@@ -248,30 +250,13 @@ async fn silence(asked: Arc<Notify>, patience: Duration) {
     }
 }
 
-fn acceptor(certificate: Arc<ServingCertificate>) -> Result<TlsAcceptor, TlsError> {
+fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Result<TlsAcceptor, TlsError> {
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver(certificate)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols;
     Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn http1(header_read_timeout: Duration) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_read_timeout);
-    builder
-}
-
-fn http2() -> http2::Builder<TokioExecutor> {
-    let mut builder = http2::Builder::new(TokioExecutor::new());
-    builder
-        .timer(TokioTimer::new())
-        .max_send_buf_size(SEND_BUFFER)
-        .max_concurrent_streams(1024);
-    builder
 }
 
 /// A connection and what it uses up.

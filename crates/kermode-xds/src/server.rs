@@ -1,36 +1,36 @@
 //! The gRPC shell of delta ADS: authenticates a stream, then moves messages between it and its state machine.
 //!
-//! A stream is one task with one machine and one subscription. What it may queue is bounded: while the client does not
-//! read, the task does not go on, and the store keeps nothing for it but two cursors.
+//! A stream is one machine and one subscription, and runs in the task of its HTTP/2 connection. What it may queue is
+//! bounded: while the client does not read, it does not go on, and the store keeps nothing for it but two cursors.
 
+mod again;
 mod connection;
 mod messages;
 mod metrics;
 mod status;
 mod streams;
+mod transport;
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use h2::RecvStream;
+use h2::server::SendResponse;
 use kermode_model::{MeshName, ObjectKey};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
-use tonic::body::Body;
 
 use crate::departures::Departures;
-use crate::rpc::Method;
 use crate::store::Store;
 use crate::stream::Limits;
-use crate::wire::{DELTA_AGGREGATED_RESOURCES, SERVICE_NAME};
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};
 use streams::Streams;
-
-/// How many responses may wait for a client that does not read.
-const QUEUED: usize = 4;
+pub use transport::Transport;
 
 /// Who a stream belongs to, by its own account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,6 +174,15 @@ impl AdsServer {
     pub fn report_to(&self, sink: impl StatusSink) {
         let _ = self.shared.status.set(Box::new(sink));
     }
+
+    /// Serves a call to its end.
+    async fn call(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let (head, requests) = request.into_parts();
+        // An error means that the client has gone already.
+        if let Ok(responses) = Responses::begin(&mut respond) {
+            connection::serve(self.shared, head.headers, Requests::new(requests), responses).await;
+        }
+    }
 }
 
 impl std::fmt::Debug for AdsServer {
@@ -181,23 +190,6 @@ impl std::fmt::Debug for AdsServer {
         f.debug_struct("AdsServer")
             .field("settings", &self.shared.settings)
             .finish_non_exhaustive()
-    }
-}
-
-impl Method for AdsServer {
-    const SERVICE: &'static str = SERVICE_NAME;
-    const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
-
-    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
-        let (parts, body) = request.into_parts();
-        let (responses, receiver) = mpsc::channel(QUEUED);
-        tokio::spawn(connection::serve(
-            self.shared,
-            parts.headers,
-            Requests::new(body),
-            responses,
-        ));
-        Box::pin(std::future::ready(Responses::new(receiver).into_http()))
     }
 }
 

@@ -20,10 +20,11 @@ use crate::authorities::{self, Authorities};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::engine::{self, Engine};
+use crate::identity;
 use crate::mesh::SharedIndex;
+use crate::proxies::Proxies;
 use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
-use crate::{identity, proxies};
 
 /// The parts that components share.
 pub(super) struct Plane {
@@ -136,12 +137,12 @@ impl Plane {
         })
     }
 
-    pub(super) fn proxy_router(
+    pub(super) fn proxies(
         &self,
         client: &Client,
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
-    ) -> axum::Router {
+    ) -> Proxies {
         let authentication = Authentication::new(client.clone(), self.index.clone());
         let metrics = identity::Metrics::default();
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +153,7 @@ impl Plane {
             self.index.clone(),
             metrics,
         );
-        proxies::router(
+        Proxies::new(
             self.store.clone(),
             self.departures.clone(),
             authentication,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use axum::Router;
 use axum::routing::get;
 use nix::sys::socket::getsockopt;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
@@ -85,7 +86,6 @@ async fn a_client_that_asks_nothing_is_disconnected_whatever_it_negotiated() {
         connections: 8,
         per_source: 8,
         first_request: Duration::from_millis(200),
-        next_request: PATIENCE,
     })
     .await;
     let http1: &[u8] = b"http/1.1";
@@ -120,7 +120,6 @@ async fn a_connection_that_has_asked_may_ask_again_after_a_pause() {
         connections: 8,
         per_source: 8,
         first_request: Duration::from_millis(200),
-        next_request: PATIENCE,
     })
     .await;
     let mut kept = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
@@ -139,7 +138,6 @@ async fn one_address_cannot_take_the_connections_of_others() {
         connections: 8,
         per_source: 2,
         first_request: PATIENCE,
-        next_request: PATIENCE,
     })
     .await;
     let mut first = server.connect(HOME, &[]).await.expect("its share");

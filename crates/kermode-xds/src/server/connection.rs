@@ -7,20 +7,17 @@ use std::time::Instant;
 use kermode_envoy::ResourceKind;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::Sleep;
 use tonic::{Code, Status};
 
-use super::messages::Requests;
+use super::messages::{Requests, Responses};
 use super::status::Reporter;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
 use crate::departures::Confirmations;
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Stream};
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
-
-/// Where responses go.
-type Responses = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
+use crate::wire::{DeltaDiscoveryRequest, Node};
 
 /// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
 const LONGEST_EXPLANATION: usize = 1024;
@@ -43,30 +40,41 @@ struct Starting {
     end: Pin<Box<Sleep>>,
 }
 
+/// Serves a call to its end.
 pub(super) async fn serve(
     shared: Arc<Shared>,
     metadata: http::HeaderMap,
     requests: Requests,
-    responses: Responses,
+    mut responses: Responses,
 ) {
+    let end = run(&shared, metadata, requests, &mut responses).await;
+    responses.end(match &end {
+        End::Gone => None,
+        End::Status(status) => Some(status),
+    });
+}
+
+async fn run(
+    shared: &Arc<Shared>,
+    metadata: http::HeaderMap,
+    requests: Requests,
+    responses: &mut Responses,
+) -> End {
     let authenticated = tokio::select! {
-        authenticated = authenticate(&shared, metadata) => authenticated,
-        () = responses.closed() => return,
+        authenticated = authenticate(shared, metadata) => authenticated,
+        () = responses.unwanted() => return End::Gone,
     };
     let identity = match authenticated {
         Ok(identity) => identity,
-        Err(status) => return refuse(&shared, &responses, status).await,
+        Err(status) => return refuse(shared, status),
     };
     let mut place = match shared.open.enter(&identity.key) {
         Ok(place) => place,
-        Err(most) => return refuse(&shared, &responses, full(most)).await,
+        Err(most) => return refuse(shared, full(most)),
     };
     tokio::select! {
-        () = serve_authenticated(&shared, identity, requests, responses.clone()) => {}
-        () = place.lost() => {
-            // There may be no room: a client that does not read shall not stay for that.
-            let _ = responses.try_send(Err(Status::aborted("a newer stream of this proxy took its place")));
-        }
+        end = serve_authenticated(shared, identity, requests, responses) => end,
+        () = place.lost() => End::Status(Status::aborted("a newer stream of this proxy took its place")),
     }
 }
 
@@ -78,22 +86,22 @@ async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<Prox
         .map_err(|_| Status::unavailable("authentication took too long"))?
 }
 
-async fn refuse(shared: &Shared, responses: &Responses, status: Status) {
+fn refuse(shared: &Shared, status: Status) -> End {
     shared.metrics.refused.inc();
     tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
-    let _ = responses.send(Err(status)).await;
+    End::Status(status)
 }
 
 async fn serve_authenticated(
     shared: &Arc<Shared>,
     identity: ProxyIdentity,
     mut requests: Requests,
-    responses: Responses,
-) {
+    responses: &mut Responses,
+) -> End {
     let introduced = tokio::select! {
         introduced = introduce(shared, identity, &mut requests) => introduced,
         () = handover(shared.shutdown.clone(), shared.settings.handover) => Err(shutting_down()),
-        () = responses.closed() => return,
+        () = responses.unwanted() => return End::Gone,
     };
     let Introduced {
         identity,
@@ -103,10 +111,10 @@ async fn serve_authenticated(
         starting,
     } = match introduced {
         Ok(introduced) => introduced,
-        Err(status) => return refuse(shared, &responses, status).await,
+        Err(status) => return refuse(shared, status),
     };
     tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
-    let connected = Counted::by(&shared.metrics.connected);
+    let _connected = Counted::by(&shared.metrics.connected);
     let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
     let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
     // In a box: a task would hold it twice, once for each state that it is handed over in.
@@ -122,8 +130,7 @@ async fn serve_authenticated(
         proxy,
         responses,
     });
-    connection.run(shared, first, requests).await;
-    drop(connected);
+    connection.run(shared, first, requests).await
 }
 
 /// Waits until the caller's Dataplane is known and it is its turn, then learns whether the stream is for that Dataplane.
@@ -245,13 +252,13 @@ enum End {
     Status(Status),
 }
 
-struct Connection {
+struct Connection<'c> {
     identity: ProxyIdentity,
     proxy: ProxyId,
     subscription: Subscription,
     stream: Stream,
     starting: Option<Starting>,
-    responses: Responses,
+    responses: &'c mut Responses,
     metrics: Metrics,
     /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one of each kind that we serve.
     sent: Vec<(String, Instant)>,
@@ -259,22 +266,26 @@ struct Connection {
     confirmations: Confirmations,
 }
 
-impl Connection {
-    async fn run(mut self: Box<Self>, shared: &Shared, first: DeltaDiscoveryRequest, requests: Requests) {
+impl Connection<'_> {
+    async fn run(
+        mut self: Box<Self>,
+        shared: &Shared,
+        first: DeltaDiscoveryRequest,
+        requests: Requests,
+    ) -> End {
         let end = match self.on_request(first).await {
             Ok(()) => self.work(requests, shared).await,
             Err(end) => end,
         };
-        match end {
+        match &end {
             End::Gone => tracing::info!(proxy = %self.proxy.key, "proxy disconnected"),
+            End::Status(status) if matches!(status.code(), Code::Unavailable | Code::NotFound) => {}
             End::Status(status) => {
-                if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
-                    shared.metrics.refused.inc();
-                    tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
-                }
-                let _ = self.responses.send(Err(status)).await;
+                shared.metrics.refused.inc();
+                tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
         }
+        end
     }
 
     async fn work(&mut self, mut requests: Requests, shared: &Shared) -> End {
@@ -284,10 +295,7 @@ impl Connection {
                 request = requests.message() => match request {
                     Ok(Some(request)) => self.on_request(request).await,
                     Ok(None) => return End::Gone,
-                    Err(status) => {
-                        tracing::debug!(proxy = %self.proxy.key, "stream broke: {}", status.message());
-                        return End::Gone;
-                    }
+                    Err(status) => return self.broken(&status),
                 },
                 () = self.subscription.changed() => match shared.authenticator.authorize(&self.identity) {
                     Ok(()) => self.on_change().await,
@@ -363,12 +371,17 @@ impl Connection {
                 self.sent.push((reply.response.nonce.clone(), Instant::now()));
             }
             self.responses
-                .send(Ok(reply.response))
+                .send(reply.response)
                 .await
-                .map_err(|_| End::Gone)?;
+                .map_err(|status| self.broken(&status))?;
         }
         self.reporter.progress(&self.stream);
         Ok(())
+    }
+
+    fn broken(&self, status: &Status) -> End {
+        tracing::debug!(proxy = %self.proxy.key, "stream broke: {}", status.message());
+        End::Gone
     }
 
     fn report(&self, event: &Event) {

@@ -1,4 +1,4 @@
-//! Messages in and out of a call, as gRPC frames them in HTTP bodies.
+//! Messages in and out of a call, as gRPC frames them.
 //!
 //! tonic's own codecs keep a buffer for each direction of a call, as large as the largest message so far. Thousands of
 //! streams that are idle most of their time, and whose first messages are the largest, cannot afford that: here a
@@ -6,18 +6,15 @@
 //! can take it, from the bytes that all streams share.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use http_body::Frame;
-use http_body_util::BodyExt;
 use prost::Message;
-use tokio::sync::mpsc;
 use tonic::Status;
-use tonic::body::Body;
 
+use super::transport::{reset, send};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
@@ -31,16 +28,17 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The requests of a call.
 pub(super) struct Requests {
-    body: Body,
-    received: BytesMut,
+    stream: RecvStream,
+    received: Received,
 }
+
+/// What has come and was not taken yet.
+#[derive(Default)]
+struct Received(BytesMut);
 
 /// The responses of a call, and its status at the end.
 pub(super) struct Responses {
-    receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
-    /// What is left of the response that is on its way.
-    sending: Framed,
-    ended: bool,
+    stream: SendStream<Bytes>,
 }
 
 /// An encoded message, in parts, as far as it has not been given away.
@@ -53,10 +51,10 @@ struct Framed {
 // === impl Requests ===
 
 impl Requests {
-    pub(super) fn new(body: Body) -> Self {
+    pub(super) fn new(stream: RecvStream) -> Self {
         Self {
-            body,
-            received: BytesMut::new(),
+            stream,
+            received: Received::default(),
         }
     }
 
@@ -66,24 +64,31 @@ impl Requests {
     /// When the call breaks, or what comes is no request or too large a one.
     pub(super) async fn message(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
         loop {
-            if let Some(request) = self.take()? {
+            if let Some(request) = self.received.take()? {
                 return Ok(Some(request));
             }
-            let Some(frame) = self.body.frame().await else {
-                let complete = self.received.is_empty();
-                return complete
-                    .then_some(None)
-                    .ok_or_else(|| Status::internal("the call ended within a request"));
+            let Some(data) = self.stream.data().await else {
+                return self.received.end();
             };
-            // Trailers say nothing in this direction.
-            if let Ok(data) = frame?.into_data() {
-                self.received.extend_from_slice(&data);
-            }
+            let data = data.map_err(broken)?;
+            self.stream
+                .flow_control()
+                .release_capacity(data.len())
+                .map_err(broken)?;
+            self.received.0.extend_from_slice(&data);
         }
     }
+}
 
+fn broken(error: h2::Error) -> Status {
+    Status::unknown(format!("the call broke: {error}"))
+}
+
+// === impl Received ===
+
+impl Received {
     fn take(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
-        let Some(mut head) = self.received.get(..HEAD) else {
+        let Some(mut head) = self.0.get(..HEAD) else {
             return Ok(None);
         };
         if head.get_u8() != 0 {
@@ -94,67 +99,64 @@ impl Requests {
             let text = format!("a request of {length} bytes, of which {MAX_REQUEST} are the most");
             return Err(Status::out_of_range(text));
         }
-        let Some(message) = self.received.get(HEAD..HEAD + length) else {
+        let Some(message) = self.0.get(HEAD..HEAD + length) else {
             return Ok(None);
         };
         let request = DeltaDiscoveryRequest::decode(message)
             .map_err(|error| Status::internal(format!("a request that cannot be read: {error}")))?;
-        self.received.advance(HEAD + length);
-        if self.received.is_empty() {
-            self.received = BytesMut::new();
+        self.0.advance(HEAD + length);
+        if self.0.is_empty() {
+            self.0 = BytesMut::new();
         }
         Ok(Some(request))
+    }
+
+    /// Nothing more comes.
+    fn end<T>(&self) -> Result<Option<T>, Status> {
+        let complete = self.0.is_empty();
+        complete
+            .then_some(None)
+            .ok_or_else(|| Status::internal("the call ended within a request"))
     }
 }
 
 // === impl Responses ===
 
 impl Responses {
-    pub(super) fn new(receiver: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>) -> Self {
-        Self {
-            receiver,
-            sending: Framed::default(),
-            ended: false,
-        }
-    }
-
-    /// The answer to the call.
-    pub(super) fn into_http(self) -> http::Response<Body> {
-        let mut response = http::Response::new(Body::new(self));
+    /// Accepts the call.
+    ///
+    /// # Errors
+    /// When the client does not want it any more.
+    pub(super) fn begin(respond: &mut SendResponse<Bytes>) -> Result<Self, h2::Error> {
+        let mut response = http::Response::new(());
         let grpc = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
-        response
-    }
-}
-
-impl http_body::Body for Responses {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        if let Some(piece) = self.sending.next() {
-            return Poll::Ready(Some(Ok(Frame::data(piece))));
-        }
-        let next = std::task::ready!(self.receiver.poll_recv(context));
-        if let Some(Ok(response)) = next {
-            return Poll::Ready(Some(Framed::new(response).map(|framed| {
-                self.sending = framed;
-                Frame::data(self.sending.next().unwrap_or_default())
-            })));
-        }
-        self.ended = true;
-        let status = next.and_then(Result::err);
-        Poll::Ready(Some(trailers(status.as_ref()).map(Frame::trailers)))
+        let stream = respond.send_response(response, false)?;
+        Ok(Self { stream })
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.ended
+    /// Completes when the client has all of it, or as much as HTTP/2 lets be on its way.
+    ///
+    /// # Errors
+    /// When the call broke, or the response cannot be framed.
+    pub(super) async fn send(&mut self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
+        for piece in Framed::new(response)? {
+            send(&mut self.stream, piece).await.map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// Completes when the client does not want responses any more.
+    pub(super) async fn unwanted(&mut self) {
+        reset(&mut self.stream).await;
+    }
+
+    /// Ends the call. No capacity is needed for that, and nothing is waited for.
+    pub(super) fn end(mut self, status: Option<&Status>) {
+        if let Ok(trailers) = trailers(status) {
+            // An error means that the call has ended.
+            let _ = self.stream.send_trailers(trailers);
+        }
     }
 }
 
@@ -232,14 +234,6 @@ fn trailers(status: Option<&Status>) -> Result<HeaderMap, Status> {
 mod tests {
     use super::*;
 
-    fn body(frames: impl IntoIterator<Item = Vec<u8>>) -> Body {
-        let frames: Vec<_> = frames
-            .into_iter()
-            .map(|bytes| Ok::<_, Status>(Frame::data(Bytes::from(bytes))))
-            .collect();
-        Body::new(http_body_util::StreamBody::new(futures::stream::iter(frames)))
-    }
-
     fn request(type_url: &str) -> DeltaDiscoveryRequest {
         DeltaDiscoveryRequest {
             type_url: type_url.to_owned(),
@@ -253,33 +247,37 @@ mod tests {
         [&[0], &length.to_be_bytes()[..], &message].concat()
     }
 
-    #[tokio::test]
-    async fn requests_are_read_however_they_are_cut_and_leave_no_buffer() {
+    #[test]
+    fn requests_are_read_however_they_are_cut_and_leave_no_buffer() {
         let (one, two) = (request("one"), request("two"));
         let bytes = [in_a_frame(&one), in_a_frame(&two)].concat();
         for size in [1, 3, 7, bytes.len()] {
-            let mut requests = Requests::new(body(bytes.chunks(size).map(<[u8]>::to_vec)));
-            assert_eq!(requests.message().await.expect("one"), Some(one.clone()));
-            assert_eq!(requests.message().await.expect("two"), Some(two.clone()));
-            assert_eq!(requests.received.capacity(), 0);
-            assert_eq!(requests.message().await.expect("the end"), None);
+            let mut received = Received::default();
+            let mut taken = Vec::new();
+            for data in bytes.chunks(size) {
+                received.0.extend_from_slice(data);
+                while let Some(request) = received.take().expect("a request") {
+                    taken.push(request);
+                }
+            }
+            assert_eq!(taken, [one.clone(), two.clone()]);
+            assert_eq!(received.0.capacity(), 0);
+            assert_eq!(received.end::<()>().expect("the end"), None);
         }
     }
 
-    #[tokio::test]
-    async fn what_is_no_request_ends_the_call() {
-        let code = async |bytes: Vec<u8>| {
-            let mut requests = Requests::new(body([bytes]));
-            requests.message().await.expect_err("refused").code()
+    #[test]
+    fn what_is_no_request_ends_the_call() {
+        let code = |bytes: &[u8]| {
+            let mut received = Received(bytes.into());
+            let taken = received.take().and_then(|_| received.end::<()>());
+            taken.expect_err("refused").code()
         };
         let whole = in_a_frame(&request("one"));
-        assert_eq!(code(vec![1, 0, 0, 0, 0]).await, tonic::Code::Unimplemented);
-        assert_eq!(code(vec![0, 255, 0, 0, 0]).await, tonic::Code::OutOfRange);
-        assert_eq!(code(vec![0, 0, 0, 0, 1, 255]).await, tonic::Code::Internal);
-        assert_eq!(
-            code(whole[..whole.len() - 1].to_vec()).await,
-            tonic::Code::Internal
-        );
+        assert_eq!(code(&[1, 0, 0, 0, 0]), tonic::Code::Unimplemented);
+        assert_eq!(code(&[0, 255, 0, 0, 0]), tonic::Code::OutOfRange);
+        assert_eq!(code(&[0, 0, 0, 0, 1, 255]), tonic::Code::Internal);
+        assert_eq!(code(&whole[..whole.len() - 1]), tonic::Code::Internal);
     }
 
     #[test]
@@ -308,26 +306,5 @@ mod tests {
             );
             assert_eq!(DeltaDiscoveryResponse::decode(&message[HEAD..]), Ok(response));
         }
-    }
-
-    #[tokio::test]
-    async fn responses_are_followed_by_a_status() {
-        let (sender, receiver) = mpsc::channel(2);
-        let response = DeltaDiscoveryResponse {
-            nonce: "1".to_owned(),
-            ..DeltaDiscoveryResponse::default()
-        };
-        sender.send(Ok(response.clone())).await.expect("room");
-        sender.send(Err(Status::aborted("so"))).await.expect("room");
-        let mut body = Responses::new(receiver).into_http().into_body();
-        let data = body.frame().await.expect("a frame").expect("data").into_data();
-        let data = data.expect("data");
-        assert_eq!(data[..HEAD], [0, 0, 0, 0, 3]);
-        assert_eq!(DeltaDiscoveryResponse::decode(&data[HEAD..]), Ok(response));
-        let trailers = body.frame().await.expect("a frame").expect("trailers");
-        let trailers = trailers.into_trailers().expect("trailers");
-        assert_eq!(trailers["grpc-status"], "10");
-        assert!(body.frame().await.is_none());
-        drop(sender);
     }
 }

@@ -1,21 +1,27 @@
 //! The server and clients in one process, without a network between them.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
 use kermode_envoy::{Resource, ResourceKind};
+use prost::Message as _;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc as Client;
+use tonic::service::Routes;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::*;
-use crate::rpc::Rpc;
 use crate::store::Profile;
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node};
+use crate::wire::{
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node,
+};
 
 /// A test that waits longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -135,12 +141,30 @@ impl World {
         request.metadata_mut().insert("authorization", token);
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
-        let mut client = Client::new(Rpc(self.server.clone()));
+        let mut client = Client::new(self.connect().await);
+        client.ready().await.expect("a connection");
         client
             .streaming(request, path, codec)
             .await
             .expect("headers")
             .into_inner()
+    }
+
+    /// A connection of its own.
+    async fn connect(&self) -> Channel {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let transport = Transport::new(self.server.clone(), Routes::default());
+        tokio::spawn(transport.serve(far, || (), std::future::pending()));
+        let mut near = Some(TokioIo::new(near));
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let near = near.take().ok_or_else(|| std::io::Error::other("only once"));
+            std::future::ready(near)
+        });
+        let endpoint = Endpoint::from_static("http://cp");
+        endpoint
+            .connect_with_connector(connector)
+            .await
+            .expect("connected")
     }
 
     /// A stream that subscribes to everything as `web` and stays open.
@@ -158,6 +182,23 @@ impl World {
         (sender, answers)
     }
 }
+
+/// Requests without end, and how many of them were taken: a client sends so many before any is read.
+fn endless() -> (Arc<AtomicUsize>, impl Stream<Item = DeltaDiscoveryRequest> + Send) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = taken.clone();
+    let requests = futures::stream::repeat_with(move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        DeltaDiscoveryRequest {
+            resource_names_subscribe: vec!["x".repeat(1024)],
+            ..subscription("default.web.shop")
+        }
+    });
+    (taken, requests)
+}
+
+/// Of requests that long: what fits into a window of HTTP/2 and the buffers on the way to it.
+const UNREAD: usize = 256;
 
 /// Lets everything run that can run on the one thread of a test.
 async fn everything_else_runs() {
@@ -191,15 +232,12 @@ async fn answer(answers: &mut Answers) -> Result<DeltaDiscoveryResponse, Code> {
 #[tokio::test]
 async fn nothing_is_read_of_a_stranger() {
     let world = World::new();
-    let read = Arc::new(AtomicBool::new(false));
-    let witness = read.clone();
-    let requests = futures::stream::once(async move {
-        witness.store(true, Ordering::Relaxed);
-        subscription("default.web.shop")
-    });
+    let (taken, requests) = endless();
     let mut answers = world.open("stranger", requests).await;
     assert_eq!(answer(&mut answers).await, Err(Code::Unauthenticated));
-    assert!(!read.load(Ordering::Relaxed), "its request was read");
+    everything_else_runs().await;
+    let taken = taken.load(Ordering::Relaxed);
+    assert!(taken <= UNREAD, "{taken} of its requests were read");
 }
 
 #[tokio::test]
@@ -329,17 +367,12 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
     let (first, mut answers) = world.begin().await;
     let clusters = answer(&mut answers).await.expect("clusters");
 
-    let read = Arc::new(AtomicBool::new(false));
-    let witness = read.clone();
-    let requests = futures::stream::once(async move {
-        witness.store(true, Ordering::Relaxed);
-        subscription("default.web.shop")
-    });
-    let mut others = world
-        .open("web", requests.chain(futures::stream::pending()))
-        .await;
+    let (taken, requests) = endless();
+    let requests = futures::stream::iter([subscription("default.web.shop")]).chain(requests);
+    let mut others = world.open("web", requests).await;
     everything_else_runs().await;
-    assert!(!read.load(Ordering::Relaxed), "it has to wait");
+    let taken = taken.load(Ordering::Relaxed);
+    assert!(taken <= UNREAD, "it has to wait, and {taken} were read");
     let waiting = &world.server.shared.metrics.waiting;
     assert_eq!(waiting.get(), 1);
 
@@ -413,4 +446,45 @@ async fn a_proxy_for_which_there_is_no_room_is_told_what_would_help() {
     let _elsewhere = world.server.shared.open.enter(&ObjectKey::new("shop", "api"));
     let mut answers = world.subscribe().await;
     assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_gives_its_place_up_too() {
+    let world = World::new();
+    let mut unread = Vec::new();
+    for _ in 0..=Settings::default().streams {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        tokio::spawn(Transport::new(world.server.clone(), Routes::default()).serve(
+            far,
+            || (),
+            std::future::pending(),
+        ));
+        let mut client = h2::client::Builder::new();
+        let (client, connection) = client
+            .initial_window_size(0)
+            .handshake::<_, Bytes>(near)
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        let mut client = client.ready().await.expect("a connection");
+        let request = http::Request::post(format!("http://cp{DELTA_AGGREGATED_RESOURCES}"))
+            .header("authorization", "Bearer web")
+            .body(())
+            .expect("a request");
+        let (response, mut requests) = client.send_request(request, false).expect("sent");
+        let message = subscription("default.web.shop").encode_to_vec();
+        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+        let message = [&[0], &length[..], &message].concat();
+        requests.send_data(message.into(), false).expect("sent");
+        let response = response.await.expect("an answer").into_body();
+        everything_else_runs().await;
+        unread.push((client, requests, response));
+    }
+    let connected = &world.server.shared.metrics.connected;
+    assert_eq!(
+        connected.get(),
+        i64::try_from(Settings::default().streams).expect("few")
+    );
+    let trailers = unread.swap_remove(0).2.trailers().await.expect("trailers");
+    assert_eq!(trailers.expect("trailers")["grpc-status"], "10");
 }

@@ -10,17 +10,16 @@ use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
 use kermode_xds::departures::{Departures, Standing};
-use kermode_xds::rpc::Rpc;
 use kermode_xds::server::{
     AdsServer, Authenticator, Metrics, Numbers, Progress, ProxyId, ProxyIdentity, Report, Settings,
-    StatusSink,
+    StatusSink, Transport,
 };
 use kermode_xds::store::{Profile, Store, Visibility};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::Status;
+use tonic::service::Routes;
 
 /// How long anything may take on a busy machine before a test gives up.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -95,13 +94,18 @@ impl ControlPlane {
         );
         server.report_to(Sink(self.seen.clone(), Mutex::default()));
         let task = tokio::spawn(async move {
-            let mut requested = requested;
-            let stop = requested.wait_for(|requested| *requested).map(drop);
-            let serving = tonic::transport::Server::builder().add_service(Rpc(server));
-            serving
-                .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop)
-                .await
-                .expect("it serves");
+            let transport = Transport::new(server, Routes::default());
+            let mut connections = JoinSet::new();
+            loop {
+                let stream = tokio::select! {
+                    accepted = listener.accept() => accepted.expect("a connection").0,
+                    () = requested_of(requested.clone()) => break,
+                };
+                let closing = requested_of(requested.clone());
+                connections.spawn(transport.clone().serve(stream, || (), closing));
+            }
+            drop(listener);
+            while connections.join_next().await.is_some() {}
         });
         self.running = Some((shutdown, task));
     }
@@ -160,6 +164,10 @@ impl ControlPlane {
         let waiting = tokio::time::timeout(PATIENCE, seen.wait_for(holds));
         assert!(waiting.await.is_ok(), "not seen: {what}; {:?}", self.seen());
     }
+}
+
+async fn requested_of(mut requested: watch::Receiver<bool>) {
+    let _ = requested.wait_for(|requested| *requested).await;
 }
 
 impl Authenticator for Anyone {

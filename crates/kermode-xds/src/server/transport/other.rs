@@ -1,0 +1,82 @@
+//! Calls that a service of tower's answers.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http_body::Frame;
+use http_body_util::BodyExt as _;
+use tonic::body::Body;
+use tower::{Service, ServiceExt as _};
+
+use super::{reset, send};
+
+/// Has a call answered, unless the client ends it before.
+pub(super) async fn serve<S>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+{
+    let request = request.map(|stream| Body::new(Incoming(stream)));
+    let response = tokio::select! {
+        Ok(response) = service.oneshot(request) => response,
+        _ = poll_fn(|context| respond.poll_reset(context)) => return,
+    };
+    let (head, body) = response.into_parts();
+    let is_all = http_body::Body::is_end_stream(&body);
+    let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), is_all) else {
+        return;
+    };
+    if !is_all && let Err(error) = answer(&mut stream, body).await {
+        tracing::debug!(%error, "call broke");
+        stream.send_reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR));
+    }
+}
+
+async fn answer(stream: &mut SendStream<Bytes>, mut body: Body) -> Result<(), h2::Error> {
+    loop {
+        let frame = tokio::select! {
+            frame = body.frame() => frame,
+            () = reset(stream) => return Ok(()),
+        };
+        let Some(frame) = frame else {
+            return stream.send_data(Bytes::new(), true);
+        };
+        let frame = frame.map_err(|_| h2::Error::from(Reason::INTERNAL_ERROR))?;
+        match frame.into_data() {
+            Ok(data) => send(stream, data).await?,
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    return stream.send_trailers(trailers);
+                }
+            }
+        }
+    }
+}
+
+/// The body of a request. What was read makes room for more.
+struct Incoming(RecvStream);
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = h2::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        let data = std::task::ready!(self.0.poll_data(context));
+        Poll::Ready(data.map(|data| {
+            let data = data?;
+            self.0.flow_control().release_capacity(data.len())?;
+            Ok(Frame::data(data))
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+}
