@@ -75,6 +75,7 @@ impl Protocol for Proxies {
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.0.clone();
         let closing = signs.shutdown().wait();
-        Box::pin(async move { Ok(transport.serve(stream, move || signs.asked(), closing).await?) })
+        let serving = transport.serve(stream, move || signs.asked(), closing);
+        Box::pin(async move { Ok(serving.await?) })
     }
 }

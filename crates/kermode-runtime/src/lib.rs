@@ -6,6 +6,7 @@ pub mod diagnostics;
 pub mod logging;
 pub mod readiness;
 pub mod shutdown;
+pub mod tcp;
 pub mod tls;
 #[cfg(feature = "opentelemetry")]
 pub mod traces;

@@ -11,7 +11,6 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use nix::sys::socket::{setsockopt, sockopt};
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -23,6 +22,7 @@ use tokio_rustls::server::TlsStream;
 
 use self::sources::{Place, Sources};
 use crate::shutdown::Shutdown;
+use crate::tcp;
 
 /// A handshake that takes longer is a client that does not mean it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,12 +32,6 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const SHARE: usize = 4;
 /// but always as many as this: many proxies may be behind one node's address.
 const SMALLEST_SHARE: usize = 16;
-/// After so long without a word from a peer the kernel asks whether it is still there,
-const QUIET: Duration = Duration::from_secs(20);
-/// asks again in such steps,
-const PROBE: Duration = Duration::from_secs(10);
-/// and gives up when nothing has been answered for so long, be it a question or what was sent.
-const UNANSWERED: Duration = Duration::from_secs(40);
 /// How long open connections may take to finish at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -271,7 +265,7 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Source
     match listener.accept().await {
         Ok((stream, peer)) => {
             let place = sources.admit(peer.ip())?;
-            if let Err(error) = tune(&stream) {
+            if let Err(error) = tcp::tune(&stream) {
                 tracing::warn!(%error, "a peer that goes without a word may not be noticed");
             }
             Some(Accepted {
@@ -287,20 +281,6 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Source
             None
         }
     }
-}
-
-/// Small gRPC messages must not wait for one another. A peer that is gone without a word is found out by the kernel: asking
-/// each by a ping of HTTP/2 would be most of what thousands of idle connections cost. One that only hangs is kept: it costs
-/// what any other does, and `kuma-dp` asks us for its part.
-fn tune(stream: &TcpStream) -> std::io::Result<()> {
-    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-    stream.set_nodelay(true)?;
-    setsockopt(stream, sockopt::KeepAlive, &true)?;
-    setsockopt(stream, sockopt::TcpKeepIdle, &seconds(QUIET))?;
-    setsockopt(stream, sockopt::TcpKeepInterval, &seconds(PROBE))?;
-    // Linux asks this and not the number of probes when it is set.
-    setsockopt(stream, sockopt::TcpUserTimeout, &(seconds(UNANSWERED) * 1000))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -26,10 +26,12 @@ use tonic::Status;
 use crate::departures::Departures;
 use crate::store::Store;
 use crate::stream::Limits;
+use connection::Call;
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};
 use streams::Streams;
+use transport::After;
 pub use transport::Transport;
 
 /// Who a stream belongs to, by its own account.
@@ -176,12 +178,18 @@ impl AdsServer {
     }
 
     /// Serves a call to its end.
-    async fn call(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
-        let (head, requests) = request.into_parts();
+    async fn call(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> After {
+        let (http::request::Parts { headers, .. }, requests) = request.into_parts();
         // An error means that the client has gone already.
-        if let Ok(responses) = Responses::begin(&mut respond) {
-            connection::serve(self.shared, head.headers, Requests::new(requests), responses).await;
-        }
+        let Ok(responses) = Responses::begin(&mut respond) else {
+            return After::Stay;
+        };
+        let call = Call {
+            shared: self.shared,
+            requests: Requests::new(requests),
+            responses,
+        };
+        call.serve(headers).await
     }
 }
 

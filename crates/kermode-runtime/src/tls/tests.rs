@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use axum::Router;
 use axum::routing::get;
-use nix::sys::socket::getsockopt;
 use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -155,19 +154,4 @@ async fn one_address_cannot_take_the_connections_of_others() {
     tokio::time::timeout(PATIENCE, again)
         .await
         .expect("the place is free again");
-}
-
-#[tokio::test]
-async fn the_kernel_finds_out_within_a_minute_that_a_peer_has_gone() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("an address");
-    let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let (_client, (stream, _)) = (client.expect("connected"), accepted.expect("accepted"));
-    tune(&stream).expect("set");
-    let idle = getsockopt(&stream, sockopt::TcpKeepIdle).expect("an option");
-    let interval = getsockopt(&stream, sockopt::TcpKeepInterval).expect("an option");
-    assert!(getsockopt(&stream, sockopt::KeepAlive).expect("an option"));
-    assert!(idle + interval <= 60, "{idle} s, then {interval} s");
-    let unanswered = getsockopt(&stream, sockopt::TcpUserTimeout).expect("an option");
-    assert!((1..=60_000).contains(&unanswered), "{unanswered} ms");
 }

@@ -4,6 +4,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::ResourceKind;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
@@ -13,11 +16,12 @@ use tonic::{Code, Status};
 
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
+use super::transport::After;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
 use crate::departures::Confirmations;
 use crate::store::Subscription;
-use crate::stream::{Event, Output, Stream};
-use crate::wire::{DeltaDiscoveryRequest, Node};
+use crate::stream::{Event, Output, Reply, Stream};
+use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 /// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
 const LONGEST_EXPLANATION: usize = 1024;
@@ -40,41 +44,72 @@ struct Starting {
     end: Pin<Box<Sleep>>,
 }
 
-/// Serves a call to its end.
-pub(super) async fn serve(
-    shared: Arc<Shared>,
-    metadata: http::HeaderMap,
-    requests: Requests,
-    mut responses: Responses,
-) {
-    let end = run(&shared, metadata, requests, &mut responses).await;
-    responses.end(match &end {
-        End::Gone => None,
-        End::Status(status) => Some(status),
-    });
+/// One call, of whoever makes it.
+pub(super) struct Call {
+    pub(super) shared: Arc<Shared>,
+    pub(super) requests: Requests,
+    pub(super) responses: Responses,
 }
 
-async fn run(
-    shared: &Arc<Shared>,
-    metadata: http::HeaderMap,
-    requests: Requests,
-    responses: &mut Responses,
-) -> End {
-    let authenticated = tokio::select! {
-        authenticated = authenticate(shared, metadata) => authenticated,
-        () = responses.unwanted() => return End::Gone,
-    };
-    let identity = match authenticated {
-        Ok(identity) => identity,
-        Err(status) => return refuse(shared, status),
-    };
-    let mut place = match shared.open.enter(&identity.key) {
-        Ok(place) => place,
-        Err(most) => return refuse(shared, full(most)),
-    };
-    tokio::select! {
-        end = serve_authenticated(shared, identity, requests, responses) => end,
-        () = place.lost() => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+impl Call {
+    /// Serves it to its end.
+    pub(super) async fn serve(mut self, metadata: http::HeaderMap) -> After {
+        match self.run(metadata).await {
+            End::Gone => {
+                self.responses.end(None);
+                After::Stay
+            }
+            End::Status(status) => {
+                self.responses.end(Some(&status));
+                After::Stay
+            }
+            End::Full(status) => {
+                self.responses.end(Some(&status));
+                After::Leave
+            }
+        }
+    }
+
+    async fn run(&mut self, metadata: http::HeaderMap) -> End {
+        let authenticated = tokio::select! {
+            authenticated = authenticate(&self.shared, metadata) => authenticated,
+            () = self.responses.unwanted() => return End::Gone,
+        };
+        let identity = match authenticated {
+            Ok(identity) => identity,
+            Err(status) => return refuse(&self.shared, status),
+        };
+        let mut place = match self.shared.open.enter(&identity.key) {
+            Ok(place) => place,
+            Err(most) => {
+                let status = full(most);
+                note_refusal(&self.shared, &status);
+                return End::Full(status);
+            }
+        };
+        tokio::select! {
+            end = self.serve_authenticated(identity) => end,
+            () = place.lost() => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+        }
+    }
+
+    async fn serve_authenticated(&mut self, identity: ProxyIdentity) -> End {
+        let shared = self.shared.clone();
+        let mut handover = Handover::new();
+        handover.push(hand_over(shared.shutdown.clone(), shared.settings.handover).boxed());
+        // In a box, as what takes long and is then over.
+        let introducing = Box::pin(introduce(&shared, identity, &mut self.requests));
+        let introduced = tokio::select! {
+            introduced = introducing => introduced,
+            Some(()) = handover.next() => Err(shutting_down()),
+            () = self.responses.unwanted() => return End::Gone,
+        };
+        let (mut connection, first) = match introduced {
+            Ok(introduced) => Connection::open(&shared, introduced),
+            Err(status) => return refuse(&shared, status),
+        };
+        let _connected = Counted::by(&shared.metrics.connected);
+        connection.run(self, first, handover).await
     }
 }
 
@@ -87,50 +122,13 @@ async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<Prox
 }
 
 fn refuse(shared: &Shared, status: Status) -> End {
-    shared.metrics.refused.inc();
-    tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
+    note_refusal(shared, &status);
     End::Status(status)
 }
 
-async fn serve_authenticated(
-    shared: &Arc<Shared>,
-    identity: ProxyIdentity,
-    mut requests: Requests,
-    responses: &mut Responses,
-) -> End {
-    let introduced = tokio::select! {
-        introduced = introduce(shared, identity, &mut requests) => introduced,
-        () = handover(shared.shutdown.clone(), shared.settings.handover) => Err(shutting_down()),
-        () = responses.unwanted() => return End::Gone,
-    };
-    let Introduced {
-        identity,
-        proxy,
-        first,
-        subscription,
-        starting,
-    } = match introduced {
-        Ok(introduced) => introduced,
-        Err(status) => return refuse(shared, status),
-    };
-    tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
-    let _connected = Counted::by(&shared.metrics.connected);
-    let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
-    let reporter = Reporter::open(shared.clone(), proxy.clone(), versions);
-    // In a box: a task would hold it twice, once for each state that it is handed over in.
-    let connection = Box::new(Connection {
-        identity,
-        subscription,
-        starting: Some(starting),
-        stream: Stream::new(shared.settings.limits),
-        metrics: shared.metrics.clone(),
-        confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
-        sent: Vec::new(),
-        reporter,
-        proxy,
-        responses,
-    });
-    connection.run(shared, first, requests).await
+fn note_refusal(shared: &Shared, status: &Status) {
+    shared.metrics.refused.inc();
+    tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
 }
 
 /// Waits until the caller's Dataplane is known and it is its turn, then learns whether the stream is for that Dataplane.
@@ -250,15 +248,17 @@ enum End {
     Gone,
     /// We end it, and say why.
     Status(Status),
+    /// There is no room for it at this replica.
+    Full(Status),
 }
 
-struct Connection<'c> {
+/// A stream that was let in, apart from its messages.
+struct Connection {
     identity: ProxyIdentity,
     proxy: ProxyId,
     subscription: Subscription,
     stream: Stream,
     starting: Option<Starting>,
-    responses: &'c mut Responses,
     metrics: Metrics,
     /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one of each kind that we serve.
     sent: Vec<(String, Instant)>,
@@ -266,58 +266,88 @@ struct Connection<'c> {
     confirmations: Confirmations,
 }
 
-impl Connection<'_> {
-    async fn run(
-        mut self: Box<Self>,
-        shared: &Shared,
-        first: DeltaDiscoveryRequest,
-        requests: Requests,
-    ) -> End {
-        let end = match self.on_request(first).await {
-            Ok(()) => self.work(requests, shared).await,
-            Err(end) => end,
-        };
+/// What is to be sent, in this order, or why the stream has to end.
+type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
+
+/// When the stream is to be served by another replica: one moment, polled only when it may have come. What it waits for is
+/// one for all streams.
+type Handover = FuturesUnordered<BoxFuture<'static, ()>>;
+
+impl Connection {
+    /// Returns what its first request leads to as well.
+    fn open(shared: &Arc<Shared>, introduced: Introduced) -> (Box<Self>, Step) {
+        let Introduced {
+            identity,
+            proxy,
+            first,
+            subscription,
+            starting,
+        } = introduced;
+        tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
+        let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
+        let mut connection = Box::new(Self {
+            identity,
+            subscription,
+            starting: Some(starting),
+            stream: Stream::new(shared.settings.limits),
+            metrics: shared.metrics.clone(),
+            confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
+            sent: Vec::new(),
+            reporter: Reporter::open(shared.clone(), proxy.clone(), versions),
+            proxy,
+        });
+        let step = connection.on_request(first);
+        (connection, step)
+    }
+
+    async fn run(&mut self, call: &mut Call, first: Step, handover: Handover) -> End {
+        let end = self.work(call, first, handover).await;
         match &end {
             End::Gone => tracing::info!(proxy = %self.proxy.key, "proxy disconnected"),
             End::Status(status) if matches!(status.code(), Code::Unavailable | Code::NotFound) => {}
-            End::Status(status) => {
-                shared.metrics.refused.inc();
+            End::Status(status) | End::Full(status) => {
+                call.shared.metrics.refused.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
         }
         end
     }
 
-    async fn work(&mut self, mut requests: Requests, shared: &Shared) -> End {
-        let mut handover = std::pin::pin!(handover(shared.shutdown.clone(), shared.settings.handover));
+    async fn work(&mut self, call: &mut Call, mut step: Step, mut handover: Handover) -> End {
         loop {
-            let step = tokio::select! {
-                request = requests.message() => match request {
-                    Ok(Some(request)) => self.on_request(request).await,
-                    Ok(None) => return End::Gone,
-                    Err(status) => return self.broken(&status),
-                },
-                () = self.subscription.changed() => match shared.authenticator.authorize(&self.identity) {
-                    Ok(()) => self.on_change().await,
-                    // Its Pod has gone, or another one has its name now.
-                    Err(status) => return End::Status(status),
-                },
-                () = ended(&mut self.starting) => {
-                    self.starting = None;
-                    continue;
-                }
-                () = &mut handover => return End::Status(shutting_down()),
+            let responses = match step {
+                Ok(responses) => responses,
+                Err(status) => return End::Status(status),
             };
-            if let Err(end) = step {
-                return end;
+            for response in responses {
+                if let Err(status) = call.responses.send(response).await {
+                    return self.broken(&status);
+                }
             }
             if self.starting.is_some() && self.stream.is_started() {
                 self.starting = None;
             }
+            step = tokio::select! {
+                request = call.requests.message() => match request {
+                    Ok(Some(request)) => self.on_request(request),
+                    Ok(None) => return End::Gone,
+                    Err(status) => return self.broken(&status),
+                },
+                () = self.subscription.changed() => match call.shared.authenticator.authorize(&self.identity) {
+                    Ok(()) => Ok(self.on_change()),
+                    // Its Pod has gone, or another one has its name now.
+                    Err(status) => Err(status),
+                },
+                () = ended(&mut self.starting) => {
+                    self.starting = None;
+                    Ok(Vec::new())
+                }
+                Some(()) = handover.next() => Err(shutting_down()),
+            };
         }
     }
 
-    async fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Result<(), End> {
+    fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Step {
         shorten_explanation(&mut request);
         let answered = self
             .sent
@@ -340,13 +370,14 @@ impl Connection<'_> {
             let output = stream.on_request(request, view.as_ref());
             (changed, output, view.and_then(|view| stream.confirmed(&view)))
         });
-        let output = output.map_err(|error| End::Status(Status::resource_exhausted(error.to_string())))?;
+        let output = output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.confirmations.confirm(confirmed);
-        self.emit(changed).await?;
-        self.emit(output).await
+        let mut responses = self.emit(changed);
+        responses.append(&mut self.emit(output));
+        Ok(responses)
     }
 
-    async fn on_change(&mut self) -> Result<(), End> {
+    fn on_change(&mut self) -> Vec<DeltaDiscoveryResponse> {
         let Self {
             subscription, stream, ..
         } = self;
@@ -355,28 +386,27 @@ impl Connection<'_> {
             (output, view.and_then(|view| stream.confirmed(&view)))
         });
         self.confirmations.confirm(confirmed);
-        self.emit(output).await
+        self.emit(output)
     }
 
-    async fn emit(&mut self, output: Output) -> Result<(), End> {
+    /// Notes what comes of a step.
+    fn emit(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
         for event in output.events {
             self.report(&event);
         }
-        for reply in output.replies {
-            let metrics = self.metrics.of(reply.kind);
+        let mut responses = Vec::with_capacity(output.replies.len());
+        for Reply { kind, response } in output.replies {
+            let metrics = self.metrics.of(kind);
             metrics.responses.inc();
-            metrics.response_bytes.inc_by(reply.response.encoded_len() as u64);
-            self.reporter.sent(&reply.response);
-            if reply.kind.is_some() {
-                self.sent.push((reply.response.nonce.clone(), Instant::now()));
+            metrics.response_bytes.inc_by(response.encoded_len() as u64);
+            self.reporter.sent(&response);
+            if kind.is_some() {
+                self.sent.push((response.nonce.clone(), Instant::now()));
             }
-            self.responses
-                .send(reply.response)
-                .await
-                .map_err(|status| self.broken(&status))?;
+            responses.push(response);
         }
         self.reporter.progress(&self.stream);
-        Ok(())
+        responses
     }
 
     fn broken(&self, status: &Status) -> End {
@@ -408,7 +438,7 @@ async fn ended(starting: &mut Option<Starting>) {
 }
 
 /// Completes some time after shutdown is asked for, a different time for each stream.
-async fn handover(mut shutdown: watch::Receiver<bool>, span: std::time::Duration) {
+async fn hand_over(mut shutdown: watch::Receiver<bool>, span: std::time::Duration) {
     // An error means that the sender is gone, which asks as well.
     let _ = shutdown.wait_for(|requested| *requested).await;
     tokio::time::sleep(span.mul_f64(fastrand::f64())).await;

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use kermode_envoy::{Resource, ResourceKind};
 use prost::Message as _;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc as Client;
 use tonic::service::Routes;
@@ -139,9 +140,17 @@ impl World {
         let mut request = Request::new(requests);
         let token = format!("Bearer {token}").parse().expect("a token");
         request.metadata_mut().insert("authorization", token);
+        let (channel, _serving) = self.connect().await;
+        Self::open_on(channel, request).await
+    }
+
+    async fn open_on(
+        channel: Channel,
+        request: Request<impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
+    ) -> Answers {
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
-        let mut client = Client::new(self.connect().await);
+        let mut client = Client::new(channel);
         client.ready().await.expect("a connection");
         client
             .streaming(request, path, codec)
@@ -150,21 +159,19 @@ impl World {
             .into_inner()
     }
 
-    /// A connection of its own.
-    async fn connect(&self) -> Channel {
+    /// A connection of its own, and what serves it.
+    async fn connect(&self) -> (Channel, JoinHandle<Result<(), h2::Error>>) {
         let (near, far) = tokio::io::duplex(1 << 16);
         let transport = Transport::new(self.server.clone(), Routes::default());
-        tokio::spawn(transport.serve(far, || (), std::future::pending()));
+        let serving = tokio::spawn(transport.serve(far, || (), std::future::pending()));
         let mut near = Some(TokioIo::new(near));
         let connector = tower::service_fn(move |_: http::Uri| {
             let near = near.take().ok_or_else(|| std::io::Error::other("only once"));
             std::future::ready(near)
         });
         let endpoint = Endpoint::from_static("http://cp");
-        endpoint
-            .connect_with_connector(connector)
-            .await
-            .expect("connected")
+        let channel = endpoint.connect_with_connector(connector).await;
+        (channel.expect("connected"), serving)
     }
 
     /// A stream that subscribes to everything as `web` and stays open.
@@ -438,14 +445,23 @@ async fn a_proxy_that_waits_too_long_for_its_turn_is_told_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_proxy_for_which_there_is_no_room_is_told_what_would_help() {
+async fn a_proxy_for_which_there_is_no_room_is_told_so_and_has_to_connect_anew() {
     let world = World::with(Settings {
         total_streams: 1,
         ..Settings::default()
     });
     let _elsewhere = world.server.shared.open.enter(&ObjectKey::new("shop", "api"));
-    let mut answers = world.subscribe().await;
+    let (channel, serving) = world.connect().await;
+    let mut request = Request::new(futures::stream::pending());
+    let token = "Bearer web".parse().expect("a token");
+    request.metadata_mut().insert("authorization", token);
+    let mut answers = World::open_on(channel.clone(), request).await;
     assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));
+    drop(answers);
+    let ended = tokio::time::timeout(PATIENCE, serving).await.expect("an end");
+    // Whoever of the two closes it first.
+    let _ = ended.expect("no panic");
+    drop(channel);
 }
 
 #[tokio::test]

@@ -8,12 +8,13 @@ mod other;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
+use std::pin::Pin;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::future::BoxFuture;
+use futures::future::Either;
 use futures::stream::FuturesUnordered;
-use h2::server::{Builder, SendResponse};
+use futures::{FutureExt as _, StreamExt as _};
+use h2::server::{Builder, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
@@ -40,6 +41,21 @@ pub struct Transport<S> {
     others: S,
 }
 
+/// What has ended.
+enum Part {
+    Call(After),
+    /// The time in which calls are accepted.
+    Closing,
+}
+
+/// What a call's end means for its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    Stay,
+    /// The client is better off elsewhere: it has to connect anew, by the Service, for its next call.
+    Leave,
+}
+
 // === impl Transport ===
 
 impl<S> Transport<S>
@@ -60,54 +76,55 @@ where
     ///
     /// # Errors
     /// When the connection breaks, or the client does not keep to the protocol.
-    pub async fn serve<IO>(
+    pub fn serve<IO>(
         self,
         io: IO,
         asked: impl Fn() + Send + 'static,
         closing: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), h2::Error>
+    ) -> impl Future<Output = Result<(), h2::Error>> + Send + 'static
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        Again::new(Box::pin(self.drive(io, asked, closing))).await
-    }
-
-    async fn drive<IO>(
-        self,
-        io: IO,
-        asked: impl Fn() + Send + 'static,
-        closing: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), h2::Error>
-    where
-        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let mut connection = Builder::new()
+        let handshake = Builder::new()
             .max_concurrent_streams(CALLS)
             .max_header_list_size(MAX_HEAD)
             .initial_connection_window_size(WINDOW)
             .max_send_buffer_size(SEND_BUFFER)
-            .handshake(io)
-            .await?;
-        let mut calls = FuturesUnordered::new();
-        let mut closing = std::pin::pin!(closing);
-        let mut closes = false;
+            .handshake(io);
+        // The handshake in a box of its own: the task would have room for it beside the connection.
+        Again::new(Box::pin(self.drive(Box::pin(handshake), asked, closing)))
+    }
+
+    async fn drive<IO>(
+        self,
+        handshake: Pin<Box<Handshake<IO>>>,
+        asked: impl Fn() + Send + 'static,
+        closing: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), h2::Error>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let mut connection = Box::new(handshake.await?);
+        // All that is waited for beside the connection. Of these only what was woken is polled: what tells of the end
+        // is one for all connections, and a look at it costs each of them more than it seems.
+        let mut parts = FuturesUnordered::new();
+        parts.push(closing.map(|()| Part::Closing).boxed());
         loop {
             tokio::select! {
                 // What calls send goes out with the connection, which therefore comes after them.
                 biased;
-                Some(()) = calls.next(), if !calls.is_empty() => {}
+                Some(ended) = parts.next() => match ended {
+                    Part::Call(After::Stay) => {}
+                    Part::Call(After::Leave) | Part::Closing => connection.graceful_shutdown(),
+                },
                 call = connection.accept() => match call {
                     Some(Ok((request, respond))) => {
                         asked();
-                        calls.push(self.call(request, respond));
+                        parts.push(self.call(request, respond).map(Part::Call).boxed());
                     }
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
                 },
-                () = &mut closing, if !closes => {
-                    closes = true;
-                    connection.graceful_shutdown();
-                }
             }
         }
     }
@@ -116,11 +133,13 @@ where
         &self,
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
-    ) -> BoxFuture<'static, ()> {
+    ) -> Either<impl Future<Output = After> + Send + use<S>, impl Future<Output = After> + Send + use<S>>
+    {
         if request.uri().path() == DELTA_AGGREGATED_RESOURCES {
-            Box::pin(self.ads.clone().call(request, respond))
+            Either::Left(self.ads.clone().call(request, respond))
         } else {
-            Box::pin(other::serve(self.others.clone(), request, respond))
+            let serving = Box::pin(other::serve(self.others.clone(), request, respond));
+            Either::Right(serving.map(|()| After::Stay))
         }
     }
 }

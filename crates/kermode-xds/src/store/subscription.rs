@@ -66,21 +66,21 @@ impl Subscription {
     /// meanwhile: `step` must not block.
     pub fn read<T>(&mut self, step: impl FnOnce(Option<View<'_>>, Changes) -> T) -> T {
         self.follow_mesh();
-        let own_cell = self.own.cell.clone();
-        let own = own_cell.read();
+        let own_place = &mut self.own;
+        let own = own_place.cell.read();
         let (Some(profile), Some((mesh, shared))) = (own.profile(), &mut self.shared) else {
-            self.own.cursor = None;
+            own_place.cursor = None;
             return step(None, Changes::Some(Vec::new()));
         };
         if *mesh != profile.mesh {
             // Moved to another mesh between the two looks: the change that wakes us next brings us there.
             return step(None, Changes::Some(Vec::new()));
         }
-        let shared_cell = shared.cell.clone();
-        let scope = shared_cell.read();
+        // Not a reference counted anew: that count is one for thousands of streams.
+        let scope = shared.cell.read();
         let read_before = shared.cursor;
-        let from_own = self.own.advance(&own);
-        let from_shared = shared.advance(&scope);
+        let from_own = advance(&mut own_place.changed, &mut own_place.cursor, &own);
+        let from_shared = advance(&mut shared.changed, &mut shared.cursor, &scope);
         let changes = match (from_own, from_shared) {
             (Some(mut changes), Some(more)) => {
                 changes.extend(more);
@@ -102,11 +102,12 @@ impl Subscription {
     }
 
     fn follow_mesh(&mut self) {
-        let mesh = self.own.cell.read().profile().map(|profile| profile.mesh.clone());
+        let own = self.own.cell.read();
         let followed = self.shared.as_ref().map(|(mesh, _)| mesh);
+        let mesh = own.profile().map(|profile| &profile.mesh);
         if let Some(mesh) = mesh.filter(|mesh| followed != Some(mesh)) {
-            let place = Place::new(self.store.meshes.get_or_insert(&mesh));
-            self.shared = Some((mesh, place));
+            let place = Place::new(self.store.meshes.get_or_insert(mesh));
+            self.shared = Some((mesh.clone(), place));
         }
     }
 }
@@ -130,11 +131,15 @@ impl Place {
             cursor: None,
         }
     }
+}
 
-    /// Moves the cursor to the scope's end and returns what it passed; `None` when that is not known.
-    fn advance(&mut self, scope: &super::Scope) -> Option<Vec<Change>> {
-        self.changed.mark_unchanged();
-        let cursor = self.cursor.replace(scope.sequence())?;
-        scope.since(cursor).map(|changes| changes.cloned().collect())
-    }
+/// Moves a cursor to its scope's end and returns what it passed; `None` when that is not known.
+fn advance(
+    changed: &mut watch::Receiver<u64>,
+    cursor: &mut Option<u64>,
+    scope: &super::Scope,
+) -> Option<Vec<Change>> {
+    changed.mark_unchanged();
+    let cursor = cursor.replace(scope.sequence())?;
+    scope.since(cursor).map(|changes| changes.cloned().collect())
 }

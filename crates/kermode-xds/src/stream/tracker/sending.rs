@@ -86,7 +86,10 @@ impl Tracker {
             }
             false
         });
-        self.pending = pending;
+        // Not the room of an empty one: a node holds eleven names, and most of the time there is none.
+        if !pending.is_empty() {
+            self.pending = pending;
+        }
         complete
     }
 
