@@ -77,7 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> anyhow::Result<Components> {
-    let listeners = Listeners::bind(config).await?;
+    let listeners = Listeners::bind(config)?;
     let registry = Arc::new(Mutex::new(Registry::with_prefix("kuma_cp")));
     let mut components = Components::new();
     let serving = diagnostics::serve(

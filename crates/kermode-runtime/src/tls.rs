@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use rustls::crypto::ring;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
@@ -250,6 +250,9 @@ fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Re
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver(certificate)));
     config.alpn_protocols = protocols;
+    // Clients stay connected for long, and when many come back at once, no cache would be large enough for all of them.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -262,7 +265,9 @@ struct Accepted {
 
 async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Sources) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
-    match listener.accept().await {
+    // All that wait, at once: the runtime would let a thousand handshakes go first after each hundred of them, and whoever
+    // then finds no room in the kernel's queue is not heard for up to minutes.
+    match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
             let place = sources.admit(peer.ip())?;
             if let Err(error) = tcp::tune(&stream) {

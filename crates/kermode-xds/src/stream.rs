@@ -14,7 +14,7 @@
 mod order;
 mod tracker;
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
@@ -152,7 +152,7 @@ impl Stream {
                 let early = if kind == ResourceKind::Endpoints {
                     self.trackers[ResourceKind::Cluster as usize].take_early()
                 } else {
-                    HashSet::new()
+                    BTreeSet::new()
                 };
                 let tracker = &mut self.trackers[kind as usize];
                 events.extend(tracker.on_answer(&request));

@@ -3,10 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 
 use crate::config::Config;
 use crate::debug::LOOPBACK;
+
+/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`, 4096 by default). Of one
+/// that finds no room the client hears nothing for up to minutes; and after an outage thousands come at once.
+const BACKLOG: u32 = 4096;
 
 /// Where the servers listen; bound before anything else, so that a taken port stops the start at once.
 pub(super) struct Listeners {
@@ -18,7 +22,7 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    pub(super) async fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
         let admission = &config.runtime.kubernetes.admission_server;
         let bind = |server, address, port, setting| Bind {
             server,
@@ -34,8 +38,7 @@ impl Listeners {
                     port,
                     "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 for none)",
                 )
-                .listen()
-                .await?,
+                .listen()?,
             ),
         };
         Ok(Self {
@@ -46,24 +49,21 @@ impl Listeners {
                 admission.port,
                 "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
             )
-            .listen()
-            .await?,
+            .listen()?,
             proxies: bind(
                 "the server for proxies",
                 config.dp_server.address,
                 config.dp_server.port,
                 "dpServer.port (KUMA_DP_SERVER_PORT)",
             )
-            .listen()
-            .await?,
+            .listen()?,
             diagnostics: bind(
                 "the diagnostics server",
                 config.diagnostics.address,
                 config.diagnostics.server_port,
                 "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
             )
-            .listen()
-            .await?,
+            .listen()?,
         })
     }
 }
@@ -83,14 +83,25 @@ impl Bind {
     ///
     /// # Errors
     /// Says which server, where, and what to change.
-    async fn listen(&self) -> anyhow::Result<TcpListener> {
-        TcpListener::bind(self.address).await.with_context(|| {
+    fn listen(&self) -> anyhow::Result<TcpListener> {
+        bind(self.address).with_context(|| {
             format!(
                 "{} cannot listen on {}; free the port or set {}",
                 self.server, self.address, self.setting
             )
         })
     }
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // A restarted replica gets its port back while old connections linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 #[cfg(test)]
@@ -106,7 +117,7 @@ mod tests {
             address,
             setting: "runtime.kubernetes.admissionServer.port",
         };
-        let error = bind.listen().await.expect_err("the port is taken").to_string();
+        let error = bind.listen().expect_err("the port is taken").to_string();
         assert!(
             error.contains("admission server") && error.contains("admissionServer.port"),
             "{error}"

@@ -5,7 +5,7 @@ mod interest;
 mod overlay;
 mod sending;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
@@ -34,7 +34,7 @@ pub(super) struct Tracker {
     names: Overlay<Arc<str>>,
     /// What the client has, or will have when it accepts what is in flight.
     client: Overlay<Arc<Stamp>>,
-    rejected: HashMap<Arc<str>, Rejection>,
+    rejected: BTreeMap<Arc<str>, Rejection>,
     /// Names to look at. Whether there is anything to send is decided when it is their turn.
     pending: BTreeMap<Arc<str>, Pending>,
     /// Set when everything has to be looked at; since when.
@@ -47,7 +47,7 @@ pub(super) struct Tracker {
     /// Whether the client ever answered.
     answered: bool,
     /// Clusters that were sent before the client first asked for endpoints.
-    early: HashSet<Arc<str>>,
+    early: BTreeSet<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,14 +88,14 @@ impl Tracker {
             wildcard: false,
             names: Overlay::new(),
             client: Overlay::new(),
-            rejected: HashMap::new(),
+            rejected: BTreeMap::new(),
             pending: BTreeMap::new(),
             compare_all: None,
             greet: false,
             retries: VecDeque::new(),
             in_flight: None,
             answered: false,
-            early: HashSet::new(),
+            early: BTreeSet::new(),
         }
     }
 

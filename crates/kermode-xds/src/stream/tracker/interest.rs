@@ -1,6 +1,6 @@
 //! What the client says it wants: wildcard and names, side by side.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
@@ -71,7 +71,7 @@ impl Tracker {
     }
 
     /// Forgets them, and returns them.
-    pub(in crate::stream) fn take_early(&mut self) -> HashSet<Arc<str>> {
+    pub(in crate::stream) fn take_early(&mut self) -> BTreeSet<Arc<str>> {
         std::mem::take(&mut self.early)
     }
 
