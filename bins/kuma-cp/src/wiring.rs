@@ -32,8 +32,8 @@ use crate::{watches, webhook};
 const WAITING: usize = 4096;
 /// Connections of the API server, whose burst of new Pods may take one each; a quarter of them is for one address.
 const MAX_ADMISSION_CONNECTIONS: usize = 2048;
-/// Connections of proxies, one each.
-const MAX_PROXY_CONNECTIONS: usize = 20_000;
+/// Connections of proxies, one each: more than may have a stream, so that the others are told why not.
+const MAX_PROXY_CONNECTIONS: usize = 22_000;
 
 /// How long a replica that has to go still serves: until every node has learnt that the Service no longer leads here.
 /// An admission refused meanwhile would be a Pod refused.

@@ -14,7 +14,7 @@ const UNANSWERED: Duration = Duration::from_secs(40);
 
 /// Has small messages sent without waiting for one another, and a peer that is gone without a word found out within a minute
 /// by the kernel: asking each by a ping of HTTP/2 would be most of what thousands of idle connections cost. A peer that
-/// only hangs, but whose kernel answers, is not noticed.
+/// only hangs, but whose kernel answers, is noticed once it is sent more than fits into its buffers.
 ///
 /// # Errors
 /// When the kernel refuses an option.

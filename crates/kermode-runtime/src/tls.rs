@@ -265,8 +265,8 @@ struct Accepted {
 
 async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Sources) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
-    // All that wait, at once: the runtime would let a thousand handshakes go first after each hundred of them, and whoever
-    // then finds no room in the kernel's queue is not heard for up to minutes.
+    // Twice as many at a turn as the runtime would have it: after each, thousands of handshakes may go first, and whoever
+    // finds no room in the kernel's queue is not heard for up to minutes.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
             let place = sources.admit(peer.ip())?;

@@ -104,6 +104,8 @@ pub struct Settings {
     pub start: Duration,
     /// How long a stream waits for its turn: less than the 30 s after which `kuma-dp` gives up and tries again.
     pub turn: Duration,
+    /// How long a proxy may take to read one response, before its stream is ended.
+    pub reading: Duration,
     /// Over how long streams are ended at shutdown, so that not all proxies reconnect at once.
     pub handover: Duration,
 }
@@ -118,6 +120,7 @@ impl Default for Settings {
             starting: 64,
             start: Duration::from_secs(5),
             turn: Duration::from_secs(25),
+            reading: Duration::from_mins(1),
             handover: Duration::from_secs(3),
         }
     }

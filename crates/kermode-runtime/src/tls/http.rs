@@ -16,6 +16,8 @@ use super::{BrokenConnection, Protocol, Signs};
 /// The API server keeps a connection for 90 s without using it, as Go's clients do. Closing earlier would now and then
 /// cross one of its requests, which it does not send again: with that, a webhook that must answer refuses a Pod.
 const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
+/// How much of an answer waits in a stream for a client that does not read as fast, in bytes: two frames.
+const SEND_BUFFER: usize = 32 * 1024;
 /// Requests that one connection may have at once.
 const MAX_STREAMS: u32 = 1024;
 
@@ -73,6 +75,7 @@ fn http2() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_STREAMS);
     builder
 }

@@ -59,7 +59,8 @@ impl<T> Future for Again<T> {
         } = &mut *self;
         signal.task.register(context.waker());
         for _ in 0..ROUNDS {
-            signal.state.store(POLLED, Ordering::Release);
+            // Not a plain store: what came with a wake-up that this takes back has to be seen by the poll.
+            signal.state.swap(POLLED, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -113,7 +114,7 @@ impl Call {
     }
 }
 
-/// Learns who calls. Nothing of the stream but its metadata has been read yet, so a stranger costs no memory.
+/// Learns who calls. Nothing of the stream but its metadata has been read yet: a stranger costs no more than its window.
 async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
     let authenticated = shared.authenticator.authenticate(&metadata);
     tokio::time::timeout(shared.settings.first_request, authenticated)
@@ -264,6 +265,8 @@ struct Connection {
     sent: Vec<(String, Instant)>,
     reporter: Reporter,
     confirmations: Confirmations,
+    /// Whether the end has been logged, or another place does that.
+    told: bool,
 }
 
 /// What is to be sent, in this order, or why the stream has to end.
@@ -295,6 +298,7 @@ impl Connection {
             sent: Vec::new(),
             reporter: Reporter::open(shared.clone(), proxy.clone(), versions),
             proxy,
+            told: false,
         });
         let step = connection.on_request(first);
         (connection, step)
@@ -303,13 +307,14 @@ impl Connection {
     async fn run(&mut self, call: &mut Call, first: Step, handover: Handover) -> End {
         let end = self.work(call, first, handover).await;
         match &end {
-            End::Gone => tracing::info!(proxy = %self.proxy.key, "proxy disconnected"),
+            End::Gone => return end,
             End::Status(status) if matches!(status.code(), Code::Unavailable | Code::NotFound) => {}
             End::Status(status) | End::Full(status) => {
                 call.shared.metrics.refused.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
         }
+        self.told = true;
         end
     }
 
@@ -320,8 +325,17 @@ impl Connection {
                 Err(status) => return End::Status(status),
             };
             for response in responses {
-                if let Err(status) = call.responses.send(response).await {
-                    return self.broken(&status);
+                let mut sending = std::pin::pin!(call.responses.send(response));
+                let sent = match futures::poll!(&mut sending) {
+                    Poll::Ready(sent) => sent.map_err(|status| self.broken(&status)),
+                    // In a box, since it is seldom.
+                    Poll::Pending => {
+                        let reading = call.shared.settings.reading;
+                        Box::pin(self.send_slowly(sending, reading, &mut handover)).await
+                    }
+                };
+                if let Err(end) = sent {
+                    return end;
                 }
             }
             if self.starting.is_some() && self.stream.is_started() {
@@ -344,6 +358,27 @@ impl Connection {
                 }
                 Some(()) = handover.next() => Err(shutting_down()),
             };
+        }
+    }
+
+    /// Goes on sending to a proxy that does not read as fast, while which nothing else is lost sight of that has an end.
+    async fn send_slowly(
+        &mut self,
+        mut sending: Pin<&mut impl Future<Output = Result<(), Status>>>,
+        patience: Duration,
+        handover: &mut Handover,
+    ) -> Result<(), End> {
+        let mut late = std::pin::pin!(tokio::time::sleep(patience));
+        loop {
+            tokio::select! {
+                sent = &mut sending => return sent.map_err(|status| self.broken(&status)),
+                () = ended(&mut self.starting) => self.starting = None,
+                Some(()) = handover.next() => return Err(End::Status(shutting_down())),
+                () = &mut late => {
+                    let text = format!("the proxy did not read a response within {patience:?}");
+                    return Err(End::Status(Status::deadline_exceeded(text)));
+                }
+            }
         }
     }
 
@@ -425,6 +460,15 @@ impl Connection {
             let names: Vec<_> = resources.iter().map(|stamp| &*stamp.name).collect();
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
             self.reporter.rejected(*kind, &names, message);
+        }
+    }
+}
+
+/// A stream ends with its connection too, and then nothing of it runs any more.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.told {
+            tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
         }
     }
 }

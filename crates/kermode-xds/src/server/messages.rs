@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::Status;
 
-use super::transport::{reset, send};
+use super::transport::{send, until_reset};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
@@ -148,7 +148,7 @@ impl Responses {
 
     /// Completes when the client does not want responses any more.
     pub(super) async fn unwanted(&mut self) {
-        reset(&mut self.stream).await;
+        until_reset(&mut self.stream).await;
     }
 
     /// Ends the call. No capacity is needed for that, and nothing is waited for.

@@ -1,7 +1,7 @@
 //! The server and clients in one process, without a network between them.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
@@ -73,7 +73,7 @@ struct World {
     store: Arc<Store>,
     gate: Gate,
     server: AdsServer,
-    _shutdown: watch::Sender<bool>,
+    shutdown: watch::Sender<bool>,
 }
 
 type Answers = Streaming<DeltaDiscoveryResponse>;
@@ -101,7 +101,7 @@ impl World {
             store,
             gate,
             server,
-            _shutdown: shutdown,
+            shutdown,
         };
         world.publish("1");
         world
@@ -190,22 +190,60 @@ impl World {
     }
 }
 
-/// Requests without end, and how many of them were taken: a client sends so many before any is read.
-fn endless() -> (Arc<AtomicUsize>, impl Stream<Item = DeltaDiscoveryRequest> + Send) {
-    let taken = Arc::new(AtomicUsize::new(0));
-    let count = taken.clone();
-    let requests = futures::stream::repeat_with(move || {
-        count.fetch_add(1, Ordering::Relaxed);
-        DeltaDiscoveryRequest {
-            resource_names_subscribe: vec!["x".repeat(1024)],
-            ..subscription("default.web.shop")
-        }
-    });
-    (taken, requests)
+/// A call by HTTP/2 alone.
+struct Call {
+    _client: h2::client::SendRequest<Bytes>,
+    requests: h2::SendStream<Bytes>,
+    responses: h2::RecvStream,
 }
 
-/// Of requests that long: what fits into a window of HTTP/2 and the buffers on the way to it.
-const UNREAD: usize = 256;
+/// Nearly as large as the server's window.
+const LARGE: usize = 60_000;
+
+impl Call {
+    /// With a first request that long, and a window of the client's.
+    async fn open(world: &World, token: &str, size: usize, window: u32) -> Self {
+        let (near, far) = tokio::io::duplex(1 << 17);
+        let transport = Transport::new(world.server.clone(), Routes::default());
+        tokio::spawn(transport.serve(far, || (), std::future::pending()));
+        let (client, connection) = h2::client::Builder::new()
+            .initial_window_size(window)
+            .handshake::<_, Bytes>(near)
+            .await
+            .expect("a handshake");
+        tokio::spawn(connection);
+        let mut client = client.ready().await.expect("a connection");
+        let request = http::Request::post(format!("http://cp{DELTA_AGGREGATED_RESOURCES}"))
+            .header("authorization", format!("Bearer {token}"))
+            .body(())
+            .expect("a request");
+        let (response, mut requests) = client.send_request(request, false).expect("sent");
+        let mut message = subscription("default.web.shop");
+        message.resource_names_subscribe = vec!["*".to_owned(), "x".repeat(size)];
+        let message = message.encode_to_vec();
+        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
+        let message = [&[0], &length[..], &message].concat();
+        requests.send_data(message.into(), false).expect("sent");
+        let responses = response.await.expect("an answer").into_body();
+        Self {
+            _client: client,
+            requests,
+            responses,
+        }
+    }
+
+    /// Whether the server made room for more by reading what was sent.
+    fn is_read(&mut self) -> bool {
+        self.requests.reserve_capacity(LARGE);
+        self.requests.capacity() == LARGE
+    }
+
+    async fn status(mut self) -> String {
+        let trailers = tokio::time::timeout(PATIENCE, self.responses.trailers()).await;
+        let trailers = trailers.expect("no end").expect("trailers").expect("trailers");
+        trailers["grpc-status"].to_str().expect("a number").to_owned()
+    }
+}
 
 /// Lets everything run that can run on the one thread of a test.
 async fn everything_else_runs() {
@@ -239,12 +277,11 @@ async fn answer(answers: &mut Answers) -> Result<DeltaDiscoveryResponse, Code> {
 #[tokio::test]
 async fn nothing_is_read_of_a_stranger() {
     let world = World::new();
-    let (taken, requests) = endless();
-    let mut answers = world.open("stranger", requests).await;
-    assert_eq!(answer(&mut answers).await, Err(Code::Unauthenticated));
+    let mut unknown = Call::open(&world, "slow", LARGE, 65_535).await;
     everything_else_runs().await;
-    let taken = taken.load(Ordering::Relaxed);
-    assert!(taken <= UNREAD, "{taken} of its requests were read");
+    assert!(!unknown.is_read(), "its request was read");
+    let stranger = Call::open(&world, "stranger", LARGE, 65_535).await;
+    assert_eq!(stranger.status().await, "16");
 }
 
 #[tokio::test]
@@ -374,12 +411,9 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
     let (first, mut answers) = world.begin().await;
     let clusters = answer(&mut answers).await.expect("clusters");
 
-    let (taken, requests) = endless();
-    let requests = futures::stream::iter([subscription("default.web.shop")]).chain(requests);
-    let mut others = world.open("web", requests).await;
+    let mut other = Call::open(&world, "web", LARGE, 65_535).await;
     everything_else_runs().await;
-    let taken = taken.load(Ordering::Relaxed);
-    assert!(taken <= UNREAD, "it has to wait, and {taken} were read");
+    assert!(!other.is_read(), "it has to wait");
     let waiting = &world.server.shared.metrics.waiting;
     assert_eq!(waiting.get(), 1);
 
@@ -401,7 +435,10 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
         ..DeltaDiscoveryRequest::default()
     };
     first.send(request).await.expect("open");
-    answer(&mut others).await.expect("its turn");
+    let turn = other.responses.data();
+    let turn = tokio::time::timeout(PATIENCE, turn).await.expect("its turn");
+    turn.expect("open").expect("clusters");
+    assert!(other.is_read());
     assert_eq!(waiting.get(), 0);
 }
 
@@ -409,7 +446,7 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
 async fn a_stream_that_never_has_all_it_asks_for_keeps_others_waiting_for_a_while_only() {
     let world = World::with(Settings {
         starting: 1,
-        start: Duration::from_millis(1),
+        start: Duration::from_millis(50),
         ..Settings::default()
     });
     let mut first = world.subscribe().await;
@@ -469,38 +506,47 @@ async fn a_client_that_does_not_read_gives_its_place_up_too() {
     let world = World::new();
     let mut unread = Vec::new();
     for _ in 0..=Settings::default().streams {
-        let (near, far) = tokio::io::duplex(1 << 16);
-        tokio::spawn(Transport::new(world.server.clone(), Routes::default()).serve(
-            far,
-            || (),
-            std::future::pending(),
-        ));
-        let mut client = h2::client::Builder::new();
-        let (client, connection) = client
-            .initial_window_size(0)
-            .handshake::<_, Bytes>(near)
-            .await
-            .expect("a handshake");
-        tokio::spawn(connection);
-        let mut client = client.ready().await.expect("a connection");
-        let request = http::Request::post(format!("http://cp{DELTA_AGGREGATED_RESOURCES}"))
-            .header("authorization", "Bearer web")
-            .body(())
-            .expect("a request");
-        let (response, mut requests) = client.send_request(request, false).expect("sent");
-        let message = subscription("default.web.shop").encode_to_vec();
-        let length = u32::try_from(message.len()).expect("small").to_be_bytes();
-        let message = [&[0], &length[..], &message].concat();
-        requests.send_data(message.into(), false).expect("sent");
-        let response = response.await.expect("an answer").into_body();
+        unread.push(Call::open(&world, "web", 1, 0).await);
         everything_else_runs().await;
-        unread.push((client, requests, response));
     }
     let connected = &world.server.shared.metrics.connected;
     assert_eq!(
         connected.get(),
         i64::try_from(Settings::default().streams).expect("few")
     );
-    let trailers = unread.swap_remove(0).2.trailers().await.expect("trailers");
-    assert_eq!(trailers.expect("trailers")["grpc-status"], "10");
+    assert_eq!(unread.swap_remove(0).status().await, "10");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_others_waiting_for_a_while_only() {
+    let world = World::with(Settings {
+        starting: 1,
+        start: Duration::from_millis(50),
+        ..Settings::default()
+    });
+    let _unread = Call::open(&world, "web", 1, 0).await;
+    let mut second = world.subscribe().await;
+    answer(&mut second).await.expect("its turn");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_ended_in_the_end() {
+    let world = World::with(Settings {
+        reading: Duration::from_millis(50),
+        ..Settings::default()
+    });
+    let unread = Call::open(&world, "web", 1, 0).await;
+    assert_eq!(unread.status().await, "4");
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_not_waited_for_at_shutdown() {
+    let world = World::with(Settings {
+        handover: Duration::ZERO,
+        ..Settings::default()
+    });
+    let unread = Call::open(&world, "web", 1, 0).await;
+    everything_else_runs().await;
+    world.shutdown.send_replace(true);
+    assert_eq!(unread.status().await, "14");
 }

@@ -71,8 +71,8 @@ where
         Self { ads, others }
     }
 
-    /// Serves a connection until its end, and says with `asked` that a call came. From `closing` on no new calls are
-    /// accepted, and it ends with the last one.
+    /// Serves a connection until its end, and says with `asked` that a call came. When `closing` completes, the client is
+    /// told to make no more calls here, and the connection ends with the last one.
     ///
     /// # Errors
     /// When the connection breaks, or the client does not keep to the protocol.
@@ -104,11 +104,15 @@ where
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let mut connection = Box::new(handshake.await?);
+        let mut closing = closing.map(|()| Part::Closing).boxed();
+        let mut connection = tokio::select! {
+            connection = handshake => Box::new(connection?),
+            _ = &mut closing => return Ok(()),
+        };
         // All that is waited for beside the connection. Of these only what was woken is polled: what tells of the end
         // is one for all connections, and a look at it costs each of them more than it seems.
         let mut parts = FuturesUnordered::new();
-        parts.push(closing.map(|()| Part::Closing).boxed());
+        parts.push(closing);
         loop {
             tokio::select! {
                 // What calls send goes out with the connection, which therefore comes after them.
@@ -163,7 +167,7 @@ pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Res
 }
 
 /// Completes when the client, or the end of its connection, has ended the call.
-pub(super) async fn reset(stream: &mut SendStream<Bytes>) {
+pub(super) async fn until_reset(stream: &mut SendStream<Bytes>) {
     let _ = poll_fn(|context| stream.poll_reset(context)).await;
 }
 

@@ -13,7 +13,7 @@ use http_body_util::BodyExt as _;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{reset, send};
+use super::{send, until_reset};
 
 /// Has a call answered, unless the client ends it before.
 pub(super) async fn serve<S>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
@@ -27,8 +27,9 @@ where
     };
     let (head, body) = response.into_parts();
     let is_all = http_body::Body::is_end_stream(&body);
-    let Ok(mut stream) = respond.send_response(http::Response::from_parts(head, ()), is_all) else {
-        return;
+    let mut stream = match respond.send_response(http::Response::from_parts(head, ()), is_all) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "answer not sent"),
     };
     if !is_all && let Err(error) = answer(&mut stream, body).await {
         tracing::debug!(%error, "call broke");
@@ -40,7 +41,7 @@ async fn answer(stream: &mut SendStream<Bytes>, mut body: Body) -> Result<(), h2
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = reset(stream) => return Ok(()),
+            () = until_reset(stream) => return Ok(()),
         };
         let Some(frame) = frame else {
             return stream.send_data(Bytes::new(), true);

@@ -86,6 +86,8 @@ struct World {
     asked: Arc<AtomicBool>,
     close: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), h2::Error>>,
+    /// What moves the client's bytes.
+    connection: JoinHandle<()>,
     _shutdown: watch::Sender<bool>,
 }
 
@@ -93,14 +95,7 @@ impl World {
     async fn new() -> Self {
         let (near, far) = tokio::io::duplex(1 << 14);
         let (shutdown, requested) = watch::channel(false);
-        let ads = AdsServer::new(
-            Arc::new(Store::default()),
-            Closed,
-            Settings::default(),
-            Metrics::default(),
-            Departures::default(),
-            requested,
-        );
+        let ads = mk_ads(requested);
         let (close, closing) = oneshot::channel();
         let (echo, asked) = (Echo::default(), Arc::new(AtomicBool::new(false)));
         let note = asked.clone();
@@ -110,8 +105,10 @@ impl World {
             async { drop(closing.await) },
         );
         let serving = tokio::spawn(serving);
+        let (client, connection) = connect(near).await;
         Self {
-            client: connect(near).await,
+            client,
+            connection,
             echo,
             asked,
             close,
@@ -129,10 +126,21 @@ impl World {
     }
 }
 
-async fn connect(near: DuplexStream) -> SendRequest<Bytes> {
+async fn connect(near: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let (client, connection) = h2::client::handshake(near).await.expect("a handshake");
-    tokio::spawn(connection);
-    client
+    let moving = tokio::spawn(async { drop(connection.await) });
+    (client, moving)
+}
+
+fn mk_ads(shutdown: watch::Receiver<bool>) -> AdsServer {
+    AdsServer::new(
+        Arc::new(Store::default()),
+        Closed,
+        Settings::default(),
+        Metrics::default(),
+        Departures::default(),
+        shutdown,
+    )
 }
 
 /// The body and what comes after it.
@@ -182,18 +190,24 @@ async fn a_call_that_the_client_ends_is_not_worked_on() {
 #[tokio::test]
 async fn a_call_ends_with_its_connection() {
     let mut world = World::new().await;
-    let (response, body) = world.ask("/never").await;
-    let World {
-        client,
-        echo,
-        serving,
-        close: _close,
-        ..
-    } = world;
-    soon(echo.began.notified()).await;
-    drop((client, response, body));
-    soon(echo.ended.notified()).await;
-    let _ = soon(serving).await.expect("no panic");
+    let (_response, _body) = world.ask("/never").await;
+    soon(world.echo.began.notified()).await;
+    world.connection.abort();
+    soon(world.echo.ended.notified()).await;
+    let _ = soon(world.serving).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn nobody_is_waited_for_who_has_not_even_begun() {
+    let (_near, far) = tokio::io::duplex(1 << 14);
+    let (close, closing) = oneshot::channel::<()>();
+    let (_shutdown, requested) = watch::channel(false);
+    let serving = Transport::new(mk_ads(requested), Echo::default()).serve(far, || (), async {
+        drop(closing.await);
+    });
+    let serving = tokio::spawn(serving);
+    close.send(()).expect("it runs");
+    soon(serving).await.expect("no panic").expect("a good end");
 }
 
 #[tokio::test]
