@@ -15,9 +15,14 @@ enum Upstream {
 }
 
 async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
-    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
+    // What is free for UDP need not be for TCP; then another one is tried.
+    let (udp, tcp, address) = loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, tcp, address);
+        }
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
         loop {
