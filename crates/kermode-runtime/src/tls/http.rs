@@ -1,5 +1,6 @@
 //! HTTP/1.1 and HTTP/2 with a router, by hyper.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::Router;
@@ -7,6 +8,7 @@ use futures::future::BoxFuture;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulConnection;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -42,25 +44,26 @@ impl Protocol for Router {
         });
         let io = TokioIo::new(stream);
         if is_h2 {
-            let mut connection = Box::pin(http2().serve_connection(io, service));
-            Box::pin(async move {
-                tokio::select! {
-                    ended = &mut connection => return Ok(ended?),
-                    () = finished => connection.as_mut().graceful_shutdown(),
-                }
-                Ok(connection.await?)
-            })
+            Box::pin(until(finished, Box::pin(http2().serve_connection(io, service))))
         } else {
-            let mut connection = Box::pin(http1().serve_connection(io, service));
-            Box::pin(async move {
-                tokio::select! {
-                    ended = &mut connection => return Ok(ended?),
-                    () = finished => connection.as_mut().graceful_shutdown(),
-                }
-                Ok(connection.await?)
-            })
+            Box::pin(until(finished, Box::pin(http1().serve_connection(io, service))))
         }
     }
+}
+
+/// Lets a connection go on until its end, from `finished` on with what has begun alone.
+async fn until<C>(
+    finished: impl Future<Output = ()>,
+    mut connection: Pin<Box<C>>,
+) -> Result<(), BrokenConnection>
+where
+    C: GracefulConnection<Error = hyper::Error>,
+{
+    tokio::select! {
+        ended = &mut connection => return Ok(ended?),
+        () = finished => connection.as_mut().graceful_shutdown(),
+    }
+    Ok(connection.await?)
 }
 
 fn http1() -> http1::Builder {

@@ -8,6 +8,7 @@ use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
 use super::*;
@@ -21,7 +22,8 @@ const NEIGHBOUR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 struct Server {
     address: SocketAddr,
     connector: Arc<ClientConfig>,
-    _trigger: shutdown::Trigger,
+    trigger: shutdown::Trigger,
+    serving: JoinHandle<Result<(), TlsError>>,
 }
 
 type Client = tokio_rustls::client::TlsStream<TcpStream>;
@@ -38,7 +40,7 @@ impl Server {
         let address = listener.local_addr().expect("an address");
         let (trigger, shutdown) = shutdown::channel();
         let router = Router::new().route("/", get(async || "hello"));
-        tokio::spawn(serve_within(bounds, listener, certificate, router, shutdown));
+        let serving = tokio::spawn(serve_within(bounds, listener, certificate, router, shutdown));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
@@ -47,7 +49,8 @@ impl Server {
         Self {
             address,
             connector: Arc::new(config),
-            _trigger: trigger,
+            trigger,
+            serving,
         }
     }
 
@@ -154,4 +157,24 @@ async fn one_address_cannot_take_the_connections_of_others() {
     tokio::time::timeout(PATIENCE, again)
         .await
         .expect("the place is free again");
+}
+
+#[tokio::test]
+async fn at_shutdown_connections_without_a_request_are_closed_and_nothing_more_is_waited_for() {
+    let server = Server::start(Bounds {
+        connections: 8,
+        per_source: 8,
+        first_request: PATIENCE,
+    })
+    .await;
+    let mut asked = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
+    assert!(asks(&mut asked).await.ends_with("hello"));
+    let mut idle = server.connect(HOME, &[b"h2"]).await.expect("a handshake");
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    idle.write_all(preface).await.expect("it is open");
+    server.trigger.shut_down();
+    assert!(is_closed(&mut asked).await, "HTTP/1.1");
+    drop(idle);
+    let ended = tokio::time::timeout(PATIENCE, server.serving).await;
+    ended.expect("an end").expect("no panic").expect("TLS");
 }
