@@ -55,20 +55,13 @@ pub(super) struct Call {
 impl Call {
     /// Serves it to its end.
     pub(super) async fn serve(mut self, metadata: http::HeaderMap) -> After {
-        match self.run(metadata).await {
-            End::Gone => {
-                self.responses.end(None);
-                After::Stay
-            }
-            End::Status(status) => {
-                self.responses.end(Some(&status));
-                After::Stay
-            }
-            End::Full(status) => {
-                self.responses.end(Some(&status));
-                After::Leave
-            }
-        }
+        let (status, after) = match self.run(metadata).await {
+            End::Gone => (None, After::Stay),
+            End::Status(status) => (Some(status), After::Stay),
+            End::Full(status) => (Some(status), After::Leave),
+        };
+        self.responses.end(status.as_ref());
+        after
     }
 
     async fn run(&mut self, metadata: http::HeaderMap) -> End {
@@ -78,15 +71,11 @@ impl Call {
         };
         let identity = match authenticated {
             Ok(identity) => identity,
-            Err(status) => return refuse(&self.shared, status),
+            Err(status) => return End::Status(refused(&self.shared, status)),
         };
         let mut place = match self.shared.open.enter(&identity.key) {
             Ok(place) => place,
-            Err(most) => {
-                let status = full(most);
-                note_refusal(&self.shared, &status);
-                return End::Full(status);
-            }
+            Err(most) => return End::Full(refused(&self.shared, full(most))),
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
@@ -107,7 +96,7 @@ impl Call {
         };
         let (mut connection, first) = match introduced {
             Ok(introduced) => Connection::open(&shared, introduced),
-            Err(status) => return refuse(&shared, status),
+            Err(status) => return End::Status(refused(&shared, status)),
         };
         let _connected = Counted::by(&shared.metrics.connected);
         connection.run(self, first, handover).await
@@ -122,14 +111,11 @@ async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<Prox
         .map_err(|_| Status::unavailable("authentication took too long"))?
 }
 
-fn refuse(shared: &Shared, status: Status) -> End {
-    note_refusal(shared, &status);
-    End::Status(status)
-}
-
-fn note_refusal(shared: &Shared, status: &Status) {
+/// Notes that a stream is not let in; returns why.
+fn refused(shared: &Shared, status: Status) -> Status {
     shared.metrics.refused.inc();
     tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
+    status
 }
 
 /// Waits until the caller's Dataplane is known and it is its turn, then learns whether the stream is for that Dataplane.
@@ -306,15 +292,13 @@ impl Connection {
 
     async fn run(&mut self, call: &mut Call, first: Step, handover: Handover) -> End {
         let end = self.work(call, first, handover).await;
-        match &end {
-            End::Gone => return end,
-            End::Status(status) if matches!(status.code(), Code::Unavailable | Code::NotFound) => {}
-            End::Status(status) | End::Full(status) => {
+        if let End::Status(status) = &end {
+            if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
                 call.shared.metrics.refused.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
+            self.told = true;
         }
-        self.told = true;
         end
     }
 
