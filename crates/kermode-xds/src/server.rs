@@ -4,7 +4,7 @@
 //! bounded: while the client does not read, it does not go on, and the store keeps nothing for it but two cursors.
 
 mod again;
-mod connection;
+mod call;
 mod messages;
 mod metrics;
 mod status;
@@ -26,7 +26,7 @@ use tonic::Status;
 use crate::departures::Departures;
 use crate::store::Store;
 use crate::stream::Limits;
-use connection::Call;
+use call::Call;
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};

@@ -1,4 +1,4 @@
-//! One stream, from the first request to its end.
+//! One call of ADS, and the session of a proxy that was let in.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -94,12 +94,12 @@ impl Call {
             Some(()) = handover.next() => Err(shutting_down()),
             () = self.responses.unwanted() => return End::Gone,
         };
-        let (mut connection, first) = match introduced {
-            Ok(introduced) => Connection::open(&shared, introduced),
+        let (mut session, first) = match introduced {
+            Ok(introduced) => Session::open(&shared, introduced),
             Err(status) => return End::Status(refused(&shared, status)),
         };
         let _connected = Counted::by(&shared.metrics.connected);
-        connection.run(self, first, handover).await
+        session.run(self, first, handover).await
     }
 }
 
@@ -240,7 +240,7 @@ enum End {
 }
 
 /// A stream that was let in, apart from its messages.
-struct Connection {
+struct Session {
     identity: ProxyIdentity,
     proxy: ProxyId,
     subscription: Subscription,
@@ -262,7 +262,7 @@ type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 /// one for all streams.
 type Handover = FuturesUnordered<BoxFuture<'static, ()>>;
 
-impl Connection {
+impl Session {
     /// Returns what its first request leads to as well.
     fn open(shared: &Arc<Shared>, introduced: Introduced) -> (Box<Self>, Step) {
         let Introduced {
@@ -274,7 +274,7 @@ impl Connection {
         } = introduced;
         tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
         let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
-        let mut connection = Box::new(Self {
+        let mut session = Box::new(Self {
             identity,
             subscription,
             starting: Some(starting),
@@ -286,8 +286,8 @@ impl Connection {
             proxy,
             told: false,
         });
-        let step = connection.on_request(first);
-        (connection, step)
+        let step = session.on_request(first);
+        (session, step)
     }
 
     async fn run(&mut self, call: &mut Call, first: Step, handover: Handover) -> End {
@@ -449,7 +449,7 @@ impl Connection {
 }
 
 /// A stream ends with its connection too, and then nothing of it runs any more.
-impl Drop for Connection {
+impl Drop for Session {
     fn drop(&mut self) {
         if !self.told {
             tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
