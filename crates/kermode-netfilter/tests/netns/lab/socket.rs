@@ -3,8 +3,10 @@
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
@@ -72,13 +74,26 @@ fn connected(
     };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if let Some(source) = source {
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(source))?;
+        bind_when_free(&socket, source)?;
     }
     let patience = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(1), 0);
     setsockopt(&socket, sockopt::SendTimeout, &patience)?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket)
+}
+
+/// The socket that had the address before may be closed and still live for a moment, in the child of another test between
+/// its fork and its exec.
+fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
+    let address = SockaddrStorage::from(source);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match bind(socket.as_raw_fd(), &address) {
+            Err(Errno::EADDRINUSE) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+            result => return Ok(result?),
+        }
+    }
 }
 
 fn read_tcp(mut stream: TcpStream) -> io::Result<String> {
