@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kermode_k8s::controller::describe;
+use kermode_k8s::index::PodIdentity;
 use kermode_model::ObjectKey;
 use kermode_xds::server::ProxyIdentity;
 use kube::api::PostParams;
@@ -120,29 +121,29 @@ impl Authentication {
     /// Whether the Dataplane of the Pod's name is that Pod's, as far as is known now.
     pub(crate) fn allow(&self, identity: &ProxyIdentity) -> Result<(), Refused> {
         let proxy = &identity.key;
-        let known = self
-            .index
-            .pod_identity(proxy)
-            .ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
-        if known.uid != identity.uid {
-            return Err(Refused::OtherPod(proxy.clone()));
-        }
-        if known.service_account != identity.service_account {
-            return Err(Refused::NotYours {
-                token: identity.service_account.clone(),
-                proxy: proxy.clone(),
-            });
-        }
-        Ok(())
+        self.index.pod_identity(proxy, |known| {
+            let known = known.ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
+            if *known.uid != *identity.uid {
+                return Err(Refused::OtherPod(proxy.clone()));
+            }
+            if *known.service_account != *identity.service_account {
+                return Err(Refused::NotYours {
+                    token: identity.service_account.clone(),
+                    proxy: proxy.clone(),
+                });
+            }
+            Ok(())
+        })
     }
 
     /// Has the API server vouch for what the token claims.
     async fn prove(&self, token: &str, claimed: &Claimed) -> Result<ProxyIdentity, Refused> {
-        let known = self.index.pod_identity(&claimed.pod);
+        let has_that_uid = |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claimed.uid);
         // A UID cannot be guessed, so strangers learn nothing from the queue that they are in.
-        let room = match known.filter(|pod| pod.uid == claimed.uid) {
-            Some(_) => &self.room.known,
-            None => &self.room.unknown,
+        let room = if self.index.pod_identity(&claimed.pod, has_that_uid) {
+            &self.room.known
+        } else {
+            &self.room.unknown
         };
         let reviewed = async {
             // Never closed; without a permit there would be no bound.

@@ -26,9 +26,14 @@ impl SharedIndex {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who the proxy of a Pod may be.
-    pub(crate) fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity> {
-        self.read().pod_entitlement(key)
+    /// Tells `judge` who the proxy of a Pod may be. Nothing is copied: this is asked of each proxy whenever something
+    /// changes for it.
+    pub(crate) fn pod_identity<T>(
+        &self,
+        key: &ObjectKey,
+        judge: impl FnOnce(Option<PodIdentity<'_>>) -> T,
+    ) -> T {
+        judge(self.read().pod_entitlement(key))
     }
 
     /// A Dataplane and its Mesh, when both are there.

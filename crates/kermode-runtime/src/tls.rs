@@ -6,7 +6,6 @@
 mod http;
 mod sources;
 
-use std::future::Future;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -210,8 +209,9 @@ async fn serve_within(
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
-            let silence = silence(signs.asked.clone(), bounds.first_request);
-            if let Err(error) = unless(silence, protocol.serve(tls, signs)).await {
+            let asked = signs.asked.clone();
+            let serving = unless_silent(asked, bounds.first_request, protocol.serve(tls, signs));
+            if let Err(error) = serving.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -223,25 +223,21 @@ async fn serve_within(
     Ok(())
 }
 
-/// Serves until the connection ends, or drops it when the client stays silent.
-async fn unless(
-    silence: impl Future<Output = ()>,
-    connection: BoxFuture<'static, Result<(), BrokenConnection>>,
+/// Serves until the connection ends, or drops it when no request comes in time.
+async fn unless_silent(
+    asked: Arc<Notify>,
+    patience: Duration,
+    mut connection: BoxFuture<'static, Result<(), BrokenConnection>>,
 ) -> Result<(), BrokenConnection> {
     tokio::select! {
-        ended = connection => ended,
-        () = silence => {
+        ended = &mut connection => return ended,
+        asked = tokio::time::timeout(patience, asked.notified()) => if asked.is_err() {
             tracing::debug!("connection closed: no request came");
-            Ok(())
+            return Ok(());
         }
     }
-}
-
-/// Completes when no request has come in time, else never.
-async fn silence(asked: Arc<Notify>, patience: Duration) {
-    if tokio::time::timeout(patience, asked.notified()).await.is_ok() {
-        std::future::pending::<()>().await;
-    }
+    // Alone: for the rest of its life nothing beside it is looked at whenever it is woken.
+    connection.await
 }
 
 fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Result<TlsAcceptor, TlsError> {

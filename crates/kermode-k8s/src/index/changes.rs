@@ -76,15 +76,13 @@ impl Changes {
     }
 }
 
-/// Who a proxy may be and what it may ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodIdentity {
+/// Who a proxy may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodIdentity<'i> {
     /// The service account its Pod runs as.
-    pub service_account: Arc<str>,
+    pub service_account: &'i str,
     /// The Pod.
-    pub uid: Arc<str>,
-    /// Its Dataplane.
-    pub dataplane: Arc<Dataplane>,
+    pub uid: &'i str,
 }
 
 /// A Dataplane as it should be.

@@ -31,13 +31,12 @@ impl Index {
     }
 
     /// Who the proxy of a Pod may be. Nobody, once the Pod has finished: what asks then is not that proxy.
-    pub fn pod_entitlement(&self, key: &ObjectKey) -> Option<PodIdentity> {
+    pub fn pod_entitlement(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
-        let dataplane = self.view.dataplane(key)?.clone();
+        self.view.dataplane(key)?;
         Some(PodIdentity {
-            service_account: facts.service_account.clone(),
-            uid: facts.uid.clone(),
-            dataplane,
+            service_account: &facts.service_account,
+            uid: &facts.uid,
         })
     }
 

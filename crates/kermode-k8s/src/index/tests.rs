@@ -240,10 +240,9 @@ fn a_proxy_is_entitled_to_what_its_pod_is() {
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
     let identity = index.pod_entitlement(&key("web-1")).expect("it is known");
     assert_eq!(
-        (&*identity.service_account, &*identity.uid),
+        (identity.service_account, identity.uid),
         ("robot", "uid-of-web-1")
     );
-    assert_eq!(identity.dataplane.services(), ["web-1_demo_svc".into()]);
     index.remove_pod(&key("web-1"));
     assert_eq!(index.pod_entitlement(&key("web-1")), None);
 }

@@ -110,10 +110,11 @@ async fn a_client_that_asks_nothing_is_disconnected_whatever_it_negotiated() {
 async fn a_connection_that_has_asked_outlives_the_time_for_the_first_request() {
     let asked = Arc::new(Notify::new());
     asked.notify_one();
-    let mut silence = std::pin::pin!(silence(asked, Duration::ZERO));
-    assert!(futures::poll!(&mut silence).is_pending());
+    let connection = Box::pin(std::future::pending());
+    let mut serving = std::pin::pin!(unless_silent(asked, Duration::ZERO, connection));
+    assert!(futures::poll!(&mut serving).is_pending());
     tokio::time::sleep(Duration::from_millis(5)).await;
-    assert!(futures::poll!(&mut silence).is_pending());
+    assert!(futures::poll!(&mut serving).is_pending());
 }
 
 #[tokio::test]
