@@ -152,6 +152,11 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
 	@nice -n -10 $(BENCH)/control-plane
 
+.PHONY: bench-exchange
+bench-exchange: ## what connections alone cost: CPU time to tell each of 100 and 1,000 clients something (SIZES=1000)
+	@$(RELEASE) --package kermode-bench
+	@nice -n -10 $(BENCH)/exchange
+
 .PHONY: bench-webhook
 bench-webhook: cluster-packages ## the injection webhook over HTTPS: latency, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench

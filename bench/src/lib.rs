@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod control_plane;
 pub mod dataplane;
+pub mod exchange;
 pub mod figures;
 pub mod https;
 pub mod process;

@@ -21,10 +21,22 @@ impl Process {
     /// # Errors
     /// When the system does not say how it counts.
     pub fn new(pid: u32) -> Result<Self> {
+        Self::found_in(PathBuf::from(format!("/proc/{pid}")), pid)
+    }
+
+    /// A thread of this process.
+    ///
+    /// # Errors
+    /// When the system does not say how it counts.
+    pub fn thread(id: u32) -> Result<Self> {
+        Self::found_in(PathBuf::from(format!("/proc/self/task/{id}")), id)
+    }
+
+    fn found_in(folder: PathBuf, pid: u32) -> Result<Self> {
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the clock's ticks are unknown")?;
         Ok(Self {
             pid,
-            folder: PathBuf::from(format!("/proc/{pid}")),
+            folder,
             ticks_per_second: u64::try_from(ticks)?,
         })
     }
