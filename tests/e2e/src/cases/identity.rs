@@ -116,9 +116,10 @@ async fn rotate(world: &World) -> Result<Note> {
 
     let gained = world.counters().await?.since(&before);
     ensure!(gained.failed == 0, "{}", gained.failures());
+    // The client makes several times as many; this only says that it did all the time.
     ensure!(
-        gained.succeeded > 500,
-        "only {} requests were made",
+        gained.succeeded >= 5 * finished.as_secs(),
+        "only {} requests were made in {finished:?}",
         gained.succeeded
     );
     let (handshakes, failures) = handshakes("client").await?;
