@@ -4,6 +4,8 @@
 //! api-only cluster ──manifests──▶ kuma-cp (a process) ◀──load── client      /proc ──▶ figures ──▶ target/bench/NAME.json
 //! ```
 //!
+//! One is for comparison and starts none of these: `exchange`, what connections cost without a control plane.
+//!
 //! Other work may share the machine, so CPU time and ratios count before wall time, and everything is measured in
 //! several rounds whose spread is shown.
 

@@ -24,7 +24,7 @@ impl Process {
         Self::found_in(PathBuf::from(format!("/proc/{pid}")), pid)
     }
 
-    /// A thread of this process.
+    /// A thread of this process, for its CPU time: memory is not a thread's.
     ///
     /// # Errors
     /// When the system does not say how it counts.

@@ -1,7 +1,5 @@
 //! `make bench-exchange`: what of a control plane's CPU time is the price of a connection for each sidecar.
 
-use std::process::ExitCode;
-
 use anyhow::Result;
 use kermode_bench::config::Config;
 use kermode_bench::exchange::{Exchange, Took, Transport};
@@ -10,7 +8,7 @@ use kermode_bench::figures::{Figures, Target};
 /// Exchanges of a round: CPU time is counted in steps of 10 ms.
 const EXCHANGES: u32 = 20;
 
-fn main() -> Result<ExitCode> {
+fn main() -> Result<()> {
     let config = Config::read()?;
     std::fs::create_dir_all(config.target.join("bench"))?;
     let sizes: &[usize] = match &config.sizes {
@@ -37,6 +35,7 @@ fn main() -> Result<ExitCode> {
             add("until all have answered", |took| took.wall);
         }
     }
-    let met = figures.write(&config.target.join("bench/exchange.json"))?;
-    Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // No figure has a target: they say how near others can come to theirs.
+    figures.write(&config.target.join("bench/exchange.json"))?;
+    Ok(())
 }
