@@ -40,8 +40,9 @@ pub(super) async fn accept(
     acceptor: TlsAcceptor,
     telling: watch::Receiver<u64>,
     heard: Arc<Heard>,
-) {
-    while let Ok((stream, _)) = listener.accept().await {
+) -> Result<()> {
+    loop {
+        let (stream, _) = listener.accept().await?;
         let serving = serve(
             stream,
             transport,
