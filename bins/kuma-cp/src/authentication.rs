@@ -56,8 +56,8 @@ pub(crate) enum Refused {
         /// Its Pod.
         proxy: ObjectKey,
     },
-    /// The Pod has not been seen yet, or is not injected.
-    #[error("no Dataplane {0} yet: its Pod is unknown or has no sidecar")]
+    /// The Pod has not been seen yet, is not injected, or no Dataplane can be made of it.
+    #[error("no Dataplane {0} yet: its Pod is unknown, has no sidecar, or has Events that say what is wrong")]
     UnknownProxy(ObjectKey),
     /// Another Pod of that name is known.
     #[error("Dataplane {0} is that of another Pod of that name: one of the two has gone, or is too new")]

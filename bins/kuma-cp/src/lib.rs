@@ -12,6 +12,7 @@ mod engine;
 mod identity;
 mod mesh;
 mod proxies;
+mod replicas;
 mod serving;
 mod status;
 mod watches;

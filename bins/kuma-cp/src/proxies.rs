@@ -3,21 +3,24 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use kermode_model::{MeshName, ObjectKey};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
-use kermode_xds::departures::Departures;
 use kermode_xds::departures::service::DepartureService;
+use kermode_xds::departures::{Departures, Replicas};
 use kermode_xds::rpc::Rpc;
 use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tonic::Status;
 use tonic::service::Routes;
 
 use crate::authentication::Authentication;
 use crate::identity::{Identity, status};
+use crate::mesh::SharedIndex;
 use crate::status::Statuses;
 
 impl Authenticator for Authentication {
@@ -33,13 +36,20 @@ impl Authenticator for Authentication {
     }
 }
 
+/// What departing sidecars are told.
+pub(crate) struct Account {
+    pub(crate) departures: Departures,
+    pub(crate) replicas: watch::Receiver<Replicas>,
+    pub(crate) index: SharedIndex,
+}
+
 /// What proxies are served, over HTTP/2.
 pub(crate) struct Proxies(Transport<Routes>);
 
 impl Proxies {
     pub(crate) fn new(
         store: Arc<Store>,
-        departures: Departures,
+        account: Account,
         authentication: Authentication,
         identity: Identity,
         statuses: Statuses,
@@ -48,7 +58,25 @@ impl Proxies {
     ) -> Self {
         let metrics = Metrics::default();
         metrics.register(registry);
-        let departing = DepartureService::new(departures.clone(), authentication.clone());
+        let Account {
+            departures,
+            replicas,
+            index,
+        } = account;
+        let position = {
+            let store = store.clone();
+            move |proxy: &ObjectKey| -> Option<(MeshName, u64)> {
+                let mesh = index.read().view().dataplane(proxy)?.mesh.clone();
+                let published = store.mesh_sequence(&mesh);
+                Some((mesh, published))
+            }
+        };
+        let departing = DepartureService::new(
+            departures.clone(),
+            Arc::new(position),
+            replicas,
+            authentication.clone(),
+        );
         let ads = AdsServer::new(
             store,
             authentication,

@@ -102,6 +102,8 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     for watch in watches::all(&client, &namespace, &sink) {
         spawn(&mut components, "watch", until(shutdown, watch));
     }
+    let replicas = plane.keep_replicas(config, client.clone());
+    spawn(&mut components, "watch of replicas", until(shutdown, replicas));
     let dataplanes = plane.writer.clone().watch();
     spawn(
         &mut components,

@@ -1,7 +1,7 @@
 //! The connection to the control plane: name resolution, TCP, TLS, HTTP/2.
 //!
-//! One lazy channel for everything. It connects with the first call, and again with the first call after a loss, so
-//! whoever calls decides how often to try.
+//! One lazy channel for everything, by the Service. It connects with the first call, and again with the first call after a
+//! loss, so whoever calls decides how often to try. Some questions go to a certain replica, by a channel of its own.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -31,30 +31,63 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A channel to the control plane, not connected yet.
-pub(crate) fn channel(config: &ControlPlaneConfig, resolver: Arc<TokioResolver>) -> anyhow::Result<Channel> {
-    let host = &config.host;
-    let authority = if host.contains(':') {
-        format!("[{host}]")
-    } else {
-        host.clone()
-    };
-    let endpoint = Endpoint::from_shared(format!("https://{authority}:{}", config.port))
-        .context("KUMA_CONTROL_PLANE_URL")?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let connector = Connector {
-        target: Arc::new(Target {
-            host: host.clone(),
-            port: config.port,
-            name: ServerName::try_from(host.clone()).context("KUMA_CONTROL_PLANE_URL: host")?,
-        }),
-        tls: TlsConnector::from(Arc::new(tls_config(config)?)),
-        resolver,
-    };
-    Ok(endpoint.connect_with_connector_lazy(connector))
+/// The control plane, and how it proves that it is the one. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct ControlPlane {
+    endpoint: Endpoint,
+    target: Arc<Target>,
+    tls: TlsConnector,
+    resolver: Arc<TokioResolver>,
+}
+
+impl ControlPlane {
+    pub(crate) fn new(config: &ControlPlaneConfig, resolver: Arc<TokioResolver>) -> anyhow::Result<Self> {
+        let host = &config.host;
+        let authority = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.clone()
+        };
+        let endpoint = Endpoint::from_shared(format!("https://{authority}:{}", config.port))
+            .context("KUMA_CONTROL_PLANE_URL")?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self {
+            endpoint,
+            target: Arc::new(Target {
+                host: host.clone(),
+                port: config.port,
+                name: ServerName::try_from(host.clone()).context("KUMA_CONTROL_PLANE_URL: host")?,
+            }),
+            tls: TlsConnector::from(Arc::new(tls_config(config)?)),
+            resolver,
+        })
+    }
+
+    /// A channel to any replica, not connected yet.
+    pub(crate) fn channel(&self) -> Channel {
+        self.connect(self.target.clone())
+    }
+
+    /// A channel to the replica at that address, not connected yet. Wherever it leads, only the control plane's certificate
+    /// is good enough.
+    pub(crate) fn replica(&self, address: SocketAddr) -> Channel {
+        self.connect(Arc::new(Target {
+            host: address.ip().to_string(),
+            port: address.port(),
+            name: self.target.name.clone(),
+        }))
+    }
+
+    fn connect(&self, target: Arc<Target>) -> Channel {
+        self.endpoint.connect_with_connector_lazy(Connector {
+            target,
+            tls: self.tls.clone(),
+            resolver: self.resolver.clone(),
+        })
+    }
 }
 
 fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {

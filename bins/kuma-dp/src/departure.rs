@@ -1,73 +1,146 @@
 //! Follows this endpoint's way out, from the drain's beginning until no proxy sends requests here any more.
 //!
-//! The control plane knows who has acknowledged the removal (`kermode_xds::departures`). For now it is told to the log:
-//! an operator sees how much of the drain time was needed. Nothing waits for it.
+//! Each replica of the control plane knows which of its proxies have acknowledged the removal
+//! (`kermode_xds::departures`), so all of them are asked. For now it is told to the log: an operator sees how much of the
+//! drain time was needed. Nothing waits for it.
+
+mod account;
+
+use std::time::Duration;
 
 use anyhow::Context as _;
 use http::uri::PathAndQuery;
 use kermode_xds::departures::service::{WATCH_DEPARTURE, WatchDepartureRequest, WatchDepartureResponse};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use self::account::{Account, Progress, Source};
+use crate::control_plane::ControlPlane;
 use crate::token::TokenFile;
 
-/// The way to the control plane's account of departures.
+/// Before a replica is asked again that does not answer. The drain bounds how often.
+const RETRY: Duration = Duration::from_secs(1);
+/// How many messages of those who ask may wait.
+const WAITING: usize = 16;
+
+/// The way to the control plane's accounts of departures.
 #[derive(Clone)]
 pub(crate) struct Departure {
-    pub(crate) channel: Channel,
+    pub(crate) control_plane: ControlPlane,
+    /// To whichever replica the Service leads to.
+    pub(crate) any_replica: Channel,
     pub(crate) token: TokenFile,
 }
 
+/// What became of a question.
+enum Heard {
+    Answer(WatchDepartureResponse),
+    /// The replica does not answer, or no longer.
+    Nothing,
+    /// The control plane is of a version that cannot be asked.
+    Unknown,
+}
+
 impl Departure {
-    /// Follows it to its end, or to that of the connection.
+    /// Follows it to its end.
     pub(crate) async fn follow(self) {
-        match self.watch().await {
-            Ok(()) => {}
-            // A control plane of an earlier version.
-            Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
-                tracing::debug!("the control plane does not tell who still sends requests here");
+        let (sender, mut heard) = mpsc::channel(WAITING);
+        // All of them end with this.
+        let mut asking = JoinSet::new();
+        asking.spawn(self.clone().ask(Source::Service, sender.clone()));
+        let mut account = Account::default();
+        while let Some((source, heard)) = heard.recv().await {
+            let progress = match heard {
+                Heard::Answer(answer) => account.on_answer(source, answer),
+                Heard::Nothing => account.on_silence(source),
+                Heard::Unknown => {
+                    tracing::debug!("the control plane does not tell who still sends requests here");
+                    return;
+                }
+            };
+            match progress {
+                Progress::Ask(replicas) => {
+                    for address in replicas {
+                        asking.spawn(self.clone().ask(Source::Replica(address), sender.clone()));
+                    }
+                }
+                Progress::Wait { known_by } => {
+                    tracing::debug!(proxies = known_by, "proxies may still send requests here");
+                }
+                Progress::Over { took, replicas } => {
+                    tracing::info!(
+                        milliseconds = took.as_millis(),
+                        replicas,
+                        "every proxy has acknowledged that this endpoint is gone"
+                    );
+                    return;
+                }
             }
-            Err(error) => tracing::info!(
-                error = format!("{error:#}"),
-                "the control plane does not tell who still sends requests here, the drain takes its time"
-            ),
         }
     }
 
-    async fn watch(&self) -> anyhow::Result<()> {
-        let mut answers = self.open().await?;
-        while let Some(standing) = answers.message().await? {
-            tell(&standing);
+    /// Asks one replica, again and again until it has given its last answer.
+    async fn ask(self, source: Source, heard: mpsc::Sender<(Source, Heard)>) {
+        let channel = match source {
+            Source::Service => self.any_replica.clone(),
+            Source::Replica(address) => self.control_plane.replica(address),
+        };
+        loop {
+            let ended = self.listen(channel.clone(), source, &heard).await;
+            let news = match ended {
+                Ok(true) => return,
+                Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
+                    Heard::Unknown
+                }
+                Ok(false) => Heard::Nothing,
+                Err(error) => {
+                    tracing::debug!(
+                        %source,
+                        error = format!("{error:#}"),
+                        "the control plane does not tell who still sends requests here"
+                    );
+                    Heard::Nothing
+                }
+            };
+            if heard.send((source, news)).await.is_err() {
+                return;
+            }
+            sleep(RETRY).await;
         }
-        Ok(())
     }
 
-    async fn open(&self) -> anyhow::Result<Streaming<WatchDepartureResponse>> {
+    /// Passes answers on; whether the last one was among them.
+    async fn listen(
+        &self,
+        channel: Channel,
+        source: Source,
+        heard: &mpsc::Sender<(Source, Heard)>,
+    ) -> anyhow::Result<bool> {
+        let mut answers = self.open(channel).await?;
+        let mut last = false;
+        while let Some(answer) = answers.message().await? {
+            last = answer.is_over();
+            // Whoever does not listen any more has dropped this, too.
+            let _ = heard.send((source, Heard::Answer(answer))).await;
+        }
+        Ok(last)
+    }
+
+    async fn open(&self, channel: Channel) -> anyhow::Result<Streaming<WatchDepartureResponse>> {
         let mut request = Request::new(WatchDepartureRequest {});
         request
             .metadata_mut()
             .insert("authorization", self.token.authorization().await?);
-        let mut client = Grpc::new(self.channel.clone());
+        let mut client = Grpc::new(channel);
         client.ready().await.context("connecting to the control plane")?;
         let codec = ProstCodec::<WatchDepartureRequest, WatchDepartureResponse>::default();
         let path = PathAndQuery::from_static(WATCH_DEPARTURE);
         let answers = client.server_streaming(request, path, codec).await?;
         Ok(answers.into_inner())
-    }
-}
-
-fn tell(standing: &WatchDepartureResponse) {
-    if standing.is_over() {
-        tracing::info!(
-            milliseconds = standing.took_ms,
-            "every proxy has acknowledged that this endpoint is gone"
-        );
-    } else if standing.departing {
-        tracing::debug!(
-            proxies = standing.known_by,
-            "proxies may still send requests here"
-        );
     }
 }

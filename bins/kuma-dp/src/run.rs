@@ -16,6 +16,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::Config;
+use crate::control_plane::ControlPlane;
 use crate::departure::Departure;
 use crate::dns::forward::Upstreams;
 use crate::dns::{self, NoZone};
@@ -26,9 +27,9 @@ use crate::resolver::SystemDns;
 use crate::sds::SecretService;
 use crate::shutdown::Shutdown;
 use crate::socket::AgentSocket;
+use crate::supervisor;
 use crate::token::TokenFile;
 use crate::upstream::Upstream;
-use crate::{control_plane, supervisor};
 
 /// Components serve until Envoy has ended for good and are dropped then: the drain needs all of them.
 type Components = JoinSet<anyhow::Result<()>>;
@@ -89,14 +90,16 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
 async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Components, Departure)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
-    let channel = control_plane::channel(&config.control_plane, system_dns.resolver()?)?;
+    let control_plane = ControlPlane::new(&config.control_plane, system_dns.resolver()?)?;
+    let channel = control_plane.channel();
     let token = TokenFile::new(config.control_plane.token_path.clone());
     let (sender, identity) = watch::channel(None);
     let wanted = Arc::new(Notify::new());
     let secrets = SecretService::new(&config.mesh, identity, wanted.clone());
     let relay = Relay::new(Upstream::new(channel.clone(), token.clone()));
     let departure = Departure {
-        channel: channel.clone(),
+        control_plane,
+        any_replica: channel.clone(),
         token: token.clone(),
     };
     components.spawn(serve_envoy(listener, relay, secrets));

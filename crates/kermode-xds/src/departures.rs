@@ -3,11 +3,14 @@
 //! An endpoint whose pod ends or is no longer ready is taken out of its services. From then on until every proxy of
 //! the mesh has acknowledged that, requests may still come. This module keeps account: the engine says who departs,
 //! streams say what they have confirmed, and the departing sidecar (and the operator) can ask how far it is. What is
-//! known is known of this replica's streams; a proxy that is connected to another one is that one's to account for.
+//! known is known of this replica's streams; a proxy that is connected to another one is that one's to account for. So
+//! whoever asks is told of the other replicas, and whether all of them together can have missed somebody.
 
 mod ledger;
+mod replicas;
 pub mod service;
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,6 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
 use ledger::Ledger;
+pub use replicas::Replicas;
 
 /// How many proxies that have not confirmed a departure are named.
 const NAMED: usize = 20;
@@ -43,6 +47,21 @@ pub enum Standing {
         took: Duration,
     },
 }
+
+/// What one replica can say of a departure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// How it stands, as far as the proxies are concerned that have a stream here.
+    pub standing: Standing,
+    /// Where the other replicas serve proxies, to be asked too.
+    pub others: Arc<[SocketAddr]>,
+    /// Whether every proxy that could have the endpoint has lately had a stream at this replica or at one of those. It
+    /// could not be known, had one of them just begun, or ended.
+    pub complete: bool,
+}
+
+/// Says how far a proxy's mesh has been published; none for one that has no Dataplane.
+pub type Position = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
 /// A departure that some proxies have not confirmed, for people to look at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,10 +121,9 @@ impl Default for Departures {
 impl Departures {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Removed endpoints that some connected proxy has not acknowledged to be removed";
+        let help = "Removed endpoints that some proxy of this replica has not acknowledged to be removed";
         registry.register("xds_endpoint_removals_open", help, self.shared.open.clone());
-        let help =
-            "Time from publishing the removal of an endpoint until every connected proxy has acknowledged it";
+        let help = "Time from publishing the removal of an endpoint until every proxy of this replica has acknowledged it";
         registry.register_with_unit(
             "xds_endpoint_removal_acknowledgement",
             help,
@@ -175,27 +193,67 @@ impl Departures {
         }
     }
 
-    /// How a proxy's departure stands, now and whenever that changes, until nobody has its endpoint any more.
-    pub fn watch(&self, proxy: ObjectKey) -> impl Stream<Item = Standing> + Send + 'static {
+    /// What can be said of a proxy's departure, now and whenever that changes, until nobody has its endpoint any more
+    /// and nobody can have been missed.
+    pub fn watch(
+        &self,
+        proxy: ObjectKey,
+        position: Arc<Position>,
+        replicas: watch::Receiver<Replicas>,
+    ) -> impl Stream<Item = Account> + Send + 'static {
         let (departures, turned) = (self.clone(), self.shared.turned.subscribe());
-        let told: Option<Standing> = None;
-        stream::unfold((turned, told), move |(mut turned, told)| {
-            let (departures, proxy) = (departures.clone(), proxy.clone());
-            async move {
-                if matches!(told, Some(Standing::Forgotten { .. })) {
-                    return None;
-                }
-                loop {
-                    turned.mark_unchanged();
-                    let standing = departures.standing(&proxy);
-                    if told != Some(standing) {
-                        return Some((standing, (turned, Some(standing))));
+        let told: Option<Account> = None;
+        stream::unfold(
+            (turned, replicas, told),
+            move |(mut turned, mut replicas, told)| {
+                let (departures, proxy, position) = (departures.clone(), proxy.clone(), position.clone());
+                async move {
+                    if told.as_ref().is_some_and(Account::is_over) {
+                        return None;
                     }
-                    // The sender lives in the account, which is held here. A look in between shows that fewer wait.
-                    let _ = tokio::time::timeout(LOOK, turned.changed()).await;
+                    loop {
+                        turned.mark_unchanged();
+                        let account = departures.account(&proxy, &*position, &replicas.borrow_and_update());
+                        if told.as_ref() != Some(&account) {
+                            return Some((account.clone(), (turned, replicas, Some(account))));
+                        }
+                        // The sender lives in the account, which is held here. A look in between shows that fewer wait, and
+                        // that time has passed.
+                        let _ = tokio::time::timeout(LOOK, async {
+                            tokio::select! {
+                                _ = turned.changed() => {}
+                                Ok(()) = replicas.changed() => {}
+                            }
+                        })
+                        .await;
+                    }
                 }
-            }
-        })
+            },
+        )
+    }
+
+    fn account(&self, proxy: &ObjectKey, position: &Position, replicas: &Replicas) -> Account {
+        if !self.shared.ledger().knows(proxy)
+            && let Some((mesh, sequence)) = position(proxy)
+        {
+            // It is no endpoint, so up to there nobody was told of it here.
+            self.shared
+                .with(|ledger, now| ledger.ask(proxy, mesh, sequence, now));
+        }
+        Account {
+            standing: self.standing(proxy),
+            others: replicas.others.clone(),
+            complete: replicas.are_settled(),
+        }
+    }
+}
+
+// === impl Account ===
+
+impl Account {
+    /// Whether no proxy that has a stream here has the endpoint, and nobody can have been missed.
+    pub fn is_over(&self) -> bool {
+        matches!(self.standing, Standing::Forgotten { .. }) && self.complete
     }
 }
 
@@ -257,18 +315,74 @@ mod tests {
         let mesh = MeshName::from("default");
         departures.arrive(web.clone(), mesh.clone());
         let mut confirmations = departures.connect(&client, &mesh);
-        let mut told = std::pin::pin!(departures.watch(web.clone()));
+        let (_replicas, alone) = watch::channel(settled());
+        let mut told = std::pin::pin!(departures.watch(web.clone(), Arc::new(|_| None), alone));
+        let mut standing = async || told.next().await.map(|account| account.standing);
 
-        assert_eq!(told.next().await, Some(Standing::Present));
+        assert_eq!(standing().await, Some(Standing::Present));
         departures.depart(&web, |_| 8);
-        assert_eq!(told.next().await, Some(Standing::Known { by: 1 }));
+        assert_eq!(standing().await, Some(Standing::Known { by: 1 }));
         let open = departures.open();
         assert_eq!((open[0].waiting, &open[0].named), (1, &vec![client]));
         assert_eq!(departures.shared.open.get(), 1);
         confirmations.confirm(Some(7));
         confirmations.confirm(Some(8));
-        assert!(matches!(told.next().await, Some(Standing::Forgotten { .. })));
-        assert_eq!(told.next().await, None);
+        assert!(matches!(standing().await, Some(Standing::Forgotten { .. })));
+        assert_eq!(standing().await, None);
         assert_eq!(departures.shared.open.get(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_not_over_while_a_replica_that_has_ended_may_have_left_somebody() {
+        let departures = Departures::default();
+        let web = ObjectKey::new("shop", "web");
+        departures.arrive(web.clone(), "default".into());
+        departures.depart(&web, |_| 1);
+        let other: SocketAddr = "10.0.0.2:5678".parse().expect("an address");
+        let lost = |others: &[SocketAddr]| Replicas {
+            others: others.into(),
+            since: Some(tokio::time::Instant::now()),
+        };
+        let (replicas, seen) = watch::channel(lost(&[other]));
+        let mut told = std::pin::pin!(departures.watch(web, Arc::new(|_| None), seen));
+
+        let first = told.next().await.expect("an account");
+        assert!(matches!(first.standing, Standing::Forgotten { .. }), "{first:?}");
+        assert!(!first.is_over() && *first.others == [other], "{first:?}");
+        let begun = tokio::time::Instant::now();
+        replicas.send_replace(lost(&[]));
+        let second = told.next().await.expect("an account");
+        assert!(!second.is_over() && second.others.is_empty(), "{second:?}");
+        let third = told.next().await.expect("an account");
+        assert!(third.is_over() && begun.elapsed() >= ledger::ABSENCE, "{third:?}");
+        assert_eq!(told.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_no_endpoint_here_asks_who_has_come_with_it_from_elsewhere() {
+        let departures = Departures::default();
+        let (web, client) = (ObjectKey::new("shop", "web"), ObjectKey::new("shop", "a"));
+        let mesh = MeshName::from("default");
+        let mut confirmations = departures.connect(&client, &mesh);
+        confirmations.confirm(Some(7));
+        let (_replicas, alone) = watch::channel(settled());
+        let position = move |_: &ObjectKey| Some((mesh.clone(), 8));
+        let told = departures.watch(web.clone(), Arc::new(position), alone);
+        let mut told = std::pin::pin!(told);
+        let mut standing = async || told.next().await.map(|account| account.standing);
+
+        assert_eq!(standing().await, Some(Standing::Known { by: 1 }));
+        confirmations.confirm(Some(8));
+        assert!(matches!(standing().await, Some(Standing::Forgotten { .. })));
+        // It may become one yet.
+        departures.arrive(web.clone(), "default".into());
+        assert_eq!(departures.standing(&web), Standing::Present);
+    }
+
+    fn settled() -> Replicas {
+        Replicas {
+            others: Arc::default(),
+            since: tokio::time::Instant::now().checked_sub(ledger::ABSENCE),
+        }
     }
 }

@@ -4,6 +4,7 @@ mod bad_start;
 mod balancing;
 mod certificate;
 mod dataplane;
+mod departure;
 mod encryption;
 mod high_availability;
 mod identity;
@@ -87,6 +88,7 @@ pub(crate) fn all() -> Vec<Test> {
         observability::debug_endpoints_are_reached_by_port_forward_alone,
         observability::metrics_tell_of_every_stage,
         // Three replicas, and one thing after the other is broken.
+        departure::it_is_over_when_the_proxies_of_all_replicas_have_acknowledged_it,
         high_availability::no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once,
         high_availability::a_lease_from_the_far_future_blocks_nobody,
         high_availability::connections_to_the_api_server_that_lead_nowhere_are_noticed,

@@ -7,8 +7,9 @@ use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
+use kermode_model::ObjectKey;
 use kermode_runtime::shutdown::Shutdown;
-use kermode_xds::departures::Departures;
+use kermode_xds::departures::{Departures, Replicas};
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -22,7 +23,8 @@ use crate::directory::Directory;
 use crate::engine::{self, Engine};
 use crate::identity;
 use crate::mesh::SharedIndex;
-use crate::proxies::Proxies;
+use crate::proxies::{Account, Proxies};
+use crate::replicas;
 use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
 
@@ -38,6 +40,7 @@ pub(super) struct Plane {
     pub(super) authorities: Authorities,
     pub(super) publisher: Publisher,
     pub(super) departures: Departures,
+    pub(super) replicas: watch::Sender<Replicas>,
     pub(super) leading: watch::Receiver<bool>,
     pub(super) leads: watch::Sender<bool>,
     pub(super) work: engine::Metrics,
@@ -77,6 +80,7 @@ impl Plane {
             authorities,
             publisher,
             departures,
+            replicas: watch::Sender::default(),
             leading,
             leads,
             work,
@@ -105,6 +109,17 @@ impl Plane {
         let metrics = authorities::Metrics::default();
         metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         self.authorities.clone().keep(metrics, self.events.clone())
+    }
+
+    /// What follows the other replicas.
+    pub(super) fn keep_replicas(
+        &self,
+        config: &Config,
+        client: Client,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let namespace = config.store.kubernetes.system_namespace.as_str();
+        let own = ObjectKey::new(namespace, config.instance_name());
+        replicas::keep(client, own, config.dp_server.port, self.replicas.clone())
     }
 
     pub(super) async fn webhooks(
@@ -155,7 +170,11 @@ impl Plane {
         );
         Proxies::new(
             self.store.clone(),
-            self.departures.clone(),
+            Account {
+                departures: self.departures.clone(),
+                replicas: self.replicas.subscribe(),
+                index: self.index.clone(),
+            },
             authentication,
             identity,
             self.statuses.clone(),

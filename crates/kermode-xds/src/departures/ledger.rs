@@ -12,7 +12,7 @@ use super::Standing;
 
 /// How long a proxy without a stream is waited for. It keeps what it has; if it comes back, it does so sooner, here
 /// or at another replica.
-const ABSENCE: Duration = Duration::from_mins(1);
+pub(super) const ABSENCE: Duration = Duration::from_mins(1);
 
 /// A proxy that has, or lately had, a stream.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ struct Departure {
     mesh: MeshName,
     sequence: u64,
     begun: Instant,
+    /// Something was published, rather than somebody asked.
+    published: bool,
     /// How long it took until nobody had it any more.
     took: Option<Duration>,
     /// Nobody is left who could ask.
@@ -46,7 +48,7 @@ struct Roster {
     open: BTreeSet<(u64, ObjectKey)>,
 }
 
-/// The state of [`super::Departures`]. What a method returns took that long until nobody had it any more.
+/// The state of [`super::Departures`]. What a method returns: removals took that long until nobody had them any more.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     rosters: HashMap<MeshName, Roster>,
@@ -79,16 +81,42 @@ impl Ledger {
             return Vec::new();
         };
         let departure = Departure {
-            mesh: mesh.clone(),
+            mesh,
             sequence,
             begun: now,
+            published: true,
             took: None,
             gone: false,
         };
-        self.departures.insert(proxy.clone(), departure);
-        let roster = self.rosters.entry(mesh.clone()).or_default();
-        roster.open.insert((sequence, proxy.clone()));
-        self.settle(&mesh, now)
+        self.begin(proxy, departure)
+    }
+
+    /// Whether anything is known of a proxy as an endpoint, now or on its way out.
+    pub(super) fn knows(&self, proxy: &ObjectKey) -> bool {
+        self.present.contains_key(proxy) || self.departures.contains_key(proxy)
+    }
+
+    /// A proxy that has been no endpoint since this account began asks who might send it requests: a client that has
+    /// come from another replica, and has not applied what has been published here up to that point.
+    pub(super) fn ask(
+        &mut self,
+        proxy: &ObjectKey,
+        mesh: MeshName,
+        sequence: u64,
+        now: Instant,
+    ) -> Vec<Duration> {
+        if self.knows(proxy) {
+            return Vec::new();
+        }
+        let departure = Departure {
+            mesh,
+            sequence,
+            begun: now,
+            published: false,
+            took: None,
+            gone: false,
+        };
+        self.begin(proxy, departure)
     }
 
     /// A proxy's Dataplane is no more; its departure has been told before.
@@ -229,6 +257,14 @@ impl Ledger {
         self.rosters.values().map(|roster| roster.open.len()).sum()
     }
 
+    fn begin(&mut self, proxy: &ObjectKey, departure: Departure) -> Vec<Duration> {
+        let (mesh, begun) = (departure.mesh.clone(), departure.begun);
+        let roster = self.rosters.entry(mesh.clone()).or_default();
+        roster.open.insert((departure.sequence, proxy.clone()));
+        self.departures.insert(proxy.clone(), departure);
+        self.settle(&mesh, begun)
+    }
+
     fn waiting<'a>(
         &'a self,
         proxy: &ObjectKey,
@@ -265,6 +301,7 @@ impl Ledger {
         let departure = self.departures.get_mut(proxy)?;
         let took = now.saturating_duration_since(departure.begun);
         departure.took = Some(took);
+        let published = departure.published;
         let open = (departure.sequence, proxy.clone());
         if let Some(roster) = self.rosters.get_mut(&departure.mesh) {
             roster.open.remove(&open);
@@ -272,7 +309,7 @@ impl Ledger {
         if departure.gone {
             self.departures.remove(proxy);
         }
-        Some(took)
+        published.then_some(took)
     }
 
     fn forget_departure(&mut self, proxy: &ObjectKey) {

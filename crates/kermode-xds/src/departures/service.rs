@@ -1,17 +1,19 @@
 //! The API by which a departing sidecar learns whether requests may still come: one server-streaming gRPC call.
 //!
 //! Proxies authenticate as they do for ADS. The first answer comes at once, the next ones when something changed, the
-//! last one when every proxy that is connected to this replica has acknowledged the removal.
+//! last one when every proxy that is connected to this replica has acknowledged the removal. Replicas do not talk to
+//! each other: each answer names the others, and the caller asks them as well.
 
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
+use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::{Departures, Standing};
+use super::{Account, Departures, Position, Replicas, Standing};
 use crate::rpc::Method;
 use crate::server::Authenticator;
 
@@ -27,19 +29,26 @@ const MAX_REQUEST: usize = 1024;
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct WatchDepartureRequest {}
 
-/// How the departure stands.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+/// How the departure stands, as far as this replica knows.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchDepartureResponse {
     /// Whether the control plane knows that the endpoint departs.
     #[prost(bool, tag = "1")]
     pub departing: bool,
-    /// How many proxies have not acknowledged its removal. With `departing` and 0, nobody will begin a request any
-    /// more, and this is the last answer.
+    /// How many proxies have not acknowledged its removal. With `departing` and 0, none of those that are connected to
+    /// this replica will begin a request any more.
     #[prost(uint64, tag = "2")]
     pub known_by: u64,
     /// How long it took until nobody had it, in milliseconds; 0 before that.
     #[prost(uint64, tag = "3")]
     pub took_ms: u64,
+    /// Addresses (`<ip>:<port>`) at which the other replicas answer this call, each for the proxies that it has.
+    #[prost(string, repeated, tag = "4")]
+    pub others: Vec<String>,
+    /// Whether nobody can have been missed, because no replica began or ended within the last minute. With `departing`
+    /// and nobody left who knows the endpoint, this is the last answer.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
 }
 
 /// The service; cheap to clone.
@@ -50,32 +59,34 @@ pub struct DepartureService {
 
 struct Shared {
     departures: Departures,
+    position: Arc<Position>,
+    replicas: watch::Receiver<Replicas>,
     authenticator: Box<dyn Authenticator>,
 }
 
 // === impl WatchDepartureResponse ===
 
 impl WatchDepartureResponse {
-    /// Whether nobody will begin a request any more.
+    /// Whether none of the proxies that are connected to this replica will begin a request any more, and nobody can have
+    /// been missed.
     pub fn is_over(&self) -> bool {
-        self.departing && self.known_by == 0
+        self.departing && self.known_by == 0 && self.complete
     }
 }
 
-impl From<Standing> for WatchDepartureResponse {
-    fn from(standing: Standing) -> Self {
-        match standing {
-            Standing::Present => Self::default(),
-            Standing::Known { by } => Self {
-                departing: true,
-                known_by: by as u64,
-                took_ms: 0,
-            },
-            Standing::Forgotten { took } => Self {
-                departing: true,
-                known_by: 0,
-                took_ms: took.as_millis().try_into().unwrap_or(u64::MAX),
-            },
+impl From<Account> for WatchDepartureResponse {
+    fn from(account: Account) -> Self {
+        let (departing, known_by, took) = match account.standing {
+            Standing::Present => (false, 0, None),
+            Standing::Known { by } => (true, by as u64, None),
+            Standing::Forgotten { took } => (true, 0, Some(took.as_millis())),
+        };
+        Self {
+            departing,
+            known_by,
+            took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
+            others: account.others.iter().map(ToString::to_string).collect(),
+            complete: account.complete,
         }
     }
 }
@@ -84,10 +95,17 @@ impl From<Standing> for WatchDepartureResponse {
 
 impl DepartureService {
     /// Answers from that account.
-    pub fn new(departures: Departures, authenticator: impl Authenticator) -> Self {
+    pub fn new(
+        departures: Departures,
+        position: Arc<Position>,
+        replicas: watch::Receiver<Replicas>,
+        authenticator: impl Authenticator,
+    ) -> Self {
         Self {
             shared: Arc::new(Shared {
                 departures,
+                position,
+                replicas,
                 authenticator: Box::new(authenticator),
             }),
         }
@@ -128,10 +146,9 @@ impl ServerStreamingService<WatchDepartureRequest> for WatchDeparture {
             let identity = shared.authenticator.authenticate(&metadata).await?;
             // A terminating Pod still has its Dataplane; one whose name another Pod has by now has no say.
             shared.authenticator.authorize(&identity)?;
-            let told = shared
-                .departures
-                .watch(identity.key)
-                .map(|standing| Ok(standing.into()));
+            let (position, replicas) = (shared.position.clone(), shared.replicas.clone());
+            let told = shared.departures.watch(identity.key, position, replicas);
+            let told = told.map(|account| Ok(account.into()));
             Ok(Response::new(told.boxed()))
         })
     }
@@ -181,7 +198,17 @@ mod tests {
     }
 
     async fn ask(departures: Departures, token: &'static str) -> Result<Vec<WatchDepartureResponse>, Code> {
-        let service = Rpc(DepartureService::new(departures, Gate));
+        let other = ["10.0.0.2:5678".parse().expect("an address")];
+        let (_sender, replicas) = watch::channel(Replicas {
+            others: other.into(),
+            since: tokio::time::Instant::now().checked_sub(std::time::Duration::from_mins(1)),
+        });
+        let service = Rpc(DepartureService::new(
+            departures,
+            Arc::new(|_| None),
+            replicas,
+            Gate,
+        ));
         let mut request = Request::new(WatchDepartureRequest {});
         request
             .metadata_mut()
@@ -204,6 +231,7 @@ mod tests {
         departures.depart(&web(), |_| 1);
         let told = ask(departures.clone(), "Bearer web").await.expect("answers");
         assert!(told.len() == 1 && told[0].is_over(), "{told:?}");
+        assert_eq!(told[0].others, ["10.0.0.2:5678"]);
         assert_eq!(ask(departures, "Bearer db").await, Err(Code::Unauthenticated));
     }
 }

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
-use kermode_xds::departures::{Departures, Standing};
+use kermode_xds::departures::{Departures, Replicas, Standing};
 use kermode_xds::server::{
     AdsServer, Authenticator, Metrics, Numbers, Progress, ProxyId, ProxyIdentity, Report, Settings,
     StatusSink, Transport,
@@ -135,7 +135,13 @@ impl ControlPlane {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
         self.departures.depart(&endpoint, published);
-        let told: Vec<_> = tokio::time::timeout(PATIENCE, self.departures.watch(endpoint).collect())
+        let settled = Replicas {
+            since: tokio::time::Instant::now().checked_sub(Duration::from_mins(1)),
+            ..Replicas::default()
+        };
+        let (_sender, alone) = watch::channel(settled);
+        let watching = self.departures.watch(endpoint, Arc::new(|_| None), alone);
+        let told: Vec<_> = tokio::time::timeout(PATIENCE, watching.map(|account| account.standing).collect())
             .await
             .expect("an acknowledgement");
         assert_eq!(

@@ -20,7 +20,7 @@ use crate::harness::wait::{Progress, until, when};
 use crate::pods::{ip, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
-const REPLICAS: usize = 3;
+pub(super) const REPLICAS: usize = 3;
 const SOON: Duration = Duration::from_secs(45);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
@@ -218,7 +218,7 @@ pub(super) async fn an_envoy_that_crashes_without_a_control_plane_serves_again(
 // === replicas ===
 
 /// Sees that the application runs and three replicas are ready.
-async fn replicated(world: &World) -> Result<()> {
+pub(super) async fn replicated(world: &World) -> Result<()> {
     world.deployed().await?;
     scale(world, REPLICAS).await?;
     restored(world).await?;
@@ -404,7 +404,7 @@ async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Dura
 }
 
 /// Removes a pod, if it is there.
-async fn remove(world: &World, name: &str) -> Result<()> {
+pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
     let at_once = DeleteParams::default().grace_period(0);
     match world.pods(APP).delete(name, &at_once).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

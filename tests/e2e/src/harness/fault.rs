@@ -22,6 +22,33 @@ const TABLE: &str = "inet kermode-e2e-severed";
 /// # Errors
 /// When there is not exactly one.
 pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
+    let pid = pid_of(pod, program)?;
+    kill(pid, Signal::SIGKILL).with_context(|| format!("{program} of {}", pod.name_any()))
+}
+
+/// A process of a pod that does nothing until this is dropped.
+pub(crate) struct Frozen(Pid);
+
+impl Frozen {
+    /// Stops a process of a pod by the program's name.
+    ///
+    /// # Errors
+    /// When there is not exactly one.
+    pub(crate) fn program(pod: &Pod, program: &str) -> Result<Self> {
+        let pid = pid_of(pod, program)?;
+        kill(pid, Signal::SIGSTOP).with_context(|| format!("{program} of {}", pod.name_any()))?;
+        Ok(Self(pid))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // One that has gone meanwhile needs nothing.
+        let _ = kill(self.0, Signal::SIGCONT);
+    }
+}
+
+fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
     let uid = pod.uid().context("a pod without UID")?;
     let pids: Vec<i32> = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -29,7 +56,7 @@ pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
         .collect();
     let name = pod.name_any();
     ensure!(pids.len() == 1, "processes {program} of {name}: {pids:?}");
-    kill(Pid::from_raw(pids[0]), Signal::SIGKILL).with_context(|| format!("{program} of {name}"))
+    Ok(Pid::from_raw(pids[0]))
 }
 
 /// Whether a process runs the program in the pod, whose cgroup has the UID in its name.

@@ -204,3 +204,31 @@ fn several_departures_end_in_the_order_in_which_they_began() {
     assert_eq!(fixture.ledger.standing(&key("api")), Standing::Known { by: 1 });
     assert_eq!(fixture.confirm("b", 2, 9), took(1));
 }
+
+#[test]
+fn a_question_is_no_removal_and_leaves_nothing_behind() {
+    let mut fixture = Fixture::new();
+    let (early, now) = (key("early"), fixture.at(0));
+    assert_eq!(fixture.ledger.ask(&early, "default".into(), 3, now), NONE);
+    assert_eq!(fixture.ledger.standing(&early), Standing::Known { by: 2 });
+    fixture.confirm("a", 1, 3);
+    assert_eq!(fixture.confirm("b", 2, 3), NONE, "nothing was removed");
+    let forgotten = Standing::Forgotten { took: took(1)[0] };
+    assert_eq!(fixture.ledger.standing(&early), forgotten);
+    assert_eq!(
+        fixture.ledger.ask(&early, "default".into(), 9, now),
+        NONE,
+        "it was answered"
+    );
+    assert_eq!(fixture.ledger.standing(&early), forgotten);
+
+    let late = key("late");
+    fixture.ledger.ask(&late, "default".into(), 4, now);
+    for proxy in [&early, &late] {
+        fixture.ledger.leave(proxy, now);
+    }
+    assert!(!fixture.ledger.knows(&early) && fixture.ledger.open_count() == 1);
+    fixture.confirm("a", 1, 4);
+    fixture.confirm("b", 2, 4);
+    assert!(!fixture.ledger.knows(&late) && fixture.ledger.open_count() == 0);
+}

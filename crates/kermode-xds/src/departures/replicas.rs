@@ -1,0 +1,25 @@
+//! The replicas of the control plane, as far as accounts of departures depend on them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::ledger::ABSENCE;
+
+/// The replicas as one of them sees them.
+#[derive(Clone, Debug, Default)]
+pub struct Replicas {
+    /// Where the others serve proxies.
+    pub others: Arc<[SocketAddr]>,
+    /// Since when none of them has been seen to end, and this one runs; none while they are not known. What proxies one had
+    /// that has ended is not known: they keep their configuration, and are on their way to another replica.
+    pub since: Option<Instant>,
+}
+
+impl Replicas {
+    /// Whether nothing has been lost for as long as a proxy without a stream is waited for.
+    pub(super) fn are_settled(&self) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= ABSENCE)
+    }
+}
