@@ -14,6 +14,7 @@ mod mesh;
 mod proxies;
 mod replicas;
 mod serving;
+mod sharing;
 mod status;
 mod watches;
 pub mod webhook;

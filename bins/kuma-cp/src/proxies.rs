@@ -44,7 +44,10 @@ pub(crate) struct Account {
 }
 
 /// What proxies are served, over HTTP/2.
-pub(crate) struct Proxies(Transport<Routes>);
+pub(crate) struct Proxies {
+    ads: AdsServer,
+    transport: Transport<Routes>,
+}
 
 impl Proxies {
     pub(crate) fn new(
@@ -87,7 +90,15 @@ impl Proxies {
         );
         ads.report_to(statuses);
         let others = Routes::new(identity).add_service(Rpc(departing)).prepare();
-        Self(Transport::new(ads, others))
+        Self {
+            transport: Transport::new(ads.clone(), others),
+            ads,
+        }
+    }
+
+    /// The part that serves delta ADS.
+    pub(crate) fn ads(&self) -> AdsServer {
+        self.ads.clone()
     }
 }
 
@@ -101,7 +112,7 @@ impl Protocol for Proxies {
         stream: TlsStream<TcpStream>,
         signs: Signs,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
-        let transport = self.0.clone();
+        let transport = self.transport.clone();
         let closing = signs.shutdown().wait();
         let serving = transport.serve(stream, move || signs.asked(), closing);
         Box::pin(async move { Ok(serving.await?) })

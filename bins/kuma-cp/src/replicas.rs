@@ -29,6 +29,15 @@ struct Replica {
     ip: IpAddr,
     /// Another one is another process, which knows nothing of what the one before had.
     container_id: String,
+    /// Whether it is behind the Service.
+    ready: bool,
+}
+
+impl Replica {
+    /// Whether a later look at the same Pod shows the same process.
+    fn is_still(&self, later: &Self) -> bool {
+        (self.ip, &self.container_id) == (later.ip, &later.container_id)
+    }
 }
 
 /// The replicas that have been seen.
@@ -76,6 +85,7 @@ fn replica(pod: &Pod) -> Option<Replica> {
     Some(Replica {
         ip: status.pod_ip.as_ref()?.parse().ok()?,
         container_id: running.container_id.clone()?,
+        ready: running.ready && pod.metadata.deletion_timestamp.is_none(),
     })
 }
 
@@ -100,8 +110,8 @@ impl Roll {
             }
             Update::Gone(pod) => self.running.remove(&pod),
             Update::Applied(pod, replica) => {
-                let before = self.running.insert(pod.clone(), replica.clone());
-                before.filter(|before| *before != replica)
+                let before = self.running.insert(pod, replica.clone());
+                before.filter(|before| !before.is_still(&replica))
             }
         };
         if let Some(ended) = before {
@@ -112,12 +122,15 @@ impl Roll {
 
     fn replicas(&self) -> Replicas {
         let others = self.running.iter().filter(|(pod, _)| **pod != self.own);
+        let others = others.map(|(_, replica)| replica);
+        let ready = others.clone().filter(|replica| replica.ready).count();
         let mut others: Vec<_> = others
-            .map(|(_, replica)| SocketAddr::new(replica.ip, self.port))
+            .map(|replica| SocketAddr::new(replica.ip, self.port))
             .collect();
         others.sort_unstable();
         Replicas {
             others: Arc::from(others),
+            ready,
             since: self.synced.then_some(self.since),
         }
     }
@@ -135,8 +148,10 @@ mod tests {
         let status = json!({
             "podIP": ip,
             "containerStatuses": [
-                {"name": "logs", "state": {"running": {}}, "containerID": "containerd://0"},
-                {"name": CONTAINER, "state": state, "containerID": format!("containerd://{ip}")},
+                {"name": "logs", "state": {"running": {}}, "containerID": "containerd://0", "ready": true,
+                 "image": "", "imageID": "", "restartCount": 0},
+                {"name": CONTAINER, "state": state, "containerID": format!("containerd://{ip}"), "ready": true,
+                 "image": "", "imageID": "", "restartCount": 0},
             ],
         });
         let pod = json!({"metadata": {"name": "cp"}, "status": status});
@@ -175,9 +190,14 @@ mod tests {
         assert_eq!(others(&roll), ["10.0.0.2:5678", "[fd00::3]:5678"]);
         assert_eq!(roll.replicas().since, Some(start));
 
-        // The same again, as after a new list, is no news.
-        roll.note(Update::Applied(pod("b"), one("10.0.0.2")), later(2));
-        assert_eq!(roll.replicas().since, Some(start));
+        // Readiness comes and goes without an end.
+        assert_eq!(roll.replicas().ready, 2);
+        let unready = Replica {
+            ready: false,
+            ..one("10.0.0.2")
+        };
+        roll.note(Update::Applied(pod("b"), unready), later(2));
+        assert_eq!((roll.replicas().ready, roll.replicas().since), (1, Some(start)));
         // A container that was started again has other streams.
         let again = Replica {
             container_id: "containerd://again".to_owned(),

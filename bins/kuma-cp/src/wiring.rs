@@ -26,7 +26,7 @@ use crate::debug::{self, Debug};
 use crate::defaults::Defaults;
 use crate::serving::Serving;
 use crate::status::MeshStatuses;
-use crate::{watches, webhook};
+use crate::{sharing, watches, webhook};
 
 /// How many messages of the watches may wait for the engine.
 const WAITING: usize = 4096;
@@ -141,10 +141,13 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         })?
     };
     spawn(&mut components, "admission server", admission);
+    let proxies = plane.proxies(&client, &registry, shutdown);
+    let sharing = sharing::keep(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
+    spawn(&mut components, "sharing of proxies", until(shutdown, sharing));
     let proxies = tls::serve(
         listeners.proxies,
         certificate,
-        plane.proxies(&client, &registry, shutdown),
+        proxies,
         MAX_PROXY_CONNECTIONS,
         shutdown.clone(),
     );

@@ -342,6 +342,7 @@ mod tests {
         let lost = |others: &[SocketAddr]| Replicas {
             others: others.into(),
             since: Some(tokio::time::Instant::now()),
+            ..Replicas::default()
         };
         let (replicas, seen) = watch::channel(lost(&[other]));
         let mut told = std::pin::pin!(departures.watch(web, Arc::new(|_| None), seen));
@@ -381,8 +382,8 @@ mod tests {
 
     fn settled() -> Replicas {
         Replicas {
-            others: Arc::default(),
             since: tokio::time::Instant::now().checked_sub(ledger::ABSENCE),
+            ..Replicas::default()
         }
     }
 }

@@ -180,6 +180,17 @@ impl AdsServer {
         let _ = self.shared.status.set(Box::new(sink));
     }
 
+    /// How many streams there are, those included that get nothing yet.
+    pub fn streams(&self) -> usize {
+        self.shared.open.places()
+    }
+
+    /// Ends the streams of so many proxies, whichever they are, and has them connect anew: by the Service, and so perhaps
+    /// to another replica. How many there were.
+    pub fn send_elsewhere(&self, proxies: usize) -> usize {
+        self.shared.open.send_elsewhere(proxies)
+    }
+
     /// Serves a call to its end.
     async fn call(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> After {
         let (http::request::Parts { headers, .. }, requests) = request.into_parts();

@@ -88,6 +88,7 @@ pub(crate) fn all() -> Vec<Test> {
         observability::debug_endpoints_are_reached_by_port_forward_alone,
         observability::metrics_tell_of_every_stage,
         // Three replicas, and one thing after the other is broken.
+        high_availability::replicas_that_are_added_get_their_share_of_sidecars,
         departure::it_is_over_when_the_proxies_of_all_replicas_have_acknowledged_it,
         high_availability::no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once,
         high_availability::a_lease_from_the_far_future_blocks_nobody,

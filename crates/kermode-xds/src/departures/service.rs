@@ -202,6 +202,7 @@ mod tests {
         let (_sender, replicas) = watch::channel(Replicas {
             others: other.into(),
             since: tokio::time::Instant::now().checked_sub(std::time::Duration::from_mins(1)),
+            ..Replicas::default()
         });
         let service = Rpc(DepartureService::new(
             departures,

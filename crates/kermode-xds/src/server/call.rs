@@ -17,6 +17,7 @@ use tonic::{Code, Status};
 
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
+use super::streams::Lost;
 use super::transport::After;
 use super::{Metrics, ProxyId, ProxyIdentity, Shared};
 use crate::departures::Confirmations;
@@ -58,7 +59,7 @@ impl Call {
         let (status, after) = match self.run(metadata).await {
             End::Gone => (None, After::Stay),
             End::Status(status) => (Some(status), After::Stay),
-            End::Full(status) => (Some(status), After::Leave),
+            End::Elsewhere(status) => (Some(status), After::Leave),
         };
         self.responses.end(status.as_ref());
         after
@@ -75,11 +76,19 @@ impl Call {
         };
         let mut place = match self.shared.open.enter(&identity.key) {
             Ok(place) => place,
-            Err(most) => return End::Full(refused(&self.shared, full(most))),
+            Err(most) => return End::Elsewhere(refused(&self.shared, full(most))),
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
-            () = place.lost() => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+            lost = place.lost() => match lost {
+                Lost::Taken => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+                Lost::Elsewhere => {
+                    self.shared.metrics.handed_over.inc();
+                    End::Elsewhere(Status::unavailable(
+                        "this replica has more proxies than its share; another one serves",
+                    ))
+                }
+            },
         }
     }
 
@@ -235,8 +244,8 @@ enum End {
     Gone,
     /// We end it, and say why.
     Status(Status),
-    /// There is no room for it at this replica.
-    Full(Status),
+    /// We end it, since another replica is better for the proxy, and say why.
+    Elsewhere(Status),
 }
 
 /// A stream that was let in, apart from its messages.

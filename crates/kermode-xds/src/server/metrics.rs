@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(super) connected: Gauge,
     pub(super) waiting: Gauge,
     pub(super) refused: Counter,
+    pub(super) handed_over: Counter,
     responses: Family<KindLabels, Counter>,
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
@@ -93,6 +94,7 @@ impl Default for Metrics {
             connected: Gauge::default(),
             waiting: Gauge::default(),
             refused: Counter::default(),
+            handed_over: Counter::default(),
             responses,
             response_bytes,
             rejections,
@@ -129,6 +131,8 @@ impl Metrics {
         );
         let help = "Streams that were refused or cut off";
         registry.register("xds_streams_refused", help, self.refused.clone());
+        let help = "Streams that were ended so that another replica gets its share of proxies";
+        registry.register("xds_streams_handed_over", help, self.handed_over.clone());
         let help = "Time from sending a response to Envoy's answer, by kind";
         registry.register_with_unit(
             "xds_acknowledgement",

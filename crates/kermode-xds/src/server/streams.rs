@@ -15,10 +15,19 @@ pub(super) struct Streams {
 
 #[derive(Debug, Default)]
 struct Open {
-    /// Oldest first; whoever has the other end is told by dropping this one.
+    /// Oldest first; whoever has the other end is told by dropping this one, or by a word to go elsewhere.
     streams: HashMap<ObjectKey, VecDeque<oneshot::Sender<()>>>,
     /// How many have a place, those included that are about to lose it.
     places: usize,
+}
+
+/// Why a stream has no place any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lost {
+    /// Another stream of the same proxy has taken it.
+    Taken,
+    /// The proxy is to be served by another replica.
+    Elsewhere,
 }
 
 /// The place of one stream; free again when dropped.
@@ -63,13 +72,34 @@ impl Streams {
             lost,
         })
     }
+
+    /// How many have a place.
+    pub(super) fn places(&self) -> usize {
+        lock(&self.open).places
+    }
+
+    /// Sends so many proxies elsewhere, whichever they are; how many there were.
+    pub(super) fn send_elsewhere(&self, count: usize) -> usize {
+        let mut open = lock(&self.open);
+        let some: Vec<_> = open.streams.keys().take(count).cloned().collect();
+        for key in &some {
+            for stream in open.streams.remove(key).into_iter().flatten() {
+                // One that has ended meanwhile need not be told.
+                let _ = stream.send(());
+            }
+        }
+        some.len()
+    }
 }
 
 impl Place {
-    /// Completes when another stream has taken the place.
-    pub(super) async fn lost(&mut self) {
-        // Nobody sends: an error is the sign.
-        let _ = (&mut self.lost).await;
+    /// Completes when the place is lost.
+    pub(super) async fn lost(&mut self) -> Lost {
+        match (&mut self.lost).await {
+            Ok(()) => Lost::Elsewhere,
+            // The other end was dropped.
+            Err(_) => Lost::Taken,
+        }
     }
 }
 
@@ -108,12 +138,28 @@ mod tests {
         let mut third = enter(&key);
         assert!(futures::poll!(std::pin::pin!(first.lost())).is_pending());
         let fourth = enter(&key);
-        first.lost().await;
+        assert_eq!(first.lost().await, Lost::Taken);
         drop(first);
         assert!(futures::poll!(std::pin::pin!(third.lost())).is_pending());
         drop((third, fourth));
         assert_eq!(lock(&streams.open).streams.len(), 1);
         assert_eq!(lock(&streams.open).places, 1);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_sent_elsewhere_is_told_once_and_may_come_back() {
+        let streams = Streams::new(2, 100);
+        let key = ObjectKey::new("shop", "web-0");
+        let mut place = streams.enter(&key).expect("there is room");
+        assert_eq!(streams.send_elsewhere(5), 1);
+        assert_eq!(streams.send_elsewhere(5), 0);
+        assert_eq!(place.lost().await, Lost::Elsewhere);
+        let again = streams.enter(&key).expect("there is room");
+        drop(place);
+        assert_eq!(streams.places(), 1);
+        assert_eq!(lock(&streams.open).streams[&key].len(), 1);
+        drop(again);
+        assert_eq!((streams.places(), lock(&streams.open).streams.len()), (0, 0));
     }
 
     #[test]

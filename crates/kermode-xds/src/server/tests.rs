@@ -489,16 +489,43 @@ async fn a_proxy_for_which_there_is_no_room_is_told_so_and_has_to_connect_anew()
     });
     let _elsewhere = world.server.shared.open.enter(&ObjectKey::new("shop", "api"));
     let (channel, serving) = world.connect().await;
-    let mut request = Request::new(futures::stream::pending());
-    let token = "Bearer web".parse().expect("a token");
-    request.metadata_mut().insert("authorization", token);
-    let mut answers = World::open_on(channel.clone(), request).await;
+    let mut answers = World::open_on(channel.clone(), as_web(futures::stream::pending())).await;
     assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));
     drop(answers);
+    closed(serving).await;
+    drop(channel);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_sent_elsewhere_is_told_so_and_has_to_connect_anew() {
+    let world = World::new();
+    let (channel, serving) = world.connect().await;
+    let requests = futures::stream::iter([subscription("default.web.shop")]);
+    let requests = as_web(requests.chain(futures::stream::pending()));
+    let mut answers = World::open_on(channel.clone(), requests).await;
+    answer(&mut answers).await.expect("a response");
+    assert_eq!(world.server.streams(), 1);
+    assert_eq!(world.server.send_elsewhere(3), 1);
+    assert_eq!(answer(&mut answers).await, Err(Code::Unavailable));
+    drop(answers);
+    closed(serving).await;
+    drop(channel);
+    assert_eq!(world.server.streams(), 0);
+}
+
+/// With the token of `web`.
+fn as_web<T>(requests: T) -> Request<T> {
+    let mut request = Request::new(requests);
+    let token = "Bearer web".parse().expect("a token");
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
+/// Completes when a connection has ended.
+async fn closed(serving: JoinHandle<Result<(), h2::Error>>) {
     let ended = tokio::time::timeout(PATIENCE, serving).await.expect("an end");
     // Whoever of the two closes it first.
     let _ = ended.expect("no panic");
-    drop(channel);
 }
 
 #[tokio::test]

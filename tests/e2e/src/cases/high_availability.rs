@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::replicas;
 use crate::harness::demo::{self, Counters};
 use crate::harness::fault::{Severed, kill_program};
 use crate::harness::runner::Note;
@@ -22,6 +23,13 @@ use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
 pub(super) const REPLICAS: usize = 3;
 const SOON: Duration = Duration::from_secs(45);
+/// Servers of the application, as it is deployed and when sidecars are to be shared.
+const SERVERS: usize = 3;
+const MANY_SERVERS: usize = 12;
+/// How many sidecars a replica may have beyond its share.
+const SLACK: usize = 3;
+/// Until the replicas have not changed for a minute, and the sidecars that are sent elsewhere are there.
+const SHARED: Duration = Duration::from_secs(150);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
 /// Where a replica says whether it is ready.
@@ -65,6 +73,32 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let load = load.end(world).await?;
     Ok(format!(
         "{load}; sidecars by replica at the end: {connected:?}; a new pod worked {one:.1?} after the leader's end, {two:.1?} after another's, {all:.1?} after all"
+    ))
+}
+
+pub(super) async fn replicas_that_are_added_get_their_share_of_sidecars(world: &World) -> Result<Note> {
+    world.deployed().await?;
+    scale(world, 1).await?;
+    replicas::scale(world, MANY_SERVERS).await?;
+    let load = Load::begin(world).await?;
+    replicated(world).await?;
+    let start = Instant::now();
+    let shared = until("every replica to have its share", SHARED, async || {
+        let counts = reconnected(world).await?;
+        let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
+        let most = counts.iter().max().copied().unwrap_or_default();
+        Ok(when(most <= share + SLACK, counts.clone(), || {
+            format!("{counts:?}")
+        }))
+    })
+    .await;
+    let load = load.end(world).await;
+    replicas::scale(world, SERVERS).await?;
+    Ok(format!(
+        "{}; sidecars by replica after {:.0?}: {:?}",
+        load?,
+        start.elapsed(),
+        shared?
     ))
 }
 

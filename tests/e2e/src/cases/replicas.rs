@@ -119,7 +119,8 @@ fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-async fn scale(world: &World, replicas: usize) -> Result<()> {
+/// Has so many servers of the application.
+pub(super) async fn scale(world: &World, replicas: usize) -> Result<()> {
     let (here, replicas_flag) = (format!("--namespace={APP}"), format!("--replicas={replicas}"));
     world
         .cluster
