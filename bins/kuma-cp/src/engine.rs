@@ -8,7 +8,7 @@ mod metrics;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::recorder::{Events, Subject};
@@ -58,6 +58,10 @@ pub(crate) const WATCHES: usize = 8;
 /// How many messages are applied before their effects are published.
 const BATCH: usize = 1024;
 
+/// What it takes to push a change to one proxy, about; and how long a write waits for pushes at most.
+const PUSH: Duration = Duration::from_micros(30);
+const LONGEST_PUSHES: Duration = Duration::from_millis(250);
+
 /// The engine's parts.
 pub(crate) struct Engine {
     /// What it writes to.
@@ -96,6 +100,13 @@ impl From<Message> for Told {
             message,
         }
     }
+}
+
+/// How long it takes until a change has been pushed to so many proxies. What is written back to the API server is for
+/// people to look at; it shall not compete with what proxies wait for.
+fn pushing(proxies: usize) -> Duration {
+    let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
+    PUSH.saturating_mul(proxies).min(LONGEST_PUSHES)
 }
 
 impl Engine {
@@ -159,10 +170,13 @@ impl Engine {
                 guard.ready();
                 self.writer.desired_is_complete();
             }
+            let mut unwritten = Vec::new();
             for change in changes.dataplanes {
                 self.account_for(&change);
-                self.hand_on(change);
+                unwritten.extend(self.hand_on(change));
             }
+            self.writer
+                .touch_later(unwritten, pushing(store.proxies_with_streams()));
         }
     }
 
@@ -284,16 +298,19 @@ impl Engine {
         }
     }
 
-    fn hand_on(&self, change: DataplaneChange) {
-        match &change {
-            DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
-            DataplaneChange::Delete(key) => self.writer.touch(key.clone()),
+    /// Tells of a change; the Dataplane that is to be written.
+    fn hand_on(&self, change: DataplaneChange) -> Option<ObjectKey> {
+        let changed = match &change {
+            DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
+            DataplaneChange::Delete(key) => Some(key.clone()),
             DataplaneChange::Failed { key, error, .. } => {
                 self.writer.metrics().not_generated();
                 tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
+                None
             }
-        }
+        };
         self.tell(change);
+        changed
     }
 
     /// What the owner of a Pod should know, on the Pod.
@@ -378,6 +395,13 @@ mod tests {
                 .collect(),
             rules: Vec::new(),
         }
+    }
+
+    #[test]
+    fn writes_wait_for_pushes_and_never_for_long() {
+        assert_eq!(pushing(0), Duration::ZERO);
+        assert_eq!(pushing(1_000), Duration::from_millis(30));
+        assert_eq!(pushing(usize::MAX), LONGEST_PUSHES);
     }
 
     #[test]

@@ -202,6 +202,11 @@ impl Store {
         self.demand.is_wanted(proxy)
     }
 
+    /// How many proxies have streams here.
+    pub fn proxies_with_streams(&self) -> usize {
+        self.demand.len()
+    }
+
     /// Waits until a proxy gains its first stream or loses its last one, see [`Store::is_wanted`]; returns those for which
     /// that may have happened. Cancel safe; for one task.
     pub async fn turned(&self) -> HashSet<ObjectKey> {

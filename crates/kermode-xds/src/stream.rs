@@ -209,6 +209,11 @@ impl Stream {
         self.trackers[ResourceKind::Listener as usize].is_answered() && self.is_settled()
     }
 
+    /// Whether a response of that kind is on its way, or its answer.
+    pub fn awaits_answer(&self, kind: ResourceKind) -> bool {
+        self.trackers[kind as usize].awaits_answer()
+    }
+
     /// Up to which point of the store's sequence the client has applied every change of endpoints; none while it has not
     /// said what it has, and while it refuses any.
     pub fn confirmed(&self, view: &View<'_>) -> Option<u64> {

@@ -136,6 +136,25 @@ impl Writer {
         self.shared.queue.push(key);
     }
 
+    /// Says that Dataplanes may differ from what they should be, which nobody needs to look at before so long.
+    pub fn touch_later(&self, keys: Vec<ObjectKey>, after: Duration) {
+        if after.is_zero() {
+            self.touch_all(keys);
+        } else if !keys.is_empty() {
+            let writer = self.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                writer.touch_all(keys);
+            });
+        }
+    }
+
+    fn touch_all(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+        for key in keys {
+            self.touch(key);
+        }
+    }
+
     /// Says that a Mesh is there, or is another now: Dataplanes that wait for it are written.
     pub fn mesh_changed(&self, mesh: &MeshName) {
         for key in self.shared.waiting.take(mesh) {
@@ -190,12 +209,7 @@ impl Writer {
             self.shared.queue.restart();
             // Those that should not be are among the observed: what a crash has left behind goes.
             let observed: Vec<_> = self.shared.observed().keys().cloned().collect();
-            self.shared
-                .source
-                .keys()
-                .into_iter()
-                .chain(observed)
-                .for_each(|key| self.touch(key));
+            self.touch_all(self.shared.source.keys().into_iter().chain(observed));
             let mut stops = leading.clone();
             let Shared {
                 client,
@@ -264,5 +278,57 @@ impl Shared {
             tokio::time::sleep(after).await;
             self.queue.push(key);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+    use kube::client::Body;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Wants nothing.
+    struct Nothing;
+
+    impl Source for Nothing {
+        fn desired(&self, _: &ObjectKey) -> Option<Desired> {
+            None
+        }
+
+        fn keys(&self) -> Vec<ObjectKey> {
+            Vec::new()
+        }
+
+        fn is_terminating(&self, _: &str) -> bool {
+            false
+        }
+
+        fn mesh_exists(&self, _: &MeshName) -> bool {
+            true
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_wait_waits_and_what_may_not_does_not() {
+        let silent =
+            tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, _>>());
+        let silent = tower::ServiceBuilder::new()
+            .map_err(|error: std::convert::Infallible| error)
+            .service(silent);
+        let client = Client::new(silent, "default");
+        let events = Events::start(client.clone(), None);
+        let writer = Writer::new(client, Nothing, events, Metrics::default());
+        let key = |name| ObjectKey::new("shop", name);
+        let (begun, after) = (Instant::now(), Duration::from_millis(30));
+        writer.touch_later(vec![key("later"), key("too")], after);
+        writer.touch_later(vec![key("now")], Duration::ZERO);
+        writer.touch_later(Vec::new(), after);
+        assert_eq!(writer.shared.queue.pop().await, key("now"));
+        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(writer.shared.queue.pop().await, key("later"));
+        assert_eq!(writer.shared.queue.pop().await, key("too"));
+        assert!(begun.elapsed() >= after);
     }
 }

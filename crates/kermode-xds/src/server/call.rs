@@ -411,7 +411,9 @@ impl Session {
         } = self;
         let (output, confirmed) = subscription.read(|view, changes| {
             let output = stream.on_change(changes, view.as_ref());
-            (output, view.and_then(|view| stream.confirmed(&view)))
+            // What is on its way is confirmed by its answer: no need to say now what was confirmed before it.
+            let confirmed = view.filter(|_| !stream.awaits_answer(ResourceKind::Endpoints));
+            (output, confirmed.and_then(|view| stream.confirmed(&view)))
         });
         self.confirmations.confirm(confirmed);
         self.emit(output)

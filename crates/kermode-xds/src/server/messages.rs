@@ -167,6 +167,9 @@ impl Framed {
     fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
         let whole = response.encoded_len();
         let length = u32::try_from(whole).map_err(|_| Status::internal("a response is too large"))?;
+        if HEAD + whole <= PIECE {
+            return Self::whole(&response, length);
+        }
         let resources = std::mem::take(&mut response.resources);
         let rest = HEAD + response.encoded_len() + LONGEST_PREFIX * resources.len();
         let mut part = BytesMut::with_capacity(rest);
@@ -185,6 +188,19 @@ impl Framed {
         Ok(Self {
             parts,
             left: HEAD + whole,
+        })
+    }
+
+    /// In one part, as most are: one that tells of a change.
+    fn whole(response: &DeltaDiscoveryResponse, length: u32) -> Result<Self, Status> {
+        let mut part = Vec::with_capacity(HEAD + response.encoded_len());
+        part.put_u8(0);
+        part.put_u32(length);
+        let too_long = |error: prost::EncodeError| Status::internal(error.to_string());
+        response.encode(&mut part).map_err(too_long)?;
+        Ok(Self {
+            left: part.len(),
+            parts: [part.into()].into(),
         })
     }
 }

@@ -50,6 +50,11 @@ impl Demand {
         self.state().streams.contains_key(proxy)
     }
 
+    /// How many proxies have one.
+    pub(super) fn len(&self) -> usize {
+        self.state().streams.len()
+    }
+
     /// Waits until a proxy gains its first stream or loses its last one; returns those for which that may have
     /// happened. Cancel safe.
     pub(super) async fn turned(&self) -> HashSet<ObjectKey> {
@@ -86,6 +91,7 @@ mod tests {
         demand.enter(&proxy);
         demand.leave(&proxy);
         assert!(demand.is_wanted(&proxy));
+        assert_eq!(demand.len(), 1);
         assert!(demand.state().turned.is_empty(), "another stream changes nothing");
         demand.leave(&proxy);
         assert_eq!(demand.turned().await, HashSet::from([proxy.clone()]));

@@ -111,6 +111,10 @@ impl Tracker {
         self.answered
     }
 
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
     pub(super) fn pending_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pending.keys()
     }
