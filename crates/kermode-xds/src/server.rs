@@ -8,7 +8,7 @@ mod call;
 mod messages;
 mod metrics;
 mod status;
-mod streams;
+pub(crate) mod streams;
 mod transport;
 
 use std::sync::atomic::AtomicU64;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
 use tokio::sync::watch;
@@ -16,6 +17,7 @@ use tonic::{Request, Response, Status};
 use super::{Account, Departures, Position, Replicas, Standing};
 use crate::rpc::Method;
 use crate::server::Authenticator;
+use crate::server::streams::Streams;
 
 /// Path of the call.
 pub const WATCH_DEPARTURE: &str = "/kermode.departure.v1.DepartureService/WatchDeparture";
@@ -24,6 +26,11 @@ pub const SERVICE_NAME: &str = "kermode.departure.v1.DepartureService";
 
 /// The largest request, in bytes: it is empty.
 const MAX_REQUEST: usize = 1024;
+
+/// How many calls a proxy may have at once; one more ends the oldest. A sidecar makes one.
+const EACH: usize = 4;
+/// How many all proxies together may have: each looks every second how it stands.
+const TOTAL: usize = 5_000;
 
 /// Asks about the caller's own endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
@@ -62,6 +69,7 @@ struct Shared {
     position: Arc<Position>,
     replicas: watch::Receiver<Replicas>,
     authenticator: Box<dyn Authenticator>,
+    open: Streams,
 }
 
 // === impl WatchDepartureResponse ===
@@ -107,6 +115,7 @@ impl DepartureService {
                 position,
                 replicas,
                 authenticator: Box::new(authenticator),
+                open: Streams::new(EACH, TOTAL),
             }),
         }
     }
@@ -146,12 +155,18 @@ impl ServerStreamingService<WatchDepartureRequest> for WatchDeparture {
             let identity = shared.authenticator.authenticate(&metadata).await?;
             // A terminating Pod still has its Dataplane; one whose name another Pod has by now has no say.
             shared.authenticator.authorize(&identity)?;
+            let mut place = shared.open.enter(&identity.key).map_err(too_many)?;
             let (position, replicas) = (shared.position.clone(), shared.replicas.clone());
             let told = shared.departures.watch(identity.key, position, replicas);
             let told = told.map(|account| Ok(account.into()));
-            Ok(Response::new(told.boxed()))
+            let lost = async move { place.lost().await };
+            Ok(Response::new(told.take_until(lost.boxed()).boxed()))
         })
     }
+}
+
+fn too_many(most: usize) -> Status {
+    Status::resource_exhausted(format!("{most} proxies ask about their departure already"))
 }
 
 #[cfg(test)]
@@ -223,6 +238,27 @@ mod tests {
             all.push(answer);
         }
         Ok(all)
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_asks_again_and_again_has_few_calls_open() {
+        let (_sender, replicas) = watch::channel(Replicas::default());
+        let service = DepartureService::new(Departures::default(), Arc::new(|_| None), replicas, Gate);
+        let mut open = Vec::new();
+        for _ in 0..=EACH {
+            let mut request = Request::new(WatchDepartureRequest {});
+            let token = "Bearer web".parse().expect("a token");
+            request.metadata_mut().insert("authorization", token);
+            let answers = WatchDeparture(service.shared.clone()).call(request).await;
+            let mut answers = answers.expect("answers").into_inner();
+            answers.next().await.expect("an answer").expect("good");
+            open.push(answers);
+        }
+        assert!(open[0].next().await.is_none(), "the oldest has ended");
+        let second = futures::poll!(open[1].next());
+        assert!(second.is_pending(), "{second:?}");
+        drop(open);
+        assert_eq!(service.shared.open.places(), 0);
     }
 
     #[tokio::test]

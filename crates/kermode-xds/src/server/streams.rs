@@ -7,7 +7,7 @@ use kermode_model::ObjectKey;
 use tokio::sync::oneshot;
 
 /// The streams of all proxies. Proxies without any are not kept.
-pub(super) struct Streams {
+pub(crate) struct Streams {
     each: usize,
     total: usize,
     open: Arc<Mutex<Open>>,
@@ -23,7 +23,7 @@ struct Open {
 
 /// Why a stream has no place any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lost {
+pub(crate) enum Lost {
     /// Another stream of the same proxy has taken it.
     Taken,
     /// The proxy is to be served by another replica.
@@ -32,7 +32,7 @@ pub(super) enum Lost {
 
 /// The place of one stream; free again when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     key: ObjectKey,
     open: Arc<Mutex<Open>>,
     lost: oneshot::Receiver<()>,
@@ -40,7 +40,7 @@ pub(super) struct Place {
 
 impl Streams {
     /// So many of each proxy, and of all together.
-    pub(super) fn new(each: usize, total: usize) -> Self {
+    pub(crate) fn new(each: usize, total: usize) -> Self {
         Self {
             each: each.max(1),
             total: total.max(1),
@@ -53,7 +53,7 @@ impl Streams {
     ///
     /// # Errors
     /// When all proxies together have no place left and this one has none to give up, with how many they have.
-    pub(super) fn enter(&self, key: &ObjectKey) -> Result<Place, usize> {
+    pub(crate) fn enter(&self, key: &ObjectKey) -> Result<Place, usize> {
         let (sender, lost) = oneshot::channel();
         let mut open = lock(&self.open);
         let full = open.places >= self.total;
@@ -74,12 +74,12 @@ impl Streams {
     }
 
     /// How many have a place.
-    pub(super) fn places(&self) -> usize {
+    pub(crate) fn places(&self) -> usize {
         lock(&self.open).places
     }
 
     /// Sends so many proxies elsewhere, whichever they are; how many there were.
-    pub(super) fn send_elsewhere(&self, count: usize) -> usize {
+    pub(crate) fn send_elsewhere(&self, count: usize) -> usize {
         let mut open = lock(&self.open);
         let some: Vec<_> = open.streams.keys().take(count).cloned().collect();
         for key in &some {
@@ -94,7 +94,7 @@ impl Streams {
 
 impl Place {
     /// Completes when the place is lost.
-    pub(super) async fn lost(&mut self) -> Lost {
+    pub(crate) async fn lost(&mut self) -> Lost {
         match (&mut self.lost).await {
             Ok(()) => Lost::Elsewhere,
             // The other end was dropped.

@@ -9,6 +9,7 @@ mod other;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::Either;
@@ -17,6 +18,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use h2::server::{Builder, Handshake, SendResponse};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
 use tonic::body::Body;
 use tower::Service;
 
@@ -33,6 +35,10 @@ const MAX_HEAD: u32 = 16 * 1024;
 const WINDOW: u32 = 1 << 20;
 /// How much of a response waits in a call for a client that does not read as fast, in bytes: two frames.
 const SEND_BUFFER: usize = 32 * 1024;
+
+/// How long a connection stays without a call, and how long one that is to end with its last call waits for that: whoever
+/// has no use for it, or makes ever new calls, shall not keep its place.
+const STAY: Duration = Duration::from_mins(1);
 
 /// Serves delta ADS itself and leaves all other calls to a service. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -72,7 +78,8 @@ where
     }
 
     /// Serves a connection until its end, and says with `asked` that a call came. When `closing` completes, the client is
-    /// told to make no more calls here, and the connection ends with the last one.
+    /// told to make no more calls here, and the connection ends with the last one, or a minute later. It also ends when there
+    /// was no call for a minute.
     ///
     /// # Errors
     /// When the connection breaks, or the client does not keep to the protocol.
@@ -113,22 +120,47 @@ where
         // is one for all connections, and a look at it costs each of them more than it seems.
         let mut parts = FuturesUnordered::new();
         parts.push(closing);
+        let (mut calls, mut leaving) = (0_usize, false);
+        // What comes before the first call has a deadline of its own.
+        let mut end: Option<Pin<Box<Sleep>>> = None;
         loop {
-            tokio::select! {
+            let leaves = tokio::select! {
                 // What calls send goes out with the connection, which therefore comes after them.
                 biased;
                 Some(ended) = parts.next() => match ended {
-                    Part::Call(After::Stay) => {}
-                    Part::Call(After::Leave) | Part::Closing => connection.graceful_shutdown(),
+                    Part::Call(after) => {
+                        calls -= 1;
+                        if calls == 0 && !leaving {
+                            end = Some(Box::pin(sleep(STAY)));
+                        }
+                        after == After::Leave
+                    }
+                    Part::Closing => true,
                 },
                 call = connection.accept() => match call {
                     Some(Ok((request, respond))) => {
                         asked();
+                        calls += 1;
+                        if !leaving {
+                            end = None;
+                        }
                         parts.push(self.call(request, respond).map(Part::Call).boxed());
+                        false
                     }
                     Some(Err(error)) => return Err(error),
                     None => return Ok(()),
                 },
+                () = passed(&mut end) => {
+                    if leaving {
+                        return Ok(());
+                    }
+                    true
+                }
+            };
+            if leaves && !leaving {
+                leaving = true;
+                connection.graceful_shutdown();
+                end = Some(Box::pin(sleep(STAY)));
             }
         }
     }
@@ -145,6 +177,14 @@ where
             let serving = Box::pin(other::serve(self.others.clone(), request, respond));
             Either::Right(serving.map(|()| After::Stay))
         }
+    }
+}
+
+/// Completes when the time has passed; never when there is none.
+async fn passed(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -230,6 +230,48 @@ async fn a_connection_that_closes_ends_with_its_last_call() {
     soon(world.serving).await.expect("no panic").expect("a good end");
 }
 
+/// The same for what takes minutes of a clock that does not run.
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(10 * STAY, what)
+        .await
+        .expect("it takes too long")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_without_a_call_ends_after_a_while_and_another_call_keeps_it() {
+    let mut world = World::new().await;
+    for _ in 0..3 {
+        let (response, mut body) = world.ask("/echo").await;
+        body.send_data(Bytes::new(), true).expect("sent");
+        read(response.await.expect("an answer").into_body()).await;
+        tokio::time::sleep(STAY / 2).await;
+        assert!(!world.serving.is_finished());
+    }
+    let (response, body) = world.ask("/never").await;
+    tokio::time::sleep(3 * STAY).await;
+    assert!(!world.serving.is_finished(), "a call may last");
+    drop((response, body));
+    let quiet = tokio::time::Instant::now();
+    // Whoever of the two closes it first.
+    let _ = in_time(world.serving).await.expect("no panic");
+    let stayed = quiet.elapsed();
+    assert!((STAY..2 * STAY).contains(&stayed), "{stayed:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_leave_when_told_to_is_cut_off() {
+    let mut world = World::new().await;
+    // It goes on calling, which keeps its connection from ending with the last call.
+    let (_response, _body) = world.ask("/never").await;
+    world.echo.began.notified().await;
+    world.close.send(()).expect("it runs");
+    let told = tokio::time::Instant::now();
+    in_time(world.serving).await.expect("no panic").expect("an end");
+    let stayed = told.elapsed();
+    assert!((STAY..2 * STAY).contains(&stayed), "{stayed:?}");
+    world.echo.ended.notified().await;
+}
+
 #[tokio::test]
 async fn ads_is_answered_by_the_server_itself() {
     let mut world = World::new().await;
