@@ -58,8 +58,9 @@ pub(crate) const WATCHES: usize = 8;
 /// How many messages are applied before their effects are published.
 const BATCH: usize = 1024;
 
-/// What it takes to push a change to one proxy, about; and how long a write waits for pushes at most.
+/// What it takes to push a change to one proxy, about.
 const PUSH: Duration = Duration::from_micros(30);
+/// How long a write waits for pushes at most.
 const LONGEST_PUSHES: Duration = Duration::from_millis(250);
 
 /// The engine's parts.
@@ -102,7 +103,7 @@ impl From<Message> for Told {
     }
 }
 
-/// How long it takes until a change has been pushed to so many proxies. What is written back to the API server is for
+/// How long it takes until a change has been pushed to so many proxies, if it is one for all of them. What is written back to the API server is for
 /// people to look at; it shall not compete with what proxies wait for.
 fn pushing(proxies: usize) -> Duration {
     let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);

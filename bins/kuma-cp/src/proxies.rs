@@ -36,8 +36,8 @@ impl Authenticator for Authentication {
     }
 }
 
-/// What departing sidecars are told.
-pub(crate) struct Account {
+/// What departing sidecars are told from.
+pub(crate) struct DepartureSources {
     pub(crate) departures: Departures,
     pub(crate) replicas: watch::Receiver<Replicas>,
     pub(crate) index: SharedIndex,
@@ -52,7 +52,7 @@ pub(crate) struct Proxies {
 impl Proxies {
     pub(crate) fn new(
         store: Arc<Store>,
-        account: Account,
+        sources: DepartureSources,
         authentication: Authentication,
         identity: Identity,
         statuses: Statuses,
@@ -61,17 +61,17 @@ impl Proxies {
     ) -> Self {
         let metrics = Metrics::default();
         metrics.register(registry);
-        let Account {
+        let DepartureSources {
             departures,
             replicas,
             index,
-        } = account;
+        } = sources;
         let position = {
             let store = store.clone();
             move |proxy: &ObjectKey| -> Option<(MeshName, u64)> {
                 let mesh = index.read().view().dataplane(proxy)?.mesh.clone();
                 let published = store.mesh_sequence(&mesh);
-                Some((mesh, published))
+                (published > 0).then_some((mesh, published))
             }
         };
         let departing = DepartureService::new(

@@ -49,7 +49,7 @@ struct Roll {
     port: u16,
     running: HashMap<ObjectKey, Replica>,
     synced: bool,
-    /// When this process began, or another one ended.
+    /// When one of the replicas last began or ended.
     since: Instant,
 }
 
@@ -103,20 +103,26 @@ impl Roll {
     }
 
     fn note(&mut self, update: Update<Replica>, now: Instant) {
-        let before = match update {
+        let (before, after) = match update {
             Update::Synced => {
                 self.synced = true;
-                None
+                return;
             }
-            Update::Gone(pod) => self.running.remove(&pod),
-            Update::Applied(pod, replica) => {
-                let before = self.running.insert(pod, replica.clone());
-                before.filter(|before| !before.is_still(&replica))
-            }
+            Update::Gone(pod) => (self.running.remove(&pod), None),
+            Update::Applied(pod, replica) => (self.running.insert(pod, replica.clone()), Some(replica)),
         };
+        let is_the_same = match (&before, &after) {
+            (Some(before), Some(after)) => before.is_still(after),
+            // Those of the first list have been there before.
+            (None, Some(_)) => !self.synced,
+            (_, None) => false,
+        };
+        if is_the_same {
+            return;
+        }
+        self.since = now;
         if let Some(ended) = before {
             tracing::info!(address = %ended.ip, "a replica of the control plane has ended");
-            self.since = now;
         }
     }
 
@@ -208,5 +214,7 @@ mod tests {
         roll.note(Update::Gone(pod("c")), later(4));
         assert_eq!(others(&roll), ["10.0.0.2:5678"]);
         assert_eq!(roll.replicas().since, Some(later(4)));
+        roll.note(Update::Applied(pod("d"), one("10.0.0.4")), later(5));
+        assert_eq!(roll.replicas().since, Some(later(5)));
     }
 }

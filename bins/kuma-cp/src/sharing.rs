@@ -24,6 +24,8 @@ const AT_ONCE: usize = 10;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks while there is nothing to do.
 const LOOK: Duration = Duration::from_secs(10);
+/// After how many looks in a row that found not too many those are forgotten that were sent.
+const CALM: u32 = 12;
 /// How often as many as are too many are sent elsewhere before it is given up for a while: with two replicas every second
 /// one comes back, and if all do, then the Service leads them here on purpose.
 const TRIES: usize = 4;
@@ -55,7 +57,11 @@ enum Step {
 /// Remembers how many have been sent elsewhere since there were too many.
 #[derive(Debug, Default)]
 struct Sharing {
-    allowance: Option<usize>,
+    /// How many were too many at most.
+    peak: usize,
+    sent: usize,
+    /// How often in a row there were not too many.
+    calm: u32,
 }
 
 /// Sends proxies elsewhere whenever there are too many, until the process ends.
@@ -64,9 +70,10 @@ pub(crate) async fn keep(ads: AdsServer, index: SharedIndex, replicas: watch::Re
     loop {
         let shares = {
             let replicas = replicas.borrow();
-            // Those of a replica that has just ended are on their way to one that they choose themselves.
+            // Those of a replica that has just ended are on their way to one that they choose themselves, and to one that has
+            // just begun not every node leads.
             replicas.are_settled().then(|| Shares {
-                own: ads.streams(),
+                own: ads.proxies(),
                 proxies: index.read().view().dataplanes().count(),
                 replicas: replicas.ready + 1,
             })
@@ -106,16 +113,22 @@ impl Sharing {
     fn step(&mut self, shares: Shares) -> Step {
         let excess = shares.excess();
         if excess == 0 {
-            self.allowance = None;
+            self.calm = self.calm.saturating_add(1);
+            // Those that were sent away a moment ago may be on their way back.
+            if self.calm >= CALM {
+                *self = Self::default();
+            }
             return Step::Look;
         }
-        let allowance = self.allowance.get_or_insert(excess * TRIES);
-        let count = excess.min(AT_ONCE).min(*allowance);
+        self.calm = 0;
+        self.peak = self.peak.max(excess);
+        let allowance = (self.peak * TRIES).saturating_sub(self.sent);
+        let count = excess.min(AT_ONCE).min(allowance);
         if count == 0 {
-            self.allowance = None;
+            *self = Self::default();
             return Step::Rest;
         }
-        *allowance -= count;
+        self.sent += count;
         Step::Send(count)
     }
 }
@@ -178,6 +191,17 @@ mod tests {
         })
         .sum();
         assert_eq!(sent, all_here.excess() * TRIES);
+        let mut sharing = Sharing::default();
+        let rest = (0..1_000).find(|turn| {
+            // Now and then they are not back yet.
+            let shares = if turn % 2 == 0 {
+                all_here
+            } else {
+                shares(0, 100, 2)
+            };
+            sharing.step(shares) == Step::Rest
+        });
+        assert!(rest.is_some(), "it never gives up");
         assert!(matches!(sharing.step(all_here), Step::Send(_)), "after the rest");
     }
 }

@@ -6,8 +6,6 @@
 
 mod account;
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use http::uri::PathAndQuery;
 use kermode_xds::departures::service::{WATCH_DEPARTURE, WatchDepartureRequest, WatchDepartureResponse};
@@ -20,11 +18,10 @@ use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use self::account::{Account, Progress, Source};
+use crate::backoff::Backoff;
 use crate::control_plane::ControlPlane;
 use crate::token::TokenFile;
 
-/// Before a replica is asked again that does not answer. The drain bounds how often.
-const RETRY: Duration = Duration::from_secs(1);
 /// How many messages of those who ask may wait.
 const WAITING: usize = 16;
 
@@ -84,20 +81,20 @@ impl Departure {
         }
     }
 
-    /// Asks one replica, again and again until it has given its last answer.
+    /// Asks one replica, and asks again when it does not answer any more.
     async fn ask(self, source: Source, heard: mpsc::Sender<(Source, Heard)>) {
         let channel = match source {
             Source::Service => self.any_replica.clone(),
             Source::Replica(address) => self.control_plane.replica(address),
         };
+        let mut backoff = Backoff::default();
         loop {
-            let ended = self.listen(channel.clone(), source, &heard).await;
+            let ended = self.listen(channel.clone(), source, &heard, &mut backoff).await;
             let news = match ended {
-                Ok(true) => return,
                 Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
                     Heard::Unknown
                 }
-                Ok(false) => Heard::Nothing,
+                Ok(()) => Heard::Nothing,
                 Err(error) => {
                     tracing::debug!(
                         %source,
@@ -110,25 +107,25 @@ impl Departure {
             if heard.send((source, news)).await.is_err() {
                 return;
             }
-            sleep(RETRY).await;
+            sleep(backoff.next(fastrand::f64())).await;
         }
     }
 
-    /// Passes answers on; whether the last one was among them.
+    /// Passes answers on for as long as there are any.
     async fn listen(
         &self,
         channel: Channel,
         source: Source,
         heard: &mpsc::Sender<(Source, Heard)>,
-    ) -> anyhow::Result<bool> {
+        backoff: &mut Backoff,
+    ) -> anyhow::Result<()> {
         let mut answers = self.open(channel).await?;
-        let mut last = false;
         while let Some(answer) = answers.message().await? {
-            last = answer.is_over();
+            backoff.reset();
             // Whoever does not listen any more has dropped this, too.
             let _ = heard.send((source, Heard::Answer(answer))).await;
         }
-        Ok(last)
+        Ok(())
     }
 
     async fn open(&self, channel: Channel) -> anyhow::Result<Streaming<WatchDepartureResponse>> {

@@ -55,12 +55,12 @@ pub struct Account {
     pub standing: Standing,
     /// Where the other replicas serve proxies, to be asked too.
     pub others: Arc<[SocketAddr]>,
-    /// Whether every proxy that could have the endpoint has lately had a stream at this replica or at one of those. It
-    /// could not be known, had one of them just begun, or ended.
+    /// Whether every proxy that could have the endpoint has lately had a stream at this replica or at one of those. That
+    /// cannot be known when one of them has just begun, or ended.
     pub complete: bool,
 }
 
-/// Says how far a proxy's mesh has been published; none for one that has no Dataplane.
+/// Says how far a proxy's mesh has been published; none for one that has no Dataplane, or before anything was.
 pub type Position = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
 /// A departure that some proxies have not confirmed, for people to look at.
@@ -193,8 +193,8 @@ impl Departures {
         }
     }
 
-    /// What can be said of a proxy's departure, now and whenever that changes, until nobody has its endpoint any more
-    /// and nobody can have been missed.
+    /// What can be said of a proxy's departure, now and whenever that changes, for as long as somebody listens: a client
+    /// that comes later may have the endpoint yet.
     pub fn watch(
         &self,
         proxy: ObjectKey,
@@ -208,9 +208,6 @@ impl Departures {
             move |(mut turned, mut replicas, told)| {
                 let (departures, proxy, position) = (departures.clone(), proxy.clone(), position.clone());
                 async move {
-                    if told.as_ref().is_some_and(Account::is_over) {
-                        return None;
-                    }
                     loop {
                         turned.mark_unchanged();
                         let account = departures.account(&proxy, &*position, &replicas.borrow_and_update());
@@ -245,15 +242,6 @@ impl Departures {
             others: replicas.others.clone(),
             complete: replicas.are_settled(),
         }
-    }
-}
-
-// === impl Account ===
-
-impl Account {
-    /// Whether no proxy that has a stream here has the endpoint, and nobody can have been missed.
-    pub fn is_over(&self) -> bool {
-        matches!(self.standing, Standing::Forgotten { .. }) && self.complete
     }
 }
 
@@ -328,7 +316,6 @@ mod tests {
         confirmations.confirm(Some(7));
         confirmations.confirm(Some(8));
         assert!(matches!(standing().await, Some(Standing::Forgotten { .. })));
-        assert_eq!(standing().await, None);
         assert_eq!(departures.shared.open.get(), 0);
     }
 
@@ -349,14 +336,13 @@ mod tests {
 
         let first = told.next().await.expect("an account");
         assert!(matches!(first.standing, Standing::Forgotten { .. }), "{first:?}");
-        assert!(!first.is_over() && *first.others == [other], "{first:?}");
+        assert!(!first.complete && *first.others == [other], "{first:?}");
         let begun = tokio::time::Instant::now();
         replicas.send_replace(lost(&[]));
         let second = told.next().await.expect("an account");
-        assert!(!second.is_over() && second.others.is_empty(), "{second:?}");
+        assert!(!second.complete && second.others.is_empty(), "{second:?}");
         let third = told.next().await.expect("an account");
-        assert!(third.is_over() && begun.elapsed() >= ledger::ABSENCE, "{third:?}");
-        assert_eq!(told.next().await, None);
+        assert!(third.complete && begun.elapsed() >= ledger::ABSENCE, "{third:?}");
     }
 
     #[tokio::test]
@@ -382,7 +368,7 @@ mod tests {
 
     fn settled() -> Replicas {
         Replicas {
-            since: tokio::time::Instant::now().checked_sub(ledger::ABSENCE),
+            since: Some(tokio::time::Instant::now() - ledger::ABSENCE),
             ..Replicas::default()
         }
     }

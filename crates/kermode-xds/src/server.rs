@@ -180,9 +180,9 @@ impl AdsServer {
         let _ = self.shared.status.set(Box::new(sink));
     }
 
-    /// How many streams there are, those included that get nothing yet.
-    pub fn streams(&self) -> usize {
-        self.shared.open.places()
+    /// How many proxies have streams, those included that get nothing yet.
+    pub fn proxies(&self) -> usize {
+        self.shared.open.proxies()
     }
 
     /// Ends the streams of so many proxies, whichever they are, and has them connect anew: by the Service, and so perhaps

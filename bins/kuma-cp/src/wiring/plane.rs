@@ -23,7 +23,7 @@ use crate::directory::Directory;
 use crate::engine::{self, Engine};
 use crate::identity;
 use crate::mesh::SharedIndex;
-use crate::proxies::{Account, Proxies};
+use crate::proxies::{DepartureSources, Proxies};
 use crate::replicas;
 use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
@@ -170,7 +170,7 @@ impl Plane {
         );
         Proxies::new(
             self.store.clone(),
-            Account {
+            DepartureSources {
                 departures: self.departures.clone(),
                 replicas: self.replicas.subscribe(),
                 index: self.index.clone(),

@@ -52,8 +52,7 @@ impl Account {
         self.progress()
     }
 
-    /// A replica does not answer, or no longer. What it said may not hold any more, except for its last answer, after
-    /// which it is not asked again.
+    /// A replica does not answer, or no longer. What it said may not hold any more.
     pub(super) fn on_silence(&mut self, source: Source) -> Progress {
         self.answers.remove(&source);
         self.progress()

@@ -108,7 +108,7 @@ impl Link {
                         .and_then(Result::err)
                         .unwrap_or_else(|| Status::unavailable("the control plane ended the stream"));
                     let jitter = fastrand::f64();
-                    // Who is told to go elsewhere is told at a time of its own. Those whose connection breaks have company.
+                    // Who is told to go elsewhere is told with few others. Those whose connection breaks have company.
                     let wait = if status.source().is_some() {
                         self.backoff.lost(jitter)
                     } else {

@@ -22,6 +22,8 @@ struct Client {
     /// Its newest stream; none once that has ended.
     stream: Option<u64>,
     confirmed: u64,
+    /// When its last stream ended.
+    closed: Option<Instant>,
     /// Its Dataplane has gone: when its stream ends, nobody is left who could have anything.
     gone: bool,
 }
@@ -34,7 +36,7 @@ struct Departure {
     begun: Instant,
     /// Something was published, rather than somebody asked.
     published: bool,
-    /// How long it took until nobody had it any more.
+    /// How long it took until nobody had it any more. A client that comes later may have it yet.
     took: Option<Duration>,
     /// Nobody is left who could ask.
     gone: bool,
@@ -59,6 +61,8 @@ pub(super) struct Ledger {
     /// Proxies that requests may be sent to, and their meshes.
     present: HashMap<ObjectKey, MeshName>,
     departures: HashMap<ObjectKey, Departure>,
+    /// How many of the open ones are questions: nothing was removed.
+    questions: usize,
 }
 
 // === impl Ledger ===
@@ -97,7 +101,8 @@ impl Ledger {
     }
 
     /// A proxy that has been no endpoint since this account began asks who might send it requests: a client that has
-    /// come from another replica, and has not applied what has been published here up to that point.
+    /// come from another replica, or is still to come, and has not applied what has been published here up to that
+    /// point.
     pub(super) fn ask(
         &mut self,
         proxy: &ObjectKey,
@@ -163,6 +168,7 @@ impl Ledger {
                 mesh: mesh.clone(),
                 stream: None,
                 confirmed: 0,
+                closed: None,
                 gone: false,
             }
         });
@@ -202,6 +208,7 @@ impl Ledger {
             return Vec::new();
         }
         client.stream = None;
+        client.closed = Some(now);
         if client.gone {
             return self.strike(proxy, now);
         }
@@ -217,11 +224,12 @@ impl Ledger {
                 self.absent.push_front((since, proxy));
                 break;
             }
-            if self
-                .clients
-                .get(&proxy)
-                .is_some_and(|client| client.stream.is_none())
-            {
+            // It may have been back since, and gone again.
+            let is_away = |client: &Client| {
+                let closed = client.closed.unwrap_or(since);
+                client.stream.is_none() && now.saturating_duration_since(closed) >= ABSENCE
+            };
+            if self.clients.get(&proxy).is_some_and(is_away) {
                 settled.extend(self.strike(&proxy, now));
             }
         }
@@ -230,21 +238,22 @@ impl Ledger {
 
     /// How a proxy's departure stands.
     pub(super) fn standing(&self, proxy: &ObjectKey) -> Standing {
-        match self.departures.get(proxy) {
-            None => Standing::Present,
-            Some(Departure { took: Some(took), .. }) => Standing::Forgotten { took: *took },
-            Some(departure) => Standing::Known {
-                by: self.waiting(proxy, departure).count(),
-            },
+        let Some(departure) = self.departures.get(proxy) else {
+            return Standing::Present;
+        };
+        let by = self.waiting(proxy, departure).count();
+        match departure.took.filter(|_| by == 0) {
+            Some(took) => Standing::Forgotten { took },
+            None => Standing::Known { by },
         }
     }
 
-    /// Departures that are not confirmed, each with the proxies that it waits for.
+    /// Removals that are not confirmed, each with the proxies that it waits for.
     pub(super) fn open_departures(&self) -> impl Iterator<Item = (&ObjectKey, Instant, Vec<&ObjectKey>)> {
         let open = self
             .departures
             .iter()
-            .filter(|(_, departure)| departure.took.is_none());
+            .filter(|(_, departure)| departure.published && departure.took.is_none());
         open.map(|(proxy, departure)| {
             let ids: HashSet<u64> = self.waiting(proxy, departure).collect();
             let waiting = self.clients.iter().filter(|(_, client)| ids.contains(&client.id));
@@ -252,15 +261,17 @@ impl Ledger {
         })
     }
 
-    /// How many departures are not confirmed.
+    /// How many removals are not confirmed.
     pub(super) fn open_count(&self) -> usize {
-        self.rosters.values().map(|roster| roster.open.len()).sum()
+        let open: usize = self.rosters.values().map(|roster| roster.open.len()).sum();
+        open.saturating_sub(self.questions)
     }
 
     fn begin(&mut self, proxy: &ObjectKey, departure: Departure) -> Vec<Duration> {
         let (mesh, begun) = (departure.mesh.clone(), departure.begun);
         let roster = self.rosters.entry(mesh.clone()).or_default();
         roster.open.insert((departure.sequence, proxy.clone()));
+        self.questions += usize::from(!departure.published);
         self.departures.insert(proxy.clone(), departure);
         self.settle(&mesh, begun)
     }
@@ -302,6 +313,7 @@ impl Ledger {
         let took = now.saturating_duration_since(departure.begun);
         departure.took = Some(took);
         let published = departure.published;
+        self.questions -= usize::from(!published);
         let open = (departure.sequence, proxy.clone());
         if let Some(roster) = self.rosters.get_mut(&departure.mesh) {
             roster.open.remove(&open);
@@ -316,8 +328,11 @@ impl Ledger {
         let Some(departure) = self.departures.remove(proxy) else {
             return;
         };
-        if let Some(roster) = self.rosters.get_mut(&departure.mesh) {
-            roster.open.remove(&(departure.sequence, proxy.clone()));
+        let open = (departure.sequence, proxy.clone());
+        if let Some(roster) = self.rosters.get_mut(&departure.mesh)
+            && roster.open.remove(&open)
+        {
+            self.questions -= usize::from(!departure.published);
         }
     }
 

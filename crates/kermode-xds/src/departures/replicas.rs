@@ -14,14 +14,14 @@ pub struct Replicas {
     pub others: Arc<[SocketAddr]>,
     /// How many of the others are ready, so that proxies get to them by the Service.
     pub ready: usize,
-    /// Since when none of them has been seen to end, and this one runs; none while they are not known. What proxies one had
-    /// that has ended is not known: they keep their configuration, and are on their way to another replica.
+    /// Since when none of them has been seen to begin or to end, this one included; none while they are not known. What
+    /// proxies one had that has ended is not known: they keep their configuration, and are on their way to another.
     pub since: Option<Instant>,
 }
 
 impl Replicas {
-    /// Whether nothing has been lost for as long as a proxy without a stream is waited for. By then those that one had that
-    /// has ended are at another.
+    /// Whether they have been the same for as long as a proxy without a stream is waited for. By then those that one had
+    /// that has ended are at another.
     pub fn are_settled(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= ABSENCE)
     }

@@ -1,8 +1,8 @@
 //! The API by which a departing sidecar learns whether requests may still come: one server-streaming gRPC call.
 //!
-//! Proxies authenticate as they do for ADS. The first answer comes at once, the next ones when something changed, the
-//! last one when every proxy that is connected to this replica has acknowledged the removal. Replicas do not talk to
-//! each other: each answer names the others, and the caller asks them as well.
+//! Proxies authenticate as they do for ADS. The first answer comes at once, the next ones whenever something changed, until
+//! the caller has heard enough. Replicas do not talk to each other: each answer names the others, and the caller asks
+//! them as well.
 
 use std::sync::Arc;
 
@@ -52,8 +52,7 @@ pub struct WatchDepartureResponse {
     /// Addresses (`<ip>:<port>`) at which the other replicas answer this call, each for the proxies that it has.
     #[prost(string, repeated, tag = "4")]
     pub others: Vec<String>,
-    /// Whether nobody can have been missed, because no replica began or ended within the last minute. With `departing`
-    /// and nobody left who knows the endpoint, this is the last answer.
+    /// Whether nobody can have been missed, because no replica began or ended within the last minute.
     #[prost(bool, tag = "5")]
     pub complete: bool,
 }
@@ -212,11 +211,12 @@ mod tests {
         ObjectKey::new("shop", "web")
     }
 
-    async fn ask(departures: Departures, token: &'static str) -> Result<Vec<WatchDepartureResponse>, Code> {
+    /// The first answer.
+    async fn ask(departures: Departures, token: &'static str) -> Result<WatchDepartureResponse, Code> {
         let other = ["10.0.0.2:5678".parse().expect("an address")];
         let (_sender, replicas) = watch::channel(Replicas {
             others: other.into(),
-            since: tokio::time::Instant::now().checked_sub(std::time::Duration::from_mins(1)),
+            since: Some(tokio::time::Instant::now() - std::time::Duration::from_mins(1)),
             ..Replicas::default()
         });
         let service = Rpc(DepartureService::new(
@@ -233,11 +233,8 @@ mod tests {
         let path = PathAndQuery::from_static(WATCH_DEPARTURE);
         let answers = Client::new(service).server_streaming(request, path, codec).await;
         let mut answers = answers.map_err(|status| status.code())?.into_inner();
-        let mut all = Vec::new();
-        while let Some(answer) = answers.message().await.map_err(|status| status.code())? {
-            all.push(answer);
-        }
-        Ok(all)
+        let first = answers.message().await.map_err(|status| status.code())?;
+        Ok(first.expect("an answer"))
     }
 
     #[tokio::test]
@@ -258,7 +255,7 @@ mod tests {
         let second = futures::poll!(open[1].next());
         assert!(second.is_pending(), "{second:?}");
         drop(open);
-        assert_eq!(service.shared.open.places(), 0);
+        assert_eq!(service.shared.open.proxies(), 0);
     }
 
     #[tokio::test]
@@ -266,9 +263,9 @@ mod tests {
         let departures = Departures::default();
         departures.arrive(web(), "default".into());
         departures.depart(&web(), |_| 1);
-        let told = ask(departures.clone(), "Bearer web").await.expect("answers");
-        assert!(told.len() == 1 && told[0].is_over(), "{told:?}");
-        assert_eq!(told[0].others, ["10.0.0.2:5678"]);
+        let told = ask(departures.clone(), "Bearer web").await.expect("an answer");
+        assert!(told.is_over(), "{told:?}");
+        assert_eq!(told.others, ["10.0.0.2:5678"]);
         assert_eq!(ask(departures, "Bearer db").await, Err(Code::Unauthenticated));
     }
 }

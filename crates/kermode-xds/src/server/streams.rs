@@ -1,4 +1,5 @@
-//! The open streams of each proxy and of all, counted from the moment that it is known who opens them.
+//! The open streams of each proxy and of all, counted from the moment that it is known who opens them: those of ADS, and
+//! those by which departing sidecars are told how that stands.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -73,15 +74,18 @@ impl Streams {
         })
     }
 
-    /// How many have a place.
-    pub(crate) fn places(&self) -> usize {
-        lock(&self.open).places
+    /// How many proxies have places.
+    pub(crate) fn proxies(&self) -> usize {
+        lock(&self.open).streams.len()
     }
 
     /// Sends so many proxies elsewhere, whichever they are; how many there were.
     pub(crate) fn send_elsewhere(&self, count: usize) -> usize {
         let mut open = lock(&self.open);
-        let some: Vec<_> = open.streams.keys().take(count).cloned().collect();
+        // Not always the same ones, should they come back.
+        let start = fastrand::usize(..=open.streams.len());
+        let (before, after) = (open.streams.keys().take(start), open.streams.keys().skip(start));
+        let some: Vec<_> = after.chain(before).take(count).cloned().collect();
         for key in &some {
             for stream in open.streams.remove(key).into_iter().flatten() {
                 // One that has ended meanwhile need not be told.
@@ -156,10 +160,11 @@ mod tests {
         assert_eq!(place.lost().await, Lost::Elsewhere);
         let again = streams.enter(&key).expect("there is room");
         drop(place);
-        assert_eq!(streams.places(), 1);
+        assert_eq!(lock(&streams.open).places, 1);
         assert_eq!(lock(&streams.open).streams[&key].len(), 1);
         drop(again);
-        assert_eq!((streams.places(), lock(&streams.open).streams.len()), (0, 0));
+        assert_eq!(streams.proxies(), 0);
+        assert_eq!(lock(&streams.open).places, 0);
     }
 
     #[test]

@@ -504,13 +504,13 @@ async fn a_proxy_that_is_sent_elsewhere_is_told_so_and_has_to_connect_anew() {
     let requests = as_web(requests.chain(futures::stream::pending()));
     let mut answers = World::open_on(channel.clone(), requests).await;
     answer(&mut answers).await.expect("a response");
-    assert_eq!(world.server.streams(), 1);
+    assert_eq!(world.server.proxies(), 1);
     assert_eq!(world.server.send_elsewhere(3), 1);
     assert_eq!(answer(&mut answers).await, Err(Code::Unavailable));
     drop(answers);
     closed(serving).await;
     drop(channel);
-    assert_eq!(world.server.streams(), 0);
+    assert_eq!(world.server.proxies(), 0);
 }
 
 /// With the token of `web`.

@@ -135,13 +135,15 @@ impl ControlPlane {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
         self.departures.depart(&endpoint, published);
-        let settled = Replicas {
-            since: tokio::time::Instant::now().checked_sub(Duration::from_mins(1)),
-            ..Replicas::default()
-        };
-        let (_sender, alone) = watch::channel(settled);
+        let (_sender, alone) = watch::channel(Replicas::default());
         let watching = self.departures.watch(endpoint, Arc::new(|_| None), alone);
-        let told: Vec<_> = tokio::time::timeout(PATIENCE, watching.map(|account| account.standing).collect())
+        // Until it is told that nobody has it any more.
+        let mut told = Vec::new();
+        let confirmed = watching.map(|account| account.standing).take_while(|standing| {
+            told.push(*standing);
+            std::future::ready(!matches!(standing, Standing::Forgotten { .. }))
+        });
+        tokio::time::timeout(PATIENCE, confirmed.for_each(|_| std::future::ready(())))
             .await
             .expect("an acknowledgement");
         assert_eq!(

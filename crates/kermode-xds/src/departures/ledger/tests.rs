@@ -224,11 +224,40 @@ fn a_question_is_no_removal_and_leaves_nothing_behind() {
 
     let late = key("late");
     fixture.ledger.ask(&late, "default".into(), 4, now);
+    assert_eq!(fixture.ledger.open_count(), 0, "nothing was removed");
+    assert_eq!(fixture.ledger.open_departures().count(), 0);
     for proxy in [&early, &late] {
         fixture.ledger.leave(proxy, now);
     }
-    assert!(!fixture.ledger.knows(&early) && fixture.ledger.open_count() == 1);
+    assert!(!fixture.ledger.knows(&early) && fixture.ledger.knows(&late));
     fixture.confirm("a", 1, 4);
     fixture.confirm("b", 2, 4);
-    assert!(!fixture.ledger.knows(&late) && fixture.ledger.open_count() == 0);
+    assert!(!fixture.ledger.knows(&late) && fixture.ledger.questions == 0);
+}
+
+#[test]
+fn whoever_comes_later_with_an_older_configuration_is_waited_for_too() {
+    let mut fixture = Fixture::new();
+    fixture.depart("web", 8);
+    fixture.confirm("a", 1, 8);
+    assert_eq!(fixture.confirm("b", 2, 8), took(1));
+    fixture.open("c", 3);
+    assert_eq!(fixture.standing(), Standing::Known { by: 1 });
+    assert_eq!(fixture.confirm("c", 3, 7), NONE);
+    assert_eq!(fixture.standing(), Standing::Known { by: 1 });
+    assert_eq!(fixture.confirm("c", 3, 8), NONE, "that was told before");
+    assert_eq!(fixture.standing(), Standing::Forgotten { took: took(1)[0] });
+}
+
+#[test]
+fn the_time_for_which_one_is_waited_for_begins_with_its_last_end() {
+    let mut fixture = Fixture::new();
+    fixture.depart("web", 8);
+    fixture.confirm("b", 2, 8);
+    fixture.ledger.close(&key("a"), 1, fixture.at(0));
+    fixture.open("a", 3);
+    fixture.ledger.close(&key("a"), 3, fixture.at(50));
+    assert_eq!(fixture.ledger.give_up(fixture.at(61)), NONE);
+    assert_eq!(fixture.standing(), Standing::Known { by: 1 });
+    assert_eq!(fixture.ledger.give_up(fixture.at(110)), took(110));
 }

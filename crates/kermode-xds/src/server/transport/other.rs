@@ -4,16 +4,23 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
 use super::{send, until_reset};
+
+/// How long a call may take until its answer begins: the client has to send its request, and to prove who it is.
+const ANSWER: Duration = Duration::from_secs(30);
+/// How long the client may take to read a message.
+const READING: Duration = Duration::from_mins(1);
 
 /// Has a call answered, unless the client ends it before.
 pub(super) async fn serve<S>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
@@ -24,6 +31,7 @@ where
     let response = tokio::select! {
         Ok(response) = service.oneshot(request) => response,
         _ = poll_fn(|context| respond.poll_reset(context)) => return,
+        () = sleep(ANSWER) => return respond.send_reset(Reason::CANCEL),
     };
     let (head, body) = response.into_parts();
     let is_all = http_body::Body::is_end_stream(&body);
@@ -48,7 +56,10 @@ async fn answer(stream: &mut SendStream<Bytes>, mut body: Body) -> Result<(), h2
         };
         let frame = frame.map_err(|_| h2::Error::from(Reason::INTERNAL_ERROR))?;
         match frame.into_data() {
-            Ok(data) => send(stream, data).await?,
+            Ok(data) => match timeout(READING, send(stream, data)).await {
+                Ok(sent) => sent?,
+                Err(_) => return Err(Reason::CANCEL.into()),
+            },
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
                     return stream.send_trailers(trailers);

@@ -35,8 +35,8 @@ impl Authenticator for Closed {
     }
 }
 
-/// A service that answers with the body of the request and a trailer; and with nothing at all to `/never`, of which it
-/// tells beginning and end.
+/// A service that answers with the body of the request and a trailer; with nothing at all to `/never`, of which it tells
+/// beginning and end; and to `/endless` with an answer that does not end.
 #[derive(Clone, Default)]
 struct Echo {
     began: Arc<Notify>,
@@ -66,6 +66,11 @@ impl Service<Request<Body>> for Echo {
             if request.uri().path() == "/never" {
                 began.notify_one();
                 std::future::pending::<()>().await;
+            }
+            if request.uri().path() == "/endless" {
+                let never = futures::stream::pending::<Result<Frame<Bytes>, Infallible>>();
+                let body = never.inspect(move |_| _ = &ends);
+                return Ok(Response::new(Body::new(http_body_util::StreamBody::new(body))));
             }
             drop(ends);
             let mut trailers = HeaderMap::new();
@@ -187,6 +192,15 @@ async fn a_call_that_the_client_ends_is_not_worked_on() {
     soon(world.echo.ended.notified()).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_call_that_does_not_get_to_an_answer_is_ended() {
+    let mut world = World::new().await;
+    let (response, _body) = world.ask("/never").await;
+    let ended = in_time(response).await.expect_err("no answer");
+    assert_eq!(ended.reason(), Some(h2::Reason::CANCEL));
+    in_time(world.echo.ended.notified()).await;
+}
+
 #[tokio::test]
 async fn a_call_ends_with_its_connection() {
     let mut world = World::new().await;
@@ -247,7 +261,8 @@ async fn a_connection_without_a_call_ends_after_a_while_and_another_call_keeps_i
         tokio::time::sleep(STAY / 2).await;
         assert!(!world.serving.is_finished());
     }
-    let (response, body) = world.ask("/never").await;
+    let (response, body) = world.ask("/endless").await;
+    let response = response.await.expect("an answer");
     tokio::time::sleep(3 * STAY).await;
     assert!(!world.serving.is_finished(), "a call may last");
     drop((response, body));
@@ -261,15 +276,15 @@ async fn a_connection_without_a_call_ends_after_a_while_and_another_call_keeps_i
 #[tokio::test(start_paused = true)]
 async fn who_does_not_leave_when_told_to_is_cut_off() {
     let mut world = World::new().await;
-    // It goes on calling, which keeps its connection from ending with the last call.
-    let (_response, _body) = world.ask("/never").await;
-    world.echo.began.notified().await;
+    // A call that goes on keeps its connection from ending with the last one.
+    let (response, _body) = world.ask("/endless").await;
+    let _response = response.await.expect("an answer");
     world.close.send(()).expect("it runs");
     let told = tokio::time::Instant::now();
     in_time(world.serving).await.expect("no panic").expect("an end");
     let stayed = told.elapsed();
     assert!((STAY..2 * STAY).contains(&stayed), "{stayed:?}");
-    world.echo.ended.notified().await;
+    in_time(world.echo.ended.notified()).await;
 }
 
 #[tokio::test]
