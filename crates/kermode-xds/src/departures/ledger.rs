@@ -84,15 +84,7 @@ impl Ledger {
         let Some(mesh) = self.present.remove(proxy) else {
             return Vec::new();
         };
-        let departure = Departure {
-            mesh,
-            sequence,
-            begun: now,
-            published: true,
-            took: None,
-            gone: false,
-        };
-        self.begin(proxy, departure)
+        self.begin(proxy, mesh, sequence, true, now)
     }
 
     /// Whether anything is known of a proxy as an endpoint, now or on its way out.
@@ -113,15 +105,7 @@ impl Ledger {
         if self.knows(proxy) {
             return Vec::new();
         }
-        let departure = Departure {
-            mesh,
-            sequence,
-            begun: now,
-            published: false,
-            took: None,
-            gone: false,
-        };
-        self.begin(proxy, departure)
+        self.begin(proxy, mesh, sequence, false, now)
     }
 
     /// A proxy's Dataplane is no more; its departure has been told before.
@@ -267,13 +251,27 @@ impl Ledger {
         open.saturating_sub(self.questions)
     }
 
-    fn begin(&mut self, proxy: &ObjectKey, departure: Departure) -> Vec<Duration> {
-        let (mesh, begun) = (departure.mesh.clone(), departure.begun);
+    fn begin(
+        &mut self,
+        proxy: &ObjectKey,
+        mesh: MeshName,
+        sequence: u64,
+        published: bool,
+        now: Instant,
+    ) -> Vec<Duration> {
         let roster = self.rosters.entry(mesh.clone()).or_default();
-        roster.open.insert((departure.sequence, proxy.clone()));
-        self.questions += usize::from(!departure.published);
+        roster.open.insert((sequence, proxy.clone()));
+        self.questions += usize::from(!published);
+        let departure = Departure {
+            mesh: mesh.clone(),
+            sequence,
+            begun: now,
+            published,
+            took: None,
+            gone: false,
+        };
         self.departures.insert(proxy.clone(), departure);
-        self.settle(&mesh, begun)
+        self.settle(&mesh, now)
     }
 
     fn waiting<'a>(
