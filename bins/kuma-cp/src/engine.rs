@@ -103,8 +103,8 @@ impl From<Message> for Told {
     }
 }
 
-/// How long it takes until a change has been pushed to so many proxies, if it is one for all of them. What is written back to the API server is for
-/// people to look at; it shall not compete with what proxies wait for.
+/// How long it takes until a change has been pushed to so many proxies, if it is one for all of them. What is written
+/// back to the API server is for people to look at; it shall not compete with what proxies wait for.
 fn pushing(proxies: usize) -> Duration {
     let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
     PUSH.saturating_mul(proxies).min(LONGEST_PUSHES)

@@ -48,9 +48,9 @@ struct Shares {
 enum Step {
     /// Send so many elsewhere.
     Send(usize),
-    /// Nothing for now.
+    /// Look again soon.
     Look,
-    /// Nothing for long.
+    /// Leave it for long.
     Rest,
 }
 

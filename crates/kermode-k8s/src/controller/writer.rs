@@ -283,6 +283,8 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use http::{Request, Response};
     use kube::client::Body;
     use tokio::time::Instant;
@@ -312,11 +314,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_wait_waits_and_what_may_not_does_not() {
-        let silent =
-            tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, _>>());
-        let silent = tower::ServiceBuilder::new()
-            .map_err(|error: std::convert::Infallible| error)
-            .service(silent);
+        type Answer = Result<Response<Body>, Infallible>;
+        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Answer>());
         let client = Client::new(silent, "default");
         let events = Events::start(client.clone(), None);
         let writer = Writer::new(client, Nothing, events, Metrics::default());
