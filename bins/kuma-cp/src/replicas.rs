@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kermode_k8s::controller::watch::{Update, Verdict, follow, watch_config};
 use kermode_model::ObjectKey;
-use kermode_xds::departures::Replicas;
+use kermode_xds::replicas::Replicas;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};

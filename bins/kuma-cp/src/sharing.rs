@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use kermode_xds::departures::Replicas;
+use kermode_xds::replicas::Replicas;
 use kermode_xds::server::AdsServer;
 use tokio::sync::watch;
 use tokio::time::sleep;

@@ -7,7 +7,6 @@
 //! whoever asks is told of the other replicas, and whether all of them together can have missed somebody.
 
 mod ledger;
-mod replicas;
 pub mod service;
 
 use std::net::SocketAddr;
@@ -22,8 +21,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::sync::watch;
 
+pub(crate) use ledger::ABSENCE;
 use ledger::Ledger;
-pub use replicas::Replicas;
+
+use crate::replicas::Replicas;
 
 /// How many proxies that have not confirmed a departure are named.
 const NAMED: usize = 20;
@@ -342,7 +343,7 @@ mod tests {
         let second = told.next().await.expect("an account");
         assert!(!second.complete && second.others.is_empty(), "{second:?}");
         let third = told.next().await.expect("an account");
-        assert!(third.complete && begun.elapsed() >= ledger::ABSENCE, "{third:?}");
+        assert!(third.complete && begun.elapsed() >= ABSENCE, "{third:?}");
     }
 
     #[tokio::test]
@@ -368,7 +369,7 @@ mod tests {
 
     fn settled() -> Replicas {
         Replicas {
-            since: Some(tokio::time::Instant::now() - ledger::ABSENCE),
+            since: Some(tokio::time::Instant::now() - ABSENCE),
             ..Replicas::default()
         }
     }

@@ -5,6 +5,7 @@
 //! ```
 
 pub mod departures;
+pub mod replicas;
 pub mod rpc;
 pub mod server;
 pub mod snapshot;

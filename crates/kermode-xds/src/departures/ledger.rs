@@ -12,7 +12,7 @@ use super::Standing;
 
 /// How long a proxy without a stream is waited for. It keeps what it has; if it comes back, it does so sooner, here
 /// or at another replica.
-pub(super) const ABSENCE: Duration = Duration::from_mins(1);
+pub(crate) const ABSENCE: Duration = Duration::from_mins(1);
 
 /// A proxy that has, or lately had, a stream.
 #[derive(Debug)]

@@ -14,7 +14,8 @@ use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::{Account, Departures, Position, Replicas, Standing};
+use super::{Account, Departures, Position, Standing};
+use crate::replicas::Replicas;
 use crate::rpc::Method;
 use crate::server::Authenticator;
 use crate::server::streams::Streams;

@@ -9,12 +9,12 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
-use h2::{RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::Status;
 
-use super::transport::{send, until_reset};
+use super::transport::{send_part, until_reset};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
@@ -39,6 +39,8 @@ struct Received(BytesMut);
 /// The responses of a call, and its status at the end.
 pub(super) struct Responses {
     stream: SendStream<Bytes>,
+    /// Whether a part of a response has been sent, and the rest has not.
+    cut_off: bool,
 }
 
 /// An encoded message, in parts, as far as it has not been given away.
@@ -132,7 +134,10 @@ impl Responses {
         let grpc = HeaderValue::from_static("application/grpc");
         response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
         let stream = respond.send_response(response, false)?;
-        Ok(Self { stream })
+        Ok(Self {
+            stream,
+            cut_off: false,
+        })
     }
 
     /// Completes when the client has all of it, or as much as HTTP/2 lets be on its way.
@@ -140,9 +145,13 @@ impl Responses {
     /// # Errors
     /// When the call broke, or the response cannot be framed.
     pub(super) async fn send(&mut self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
-        for piece in Framed::new(response)? {
-            send(&mut self.stream, piece).await.map_err(broken)?;
+        for mut piece in Framed::new(response)? {
+            while !piece.is_empty() {
+                send_part(&mut self.stream, &mut piece).await.map_err(broken)?;
+                self.cut_off = true;
+            }
         }
+        self.cut_off = false;
         Ok(())
     }
 
@@ -151,9 +160,12 @@ impl Responses {
         until_reset(&mut self.stream).await;
     }
 
-    /// Ends the call. No capacity is needed for that, and nothing is waited for.
+    /// Ends the call. No capacity is needed for that, and nothing is waited for. A status cannot follow a part of a
+    /// response, which would look like a broken message: the call is cancelled then.
     pub(super) fn end(mut self, status: Option<&Status>) {
-        if let Ok(trailers) = trailers(status) {
+        if self.cut_off {
+            self.stream.send_reset(Reason::CANCEL);
+        } else if let Ok(trailers) = trailers(status) {
             // An error means that the call has ended.
             let _ = self.stream.send_trailers(trailers);
         }

@@ -238,6 +238,19 @@ impl Call {
         self.requests.capacity() == LARGE
     }
 
+    /// Whether the call breaks, rather than ends, after so many bytes.
+    async fn is_reset_after(&mut self, bytes: usize) -> bool {
+        let mut received = 0;
+        loop {
+            let data = tokio::time::timeout(PATIENCE, self.responses.data()).await;
+            match data.expect("an end") {
+                Some(Ok(data)) => received += data.len(),
+                Some(Err(error)) => return error.reason() == Some(h2::Reason::CANCEL) && received == bytes,
+                None => return false,
+            }
+        }
+    }
+
     async fn status(mut self) -> String {
         let trailers = tokio::time::timeout(PATIENCE, self.responses.trailers()).await;
         let trailers = trailers.expect("no end").expect("trailers").expect("trailers");
@@ -564,6 +577,8 @@ async fn a_client_that_does_not_read_is_ended_in_the_end() {
     });
     let unread = Call::open(&world, "web", 1, 0).await;
     assert_eq!(unread.status().await, "4");
+    let mut read_in_part = Call::open(&world, "web", 1, 10).await;
+    assert!(read_in_part.is_reset_after(10).await);
 }
 
 #[tokio::test]

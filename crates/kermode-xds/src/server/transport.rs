@@ -188,22 +188,18 @@ async fn passed(time: &mut Option<Pin<Box<Sleep>>>) {
     }
 }
 
-/// Sends data as the client takes it.
-pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        if stream.capacity() == 0 {
-            match poll_fn(|context| stream.poll_capacity(context)).await {
-                Some(capacity) => capacity?,
-                None => return Err(h2::Reason::STREAM_CLOSED.into()),
-            };
-        }
-        let part = data.split_to(data.len().min(stream.capacity()));
-        if !part.is_empty() {
-            stream.send_data(part, false)?;
-        }
+/// Sends some of the data, as soon as the client takes any, and removes it.
+pub(super) async fn send_part(stream: &mut SendStream<Bytes>, data: &mut Bytes) -> Result<(), h2::Error> {
+    stream.reserve_capacity(data.len());
+    let mut capacity = stream.capacity();
+    while capacity == 0 {
+        capacity = match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(capacity) => capacity?,
+            None => return Err(h2::Reason::STREAM_CLOSED.into()),
+        };
     }
-    Ok(())
+    let part = data.split_to(data.len().min(capacity));
+    stream.send_data(part, false)
 }
 
 /// Completes when the client, or the end of its connection, has ended the call.

@@ -9,7 +9,8 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
-use kermode_xds::departures::{Departures, Replicas, Standing};
+use kermode_xds::departures::{Departures, Standing};
+use kermode_xds::replicas::Replicas;
 use kermode_xds::server::{
     AdsServer, Authenticator, Metrics, Numbers, Progress, ProxyId, ProxyIdentity, Report, Settings,
     StatusSink, Transport,

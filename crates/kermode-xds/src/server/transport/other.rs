@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::{send, until_reset};
+use super::{send_part, until_reset};
 
 /// How long a call may take until its answer begins: the client has to send its request, and to prove who it is.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -67,6 +67,14 @@ async fn answer(stream: &mut SendStream<Bytes>, mut body: Body) -> Result<(), h2
             }
         }
     }
+}
+
+/// Sends data as the client takes it.
+pub(super) async fn send(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
+    while !data.is_empty() {
+        send_part(stream, &mut data).await?;
+    }
+    Ok(())
 }
 
 /// The body of a request. What was read makes room for more.

@@ -173,7 +173,7 @@ async fn other_calls_are_passed_on_and_their_answers_come_back_whole() {
     // More than all windows and buffers on the way.
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
     let sending = async {
-        send(&mut body, sent.clone().into()).await.expect("sent");
+        other::send(&mut body, sent.clone().into()).await.expect("sent");
         body.send_data(Bytes::new(), true).expect("sent");
     };
     let reading = async { read(response.await.expect("an answer").into_body()).await };

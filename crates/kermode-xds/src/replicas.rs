@@ -1,11 +1,11 @@
-//! The replicas of the control plane, as far as accounts of departures depend on them.
+//! The replicas of the control plane: who else serves proxies, and whether all proxies can be expected to be with one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::ledger::ABSENCE;
+use crate::departures::ABSENCE;
 
 /// The replicas as one of them sees them.
 #[derive(Clone, Debug, Default)]
