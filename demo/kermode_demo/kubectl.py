@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-from pathlib import Path
 
 from .errors import DemoError
 
@@ -53,8 +52,3 @@ class Kubectl:
     def inside(self, pod: str, namespace: str, container: str, *command) -> str:
         """Run a program inside a container."""
         return self.run("exec", pod, f"--namespace={namespace}", f"--container={container}", "--", *command)
-
-
-def found(program: str, folders: list) -> bool:
-    """Whether one of the folders has the program."""
-    return any(os.access(Path(folder) / program, os.X_OK) for folder in folders if folder)

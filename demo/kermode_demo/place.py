@@ -1,13 +1,12 @@
 """Whose cluster the demo runs on: one of our own on this machine, or the user's."""
 
-import os
 import shutil
 from dataclasses import dataclass
 
 from kermode_cluster import down, images, paths, up
 
 from .errors import DemoError
-from .kubectl import Kubectl, found
+from .kubectl import Kubectl
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,14 @@ class Local:
     def kubectl(self) -> Kubectl:
         """kubectl of the cluster's version."""
         place = paths.ClusterPaths(self.name)
+        if not place.kubeconfig.exists():
+            raise DemoError(f"there is no cluster {self.name}: make demo starts it")
         return Kubectl(str(place.bin / "kubectl"), str(place.kubeconfig))
 
     def environment(self) -> list:
         """Shell lines after which `kubectl` alone works."""
         place = paths.ClusterPaths(self.name)
-        lines = [f"export KUBECONFIG={place.kubeconfig}"]
-        if not found("kubectl", os.environ.get("PATH", "").split(":")):
-            lines.append(f"export PATH={place.bin}:$PATH")
-        return lines
+        return [f"export KUBECONFIG={place.kubeconfig}", f"export PATH={place.bin}:$PATH"]
 
     def tear_down(self) -> None:
         """Take the cluster down, and the demo with it."""

@@ -114,7 +114,8 @@ def show(kubectl: Kubectl, environment: list) -> None:
     print(pods(kubectl.get("pods", namespace=NAMESPACE)["items"] + kubectl.get("pods", namespace=OUTSIDE)["items"]))
     print("\nDataplanes: what the control plane made of the Pods and Services.\n")
     print(dataplanes(kubectl.get("dataplanes", namespace=NAMESPACE)["items"]))
-    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ and knows nothing of replicas or TLS.\n")
+    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ and knows nothing of replicas or TLS.\n"
+          "Those of the last seconds:\n")
     rows = sorted(by_pod.items()) + [("failed", sum(failures.values()))]
     print(table(["answered by", "requests"], rows))
     print("\nIdentity: the certificate that the caller showed, as the server's sidecar passes it on in the header\n"
@@ -124,7 +125,8 @@ def show(kubectl: Kubectl, environment: list) -> None:
         raise DemoError(f"the server saw no certificate of its caller: {answer}")
     for uri in uris:
         say(uri)
-    print("\nEnvoy's own statistics, in the sidecars of client and server:\n")
+    print("\nEnvoy's own statistics, in the sidecars of client and server, since they began: with the requests that came\n"
+          "before the first server was ready.\n")
     rows = [("client", *pair) for pair in handshakes(kubectl, "demo-client", "client")]
     rows += [("server", *pair) for pair in handshakes(kubectl, "demo-server", "server")]
     print(table(["sidecar of", "statistic", "value"], rows))

@@ -78,6 +78,14 @@ impl Statuses {
         serde_json::Value::Object(shown.collect())
     }
 
+    /// A Dataplane has gone. When its proxy is connected it comes back, and its status has to be written again.
+    pub(crate) fn lost(&self, key: &ObjectKey) {
+        let connected = self.shared.proxies().get(key).is_some_and(Proxy::is_connected);
+        if connected {
+            self.shared.writer.push(key.clone(), Instant::now() + SOON);
+        }
+    }
+
     /// Writes until dropped.
     pub(crate) async fn run(self, metrics: Metrics) {
         let Shared { client, writer, .. } = &*self.shared;

@@ -104,7 +104,8 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     }
     let replicas = plane.keep_replicas(config, client.clone());
     spawn(&mut components, "watch of replicas", until(shutdown, replicas));
-    let dataplanes = plane.writer.clone().watch();
+    let statuses = plane.statuses.clone();
+    let dataplanes = plane.writer.clone().watch(move |key| statuses.lost(key));
     spawn(
         &mut components,
         "watch of Dataplanes",

@@ -173,8 +173,9 @@ impl Writer {
         }
     }
 
-    /// Watches what the API server has, until dropped.
-    pub async fn watch(self) {
+    /// Watches what the API server has, until dropped, and says which Dataplanes have gone: what others had written onto
+    /// them has gone too, also when they come back.
+    pub async fn watch(self, gone: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.shared.client.clone(), &resource);
         let (sink, mut updates) = mpsc::channel(1024);
@@ -189,7 +190,10 @@ impl Writer {
             while let Some(update) = updates.recv().await {
                 match update {
                     Update::Applied(key, observed) => self.observe(key, Some(observed)),
-                    Update::Gone(key) => self.observe(key, None),
+                    Update::Gone(key) => {
+                        gone(&key);
+                        self.observe(key, None);
+                    }
                     Update::Synced => self.observed_is_complete(),
                 }
             }

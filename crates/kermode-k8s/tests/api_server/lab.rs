@@ -143,7 +143,7 @@ impl Lab {
         let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
         let (leads, leading) = watch::channel(true);
         let mut tasks = JoinSet::new();
-        tasks.spawn(writer.clone().watch());
+        tasks.spawn(writer.clone().watch(|_| ()));
         tasks.spawn(writer.clone().run(leading));
         Replica {
             index,

@@ -243,14 +243,13 @@ async fn hand_deletion(world: &World, before: &Value) -> Result<()> {
     let dataplanes = world.dataplanes(NAMESPACE);
     dataplanes.delete(NAME, &DeleteParams::default()).await?;
     let uid = before["metadata"]["uid"].as_str().context("a uid")?;
-    until("the Dataplane to come back", SOON, async || {
-        let back = dataplanes
-            .get_opt(NAME)
-            .await?
-            .and_then(|dataplane| dataplane.uid());
-        Ok(when(back.as_deref().is_some_and(|new| new != uid), (), || {
-            format!("{back:?}")
-        }))
+    until("the Dataplane to come back, with its status", SOON, async || {
+        let back = dataplanes.get_opt(NAME).await?;
+        let sidecar = back
+            .as_ref()
+            .filter(|back| back.uid().is_some_and(|new| new != uid))
+            .and_then(|back| back.data["status"]["sidecar"]["controlPlane"].as_str());
+        Ok(when(sidecar.is_some(), (), || format!("{back:?}")))
     })
     .await
 }
