@@ -1,0 +1,242 @@
+//! Limits on concurrent use: connections of an address, streams of a proxy, calls in total.
+//!
+//! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
+//! can also be taken back: when its key is at the limit and acquires a newer one, or when
+//! [`KeyedLimit::revoke_keys`] evicts its key. Keys without permits take no memory.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+/// Number of concurrent permits per key and in total. Cheap to clone; clones share the permits.
+#[derive(Debug)]
+pub struct KeyedLimit<K> {
+    per_key: usize,
+    total: usize,
+    granted: Arc<Mutex<Granted<K>>>,
+}
+
+/// Permits that exist.
+#[derive(Debug)]
+struct Granted<K> {
+    keys: HashMap<K, OfKey>,
+    /// Number of all permits, including revoked ones that are not dropped yet.
+    total: usize,
+}
+
+/// Permits of one key that are not revoked.
+#[derive(Debug, Default)]
+struct OfKey {
+    /// Number of permits that cannot be revoked.
+    permanent: usize,
+    /// Revocable permits, oldest first. Dropping the sender supersedes the permit; sending evicts it.
+    revocable: VecDeque<oneshot::Sender<()>>,
+}
+
+/// Limit that prevents a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitReached {
+    /// The key holds this many permits already.
+    PerKey(usize),
+    /// All keys together hold this many permits already.
+    Total(usize),
+}
+
+/// Reason why a permit was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// A newer permit of the same key replaced it.
+    Superseded,
+    /// [`KeyedLimit::revoke_keys`] chose its key.
+    Evicted,
+}
+
+/// Permission to use one of the limited things until it is dropped.
+#[derive(Debug)]
+pub struct Permit<K: Eq + Hash> {
+    key: K,
+    granted: Arc<Mutex<Granted<K>>>,
+}
+
+/// Permission to use one of the limited things until it is dropped, or asked back by [`RevocablePermit::revoked`].
+#[derive(Debug)]
+pub struct RevocablePermit<K: Eq + Hash> {
+    key: K,
+    granted: Arc<Mutex<Granted<K>>>,
+    revoked: oneshot::Receiver<()>,
+}
+
+// === impl KeyedLimit ===
+
+impl<K> Clone for KeyedLimit<K> {
+    fn clone(&self) -> Self {
+        Self {
+            per_key: self.per_key,
+            total: self.total,
+            granted: self.granted.clone(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash> KeyedLimit<K> {
+    /// Creates a limit of `per_key` permits for each key and `total` for all keys; both are at least 1.
+    pub fn new(per_key: usize, total: usize) -> Self {
+        Self {
+            per_key: per_key.max(1),
+            total: total.max(1),
+            granted: Arc::new(Mutex::new(Granted {
+                keys: HashMap::new(),
+                total: 0,
+            })),
+        }
+    }
+
+    /// Acquires a permit.
+    ///
+    /// # Errors
+    /// When the key, or all keys together, have all permits that they may have.
+    pub fn try_acquire(&self, key: &K) -> Result<Permit<K>, LimitReached> {
+        let mut granted = self.granted.lock();
+        if granted.total >= self.total {
+            return Err(LimitReached::Total(self.total));
+        }
+        if granted.keys.get(key).map_or(0, OfKey::len) >= self.per_key {
+            return Err(LimitReached::PerKey(self.per_key));
+        }
+        granted.total += 1;
+        granted.keys.entry(key.clone()).or_default().permanent += 1;
+        Ok(Permit {
+            key: key.clone(),
+            granted: self.granted.clone(),
+        })
+    }
+
+    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded: its holder may be a
+    /// connection that broke unnoticed.
+    ///
+    /// # Errors
+    /// When the limit is reached and the key has no revocable permit to supersede.
+    pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, LimitReached> {
+        let mut granted = self.granted.lock();
+        let is_full = granted.total >= self.total;
+        let (held, can_supersede) = granted
+            .keys
+            .get(key)
+            .map_or((0, false), |of_key| (of_key.len(), !of_key.revocable.is_empty()));
+        if !can_supersede {
+            if is_full {
+                return Err(LimitReached::Total(self.total));
+            }
+            if held >= self.per_key {
+                return Err(LimitReached::PerKey(self.per_key));
+            }
+        }
+        granted.total += 1;
+        let of_key = granted.keys.entry(key.clone()).or_default();
+        if is_full || held >= self.per_key {
+            of_key.revocable.pop_front();
+        }
+        let (sender, revoked) = oneshot::channel();
+        of_key.revocable.push_back(sender);
+        Ok(RevocablePermit {
+            key: key.clone(),
+            granted: self.granted.clone(),
+            revoked,
+        })
+    }
+
+    /// Number of keys with permits that are not revoked.
+    pub fn keys(&self) -> usize {
+        self.granted.lock().keys.len()
+    }
+
+    /// Number of permits, including revoked ones that are not dropped yet.
+    pub fn permits(&self) -> usize {
+        self.granted.lock().total
+    }
+
+    /// Evicts all revocable permits of up to `count` keys, chosen at random. Returns the number of keys chosen.
+    pub fn revoke_keys(&self, count: usize) -> usize {
+        let mut granted = self.granted.lock();
+        // A random start, so that keys which come back are not chosen every time.
+        let start = fastrand::usize(..=granted.keys.len());
+        let (before, after) = (granted.keys.iter().take(start), granted.keys.iter().skip(start));
+        let revocable = after
+            .chain(before)
+            .filter(|(_, of_key)| !of_key.revocable.is_empty());
+        let chosen: Vec<_> = revocable.take(count).map(|(key, _)| key.clone()).collect();
+        for key in &chosen {
+            let evicted = granted
+                .keys
+                .get_mut(key)
+                .map(|of_key| std::mem::take(&mut of_key.revocable));
+            granted.remove_if_empty(key);
+            for permit in evicted.into_iter().flatten() {
+                // An error means that the holder has ended already.
+                let _ = permit.send(());
+            }
+        }
+        chosen.len()
+    }
+}
+
+// === impl Granted ===
+
+impl<K: Eq + Hash> Granted<K> {
+    fn remove_if_empty(&mut self, key: &K) {
+        if self.keys.get(key).is_some_and(|of_key| of_key.len() == 0) {
+            self.keys.remove(key);
+        }
+    }
+}
+
+// === impl OfKey ===
+
+impl OfKey {
+    fn len(&self) -> usize {
+        self.permanent + self.revocable.len()
+    }
+}
+
+// === impl Permit ===
+
+impl<K: Eq + Hash> Drop for Permit<K> {
+    fn drop(&mut self) {
+        let mut granted = self.granted.lock();
+        granted.total -= 1;
+        if let Some(of_key) = granted.keys.get_mut(&self.key) {
+            of_key.permanent -= 1;
+        }
+        granted.remove_if_empty(&self.key);
+    }
+}
+
+// === impl RevocablePermit ===
+
+impl<K: Eq + Hash> RevocablePermit<K> {
+    /// Completes when the permit is revoked. Its holder has to end and drop it.
+    pub async fn revoked(&mut self) -> Revoked {
+        match (&mut self.revoked).await {
+            Ok(()) => Revoked::Evicted,
+            Err(_) => Revoked::Superseded,
+        }
+    }
+}
+
+impl<K: Eq + Hash> Drop for RevocablePermit<K> {
+    fn drop(&mut self) {
+        self.revoked.close();
+        let mut granted = self.granted.lock();
+        granted.total -= 1;
+        if let Some(of_key) = granted.keys.get_mut(&self.key) {
+            of_key.revocable.retain(|sender| !sender.is_closed());
+        }
+        granted.remove_if_empty(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests;

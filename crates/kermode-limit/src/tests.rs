@@ -1,0 +1,78 @@
+use super::*;
+
+fn acquire(limit: &KeyedLimit<&'static str>, key: &'static str) -> RevocablePermit<&'static str> {
+    limit.acquire_superseding(&key).expect("below the limit")
+}
+
+#[tokio::test]
+async fn oldest_permit_of_a_key_is_superseded_and_dropped_keys_take_no_memory() {
+    let limit = KeyedLimit::new(2, 100);
+    let mut first = acquire(&limit, "web-0");
+    let second = acquire(&limit, "web-0");
+    let _other = acquire(&limit, "web-1");
+    assert!(futures::poll!(std::pin::pin!(first.revoked())).is_pending());
+    drop(second);
+    let mut third = acquire(&limit, "web-0");
+    assert!(futures::poll!(std::pin::pin!(first.revoked())).is_pending());
+    let fourth = acquire(&limit, "web-0");
+    assert_eq!(first.revoked().await, Revoked::Superseded);
+    drop(first);
+    assert!(futures::poll!(std::pin::pin!(third.revoked())).is_pending());
+    drop((third, fourth));
+    assert_eq!((limit.keys(), limit.permits()), (1, 1));
+}
+
+#[tokio::test]
+async fn evicted_key_is_notified_once_and_may_acquire_again() {
+    let limit = KeyedLimit::new(2, 100);
+    let mut permit = acquire(&limit, "web-0");
+    assert_eq!(limit.revoke_keys(5), 1);
+    assert_eq!(limit.revoke_keys(5), 0);
+    assert_eq!(permit.revoked().await, Revoked::Evicted);
+    let next = acquire(&limit, "web-0");
+    drop(permit);
+    assert_eq!((limit.keys(), limit.permits()), (1, 1));
+    drop(next);
+    assert_eq!((limit.keys(), limit.permits()), (0, 0));
+}
+
+#[test]
+fn total_limit_applies_to_all_keys_and_every_drop_frees_one() {
+    let limit = KeyedLimit::new(2, 3);
+    let mut permits: Vec<_> = (0..3)
+        .map(|key| limit.acquire_superseding(&key).expect("below the limit"))
+        .collect();
+    let reached = limit.acquire_superseding(&3).err();
+    assert_eq!(reached, Some(LimitReached::Total(3)));
+    let newer = limit
+        .acquire_superseding(&2)
+        .expect("supersedes its older permit");
+    assert_eq!((limit.keys(), limit.permits()), (3, 4));
+    drop(newer);
+    permits.pop();
+    assert!(limit.acquire_superseding(&3).is_ok());
+}
+
+#[test]
+fn plain_permits_are_rejected_at_the_limit_of_their_key() {
+    let limit = KeyedLimit::new(2, 100);
+    let first = limit.try_acquire(&"web").expect("below the limit");
+    let second = limit.try_acquire(&"web").expect("below the limit");
+    assert_eq!(limit.try_acquire(&"web").err(), Some(LimitReached::PerKey(2)));
+    let superseding = limit.acquire_superseding(&"web").err();
+    assert_eq!(superseding, Some(LimitReached::PerKey(2)));
+    assert!(limit.try_acquire(&"api").is_ok());
+    drop(first);
+    assert!(limit.try_acquire(&"web").is_ok());
+    drop(second);
+    assert_eq!((limit.keys(), limit.permits()), (0, 0));
+}
+
+#[test]
+fn plain_permits_are_rejected_at_the_total_limit() {
+    let limit = KeyedLimit::new(1, 2);
+    let permits = [1, 2].map(|key| limit.try_acquire(&key).expect("below the limit"));
+    assert_eq!(limit.try_acquire(&3).err(), Some(LimitReached::Total(2)));
+    drop(permits);
+    assert!(limit.try_acquire(&3).is_ok());
+}
