@@ -9,9 +9,9 @@ use kermode_netfilter::{Nft, TrafficConfig, set_up};
 use nix::sched::{CloneFlags, setns};
 
 use crate::config::Environment;
-use crate::decision::{PodFacts, skip};
+use crate::decision::{PodSummary, skip};
 use crate::network::Network;
-use crate::pods::Pods;
+use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
 /// The pod is in the API before its sandbox is made, but the API server may be away for a moment.
@@ -19,7 +19,11 @@ const ATTEMPTS: u32 = 30;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Prepares the pod that the environment names.
-pub(crate) fn add(environment: &Environment, network: &Network, pods: &impl Pods) -> Result<(), Failure> {
+pub(crate) fn add(
+    environment: &Environment,
+    network: &Network,
+    pods: &impl PodLookup,
+) -> Result<(), Failure> {
     let Some((namespace, name)) = environment.pod() else {
         return Ok(());
     };
@@ -43,7 +47,7 @@ pub(crate) fn add(environment: &Environment, network: &Network, pods: &impl Pods
     apply_in(path, &config, &nft)
 }
 
-fn find(pods: &impl Pods, namespace: &str, name: &str, pause: Duration) -> Result<PodFacts, Failure> {
+fn find(pods: &impl PodLookup, namespace: &str, name: &str, pause: Duration) -> Result<PodSummary, Failure> {
     let mut attempt = 1;
     loop {
         match pods.find(namespace, name) {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// What has to be known of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PodFacts {
+pub(crate) struct PodSummary {
     /// Its annotations.
     pub(crate) annotations: BTreeMap<String, String>,
     /// Names of its init containers.
@@ -28,7 +28,7 @@ const INIT_CONTAINER: &str = "kuma-init";
 const SIDECAR_INJECTED: &str = "kuma.io/sidecar-injected";
 
 /// Whether to leave the pod alone, and why.
-pub(crate) fn skip(pod: &PodFacts) -> Option<Skip> {
+pub(crate) fn skip(pod: &PodSummary) -> Option<Skip> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(Skip::HasInitContainer);
     }
@@ -46,8 +46,8 @@ pub(crate) fn skip(pod: &PodFacts) -> Option<Skip> {
 mod tests {
     use super::*;
 
-    fn mk_pod(init_containers: &[&str], running_containers: usize, injected: Option<&str>) -> PodFacts {
-        PodFacts {
+    fn mk_pod(init_containers: &[&str], running_containers: usize, injected: Option<&str>) -> PodSummary {
+        PodSummary {
             annotations: injected
                 .map(|value| (SIDECAR_INJECTED.to_owned(), value.to_owned()))
                 .into_iter()

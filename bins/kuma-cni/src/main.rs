@@ -19,8 +19,8 @@ use std::process::ExitCode;
 
 use crate::config::Environment;
 use crate::network::Network;
-use crate::pods::Kubernetes;
-use crate::protocol::{Command, Failure, SUPPORTED_VERSIONS};
+use crate::pods::ApiServer;
+use crate::protocol::{CniCommand, Failure, SUPPORTED_VERSIONS};
 
 fn main() -> ExitCode {
     let mut input = String::new();
@@ -38,9 +38,9 @@ fn main() -> ExitCode {
 
 /// What to print. The operations without a result print nothing.
 fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
-    match Command::parse(environment.command.as_deref())? {
-        Command::Version => Ok(protocol::versions(&network::version_of(input))),
-        Command::Add => {
+    match CniCommand::parse(environment.command.as_deref())? {
+        CniCommand::Version => Ok(protocol::versions(&network::version_of(input))),
+        CniCommand::Add => {
             let network = Network::parse(input)?;
             if !SUPPORTED_VERSIONS.contains(&network.cni_version.as_str()) {
                 return Err(Failure::incompatible(&network.cni_version));
@@ -48,11 +48,11 @@ fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
             add::add(
                 environment,
                 &network,
-                &Kubernetes::new(&network.kubernetes.kubeconfig),
+                &ApiServer::new(&network.kubernetes.kubeconfig),
             )?;
             Ok(network.result().to_string())
         }
-        Command::Nothing => Ok(String::new()),
+        CniCommand::Nothing => Ok(String::new()),
     }
 }
 

@@ -8,23 +8,23 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 
-use crate::decision::PodFacts;
+use crate::decision::PodSummary;
 
 /// Finds pods.
-pub(crate) trait Pods {
+pub(crate) trait PodLookup {
     /// The pod as it is now.
-    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodFacts>;
+    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodSummary>;
 }
 
 /// The API server that a kubeconfig names.
-pub(crate) struct Kubernetes {
+pub(crate) struct ApiServer {
     kubeconfig: PathBuf,
 }
 
 /// One attempt; the caller makes several.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl Kubernetes {
+impl ApiServer {
     /// With the kubeconfig at that path, which is read at each call: the installer renews its token.
     pub(crate) fn new(kubeconfig: &Path) -> Self {
         Self {
@@ -46,8 +46,8 @@ impl Kubernetes {
     }
 }
 
-impl Pods for Kubernetes {
-    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodFacts> {
+impl PodLookup for ApiServer {
+    fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodSummary> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -58,13 +58,13 @@ impl Pods for Kubernetes {
 }
 
 /// Keeps what the decision needs.
-fn facts(pod: Pod) -> PodFacts {
+fn facts(pod: Pod) -> PodSummary {
     let spec = pod.spec.unwrap_or_default();
     let init_containers = spec.init_containers.unwrap_or_default();
     let native_sidecars = init_containers
         .iter()
         .filter(|one| one.restart_policy.as_deref() == Some("Always"));
-    PodFacts {
+    PodSummary {
         running_containers: spec.containers.len() + native_sidecars.count(),
         annotations: pod.metadata.annotations.unwrap_or_default(),
         init_containers: init_containers.into_iter().map(|one| one.name).collect(),

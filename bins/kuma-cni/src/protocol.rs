@@ -7,7 +7,7 @@ pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.
 
 /// What the runtime wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub(crate) enum CniCommand {
     /// Prepare a pod.
     Add,
     /// Say which versions are spoken.
@@ -25,7 +25,7 @@ pub(crate) struct Failure {
     details: String,
 }
 
-impl Command {
+impl CniCommand {
     pub(crate) fn parse(command: Option<&str>) -> Result<Self, Failure> {
         match command {
             Some("ADD") => Ok(Self::Add),
@@ -130,10 +130,10 @@ mod tests {
     #[test]
     fn commands_without_work_are_accepted_and_unknown_ones_are_not() {
         for command in ["CHECK", "DEL", "GC", "STATUS"] {
-            assert_eq!(Command::parse(Some(command)), Ok(Command::Nothing));
+            assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Nothing));
         }
-        assert!(Command::parse(Some("add")).is_err());
-        assert!(Command::parse(None).is_err());
+        assert!(CniCommand::parse(Some("add")).is_err());
+        assert!(CniCommand::parse(None).is_err());
     }
 
     #[test]

@@ -216,12 +216,12 @@ impl Authorities {
             client, namespace, ..
         } = &*self.shared;
         let certificate = authority.certificate_pem().into_bytes();
-        let contents = || secret::Data::from([(VALUE.to_owned(), certificate)]);
+        let contents = || secret::SecretData::from([(VALUE.to_owned(), certificate)]);
         secret::get_or_create(client, namespace, &names.certificate, SECRET_TYPE, contents).await?;
         Ok(())
     }
 
-    fn parse(&self, names: &Names, number: u32, data: &secret::Data) -> anyhow::Result<Generation> {
+    fn parse(&self, names: &Names, number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
         let namespace = &self.shared.namespace;
         parse(number, data).with_context(|| format!("Secret {namespace}/{}", names.of_generation(number)))
     }

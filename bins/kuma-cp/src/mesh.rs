@@ -45,7 +45,7 @@ impl SharedIndex {
     }
 }
 
-impl writer::Source for SharedIndex {
+impl writer::DesiredSource for SharedIndex {
     fn desired(&self, key: &ObjectKey) -> Option<writer::Desired> {
         let index = self.read();
         let desired = index.desired(key)?;

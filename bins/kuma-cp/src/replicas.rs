@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
-use kermode_k8s::controller::watch::{Update, Verdict, follow, watch_config};
+use kermode_k8s::controller::watch::{Conversion, Update, follow, watch_config};
 use kermode_model::ObjectKey;
 use kermode_xds::replicas::Replicas;
 use kube::runtime::watcher::watcher;
@@ -60,7 +60,7 @@ pub(crate) async fn keep(client: Client, own: ObjectKey, port: u16, replicas: wa
     let following = follow(
         "pods of the control plane",
         watcher(pods, watch_config().labels(SELECTOR)),
-        |pod: Pod| Verdict::from(replica(&pod)),
+        |pod: Pod| Conversion::from(replica(&pod)),
         |update| update,
         sink,
     );

@@ -83,7 +83,7 @@ impl Serving {
         }
     }
 
-    async fn check_secret(&self, found: Option<secret::Data>) -> anyhow::Result<()> {
+    async fn check_secret(&self, found: Option<secret::SecretData>) -> anyhow::Result<()> {
         let (client, namespace) = (&self.client, &self.namespace);
         let found = if let Some(found) = found {
             found
@@ -129,7 +129,7 @@ impl OwnCertificate {
     }
 }
 
-fn authority(data: &secret::Data) -> anyhow::Result<ServingAuthority> {
+fn authority(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
     let text = |key: &str| {
         let text = data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
         text.with_context(|| {
@@ -142,8 +142,8 @@ fn authority(data: &secret::Data) -> anyhow::Result<ServingAuthority> {
     ServingAuthority::from_pem(text(CERTIFICATE_KEY)?, text(PRIVATE_KEY)?).context("it does not hold a CA")
 }
 
-fn contents(authority: &ServingAuthority) -> secret::Data {
-    secret::Data::from([
+fn contents(authority: &ServingAuthority) -> secret::SecretData {
+    secret::SecretData::from([
         (
             CERTIFICATE_KEY.to_owned(),
             authority.certificate_pem().into_bytes(),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::Dataplane;
-use kermode_k8s::controller::status::{Outcome, StatusSource, StatusWriter, Wanted};
+use kermode_k8s::controller::status::{StatusSource, StatusWriter, WantedStatus, WriteOutcome};
 use kermode_k8s::controller::writer::Metrics;
 use kermode_model::ObjectKey;
 use kermode_xds::server::{ProxyId, Report, StatusSink};
@@ -117,7 +117,7 @@ impl Shared {
     }
 
     /// The end of a connection is only told where no other replica has taken the proxy over.
-    async fn last_word(&self, key: &ObjectKey) -> Option<Wanted> {
+    async fn last_word(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
         let mine = current.filter(|current| {
@@ -129,7 +129,7 @@ impl Shared {
         let proxy = proxies.get(key).filter(|proxy| !proxy.is_connected())?;
         let status = proxy.status(&self.instance);
         proxies.remove(key);
-        Some(Wanted {
+        Some(WantedStatus {
             status,
             version: mine?.metadata.resource_version,
         })
@@ -137,13 +137,13 @@ impl Shared {
 }
 
 impl StatusSource for Shared {
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<Wanted>> {
+    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
         Box::pin(async move {
             {
                 let mut proxies = self.proxies();
                 let proxy = proxies.get(key)?;
                 if proxy.is_connected() {
-                    return Some(Wanted {
+                    return Some(WantedStatus {
                         status: proxy.status(&self.instance),
                         version: None,
                     });
@@ -157,11 +157,11 @@ impl StatusSource for Shared {
         })
     }
 
-    fn written(&self, key: &ObjectKey, outcome: Outcome) {
+    fn written(&self, key: &ObjectKey, outcome: WriteOutcome) {
         let now = Instant::now();
         if let Some(proxy) = self.proxies().get_mut(key) {
             proxy.written = Some(now);
-            if outcome == Outcome::Missing {
+            if outcome == WriteOutcome::Missing {
                 // A sidecar may be faster than the leader that writes its Dataplane.
                 self.writer.push(key.clone(), now + MISSING);
             }

@@ -5,7 +5,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
-use kermode_k8s::controller::watch::{Verdict, decoded, follow, watch_config};
+use kermode_k8s::controller::watch::{Conversion, decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -26,7 +26,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         Box::pin(follow(
             "namespaces",
             watcher(Api::<Namespace>::all(api()), watch_config()),
-            |namespace: Namespace| Verdict::Keep(NamespaceFacts::from(&namespace)),
+            |namespace: Namespace| Conversion::Keep(NamespaceFacts::from(&namespace)),
             |update| Message::Namespace(update).into(),
             sink(),
         )),
@@ -59,7 +59,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
             ),
             |patch| {
                 decoded("containerpatches", patch, |patch: ContainerPatch| {
-                    Verdict::Keep(patch.spec)
+                    Conversion::Keep(patch.spec)
                 })
             },
             |update| Message::ContainerPatch(update).into(),
@@ -99,7 +99,7 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
         Box::pin(follow(
             "services",
             watcher(Api::<Service>::all(api()), watch_config()),
-            |service: Service| Verdict::Keep(ServiceFacts::from(&service)),
+            |service: Service| Conversion::Keep(ServiceFacts::from(&service)),
             |update| Message::Service(update).into(),
             sink(),
         )),
@@ -113,29 +113,29 @@ pub(crate) fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<T
     ]
 }
 
-fn usable_mesh(mesh: &Mesh) -> Verdict<kermode_model::Mesh> {
+fn usable_mesh(mesh: &Mesh) -> Conversion<kermode_model::Mesh> {
     match kermode_model::Mesh::try_from(mesh) {
-        Ok(mesh) => Verdict::Keep(mesh),
+        Ok(mesh) => Conversion::Keep(mesh),
         Err(error) => {
             tracing::warn!(mesh = mesh.name_any(), "Mesh not used as it is now: {error}");
-            Verdict::Invalid
+            Conversion::Invalid
         }
     }
 }
 
-fn usable_permission(permission: &MeshTrafficPermission) -> Verdict<(MeshName, TrafficPermission)> {
+fn usable_permission(permission: &MeshTrafficPermission) -> Conversion<(MeshName, TrafficPermission)> {
     let mesh = permission
         .labels()
         .get(annotation::MESH)
         .map_or(DEFAULT_MESH, String::as_str);
     match TrafficPermission::try_from(permission) {
-        Ok(permission) => Verdict::Keep((MeshName::from(mesh), permission)),
+        Ok(permission) => Conversion::Keep((MeshName::from(mesh), permission)),
         Err(error) => {
             tracing::warn!(
                 name = permission.name_any(),
                 "MeshTrafficPermission not used as it is now: {error}"
             );
-            Verdict::Invalid
+            Conversion::Invalid
         }
     }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use kermode_k8s::convert::ConvertSettings;
-use kermode_k8s::offline::{self, NoDataplane, Outcome, SOME_ADDRESS};
+use kermode_k8s::offline::{self, NoDataplane, PodOutcome, SOME_ADDRESS};
 use serde_json::Value;
 
 use crate::{documents, output, yaml};
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
             .collect();
         output::result(&yaml::documents(&dataplanes)?)?;
     }
-    let invalid = |outcome: &Outcome| matches!(outcome.dataplane, Err(NoDataplane::Invalid(_)));
+    let invalid = |outcome: &PodOutcome| matches!(outcome.dataplane, Err(NoDataplane::Invalid(_)));
     Ok(if outcomes.iter().any(invalid) {
         ExitCode::from(INVALID)
     } else {
@@ -72,7 +72,7 @@ pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
     })
 }
 
-fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<Outcome>> {
+fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> {
     let zone = args.zone.as_deref().map(Into::into);
     Ok(offline::dataplanes(
         objects,
@@ -82,7 +82,7 @@ fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<Outcome>> {
 }
 
 /// Says aloud what the Dataplanes do not.
-fn report(outcome: &Outcome) {
+fn report(outcome: &PodOutcome) {
     let pod = &outcome.pod;
     if let Err(reason) = &outcome.dataplane {
         return output::notice("No Dataplane", &format!("{pod}: {reason}"));

@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 use kermode_crds::annotation as key;
 
 use crate::plan::Plan;
-use crate::reason::Source;
+use crate::reason::InjectionSource;
 use crate::values::Values;
 
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
 /// What is written, by key. `pod` are the annotations that the Pod came with, `reason` is what asked for injection.
-pub(crate) fn written(plan: &Plan<'_>, reason: Source, pod: &Values<'_>) -> BTreeMap<String, String> {
+pub(crate) fn written(
+    plan: &Plan<'_>,
+    reason: InjectionSource,
+    pod: &Values<'_>,
+) -> BTreeMap<String, String> {
     let settings = plan.settings;
     let sidecar = &settings.sidecar_container;
     let mut written = BTreeMap::new();

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 pub use self::admission::{PatchProblem, validate_container_patch};
 use crate::changes;
-use crate::refusal::{Refusal, quoted};
-use crate::trace::{Topic, Trace};
+use crate::denial::{Denial, quoted};
+use crate::trace::{Trace, TraceTopic};
 
 /// Most operations on one container. Far above any use; keeps the time of an admission bounded.
 const MOST_OPERATIONS: usize = 1_000;
@@ -33,7 +33,7 @@ pub struct Operation<'a> {
 
 /// What a container is, since Kubernetes allows some fields of one kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum ContainerRole {
     /// An ordinary container, or an init container that keeps running.
     Running,
     /// An init container that runs to its end.
@@ -42,7 +42,7 @@ pub enum Role {
 
 /// At which point ContainerPatches failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum PatchStage {
     /// An operation does not apply.
     Apply,
     /// The operations apply, but Kubernetes would refuse the result or silently drop part of it.
@@ -54,7 +54,7 @@ pub enum Stage {
 #[error("could not apply patches [{}]: {}", quoted(.patches), .problems.join("; "))]
 pub struct PatchFailure {
     /// At which point.
-    pub stage: Stage,
+    pub stage: PatchStage,
     /// The ContainerPatches that take part, in their order.
     pub patches: Vec<String>,
     /// What is wrong; each names the ContainerPatch, the operation's index and its path.
@@ -74,8 +74,8 @@ impl Selected {
         default: &[String],
         find: &dyn Fn(&str) -> Option<ContainerPatchSpec>,
         trace: &mut Trace,
-    ) -> Result<Self, Refusal> {
-        trace.note(Topic::ContainerPatches, || chosen(own.as_deref(), default));
+    ) -> Result<Self, Denial> {
+        trace.note(TraceTopic::ContainerPatches, || chosen(own.as_deref(), default));
         let names = own.unwrap_or_else(|| default.iter().filter(|name| !name.is_empty()).cloned().collect());
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names {
@@ -87,7 +87,7 @@ impl Selected {
         if missing.is_empty() {
             Ok(Self(found))
         } else {
-            Err(Refusal::ContainerPatchesMissing { names: missing })
+            Err(Denial::ContainerPatchesMissing { names: missing })
         }
     }
 
@@ -161,7 +161,11 @@ fn shortened(path: &str) -> String {
 ///
 /// # Errors
 /// When an operation does not apply, or Kubernetes would not take the result as it is.
-pub fn apply(container: &Value, operations: &[Operation<'_>], role: Role) -> Result<Value, PatchFailure> {
+pub fn apply(
+    container: &Value,
+    operations: &[Operation<'_>],
+    role: ContainerRole,
+) -> Result<Value, PatchFailure> {
     if operations.is_empty() {
         return Ok(container.clone());
     }
@@ -175,9 +179,10 @@ pub fn apply(container: &Value, operations: &[Operation<'_>], role: Role) -> Res
             "{} operations are too many, at most {MOST_OPERATIONS}",
             operations.len()
         );
-        return Err(failure(Stage::Apply, vec![problem]));
+        return Err(failure(PatchStage::Apply, vec![problem]));
     }
-    let patched = apply_all(container, operations).map_err(|problem| failure(Stage::Apply, vec![problem]))?;
+    let patched =
+        apply_all(container, operations).map_err(|problem| failure(PatchStage::Apply, vec![problem]))?;
     let problems = validate::problems(&patched, role);
     if problems.is_empty() {
         return Ok(patched);
@@ -191,7 +196,7 @@ pub fn apply(container: &Value, operations: &[Operation<'_>], role: Role) -> Res
     if introduced.is_empty() {
         Ok(patched)
     } else {
-        Err(failure(Stage::Decode, introduced))
+        Err(failure(PatchStage::Decode, introduced))
     }
 }
 
@@ -199,7 +204,7 @@ pub fn apply(container: &Value, operations: &[Operation<'_>], role: Role) -> Res
 pub(crate) fn apply_traced(
     container: &Value,
     operations: &[Operation<'_>],
-    role: Role,
+    role: ContainerRole,
     trace: &mut Trace,
 ) -> Result<Value, PatchFailure> {
     if trace.is_on() {
@@ -216,10 +221,10 @@ fn record(container: &Value, operations: &[Operation<'_>], trace: &mut Trace) {
         let mut after = before.clone();
         let applied = operation::apply(&mut after, operation.block);
         if let Err(problem) = applied {
-            trace.note(Topic::ContainerPatches, || operation.describe(&problem));
+            trace.note(TraceTopic::ContainerPatches, || operation.describe(&problem));
             return;
         }
-        trace.note(Topic::ContainerPatches, || {
+        trace.note(TraceTopic::ContainerPatches, || {
             let changes = changes::between(&before, &after);
             let none = changes.is_empty().then(|| "changes nothing".to_owned());
             operation.describe(&none.unwrap_or_else(|| changes.join("; ")))
@@ -236,11 +241,11 @@ fn apply_all(container: &Value, operations: &[Operation<'_>]) -> Result<Value, S
     Ok(operation::without_nulls(patched))
 }
 
-/// An operation that brings a problem about: without it the prefix is free of it, with it not. Found by bisection.
+/// An operation that brings a problem about: without it the prefix is free of it, with it not. Report by bisection.
 fn culprit<'a, 'b>(
     container: &Value,
     operations: &'a [Operation<'b>],
-    role: Role,
+    role: ContainerRole,
     problem: &String,
 ) -> &'a Operation<'b> {
     let (mut clean, mut spoilt) = (0, operations.len());

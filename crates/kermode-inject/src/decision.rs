@@ -5,23 +5,23 @@ use std::collections::BTreeMap;
 use kermode_crds::annotation::{SIDECAR_INJECTED, SIDECAR_INJECTION};
 use serde_json::Value;
 
+use crate::denial::Denial;
 use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
-use crate::reason::{SkipReason, Source};
-use crate::refusal::Refusal;
-use crate::trace::{Topic, Trace};
+use crate::reason::{InjectionSource, SkipReason};
+use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
 /// What is to be done with a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
-    Inject(Source),
+pub(crate) enum InjectionDecision {
+    Inject(InjectionSource),
     Skip(SkipReason),
 }
 
 /// The labels and annotations that may decide.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Voices<'a> {
+pub(crate) struct ObjectMetadata<'a> {
     pub(crate) pod_labels: Values<'a>,
     pub(crate) pod_annotations: Values<'a>,
     pub(crate) namespace_labels: Values<'a>,
@@ -30,41 +30,45 @@ pub(crate) struct Voices<'a> {
 
 pub(crate) fn decide(
     pod: &Pod<'_>,
-    voices: &Voices<'_>,
+    metadata: &ObjectMetadata<'_>,
     exceptions: &BTreeMap<String, String>,
     trace: &mut Trace,
-) -> Result<Decision, Refusal> {
+) -> Result<InjectionDecision, Denial> {
     if let Some(key) = exception(&pod.labels, exceptions) {
-        trace.note(Topic::Decision, || {
+        trace.note(TraceTopic::Decision, || {
             format!("label {key} is one of the setting exceptions.labels: left alone")
         });
-        return Ok(Decision::Skip(SkipReason::ExceptionLabel));
+        return Ok(InjectionDecision::Skip(SkipReason::ExceptionLabel));
     }
-    trace.note(Topic::Decision, || {
+    trace.note(TraceTopic::Decision, || {
         "no label is one of the setting exceptions.labels".to_owned()
     });
     if let Some(sidecar) = sidecar_of(pod) {
-        trace.note(Topic::Decision, || {
+        trace.note(TraceTopic::Decision, || {
             format!("container {} is a sidecar already: left alone", sidecar.name)
         });
-        return Ok(Decision::Skip(SkipReason::AlreadyInjected));
+        return Ok(InjectionDecision::Skip(SkipReason::AlreadyInjected));
     }
-    trace.note(Topic::Decision, || "no container is a sidecar yet".to_owned());
-    for source in Source::IN_ORDER {
-        let values = voices.of(source);
+    trace.note(TraceTopic::Decision, || {
+        "no container is a sidecar yet".to_owned()
+    });
+    for source in InjectionSource::IN_ORDER {
+        let values = metadata.of(source);
         let word = values.boolean(SIDECAR_INJECTION);
-        trace.note(Topic::Decision, || heard(&values, word.as_ref()));
+        trace.note(TraceTopic::Decision, || heard(&values, word.as_ref()));
         match word? {
-            Some(true) => return Ok(Decision::Inject(source)),
-            Some(false) => return Ok(Decision::Skip(SkipReason::Disabled(source))),
+            Some(true) => return Ok(InjectionDecision::Inject(source)),
+            Some(false) => return Ok(InjectionDecision::Skip(SkipReason::Disabled(source))),
             None => {}
         }
     }
-    trace.note(Topic::Decision, || "nothing asks for it: left alone".to_owned());
-    Ok(Decision::Skip(SkipReason::NotRequested))
+    trace.note(TraceTopic::Decision, || {
+        "nothing asks for it: left alone".to_owned()
+    });
+    Ok(InjectionDecision::Skip(SkipReason::NotRequested))
 }
 
-fn heard(values: &Values<'_>, word: Result<&Option<bool>, &Refusal>) -> String {
+fn heard(values: &Values<'_>, word: Result<&Option<bool>, &Denial>) -> String {
     let place = values.place(SIDECAR_INJECTION);
     let Some(value) = values.get(SIDECAR_INJECTION) else {
         return format!("{place} is absent");
@@ -108,15 +112,15 @@ fn looks_like_sidecar(container: &Container<'_>) -> bool {
     sets("KUMA_CONTROL_PLANE_URL") && sets("KUMA_DATAPLANE_MESH")
 }
 
-// === impl Voices ===
+// === impl ObjectMetadata ===
 
-impl<'a> Voices<'a> {
-    pub(crate) fn of(&self, source: Source) -> Values<'a> {
+impl<'a> ObjectMetadata<'a> {
+    pub(crate) fn of(&self, source: InjectionSource) -> Values<'a> {
         match source {
-            Source::PodLabel => self.pod_labels,
-            Source::PodAnnotation => self.pod_annotations,
-            Source::NamespaceLabel => self.namespace_labels,
-            Source::NamespaceAnnotation => self.namespace_annotations,
+            InjectionSource::PodLabel => self.pod_labels,
+            InjectionSource::PodAnnotation => self.pod_annotations,
+            InjectionSource::NamespaceLabel => self.namespace_labels,
+            InjectionSource::NamespaceAnnotation => self.namespace_annotations,
         }
     }
 }

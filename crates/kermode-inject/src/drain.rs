@@ -6,7 +6,7 @@ use kermode_model::duration;
 use serde_json::Value;
 
 use crate::settings::SidecarContainer;
-use crate::trace::{Topic, Trace};
+use crate::trace::{Trace, TraceTopic};
 
 /// What is left of the grace period for the sidecar to stop in.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(crate) fn fit(
     let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
     let longest = grace_period.saturating_sub(MARGIN).max(SHORTEST);
     let asked = asked || drain_time != SidecarContainer::default().drain_time;
-    trace.note(Topic::Drain, || {
+    trace.note(TraceTopic::Drain, || {
         let whose = if asked { "asked for" } else { "the default" };
         let stated = if grace_period_stated {
             "stated"
@@ -71,7 +71,7 @@ pub(crate) fn fit(
         return;
     }
     let cut = duration::format(longest);
-    trace.note(Topic::Drain, || {
+    trace.note(TraceTopic::Drain, || {
         format!("5 s of the grace period are left for stopping, so it is cut to {cut}")
     });
     warn(format!(

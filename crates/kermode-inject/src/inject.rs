@@ -8,18 +8,18 @@ use kermode_crds::annotation as key;
 use kermode_netfilter::TrafficConfig;
 use serde_json::Value;
 
-use crate::container_patch::{self, Role, Selected};
-use crate::decision::{Decision, Voices, decide};
+use crate::container_patch::{self, ContainerRole, Selected};
+use crate::decision::{InjectionDecision, ObjectMetadata, decide};
+use crate::denial::Denial;
 use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
-use crate::patch::Builder;
+use crate::patch::PatchBuilder;
 use crate::plan::{Placement, Plan};
 use crate::pod::Pod;
 use crate::probes;
-use crate::reason::{SkipReason, Source};
-use crate::refusal::Refusal;
+use crate::reason::{InjectionSource, SkipReason};
 use crate::render::{self, Token};
 use crate::settings::Settings;
-use crate::trace::{Explanation, Topic, Trace};
+use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
 use crate::{annotations, drain, uid, warnings};
 
@@ -66,7 +66,7 @@ pub struct Injection {
     /// For the `warnings` of the AdmissionReview's answer: what the user should know.
     pub warnings: Vec<String>,
     /// What asked for it.
-    pub reason: Source,
+    pub reason: InjectionSource,
     /// The mesh it joins.
     pub mesh: String,
 }
@@ -75,12 +75,12 @@ pub struct Injection {
 ///
 /// # Errors
 /// When the Pod must not be admitted as it is.
-pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Refusal> {
+pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Denial> {
     run(pod, settings, context, &mut Trace::off())
 }
 
 /// Does what [`inject`] does, and keeps a record of how it came about.
-pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> Explanation {
+pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> InjectionExplanation {
     let mut trace = Trace::on();
     let result = run(pod, settings, context, &mut trace);
     trace.explain(result)
@@ -91,28 +91,28 @@ fn run(
     settings: &Settings,
     context: &Context<'_>,
     trace: &mut Trace,
-) -> Result<Outcome, Refusal> {
+) -> Result<Outcome, Denial> {
     let pod = Pod::read(pod)?;
     let pod_object = format!("Pod {}/{}", context.namespace.name, pod.name);
     let namespace_object = format!("Namespace {}", context.namespace.name);
-    let voices = Voices {
+    let metadata = ObjectMetadata {
         pod_labels: Values::labels(&pod.labels, &pod_object),
         pod_annotations: Values::annotations(&pod.annotations, &pod_object),
         namespace_labels: Values::labels(context.namespace.labels, &namespace_object),
         namespace_annotations: Values::annotations(context.namespace.annotations, &namespace_object),
     };
-    let reason = match decide(&pod, &voices, &settings.exceptions.labels, trace)? {
-        Decision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
-        Decision::Inject(reason) => reason,
+    let reason = match decide(&pod, &metadata, &settings.exceptions.labels, trace)? {
+        InjectionDecision::Skip(reason) => return Ok(Outcome::Skipped(reason)),
+        InjectionDecision::Inject(reason) => reason,
     };
-    let plan = Plan::resolve(settings, context, &voices, trace)?;
-    let mut warnings = warnings::of(&pod, &plan, reason, &voices);
+    let plan = Plan::resolve(settings, context, &metadata, trace)?;
+    let mut warnings = warnings::of(&pod, &plan, reason, &metadata);
     uid::check(&pod, settings.sidecar_container.uid, &mut warnings)?;
     let patch = Rendering {
         pod: &pod,
         plan: &plan,
         context,
-        own: voices.pod_annotations,
+        own: metadata.pod_annotations,
         reason,
     }
     .patch(&mut warnings, trace)?;
@@ -131,13 +131,13 @@ struct Rendering<'a> {
     context: &'a Context<'a>,
     /// The Pod's annotations.
     own: Values<'a>,
-    reason: Source,
+    reason: InjectionSource,
 }
 
 // === impl Rendering ===
 
 impl Rendering<'_> {
-    fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Refusal> {
+    fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Denial> {
         let (pod, plan) = (self.pod, self.plan);
         let patches = Selected::look_up(
             self.own.list(key::CONTAINER_PATCHES),
@@ -150,7 +150,7 @@ impl Rendering<'_> {
         let written = annotations::written(plan, self.reason, &self.own);
         let init = self.init(&patches, &written, trace)?;
 
-        let mut answer = Builder::new(pod);
+        let mut answer = PatchBuilder::new(pod);
         answer.annotations(&pod.annotations, &written);
         if plan.virtual_probes {
             answer.probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
@@ -172,16 +172,17 @@ impl Rendering<'_> {
         token: &Token,
         warnings: &mut Vec<String>,
         trace: &mut Trace,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, Denial> {
         let plan = self.plan;
         if plan.placement == Placement::Classic && plan.wait_for_ready {
-            trace.note(Topic::SidecarMode, || {
+            trace.note(TraceTopic::SidecarMode, || {
                 "the application starts once the sidecar is ready: its postStart hook waits for that"
                     .to_owned()
             });
         }
         let rendered = render::sidecar(plan, &token.mount);
-        let mut sidecar = container_patch::apply_traced(&rendered, &patches.sidecar(), Role::Running, trace)?;
+        let mut sidecar =
+            container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
         if plan.placement == Placement::Native {
             // Without it the Pod would wait for the sidecar to end before starting anything else.
             sidecar["restartPolicy"] = "Always".into();
@@ -197,19 +198,19 @@ impl Rendering<'_> {
         patches: &Selected,
         written: &BTreeMap<String, String>,
         trace: &mut Trace,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Value, Denial> {
         let mut annotations = self.pod.annotations.clone();
         annotations.extend(written.clone());
-        TrafficConfig::from_annotations(&annotations).map_err(|error| Refusal::TrafficSettings {
+        TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::TrafficSettings {
             problem: error.to_string(),
             object: self.own.object.to_owned(),
         })?;
         let init = render::init::init(self.plan, &annotations, self.pod.run_as_non_root)?;
-        trace.note(Topic::Init, || self.init_in_words());
+        trace.note(TraceTopic::Init, || self.init_in_words());
         Ok(container_patch::apply_traced(
             &init,
             &patches.init(),
-            Role::Init,
+            ContainerRole::Init,
             trace,
         )?)
     }

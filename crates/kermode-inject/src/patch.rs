@@ -12,14 +12,14 @@ use crate::probes::Rewritten;
 
 /// Builds the operations; each list is written to in one place.
 #[derive(Debug)]
-pub(crate) struct Builder {
+pub(crate) struct PatchBuilder {
     missing: Missing,
     operations: Vec<PatchOperation>,
 }
 
-// === impl Builder ===
+// === impl PatchBuilder ===
 
-impl Builder {
+impl PatchBuilder {
     pub(crate) fn new(pod: &Pod<'_>) -> Self {
         Self {
             missing: pod.missing,

@@ -8,11 +8,11 @@ use kermode_crds::annotation as key;
 use kermode_model::DEFAULT_MESH;
 
 use crate::Context;
-use crate::decision::Voices;
-use crate::reason::Source;
-use crate::refusal::Refusal;
+use crate::decision::ObjectMetadata;
+use crate::denial::Denial;
+use crate::reason::InjectionSource;
 use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
-use crate::trace::{Topic, Trace};
+use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
 /// Label with which a namespace enforces a level of the Pod Security Standards.
@@ -60,13 +60,13 @@ impl<'a> Plan<'a> {
     pub(crate) fn resolve(
         settings: &'a Settings,
         context: &Context<'a>,
-        voices: &Voices<'_>,
+        metadata: &ObjectMetadata<'_>,
         trace: &mut Trace,
-    ) -> Result<Self, Refusal> {
-        let pod = voices.pod_annotations;
-        let mesh = mesh_of(voices, trace);
+    ) -> Result<Self, Denial> {
+        let pod = metadata.pod_annotations;
+        let mesh = mesh_of(metadata, trace);
         if !(context.mesh_exists)(&mesh) {
-            return Err(Refusal::MeshNotFound {
+            return Err(Denial::MeshNotFound {
                 mesh,
                 object: pod.object.to_owned(),
             });
@@ -79,7 +79,7 @@ impl<'a> Plan<'a> {
             control_plane_ca_pem: context.control_plane_ca_pem,
             mesh,
             placement: placement(settings, &pod, trace)?,
-            restricted: is_restricted(settings, &voices.namespace_labels, trace),
+            restricted: is_restricted(settings, &metadata.namespace_labels, trace),
             admin_port: pod.port(key::ENVOY_ADMIN_PORT)?.unwrap_or(sidecar.admin_port),
             concurrency: pod
                 .number(key::SIDECAR_PROXY_CONCURRENCY)?
@@ -119,21 +119,23 @@ impl<'a> Plan<'a> {
 }
 
 /// Label before annotation, Pod before Namespace; empty values do not count.
-fn mesh_of(voices: &Voices<'_>, trace: &mut Trace) -> String {
-    for source in Source::IN_ORDER {
-        let values = voices.of(source);
+fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
+    for source in InjectionSource::IN_ORDER {
+        let values = metadata.of(source);
         if let Some(mesh) = values.text(key::MESH) {
-            trace.note(Topic::Mesh, || format!("{} is {mesh}", values.place(key::MESH)));
+            trace.note(TraceTopic::Mesh, || {
+                format!("{} is {mesh}", values.place(key::MESH))
+            });
             return mesh.to_owned();
         }
     }
-    trace.note(Topic::Mesh, || {
+    trace.note(TraceTopic::Mesh, || {
         format!("neither Pod nor Namespace has {}: {DEFAULT_MESH}", key::MESH)
     });
     DEFAULT_MESH.to_owned()
 }
 
-fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Refusal> {
+fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {
     let words = [
         ("auto", SidecarMode::Auto),
         ("native", SidecarMode::Native),
@@ -141,7 +143,7 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
     ];
     let own = pod.word(key::SIDECAR_MODE, &words)?;
     let mode = own.unwrap_or(settings.sidecar_mode);
-    trace.note(Topic::SidecarMode, || {
+    trace.note(TraceTopic::SidecarMode, || {
         let word = words.iter().find(|(_, meaning)| *meaning == mode);
         let word = word.map_or("", |(word, _)| *word);
         match own {
@@ -151,7 +153,7 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
     });
     let supported = settings.native_sidecars_supported;
     if mode != SidecarMode::Classic {
-        trace.note(Topic::SidecarMode, || {
+        trace.note(TraceTopic::SidecarMode, || {
             let knows = if supported { "supports" } else { "does not support" };
             format!("the API server {knows} native sidecars")
         });
@@ -160,12 +162,12 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
         (SidecarMode::Auto | SidecarMode::Native, true) => Placement::Native,
         (SidecarMode::Auto, false) | (SidecarMode::Classic, _) => Placement::Classic,
         (SidecarMode::Native, false) => {
-            return Err(Refusal::NativeUnsupported {
+            return Err(Denial::NativeUnsupported {
                 object: pod.object.to_owned(),
             });
         }
     };
-    trace.note(Topic::SidecarMode, || match placement {
+    trace.note(TraceTopic::SidecarMode, || match placement {
         Placement::Native => "native: an init container that keeps running, before the Pod's own".to_owned(),
         Placement::Classic => "classic: the first of the ordinary containers".to_owned(),
     });
@@ -174,14 +176,14 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
 
 fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut Trace) -> bool {
     if settings.security_profile == SecurityProfile::Restricted {
-        trace.note(Topic::SecurityProfile, || {
+        trace.note(TraceTopic::SecurityProfile, || {
             "the setting securityProfile is restricted".to_owned()
         });
         return true;
     }
     let enforced = namespace_labels.get(ENFORCED_POD_SECURITY);
     let restricted = enforced == Some("restricted");
-    trace.note(Topic::SecurityProfile, || {
+    trace.note(TraceTopic::SecurityProfile, || {
         let profile = if restricted { "restricted" } else { "default" };
         let place = namespace_labels.place(ENFORCED_POD_SECURITY);
         format!("{place} is {}: {profile}", enforced.unwrap_or("absent"))
@@ -189,7 +191,7 @@ fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut
     restricted
 }
 
-fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Refusal> {
+fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Denial> {
     let words = [
         ("wait", DrainMode::Wait),
         ("acknowledged", DrainMode::Acknowledged),
@@ -198,13 +200,13 @@ fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Refusa
 }
 
 /// The annotation wins over the settings; both win over what injection sets.
-fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Refusal> {
+fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Denial> {
     let mut variables = settings.sidecar_container.env_vars.clone();
     variables.extend(pod.map(key::SIDECAR_ENV_VARS)?);
     Ok(variables)
 }
 
-fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Refusal> {
+fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Denial> {
     let enabled = pod
         .boolean_of(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
         .unwrap_or(settings.builtin_dns.enabled);
@@ -214,9 +216,9 @@ fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Refusa
     Ok(enabled.then_some(port))
 }
 
-fn virtual_probes(settings: &Settings, pod: &Values<'_>, gateway: bool) -> Result<bool, Refusal> {
+fn virtual_probes(settings: &Settings, pod: &Values<'_>, gateway: bool) -> Result<bool, Denial> {
     match (gateway, pod.boolean(key::VIRTUAL_PROBES)?) {
-        (true, Some(true)) => Err(Refusal::VirtualProbesOnGateway),
+        (true, Some(true)) => Err(Denial::VirtualProbesOnGateway),
         (true, _) => Ok(false),
         (false, asked) => Ok(asked.unwrap_or(settings.virtual_probes_enabled)),
     }

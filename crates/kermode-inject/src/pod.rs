@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::refusal::Refusal;
+use crate::denial::Denial;
 
 /// Most containers, init containers or volumes that are looked at; far above what a Pod can have in an object of
 /// the API server's size limit.
@@ -53,16 +53,16 @@ pub(crate) struct Container<'a> {
 // === impl Pod ===
 
 impl<'a> Pod<'a> {
-    pub(crate) fn read(pod: &'a Value) -> Result<Self, Refusal> {
+    pub(crate) fn read(pod: &'a Value) -> Result<Self, Denial> {
         let root = object("", pod)?;
         let empty = Map::new();
         let metadata = member("", root, "metadata", object)?.unwrap_or(&empty);
-        let spec = member("", root, "spec", object)?.ok_or(Refusal::InvalidPod {
+        let spec = member("", root, "spec", object)?.ok_or(Denial::InvalidPod {
             path: "/spec".to_owned(),
             expected: "an object",
         })?;
         let security = member("/spec", spec, "securityContext", object)?.unwrap_or(&empty);
-        let containers = member("/spec", spec, "containers", list)?.ok_or(Refusal::InvalidPod {
+        let containers = member("/spec", spec, "containers", list)?.ok_or(Denial::InvalidPod {
             path: "/spec/containers".to_owned(),
             expected: "a list of containers",
         })?;
@@ -118,11 +118,11 @@ fn present(parent: &Map<String, Value>, key: &str) -> bool {
     parent.get(key).is_some_and(|value| !value.is_null())
 }
 
-fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Refusal> {
+fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, Denial> {
     value.as_object().ok_or_else(|| invalid(path, "an object"))
 }
 
-fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Refusal> {
+fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Denial> {
     match value.as_array() {
         Some(items) if items.len() <= MOST_ITEMS => Ok(items),
         Some(_) => Err(invalid(path, "fewer items")),
@@ -130,21 +130,21 @@ fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Refusal> {
     }
 }
 
-fn text<'a>(path: &str, value: &'a Value) -> Result<&'a str, Refusal> {
+fn text<'a>(path: &str, value: &'a Value) -> Result<&'a str, Denial> {
     value.as_str().ok_or_else(|| invalid(path, "a text"))
 }
 
-fn boolean(path: &str, value: &Value) -> Result<bool, Refusal> {
+fn boolean(path: &str, value: &Value) -> Result<bool, Denial> {
     value.as_bool().ok_or_else(|| invalid(path, "true or false"))
 }
 
-fn whole_number(path: &str, value: &Value) -> Result<i64, Refusal> {
+fn whole_number(path: &str, value: &Value) -> Result<i64, Denial> {
     value.as_i64().ok_or_else(|| invalid(path, "a whole number"))
 }
 
-fn invalid(path: &str, expected: &'static str) -> Refusal {
+fn invalid(path: &str, expected: &'static str) -> Denial {
     let path = if path.is_empty() { "/" } else { path };
-    Refusal::InvalidPod {
+    Denial::InvalidPod {
         path: path.to_owned(),
         expected,
     }
@@ -155,15 +155,15 @@ fn member<'a, T>(
     path: &str,
     parent: &'a Map<String, Value>,
     key: &str,
-    read: impl Fn(&str, &'a Value) -> Result<T, Refusal>,
-) -> Result<Option<T>, Refusal> {
+    read: impl Fn(&str, &'a Value) -> Result<T, Denial>,
+) -> Result<Option<T>, Denial> {
     match parent.get(key) {
         None | Some(Value::Null) => Ok(None),
         Some(value) => read(&format!("{path}/{key}"), value).map(Some),
     }
 }
 
-fn pod_name(metadata: &Map<String, Value>) -> Result<String, Refusal> {
+fn pod_name(metadata: &Map<String, Value>) -> Result<String, Denial> {
     if let Some(name) = member("/metadata", metadata, "name", text)? {
         return Ok(name.to_owned());
     }
@@ -173,7 +173,7 @@ fn pod_name(metadata: &Map<String, Value>) -> Result<String, Refusal> {
     })
 }
 
-fn strings(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, String>, Refusal> {
+fn strings(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, String>, Denial> {
     let Some(members) = member("/metadata", metadata, key, object)? else {
         return Ok(BTreeMap::new());
     };
@@ -186,7 +186,7 @@ fn strings(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, 
         .collect()
 }
 
-fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'a>>, Refusal> {
+fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'a>>, Denial> {
     let read = |(index, item): (usize, &'a Value)| {
         let path = format!("{path}/{index}");
         let json = object(&path, item)?;
@@ -196,7 +196,7 @@ fn read_containers<'a>(path: &str, items: &'a [Value]) -> Result<Vec<Container<'
     items.iter().enumerate().map(read).collect()
 }
 
-fn volume_names(items: &[Value]) -> Result<Vec<&str>, Refusal> {
+fn volume_names(items: &[Value]) -> Result<Vec<&str>, Denial> {
     let read = |(index, item)| {
         let path = format!("/spec/volumes/{index}");
         Ok(member(&path, object(&path, item)?, "name", text)?.unwrap_or_default())

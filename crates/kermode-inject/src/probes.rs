@@ -3,10 +3,10 @@
 
 use serde_json::Value;
 
+use crate::denial::Denial;
 use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
-use crate::refusal::Refusal;
-use crate::trace::{Topic, Trace};
+use crate::trace::{Trace, TraceTopic};
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
@@ -36,9 +36,9 @@ pub struct VirtualTarget {
 ///
 /// # Errors
 /// When the probe is on the port of the virtual probes itself.
-pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Refusal> {
+pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Denial> {
     if port == virtual_port {
-        return Err(Refusal::ProbePortReserved { port });
+        return Err(Denial::ProbePortReserved { port });
     }
     let slash = if path.starts_with('/') { "" } else { "/" };
     Ok(VirtualTarget {
@@ -48,11 +48,7 @@ pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTar
 }
 
 /// All HTTP probes of all containers but the sidecar, rewritten.
-pub(crate) fn rewrite(
-    pod: &Pod<'_>,
-    virtual_port: u16,
-    trace: &mut Trace,
-) -> Result<Vec<Rewritten>, Refusal> {
+pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16, trace: &mut Trace) -> Result<Vec<Rewritten>, Denial> {
     let mut rewritten = Vec::new();
     for (index, container) in pod.containers.iter().enumerate() {
         if container.name == SIDECAR {
@@ -69,7 +65,7 @@ pub(crate) fn rewrite(
             let path = http.get("path").and_then(Value::as_str);
             let port = port(container, probe, http.get("port"))?;
             let target = to_virtual(port, path.unwrap_or_default(), virtual_port)?;
-            trace.note(Topic::Probes, || {
+            trace.note(TraceTopic::Probes, || {
                 format!(
                     "{probe} of container {} goes to port {}, path {}",
                     container.name, target.port, target.path
@@ -87,8 +83,8 @@ pub(crate) fn rewrite(
 }
 
 /// The port as a number; a name is looked up among the container's own ports.
-fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) -> Result<u16, Refusal> {
-    let refusal = |problem: String| Refusal::ProbePort {
+fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) -> Result<u16, Denial> {
+    let denial = |problem: String| Denial::ProbePort {
         container: container.name.to_owned(),
         probe,
         problem,
@@ -100,7 +96,7 @@ fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) ->
             // Kubernetes reads a text of digits as a name too, so this is the last resort.
             None => Some(
                 name.parse()
-                    .map_err(|_| refusal(format!("the container has no port named {name:?}")))?,
+                    .map_err(|_| denial(format!("the container has no port named {name:?}")))?,
             ),
         },
         _ => None,
@@ -108,7 +104,7 @@ fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) ->
     number
         .and_then(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
-        .ok_or_else(|| refusal("must be a port from 1 to 65535 or the name of one".to_owned()))
+        .ok_or_else(|| denial("must be a port from 1 to 65535 or the name of one".to_owned()))
 }
 
 fn named_port(container: &Container<'_>, name: &str) -> Option<u64> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Where the word that decided was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Source {
+pub enum InjectionSource {
     /// A label of the Pod.
     PodLabel,
     /// An annotation of the Pod.
@@ -23,14 +23,14 @@ pub enum SkipReason {
     /// It has the sidecar already.
     AlreadyInjected,
     /// Injection is switched off for it.
-    Disabled(Source),
+    Disabled(InjectionSource),
     /// Nothing asks for injection.
     NotRequested,
 }
 
-// === impl Source ===
+// === impl InjectionSource ===
 
-impl Source {
+impl InjectionSource {
     /// The four in the order in which they are asked; the first that has the key decides.
     pub(crate) const IN_ORDER: [Self; 4] = [
         Self::PodLabel,
@@ -50,7 +50,7 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for InjectionSource {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
     }
@@ -64,10 +64,10 @@ impl SkipReason {
         match self {
             Self::ExceptionLabel => "ExceptionLabel",
             Self::AlreadyInjected => "AlreadyInjected",
-            Self::Disabled(Source::PodLabel) => "DisabledByPodLabel",
-            Self::Disabled(Source::PodAnnotation) => "DisabledByPodAnnotation",
-            Self::Disabled(Source::NamespaceLabel) => "DisabledByNamespaceLabel",
-            Self::Disabled(Source::NamespaceAnnotation) => "DisabledByNamespaceAnnotation",
+            Self::Disabled(InjectionSource::PodLabel) => "DisabledByPodLabel",
+            Self::Disabled(InjectionSource::PodAnnotation) => "DisabledByPodAnnotation",
+            Self::Disabled(InjectionSource::NamespaceLabel) => "DisabledByNamespaceLabel",
+            Self::Disabled(InjectionSource::NamespaceAnnotation) => "DisabledByNamespaceAnnotation",
             Self::NotRequested => "NotRequested",
         }
     }

@@ -7,33 +7,33 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::denial::Denial;
 use crate::inject::Outcome;
-use crate::refusal::Refusal;
 
 /// A decision with its record.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Explanation {
+pub struct InjectionExplanation {
     /// What was looked at and decided, in order. Ends early when the Pod is refused or left alone.
-    pub steps: Vec<Step>,
+    pub steps: Vec<TraceStep>,
     /// The rendered containers before and after their ContainerPatches, the sidecar first. Without those that were
     /// not reached.
     pub containers: Vec<Rendered>,
     /// What [`crate::inject`] answers.
-    pub result: Result<Outcome, Refusal>,
+    pub result: Result<Outcome, Denial>,
 }
 
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct TraceStep {
     /// What it belongs to.
-    pub topic: Topic,
+    pub topic: TraceTopic,
     /// What was found and what follows, in words.
     pub text: String,
 }
 
 /// What a step belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Topic {
+pub enum TraceTopic {
     /// Whether to inject at all.
     Decision,
     /// The mesh that the Pod joins.
@@ -71,7 +71,7 @@ pub(crate) struct Trace(Option<Record>);
 
 #[derive(Debug, Default)]
 struct Record {
-    steps: Vec<Step>,
+    steps: Vec<TraceStep>,
     containers: Vec<Rendered>,
 }
 
@@ -90,9 +90,9 @@ impl Trace {
         self.0.is_some()
     }
 
-    pub(crate) fn note(&mut self, topic: Topic, text: impl FnOnce() -> String) {
+    pub(crate) fn note(&mut self, topic: TraceTopic, text: impl FnOnce() -> String) {
         if let Some(record) = &mut self.0 {
-            record.steps.push(Step { topic, text: text() });
+            record.steps.push(TraceStep { topic, text: text() });
         }
     }
 
@@ -106,9 +106,9 @@ impl Trace {
         }
     }
 
-    pub(crate) fn explain(self, result: Result<Outcome, Refusal>) -> Explanation {
+    pub(crate) fn explain(self, result: Result<Outcome, Denial>) -> InjectionExplanation {
         let record = self.0.unwrap_or_default();
-        Explanation {
+        InjectionExplanation {
             steps: record.steps,
             containers: record.containers,
             result,
@@ -116,9 +116,9 @@ impl Trace {
     }
 }
 
-// === impl Topic ===
+// === impl TraceTopic ===
 
-impl Topic {
+impl TraceTopic {
     /// A short name, for headings.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,7 +135,7 @@ impl Topic {
     }
 }
 
-impl fmt::Display for Topic {
+impl fmt::Display for TraceTopic {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.as_str())
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kermode_crds::annotation::{parse_bool, parse_list};
 use kermode_model::duration;
 
-use crate::refusal::Refusal;
+use crate::denial::Denial;
 
 /// Labels or annotations of an object, with what to call it in messages.
 #[derive(Clone, Copy, Debug)]
@@ -46,9 +46,9 @@ impl<'a> Values<'a> {
         self.get(key).filter(|value| !value.is_empty())
     }
 
-    pub(crate) fn boolean(&self, key: &'static str) -> Result<Option<bool>, Refusal> {
+    pub(crate) fn boolean(&self, key: &'static str) -> Result<Option<bool>, Denial> {
         let parse = |value| {
-            parse_bool(key, value).map_err(|error| Refusal::WrongValue {
+            parse_bool(key, value).map_err(|error| Denial::WrongValue {
                 error,
                 carrier: self.carrier(),
             })
@@ -57,14 +57,14 @@ impl<'a> Values<'a> {
     }
 
     /// The first of several spellings that is there.
-    pub(crate) fn boolean_of(&self, keys: &[&'static str]) -> Result<Option<bool>, Refusal> {
+    pub(crate) fn boolean_of(&self, keys: &[&'static str]) -> Result<Option<bool>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
             Some(key) => self.boolean(key),
             None => Ok(None),
         }
     }
 
-    pub(crate) fn number(&self, key: &'static str) -> Result<Option<u32>, Refusal> {
+    pub(crate) fn number(&self, key: &'static str) -> Result<Option<u32>, Denial> {
         let parse = |value: &str| {
             // Rust takes a leading plus, the notation does not.
             let digits = (!value.starts_with('+')).then_some(value);
@@ -76,7 +76,7 @@ impl<'a> Values<'a> {
         self.get(key).map(parse).transpose()
     }
 
-    pub(crate) fn port(&self, key: &'static str) -> Result<Option<u16>, Refusal> {
+    pub(crate) fn port(&self, key: &'static str) -> Result<Option<u16>, Denial> {
         let Some(number) = self.number(key)? else {
             return Ok(None);
         };
@@ -86,7 +86,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    pub(crate) fn port_of(&self, keys: &[&'static str]) -> Result<Option<u16>, Refusal> {
+    pub(crate) fn port_of(&self, keys: &[&'static str]) -> Result<Option<u16>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
             Some(key) => self.port(key),
             None => Ok(None),
@@ -98,7 +98,7 @@ impl<'a> Values<'a> {
     }
 
     /// `k1=v1;k2=v2`; every pair has exactly one `=`.
-    pub(crate) fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, Refusal> {
+    pub(crate) fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(BTreeMap::new());
         };
@@ -106,13 +106,13 @@ impl<'a> Values<'a> {
             Some((name, value)) if !name.is_empty() && !value.contains('=') => {
                 Ok((name.to_owned(), value.to_owned()))
             }
-            _ => Err(Refusal::InvalidMap { key }),
+            _ => Err(Denial::InvalidMap { key }),
         };
         text.split(';').map(pair).collect()
     }
 
     /// A duration above zero.
-    pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, Refusal> {
+    pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
@@ -124,7 +124,7 @@ impl<'a> Values<'a> {
     }
 
     /// One of several words.
-    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Refusal> {
+    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
@@ -148,8 +148,8 @@ impl<'a> Values<'a> {
         format!("{article} {} of {}", self.noun, self.object)
     }
 
-    fn unparsable(&self, key: &'static str, problem: String) -> Refusal {
-        Refusal::Unparsable {
+    fn unparsable(&self, key: &'static str, problem: String) -> Denial {
+        Denial::Unparsable {
             key,
             problem,
             object: self.object.to_owned(),

@@ -3,20 +3,25 @@
 
 use kermode_crds::annotation as key;
 
-use crate::decision::Voices;
+use crate::decision::ObjectMetadata;
 use crate::plan::Plan;
 use crate::pod::Pod;
-use crate::reason::Source;
+use crate::reason::InjectionSource;
 
 /// All that is to be said before anything is rendered. `reason` is what asked for injection.
-pub(crate) fn of(pod: &Pod<'_>, plan: &Plan<'_>, reason: Source, voices: &Voices<'_>) -> Vec<String> {
+pub(crate) fn of(
+    pod: &Pod<'_>,
+    plan: &Plan<'_>,
+    reason: InjectionSource,
+    metadata: &ObjectMetadata<'_>,
+) -> Vec<String> {
     let found = [
         host_network(pod),
-        weak_request(reason, voices),
+        weak_request(reason, metadata),
         dns_elsewhere(plan),
         forbidden_init(plan),
-        deprecated(voices, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
-        deprecated(voices, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
+        deprecated(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
+        deprecated(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
     ];
     found.into_iter().flatten().collect()
 }
@@ -30,19 +35,21 @@ fn host_network(pod: &Pod<'_>) -> Option<String> {
 }
 
 /// Only a label with exactly `enabled` matches the webhooks that fail closed (BEHAVIOUR section 2.1).
-fn weak_request(reason: Source, voices: &Voices<'_>) -> Option<String> {
+fn weak_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let key = key::SIDECAR_INJECTION;
-    let values = voices.of(reason);
+    let values = metadata.of(reason);
     match reason {
-        Source::PodAnnotation | Source::NamespaceAnnotation => Some(format!(
+        InjectionSource::PodAnnotation | InjectionSource::NamespaceAnnotation => Some(format!(
             "annotation {key} on {} is deprecated, use a label: only a label keeps the Pod from starting without sidecar",
             values.object
         )),
-        Source::PodLabel | Source::NamespaceLabel if values.get(key) != Some("enabled") => Some(format!(
-            "label {key} on {} should be enabled: only that value keeps the Pod from starting without sidecar",
-            values.object
-        )),
-        Source::PodLabel | Source::NamespaceLabel => None,
+        InjectionSource::PodLabel | InjectionSource::NamespaceLabel if values.get(key) != Some("enabled") => {
+            Some(format!(
+                "label {key} on {} should be enabled: only that value keeps the Pod from starting without sidecar",
+                values.object
+            ))
+        }
+        InjectionSource::PodLabel | InjectionSource::NamespaceLabel => None,
     }
 }
 
@@ -63,8 +70,8 @@ fn forbidden_init(plan: &Plan<'_>) -> Option<String> {
     })
 }
 
-fn deprecated(voices: &Voices<'_>, old: &str, new: &str) -> Option<String> {
-    let annotations = voices.pod_annotations;
+fn deprecated(metadata: &ObjectMetadata<'_>, old: &str, new: &str) -> Option<String> {
+    let annotations = metadata.pod_annotations;
     (annotations.get(old).is_some() && annotations.get(new).is_none())
         .then(|| format!("annotation {old} is deprecated, use {new}"))
 }

@@ -6,26 +6,26 @@
     reason = "in a test, this is how it fails"
 )]
 
-mod world;
+mod fixture;
 
 use std::collections::BTreeMap;
 
-use kermode_inject::{Injection, Outcome, Refusal, Settings, SkipReason, Source, inject};
+use kermode_inject::{Denial, Injection, InjectionSource, Outcome, Settings, SkipReason, inject};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::fixture::Fixture;
 
 const KEY: &str = "kuma.io/sidecar-injection";
 
-fn decide(pod: &Value, world: &World) -> Result<Outcome, Refusal> {
-    world.with(|context| inject(pod, &Settings::default(), context))
+fn decide(pod: &Value, fixture: &Fixture) -> Result<Outcome, Denial> {
+    fixture.with(|context| inject(pod, &Settings::default(), context))
 }
 
 fn mk_pod() -> Value {
     json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "app", "image": "x"}]}})
 }
 
-fn injected(outcome: Result<Outcome, Refusal>) -> Injection {
+fn injected(outcome: Result<Outcome, Denial>) -> Injection {
     match outcome {
         Ok(Outcome::Injected(injection)) => injection,
         other => panic!("not injected: {other:?}"),
@@ -34,7 +34,7 @@ fn injected(outcome: Result<Outcome, Refusal>) -> Injection {
 
 /// Decides on a Pod and a Namespace with these values of the key: Pod label, Pod annotation, Namespace label,
 /// Namespace annotation.
-fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Refusal> {
+fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Denial> {
     let mut pod = mk_pod();
     for (place, value) in ["labels", "annotations"].into_iter().zip(values) {
         if let Some(value) = value {
@@ -47,21 +47,21 @@ fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Refusal> {
             .map(|value| (KEY.to_owned(), value.to_owned()))
             .collect()
     };
-    let world = World {
+    let fixture = Fixture {
         labels: map(values[2]),
         annotations: map(values[3]),
-        ..World::default()
+        ..Fixture::default()
     };
-    decide(&pod, &world)
+    decide(&pod, &fixture)
 }
 
 #[test]
 fn the_first_that_is_present_decides() {
     let sources = [
-        Source::PodLabel,
-        Source::PodAnnotation,
-        Source::NamespaceLabel,
-        Source::NamespaceAnnotation,
+        InjectionSource::PodLabel,
+        InjectionSource::PodAnnotation,
+        InjectionSource::NamespaceLabel,
+        InjectionSource::NamespaceAnnotation,
     ];
     for (first, source) in sources.into_iter().enumerate() {
         for (word, opposite, on) in [
@@ -105,9 +105,9 @@ fn a_wrong_value_that_is_reached_refuses_with_key_value_and_object() {
     {
         let mut values = [None; 4];
         values[place] = Some("yes");
-        let refusal = decide_with(values).unwrap_err();
-        let text = refusal.to_string();
-        assert_eq!(refusal.reason(), "WrongValue");
+        let denial = decide_with(values).unwrap_err();
+        let text = denial.to_string();
+        assert_eq!(denial.reason(), "WrongValue");
         assert!(
             text.starts_with("annotation \"kuma.io/sidecar-injection\" has wrong value \"yes\""),
             "{text}"
@@ -128,7 +128,7 @@ fn a_pod_with_a_sidecar_is_left_alone_wherever_it_is_and_whatever_its_name() {
     classic["spec"]["containers"][0]["name"] = "kuma-sidecar".into();
     for mut pod in [renamed, native, classic] {
         pod["metadata"]["labels"] = json!({KEY: "enabled"});
-        let outcome = decide(&pod, &World::default());
+        let outcome = decide(&pod, &Fixture::default());
         assert_eq!(
             outcome,
             Ok(Outcome::Skipped(SkipReason::AlreadyInjected)),
@@ -141,13 +141,13 @@ fn a_pod_with_a_sidecar_is_left_alone_wherever_it_is_and_whatever_its_name() {
 fn the_mesh_is_looked_for_in_pod_and_namespace_and_must_exist() {
     let mut pod = mk_pod();
     pod["metadata"]["labels"] = json!({KEY: "enabled"});
-    let namespace = |mesh: &str| World {
+    let namespace = |mesh: &str| Fixture {
         annotations: BTreeMap::from([("kuma.io/mesh".to_owned(), mesh.to_owned())]),
-        ..World::default()
+        ..Fixture::default()
     };
-    let refusal = decide(&pod, &namespace("other")).unwrap_err();
+    let denial = decide(&pod, &namespace("other")).unwrap_err();
     assert_eq!(
-        refusal.to_string(),
+        denial.to_string(),
         "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p"
     );
     assert_eq!(injected(decide(&pod, &namespace(""))).mesh, "default");
@@ -162,13 +162,13 @@ fn weak_requests_and_host_networks_are_told() {
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
         pod["metadata"]["labels"] = json!({KEY: value});
         assert_eq!(
-            injected(decide(&pod, &World::default())).warnings.len(),
+            injected(decide(&pod, &Fixture::default())).warnings.len(),
             warnings,
             "{value}"
         );
     }
     pod["spec"]["hostNetwork"] = true.into();
-    let warnings = injected(decide(&pod, &World::default())).warnings;
+    let warnings = injected(decide(&pod, &Fixture::default())).warnings;
     assert!(warnings[0].contains("network of its node"), "{warnings:?}");
 }
 
@@ -194,7 +194,7 @@ fn what_is_no_pod_is_refused_with_the_path() {
             "/spec/volumes: expected a list",
         ),
     ] {
-        let text = decide(&pod, &World::default()).unwrap_err().to_string();
+        let text = decide(&pod, &Fixture::default()).unwrap_err().to_string();
         assert!(text.contains(path), "{text}");
     }
 }

@@ -10,15 +10,15 @@
     reason = "in a test, this is how it fails"
 )]
 
-mod world;
+mod fixture;
 
 use std::path::{Path, PathBuf};
 
 use kermode_crds::ContainerPatch;
-use kermode_inject::{Outcome, Refusal, Settings, explain, inject};
+use kermode_inject::{Denial, Outcome, Settings, explain, inject};
 use serde_json::{Value, json};
 
-use crate::world::World;
+use crate::fixture::Fixture;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -50,29 +50,29 @@ fn settings(name: &str) -> Settings {
 }
 
 /// Reads YAML documents: one Pod, and what is around it.
-fn read(yaml: &str) -> (Value, World) {
-    let (mut pod, mut world) = (None, World::default());
+fn read(yaml: &str) -> (Value, Fixture) {
+    let (mut pod, mut fixture) = (None, Fixture::default());
     for document in serde_saphyr::from_multiple::<Value>(yaml).unwrap() {
         match document["kind"].as_str() {
             Some("Namespace") => {
                 let texts =
                     |key: &str| serde_json::from_value(document["metadata"][key].clone()).unwrap_or_default();
-                (world.labels, world.annotations) = (texts("labels"), texts("annotations"));
+                (fixture.labels, fixture.annotations) = (texts("labels"), texts("annotations"));
             }
             Some("ContainerPatch") => {
                 let patch: ContainerPatch = serde_json::from_value(document).unwrap();
-                world.patches.insert(patch.metadata.name.unwrap(), patch.spec);
+                fixture.patches.insert(patch.metadata.name.unwrap(), patch.spec);
             }
             _ => assert!(pod.replace(document).is_none(), "one Pod"),
         }
     }
-    (pod.expect("a Pod"), world)
+    (pod.expect("a Pod"), fixture)
 }
 
 /// The answer, and how it came about.
-fn answer(pod: &Value, world: &World, settings: &Settings) -> Value {
-    let explanation = world.with(|context| explain(pod, settings, context));
-    let answer = world.with(|context| inject(pod, settings, context));
+fn answer(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
+    let explanation = fixture.with(|context| explain(pod, settings, context));
+    let answer = fixture.with(|context| inject(pod, settings, context));
     assert_eq!(explanation.result, answer, "explaining changes nothing");
     let mut told = told(pod, answer);
     let steps = explanation.steps.iter();
@@ -82,9 +82,9 @@ fn answer(pod: &Value, world: &World, settings: &Settings) -> Value {
     told
 }
 
-fn told(pod: &Value, answer: Result<Outcome, Refusal>) -> Value {
+fn told(pod: &Value, answer: Result<Outcome, Denial>) -> Value {
     match answer {
-        Err(refusal) => json!({"refused": refusal.reason(), "message": refusal.to_string()}),
+        Err(denial) => json!({"refused": denial.reason(), "message": denial.to_string()}),
         Ok(Outcome::Skipped(reason)) => json!({"skipped": reason.as_str()}),
         Ok(Outcome::Injected(injection)) => {
             let mut patched = pod.clone();
@@ -116,8 +116,8 @@ fn every_input_gives_its_golden() {
     let mut wrong = Vec::new();
     for name in names {
         let input = std::fs::read_to_string(folder().join(format!("{name}.input.yaml"))).unwrap();
-        let (pod, world) = read(&input);
-        let actual = answer(&pod, &world, &settings(&name));
+        let (pod, fixture) = read(&input);
+        let actual = answer(&pod, &fixture, &settings(&name));
         let path = folder().join(format!("{name}.golden.yaml"));
         if update {
             std::fs::write(&path, serde_saphyr::to_string(&actual).unwrap()).unwrap();

@@ -11,8 +11,8 @@
     reason = "in a test, this is how it fails"
 )]
 
+mod fixture;
 mod mutation;
-mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -23,8 +23,8 @@ use kermode_inject::workload::misplaced_request;
 use kermode_inject::{Outcome, Settings, explain, inject, validate_container_patch};
 use serde_json::{Value, json};
 
+use crate::fixture::Fixture;
 use crate::mutation::Mutator;
-use crate::world::World;
 
 const ITERATIONS: u64 = 4_000;
 /// What the whole test may have needed at its worst, in KiB: a few times the largest input.
@@ -60,9 +60,9 @@ fn answer(input: &[u8]) -> bool {
     };
     let _ = misplaced_request(&value);
     let _ = validate_container_patch(&value, "kong-mesh-system");
-    let mut world = World::default();
+    let mut fixture = Fixture::default();
     if let Ok(spec) = serde_json::from_value::<ContainerPatchSpec>(value["spec"].clone()) {
-        world.patches.insert("p".to_owned(), spec);
+        fixture.patches.insert("p".to_owned(), spec);
     }
     let patched = json!({
         "metadata": {
@@ -73,26 +73,26 @@ fn answer(input: &[u8]) -> bool {
     });
     let mut injected = false;
     for native in [true, false] {
-        injected |= check(&value, &world, native);
-        check(&patched, &world, native);
+        injected |= check(&value, &fixture, native);
+        check(&patched, &fixture, native);
     }
     injected
 }
 
-fn check(pod: &Value, world: &World, native: bool) -> bool {
+fn check(pod: &Value, fixture: &Fixture, native: bool) -> bool {
     let settings = Settings {
         native_sidecars_supported: native,
         ..Settings::default()
     };
-    let outcome = world.with(|context| inject(pod, &settings, context));
-    let explanation = world.with(|context| explain(pod, &settings, context));
+    let outcome = fixture.with(|context| inject(pod, &settings, context));
+    let explanation = fixture.with(|context| explain(pod, &settings, context));
     assert_eq!(explanation.result, outcome, "explaining changes nothing");
     let Ok(Outcome::Injected(injection)) = outcome else {
         return false;
     };
     let mut after = pod.clone();
     json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
-    let again = world.with(|context| inject(&after, &settings, context));
+    let again = fixture.with(|context| inject(&after, &settings, context));
     assert!(
         matches!(again, Ok(Outcome::Skipped(_))),
         "injected twice: {again:?}"

@@ -9,14 +9,14 @@
     reason = "in a test, this is how it fails"
 )]
 
-mod world;
+mod fixture;
 
 use k8s_openapi::api::core::v1::Pod;
 use kermode_inject::settings::SidecarMode;
 use kermode_inject::{Outcome, Settings, inject};
 use serde_json::{Map, Value, json};
 
-use crate::world::World;
+use crate::fixture::Fixture;
 
 const INVENTED: &str = "fieldOfTheFuture";
 
@@ -115,7 +115,7 @@ fn assert_kept(path: &str, before: &Value, after: &Value) {
 
 /// The Pod after injection.
 fn injected(pod: &Value, settings: &Settings) -> Value {
-    let outcome = World::default().with(|context| inject(pod, settings, context));
+    let outcome = Fixture::default().with(|context| inject(pod, settings, context));
     let Ok(Outcome::Injected(injection)) = outcome else {
         panic!("{outcome:?}");
     };

@@ -7,15 +7,15 @@
     reason = "in a test, this is how it fails"
 )]
 
-mod world;
+mod fixture;
 
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
-use kermode_inject::container_patch::{Operation, Role, apply};
+use kermode_inject::container_patch::{ContainerRole, Operation, apply};
 use kermode_inject::{Outcome, Settings, inject, validate_container_patch};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::world::World;
+use crate::fixture::Fixture;
 
 /// Words that mean something to injection, so that random objects hit its fields.
 const WORDS: &[&str] = &[
@@ -174,16 +174,16 @@ fn holds(before: &Value, after: &Value, path: &str) {
 proptest! {
     #[test]
     fn any_json_is_answered_without_panic(json in any_json(), native: bool) {
-        let world = World::default();
-        let _ = world.with(|context| inject(&json, &settings(native), context));
+        let fixture = Fixture::default();
+        let _ = fixture.with(|context| inject(&json, &settings(native), context));
     }
 
     #[test]
     fn nothing_of_an_injected_pod_is_lost(pod in any_pod(), native: bool) {
-        let world = World::default();
+        let fixture = Fixture::default();
         // Probes and annotations are meant to change; goldens cover these.
         let settings = Settings { virtual_probes_enabled: false, ..settings(native) };
-        if let Ok(Outcome::Injected(injection)) = world.with(|context| inject(&pod, &settings, context)) {
+        if let Ok(Outcome::Injected(injection)) = fixture.with(|context| inject(&pod, &settings, context)) {
             let mut after = pod.clone();
             json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
             let mut before = pod;
@@ -191,7 +191,7 @@ proptest! {
             holds(&before, &after, "");
             prop_assert_eq!(&after["metadata"]["annotations"]["kuma.io/sidecar-injected"], "true");
             // A second call, by another webhook entry, leaves it alone.
-            let again = world.with(|context| inject(&after, &settings, context)).unwrap();
+            let again = fixture.with(|context| inject(&after, &settings, context)).unwrap();
             prop_assert!(matches!(again, Outcome::Skipped(_)));
         }
     }
@@ -204,17 +204,17 @@ proptest! {
             .enumerate()
             .map(|(index, block)| Operation { patch: "p", list: "sidecarPatch", index, block })
             .collect();
-        if let Ok(container) = apply(&base, &operations, Role::Running) {
+        if let Ok(container) = apply(&base, &operations, ContainerRole::Running) {
             prop_assert!(container.is_object());
         }
-        let mut world = World::default();
+        let mut fixture = Fixture::default();
         let spec = ContainerPatchSpec { sidecar_patch: blocks.clone(), init_patch: blocks };
         let object = json!({
             "metadata": {"name": "p", "namespace": "mesh"},
             "spec": serde_json::to_value(&spec).unwrap(),
         });
         let _ = validate_container_patch(&object, "mesh");
-        world.patches.insert("p".to_owned(), spec);
+        fixture.patches.insert("p".to_owned(), spec);
         let pod = json!({
             "metadata": {
                 "labels": {"kuma.io/sidecar-injection": "enabled"},
@@ -222,7 +222,7 @@ proptest! {
             },
             "spec": {"containers": []},
         });
-        let _ = world.with(|context| inject(&pod, &settings(true), context));
+        let _ = fixture.with(|context| inject(&pod, &settings(true), context));
     }
 
     #[test]

@@ -26,8 +26,8 @@ use kermode_crds::annotation;
 use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
-pub use self::explain::{Explanation, InboundExplained, Selection, explain};
-use self::facts::{NamespaceFacts, Phase, PodFacts, ServiceFacts, Workload};
+pub use self::explain::{DataplaneExplanation, InboundExplained, ServiceSelection, explain};
+use self::facts::{NamespaceFacts, PodFacts, PodPhase, ServiceFacts, Workload};
 pub use self::object::{LABELS, dataplane_object, owner_of};
 pub use self::select::{selecting, selects};
 pub use self::tags::{LabelDropped, TagSource};
@@ -64,7 +64,7 @@ pub fn convert(
     workload: Option<&Workload>,
     settings: &ConvertSettings,
 ) -> Result<Option<Converted>, ConvertError> {
-    let (Some(address), Phase::Active | Phase::Failed) = (pod.ip, pod.phase) else {
+    let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
     let gateway = gateway::asked_for(pod)?;
@@ -72,7 +72,7 @@ pub fn convert(
     let mut inbounds = if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
     } else {
-        let source = inbounds::Source {
+        let source = inbounds::InboundSource {
             pod,
             settings,
             gateway: gateway.is_some(),

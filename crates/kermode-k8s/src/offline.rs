@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
 use crate::convert::{
-    ConvertError, ConvertSettings, ConvertWarning, Explanation, convert, dataplane_object, explain,
+    ConvertError, ConvertSettings, ConvertWarning, DataplaneExplanation, convert, dataplane_object, explain,
     selecting, top_workload,
 };
 
@@ -30,7 +30,7 @@ pub struct InvalidObject {
 
 /// What comes of one Pod.
 #[derive(Clone, Debug)]
-pub struct Outcome {
+pub struct PodOutcome {
     /// Its namespace and name.
     pub pod: ObjectKey,
     /// The Dataplane as it would be written, or why there is none.
@@ -38,7 +38,7 @@ pub struct Outcome {
     /// What works, but maybe not as meant.
     pub warnings: Vec<ConvertWarning>,
     /// Where it all comes from.
-    pub explanation: Explanation,
+    pub explanation: DataplaneExplanation,
     /// [`SOME_ADDRESS`] stands for the Pod's.
     pub address_assumed: bool,
 }
@@ -61,7 +61,7 @@ pub enum NoDataplane {
 
 /// The objects that matter.
 #[derive(Debug, Default)]
-struct Objects {
+struct ManifestObjects {
     pods: Vec<PodFacts>,
     services: Vec<ServiceFacts>,
     namespaces: Vec<NamespaceFacts>,
@@ -77,15 +77,15 @@ pub fn dataplanes(
     objects: &[Value],
     namespace: &str,
     settings: &ConvertSettings,
-) -> Result<Vec<Outcome>, InvalidObject> {
-    let mut all = Objects::default();
+) -> Result<Vec<PodOutcome>, InvalidObject> {
+    let mut all = ManifestObjects::default();
     for object in objects {
         all.add(object, namespace)?;
     }
     Ok(all.pods.iter().map(|pod| all.outcome(pod, settings)).collect())
 }
 
-impl Objects {
+impl ManifestObjects {
     fn add(&mut self, object: &Value, namespace: &str) -> Result<(), InvalidObject> {
         match object["kind"].as_str() {
             Some("Pod") => self.pods.push(PodFacts::from(&placed::<Pod>(object, namespace)?)),
@@ -106,7 +106,7 @@ impl Objects {
         Ok(())
     }
 
-    fn outcome(&self, pod: &PodFacts, settings: &ConvertSettings) -> Outcome {
+    fn outcome(&self, pod: &PodFacts, settings: &ConvertSettings) -> PodOutcome {
         let mut pod = pod.clone();
         let address_assumed = pod.ip.is_none();
         pod.ip = pod.ip.or(Some(SOME_ADDRESS));
@@ -136,7 +136,7 @@ impl Objects {
         } else {
             Err(NoDataplane::NotInjected)
         };
-        Outcome {
+        PodOutcome {
             pod: pod.key,
             dataplane,
             warnings,

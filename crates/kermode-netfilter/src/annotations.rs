@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 use crate::exclusion::Transport;
-use crate::parse::{self, Problem, SettingError, number};
+use crate::parse::{self, ParseProblem, SettingError, number};
 use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 
 const GATEWAY: &str = "kuma.io/gateway";
@@ -145,11 +145,11 @@ fn uid(key: &str, value: &str) -> Result<u32, SettingError> {
 }
 
 fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
-    Problem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).of(key, value)
+    ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).of(key, value)
 }
 
 fn unparsable(key: &str, value: &str, remedy: &'static str) -> SettingError {
-    Problem::new(format!("failed to parse annotation {key:?}"), remedy).of(key, value)
+    ParseProblem::new(format!("failed to parse annotation {key:?}"), remedy).of(key, value)
 }
 
 #[cfg(test)]

@@ -78,9 +78,9 @@ pub fn check_redirect(
     for (target, loopback) in targets {
         let listen = SocketAddr::new(loopback, config.outbound.port.get());
         match check_one(SocketAddr::new(target, port), listen, deadline)? {
-            Outcome::Redirected => redirected.push(target),
-            Outcome::Unroutable => {}
-            Outcome::Occupied => {
+            FamilyCheck::Redirected => redirected.push(target),
+            FamilyCheck::Unroutable => {}
+            FamilyCheck::Occupied => {
                 return Ok(Checked::Untried(format!("something listens on {listen} already")));
             }
         }
@@ -91,7 +91,7 @@ pub fn check_redirect(
     Ok(Checked::Redirected(redirected))
 }
 
-enum Outcome {
+enum FamilyCheck {
     Redirected,
     /// The routing table refused before the rules were asked.
     Unroutable,
@@ -99,10 +99,10 @@ enum Outcome {
     Occupied,
 }
 
-fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Result<Outcome, CheckError> {
+fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Result<FamilyCheck, CheckError> {
     let listener = match TcpListener::bind(listen) {
         Ok(listener) => listener,
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(Outcome::Occupied),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(FamilyCheck::Occupied),
         Err(source) => {
             return Err(CheckError::Listen {
                 address: listen,
@@ -111,10 +111,10 @@ fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Resu
         }
     };
     if !has_route(target) {
-        return Ok(Outcome::Unroutable);
+        return Ok(FamilyCheck::Unroutable);
     }
     match expect_token(&listener, target, deadline) {
-        Ok(()) => Ok(Outcome::Redirected),
+        Ok(()) => Ok(FamilyCheck::Redirected),
         Err(source) => Err(CheckError::NotRedirected {
             target,
             port: listen.port(),

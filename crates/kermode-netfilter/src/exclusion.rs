@@ -1,7 +1,7 @@
 //! Exclusion of a user's traffic from interception, and its text form `[protocols:]ports:uids` (BEHAVIOUR section 4.4).
 
 use crate::interval::Number;
-use crate::parse::{Problem, numbers};
+use crate::parse::{ParseProblem, numbers};
 use crate::{PortSet, UidSet};
 
 /// Traffic that is left alone when it belongs to certain users.
@@ -29,9 +29,9 @@ impl UidExclusion {
     ///
     /// Both sides are lists of numbers and ranges, `*` stands for all ports. Kuma 2.1 refuses `*` and UIDs above
     /// 65535; both are safe to accept.
-    pub(crate) fn for_transport(transport: Transport, item: &str) -> Result<Self, Problem> {
+    pub(crate) fn for_transport(transport: Transport, item: &str) -> Result<Self, ParseProblem> {
         let Some((ports, uids)) = item.split_once(':').filter(|(_, uids)| !uids.contains(':')) else {
-            return Err(Problem::new(
+            return Err(ParseProblem::new(
                 "value contains too many \":\" or none - format for excluding ports by UIDs ports:uids",
                 "write for instance 443:1234",
             ));
@@ -45,21 +45,21 @@ impl UidExclusion {
 
     /// Reads `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
     /// later), where UIDs are one number or one range.
-    pub(crate) fn general(item: &str) -> Result<Vec<Self>, Problem> {
+    pub(crate) fn general(item: &str) -> Result<Vec<Self>, ParseProblem> {
         let fields: Vec<_> = item.split(':').map(str::trim).collect();
         let (protocols, ports, uids) = match fields[..] {
             [uids] => ("", "", uids),
             [ports, uids] => ("", ports, uids),
             [protocols, ports, uids] => (protocols, ports, uids),
             _ => {
-                return Err(Problem::new(
+                return Err(ParseProblem::new(
                     format!("invalid format: '{item}' has more than three parts"),
                     "write [protocols:][ports:]uids, for instance tcp:443:1234",
                 ));
             }
         };
         if uids.contains(',') {
-            return Err(Problem::new(
+            return Err(ParseProblem::new(
                 format!("uid entry invalid:'{uids}', it should either be a single item or a range"),
                 "repeat the setting for each UID",
             ));
@@ -94,7 +94,7 @@ impl Quote {
     }
 }
 
-fn port_part(text: &str, quote: Quote) -> Result<PortSet, Problem> {
+fn port_part(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
     if text.trim() == "*" {
         return Ok(PortSet::from_iter([(1, u16::MAX)]));
     }
@@ -102,7 +102,7 @@ fn port_part(text: &str, quote: Quote) -> Result<PortSet, Problem> {
         not_a_number::<u16>(range, value, quote, "ports are 443, 8000-8010 or *")
     })?;
     if ports.is_empty() {
-        return Err(Problem::new(
+        return Err(ParseProblem::new(
             "no port given",
             "write ports:uids, for instance 443:1234",
         ));
@@ -110,9 +110,9 @@ fn port_part(text: &str, quote: Quote) -> Result<PortSet, Problem> {
     Ok(ports)
 }
 
-fn uid_part(text: &str, quote: Quote) -> Result<UidSet, Problem> {
+fn uid_part(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
     if text.trim() == "*" {
-        return Err(Problem::new(
+        return Err(ParseProblem::new(
             "can't use wildcard '*' for uids",
             "name the UIDs, for instance 1234 or 1000-2000",
         ));
@@ -126,7 +126,7 @@ fn uid_part(text: &str, quote: Quote) -> Result<UidSet, Problem> {
         )
     })?;
     if uids.is_empty() {
-        return Err(Problem::new(
+        return Err(ParseProblem::new(
             "no UID given",
             "write ports:uids, for instance 443:1234",
         ));
@@ -134,9 +134,9 @@ fn uid_part(text: &str, quote: Quote) -> Result<UidSet, Problem> {
     Ok(uids)
 }
 
-fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'static str) -> Problem {
+fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'static str) -> ParseProblem {
     let (range, value) = (quote.around(range), quote.around(value));
-    Problem::new(
+    ParseProblem::new(
         format!(
             "values or range {range} failed validation: value {value}, is not valid {}",
             T::TYPE
@@ -145,7 +145,7 @@ fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'sta
     )
 }
 
-fn transport_part(text: &str) -> Result<Vec<Transport>, Problem> {
+fn transport_part(text: &str) -> Result<Vec<Transport>, ParseProblem> {
     let mut transports = Vec::new();
     for name in text.split(',').map(str::trim) {
         let named: &[Transport] = match name.to_ascii_lowercase().as_str() {
@@ -154,7 +154,7 @@ fn transport_part(text: &str) -> Result<Vec<Transport>, Problem> {
             "udp" => &[Transport::Udp],
             _ => {
                 let problem = format!("protocol '{name}' is invalid or unsupported");
-                return Err(Problem::new(problem, "protocols are tcp, udp or *"));
+                return Err(ParseProblem::new(problem, "protocols are tcp, udp or *"));
             }
         };
         for transport in named {

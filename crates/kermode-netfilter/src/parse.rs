@@ -23,12 +23,12 @@ pub struct SettingError {
 
 /// What is wrong with a value, before it is known which setting it belongs to.
 #[derive(Clone, Debug)]
-pub(crate) struct Problem {
+pub(crate) struct ParseProblem {
     text: String,
     remedy: &'static str,
 }
 
-impl Problem {
+impl ParseProblem {
     pub(crate) fn new(text: impl Into<String>, remedy: &'static str) -> Self {
         Self {
             text: text.into(),
@@ -58,7 +58,7 @@ impl Problem {
 pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
     numbers(value, |range, number| {
         let text = format!("values or range {range} failed validation: value {number}, is not valid uint16");
-        Problem::new(
+        ParseProblem::new(
             text,
             "write a list of ports and ranges, for instance 443,8000-8010",
         )
@@ -97,7 +97,7 @@ pub fn uid_exclusions(
 /// Reads the port that inbound IPv6 connections are redirected to; 0 turns the interception of IPv6 off.
 pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, SettingError> {
     let port: u16 = number(value).ok_or_else(|| {
-        Problem::new(
+        ParseProblem::new(
             "not a port",
             "write a number from 1 to 65535, or 0 to leave IPv6 alone",
         )
@@ -109,7 +109,7 @@ pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, Set
 /// Reads `interface:CIDR`, for instance `docker0:172.17.0.0/16` or `br+:fd00::/64`.
 pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
     read_virtual_network(value).ok_or_else(|| {
-        Problem::new(
+        ParseProblem::new(
             "not a virtual network",
             "write interface:CIDR, for instance docker0:172.17.0.0/16",
         )
@@ -147,17 +147,17 @@ pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 /// Reads a comma list of numbers and ranges `a-b`. `problem` is told the item and the part of it that is bad.
 pub(crate) fn numbers<T: Number>(
     text: &str,
-    problem: impl Fn(&str, &str) -> Problem,
-) -> Result<Intervals<T>, Problem> {
+    problem: impl Fn(&str, &str) -> ParseProblem,
+) -> Result<Intervals<T>, ParseProblem> {
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let ranges: Result<Vec<_>, Problem> = items
+    let ranges: Result<Vec<_>, ParseProblem> = items
         .map(|item| {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             let (first, last) = (first.trim(), last.trim());
             let start = number(first).ok_or_else(|| problem(item, first))?;
             let end = number(last).ok_or_else(|| problem(item, last))?;
             if start > end {
-                return Err(Problem::new(
+                return Err(ParseProblem::new(
                     format!("range {item} ends before it starts"),
                     "write the lower number first",
                 ));

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use kermode_crds::{ContainerPatch, JsonPatchBlock};
-use kermode_inject::container_patch::{Operation, Role, apply};
-use kermode_inject::{Settings, Stage};
+use kermode_inject::container_patch::{ContainerRole, Operation, apply};
+use kermode_inject::{PatchStage, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
@@ -41,14 +41,18 @@ fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
         Ok(blocks) => applied(
             &base,
             &blocks,
-            if name == "init" { Role::Init } else { Role::Running },
+            if name == "init" {
+                ContainerRole::Init
+            } else {
+                ContainerRole::Running
+            },
         ),
         Err(error) => json!({"fails at": "admission", "because": format!("{:#}", error.root_cause())}),
     };
     Ok(Outcome::Compared { expected, actual })
 }
 
-fn applied(base: &Value, blocks: &[JsonPatchBlock], role: Role) -> Value {
+fn applied(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) -> Value {
     let operation = |(index, block)| Operation {
         patch: "case",
         list: "sidecarPatch",
@@ -59,8 +63,8 @@ fn applied(base: &Value, blocks: &[JsonPatchBlock], role: Role) -> Value {
     match apply(base, &operations, role) {
         Ok(container) => json!({"container": comparable_container(&container)}),
         Err(failure) => match failure.stage {
-            Stage::Apply => json!({"fails at": "apply"}),
-            Stage::Decode => json!({"fails at": "decode"}),
+            PatchStage::Apply => json!({"fails at": "apply"}),
+            PatchStage::Decode => json!({"fails at": "decode"}),
         },
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result};
 use kermode_crds::{ContainerPatch, ContainerPatchSpec};
-use kermode_inject::{Context, Namespace, Outcome, Refusal, Settings, inject};
+use kermode_inject::{Context, Denial, Namespace, Outcome, Settings, inject};
 use serde_json::{Value, json};
 
 /// All that an injection depends on besides the Pod and the settings.
@@ -22,7 +22,7 @@ pub(crate) struct World {
 
 impl World {
     /// Injects a Pod.
-    pub(crate) fn inject(&self, pod: &Value, settings: &Settings) -> Result<Outcome, Refusal> {
+    pub(crate) fn inject(&self, pod: &Value, settings: &Settings) -> Result<Outcome, Denial> {
         let texts = |pointer: &str| -> BTreeMap<String, String> {
             self.namespace
                 .pointer(pointer)
@@ -49,7 +49,7 @@ impl World {
     }
 
     /// The Pod as it is admitted; unchanged when it is left alone.
-    pub(crate) fn admitted(&self, pod: &Value, settings: &Settings) -> Result<Result<Value, Refusal>> {
+    pub(crate) fn admitted(&self, pod: &Value, settings: &Settings) -> Result<Result<Value, Denial>> {
         let mut admitted = pod.clone();
         match self.inject(pod, settings) {
             Ok(Outcome::Injected(injection)) => {
@@ -71,7 +71,7 @@ impl World {
 }
 
 /// Both sides of an expected refusal: the exact text, or one that contains what is asked for.
-pub(crate) fn refusal(expected: &Value, actual: Result<Value, Refusal>) -> (Value, Value) {
+pub(crate) fn refusal(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
         Ok(pod) => return (json!({"refused": expected}), json!({"admitted": pod})),
         Err(refusal) => refusal.to_string(),

@@ -1,7 +1,7 @@
 //! Suite `page-examples`, the part on injection: whether a Pod is injected.
 
 use anyhow::Result;
-use kermode_inject::{Outcome as Injected, Refusal, Settings};
+use kermode_inject::{Denial, Outcome as Injected, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
@@ -39,7 +39,7 @@ impl Suite for Decision {
         let actual = match world.inject(case.at("/inputs/pod"), &Settings::default()) {
             Ok(Injected::Injected(_)) => json!({"inject": true}),
             Ok(Injected::Skipped(_)) => json!({"inject": false}),
-            Err(refusal @ Refusal::MeshNotFound { .. }) if expected["errorKind"] == "not-found" => {
+            Err(refusal @ Denial::MeshNotFound { .. }) if expected["errorKind"] == "not-found" => {
                 let _ = refusal;
                 json!({"errorKind": "not-found"})
             }

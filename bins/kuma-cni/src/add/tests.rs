@@ -7,11 +7,11 @@ use super::*;
 /// Fails a number of times, then knows every pod.
 struct Flaky {
     failures: Cell<u32>,
-    pod: PodFacts,
+    pod: PodSummary,
 }
 
-impl Pods for Flaky {
-    fn find(&self, _: &str, _: &str) -> anyhow::Result<PodFacts> {
+impl PodLookup for Flaky {
+    fn find(&self, _: &str, _: &str) -> anyhow::Result<PodSummary> {
         match self.failures.get() {
             0 => Ok(self.pod.clone()),
             left => {
@@ -25,7 +25,7 @@ impl Pods for Flaky {
 fn flaky(failures: u32) -> Flaky {
     Flaky {
         failures: Cell::new(failures),
-        pod: PodFacts::default(),
+        pod: PodSummary::default(),
     }
 }
 
@@ -35,7 +35,7 @@ fn injected(annotation: (&str, &str)) -> Flaky {
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into_iter()
         .collect();
-    let pod = PodFacts {
+    let pod = PodSummary {
         annotations,
         init_containers: Vec::new(),
         running_containers: 2,

@@ -66,9 +66,9 @@ impl Names {
 
 // === contents ===
 
-pub(super) fn contents(generation: &Generation) -> secret::Data {
+pub(super) fn contents(generation: &Generation) -> secret::SecretData {
     let authority = &generation.authority;
-    let mut data = secret::Data::from([
+    let mut data = secret::SecretData::from([
         (VALUE.to_owned(), authority.key_pem().into_bytes()),
         (CERTIFICATE.to_owned(), authority.certificate_pem().into_bytes()),
     ]);
@@ -83,7 +83,7 @@ pub(super) fn contents(generation: &Generation) -> secret::Data {
     data
 }
 
-pub(super) fn parse(number: u32, data: &secret::Data) -> anyhow::Result<Generation> {
+pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
     let text = |key: &str| data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let required = |key: &str| text(key).with_context(|| format!("it has no {key}"));
     let authority =

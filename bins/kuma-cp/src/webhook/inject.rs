@@ -1,6 +1,6 @@
 //! `/inject-sidecar`: decides on a Pod and answers with a patch, a refusal, or nothing.
 
-use kermode_inject::{Context, Injection, Namespace, Outcome, Refusal};
+use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
 use super::Webhooks;
 use super::deadline::Deadline;
@@ -70,7 +70,7 @@ impl Webhooks {
         namespace: &str,
         record: &NamespaceRecord,
         deadline: Deadline,
-    ) -> Result<Outcome, (Refusal, Option<String>)> {
+    ) -> Result<Outcome, (Denial, Option<String>)> {
         let mut found = Found::default();
         let mut result = self.decide(request, namespace, record, &found);
         for _ in 0..LOOK_UPS {
@@ -90,7 +90,7 @@ impl Webhooks {
         namespace: &str,
         record: &NamespaceRecord,
         found: &Found,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<Outcome, Denial> {
         let directory = || self.directory.read();
         let context = Context {
             namespace: Namespace {
@@ -123,7 +123,7 @@ impl Webhooks {
         &self,
         request: &Request,
         namespace: &str,
-        refusal: &Refusal,
+        refusal: &Denial,
         note: Option<String>,
     ) -> Response {
         let reason = refusal.reason();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Namespace;
 use kermode_crds::{ContainerPatch, ContainerPatchSpec, Mesh};
-use kermode_inject::Refusal;
+use kermode_inject::Denial;
 use kermode_k8s::controller::describe;
 use kermode_k8s::convert::facts::NamespaceFacts;
 use kube::Api;
@@ -50,12 +50,12 @@ impl Webhooks {
     /// With what to tell when the API server does not say.
     pub(super) async fn look_up(
         &self,
-        refusal: &Refusal,
+        refusal: &Denial,
         found: &mut Found,
         deadline: Deadline,
     ) -> Result<bool, String> {
         match refusal {
-            Refusal::MeshNotFound { mesh, .. } => {
+            Denial::MeshNotFound { mesh, .. } => {
                 let api: Api<Mesh> = Api::all(self.client.clone());
                 let what = format!("Mesh {mesh} cannot be read");
                 let there = answered(&what, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
@@ -64,7 +64,7 @@ impl Webhooks {
                 }
                 Ok(there)
             }
-            Refusal::ContainerPatchesMissing { names } if names.len() <= MOST_PATCHES => {
+            Denial::ContainerPatchesMissing { names } if names.len() <= MOST_PATCHES => {
                 let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
                 for name in names {
                     let what = format!("ContainerPatch {name} cannot be read");

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::annotation::{SIDECAR_INJECTION, parse_bool};
-use kermode_inject::{Refusal, SkipReason, Source};
+use kermode_inject::{Denial, InjectionSource, SkipReason};
 use kermode_k8s::controller::recorder::{EventType, Events};
 use serde_json::Value;
 
@@ -57,7 +57,7 @@ impl Reasons {
     }
 
     /// Tells that a Pod was refused. Whether it was told now.
-    pub(super) fn refused(&self, request: &Request, namespace: &str, refusal: &Refusal) -> bool {
+    pub(super) fn refused(&self, request: &Request, namespace: &str, refusal: &Denial) -> bool {
         let pod = request.pod_name();
         let text = format!("Pod {namespace}/{pod} refused: {refusal}");
         self.tell(request, namespace, EventType::Warning, refusal.reason(), &text)
@@ -72,8 +72,10 @@ impl Reasons {
         reason: SkipReason,
     ) {
         let cause = match reason {
-            SkipReason::Disabled(Source::PodLabel) => format!("its label {SIDECAR_INJECTION} says so"),
-            SkipReason::Disabled(Source::PodAnnotation) => {
+            SkipReason::Disabled(InjectionSource::PodLabel) => {
+                format!("its label {SIDECAR_INJECTION} says so")
+            }
+            SkipReason::Disabled(InjectionSource::PodAnnotation) => {
                 format!("its annotation {SIDECAR_INJECTION} says so")
             }
             SkipReason::ExceptionLabel if wants_sidecar(request, record) => {
@@ -81,7 +83,7 @@ impl Reasons {
             }
             // What a Namespace says of all its Pods needs no word about each.
             SkipReason::ExceptionLabel
-            | SkipReason::Disabled(Source::NamespaceLabel | Source::NamespaceAnnotation)
+            | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
             | SkipReason::AlreadyInjected
             | SkipReason::NotRequested => return,
         };

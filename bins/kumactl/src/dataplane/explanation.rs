@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use kermode_k8s::convert::facts::TargetPort;
-use kermode_k8s::convert::{InboundExplained, LabelDropped, Selection, TagSource};
-use kermode_k8s::offline::{Outcome, SOME_ADDRESS};
+use kermode_k8s::convert::{InboundExplained, LabelDropped, ServiceSelection, TagSource};
+use kermode_k8s::offline::{PodOutcome, SOME_ADDRESS};
 
 /// All of them, in the order of the Pods.
-pub(super) fn text(outcomes: &[Outcome]) -> String {
+pub(super) fn text(outcomes: &[PodOutcome]) -> String {
     if outcomes.is_empty() {
         return "No object is a Pod.\n".to_owned();
     }
@@ -15,7 +15,7 @@ pub(super) fn text(outcomes: &[Outcome]) -> String {
     texts.join("\n")
 }
 
-fn of(outcome: &Outcome) -> String {
+fn of(outcome: &PodOutcome) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let mut line = |depth: usize, line: &str| {
@@ -70,16 +70,16 @@ fn of(outcome: &Outcome) -> String {
     text
 }
 
-fn selected(selection: &Selection) -> String {
+fn selected(selection: &ServiceSelection) -> String {
     match selection {
-        Selection::Selects => "selects it".to_owned(),
-        Selection::Differs { key, wanted, found } => match found {
+        ServiceSelection::Selects => "selects it".to_owned(),
+        ServiceSelection::Differs { key, wanted, found } => match found {
             Some(found) => format!("does not select it: its label {key} is {found}, not {wanted}"),
             None => format!("does not select it: it has no label {key}"),
         },
-        Selection::NoSelector => "is left out: it has no selector".to_owned(),
-        Selection::ExternalName => "is left out: its type is ExternalName".to_owned(),
-        Selection::Ignored => "is left out: its annotation kuma.io/ignore says so".to_owned(),
+        ServiceSelection::NoSelector => "is left out: it has no selector".to_owned(),
+        ServiceSelection::ExternalName => "is left out: its type is ExternalName".to_owned(),
+        ServiceSelection::Ignored => "is left out: its annotation kuma.io/ignore says so".to_owned(),
     }
 }
 

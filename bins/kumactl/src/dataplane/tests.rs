@@ -1,6 +1,6 @@
 //! Objects in, Dataplanes and explanations out.
 
-use kermode_k8s::offline::Outcome;
+use kermode_k8s::offline::PodOutcome;
 
 use super::{DataplaneArgs, explanation, outcomes};
 use crate::documents;
@@ -36,7 +36,7 @@ items:
 - {kind: ConfigMap, metadata: {name: not-ours}}
 ";
 
-fn made(texts: &[&str]) -> Vec<Outcome> {
+fn made(texts: &[&str]) -> Vec<PodOutcome> {
     let args = DataplaneArgs {
         file: Vec::new(),
         namespace: "shop".to_owned(),

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use kermode_inject::workload::{misplaced_request, pod_pointer};
-use kermode_inject::{Context, Explanation, Namespace, Outcome, explain};
+use kermode_inject::{Context, InjectionExplanation, Namespace, Outcome, explain};
 use serde_json::{Value, json};
 
 use super::config::Config;
@@ -38,7 +38,7 @@ pub(crate) struct Workload {
     /// What is said of the object around the Pod.
     pub(crate) warning: Option<String>,
     /// The decision on its Pod.
-    pub(crate) explanation: Explanation,
+    pub(crate) explanation: InjectionExplanation,
 }
 
 // === impl Manifests ===
@@ -138,7 +138,7 @@ impl Injector<'_> {
         })
     }
 
-    fn decide(&self, pod: &Value, namespace: &str) -> Explanation {
+    fn decide(&self, pod: &Value, namespace: &str) -> InjectionExplanation {
         let unknown = Texts::default();
         let texts = self.world.namespace(namespace).unwrap_or(&unknown);
         let url = self.config.control_plane_url();

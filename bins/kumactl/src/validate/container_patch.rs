@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use kermode_crds::annotation::{CONTAINER_PATCHES, SIDECAR_INJECTION};
 use kermode_inject::workload::pod_pointer;
-use kermode_inject::{Context, Explanation, Namespace, Outcome, Rendered, explain, validate_container_patch};
+use kermode_inject::{
+    Context, InjectionExplanation, Namespace, Outcome, Rendered, explain, validate_container_patch,
+};
 use serde_json::{Value, json};
 
 use super::diff;
@@ -181,7 +183,7 @@ fn asking(pod: &Value, names: &[&str]) -> Value {
     pod
 }
 
-fn injected(pod: &Value, world: &World, config: &Config) -> Explanation {
+fn injected(pod: &Value, world: &World, config: &Config) -> InjectionExplanation {
     let nothing = BTreeMap::new();
     let url = config.control_plane_url();
     let context = Context {

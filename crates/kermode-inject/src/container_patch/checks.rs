@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::{Container, EnvVar, Probe, SecurityContext};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::Role;
+use super::ContainerRole;
 use crate::quantity::{self, Amount};
 
-pub(super) fn check(container: &Container, role: Role, problems: &mut Vec<String>) {
+pub(super) fn check(container: &Container, role: ContainerRole, problems: &mut Vec<String>) {
     let mut found = |field: String, problem: &str| problems.push(format!("{field}: {problem}"));
     check_name(container, &mut found);
     check_env(container.env.as_deref().unwrap_or_default(), &mut found);
@@ -25,9 +25,9 @@ pub(super) fn check(container: &Container, role: Role, problems: &mut Vec<String
     check_probes(container, role, &mut found);
 }
 
-type Found<'a> = dyn FnMut(String, &str) + 'a;
+type Report<'a> = dyn FnMut(String, &str) + 'a;
 
-fn check_name(container: &Container, found: &mut Found<'_>) {
+fn check_name(container: &Container, found: &mut Report<'_>) {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let name = &container.name;
     if name.is_empty()
@@ -43,7 +43,7 @@ fn check_name(container: &Container, found: &mut Found<'_>) {
     }
 }
 
-fn check_env(variables: &[EnvVar], found: &mut Found<'_>) {
+fn check_env(variables: &[EnvVar], found: &mut Report<'_>) {
     let mut first = BTreeMap::new();
     for (index, variable) in variables.iter().enumerate() {
         if variable.name.is_empty() || variable.name.contains('=') {
@@ -64,7 +64,7 @@ fn check_env(variables: &[EnvVar], found: &mut Found<'_>) {
     }
 }
 
-fn check_ports(container: &Container, found: &mut Found<'_>) {
+fn check_ports(container: &Container, found: &mut Report<'_>) {
     let mut names = BTreeSet::new();
     for (index, port) in container.ports.iter().flatten().enumerate() {
         if !(1..=65535).contains(&port.container_port) {
@@ -102,7 +102,7 @@ fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-fn check_mounts(container: &Container, found: &mut Found<'_>) {
+fn check_mounts(container: &Container, found: &mut Report<'_>) {
     let mut paths = BTreeSet::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         if mount.name.is_empty() {
@@ -123,7 +123,7 @@ fn check_mounts(container: &Container, found: &mut Found<'_>) {
     }
 }
 
-fn check_resources(container: &Container, found: &mut Found<'_>) {
+fn check_resources(container: &Container, found: &mut Report<'_>) {
     let Some(resources) = &container.resources else {
         return;
     };
@@ -148,7 +148,7 @@ fn check_resources(container: &Container, found: &mut Found<'_>) {
     }
 }
 
-fn check_words(container: &Container, found: &mut Found<'_>) {
+fn check_words(container: &Container, found: &mut Report<'_>) {
     for (field, value, words) in [
         (
             "imagePullPolicy",
@@ -170,7 +170,7 @@ fn check_words(container: &Container, found: &mut Found<'_>) {
     }
 }
 
-fn check_security_context(context: &SecurityContext, found: &mut Found<'_>) {
+fn check_security_context(context: &SecurityContext, found: &mut Report<'_>) {
     let mut found = |field: &str, problem: &str| found(format!("securityContext.{field}"), problem);
     let no_escalation = context.allow_privilege_escalation == Some(false);
     if no_escalation && context.privileged == Some(true) {
@@ -233,14 +233,14 @@ fn check_security_context(context: &SecurityContext, found: &mut Found<'_>) {
     }
 }
 
-fn check_probes(container: &Container, role: Role, found: &mut Found<'_>) {
+fn check_probes(container: &Container, role: ContainerRole, found: &mut Report<'_>) {
     for (field, probe, once) in [
         ("livenessProbe", &container.liveness_probe, true),
         ("readinessProbe", &container.readiness_probe, false),
         ("startupProbe", &container.startup_probe, true),
     ] {
         let Some(probe) = probe else { continue };
-        if role == Role::Init {
+        if role == ContainerRole::Init {
             found(
                 field.to_owned(),
                 "an init container that runs to its end has no probes",
@@ -248,7 +248,7 @@ fn check_probes(container: &Container, role: Role, found: &mut Found<'_>) {
         }
         check_probe(field, probe, once, found);
     }
-    if role == Role::Init && container.lifecycle.is_some() {
+    if role == ContainerRole::Init && container.lifecycle.is_some() {
         found(
             "lifecycle".to_owned(),
             "an init container that runs to its end has no hooks",
@@ -256,7 +256,7 @@ fn check_probes(container: &Container, role: Role, found: &mut Found<'_>) {
     }
 }
 
-fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Found<'_>) {
+fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Report<'_>) {
     let handlers = [
         probe.exec.is_some(),
         probe.grpc.is_some(),

@@ -48,7 +48,7 @@ pub(super) fn value_of(block: &JsonPatchBlock) -> Result<Value, String> {
     })
 }
 
-/// Source of `move` and `copy`.
+/// InjectionSource of `move` and `copy`.
 pub(super) fn source_of(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
     match block.from.as_deref() {
         None | Some("") => Err(format!("from is missing; {} needs one", block.op.as_str())),

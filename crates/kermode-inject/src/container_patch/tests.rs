@@ -3,8 +3,8 @@
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock};
 use serde_json::{Value, json};
 
-use super::{Operation, PatchFailure, Role, Selected, Stage, apply};
-use crate::refusal::Refusal;
+use super::{ContainerRole, Operation, PatchFailure, PatchStage, Selected, apply};
+use crate::denial::Denial;
 use crate::trace::Trace;
 
 fn mk_sidecar() -> Value {
@@ -29,11 +29,11 @@ fn patched(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
             block,
         })
         .collect();
-    apply(base, &operations, Role::Running)
+    apply(base, &operations, ContainerRole::Running)
 }
 
 /// The problems of one operation, whose value is given as JSON.
-fn refusal(path: &str, value: &Value) -> (Stage, String) {
+fn denial(path: &str, value: &Value) -> (PatchStage, String) {
     let failure = patched(
         &mk_sidecar(),
         json!([{"op": "add", "path": path, "value": value.to_string()}]),
@@ -78,7 +78,7 @@ fn only_add_creates_parents() {
         json!({"op": "remove", "path": "/lifecycle/preStop"}),
     ] {
         let failure = patched(&mk_sidecar(), json!([operation])).unwrap_err();
-        assert_eq!(failure.stage, Stage::Apply, "{operation}");
+        assert_eq!(failure.stage, PatchStage::Apply, "{operation}");
     }
 }
 
@@ -88,7 +88,7 @@ fn indices_past_the_end_and_misspelt_ones_are_refused() {
         let operation = json!([{"op": "add", "path": format!("/env/{index}"), "value": "{\"name\":\"C\"}"}]);
         assert_eq!(
             patched(&mk_sidecar(), operation).unwrap_err().stage,
-            Stage::Apply,
+            PatchStage::Apply,
             "{index:?}"
         );
     }
@@ -194,8 +194,8 @@ fn what_kubernetes_would_refuse_or_drop_is_refused() {
         ("/name", json!("Kuma_Sidecar"), "name: must be"),
         ("", json!([]), "not a container"),
     ] {
-        let (stage, text) = refusal(path, &value);
-        assert_eq!(stage, Stage::Decode, "{path} {value}");
+        let (stage, text) = denial(path, &value);
+        assert_eq!(stage, PatchStage::Decode, "{path} {value}");
         assert!(text.contains(problem), "{path} {value}: {text}");
         assert!(
             text.starts_with(&format!("ContainerPatch \"p\", sidecarPatch[0] (add {path})")),
@@ -248,8 +248,8 @@ fn an_init_container_has_no_probes() {
         index: 0,
         block: &blocks[0],
     };
-    assert!(apply(&mk_sidecar(), &[operation], Role::Init).is_err());
-    assert!(apply(&mk_sidecar(), &[operation], Role::Running).is_ok());
+    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::Init).is_err());
+    assert!(apply(&mk_sidecar(), &[operation], ContainerRole::Running).is_ok());
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn size_and_depth_are_bounded() {
         Value::Array(vec![json!({"op": "add", "path": "/tty", "value": "true"}); 1_001]),
     ] {
         let failure = patched(&mk_sidecar(), operations).unwrap_err();
-        assert_eq!(failure.stage, Stage::Apply);
+        assert_eq!(failure.stage, PatchStage::Apply);
         assert!(failure.to_string().len() < 2_000, "the message is bounded too");
     }
 }
@@ -297,7 +297,7 @@ fn all_missing_patches_are_told_at_once_and_the_own_list_replaces_the_default() 
     assert!(Selected::look_up(Some(Vec::new()), &names(&["default"]), &find, &mut Trace::off()).is_ok());
     assert_eq!(
         Selected::look_up(None, &names(&["default"]), &find, &mut Trace::off()).unwrap_err(),
-        Refusal::ContainerPatchesMissing {
+        Denial::ContainerPatchesMissing {
             names: names(&["default"])
         }
     );

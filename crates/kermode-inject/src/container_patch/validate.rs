@@ -4,11 +4,11 @@ use k8s_openapi::api::core::v1::Container;
 use serde::de::IntoDeserializer;
 use serde_json::Value;
 
-use super::{Role, checks};
+use super::{ContainerRole, checks};
 use crate::quantity;
 
 /// Every problem, each with its field; empty when there is none.
-pub(super) fn problems(container: &Value, role: Role) -> Vec<String> {
+pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     if !container.is_object() {
         return vec!["the result is not a container".to_owned()];
     }

@@ -6,9 +6,9 @@ use kermode_crds::annotation as key;
 use serde_json::{Value, json};
 
 use super::{resources, restricted_context};
+use crate::denial::Denial;
 use crate::names::{INIT, INIT_PROGRAM, VALIDATION};
 use crate::plan::Plan;
-use crate::refusal::Refusal;
 use crate::values::Values;
 
 /// The user that owns nothing, by convention.
@@ -24,7 +24,7 @@ pub(crate) fn init(
     plan: &Plan<'_>,
     annotations: &BTreeMap<String, String>,
     non_root: bool,
-) -> Result<Value, Refusal> {
+) -> Result<Value, Denial> {
     if plan.settings.cni_enabled {
         return validation(plan, annotations);
     }
@@ -60,7 +60,7 @@ fn security_context(plan: &Plan<'_>) -> Value {
 }
 
 /// Needs no privilege. It must not run as the sidecar's user, whose connections are not redirected.
-fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Refusal> {
+fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Denial> {
     let sidecar = &plan.settings.sidecar_container;
     let user = if sidecar.uid == NOBODY { NOBODY - 1 } else { NOBODY };
     let mut context = restricted_context(user, sidecar.gid);
@@ -82,7 +82,7 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
 ///
 /// # Errors
 /// When an annotation does not read.
-pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Refusal> {
+pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
     let pod = Values::annotations(annotations, "the Pod");
     let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
     let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();

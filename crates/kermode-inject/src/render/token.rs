@@ -3,10 +3,10 @@
 use kermode_crds::annotation::SERVICE_ACCOUNT_TOKEN_VOLUME;
 use serde_json::{Value, json};
 
+use crate::denial::Denial;
 use crate::names::{TOKEN_DIRECTORY, TOKEN_VOLUME};
 use crate::pod::Pod;
-use crate::refusal::Refusal;
-use crate::trace::{Topic, Trace};
+use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
 /// The sidecar's token: its mount, and the volume when the Pod needs another one for it.
@@ -18,14 +18,14 @@ pub(crate) struct Token {
 
 /// The annotated volume, else what a container of the Pod mounts, else a token of the sidecar's own: bound to the
 /// Pod by the kubelet, and seen by no other container.
-pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Refusal> {
+pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Denial> {
     if let Some(volume) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
         if !pod.volumes.contains(&volume) {
-            return Err(Refusal::TokenVolumeMissing {
+            return Err(Denial::TokenVolumeMissing {
                 volume: volume.to_owned(),
             });
         }
-        trace.note(Topic::Token, || {
+        trace.note(TraceTopic::Token, || {
             let place = annotations.place(SERVICE_ACCOUNT_TOKEN_VOLUME);
             format!("{place} names the volume {volume}")
         });
@@ -39,7 +39,7 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
         .iter()
         .flat_map(|container| container.list("volumeMounts"));
     if let Some(mount) = mounts.into_iter().find(|mount| is_token_mount(mount)) {
-        trace.note(Topic::Token, || {
+        trace.note(TraceTopic::Token, || {
             "the sidecar mounts what the Pod's containers mount".to_owned()
         });
         return Ok(Token {
@@ -47,7 +47,7 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
             volume: None,
         });
     }
-    trace.note(Topic::Token, || {
+    trace.note(TraceTopic::Token, || {
         "no container mounts a token: the sidecar gets one of its own".to_owned()
     });
     Ok(Token {

@@ -79,7 +79,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::controller::watch::{Update, Verdict, follow};
+    use crate::controller::watch::{Conversion, Update, follow};
 
     const LIST: &str =
         r#"{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
@@ -129,7 +129,7 @@ mod tests {
         let following = tokio::spawn(follow(
             "namespaces",
             events,
-            |_| Verdict::Keep(()),
+            |_| Conversion::Keep(()),
             |update| update,
             sink,
         ));

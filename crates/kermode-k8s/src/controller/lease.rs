@@ -31,11 +31,11 @@ pub struct Candidate {
     api: Api<Lease>,
     name: String,
     identity: String,
-    observed: Option<Observed>,
+    observed: Option<ObservedLease>,
 }
 
 #[derive(Debug)]
-struct Observed {
+struct ObservedLease {
     holder: Option<String>,
     renewed: Option<MicroTime>,
     since: Instant,
@@ -153,7 +153,7 @@ impl Candidate {
         let expired = since.elapsed() >= DURATION;
         let mine = holder.as_ref() == Some(&self.identity);
         let free = holder.is_none();
-        self.observed = Some(Observed {
+        self.observed = Some(ObservedLease {
             holder,
             renewed,
             since,

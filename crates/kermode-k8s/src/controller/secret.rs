@@ -14,7 +14,7 @@ use super::failure::{describe, is_conflict};
 use super::watch::watch_config;
 
 /// Contents of a Secret by key.
-pub type Data = BTreeMap<String, Vec<u8>>;
+pub type SecretData = BTreeMap<String, Vec<u8>>;
 
 /// The Secret could be neither read nor made.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ pub struct SecretError(String);
 ///
 /// # Errors
 /// When the API server refuses; the text names the Secret.
-pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<Data>, SecretError> {
+pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<SecretData>, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found = api.get_opt(name).await;
     let found = found.map_err(|error| {
@@ -47,8 +47,8 @@ pub async fn get_or_create(
     namespace: &str,
     name: &str,
     kind: &str,
-    create: impl FnOnce() -> Data + Send,
-) -> Result<Data, SecretError> {
+    create: impl FnOnce() -> SecretData + Send,
+) -> Result<SecretData, SecretError> {
     if let Some(found) = get(client, namespace, name).await? {
         return Ok(found);
     }
@@ -96,7 +96,7 @@ pub async fn list(
     client: &Client,
     namespace: &str,
     kind: &str,
-) -> Result<BTreeMap<String, Data>, SecretError> {
+) -> Result<BTreeMap<String, SecretData>, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let listed = api
         .list(&ListParams::default().fields(&format!("type={kind}")))
@@ -136,7 +136,7 @@ pub fn follow(
     client: &Client,
     namespace: &str,
     name: &str,
-) -> impl Stream<Item = Option<Data>> + Send + use<> {
+) -> impl Stream<Item = Option<SecretData>> + Send + use<> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let config = watch_config().fields(&format!("metadata.name={name}"));
     let name = name.to_owned();
@@ -162,7 +162,7 @@ pub fn follow(
     })
 }
 
-fn data(secret: Secret) -> Data {
+fn data(secret: Secret) -> SecretData {
     secret
         .data
         .unwrap_or_default()

@@ -17,16 +17,16 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::Notify;
 
-use self::schedule::{Schedule, Step};
+use self::schedule::{NextWrite, WriteSchedule};
 use super::failure::{describe, is_conflict, is_not_found};
-use super::writer::{Metrics, Observed, WriteResult};
+use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
 /// How long after a failed write it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What is to be written.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Wanted {
+pub struct WantedStatus {
     /// The fields that this writer has.
     pub status: DataplaneStatus,
     /// Write only if the object has still this version.
@@ -36,17 +36,17 @@ pub struct Wanted {
 /// Who knows what a status should say.
 pub trait StatusSource: Send + Sync + 'static {
     /// What is to be written of a Dataplane; `None` when nothing is.
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<Wanted>>;
+    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
     /// It has been written; or there is no such Dataplane.
-    fn written(&self, key: &ObjectKey, outcome: Outcome);
+    fn written(&self, key: &ObjectKey, outcome: WriteOutcome);
 }
 
 /// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum WriteOutcome {
     /// The object is this now.
-    Written(Observed),
+    Written(ObservedDataplane),
     /// There is none.
     Missing,
 }
@@ -54,13 +54,13 @@ pub enum Outcome {
 /// The writer; cheap to clone. [`StatusWriter::push`] from anywhere, [`StatusWriter::run`] once.
 #[derive(Clone, Debug)]
 pub struct StatusWriter {
-    shared: Arc<Shared>,
+    inner: Arc<StatusWriterInner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct StatusWriterInner {
     manager: &'static str,
-    schedule: Mutex<Schedule>,
+    schedule: Mutex<WriteSchedule>,
     pushed: Notify,
 }
 
@@ -68,9 +68,9 @@ impl StatusWriter {
     /// A writer under that field manager, of at most that many writes a second.
     pub fn new(manager: &'static str, per_second: u32) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(StatusWriterInner {
                 manager,
-                schedule: Mutex::new(Schedule::new(per_second)),
+                schedule: Mutex::new(WriteSchedule::new(per_second)),
                 pushed: Notify::new(),
             }),
         }
@@ -79,7 +79,7 @@ impl StatusWriter {
     /// Has a status written, not before `at`.
     pub fn push(&self, key: ObjectKey, at: Instant) {
         self.schedule().push(key, at);
-        self.shared.pushed.notify_one();
+        self.inner.pushed.notify_one();
     }
 
     /// Forgets what was pushed.
@@ -93,14 +93,14 @@ impl StatusWriter {
         loop {
             let step = self.schedule().step(Instant::now());
             match step {
-                Step::Idle => self.shared.pushed.notified().await,
-                Step::Wait(until) => {
+                NextWrite::Idle => self.inner.pushed.notified().await,
+                NextWrite::Wait(until) => {
                     tokio::select! {
                         () = tokio::time::sleep_until(until.into()) => {}
-                        () = self.shared.pushed.notified() => {}
+                        () = self.inner.pushed.notified() => {}
                     }
                 }
-                Step::Write(key) => {
+                NextWrite::Write(key) => {
                     let Some(wanted) = source.wanted(&key).await else {
                         continue;
                     };
@@ -108,9 +108,9 @@ impl StatusWriter {
                     match self.write(&api, &key, wanted).await {
                         Ok(object) => {
                             metrics.count(WriteResult::Status);
-                            source.written(&key, Outcome::Written(Observed::new(&object)));
+                            source.written(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
                         }
-                        Err(error) if is_not_found(&error) => source.written(&key, Outcome::Missing),
+                        Err(error) if is_not_found(&error) => source.written(&key, WriteOutcome::Missing),
                         Err(error) => {
                             if !is_conflict(&error) {
                                 metrics.count(WriteResult::Failed);
@@ -129,7 +129,7 @@ impl StatusWriter {
         &self,
         api: &Api<DynamicObject>,
         key: &ObjectKey,
-        wanted: Wanted,
+        wanted: WantedStatus,
     ) -> kube::Result<DynamicObject> {
         let types = Dataplane::type_meta();
         let mut object = json!({
@@ -141,14 +141,11 @@ impl StatusWriter {
         if let Some(version) = wanted.version {
             object["metadata"]["resourceVersion"] = version.into();
         }
-        let params = PatchParams::apply(self.shared.manager).force();
+        let params = PatchParams::apply(self.inner.manager).force();
         api.patch_status(&key.name, &params, &Patch::Apply(object)).await
     }
 
-    fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.shared
-            .schedule
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn schedule(&self) -> MutexGuard<'_, WriteSchedule> {
+        self.inner.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

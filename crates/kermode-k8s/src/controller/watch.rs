@@ -1,6 +1,6 @@
 //! One watch of one kind: objects are converted at once and only the result is kept, nothing of the object.
 //!
-//! A watch that breaks is resumed with back-off ([`Backoff`]); after a new list, what has vanished meanwhile is reported as
+//! A watch that breaks is resumed with back-off ([`WatchBackoff`]); after a new list, what has vanished meanwhile is reported as
 //! gone. An object that cannot be decoded is skipped and logged and never stops the watch.
 
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ pub enum Update<T> {
 
 /// What becomes of an object.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict<T> {
+pub enum Conversion<T> {
     /// This is kept of it.
     Keep(T),
     /// It does not matter; if it did before, it is told as gone.
@@ -39,7 +39,7 @@ pub enum Verdict<T> {
     Invalid,
 }
 
-impl<T> From<Option<T>> for Verdict<T> {
+impl<T> From<Option<T>> for Conversion<T> {
     fn from(kept: Option<T>) -> Self {
         kept.map_or(Self::Ignore, Self::Keep)
     }
@@ -64,7 +64,7 @@ pub fn watch_config() -> watcher::Config {
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-    convert: impl Fn(K) -> Verdict<T> + Send,
+    convert: impl Fn(K) -> Conversion<T> + Send,
     wrap: impl Fn(Update<T>) -> M + Send,
     sink: mpsc::Sender<M>,
 ) where
@@ -72,8 +72,8 @@ pub async fn follow<K, T, M>(
     T: Send,
     M: Send,
 {
-    let mut events = std::pin::pin!(events.backoff(Backoff::default()));
-    let mut known = Known::default();
+    let mut events = std::pin::pin!(events.backoff(WatchBackoff::default()));
+    let mut known = KnownKeys::default();
     let mut complained: Option<Instant> = None;
     while let Some(event) = events.next().await {
         let updates = match event {
@@ -98,8 +98,8 @@ pub async fn follow<K, T, M>(
 pub fn decoded<K, T>(
     kind: &'static str,
     object: DeserializeGuard<K>,
-    convert: impl FnOnce(K) -> Verdict<T>,
-) -> Verdict<T> {
+    convert: impl FnOnce(K) -> Conversion<T>,
+) -> Conversion<T> {
     match object.0 {
         Ok(object) => convert(object),
         Err(invalid) => {
@@ -112,7 +112,7 @@ pub fn decoded<K, T>(
                 error = invalid.error,
                 "object not used: it cannot be decoded"
             );
-            Verdict::Invalid
+            Conversion::Invalid
         }
     }
 }
@@ -148,12 +148,12 @@ const COMPLAIN: Duration = Duration::from_mins(1);
 /// How long to wait before a watch is tried again: at most a second, doubled each time, at most 5 s, and at least half of
 /// that, so that replicas and watches do not come together.
 #[derive(Debug, Default)]
-struct Backoff {
+struct WatchBackoff {
     failures: u32,
     last: Option<Instant>,
 }
 
-impl Iterator for Backoff {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
@@ -167,24 +167,24 @@ impl Iterator for Backoff {
     }
 }
 
-impl kube::runtime::utils::Backoff for Backoff {
+impl kube::runtime::utils::Backoff for WatchBackoff {
     /// Every attempt tells that it begins, so a success has to last to be one.
     fn reset(&mut self) {}
 }
 
 /// The keys that have been told, to know after a new list which have gone.
 #[derive(Debug, Default)]
-struct Known {
+struct KnownKeys {
     told: HashSet<ObjectKey>,
     listed: Option<HashSet<ObjectKey>>,
     synced: bool,
 }
 
-impl Known {
+impl KnownKeys {
     fn on_event<K: Resource, T>(
         &mut self,
         event: watcher::Event<K>,
-        convert: impl Fn(K) -> Verdict<T>,
+        convert: impl Fn(K) -> Conversion<T>,
     ) -> Vec<Update<T>> {
         match event {
             watcher::Event::Init => {
@@ -197,22 +197,22 @@ impl Known {
             }
             watcher::Event::Delete(object) => {
                 let key = key(&object);
-                self.on_object(key, Verdict::Ignore).into_iter().collect()
+                self.on_object(key, Conversion::Ignore).into_iter().collect()
             }
             watcher::Event::InitDone => self.on_listed(),
         }
     }
 
-    fn on_object<T>(&mut self, key: ObjectKey, object: Verdict<T>) -> Option<Update<T>> {
+    fn on_object<T>(&mut self, key: ObjectKey, object: Conversion<T>) -> Option<Update<T>> {
         match object {
-            Verdict::Keep(object) => {
+            Conversion::Keep(object) => {
                 if let Some(listed) = &mut self.listed {
                     listed.insert(key.clone());
                 }
                 self.told.insert(key.clone());
                 Some(Update::Applied(key, object))
             }
-            Verdict::Invalid => {
+            Conversion::Invalid => {
                 if let Some(listed) = &mut self.listed
                     && self.told.contains(&key)
                 {
@@ -220,7 +220,7 @@ impl Known {
                 }
                 None
             }
-            Verdict::Ignore => self.told.remove(&key).then_some(Update::Gone(key)),
+            Conversion::Ignore => self.told.remove(&key).then_some(Update::Gone(key)),
         }
     }
 
@@ -268,8 +268,8 @@ mod tests {
         Update::Applied(ObjectKey::new("", name), ())
     }
 
-    fn tell(known: &mut Known, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
-        known.on_event(event, |_| Verdict::Keep(()))
+    fn tell(known: &mut KnownKeys, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
+        known.on_event(event, |_| Conversion::Keep(()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -304,7 +304,7 @@ mod tests {
         let following = tokio::spawn(follow(
             "namespaces",
             events,
-            |_| Verdict::Keep(()),
+            |_| Conversion::Keep(()),
             |update| update,
             sink,
         ));
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn an_object_that_vanished_while_the_watch_was_broken_is_gone() {
-        let mut known = Known::default();
+        let mut known = KnownKeys::default();
         tell(&mut known, watcher::Event::Init);
         assert_eq!(
             tell(&mut known, watcher::Event::InitApply(mk_namespace("a"))),
@@ -340,9 +340,9 @@ mod tests {
 
     #[test]
     fn an_object_that_stops_mattering_is_gone_once() {
-        let mut known = Known::default();
+        let mut known = KnownKeys::default();
         tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
-        let ignore = |_| Verdict::<()>::Ignore;
+        let ignore = |_| Conversion::<()>::Ignore;
         assert_eq!(
             known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
             [gone("a")]
@@ -356,9 +356,9 @@ mod tests {
 
     #[test]
     fn an_object_that_becomes_invalid_stays_as_it_was() {
-        let mut known = Known::default();
+        let mut known = KnownKeys::default();
         tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
-        let invalid = |_| Verdict::<()>::Invalid;
+        let invalid = |_| Conversion::<()>::Invalid;
         assert_eq!(
             known.on_event(watcher::Event::Apply(mk_namespace("a")), invalid),
             []

@@ -25,13 +25,13 @@ use tokio::task::JoinSet;
 
 use self::meshes::WaitingForMesh;
 use self::queue::Queue;
-use self::reconcile::Again;
+use self::reconcile::RetryAfter;
 use super::recorder::Events;
 use super::status::StatusWriter;
-use super::watch::{Update, Verdict, follow, watch_config};
+use super::watch::{Conversion, Update, follow, watch_config};
 
 pub use self::metrics::{Metrics, WriteResult};
-pub use self::observed::Observed;
+pub use self::observed::ObservedDataplane;
 
 /// The field manager of our writes.
 pub const FIELD_MANAGER: &str = "kuma-cp";
@@ -52,7 +52,7 @@ pub struct Desired {
 }
 
 /// Who knows what should be.
-pub trait Source: Send + Sync + 'static {
+pub trait DesiredSource: Send + Sync + 'static {
     /// The Dataplane of that name as it should be; `None` when there should be none.
     fn desired(&self, key: &ObjectKey) -> Option<Desired>;
     /// The names of all that should be.
@@ -66,25 +66,25 @@ pub trait Source: Send + Sync + 'static {
 /// The writer; cheap to clone. Call [`Writer::touch`] from anywhere, [`Writer::watch`] and [`Writer::run`] once.
 #[derive(Clone)]
 pub struct Writer {
-    shared: Arc<Shared>,
+    inner: Arc<WriterInner>,
 }
 
-struct Shared {
+struct WriterInner {
     client: Client,
-    source: Box<dyn Source>,
+    source: Box<dyn DesiredSource>,
     events: Events,
     queue: Queue,
-    observed: Mutex<HashMap<ObjectKey, Observed>>,
+    observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
     refused: Mutex<HashMap<ObjectKey, u32>>,
     waiting: WaitingForMesh,
     status: StatusWriter,
     metrics: Metrics,
-    known: watch::Sender<Known>,
+    known: watch::Sender<Completeness>,
 }
 
 /// Which sides are known as a whole.
 #[derive(Clone, Copy, Debug, Default)]
-struct Known {
+struct Completeness {
     desired: bool,
     observed: bool,
 }
@@ -99,9 +99,9 @@ impl std::fmt::Debug for Writer {
 
 impl Writer {
     /// A writer that has observed nothing yet.
-    pub fn new(client: Client, source: impl Source, events: Events, metrics: Metrics) -> Self {
+    pub fn new(client: Client, source: impl DesiredSource, events: Events, metrics: Metrics) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(WriterInner {
                 client,
                 source: Box::new(source),
                 events,
@@ -118,22 +118,22 @@ impl Writer {
 
     /// Its counters.
     pub fn metrics(&self) -> &Metrics {
-        &self.shared.metrics
+        &self.inner.metrics
     }
 
     /// Says that the source knows of everything.
     pub fn desired_is_complete(&self) {
-        self.shared.known.send_modify(|known| known.desired = true);
+        self.inner.known.send_modify(|known| known.desired = true);
     }
 
     /// Says that everything the API server has has been observed.
     fn observed_is_complete(&self) {
-        self.shared.known.send_modify(|known| known.observed = true);
+        self.inner.known.send_modify(|known| known.observed = true);
     }
 
     /// Says that a Dataplane may differ from what it should be.
     pub fn touch(&self, key: ObjectKey) {
-        self.shared.queue.push(key);
+        self.inner.queue.push(key);
     }
 
     /// Says that Dataplanes may differ from what they should be, which nobody needs to look at before so long.
@@ -157,19 +157,19 @@ impl Writer {
 
     /// Says that a Mesh is there, or is another now: Dataplanes that wait for it are written.
     pub fn mesh_changed(&self, mesh: &MeshName) {
-        for key in self.shared.waiting.take(mesh) {
-            self.shared.queue.push(key);
+        for key in self.inner.waiting.take(mesh) {
+            self.inner.queue.push(key);
         }
     }
 
     /// Says what the API server has; `None` when it has gone.
-    fn observe(&self, key: ObjectKey, observed: Option<Observed>) {
+    fn observe(&self, key: ObjectKey, observed: Option<ObservedDataplane>) {
         let changed = match observed {
-            Some(observed) => self.shared.remember(&key, observed),
-            None => self.shared.observed().remove(&key).is_some(),
+            Some(observed) => self.inner.remember(&key, observed),
+            None => self.inner.observed().remove(&key).is_some(),
         };
         if changed {
-            self.shared.queue.push(key);
+            self.inner.queue.push(key);
         }
     }
 
@@ -177,12 +177,12 @@ impl Writer {
     /// them has gone too, also when they come back.
     pub async fn watch(self, gone: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
-        let api = Api::<DynamicObject>::all_with(self.shared.client.clone(), &resource);
+        let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);
         let (sink, mut updates) = mpsc::channel(1024);
         let watch = follow(
             "dataplanes",
             watcher(api, watch_config()),
-            |object: DynamicObject| Verdict::Keep(Observed::new(&object)),
+            |object: DynamicObject| Conversion::Keep(ObservedDataplane::new(&object)),
             |update| update,
             sink,
         );
@@ -203,28 +203,28 @@ impl Writer {
 
     /// Writes whenever `leading` says so, until dropped.
     pub async fn run(self, mut leading: watch::Receiver<bool>) {
-        let mut known = self.shared.known.subscribe();
+        let mut known = self.inner.known.subscribe();
         loop {
-            // The sender lives in `shared`, so the second wait cannot fail.
+            // The sender lives in `inner`, so the second wait cannot fail.
             let _ = known.wait_for(|known| known.desired && known.observed).await;
             if leading.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
-            self.shared.queue.restart();
+            self.inner.queue.restart();
             // Those that should not be are among the observed: what a crash has left behind goes.
-            let observed: Vec<_> = self.shared.observed().keys().cloned().collect();
-            self.touch_all(self.shared.source.keys().into_iter().chain(observed));
+            let observed: Vec<_> = self.inner.observed().keys().cloned().collect();
+            self.touch_all(self.inner.source.keys().into_iter().chain(observed));
             let mut stops = leading.clone();
-            let Shared {
+            let WriterInner {
                 client,
                 status,
                 metrics,
                 ..
-            } = &*self.shared;
+            } = &*self.inner;
             tokio::select! {
                 _ = stops.wait_for(|leads| !*leads) => {}
                 () = self.work() => {}
-                () = status.run(client.clone(), &*self.shared, metrics) => {}
+                () = status.run(client.clone(), &*self.inner, metrics) => {}
             }
             status.clear();
         }
@@ -233,33 +233,33 @@ impl Writer {
     async fn work(&self) {
         let mut tasks = JoinSet::new();
         loop {
-            let key = self.shared.queue.pop().await;
+            let key = self.inner.queue.pop().await;
             if tasks.len() >= CONCURRENCY {
                 tasks.join_next().await;
             }
             while tasks.try_join_next().is_some() {}
-            let shared = self.shared.clone();
+            let inner = self.inner.clone();
             tasks.spawn(async move {
-                let outcome = shared.reconcile(&key).await;
-                shared.queue.done(&key);
-                if let Err(Again(after)) = outcome {
-                    shared.try_again(key, after);
+                let outcome = inner.reconcile(&key).await;
+                inner.queue.done(&key);
+                if let Err(RetryAfter(after)) = outcome {
+                    inner.try_again(key, after);
                 }
             });
         }
     }
 }
 
-// === impl Shared ===
+// === impl WriterInner ===
 
-impl Shared {
-    fn observed(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, Observed>> {
+impl WriterInner {
+    fn observed(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, ObservedDataplane>> {
         self.observed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what is known of an object; says whether that is anything new. The watch lags behind the answers to our
     /// own writes: an older state is no news.
-    fn remember(&self, key: &ObjectKey, observed: Observed) -> bool {
+    fn remember(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
         let mut all = self.observed();
         match all.get_mut(key) {
             Some(before) if before.version > observed.version => false,
@@ -296,9 +296,9 @@ mod tests {
     use super::*;
 
     /// Wants nothing.
-    struct Nothing;
+    struct NoDataplanes;
 
-    impl Source for Nothing {
+    impl DesiredSource for NoDataplanes {
         fn desired(&self, _: &ObjectKey) -> Option<Desired> {
             None
         }
@@ -322,16 +322,16 @@ mod tests {
         let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Answer>());
         let client = Client::new(silent, "default");
         let events = Events::start(client.clone(), None);
-        let writer = Writer::new(client, Nothing, events, Metrics::default());
+        let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
         let (begun, after) = (Instant::now(), Duration::from_millis(30));
         writer.touch_later(vec![key("later"), key("too")], after);
         writer.touch_later(vec![key("now")], Duration::ZERO);
         writer.touch_later(Vec::new(), after);
-        assert_eq!(writer.shared.queue.pop().await, key("now"));
+        assert_eq!(writer.inner.queue.pop().await, key("now"));
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        assert_eq!(writer.shared.queue.pop().await, key("later"));
-        assert_eq!(writer.shared.queue.pop().await, key("too"));
+        assert_eq!(writer.inner.queue.pop().await, key("later"));
+        assert_eq!(writer.inner.queue.pop().await, key("too"));
         assert!(begun.elapsed() >= after);
     }
 }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use kermode_model::{Inbound, ObjectKey};
 
 use super::facts::{PodFacts, ServiceFacts, TargetPort, Workload};
-use super::tags::{self, LabelDropped, TagSource, Visit};
+use super::tags::{self, LabelDropped, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
 /// Why a Pod's Dataplane is as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
+pub struct DataplaneExplanation {
     /// What each Service of the namespace has to do with the Pod, by name.
-    pub services: Vec<(Arc<str>, Selection)>,
+    pub services: Vec<(Arc<str>, ServiceSelection)>,
     /// The inbounds in their order; those that a gateway would have.
     pub inbounds: Vec<InboundExplained>,
     /// Labels that became no tag.
@@ -21,7 +21,7 @@ pub struct Explanation {
 
 /// What a Service has to do with a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selection {
+pub enum ServiceSelection {
     /// It selects the Pod.
     Selects,
     /// The Pod lacks this label, or has another value of it.
@@ -62,7 +62,7 @@ pub fn explain(
     services: &[&ServiceFacts],
     workload: Option<&Workload>,
     settings: &ConvertSettings,
-) -> Explanation {
+) -> DataplaneExplanation {
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
     let gateway = matches!(gateway::asked_for(pod), Ok(Some(_)));
@@ -75,7 +75,7 @@ pub fn explain(
             .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         ports
             .map(|(service, port)| {
-                let lead = inbounds::lead(pod, &port.target);
+                let lead = inbounds::resolve_target(pod, &port.target);
                 InboundExplained {
                     service: Some((service.key.clone(), port.number, port.target.clone())),
                     port: lead.map(|lead| lead.number),
@@ -86,7 +86,7 @@ pub fn explain(
             })
             .collect()
     };
-    Explanation {
+    DataplaneExplanation {
         services: services
             .iter()
             .map(|service| (service.key.name.clone(), selection(service, pod)))
@@ -114,7 +114,7 @@ fn without_service(
     }
 }
 
-fn sorted(generate: impl FnOnce(Visit<'_>)) -> Vec<(Arc<str>, Arc<str>, TagSource)> {
+fn sorted(generate: impl FnOnce(TagVisitor<'_>)) -> Vec<(Arc<str>, Arc<str>, TagSource)> {
     let mut tags = std::collections::BTreeMap::new();
     generate(&mut |key, value, source| {
         tags.insert(key.clone(), (value.clone(), source));
@@ -124,23 +124,25 @@ fn sorted(generate: impl FnOnce(Visit<'_>)) -> Vec<(Arc<str>, Arc<str>, TagSourc
         .collect()
 }
 
-fn selection(service: &ServiceFacts, pod: &PodFacts) -> Selection {
+fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceSelection {
     if selects(service, pod) {
-        return Selection::Selects;
+        return ServiceSelection::Selects;
     }
     if service.external_name {
-        return Selection::ExternalName;
+        return ServiceSelection::ExternalName;
     }
     if service.selector.is_empty() {
-        return Selection::NoSelector;
+        return ServiceSelection::NoSelector;
     }
     let differing = service
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
-    differing.map_or(Selection::Ignored, |(key, wanted)| Selection::Differs {
-        key: key.clone(),
-        wanted: wanted.clone(),
-        found: pod.labels.get(key).cloned(),
+    differing.map_or(ServiceSelection::Ignored, |(key, wanted)| {
+        ServiceSelection::Differs {
+            key: key.clone(),
+            wanted: wanted.clone(),
+            found: pod.labels.get(key).cloned(),
+        }
     })
 }

@@ -8,7 +8,7 @@ mod pod;
 mod service;
 
 pub use cluster::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, Workload};
-pub use pod::{ContainerFacts, ContainerState, Phase, PodFacts, ProbeFacts, ProbeKind, RestartPolicy};
+pub use pod::{ContainerFacts, ContainerState, PodFacts, PodPhase, ProbeFacts, ProbeKind, RestartPolicy};
 pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
 
 use std::collections::BTreeMap;

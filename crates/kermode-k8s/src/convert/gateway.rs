@@ -10,7 +10,7 @@ use super::facts::{PodFacts, Workload};
 
 /// How a gateway is told from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KnownBy {
+pub(super) enum NamedAfter {
     /// By the Service before it.
     Service,
     /// By its Deployment, where it has one.
@@ -18,11 +18,11 @@ pub(super) enum KnownBy {
 }
 
 /// Whether a Pod is to be a gateway.
-pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<KnownBy>, ConvertError> {
+pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<NamedAfter>, ConvertError> {
     match pod.annotations.get(annotation::GATEWAY).map(AsRef::as_ref) {
         None | Some("disabled" | "false") => Ok(None),
-        Some("enabled" | "true") => Ok(Some(KnownBy::Service)),
-        Some("provided") => Ok(Some(KnownBy::Deployment)),
+        Some("enabled" | "true") => Ok(Some(NamedAfter::Service)),
+        Some("provided") => Ok(Some(NamedAfter::Deployment)),
         Some(value) => Err(ConvertError::GatewayType {
             value: value.to_owned(),
         }),
@@ -31,15 +31,15 @@ pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<KnownBy>, ConvertError>
 
 /// Makes the gateway; nothing is intercepted on its way in, so its inbounds go.
 pub(super) fn gateway(
-    known_by: KnownBy,
+    named_after: NamedAfter,
     inbounds: &mut Vec<Inbound>,
     pod: &PodFacts,
     workload: Option<&Workload>,
 ) -> Gateway {
     let first = inbounds.drain(..).next();
     let deployment = workload.filter(|workload| &*workload.kind == "Deployment");
-    let tags = match (known_by, deployment) {
-        (KnownBy::Deployment, Some(deployment)) => {
+    let tags = match (named_after, deployment) {
+        (NamedAfter::Deployment, Some(deployment)) => {
             let name = ServiceName::of_workload(&deployment.name, &pod.key.namespace);
             let value: Arc<str> = name.as_str().into();
             Tags::from([(tag::GATEWAY_SERVICE.into(), value)])

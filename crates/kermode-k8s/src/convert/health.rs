@@ -1,6 +1,6 @@
 //! Whether an inbound may receive traffic (BEHAVIOUR section 3.4).
 
-use super::facts::{ContainerFacts, Phase, PodFacts};
+use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Health of an inbound on a container port; `None` when nothing is known, which counts as ready.
 ///
@@ -24,7 +24,7 @@ pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
 }
 
 fn with_the_rest(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
-    if pod.deleting || pod.phase != Phase::Active {
+    if pod.deleting || pod.phase != PodPhase::Active {
         return Some(false);
     }
     match (application, pod.sidecar().and_then(ready)) {

@@ -12,7 +12,7 @@ use super::warning::ConvertWarning;
 use super::{ConvertSettings, health, tags};
 
 /// What inbounds are made from, Services aside.
-pub(super) struct Source<'a> {
+pub(super) struct InboundSource<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
     pub(super) gateway: bool,
@@ -31,9 +31,9 @@ pub(super) fn without_service(
     }
 }
 
-// === impl Source ===
+// === impl InboundSource ===
 
-impl Source<'_> {
+impl InboundSource<'_> {
     /// The inbounds of a Pod that Services select, in the order of the Services and of their ports.
     pub(super) fn of_services(
         &self,
@@ -44,11 +44,11 @@ impl Source<'_> {
             self.check_number(services)?;
         }
         let mut inbounds = Vec::new();
-        let mut declared = Declared::default();
+        let mut declared = DeclaredProtocols::default();
         for service in services {
             warnings.extend(wrong_annotation(service));
             for port in &service.ports {
-                let Some(Lead { number, .. }) = lead(self.pod, &port.target) else {
+                let Some(PortTarget { number, .. }) = resolve_target(self.pod, &port.target) else {
                     warnings.extend(not_found(service, port));
                     continue;
                 };
@@ -77,7 +77,7 @@ impl Source<'_> {
     fn check_number(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
-            .filter(|port| lead(self.pod, &port.target).is_some())
+            .filter(|port| resolve_target(self.pod, &port.target).is_some())
             .count();
         if found > Inbound::MOST {
             let services = services.len();
@@ -89,26 +89,26 @@ impl Source<'_> {
 
 /// Where a Service's port leads in a Pod.
 #[derive(Clone, Copy)]
-pub(super) struct Lead<'p> {
+pub(super) struct PortTarget<'p> {
     pub(super) number: u16,
     /// The container that declares the port; a number may be declared by none.
     pub(super) container: Option<&'p Arc<str>>,
 }
 
 /// The container port that a Service's port leads to.
-pub(super) fn lead<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<Lead<'p>> {
+pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<PortTarget<'p>> {
     let declared = |wanted: &dyn Fn(Option<&str>, u16) -> bool| {
         pod.containers.iter().find_map(|container| {
             let mut ports = container.ports.iter();
             let (_, number) = ports.find(|(name, number)| wanted(name.as_deref(), *number))?;
-            Some(Lead {
+            Some(PortTarget {
                 number: *number,
                 container: Some(&container.name),
             })
         })
     };
     match target {
-        TargetPort::Number(number) => declared(&|_, candidate| candidate == *number).or(Some(Lead {
+        TargetPort::Number(number) => declared(&|_, candidate| candidate == *number).or(Some(PortTarget {
             number: *number,
             container: None,
         })),
@@ -136,9 +136,9 @@ fn wrong_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
 
 /// The protocols that Services declare, by container port.
 #[derive(Default)]
-struct Declared(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
+struct DeclaredProtocols(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
 
-impl Declared {
+impl DeclaredProtocols {
     /// A Service that declares nothing contradicts nobody.
     fn note(&mut self, number: u16, port: &ServicePortFacts) {
         if let Some(protocol) = port.protocol {

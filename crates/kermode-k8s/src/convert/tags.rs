@@ -47,7 +47,7 @@ pub enum LabelDropped {
 }
 
 /// Keys and values that every dataplane has: one allocation for all.
-struct Shared {
+struct SharedTexts {
     service: Arc<str>,
     zone: Arc<str>,
     protocol: Arc<str>,
@@ -58,7 +58,7 @@ struct Shared {
     protocols: [(Protocol, Arc<str>); 5],
 }
 
-static SHARED: LazyLock<Shared> = LazyLock::new(|| Shared {
+static SHARED: LazyLock<SharedTexts> = LazyLock::new(|| SharedTexts {
     service: tag::SERVICE.into(),
     zone: tag::ZONE.into(),
     protocol: tag::PROTOCOL.into(),
@@ -77,10 +77,10 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| Shared {
 });
 
 /// Is told each tag; a later one of the same key takes its place.
-pub(super) type Visit<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
+pub(super) type TagVisitor<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
 
 /// Tags as the visits leave them.
-pub(super) fn collect(generate: impl FnOnce(Visit<'_>)) -> Tags {
+pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     let mut tags = Tags::new();
     generate(&mut |key, value, _| {
         tags.insert(key.clone(), value.clone());
@@ -96,7 +96,7 @@ pub(super) fn of_service_port(
     port: &ServicePortFacts,
     settings: &ConvertSettings,
     gateway: bool,
-    visit: Visit<'_>,
+    visit: TagVisitor<'_>,
 ) {
     let protocol = port.protocol.unwrap_or_default();
     of_every_inbound(pod, settings, visit);
@@ -120,7 +120,7 @@ pub(super) fn without_service(
     pod: &PodFacts,
     workload: Option<&Workload>,
     settings: &ConvertSettings,
-    visit: Visit<'_>,
+    visit: TagVisitor<'_>,
 ) {
     let name = workload.map_or(&pod.key.name, |workload| &workload.name);
     of_every_inbound(pod, settings, visit);
@@ -145,7 +145,7 @@ pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
 }
 
 /// The labels first, so that nothing generated can be overridden by them.
-fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: Visit<'_>) {
+fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
         if dropped(key, value).is_none() {
             visit(key, value, TagSource::Label);
@@ -157,11 +157,11 @@ fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: Visit<'_>
     }
 }
 
-fn visit_service(name: &ServiceName, source: TagSource, visit: Visit<'_>) {
+fn visit_service(name: &ServiceName, source: TagSource, visit: TagVisitor<'_>) {
     visit(&SHARED.service, &name.as_str().into(), source);
 }
 
-fn visit_protocol(protocol: Protocol, source: TagSource, visit: Visit<'_>) {
+fn visit_protocol(protocol: Protocol, source: TagSource, visit: TagVisitor<'_>) {
     let known = SHARED
         .protocols
         .iter()

@@ -6,7 +6,7 @@ use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, ObjectKey};
 
 use super::changes::{Changes, DataplaneChange};
-use crate::convert::facts::{Phase, PodFacts};
+use crate::convert::facts::{PodFacts, PodPhase};
 use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 
 /// One injected Pod.
@@ -123,7 +123,7 @@ impl Entry {
     /// Enters a Dataplane into the view. A failed Pod's has no place there: nothing runs behind its address, which
     /// may already be another Pod's.
     fn enter(&self, dataplane: Dataplane, view: &mut MeshView, changes: &mut Changes) -> Arc<Dataplane> {
-        if self.facts.phase == Phase::Failed {
+        if self.facts.phase == PodPhase::Failed {
             changes.touched.extend(view.remove_dataplane(self.key()));
             return Arc::new(dataplane);
         }

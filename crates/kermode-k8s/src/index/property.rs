@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, read_pod};
 use super::*;
-use crate::convert::facts::Phase;
+use crate::convert::facts::PodPhase;
 
 /// A write. The numbers choose names from a small universe, so that writes meet one another.
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ fn anew(index: &Index) -> Seen {
         if let Ok(Some(converted)) = result {
             let value = (converted.dataplane.clone(), pod.uid.to_string());
             desired.insert(pod.key.clone(), value);
-            if pod.phase != Phase::Failed {
+            if pod.phase != PodPhase::Failed {
                 view.upsert_dataplane(converted.dataplane);
             }
         }

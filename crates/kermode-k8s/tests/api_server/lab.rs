@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::events::v1::Event;
 use kermode_crds::{Dataplane, definition};
 use kermode_k8s::controller::recorder::Events;
-use kermode_k8s::controller::writer::{Desired, Metrics, Source, Writer};
+use kermode_k8s::controller::writer::{Desired, DesiredSource, Metrics, Writer};
 use kermode_k8s::convert::facts::{NamespaceFacts, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_model::{Mesh, MeshName, ObjectKey};
@@ -26,7 +26,7 @@ static DEFINED: OnceCell<()> = OnceCell::const_new();
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A namespace.
-pub(crate) struct Lab {
+pub(crate) struct ApiServerLab {
     client: Client,
     pub(crate) namespace: String,
     pub(crate) dataplanes: Api<DynamicObject>,
@@ -34,17 +34,17 @@ pub(crate) struct Lab {
 }
 
 /// A replica that leads. Its Pods are in this index only.
-pub(crate) struct Replica {
-    index: SharedIndex,
+pub(crate) struct LabReplica {
+    index: LabIndex,
     pub(crate) writer: Writer,
     _leads: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
 #[derive(Clone, Default)]
-struct SharedIndex(Arc<Mutex<Index>>);
+struct LabIndex(Arc<Mutex<Index>>);
 
-impl Source for SharedIndex {
+impl DesiredSource for LabIndex {
     fn desired(&self, key: &ObjectKey) -> Option<Desired> {
         let index = self.0.lock().unwrap();
         index.desired(key).map(|desired| Desired {
@@ -86,7 +86,7 @@ pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, st
     })
 }
 
-impl Lab {
+impl ApiServerLab {
     pub(crate) async fn start(name: &str) -> Self {
         let alone = ALONE.lock().await;
         let client = Client::try_default()
@@ -122,22 +122,22 @@ impl Lab {
     }
 
     /// A replica that knows all Pods.
-    pub(crate) fn replica(&self) -> Replica {
+    pub(crate) fn replica(&self) -> LabReplica {
         let replica = self.replica_without_pods();
         replica.writer.desired_is_complete();
         replica
     }
 
     /// A replica that does not know yet which Pods there are.
-    pub(crate) fn replica_without_pods(&self) -> Replica {
+    pub(crate) fn replica_without_pods(&self) -> LabReplica {
         let replica = self.replica_without_mesh();
         replica.make_mesh("default");
         replica
     }
 
     /// A replica that knows neither Meshes nor which Pods there are.
-    pub(crate) fn replica_without_mesh(&self) -> Replica {
-        let index = SharedIndex::default();
+    pub(crate) fn replica_without_mesh(&self) -> LabReplica {
+        let index = LabIndex::default();
         index.0.lock().unwrap().apply_service(service(&self.namespace));
         let events = Events::start(self.client.clone(), None);
         let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
@@ -145,7 +145,7 @@ impl Lab {
         let mut tasks = JoinSet::new();
         tasks.spawn(writer.clone().watch(|_| ()));
         tasks.spawn(writer.clone().run(leading));
-        Replica {
+        LabReplica {
             index,
             writer,
             _leads: leads,
@@ -154,27 +154,27 @@ impl Lab {
     }
 
     /// Tells a replica of a Pod.
-    pub(crate) async fn pod(&self, replica: &Replica, name: &str, healthy: bool) {
+    pub(crate) async fn pod(&self, replica: &LabReplica, name: &str, healthy: bool) {
         self.tell(replica, name, &json!({"app": "web"}), healthy).await;
     }
 
-    pub(crate) async fn relabel(&self, replica: &Replica, name: &str, labels: &Value) {
+    pub(crate) async fn relabel(&self, replica: &LabReplica, name: &str, labels: &Value) {
         self.tell(replica, name, labels, true).await;
     }
 
-    async fn tell(&self, replica: &Replica, name: &str, labels: &Value, healthy: bool) {
+    async fn tell(&self, replica: &LabReplica, name: &str, labels: &Value, healthy: bool) {
         let pod = pod_json(&self.namespace, name, "10.0.0.1", labels, &ready(healthy));
         self.tell_of(replica, pod).await;
     }
 
     /// Tells a replica of a Pod of a mesh.
-    pub(crate) async fn pod_of_mesh(&self, replica: &Replica, name: &str, mesh: &str) {
+    pub(crate) async fn pod_of_mesh(&self, replica: &LabReplica, name: &str, mesh: &str) {
         let mut pod = pod_json(&self.namespace, name, "10.0.0.2", &json!({}), &ready(true));
         pod["metadata"]["annotations"]["kuma.io/mesh"] = mesh.into();
         self.tell_of(replica, pod).await;
     }
 
-    async fn tell_of(&self, replica: &Replica, pod: Value) {
+    async fn tell_of(&self, replica: &LabReplica, pod: Value) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
         replica.hand_on(changes);
@@ -182,7 +182,7 @@ impl Lab {
     }
 
     /// Deletes the namespace; without a controller manager it stays in that state.
-    pub(crate) async fn end_namespace(&self, replica: &Replica) {
+    pub(crate) async fn end_namespace(&self, replica: &LabReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
             .await
@@ -194,7 +194,7 @@ impl Lab {
     }
 
     /// Waits until the replica has written something in another namespace, after all that was told before.
-    pub(crate) async fn sentinel_elsewhere(&self, replica: &Replica) {
+    pub(crate) async fn sentinel_elsewhere(&self, replica: &LabReplica) {
         let namespace = format!("{}-elsewhere", self.namespace);
         make_namespace(&self.client, &namespace).await;
         let elsewhere = Self {
@@ -258,7 +258,7 @@ impl Lab {
     }
 }
 
-impl Replica {
+impl LabReplica {
     /// Tells it of a Mesh.
     pub(crate) fn make_mesh(&self, name: &str) {
         let mesh = Mesh::new(name);

@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::lab::{Lab, ready};
+use crate::lab::{ApiServerLab, ready};
 
 fn merge() -> PatchParams {
     PatchParams {
@@ -38,7 +38,7 @@ fn is_right(dataplane: &Value) -> bool {
 
 #[tokio::test]
 async fn a_pod_gets_its_dataplane_its_status_and_an_event() {
-    let lab = Lab::start("plain").await;
+    let lab = ApiServerLab::start("plain").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     let dataplane = lab
@@ -62,7 +62,7 @@ async fn a_pod_gets_its_dataplane_its_status_and_an_event() {
 
 #[tokio::test]
 async fn what_people_change_is_put_right() {
-    let lab = Lab::start("edited").await;
+    let lab = ApiServerLab::start("edited").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     lab.dataplane_until("web", is_right).await;
@@ -119,7 +119,7 @@ async fn what_people_change_is_put_right() {
 
 #[tokio::test]
 async fn a_status_that_people_change_is_put_right() {
-    let lab = Lab::start("status").await;
+    let lab = ApiServerLab::start("status").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     let counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
@@ -136,7 +136,7 @@ async fn a_status_that_people_change_is_put_right() {
 
 #[tokio::test]
 async fn a_dataplane_that_people_delete_comes_back() {
-    let lab = Lab::start("deleted").await;
+    let lab = ApiServerLab::start("deleted").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     let first = lab.dataplane_until("web", is_right).await;
@@ -152,7 +152,7 @@ async fn a_dataplane_that_people_delete_comes_back() {
 
 #[tokio::test]
 async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
-    let lab = Lab::start("orphans").await;
+    let lab = ApiServerLab::start("orphans").await;
     for (name, owners) in [
         (
             "orphan",
@@ -183,7 +183,7 @@ async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
 
 #[tokio::test]
 async fn health_is_written_without_an_event_and_shape_with_one() {
-    let lab = Lab::start("events").await;
+    let lab = ApiServerLab::start("events").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     lab.dataplane_until("web", is_right).await;
@@ -210,7 +210,7 @@ async fn health_is_written_without_an_event_and_shape_with_one() {
 
 #[tokio::test]
 async fn each_change_is_one_write_and_an_echo_is_none() {
-    let lab = Lab::start("echo").await;
+    let lab = ApiServerLab::start("echo").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
     lab.dataplane_until("web", is_right).await;
@@ -232,7 +232,7 @@ async fn each_change_is_one_write_and_an_echo_is_none() {
 
 #[tokio::test]
 async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
-    let lab = Lab::start("two").await;
+    let lab = ApiServerLab::start("two").await;
     let replicas = [lab.replica(), lab.replica()];
     for replica in &replicas {
         lab.pod(replica, "web", true).await;
@@ -265,7 +265,7 @@ async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
 
 #[tokio::test]
 async fn nothing_is_made_in_a_namespace_that_ends() {
-    let lab = Lab::start("ending").await;
+    let lab = ApiServerLab::start("ending").await;
     let replica = lab.replica();
     lab.end_namespace(&replica).await;
     lab.pod(&replica, "web", true).await;
@@ -281,7 +281,7 @@ async fn nothing_is_made_in_a_namespace_that_ends() {
 
 #[tokio::test]
 async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
-    let lab = Lab::start("meshless").await;
+    let lab = ApiServerLab::start("meshless").await;
     let replica = lab.replica_without_mesh();
     replica.make_mesh("other");
     replica.writer.desired_is_complete();
@@ -308,7 +308,7 @@ async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
 
 #[tokio::test]
 async fn the_schema_of_meshes_refuses_names_that_are_no_dns_labels() {
-    let lab = Lab::start("names").await;
+    let lab = ApiServerLab::start("names").await;
     let mtls = |kind: &str, name: &str| json!({"mtls": {"backends": [{"name": name, "type": kind}]}});
     let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
     for (name, spec) in [
@@ -331,7 +331,7 @@ async fn the_schema_of_meshes_refuses_names_that_are_no_dns_labels() {
 
 #[tokio::test]
 async fn the_schema_of_dataplanes_bounds_inbounds_and_takes_no_health_for_unready() {
-    let lab = Lab::start("schema").await;
+    let lab = ApiServerLab::start("schema").await;
     let dataplane = |inbounds: Vec<Value>| {
         let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "by-hand"},
             "mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "inbound": inbounds}}});

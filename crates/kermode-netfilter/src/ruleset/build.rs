@@ -8,7 +8,7 @@ use crate::exclusion::Transport::{self, Tcp, Udp};
 use crate::{PortSet, UidSet};
 
 /// What the chains are made of.
-struct Builder<'a> {
+struct RuleSetBuilder<'a> {
     config: &'a TrafficConfig,
     landmarks: &'a [Landmarks],
     proxy: Match,
@@ -43,7 +43,7 @@ impl RuleSet {
     pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
         let dual_stack = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
         let landmarks: &[Landmarks] = if dual_stack { &[V4, V6] } else { &[V4] };
-        let builder = Builder {
+        let builder = RuleSetBuilder {
             config,
             landmarks,
             proxy: Match::Owner(UidSet::single(config.proxy_uid)),
@@ -65,9 +65,9 @@ impl RuleSet {
     }
 }
 
-// === impl Builder ===
+// === impl RuleSetBuilder ===
 
-impl Builder<'_> {
+impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
         let mut rules = self.family_guard();
         // Kuma leaves these in the zone of everything else, where the proxy's answer does not belong to them.

@@ -7,11 +7,11 @@ use kermode_netfilter::{
 };
 
 use crate::golden;
-use crate::lab::{APP, Lab, Namespace, POD, POD_V6};
+use crate::lab::{APP, Namespace, NetnsLab, POD, POD_V6};
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
-fn rules_of(lab: &Lab) -> String {
+fn rules_of(lab: &NetnsLab) -> String {
     lab.pod.command("nft", &["-s", "list", "ruleset"], "")
 }
 
@@ -26,7 +26,7 @@ fn every_golden_is_accepted_by_the_real_nft() {
 
 #[test]
 fn applying_again_changes_nothing() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     let once = rules_of(&lab);
     lab.apply(&TrafficConfig::default());
     assert_eq!(rules_of(&lab), once);
@@ -38,7 +38,7 @@ fn applying_again_changes_nothing() {
 
 #[test]
 fn applying_replaces_our_rules_and_no_others() {
-    let lab = Lab::bare();
+    let lab = NetnsLab::bare();
     let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other);
     lab.apply(&TrafficConfig {
@@ -59,7 +59,7 @@ fn applying_replaces_our_rules_and_no_others() {
 
 #[test]
 fn a_refused_set_of_rules_changes_nothing() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     let before = rules_of(&lab);
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
@@ -70,7 +70,7 @@ fn a_refused_set_of_rules_changes_nothing() {
 
 #[test]
 fn a_pod_without_ipv6_gets_ipv4_alone() {
-    let lab = Lab::without_ipv6();
+    let lab = NetnsLab::without_ipv6();
     let applied = lab.apply(&TrafficConfig::default());
     assert_eq!(applied.families, IpFamilies::V4);
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
@@ -81,7 +81,7 @@ fn a_pod_without_ipv6_gets_ipv4_alone() {
 
 #[test]
 fn ipv6_is_intercepted_where_there_is_an_address() {
-    let lab = Lab::bare();
+    let lab = NetnsLab::bare();
     assert_eq!(lab.client(POD_V6), "app from fd01::1", "before");
     assert_eq!(
         lab.apply(&TrafficConfig::default()).families,
@@ -135,7 +135,7 @@ fn the_check_finds_that_the_redirect_does_not_work() {
 
 #[test]
 fn the_check_says_when_it_cannot_be_made() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     let busy = lab
         .pod
         .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, PATIENCE));
@@ -163,7 +163,7 @@ fn the_check_says_when_it_cannot_be_made() {
 /// Printed, not asserted: the budget is 20 ms (DESIGN section 5), and the machine is shared.
 #[test]
 fn the_time_to_apply_is_measured() {
-    let lab = Lab::bare();
+    let lab = NetnsLab::bare();
     let config = TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()

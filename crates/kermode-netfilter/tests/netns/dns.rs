@@ -2,7 +2,7 @@
 
 use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
 
-use crate::lab::{APP, Lab, PROXY, Transport, ask_from};
+use crate::lab::{APP, NetnsLab, PROXY, Transport, ask_from};
 
 fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     TrafficConfig {
@@ -17,7 +17,7 @@ fn all() -> DnsRedirect {
 
 #[test]
 fn an_applications_queries_go_to_the_proxy_and_the_proxys_own_to_the_server() {
-    let lab = Lab::new(&with_dns(all()));
+    let lab = NetnsLab::new(&with_dns(all()));
     for server in ["10.1.2.1:53", "[fd02::1]:53"] {
         assert_eq!(lab.udp(APP, server), "dns");
         assert_eq!(lab.udp(PROXY, server), "server");
@@ -36,7 +36,7 @@ fn an_applications_queries_go_to_the_proxy_and_the_proxys_own_to_the_server() {
 
 #[test]
 fn queries_to_localhost_go_to_the_proxy_too() {
-    let lab = Lab::new(&with_dns(all()));
+    let lab = NetnsLab::new(&with_dns(all()));
     for server in ["127.0.0.1:53", "[::1]:53"] {
         assert_eq!(lab.udp(APP, server), "dns");
         assert!(
@@ -49,14 +49,14 @@ fn queries_to_localhost_go_to_the_proxy_too() {
 
 #[test]
 fn other_udp_is_left_alone() {
-    let lab = Lab::new(&with_dns(all()));
+    let lab = NetnsLab::new(&with_dns(all()));
     assert_eq!(lab.udp(APP, "10.1.2.1:443"), "server");
     assert_eq!(lab.udp(APP, "[fd02::1]:443"), "server");
 }
 
 #[test]
 fn without_dns_settings_queries_over_udp_are_left_alone() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.udp(APP, "10.1.2.1:53"), "server");
     assert_eq!(
         lab.tcp(APP, "10.1.2.1:53"),
@@ -69,7 +69,7 @@ fn only_listed_servers_are_redirected_when_there_is_a_list() {
     let servers = ["10.1.2.9", "fd02::1"]
         .map(|text| text.parse().expect("address"))
         .to_vec();
-    let lab = Lab::new(&with_dns(DnsRedirect {
+    let lab = NetnsLab::new(&with_dns(DnsRedirect {
         servers: DnsServers::Only(servers),
         ..all()
     }));
@@ -89,7 +89,7 @@ fn only_listed_servers_are_redirected_when_there_is_a_list() {
 }
 
 /// The application's query and the proxy's own have the same addresses and ports in turn.
-fn proxys_answer_after_the_applications(lab: &Lab) -> String {
+fn proxys_answer_after_the_applications(lab: &NetnsLab) -> String {
     let query = |uid| {
         ask_from(
             &lab.pod,
@@ -106,7 +106,7 @@ fn proxys_answer_after_the_applications(lab: &Lab) -> String {
 #[test]
 fn the_proxys_query_does_not_collide_with_a_redirected_one() {
     assert_eq!(
-        proxys_answer_after_the_applications(&Lab::new(&with_dns(all()))),
+        proxys_answer_after_the_applications(&NetnsLab::new(&with_dns(all()))),
         "server"
     );
 }
@@ -114,7 +114,7 @@ fn the_proxys_query_does_not_collide_with_a_redirected_one() {
 /// Shows that the test above can fail: this is what the zones are for.
 #[test]
 fn without_zones_the_proxys_query_collides_with_a_redirected_one() {
-    let lab = Lab::new(&with_dns(DnsRedirect {
+    let lab = NetnsLab::new(&with_dns(DnsRedirect {
         split_conntrack_zones: false,
         ..all()
     }));
@@ -125,7 +125,7 @@ fn without_zones_the_proxys_query_collides_with_a_redirected_one() {
 fn a_query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
     let mut config = with_dns(all());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     let query = |uid| {
         ask_from(
             &lab.pod,
@@ -142,7 +142,7 @@ fn a_query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
 fn a_stateful_firewall_in_the_pod_knows_the_answers_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     let firewall = "table inet firewall {
         chain input {
             type filter hook input priority filter; policy accept;

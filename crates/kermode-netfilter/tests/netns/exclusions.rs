@@ -2,22 +2,22 @@
 
 use kermode_netfilter::TrafficConfig;
 
-use crate::lab::{APP, Lab};
+use crate::lab::{APP, NetnsLab};
 
-fn lab(annotations: &[(&str, &str)]) -> Lab {
+fn lab(annotations: &[(&str, &str)]) -> NetnsLab {
     let dns = [("kuma.io/builtin-dns", "enabled")];
     let pairs = dns
         .iter()
         .chain(annotations)
         .map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    Lab::new(&TrafficConfig::from_annotations(&pairs.collect()).expect("legal"))
+    NetnsLab::new(&TrafficConfig::from_annotations(&pairs.collect()).expect("legal"))
 }
 
 const TCP: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 const UDP: &str = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids";
 const BOTH: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
 
-fn answers(lab: &Lab, uid: u32, port: u16) -> [bool; 2] {
+fn answers(lab: &NetnsLab, uid: u32, port: u16) -> [bool; 2] {
     let server = |target: String| lab.tcp(uid, &target).starts_with("server from ");
     [
         server(format!("10.1.2.1:{port}")),

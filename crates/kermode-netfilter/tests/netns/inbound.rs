@@ -2,11 +2,11 @@
 
 use kermode_netfilter::{PortSet, TrafficConfig};
 
-use crate::lab::{Lab, POD, POD_V6};
+use crate::lab::{NetnsLab, POD, POD_V6};
 
 #[test]
 fn received_connections_go_to_the_proxy_which_sees_their_destination() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
     assert_eq!(lab.client(POD_V6), "inbound-v6 to [fd01::2]:8080 from fd01::1");
     assert_eq!(
@@ -20,7 +20,7 @@ fn received_connections_go_to_the_proxy_which_sees_their_destination() {
 fn excluded_inbound_ports_reach_the_application() {
     let mut config = TrafficConfig::default();
     config.inbound.excluded_ports = PortSet::from_iter([(1, 2), (8080, 8080)]);
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.client(POD), "app from 10.1.1.1");
     assert_eq!(lab.client(POD_V6), "app from fd01::1");
     assert_eq!(
@@ -33,7 +33,7 @@ fn excluded_inbound_ports_reach_the_application() {
 fn a_gateways_received_connections_are_left_alone() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.client(POD), "app from 10.1.1.1");
     assert_eq!(lab.client(POD_V6), "app from fd01::1");
 }
@@ -42,7 +42,7 @@ fn a_gateways_received_connections_are_left_alone() {
 fn ipv6_may_share_the_port_of_ipv4() {
     let mut config = TrafficConfig::default();
     config.inbound.port_v6 = Some(config.inbound.port);
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.client(POD_V6), "inbound to [fd01::2]:8080 from fd01::1");
 }
 
@@ -50,7 +50,7 @@ fn ipv6_may_share_the_port_of_ipv4() {
 fn without_a_port_for_it_ipv6_is_left_alone_both_ways() {
     let mut config = TrafficConfig::default();
     config.inbound.port_v6 = None;
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
     assert_eq!(lab.client(POD_V6), "app from fd01::1");
     assert_eq!(lab.tcp(crate::lab::APP, "[fd02::1]:80"), "server from fd02::2");

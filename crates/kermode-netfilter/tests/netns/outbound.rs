@@ -2,11 +2,11 @@
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
 
-use crate::lab::{APP, Lab, POD, POD_V6, PROXY, Transport, ask_from};
+use crate::lab::{APP, NetnsLab, POD, POD_V6, PROXY, Transport, ask_from};
 
 #[test]
 fn an_applications_connections_go_to_the_proxy_which_sees_their_destination() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(
         lab.tcp(APP, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
@@ -26,7 +26,7 @@ fn an_applications_connections_go_to_the_proxy_which_sees_their_destination() {
 fn rule_1_excluded_outbound_ports_reach_the_server() {
     let mut config = TrafficConfig::default();
     config.outbound.excluded_ports = PortSet::from_iter([(443, 443), (2000, 2010)]);
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.tcp(APP, "10.1.2.1:2000"), "server from 10.1.2.2");
     assert_eq!(lab.tcp(APP, "[fd02::1]:443"), "server from fd02::2");
     assert_eq!(
@@ -37,7 +37,7 @@ fn rule_1_excluded_outbound_ports_reach_the_server() {
 
 #[test]
 fn rule_2_the_inbound_listener_reaches_the_application_from_its_own_source() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     let from = |source, target| ask_from(&lab.pod, PROXY, Transport::Tcp, Some(source), target);
     assert_eq!(from("127.0.0.6:0", POD), "app from 127.0.0.6");
     assert_eq!(from("[::6]:0", POD_V6), "app from ::6");
@@ -45,7 +45,7 @@ fn rule_2_the_inbound_listener_reaches_the_application_from_its_own_source() {
 
 #[test]
 fn rule_3_the_proxy_calling_the_pod_itself_goes_through_the_inbound_listener() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.tcp(PROXY, POD), "inbound to 10.1.1.2:8080 from 10.1.1.2");
     assert_eq!(
         lab.tcp(PROXY, POD_V6),
@@ -58,28 +58,28 @@ fn rule_3_holds_for_gateways_too() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
     assert_eq!(
-        Lab::new(&config).tcp(PROXY, POD),
+        NetnsLab::new(&config).tcp(PROXY, POD),
         "inbound to 10.1.1.2:8080 from 10.1.1.2"
     );
 }
 
 #[test]
 fn rule_4_the_application_reaches_itself_without_the_proxy() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.tcp(APP, POD), "app from 10.1.1.2");
     assert_eq!(lab.tcp(APP, POD_V6), "app from fd01::2");
 }
 
 #[test]
 fn rule_5_the_proxys_connections_reach_the_server() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.tcp(PROXY, "10.1.2.1:80"), "server from 10.1.2.2");
     assert_eq!(lab.tcp(PROXY, "[fd02::1]:80"), "server from fd02::2");
 }
 
 #[test]
 fn rule_7_localhost_is_left_alone_for_everyone() {
-    let lab = Lab::new(&TrafficConfig::default());
+    let lab = NetnsLab::new(&TrafficConfig::default());
     for uid in [APP, PROXY] {
         assert_eq!(lab.tcp(uid, "127.0.0.1:8080"), "app from 127.0.0.1");
         assert_eq!(lab.tcp(uid, "[::1]:8080"), "app from ::1");
@@ -92,7 +92,7 @@ fn a_proxy_uid_above_65535_is_told_apart() {
         proxy_uid: 70000,
         ..TrafficConfig::default()
     };
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.tcp(70000, "10.1.2.1:80"), "server from 10.1.2.2");
     // 70000 modulo 65536, in case somebody cuts UIDs to 16 bits.
     assert_eq!(
@@ -108,7 +108,7 @@ fn traffic_of_a_virtual_network_counts_as_outbound() {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };
-    let lab = Lab::new(&config);
+    let lab = NetnsLab::new(&config);
     assert_eq!(lab.client("10.1.2.1:80"), "outbound to 10.1.2.1:80 from 10.1.1.1");
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
     assert_eq!(lab.client_udp("10.1.2.1:53"), "dns");

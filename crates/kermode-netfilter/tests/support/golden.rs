@@ -9,15 +9,15 @@ use kermode_netfilter::{DnsServers, IpFamilies, RuleSet, TrafficConfig, virtual_
 use serde::Deserialize;
 
 /// One pair.
-pub(crate) struct Case {
+pub(crate) struct GoldenCase {
     input: PathBuf,
-    settings: Settings,
+    settings: GoldenSettings,
 }
 
 /// What an input says.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Settings {
+struct GoldenSettings {
     /// Which behaviour the pair stands for; for the reader.
     #[serde(rename = "shows")]
     _shows: String,
@@ -36,7 +36,7 @@ struct Settings {
 }
 
 /// All pairs, by name.
-pub(crate) fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<GoldenCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(folder).expect("the folder of the goldens");
     let paths = entries.map(|entry| entry.expect("readable").path());
@@ -44,10 +44,10 @@ pub(crate) fn cases() -> Vec<Case> {
         .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
         .collect();
     inputs.sort();
-    inputs.into_iter().map(Case::read).collect()
+    inputs.into_iter().map(GoldenCase::read).collect()
 }
 
-impl Case {
+impl GoldenCase {
     fn read(input: PathBuf) -> Self {
         let text = fs::read_to_string(&input).expect("readable");
         let settings =

@@ -15,17 +15,17 @@ const MARGIN: Duration = Duration::from_millis(4990);
 
 /// The API server: one Lease, and how long it takes to answer whom.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<State>>);
+struct LeaseServer(Arc<Mutex<LeaseState>>);
 
 #[derive(Default)]
-struct State {
+struct LeaseState {
     lease: Option<Value>,
     version: u64,
 }
 
 /// How one replica reaches it.
 #[derive(Clone, Default)]
-struct Way(Arc<Mutex<Delay>>);
+struct Link(Arc<Mutex<Delay>>);
 
 #[derive(Clone, Copy, Default)]
 struct Delay {
@@ -33,13 +33,13 @@ struct Delay {
     after: Duration,
 }
 
-impl Server {
-    fn client(&self, way: &Way) -> Client {
-        let (server, way) = (self.clone(), way.clone());
+impl LeaseServer {
+    fn client(&self, link: &Link) -> Client {
+        let (server, link) = (self.clone(), link.clone());
         let service = tower::service_fn(move |request: Request<Body>| {
-            let (server, way) = (server.clone(), way.clone());
+            let (server, link) = (server.clone(), link.clone());
             async move {
-                let delay = *way.0.lock().unwrap();
+                let delay = *link.0.lock().unwrap();
                 sleep(delay.before).await;
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await?.to_bytes();
@@ -105,16 +105,16 @@ impl Server {
     }
 
     /// A replica in the election.
-    fn candidate(&self, name: &str) -> (Way, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
-        let way = Way::default();
-        let candidate = Candidate::new(self.client(&way), "system", "leader", name.to_owned());
+    fn candidate(&self, name: &str) -> (Link, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
+        let link = Link::default();
+        let candidate = Candidate::new(self.client(&link), "system", "leader", name.to_owned());
         let (leads, leading) = watch::channel(false);
         let task = tokio::spawn(candidate.run(leads, std::future::pending()));
-        (way, leading, task)
+        (link, leading, task)
     }
 }
 
-impl Way {
+impl Link {
     fn set(&self, before: Duration, after: Duration) {
         *self.0.lock().unwrap() = Delay { before, after };
     }
@@ -132,8 +132,8 @@ async fn until(leading: &mut watch::Receiver<bool>, leads: bool) -> Instant {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_one_leads_and_is_no_transition() {
-    let server = Server::default();
-    let (_way, mut leading, task) = server.candidate("a");
+    let server = LeaseServer::default();
+    let (_link, mut leading, task) = server.candidate("a");
     until(&mut leading, true).await;
     assert_eq!(server.spec()["leaseTransitions"], 0);
     sleep(Duration::from_mins(1)).await;
@@ -145,10 +145,10 @@ async fn the_first_one_leads_and_is_no_transition() {
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_is_gone_is_replaced_whatever_its_clock_said() {
     for renewed in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
-        let server = Server::default();
+        let server = LeaseServer::default();
         server.foreign(renewed, i32::MAX);
         let start = Instant::now();
-        let (_way, mut leading, task) = server.candidate("a");
+        let (_link, mut leading, task) = server.candidate("a");
         let waited = until(&mut leading, true).await - start;
         assert!(
             waited >= DURATION && waited <= DURATION + 2 * PERIOD,
@@ -162,7 +162,7 @@ async fn a_holder_that_is_gone_is_replaced_whatever_its_clock_said() {
 
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_renews_keeps_it_whatever_its_clock_says() {
-    let server = Server::default();
+    let server = LeaseServer::default();
     // Its clock runs backwards, from the far future into the past.
     for minute in 0..60 {
         if minute == 0 {
@@ -170,7 +170,7 @@ async fn a_holder_that_renews_keeps_it_whatever_its_clock_says() {
         }
         server.foreign(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
         if minute == 0 {
-            let (_way, leading, _task) = server.candidate("a");
+            let (_link, leading, _task) = server.candidate("a");
             tokio::spawn(async move {
                 let mut leading = leading;
                 until(&mut leading, true).await;
@@ -185,12 +185,12 @@ async fn a_holder_that_renews_keeps_it_whatever_its_clock_says() {
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_is_cut_off_stops_before_another_one_starts() {
     for millis in (0..4000).step_by(250) {
-        let server = Server::default();
-        let (way, mut first, one) = server.candidate("a");
+        let server = LeaseServer::default();
+        let (link, mut first, one) = server.candidate("a");
         until(&mut first, true).await;
-        let (_way, mut second, two) = server.candidate("b");
+        let (_link, mut second, two) = server.candidate("b");
         sleep(Duration::from_millis(10_000 + millis)).await;
-        way.cut();
+        link.cut();
         let stopped = until(&mut first, false).await;
         assert!(!*second.borrow());
         let started = until(&mut second, true).await;
@@ -203,17 +203,17 @@ async fn a_holder_that_is_cut_off_stops_before_another_one_starts() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_took_long_does_not_prolong_the_lease() {
-    let server = Server::default();
-    let (way, mut first, one) = server.candidate("a");
+    let server = LeaseServer::default();
+    let (link, mut first, one) = server.candidate("a");
     until(&mut first, true).await;
     // Looks at the lease soon after the first one writes it.
     sleep(Duration::from_millis(500)).await;
-    let (_way, mut second, two) = server.candidate("b");
+    let (_link, mut second, two) = server.candidate("b");
     sleep(Duration::from_millis(8500)).await;
     // The write goes through at once, the answer of each of the two calls takes 2.4 s; then nothing gets through.
-    way.set(Duration::ZERO, Duration::from_millis(2400));
+    link.set(Duration::ZERO, Duration::from_millis(2400));
     sleep(Duration::from_millis(7200)).await;
-    way.cut();
+    link.cut();
     let stopped = until(&mut first, false).await;
     let started = until(&mut second, true).await;
     let gap = started - stopped;
@@ -224,9 +224,9 @@ async fn an_answer_that_took_long_does_not_prolong_the_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_given_back_is_taken_at_once() {
-    let server = Server::default();
-    let way = Way::default();
-    let candidate = Candidate::new(server.client(&way), "system", "leader", "a".to_owned());
+    let server = LeaseServer::default();
+    let link = Link::default();
+    let candidate = Candidate::new(server.client(&link), "system", "leader", "a".to_owned());
     let (leads, mut leading) = watch::channel(false);
     let (finish, finished) = tokio::sync::oneshot::channel::<()>();
     let task = tokio::spawn(candidate.run(leads, async move {
@@ -235,7 +235,7 @@ async fn a_lease_that_is_given_back_is_taken_at_once() {
     until(&mut leading, true).await;
     finish.send(()).unwrap();
     task.await.unwrap();
-    let (_way, mut leading, task) = server.candidate("b");
+    let (_link, mut leading, task) = server.candidate("b");
     let start = Instant::now();
     assert!(until(&mut leading, true).await - start < PERIOD);
     assert_eq!(server.spec()["leaseTransitions"], 1);

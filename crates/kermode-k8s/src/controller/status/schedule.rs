@@ -7,7 +7,7 @@ use kermode_model::ObjectKey;
 
 /// Keys by the time from which they may be written. The clock is passed in.
 #[derive(Debug)]
-pub(super) struct Schedule {
+pub(super) struct WriteSchedule {
     due: HashMap<ObjectKey, Instant>,
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Time between writes when there are many.
@@ -19,7 +19,7 @@ pub(super) struct Schedule {
 
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum NextWrite {
     /// Write this one.
     Write(ObjectKey),
     /// Nothing before then.
@@ -28,7 +28,7 @@ pub(super) enum Step {
     Idle,
 }
 
-impl Schedule {
+impl WriteSchedule {
     /// A schedule of that many writes a second, and as many at once after a quiet second.
     pub(super) fn new(per_second: u32) -> Self {
         let burst = Duration::from_secs(1);
@@ -54,19 +54,19 @@ impl Schedule {
     }
 
     /// The next step. A key that is handed out is forgotten.
-    pub(super) fn step(&mut self, now: Instant) -> Step {
+    pub(super) fn step(&mut self, now: Instant) -> NextWrite {
         let Some((due, key)) = self.order.first().cloned() else {
-            return Step::Idle;
+            return NextWrite::Idle;
         };
         let slot = self.next.map_or(due, |next| next.max(due));
         if slot > now {
-            return Step::Wait(slot);
+            return NextWrite::Wait(slot);
         }
         self.order.remove(&(due, key.clone()));
         self.due.remove(&key);
         let earliest = now.checked_sub(self.burst).unwrap_or(now);
         self.next = Some(self.next.map_or(earliest, |next| next.max(earliest)) + self.interval);
-        Step::Write(key)
+        NextWrite::Write(key)
     }
 
     /// Forgets everything.
@@ -87,32 +87,32 @@ mod tests {
     #[test]
     fn a_key_is_written_once_however_often_it_is_pushed() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(10);
+        let mut schedule = WriteSchedule::new(10);
         schedule.push(key(1), now + Duration::from_secs(5));
         schedule.push(key(1), now);
         schedule.push(key(1), now + Duration::from_secs(9));
         assert_eq!(
             schedule.step(now),
-            Step::Write(key(1)),
+            NextWrite::Write(key(1)),
             "the earliest time counts"
         );
-        assert_eq!(schedule.step(now), Step::Idle);
+        assert_eq!(schedule.step(now), NextWrite::Idle);
     }
 
     #[test]
     fn nothing_is_written_before_its_time() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(10);
+        let mut schedule = WriteSchedule::new(10);
         let later = now + Duration::from_secs(30);
         schedule.push(key(1), later);
-        assert_eq!(schedule.step(now), Step::Wait(later));
-        assert_eq!(schedule.step(later), Step::Write(key(1)));
+        assert_eq!(schedule.step(now), NextWrite::Wait(later));
+        assert_eq!(schedule.step(later), NextWrite::Write(key(1)));
     }
 
     #[test]
     fn many_are_spread_over_time() {
         let start = Instant::now();
-        let mut schedule = Schedule::new(10);
+        let mut schedule = WriteSchedule::new(10);
         for number in 0..100 {
             schedule.push(key(number), start);
         }
@@ -120,9 +120,9 @@ mod tests {
         let end = start + Duration::from_secs(5);
         while now < end {
             match schedule.step(now) {
-                Step::Write(_) => written += 1,
-                Step::Wait(until) => now = until,
-                Step::Idle => break,
+                NextWrite::Write(_) => written += 1,
+                NextWrite::Wait(until) => now = until,
+                NextWrite::Idle => break,
             }
         }
         assert!((50..=61).contains(&written), "{written} in 5 s at 10 a second");

@@ -6,11 +6,11 @@ use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{DataplaneStatus, InboundsStatus, condition};
 use kermode_model::{Dataplane, ObjectKey};
 
-use super::Shared;
-use super::observed::Counted;
-use crate::controller::status::{Outcome, StatusSource, Wanted};
+use super::WriterInner;
+use super::observed::CountedStatus;
+use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
 
-impl Shared {
+impl WriterInner {
     /// What the status should say; `None` when it does, or when there is no object to say it of.
     pub(super) fn counted(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
@@ -19,17 +19,17 @@ impl Shared {
     }
 }
 
-impl StatusSource for Shared {
-    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<Wanted>> {
-        let wanted = self.counted(key).map(|status| Wanted {
+impl StatusSource for WriterInner {
+    fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
+        let wanted = self.counted(key).map(|status| WantedStatus {
             status,
             version: None,
         });
         Box::pin(std::future::ready(wanted))
     }
 
-    fn written(&self, key: &ObjectKey, outcome: Outcome) {
-        if let Outcome::Written(observed) = outcome
+    fn written(&self, key: &ObjectKey, outcome: WriteOutcome) {
+        if let WriteOutcome::Written(observed) = outcome
             && self.remember(key, observed)
         {
             // Somebody may have changed the rest of it at the same time.
@@ -39,14 +39,18 @@ impl StatusSource for Shared {
 }
 
 /// The status of a Dataplane where it differs from the one observed.
-fn status(dataplane: &Dataplane, observed: Option<&Counted>, now: Timestamp) -> Option<DataplaneStatus> {
+fn status(
+    dataplane: &Dataplane,
+    observed: Option<&CountedStatus>,
+    now: Timestamp,
+) -> Option<DataplaneStatus> {
     let inbounds = InboundsStatus::from(dataplane);
     let ready = inbounds.ready == inbounds.total;
     let before = observed.and_then(|counted| counted.ready.as_ref());
     let since = before.filter(|(was, _)| *was == ready);
     let since = since.map_or(Time(now), |(_, since)| since.clone());
     let condition = condition(&inbounds, ready, since);
-    let wanted = Counted::new(&inbounds, Some(&condition));
+    let wanted = CountedStatus::new(&inbounds, Some(&condition));
     if observed.is_some_and(|observed| observed.hash == wanted.hash) {
         return None;
     }
@@ -108,8 +112,8 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn observed(status: &DataplaneStatus) -> Counted {
-        Counted::new(
+    fn observed(status: &DataplaneStatus) -> CountedStatus {
+        CountedStatus::new(
             status.inbounds.as_ref().expect("counted"),
             status.conditions.first(),
         )

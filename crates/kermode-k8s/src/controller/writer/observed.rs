@@ -13,9 +13,9 @@ use crate::convert::LABELS;
 
 /// A Dataplane as the API server has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Observed {
+pub struct ObservedDataplane {
     pub(super) content: Content,
-    pub(super) status: Option<Counted>,
+    pub(super) status: Option<CountedStatus>,
     /// Whether a Pod owns it. Those that people write themselves are left alone.
     pub(super) generated: bool,
     /// Orders what is told of the object by the watch and by answers to writes.
@@ -33,14 +33,14 @@ pub(super) struct Content {
 
 /// The leader's part of the status, as hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Counted {
+pub(super) struct CountedStatus {
     /// Inbounds and the condition, its time aside.
     pub(super) hash: u64,
     /// Whether the condition holds, and since when.
     pub(super) ready: Option<(bool, Time)>,
 }
 
-impl Observed {
+impl ObservedDataplane {
     /// What matters of an object from the watch.
     pub fn new(object: &DynamicObject) -> Self {
         let owner = object
@@ -59,7 +59,7 @@ impl Observed {
         let version = object.metadata.resource_version.as_deref().unwrap_or_default();
         Self {
             content: Content::new(labels, mesh, spec, owner.map_or("", |owner| &owner.uid)),
-            status: object.data.get("status").and_then(Counted::read),
+            status: object.data.get("status").and_then(CountedStatus::read),
             generated: owner.is_some(),
             version: version.parse().unwrap_or_default(),
         }
@@ -90,7 +90,7 @@ impl Content {
     }
 }
 
-impl Counted {
+impl CountedStatus {
     pub(super) fn new(inbounds: &InboundsStatus, ready: Option<&Condition>) -> Self {
         let mut hasher = DefaultHasher::new();
         let InboundsStatus {

@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 /// The queue. Its size is bounded by the number of different keys.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     filled: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct QueueState {
     order: VecDeque<ObjectKey>,
     waiting: HashSet<ObjectKey>,
     working: HashSet<ObjectKey>,
@@ -69,7 +69,7 @@ impl Queue {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

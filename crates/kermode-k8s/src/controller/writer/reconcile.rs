@@ -13,14 +13,14 @@ use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 
 use super::observed::Content;
-use super::{Desired, FIELD_MANAGER, Observed, Shared, WriteResult};
+use super::{Desired, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
 use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, LABELS};
 
 /// A write has failed and been reported; it is to be tried again after that time.
 #[derive(Debug)]
-pub(super) struct Again(pub(super) Duration);
+pub(super) struct RetryAfter(pub(super) Duration);
 
 /// When to try again what may go well any moment.
 const SOON: Duration = Duration::from_secs(2);
@@ -29,9 +29,9 @@ const LATER: Duration = Duration::from_mins(1);
 /// How long a status waits for a change that may follow the one it tells of.
 const COALESCE: Duration = Duration::from_millis(200);
 
-impl Shared {
+impl WriterInner {
     #[tracing::instrument(name = "write dataplane", level = "debug", skip_all, fields(%key))]
-    pub(super) async fn reconcile(&self, key: &ObjectKey) -> Result<(), Again> {
+    pub(super) async fn reconcile(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let observed = self.observed().get(key).cloned();
         match (self.source.desired(key), observed) {
             (Some(desired), observed) => self.apply(key, &desired, observed).await,
@@ -47,12 +47,12 @@ impl Shared {
         &self,
         key: &ObjectKey,
         desired: &Desired,
-        observed: Option<Observed>,
-    ) -> Result<(), Again> {
+        observed: Option<ObservedDataplane>,
+    ) -> Result<(), RetryAfter> {
         let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
         let spec = serde_json::to_value(&object.spec).map_err(|error| {
             tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialised");
-            Again(LATER)
+            RetryAfter(LATER)
         })?;
         let content = Content::of(&object, &spec, &desired.pod_uid);
         if observed
@@ -83,7 +83,7 @@ impl Shared {
             }
             // The namespace is going away and the Pod with it.
             Err(error) if is_not_found(&error) || is_terminating(&error) => Ok(()),
-            Err(error) if is_conflict(&error) => Err(Again(SOON)),
+            Err(error) if is_conflict(&error) => Err(RetryAfter(SOON)),
             Err(error) => Err(self.not_written(key, desired, &error)),
         }
     }
@@ -94,12 +94,12 @@ impl Shared {
         object: &Dataplane,
         spec: Value,
         content: Content,
-    ) -> kube::Result<Observed> {
+    ) -> kube::Result<ObservedDataplane> {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
         let params = PatchParams::apply(FIELD_MANAGER).force();
         let applied = api.patch(&key.name, &params, &Patch::Apply(object)).await?;
-        let observed = Observed::new(&applied);
+        let observed = ObservedDataplane::new(&applied);
         if observed.content == content {
             return Ok(observed);
         }
@@ -108,11 +108,17 @@ impl Shared {
             .replace(&key.name, &replacing(), &without_additions(applied, object, spec))
             .await?;
         self.metrics.count(WriteResult::Corrected);
-        Ok(Observed::new(&replaced))
+        Ok(ObservedDataplane::new(&replaced))
     }
 
     /// An Event for what an operator wants to see: not for each readiness probe.
-    fn tell(&self, key: &ObjectKey, desired: &Desired, observed: Option<&Observed>, content: Content) {
+    fn tell(
+        &self,
+        key: &ObjectKey,
+        desired: &Desired,
+        observed: Option<&ObservedDataplane>,
+        content: Content,
+    ) {
         let subject = subject(key, desired);
         let Some(observed) = observed else {
             self.metrics.count(WriteResult::Created);
@@ -126,18 +132,18 @@ impl Shared {
         }
     }
 
-    fn not_written(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> Again {
+    fn not_written(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
         let refused = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
         let again = if refused { self.wait(key) } else { SOON };
         if again >= LATER {
             self.not_generated(key, desired, error);
         }
         self.failed(&format!("Dataplane {key} cannot be written"), error);
-        Again(again)
+        RetryAfter(again)
     }
 
     /// A Mesh that is missing at the start is being made; one that stays missing is worth an Event.
-    fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> Again {
+    fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let again = self.wait(key);
         if again >= LATER {
             let mesh = &desired.dataplane.mesh;
@@ -145,7 +151,7 @@ impl Shared {
             tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
             self.not_generated(key, desired, &problem);
         }
-        Again(again)
+        RetryAfter(again)
     }
 
     fn not_generated(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
@@ -168,7 +174,7 @@ impl Shared {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn delete(&self, key: &ObjectKey) -> Result<(), Again> {
+    async fn delete(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         // The object may be another one by now, written by hand after the one we knew had gone.
         let current = match api.get_metadata_opt(&key.name).await {
@@ -202,10 +208,10 @@ impl Shared {
         }
     }
 
-    fn failed(&self, what: &str, error: &kube::Error) -> Again {
+    fn failed(&self, what: &str, error: &kube::Error) -> RetryAfter {
         self.metrics.count(WriteResult::Failed);
         tracing::warn!("{}", describe(what, error));
-        Again(SOON)
+        RetryAfter(SOON)
     }
 
     /// Has the status written where it does not say what is.

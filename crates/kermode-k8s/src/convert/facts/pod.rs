@@ -25,7 +25,7 @@ pub struct PodFacts {
     /// Its first IP, once it has one.
     pub ip: Option<IpAddr>,
     /// Whether it still runs.
-    pub phase: Phase,
+    pub phase: PodPhase,
     /// Whether it is being deleted.
     pub deleting: bool,
     /// The service account it runs as.
@@ -42,7 +42,7 @@ pub struct PodFacts {
 
 /// As much of a Pod's phase as matters here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Phase {
+pub enum PodPhase {
     /// Pending, Running or unknown.
     #[default]
     Active,
@@ -210,12 +210,12 @@ fn first_ip(status: &PodStatus) -> Option<IpAddr> {
         .find_map(|ip| ip.parse().ok())
 }
 
-fn phase(status: &PodStatus) -> Phase {
+fn phase(status: &PodStatus) -> PodPhase {
     match (status.phase.as_deref(), status.reason.as_deref()) {
-        (Some("Succeeded"), _) => Phase::Succeeded,
-        (Some("Failed"), Some("Evicted")) => Phase::Evicted,
-        (Some("Failed"), _) => Phase::Failed,
-        _ => Phase::Active,
+        (Some("Succeeded"), _) => PodPhase::Succeeded,
+        (Some("Failed"), Some("Evicted")) => PodPhase::Evicted,
+        (Some("Failed"), _) => PodPhase::Failed,
+        _ => PodPhase::Active,
     }
 }
 

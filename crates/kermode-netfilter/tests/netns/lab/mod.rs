@@ -27,7 +27,7 @@ pub(crate) const POD: &str = "10.1.1.2:8080";
 pub(crate) const POD_V6: &str = "[fd01::2]:8080";
 
 /// The whole arrangement. Dropping it stops the stand-ins and so frees the namespaces.
-pub(crate) struct Lab {
+pub(crate) struct NetnsLab {
     pub(crate) pod: Namespace,
     client: Namespace,
     // They hold the server's namespace.
@@ -41,7 +41,7 @@ enum Ipv6 {
     Nothing,
 }
 
-impl Lab {
+impl NetnsLab {
     /// Both families, no rules yet.
     pub(crate) fn bare() -> Self {
         Self::build(Ipv6::Addresses, PROXY)

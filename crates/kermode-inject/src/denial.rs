@@ -1,4 +1,4 @@
-//! Why a Pod is refused, for people (`Display`) and for machines ([`Refusal::reason`]).
+//! Why a Pod is refused, for people (`Display`) and for machines ([`Denial::reason`]).
 
 use kermode_crds::annotation::WrongValue;
 
@@ -6,7 +6,7 @@ use crate::container_patch::PatchFailure;
 
 /// Why a Pod is refused. The message names the object, the field and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum Denial {
     /// What was sent is not a Pod.
     #[error("cannot read the Pod: {path}: expected {expected}")]
     InvalidPod {
@@ -114,9 +114,9 @@ pub enum Refusal {
     },
 }
 
-// === impl Refusal ===
+// === impl Denial ===
 
-impl Refusal {
+impl Denial {
     /// A stable word for events and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
