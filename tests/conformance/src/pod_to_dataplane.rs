@@ -113,28 +113,19 @@ impl Objects {
         top_workload(&self.pod, |id| self.owners.iter().find(|owner| owner.id == *id))
     }
 
-    /// The Dataplane with the Services as they are given, whether or not they select the Pod.
+    /// Returns the Dataplane with all Services of the case, whether or not they select the Pod.
     fn try_convert(&self) -> Result<Option<Converted>, ConvertError> {
-        let services: Vec<_> = self.services.iter().collect();
-        convert(
-            &self.pod,
-            &services,
-            None,
-            self.workload().as_ref(),
-            &self.settings,
-        )
+        self.convert_with(&self.services.iter().collect::<Vec<_>>())
     }
 
-    /// The Dataplane with those Services that select the Pod.
+    /// Returns the Dataplane with the Services that select the Pod.
     fn try_select_and_convert(&self) -> Result<Option<Converted>, ConvertError> {
-        let services = selecting(&self.services, &self.pod);
-        convert(
-            &self.pod,
-            &services,
-            None,
-            self.workload().as_ref(),
-            &self.settings,
-        )
+        self.convert_with(&selecting(&self.services, &self.pod))
+    }
+
+    fn convert_with(&self, services: &[&ServiceFacts]) -> Result<Option<Converted>, ConvertError> {
+        let workload = self.workload();
+        convert(&self.pod, services, None, workload.as_ref(), &self.settings)
     }
 }
 

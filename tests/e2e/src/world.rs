@@ -247,6 +247,15 @@ impl World {
         Ok(pod.name_any())
     }
 
+    /// Restarts a Deployment and waits until it is rolled out.
+    pub(crate) async fn restart(&self, namespace: &str, name: &str) -> Result<()> {
+        let deployment = format!("deployment/{name}");
+        let namespace_flag = format!("--namespace={namespace}");
+        let arguments = ["rollout", "restart", &deployment, &namespace_flag];
+        self.cluster.kubectl.run(&arguments).await?;
+        self.rolled_out(namespace, name).await
+    }
+
     /// Waits until a Deployment is rolled out.
     pub(crate) async fn rolled_out(&self, namespace: &str, name: &str) -> Result<()> {
         let deployments = self.deployments(namespace);

@@ -57,27 +57,78 @@ pub(super) async fn a_new_ca_replaces_the_old_one_without_a_failed_request(world
     outcome
 }
 
+/// Times from the request for a rotation to the end of its steps.
+struct Rotation {
+    /// Every sidecar trusts both roots.
+    trusted: Duration,
+    /// Every certificate is signed by the new CA.
+    reissued: Duration,
+    /// No sidecar trusts the old root.
+    finished: Duration,
+}
+
+/// Handshakes that the client's Envoy made as a TLS client.
+struct Handshakes {
+    completed: u64,
+    failed: u64,
+}
+
 async fn rotate(world: &World) -> Result<Note> {
     let old = newest_root(world).await?;
-    let everybody = trust(world).await?;
-    for (pod, held) in &everybody {
+    for (pod, secrets) in &sidecar_secrets(world).await? {
         ensure!(
-            held.trusts(&[&old]),
+            secrets.trusts(&[&old]),
             "{pod} does not trust the mesh's root alone at the start"
         );
     }
     let before = world.counters().await?;
     let client = world.pod(APP, "client").await?;
-    let handshakes = async |container: &str| {
-        let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, container);
-        let statistics = envoy.statistics("ssl").await?;
-        let failed = statistics.sum("cluster.", ".ssl.fail_verify_error")
-            + statistics.sum("cluster.", ".ssl.connection_error");
-        anyhow::Ok((statistics.sum("cluster.", ".ssl.handshake"), failed))
-    };
-    let (first_handshakes, first_failures) = handshakes("client").await?;
+    let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
+    let first = handshakes(&envoy).await?;
+    let rotation = replace_ca(world, &old).await?;
+    world.restart(APP, "server").await?;
 
-    let begun = std::time::Instant::now();
+    let gained = world.counters().await?.since(&before);
+    ensure!(gained.failed == 0, "{}", gained.failures());
+    // The client makes several times as many requests. This bound shows that it made requests during the whole rotation.
+    ensure!(
+        gained.succeeded >= 5 * rotation.finished.as_secs(),
+        "only {} requests were made in {:?}",
+        gained.succeeded,
+        rotation.finished
+    );
+    let last = handshakes(&envoy).await?;
+    ensure!(
+        last.failed == first.failed,
+        "the client's Envoy counted {} failed handshakes, {} before",
+        last.failed,
+        first.failed
+    );
+    ensure!(last.completed > first.completed, "there were no handshakes");
+    check_events(world).await?;
+    Ok(format!(
+        "{} in {} handshakes; roots everywhere after {:.1} s, re-issued after {:.0} s, old root gone after {:.0} s",
+        gained.failures(),
+        last.completed - first.completed,
+        rotation.trusted.as_secs_f64(),
+        rotation.reissued.as_secs_f64(),
+        rotation.finished.as_secs_f64(),
+    ))
+}
+
+async fn handshakes(envoy: &Envoy<'_>) -> Result<Handshakes> {
+    let statistics = envoy.statistics("ssl").await?;
+    Ok(Handshakes {
+        completed: statistics.sum("cluster.", ".ssl.handshake"),
+        failed: statistics.sum("cluster.", ".ssl.fail_verify_error")
+            + statistics.sum("cluster.", ".ssl.connection_error"),
+    })
+}
+
+/// Requests a rotation and brings each of its steps forward. The servers restart between two steps, so that new
+/// handshakes are made with the certificates of that step.
+async fn replace_ca(world: &World, old: &CertificateDer<'static>) -> Result<Rotation> {
+    let start = std::time::Instant::now();
     let request = format!("kuma.io/rotate-ca={}", seconds());
     world
         .cluster
@@ -86,48 +137,39 @@ async fn rotate(world: &World) -> Result<Note> {
         .await?;
     let new = until("a new root", AT_ONCE, async || {
         let newest = newest_root(world).await?;
-        Ok(when(newest != old, newest, || {
+        Ok(when(newest != *old, newest, || {
             "there is the old one only".to_owned()
         }))
     })
     .await?;
-    let told = reached(world, AT_ONCE, "every sidecar to trust both roots", |held| {
-        held.trusts(&[&old, &new])
+    let last_check = reached(world, AT_ONCE, "every sidecar to trust both roots", |secrets| {
+        secrets.trusts(&[old, &new])
     })
     .await?;
-    let told = begun.elapsed().saturating_sub(told);
+    let trusted = start.elapsed().saturating_sub(last_check);
     bring_forward(world, &["signs-from"]).await?;
-    reached(world, STEP, "every certificate to be of the new CA", |held| {
-        held.chains_to(&new) && !held.chains_to(&old)
+    reached(world, STEP, "every certificate to be of the new CA", |secrets| {
+        secrets.chains_to(&new) && !secrets.chains_to(old)
     })
     .await?;
-    let reissued = begun.elapsed();
-    restart(world).await?;
+    let reissued = start.elapsed();
+    world.restart(APP, "server").await?;
     bring_forward(world, &["predecessor-trusted-until"]).await?;
     reached(
         world,
         AT_ONCE,
         "every sidecar to trust the new root alone",
-        |held| held.trusts(&[&new]) && held.chains_to(&new),
+        |secrets| secrets.trusts(&[&new]) && secrets.chains_to(&new),
     )
     .await?;
-    let finished = begun.elapsed();
-    restart(world).await?;
+    Ok(Rotation {
+        trusted,
+        reissued,
+        finished: start.elapsed(),
+    })
+}
 
-    let gained = world.counters().await?.since(&before);
-    ensure!(gained.failed == 0, "{}", gained.failures());
-    // The client makes several times as many; this only says that it did all the time.
-    ensure!(
-        gained.succeeded >= 5 * finished.as_secs(),
-        "only {} requests were made in {finished:?}",
-        gained.succeeded
-    );
-    let (handshakes, failures) = handshakes("client").await?;
-    ensure!(
-        failures == first_failures,
-        "the client's Envoy counted {failures} failed handshakes, {first_failures} before"
-    );
-    ensure!(handshakes > first_handshakes, "there were no handshakes");
+async fn check_events(world: &World) -> Result<()> {
     let events = world
         .cluster
         .kubectl
@@ -141,14 +183,7 @@ async fn rotate(world: &World) -> Result<Note> {
     for reason in ["CARotationStarted", "CARotationSigning", "CARotationFinished"] {
         ensure!(events.contains(reason), "no Event {reason} on the Mesh: {events}");
     }
-    Ok(format!(
-        "{} in {} handshakes; roots everywhere after {:.1} s, re-issued after {:.0} s, old root gone after {:.0} s",
-        gained.failures(),
-        handshakes - first_handshakes,
-        told.as_secs_f64(),
-        reissued.as_secs_f64(),
-        finished.as_secs_f64(),
-    ))
+    Ok(())
 }
 
 /// Brings a step forward, as people in a hurry can once they have seen that everybody is ready for it: left alone, a
@@ -162,29 +197,18 @@ async fn bring_forward(world: &World, steps: &[&str]) -> Result<()> {
     world.cluster.kubectl.run(&arguments).await.map(drop)
 }
 
-/// New servers shake hands with the client that has been there all the time.
-async fn restart(world: &World) -> Result<()> {
-    let here = format!("--namespace={APP}");
-    world
-        .cluster
-        .kubectl
-        .run(&["rollout", "restart", "deployment/server", &here])
-        .await?;
-    world.rolled_out(APP, "server").await
-}
-
-/// What a sidecar has, as its Envoy tells.
-struct Held {
+/// TLS secrets of a sidecar, from the admin interface of its Envoy.
+struct SidecarSecrets {
     roots: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
 }
 
-impl Held {
+impl SidecarSecrets {
     fn trusts(&self, roots: &[&CertificateDer<'static>]) -> bool {
         self.roots.iter().collect::<Vec<_>>() == roots
     }
 
-    /// Whether the certificate is valid now and a root has signed it.
+    /// Whether the certificate is valid now and signed by the root.
     fn chains_to(&self, root: &CertificateDer<'static>) -> bool {
         let mut store = RootCertStore::empty();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -202,47 +226,48 @@ impl Held {
     }
 }
 
-/// Waits until all sidecars of the application are as they should be; returns how long the last look took.
+/// Waits until the secrets of all sidecars of the application fulfil the condition. Returns the duration of the last
+/// check.
 async fn reached(
     world: &World,
     within: Duration,
     what: &str,
-    good: impl Fn(&Held) -> bool,
+    good: impl Fn(&SidecarSecrets) -> bool,
 ) -> Result<Duration> {
     until(what, within, async || {
-        let begun = std::time::Instant::now();
-        let everybody = trust(world).await?;
-        let missing: Vec<_> = everybody
+        let start = std::time::Instant::now();
+        let sidecars = sidecar_secrets(world).await?;
+        let missing: Vec<_> = sidecars
             .iter()
-            .filter(|(_, held)| !good(held))
-            .map(|(pod, held)| format!("{pod} trusts {}", held.roots.len()))
+            .filter(|(_, secrets)| !good(secrets))
+            .map(|(pod, secrets)| format!("{pod} trusts {} roots", secrets.roots.len()))
             .collect();
         Ok(when(
-            missing.is_empty() && everybody.len() > 1,
-            begun.elapsed(),
-            || format!("not so: {missing:?} of {} sidecars", everybody.len()),
+            missing.is_empty() && sidecars.len() > 1,
+            start.elapsed(),
+            || format!("not yet: {missing:?} of {} sidecars", sidecars.len()),
         ))
     })
     .await
 }
 
-/// What the sidecars of the client and the servers have.
-async fn trust(world: &World) -> Result<BTreeMap<String, Held>> {
-    let mut everybody = BTreeMap::new();
+/// Secrets of the sidecars of the client and of the servers, by Pod name.
+async fn sidecar_secrets(world: &World) -> Result<BTreeMap<String, SidecarSecrets>> {
+    let mut sidecars = BTreeMap::new();
     for app in ["client", "server"] {
         for pod in world.ready_pods(APP, app).await? {
             let name = pod.name_any();
             let url = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
             let dump = demo::get(&world.cluster.kubectl, APP, &name, app, url).await;
-            // It may go while it is asked.
+            // The Pod may end meanwhile.
             let Ok(dump) = dump else { continue };
-            everybody.insert(name.clone(), held(&dump).with_context(|| name)?);
+            sidecars.insert(name.clone(), parse_secrets(&dump).with_context(|| name)?);
         }
     }
-    Ok(everybody)
+    Ok(sidecars)
 }
 
-fn held(dump: &str) -> Result<Held> {
+fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
     let dump: Value = serde_json::from_str(dump).context("Envoy's secrets")?;
     let configs = dump["configs"].as_array().map_or(&[][..], Vec::as_slice);
     let find = |path: &str| -> Result<Vec<CertificateDer<'static>>> {
@@ -251,7 +276,7 @@ fn held(dump: &str) -> Result<Held> {
         let pem: ByteString = serde_json::from_value(found["inline_bytes"].clone())?;
         Ok(CertificateDer::pem_slice_iter(&pem.0).collect::<Result<_, _>>()?)
     };
-    Ok(Held {
+    Ok(SidecarSecrets {
         roots: find("/validation_context/trusted_ca")?,
         chain: find("/tls_certificate/certificate_chain")?,
     })

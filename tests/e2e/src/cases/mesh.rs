@@ -142,7 +142,7 @@ pub(super) async fn without_passthrough_nothing_leaves_it(world: &World) -> Resu
     demo::get(kubectl, APP, &client, "client", &url).await?;
     passthrough(world, false).await?;
     let refused = until("calls out of the mesh to fail", SOON, async || {
-        let refused = demo::get_refused(kubectl, APP, &client, "client", &url).await;
+        let refused = demo::get_refused(kubectl, APP, &client, &url).await;
         let answered = refused.is_err();
         Ok(when(!answered, refused.unwrap_or_default(), || {
             "still answered".to_owned()

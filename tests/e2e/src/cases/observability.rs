@@ -59,7 +59,7 @@ pub(super) async fn debug_endpoints_are_reached_by_port_forward_alone(world: &Wo
     let url = format!("http://{}:5684/debug/config", control_plane_address(world).await?);
     let kubectl = &world.cluster.kubectl;
     let pod = world.pod(APP, "client").await?;
-    let refusal = demo::get_refused(kubectl, APP, &pod, "client", &url).await?;
+    let refusal = demo::get_refused(kubectl, APP, &pod, &url).await?;
     Ok(format!("{clusters} clusters; from a pod: {refusal}"))
 }
 

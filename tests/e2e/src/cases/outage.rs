@@ -52,14 +52,7 @@ pub(super) async fn a_restart_of_the_control_plane_refuses_no_pod(world: &World)
     trial(world).await?;
     let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
     let restart = async {
-        let here = format!("--namespace={SYSTEM}");
-        let deployment = format!("deployment/{CONTROL_PLANE}");
-        world
-            .cluster
-            .kubectl
-            .run(&["rollout", "restart", &deployment, &here])
-            .await?;
-        world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
+        world.restart(SYSTEM, CONTROL_PLANE).await?;
         until("the end of the old control plane", SOON, async || {
             let gone = world.pods(SYSTEM).get_opt(&old).await?.is_none();
             Ok(when(gone, (), || format!("{old} is still there")))

@@ -29,16 +29,7 @@ pub(super) async fn fewer_replicas_are_enough(world: &World) -> Result<Note> {
 }
 
 pub(super) async fn a_restart_is_followed(world: &World) -> Result<Note> {
-    changed(world, async || {
-        let here = format!("--namespace={APP}");
-        world
-            .cluster
-            .kubectl
-            .run(&["rollout", "restart", "deployment/server", &here])
-            .await?;
-        world.rolled_out(APP, "server").await
-    })
-    .await
+    changed(world, async || world.restart(APP, "server").await).await
 }
 
 pub(super) async fn a_deleted_pod_is_replaced(world: &World) -> Result<Note> {

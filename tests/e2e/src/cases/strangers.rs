@@ -41,7 +41,7 @@ async fn refused(world: &World, namespace: &str, app: &str) -> Result<Note> {
         .await?
         .sum("listener.", ".ssl.connection_error");
 
-    let words = demo::get_refused(kubectl, namespace, &pod, "client", SERVER_URL).await?;
+    let words = demo::get_refused(kubectl, namespace, &pod, SERVER_URL).await?;
     let target = format!("{}:8080", ip(server)?);
     let probe = [
         "kermode-demo",

@@ -89,23 +89,14 @@ pub(crate) async fn get(
     Ok(body.to_owned())
 }
 
-/// Makes a GET request in a container that must fail, and returns how it did.
+/// Makes a GET request that must fail, in the client container of a Pod, and returns the kind of failure.
 ///
 /// # Errors
-/// When it was answered.
-pub(crate) async fn get_refused(
-    kubectl: &Kubectl,
-    namespace: &str,
-    pod: &str,
-    container: &str,
-    url: &str,
-) -> Result<String> {
+/// When the request succeeds.
+pub(crate) async fn get_refused(kubectl: &Kubectl, namespace: &str, pod: &str, url: &str) -> Result<String> {
     let command = ["kermode-demo", "get", url, "--expect-fail"];
-    Ok(kubectl
-        .exec(namespace, pod, container, &command)
-        .await?
-        .trim()
-        .to_owned())
+    let printed = kubectl.exec(namespace, pod, "client", &command).await?;
+    Ok(printed.trim().to_owned())
 }
 
 #[cfg(test)]
