@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
+use kermode_authentication::ProxyIdentity;
 use kermode_k8s::controller::describe;
 use kermode_k8s::index::PodIdentity;
 use kermode_model::ObjectKey;
-use kermode_xds::server::ProxyIdentity;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use tokio::sync::Semaphore;

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use kermode_model::ObjectKey;
-use kermode_xds::departures::Departures;
+use kermode_removals::EndpointRemovals;
 use kermode_xds::store::{ResourceKind, Store, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 pub(crate) struct Debug {
     pub(crate) config: Arc<Config>,
     pub(crate) statuses: Statuses,
-    pub(crate) departures: Departures,
+    pub(crate) removals: EndpointRemovals,
     pub(crate) store: Arc<Store>,
 }
 
@@ -81,12 +81,12 @@ async fn proxies(State(debug): State<Debug>) -> Json<Value> {
 }
 
 async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
-    let open = debug.departures.open().into_iter();
-    let removals = open.map(|departure| Removal {
-        proxy: departure.proxy.proxy_name(),
-        age_seconds: departure.age.as_secs_f64(),
-        unacknowledged_by: departure.waiting,
-        among_them: departure.named.iter().map(ObjectKey::proxy_name).collect(),
+    let open = debug.removals.open().into_iter();
+    let removals = open.map(|removal| Removal {
+        proxy: removal.endpoint.proxy_name(),
+        age_seconds: removal.age.as_secs_f64(),
+        unacknowledged_by: removal.unacknowledged_by,
+        among_them: removal.examples.iter().map(ObjectKey::proxy_name).collect(),
     });
     Json(removals.collect())
 }

@@ -18,8 +18,8 @@ use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_model::view::Touched;
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TrafficPermission, tag};
+use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::Guard;
-use kermode_xds::departures::Departures;
 use kermode_xds::snapshot::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -72,7 +72,7 @@ pub(crate) struct Engine {
     /// Generates configuration.
     pub(crate) publisher: Publisher,
     /// Keeps account of who still has the endpoints that were removed.
-    pub(crate) departures: Departures,
+    pub(crate) removals: EndpointRemovals,
     /// Writes Dataplanes back.
     pub(crate) writer: Writer,
     /// Tells of Pods that cannot be converted.
@@ -277,8 +277,8 @@ impl Engine {
         let index = self.index.read();
         let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
         for dataplane in ready {
-            self.departures
-                .arrive(dataplane.key.clone(), dataplane.mesh.clone());
+            self.removals
+                .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
         }
     }
 
@@ -287,13 +287,15 @@ impl Engine {
         let published = |mesh: &MeshName| self.publisher.published(mesh);
         match change {
             DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
-                self.departures
-                    .arrive(dataplane.key.clone(), dataplane.mesh.clone());
+                self.removals
+                    .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
             }
-            DataplaneChange::Upsert { dataplane, .. } => self.departures.depart(&dataplane.key, published),
+            DataplaneChange::Upsert { dataplane, .. } => {
+                self.removals.endpoint_removed(&dataplane.key, published);
+            }
             DataplaneChange::Delete(key) => {
-                self.departures.depart(key, published);
-                self.departures.leave(key);
+                self.removals.endpoint_removed(key, published);
+                self.removals.dataplane_deleted(key);
             }
             DataplaneChange::Failed { .. } => {}
         }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_model::{MeshName, ObjectKey};
+use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
-use kermode_xds::departures::Departures;
 use kermode_xds::departures::service::DepartureService;
-use kermode_xds::replicas::Replicas;
 use kermode_xds::rpc::Rpc;
-use kermode_xds::server::{AdsServer, Authenticator, Metrics, ProxyIdentity, Settings, Transport};
+use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
@@ -37,9 +37,9 @@ impl Authenticator for Authentication {
     }
 }
 
-/// What departing sidecars are told from.
-pub(crate) struct DepartureSources {
-    pub(crate) departures: Departures,
+/// Sources of the endpoint-removal service.
+pub(crate) struct RemovalSources {
+    pub(crate) removals: EndpointRemovals,
     pub(crate) replicas: watch::Receiver<Replicas>,
     pub(crate) index: SharedIndex,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Proxies {
 impl Proxies {
     pub(crate) fn new(
         store: Arc<Store>,
-        sources: DepartureSources,
+        sources: RemovalSources,
         authentication: Authentication,
         identity: Identity,
         statuses: Statuses,
@@ -62,8 +62,8 @@ impl Proxies {
     ) -> Self {
         let metrics = Metrics::default();
         metrics.register(registry);
-        let DepartureSources {
-            departures,
+        let RemovalSources {
+            removals,
             replicas,
             index,
         } = sources;
@@ -76,7 +76,7 @@ impl Proxies {
             }
         };
         let departing = DepartureService::new(
-            departures.clone(),
+            removals.clone(),
             Arc::new(position),
             replicas,
             authentication.clone(),
@@ -86,7 +86,7 @@ impl Proxies {
             authentication,
             Settings::default(),
             metrics,
-            departures,
+            removals,
             shutdown.watch(),
         );
         ads.report_to(statuses);

@@ -1,7 +1,7 @@
 //! The other replicas: where they serve proxies, and when one was last lost.
 //!
 //! Replicas do not talk to each other. They are told of to a departing sidecar, which asks each of them who may still send
-//! it requests (`kermode_xds::departures`).
+//! it requests (`kermode_removals`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kermode_k8s::controller::watch::{Conversion, Update, follow, watch_config};
 use kermode_model::ObjectKey;
-use kermode_xds::replicas::Replicas;
+use kermode_removals::Replicas;
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
@@ -137,7 +137,7 @@ impl Roll {
         Replicas {
             others: Arc::from(others),
             ready,
-            since: self.synced.then_some(self.since),
+            unchanged_since: self.synced.then_some(self.since),
         }
     }
 }
@@ -191,10 +191,10 @@ mod tests {
         for (name, ip) in [("a", "10.0.0.1"), ("c", "fd00::3"), ("b", "10.0.0.2")] {
             roll.note(Update::Applied(pod(name), one(ip)), later(1));
         }
-        assert_eq!(roll.replicas().since, None, "there may be more");
+        assert_eq!(roll.replicas().unchanged_since, None, "there may be more");
         roll.note(Update::Synced, later(1));
         assert_eq!(others(&roll), ["10.0.0.2:5678", "[fd00::3]:5678"]);
-        assert_eq!(roll.replicas().since, Some(start));
+        assert_eq!(roll.replicas().unchanged_since, Some(start));
 
         // Readiness comes and goes without an end.
         assert_eq!(roll.replicas().ready, 2);
@@ -203,18 +203,24 @@ mod tests {
             ..one("10.0.0.2")
         };
         roll.note(Update::Applied(pod("b"), unready), later(2));
-        assert_eq!((roll.replicas().ready, roll.replicas().since), (1, Some(start)));
+        assert_eq!(
+            (roll.replicas().ready, roll.replicas().unchanged_since),
+            (1, Some(start))
+        );
         // A container that was started again has other streams.
         let again = Replica {
             container_id: "containerd://again".to_owned(),
             ..one("10.0.0.2")
         };
         roll.note(Update::Applied(pod("b"), again), later(3));
-        assert_eq!((others(&roll).len(), roll.replicas().since), (2, Some(later(3))));
+        assert_eq!(
+            (others(&roll).len(), roll.replicas().unchanged_since),
+            (2, Some(later(3)))
+        );
         roll.note(Update::Gone(pod("c")), later(4));
         assert_eq!(others(&roll), ["10.0.0.2:5678"]);
-        assert_eq!(roll.replicas().since, Some(later(4)));
+        assert_eq!(roll.replicas().unchanged_since, Some(later(4)));
         roll.note(Update::Applied(pod("d"), one("10.0.0.4")), later(5));
-        assert_eq!(roll.replicas().since, Some(later(5)));
+        assert_eq!(roll.replicas().unchanged_since, Some(later(5)));
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use kermode_xds::replicas::Replicas;
+use kermode_removals::Replicas;
 use kermode_xds::server::AdsServer;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -72,7 +72,7 @@ pub(crate) async fn keep(ads: AdsServer, index: SharedIndex, replicas: watch::Re
             let replicas = replicas.borrow();
             // Those of a replica that has just ended are on their way to one that they choose themselves, and to one that has
             // just begun not every node leads.
-            replicas.are_settled().then(|| Shares {
+            replicas.are_stable().then(|| Shares {
                 own: ads.proxies(),
                 proxies: index.read().view().dataplanes().count(),
                 replicas: replicas.ready + 1,

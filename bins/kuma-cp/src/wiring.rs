@@ -122,7 +122,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         let debug = Debug {
             config: Arc::new(config.clone()),
             statuses: plane.statuses.clone(),
-            departures: plane.departures.clone(),
+            removals: plane.removals.clone(),
             store: plane.store.clone(),
         };
         let serving = diagnostics::serve(listener, debug::router(debug), shutdown.clone());

@@ -5,7 +5,6 @@
 //! ```
 
 pub mod departures;
-pub mod replicas;
 pub mod rpc;
 pub mod server;
 pub mod snapshot;

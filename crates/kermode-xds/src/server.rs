@@ -8,7 +8,6 @@ mod call;
 mod messages;
 mod metrics;
 mod status;
-pub(crate) mod streams;
 mod transport;
 
 use std::sync::atomic::AtomicU64;
@@ -16,21 +15,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use h2::RecvStream;
 use h2::server::SendResponse;
+use kermode_authentication::Authenticator;
+use kermode_limit::KeyedLimit;
 use kermode_model::{MeshName, ObjectKey};
+use kermode_removals::EndpointRemovals;
 use tokio::sync::{Semaphore, watch};
-use tonic::Status;
 
-use crate::departures::Departures;
 use crate::store::Store;
 use crate::stream::Limits;
 use call::Call;
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};
-use streams::Streams;
 use transport::After;
 pub use transport::Transport;
 
@@ -53,36 +51,6 @@ impl ProxyId {
             key,
         })
     }
-}
-
-/// Who a caller has proved to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProxyIdentity {
-    /// Its Pod, which has the name of its Dataplane.
-    pub key: ObjectKey,
-    /// The service account that the Pod runs as.
-    pub service_account: Arc<str>,
-    /// Which Pod of that name.
-    pub uid: Arc<str>,
-}
-
-/// Decides who callers are and what they may have.
-pub trait Authenticator: Send + Sync + 'static {
-    /// Learns from the metadata of a stream who opens it, before anything else of it is read.
-    ///
-    /// # Errors
-    /// With the status that the caller is answered.
-    fn authenticate<'a>(
-        &'a self,
-        metadata: &'a http::HeaderMap,
-    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>>;
-
-    /// Whether the Dataplane of that name is that Pod's, as things are. Must be quick and not block: it is asked when a
-    /// stream begins and whenever something changes for it.
-    ///
-    /// # Errors
-    /// With the status that the caller is answered; `NOT_FOUND` when it may be a matter of time.
-    fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status>;
 }
 
 /// Bounds of the server.
@@ -137,25 +105,25 @@ struct Shared {
     authenticator: Box<dyn Authenticator>,
     settings: Settings,
     metrics: Metrics,
-    departures: Departures,
+    removals: EndpointRemovals,
     shutdown: watch::Receiver<bool>,
     status: OnceLock<Box<dyn StatusSink>>,
     /// Tells streams of one proxy apart.
     streams: AtomicU64,
-    open: Streams,
+    open: KeyedLimit<ObjectKey>,
     starting: Arc<Semaphore>,
 }
 
 // === impl AdsServer ===
 
 impl AdsServer {
-    /// Serves the store until `shutdown` turns true or its sender goes away. What streams confirm is told `departures`.
+    /// Serves the store until `shutdown` turns true or its sender goes away. What streams confirm is reported to `removals`.
     pub fn new(
         store: Arc<Store>,
         authenticator: impl Authenticator,
         settings: Settings,
         metrics: Metrics,
-        departures: Departures,
+        removals: EndpointRemovals,
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let authenticator = Box::new(authenticator);
@@ -165,11 +133,11 @@ impl AdsServer {
                 authenticator,
                 settings,
                 metrics,
-                departures,
+                removals,
                 shutdown,
                 status: OnceLock::new(),
                 streams: AtomicU64::default(),
-                open: Streams::new(settings.streams, settings.total_streams),
+                open: KeyedLimit::new(settings.streams, settings.total_streams),
                 starting: Arc::new(Semaphore::new(settings.starting.max(1))),
             }),
         }
@@ -182,13 +150,13 @@ impl AdsServer {
 
     /// How many proxies have streams, those included that get nothing yet.
     pub fn proxies(&self) -> usize {
-        self.shared.open.proxies()
+        self.shared.open.keys()
     }
 
     /// Ends the streams of so many proxies, whichever they are, and has them connect anew: by the Service, and so perhaps
     /// to another replica. How many there were.
     pub fn send_elsewhere(&self, proxies: usize) -> usize {
-        self.shared.open.send_elsewhere(proxies)
+        self.shared.open.revoke_keys(proxies)
     }
 
     /// Serves a call to its end.

@@ -8,9 +8,8 @@ use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
 use kermode_model::ObjectKey;
+use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_runtime::shutdown::Shutdown;
-use kermode_xds::departures::Departures;
-use kermode_xds::replicas::Replicas;
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -24,7 +23,7 @@ use crate::directory::Directory;
 use crate::engine::{self, Engine};
 use crate::identity;
 use crate::mesh::SharedIndex;
-use crate::proxies::{DepartureSources, Proxies};
+use crate::proxies::{Proxies, RemovalSources};
 use crate::replicas;
 use crate::status::Statuses;
 use crate::webhook::{self, Webhooks};
@@ -40,7 +39,7 @@ pub(super) struct Plane {
     pub(super) events: Events,
     pub(super) authorities: Authorities,
     pub(super) publisher: Publisher,
-    pub(super) departures: Departures,
+    pub(super) removals: EndpointRemovals,
     pub(super) replicas: watch::Sender<Replicas>,
     pub(super) leading: watch::Receiver<bool>,
     pub(super) leads: watch::Sender<bool>,
@@ -57,13 +56,13 @@ impl Plane {
         let metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
-        let departures = Departures::default();
+        let removals = EndpointRemovals::default();
         let work = engine::Metrics::default();
         {
             let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
             metrics.register(&mut registry);
             publisher.register(&mut registry);
-            departures.register(&mut registry);
+            removals.register(&mut registry);
             work.register(&mut registry);
         }
         let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
@@ -80,7 +79,7 @@ impl Plane {
             events,
             authorities,
             publisher,
-            departures,
+            removals,
             replicas: watch::Sender::default(),
             leading,
             leads,
@@ -93,7 +92,7 @@ impl Plane {
             index: self.index,
             directory: self.directory,
             publisher: self.publisher,
-            departures: self.departures,
+            removals: self.removals,
             writer: self.writer,
             events: self.events,
             meshes_changed: self.meshes_changed,
@@ -171,8 +170,8 @@ impl Plane {
         );
         Proxies::new(
             self.store.clone(),
-            DepartureSources {
-                departures: self.departures.clone(),
+            RemovalSources {
+                removals: self.removals.clone(),
                 replicas: self.replicas.subscribe(),
                 index: self.index.clone(),
             },

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{BoxStream, StreamExt as _};
+use kermode_authentication::Authenticator;
+use kermode_limit::{KeyedLimit, LimitReached};
+use kermode_model::ObjectKey;
+use kermode_removals::{EndpointRemovals, PublishedSequence, RemovalReport, RemovalStatus, Replicas};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService};
 use tonic::{Request, Response, Status};
 
-use super::{Account, Departures, Position, Standing};
-use crate::replicas::Replicas;
 use crate::rpc::Method;
-use crate::server::Authenticator;
-use crate::server::streams::Streams;
 
 /// Path of the call.
 pub const WATCH_DEPARTURE: &str = "/kermode.departure.v1.DepartureService/WatchDeparture";
@@ -65,11 +65,11 @@ pub struct DepartureService {
 }
 
 struct Shared {
-    departures: Departures,
-    position: Arc<Position>,
+    removals: EndpointRemovals,
+    published: Arc<PublishedSequence>,
     replicas: watch::Receiver<Replicas>,
     authenticator: Box<dyn Authenticator>,
-    open: Streams,
+    open: KeyedLimit<ObjectKey>,
 }
 
 // === impl WatchDepartureResponse ===
@@ -82,19 +82,19 @@ impl WatchDepartureResponse {
     }
 }
 
-impl From<Account> for WatchDepartureResponse {
-    fn from(account: Account) -> Self {
-        let (departing, known_by, took) = match account.standing {
-            Standing::Present => (false, 0, None),
-            Standing::Known { by } => (true, by as u64, None),
-            Standing::Forgotten { took } => (true, 0, Some(took.as_millis())),
+impl From<RemovalReport> for WatchDepartureResponse {
+    fn from(report: RemovalReport) -> Self {
+        let (departing, known_by, took) = match report.status {
+            RemovalStatus::NotRemoved => (false, 0, None),
+            RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
+            RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
         };
         Self {
             departing,
             known_by,
             took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
-            others: account.others.iter().map(ToString::to_string).collect(),
-            complete: account.complete,
+            others: report.other_replicas.iter().map(ToString::to_string).collect(),
+            complete: report.is_complete,
         }
     }
 }
@@ -104,18 +104,18 @@ impl From<Account> for WatchDepartureResponse {
 impl DepartureService {
     /// Answers from that account.
     pub fn new(
-        departures: Departures,
-        position: Arc<Position>,
+        removals: EndpointRemovals,
+        published: Arc<PublishedSequence>,
         replicas: watch::Receiver<Replicas>,
         authenticator: impl Authenticator,
     ) -> Self {
         Self {
             shared: Arc::new(Shared {
-                departures,
-                position,
+                removals,
+                published,
                 replicas,
                 authenticator: Box::new(authenticator),
-                open: Streams::new(EACH, TOTAL),
+                open: KeyedLimit::new(EACH, TOTAL),
             }),
         }
     }
@@ -155,31 +155,31 @@ impl ServerStreamingService<WatchDepartureRequest> for WatchDeparture {
             let identity = shared.authenticator.authenticate(&metadata).await?;
             // A terminating Pod still has its Dataplane; one whose name another Pod has by now has no say.
             shared.authenticator.authorize(&identity)?;
-            let mut place = shared.open.enter(&identity.key).map_err(too_many)?;
-            let (position, replicas) = (shared.position.clone(), shared.replicas.clone());
-            let told = shared.departures.watch(identity.key, position, replicas);
-            let told = told.map(|account| Ok(account.into()));
-            let lost = async move { place.lost().await };
-            Ok(Response::new(told.take_until(lost.boxed()).boxed()))
+            let mut permit = shared.open.acquire_superseding(&identity.key).map_err(too_many)?;
+            let (published, replicas) = (shared.published.clone(), shared.replicas.clone());
+            let reports = shared.removals.watch(identity.key, published, replicas);
+            let responses = reports.map(|report| Ok(report.into()));
+            let revoked = async move { permit.revoked().await };
+            Ok(Response::new(responses.take_until(revoked.boxed()).boxed()))
         })
     }
 }
 
-fn too_many(most: usize) -> Status {
+fn too_many(reached: LimitReached) -> Status {
+    let (LimitReached::Total(most) | LimitReached::PerKey(most)) = reached;
     Status::resource_exhausted(format!("{most} proxies ask about their departure already"))
 }
 
 #[cfg(test)]
 mod tests {
     use http::uri::PathAndQuery;
-    use kermode_model::ObjectKey;
+    use kermode_authentication::ProxyIdentity;
     use tonic::Code;
     use tonic::client::Grpc as Client;
     use tonic_prost::ProstCodec;
 
     use super::*;
     use crate::rpc::Rpc;
-    use crate::server::ProxyIdentity;
 
     /// Lets the Pod `web` in.
     struct Gate;
@@ -213,15 +213,15 @@ mod tests {
     }
 
     /// The first answer.
-    async fn ask(departures: Departures, token: &'static str) -> Result<WatchDepartureResponse, Code> {
+    async fn ask(removals: EndpointRemovals, token: &'static str) -> Result<WatchDepartureResponse, Code> {
         let other = ["10.0.0.2:5678".parse().expect("an address")];
         let (_sender, replicas) = watch::channel(Replicas {
             others: other.into(),
-            since: Some(tokio::time::Instant::now() - std::time::Duration::from_mins(1)),
+            unchanged_since: Some(tokio::time::Instant::now() - std::time::Duration::from_mins(1)),
             ..Replicas::default()
         });
         let service = Rpc(DepartureService::new(
-            departures,
+            removals,
             Arc::new(|_| None),
             replicas,
             Gate,
@@ -241,7 +241,7 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_asks_again_and_again_has_few_calls_open() {
         let (_sender, replicas) = watch::channel(Replicas::default());
-        let service = DepartureService::new(Departures::default(), Arc::new(|_| None), replicas, Gate);
+        let service = DepartureService::new(EndpointRemovals::default(), Arc::new(|_| None), replicas, Gate);
         let mut open = Vec::new();
         for _ in 0..=EACH {
             let mut request = Request::new(WatchDepartureRequest {});
@@ -256,17 +256,17 @@ mod tests {
         let second = futures::poll!(open[1].next());
         assert!(second.is_pending(), "{second:?}");
         drop(open);
-        assert_eq!(service.shared.open.proxies(), 0);
+        assert_eq!(service.shared.open.keys(), 0);
     }
 
     #[tokio::test]
     async fn the_departing_pod_is_told_and_a_stranger_is_not() {
-        let departures = Departures::default();
-        departures.arrive(web(), "default".into());
-        departures.depart(&web(), |_| 1);
-        let told = ask(departures.clone(), "Bearer web").await.expect("an answer");
+        let removals = EndpointRemovals::default();
+        removals.endpoint_added(web(), "default".into());
+        removals.endpoint_removed(&web(), |_| 1);
+        let told = ask(removals.clone(), "Bearer web").await.expect("an answer");
         assert!(told.is_over(), "{told:?}");
         assert_eq!(told.others, ["10.0.0.2:5678"]);
-        assert_eq!(ask(departures, "Bearer db").await, Err(Code::Unauthenticated));
+        assert_eq!(ask(removals, "Bearer db").await, Err(Code::Unauthenticated));
     }
 }

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
+use kermode_authentication::ProxyIdentity;
 use kermode_envoy::ResourceKind;
+use kermode_limit::{LimitReached, Revoked};
+use kermode_removals::StreamAcknowledgements;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -17,10 +20,8 @@ use tonic::{Code, Status};
 
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
-use super::streams::Lost;
 use super::transport::After;
-use super::{Metrics, ProxyId, ProxyIdentity, Shared};
-use crate::departures::Confirmations;
+use super::{Metrics, ProxyId, Shared};
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Reply, Stream};
 use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
@@ -74,15 +75,15 @@ impl Call {
             Ok(identity) => identity,
             Err(status) => return End::Status(refused(&self.shared, status)),
         };
-        let mut place = match self.shared.open.enter(&identity.key) {
-            Ok(place) => place,
-            Err(most) => return End::Elsewhere(refused(&self.shared, full(most))),
+        let mut permit = match self.shared.open.acquire_superseding(&identity.key) {
+            Ok(permit) => permit,
+            Err(reached) => return End::Elsewhere(refused(&self.shared, full(reached))),
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
-            lost = place.lost() => match lost {
-                Lost::Taken => End::Status(Status::aborted("a newer stream of this proxy took its place")),
-                Lost::Elsewhere => {
+            revoked = permit.revoked() => match revoked {
+                Revoked::Superseded => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+                Revoked::Evicted => {
                     self.shared.metrics.handed_over.inc();
                     End::Elsewhere(Status::unavailable(
                         "this replica has more proxies than its share; another one serves",
@@ -205,7 +206,8 @@ async fn known(
     }
 }
 
-fn full(most: usize) -> Status {
+fn full(reached: LimitReached) -> Status {
+    let (LimitReached::Total(most) | LimitReached::PerKey(most)) = reached;
     Status::resource_exhausted(format!(
         "this replica has {most} streams, which is all that it may have: run more replicas"
     ))
@@ -259,7 +261,7 @@ struct Session {
     /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one of each kind that we serve.
     sent: Vec<(String, Instant)>,
     reporter: Reporter,
-    confirmations: Confirmations,
+    acknowledgements: StreamAcknowledgements,
     /// Whether the end has been logged, or another place does that.
     told: bool,
 }
@@ -289,7 +291,7 @@ impl Session {
             starting: Some(starting),
             stream: Stream::new(shared.settings.limits),
             metrics: shared.metrics.clone(),
-            confirmations: shared.departures.connect(&proxy.key, &proxy.mesh),
+            acknowledgements: shared.removals.stream_opened(&proxy.key, &proxy.mesh),
             sent: Vec::new(),
             reporter: Reporter::open(shared.clone(), proxy.clone(), versions),
             proxy,
@@ -399,7 +401,7 @@ impl Session {
             (changed, output, view.and_then(|view| stream.confirmed(&view)))
         });
         let output = output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        self.confirmations.confirm(confirmed);
+        self.acknowledgements.acknowledge(confirmed);
         let mut responses = self.emit(changed);
         responses.append(&mut self.emit(output));
         Ok(responses)
@@ -415,7 +417,7 @@ impl Session {
             let confirmed = view.filter(|_| !stream.awaits_answer(ResourceKind::Endpoints));
             (output, confirmed.and_then(|view| stream.confirmed(&view)))
         });
-        self.confirmations.confirm(confirmed);
+        self.acknowledgements.acknowledge(confirmed);
         self.emit(output)
     }
 

@@ -4,9 +4,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use kermode_authentication::ProxyIdentity;
 use kermode_envoy::{Resource, ResourceKind};
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -15,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::client::Grpc as Client;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Request, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 use super::*;
@@ -94,7 +96,7 @@ impl World {
             gate.clone(),
             settings,
             Metrics::default(),
-            Departures::default(),
+            EndpointRemovals::default(),
             watch,
         );
         let world = Self {
@@ -500,7 +502,11 @@ async fn a_proxy_for_which_there_is_no_room_is_told_so_and_has_to_connect_anew()
         total_streams: 1,
         ..Settings::default()
     });
-    let _elsewhere = world.server.shared.open.enter(&ObjectKey::new("shop", "api"));
+    let _elsewhere = world
+        .server
+        .shared
+        .open
+        .acquire_superseding(&ObjectKey::new("shop", "api"));
     let (channel, serving) = world.connect().await;
     let mut answers = World::open_on(channel.clone(), as_web(futures::stream::pending())).await;
     assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
+use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
-use kermode_xds::departures::{Departures, Standing};
-use kermode_xds::replicas::Replicas;
+use kermode_removals::{EndpointRemovals, RemovalStatus, Replicas};
 use kermode_xds::server::{
-    AdsServer, Authenticator, Metrics, Numbers, Progress, ProxyId, ProxyIdentity, Report, Settings,
-    StatusSink, Transport,
+    AdsServer, Metrics, Numbers, Progress, ProxyId, Report, Settings, StatusSink, Transport,
 };
 use kermode_xds::store::{Profile, Store, Visibility};
 use tokio::net::TcpListener;
@@ -28,7 +27,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) struct ControlPlane {
     store: Arc<Store>,
     seen: Arc<watch::Sender<Seen>>,
-    departures: Departures,
+    removals: EndpointRemovals,
     address: SocketAddr,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
@@ -64,7 +63,7 @@ impl ControlPlane {
         let mut plane = Self {
             store: Arc::new(Store::default()),
             seen: Arc::new(watch::Sender::new(Seen::default())),
-            departures: Departures::default(),
+            removals: EndpointRemovals::default(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             running: None,
         };
@@ -90,7 +89,7 @@ impl ControlPlane {
             Anyone,
             settings,
             Metrics::default(),
-            self.departures.clone(),
+            self.removals.clone(),
             requested.clone(),
         );
         server.report_to(Sink(self.seen.clone(), Mutex::default()));
@@ -127,29 +126,29 @@ impl ControlPlane {
 
     /// Says that an endpoint may be sent requests.
     pub(crate) fn arrive(&self, endpoint: &str) {
-        self.departures
-            .arrive(ObjectKey::new("shop", endpoint), "default".into());
+        self.removals
+            .endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
     /// Says that its removal was shared; completes when Envoy has confirmed that.
     pub(crate) async fn depart(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
-        self.departures.depart(&endpoint, published);
+        self.removals.endpoint_removed(&endpoint, published);
         let (_sender, alone) = watch::channel(Replicas::default());
-        let watching = self.departures.watch(endpoint, Arc::new(|_| None), alone);
+        let watching = self.removals.watch(endpoint, Arc::new(|_| None), alone);
         // Until it is told that nobody has it any more.
         let mut told = Vec::new();
-        let confirmed = watching.map(|account| account.standing).take_while(|standing| {
-            told.push(*standing);
-            std::future::ready(!matches!(standing, Standing::Forgotten { .. }))
+        let confirmed = watching.map(|report| report.status).take_while(|status| {
+            told.push(*status);
+            std::future::ready(!matches!(status, RemovalStatus::Acknowledged { .. }))
         });
         tokio::time::timeout(PATIENCE, confirmed.for_each(|_| std::future::ready(())))
             .await
             .expect("an acknowledgement");
         assert_eq!(
             told[0],
-            Standing::Known { by: 1 },
+            RemovalStatus::Pending { proxies: 1 },
             "it was not known to anybody: {told:?}"
         );
     }

@@ -9,14 +9,15 @@ use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request, Response};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use kermode_authentication::{Authenticator, ProxyIdentity};
+use kermode_removals::EndpointRemovals;
 use tokio::io::DuplexStream;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tonic::Status;
 
 use super::*;
-use crate::departures::Departures;
-use crate::server::{Authenticator, Metrics, ProxyIdentity, Settings};
+use crate::server::{Metrics, Settings};
 use crate::store::Store;
 
 /// A test that waits longer has failed.
@@ -143,7 +144,7 @@ fn mk_ads(shutdown: watch::Receiver<bool>) -> AdsServer {
         Closed,
         Settings::default(),
         Metrics::default(),
-        Departures::default(),
+        EndpointRemovals::default(),
         shutdown,
     )
 }

@@ -1,0 +1,266 @@
+//! The handle that `kuma-cp`, ADS streams and the RPC share: the state behind a lock, metrics, and notification of watchers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, Stream};
+use kermode_model::{MeshName, ObjectKey};
+use parking_lot::Mutex;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::watch;
+
+use crate::replicas::Replicas;
+use crate::state::RemovalState;
+use crate::status::{OpenRemoval, RemovalReport, RemovalStatus};
+
+/// Maximum number of proxies that an [`OpenRemoval`] names.
+const MAX_EXAMPLES: usize = 20;
+
+/// Interval at which a watched removal is evaluated again when no removal starts or completes: the number of pending
+/// proxies falls, and absent proxies expire.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Returns the mesh of a proxy and the sequence number up to which that mesh was published; none when the proxy has no
+/// Dataplane or its mesh was never published.
+pub type PublishedSequence = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
+
+/// Removals of all endpoints. Cheap to clone; clones share the state.
+#[derive(Clone, Debug)]
+pub struct EndpointRemovals {
+    inner: Arc<RemovalsInner>,
+}
+
+#[derive(Debug)]
+struct RemovalsInner {
+    state: Mutex<RemovalState>,
+    next_stream: AtomicU64,
+    /// Notified whenever a removal starts or completes.
+    changed: watch::Sender<()>,
+    open: Gauge,
+    acknowledged_after: Histogram,
+}
+
+/// Acknowledgements of one ADS stream. Dropping it reports the end of the stream.
+#[derive(Debug)]
+pub struct StreamAcknowledgements {
+    inner: Arc<RemovalsInner>,
+    proxy: ObjectKey,
+    stream: u64,
+    acknowledged: u64,
+}
+
+// === impl EndpointRemovals ===
+
+impl Default for EndpointRemovals {
+    fn default() -> Self {
+        let buckets = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0];
+        Self {
+            inner: Arc::new(RemovalsInner {
+                state: Mutex::default(),
+                next_stream: AtomicU64::default(),
+                changed: watch::Sender::new(()),
+                open: Gauge::default(),
+                acknowledged_after: Histogram::new(buckets),
+            }),
+        }
+    }
+}
+
+impl EndpointRemovals {
+    /// Registers the metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Removed endpoints that some proxy of this replica has not acknowledged to be removed";
+        registry.register("xds_endpoint_removals_open", help, self.inner.open.clone());
+        let help = "Time from publishing the removal of an endpoint until every proxy of this replica has acknowledged it";
+        registry.register_with_unit(
+            "xds_endpoint_removal_acknowledgement",
+            help,
+            Unit::Seconds,
+            self.inner.acknowledged_after.clone(),
+        );
+    }
+
+    /// Reports that an endpoint of the mesh is published, or about to be.
+    pub fn endpoint_added(&self, endpoint: ObjectKey, mesh: MeshName) {
+        self.inner.update(|state, _| {
+            state.add_endpoint(endpoint, mesh);
+            Vec::new()
+        });
+    }
+
+    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a mesh was
+    /// published. Does nothing for a proxy that is no endpoint.
+    pub fn endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
+        let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
+            return;
+        };
+        let sequence = published(&mesh);
+        self.inner
+            .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
+    }
+
+    /// Reports that the Dataplane of a proxy was deleted. Its endpoint has to be reported as removed before.
+    pub fn dataplane_deleted(&self, proxy: &ObjectKey) {
+        self.inner.update(|state, now| state.delete_dataplane(proxy, now));
+    }
+
+    /// Returns the status of an endpoint's removal.
+    pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
+        // Absent proxies expire here because only a reader of the status waits for them.
+        self.inner.update(RemovalState::expire_absent);
+        self.inner.state.lock().status(endpoint)
+    }
+
+    /// Returns the removals that some proxy has not acknowledged, oldest first.
+    pub fn open(&self) -> Vec<OpenRemoval> {
+        let now = Instant::now();
+        let state = self.inner.state.lock();
+        let mut open: Vec<_> = state
+            .open_removals()
+            .map(|(endpoint, started_at, waiting)| OpenRemoval {
+                endpoint: endpoint.clone(),
+                age: now.saturating_duration_since(started_at),
+                unacknowledged_by: waiting.len(),
+                examples: waiting.into_iter().take(MAX_EXAMPLES).cloned().collect(),
+            })
+            .collect();
+        open.sort_by_key(|removal| std::cmp::Reverse(removal.age));
+        open
+    }
+
+    /// Reports that a proxy opened an ADS stream.
+    pub fn stream_opened(&self, proxy: &ObjectKey, mesh: &MeshName) -> StreamAcknowledgements {
+        let stream = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
+        self.inner
+            .update(|state, now| state.open_stream(proxy, mesh, stream, now));
+        StreamAcknowledgements {
+            inner: self.inner.clone(),
+            proxy: proxy.clone(),
+            stream,
+            acknowledged: 0,
+        }
+    }
+
+    /// Returns a stream of reports on an endpoint's removal: the current one, then one after each change. It does not end by
+    /// itself, since a proxy that connects later may still have the endpoint.
+    pub fn watch(
+        &self,
+        endpoint: ObjectKey,
+        published: Arc<PublishedSequence>,
+        replicas: watch::Receiver<Replicas>,
+    ) -> impl Stream<Item = RemovalReport> + Send + 'static {
+        let watcher = Watcher {
+            changed: self.inner.changed.subscribe(),
+            removals: self.clone(),
+            endpoint,
+            published,
+            replicas,
+            last: None,
+        };
+        stream::unfold(watcher, async |mut watcher| {
+            Some((watcher.next_report().await, watcher))
+        })
+    }
+
+    fn report(
+        &self,
+        endpoint: &ObjectKey,
+        published: &PublishedSequence,
+        replicas: &Replicas,
+    ) -> RemovalReport {
+        let is_known = self.inner.state.lock().is_known(endpoint);
+        if !is_known && let Some((mesh, sequence)) = published(endpoint) {
+            // No configuration published here up to this sequence number contains the endpoint.
+            self.inner
+                .update(|state, now| state.query(endpoint, mesh, sequence, now));
+        }
+        RemovalReport {
+            status: self.status(endpoint),
+            other_replicas: replicas.others.clone(),
+            is_complete: replicas.are_stable(),
+        }
+    }
+}
+
+/// One caller that follows a removal.
+struct Watcher {
+    removals: EndpointRemovals,
+    endpoint: ObjectKey,
+    published: Arc<PublishedSequence>,
+    changed: watch::Receiver<()>,
+    replicas: watch::Receiver<Replicas>,
+    /// The report that was returned last.
+    last: Option<RemovalReport>,
+}
+
+impl Watcher {
+    /// Completes once the report differs from the last one.
+    async fn next_report(&mut self) -> RemovalReport {
+        loop {
+            self.changed.mark_unchanged();
+            let replicas = self.replicas.borrow_and_update().clone();
+            let report = self.removals.report(&self.endpoint, &*self.published, &replicas);
+            if self.last.as_ref() != Some(&report) {
+                self.last = Some(report.clone());
+                return report;
+            }
+            // `removals` holds the sender of `changed`, so that one cannot fail.
+            let _ = tokio::time::timeout(POLL_INTERVAL, async {
+                tokio::select! {
+                    _ = self.changed.changed() => {}
+                    Ok(()) = self.replicas.changed() => {}
+                }
+            })
+            .await;
+        }
+    }
+}
+
+// === impl StreamAcknowledgements ===
+
+impl StreamAcknowledgements {
+    /// Reports that the proxy has applied every endpoint change up to a sequence number. Lower numbers are ignored.
+    pub fn acknowledge(&mut self, sequence: Option<u64>) {
+        let Some(sequence) = sequence.filter(|sequence| *sequence > self.acknowledged) else {
+            return;
+        };
+        self.acknowledged = sequence;
+        let (proxy, stream) = (&self.proxy, self.stream);
+        self.inner
+            .update(|state, now| state.acknowledge(proxy, stream, sequence, now));
+    }
+}
+
+impl Drop for StreamAcknowledgements {
+    fn drop(&mut self) {
+        let (proxy, stream) = (&self.proxy, self.stream);
+        self.inner
+            .update(|state, now| state.close_stream(proxy, stream, now));
+    }
+}
+
+// === impl RemovalsInner ===
+
+impl RemovalsInner {
+    /// Applies a change, then updates the metrics and notifies watchers outside of the lock.
+    fn update(&self, change: impl FnOnce(&mut RemovalState, Instant) -> Vec<Duration>) {
+        let mut state = self.state.lock();
+        let open_before = state.open_count();
+        let completed = change(&mut state, Instant::now());
+        let open = state.open_count();
+        drop(state);
+        for after in &completed {
+            self.acknowledged_after.observe(after.as_secs_f64());
+        }
+        if open != open_before || !completed.is_empty() {
+            self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
+            self.changed.send_replace(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

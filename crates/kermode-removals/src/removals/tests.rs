@@ -1,0 +1,105 @@
+use std::net::SocketAddr;
+
+use futures::StreamExt as _;
+
+use super::*;
+use crate::replicas::RECONNECT_TIMEOUT;
+
+/// Endpoint that is removed.
+fn web() -> ObjectKey {
+    ObjectKey::new("shop", "web")
+}
+
+/// Proxy that has the endpoint.
+fn client() -> ObjectKey {
+    ObjectKey::new("shop", "a")
+}
+
+/// Replicas that have not changed for long.
+fn stable() -> Replicas {
+    Replicas {
+        unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
+        ..Replicas::default()
+    }
+}
+
+#[tokio::test]
+async fn watch_reports_a_removal_from_start_to_completion() {
+    let removals = EndpointRemovals::default();
+    let mesh = MeshName::from("default");
+    removals.endpoint_added(web(), mesh.clone());
+    let mut acknowledgements = removals.stream_opened(&client(), &mesh);
+    let (_replicas, alone) = watch::channel(stable());
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), alone));
+    let mut status = async || reports.next().await.map(|report| report.status);
+
+    assert_eq!(status().await, Some(RemovalStatus::NotRemoved));
+    removals.endpoint_removed(&web(), |_| 8);
+    assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
+    let open = removals.open();
+    assert_eq!(
+        (open[0].unacknowledged_by, &open[0].examples),
+        (1, &vec![client()])
+    );
+    assert_eq!(removals.inner.open.get(), 1);
+    acknowledgements.acknowledge(Some(7));
+    acknowledgements.acknowledge(Some(8));
+    assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
+    assert_eq!(removals.inner.open.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected() {
+    let removals = EndpointRemovals::default();
+    removals.endpoint_added(web(), "default".into());
+    removals.endpoint_removed(&web(), |_| 1);
+    let other: SocketAddr = "10.0.0.2:5678".parse().expect("an address");
+    let changed = |others: &[SocketAddr]| Replicas {
+        others: others.into(),
+        unchanged_since: Some(tokio::time::Instant::now()),
+        ..Replicas::default()
+    };
+    let (replicas, receiver) = watch::channel(changed(&[other]));
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
+
+    let first = reports.next().await.expect("a report");
+    assert!(
+        matches!(first.status, RemovalStatus::Acknowledged { .. }),
+        "{first:?}"
+    );
+    assert!(
+        !first.is_complete && *first.other_replicas == [other],
+        "{first:?}"
+    );
+    let ended_at = tokio::time::Instant::now();
+    replicas.send_replace(changed(&[]));
+    let second = reports.next().await.expect("a report");
+    assert!(
+        !second.is_complete && second.other_replicas.is_empty(),
+        "{second:?}"
+    );
+    let third = reports.next().await.expect("a report");
+    assert!(
+        third.is_complete && ended_at.elapsed() >= RECONNECT_TIMEOUT,
+        "{third:?}"
+    );
+}
+
+#[tokio::test]
+async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
+    let removals = EndpointRemovals::default();
+    let mesh = MeshName::from("default");
+    let mut acknowledgements = removals.stream_opened(&client(), &mesh);
+    acknowledgements.acknowledge(Some(7));
+    let (_replicas, alone) = watch::channel(stable());
+    let published = move |_: &ObjectKey| Some((mesh.clone(), 8));
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published), alone));
+    let mut status = async || reports.next().await.map(|report| report.status);
+
+    assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
+    acknowledgements.acknowledge(Some(8));
+    assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
+    // The endpoint may be added later.
+    removals.endpoint_added(web(), "default".into());
+    assert_eq!(removals.status(&web()), RemovalStatus::NotRemoved);
+}

@@ -1,0 +1,367 @@
+//! Acknowledged sequence numbers of all proxies, and the removals that wait for them. No IO, no clock.
+//!
+//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to it. A removal
+//! waits for the proxies whose number is lower than its own, which is a range of an ordered set. So memory grows with
+//! the number of proxies, not with proxies times removals.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use kermode_model::{MeshName, ObjectKey};
+
+use crate::replicas::RECONNECT_TIMEOUT;
+use crate::status::RemovalStatus;
+
+/// A proxy with a stream, or with one that ended within the [`RECONNECT_TIMEOUT`].
+#[derive(Debug)]
+struct KnownProxy {
+    id: u64,
+    mesh: MeshName,
+    /// Newest stream; none after it ended.
+    stream: Option<u64>,
+    /// Highest sequence number that the proxy acknowledged.
+    acknowledged: u64,
+    /// End of its last stream.
+    closed_at: Option<Instant>,
+    /// Its Dataplane was deleted: nothing waits for the proxy once its stream has ended.
+    is_deleted: bool,
+}
+
+/// Removal of one endpoint.
+#[derive(Debug)]
+struct Removal {
+    mesh: MeshName,
+    /// Sequence number that a proxy has to acknowledge.
+    sequence: u64,
+    started_at: Instant,
+    /// Whether this replica published a removal. Otherwise the sidecar of an endpoint unknown here queried it.
+    is_published: bool,
+    /// Time until every proxy had acknowledged it. A proxy that connects later may still have the endpoint.
+    acknowledged_after: Option<Duration>,
+    /// The endpoint's Dataplane was deleted, so its status will not be queried any more.
+    is_deleted: bool,
+}
+
+/// Acknowledgements and open removals of one mesh.
+#[derive(Debug, Default)]
+struct Acknowledgements {
+    /// Acknowledged sequence number and id of each proxy.
+    proxies: BTreeSet<(u64, u64)>,
+    /// Sequence number and endpoint of each removal that some proxy has not acknowledged.
+    open: BTreeSet<(u64, ObjectKey)>,
+}
+
+/// State of [`crate::removals::EndpointRemovals`]. Methods return the durations, from publication to the last acknowledgement, of the
+/// endpoint removals that they completed.
+#[derive(Debug, Default)]
+pub(crate) struct RemovalState {
+    meshes: HashMap<MeshName, Acknowledgements>,
+    proxies: HashMap<ObjectKey, KnownProxy>,
+    last_id: u64,
+    /// Proxies whose stream has ended, in the order of the ends.
+    absent: VecDeque<(Instant, ObjectKey)>,
+    /// Endpoints in proxies' configuration, and their meshes.
+    endpoints: HashMap<ObjectKey, MeshName>,
+    removals: HashMap<ObjectKey, Removal>,
+    /// Number of open entries that are queries: nothing was removed.
+    queries: usize,
+}
+
+// === impl RemovalState ===
+
+impl RemovalState {
+    /// Adds an endpoint, or takes its removal back.
+    pub(crate) fn add_endpoint(&mut self, endpoint: ObjectKey, mesh: MeshName) {
+        self.discard_removal(&endpoint);
+        self.endpoints.insert(endpoint, mesh);
+    }
+
+    /// Returns the mesh of an endpoint that is not removed.
+    pub(crate) fn mesh_of(&self, endpoint: &ObjectKey) -> Option<&MeshName> {
+        self.endpoints.get(endpoint)
+    }
+
+    /// Starts the removal of an endpoint, which was published with the given sequence number.
+    pub(crate) fn remove_endpoint(
+        &mut self,
+        endpoint: &ObjectKey,
+        sequence: u64,
+        now: Instant,
+    ) -> Vec<Duration> {
+        let Some(mesh) = self.endpoints.remove(endpoint) else {
+            return Vec::new();
+        };
+        self.start(endpoint, mesh, sequence, true, now)
+    }
+
+    /// Whether the proxy is an endpoint or has a removal here.
+    pub(crate) fn is_known(&self, proxy: &ObjectKey) -> bool {
+        self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
+    }
+
+    /// Starts a query for a proxy that has been no endpoint since this replica started. A proxy that comes from another
+    /// replica may still have it as an endpoint, until it has applied everything published here up to `sequence`.
+    pub(crate) fn query(
+        &mut self,
+        proxy: &ObjectKey,
+        mesh: MeshName,
+        sequence: u64,
+        now: Instant,
+    ) -> Vec<Duration> {
+        if self.is_known(proxy) {
+            return Vec::new();
+        }
+        self.start(proxy, mesh, sequence, false, now)
+    }
+
+    /// Notes that the Dataplane of a proxy was deleted. The removal of its endpoint was started before.
+    pub(crate) fn delete_dataplane(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
+        let is_complete = self.removals.get_mut(proxy).is_some_and(|removal| {
+            removal.is_deleted = true;
+            removal.acknowledged_after.is_some()
+        });
+        if is_complete {
+            self.removals.remove(proxy);
+        }
+        let Some(known) = self.proxies.get_mut(proxy) else {
+            return Vec::new();
+        };
+        known.is_deleted = true;
+        if known.stream.is_none() {
+            self.remove_proxy(proxy, now)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Adds a stream of a proxy. What the proxy has is unknown until it acknowledges something.
+    pub(crate) fn open_stream(
+        &mut self,
+        proxy: &ObjectKey,
+        mesh: &MeshName,
+        stream: u64,
+        now: Instant,
+    ) -> Vec<Duration> {
+        let has_moved = self.proxies.get(proxy).is_some_and(|known| known.mesh != *mesh);
+        let completed = if has_moved {
+            self.remove_proxy(proxy, now)
+        } else {
+            Vec::new()
+        };
+        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
+        let last_id = &mut self.last_id;
+        let known = self.proxies.entry(proxy.clone()).or_insert_with(|| {
+            *last_id += 1;
+            of_mesh.proxies.insert((0, *last_id));
+            KnownProxy {
+                id: *last_id,
+                mesh: mesh.clone(),
+                stream: None,
+                acknowledged: 0,
+                closed_at: None,
+                is_deleted: false,
+            }
+        });
+        known.stream = known.stream.max(Some(stream));
+        known.is_deleted = false;
+        completed
+    }
+
+    /// Notes that a proxy has applied every endpoint change up to `sequence`. Only its newest stream counts.
+    pub(crate) fn acknowledge(
+        &mut self,
+        proxy: &ObjectKey,
+        stream: u64,
+        sequence: u64,
+        now: Instant,
+    ) -> Vec<Duration> {
+        let Some(known) = self.proxies.get_mut(proxy) else {
+            return Vec::new();
+        };
+        if known.stream != Some(stream) || sequence <= known.acknowledged {
+            return Vec::new();
+        }
+        let mesh = known.mesh.clone();
+        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
+        of_mesh.proxies.remove(&(known.acknowledged, known.id));
+        known.acknowledged = sequence;
+        of_mesh.proxies.insert((sequence, known.id));
+        self.complete_removals(&mesh, now)
+    }
+
+    /// Removes a stream of a proxy. The proxy keeps its configuration.
+    pub(crate) fn close_stream(&mut self, proxy: &ObjectKey, stream: u64, now: Instant) -> Vec<Duration> {
+        let Some(known) = self.proxies.get_mut(proxy) else {
+            return Vec::new();
+        };
+        if known.stream != Some(stream) {
+            return Vec::new();
+        }
+        known.stream = None;
+        known.closed_at = Some(now);
+        if known.is_deleted {
+            return self.remove_proxy(proxy, now);
+        }
+        self.absent.push_back((now, proxy.clone()));
+        Vec::new()
+    }
+
+    /// Removes proxies that have had no stream for the [`RECONNECT_TIMEOUT`].
+    pub(crate) fn expire_absent(&mut self, now: Instant) -> Vec<Duration> {
+        let mut completed = Vec::new();
+        while let Some((since, proxy)) = self.absent.pop_front() {
+            if now.saturating_duration_since(since) < RECONNECT_TIMEOUT {
+                self.absent.push_front((since, proxy));
+                break;
+            }
+            // The proxy may have had another stream since; that one's end has an entry of its own.
+            let is_expired = |known: &KnownProxy| {
+                let closed_at = known.closed_at.unwrap_or(since);
+                known.stream.is_none() && now.saturating_duration_since(closed_at) >= RECONNECT_TIMEOUT
+            };
+            if self.proxies.get(&proxy).is_some_and(is_expired) {
+                completed.extend(self.remove_proxy(&proxy, now));
+            }
+        }
+        completed
+    }
+
+    /// Returns the status of an endpoint's removal.
+    pub(crate) fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
+        let Some(removal) = self.removals.get(endpoint) else {
+            return RemovalStatus::NotRemoved;
+        };
+        let proxies = self.unacknowledged(endpoint, removal).count();
+        match removal.acknowledged_after.filter(|_| proxies == 0) {
+            Some(after) => RemovalStatus::Acknowledged { after },
+            None => RemovalStatus::Pending { proxies },
+        }
+    }
+
+    /// Returns the published removals that are not acknowledged, with their start and the proxies they wait for.
+    pub(crate) fn open_removals(&self) -> impl Iterator<Item = (&ObjectKey, Instant, Vec<&ObjectKey>)> {
+        let open = self
+            .removals
+            .iter()
+            .filter(|(_, removal)| removal.is_published && removal.acknowledged_after.is_none());
+        open.map(|(endpoint, removal)| {
+            let ids: HashSet<u64> = self.unacknowledged(endpoint, removal).collect();
+            let waiting = self.proxies.iter().filter(|(_, known)| ids.contains(&known.id));
+            (
+                endpoint,
+                removal.started_at,
+                waiting.map(|(key, _)| key).collect(),
+            )
+        })
+    }
+
+    /// Number of published removals that are not acknowledged.
+    pub(crate) fn open_count(&self) -> usize {
+        let open: usize = self.meshes.values().map(|of_mesh| of_mesh.open.len()).sum();
+        open.saturating_sub(self.queries)
+    }
+
+    fn start(
+        &mut self,
+        endpoint: &ObjectKey,
+        mesh: MeshName,
+        sequence: u64,
+        is_published: bool,
+        now: Instant,
+    ) -> Vec<Duration> {
+        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
+        of_mesh.open.insert((sequence, endpoint.clone()));
+        self.queries += usize::from(!is_published);
+        let removal = Removal {
+            mesh: mesh.clone(),
+            sequence,
+            started_at: now,
+            is_published,
+            acknowledged_after: None,
+            is_deleted: false,
+        };
+        self.removals.insert(endpoint.clone(), removal);
+        self.complete_removals(&mesh, now)
+    }
+
+    /// Returns the ids of the proxies that have not acknowledged a removal.
+    fn unacknowledged<'a>(
+        &'a self,
+        endpoint: &ObjectKey,
+        removal: &Removal,
+    ) -> impl Iterator<Item = u64> + use<'a> {
+        // The endpoint's own sidecar is not waited for.
+        let own = self.proxies.get(endpoint).map(|known| known.id);
+        let of_mesh = self.meshes.get(&removal.mesh);
+        let behind = of_mesh.map(|of_mesh| of_mesh.proxies.range(..(removal.sequence, 0)));
+        behind
+            .into_iter()
+            .flatten()
+            .map(|(_, id)| *id)
+            .filter(move |id| Some(*id) != own)
+    }
+
+    /// Completes the open removals of a mesh that every proxy has acknowledged, in the order of their sequence numbers.
+    fn complete_removals(&mut self, mesh: &MeshName, now: Instant) -> Vec<Duration> {
+        let mut completed = Vec::new();
+        while let Some((_, endpoint)) = self.meshes.get(mesh).and_then(|of_mesh| of_mesh.open.first()) {
+            let endpoint = endpoint.clone();
+            let is_pending = self
+                .removals
+                .get(&endpoint)
+                .is_some_and(|removal| self.unacknowledged(&endpoint, removal).next().is_some());
+            if is_pending {
+                break;
+            }
+            completed.extend(self.complete(&endpoint, now));
+        }
+        completed
+    }
+
+    fn complete(&mut self, endpoint: &ObjectKey, now: Instant) -> Option<Duration> {
+        let removal = self.removals.get_mut(endpoint)?;
+        let after = now.saturating_duration_since(removal.started_at);
+        removal.acknowledged_after = Some(after);
+        let is_published = removal.is_published;
+        self.queries -= usize::from(!is_published);
+        let open = (removal.sequence, endpoint.clone());
+        if let Some(of_mesh) = self.meshes.get_mut(&removal.mesh) {
+            of_mesh.open.remove(&open);
+        }
+        if removal.is_deleted {
+            self.removals.remove(endpoint);
+        }
+        is_published.then_some(after)
+    }
+
+    fn discard_removal(&mut self, endpoint: &ObjectKey) {
+        let Some(removal) = self.removals.remove(endpoint) else {
+            return;
+        };
+        let open = (removal.sequence, endpoint.clone());
+        if let Some(of_mesh) = self.meshes.get_mut(&removal.mesh)
+            && of_mesh.open.remove(&open)
+        {
+            self.queries -= usize::from(!removal.is_published);
+        }
+    }
+
+    /// Removes a proxy, so that no removal waits for it any more.
+    fn remove_proxy(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
+        let Some(known) = self.proxies.remove(proxy) else {
+            return Vec::new();
+        };
+        if let Some(of_mesh) = self.meshes.get_mut(&known.mesh) {
+            of_mesh.proxies.remove(&(known.acknowledged, known.id));
+        }
+        let completed = self.complete_removals(&known.mesh, now);
+        let is_unused = |of_mesh: &Acknowledgements| of_mesh.proxies.is_empty() && of_mesh.open.is_empty();
+        if self.meshes.get(&known.mesh).is_some_and(is_unused) {
+            self.meshes.remove(&known.mesh);
+        }
+        completed
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,279 @@
+//! Removals and acknowledgements, with a clock that the tests set.
+
+use super::*;
+
+const NONE: Vec<Duration> = Vec::new();
+
+struct Fixture {
+    state: RemovalState,
+    start: Instant,
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("shop", name)
+}
+
+impl Fixture {
+    /// `web` is an endpoint; the proxies `a` and `b` have streams 1 and 2.
+    fn new() -> Self {
+        let mut fixture = Self {
+            state: RemovalState::default(),
+            start: Instant::now(),
+        };
+        fixture.add("web");
+        fixture.open_stream("a", 1);
+        fixture.open_stream("b", 2);
+        fixture
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.start + Duration::from_secs(second)
+    }
+
+    fn open_stream(&mut self, proxy: &str, stream: u64) {
+        let now = self.at(0);
+        assert_eq!(
+            self.state
+                .open_stream(&key(proxy), &"default".into(), stream, now),
+            NONE
+        );
+    }
+
+    fn add(&mut self, proxy: &str) {
+        self.state.add_endpoint(key(proxy), "default".into());
+    }
+
+    fn remove(&mut self, proxy: &str, sequence: u64) -> Vec<Duration> {
+        let now = self.at(0);
+        self.state.remove_endpoint(&key(proxy), sequence, now)
+    }
+
+    fn acknowledge(&mut self, proxy: &str, stream: u64, sequence: u64) -> Vec<Duration> {
+        let now = self.at(1);
+        self.state.acknowledge(&key(proxy), stream, sequence, now)
+    }
+
+    fn status(&self) -> RemovalStatus {
+        self.state.status(&key("web"))
+    }
+}
+
+fn after(seconds: u64) -> Vec<Duration> {
+    vec![Duration::from_secs(seconds)]
+}
+
+#[test]
+fn removal_completes_with_the_last_acknowledgement() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 7);
+    assert_eq!(fixture.status(), RemovalStatus::NotRemoved);
+    assert_eq!(fixture.remove("web", 8), NONE);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 2 });
+    assert_eq!(fixture.acknowledge("a", 1, 8), NONE);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+    let (_, _, waiting) = fixture.state.open_removals().next().expect("an open removal");
+    assert_eq!(waiting, [&key("b")]);
+    assert_eq!(fixture.acknowledge("b", 2, 9), after(1));
+    let acknowledged = RemovalStatus::Acknowledged { after: after(1)[0] };
+    assert_eq!(fixture.status(), acknowledged);
+    assert_eq!(fixture.state.open_count(), 0);
+}
+
+#[test]
+fn removal_completes_at_once_without_proxies_other_than_its_own_sidecar() {
+    let mut state = RemovalState::default();
+    let now = Instant::now();
+    state.add_endpoint(key("web"), "default".into());
+    state.open_stream(&key("web"), &"default".into(), 1, now);
+    assert_eq!(state.remove_endpoint(&key("web"), 5, now), after(0));
+}
+
+#[test]
+fn proxies_of_another_mesh_do_not_delay_a_removal() {
+    let mut fixture = Fixture::new();
+    fixture.state.add_endpoint(key("db"), "other".into());
+    assert_eq!(fixture.remove("db", 5), after(0));
+}
+
+#[test]
+fn unknown_endpoint_is_not_removed() {
+    let mut fixture = Fixture::new();
+    assert_eq!(fixture.remove("unknown", 5), NONE);
+    assert_eq!(fixture.state.open_count(), 0);
+}
+
+#[test]
+fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    let now = fixture.at(0);
+    assert_eq!(fixture.state.close_stream(&key("b"), 2, now), NONE);
+    fixture.remove("web", 8);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+    fixture.open_stream("b", 3);
+    assert_eq!(
+        fixture.acknowledge("b", 2, 8),
+        NONE,
+        "the older stream does not count"
+    );
+    assert_eq!(fixture.acknowledge("b", 3, 8), after(1));
+}
+
+#[test]
+fn absent_proxy_expires() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    let (closed, soon, late) = (fixture.at(0), fixture.at(59), fixture.at(60));
+    fixture.state.close_stream(&key("b"), 2, closed);
+    fixture.remove("web", 8);
+    assert_eq!(fixture.state.expire_absent(soon), NONE);
+    assert_eq!(fixture.state.expire_absent(late), after(60));
+    assert_eq!(fixture.state.proxies.len(), 1, "its state is removed");
+}
+
+#[test]
+fn reconnected_proxy_does_not_expire() {
+    let mut fixture = Fixture::new();
+    let (closed, late) = (fixture.at(0), fixture.at(90));
+    fixture.state.close_stream(&key("b"), 2, closed);
+    fixture.open_stream("b", 3);
+    fixture.remove("web", 8);
+    fixture.acknowledge("a", 1, 8);
+    assert_eq!(fixture.state.expire_absent(late), NONE);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+}
+
+#[test]
+fn deleted_proxy_is_pending_until_its_stream_ends() {
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    fixture.remove("web", 8);
+    let (left, closed) = (fixture.at(2), fixture.at(3));
+    assert_eq!(
+        fixture.state.delete_dataplane(&key("b"), left),
+        NONE,
+        "its stream is open"
+    );
+    assert_eq!(fixture.state.close_stream(&key("b"), 2, closed), after(3));
+
+    let mut fixture = Fixture::new();
+    fixture.acknowledge("a", 1, 9);
+    fixture.remove("web", 8);
+    fixture.state.close_stream(&key("b"), 2, closed);
+    assert_eq!(fixture.state.delete_dataplane(&key("b"), closed).len(), 1);
+}
+
+#[test]
+fn endpoint_that_is_added_again_has_no_removal() {
+    let mut fixture = Fixture::new();
+    fixture.remove("web", 8);
+    fixture.add("web");
+    assert_eq!(fixture.status(), RemovalStatus::NotRemoved);
+    assert_eq!(fixture.state.open_count(), 0);
+    fixture.acknowledge("a", 1, 9);
+    assert_eq!(fixture.acknowledge("b", 2, 9), NONE);
+}
+
+#[test]
+fn deleted_pods_leave_no_state() {
+    let mut fixture = Fixture::new();
+    fixture.remove("web", 8);
+    let now = fixture.at(2);
+    fixture.state.delete_dataplane(&key("web"), now);
+    fixture.acknowledge("a", 1, 8);
+    assert_eq!(
+        fixture.acknowledge("b", 2, 8),
+        after(1),
+        "the removal is still measured"
+    );
+    for (proxy, stream) in [("a", 1), ("b", 2)] {
+        fixture.state.delete_dataplane(&key(proxy), now);
+        fixture.state.close_stream(&key(proxy), stream, now);
+    }
+    let RemovalState {
+        meshes,
+        proxies,
+        removals,
+        endpoints,
+        ..
+    } = fixture.state;
+    assert!(meshes.is_empty() && proxies.is_empty() && removals.is_empty() && endpoints.is_empty());
+}
+
+#[test]
+fn removals_complete_in_the_order_of_their_sequence_numbers() {
+    let mut fixture = Fixture::new();
+    fixture.add("api");
+    fixture.remove("web", 8);
+    fixture.remove("api", 9);
+    fixture.acknowledge("a", 1, 9);
+    assert_eq!(fixture.acknowledge("b", 2, 8), after(1));
+    assert_eq!(
+        fixture.state.status(&key("api")),
+        RemovalStatus::Pending { proxies: 1 }
+    );
+    assert_eq!(fixture.acknowledge("b", 2, 9), after(1));
+}
+
+#[test]
+fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
+    let mut fixture = Fixture::new();
+    let (early, now) = (key("early"), fixture.at(0));
+    assert_eq!(fixture.state.query(&early, "default".into(), 3, now), NONE);
+    assert_eq!(
+        fixture.state.status(&early),
+        RemovalStatus::Pending { proxies: 2 }
+    );
+    fixture.acknowledge("a", 1, 3);
+    assert_eq!(fixture.acknowledge("b", 2, 3), NONE, "nothing was removed");
+    let acknowledged = RemovalStatus::Acknowledged { after: after(1)[0] };
+    assert_eq!(fixture.state.status(&early), acknowledged);
+    assert_eq!(
+        fixture.state.query(&early, "default".into(), 9, now),
+        NONE,
+        "queried before"
+    );
+    assert_eq!(fixture.state.status(&early), acknowledged);
+
+    let late = key("late");
+    fixture.state.query(&late, "default".into(), 4, now);
+    assert_eq!(fixture.state.open_count(), 0, "nothing was removed");
+    assert_eq!(fixture.state.open_removals().count(), 0);
+    for proxy in [&early, &late] {
+        fixture.state.delete_dataplane(proxy, now);
+    }
+    assert!(!fixture.state.is_known(&early) && fixture.state.is_known(&late));
+    fixture.acknowledge("a", 1, 4);
+    fixture.acknowledge("b", 2, 4);
+    assert!(!fixture.state.is_known(&late) && fixture.state.queries == 0);
+}
+
+#[test]
+fn proxy_that_connects_later_with_older_configuration_is_pending() {
+    let mut fixture = Fixture::new();
+    fixture.remove("web", 8);
+    fixture.acknowledge("a", 1, 8);
+    assert_eq!(fixture.acknowledge("b", 2, 8), after(1));
+    fixture.open_stream("c", 3);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+    assert_eq!(fixture.acknowledge("c", 3, 7), NONE);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+    assert_eq!(fixture.acknowledge("c", 3, 8), NONE, "completed before");
+    assert_eq!(
+        fixture.status(),
+        RemovalStatus::Acknowledged { after: after(1)[0] }
+    );
+}
+
+#[test]
+fn absence_begins_with_the_end_of_the_last_stream() {
+    let mut fixture = Fixture::new();
+    fixture.remove("web", 8);
+    fixture.acknowledge("b", 2, 8);
+    fixture.state.close_stream(&key("a"), 1, fixture.at(0));
+    fixture.open_stream("a", 3);
+    fixture.state.close_stream(&key("a"), 3, fixture.at(50));
+    assert_eq!(fixture.state.expire_absent(fixture.at(61)), NONE);
+    assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
+    assert_eq!(fixture.state.expire_absent(fixture.at(110)), after(110));
+}
