@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use kermode_model::annotation::SIDECAR_INJECTED;
+
 /// What has to be known of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PodSummary {
@@ -25,7 +27,6 @@ pub(crate) enum Skip {
 }
 
 const INIT_CONTAINER: &str = "kuma-init";
-const SIDECAR_INJECTED: &str = "kuma.io/sidecar-injected";
 
 /// Whether to leave the pod alone, and why.
 pub(crate) fn skip(pod: &PodSummary) -> Option<Skip> {

@@ -1,13 +1,13 @@
 //! Checks what the command line and the environment say: everything that is wrong is reported at once.
 
 use std::fmt;
-use std::num::{NonZeroU16, NonZeroU32};
+use std::num::{NonZeroU16, NonZeroU32, ParseIntError};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use kermode_identity::TrustBundle;
-use kermode_model::{MeshName, ObjectKey, duration};
+use kermode_model::{MeshName, ObjectKey, duration, notation};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::RunArgs;
@@ -165,23 +165,20 @@ fn required<T: Empty>(value: Option<T>) -> Result<T, String> {
         .ok_or_else(|| "it is not set, and there is no default".to_owned())
 }
 
-fn number<T: FromStr>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a whole number in range"))
+fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    notation::number(text).map_err(|_| format!("`{text}` is not a whole number in range"))
 }
 
 fn port(text: &str) -> Result<NonZeroU16, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
+    notation::number(text).map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
 }
 
 /// The values Kuma understands as booleans (BEHAVIOUR section 1).
 fn boolean(text: &str) -> Result<bool, String> {
-    match text {
-        "true" | "enabled" => Ok(true),
-        "false" | "disabled" | "" => Ok(false),
-        other => Err(format!("`{other}` is neither true nor false")),
+    if text.is_empty() {
+        return Ok(false);
     }
+    notation::boolean(text).ok_or_else(|| format!("`{text}` is neither true nor false"))
 }
 
 fn positive(text: &str) -> Result<Duration, String> {

@@ -1,9 +1,9 @@
-//! The `kuma.io/v1alpha1` API: custom resources, their CustomResourceDefinitions, and every label and annotation
-//! key that Kermode reads or writes.
+//! The `kuma.io/v1alpha1` API: custom resources, their CustomResourceDefinitions, and their validation.
 //!
-//! Wire types only. What they mean is in `kermode-model`; the conversions between the two are here.
+//! The types here are wire types. `kermode-model` has the types that the rest of Kermode computes with; the conversions
+//! between the two are in this crate. The keys of labels and annotations are declared in `kermode-model`, too, and
+//! exported here.
 
-pub mod annotation;
 mod container_patch;
 mod dataplane;
 pub mod definition;
@@ -11,6 +11,8 @@ mod mesh;
 mod object;
 mod traffic_permission;
 pub mod validate;
+
+pub use kermode_model::annotation;
 
 pub use container_patch::{ContainerPatch, ContainerPatchSpec, JsonPatchBlock, JsonPatchOp};
 pub use dataplane::{

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use kermode_crds::annotation::{parse_bool, parse_list};
-use kermode_model::duration;
+use kermode_crds::annotation::parse_bool;
+use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
 
@@ -66,12 +66,8 @@ impl<'a> Values<'a> {
 
     pub(crate) fn number(&self, key: &'static str) -> Result<Option<u32>, Denial> {
         let parse = |value: &str| {
-            // Rust takes a leading plus, the notation does not.
-            let digits = (!value.starts_with('+')).then_some(value);
-            let number = digits.and_then(|digits| digits.parse().ok());
-            number.ok_or_else(|| {
-                self.unparsable(key, format!("{value:?} is not a number from 0 to 4294967295"))
-            })
+            notation::number(value)
+                .map_err(|_| self.unparsable(key, format!("{value:?} is not a number from 0 to 4294967295")))
         };
         self.get(key).map(parse).transpose()
     }
@@ -94,7 +90,8 @@ impl<'a> Values<'a> {
     }
 
     pub(crate) fn list(&self, key: &str) -> Option<Vec<String>> {
-        self.get(key).map(parse_list)
+        let items = |text| notation::list(text).map(str::to_owned).collect();
+        self.get(key).map(items)
     }
 
     /// `k1=v1;k2=v2`; every pair has exactly one `=`.
@@ -102,13 +99,7 @@ impl<'a> Values<'a> {
         let Some(text) = self.get(key) else {
             return Ok(BTreeMap::new());
         };
-        let pair = |item: &str| match item.split_once('=') {
-            Some((name, value)) if !name.is_empty() && !value.contains('=') => {
-                Ok((name.to_owned(), value.to_owned()))
-            }
-            _ => Err(Denial::InvalidMap { key }),
-        };
-        text.split(';').map(pair).collect()
+        notation::map(text).ok_or(Denial::InvalidMap { key })
     }
 
     /// A duration above zero.

@@ -3,10 +3,12 @@
 //! This is the vocabulary every other crate speaks. Kubernetes objects are turned into it at one edge
 //! (`kermode-k8s`), Envoy resources are made from it at the other (`kermode-envoy`).
 
+pub mod annotation;
 mod dataplane;
 pub mod duration;
 mod mesh;
 mod name;
+pub mod notation;
 mod permission;
 mod protocol;
 mod tags;

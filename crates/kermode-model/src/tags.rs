@@ -1,4 +1,4 @@
-//! Tags: the labels of an inbound, as users see them on a Dataplane.
+//! Tags: keys and values that identify an inbound. Users see them on the Dataplane.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,22 +6,30 @@ use std::sync::Arc;
 /// Tags of an inbound, sorted by key. Keys and values are shared text, since most repeat across a mesh.
 pub type Tags = BTreeMap<Arc<str>, Arc<str>>;
 
-/// Keys of the tags that Kermode generates (manual page, "Tag generation").
+/// Keys of the tags that Kermode generates. `docs/reference/tags.md` is generated from them.
 pub mod tag {
-    /// The service an inbound belongs to.
-    pub const SERVICE: &str = "kuma.io/service";
-    /// What stands for [`SERVICE`] on a gateway that is known by its Deployment; spelled as Kuma does.
-    pub const GATEWAY_SERVICE: &str = "kuma.io/service-name";
-    /// The zone of a multi-zone deployment.
-    pub const ZONE: &str = "kuma.io/zone";
-    /// The protocol spoken on the inbound.
-    pub const PROTOCOL: &str = "kuma.io/protocol";
-    /// The pod, for inbounds that are addressed one by one.
-    pub const INSTANCE: &str = "kuma.io/instance";
-    /// The pod's namespace.
-    pub const K8S_NAMESPACE: &str = "k8s.kuma.io/namespace";
-    /// The Kubernetes Service that selects the pod.
-    pub const K8S_SERVICE_NAME: &str = "k8s.kuma.io/service-name";
-    /// The port of that Service.
-    pub const K8S_SERVICE_PORT: &str = "k8s.kuma.io/service-port";
+    use crate::annotation::keys;
+    use crate::notation::Notation;
+
+    keys! {
+        /// Tags that Kermode generates, with the inbounds that have them.
+        GENERATED:
+
+        /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod that no Service selects.
+        SERVICE = "kuma.io/service", "every inbound; every gateway identified by its Service", Notation::Text, "";
+        /// Replaces `kuma.io/service` on a gateway that is identified by its Deployment.
+        GATEWAY_SERVICE = "kuma.io/service-name", "gateways with `kuma.io/gateway: provided`", Notation::Text, "";
+        /// Zone of the control plane.
+        ZONE = "kuma.io/zone", "every inbound if `multizone.zone.name` is set", Notation::Text, "";
+        /// Application protocol of the inbound.
+        PROTOCOL = "kuma.io/protocol", "every inbound", Notation::Words(&["tcp", "kafka", "http", "http2", "grpc"]), "`tcp`";
+        /// Name of the Pod.
+        INSTANCE = "kuma.io/instance", "inbounds of a headless Service; Pods that no Service selects", Notation::Text, "";
+        /// Namespace of the Pod.
+        K8S_NAMESPACE = "k8s.kuma.io/namespace", "every inbound", Notation::Text, "";
+        /// Name of the Kubernetes Service that selects the Pod.
+        K8S_SERVICE_NAME = "k8s.kuma.io/service-name", "inbounds of a Service", Notation::Text, "";
+        /// Port of that Service.
+        K8S_SERVICE_PORT = "k8s.kuma.io/service-port", "inbounds of a Service", Notation::Number, "";
+    }
 }

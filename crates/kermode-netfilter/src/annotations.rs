@@ -3,25 +3,11 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
+use kermode_model::{annotation as key, notation};
+
 use crate::exclusion::Transport;
 use crate::parse::{self, ParseProblem, SettingError, number};
 use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
-
-const GATEWAY: &str = "kuma.io/gateway";
-const SIDECAR_UID: &str = "kuma.io/sidecar-uid";
-const INBOUND_PORT: &str = "kuma.io/transparent-proxying-inbound-port";
-const INBOUND_PORT_V6: &str = "kuma.io/transparent-proxying-inbound-v6-port";
-const OUTBOUND_PORT: &str = "kuma.io/transparent-proxying-outbound-port";
-const IP_FAMILY_MODE: &str = "kuma.io/transparent-proxying-ip-family-mode";
-const BUILTIN_DNS: &str = "kuma.io/builtin-dns";
-const BUILTIN_DNS_PORT: &str = "kuma.io/builtin-dns-port";
-const OLD_BUILTIN_DNS: &str = "kuma.io/builtindns";
-const OLD_BUILTIN_DNS_PORT: &str = "kuma.io/builtindnsport";
-const EXCLUDE_INBOUND_PORTS: &str = "traffic.kuma.io/exclude-inbound-ports";
-const EXCLUDE_OUTBOUND_PORTS: &str = "traffic.kuma.io/exclude-outbound-ports";
-const EXCLUDE_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
-const EXCLUDE_TCP_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
-const EXCLUDE_UDP_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids";
 
 type Annotations = BTreeMap<String, String>;
 
@@ -33,7 +19,9 @@ impl TrafficConfig {
     pub fn from_annotations(annotations: &Annotations) -> Result<Self, SettingError> {
         let reader = Reader(annotations);
         Ok(Self {
-            proxy_uid: reader.read(SIDECAR_UID, uid)?.unwrap_or(Self::DEFAULT_PROXY_UID),
+            proxy_uid: reader
+                .read(key::SIDECAR_UID, uid)?
+                .unwrap_or(Self::DEFAULT_PROXY_UID),
             inbound: inbound(&reader)?,
             outbound: outbound(&reader)?,
             dns: dns(&reader)?,
@@ -43,20 +31,20 @@ impl TrafficConfig {
 }
 
 fn inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
-    let port_v6 = match reader.read(IP_FAMILY_MODE, intercepts_ipv6)? {
+    let port_v6 = match reader.read(key::IP_FAMILY_MODE, intercepts_ipv6)? {
         Some(false) => None,
         Some(true) | None => reader
-            .read(INBOUND_PORT_V6, parse::inbound_port_v6)?
+            .read(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, parse::inbound_port_v6)?
             .unwrap_or(Some(InboundRedirect::DEFAULT_PORT_V6)),
     };
     Ok(InboundRedirect {
-        enabled: !reader.read(GATEWAY, is_gateway)?.unwrap_or(false),
+        enabled: !reader.read(key::GATEWAY, is_gateway)?.unwrap_or(false),
         port: reader
-            .read(INBOUND_PORT, port)?
+            .read(key::TRANSPARENT_PROXYING_INBOUND_PORT, port)?
             .unwrap_or(InboundRedirect::DEFAULT_PORT),
         port_v6,
         excluded_ports: reader
-            .read(EXCLUDE_INBOUND_PORTS, parse::ports)?
+            .read(key::EXCLUDE_INBOUND_PORTS, parse::ports)?
             .unwrap_or_default(),
     })
 }
@@ -64,34 +52,34 @@ fn inbound(reader: &Reader<'_>) -> Result<InboundRedirect, SettingError> {
 fn outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
     let mut excluded_uids = Vec::new();
     for (key, transport) in [
-        (EXCLUDE_FOR_UIDS, None),
-        (EXCLUDE_TCP_FOR_UIDS, Some(Transport::Tcp)),
-        (EXCLUDE_UDP_FOR_UIDS, Some(Transport::Udp)),
+        (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, None),
+        (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, Some(Transport::Tcp)),
+        (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, Some(Transport::Udp)),
     ] {
         let read = |key: &str, value: &str| parse::uid_exclusions(key, transport, value);
         excluded_uids.extend(reader.read(key, read)?.unwrap_or_default());
     }
     Ok(OutboundRedirect {
         port: reader
-            .read(OUTBOUND_PORT, port)?
+            .read(key::TRANSPARENT_PROXYING_OUTBOUND_PORT, port)?
             .unwrap_or(OutboundRedirect::DEFAULT_PORT),
         excluded_ports: reader
-            .read(EXCLUDE_OUTBOUND_PORTS, parse::ports)?
+            .read(key::EXCLUDE_OUTBOUND_PORTS, parse::ports)?
             .unwrap_or_default(),
         excluded_uids,
     })
 }
 
 fn dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
-    let enabled = match reader.read(BUILTIN_DNS, boolean)? {
-        None => reader.read(OLD_BUILTIN_DNS, boolean)?,
+    let enabled = match reader.read(key::BUILTIN_DNS, boolean)? {
+        None => reader.read(key::BUILTIN_DNS_DEPRECATED, boolean)?,
         present => present,
     };
     if enabled != Some(true) {
         return Ok(None);
     }
-    let redirect_port = match reader.read(BUILTIN_DNS_PORT, port)? {
-        None => reader.read(OLD_BUILTIN_DNS_PORT, port)?,
+    let redirect_port = match reader.read(key::BUILTIN_DNS_PORT, port)? {
+        None => reader.read(key::BUILTIN_DNS_PORT_DEPRECATED, port)?,
         present => present,
     };
     Ok(Some(DnsRedirect::all(
@@ -112,11 +100,7 @@ impl Reader<'_> {
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, SettingError> {
-    match value {
-        "enabled" | "true" => Ok(true),
-        "disabled" | "false" => Ok(false),
-        _ => Err(wrong_value(key, value, "use enabled or disabled")),
-    }
+    notation::boolean(value).ok_or_else(|| wrong_value(key, value, "use enabled or disabled"))
 }
 
 /// Delegated gateways may also be identified by their Deployment (`provided`).

@@ -14,7 +14,7 @@ pub type UidSet = Intervals<u32>;
 pub struct Intervals<T>(Vec<(T, T)>);
 
 /// What an [`Intervals`] is made of.
-pub trait Number: Copy + Ord + fmt::Display + FromStr {
+pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntError> {
     /// The name that error texts use for the type.
     const TYPE: &'static str;
 

@@ -1,7 +1,10 @@
 //! The text forms that flags and annotations share. Every refusal names the setting, its value and the remedy.
 
 use std::net::IpAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, ParseIntError};
+use std::str::FromStr;
+
+use kermode_model::notation;
 
 use crate::exclusion::Transport;
 use crate::interval::Number;
@@ -137,11 +140,9 @@ fn read_virtual_network(value: &str) -> Option<VirtualNetwork> {
     })
 }
 
-/// Reads a decimal number. Blanks around it are dropped; signs are refused, which `FromStr` would let through.
-pub(crate) fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
-    let text = text.trim();
-    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| text.parse().ok()).flatten()
+/// Parses a decimal number with optional blanks around it.
+pub(crate) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Option<T> {
+    notation::number(text.trim()).ok()
 }
 
 /// Reads a comma list of numbers and ranges `a-b`. `problem` is told the item and the part of it that is bad.
@@ -149,8 +150,7 @@ pub(crate) fn numbers<T: Number>(
     text: &str,
     problem: impl Fn(&str, &str) -> ParseProblem,
 ) -> Result<Intervals<T>, ParseProblem> {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let ranges: Result<Vec<_>, ParseProblem> = items
+    let ranges: Result<Vec<_>, ParseProblem> = notation::list(text)
         .map(|item| {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             let (first, last) = (first.trim(), last.trim());

@@ -1,7 +1,7 @@
 //! All objects of an installation, in the order in which they can be applied.
 
 use anyhow::Result;
-use kermode_crds::definition;
+use kermode_crds::{annotation, definition};
 use serde_json::{Value, json};
 
 use super::settings::Settings;
@@ -37,7 +37,7 @@ fn namespace(settings: &Settings) -> Value {
         "metadata": {
             "name": settings.namespace,
             "labels": {
-                "kuma.io/system-namespace": "true",
+                annotation::SYSTEM_NAMESPACE: "true",
                 "pod-security.kubernetes.io/enforce": "restricted",
             },
         },

@@ -1,5 +1,6 @@
 //! The control plane's own workload: ServiceAccount, configuration, Service, Deployment and disruption budget.
 
+use kermode_crds::annotation;
 use serde_json::{Value, json};
 
 use super::env_var::FROM_POD;
@@ -115,7 +116,7 @@ pub(super) fn disruption_budget(settings: &Settings) -> Option<Value> {
 
 fn pod_labels() -> Value {
     let mut labels = labels();
-    labels["kuma.io/sidecar-injection"] = "disabled".into();
+    labels[annotation::SIDECAR_INJECTION] = "disabled".into();
     labels
 }
 

@@ -13,10 +13,6 @@ use crate::values::Values;
 
 /// The user that owns nothing, by convention.
 const NOBODY: u32 = 65534;
-/// Exclusions of any protocol, as Kuma 2.5 and later have them.
-const EXCLUDE_OUTBOUND_PORTS_FOR_UIDS: &str = "traffic.kuma.io/exclude-outbound-ports-for-uids";
-/// IP families that are intercepted, as Kuma 2.7 and later have it.
-const IP_FAMILY_MODE: &str = "kuma.io/transparent-proxying-ip-family-mode";
 
 /// Renders the init container that goes with the sidecar. `annotations` are all of the Pod, the written ones included.
 /// `non_root` is whether the Pod wants all its containers to run as somebody else than root.
@@ -116,7 +112,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
     for (name, key) in [
         (
             "--exclude-outbound-ports-for-uids",
-            EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
+            key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS,
         ),
         (
             "--exclude-outbound-tcp-ports-for-uids",
@@ -146,7 +142,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
             port.unwrap_or(15053).to_string(),
         ]);
     }
-    arguments.extend(given("--ip-family-mode", IP_FAMILY_MODE));
+    arguments.extend(given("--ip-family-mode", key::IP_FAMILY_MODE));
     if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
         arguments.push("--experimental-transparent-proxy-engine".to_owned());
     }

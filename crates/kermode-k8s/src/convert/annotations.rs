@@ -1,6 +1,7 @@
 //! Reading a Pod's annotations (BEHAVIOUR section 1), errors naming key and value.
 
 use kermode_crds::annotation;
+use kermode_model::notation;
 
 use super::error::ConvertError;
 use super::facts::PodFacts;
@@ -19,7 +20,7 @@ pub(super) fn number(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, C
     let Some(value) = pod.annotations.get(key) else {
         return Ok(None);
     };
-    let number = value.parse().map_err(|source| ConvertError::Number {
+    let number = notation::number(value).map_err(|source| ConvertError::Number {
         key,
         value: value.to_string(),
         source,
@@ -36,6 +37,6 @@ pub(super) fn port(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, Con
 pub(super) fn list(pod: &PodFacts, key: &str) -> Vec<String> {
     let value = pod.annotations.get(key);
     value
-        .map(|value| annotation::parse_list(value))
+        .map(|value| notation::list(value).map(str::to_owned).collect())
         .unwrap_or_default()
 }

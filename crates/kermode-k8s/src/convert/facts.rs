@@ -14,11 +14,10 @@ pub use service::{ServiceFacts, ServicePortFacts, TargetPort};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use kermode_crds::annotation;
+
 /// Name of the sidecar's container, native or classic.
 pub const SIDECAR: &str = "kuma-sidecar";
-
-/// What the key of an annotation of ours contains.
-const KUMA: &str = "kuma.io/";
 
 /// Labels or annotations, sorted by key. Smaller than a map, and a selector needs no more than binary search. Pods of one
 /// workload have the same ones, and can share them as a whole.
@@ -61,7 +60,7 @@ impl Pairs {
     }
 
     fn kuma_only(map: Option<&BTreeMap<String, String>>) -> Self {
-        Self::some(map, |key| key.contains(KUMA))
+        Self::some(map, |key| key.contains(annotation::RESERVED))
     }
 
     fn some(map: Option<&BTreeMap<String, String>>, wanted: impl Fn(&str) -> bool) -> Self {

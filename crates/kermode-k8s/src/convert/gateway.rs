@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kermode_crds::annotation;
-use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, tag};
+use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, notation, tag};
 
 use super::error::ConvertError;
 use super::facts::{PodFacts, Workload};
@@ -20,12 +20,14 @@ pub(super) enum NamedAfter {
 /// Whether a Pod is to be a gateway.
 pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<NamedAfter>, ConvertError> {
     match pod.annotations.get(annotation::GATEWAY).map(AsRef::as_ref) {
-        None | Some("disabled" | "false") => Ok(None),
-        Some("enabled" | "true") => Ok(Some(NamedAfter::Service)),
+        None => Ok(None),
         Some("provided") => Ok(Some(NamedAfter::Deployment)),
-        Some(value) => Err(ConvertError::GatewayType {
-            value: value.to_owned(),
-        }),
+        Some(value) => match notation::boolean(value) {
+            Some(enabled) => Ok(enabled.then_some(NamedAfter::Service)),
+            None => Err(ConvertError::GatewayType {
+                value: value.to_owned(),
+            }),
+        },
     }
 }
 

@@ -25,11 +25,11 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
 
 /// Metrics overrides.
 pub(super) fn metrics(pod: &PodFacts) -> Result<Option<Metrics>, ConvertError> {
-    let port = annotations::port(pod, METRICS_PORT)?;
-    let path = pod.annotations.get(METRICS_PATH).map(ToString::to_string);
+    let port = annotations::port(pod, annotation::METRICS_PORT)?;
+    let path = pod
+        .annotations
+        .get(annotation::METRICS_PATH)
+        .map(ToString::to_string);
     let set = port.is_some() || path.is_some();
     Ok(set.then_some(Metrics { port, path }))
 }
-
-const METRICS_PORT: &str = "prometheus.metrics.kuma.io/port";
-const METRICS_PATH: &str = "prometheus.metrics.kuma.io/path";

@@ -2,13 +2,11 @@
 
 use std::sync::{Arc, LazyLock};
 
+use kermode_crds::annotation::RESERVED;
 use kermode_model::{Protocol, ServiceName, Tags, tag};
 
 use super::ConvertSettings;
 use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, Workload};
-
-/// What no tag may contain unless it is generated.
-const RESERVED: &str = "kuma.io/";
 
 /// Where a tag comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,18 +19,18 @@ fn without_annotations_the_injectors_defaults_hold() {
 #[test]
 fn every_annotation_is_honoured() {
     let config = read(&[
-        (GATEWAY, "enabled"),
-        (SIDECAR_UID, "70000"),
-        (INBOUND_PORT, "25204"),
-        (INBOUND_PORT_V6, "25206"),
-        (OUTBOUND_PORT, "25100"),
-        (BUILTIN_DNS, "enabled"),
-        (BUILTIN_DNS_PORT, "25053"),
-        (EXCLUDE_INBOUND_PORTS, "12000"),
-        (EXCLUDE_OUTBOUND_PORTS, "11000"),
-        (EXCLUDE_UDP_FOR_UIDS, "53:1234;54:1234"),
-        (EXCLUDE_TCP_FOR_UIDS, "443:1234"),
-        (EXCLUDE_FOR_UIDS, "0"),
+        (key::GATEWAY, "enabled"),
+        (key::SIDECAR_UID, "70000"),
+        (key::TRANSPARENT_PROXYING_INBOUND_PORT, "25204"),
+        (key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "25206"),
+        (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "25100"),
+        (key::BUILTIN_DNS, "enabled"),
+        (key::BUILTIN_DNS_PORT, "25053"),
+        (key::EXCLUDE_INBOUND_PORTS, "12000"),
+        (key::EXCLUDE_OUTBOUND_PORTS, "11000"),
+        (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, "53:1234;54:1234"),
+        (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
+        (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
     ])
     .expect("legal");
     let port = |number| NonZeroU16::new(number).expect("not zero");
@@ -72,15 +72,21 @@ fn every_annotation_is_honoured() {
 #[test]
 fn ipv6_is_off_with_port_0_and_with_mode_ipv4() {
     assert_eq!(
-        read(&[(INBOUND_PORT_V6, "0")]).expect("legal").inbound.port_v6,
+        read(&[(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
+            .expect("legal")
+            .inbound
+            .port_v6,
         None
     );
     assert_eq!(
-        read(&[(IP_FAMILY_MODE, "ipv4")]).expect("legal").inbound.port_v6,
+        read(&[(key::IP_FAMILY_MODE, "ipv4")])
+            .expect("legal")
+            .inbound
+            .port_v6,
         None
     );
     assert!(
-        read(&[(IP_FAMILY_MODE, "dualstack")])
+        read(&[(key::IP_FAMILY_MODE, "dualstack")])
             .expect("legal")
             .inbound
             .port_v6
@@ -90,28 +96,37 @@ fn ipv6_is_off_with_port_0_and_with_mode_ipv4() {
 
 #[test]
 fn the_old_spellings_of_the_dns_keys_count_when_the_new_are_absent() {
-    let config = read(&[(OLD_BUILTIN_DNS, "true"), (OLD_BUILTIN_DNS_PORT, "1053")]).expect("legal");
+    let config = read(&[
+        (key::BUILTIN_DNS_DEPRECATED, "true"),
+        (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
+    ])
+    .expect("legal");
     assert_eq!(config.dns.expect("on").port.get(), 1053);
     assert_eq!(
-        read(&[(OLD_BUILTIN_DNS, "true"), (BUILTIN_DNS, "disabled")])
-            .expect("legal")
-            .dns,
+        read(&[
+            (key::BUILTIN_DNS_DEPRECATED, "true"),
+            (key::BUILTIN_DNS, "disabled")
+        ])
+        .expect("legal")
+        .dns,
         None
     );
 }
 
 #[test]
 fn wrong_values_are_refused_by_name() {
-    let error = read(&[(GATEWAY, "yes please")]).expect_err("refused").to_string();
+    let error = read(&[(key::GATEWAY, "yes please")])
+        .expect_err("refused")
+        .to_string();
     assert!(
         error.contains("annotation \"kuma.io/gateway\" has wrong value \"yes please\""),
         "{error}"
     );
     for (key, value) in [
-        (SIDECAR_UID, "root"),
-        (INBOUND_PORT, "0"),
-        (OUTBOUND_PORT, "65536"),
-        (BUILTIN_DNS, "on"),
+        (key::SIDECAR_UID, "root"),
+        (key::TRANSPARENT_PROXYING_INBOUND_PORT, "0"),
+        (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
+        (key::BUILTIN_DNS, "on"),
     ] {
         let error = read(&[(key, value)]).expect_err("refused").to_string();
         assert!(error.contains(key) && error.contains(value), "{error}");

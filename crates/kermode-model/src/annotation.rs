@@ -1,0 +1,182 @@
+//! Keys of all labels and annotations that Kermode reads or writes.
+//!
+//! Every key is declared here once, with the objects that carry it, the notation of its value, and its default. The
+//! table in `docs/reference/labels-and-annotations.md` is generated from these declarations. `kermode-crds` exports the
+//! module to crates that work with Kubernetes objects; `kermode-netfilter` uses it from here, because `kuma-init` must
+//! not link a Kubernetes client. Notations are parsed in [`crate::notation`].
+
+use crate::notation::{self, Notation};
+
+/// One label or annotation key, as documented.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// The key, or its fixed part; `<port>` and `<name>` stand for variable parts.
+    pub name: &'static str,
+    /// Objects that carry the key.
+    pub objects: &'static str,
+    /// Notation of the value.
+    pub notation: Notation,
+    /// Value that applies when the key is absent; empty if there is none.
+    pub default: &'static str,
+    /// Lines of the constant's documentation.
+    pub documentation: &'static [&'static str],
+}
+
+/// Declares one constant for each key, and a table of all of them.
+macro_rules! keys {
+    (
+        $(#[doc = $table_doc:literal])+
+        $table:ident:
+        $(
+            $(#[doc = $doc:literal])+
+            $name:ident = $key:literal, $objects:literal, $notation:expr, $default:literal;
+        )+
+    ) => {
+        $(
+            $(#[doc = $doc])+
+            pub const $name: &str = $key;
+        )+
+
+        $(#[doc = $table_doc])+
+        pub const $table: &[$crate::annotation::Key] = &[
+            $($crate::annotation::Key {
+                name: $name,
+                objects: $objects,
+                notation: $notation,
+                default: $default,
+                documentation: &[$($doc),+],
+            }),+
+        ];
+    };
+}
+pub(crate) use keys;
+
+keys! {
+    /// Keys that users set.
+    SETTINGS:
+
+    /// Turns injection on or off. The label takes precedence over the annotation, the Pod over its Namespace.
+    SIDECAR_INJECTION = "kuma.io/sidecar-injection", "label or annotation of a Pod or Namespace", Notation::Boolean, "`disabled`";
+    /// Mesh that the Pod joins. The label takes precedence over the annotation, the Pod over its Namespace. The injector
+    /// writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it as a label.
+    MESH = "kuma.io/mesh", "label or annotation of a Pod or Namespace", Notation::Text, "`default`";
+    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its Deployment. Inbound traffic of
+    /// a gateway is not redirected.
+    GATEWAY = "kuma.io/gateway", "annotation of a Pod", Notation::Words(&["enabled", "disabled", "provided"]), "`disabled`";
+    /// Services whose endpoints the Pod reaches by their IP addresses; `*` selects all services.
+    DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
+    /// Services that the sidecar is configured for; requests to other services pass through unchanged.
+    REACHABLE_SERVICES = "kuma.io/transparent-proxying-reachable-services", "annotation of a Pod", Notation::List, "all services";
+    /// Rewrites HTTP probes to a listener of the sidecar. The injector writes the resolved value back.
+    VIRTUAL_PROBES = "kuma.io/virtual-probes", "annotation of a Pod", Notation::Boolean, "setting `virtualProbesEnabled`";
+    /// Port of the sidecar's listener for HTTP probes. The injector writes the resolved value back.
+    VIRTUAL_PROBES_PORT = "kuma.io/virtual-probes-port", "annotation of a Pod", Notation::Port, "setting `virtualProbesPort`";
+    /// Environment variables of the sidecar. They override variables from the settings and those of the injector.
+    SIDECAR_ENV_VARS = "kuma.io/sidecar-env-vars", "annotation of a Pod", Notation::Map, "";
+    /// Number of Envoy's worker threads; 0 starts one for each CPU of the node.
+    SIDECAR_PROXY_CONCURRENCY = "kuma.io/sidecar-proxy-concurrency", "annotation of a Pod", Notation::Number, "CPU limit of the sidecar, at least 2";
+    /// Time for which the sidecar drains before it stops.
+    SIDECAR_DRAIN_TIME = "kuma.io/sidecar-drain-time", "annotation of a Pod", Notation::Duration, "setting `sidecarContainer.drainTime`";
+    /// Log level of Envoy.
+    ENVOY_LOG_LEVEL = "kuma.io/envoy-log-level", "annotation of a Pod", Notation::Words(&["trace", "debug", "info", "warning", "error", "critical", "off"]), "log level of `kuma-dp`";
+    /// Port of Envoy's admin interface. The injector writes the resolved value back.
+    ENVOY_ADMIN_PORT = "kuma.io/envoy-admin-port", "annotation of a Pod", Notation::Port, "setting `sidecarContainer.adminPort`";
+    /// Name of the volume that holds the service account token of the sidecar.
+    SERVICE_ACCOUNT_TOKEN_VOLUME = "kuma.io/service-account-token-volume", "annotation of a Pod", Notation::Text, "the volume that a container of the Pod mounts, else a token of its own";
+    /// Names of the ContainerPatches to apply, in this order. The list replaces the one of the settings.
+    CONTAINER_PATCHES = "kuma.io/container-patches", "annotation of a Pod", Notation::List, "setting `containerPatches`";
+    /// Redirects DNS queries to the sidecar. The injector writes the resolved value back.
+    BUILTIN_DNS = "kuma.io/builtin-dns", "annotation of a Pod", Notation::Boolean, "setting `builtinDNS.enabled`";
+    /// Port that DNS queries are redirected to. The injector writes the resolved value back.
+    BUILTIN_DNS_PORT = "kuma.io/builtin-dns-port", "annotation of a Pod", Notation::Port, "setting `builtinDNS.port`";
+    /// Deprecated spelling of `kuma.io/builtin-dns`; read if that key is absent, and written with it.
+    BUILTIN_DNS_DEPRECATED = "kuma.io/builtindns", "annotation of a Pod", Notation::Boolean, "";
+    /// Deprecated spelling of `kuma.io/builtin-dns-port`; read if that key is absent, and written with it.
+    BUILTIN_DNS_PORT_DEPRECATED = "kuma.io/builtindnsport", "annotation of a Pod", Notation::Port, "";
+    /// Selected one of two redirection engines in Kuma. Accepted without effect, because Kermode has one engine.
+    EXPERIMENTAL_ENGINE = "kuma.io/transparent-proxying-experimental-engine", "annotation of a Pod", Notation::Boolean, "setting `transparentProxyV2`";
+    /// IP families whose inbound traffic is redirected.
+    IP_FAMILY_MODE = "kuma.io/transparent-proxying-ip-family-mode", "annotation of a Pod", Notation::Words(&["dualstack", "ipv4"]), "`dualstack`";
+    /// Ports whose inbound traffic is not redirected. The injector writes the resolved value back.
+    EXCLUDE_INBOUND_PORTS = "traffic.kuma.io/exclude-inbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeInboundPorts`";
+    /// Ports whose outbound traffic is not redirected. The injector writes the resolved value back.
+    EXCLUDE_OUTBOUND_PORTS = "traffic.kuma.io/exclude-outbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeOutboundPorts`";
+    /// Ports and UIDs whose outbound traffic is not redirected. Each item names its protocols.
+    EXCLUDE_OUTBOUND_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
+    /// Ports and UIDs whose outbound TCP traffic is not redirected.
+    EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
+    /// Ports and UIDs whose outbound UDP traffic is not redirected.
+    EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-udp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
+    /// Placement of the sidecar: `native` is an init container that keeps running, `classic` is an ordinary container,
+    /// `auto` is `native` where the API server supports it.
+    SIDECAR_MODE = "kuma.io/sidecar-mode", "annotation of a Pod", Notation::Words(&["auto", "native", "classic"]), "setting `sidecarMode`";
+    /// Delays the start of the application's containers until the sidecar is ready.
+    WAIT_FOR_DATAPLANE_READY = "kuma.io/wait-for-dataplane-ready", "annotation of a Pod", Notation::Boolean, "setting `sidecarContainer.waitForDataplaneReady`";
+    /// Puts `kuma-init` before the Pod's own init containers.
+    INIT_FIRST = "kuma.io/init-first", "annotation of a Pod", Notation::Boolean, "`false`";
+    /// Condition for the end of the drain: `wait` is the full drain time, `acknowledged` is the acknowledgement of all
+    /// clients, with the drain time as upper bound.
+    DRAIN_MODE = "kuma.io/drain-mode", "annotation of a Pod", Notation::Words(&["wait", "acknowledged"]), "setting `drainMode`";
+    /// Port of the metrics endpoint, written to `spec.metrics` of the Dataplane.
+    METRICS_PORT = "prometheus.metrics.kuma.io/port", "annotation of a Pod", Notation::Port, "";
+    /// Path of the metrics endpoint, written to `spec.metrics` of the Dataplane.
+    METRICS_PATH = "prometheus.metrics.kuma.io/path", "annotation of a Pod", Notation::Text, "";
+    /// Excludes the Service from the mesh.
+    IGNORE = "kuma.io/ignore", "annotation of a Service", Notation::Boolean, "`false`";
+    /// Application protocol of a port. The key is `<port>.service.kuma.io/protocol`; this constant is its suffix.
+    PORT_PROTOCOL_SUFFIX = ".service.kuma.io/protocol", "annotation of a Service", Notation::Words(&["tcp", "http", "http2", "grpc", "kafka"]), "`appProtocol` of the port, else `tcp`";
+    /// Requests a new builtin certificate authority: each change of the text starts a rotation.
+    ROTATE_CA = "kuma.io/rotate-ca", "annotation of a Mesh", Notation::Text, "";
+}
+
+keys! {
+    /// Keys that Kermode writes.
+    WRITTEN:
+
+    /// Marks a Pod that the injector has processed; always `true`.
+    SIDECAR_INJECTED = "kuma.io/sidecar-injected", "annotation of a Pod", Notation::Boolean, "";
+    /// UID of the sidecar. Its outbound traffic is not redirected.
+    SIDECAR_UID = "kuma.io/sidecar-uid", "annotation of a Pod", Notation::Number, "";
+    /// Marks a Pod whose traffic is redirected; always `enabled`.
+    TRANSPARENT_PROXYING = "kuma.io/transparent-proxying", "annotation of a Pod", Notation::Boolean, "";
+    /// Port that inbound IPv4 traffic is redirected to.
+    TRANSPARENT_PROXYING_INBOUND_PORT = "kuma.io/transparent-proxying-inbound-port", "annotation of a Pod", Notation::Port, "";
+    /// Port that inbound IPv6 traffic is redirected to; 0 turns the redirection of IPv6 off.
+    TRANSPARENT_PROXYING_INBOUND_V6_PORT = "kuma.io/transparent-proxying-inbound-v6-port", "annotation of a Pod", Notation::Port, "";
+    /// Port that outbound traffic is redirected to.
+    TRANSPARENT_PROXYING_OUTBOUND_PORT = "kuma.io/transparent-proxying-outbound-port", "annotation of a Pod", Notation::Port, "";
+    /// Always `disabled`, because Kermode has no eBPF mode.
+    TRANSPARENT_PROXYING_EBPF = "kuma.io/transparent-proxying-ebpf", "annotation of a Pod", Notation::Boolean, "";
+    /// Networks of the Pod; `kuma-cni` is written if the CNI plugin redirects traffic.
+    CNI_NETWORKS = "k8s.v1.cni.cncf.io/networks", "annotation of a Pod", Notation::List, "";
+    /// Source of the decision to inject the Pod.
+    INJECTION_REASON = "kuma.io/injection-reason", "annotation of a Pod", Notation::Text, "";
+    /// Marks a Mesh whose initial MeshTrafficPermission exists or existed; always `true`.
+    INITIAL_POLICIES_CREATED = "kuma.io/initial-policies-created", "annotation of a Mesh", Notation::Boolean, "";
+    /// Marks the namespace of the control plane; always `true`.
+    SYSTEM_NAMESPACE = "kuma.io/system-namespace", "label of a Namespace", Notation::Boolean, "";
+}
+
+/// Part of every key that belongs to Kermode. Pod labels that contain it do not become tags.
+pub const RESERVED: &str = "kuma.io/";
+
+/// Parses the boolean value of a label or annotation.
+///
+/// # Errors
+/// For any text other than `enabled`, `true`, `disabled` and `false`.
+pub fn parse_bool(key: &str, value: &str) -> Result<bool, WrongValue> {
+    notation::boolean(value).ok_or_else(|| WrongValue {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// A label or annotation whose value is not a boolean. The text is that of Kuma.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("annotation \"{key}\" has wrong value \"{value}\"")]
+pub struct WrongValue {
+    /// Key of the label or annotation.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}

@@ -1,0 +1,123 @@
+//! Notations of values in annotations, labels, flags and environment variables. There is one parser for each.
+//!
+//! Parsers report only that a text is not in their notation. Callers know the name of the setting and write the error.
+//! Durations have a module of their own: [`crate::duration`].
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::ParseIntError;
+use std::str::FromStr;
+
+/// Notation of the value of a label or annotation, as documented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notation {
+    /// See [`boolean`].
+    Boolean,
+    /// See [`list`].
+    List,
+    /// See [`map`].
+    Map,
+    /// See [`crate::duration::parse`].
+    Duration,
+    /// See [`number`].
+    Number,
+    /// A number from 1 to 65535.
+    Port,
+    /// A list of ports and ranges of ports.
+    PortRanges,
+    /// A list of UIDs and ports, separated by semicolons.
+    UidExclusions,
+    /// Any text.
+    Text,
+    /// One of several words.
+    Words(&'static [&'static str]),
+}
+
+impl fmt::Display for Notation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Boolean => "boolean",
+            Self::List => "list",
+            Self::Map => "map",
+            Self::Duration => "duration",
+            Self::Number => "number",
+            Self::Port => "port",
+            Self::PortRanges => "list of ports and ranges",
+            Self::UidExclusions => "UID exclusions",
+            Self::Text => "text",
+            Self::Words(words) => return write!(f, "`{}`", words.join("`, `")),
+        };
+        f.write_str(name)
+    }
+}
+
+/// Parses a boolean: `enabled` and `true`, `disabled` and `false`. Returns `None` for any other text.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "enabled" | "true" => Some(true),
+        "disabled" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+/// Splits a comma-separated list. Items are trimmed, and empty items are dropped
+/// (`docs/design.md#lists-are-trimmed`).
+pub fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|item| !item.is_empty())
+}
+
+/// Parses a map `k1=v1;k2=v2`. Each pair has exactly one `=`, and no key is empty; otherwise returns `None`.
+pub fn map(text: &str) -> Option<BTreeMap<String, String>> {
+    let pair = |item: &str| match item.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.contains('=') => {
+            Some((key.to_owned(), value.to_owned()))
+        }
+        _ => None,
+    };
+    text.split(';').map(pair).collect()
+}
+
+/// Parses an unsigned decimal number. Unlike `FromStr`, it does not accept a leading plus sign.
+///
+/// # Errors
+/// If the text is empty, contains anything but digits, or is out of the range of `T`.
+pub fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, ParseIntError> {
+    // A lone sign is the shortest text that is refused for the same reason.
+    let digits = if text.starts_with('+') { "+" } else { text };
+    digits.parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn booleans_have_two_spellings_each() {
+        for (text, value) in [
+            ("enabled", Some(true)),
+            ("true", Some(true)),
+            ("disabled", Some(false)),
+            ("false", Some(false)),
+            ("", None),
+            ("yes", None),
+            ("True", None),
+        ] {
+            assert_eq!(boolean(text), value, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_trimmed_and_have_no_empty_items() {
+        let items: Vec<&str> = list(" a, b,,c ,").collect();
+        assert_eq!(items, ["a", "b", "c"]);
+        assert_eq!(list(" , ").count(), 0);
+    }
+
+    #[test]
+    fn numbers_have_no_sign() {
+        assert_eq!(number::<u16>("65535"), Ok(65535));
+        for text in ["", "+", "+1", "-1", " 1", "65536", "1.0", "0x1"] {
+            assert!(number::<u16>(text).is_err(), "{text:?}");
+        }
+    }
+}
