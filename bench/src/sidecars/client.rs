@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use kermode_xds::wire::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryResponse};
+use kermode_protocol::ads::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryResponse};
 use prost::Message;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpSocket;

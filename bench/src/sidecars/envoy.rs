@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use anyhow::Result;
 use bytes::Bytes;
-use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use prost::Message;
 
 use super::probes::Probes;

@@ -15,10 +15,10 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use kermode_identity::api::RootsUpdate;
 use kermode_identity::{Authority, Generation, STALENESS, Succession};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
+use kermode_protocol::certificates::RootsUpdate;
 use kube::Client;
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};

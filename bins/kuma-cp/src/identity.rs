@@ -15,11 +15,11 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
-use kermode_identity::api::{
-    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS_PATH,
-};
-use kermode_identity::{Entitlement, SigningRequest, Succession};
+use kermode_identity::{Entitlement, IssuedCertificate, SigningRequest, Succession, Trust};
 use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
+use kermode_protocol::certificates::{
+    ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS,
+};
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
@@ -111,7 +111,7 @@ impl Shared {
         let issued = signer.authority.sign(&signing, &entitlement, lifetime, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
         let trust = succession.trust(now);
-        Ok(IssueCertificateResponse::new(&issued, &trust.bundle).signed_by(&trust))
+        Ok(response(&issued, &trust))
     }
 
     /// Which proxy calls.
@@ -154,6 +154,18 @@ impl Shared {
 
     fn limits(&self) -> MutexGuard<'_, Limits> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertificateResponse {
+    let (not_before, not_after) = certificate.validity.to_unix();
+    IssueCertificateResponse {
+        chain_der: certificate.chain.iter().map(|der| der.to_vec()).collect(),
+        roots_der: trust.bundle.to_der(),
+        not_before,
+        not_after,
+        roots_version: trust.version,
+        signer: trust.signer,
     }
 }
 
@@ -207,7 +219,7 @@ impl tower::Service<http::Request<Body>> for Identity {
 /// Reads the message and calls the method. A message that is too large or makes no sense never reaches it.
 async fn answer(shared: &Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
     match request.uri().path() {
-        ISSUE_CERTIFICATE_PATH => {
+        ISSUE_CERTIFICATE => {
             let reached = Arc::new(AtomicBool::new(false));
             let method = Issue {
                 shared: shared.clone(),
@@ -221,7 +233,7 @@ async fn answer(shared: &Arc<Shared>, request: http::Request<Body>) -> http::Res
             }
             response
         }
-        WATCH_ROOTS_PATH => {
+        WATCH_ROOTS => {
             let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
             grpc.server_streaming(WatchRoots(shared.clone()), request).await
         }

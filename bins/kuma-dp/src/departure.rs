@@ -1,14 +1,14 @@
 //! Follows this endpoint's way out, from the drain's beginning until no proxy sends requests here any more.
 //!
 //! Each replica of the control plane knows which of its proxies have acknowledged the removal
-//! (`kermode_xds::departures`), so all of them are asked. For now it is told to the log: an operator sees how much of the
+//! (`kermode-xds`), so all of them are asked. For now it is told to the log: an operator sees how much of the
 //! drain time was needed. Nothing waits for it.
 
 mod account;
 
 use anyhow::Context as _;
 use http::uri::PathAndQuery;
-use kermode_xds::departures::service::{WATCH_DEPARTURE, WatchDepartureRequest, WatchDepartureResponse};
+use kermode_protocol::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -36,7 +36,7 @@ pub(crate) struct Departure {
 
 /// What became of a question.
 enum Heard {
-    Answer(WatchDepartureResponse),
+    Answer(WatchRemovalResponse),
     /// The replica does not answer, or no longer.
     Nothing,
     /// The control plane is of a version that cannot be asked.
@@ -128,15 +128,15 @@ impl Departure {
         Ok(())
     }
 
-    async fn open(&self, channel: Channel) -> anyhow::Result<Streaming<WatchDepartureResponse>> {
-        let mut request = Request::new(WatchDepartureRequest {});
+    async fn open(&self, channel: Channel) -> anyhow::Result<Streaming<WatchRemovalResponse>> {
+        let mut request = Request::new(WatchRemovalRequest {});
         request
             .metadata_mut()
             .insert("authorization", self.token.authorization().await?);
         let mut client = Grpc::new(channel);
         client.ready().await.context("connecting to the control plane")?;
-        let codec = ProstCodec::<WatchDepartureRequest, WatchDepartureResponse>::default();
-        let path = PathAndQuery::from_static(WATCH_DEPARTURE);
+        let codec = ProstCodec::<WatchRemovalRequest, WatchRemovalResponse>::default();
+        let path = PathAndQuery::from_static(WATCH_REMOVAL);
         let answers = client.server_streaming(request, path, codec).await?;
         Ok(answers.into_inner())
     }

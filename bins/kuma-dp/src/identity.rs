@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, ensure};
 use http::uri::PathAndQuery;
-use kermode_identity::api::{
-    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate,
-};
-use kermode_identity::{IssuedCertificate, Remaining, Rotation, Step, WorkloadKey};
+use kermode_identity::{IssuedCertificate, Remaining, Rotation, Step, TrustBundle, Validity, WorkloadKey};
 use kermode_model::{MeshName, ObjectKey};
+use kermode_protocol::certificates::{
+    ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate,
+};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::client::Grpc;
@@ -165,10 +165,14 @@ impl Renewal {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.context("connecting to the control plane")?;
         let codec = ProstCodec::<IssueCertificateRequest, IssueCertificateResponse>::default();
-        let path = PathAndQuery::from_static(ISSUE_CERTIFICATE_PATH);
+        let path = PathAndQuery::from_static(ISSUE_CERTIFICATE);
         let response = client.unary(request, path, codec).await?.into_inner();
         let (signer, version) = (response.signer, response.roots_version);
-        let (certificate, bundle) = response.into_parts();
+        let certificate = IssuedCertificate {
+            chain: response.chain_der.into_iter().map(Into::into).collect(),
+            validity: Validity::from_unix(response.not_before, response.not_after),
+        };
+        let bundle = TrustBundle::new(response.roots_der.into_iter().map(Into::into));
         ensure!(
             !certificate.chain.is_empty(),
             "the control plane answered without a certificate"
@@ -274,8 +278,6 @@ fn describe(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use std::time::UNIX_EPOCH;
-
-    use kermode_identity::{TrustBundle, Validity};
 
     use super::*;
 

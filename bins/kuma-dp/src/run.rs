@@ -4,9 +4,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use kermode_envoy::{BootstrapConfig, Versions};
+use kermode_protocol::ads::Versions;
+use kermode_protocol::bootstrap::BootstrapConfig;
+use kermode_protocol::rpc::Rpc;
 use kermode_runtime::shutdown::Signals;
-use kermode_xds::rpc::Rpc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::net::UnixListener;
@@ -67,7 +68,7 @@ fn raise_open_files() {
 }
 
 fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
-    Ok(kermode_envoy::bootstrap(&BootstrapConfig {
+    Ok(kermode_protocol::bootstrap::bootstrap(&BootstrapConfig {
         mesh: config.mesh.clone(),
         dataplane: config.proxy.clone(),
         cluster: config.proxy.name.to_string(),

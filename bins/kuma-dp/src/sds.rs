@@ -1,6 +1,5 @@
 //! The secret discovery service on the unix socket: hands the workload's certificate and the mesh's roots to Envoy.
 
-mod messages;
 mod stream;
 
 use std::sync::Arc;
@@ -9,7 +8,8 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_model::MeshName;
-use kermode_xds::rpc::Method;
+use kermode_protocol::rpc::Method;
+use kermode_protocol::secrets::{DiscoveryRequest, DiscoveryResponse, SERVICE_NAME, STREAM_SECRETS};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
@@ -17,7 +17,6 @@ use tonic::server::{Grpc, StreamingService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use messages::{DiscoveryRequest, DiscoveryResponse};
 pub(crate) use stream::Identity;
 use stream::{Names, Stream};
 
@@ -93,8 +92,8 @@ impl StreamingService<DiscoveryRequest> for SecretService {
 }
 
 impl Method for SecretService {
-    const SERVICE: &'static str = "envoy.service.secret.v3.SecretDiscoveryService";
-    const PATH: &'static str = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets";
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = STREAM_SECRETS;
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use futures::Stream;
 use http::uri::PathAndQuery;
-use kermode_xds::wire::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use kermode_protocol::ads::{DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use tonic::client::Grpc;
 use tonic::transport::Channel;
 use tonic::{Request, Streaming};

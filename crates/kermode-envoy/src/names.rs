@@ -43,16 +43,6 @@ pub(crate) fn passthrough(direction: &str, ipv6: bool) -> String {
     format!("{direction}:passthrough:{}", if ipv6 { "ipv6" } else { "ipv4" })
 }
 
-/// Secret with a proxy's own certificate and key.
-pub fn identity_secret(mesh: &MeshName) -> String {
-    format!("identity_cert:secret:{mesh}")
-}
-
-/// Secret with the certificates of a mesh's authorities.
-pub fn authority_secret(mesh: &MeshName) -> String {
-    format!("mesh_ca:secret:{mesh}")
-}
-
 /// What every SPIFFE id of a mesh starts with.
 pub fn spiffe_prefix(mesh: &MeshName) -> String {
     format!("spiffe://{mesh}/")

@@ -61,6 +61,11 @@ impl TrustBundle {
         self.roots.iter().any(|root| other.roots.contains(root))
     }
 
+    /// Returns the roots in DER, in order.
+    pub fn to_der(&self) -> Vec<Vec<u8>> {
+        self.roots.iter().map(|root| root.to_vec()).collect()
+    }
+
     /// The roots as PEM text.
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(self.roots.iter().map(AsRef::as_ref))

@@ -35,7 +35,7 @@ impl Validity {
         }
     }
 
-    /// From seconds since the Unix epoch, as [`crate::api::IssueCertificateResponse`] carries them.
+    /// From seconds since the Unix epoch, as the certificate RPC carries them.
     pub fn from_unix(not_before: i64, not_after: i64) -> Self {
         let time = |seconds: i64| {
             let distance = Duration::from_secs(seconds.unsigned_abs());

@@ -2,9 +2,8 @@
 //!
 //! The control plane holds the [`Succession`] of a mesh's [`Authority`]s and signs what a Dataplane's [`Entitlement`] allows; `kuma-dp`
 //! holds a [`WorkloadKey`] that never leaves its memory and decides with [`Rotation`] when to ask again. The two
-//! speak the messages of [`api`]. Nothing here does IO.
+//! speak the messages of `kermode-protocol`. Nothing here does IO.
 
-pub mod api;
 mod authority;
 mod bundle;
 mod certificate;

@@ -5,9 +5,7 @@
 //! ```
 
 pub mod departures;
-pub mod rpc;
 pub mod server;
 pub mod snapshot;
 pub mod store;
 pub mod stream;
-pub mod wire;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use kermode_envoy::ResourceKind;
 
 use crate::store::{Changes, Stamp, View};
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use order::Gate;
 use tracker::{Batch, Tracker};
 

@@ -11,12 +11,12 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::{Mesh, annotation};
-use kermode_identity::api::RootsUpdate;
 use kermode_identity::{Authority, Due, Generation, Phase, Schedule, Succession};
 use kermode_k8s::controller::recorder::{EventType, Events};
 use kermode_k8s::controller::secret;
 use kermode_k8s::controller::watch::watch_config;
 use kermode_model::{self as model, MeshName};
+use kermode_protocol::certificates::RootsUpdate;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
@@ -283,7 +283,13 @@ impl Authorities {
     }
 
     fn tell_proxies(&self, id: &Id, succession: &Succession, now: SystemTime, lifetime: Duration) {
-        let update = RootsUpdate::new(&succession.trust(now), lifetime / RENEWALS);
+        let trust = succession.trust(now);
+        let update = RootsUpdate {
+            roots_der: trust.bundle.to_der(),
+            roots_version: trust.version,
+            signer: trust.signer,
+            renew_within: u32::try_from((lifetime / RENEWALS).as_secs()).unwrap_or(u32::MAX),
+        };
         self.slot(id).roots.send_if_modified(|current| {
             let is_new = current.as_deref() != Some(&update);
             if is_new {

@@ -7,8 +7,8 @@ mod log;
 mod roots;
 mod server;
 
-use kermode_identity::api::IssueCertificateRequest;
 use kermode_identity::{Entitlement, WorkloadKey};
+use kermode_protocol::certificates::IssueCertificateRequest;
 use rustls_pki_types::CertificateDer;
 
 use self::server::{Server, mk_request};

@@ -6,8 +6,8 @@ use std::time::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{ConfigurationStatus, DataplaneStatus, RejectionStatus, SidecarStatus, condition};
+use kermode_protocol::ads::Versions;
 use kermode_xds::server::{Numbers, Progress, Report};
-use kermode_xds::wire::Versions;
 
 /// The longest explanation of Envoy's that is kept, in characters.
 const MAX_MESSAGE: usize = 1024;

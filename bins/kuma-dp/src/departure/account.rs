@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kermode_xds::departures::service::WatchDepartureResponse;
+use kermode_protocol::removals::WatchRemovalResponse;
 
 /// How many replicas are asked. With more there is no end that could be known.
 const MAX_REPLICAS: usize = 16;
@@ -41,13 +41,13 @@ pub(super) enum Progress {
 /// The newest answer of each replica that is being asked.
 #[derive(Debug, Default)]
 pub(super) struct Account {
-    answers: BTreeMap<Source, WatchDepartureResponse>,
+    answers: BTreeMap<Source, WatchRemovalResponse>,
     asked: BTreeSet<SocketAddr>,
 }
 
 impl Account {
     /// A replica has answered.
-    pub(super) fn on_answer(&mut self, source: Source, answer: WatchDepartureResponse) -> Progress {
+    pub(super) fn on_answer(&mut self, source: Source, answer: WatchRemovalResponse) -> Progress {
         self.answers.insert(source, answer);
         self.progress()
     }
@@ -71,7 +71,7 @@ impl Account {
             std::iter::once(Source::Service).chain(others)
         };
         let took = replicas().try_fold(0, |longest, source| {
-            let answer = self.answers.get(&source).filter(|answer| answer.is_over())?;
+            let answer = self.answers.get(&source).filter(|answer| answer.is_finished())?;
             Some(answer.took_ms.max(longest))
         });
         match took {
@@ -80,7 +80,7 @@ impl Account {
                 replicas: replicas().count(),
             },
             None => Progress::Wait {
-                known_by: self.answers.values().map(|answer| answer.known_by).sum(),
+                known_by: self.answers.values().map(|answer| answer.unacknowledged_by).sum(),
             },
         }
     }
@@ -88,7 +88,7 @@ impl Account {
     /// The other replicas, by the word of the one that the Service leads to.
     fn others(&self) -> BTreeSet<SocketAddr> {
         let told = self.answers.get(&Source::Service);
-        let told = told.into_iter().flat_map(|answer| &answer.others);
+        let told = told.into_iter().flat_map(|answer| &answer.other_replicas);
         told.filter_map(|address| address.parse().ok()).collect()
     }
 }
@@ -113,18 +113,18 @@ mod tests {
         Source::Replica(address.parse().unwrap())
     }
 
-    fn waits(known_by: u64, others: &[&str]) -> WatchDepartureResponse {
-        WatchDepartureResponse {
-            departing: true,
-            known_by,
-            others: others.iter().copied().map(String::from).collect(),
+    fn waits(known_by: u64, others: &[&str]) -> WatchRemovalResponse {
+        WatchRemovalResponse {
+            removed: true,
+            unacknowledged_by: known_by,
+            other_replicas: others.iter().copied().map(String::from).collect(),
             complete: true,
-            ..WatchDepartureResponse::default()
+            ..WatchRemovalResponse::default()
         }
     }
 
-    fn over(took_ms: u64, others: &[&str]) -> WatchDepartureResponse {
-        WatchDepartureResponse {
+    fn over(took_ms: u64, others: &[&str]) -> WatchRemovalResponse {
+        WatchRemovalResponse {
             took_ms,
             ..waits(0, others)
         }
@@ -161,12 +161,12 @@ mod tests {
     #[test]
     fn it_is_not_over_while_somebody_may_have_been_missed() {
         let mut account = Account::default();
-        let unsure = WatchDepartureResponse {
+        let unsure = WatchRemovalResponse {
             complete: false,
             ..over(7, &[])
         };
-        let present = WatchDepartureResponse {
-            departing: false,
+        let present = WatchRemovalResponse {
+            removed: false,
             ..over(0, &[])
         };
         for answer in [unsure, present] {

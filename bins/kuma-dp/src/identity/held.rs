@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use kermode_identity::api::RootsUpdate;
 use kermode_identity::{TrustBundle, Validity};
+use kermode_protocol::certificates::RootsUpdate;
 
 /// How soon a certificate is replaced that nobody accepts any more: the mesh has an altogether different CA.
 const AT_ONCE: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ impl Held {
     /// The stream tells of roots.
     pub(super) fn on_update(&mut self, update: &RootsUpdate) -> Reaction {
         let roots = Roots {
-            bundle: update.bundle(),
+            bundle: bundle(update),
             version: update.roots_version,
         };
         if roots.bundle.is_empty() || roots.is_behind(&self.roots) {
@@ -81,6 +81,10 @@ impl Held {
             renew_within: is_new.then(|| Duration::from_secs(update.renew_within.into())),
         }
     }
+}
+
+fn bundle(update: &RootsUpdate) -> TrustBundle {
+    TrustBundle::new(update.roots_der.iter().cloned().map(Into::into))
 }
 
 // === impl Roots ===
@@ -108,7 +112,7 @@ mod tests {
 
     fn mk_roots(roots: &[u8], version: u64) -> Roots {
         Roots {
-            bundle: mk_update(roots, version, 1).bundle(),
+            bundle: bundle(&mk_update(roots, version, 1)),
             version,
         }
     }

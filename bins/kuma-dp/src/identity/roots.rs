@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::uri::PathAndQuery;
-use kermode_identity::api::{RootsUpdate, WATCH_ROOTS_PATH, WatchRootsRequest};
 use kermode_model::{MeshName, ObjectKey};
+use kermode_protocol::certificates::{RootsUpdate, WATCH_ROOTS, WatchRootsRequest};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::client::Grpc;
@@ -111,7 +111,7 @@ impl Following {
         let mut client = Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         client.ready().await.context("connecting to the control plane")?;
         let codec = ProstCodec::<WatchRootsRequest, RootsUpdate>::default();
-        let path = PathAndQuery::from_static(WATCH_ROOTS_PATH);
+        let path = PathAndQuery::from_static(WATCH_ROOTS);
         Ok(client.server_streaming(request, path, codec).await?.into_inner())
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
 use prost::Message as _;
 
 use super::cache::{Cache, Entry, Item};

@@ -1,15 +1,12 @@
 //! One subscription of Envoy to secrets: a state machine without IO (xDS, state of the world).
 
 use kermode_model::MeshName;
-use prost::Message as _;
-
-use super::messages::{
-    Any, CertificateValidationContext, DataSource, DiscoveryRequest, DiscoveryResponse, Secret, SecretKind,
-    TlsCertificate,
+use kermode_protocol::ads::Any;
+use kermode_protocol::secrets::{
+    self, CertificateValidationContext, DataSource, DiscoveryRequest, DiscoveryResponse, SECRET_TYPE, Secret,
+    SecretKind, TlsCertificate,
 };
-
-/// The type of the resources served.
-pub(crate) const SECRET_TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+use prost::Message as _;
 
 /// The material of a proxy's identity, as PEM text.
 pub(crate) struct Identity {
@@ -44,8 +41,8 @@ pub(crate) struct Stream {
 impl Names {
     pub(crate) fn of(mesh: &MeshName) -> Self {
         Self {
-            identity: kermode_envoy::names::identity_secret(mesh),
-            authority: kermode_envoy::names::authority_secret(mesh),
+            identity: secrets::identity_secret(mesh),
+            authority: secrets::authority_secret(mesh),
         }
     }
 
@@ -136,7 +133,7 @@ impl Stream {
         self.nonce += 1;
         let resource = |secret: Secret| Any {
             type_url: SECRET_TYPE.to_owned(),
-            value: secret.encode_to_vec(),
+            value: secret.encode_to_vec().into(),
         };
         Some(DiscoveryResponse {
             version_info: identity.version.to_string(),

@@ -10,13 +10,13 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_envoy::{Resource, ResourceKind, generate};
-use kermode_identity::api::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
 use kermode_identity::{
     Authority, Entitlement, IssuedCertificate, ServingAuthority, TrustBundle, WorkloadKey,
 };
 use kermode_model::{CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
+use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
 use kermode_runtime::{shutdown, tls};
-use kermode_xds::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -180,7 +180,14 @@ impl State {
             .sign_csr(&request.csr_der, &entitlement, lifetime, SystemTime::now());
         let issued = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
         self.certified_with.lock().unwrap().push(behaviour.token);
-        Ok(IssueCertificateResponse::new(&issued, &self.roots()))
+        let (not_before, not_after) = issued.validity.to_unix();
+        Ok(IssueCertificateResponse {
+            chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),
+            roots_der: self.roots().to_der(),
+            not_before,
+            not_after,
+            ..IssueCertificateResponse::default()
+        })
     }
 
     fn resources(&self) -> Vec<Resource> {
@@ -280,7 +287,7 @@ pub(crate) async fn free_address(ip: IpAddr) -> SocketAddr {
 struct Ads(Arc<State>);
 
 impl NamedService for Ads {
-    const NAME: &'static str = kermode_xds::wire::SERVICE_NAME;
+    const NAME: &'static str = kermode_protocol::ads::SERVICE_NAME;
 }
 
 impl StreamingService<DeltaDiscoveryRequest> for Ads {

@@ -21,9 +21,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use kermode_model::{Mesh, MeshName, ServiceName};
+use kermode_protocol::bootstrap::AGENT_CLUSTER;
+use kermode_protocol::secrets;
 
+use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
-use crate::{AGENT_CLUSTER, names};
 
 /// What clients offer in the handshake, so that a permissive inbound can tell them from the application's own TLS.
 pub(crate) const ALPN: &str = "kuma";
@@ -47,8 +49,8 @@ impl Identity {
         mesh.mtls.as_ref()?;
         Some(Self {
             mesh: mesh.name.clone(),
-            certificate: names::identity_secret(&mesh.name),
-            authority: names::authority_secret(&mesh.name),
+            certificate: secrets::identity_secret(&mesh.name),
+            authority: secrets::authority_secret(&mesh.name),
         })
     }
 

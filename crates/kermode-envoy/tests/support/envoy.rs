@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use kermode_envoy::{BootstrapConfig, Resource, ResourceKind, Versions, bootstrap};
+use kermode_envoy::{Resource, ResourceKind};
 use kermode_model::ObjectKey;
+use kermode_protocol::ads::Versions;
+use kermode_protocol::bootstrap::{BootstrapConfig, bootstrap};
 use serde_json::{Value, json};
 
 use super::readable;

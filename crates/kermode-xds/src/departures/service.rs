@@ -12,18 +12,13 @@ use futures::stream::{BoxStream, StreamExt as _};
 use kermode_authentication::Authenticator;
 use kermode_limit::{KeyedLimit, LimitReached};
 use kermode_model::ObjectKey;
+use kermode_protocol::removals::{SERVICE_NAME, WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
+use kermode_protocol::rpc::Method;
 use kermode_removals::{EndpointRemovals, PublishedSequence, RemovalReport, RemovalStatus, Replicas};
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService};
 use tonic::{Request, Response, Status};
-
-use crate::rpc::Method;
-
-/// Path of the call.
-pub const WATCH_DEPARTURE: &str = "/kermode.departure.v1.DepartureService/WatchDeparture";
-/// Name of the gRPC service.
-pub const SERVICE_NAME: &str = "kermode.departure.v1.DepartureService";
 
 /// The largest request, in bytes: it is empty.
 const MAX_REQUEST: usize = 1024;
@@ -32,31 +27,6 @@ const MAX_REQUEST: usize = 1024;
 const EACH: usize = 4;
 /// How many all proxies together may have: each looks every second how it stands.
 const TOTAL: usize = 5_000;
-
-/// Asks about the caller's own endpoint.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-pub struct WatchDepartureRequest {}
-
-/// How the departure stands, as far as this replica knows.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct WatchDepartureResponse {
-    /// Whether the control plane knows that the endpoint departs.
-    #[prost(bool, tag = "1")]
-    pub departing: bool,
-    /// How many proxies have not acknowledged its removal. With `departing` and 0, none of those that are connected to
-    /// this replica will begin a request any more.
-    #[prost(uint64, tag = "2")]
-    pub known_by: u64,
-    /// How long it took until nobody had it, in milliseconds; 0 before that.
-    #[prost(uint64, tag = "3")]
-    pub took_ms: u64,
-    /// Addresses (`<ip>:<port>`) at which the other replicas answer this call, each for the proxies that it has.
-    #[prost(string, repeated, tag = "4")]
-    pub others: Vec<String>,
-    /// Whether nobody can have been missed, because no replica began or ended within the last minute.
-    #[prost(bool, tag = "5")]
-    pub complete: bool,
-}
 
 /// The service; cheap to clone.
 #[derive(Clone)]
@@ -72,28 +42,18 @@ struct Shared {
     open: KeyedLimit<ObjectKey>,
 }
 
-// === impl WatchDepartureResponse ===
-
-impl WatchDepartureResponse {
-    /// Whether none of the proxies that are connected to this replica will begin a request any more, and nobody can have
-    /// been missed.
-    pub fn is_over(&self) -> bool {
-        self.departing && self.known_by == 0 && self.complete
-    }
-}
-
-impl From<RemovalReport> for WatchDepartureResponse {
+impl From<RemovalReport> for WatchRemovalResponse {
     fn from(report: RemovalReport) -> Self {
-        let (departing, known_by, took) = match report.status {
+        let (removed, unacknowledged_by, took) = match report.status {
             RemovalStatus::NotRemoved => (false, 0, None),
             RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
             RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
         };
         Self {
-            departing,
-            known_by,
+            removed,
+            unacknowledged_by,
             took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
-            others: report.other_replicas.iter().map(ToString::to_string).collect(),
+            other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
             complete: report.is_complete,
         }
     }
@@ -129,7 +89,7 @@ impl std::fmt::Debug for DepartureService {
 
 impl Method for DepartureService {
     const SERVICE: &'static str = SERVICE_NAME;
-    const PATH: &'static str = WATCH_DEPARTURE;
+    const PATH: &'static str = WATCH_REMOVAL;
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         let method = WatchDeparture(self.shared);
@@ -143,12 +103,12 @@ impl Method for DepartureService {
 
 struct WatchDeparture(Arc<Shared>);
 
-impl ServerStreamingService<WatchDepartureRequest> for WatchDeparture {
-    type Response = WatchDepartureResponse;
-    type ResponseStream = BoxStream<'static, Result<WatchDepartureResponse, Status>>;
+impl ServerStreamingService<WatchRemovalRequest> for WatchDeparture {
+    type Response = WatchRemovalResponse;
+    type ResponseStream = BoxStream<'static, Result<WatchRemovalResponse, Status>>;
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
-    fn call(&mut self, request: Request<WatchDepartureRequest>) -> Self::Future {
+    fn call(&mut self, request: Request<WatchRemovalRequest>) -> Self::Future {
         let shared = self.0.clone();
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
@@ -179,7 +139,7 @@ mod tests {
     use tonic_prost::ProstCodec;
 
     use super::*;
-    use crate::rpc::Rpc;
+    use kermode_protocol::rpc::Rpc;
 
     /// Lets the Pod `web` in.
     struct Gate;
@@ -213,7 +173,7 @@ mod tests {
     }
 
     /// The first answer.
-    async fn ask(removals: EndpointRemovals, token: &'static str) -> Result<WatchDepartureResponse, Code> {
+    async fn ask(removals: EndpointRemovals, token: &'static str) -> Result<WatchRemovalResponse, Code> {
         let other = ["10.0.0.2:5678".parse().expect("an address")];
         let (_sender, replicas) = watch::channel(Replicas {
             others: other.into(),
@@ -226,12 +186,12 @@ mod tests {
             replicas,
             Gate,
         ));
-        let mut request = Request::new(WatchDepartureRequest {});
+        let mut request = Request::new(WatchRemovalRequest {});
         request
             .metadata_mut()
             .insert("authorization", token.parse().expect("a token"));
-        let codec = ProstCodec::<WatchDepartureRequest, WatchDepartureResponse>::default();
-        let path = PathAndQuery::from_static(WATCH_DEPARTURE);
+        let codec = ProstCodec::<WatchRemovalRequest, WatchRemovalResponse>::default();
+        let path = PathAndQuery::from_static(WATCH_REMOVAL);
         let answers = Client::new(service).server_streaming(request, path, codec).await;
         let mut answers = answers.map_err(|status| status.code())?.into_inner();
         let first = answers.message().await.map_err(|status| status.code())?;
@@ -244,7 +204,7 @@ mod tests {
         let service = DepartureService::new(EndpointRemovals::default(), Arc::new(|_| None), replicas, Gate);
         let mut open = Vec::new();
         for _ in 0..=EACH {
-            let mut request = Request::new(WatchDepartureRequest {});
+            let mut request = Request::new(WatchRemovalRequest {});
             let token = "Bearer web".parse().expect("a token");
             request.metadata_mut().insert("authorization", token);
             let answers = WatchDeparture(service.shared.clone()).call(request).await;
@@ -265,8 +225,8 @@ mod tests {
         removals.endpoint_added(web(), "default".into());
         removals.endpoint_removed(&web(), |_| 1);
         let told = ask(removals.clone(), "Bearer web").await.expect("an answer");
-        assert!(told.is_over(), "{told:?}");
-        assert_eq!(told.others, ["10.0.0.2:5678"]);
+        assert!(told.is_finished(), "{told:?}");
+        assert_eq!(told.other_replicas, ["10.0.0.2:5678"]);
         assert_eq!(ask(removals, "Bearer db").await, Err(Code::Unauthenticated));
     }
 }

@@ -24,7 +24,7 @@ use super::transport::After;
 use super::{Metrics, ProxyId, Shared};
 use crate::store::Subscription;
 use crate::stream::{Event, Output, Reply, Stream};
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 
 /// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
 const LONGEST_EXPLANATION: usize = 1024;

@@ -15,7 +15,7 @@ use prost::Message;
 use tonic::Status;
 
 use super::transport::{send_part, until_reset};
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
 const HEAD: usize = 5;

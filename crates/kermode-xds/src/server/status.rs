@@ -7,7 +7,7 @@ use kermode_envoy::ResourceKind;
 
 use super::{ProxyId, Shared};
 use crate::stream::Stream;
-use crate::wire::{DeltaDiscoveryResponse, Versions};
+use kermode_protocol::ads::{DeltaDiscoveryResponse, Versions};
 
 /// Is told what becomes of streams, on the streams' own tasks: it must be quick and not block.
 pub trait StatusSink: Send + Sync + 'static {

@@ -22,7 +22,7 @@ use tonic_prost::ProstCodec;
 
 use super::*;
 use crate::store::Profile;
-use crate::wire::{
+use kermode_protocol::ads::{
     DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node,
 };
 
@@ -393,7 +393,7 @@ async fn a_long_explanation_of_a_rejection_is_cut() {
     let nonce = answer(&mut answers).await.expect("clusters").nonce;
     let rejection = DeltaDiscoveryRequest {
         response_nonce: nonce,
-        error_detail: Some(crate::wire::Status {
+        error_detail: Some(kermode_protocol::ads::Status {
             code: 13,
             message: format!("{}é", "x".repeat(1023)).repeat(1000),
         }),

@@ -24,7 +24,7 @@ use tower::Service;
 
 use super::AdsServer;
 use super::again::Again;
-use crate::wire::DELTA_AGGREGATED_RESOURCES;
+use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
 /// Calls that a connection may have at once: `kuma-dp` has ADS, roots, now and then a certificate, at last its departure.
 const CALLS: u32 = 32;

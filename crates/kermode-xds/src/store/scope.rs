@@ -10,7 +10,7 @@ use kermode_model::ServiceName;
 use rpds::HashTrieMapSync;
 
 use super::{Key, Profile, Stamp};
-use crate::wire;
+use kermode_protocol::ads;
 
 /// A resource as it is stored: encoded for the wire, and dated.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Entry {
     pub kind: ResourceKind,
     /// Its name and version.
     pub stamp: Arc<Stamp>,
-    /// The encoded [`wire::Resource`].
+    /// The encoded [`ads::Resource`].
     pub encoded: Bytes,
     /// The service it belongs to.
     pub service: Option<ServiceName>,
@@ -78,7 +78,7 @@ impl Entry {
             body,
             service,
         } = resource;
-        let encoded = wire::encode_resource(kind.type_url(), &name, &version, body);
+        let encoded = ads::encode_resource(kind.type_url(), &name, &version, body);
         Self {
             kind,
             stamp: Arc::new(Stamp { name, version }),

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::{Profile, Store, Subscription, Visibility};
-use crate::wire::DeltaDiscoveryRequest;
 use envoy::Envoy;
+use kermode_protocol::ads::DeltaDiscoveryRequest;
 
 const SERVICES: u8 = 4;
 

@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::*;
 use crate::store::{Profile, Store, Subscription, Visibility};
-use crate::wire;
+use kermode_protocol::ads;
 
 const LIMITS: Limits = Limits {
     response_bytes: 1 << 20,
@@ -88,7 +88,7 @@ fn ack(reply: &Reply) -> DeltaDiscoveryRequest {
 
 fn nack(reply: &Reply) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        error_detail: Some(wire::Status {
+        error_detail: Some(ads::Status {
             code: 13,
             message: "bad address".into(),
         }),
@@ -102,7 +102,7 @@ fn show(reply: &Reply) -> String {
         .kind
         .map_or_else(|| reply.response.type_url.clone(), |kind| format!("{kind:?}"));
     let resources = reply.response.resources.iter().map(|encoded| {
-        let resource = wire::Resource::decode(encoded.clone()).unwrap();
+        let resource = ads::Resource::decode(encoded.clone()).unwrap();
         format!(" {}={}", resource.name, resource.version)
     });
     let removed = reply

@@ -1,8 +1,8 @@
 //! Attempts to obtain somebody else's identity: each is refused, logged without secrets, and counted by its reason.
 
 use kermode_identity::WorkloadKey;
-use kermode_identity::api::IssueCertificateRequest;
 use kermode_model::ObjectKey;
+use kermode_protocol::certificates::IssueCertificateRequest;
 use tonic::Code;
 
 use super::log::Log;

@@ -74,7 +74,7 @@ async fn a_thousand_proxies_that_start_at_once_all_get_their_certificate() {
 async fn a_request_that_never_ends_is_cut_off() {
     let server = Server::start_with(Duration::from_millis(50)).await;
     let endless = StreamBody::new(futures::stream::pending::<Result<_, tonic::Status>>());
-    let request = http::Request::post(kermode_identity::api::ISSUE_CERTIFICATE_PATH)
+    let request = http::Request::post(kermode_protocol::certificates::ISSUE_CERTIFICATE)
         .header("content-type", "application/grpc")
         .body(Body::new(endless))
         .expect("a request");

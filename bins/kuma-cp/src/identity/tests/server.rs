@@ -5,13 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
-use kermode_identity::api::{
-    ISSUE_CERTIFICATE_PATH, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate, WATCH_ROOTS_PATH,
-    WatchRootsRequest,
-};
 use kermode_identity::{ServingAuthority, WorkloadKey};
 use kermode_k8s::index::Index;
 use kermode_model::{CertificateAuthority, Mesh, Mtls, MtlsMode};
+use kermode_protocol::certificates::{
+    ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate, WATCH_ROOTS,
+    WatchRootsRequest,
+};
 use kermode_runtime::shutdown::{self, Trigger};
 use kermode_runtime::tls;
 use prometheus_client::registry::Registry;
@@ -112,7 +112,7 @@ impl Server {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("a connection");
         let codec = ProstCodec::<IssueCertificateRequest, IssueCertificateResponse>::default();
-        let path = PathAndQuery::from_static(ISSUE_CERTIFICATE_PATH);
+        let path = PathAndQuery::from_static(ISSUE_CERTIFICATE);
         let issued = client.unary(with_token(token, request), path, codec).await;
         issued.map(tonic::Response::into_inner)
     }
@@ -121,7 +121,7 @@ impl Server {
         let mut client = Grpc::new(self.channel.clone());
         client.ready().await.expect("a connection");
         let codec = ProstCodec::<WatchRootsRequest, RootsUpdate>::default();
-        let path = PathAndQuery::from_static(WATCH_ROOTS_PATH);
+        let path = PathAndQuery::from_static(WATCH_ROOTS);
         let request = WatchRootsRequest {
             mesh: "default".to_owned(),
             name: name.to_owned(),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use kermode_xds::wire::{Status, encode_resource};
+use kermode_protocol::ads::{Status, encode_resource};
 
 use super::*;
 

@@ -1,6 +1,7 @@
 //! What a subscriber gets, and when.
 
-use super::super::messages::Status;
+use kermode_protocol::ads::Status;
+
 use super::*;
 
 const IDENTITY: &str = "identity_cert:secret:default";
@@ -31,7 +32,7 @@ fn secrets(response: &DiscoveryResponse) -> Vec<Secret> {
     response
         .resources
         .iter()
-        .map(|any| Secret::decode(any.value.as_slice()).unwrap())
+        .map(|any| Secret::decode(any.value.clone()).unwrap())
         .collect()
 }
 

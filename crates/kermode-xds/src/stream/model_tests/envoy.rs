@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener, Route};
 use prost::Message;
 
-use crate::wire::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource, Status};
 
 type Bodies = BTreeMap<String, String>;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{InFlight, Tracker, unsure};
 use crate::store::Stamp;
 use crate::stream::{Event, Rejection};
-use crate::wire::DeltaDiscoveryRequest;
+use kermode_protocol::ads::DeltaDiscoveryRequest;
 
 // === impl Tracker ===
 

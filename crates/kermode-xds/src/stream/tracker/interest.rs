@@ -7,7 +7,7 @@ use kermode_envoy::ResourceKind;
 
 use super::{Tracker, WILDCARD};
 use crate::store::{Stamp, View};
-use crate::wire::DeltaDiscoveryRequest;
+use kermode_protocol::ads::DeltaDiscoveryRequest;
 
 // === impl Tracker ===
 

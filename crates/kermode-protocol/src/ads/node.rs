@@ -1,4 +1,4 @@
-//! What a node says of itself: the versions of its parts.
+//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The bootstrap puts the agent's version there.
 
 use std::collections::HashMap;
 
@@ -7,12 +7,12 @@ use prost::Message;
 
 use super::Node;
 
-/// Versions of a sidecar's parts; empty where it does not tell.
+/// Versions of a sidecar's parts; empty where the node has none or its encoding is invalid.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
-    /// Of `kuma-dp`.
+    /// Version of `kuma-dp`.
     pub agent: String,
-    /// Of Envoy.
+    /// Version of Envoy.
     pub envoy: String,
 }
 
@@ -23,7 +23,7 @@ struct Struct {
     fields: HashMap<String, Value>,
 }
 
-/// `google.protobuf.Value`, as far as we read it. The members of a oneof are ordinary fields on the wire.
+/// `google.protobuf.Value`, limited to text and struct values. Members of a oneof are encoded as ordinary fields.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Value {
     #[prost(string, optional, tag = "3")]
@@ -32,13 +32,14 @@ struct Value {
     members: Option<Box<Struct>>,
 }
 
-/// `envoy.config.core.v3.BuildVersion`, as far as we read it.
+/// `envoy.config.core.v3.BuildVersion`, limited to its version.
 #[derive(Clone, PartialEq, prost::Message)]
 struct BuildVersion {
     #[prost(message, optional, tag = "1")]
     version: Option<SemanticVersion>,
 }
 
+/// `envoy.type.v3.SemanticVersion`.
 #[derive(Clone, PartialEq, prost::Message)]
 struct SemanticVersion {
     #[prost(uint32, tag = "1")]
@@ -50,7 +51,7 @@ struct SemanticVersion {
 }
 
 impl Node {
-    /// The versions of its parts. What cannot be read says nothing.
+    /// Returns the versions of the sidecar's parts.
     pub fn versions(&self) -> Versions {
         let metadata = self.metadata.clone().map(Struct::decode);
         let metadata = metadata.and_then(Result::ok).unwrap_or_default();
@@ -69,6 +70,7 @@ impl Node {
 }
 
 impl Struct {
+    /// Text value at a path of nested structs.
     fn text(&self, path: &[&str]) -> Option<&str> {
         let (first, rest) = path.split_first()?;
         let value = self.fields.get(*first)?;

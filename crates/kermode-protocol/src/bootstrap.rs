@@ -1,59 +1,53 @@
-//! The configuration Envoy starts with: who it is, and the unix socket on which `kuma-dp` gives it the rest.
+//! Bootstrap of a sidecar's Envoy: the node that it presents, and the agent's unix socket as its only static cluster.
 //!
-//! Rendered by `kuma-dp` itself from its environment, without asking the control plane (DESIGN section 5).
-//! Statistics keep Envoy's own tags: Kuma's custom `stats_tags` expressions were 94 % of Envoy's start CPU at
-//! 1000 services.
+//! The agent renders it from its own environment (`docs/reference/sidecar.md#bootstrap`). The control plane reads the
+//! node's metadata ([`crate::ads::Node::versions`]), and generated TLS contexts refer to [`AGENT_CLUSTER`].
+//! Statistics keep Envoy's own tags: at 1000 services, Kuma's custom `stats_tags` expressions take 94 % of the CPU time
+//! of Envoy's start.
 
 use std::collections::BTreeMap;
 
 use kermode_model::{MeshName, ObjectKey};
 use serde_json::{Value, json};
 
-/// The static cluster, on a unix socket of `kuma-dp`, that serves ADS and the secrets.
+use crate::ads::Versions;
+
+/// Name of the static cluster that serves ADS and SDS: the agent's unix socket.
 pub const AGENT_CLUSTER: &str = "kuma_dp";
 
-/// Above this, Envoy refuses further connections instead of running out of memory or descriptors. A sidecar of
-/// the default size holds a few ten thousand.
+/// Limit on downstream connections of one Envoy. Above it Envoy rejects connections instead of running out of memory or
+/// file descriptors. A sidecar of the default size holds a few ten thousand.
 const MAX_DOWNSTREAM_CONNECTIONS: u64 = 100_000;
 
-/// What the bootstrap of one Envoy depends on.
+/// Parameters of one Envoy's bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BootstrapConfig {
-    /// The mesh to join.
+    /// Mesh of the proxy.
     pub mesh: MeshName,
-    /// Namespace and name of the Dataplane, those of the Pod.
+    /// Namespace and name of the Dataplane, which are those of the Pod.
     pub dataplane: ObjectKey,
-    /// Envoy's own cluster: the workload's first service where known, else the Pod's name.
+    /// Envoy's own cluster: the workload's first service if known, otherwise the Pod's name.
     pub cluster: String,
-    /// Port of the admin interface, on loopback.
+    /// Port of the admin interface on 127.0.0.1.
     pub admin_port: u16,
-    /// Path of the unix socket on which `kuma-dp` serves ADS and secrets.
+    /// Path of the unix socket on which the agent serves ADS and SDS.
     pub agent_socket: String,
-    /// What runs, for whoever inspects the mesh.
+    /// Versions for the node's metadata, which the control plane writes into the status of the Dataplane.
     pub versions: Versions,
-    /// Features of this `kuma-dp` that the control plane may rely on.
+    /// Features of this agent that the control plane may rely on.
     pub features: Vec<String>,
-    /// Further text entries of the node's metadata.
+    /// Additional text entries of the node's metadata.
     pub metadata: BTreeMap<String, String>,
 }
 
-/// Versions of the sidecar's parts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Versions {
-    /// Of `kuma-dp`.
-    pub agent: String,
-    /// Of Envoy.
-    pub envoy: String,
-}
-
-/// Envoy's bootstrap configuration, in the JSON form that `--config-path` reads.
+/// Renders the bootstrap in the JSON form that Envoy's `--config-path` reads.
 pub fn bootstrap(config: &BootstrapConfig) -> Value {
     json!({
         "node": node(config),
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": config.admin_port } } },
         "dynamic_resources": dynamic_resources(),
         "static_resources": { "clusters": [agent_cluster(&config.agent_socket)] },
-        // For clusters that lead back into this Envoy, as on-demand outbounds do.
+        // Clusters of on-demand outbounds lead back into this Envoy.
         "bootstrap_extensions": [{
             "name": "envoy.bootstrap.internal_listener",
             "typed_config": {
@@ -61,7 +55,7 @@ pub fn bootstrap(config: &BootstrapConfig) -> Value {
             },
         }],
         "layered_runtime": { "layers": [{ "name": "kuma", "static_layer": {
-            // Else answers with `Connection: close` are lost on internal listeners.
+            // When true, responses with `Connection: close` are lost on internal listeners.
             "envoy.reloadable_features.enable_send_rst_on_user_space_socket": false,
         }}]},
         "overload_manager": { "resource_monitors": [{
@@ -71,7 +65,8 @@ pub fn bootstrap(config: &BootstrapConfig) -> Value {
                 "max_active_downstream_connections": MAX_DOWNSTREAM_CONNECTIONS,
             },
         }]},
-        // Most clusters of an eager sidecar never carry a request; an idle one has nothing to flush.
+        // Most clusters of a sidecar that receives every service never carry a request, so their statistics are created
+        // with the first one. Statistics are flushed when they are read.
         "deferred_stat_options": { "enable_deferred_creation_stats": true },
         "stats_flush_on_admin": true,
     })
@@ -104,7 +99,7 @@ fn node(config: &BootstrapConfig) -> Value {
 }
 
 fn dynamic_resources() -> Value {
-    // Zero waits for ever: an Envoy that gave up waiting would start to serve without listeners.
+    // Zero disables the timeout: after a timeout Envoy would start to serve without listeners.
     let ads = json!({ "ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s" });
     json!({
         "ads_config": {
@@ -113,7 +108,7 @@ fn dynamic_resources() -> Value {
             "set_node_on_first_message_only": true,
             "grpc_services": [{ "envoy_grpc": {
                 "cluster_name": AGENT_CLUSTER,
-                // A local socket is cheap to try; Envoy's default backs off up to 30 s.
+                // Attempts on a local socket are cheap. Envoy's default backs off up to 30 s.
                 "retry_policy": { "retry_back_off": { "base_interval": "0.05s", "max_interval": "0.5s" } },
             }}],
         },

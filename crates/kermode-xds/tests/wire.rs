@@ -1,8 +1,16 @@
+//! The messages of `kermode_protocol::ads`, compared with those that are generated from Envoy's definitions.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3 as generated;
 use envoy_types::pb::google::{protobuf, rpc};
 
-use super::*;
+use kermode_protocol::ads::*;
+use prost::Message as _;
 
 /// The metadata that the bootstrap gives Envoy.
 fn metadata() -> protobuf::Struct {

@@ -1,4 +1,4 @@
-//! What tonic asks of a gRPC service that was written by hand: the same few lines for each.
+//! Server side of a gRPC method that was written by hand: adapts it to tonic's router.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -8,18 +8,18 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-/// A gRPC service with a single method.
+/// gRPC service with a single method.
 pub trait Method: Clone + Send + 'static {
     /// Name of the service, package included.
     const SERVICE: &'static str;
     /// Path of the method: `/<service>/<method>`.
     const PATH: &'static str;
 
-    /// Answers a call of the method.
+    /// Serves one call of the method.
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
 }
 
-/// A [`Method`] as tonic's router takes it. Other methods of its service are answered with `UNIMPLEMENTED`.
+/// Adapts a [`Method`] to tonic's router. Calls of other methods of its service get `UNIMPLEMENTED`.
 #[derive(Clone, Debug)]
 pub struct Rpc<M>(pub M);
 

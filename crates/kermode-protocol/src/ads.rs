@@ -1,8 +1,9 @@
-//! The messages of delta ADS, as far as Kermode reads and writes them.
+//! Messages of delta ADS, limited to the fields that Kermode reads and writes.
 //!
-//! Written by hand from Envoy's `envoy/service/discovery/v3/discovery.proto`: `kuma-dp` needs no generated types,
-//! and a resource that was encoded once is passed on as the bytes it is. Fields that are not listed are skipped
-//! when a message is read. `wire/tests.rs` compares every message with the generated ones, byte for byte.
+//! Derived by hand from Envoy's `envoy/service/discovery/v3/discovery.proto`. A resource is encoded once and passed on
+//! as bytes by everyone between the generator and Envoy. Unlisted fields are skipped when a message is decoded.
+//! `kermode-xds/tests/wire.rs` compares every message with the one that is generated from Envoy's definitions, byte
+//! for byte.
 
 mod node;
 
@@ -13,110 +14,111 @@ use prost::Message;
 
 pub use node::Versions;
 
-/// Path of the one RPC that is served: a bidirectional stream of the messages below.
+/// Path of the only method that is served: a bidirectional stream of [`DeltaDiscoveryRequest`] and
+/// [`DeltaDiscoveryResponse`].
 pub const DELTA_AGGREGATED_RESOURCES: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
-/// Name of the gRPC service that the RPC belongs to.
+/// Name of the gRPC service, package included.
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// The largest request that is read anywhere on its way, in bytes: an Envoy that reconnects lists the names and versions
-/// of all that it has.
+/// Limit on one request, in bytes, at every hop. A reconnecting Envoy lists the name and version of each of its
+/// resources in one request, which makes requests the large messages of a sidecar.
 pub const MAX_REQUEST: usize = 4 << 20;
 
-/// What Envoy sends: a change of interest, the answer to a response, or both.
+/// Request of a proxy: a change of its subscription, an ACK or NACK, or both.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryRequest {
-    /// Who asks. Sent at least in the first request of a stream.
+    /// The proxy. Present at least in the first request of a stream.
     #[prost(message, optional, tag = "1")]
     pub node: Option<Node>,
-    /// The kind of resource it is about.
+    /// Type URL of the resources.
     #[prost(string, tag = "2")]
     pub type_url: String,
-    /// Names that the client begins to be interested in, `*` for whatever the server thinks it needs.
+    /// Names to subscribe to; `*` subscribes to everything that the server selects for the proxy.
     #[prost(string, repeated, tag = "3")]
     pub resource_names_subscribe: Vec<String>,
-    /// Names that it is no longer interested in.
+    /// Names to unsubscribe from.
     #[prost(string, repeated, tag = "4")]
     pub resource_names_unsubscribe: Vec<String>,
-    /// Name and version of what the client has; only in the first request for a type on a stream.
+    /// Name and version of each resource that the proxy holds. Present only in the first request for a type on a stream.
     #[prost(map = "string, string", tag = "5")]
     pub initial_resource_versions: HashMap<String, String>,
-    /// The nonce of the response that is answered; empty when none is.
+    /// Nonce of the response that is acknowledged or rejected; empty in other requests.
     #[prost(string, tag = "6")]
     pub response_nonce: String,
-    /// Set when that response was rejected.
+    /// Reason of a NACK; absent in an ACK.
     #[prost(message, optional, tag = "7")]
     pub error_detail: Option<Status>,
 }
 
-/// What the server sends.
+/// Response of the server: changed and removed resources of one type.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DeltaDiscoveryResponse {
-    /// Version of the whole, for people to read.
+    /// Version of the whole configuration. Informational: proxies do not compare it.
     #[prost(string, tag = "1")]
     pub system_version_info: String,
-    /// New and changed resources, each an encoded [`Resource`]. On the wire a nested message and a byte string
-    /// are the same, so what the store holds goes out without being encoded again.
+    /// New and changed resources, each an encoded [`Resource`]. A nested message and a byte string have the same
+    /// encoding, so the store's bytes are sent without another encoding step.
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub resources: Vec<Bytes>,
-    /// The kind of resource it is about.
+    /// Type URL of the resources.
     #[prost(string, tag = "4")]
     pub type_url: String,
-    /// What the client has to answer with.
+    /// Nonce that the ACK or NACK repeats.
     #[prost(string, tag = "5")]
     pub nonce: String,
-    /// Names that do not exist, or no longer.
+    /// Names of subscribed resources that do not exist or no longer exist.
     #[prost(string, repeated, tag = "6")]
     pub removed_resources: Vec<String>,
 }
 
-/// One named and versioned resource of a response.
+/// Named and versioned resource of a response.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Resource {
-    /// Its version; compared, never ordered.
+    /// Version. Compared for equality only.
     #[prost(string, tag = "1")]
     pub version: String,
-    /// The resource itself.
+    /// The resource.
     #[prost(message, optional, tag = "2")]
     pub resource: Option<Any>,
-    /// Its name.
+    /// Name.
     #[prost(string, tag = "3")]
     pub name: String,
 }
 
-/// `google.protobuf.Any`: an encoded message and its type.
+/// `google.protobuf.Any`: an encoded message with its type.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Any {
-    /// Type of the message.
+    /// Type URL of the message.
     #[prost(string, tag = "1")]
     pub type_url: String,
-    /// The message.
+    /// Encoded message.
     #[prost(bytes = "bytes", tag = "2")]
     pub value: Bytes,
 }
 
-/// `envoy.config.core.v3.Node`: who the client is.
+/// `envoy.config.core.v3.Node`: the proxy that opened a stream.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Node {
-    /// Identity of the proxy: `<mesh>.<name>.<namespace>`.
+    /// `<mesh>.<name>.<namespace>` of the Dataplane.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// The service it belongs to.
+    /// Envoy's own cluster; the Pod's name in a sidecar.
     #[prost(string, tag = "2")]
     pub cluster: String,
-    /// A `google.protobuf.Struct`, passed on as the bytes it is.
+    /// Encoded `google.protobuf.Struct`; [`Node::versions`] reads it.
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub metadata: Option<Bytes>,
-    /// A `BuildVersion`, likewise.
+    /// Encoded `envoy.config.core.v3.BuildVersion`; [`Node::versions`] reads it.
     #[prost(bytes = "bytes", optional, tag = "8")]
     pub user_agent_build_version: Option<Bytes>,
 }
 
-/// `google.rpc.Status`: why something was rejected.
+/// `google.rpc.Status`: the reason of a NACK.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Status {
-    /// A gRPC status code.
+    /// gRPC status code.
     #[prost(int32, tag = "1")]
     pub code: i32,
     /// Envoy's explanation.
@@ -124,7 +126,7 @@ pub struct Status {
     pub message: String,
 }
 
-/// Encodes one resource of a response from the parts that the generator made.
+/// Encodes a [`Resource`]. `body` is the encoded message of type `type_url`.
 pub fn encode_resource(type_url: &str, name: &str, version: &str, body: Bytes) -> Bytes {
     let any = Any {
         type_url: type_url.to_owned(),
@@ -138,6 +140,3 @@ pub fn encode_resource(type_url: &str, name: &str, version: &str, body: Bytes) -
     .encode_to_vec()
     .into()
 }
-
-#[cfg(test)]
-mod tests;

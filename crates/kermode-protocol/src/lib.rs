@@ -1,0 +1,22 @@
+//! Messages between the control plane, the sidecar agent (`kuma-dp`) and Envoy, and what both ends of a call share.
+//!
+//! | module | between |
+//! |---|---|
+//! | [`ads`] | control plane and agent, agent and Envoy: configuration |
+//! | [`certificates`] | control plane and agent: workload certificates and trust bundles |
+//! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
+//! | [`secrets`] | agent and Envoy: secret discovery (SDS) |
+//! | [`bootstrap`] | agent and Envoy: Envoy's start configuration |
+//! | [`debug`] | control plane and people's tools: answers of `/debug` |
+//!
+//! [`rpc`] is the server's side of a gRPC method that was written by hand, [`client`] the agent's side of all calls.
+//! Messages are derived by hand from their protobuf definitions: no code generator runs, and no crate that uses them
+//! compiles Envoy's full API.
+
+pub mod ads;
+pub mod bootstrap;
+pub mod certificates;
+pub mod client;
+pub mod removals;
+pub mod rpc;
+pub mod secrets;

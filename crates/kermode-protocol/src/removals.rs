@@ -1,0 +1,45 @@
+//! Endpoint-removal RPC: a terminating sidecar watches until no proxy sends requests to its endpoint any more.
+//!
+//! One server-streaming call, authenticated as for ADS. The first response is sent at once, further ones after each
+//! change, until the caller closes the stream. Replicas of the control plane do not talk to each other: each response
+//! lists the addresses of the others, and the sidecar calls them as well. The names on the wire predate the term
+//! *endpoint removal* and stay, so that sidecars and control planes of different versions understand each other.
+
+/// Name of the gRPC service, package included.
+pub const SERVICE_NAME: &str = "kermode.departure.v1.DepartureService";
+
+/// Path of the server-streaming method: [`WatchRemovalRequest`] to [`WatchRemovalResponse`]s.
+pub const WATCH_REMOVAL: &str = "/kermode.departure.v1.DepartureService/WatchDeparture";
+
+/// Subscribes to the removal of the caller's own endpoint. Empty: the token names the caller.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct WatchRemovalRequest {}
+
+/// Status of the removal as one replica sees it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct WatchRemovalResponse {
+    /// Whether the control plane has removed the endpoint from the proxies' configuration.
+    #[prost(bool, tag = "1")]
+    pub removed: bool,
+    /// Number of proxies that have not acknowledged the removal. 0 with [`removed`](Self::removed) means that no proxy
+    /// connected to this replica starts another request.
+    #[prost(uint64, tag = "2")]
+    pub unacknowledged_by: u64,
+    /// Time from the publication of the removal to its last acknowledgement, in milliseconds; 0 before that.
+    #[prost(uint64, tag = "3")]
+    pub took_ms: u64,
+    /// Addresses (`<ip>:<port>`) of the other replicas' endpoint-removal RPC. Each answers for the proxies that are
+    /// connected to it.
+    #[prost(string, repeated, tag = "4")]
+    pub other_replicas: Vec<String>,
+    /// Whether the replicas account for all proxies: none of them started or ended within the last minute.
+    #[prost(bool, tag = "5")]
+    pub complete: bool,
+}
+
+impl WatchRemovalResponse {
+    /// Returns whether no proxy connected to this replica starts another request, with all proxies accounted for.
+    pub fn is_finished(&self) -> bool {
+        self.removed && self.unacknowledged_by == 0 && self.complete
+    }
+}
