@@ -42,20 +42,18 @@ struct Shared {
     open: KeyedLimit<ObjectKey>,
 }
 
-impl From<RemovalReport> for WatchRemovalResponse {
-    fn from(report: RemovalReport) -> Self {
-        let (removed, unacknowledged_by, took) = match report.status {
-            RemovalStatus::NotRemoved => (false, 0, None),
-            RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
-            RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
-        };
-        Self {
-            removed,
-            unacknowledged_by,
-            took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
-            other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
-            complete: report.is_complete,
-        }
+fn response(report: &RemovalReport) -> WatchRemovalResponse {
+    let (removed, unacknowledged_by, took) = match report.status {
+        RemovalStatus::NotRemoved => (false, 0, None),
+        RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
+        RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
+    };
+    WatchRemovalResponse {
+        removed,
+        unacknowledged_by,
+        took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
+        other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
+        complete: report.is_complete,
     }
 }
 
@@ -118,7 +116,7 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchDeparture {
             let mut permit = shared.open.acquire_superseding(&identity.key).map_err(too_many)?;
             let (published, replicas) = (shared.published.clone(), shared.replicas.clone());
             let reports = shared.removals.watch(identity.key, published, replicas);
-            let responses = reports.map(|report| Ok(report.into()));
+            let responses = reports.map(|report| Ok(response(&report)));
             let revoked = async move { permit.revoked().await };
             Ok(Response::new(responses.take_until(revoked.boxed()).boxed()))
         })
