@@ -99,7 +99,7 @@ async fn resources(
         let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
         (StatusCode::BAD_REQUEST, text)
     })?;
-    let mut subscription = debug.store.subscribe(&key);
+    let mut subscription = debug.store.watch(&key);
     let mut shown = subscription.read(|view, _| view.as_ref().map(listing));
     if shown.is_none() {
         // Of a proxy that is not connected here nothing is kept: asking has it made.
@@ -114,11 +114,11 @@ async fn resources(
 fn listing(view: &View<'_>) -> Value {
     let of_kind = |kind: ResourceKind| {
         let mut entries: Vec<_> = view.wildcard(kind).collect();
-        entries.sort_by(|one, other| one.stamp.name.cmp(&other.stamp.name));
+        entries.sort_by(|one, other| one.name().cmp(other.name()));
         let shown = entries.into_iter().map(|entry| {
             json!({
-                "name": &*entry.stamp.name,
-                "version": &*entry.stamp.version,
+                "name": &*entry.versioned_name.name,
+                "version": &*entry.versioned_name.version,
                 "bytes": entry.encoded.len(),
                 "published": entry.sequence,
             })

@@ -134,10 +134,10 @@ impl Engine {
                     }
                     continue;
                 }
-                turned = store.turned() => {
+                changed = store.demand_changed() => {
                     // Before the first publication there is nothing to follow: it looks for itself who is there.
                     if synced.is_none() {
-                        self.publisher.follow(self.index.read().view(), turned);
+                        self.publisher.follow(self.index.read().view(), changed);
                     }
                     continue;
                 }

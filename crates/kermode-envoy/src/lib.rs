@@ -8,4 +8,4 @@ pub mod names;
 mod proto;
 mod resource;
 
-pub use resource::{Resource, ResourceKind};
+pub use resource::{OnDemand, Resource, ResourceKind};

@@ -1,12 +1,13 @@
-//! The unit that is generated here and sent by `kermode-xds`: one encoded Envoy resource.
+//! One encoded Envoy resource: the unit that this crate generates and `kermode-xds` stores and sends.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use kermode_model::ServiceName;
 use prost::Message;
+use xxhash_rust::xxh3::Xxh3Default;
 
-/// The kinds of resources that Envoy is sent.
+/// The kinds of resources that Kermode serves, one for each Envoy resource type.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum ResourceKind {
     /// `envoy.config.cluster.v3.Cluster`
@@ -22,7 +23,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// Every kind, in the order in which Envoy should learn of them: clusters before the listeners that use them.
+    /// Every kind, in the order of the discriminants. Clusters come before the listeners that refer to them.
     pub const ALL: [Self; 5] = [
         Self::Cluster,
         Self::Endpoints,
@@ -31,7 +32,7 @@ impl ResourceKind {
         Self::Secret,
     ];
 
-    /// The type URL that names this kind on an xDS stream and in a `google.protobuf.Any`.
+    /// Returns the type URL of this kind in xDS messages and in `google.protobuf.Any`.
     pub const fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
@@ -42,27 +43,36 @@ impl ResourceKind {
         }
     }
 
-    /// The inverse of [`ResourceKind::type_url`]; `None` for a type that is not served.
+    /// Returns the kind with this type URL, or `None` if Kermode does not serve the type.
     pub fn from_type_url(url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.type_url() == url)
     }
 }
 
-/// One Envoy resource, encoded. Cheap to clone: every stream shares the same bytes.
+/// One Envoy resource, encoded. Clones share the encoded bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// What it is.
+    /// Kind of the resource.
     pub kind: ResourceKind,
-    /// Its name, unique among the resources of its kind that one proxy has.
+    /// Name of the resource, unique among the resources of its kind that one proxy has.
     pub name: Arc<str>,
-    /// Changes whenever Envoy must be sent the resource again: 16 hexadecimal digits of a hash of `body`, and for
-    /// endpoints of their cluster's version as well, so that Envoy gets them again after its cluster changed. The
-    /// same in every replica.
+    /// Version of the resource: 32 hexadecimal digits of a hash of `body`. The version of endpoints also covers the
+    /// version of their cluster, see [`Resource::resent_with`]. Every replica computes the same version.
     pub version: Arc<str>,
-    /// The encoded message: the `value` of the `google.protobuf.Any` that goes on the wire.
+    /// Encoded message: the `value` of the `google.protobuf.Any` in the response.
     pub body: Bytes,
-    /// The service whose clients need it, for filters by service; `None` for a proxy's own and for a mesh's.
+    /// Service that the resource belongs to; `None` for resources of one proxy or of the whole mesh.
     pub service: Option<ServiceName>,
+    /// Present if only a subscription by name brings the resource, not a wildcard.
+    pub on_demand: Option<Box<OnDemand>>,
+}
+
+/// Delivery of a resource that is sent on demand only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnDemand {
+    /// Kinds and names of resources that the proxy ACKs or NACKs before it is sent this one. The wait is bounded by a
+    /// deadline of the stream. Names that do not exist are not waited for.
+    pub after: Vec<(ResourceKind, Arc<str>)>,
 }
 
 impl Resource {
@@ -71,7 +81,7 @@ impl Resource {
         Self::new(kind, name, message.encode_to_vec())
     }
 
-    /// Takes an encoded message.
+    /// Creates a resource from an encoded message.
     pub(crate) fn new(kind: ResourceKind, name: &str, body: Vec<u8>) -> Self {
         Self {
             kind,
@@ -79,10 +89,11 @@ impl Resource {
             version: version(&[&body]),
             body: body.into(),
             service: None,
+            on_demand: None,
         }
     }
 
-    /// Says which service's clients need it.
+    /// Sets the service that the resource belongs to.
     pub(crate) fn of(self, service: &ServiceName) -> Self {
         Self {
             service: Some(service.clone()),
@@ -90,10 +101,10 @@ impl Resource {
         }
     }
 
-    /// Ties the version to that of the cluster these endpoints belong to.
+    /// Makes the version of these endpoints depend on the version of their cluster.
     ///
-    /// Envoy builds a changed cluster anew and waits for its endpoints, which a delta server does not send again
-    /// unless their version changed; Envoy then waits out `initial_fetch_timeout` (envoyproxy/envoy#28877).
+    /// Envoy rebuilds a changed cluster and waits for its endpoints. A delta server sends them again only if their
+    /// version changed; otherwise Envoy waits until `initial_fetch_timeout` (envoyproxy/envoy#28877).
     pub(crate) fn resent_with(self, cluster: &Self) -> Self {
         Self {
             version: version(&[cluster.version.as_bytes(), &self.body]),
@@ -102,14 +113,19 @@ impl Resource {
     }
 }
 
-/// FNV-1a, 64 bits: the same in every process and release, which `std`'s hasher does not promise. A version is
-/// only compared with other versions of the same resource, so nothing stronger is needed.
+/// Returns the version of a resource with this content: XXH3 with 128 bits and seed 0, in hexadecimal.
+///
+/// Envoy is sent a change only if the version differs, so a collision between two versions of one resource leaves a
+/// proxy with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
+/// a fixed specification, so replicas, releases and restarts agree; the hasher of `std` promises none of that. It also
+/// hashes at memory speed, and each full publication of a mesh hashes megabytes. It does not resist deliberate
+/// collisions, which are harmless here: whoever controls the content of a resource could only delay its own updates.
 fn version(parts: &[&[u8]]) -> Arc<str> {
-    let bytes = parts.iter().copied().flatten();
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    format!("{hash:016x}").into()
+    let mut hasher = Xxh3Default::new();
+    for part in parts {
+        hasher.update(part);
+    }
+    format!("{:032x}", hasher.digest128()).into()
 }
 
 #[cfg(test)]
@@ -121,10 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_the_published_fnv_hash_and_so_equal_in_every_replica() {
-        // Test vectors of draft-eastlake-fnv.
-        assert_eq!(&*mk_resource(b"").version, "cbf29ce484222325");
-        assert_eq!(&*mk_resource(b"foobar").version, "85944171f73967e8");
+    fn version_is_the_published_xxh3_128_hash_and_equal_in_every_replica() {
+        // Values of `xxhsum -H128` of the reference implementation.
+        assert_eq!(&*mk_resource(b"").version, "99aa06d3014798d86001c324468d497f");
+        assert_eq!(&*mk_resource(b"a").version, "a96faf705af16834e6c632b61e964e1f");
     }
 
     #[test]
@@ -141,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_reads_its_own_type_url() {
+    fn every_kind_has_its_own_type_url() {
         for kind in ResourceKind::ALL {
             assert_eq!(ResourceKind::from_type_url(kind.type_url()), Some(kind));
         }

@@ -64,7 +64,7 @@ impl Publisher {
 
     /// Publishes for proxies that have a stream now, and forgets what was published for those that have none any more.
     pub fn follow(&mut self, view: &MeshView, turned: HashSet<ObjectKey>) {
-        let (wanted, left) = turned.into_iter().partition(|proxy| self.store.is_wanted(proxy));
+        let (wanted, left) = turned.into_iter().partition(|proxy| self.store.has_stream(proxy));
         let left: HashSet<ObjectKey> = left;
         for proxy in &left {
             self.forget(proxy);
@@ -82,7 +82,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
-        work.proxies.retain(|proxy| self.store.is_wanted(proxy));
+        work.proxies.retain(|proxy| self.store.has_stream(proxy));
         // A proxy that has lost its Mesh keeps what it has. It must be let go before the Mesh's resources are, or its
         // streams would see them vanish and take everything from an Envoy that is serving.
         work.proxies.retain(|proxy| self.configurable(view, proxy));
@@ -229,8 +229,8 @@ fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
         })
         .collect();
     Profile {
-        mesh: mesh.name.clone(),
         visibility,
         hidden,
+        ..Profile::new(mesh.name.clone())
     }
 }

@@ -1,104 +1,76 @@
-//! The resource store: what the generator made, shared by every stream.
+//! Resource store: the generated resources, shared by all streams.
 //!
-//! Resources live in scopes: one for each mesh, with what its proxies share, and one for each proxy, with what only
-//! that proxy gets. Whoever publishes writes whole batches into one scope; only resources whose version changed
-//! count, and only the streams that see the scope are woken. A stream holds two cursors, not a copy: it asks for
-//! what changed since it last looked, and when that was too long ago for the bounded log, it compares everything
-//! once. So neither an idle nor a slow stream makes the store grow. What only one proxy gets is published while that proxy
-//! has a stream here, which the store tells; the proxies of other replicas cost nothing.
+//! ```text
+//! engine ──replace, update──▶ Store ──Watcher::read──▶ View, Changes ──▶ stream (one for each proxy)
+//! ```
 //!
-//! Locking: one `RwLock` a scope, held by readers for one synchronous step of a stream and by writers for inserting
-//! what was encoded beforehand. A stream locks its own scope before the shared one, and a publisher writes the
-//! shared one before the proxy's, so that a listener is never seen without the shared cluster it refers to.
+//! The store is divided into scopes: one for each mesh, with the resources that its proxies share, and one for each
+//! proxy, with the resources of that proxy alone. A publisher writes a batch into one scope. Only resources whose
+//! version changed count as changes, and only streams that read the scope are woken.
+//!
+//! A stream holds cursors into the change logs of its two scopes, not a copy of the resources. If a log no longer
+//! reaches back to the cursor, the stream compares all names once. So neither an idle nor a slow stream makes the store
+//! grow. Own resources of a proxy are published only while the proxy has a stream on this replica, see
+//! [`Store::demand_changed`].
+//!
+//! Locking: each scope has one `RwLock`. Readers hold it for one synchronous step of a stream, writers for inserting
+//! entries that were encoded beforehand. A stream locks its own scope before the mesh's. A publisher writes the mesh's
+//! scope before the proxy's, so that no stream sees a listener without the shared cluster that it refers to.
 
 mod demand;
+mod profile;
 mod scope;
-mod subscription;
+mod scopes;
 mod view;
+mod watcher;
 
-use std::collections::{HashMap, HashSet};
-use std::hash::Hash;
+use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kermode_envoy::Resource;
 pub use kermode_envoy::ResourceKind;
 use kermode_model::{MeshName, ObjectKey, ServiceName};
-use tokio::sync::watch;
 
 use demand::Demand;
-pub use scope::{Change, Entry, Stamps};
-use scope::{Scope, Slot};
-pub use subscription::{Changes, Subscription};
+pub use profile::{Profile, Tombstones, Visibility};
+pub use scope::{Change, Entry, VersionedNames};
+use scope::{EntryId, Scope};
+use scopes::{LockedScope, Scopes};
 pub use view::View;
+pub use watcher::{Changes, Watcher};
 
-/// How many changes of a scope a stream may be behind before it compares everything instead.
+/// Number of changes that the log of a scope holds. A stream that is further behind compares all names instead, which
+/// costs about as much as reading a log of this length in a mesh of a thousand services.
 const LOG_CAPACITY: usize = 4096;
 
-/// What a resource is called.
+/// Kind and name of a resource.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// Its kind.
+    /// Kind of the resource.
     pub kind: ResourceKind,
-    /// Its name.
+    /// Name of the resource.
     pub name: Arc<str>,
 }
 
-/// A name and the version that a stream sent of it.
+/// Name and version of a resource as sent to a proxy.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// The resource's name.
+pub struct VersionedName {
+    /// Name of the resource.
     pub name: Arc<str>,
-    /// Its version.
+    /// Version of the resource.
     pub version: Arc<str>,
 }
 
-/// What a proxy sees of the resources that its mesh shares.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Visibility {
-    /// All of them.
-    #[default]
-    All,
-    /// Those of these services, and those that belong to no service.
-    Only(HashSet<ServiceName>),
-}
-
-/// How a proxy's view is put together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Profile {
-    /// The mesh whose shared resources it sees.
-    pub mesh: MeshName,
-    /// Which of them.
-    pub visibility: Visibility,
-    /// Shared resources that it must not get, whatever their service: an outbound listener would take the place of
-    /// its own inbound at the same address.
-    pub hidden: HashSet<Key>,
-}
-
-/// The shared store. Cheap to share behind an `Arc`; see the module's text.
+/// The resource store. Share it in an `Arc`.
 #[derive(Debug)]
 pub struct Store {
-    meshes: Cells<MeshName>,
-    proxies: Cells<ObjectKey>,
-    /// Whose streams are here.
+    meshes: Scopes<MeshName>,
+    proxies: Scopes<ObjectKey>,
     demand: Demand,
-    /// Orders all changes of all scopes.
+    /// Newest sequence number. One counter orders the changes of all scopes.
     sequence: AtomicU64,
     log_capacity: usize,
-}
-
-/// The scopes of one sort. One that streams wait for is there before anything was published into it.
-#[derive(Debug)]
-struct Cells<K> {
-    cells: RwLock<HashMap<K, Arc<Cell>>>,
-    /// Makes an empty one.
-    empty: fn() -> Scope,
-}
-
-#[derive(Debug)]
-struct Cell {
-    scope: RwLock<Scope>,
-    changed: watch::Sender<u64>,
 }
 
 // === impl Store ===
@@ -110,230 +82,206 @@ impl Default for Store {
 }
 
 impl Store {
-    /// An empty store whose scopes remember that many changes.
+    /// Creates an empty store whose scopes each log this number of changes.
     pub fn with_log_capacity(log_capacity: usize) -> Self {
         Self {
-            meshes: Cells::of(Scope::shared),
-            proxies: Cells::of(Scope::default),
+            meshes: Scopes::new(Scope::shared),
+            proxies: Scopes::new(Scope::default),
             demand: Demand::default(),
             sequence: AtomicU64::new(0),
             log_capacity,
         }
     }
 
-    /// Replaces everything that the proxies of a mesh share. Returns how many resources changed.
+    /// Replaces all shared resources of a mesh. Returns the number of resources that changed.
     pub fn replace_mesh(&self, mesh: &MeshName, resources: Vec<Resource>) -> usize {
-        let cell = self.meshes.get_or_insert(mesh);
-        self.write(&cell, resources, stale)
+        let scope = self.meshes.get_or_insert(mesh);
+        self.write(&scope, resources, stale)
     }
 
-    /// Replaces the shared resources of one service of a mesh; none removes it. Returns how many changed.
+    /// Replaces the shared resources of a mesh that belong to no service. Returns the number of resources that changed.
+    pub fn replace_common(&self, mesh: &MeshName, mut resources: Vec<Resource>) -> usize {
+        for resource in &mut resources {
+            resource.service = None;
+        }
+        self.replace_group(mesh, None, resources)
+    }
+
+    /// Replaces the shared resources of one service; an empty list removes the service. Returns the number of resources
+    /// that changed.
     pub fn replace_service(
         &self,
         mesh: &MeshName,
         service: &ServiceName,
         mut resources: Vec<Resource>,
     ) -> usize {
-        let cell = self.meshes.get_or_insert(mesh);
         for resource in &mut resources {
             resource.service = Some(service.clone());
         }
-        self.write(&cell, resources, |scope, wanted| {
-            let keys = scope.keys_of(Some(service)).cloned();
-            let slots = keys.map(|key| Slot {
-                key,
-                service: Some(service.clone()),
-            });
-            slots.filter(|slot| !wanted.contains(slot)).collect()
-        })
+        self.replace_group(mesh, Some(service), resources)
     }
 
-    /// Forgets what the proxies of a mesh share.
+    /// Removes the shared resources of a mesh.
     pub fn remove_mesh(&self, mesh: &MeshName) {
         self.replace_mesh(mesh, Vec::new());
     }
 
-    /// Replaces a proxy's own resources, and how it sees the shared ones. Returns how many resources changed.
+    /// Replaces the own resources and the profile of a proxy. Returns the number of resources that changed.
     ///
-    /// The first time, this is what the proxy's streams wait for.
+    /// Streams of the proxy have no view before the first call.
     pub fn replace_proxy(&self, proxy: &ObjectKey, profile: Profile, resources: Vec<Resource>) -> usize {
-        let cell = self.proxies.get_or_insert(proxy);
-        let wanted = slots(&resources);
-        let fresh = cell.prepare(resources);
-        let mut scope = cell.write();
-        let removals = stale(&scope, &wanted);
-        let changed = scope.apply(&self.sequence, self.log_capacity, fresh, removals);
-        let refocused = scope.set_profile(&self.sequence, Some(profile));
-        if changed > 0 || refocused {
-            cell.announce(&scope);
+        let locked = self.proxies.get_or_insert(proxy);
+        let ids = entry_ids(&resources);
+        let entries = locked.encode_changed(resources);
+        let mut scope = locked.write();
+        let removals = stale(&scope, &ids);
+        let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
+        let profile_changed = scope.set_profile(&self.sequence, self.log_capacity, Some(profile));
+        if changed > 0 || profile_changed {
+            locked.notify(&scope);
         }
         changed
     }
 
-    /// Forgets a proxy. Streams that it still has keep what they sent: it may have connections to finish.
+    /// Changes some of the own resources of a proxy and keeps the others. Returns the number of resources that changed,
+    /// or `None` if the proxy is not published.
+    pub fn update_proxy(&self, proxy: &ObjectKey, upserts: Vec<Resource>, removals: &[Key]) -> Option<usize> {
+        let locked = self.proxies.get(proxy)?;
+        locked.read().profile()?;
+        Some(self.write(&locked, upserts, |scope, upserts| {
+            let removed = removals.iter().flat_map(|key| scope.ids_of(key));
+            removed.filter(|id| !upserts.contains(id)).collect()
+        }))
+    }
+
+    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns, unless the
+    /// mesh, the tombstones or a switch between all and some services changed. Returns whether the profile changed; a
+    /// proxy that is not published has none.
+    pub fn update_profile(&self, proxy: &ObjectKey, change: impl FnOnce(&mut Profile)) -> bool {
+        let Some(locked) = self.proxies.get(proxy) else {
+            return false;
+        };
+        let mut scope = locked.write();
+        let Some(mut profile) = scope.profile().cloned() else {
+            return false;
+        };
+        change(&mut profile);
+        let changed = scope.set_profile(&self.sequence, self.log_capacity, Some(profile));
+        if changed {
+            locked.notify(&scope);
+        }
+        changed
+    }
+
+    /// Removes a proxy. Its remaining streams lose their view and send nothing more, so the proxy keeps its
+    /// configuration while it finishes its connections.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
-        let Some(cell) = self.proxies.get(proxy) else {
+        let Some(locked) = self.proxies.get(proxy) else {
             return;
         };
         {
-            let mut scope = cell.write();
-            let all = scope.slots().collect();
+            let mut scope = locked.write();
+            let all = scope.ids().collect();
             scope.apply(&self.sequence, self.log_capacity, Vec::new(), all);
-            if scope.set_profile(&self.sequence, None) {
-                cell.announce(&scope);
+            if scope.set_profile(&self.sequence, self.log_capacity, None) {
+                locked.notify(&scope);
             }
         }
-        drop(cell);
-        self.proxies.release(proxy, 1);
+        drop(locked);
+        self.proxies.remove_unused(proxy, 1);
     }
 
-    /// The newest change of what the proxies of a mesh share.
+    /// Returns the sequence number of the newest change of a mesh's shared resources.
     pub fn mesh_sequence(&self, mesh: &MeshName) -> u64 {
-        self.meshes.get(mesh).map_or(0, |cell| cell.read().sequence())
+        self.meshes.get(mesh).map_or(0, |scope| scope.read().sequence())
     }
 
-    /// Follows what one proxy sees, from now on.
-    pub fn subscribe(self: &Arc<Self>, proxy: &ObjectKey) -> Subscription {
-        Subscription::new(self.clone(), proxy.clone())
+    /// Watches the view of one proxy, for one stream. While the watcher exists, the proxy counts as one with a stream.
+    pub fn watch(self: &Arc<Self>, proxy: &ObjectKey) -> Watcher {
+        Watcher::new(self.clone(), proxy.clone())
     }
 
-    /// Whether a proxy has a stream here, so that its own resources are needed.
-    pub fn is_wanted(&self, proxy: &ObjectKey) -> bool {
-        self.demand.is_wanted(proxy)
+    /// Returns whether a proxy has a stream on this replica, so that its own resources have to be published.
+    pub fn has_stream(&self, proxy: &ObjectKey) -> bool {
+        self.demand.has_stream(proxy)
     }
 
-    /// How many proxies have streams here.
+    /// Number of proxies that have a stream on this replica.
     pub fn proxies_with_streams(&self) -> usize {
         self.demand.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one, see [`Store::is_wanted`]; returns those for which
-    /// that may have happened. Cancel safe; for one task.
-    pub async fn turned(&self) -> HashSet<ObjectKey> {
-        self.demand.turned().await
+    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies for which that may have
+    /// happened; [`Store::has_stream`] tells the current state. Cancel safe. Only one task may wait.
+    pub async fn demand_changed(&self) -> HashSet<ObjectKey> {
+        self.demand.changed().await
     }
 
-    /// How many scopes are kept, for tests and metrics: meshes and proxies.
+    /// Number of scopes of meshes and of proxies.
     pub fn len(&self) -> (usize, usize) {
-        (self.meshes.read().len(), self.proxies.read().len())
+        (self.meshes.len(), self.proxies.len())
     }
 
-    /// Whether nothing is kept.
+    /// Returns whether the store has no scopes.
     pub fn is_empty(&self) -> bool {
         self.len() == (0, 0)
     }
 
+    fn replace_group(
+        &self,
+        mesh: &MeshName,
+        service: Option<&ServiceName>,
+        resources: Vec<Resource>,
+    ) -> usize {
+        let scope = self.meshes.get_or_insert(mesh);
+        self.write(&scope, resources, |scope, wanted| {
+            let keys = scope.keys_of(service).cloned();
+            let ids = keys.map(|key| EntryId {
+                key,
+                service: service.cloned(),
+            });
+            ids.filter(|id| !wanted.contains(id)).collect()
+        })
+    }
+
+    /// Inserts `upserts` and removes the entries that `removals` returns for the scope and the ids of `upserts`.
     fn write(
         &self,
-        cell: &Cell,
+        locked: &LockedScope,
         upserts: Vec<Resource>,
-        removals: impl FnOnce(&Scope, &HashSet<Slot>) -> Vec<Slot>,
+        removals: impl FnOnce(&Scope, &HashSet<EntryId>) -> Vec<EntryId>,
     ) -> usize {
-        let wanted = slots(&upserts);
-        let fresh = cell.prepare(upserts);
-        let mut scope = cell.write();
-        let removals = removals(&scope, &wanted);
-        let changed = scope.apply(&self.sequence, self.log_capacity, fresh, removals);
+        let ids = entry_ids(&upserts);
+        let entries = locked.encode_changed(upserts);
+        let mut scope = locked.write();
+        let removals = removals(&scope, &ids);
+        let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
         if changed > 0 {
-            cell.announce(&scope);
+            locked.notify(&scope);
         }
         changed
     }
 
-    /// The newest sequence number given out.
-    fn now(&self) -> u64 {
+    /// Newest sequence number of all scopes.
+    fn sequence(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 }
 
-fn slots(resources: &[Resource]) -> HashSet<Slot> {
-    let slot = |resource: &Resource| Slot {
+fn entry_ids(resources: &[Resource]) -> HashSet<EntryId> {
+    let id = |resource: &Resource| EntryId {
         key: Key {
             kind: resource.kind,
             name: resource.name.clone(),
         },
         service: resource.service.clone(),
     };
-    resources.iter().map(slot).collect()
+    resources.iter().map(id).collect()
 }
 
-fn stale(scope: &Scope, wanted: &HashSet<Slot>) -> Vec<Slot> {
-    scope.slots().filter(|slot| !wanted.contains(slot)).collect()
-}
-
-// === impl Cells ===
-
-impl<K: Clone + Eq + Hash> Cells<K> {
-    fn of(empty: fn() -> Scope) -> Self {
-        Self {
-            cells: RwLock::default(),
-            empty,
-        }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<K, Arc<Cell>>> {
-        self.cells.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn get(&self, key: &K) -> Option<Arc<Cell>> {
-        self.read().get(key).cloned()
-    }
-
-    fn get_or_insert(&self, key: &K) -> Arc<Cell> {
-        if let Some(cell) = self.get(key) {
-            return cell;
-        }
-        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
-        cells
-            .entry(key.clone())
-            .or_insert_with(|| Arc::new(Cell::new((self.empty)())))
-            .clone()
-    }
-
-    /// Drops an unpublished scope that nobody but the map and `holders` less one others refers to.
-    fn release(&self, key: &K, holders: usize) {
-        let mut cells = self.cells.write().unwrap_or_else(PoisonError::into_inner);
-        let unused = cells
-            .get(key)
-            .is_some_and(|cell| Arc::strong_count(cell) <= holders && cell.read().profile().is_none());
-        if unused {
-            cells.remove(key);
-        }
-    }
-}
-
-// === impl Cell ===
-
-impl Cell {
-    fn new(scope: Scope) -> Self {
-        Self {
-            scope: RwLock::new(scope),
-            changed: watch::Sender::new(0),
-        }
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Scope> {
-        self.scope.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Scope> {
-        self.scope.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Encodes what is new, before the scope is locked for writing.
-    fn prepare(&self, resources: Vec<Resource>) -> Vec<Entry> {
-        let scope = self.read();
-        let changed: Vec<Resource> = resources
-            .into_iter()
-            .filter(|resource| scope.differs(resource))
-            .collect();
-        drop(scope);
-        changed.into_iter().map(Entry::new).collect()
-    }
-
-    fn announce(&self, scope: &Scope) {
-        self.changed.send_replace(scope.sequence());
-    }
+/// Returns the entries of a scope that are not wanted.
+fn stale(scope: &Scope, wanted: &HashSet<EntryId>) -> Vec<EntryId> {
+    scope.ids().filter(|id| !wanted.contains(id)).collect()
 }
 
 #[cfg(test)]

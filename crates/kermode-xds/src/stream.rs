@@ -1,99 +1,114 @@
-//! One delta ADS stream as a state machine: requests and changes in, responses out, no IO.
+//! State machine of one delta ADS stream: requests and changes in, responses out, no IO and no clock.
 //!
-//! `docs/api-docs/xds_protocol` of Envoy is the reference. What this machine adds to the letter of it:
+//! ```text
+//! server ──on_request, on_change, on_deadline──▶ Stream ──Output──▶ server
+//! ```
 //!
-//! - **Flow control**: one response a kind is in flight; what changes meanwhile is sent, in its newest version, after
-//!   the answer. So a slow client costs at most one remembered name a resource.
-//! - **Make before break** (`order`): a listener waits for the clusters and endpoints that were published before it
-//!   and that the client does not have yet; a cluster is removed after the listeners that were changed before.
-//! - **Rejections**: when a response with several resources is rejected, it is sent again in halves until the bad one
-//!   is alone; that one is not sent again until it changes, and never holds anything up.
-//! - **Warming**: a client that gets a cluster anew waits for its endpoints even when it has them, and does not ask for
-//!   them again (envoyproxy/envoy#47302), so they are sent after every version of their cluster.
+//! The protocol is Envoy's [xDS protocol](https://www.envoyproxy.io/docs/envoy/latest/api-docs/xds_protocol). It leaves
+//! the following to the server:
+//!
+//! - **Flow control**: at most one response of each kind is in flight. Resources that change meanwhile are sent in
+//!   their newest version after the ACK or NACK. A slow client costs at most one pending name for each resource.
+//! - **Make before break** ([`order`]): a listener is sent after the clusters and endpoints that were published before it
+//!   and that the client does not have yet. A cluster is removed after the listeners that changed before its removal.
+//! - **Rejections**: a rejected response with several resources is sent again in halves until the invalid resource is
+//!   isolated. That resource is not sent again until it changes, and delays nothing else.
+//! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if it has them, and does not
+//!   request them again (envoyproxy/envoy#47302). So they are sent after every version of their cluster.
+//! - **On-demand resources**: a wildcard subscription does not bring them, a subscription by name does. A name that does
+//!   not exist is answered with a tombstone if the profile has one, and stays subscribed. A response can wait, for a
+//!   bounded time, for the acknowledgement of other resources ([`hold`]).
 
+mod hold;
 mod order;
 mod tracker;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kermode_envoy::ResourceKind;
-
-use crate::store::{Changes, Stamp, View};
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use order::Gate;
+
+use crate::store::{Changes, VersionedName, View};
+use hold::Holds;
+use order::SendOrder;
 use tracker::{Batch, Tracker};
 
-/// Bounds of a stream.
+/// Limits of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Size of a response, in bytes, beyond which the rest goes into the next one. A single larger resource still
-    /// goes, alone.
+    /// Maximum size of a response in bytes. Further resources go into the next response; a single larger resource is
+    /// sent alone.
     pub response_bytes: usize,
-    /// How many names a client may subscribe to by name, all kinds together.
+    /// Maximum number of names that a client may subscribe to, all kinds together.
     pub names: usize,
-    /// How many changed names a kind remembers while a response is in flight, before it compares everything.
+    /// Maximum number of changed names of one kind that are remembered while a response is in flight. Beyond it the
+    /// stream compares all names after the ACK or NACK.
     pub pending: usize,
+    /// Maximum time that an on-demand resource waits for the acknowledgement of other resources. Less than the 5 s after
+    /// which Envoy gives up an on-demand discovery.
+    pub hold: Duration,
 }
 
-/// What one step of the machine leads to.
+/// Result of one step of the state machine.
 #[derive(Debug, Default, PartialEq)]
 pub struct Output {
-    /// To be sent, in this order.
-    pub replies: Vec<Reply>,
-    /// What the client said of earlier responses.
+    /// Responses to send, in this order.
+    pub responses: Vec<Response>,
+    /// ACKs and NACKs of earlier responses.
     pub events: Vec<Event>,
 }
 
 /// A response to send.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reply {
-    /// Its kind; none for one that we do not serve.
+pub struct Response {
+    /// Kind of the resources; `None` for a type that Kermode does not serve.
     pub kind: Option<ResourceKind>,
     /// The message.
-    pub response: DeltaDiscoveryResponse,
+    pub message: DeltaDiscoveryResponse,
 }
 
-/// The client answered a response.
+/// ACK or NACK of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It has applied it.
+    /// The client applied the response.
     Acknowledged {
-        /// What it was about.
+        /// Kind of the resources.
         kind: ResourceKind,
-        /// What it has now.
-        resources: Vec<Arc<Stamp>>,
-        /// What it has no longer.
+        /// Resources that the client has now.
+        resources: Vec<Arc<VersionedName>>,
+        /// Names of the resources that the client no longer has.
         removed: Vec<Arc<str>>,
     },
-    /// It refused it.
+    /// The client rejected the response.
     Rejected {
-        /// What it was about.
+        /// Kind of the resources.
         kind: ResourceKind,
-        /// What the response held. When it is more than one, they are tried again apart.
-        resources: Vec<Arc<Stamp>>,
-        /// Envoy's explanation.
+        /// Resources of the response. If there is more than one, they are sent again in parts.
+        resources: Vec<Arc<VersionedName>>,
+        /// Error message of the client.
         message: Arc<str>,
     },
 }
 
-/// A resource that the client refused and that has not changed since.
+/// A resource that the client rejected and that has not changed since.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// Its kind.
+    /// Kind of the resource.
     pub kind: ResourceKind,
-    /// Its name and the refused version.
-    pub stamp: Arc<Stamp>,
-    /// Envoy's explanation.
+    /// Name and rejected version of the resource.
+    pub resource: Arc<VersionedName>,
+    /// Error message of the client.
     pub message: Arc<str>,
 }
 
-/// The client broke a rule; its stream has to end.
+/// A request that ends the stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// It asks for more names than allowed.
+    /// The client subscribed to more names than [`Limits::names`] allows.
     #[error(
-        "the proxy subscribed to more than {limit} names; raise the limit of names a stream, or let it reach fewer services"
+        "the proxy subscribed to more than {limit} names; raise the limit of names per stream, or limit the services that the proxy reaches"
     )]
     TooManyNames {
         /// The limit.
@@ -101,17 +116,19 @@ pub enum RequestError {
     },
 }
 
-/// How many kinds that we do not serve are answered at once.
+/// Maximum number of unserved types that are remembered until the proxy is known. Envoy requests fewer.
 const UNSERVED: usize = 16;
 
-/// The machine.
+/// State of one delta ADS stream.
 #[derive(Debug)]
 pub struct Stream {
     limits: Limits,
+    /// Number of nonces used so far.
     nonces: u64,
     trackers: [Tracker; ResourceKind::ALL.len()],
-    /// Questions for kinds that we do not serve, until the proxy is known.
+    /// Type URLs that Kermode does not serve, with the subscribed names, until they are answered.
     unserved: Vec<(String, Vec<String>)>,
+    holds: Holds,
 }
 
 // === impl Limits ===
@@ -122,6 +139,7 @@ impl Default for Limits {
             response_bytes: 1 << 20,
             names: 50_000,
             pending: 8192,
+            hold: Duration::from_secs(3),
         }
     }
 }
@@ -129,18 +147,19 @@ impl Default for Limits {
 // === impl Stream ===
 
 impl Stream {
-    /// A fresh stream.
+    /// Creates the state of a new stream.
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
             nonces: 0,
             trackers: ResourceKind::ALL.map(Tracker::new),
             unserved: Vec::new(),
+            holds: Holds::default(),
         }
     }
 
-    /// Takes a request. Without a view the proxy is not known yet: its interest is remembered, nothing is answered,
-    /// since an Envoy that is told "nothing" starts with nothing.
+    /// Handles a request. Without a view, that is before the proxy is known, only its subscriptions are recorded: an
+    /// Envoy that receives an empty response starts without configuration.
     pub fn on_request(
         &mut self,
         request: DeltaDiscoveryRequest,
@@ -149,29 +168,29 @@ impl Stream {
         let mut events = Vec::new();
         match ResourceKind::from_type_url(&request.type_url) {
             Some(kind) => {
-                let early = if kind == ResourceKind::Endpoints {
-                    self.trackers[ResourceKind::Cluster as usize].take_early()
+                let resend = if kind == ResourceKind::Endpoints {
+                    self.trackers[ResourceKind::Cluster as usize].take_sent_before_endpoints()
                 } else {
                     BTreeSet::new()
                 };
                 let tracker = &mut self.trackers[kind as usize];
-                events.extend(tracker.on_answer(&request));
-                tracker.on_interest(&request, view);
-                tracker.force_known(early);
+                events.extend(tracker.on_acknowledgement(&request));
+                tracker.on_subscription(&request, view);
+                tracker.resend_subscribed(resend);
             }
             None => self.on_unserved(request),
         }
         self.check_limits()?;
         Ok(Output {
-            replies: self.pump(view),
+            responses: self.send_pending(view),
             events,
         })
     }
 
-    /// Takes what changed in the store.
+    /// Handles changes of the view.
     pub fn on_change(&mut self, changes: Changes, view: Option<&View<'_>>) -> Output {
         match changes {
-            Changes::All => self.trackers.iter_mut().for_each(Tracker::compare_everything),
+            Changes::All => self.trackers.iter_mut().for_each(Tracker::on_unknown_changes),
             Changes::Some(changes) => {
                 if let Some(view) = view {
                     for tracker in &mut self.trackers {
@@ -179,49 +198,65 @@ impl Stream {
                     }
                 }
                 for change in changes {
-                    self.trackers[change.key.kind as usize].note(change, self.limits.pending);
+                    self.trackers[change.key.kind as usize].on_change(change, self.limits.pending);
                 }
             }
         }
         Output {
-            replies: self.pump(view),
+            responses: self.send_pending(view),
             events: Vec::new(),
         }
     }
 
-    /// What the client refused and what has not changed since.
+    /// Returns the time at which [`Stream::on_deadline`] has to be called, if any. Called after every step: the time
+    /// limit of responses that the step began to hold starts at `now`.
+    pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
+        self.holds.next_deadline(now, self.limits.hold)
+    }
+
+    /// Sends the responses whose time limit has passed at `now`.
+    pub fn on_deadline(&mut self, now: Instant, view: Option<&View<'_>>) -> Output {
+        self.holds.expire(now);
+        Output {
+            responses: self.send_pending(view),
+            events: Vec::new(),
+        }
+    }
+
+    /// Returns the resources that the client rejected and that have not changed since.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         self.trackers.iter().flat_map(Tracker::rejections)
     }
 
-    /// How many those are.
-    pub fn refused(&self) -> usize {
-        self.trackers.iter().map(Tracker::refused).sum()
+    /// Number of resources that the client rejected and that have not changed since.
+    pub fn rejected_count(&self) -> usize {
+        self.trackers.iter().map(Tracker::rejected_count).sum()
     }
 
-    /// Whether everything that was to be sent was sent and answered.
+    /// Returns whether all resources were sent and every response was ACKed or NACKed.
     pub fn is_settled(&self) -> bool {
         self.trackers.iter().all(Tracker::is_settled)
     }
 
-    /// Whether the client has its first configuration: of what an Envoy asks for, listeners come last.
+    /// Returns whether the client has its first configuration. Envoy requests listeners last.
     pub fn is_started(&self) -> bool {
-        self.trackers[ResourceKind::Listener as usize].is_answered() && self.is_settled()
+        self.trackers[ResourceKind::Listener as usize].is_acknowledged() && self.is_settled()
     }
 
-    /// Whether a response of that kind is on its way, or its answer.
-    pub fn awaits_answer(&self, kind: ResourceKind) -> bool {
-        self.trackers[kind as usize].awaits_answer()
+    /// Returns whether a response of this kind is in flight.
+    pub fn is_in_flight(&self, kind: ResourceKind) -> bool {
+        self.trackers[kind as usize].is_in_flight()
     }
 
-    /// Up to which point of the store's sequence the client has applied every change of endpoints; none while it has not
-    /// said what it has, and while it refuses any.
-    pub fn confirmed(&self, view: &View<'_>) -> Option<u64> {
+    /// Returns the sequence number up to which the client has applied every change of endpoints. `None` before the
+    /// client reports the endpoints that it has, and while it rejects any.
+    pub fn acknowledged_sequence(&self, view: &View<'_>) -> Option<u64> {
         let [clusters, endpoints] =
             [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| &self.trackers[kind as usize]);
-        // A client that has clusters asks for their endpoints before it answers, and until then may have any.
-        let has_none = !endpoints.is_heard() && clusters.is_answered() && clusters.is_settled();
-        if !endpoints.is_heard() && !has_none || endpoints.rejections().next().is_some() {
+        // A client with clusters requests their endpoints before it ACKs the clusters. Until then it may have any
+        // endpoints from an earlier stream.
+        let has_none = !endpoints.is_requested() && clusters.is_acknowledged() && clusters.is_settled();
+        if !endpoints.is_requested() && !has_none || endpoints.rejected_count() > 0 {
             return None;
         }
         let waiting = endpoints.oldest_change(view);
@@ -238,51 +273,54 @@ impl Stream {
         }
     }
 
-    /// Sends whatever may be sent now.
-    fn pump(&mut self, view: Option<&View<'_>>) -> Vec<Reply> {
+    /// Returns all responses that may be sent now.
+    fn send_pending(&mut self, view: Option<&View<'_>>) -> Vec<Response> {
         let Some(view) = view else { return Vec::new() };
-        let mut replies: Vec<Reply> = std::mem::take(&mut self.unserved)
+        let mut responses: Vec<Response> = std::mem::take(&mut self.unserved)
             .into_iter()
-            .map(|asked| self.nothing_of(asked))
+            .map(|subscribed| self.empty_response(subscribed))
             .collect();
         for tracker in &mut self.trackers {
-            tracker.expand(view);
+            tracker.enqueue_differences(view);
         }
+        self.holds.update(&self.trackers, view);
         for kind in order::SENDING {
-            // Most of the time this is so of all kinds but one, and a gate looks at others' state.
+            // Usually true for all kinds but one, and cheaper than computing a send order.
             if self.trackers[kind as usize].has_nothing_to_send() {
                 continue;
             }
-            let gate = Gate::of(kind, &self.trackers, view);
-            let Some(batch) = self.trackers[kind as usize].next(view, &gate, self.limits.response_bytes)
+            let order = SendOrder::new(kind, &self.trackers, view);
+            let limit = self.limits.response_bytes;
+            let Some(batch) = self.trackers[kind as usize].next_batch(view, &order, &self.holds, limit)
             else {
                 continue;
             };
             if kind == ResourceKind::Cluster {
-                self.rewarm(&batch);
+                self.resend_endpoints(&batch);
             }
-            replies.push(self.send(kind, batch, view));
+            responses.push(self.send(kind, batch, view));
         }
         for tracker in &mut self.trackers {
             tracker.settle(view);
         }
-        replies
+        responses
     }
 
-    /// Makes the endpoints of clusters that go out follow them.
-    fn rewarm(&mut self, clusters: &Batch) {
-        let names = clusters.items.iter().map(|item| item.stamp.name.clone());
+    /// Schedules the endpoints of the clusters in a batch.
+    fn resend_endpoints(&mut self, clusters: &Batch) {
+        let items = clusters.items.iter().filter(|item| !item.is_tombstone);
+        let names = items.map(|item| item.resource.name.clone());
         let endpoints = &mut self.trackers[ResourceKind::Endpoints as usize];
-        if endpoints.is_heard() {
-            endpoints.force_known(names);
+        if endpoints.is_requested() {
+            endpoints.resend_subscribed(names);
         } else {
-            self.trackers[ResourceKind::Cluster as usize].remember_early(names);
+            self.trackers[ResourceKind::Cluster as usize].record_sent_before_endpoints(names);
         }
     }
 
-    fn send(&mut self, kind: ResourceKind, batch: Batch, view: &View<'_>) -> Reply {
+    fn send(&mut self, kind: ResourceKind, batch: Batch, view: &View<'_>) -> Response {
         let nonce = self.next_nonce();
-        let response = DeltaDiscoveryResponse {
+        let message = DeltaDiscoveryResponse {
             system_version_info: view.sequence().to_string(),
             resources: batch.items.iter().map(|item| item.encoded.clone()).collect(),
             type_url: kind.type_url().to_owned(),
@@ -293,33 +331,34 @@ impl Stream {
                 .map(|name| name.as_ref().to_owned())
                 .collect(),
         };
-        self.trackers[kind as usize].sent(nonce, batch);
-        Reply {
+        self.trackers[kind as usize].on_sent(nonce, batch);
+        Response {
             kind: Some(kind),
-            response,
+            message,
         }
     }
 
-    /// A client waits for kinds that we do not serve as well: tell it that there is nothing.
+    /// Records a request for a type that Kermode does not serve. Envoy waits for a response to it as well.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let known = self.unserved.iter().any(|(url, _)| *url == request.type_url);
-        let asks = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        if asks && !known && self.unserved.len() < UNSERVED {
+        let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
+        if subscribes && !known && self.unserved.len() < UNSERVED {
             self.unserved
                 .push((request.type_url, request.resource_names_subscribe));
         }
     }
 
-    fn nothing_of(&mut self, (type_url, mut names): (String, Vec<String>)) -> Reply {
+    /// Returns the response to a request for an unserved type: none of the names exists.
+    fn empty_response(&mut self, (type_url, mut names): (String, Vec<String>)) -> Response {
         names.retain(|name| name != tracker::WILDCARD);
         let nonce = self.next_nonce();
-        let response = DeltaDiscoveryResponse {
+        let message = DeltaDiscoveryResponse {
             type_url,
             nonce,
             removed_resources: names,
             ..Default::default()
         };
-        Reply { kind: None, response }
+        Response { kind: None, message }
     }
 
     fn next_nonce(&mut self) -> String {

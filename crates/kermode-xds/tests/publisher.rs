@@ -14,7 +14,7 @@ use kermode_envoy::ResourceKind;
 use kermode_model::view::{MeshView, ServiceAddresses, Touched};
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, Tags, TransparentProxying, tag};
 use kermode_xds::snapshot::Publisher;
-use kermode_xds::store::{Changes, Store, Subscription};
+use kermode_xds::store::{Changes, Store, Watcher};
 use prometheus_client::registry::Registry;
 
 /// A view, and a publisher that is told of each of its changes.
@@ -23,7 +23,7 @@ struct Plane {
     store: Arc<Store>,
     publisher: Publisher,
     /// Streams of the proxies that there have been.
-    streams: Vec<(ObjectKey, Subscription)>,
+    streams: Vec<(ObjectKey, Watcher)>,
     registry: Registry,
 }
 
@@ -97,7 +97,7 @@ impl Plane {
         let touched = change(&mut self.view);
         for dataplane in self.view.dataplanes() {
             if self.streams.iter().all(|(key, _)| *key != dataplane.key) {
-                let stream = self.store.subscribe(&dataplane.key);
+                let stream = self.store.watch(&dataplane.key);
                 self.streams.push((dataplane.key.clone(), stream));
             }
         }
@@ -114,17 +114,17 @@ impl Plane {
         line.expect("the counter").parse().unwrap()
     }
 
-    fn follow(&self, name: &str) -> Subscription {
-        let mut subscription = self.store.subscribe(&key(name));
+    fn follow(&self, name: &str) -> Watcher {
+        let mut subscription = self.store.watch(&key(name));
         subscription.read(|_, _| ());
         subscription
     }
 
     fn names(&self, name: &str, kind: ResourceKind) -> Option<Vec<String>> {
-        self.store.subscribe(&key(name)).read(|view, _| {
+        self.store.watch(&key(name)).read(|view, _| {
             let mut names: Vec<String> = view?
                 .wildcard(kind)
-                .map(|entry| entry.stamp.name.to_string())
+                .map(|entry| entry.name().to_string())
                 .collect();
             names.sort();
             Some(names)
@@ -137,7 +137,7 @@ impl Plane {
     }
 }
 
-fn changes(subscription: &mut Subscription) -> Vec<(ResourceKind, String)> {
+fn changes(subscription: &mut Watcher) -> Vec<(ResourceKind, String)> {
     subscription.read(|_, changes| match changes {
         Changes::Some(changes) => changes
             .into_iter()
@@ -300,10 +300,14 @@ fn direct_access_follows_the_pods_of_its_services() {
 #[tokio::test]
 async fn what_only_one_proxy_gets_is_kept_while_that_proxy_has_a_stream() {
     let mut plane = Plane::new();
-    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    plane
+        .publisher
+        .follow(&plane.view, plane.store.demand_changed().await);
     assert_eq!(plane.store.len(), (1, 2));
     plane.streams.retain(|(proxy, _)| *proxy != key("a-0"));
-    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    plane
+        .publisher
+        .follow(&plane.view, plane.store.demand_changed().await);
     assert_eq!(plane.store.len(), (1, 1), "nothing is left of it");
 
     let touched = plane.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
@@ -313,7 +317,9 @@ async fn what_only_one_proxy_gets_is_kept_while_that_proxy_has_a_stream() {
     let service = plane.encoded() - before;
 
     let mut stream = plane.follow("a-0");
-    plane.publisher.follow(&plane.view, plane.store.turned().await);
+    plane
+        .publisher
+        .follow(&plane.view, plane.store.demand_changed().await);
     stream.changed().await;
     let own = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
     assert!(

@@ -11,6 +11,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use kermode_authentication::ProxyIdentity;
 use kermode_envoy::ResourceKind;
 use kermode_limit::{LimitReached, Revoked};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use kermode_removals::StreamAcknowledgements;
 use prometheus_client::metrics::gauge::Gauge;
 use prost::Message;
@@ -22,9 +23,8 @@ use super::messages::{Requests, Responses};
 use super::status::Reporter;
 use super::transport::After;
 use super::{Metrics, ProxyId, Shared};
-use crate::store::Subscription;
-use crate::stream::{Event, Output, Reply, Stream};
-use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use crate::store::Watcher;
+use crate::stream::{Event, Output, Response, Stream};
 
 /// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
 const LONGEST_EXPLANATION: usize = 1024;
@@ -36,7 +36,7 @@ struct Introduced {
     identity: ProxyIdentity,
     proxy: ProxyId,
     first: DeltaDiscoveryRequest,
-    subscription: Subscription,
+    subscription: Watcher,
     starting: Starting,
 }
 
@@ -134,7 +134,7 @@ async fn introduce(
     identity: ProxyIdentity,
     requests: &mut Requests,
 ) -> Result<Introduced, Status> {
-    let mut subscription = shared.store.subscribe(&identity.key);
+    let mut subscription = shared.store.watch(&identity.key);
     let known = known(shared, &identity, &mut subscription);
     match tokio::time::timeout(shared.settings.first_request, known).await {
         Ok(known) => known?,
@@ -193,11 +193,7 @@ fn named(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
 
 /// Waits until the caller's Dataplane is there: a sidecar may be faster than the watch that tells of its Pod. What
 /// publishes for the proxy wakes us, so nobody polls.
-async fn known(
-    shared: &Shared,
-    identity: &ProxyIdentity,
-    subscription: &mut Subscription,
-) -> Result<(), Status> {
+async fn known(shared: &Shared, identity: &ProxyIdentity, subscription: &mut Watcher) -> Result<(), Status> {
     loop {
         match shared.authenticator.authorize(identity) {
             Err(status) if status.code() == Code::NotFound => subscription.changed().await,
@@ -254,7 +250,7 @@ enum End {
 struct Session {
     identity: ProxyIdentity,
     proxy: ProxyId,
-    subscription: Subscription,
+    subscription: Watcher,
     stream: Stream,
     starting: Option<Starting>,
     metrics: Metrics,
@@ -398,7 +394,11 @@ impl Session {
             // not wait for a cluster that nobody told it of.
             let changed = stream.on_change(changes, view.as_ref());
             let output = stream.on_request(request, view.as_ref());
-            (changed, output, view.and_then(|view| stream.confirmed(&view)))
+            (
+                changed,
+                output,
+                view.and_then(|view| stream.acknowledged_sequence(&view)),
+            )
         });
         let output = output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.acknowledgements.acknowledge(confirmed);
@@ -414,8 +414,11 @@ impl Session {
         let (output, confirmed) = subscription.read(|view, changes| {
             let output = stream.on_change(changes, view.as_ref());
             // What is on its way is confirmed by its answer: no need to say now what was confirmed before it.
-            let confirmed = view.filter(|_| !stream.awaits_answer(ResourceKind::Endpoints));
-            (output, confirmed.and_then(|view| stream.confirmed(&view)))
+            let confirmed = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
+            (
+                output,
+                confirmed.and_then(|view| stream.acknowledged_sequence(&view)),
+            )
         });
         self.acknowledgements.acknowledge(confirmed);
         self.emit(output)
@@ -426,8 +429,12 @@ impl Session {
         for event in output.events {
             self.report(&event);
         }
-        let mut responses = Vec::with_capacity(output.replies.len());
-        for Reply { kind, response } in output.replies {
+        let mut responses = Vec::with_capacity(output.responses.len());
+        for Response {
+            kind,
+            message: response,
+        } in output.responses
+        {
             let metrics = self.metrics.of(kind);
             metrics.responses.inc();
             metrics.response_bytes.inc_by(response.encoded_len() as u64);
@@ -454,7 +461,7 @@ impl Session {
         } = event
         {
             self.metrics.of(Some(*kind)).rejections.inc();
-            let names: Vec<_> = resources.iter().map(|stamp| &*stamp.name).collect();
+            let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
             self.reporter.rejected(*kind, &names, message);
         }

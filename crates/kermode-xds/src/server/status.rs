@@ -117,7 +117,7 @@ impl Reporter {
     }
 
     pub(super) fn progress(&mut self, stream: &Stream) {
-        self.progress.refused = stream.refused();
+        self.progress.refused = stream.rejected_count();
         if stream.is_settled() && self.progress.refused == 0 {
             self.progress.acknowledged = self.progress.sent;
         }

@@ -119,17 +119,14 @@ impl World {
     }
 
     fn publish(&self, version: &str) {
-        let profile = Profile {
-            mesh: "default".into(),
-            visibility: crate::store::Visibility::All,
-            hidden: [].into(),
-        };
+        let profile = Profile::new("default".into());
         let cluster = Resource {
             kind: ResourceKind::Cluster,
             name: "local".into(),
             version: version.into(),
             body: Bytes::new(),
             service: None,
+            on_demand: None,
         };
         self.store.replace_proxy(&web(), profile, vec![cluster]);
     }

@@ -1,80 +1,77 @@
-//! Which proxies have streams here: what nobody asks for need not be made, let alone kept.
+//! Proxies that have streams on this replica. Own resources of other proxies are not generated.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kermode_model::ObjectKey;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// The proxies that have streams, and those that gained their first or lost their last one since somebody looked.
+/// Counts the streams of each proxy and records the proxies that gained their first or lost their last one.
 #[derive(Debug, Default)]
 pub(super) struct Demand {
     state: Mutex<State>,
-    turned: Notify,
+    notify: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Number of streams of each proxy that has any.
     streams: HashMap<ObjectKey, usize>,
-    turned: HashSet<ObjectKey>,
+    /// Proxies whose demand changed since the last call of [`Demand::changed`].
+    changed: HashSet<ObjectKey>,
 }
 
 // === impl Demand ===
 
 impl Demand {
-    /// A stream of a proxy begins.
-    pub(super) fn enter(&self, proxy: &ObjectKey) {
-        let mut state = self.state();
+    /// Counts a new stream of a proxy.
+    pub(super) fn add(&self, proxy: &ObjectKey) {
+        let mut state = self.state.lock();
         let streams = state.streams.entry(proxy.clone()).or_default();
         *streams += 1;
         if *streams == 1 {
-            self.note(state, proxy);
+            self.notify_changed(state, proxy);
         }
     }
 
-    /// A stream of a proxy has ended.
-    pub(super) fn leave(&self, proxy: &ObjectKey) {
-        let mut state = self.state();
+    /// Stops counting a stream of a proxy.
+    pub(super) fn remove(&self, proxy: &ObjectKey) {
+        let mut state = self.state.lock();
         let Some(streams) = state.streams.get_mut(proxy) else {
             return;
         };
         *streams -= 1;
         if *streams == 0 {
             state.streams.remove(proxy);
-            self.note(state, proxy);
+            self.notify_changed(state, proxy);
         }
     }
 
-    /// Whether a proxy has a stream.
-    pub(super) fn is_wanted(&self, proxy: &ObjectKey) -> bool {
-        self.state().streams.contains_key(proxy)
+    pub(super) fn has_stream(&self, proxy: &ObjectKey) -> bool {
+        self.state.lock().streams.contains_key(proxy)
     }
 
-    /// How many proxies have one.
+    /// Number of proxies that have streams.
     pub(super) fn len(&self) -> usize {
-        self.state().streams.len()
+        self.state.lock().streams.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one; returns those for which that may have
+    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies for which that may have
     /// happened. Cancel safe.
-    pub(super) async fn turned(&self) -> HashSet<ObjectKey> {
+    pub(super) async fn changed(&self) -> HashSet<ObjectKey> {
         loop {
-            let turned = std::mem::take(&mut self.state().turned);
-            if !turned.is_empty() {
-                return turned;
+            let changed = std::mem::take(&mut self.state.lock().changed);
+            if !changed.is_empty() {
+                return changed;
             }
-            self.turned.notified().await;
+            self.notify.notified().await;
         }
     }
 
-    fn note(&self, mut state: MutexGuard<'_, State>, proxy: &ObjectKey) {
-        state.turned.insert(proxy.clone());
+    fn notify_changed(&self, mut state: MutexGuard<'_, State>, proxy: &ObjectKey) {
+        state.changed.insert(proxy.clone());
         drop(state);
-        self.turned.notify_one();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notify.notify_one();
     }
 }
 
@@ -83,19 +80,22 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_first_stream_and_the_end_of_the_last_one_count() {
+    async fn only_the_first_stream_and_the_end_of_the_last_one_change_the_demand() {
         let demand = Demand::default();
         let proxy = ObjectKey::new("ns", "web");
-        demand.enter(&proxy);
-        assert_eq!(demand.turned().await, HashSet::from([proxy.clone()]));
-        demand.enter(&proxy);
-        demand.leave(&proxy);
-        assert!(demand.is_wanted(&proxy));
+        demand.add(&proxy);
+        assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
+        demand.add(&proxy);
+        demand.remove(&proxy);
+        assert!(demand.has_stream(&proxy));
         assert_eq!(demand.len(), 1);
-        assert!(demand.state().turned.is_empty(), "another stream changes nothing");
-        demand.leave(&proxy);
-        assert_eq!(demand.turned().await, HashSet::from([proxy.clone()]));
-        assert!(!demand.is_wanted(&proxy));
-        assert!(demand.state().streams.is_empty(), "nothing is left of it");
+        assert!(
+            demand.state.lock().changed.is_empty(),
+            "another stream changes nothing"
+        );
+        demand.remove(&proxy);
+        assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
+        assert!(!demand.has_stream(&proxy));
+        assert!(demand.state.lock().streams.is_empty(), "no count is left");
     }
 }

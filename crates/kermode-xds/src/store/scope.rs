@@ -1,70 +1,89 @@
-//! One scope of the store: resources by kind and name, by service, and the bounded log of their changes.
+//! One scope of the store: resources by kind and name and by service, and a bounded log of their changes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kermode_envoy::{Resource, ResourceKind};
+use kermode_envoy::{OnDemand, Resource, ResourceKind};
 use kermode_model::ServiceName;
+use kermode_protocol::ads;
 use rpds::HashTrieMapSync;
 
-use super::{Key, Profile, Stamp};
-use kermode_protocol::ads;
+use super::profile::{Profile, ProfileChange};
+use super::{Key, VersionedName};
 
-/// A resource as it is stored: encoded for the wire, and dated.
+/// A stored resource: encoded for the wire, with the sequence numbers of its publication.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its kind.
+    /// Kind of the resource.
     pub kind: ResourceKind,
-    /// Its name and version.
-    pub stamp: Arc<Stamp>,
-    /// The encoded [`ads::Resource`].
+    /// Name and version of the resource.
+    pub versioned_name: Arc<VersionedName>,
+    /// Encoded [`ads::Resource`].
     pub encoded: Bytes,
-    /// The service it belongs to.
+    /// Service that the resource belongs to, if any.
     pub service: Option<ServiceName>,
-    /// When a resource of this name was first published since there last was none.
+    /// Present if only a subscription by name brings the resource.
+    pub on_demand: Option<Box<OnDemand>>,
+    /// Sequence number with which the resource was created. Later versions keep it.
     pub created: u64,
-    /// When this version was published.
+    /// Sequence number with which this version was published.
     pub sequence: u64,
 }
 
-/// A resource appeared, changed or went.
+/// Creation, change or removal of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// When, in the order of all changes of the store.
+    /// Sequence number of the change.
     pub sequence: u64,
-    /// Which.
+    /// Key of the resource.
     pub key: Key,
 }
 
-/// The stamp of each resource of one kind, by name, at one moment. A copy shares all that has not changed since, so
-/// thousands of streams can hold one each.
-pub type Stamps = HashTrieMapSync<Arc<str>, Arc<Stamp>>;
+/// Names and versions of the resources of one kind at one moment. A persistent map: a copy shares all nodes that have
+/// not changed since, so that thousands of streams can hold one each.
+pub type VersionedNames = HashTrieMapSync<Arc<str>, Arc<VersionedName>>;
 
-/// The state of a scope. The profile is there once a proxy's scope was published; a mesh has none.
+/// State of a scope. Only the scope of a published proxy has a profile.
 #[derive(Debug, Default)]
 pub(super) struct Scope {
-    /// By kind and name. Services that share a pod's port have listeners of one name: all are kept, first service
-    /// first, and a view takes the first that it shows.
+    /// Entries by kind and name. Services that share a Pod's port have listeners of the same name; all of them are
+    /// stored, ordered by service, and a view takes the first that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// The stamps of the first of each name, where many streams see the scope.
-    stamps: Option<[Stamps; ResourceKind::ALL.len()]>,
+    /// The first entry of each name, without on-demand ones. Only in the scope of a mesh, which many streams read.
+    versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
-    of_no_service: BTreeSet<Key>,
+    without_service: BTreeSet<Key>,
+    /// Number of entries of each kind that are sent on demand only.
+    on_demand: [u32; ResourceKind::ALL.len()],
     profile: Option<Profile>,
-    log: VecDeque<Change>,
-    /// The newest change that the log does not hold any more.
+    log: VecDeque<LogEntry>,
+    /// Sequence number of the newest change that was dropped from the log.
     floor: u64,
-    /// The newest change.
+    /// Sequence number of the newest change.
     sequence: u64,
 }
 
-/// A place in a scope.
+/// Identity of an entry in a scope.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Slot {
+pub(super) struct EntryId {
     pub(super) key: Key,
     pub(super) service: Option<ServiceName>,
+}
+
+#[derive(Debug)]
+pub(super) struct LogEntry {
+    pub(super) sequence: u64,
+    pub(super) logged: Logged,
+}
+
+#[derive(Debug)]
+pub(super) enum Logged {
+    /// A resource changed, or the profile started or stopped hiding it.
+    Resource(Key),
+    /// The profile started or stopped selecting the shared resources of this service.
+    Service(ServiceName),
 }
 
 // === impl Entry ===
@@ -77,28 +96,40 @@ impl Entry {
             version,
             body,
             service,
+            on_demand,
         } = resource;
         let encoded = ads::encode_resource(kind.type_url(), &name, &version, body);
         Self {
             kind,
-            stamp: Arc::new(Stamp { name, version }),
+            versioned_name: Arc::new(VersionedName { name, version }),
             encoded,
             service,
+            on_demand,
             created: 0,
             sequence: 0,
         }
     }
 
-    /// What it is called.
+    /// Returns the name of the resource.
+    pub fn name(&self) -> &Arc<str> {
+        &self.versioned_name.name
+    }
+
+    /// Returns the key of the resource.
     pub fn key(&self) -> Key {
         Key {
             kind: self.kind,
-            name: self.stamp.name.clone(),
+            name: self.name().clone(),
         }
     }
 
-    fn slot(&self) -> Slot {
-        Slot {
+    /// Returns whether only a subscription by name brings the resource.
+    pub fn is_on_demand(&self) -> bool {
+        self.on_demand.is_some()
+    }
+
+    fn id(&self) -> EntryId {
+        EntryId {
             key: self.key(),
             service: self.service.clone(),
         }
@@ -108,15 +139,15 @@ impl Entry {
 // === impl Scope ===
 
 impl Scope {
-    /// An empty one that many streams will see.
+    /// Creates the empty scope of a mesh.
     pub(super) fn shared() -> Self {
         Self {
-            stamps: Some(ResourceKind::ALL.map(|_| Stamps::new_sync())),
+            versioned_names: Some(ResourceKind::ALL.map(|_| VersionedNames::new_sync())),
             ..Self::default()
         }
     }
 
-    /// The resources of a name, in the order in which they are preferred.
+    /// Returns the entries of a name, ordered by service.
     pub(super) fn get(&self, kind: ResourceKind, name: &str) -> &[Arc<Entry>] {
         self.entries[kind as usize]
             .get(name)
@@ -124,31 +155,40 @@ impl Scope {
             .unwrap_or_default()
     }
 
-    /// The resources of a kind, by name.
+    /// Returns the entries of a kind, grouped by name.
     pub(super) fn of_kind(&self, kind: ResourceKind) -> impl Iterator<Item = &[Arc<Entry>]> {
         self.entries[kind as usize].values().map(Vec::as_slice)
     }
 
-    /// The stamps of a kind as they are now, the first of each name; none when it is not shared.
-    pub(super) fn stamps(&self, kind: ResourceKind) -> Option<&Stamps> {
-        self.stamps.as_ref().map(|stamps| &stamps[kind as usize])
+    /// Returns the current names and versions of a kind, or `None` in the scope of a proxy.
+    pub(super) fn versioned_names(&self, kind: ResourceKind) -> Option<&VersionedNames> {
+        self.versioned_names.as_ref().map(|names| &names[kind as usize])
     }
 
-    pub(super) fn slots(&self) -> impl Iterator<Item = Slot> {
+    pub(super) fn ids(&self) -> impl Iterator<Item = EntryId> {
         self.entries
             .iter()
             .flat_map(HashMap::values)
             .flatten()
-            .map(|entry| entry.slot())
+            .map(|entry| entry.id())
     }
 
-    /// The resources of one service, or of none.
+    pub(super) fn ids_of(&self, key: &Key) -> impl Iterator<Item = EntryId> {
+        self.get(key.kind, &key.name).iter().map(|entry| entry.id())
+    }
+
+    /// Returns the keys of the resources of one service, or of none.
     pub(super) fn keys_of(&self, service: Option<&ServiceName>) -> impl Iterator<Item = &Key> {
         let group = match service {
             Some(service) => self.by_service.get(service),
-            None => Some(&self.of_no_service),
+            None => Some(&self.without_service),
         };
         group.into_iter().flatten()
+    }
+
+    /// Returns whether any entry of this kind is sent on demand only.
+    pub(super) fn has_on_demand(&self, kind: ResourceKind) -> bool {
+        self.on_demand[kind as usize] > 0
     }
 
     pub(super) fn profile(&self) -> Option<&Profile> {
@@ -159,31 +199,35 @@ impl Scope {
         self.sequence
     }
 
-    /// Whether publishing this would change anything.
+    /// Returns whether storing the resource would change the scope.
     pub(super) fn differs(&self, resource: &Resource) -> bool {
-        let mut same = self.get(resource.kind, &resource.name).iter();
-        !same.any(|entry| entry.service == resource.service && entry.stamp.version == resource.version)
+        let mut candidates = self.get(resource.kind, &resource.name).iter();
+        !candidates.any(|entry| {
+            entry.service == resource.service
+                && entry.versioned_name.version == resource.version
+                && entry.on_demand == resource.on_demand
+        })
     }
 
-    /// What changed after that point, oldest first; `None` when the log does not reach back that far.
-    pub(super) fn since(&self, cursor: u64) -> Option<impl Iterator<Item = &Change>> {
-        let known = self.log.partition_point(|change| change.sequence <= cursor);
-        (cursor >= self.floor).then(|| self.log.range(known..))
+    /// Returns the log after a sequence number, oldest first, or `None` if the log does not reach back that far.
+    pub(super) fn since(&self, cursor: u64) -> Option<impl Iterator<Item = &LogEntry>> {
+        let read = self.log.partition_point(|entry| entry.sequence <= cursor);
+        (cursor >= self.floor).then(|| self.log.range(read..))
     }
 
-    /// Puts a batch in; all of it carries one sequence number. Returns how much of it was news.
+    /// Applies a batch under one sequence number. Returns the number of resources that changed.
     pub(super) fn apply(
         &mut self,
-        clock: &AtomicU64,
+        counter: &AtomicU64,
         log_capacity: usize,
         upserts: Vec<Entry>,
-        removals: Vec<Slot>,
+        removals: Vec<EntryId>,
     ) -> usize {
         let mut changed = Vec::new();
-        let sequence = clock.fetch_add(1, Ordering::Relaxed) + 1;
-        for slot in removals {
-            if self.remove(&slot) {
-                changed.push(slot.key);
+        let sequence = counter.fetch_add(1, Ordering::Relaxed) + 1;
+        for id in removals {
+            if self.remove(&id) {
+                changed.push(id.key);
             }
         }
         for entry in upserts {
@@ -194,44 +238,71 @@ impl Scope {
             return 0;
         }
         for key in &changed {
-            self.stamp(key);
+            self.update_versioned_name(key);
         }
-        self.sequence = sequence;
         let count = changed.len();
-        self.log
-            .extend(changed.into_iter().map(|key| Change { sequence, key }));
-        while self.log.len() > log_capacity {
-            if let Some(change) = self.log.pop_front() {
-                self.floor = change.sequence;
-            }
-        }
+        self.append_log(sequence, log_capacity, changed.into_iter().map(Logged::Resource));
         count
     }
 
-    /// Says how the proxy sees its mesh. A change makes every stream compare everything.
-    pub(super) fn set_profile(&mut self, clock: &AtomicU64, profile: Option<Profile>) -> bool {
+    /// Sets the profile. Returns whether it changed. The names that the change concerns are logged; if these are not
+    /// known, the log is cleared, so that every stream compares all names.
+    pub(super) fn set_profile(
+        &mut self,
+        counter: &AtomicU64,
+        log_capacity: usize,
+        profile: Option<Profile>,
+    ) -> bool {
         if self.profile == profile {
             return false;
         }
+        let change = match (&self.profile, &profile) {
+            (Some(before), Some(after)) => before.difference(after),
+            _ => ProfileChange::Everything,
+        };
         self.profile = profile;
-        self.sequence = clock.fetch_add(1, Ordering::Relaxed) + 1;
-        self.floor = self.sequence;
-        self.log.clear();
+        let sequence = counter.fetch_add(1, Ordering::Relaxed) + 1;
+        match change {
+            ProfileChange::Everything => {
+                self.sequence = sequence;
+                self.floor = sequence;
+                self.log.clear();
+            }
+            ProfileChange::Some { services, keys } => {
+                let services = services.into_iter().map(Logged::Service);
+                let keys = keys.into_iter().map(Logged::Resource);
+                self.append_log(sequence, log_capacity, services.chain(keys));
+            }
+        }
         true
+    }
+
+    fn append_log(&mut self, sequence: u64, capacity: usize, logged: impl Iterator<Item = Logged>) {
+        self.sequence = sequence;
+        self.log
+            .extend(logged.map(|logged| LogEntry { sequence, logged }));
+        while self.log.len() > capacity {
+            if let Some(dropped) = self.log.pop_front() {
+                self.floor = dropped.sequence;
+            }
+        }
     }
 
     fn insert(&mut self, mut entry: Entry, sequence: u64) {
         let key = entry.key();
         let group = match &entry.service {
             Some(service) => self.by_service.entry(service.clone()).or_default(),
-            None => &mut self.of_no_service,
+            None => &mut self.without_service,
         };
         group.insert(key.clone());
+        self.on_demand[key.kind as usize] += u32::from(entry.is_on_demand());
         let candidates = self.entries[key.kind as usize].entry(key.name).or_default();
         entry.sequence = sequence;
         match candidates.binary_search_by(|old| old.service.cmp(&entry.service)) {
             Ok(at) => {
-                entry.created = candidates[at].created;
+                let replaced = &candidates[at];
+                self.on_demand[key.kind as usize] -= u32::from(replaced.is_on_demand());
+                entry.created = replaced.created;
                 candidates[at] = Arc::new(entry);
             }
             Err(at) => {
@@ -241,38 +312,42 @@ impl Scope {
         }
     }
 
-    fn remove(&mut self, slot: &Slot) -> bool {
-        let names = &mut self.entries[slot.key.kind as usize];
-        let Some(candidates) = names.get_mut(&slot.key.name) else {
+    fn remove(&mut self, id: &EntryId) -> bool {
+        let names = &mut self.entries[id.key.kind as usize];
+        let Some(candidates) = names.get_mut(&id.key.name) else {
             return false;
         };
-        let Ok(at) = candidates.binary_search_by(|entry| entry.service.cmp(&slot.service)) else {
+        let Ok(at) = candidates.binary_search_by(|entry| entry.service.cmp(&id.service)) else {
             return false;
         };
-        candidates.remove(at);
+        let removed = candidates.remove(at);
+        self.on_demand[id.key.kind as usize] -= u32::from(removed.is_on_demand());
         if candidates.is_empty() {
-            names.remove(&slot.key.name);
+            names.remove(&id.key.name);
         }
-        self.unindex(slot.service.as_ref(), &slot.key);
+        self.remove_from_service(id.service.as_ref(), &id.key);
         true
     }
 
-    fn stamp(&mut self, key: &Key) {
-        let first = self.get(key.kind, &key.name).first();
-        let stamp = first.map(|entry| entry.stamp.clone());
-        let Some(stamps) = &mut self.stamps else { return };
-        let stamps = &mut stamps[key.kind as usize];
-        match stamp {
-            Some(stamp) => stamps.insert_mut(stamp.name.clone(), stamp),
+    fn update_versioned_name(&mut self, key: &Key) {
+        let mut candidates = self.get(key.kind, &key.name).iter();
+        let first = candidates.find(|entry| !entry.is_on_demand());
+        let first = first.map(|entry| entry.versioned_name.clone());
+        let Some(names) = &mut self.versioned_names else {
+            return;
+        };
+        let names = &mut names[key.kind as usize];
+        match first {
+            Some(first) => names.insert_mut(first.name.clone(), first),
             None => {
-                stamps.remove_mut(&key.name);
+                names.remove_mut(&key.name);
             }
         }
     }
 
-    fn unindex(&mut self, service: Option<&ServiceName>, key: &Key) {
+    fn remove_from_service(&mut self, service: Option<&ServiceName>, key: &Key) {
         let Some(service) = service else {
-            self.of_no_service.remove(key);
+            self.without_service.remove(key);
             return;
         };
         if let Some(group) = self.by_service.get_mut(service) {

@@ -9,6 +9,7 @@ fn mk_resource(kind: ResourceKind, name: &str, version: &str) -> Resource {
         version: version.into(),
         body: bytes::Bytes::copy_from_slice(version.as_bytes()),
         service: None,
+        on_demand: None,
     }
 }
 
@@ -17,11 +18,7 @@ fn mk_cluster(name: &str, version: &str) -> Resource {
 }
 
 fn mk_profile() -> Profile {
-    Profile {
-        mesh: "default".into(),
-        visibility: Visibility::All,
-        hidden: HashSet::new(),
-    }
+    Profile::new("default".into())
 }
 
 fn proxy(name: &str) -> ObjectKey {
@@ -33,20 +30,20 @@ fn mesh() -> MeshName {
 }
 
 /// Names of the changes since the last look; `None` for "everything".
-fn look(subscription: &mut Subscription) -> Option<Vec<String>> {
-    subscription.read(|_, changes| match changes {
+fn look(watcher: &mut Watcher) -> Option<Vec<String>> {
+    watcher.read(|_, changes| match changes {
         Changes::All => None,
         Changes::Some(changes) => Some(changes.iter().map(|change| change.key.name.to_string()).collect()),
     })
 }
 
 /// Name and version of every cluster it sees.
-fn clusters(subscription: &mut Subscription) -> Vec<String> {
-    let mut all: Vec<String> = subscription.read(|view, _| {
+fn clusters(watcher: &mut Watcher) -> Vec<String> {
+    let mut all: Vec<String> = watcher.read(|view, _| {
         let entries = view.map(|view| view.wildcard(ResourceKind::Cluster).collect::<Vec<_>>());
-        let stamps = entries.into_iter().flatten().map(|entry| &entry.stamp);
-        stamps
-            .map(|stamp| format!("{}={}", stamp.name, stamp.version))
+        let resources = entries.into_iter().flatten().map(|entry| &entry.versioned_name);
+        resources
+            .map(|resource| format!("{}={}", resource.name, resource.version))
             .collect()
     });
     all.sort();
@@ -58,16 +55,16 @@ fn a_stream_sees_everything_at_first_and_then_only_what_changed() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1"), mk_cluster("b", "1")]);
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
-    let mut subscription = store.subscribe(&proxy("web"));
-    assert_eq!(look(&mut subscription), None);
-    assert_eq!(look(&mut subscription), Some(vec![]));
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(look(&mut watcher), None);
+    assert_eq!(look(&mut watcher), Some(vec![]));
 
     assert_eq!(
         store.replace_mesh(&mesh(), vec![mk_cluster("a", "2"), mk_cluster("b", "1")]),
         1
     );
-    assert_eq!(look(&mut subscription), Some(vec!["a".into()]));
-    assert_eq!(clusters(&mut subscription), ["a=2", "b=1", "own=1"]);
+    assert_eq!(look(&mut watcher), Some(vec!["a".into()]));
+    assert_eq!(clusters(&mut watcher), ["a=2", "b=1", "own=1"]);
 }
 
 #[test]
@@ -75,14 +72,14 @@ fn publishing_the_same_again_changes_nothing_and_wakes_nobody() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
-    let mut subscription = store.subscribe(&proxy("web"));
-    look(&mut subscription);
+    let mut watcher = store.watch(&proxy("web"));
+    look(&mut watcher);
     assert_eq!(store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]), 0);
     assert_eq!(
         store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]),
         0
     );
-    assert_eq!(subscription.changed().now_or_never(), None);
+    assert_eq!(watcher.changed().now_or_never(), None);
 }
 
 #[test]
@@ -96,13 +93,13 @@ fn a_change_wakes_the_streams_that_see_its_scope_and_no_others() {
         ..mk_profile()
     };
     store.replace_proxy(&proxy("far"), other, Vec::new());
-    let mut all = ["web", "api", "far"].map(|name| store.subscribe(&proxy(name)));
-    for subscription in &mut all {
-        look(subscription);
+    let mut all = ["web", "api", "far"].map(|name| store.watch(&proxy(name)));
+    for watcher in &mut all {
+        look(watcher);
     }
     let mut woken = || {
         all.each_mut()
-            .map(|subscription| subscription.changed().now_or_never().is_some())
+            .map(|watcher| watcher.changed().now_or_never().is_some())
     };
 
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
@@ -115,17 +112,17 @@ fn a_change_wakes_the_streams_that_see_its_scope_and_no_others() {
 fn a_stream_that_fell_behind_the_log_compares_everything_and_the_log_stays_bounded() {
     let store = Arc::new(Store::with_log_capacity(3));
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    let mut subscription = store.subscribe(&proxy("web"));
-    look(&mut subscription);
+    let mut watcher = store.watch(&proxy("web"));
+    look(&mut watcher);
     for version in ["1", "2", "3"] {
         store.replace_mesh(&mesh(), vec![mk_cluster("a", version)]);
     }
-    assert_eq!(look(&mut subscription).map(|names| names.len()), Some(3));
+    assert_eq!(look(&mut watcher).map(|names| names.len()), Some(3));
     for version in ["4", "5", "6", "7"] {
         store.replace_mesh(&mesh(), vec![mk_cluster("a", version)]);
     }
-    assert_eq!(look(&mut subscription), None);
-    assert_eq!(clusters(&mut subscription), ["a=7"]);
+    assert_eq!(look(&mut watcher), None);
+    assert_eq!(clusters(&mut watcher), ["a=7"]);
 }
 
 #[test]
@@ -151,12 +148,16 @@ fn a_proxy_sees_its_own_before_the_shared_and_not_what_is_hidden_from_it() {
         },
         vec![mk_cluster("a", "own")],
     );
-    let mut subscription = store.subscribe(&proxy("web"));
-    assert_eq!(clusters(&mut subscription), ["a=own", "c=1"]);
-    subscription.read(|view, _| {
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(clusters(&mut watcher), ["a=own", "c=1"]);
+    watcher.read(|view, _| {
         let view = view.unwrap();
         assert_eq!(
-            &*view.get(ResourceKind::Cluster, "a").unwrap().stamp.version,
+            &*view
+                .get(ResourceKind::Cluster, "a")
+                .unwrap()
+                .versioned_name
+                .version,
             "own"
         );
         assert!(view.get(ResourceKind::Cluster, "b").is_none());
@@ -179,12 +180,12 @@ fn limited_reach_shows_the_services_named_and_what_belongs_to_none() {
         },
         Vec::new(),
     );
-    let mut subscription = store.subscribe(&proxy("web"));
-    assert_eq!(clusters(&mut subscription), ["b=1", "passthrough=1"]);
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(clusters(&mut watcher), ["b=1", "passthrough=1"]);
 
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    assert_eq!(look(&mut subscription), None, "another reach means another view");
-    assert_eq!(clusters(&mut subscription), ["a=1", "b=1", "passthrough=1"]);
+    assert_eq!(look(&mut watcher), None, "another reach means another view");
+    assert_eq!(clusters(&mut watcher), ["a=1", "b=1", "passthrough=1"]);
 }
 
 #[test]
@@ -202,11 +203,11 @@ fn of_one_name_in_two_services_the_first_that_the_proxy_sees_counts() {
         },
         Vec::new(),
     );
-    assert_eq!(clusters(&mut store.subscribe(&proxy("web"))), ["same=of a"]);
-    assert_eq!(clusters(&mut store.subscribe(&proxy("api"))), ["same=of b"]);
+    assert_eq!(clusters(&mut store.watch(&proxy("web"))), ["same=of a"]);
+    assert_eq!(clusters(&mut store.watch(&proxy("api"))), ["same=of b"]);
 
     store.replace_service(&mesh(), &"a".into(), Vec::new());
-    assert_eq!(clusters(&mut store.subscribe(&proxy("web"))), ["same=of b"]);
+    assert_eq!(clusters(&mut store.watch(&proxy("web"))), ["same=of b"]);
 }
 
 #[test]
@@ -223,40 +224,40 @@ fn replacing_a_service_leaves_the_others_alone() {
         store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a2", "1")]),
         1
     );
-    assert_eq!(clusters(&mut store.subscribe(&proxy("web"))), ["a2=1", "b1=1"]);
+    assert_eq!(clusters(&mut store.watch(&proxy("web"))), ["a2=1", "b1=1"]);
 }
 
 #[test]
 fn a_proxy_that_was_never_published_has_no_view_until_it_is() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
-    let mut subscription = store.subscribe(&proxy("web"));
-    assert!(subscription.read(|view, _| view.is_none()));
-    assert_eq!(subscription.changed().now_or_never(), None);
+    let mut watcher = store.watch(&proxy("web"));
+    assert!(watcher.read(|view, _| view.is_none()));
+    assert_eq!(watcher.changed().now_or_never(), None);
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    assert_eq!(subscription.changed().now_or_never(), Some(()));
-    assert_eq!(look(&mut subscription), None);
-    assert_eq!(clusters(&mut subscription), ["a=1"]);
+    assert_eq!(watcher.changed().now_or_never(), Some(()));
+    assert_eq!(look(&mut watcher), None);
+    assert_eq!(clusters(&mut watcher), ["a=1"]);
 }
 
 #[test]
 fn a_removed_proxy_freezes_its_streams_and_leaves_nothing_behind() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
-    let mut subscription = store.subscribe(&proxy("web"));
-    look(&mut subscription);
+    let mut watcher = store.watch(&proxy("web"));
+    look(&mut watcher);
     store.remove_proxy(&proxy("web"));
-    assert!(subscription.read(|view, _| view.is_none()));
+    assert!(watcher.read(|view, _| view.is_none()));
     assert_eq!(
         store.len(),
         (1, 1),
         "kept for the stream, should the proxy come back"
     );
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "2")]);
-    assert_eq!(look(&mut subscription), None);
-    assert_eq!(clusters(&mut subscription), ["own=2"]);
+    assert_eq!(look(&mut watcher), None);
+    assert_eq!(clusters(&mut watcher), ["own=2"]);
     store.remove_proxy(&proxy("web"));
-    drop(subscription);
+    drop(watcher);
     assert_eq!(store.len(), (1, 0));
 }
 
@@ -266,8 +267,8 @@ fn a_proxy_that_moves_to_another_mesh_sees_that_one() {
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
     store.replace_mesh(&"other".into(), vec![mk_cluster("b", "1")]);
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    let mut subscription = store.subscribe(&proxy("web"));
-    assert_eq!(clusters(&mut subscription), ["a=1"]);
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(clusters(&mut watcher), ["a=1"]);
     store.replace_proxy(
         &proxy("web"),
         Profile {
@@ -276,6 +277,6 @@ fn a_proxy_that_moves_to_another_mesh_sees_that_one() {
         },
         Vec::new(),
     );
-    assert_eq!(look(&mut subscription), None);
-    assert_eq!(clusters(&mut subscription), ["b=1"]);
+    assert_eq!(look(&mut watcher), None);
+    assert_eq!(clusters(&mut watcher), ["b=1"]);
 }

@@ -1,95 +1,143 @@
-//! What one proxy sees: its own resources, and those of its mesh that are meant for it.
+//! View of one proxy: its own resources, and the shared ones that its profile selects.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use kermode_envoy::ResourceKind;
 use kermode_model::ServiceName;
 
 use super::scope::Scope;
-use super::{Entry, Key, Profile, Stamps, Visibility};
+use super::{Entry, Key, Profile, VersionedNames, Visibility};
 
-/// A proxy's view at one moment.
+/// A proxy's view at one moment. An own resource replaces a shared one of the same kind and name.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
     pub(super) own: &'a Scope,
     pub(super) shared: &'a Scope,
     pub(super) profile: &'a Profile,
-    /// Up to which of its changes the shared scope was read before this view of it.
+    /// Cursor into the shared scope before this view.
     pub(super) read_before: Option<u64>,
-    /// The newest change of the whole store.
+    /// Newest sequence number of the store.
     pub(super) sequence: u64,
 }
 
 // === impl View ===
 
 impl<'a> View<'a> {
-    /// A resource by name. What the proxy has of its own comes before what the mesh shares.
+    /// Returns the resource that a subscription by name brings.
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
-        self.own
-            .get(kind, name)
-            .first()
-            .or_else(|| self.pick(self.shared.get(kind, name)))
+        let own = self.own.get(kind, name);
+        if own.is_empty() {
+            let shared = self.shared.get(kind, name);
+            self.first_eager(shared)
+                .or_else(|| shared.iter().find(|entry| self.is_visible(entry)))
+        } else {
+            first_by_wildcard(own).or(own.first())
+        }
     }
 
-    /// What a wildcard subscription to a kind means, in no order.
+    /// Returns the resource that a wildcard subscription brings of this name. It is the one that a subscription by name
+    /// brings, or none.
+    pub fn get_by_wildcard(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
+        let own = self.own.get(kind, name);
+        if own.is_empty() {
+            self.first_eager(self.shared.get(kind, name))
+        } else {
+            first_by_wildcard(own)
+        }
+    }
+
+    /// Returns the resources that a wildcard subscription brings, in no order.
     pub fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
         let view = *self;
-        let own = self.own.of_kind(kind).filter_map(<[_]>::first);
-        let shared: Box<dyn Iterator<Item = &'a Arc<Entry>>> = match &self.profile.visibility {
-            Visibility::All => Box::new(
+        let own = self.own.of_kind(kind).filter_map(first_by_wildcard);
+        let shared: Box<dyn Iterator<Item = &'a Arc<Entry>>> = match self.wildcard_services() {
+            None => Box::new(
                 self.shared
                     .of_kind(kind)
-                    .filter_map(move |found| view.pick(found)),
+                    .filter_map(move |candidates| view.first_eager(candidates)),
             ),
-            Visibility::Only(services) => {
+            Some(services) => {
                 let groups = std::iter::once(None).chain(services.iter().map(Some));
-                Box::new(groups.flat_map(move |group| view.of_group(kind, group)))
+                Box::new(groups.flat_map(move |service| view.of_service(kind, service)))
             }
         };
-        Box::new(own.chain(shared.filter(move |entry| view.own.get(kind, &entry.stamp.name).is_empty())))
+        Box::new(own.chain(shared.filter(move |entry| view.own.get(kind, entry.name()).is_empty())))
     }
 
-    /// What one service, or none, contributes.
-    fn of_group(
+    /// Returns the tombstone of a name, if the profile has one.
+    pub fn tombstone(&self, kind: ResourceKind, name: &Arc<str>) -> Option<Entry> {
+        let mut tombstone = self.profile.tombstones.as_ref()?.get(kind, name)?;
+        // The text that the stream already holds, so that it is not stored twice.
+        tombstone.name = name.clone();
+        Some(Entry::new(tombstone))
+    }
+
+    /// Returns whether any resource of this kind, visible or not, is sent on demand only.
+    pub fn has_on_demand(&self, kind: ResourceKind) -> bool {
+        self.own.has_on_demand(kind) || self.shared.has_on_demand(kind)
+    }
+
+    /// Returns the names and versions of the mesh's shared resources, or `None` if a wildcard subscription of the proxy
+    /// does not bring most of them.
+    pub fn shared(&self, kind: ResourceKind) -> Option<&'a VersionedNames> {
+        match self.wildcard_services() {
+            None => self.shared.versioned_names(kind),
+            Some(_) => None,
+        }
+    }
+
+    /// Returns the cursor into the shared scope before this view and the newest sequence number of that scope. The
+    /// changes between the two are returned together with this view.
+    pub fn shared_sequences(&self) -> (Option<u64>, u64) {
+        (self.read_before, self.shared.sequence())
+    }
+
+    /// Returns the newest sequence number that the view may contain.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Returns the services whose resources a wildcard subscription may bring, or `None` for all.
+    fn wildcard_services(&self) -> Option<&'a HashSet<ServiceName>> {
+        match (&self.profile.visibility, &self.profile.eager) {
+            (_, Visibility::Only(services)) | (Visibility::Only(services), Visibility::All) => Some(services),
+            (Visibility::All, Visibility::All) => None,
+        }
+    }
+
+    /// Returns the resources that a wildcard subscription brings of one service, or of none.
+    fn of_service(
         self,
         kind: ResourceKind,
         service: Option<&'a ServiceName>,
     ) -> impl Iterator<Item = &'a Arc<Entry>> {
         let keys = self.shared.keys_of(service).filter(move |key| key.kind == kind);
         keys.filter_map(move |key| {
-            self.pick(self.shared.get(kind, &key.name))
+            self.first_eager(self.shared.get(kind, &key.name))
                 .filter(|entry| entry.service.as_ref() == service)
         })
     }
 
-    /// The first resource of a name that is meant for the proxy.
-    fn pick(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
-        candidates.iter().find(|entry| self.shows(entry))
+    /// Returns the first of these shared resources that a wildcard subscription brings.
+    fn first_eager(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
+        candidates.iter().find(|entry| {
+            !entry.is_on_demand()
+                && self.profile.eager.selects(entry.service.as_ref())
+                && self.is_visible(entry)
+        })
     }
 
-    /// What all proxies of the mesh share of a kind, whether this one sees it or not; none when it does not see most of it.
-    pub fn shared(&self, kind: ResourceKind) -> Option<&'a Stamps> {
-        match self.profile.visibility {
-            Visibility::All => self.shared.stamps(kind),
-            Visibility::Only(_) => None,
-        }
+    fn is_visible(&self, entry: &Entry) -> bool {
+        let Profile {
+            visibility, hidden, ..
+        } = self.profile;
+        visibility.selects(entry.service.as_ref())
+            && (hidden.is_empty() || !hidden.contains::<Key>(&entry.key()))
     }
+}
 
-    /// How far what is shared was read before this view, and in it: between the two are the changes that come with it.
-    pub fn shared_sequences(&self) -> (Option<u64>, u64) {
-        (self.read_before, self.shared.sequence())
-    }
-
-    /// The newest change that may be in it.
-    pub fn sequence(&self) -> u64 {
-        self.sequence
-    }
-
-    fn shows(&self, entry: &Entry) -> bool {
-        let visible = match (&self.profile.visibility, &entry.service) {
-            (Visibility::All, _) | (Visibility::Only(_), None) => true,
-            (Visibility::Only(services), Some(service)) => services.contains(service),
-        };
-        visible && (self.profile.hidden.is_empty() || !self.profile.hidden.contains::<Key>(&entry.key()))
-    }
+/// Returns the first of these own resources that a wildcard subscription brings.
+fn first_by_wildcard(candidates: &[Arc<Entry>]) -> Option<&Arc<Entry>> {
+    candidates.iter().find(|entry| !entry.is_on_demand())
 }

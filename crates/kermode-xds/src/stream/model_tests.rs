@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use kermode_envoy::{Resource, ResourceKind};
 use kermode_model::{ObjectKey, ServiceName};
+use kermode_protocol::ads::DeltaDiscoveryRequest;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Profile, Store, Subscription, Visibility};
+use crate::store::{Profile, Store, Visibility, Watcher};
 use envoy::Envoy;
-use kermode_protocol::ads::DeltaDiscoveryRequest;
 
 const SERVICES: u8 = 4;
 
@@ -54,9 +54,9 @@ struct World {
     own: u8,
     limits: Limits,
     stream: Stream,
-    subscription: Subscription,
+    watcher: Watcher,
     envoy: Envoy,
-    to_client: VecDeque<Reply>,
+    to_client: VecDeque<Response>,
     to_server: VecDeque<DeltaDiscoveryRequest>,
     /// Nonces the server waits for, by kind.
     unanswered: HashMap<ResourceKind, String>,
@@ -81,6 +81,7 @@ fn resource(kind: ResourceKind, name: &str, body: &str, of: Option<u8>) -> Resou
         version: body.into(),
         body: body.to_owned().into(),
         service: of.map(service),
+        on_demand: None,
     }
 }
 
@@ -88,7 +89,7 @@ impl World {
     fn new(limits: Limits) -> Self {
         // A short log, so that streams fall out of it.
         let store = Arc::new(Store::with_log_capacity(6));
-        let subscription = store.subscribe(&proxy());
+        let watcher = store.watch(&proxy());
         let mut world = Self {
             store,
             desired: BTreeMap::new(),
@@ -96,7 +97,7 @@ impl World {
             own: 0,
             limits,
             stream: Stream::new(limits),
-            subscription,
+            watcher,
             envoy: Envoy::default(),
             to_client: VecDeque::new(),
             to_server: VecDeque::new(),
@@ -214,9 +215,8 @@ impl World {
             )
         });
         let profile = Profile {
-            mesh: "default".into(),
             visibility,
-            hidden: HashSet::new(),
+            ..Profile::new("default".into())
         };
         let cluster = format!("own{}", self.own % 2);
         let own = vec![
@@ -234,7 +234,7 @@ impl World {
     fn look(&mut self) {
         let stream = &mut self.stream;
         let output = self
-            .subscription
+            .watcher
             .read(|view, changes| stream.on_change(changes, view.as_ref()));
         self.take(output);
     }
@@ -257,7 +257,7 @@ impl World {
         }
         let stream = &mut self.stream;
         let output = self
-            .subscription
+            .watcher
             .read(|view, _| stream.on_request(request, view.as_ref()))
             .unwrap();
         self.take(output);
@@ -266,9 +266,12 @@ impl World {
     fn take(&mut self, output: Output) {
         for event in output.events {
             if let Event::Rejected { kind, resources, .. } = event {
-                for stamp in resources {
-                    let key = (kind, stamp.name.to_string());
-                    let alone = self.stream.rejections().any(|rejection| rejection.stamp == stamp);
+                for resource in resources {
+                    let key = (kind, resource.name.to_string());
+                    let alone = self
+                        .stream
+                        .rejections()
+                        .any(|rejection| rejection.resource == resource);
                     // Those that were refused together with others may be tried once more.
                     if !alone {
                         self.sent.remove(&key);
@@ -278,44 +281,44 @@ impl World {
         }
         // A refused version that was replaced by what the client has, and then came back, may be tried once more.
         let refused = self.stream.rejections();
-        let refused: HashSet<_> = refused.map(|r| (r.kind, r.stamp.name.to_string())).collect();
+        let refused: HashSet<_> = refused.map(|r| (r.kind, r.resource.name.to_string())).collect();
         for healed in self.refused.difference(&refused) {
             self.sent.remove(healed);
         }
         self.refused = refused;
-        for reply in output.replies {
-            self.check_reply(&reply);
-            self.to_client.push_back(reply);
+        for response in output.responses {
+            self.check_response(&response);
+            self.to_client.push_back(response);
         }
     }
 
-    fn check_reply(&mut self, reply: &Reply) {
-        let kind = reply.kind.unwrap();
-        let before = self.unanswered.insert(kind, reply.response.nonce.clone());
+    fn check_response(&mut self, response: &Response) {
+        let kind = response.kind.unwrap();
+        let before = self.unanswered.insert(kind, response.message.nonce.clone());
         assert_eq!(before, None, "two responses of {kind:?} in flight");
-        for (name, version, _) in reply.response.resources.iter().map(envoy::read) {
+        for (name, version, _) in response.message.resources.iter().map(envoy::read) {
             let before = self.sent.insert((kind, name.clone()), version.clone());
             assert_ne!(before, Some(version), "{kind:?} {name} was sent twice");
             if kind == ResourceKind::Cluster {
                 self.sent.remove(&(ResourceKind::Endpoints, name));
             }
         }
-        for name in &reply.response.removed_resources {
+        for name in &response.message.removed_resources {
             self.sent.remove(&(kind, name.clone()));
         }
     }
 
     fn deliver_to_client(&mut self) {
-        let Some(reply) = self.to_client.pop_front() else {
+        let Some(response) = self.to_client.pop_front() else {
             return;
         };
-        let requests = self.envoy.receive(&reply.response);
+        let requests = self.envoy.receive(&response.message);
         self.to_server.extend(requests);
     }
 
     fn reconnect(&mut self) {
         self.stream = Stream::new(self.limits);
-        self.subscription = self.store.subscribe(&proxy());
+        self.watcher = self.store.watch(&proxy());
         self.to_client.clear();
         self.unanswered.clear();
         self.sent.clear();
@@ -338,7 +341,7 @@ impl World {
         }
         assert!(self.stream.is_settled(), "{:?}", self.stream);
         let mut expected: HashMap<ResourceKind, BTreeMap<String, String>> = HashMap::new();
-        self.subscription.read(|view, _| {
+        self.watcher.read(|view, _| {
             let view = view.unwrap();
             for kind in ResourceKind::ALL {
                 let bodies = view.wildcard(kind).map(|entry| {
@@ -356,7 +359,7 @@ impl World {
         let rejected: BTreeSet<(ResourceKind, String)> = self
             .stream
             .rejections()
-            .map(|r| (r.kind, r.stamp.name.to_string()))
+            .map(|r| (r.kind, r.resource.name.to_string()))
             .collect();
         for kind in [
             ResourceKind::Cluster,
@@ -453,6 +456,7 @@ fn run(ops: Vec<Op>, response_bytes: usize, pending: usize) {
         response_bytes,
         names: 100,
         pending,
+        ..Limits::default()
     });
     for op in ops {
         world.step(op);

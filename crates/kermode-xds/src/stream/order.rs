@@ -1,10 +1,10 @@
-//! Make before break: which change has to wait for which other.
+//! Make before break: the order in which changes of different kinds are sent.
 //!
-//! Bodies are opaque here, so a dependency is read off the order of publication: whoever publishes a listener has
-//! published its clusters before or with it. What a change waits for was published no later than the change itself,
-//! is in flight or about to be, and stops counting once it is answered, either way: so every wait ends, and later
-//! changes do not prolong it. A cluster whose endpoints the client never asks for (not of type EDS) is not waited
-//! for beyond its own answer.
+//! The stream does not decode resources, so it derives dependencies from the order of publication: a publisher writes a
+//! listener's clusters before the listener or together with it. A change waits only for resources that were published
+//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait. So every
+//! wait ends, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
+//! subscribed to them; it does not for clusters that are not of type EDS.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,81 +14,76 @@ use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener, Route, Sec
 use super::tracker::Tracker;
 use crate::store::{Entry, View};
 
-/// The order in which kinds get their turn. Clusters have a second one, since their removal may have become possible.
+/// Kinds in the order in which they are sent. Clusters occur twice, since sending the other kinds may allow their
+/// removal.
 pub(super) const SENDING: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
-/// What holds changes of one kind back at the moment.
+/// Changes of one kind that have to wait at the moment.
 #[derive(Debug)]
-pub(super) enum Gate {
-    /// Nothing.
-    Open,
-    /// New or changed resources published at this point or later, because something they may need is not there yet.
+pub(super) enum SendOrder {
+    /// None.
+    Any,
+    /// New and changed resources with this sequence number or a later one.
     Upserts {
-        /// When the oldest such thing was published.
+        /// Sequence number of the oldest resource that they may refer to and that the client does not have.
         fence: u64,
     },
-    /// Removals that happened at this point or later, because something that may still refer to them is not changed yet.
+    /// Removals with this sequence number or a later one.
     Removals {
-        /// When the oldest such change happened.
+        /// Sequence number of the oldest pending change of a resource that may refer to the removed one.
         fence: u64,
     },
-    /// Removals of endpoints whose cluster the client still has, and is about to lose.
-    Clusters {
-        /// Their names.
-        losing: HashSet<Arc<str>>,
+    /// Removals of endpoints whose cluster the client is about to lose, but still has.
+    EndpointsOf {
+        /// Names of the clusters.
+        clusters: HashSet<Arc<str>>,
     },
 }
 
-// === impl Gate ===
+// === impl SendOrder ===
 
-impl Gate {
-    /// The gate for a kind, as things stand.
-    pub(super) fn of(kind: ResourceKind, trackers: &[Tracker], view: &View<'_>) -> Self {
+impl SendOrder {
+    /// Determines which changes of a kind have to wait.
+    pub(super) fn new(kind: ResourceKind, trackers: &[Tracker], view: &View<'_>) -> Self {
         let tracker = |kind: ResourceKind| &trackers[kind as usize];
         match kind {
-            Secret => Gate::Open,
+            Secret => SendOrder::Any,
             Endpoints => {
                 let pending = tracker(Endpoints).pending_names();
                 let losing = pending.filter(|name| tracker(Cluster).is_losing(name, view));
-                Gate::Clusters {
-                    losing: losing.cloned().collect(),
+                SendOrder::EndpointsOf {
+                    clusters: losing.cloned().collect(),
                 }
             }
             Listener | Route => {
                 let fences = [Cluster, Endpoints].map(|kind| tracker(kind).oldest_missing(view));
-                fences
-                    .into_iter()
-                    .flatten()
-                    .min()
-                    .map_or(Gate::Open, |fence| Gate::Upserts { fence })
+                let fence = fences.into_iter().flatten().min();
+                fence.map_or(SendOrder::Any, |fence| SendOrder::Upserts { fence })
             }
-            // A client that comes back with clusters has not said yet which listeners it has. It will have when it
-            // answers for the first time.
-            Cluster if !tracker(Listener).is_heard() && !tracker(Cluster).is_answered() => {
-                Gate::Removals { fence: 0 }
+            // A reconnecting client reports its clusters first. Until it has ACKed clusters it has not yet reported its
+            // listeners, which may refer to any cluster.
+            Cluster if !tracker(Listener).is_requested() && !tracker(Cluster).is_acknowledged() => {
+                SendOrder::Removals { fence: 0 }
             }
             Cluster => {
                 let fences = [Listener, Route].map(|kind| tracker(kind).oldest_change(view));
-                fences
-                    .into_iter()
-                    .flatten()
-                    .min()
-                    .map_or(Gate::Open, |fence| Gate::Removals { fence })
+                let fence = fences.into_iter().flatten().min();
+                fence.map_or(SendOrder::Any, |fence| SendOrder::Removals { fence })
             }
         }
     }
 
-    /// Whether a new or changed resource has to wait.
-    pub(super) fn holds_upsert(&self, entry: &Entry) -> bool {
-        matches!(self, Gate::Upserts { fence } if entry.sequence >= *fence)
+    /// Returns whether a new or changed resource has to wait.
+    pub(super) fn delays_upsert(&self, entry: &Entry) -> bool {
+        matches!(self, SendOrder::Upserts { fence } if entry.sequence >= *fence)
     }
 
-    /// Whether a removal that happened at that point has to wait.
-    pub(super) fn holds_removal(&self, name: &Arc<str>, happened: u64) -> bool {
+    /// Returns whether a removal with this sequence number has to wait.
+    pub(super) fn delays_removal(&self, name: &Arc<str>, sequence: u64) -> bool {
         match self {
-            Gate::Open | Gate::Upserts { .. } => false,
-            Gate::Removals { fence } => happened >= *fence,
-            Gate::Clusters { losing } => losing.contains(name),
+            SendOrder::Any | SendOrder::Upserts { .. } => false,
+            SendOrder::Removals { fence } => sequence >= *fence,
+            SendOrder::EndpointsOf { clusters } => clusters.contains(name),
         }
     }
 }

@@ -3,23 +3,24 @@ use std::collections::HashSet;
 use kermode_envoy::Resource;
 use kermode_envoy::ResourceKind::{Cluster, Endpoints, Listener, Route, Secret};
 use kermode_model::ObjectKey;
+use kermode_protocol::ads;
 use prost::Message;
 
 use super::*;
-use crate::store::{Profile, Store, Subscription, Visibility};
-use kermode_protocol::ads;
+use crate::store::{Profile, Store, Visibility, Watcher};
 
 const LIMITS: Limits = Limits {
     response_bytes: 1 << 20,
     names: 10,
     pending: 1000,
+    hold: Duration::from_secs(3),
 };
 
 /// One stream over a store. Resources are named and versioned as `a=1`.
 struct Fixture {
     store: Arc<Store>,
     stream: Stream,
-    subscription: Subscription,
+    watcher: Watcher,
     shared: Vec<Resource>,
 }
 
@@ -28,11 +29,7 @@ fn proxy() -> ObjectKey {
 }
 
 fn profile() -> Profile {
-    Profile {
-        mesh: "default".into(),
-        visibility: Visibility::All,
-        hidden: HashSet::new(),
-    }
+    Profile::new("default".into())
 }
 
 fn mk_resource(kind: ResourceKind, text: &str) -> Resource {
@@ -43,6 +40,7 @@ fn mk_resource(kind: ResourceKind, text: &str) -> Resource {
         version: version.into(),
         body: version.to_owned().into(),
         service: None,
+        on_demand: None,
     }
 }
 
@@ -78,53 +76,53 @@ fn with_versions(request: DeltaDiscoveryRequest, versions: &[(&str, &str)]) -> D
     }
 }
 
-fn ack(reply: &Reply) -> DeltaDiscoveryRequest {
+fn ack(response: &Response) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
-        type_url: reply.response.type_url.clone(),
-        response_nonce: reply.response.nonce.clone(),
+        type_url: response.message.type_url.clone(),
+        response_nonce: response.message.nonce.clone(),
         ..Default::default()
     }
 }
 
-fn nack(reply: &Reply) -> DeltaDiscoveryRequest {
+fn nack(response: &Response) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         error_detail: Some(ads::Status {
             code: 13,
             message: "bad address".into(),
         }),
-        ..ack(reply)
+        ..ack(response)
     }
 }
 
-/// A reply as text: `Cluster a=1 b=2 -c`, removed names with a minus.
-fn show(reply: &Reply) -> String {
-    let kind = reply
+/// A response as text: `Cluster a=1 b=2 -c`, removed names with a minus.
+fn show(response: &Response) -> String {
+    let kind = response
         .kind
-        .map_or_else(|| reply.response.type_url.clone(), |kind| format!("{kind:?}"));
-    let resources = reply.response.resources.iter().map(|encoded| {
+        .map_or_else(|| response.message.type_url.clone(), |kind| format!("{kind:?}"));
+    let resources = response.message.resources.iter().map(|encoded| {
         let resource = ads::Resource::decode(encoded.clone()).unwrap();
         format!(" {}={}", resource.name, resource.version)
     });
-    let removed = reply
-        .response
+    let removed = response
+        .message
         .removed_resources
         .iter()
         .map(|name| format!(" -{name}"));
     kind + &resources.chain(removed).collect::<String>()
 }
 
-fn shown(replies: &[Reply]) -> Vec<String> {
-    replies.iter().map(show).collect()
+fn shown(responses: &[Response]) -> Vec<String> {
+    responses.iter().map(show).collect()
 }
 
 impl Fixture {
     fn new(limits: Limits) -> Self {
         let store = Arc::new(Store::default());
-        let subscription = store.subscribe(&proxy());
+        let watcher = store.watch(&proxy());
         Self {
             store,
             stream: Stream::new(limits),
-            subscription,
+            watcher,
             shared: Vec::new(),
         }
     }
@@ -138,7 +136,7 @@ impl Fixture {
     }
 
     /// Publishes these, in place of what was published under the same names.
-    fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Reply> {
+    fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Response> {
         for resource in resources.iter().map(|(kind, text)| mk_resource(*kind, text)) {
             self.shared
                 .retain(|old| (old.kind, &old.name) != (resource.kind, &resource.name));
@@ -148,26 +146,26 @@ impl Fixture {
         self.look()
     }
 
-    fn retract(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Reply> {
+    fn retract(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Response> {
         self.shared.retain(|old| !names.contains(&(old.kind, &*old.name)));
         self.publish(&[])
     }
 
-    fn look(&mut self) -> Vec<Reply> {
+    fn look(&mut self) -> Vec<Response> {
         let stream = &mut self.stream;
-        self.subscription
+        self.watcher
             .read(|view, changes| stream.on_change(changes, view.as_ref()))
-            .replies
+            .responses
     }
 
-    fn send(&mut self, request: DeltaDiscoveryRequest) -> Vec<Reply> {
-        self.step(request).replies
+    fn send(&mut self, request: DeltaDiscoveryRequest) -> Vec<Response> {
+        self.step(request).responses
     }
 
     fn step(&mut self, request: DeltaDiscoveryRequest) -> Output {
         assert_eq!(self.look(), [], "the test takes changes before it sends");
         let stream = &mut self.stream;
-        self.subscription
+        self.watcher
             .read(|view, _| stream.on_request(request, view.as_ref()))
             .unwrap()
     }
@@ -175,19 +173,22 @@ impl Fixture {
     /// Whether everything that changed of endpoints is confirmed.
     fn is_confirmed(&mut self) -> bool {
         let stream = &self.stream;
-        self.subscription.read(|view, _| {
+        self.watcher.read(|view, _| {
             let view = view.unwrap();
-            stream.confirmed(&view) == Some(view.sequence())
+            stream.acknowledged_sequence(&view) == Some(view.sequence())
         })
     }
 
     /// Sends a request and acknowledges everything until nothing comes any more; returns what came.
     fn settle(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
         let mut seen = Vec::new();
-        let mut replies = self.send(request);
-        while !replies.is_empty() {
-            seen.extend(shown(&replies));
-            replies = replies.iter().flat_map(|reply| self.send(ack(reply))).collect();
+        let mut responses = self.send(request);
+        while !responses.is_empty() {
+            seen.extend(shown(&responses));
+            responses = responses
+                .iter()
+                .flat_map(|response| self.send(ack(response)))
+                .collect();
         }
         seen
     }
@@ -197,10 +198,10 @@ impl Fixture {
 fn a_wildcard_is_answered_even_if_there_is_nothing() {
     for wildcard in [request(Cluster), subscribe(Cluster, &["*"]), request(Listener)] {
         let mut fixture = Fixture::with(&[]);
-        let replies = fixture.send(wildcard);
-        assert_eq!(replies.len(), 1, "{replies:?}");
-        assert!(replies[0].response.resources.is_empty());
-        assert!(fixture.send(ack(&replies[0])).is_empty());
+        let responses = fixture.send(wildcard);
+        assert_eq!(responses.len(), 1, "{responses:?}");
+        assert!(responses[0].message.resources.is_empty());
+        assert!(fixture.send(ack(&responses[0])).is_empty());
         assert!(fixture.stream.is_settled());
     }
 }
@@ -263,9 +264,9 @@ fn wildcard_and_names_of_one_kind_live_side_by_side() {
         fixture.settle(subscribe(Cluster, &["*", "dst|10.0.0.1:80"])),
         ["Cluster a=1 -dst|10.0.0.1:80"]
     );
-    let replies = fixture.publish(&[(Cluster, "dst|10.0.0.1:80=1"), (Cluster, "b=1")]);
-    assert_eq!(shown(&replies), ["Cluster b=1 dst|10.0.0.1:80=1"]);
-    fixture.send(ack(&replies[0]));
+    let responses = fixture.publish(&[(Cluster, "dst|10.0.0.1:80=1"), (Cluster, "b=1")]);
+    assert_eq!(shown(&responses), ["Cluster b=1 dst|10.0.0.1:80=1"]);
+    fixture.send(ack(&responses[0]));
 
     // The client cannot tell what the wildcard still gives it, so it is told.
     assert_eq!(
@@ -306,25 +307,25 @@ fn a_client_that_comes_back_gets_what_differs_and_what_is_gone() {
 #[test]
 fn what_changes_while_a_response_is_in_flight_is_sent_once_after_its_answer() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
-    let replies = fixture.send(request(Cluster));
+    let responses = fixture.send(request(Cluster));
     for change in ["a=2", "b=1", "a=3", "c=1"] {
         assert!(fixture.publish(&[(Cluster, change)]).is_empty());
     }
     assert!(fixture.retract(&[(Cluster, "c")]).is_empty());
-    assert_eq!(shown(&fixture.send(ack(&replies[0]))), ["Cluster a=3 b=1"]);
+    assert_eq!(shown(&fixture.send(ack(&responses[0]))), ["Cluster a=3 b=1"]);
 }
 
 #[test]
 fn so_many_changes_that_they_are_not_remembered_are_still_sent() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     fixture.stream = Stream::new(Limits { pending: 2, ..LIMITS });
-    let replies = fixture.send(request(Cluster));
+    let responses = fixture.send(request(Cluster));
     for change in ["b=1", "c=1", "d=1", "e=1"] {
         fixture.publish(&[(Cluster, change)]);
     }
     fixture.retract(&[(Cluster, "a")]);
     assert_eq!(
-        shown(&fixture.send(ack(&replies[0]))),
+        shown(&fixture.send(ack(&responses[0]))),
         ["Cluster b=1 c=1 d=1 e=1 -a"]
     );
 }
@@ -332,21 +333,21 @@ fn so_many_changes_that_they_are_not_remembered_are_still_sent() {
 #[test]
 fn an_answer_to_something_else_is_ignored() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
-    let replies = fixture.send(request(Cluster));
+    let responses = fixture.send(request(Cluster));
     fixture.publish(&[(Cluster, "a=2")]);
     let stale = DeltaDiscoveryRequest {
         response_nonce: "stale".into(),
         ..request(Cluster)
     };
     assert_eq!(fixture.step(stale), Output::default());
-    let output = fixture.step(ack(&replies[0]));
+    let output = fixture.step(ack(&responses[0]));
     assert!(
         matches!(&output.events[..], [Event::Acknowledged { kind: Cluster, .. }]),
         "{output:?}"
     );
-    assert_eq!(shown(&output.replies), ["Cluster a=2"]);
+    assert_eq!(shown(&output.responses), ["Cluster a=2"]);
     assert_eq!(
-        fixture.step(ack(&replies[0])),
+        fixture.step(ack(&responses[0])),
         Output::default(),
         "it was answered already"
     );
@@ -355,9 +356,9 @@ fn an_answer_to_something_else_is_ignored() {
 #[test]
 fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
-    let replies = fixture.send(request(Cluster));
-    let output = fixture.step(nack(&replies[0]));
-    assert!(output.replies.is_empty());
+    let responses = fixture.send(request(Cluster));
+    let output = fixture.step(nack(&responses[0]));
+    assert!(output.responses.is_empty());
     let [
         Event::Rejected {
             kind: Cluster,
@@ -371,13 +372,13 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
     assert_eq!(&**message, "bad address");
     let rejection = fixture.stream.rejections().next().expect("it is remembered");
     assert_eq!(
-        (&*rejection.stamp.version, &*rejection.message),
+        (&*rejection.resource.version, &*rejection.message),
         ("1", "bad address")
     );
 
-    let replies = fixture.publish(&[(Cluster, "b=1")]);
-    assert_eq!(shown(&replies), ["Cluster b=1"]);
-    fixture.send(ack(&replies[0]));
+    let responses = fixture.publish(&[(Cluster, "b=1")]);
+    assert_eq!(shown(&responses), ["Cluster b=1"]);
+    fixture.send(ack(&responses[0]));
     // Another profile has everything compared.
     let visibility = Visibility::Only(HashSet::new());
     fixture.store.replace_proxy(
@@ -389,9 +390,9 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
         Vec::new(),
     );
     assert!(fixture.look().is_empty());
-    let replies = fixture.publish(&[(Cluster, "a=2")]);
-    assert_eq!(shown(&replies), ["Cluster a=2"]);
-    fixture.send(ack(&replies[0]));
+    let responses = fixture.publish(&[(Cluster, "a=2")]);
+    assert_eq!(shown(&responses), ["Cluster a=2"]);
+    fixture.send(ack(&responses[0]));
     assert_eq!(fixture.stream.rejections().count(), 0);
 }
 
@@ -400,26 +401,26 @@ fn the_bad_one_of_a_rejected_response_is_found_and_the_others_are_accepted() {
     let all: Vec<String> = (0..8).map(|i| format!("{i}=1")).collect();
     let all: Vec<(ResourceKind, &str)> = all.iter().map(|text| (Cluster, text.as_str())).collect();
     let mut fixture = Fixture::with(&all);
-    let mut replies = fixture.send(request(Cluster));
+    let mut responses = fixture.send(request(Cluster));
     let mut accepted = String::new();
-    let mut responses = 0;
-    while let Some(reply) = replies.pop() {
-        responses += 1;
-        let text = show(&reply);
-        let answer = if text.contains("5=1") {
-            nack(&reply)
+    let mut count = 0;
+    while let Some(response) = responses.pop() {
+        count += 1;
+        let text = show(&response);
+        let request = if text.contains("5=1") {
+            nack(&response)
         } else {
-            ack(&reply)
+            ack(&response)
         };
-        if answer.error_detail.is_none() {
+        if request.error_detail.is_none() {
             accepted += &text;
         }
-        replies.extend(fixture.send(answer));
+        responses.extend(fixture.send(request));
     }
     let rejected: Vec<&str> = fixture
         .stream
         .rejections()
-        .map(|rejection| &*rejection.stamp.name)
+        .map(|rejection| &*rejection.resource.name)
         .collect();
     assert_eq!(rejected, ["5"]);
     for i in (0..8).filter(|i| *i != 5) {
@@ -429,7 +430,7 @@ fn the_bad_one_of_a_rejected_response_is_found_and_the_others_are_accepted() {
         );
     }
     assert_eq!(
-        responses, 7,
+        count, 7,
         "the first, and two for each of three times that it was halved"
     );
 }
@@ -484,8 +485,8 @@ fn a_listener_does_not_wait_for_clusters_published_after_it() {
     let clusters = fixture.publish(&[(Cluster, "a=1")]);
     fixture.publish(&[(Listener, "a=1")]);
     fixture.publish(&[(Cluster, "b=1")]);
-    let replies = fixture.send(ack(&clusters[0]));
-    assert_eq!(shown(&replies), ["Cluster b=1", "Listener a=1"]);
+    let responses = fixture.send(ack(&clusters[0]));
+    assert_eq!(shown(&responses), ["Cluster b=1", "Listener a=1"]);
 }
 
 #[test]
@@ -493,8 +494,8 @@ fn a_changed_cluster_holds_no_listener_back() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Listener, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
-    let replies = fixture.publish(&[(Cluster, "a=2"), (Listener, "a=2")]);
-    assert_eq!(shown(&replies), ["Cluster a=2", "Listener a=2"]);
+    let responses = fixture.publish(&[(Cluster, "a=2"), (Listener, "a=2")]);
+    assert_eq!(shown(&responses), ["Cluster a=2", "Listener a=2"]);
 }
 
 #[test]
@@ -530,8 +531,8 @@ fn later_changes_of_listeners_do_not_keep_a_cluster_alive() {
     fixture.settle(request(Listener));
     let listeners = fixture.retract(&[(Cluster, "a"), (Listener, "a")]);
     fixture.publish(&[(Listener, "b=2")]);
-    let replies = fixture.send(ack(&listeners[0]));
-    assert_eq!(shown(&replies), ["Cluster -a", "Listener b=2"]);
+    let responses = fixture.send(ack(&listeners[0]));
+    assert_eq!(shown(&responses), ["Cluster -a", "Listener b=2"]);
 }
 
 #[test]
@@ -569,8 +570,8 @@ fn endpoints_follow_every_version_of_their_cluster() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a", "b"]));
-    let replies = fixture.publish(&[(Cluster, "a=2")]);
-    assert_eq!(shown(&replies), ["Cluster a=2", "Endpoints a=1"]);
+    let responses = fixture.publish(&[(Cluster, "a=2")]);
+    assert_eq!(shown(&responses), ["Cluster a=2", "Endpoints a=1"]);
 }
 
 #[test]
@@ -578,13 +579,13 @@ fn endpoints_that_a_changed_cluster_refused_are_replaced_even_by_those_it_had_be
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a"]));
-    let replies = fixture.publish(&[(Cluster, "a=2"), (Endpoints, "a=2")]);
-    assert_eq!(shown(&replies), ["Cluster a=2", "Endpoints a=2"]);
-    fixture.send(ack(&replies[0]));
-    fixture.send(nack(&replies[1]));
+    let responses = fixture.publish(&[(Cluster, "a=2"), (Endpoints, "a=2")]);
+    assert_eq!(shown(&responses), ["Cluster a=2", "Endpoints a=2"]);
+    fixture.send(ack(&responses[0]));
+    fixture.send(nack(&responses[1]));
     // The new cluster has none: those that the client accepted went with the old one.
-    let replies = fixture.publish(&[(Endpoints, "a=1")]);
-    assert_eq!(shown(&replies), ["Endpoints a=1"]);
+    let responses = fixture.publish(&[(Endpoints, "a=1")]);
+    assert_eq!(shown(&responses), ["Endpoints a=1"]);
 }
 
 #[test]
@@ -602,12 +603,12 @@ fn a_change_of_endpoints_is_confirmed_by_its_answer_alone() {
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a"]));
     assert!(fixture.is_confirmed());
-    let replies = fixture.publish(&[(Endpoints, "a=2")]);
+    let responses = fixture.publish(&[(Endpoints, "a=2")]);
     assert!(!fixture.is_confirmed());
-    fixture.send(nack(&replies[0]));
+    fixture.send(nack(&responses[0]));
     assert!(!fixture.is_confirmed(), "it keeps those that it had");
-    let replies = fixture.publish(&[(Endpoints, "a=3")]);
-    fixture.send(ack(&replies[0]));
+    let responses = fixture.publish(&[(Endpoints, "a=3")]);
+    fixture.send(ack(&responses[0]));
     assert!(fixture.is_confirmed());
 }
 
@@ -617,11 +618,11 @@ fn a_client_that_comes_back_may_have_endpoints_until_it_says_what_it_has() {
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
     assert!(!fixture.is_confirmed());
     let endpoints = with_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
-    let replies = fixture.send(endpoints);
-    assert_eq!(shown(&replies), ["Endpoints a=2"]);
+    let responses = fixture.send(endpoints);
+    assert_eq!(shown(&responses), ["Endpoints a=2"]);
     fixture.send(ack(&clusters[0]));
     assert!(!fixture.is_confirmed());
-    fixture.send(ack(&replies[0]));
+    fixture.send(ack(&responses[0]));
     assert!(fixture.is_confirmed());
 
     let mut fixture = Fixture::with(&[]);
@@ -642,9 +643,9 @@ fn a_large_set_is_split_and_one_large_resource_goes_alone() {
         response_bytes: 300,
         ..LIMITS
     });
-    let replies = fixture.settle(subscribe(Secret, &["a", "b", "m", "z"]));
+    let responses = fixture.settle(subscribe(Secret, &["a", "b", "m", "z"]));
     assert_eq!(
-        replies,
+        responses,
         ["Secret a=1 b=1 z=1".to_owned(), format!("Secret {large}")]
     );
 }
@@ -672,7 +673,7 @@ fn a_kind_that_is_not_served_is_answered_with_nothing() {
         type_url: "x/Other".into(),
         ..subscribe(Cluster, &["a", "*"])
     };
-    let replies = fixture.send(asked);
-    assert_eq!(shown(&replies), ["x/Other -a"]);
-    assert!(fixture.send(ack(&replies[0])).is_empty());
+    let responses = fixture.send(asked);
+    assert_eq!(shown(&responses), ["x/Other -a"]);
+    assert!(fixture.send(ack(&responses[0])).is_empty());
 }

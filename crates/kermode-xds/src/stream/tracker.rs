@@ -1,9 +1,10 @@
-//! One kind of resource on one stream: what the client wants, what it has, what is on its way.
+//! Tracker: state of one kind of resource on one stream. Subscriptions of the client, versions that the client has, and
+//! names that are pending or in flight.
 
-mod answer;
-mod interest;
+mod acknowledgement;
 mod overlay;
 mod sending;
+mod subscription;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -11,71 +12,96 @@ use std::sync::Arc;
 use kermode_envoy::ResourceKind;
 
 use super::Rejection;
-use crate::store::{Change, Entry, Stamp, View};
+use crate::store::{Change, Entry, VersionedName, View};
 use overlay::Overlay;
 pub(super) use sending::Batch;
 
-/// The name that stands for whatever the server thinks the client needs.
+/// Name of the wildcard subscription.
 pub(super) const WILDCARD: &str = "*";
 
-/// Stands for a version of which nothing is known, not even whether the client has any.
-const UNSURE: &str = "";
+/// Stands for an unknown version: the client may have any version of the resource, or none. Differs from every version
+/// of a published resource.
+const UNKNOWN_VERSION: &str = "";
 
 #[derive(Debug)]
 #[allow(
     clippy::struct_excessive_bools,
-    reason = "four facts about a client, none of which excludes another"
+    reason = "four independent facts about a client; any combination occurs"
 )]
 pub(super) struct Tracker {
     kind: ResourceKind,
-    heard: bool,
+    /// Whether the client has requested this kind on this stream.
+    requested: bool,
     wildcard: bool,
-    /// What the client asks for by name.
+    /// Names that the client subscribed to explicitly.
     names: Overlay<Arc<str>>,
-    /// What the client has, or will have when it accepts what is in flight.
-    client: Overlay<Arc<Stamp>>,
+    /// Versions that the client has, or will have after an ACK of the response in flight.
+    client: Overlay<Arc<VersionedName>>,
     rejected: BTreeMap<Arc<str>, Rejection>,
-    /// Names to look at. Whether there is anything to send is decided when it is their turn.
+    /// Names that may have to be sent. Decided when a response is composed.
     pending: BTreeMap<Arc<str>, Pending>,
-    /// Set when everything has to be looked at; since when.
+    /// Set if any name may have to be sent, with the sequence number of the oldest change.
     compare_all: Option<u64>,
-    /// The client waits for an answer even if there is nothing to say.
-    greet: bool,
-    /// Parts of rejected responses.
+    /// Whether the client waits for a response even if it is empty.
+    response_due: bool,
+    /// Parts of rejected responses, to be sent again.
     retries: VecDeque<Vec<Arc<str>>>,
     in_flight: Option<InFlight>,
-    /// Whether the client ever answered.
-    answered: bool,
-    /// Clusters that were sent before the client first asked for endpoints.
-    early: BTreeSet<Arc<str>>,
+    /// Whether the client ever ACKed or NACKed a response.
+    acknowledged: bool,
+    /// Clusters that were sent before the client first requested endpoints.
+    sent_before_endpoints: BTreeSet<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// When the oldest change happened that is not sent yet.
+    /// Sequence number of the oldest change that is not sent yet.
     since: u64,
-    /// When the newest change happened.
+    /// Sequence number of the newest change.
     latest: u64,
-    /// To be answered even if nothing changed.
+    /// Whether to send a response even if the client has the current version.
     forced: bool,
 }
 
+/// The response that the client has not ACKed or NACKed yet.
 #[derive(Debug)]
 struct InFlight {
     nonce: String,
-    /// What goes to the client and what it has if it refuses that.
-    items: Vec<(Arc<Stamp>, Option<Arc<Stamp>>)>,
+    /// Resources of the response, each with the version that the client keeps after a NACK.
+    items: Vec<(Arc<VersionedName>, Option<Arc<VersionedName>>)>,
     removed: Vec<Arc<str>>,
-    /// When the oldest of the resources that are new to the client was created.
+    /// Names of the items that are tombstones.
+    tombstones: Vec<Arc<str>>,
+    /// Sequence number with which the oldest resource that is new to the client was created.
     oldest_new: Option<u64>,
-    /// When the oldest of its changes happened.
+    /// Sequence number of the oldest change.
     since: u64,
 }
 
-enum Verdict<'a> {
-    Nothing,
+/// Resource that the client is to have of a name.
+enum Target<'a> {
+    Stored(&'a Arc<Entry>),
+    Tombstone(Box<Entry>),
+}
+
+/// Change by which the client gets to its target.
+enum Action<'a> {
+    None,
     Upsert(&'a Arc<Entry>),
+    /// Send this tombstone, in place of the resource that the client has, if it has one.
+    Tombstone(Box<Entry>),
     Remove,
+}
+
+// === impl Target ===
+
+impl Target<'_> {
+    fn version(&self) -> &Arc<str> {
+        match self {
+            Target::Stored(entry) => &entry.versioned_name.version,
+            Target::Tombstone(entry) => &entry.versioned_name.version,
+        }
+    }
 }
 
 // === impl Tracker ===
@@ -84,18 +110,18 @@ impl Tracker {
     pub(super) fn new(kind: ResourceKind) -> Self {
         Self {
             kind,
-            heard: false,
+            requested: false,
             wildcard: false,
             names: Overlay::new(),
             client: Overlay::new(),
             rejected: BTreeMap::new(),
             pending: BTreeMap::new(),
             compare_all: None,
-            greet: false,
+            response_due: false,
             retries: VecDeque::new(),
             in_flight: None,
-            answered: false,
-            early: BTreeSet::new(),
+            acknowledged: false,
+            sent_before_endpoints: BTreeSet::new(),
         }
     }
 
@@ -103,15 +129,16 @@ impl Tracker {
         self.rejected.values()
     }
 
-    pub(super) fn refused(&self) -> usize {
+    pub(super) fn rejected_count(&self) -> usize {
         self.rejected.len()
     }
 
-    pub(super) fn is_answered(&self) -> bool {
-        self.answered
+    /// Returns whether the client ever ACKed or NACKed a response of this kind.
+    pub(super) fn is_acknowledged(&self) -> bool {
+        self.acknowledged
     }
 
-    pub(super) fn awaits_answer(&self) -> bool {
+    pub(super) fn is_in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
 
@@ -119,117 +146,124 @@ impl Tracker {
         self.pending.keys()
     }
 
+    /// Returns the pending resources that the client does not have in this version.
+    pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let pending = self.pending.iter();
+        pending.filter_map(|(name, pending)| match self.action(name, pending.forced, view) {
+            Action::Upsert(entry) => Some(entry),
+            Action::None | Action::Tombstone(_) | Action::Remove => None,
+        })
+    }
+
     pub(super) fn is_settled(&self) -> bool {
         self.in_flight.is_none()
             && self.pending.is_empty()
             && self.retries.is_empty()
             && self.compare_all.is_none()
-            && !self.greet
+            && !self.response_due
     }
 
-    /// Keeps memory down, as far as that costs little: what the mesh shares was read on, with these changes.
+    /// Rebases the overlays onto the current names and versions of the mesh, which differ from those of the last view by
+    /// `changes`. Keeps memory use low between calls of [`Tracker::settle`].
     pub(super) fn follow<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
-        let (later, sequences) = (view.shared(self.kind), view.shared_sequences());
+        let (shared, sequences) = (view.shared(self.kind), view.shared_sequences());
         let names = changes
             .filter(|change| change.key.kind == self.kind)
             .map(|change| &change.key.name);
-        self.client.follow(later, sequences, names.clone());
-        self.names.follow(later, sequences, names);
+        self.client.follow(shared, sequences, names.clone());
+        self.names.follow(shared, sequences, names);
     }
 
-    /// Keeps memory down for good, once the client has what it is to have.
+    /// Reduces memory use once the client has its target configuration.
     pub(super) fn settle(&mut self, view: &View<'_>) {
         if self.is_settled() {
-            let (shared, (_, now)) = (view.shared(self.kind), view.shared_sequences());
-            self.client.settle(shared, now);
-            self.names.settle(shared, now);
+            let (shared, (_, sequence)) = (view.shared(self.kind), view.shared_sequences());
+            self.client.settle(shared, sequence);
+            self.names.settle(shared, sequence);
         }
     }
 
-    /// Whether there is nothing to decide: nobody asked, an answer is awaited, or nothing is left to look at.
+    /// Returns whether no response can be sent: the kind is not requested, a response is in flight, or nothing is
+    /// pending.
     pub(super) fn has_nothing_to_send(&self) -> bool {
-        !self.heard
+        !self.requested
             || self.in_flight.is_some()
-            || (self.pending.is_empty() && self.retries.is_empty() && !self.greet)
+            || (self.pending.is_empty() && self.retries.is_empty() && !self.response_due)
     }
 
-    /// Notes that something changed.
-    pub(super) fn note(&mut self, change: Change, limit: usize) {
+    /// Records a change of a resource. Beyond `limit` pending names, all names are compared later instead.
+    pub(super) fn on_change(&mut self, change: Change, limit: usize) {
         if !self.wants(&change.key.name) {
             return;
         }
         self.enqueue(change.key.name, change.sequence, change.sequence, false);
         if self.pending.len() > limit {
-            let since = self
-                .pending
-                .values()
-                .map(|pending| pending.since)
-                .min()
-                .unwrap_or_default();
+            let since = self.pending.values().map(|pending| pending.since).min();
             self.pending.retain(|_, pending| pending.forced);
-            self.compare_all(since);
+            self.compare_all(since.unwrap_or_default());
         }
     }
 
-    /// Notes that nothing is known of what changed, nor since when.
-    pub(super) fn compare_everything(&mut self) {
+    /// Records that any resource may have changed, at any time.
+    pub(super) fn on_unknown_changes(&mut self) {
         self.client.lose_track();
         self.names.lose_track();
         self.compare_all(0);
     }
 
-    /// Notes that anything may have changed since then.
+    /// Records that any resource may have changed with this sequence number or a later one.
     pub(super) fn compare_all(&mut self, since: u64) {
-        if !self.heard {
+        if !self.requested {
             return;
         }
         self.compare_all = Some(self.compare_all.map_or(since, |earlier| earlier.min(since)));
     }
 
-    /// Turns "anything may have changed" into names, once their number is needed.
-    pub(super) fn expand(&mut self, view: &View<'_>) {
-        if !self.heard || self.in_flight.is_some() {
+    /// Enqueues all names that differ, if all names have to be compared and a response can be sent.
+    pub(super) fn enqueue_differences(&mut self, view: &View<'_>) {
+        if !self.requested || self.in_flight.is_some() {
             return;
         }
         let Some(since) = self.compare_all.take() else {
             return;
         };
-        let mut found: Vec<Arc<str>> = Vec::new();
+        let mut names: Vec<Arc<str>> = Vec::new();
         if self.wildcard {
-            found.extend(view.wildcard(self.kind).map(|entry| entry.stamp.name.clone()));
+            names.extend(view.wildcard(self.kind).map(|entry| entry.name().clone()));
         }
-        found.extend(self.names.iter().cloned());
-        found.extend(self.client.iter().map(|stamp| stamp.name.clone()));
-        found.extend(self.rejected.keys().cloned());
-        for name in found {
-            if matches!(self.verdict(&name, false, view), Verdict::Nothing) {
-                self.forget_rejection(&name, view);
+        names.extend(self.names.iter().cloned());
+        names.extend(self.client.iter().map(|resource| resource.name.clone()));
+        names.extend(self.rejected.keys().cloned());
+        for name in names {
+            if matches!(self.action(&name, false, view), Action::None) {
+                self.drop_stale_rejection(&name, view);
             } else {
                 self.enqueue(name, since, view.sequence(), false);
             }
         }
     }
 
-    /// When the oldest resource was created that the client should have and does not have yet.
+    /// Returns the sequence number of the oldest resource that the client is to have and does not have. Resources that
+    /// are sent on demand do not count: no other resource that is sent unrequested refers to them.
     pub(super) fn oldest_missing(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().and_then(|sent| sent.oldest_new);
         let names = self.pending.keys().chain(self.retries.iter().flatten());
-        let missing = names.filter(|name| !self.surely_has(name)).filter_map(|name| {
-            match self.verdict(name, false, view) {
-                Verdict::Upsert(entry) => Some(entry.created),
-                Verdict::Nothing | Verdict::Remove => None,
-            }
-        });
+        let missing = names
+            .filter(|name| !self.has_known_version(name))
+            .filter_map(|name| match self.action(name, false, view) {
+                Action::Upsert(entry) if !entry.is_on_demand() => Some(entry.created),
+                _ => None,
+            });
         sent.into_iter().chain(missing).chain(self.compare_all).min()
     }
 
-    /// When the oldest change happened that the client has not confirmed.
+    /// Returns the sequence number of the oldest change that the client has not acknowledged.
     pub(super) fn oldest_change(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().map(|sent| sent.since);
         let pending = self
             .pending
             .iter()
-            .filter(|(name, pending)| !matches!(self.verdict(name, pending.forced, view), Verdict::Nothing));
+            .filter(|(name, pending)| !matches!(self.action(name, pending.forced, view), Action::None));
         let retried = if self.retries.is_empty() { None } else { Some(0) };
         sent.into_iter()
             .chain(pending.map(|(_, pending)| pending.since))
@@ -238,13 +272,43 @@ impl Tracker {
             .min()
     }
 
-    /// Whether the client still has it although it should not, or was just told to drop it.
+    /// Returns whether the client has a resource that it is about to lose, or whose removal is in flight. A tombstone in
+    /// its place is a removal.
     pub(super) fn is_losing(&self, name: &Arc<str>, view: &View<'_>) -> bool {
-        let told = self
+        let in_flight = self
             .in_flight
             .as_ref()
-            .is_some_and(|sent| sent.removed.contains(name));
-        told || (self.client.contains(name) && self.target(name, view).is_none())
+            .is_some_and(|sent| sent.removed.contains(name) || sent.tombstones.contains(name));
+        in_flight
+            || self
+                .client
+                .get(name)
+                .is_some_and(|has| match self.target(name, view) {
+                    None => true,
+                    Some(Target::Tombstone(tombstone)) => has.version != tombstone.versioned_name.version,
+                    Some(Target::Stored(_)) => false,
+                })
+    }
+
+    /// Returns whether a resource exists for the proxy and the client has neither ACKed any version of it nor NACKed the
+    /// current one.
+    pub(super) fn is_awaited(&self, name: &Arc<str>, view: &View<'_>) -> bool {
+        if self.rejected.contains_key(name) || view.get(self.kind, name).is_none() {
+            return false;
+        }
+        let is_new_in_flight = self.in_flight.as_ref().is_some_and(|sent| {
+            let mut items = sent.items.iter();
+            items.any(|(item, before)| item.name == *name && !before.as_ref().is_some_and(is_known))
+        });
+        !self.has_known_version(name) || is_new_in_flight || self.has_tombstone(name, view)
+    }
+
+    fn has_tombstone(&self, name: &Arc<str>, view: &View<'_>) -> bool {
+        let Some(has) = self.client.get(name).filter(|_| self.names.contains(name)) else {
+            return false;
+        };
+        let tombstone = view.tombstone(self.kind, name);
+        tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == has.version)
     }
 
     fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, forced: bool) {
@@ -258,62 +322,67 @@ impl Tracker {
         pending.forced |= forced;
     }
 
-    fn surely_has(&self, name: &str) -> bool {
-        self.client
-            .get(name)
-            .is_some_and(|stamp| &*stamp.version != UNSURE)
+    fn has_known_version(&self, name: &str) -> bool {
+        self.client.get(name).is_some_and(is_known)
     }
 
     fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
 
-    fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<&'a Arc<Entry>> {
-        if self.wants(name) {
-            view.get(self.kind, name)
-        } else {
-            None
+    fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<Target<'a>> {
+        // Most wildcard subscriptions come without names; their look-up would cost a hash.
+        let explicit = (self.names.len() > 0).then(|| self.names.get(name)).flatten();
+        match explicit {
+            Some(name) => {
+                let stored = view.get(self.kind, name).map(Target::Stored);
+                stored.or_else(|| Some(Target::Tombstone(view.tombstone(self.kind, name)?.into())))
+            }
+            None if self.wildcard => view.get_by_wildcard(self.kind, name).map(Target::Stored),
+            None => None,
         }
     }
 
-    fn verdict<'a>(&self, name: &str, forced: bool, view: &View<'a>) -> Verdict<'a> {
+    fn action<'a>(&self, name: &str, forced: bool, view: &View<'a>) -> Action<'a> {
         let client = self.client.get(name);
-        let Some(entry) = self.target(name, view) else {
-            let tell = client.is_some() || (forced && self.wants(name));
-            return if tell { Verdict::Remove } else { Verdict::Nothing };
+        let Some(target) = self.target(name, view) else {
+            let remove = client.is_some() || (forced && self.wants(name));
+            return if remove { Action::Remove } else { Action::None };
         };
-        let has = client.is_some_and(|stamp| stamp.version == entry.stamp.version);
-        let refused = || {
+        let has = || client.is_some_and(|resource| resource.version == *target.version());
+        let is_rejected = || {
             self.rejected
                 .get(name)
-                .is_some_and(|rejection| rejection.stamp.version == entry.stamp.version)
+                .is_some_and(|rejection| rejection.resource.version == *target.version())
         };
-        if !forced && (has || refused()) {
-            Verdict::Nothing
-        } else {
-            Verdict::Upsert(entry)
+        if !forced && (has() || is_rejected()) {
+            return Action::None;
+        }
+        match target {
+            Target::Stored(entry) => Action::Upsert(entry),
+            Target::Tombstone(entry) => Action::Tombstone(entry),
         }
     }
 
-    /// A resource that is gone, or back at what the client has, is not a rejected one any more.
-    fn forget_rejection(&mut self, name: &str, view: &View<'_>) {
-        if self.rejected.is_empty() {
+    /// Drops the rejection of a resource that is gone, or whose target is another version.
+    fn drop_stale_rejection(&mut self, name: &str, view: &View<'_>) {
+        let Some(rejection) = self.rejected.get(name) else {
             return;
-        }
-        let current = self.target(name, view).map(|entry| &entry.stamp.version);
-        if self
-            .rejected
-            .get(name)
-            .is_some_and(|rejection| current != Some(&rejection.stamp.version))
-        {
+        };
+        let target = self.target(name, view);
+        if target.is_none_or(|target| *target.version() != rejection.resource.version) {
             self.rejected.remove(name);
         }
     }
 }
 
-fn unsure(name: &Arc<str>) -> Arc<Stamp> {
-    Arc::new(Stamp {
+fn is_known(resource: &Arc<VersionedName>) -> bool {
+    &*resource.version != UNKNOWN_VERSION
+}
+
+fn unknown_version(name: &Arc<str>) -> Arc<VersionedName> {
+    Arc::new(VersionedName {
         name: name.clone(),
-        version: UNSURE.into(),
+        version: UNKNOWN_VERSION.into(),
     })
 }

@@ -1,6 +1,5 @@
 //! The server under test, on loopback, and what it reports.
 
-use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +13,7 @@ use kermode_removals::{EndpointRemovals, RemovalStatus, Replicas};
 use kermode_xds::server::{
     AdsServer, Metrics, Numbers, Progress, ProxyId, Report, Settings, StatusSink, Transport,
 };
-use kermode_xds::store::{Profile, Store, Visibility};
+use kermode_xds::store::{Profile, Store};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -155,11 +154,7 @@ impl ControlPlane {
 
     /// Replaces what belongs to the proxy alone.
     pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
-        let profile = Profile {
-            mesh: "default".into(),
-            visibility: Visibility::All,
-            hidden: HashSet::new(),
-        };
+        let profile = Profile::new("default".into());
         self.store.replace_proxy(&proxy(), profile, resources);
     }
 

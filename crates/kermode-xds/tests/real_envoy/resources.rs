@@ -76,6 +76,7 @@ fn resource(kind: ResourceKind, name: &str, message: &impl Message) -> Resource 
         version: version.into(),
         body: body.into(),
         service: None,
+        on_demand: None,
     }
 }
 

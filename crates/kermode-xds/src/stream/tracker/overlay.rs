@@ -1,76 +1,77 @@
-//! What a stream remembers of each name, as the difference from what all streams share.
+//! Map of the names of one stream, stored as the difference from what all streams of the mesh share.
 //!
-//! Thousands of clients have nearly the same resources. What one has is therefore kept as a moment of the shared scope,
-//! whose memory all streams share, and the names for which the client differs from it. Where there is no such moment,
-//! every name is a difference.
+//! Thousands of proxies have nearly the same resources. An overlay therefore refers to one version of the mesh's
+//! persistent map, whose nodes all streams share, and holds only the names for which the client differs from it. Without
+//! a base, every name is a difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::store::{Stamp, Stamps};
+use crate::store::{VersionedName, VersionedNames};
 
-/// What is remembered of a name.
-pub(super) trait Remembered: Clone + PartialEq {
-    /// Its name.
+/// Value of an overlay.
+pub(super) trait Value: Clone + PartialEq {
+    /// Returns the name under which the value is stored.
     fn name(&self) -> &Arc<str>;
 
-    /// What is remembered when it is as in what is shared.
-    fn of(shared: &Arc<Stamp>) -> &Self;
+    /// Returns the value that a shared resource stands for.
+    fn of(shared: &Arc<VersionedName>) -> &Self;
 }
 
-/// Remembered values by name.
+/// Map from names to values.
 #[derive(Debug)]
 pub(super) struct Overlay<V> {
-    shared: Stamps,
-    /// Up to which change of what is shared that moment has been kept up; none when it has not.
+    /// Version of the shared map that this map refers to.
+    base: VersionedNames,
+    /// Sequence number up to which the base follows the shared map; `None` if it does not follow.
     followed: Option<u64>,
-    /// None for a name that is shared and not remembered.
-    differs: HashMap<Arc<str>, Option<V>>,
+    /// Names whose value is not the one of the base. `None` for a name of the base that this map does not contain.
+    differences: HashMap<Arc<str>, Option<V>>,
     len: usize,
 }
 
-/// So few differences are not worth looking for a better moment, nor is so much room worth giving back. Tests have few
-/// names.
+/// Number of differences up to which neither another base is tried nor memory returned: the gain is below a kilobyte. 1
+/// in tests, which use few names.
 const FEW: usize = if cfg!(test) { 1 } else { 16 };
 
-// === impl Remembered ===
+// === impl Value ===
 
-impl Remembered for Arc<Stamp> {
+impl Value for Arc<VersionedName> {
     fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    fn of(shared: &Arc<Stamp>) -> &Self {
+    fn of(shared: &Arc<VersionedName>) -> &Self {
         shared
     }
 }
 
-impl Remembered for Arc<str> {
+impl Value for Arc<str> {
     fn name(&self) -> &Arc<str> {
         self
     }
 
-    fn of(shared: &Arc<Stamp>) -> &Self {
+    fn of(shared: &Arc<VersionedName>) -> &Self {
         &shared.name
     }
 }
 
 // === impl Overlay ===
 
-impl<V: Remembered> Overlay<V> {
+impl<V: Value> Overlay<V> {
     pub(super) fn new() -> Self {
         Self {
-            shared: Stamps::new_sync(),
+            base: VersionedNames::new_sync(),
             followed: None,
-            differs: HashMap::new(),
+            differences: HashMap::new(),
             len: 0,
         }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&V> {
-        match self.differs.get(name) {
+        match self.differences.get(name) {
             Some(value) => value.as_ref(),
-            None => self.shared.get(name).map(V::of),
+            None => self.base.get(name).map(V::of),
         }
     }
 
@@ -84,14 +85,14 @@ impl<V: Remembered> Overlay<V> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &V> {
         let same = self
-            .shared
+            .base
             .iter()
-            .filter(|(name, _)| !self.differs.contains_key(*name));
-        let different = self.differs.values().flatten();
-        same.map(|(_, stamp)| V::of(stamp)).chain(different)
+            .filter(|(name, _)| !self.differences.contains_key(*name));
+        let different = self.differences.values().flatten();
+        same.map(|(_, shared)| V::of(shared)).chain(different)
     }
 
-    /// Remembers it; returns what was remembered of its name before.
+    /// Inserts a value. Returns the earlier value of its name.
     pub(super) fn insert(&mut self, value: V) -> Option<V> {
         let before = self.get(value.name()).cloned();
         self.len += usize::from(before.is_none());
@@ -99,7 +100,7 @@ impl<V: Remembered> Overlay<V> {
         before
     }
 
-    /// Forgets a name; returns what was remembered of it.
+    /// Removes a name. Returns its value.
     pub(super) fn remove(&mut self, name: &str) -> Option<V> {
         let before = self.get(name).cloned()?;
         self.len -= 1;
@@ -107,32 +108,33 @@ impl<V: Remembered> Overlay<V> {
         Some(before)
     }
 
-    /// Forgets the names for which that is not so.
+    /// Removes the names for which `keep` returns false.
     pub(super) fn retain(&mut self, keep: impl Fn(&Arc<str>) -> bool) {
         let kept = self.iter().filter(|value| keep(value.name()));
-        let differs: HashMap<_, _> = kept
+        let differences: HashMap<_, _> = kept
             .map(|value| (value.name().clone(), Some(value.clone())))
             .collect();
         *self = Self {
-            shared: Stamps::new_sync(),
+            base: VersionedNames::new_sync(),
             followed: None,
-            len: differs.len(),
-            differs,
+            len: differences.len(),
+            differences,
         };
     }
 
-    /// Keeps the same values against a later moment, `now`, if it follows what is shared, and has done so up to `before`.
-    /// Between the two nothing has changed but those names; one may come several times.
+    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if the base follows the shared map up to
+    /// `before`. The values stay the same. `changed` are the names that changed between the two; a name may occur more
+    /// than once, and an unchanged name does no harm.
     pub(super) fn follow<'a>(
         &mut self,
-        later: Option<&Stamps>,
+        shared: Option<&VersionedNames>,
         (before, now): (Option<u64>, u64),
         changed: impl Iterator<Item = &'a Arc<str>> + Clone,
     ) {
         if self.followed.is_none() {
             return;
         }
-        let Some(later) = later.filter(|_| self.followed == before) else {
+        let Some(shared) = shared.filter(|_| self.followed == before) else {
             self.followed = None;
             return;
         };
@@ -142,69 +144,69 @@ impl<V: Remembered> Overlay<V> {
             return;
         }
         for name in names.clone() {
-            let then = self.shared.get(name).map(V::of);
-            if then != later.get(name).map(V::of) && !self.differs.contains_key(name) {
-                self.differs.insert(name.clone(), then.cloned());
+            let value = self.base.get(name).map(V::of);
+            if value != shared.get(name).map(V::of) && !self.differences.contains_key(name) {
+                self.differences.insert(name.clone(), value.cloned());
             }
         }
-        self.shared = later.clone();
+        self.base = shared.clone();
         for name in names {
             let same = self
-                .differs
+                .differences
                 .get(name)
-                .is_some_and(|value| value.as_ref() == later.get(name).map(V::of));
+                .is_some_and(|value| value.as_ref() == shared.get(name).map(V::of));
             if same {
-                self.differs.remove(name);
+                self.differences.remove(name);
             }
         }
     }
 
-    /// What is shared was not read on from where it was.
+    /// Stops following the shared map, whose changes are unknown.
     pub(super) fn lose_track(&mut self) {
         self.followed = None;
     }
 
-    /// Keeps the same values against this moment if that may take less, and gives back room that is not needed. For one
-    /// that does not change much in the near future.
-    pub(super) fn settle(&mut self, shared: Option<&Stamps>, now: u64) {
-        if self.followed.is_none() && self.differs.len() > FEW {
+    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if that takes less memory, and returns
+    /// unused memory. The values stay the same. For a map that is not expected to change soon.
+    pub(super) fn settle(&mut self, shared: Option<&VersionedNames>, now: u64) {
+        if self.followed.is_none() && self.differences.len() > FEW {
             match shared {
-                // Otherwise what it does not have of it would be more.
-                Some(shared) if shared.size() < self.len + self.differs.len() => {
-                    self.differs = self.difference_from(shared);
-                    self.shared = shared.clone();
+                // With a larger shared map, the names that this map lacks would be more than the present differences.
+                Some(shared) if shared.size() < self.len + self.differences.len() => {
+                    self.differences = self.differences_from(shared);
+                    self.base = shared.clone();
                     self.followed = Some(now);
                 }
-                None if !self.shared.is_empty() => {
-                    self.differs = self.difference_from(&Stamps::new_sync());
-                    self.shared = Stamps::new_sync();
+                None if !self.base.is_empty() => {
+                    self.differences = self.differences_from(&VersionedNames::new_sync());
+                    self.base = VersionedNames::new_sync();
                 }
                 _ => {}
             }
         }
-        if self.differs.capacity() > 2 * self.differs.len().max(FEW) {
-            self.differs.shrink_to_fit();
+        if self.differences.capacity() > 2 * self.differences.len().max(FEW) {
+            self.differences.shrink_to_fit();
         }
     }
 
-    fn difference_from(&self, other: &Stamps) -> HashMap<Arc<str>, Option<V>> {
-        let mut differs = HashMap::new();
-        for (name, stamp) in other {
+    fn differences_from(&self, other: &VersionedNames) -> HashMap<Arc<str>, Option<V>> {
+        let mut differences = HashMap::new();
+        for (name, shared) in other {
             let value = self.get(name);
-            if value != Some(V::of(stamp)) {
-                differs.insert(name.clone(), value.cloned());
+            if value != Some(V::of(shared)) {
+                differences.insert(name.clone(), value.cloned());
             }
         }
-        let alone = self.iter().filter(|value| !other.contains_key(value.name()));
-        differs.extend(alone.map(|value| (value.name().clone(), Some(value.clone()))));
-        differs
+        let missing = self.iter().filter(|value| !other.contains_key(value.name()));
+        differences.extend(missing.map(|value| (value.name().clone(), Some(value.clone()))));
+        differences
     }
 
     fn set(&mut self, name: Arc<str>, value: Option<V>) {
-        if value.as_ref() == self.shared.get(&name).map(V::of) {
-            self.differs.remove(&name);
+        if value.as_ref() == self.base.get(&name).map(V::of) {
+            self.differences.remove(&name);
         } else {
-            self.differs.insert(name, value);
+            self.differences.insert(name, value);
         }
     }
 }
@@ -217,8 +219,8 @@ mod tests {
 
     use super::*;
 
-    fn stamp(name: u8, version: u8) -> Arc<Stamp> {
-        Arc::new(Stamp {
+    fn mk_resource(name: u8, version: u8) -> Arc<VersionedName> {
+        Arc::new(VersionedName {
             name: format!("name-{name}").into(),
             version: version.to_string().into(),
         })
@@ -229,11 +231,11 @@ mod tests {
         Insert(u8, u8),
         Remove(u8),
         Keep(u8),
-        /// What is shared changes, and is read on.
+        /// The shared map changes, and the overlay follows.
         Follow(Vec<(u8, Option<u8>)>),
-        /// What is shared changes, and nobody knows how.
+        /// The shared map changes in an unknown way.
         Lose(Vec<(u8, Option<u8>)>),
-        /// Whether what is shared can be seen.
+        /// The overlay settles, with a view of the shared map or without.
         Settle(bool),
     }
 
@@ -249,39 +251,39 @@ mod tests {
         ]
     }
 
-    fn change(shared: &mut Stamps, changes: &[(u8, Option<u8>)]) -> Vec<Arc<str>> {
+    fn change(shared: &mut VersionedNames, changes: &[(u8, Option<u8>)]) -> Vec<Arc<str>> {
         for (name, version) in changes {
-            let stamp = stamp(*name, version.unwrap_or_default());
+            let resource = mk_resource(*name, version.unwrap_or_default());
             match version {
-                Some(_) => shared.insert_mut(stamp.name.clone(), stamp),
-                None => drop(shared.remove_mut(&stamp.name)),
+                Some(_) => shared.insert_mut(resource.name.clone(), resource),
+                None => drop(shared.remove_mut(&resource.name)),
             }
         }
         changes
             .iter()
-            .map(|(name, _)| stamp(*name, 0).name.clone())
+            .map(|(name, _)| mk_resource(*name, 0).name.clone())
             .collect()
     }
 
     proptest! {
         #[test]
-        fn it_is_a_map_whatever_it_is_kept_against(steps in prop::collection::vec(step(), 0..40)) {
-            let mut shared = Stamps::new_sync();
-            let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
-            let mut model: BTreeMap<Arc<str>, Arc<Stamp>> = BTreeMap::new();
+        fn overlay_behaves_as_a_map_with_any_base(steps in prop::collection::vec(step(), 0..40)) {
+            let mut shared = VersionedNames::new_sync();
+            let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
+            let mut model: BTreeMap<Arc<str>, Arc<VersionedName>> = BTreeMap::new();
             let mut sequence = 0;
             for step in steps {
                 match step {
                     Step::Insert(name, version) => {
-                        let stamp = stamp(name, version);
-                        prop_assert_eq!(overlay.insert(stamp.clone()), model.insert(stamp.name.clone(), stamp));
+                        let resource = mk_resource(name, version);
+                        prop_assert_eq!(overlay.insert(resource.clone()), model.insert(resource.name.clone(), resource));
                     }
                     Step::Remove(name) => {
-                        let name = stamp(name, 0).name.clone();
+                        let name = mk_resource(name, 0).name.clone();
                         prop_assert_eq!(overlay.remove(&name), model.remove(&name));
                     }
                     Step::Keep(name) => {
-                        let name = stamp(name, 0).name.clone();
+                        let name = mk_resource(name, 0).name.clone();
                         overlay.retain(|other| *other != name);
                         model.remove(&name);
                     }
@@ -296,87 +298,91 @@ mod tests {
                         sequence += 1;
                         overlay.lose_track();
                     }
-                    Step::Settle(seen) => overlay.settle(seen.then_some(&shared), sequence),
+                    Step::Settle(visible) => overlay.settle(visible.then_some(&shared), sequence),
                 }
                 let mut all: Vec<_> = overlay.iter().cloned().collect();
                 all.sort_by(|one, other| one.name.cmp(&other.name));
                 prop_assert_eq!(&all, &model.values().cloned().collect::<Vec<_>>());
                 prop_assert_eq!(overlay.len(), model.len());
                 for name in 0..6 {
-                    let name = stamp(name, 0).name.clone();
+                    let name = mk_resource(name, 0).name.clone();
                     prop_assert_eq!(overlay.get(&name), model.get(&name));
                 }
             }
         }
     }
 
-    /// A hundred names that are shared.
-    fn hundred() -> Stamps {
+    /// Returns a shared map of a hundred names.
+    fn hundred() -> VersionedNames {
         (0..100)
-            .map(|name| stamp(name, 0))
-            .map(|stamp| (stamp.name.clone(), stamp))
+            .map(|name| mk_resource(name, 0))
+            .map(|resource| (resource.name.clone(), resource))
             .collect()
     }
 
-    /// One that has all of them, and is settled.
-    fn settled(shared: &Stamps) -> Overlay<Arc<Stamp>> {
+    /// Returns a settled overlay with all names of the shared map.
+    fn settled(shared: &VersionedNames) -> Overlay<Arc<VersionedName>> {
         let mut overlay = Overlay::new();
-        for stamp in shared.values() {
-            overlay.insert(stamp.clone());
+        for resource in shared.values() {
+            overlay.insert(resource.clone());
         }
         overlay.settle(Some(shared), 1);
         overlay
     }
 
     #[test]
-    fn a_name_that_changed_twice_is_followed_once() {
+    fn name_that_changed_twice_is_followed_once() {
         let mut shared = hundred();
         let mut overlay = settled(&shared);
-        overlay.insert(stamp(1, 1));
-        shared.insert_mut(stamp(1, 1).name.clone(), stamp(1, 1));
-        let name = stamp(1, 1).name.clone();
+        overlay.insert(mk_resource(1, 1));
+        shared.insert_mut(mk_resource(1, 1).name.clone(), mk_resource(1, 1));
+        let name = mk_resource(1, 1).name.clone();
         overlay.follow(Some(&shared), (Some(1), 3), [name.clone(), name.clone()].iter());
-        assert_eq!(overlay.get(&name), Some(&stamp(1, 1)));
+        assert_eq!(overlay.get(&name), Some(&mk_resource(1, 1)));
     }
 
     #[test]
-    fn who_has_what_all_have_remembers_next_to_nothing() {
+    fn map_equal_to_the_shared_one_has_few_differences() {
         let mut shared = hundred();
         let mut overlay = settled(&shared);
-        overlay.insert(stamp(100, 0));
-        assert_eq!(overlay.differs.len(), 1);
-        let later = stamp(7, 1);
+        overlay.insert(mk_resource(100, 0));
+        assert_eq!(overlay.differences.len(), 1);
+        let later = mk_resource(7, 1);
         shared.insert_mut(later.name.clone(), later.clone());
         overlay.follow(Some(&shared), (Some(1), 2), [later.name.clone()].iter());
-        assert_eq!(overlay.differs.len(), 2, "it has the old one still");
+        assert_eq!(
+            overlay.differences.len(),
+            2,
+            "the client still has the old version"
+        );
         overlay.insert(later);
-        assert_eq!(overlay.differs.len(), 1);
+        assert_eq!(overlay.differences.len(), 1);
     }
 
     #[test]
-    fn who_has_little_of_what_all_have_remembers_that_little() {
+    fn map_much_smaller_than_the_shared_one_has_no_base() {
         let shared = hundred();
-        let mut overlay: Overlay<Arc<Stamp>> = Overlay::new();
+        let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
         overlay.settle(Some(&shared), 1);
-        assert_eq!(overlay.differs.capacity(), 0);
+        assert_eq!(overlay.differences.capacity(), 0);
         for name in 0..20 {
-            overlay.insert(stamp(name, 0));
+            overlay.insert(mk_resource(name, 0));
         }
         overlay.settle(Some(&shared), 1);
-        assert_eq!(overlay.differs.len(), 20);
+        assert_eq!(overlay.differences.len(), 20);
     }
 
     #[test]
-    fn who_does_not_see_any_more_what_all_have_remembers_none_of_it() {
+    fn map_without_a_view_of_the_shared_one_drops_its_base() {
         let shared = hundred();
         let mut overlay = settled(&shared);
         for name in 1..100 {
-            overlay.remove(&stamp(name, 0).name);
+            overlay.remove(&mk_resource(name, 0).name);
         }
         overlay.lose_track();
         overlay.settle(None, 2);
-        assert_eq!(overlay.differs.len(), 1);
-        assert!(overlay.shared.is_empty());
-        assert!(overlay.differs.capacity() < 50, "the room is given back");
+        assert_eq!(overlay.differences.len(), 1);
+        assert!(overlay.base.is_empty());
+        assert!(overlay.differences.capacity() < 50, "unused memory is returned");
     }
 }

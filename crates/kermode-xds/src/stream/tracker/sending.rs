@@ -1,61 +1,82 @@
-//! What goes into the next response, and what it leaves to remember.
+//! Composition of the next response, and the state that remains once it is sent.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{InFlight, Tracker, UNSURE, Verdict, unsure};
-use crate::store::{Entry, Stamp, View};
-use crate::stream::order::Gate;
+use super::{Action, InFlight, Tracker, is_known, unknown_version};
+use crate::store::{Entry, VersionedName, View};
+use crate::stream::hold::Holds;
+use crate::stream::order::SendOrder;
 
-/// What the tags and length prefixes of one resource add to a response, at most.
+/// Upper bound, in bytes, of the tags and length prefixes that one resource adds to a response.
 const OVERHEAD: usize = 8;
 
-/// The content of a response.
+/// Content of a response.
 #[derive(Debug, Default)]
 pub(in crate::stream) struct Batch {
     /// New and changed resources.
     pub(in crate::stream) items: Vec<Item>,
-    /// Names of removed ones.
+    /// Names of removed resources.
     pub(in crate::stream) removed: Vec<Arc<str>>,
+    /// Sequence number of the oldest change.
     since: Option<u64>,
 }
 
 /// A new or changed resource in a response.
 #[derive(Debug)]
 pub(in crate::stream) struct Item {
-    /// What it is.
-    pub(in crate::stream) stamp: Arc<Stamp>,
-    /// How it goes out.
+    /// Name and version of the resource.
+    pub(in crate::stream) resource: Arc<VersionedName>,
+    /// Encoded resource.
     pub(in crate::stream) encoded: Bytes,
-    created: u64,
-    /// The client needs it even if it has it, so what it had is of no use to it any more.
+    /// Whether the resource is a tombstone.
+    pub(in crate::stream) is_tombstone: bool,
+    /// Sequence number with which the resource was created, if listeners may refer to it.
+    created: Option<u64>,
+    /// Whether the resource is sent even if the client has this version. Then the client does not keep the version that
+    /// it has if it NACKs this one.
     forced: bool,
 }
 
 // === impl Tracker ===
 
 impl Tracker {
-    /// What to send next, if anything may be sent. For one that has something to send.
-    pub(in crate::stream) fn next(&mut self, view: &View<'_>, gate: &Gate, limit: usize) -> Option<Batch> {
+    /// Returns the content of the next response, if one may be sent. Only for a tracker that has something to send.
+    pub(in crate::stream) fn next_batch(
+        &mut self,
+        view: &View<'_>,
+        order: &SendOrder,
+        holds: &Holds,
+        limit: usize,
+    ) -> Option<Batch> {
         let mut batch = Batch::default();
         while let Some(part) = self.retries.pop_front() {
-            self.fill_retry(&mut batch, part, view, gate);
+            self.fill_retry(&mut batch, part, view, order);
             if !batch.is_empty() {
                 return Some(batch);
             }
         }
-        let complete = self.fill(&mut batch, view, gate, limit);
-        // When something is held back, that will be the greeting: a client that is told "nothing" goes on without.
-        if batch.is_empty() && !(self.greet && complete) {
+        let complete = self.fill(&mut batch, view, order, holds, limit);
+        // An empty first response makes Envoy continue without resources. If any are delayed, they become the first
+        // response.
+        if batch.is_empty() && !(self.response_due && complete) {
             return None;
         }
-        self.greet = false;
+        self.response_due = false;
         Some(batch)
     }
 
-    /// Takes what may be sent out of `pending`. Returns whether everything new or changed is among it.
-    fn fill(&mut self, batch: &mut Batch, view: &View<'_>, gate: &Gate, limit: usize) -> bool {
+    /// Moves the pending resources that may be sent into a batch. Returns whether these are all new and changed
+    /// resources, apart from held ones.
+    fn fill(
+        &mut self,
+        batch: &mut Batch,
+        view: &View<'_>,
+        order: &SendOrder,
+        holds: &Holds,
+        limit: usize,
+    ) -> bool {
         let mut bytes = 0;
         let mut complete = true;
         let mut pending = std::mem::take(&mut self.pending);
@@ -64,79 +85,102 @@ impl Tracker {
                 complete = false;
                 return true;
             }
-            match self.verdict(name, waiting.forced, view) {
-                Verdict::Nothing => self.forget_rejection(name, view),
-                Verdict::Upsert(entry) => {
-                    let size = entry.encoded.len() + OVERHEAD;
-                    if gate.holds_upsert(entry) || (bytes > 0 && bytes + size > limit) {
+            let exceeds = |bytes: usize, entry: &Entry| bytes > 0 && bytes + size(entry) > limit;
+            match self.action(name, waiting.forced, view) {
+                Action::None => self.drop_stale_rejection(name, view),
+                Action::Upsert(_) if holds.contains(self.kind, name) => return true,
+                Action::Upsert(entry) => {
+                    if order.delays_upsert(entry) || exceeds(bytes, entry) {
                         complete = false;
                         return true;
                     }
-                    bytes += size;
+                    bytes += size(entry);
                     batch.upsert(entry, waiting.since, waiting.forced);
                 }
-                Verdict::Remove => {
-                    if self.client.contains(name) && gate.holds_removal(name, waiting.latest) {
+                Action::Tombstone(entry) => {
+                    if self.client.contains(name) && order.delays_removal(name, waiting.latest) {
+                        return true;
+                    }
+                    if order.delays_upsert(&entry) || exceeds(bytes, &entry) {
+                        complete = false;
+                        return true;
+                    }
+                    bytes += size(&entry);
+                    batch.tombstone(*entry, waiting.since, waiting.forced);
+                }
+                Action::Remove => {
+                    if self.client.contains(name) && order.delays_removal(name, waiting.latest) {
                         return true;
                     }
                     bytes += name.len() + OVERHEAD;
                     batch.remove(name.clone(), waiting.since);
-                    self.forget_rejection(name, view);
+                    self.drop_stale_rejection(name, view);
                 }
             }
             false
         });
-        // Not the room of an empty one: a node holds eleven names, and most of the time there is none.
+        // An empty map may still own a node for eleven names, and most trackers have nothing pending.
         if !pending.is_empty() {
             self.pending = pending;
         }
         complete
     }
 
-    /// Fills a response with a part of a rejected one, as far as it still has to be sent.
-    fn fill_retry(&mut self, batch: &mut Batch, part: Vec<Arc<str>>, view: &View<'_>, gate: &Gate) {
+    /// Adds a part of a rejected response to a batch, as far as it still has to be sent.
+    fn fill_retry(&mut self, batch: &mut Batch, part: Vec<Arc<str>>, view: &View<'_>, order: &SendOrder) {
         for name in part {
             let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
-            match self.verdict(&name, forced, view) {
-                Verdict::Upsert(entry) if gate.holds_upsert(entry) => {
+            match self.action(&name, forced, view) {
+                Action::Upsert(entry) if order.delays_upsert(entry) => {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
-                Verdict::Upsert(entry) => batch.upsert(entry, 0, forced),
-                Verdict::Remove => self.enqueue(name, 0, view.sequence(), forced),
-                Verdict::Nothing => self.forget_rejection(&name, view),
+                Action::Upsert(entry) => batch.upsert(entry, 0, forced),
+                // Sent once already, so it does not have to wait as a removal does.
+                Action::Tombstone(entry) => batch.tombstone(*entry, 0, forced),
+                Action::Remove => self.enqueue(name, 0, view.sequence(), forced),
+                Action::None => self.drop_stale_rejection(&name, view),
             }
         }
     }
 
-    /// Remembers what was sent.
-    pub(in crate::stream) fn sent(&mut self, nonce: String, batch: Batch) {
+    /// Records a batch as in flight.
+    pub(in crate::stream) fn on_sent(&mut self, nonce: String, batch: Batch) {
         let mut oldest_new: Option<u64> = None;
         let mut items = Vec::with_capacity(batch.items.len());
+        let mut tombstones = Vec::new();
         for item in batch.items {
             let Item {
-                stamp,
+                resource,
+                is_tombstone,
                 created,
                 forced,
                 ..
             } = item;
-            let before = self.client.insert(stamp.clone());
-            if before.as_ref().is_none_or(|before| &*before.version == UNSURE) {
-                oldest_new = Some(oldest_new.map_or(created, |oldest| oldest.min(created)));
+            let before = self.client.insert(resource.clone());
+            if !before.as_ref().is_some_and(is_known) {
+                oldest_new = oldest_new.into_iter().chain(created).min();
             }
-            let before = if forced { Some(unsure(&stamp.name)) } else { before };
-            items.push((stamp, before));
+            if is_tombstone {
+                tombstones.push(resource.name.clone());
+            }
+            let before = if forced {
+                Some(unknown_version(&resource.name))
+            } else {
+                before
+            };
+            items.push((resource, before));
         }
         for name in &batch.removed {
             self.client.remove(name);
-            self.early.remove(name);
+            self.sent_before_endpoints.remove(name);
         }
-        let since = batch.since.unwrap_or(u64::MAX);
         self.in_flight = Some(InFlight {
             nonce,
             items,
             removed: batch.removed,
+            tombstones,
             oldest_new,
-            since,
+            since: batch.since.unwrap_or(u64::MAX),
         });
     }
 }
@@ -149,22 +193,37 @@ impl Batch {
     }
 
     fn upsert(&mut self, entry: &Entry, since: u64, forced: bool) {
-        let (stamp, encoded, created) = (entry.stamp.clone(), entry.encoded.clone(), entry.created);
         self.items.push(Item {
-            stamp,
-            encoded,
-            created,
+            resource: entry.versioned_name.clone(),
+            encoded: entry.encoded.clone(),
+            is_tombstone: false,
+            created: (!entry.is_on_demand()).then_some(entry.created),
             forced,
         });
-        self.note(since);
+        self.include(since);
+    }
+
+    fn tombstone(&mut self, entry: Entry, since: u64, forced: bool) {
+        self.items.push(Item {
+            resource: entry.versioned_name,
+            encoded: entry.encoded,
+            is_tombstone: true,
+            created: None,
+            forced,
+        });
+        self.include(since);
     }
 
     fn remove(&mut self, name: Arc<str>, since: u64) {
         self.removed.push(name);
-        self.note(since);
+        self.include(since);
     }
 
-    fn note(&mut self, since: u64) {
+    fn include(&mut self, since: u64) {
         self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
     }
+}
+
+fn size(entry: &Entry) -> usize {
+    entry.encoded.len() + OVERHEAD
 }

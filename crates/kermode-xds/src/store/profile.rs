@@ -1,0 +1,146 @@
+//! Profile of a proxy: the shared resources that it may get, and how it gets them.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use kermode_envoy::{Resource, ResourceKind};
+use kermode_model::{MeshName, ServiceName};
+
+use super::Key;
+
+/// A set of services, which selects shared resources. Resources that belong to no service are always selected.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// All services of the mesh.
+    #[default]
+    All,
+    /// These services.
+    Only(HashSet<ServiceName>),
+}
+
+/// Rules by which a proxy's view is composed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Mesh whose shared resources the proxy gets.
+    pub mesh: MeshName,
+    /// Services whose shared resources the proxy may get at all.
+    pub visibility: Visibility,
+    /// Services whose shared resources a wildcard subscription brings, as far as they are visible. Resources of the
+    /// other visible services are sent on demand: only to a subscription by name.
+    pub eager: Visibility,
+    /// Shared resources that the proxy does not get, whatever their service. An outbound listener would replace an
+    /// inbound listener of the proxy at the same address.
+    pub hidden: HashSet<Key>,
+    /// Source of the resources that answer a subscription to a name that does not exist. Without one, and for a name
+    /// for which it returns none, the answer is `removed_resources`.
+    pub tombstones: Option<Tombstones>,
+}
+
+/// Source of tombstones: resources that stand for "does not exist", such as a cluster without endpoints.
+///
+/// Envoy does not request a name again after `removed_resources` named it (envoyproxy/envoy#25924): with on-demand
+/// discovery, every later connection would wait until its timeout and fail. A tombstone keeps the name subscribed and
+/// makes the connection fail at once.
+///
+/// The function returns the same resource, version included, for the same kind and name on every replica. Two sources
+/// are equal if one is a clone of the other.
+#[derive(Clone)]
+pub struct Tombstones(Arc<TombstoneFn>);
+
+type TombstoneFn = dyn Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync;
+
+/// Names that a change of a profile concerns.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum ProfileChange {
+    /// Any name.
+    Everything,
+    /// The resources of these services, and these keys.
+    Some {
+        services: Vec<ServiceName>,
+        keys: Vec<Key>,
+    },
+}
+
+// === impl Visibility ===
+
+impl Visibility {
+    /// Returns whether resources of this service, or of none, are selected.
+    pub(super) fn selects(&self, service: Option<&ServiceName>) -> bool {
+        match (self, service) {
+            (Visibility::All, _) | (Visibility::Only(_), None) => true,
+            (Visibility::Only(services), Some(service)) => services.contains(service),
+        }
+    }
+
+    /// Returns the services that only one of the two selects, or `None` if only one selects all.
+    fn difference(&self, other: &Self) -> Option<Vec<ServiceName>> {
+        match (self, other) {
+            (Visibility::All, Visibility::All) => Some(Vec::new()),
+            (Visibility::Only(one), Visibility::Only(other)) => {
+                Some(one.symmetric_difference(other).cloned().collect())
+            }
+            (Visibility::All, Visibility::Only(_)) | (Visibility::Only(_), Visibility::All) => None,
+        }
+    }
+}
+
+// === impl Profile ===
+
+impl Profile {
+    /// Creates the profile of a proxy that gets all shared resources of its mesh by wildcard.
+    pub fn new(mesh: MeshName) -> Self {
+        Self {
+            mesh,
+            visibility: Visibility::All,
+            eager: Visibility::All,
+            hidden: HashSet::new(),
+            tombstones: None,
+        }
+    }
+
+    /// Returns the names that differ between the views of two profiles.
+    pub(super) fn difference(&self, other: &Self) -> ProfileChange {
+        let visible = self.visibility.difference(&other.visibility);
+        let eager = self.eager.difference(&other.eager);
+        let (Some(mut services), Some(eager)) = (visible, eager) else {
+            return ProfileChange::Everything;
+        };
+        if self.mesh != other.mesh || self.tombstones != other.tombstones {
+            return ProfileChange::Everything;
+        }
+        services.extend(eager);
+        let keys = self.hidden.symmetric_difference(&other.hidden).cloned();
+        ProfileChange::Some {
+            services,
+            keys: keys.collect(),
+        }
+    }
+}
+
+// === impl Tombstones ===
+
+impl Tombstones {
+    /// Creates a source from a function of kind and name.
+    pub fn new(source: impl Fn(ResourceKind, &str) -> Option<Resource> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(source))
+    }
+
+    pub(super) fn get(&self, kind: ResourceKind, name: &str) -> Option<Resource> {
+        (self.0)(kind, name)
+    }
+}
+
+impl PartialEq for Tombstones {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Tombstones {}
+
+impl fmt::Debug for Tombstones {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Tombstones")
+    }
+}

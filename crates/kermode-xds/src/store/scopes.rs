@@ -1,0 +1,106 @@
+//! Scopes by mesh or by proxy, each behind a lock, with a channel that wakes the streams that read it.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use kermode_envoy::Resource;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio::sync::watch;
+
+use super::scope::{Entry, Scope};
+
+/// The scopes of all meshes, or of all proxies. A watcher creates the scope of a proxy that is not published yet.
+#[derive(Debug)]
+pub(super) struct Scopes<K> {
+    scopes: RwLock<HashMap<K, Arc<LockedScope>>>,
+    /// Creates an empty scope.
+    empty: fn() -> Scope,
+}
+
+/// A scope, its lock, and the channel that carries its newest sequence number to the watchers.
+#[derive(Debug)]
+pub(super) struct LockedScope {
+    scope: RwLock<Scope>,
+    sequence: watch::Sender<u64>,
+}
+
+// === impl Scopes ===
+
+impl<K: Clone + Eq + Hash> Scopes<K> {
+    pub(super) fn new(empty: fn() -> Scope) -> Self {
+        Self {
+            scopes: RwLock::default(),
+            empty,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.scopes.read().len()
+    }
+
+    pub(super) fn get(&self, key: &K) -> Option<Arc<LockedScope>> {
+        self.scopes.read().get(key).cloned()
+    }
+
+    pub(super) fn get_or_insert(&self, key: &K) -> Arc<LockedScope> {
+        if let Some(scope) = self.get(key) {
+            return scope;
+        }
+        let mut scopes = self.scopes.write();
+        scopes
+            .entry(key.clone())
+            .or_insert_with(|| Arc::new(LockedScope::new((self.empty)())))
+            .clone()
+    }
+
+    /// Removes a scope that has no profile and at most `references` references, the one of this map included.
+    pub(super) fn remove_unused(&self, key: &K, references: usize) {
+        let mut scopes = self.scopes.write();
+        let unused = scopes
+            .get(key)
+            .is_some_and(|scope| Arc::strong_count(scope) <= references && scope.read().profile().is_none());
+        if unused {
+            scopes.remove(key);
+        }
+    }
+}
+
+// === impl LockedScope ===
+
+impl LockedScope {
+    fn new(scope: Scope) -> Self {
+        Self {
+            scope: RwLock::new(scope),
+            sequence: watch::Sender::new(0),
+        }
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Scope> {
+        self.scope.read()
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Scope> {
+        self.scope.write()
+    }
+
+    /// Encodes the resources that differ from the stored ones. Called before the scope is locked for writing.
+    pub(super) fn encode_changed(&self, resources: Vec<Resource>) -> Vec<Entry> {
+        let scope = self.read();
+        let changed: Vec<Resource> = resources
+            .into_iter()
+            .filter(|resource| scope.differs(resource))
+            .collect();
+        drop(scope);
+        changed.into_iter().map(Entry::new).collect()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.sequence.subscribe()
+    }
+
+    /// Wakes the streams that read the scope.
+    pub(super) fn notify(&self, scope: &Scope) {
+        self.sequence.send_replace(scope.sequence());
+    }
+}

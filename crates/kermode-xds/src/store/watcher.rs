@@ -1,0 +1,162 @@
+//! Watcher of one proxy's view: the scopes that its stream reads, and the cursors into their logs.
+
+use std::sync::Arc;
+
+use kermode_model::{MeshName, ObjectKey};
+use tokio::sync::watch;
+
+use super::scope::{LogEntry, Logged, Scope};
+use super::scopes::LockedScope;
+use super::{Change, Store, View};
+
+/// Changes since the stream last read its view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// These changes. A key may occur more than once, and may name a resource that is not in the view.
+    Some(Vec<Change>),
+    /// Unknown changes: the log does not reach back to the cursor, or the profile changed as a whole. The stream
+    /// compares all names.
+    All,
+}
+
+/// Watches the view of one proxy. Holds two cursors and no resources.
+#[derive(Debug)]
+pub struct Watcher {
+    store: Arc<Store>,
+    proxy: ObjectKey,
+    own: ScopeCursor,
+    shared: Option<(MeshName, ScopeCursor)>,
+}
+
+#[derive(Debug)]
+struct ScopeCursor {
+    scope: Arc<LockedScope>,
+    changed: watch::Receiver<u64>,
+    /// Sequence number of the newest change that was read; `None` before the first read.
+    cursor: Option<u64>,
+}
+
+// === impl Watcher ===
+
+impl Watcher {
+    pub(super) fn new(store: Arc<Store>, proxy: ObjectKey) -> Self {
+        let own = ScopeCursor::new(store.proxies.get_or_insert(&proxy));
+        store.demand.add(&proxy);
+        Self {
+            store,
+            proxy,
+            own,
+            shared: None,
+        }
+    }
+
+    /// Waits until the view may have changed. Cancel safe.
+    pub async fn changed(&mut self) {
+        let own = self.own.changed.changed();
+        // This watcher holds the scopes and thereby the senders, so no channel can be closed.
+        let _ = match &mut self.shared {
+            None => own.await,
+            Some((_, shared)) => tokio::select! {
+                changed = own => changed,
+                changed = shared.changed.changed() => changed,
+            },
+        };
+    }
+
+    /// Calls `step` with the current view and the changes since the last call.
+    ///
+    /// There is no view before the proxy is published and after it is removed. The scopes are locked during the call,
+    /// so `step` must not block.
+    pub fn read<T>(&mut self, step: impl FnOnce(Option<View<'_>>, Changes) -> T) -> T {
+        self.follow_mesh();
+        let own = self.own.scope.read();
+        let (Some(profile), Some((mesh, shared))) = (own.profile(), &mut self.shared) else {
+            self.own.cursor = None;
+            return step(None, Changes::Some(Vec::new()));
+        };
+        if *mesh != profile.mesh {
+            // The proxy moved to another mesh after `follow_mesh`. That change wakes the stream again.
+            return step(None, Changes::Some(Vec::new()));
+        }
+        // Borrowed, since thousands of streams would contend for the reference count of a clone.
+        let scope = shared.scope.read();
+        let read_before = shared.cursor;
+        let from_own = advance(&mut self.own.changed, &mut self.own.cursor, &own, &scope);
+        let from_shared = advance(&mut shared.changed, &mut shared.cursor, &scope, &scope);
+        let changes = match (from_own, from_shared) {
+            (Some(mut changes), Some(more)) => {
+                changes.extend(more);
+                Changes::Some(changes)
+            }
+            _ => Changes::All,
+        };
+        let view = View {
+            own: &own,
+            shared: &scope,
+            profile,
+            read_before,
+            sequence: self.store.sequence(),
+        };
+        step(Some(view), changes)
+    }
+
+    /// Switches to the shared scope of the mesh that the profile names.
+    fn follow_mesh(&mut self) {
+        let own = self.own.scope.read();
+        let followed = self.shared.as_ref().map(|(mesh, _)| mesh);
+        let mesh = own.profile().map(|profile| &profile.mesh);
+        if let Some(mesh) = mesh.filter(|mesh| followed != Some(mesh)) {
+            let cursor = ScopeCursor::new(self.store.meshes.get_or_insert(mesh));
+            self.shared = Some((mesh.clone(), cursor));
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.store.demand.remove(&self.proxy);
+        // Two references: the one of the map and the one of this watcher.
+        self.store.proxies.remove_unused(&self.proxy, 2);
+    }
+}
+
+// === impl ScopeCursor ===
+
+impl ScopeCursor {
+    fn new(scope: Arc<LockedScope>) -> Self {
+        let changed = scope.subscribe();
+        Self {
+            scope,
+            changed,
+            cursor: None,
+        }
+    }
+}
+
+/// Moves a cursor to the end of its scope's log. Returns the changes that it passed, or `None` if they are unknown.
+///
+/// A logged service stands for the resources that `shared` has of it now. Resources that it had before are in the log
+/// of `shared`.
+fn advance(
+    receiver: &mut watch::Receiver<u64>,
+    cursor: &mut Option<u64>,
+    scope: &Scope,
+    shared: &Scope,
+) -> Option<Vec<Change>> {
+    receiver.mark_unchanged();
+    let cursor = cursor.replace(scope.sequence())?;
+    let mut changes = Vec::new();
+    for LogEntry { sequence, logged } in scope.since(cursor)? {
+        let change = |key| Change {
+            sequence: *sequence,
+            key,
+        };
+        match logged {
+            Logged::Resource(key) => changes.push(change(key.clone())),
+            Logged::Service(service) => {
+                changes.extend(shared.keys_of(Some(service)).cloned().map(change));
+            }
+        }
+    }
+    Some(changes)
+}

@@ -1,0 +1,91 @@
+//! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
+//!
+//! A resource names the others in [`OnDemand::after`]. Only the resource itself waits: other names of its kind, other
+//! kinds and the first response to a wildcard are sent meanwhile, and no resource waits for a held one. The caller
+//! measures the time, see [`Stream::next_deadline`].
+//!
+//! [`OnDemand::after`]: kermode_envoy::OnDemand::after
+//! [`Stream::next_deadline`]: super::Stream::next_deadline
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kermode_envoy::ResourceKind;
+
+use super::tracker::Tracker;
+use crate::store::{Key, View};
+
+/// Pending resources of a stream that wait for others, or stopped waiting at their deadline.
+#[derive(Debug, Default)]
+pub(super) struct Holds(BTreeMap<Key, Hold>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hold {
+    /// Waiting since the current step.
+    New,
+    /// Waiting until this time at most.
+    Until(Instant),
+    /// No longer waiting. Kept until the resource is sent.
+    Expired,
+}
+
+// === impl Holds ===
+
+impl Holds {
+    /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
+    pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
+        let mut before = std::mem::take(&mut self.0);
+        // Meshes without on-demand resources, and their streams, do not pay for the search.
+        let on_demand = ResourceKind::ALL
+            .into_iter()
+            .filter(|kind| view.has_on_demand(*kind));
+        for tracker in on_demand.map(|kind| &trackers[kind as usize]) {
+            for entry in tracker.pending_upserts(view) {
+                let after = entry.on_demand.iter().flat_map(|on_demand| &on_demand.after);
+                let mut waiting =
+                    after.filter(|(kind, name)| trackers[*kind as usize].is_awaited(name, view));
+                if waiting.next().is_some() {
+                    let key = entry.key();
+                    let hold = before.remove(&key).unwrap_or(Hold::New);
+                    self.0.insert(key, hold);
+                }
+            }
+        }
+    }
+
+    /// Returns whether a pending resource has to wait.
+    pub(super) fn contains(&self, kind: ResourceKind, name: &Arc<str>) -> bool {
+        if self.0.is_empty() {
+            return false;
+        }
+        let key = Key {
+            kind,
+            name: name.clone(),
+        };
+        self.0.get(&key).is_some_and(|hold| *hold != Hold::Expired)
+    }
+
+    /// Sets the deadline of new holds. Returns the earliest deadline.
+    pub(super) fn next_deadline(&mut self, now: Instant, limit: Duration) -> Option<Instant> {
+        let deadlines = self.0.values_mut().filter_map(|hold| {
+            if *hold == Hold::New {
+                *hold = Hold::Until(now + limit);
+            }
+            match hold {
+                Hold::Until(deadline) => Some(*deadline),
+                Hold::New | Hold::Expired => None,
+            }
+        });
+        deadlines.min()
+    }
+
+    /// Ends the holds whose deadline has passed.
+    pub(super) fn expire(&mut self, now: Instant) {
+        for hold in self.0.values_mut() {
+            if matches!(hold, Hold::Until(deadline) if *deadline <= now) {
+                *hold = Hold::Expired;
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! ACKs and NACKs: records accepted versions, and isolates the invalid resource of a rejected response.
+
+use std::sync::Arc;
+
+use kermode_protocol::ads::DeltaDiscoveryRequest;
+
+use super::{InFlight, Tracker, unknown_version};
+use crate::store::VersionedName;
+use crate::stream::{Event, Rejection};
+
+// === impl Tracker ===
+
+impl Tracker {
+    /// Handles the ACK or NACK of the response in flight, if the request is one. Any other nonce is stale.
+    pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
+        let in_flight = self
+            .in_flight
+            .take_if(|sent| sent.nonce == request.response_nonce)?;
+        self.acknowledged = true;
+        let resources: Vec<_> = in_flight
+            .items
+            .iter()
+            .map(|(resource, _)| resource.clone())
+            .collect();
+        let Some(error) = &request.error_detail else {
+            for resource in &resources {
+                self.rejected.remove(&resource.name);
+            }
+            return Some(Event::Acknowledged {
+                kind: self.kind,
+                resources,
+                removed: in_flight.removed,
+            });
+        };
+        let message: Arc<str> = error.message.as_str().into();
+        self.on_rejected(in_flight, &message);
+        Some(Event::Rejected {
+            kind: self.kind,
+            resources,
+            message,
+        })
+    }
+
+    fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
+        if sent.items.is_empty() {
+            // Only removals, which cannot be sent in another form.
+            return;
+        }
+        if sent.items.len() == 1 && sent.removed.is_empty() {
+            if let Some((resource, before)) = sent.items.pop() {
+                let before = before.unwrap_or_else(|| unknown_version(&resource.name));
+                self.restore(&resource.name, before);
+                let rejection = Rejection {
+                    kind: self.kind,
+                    resource,
+                    message: message.clone(),
+                };
+                self.rejected.insert(rejection.resource.name.clone(), rejection);
+            }
+            return;
+        }
+        // Envoy may have applied any part of the response, so all versions are unknown. The parts are sent again to find
+        // the invalid resource.
+        let mut names: Vec<Arc<str>> = sent
+            .items
+            .into_iter()
+            .map(|(resource, _)| resource.name.clone())
+            .collect();
+        for name in &names {
+            self.restore(name, unknown_version(name));
+        }
+        for name in &sent.removed {
+            if self.wants(name) {
+                self.client.insert(unknown_version(name));
+            }
+        }
+        let second = names.split_off(names.len().div_ceil(2));
+        for part in [second, names, sent.removed] {
+            if !part.is_empty() {
+                self.retries.push_front(part);
+            }
+        }
+    }
+
+    /// Sets the version that the client has after a NACK. A name that the client unsubscribed from meanwhile is no
+    /// longer recorded, and stays so.
+    fn restore(&mut self, name: &Arc<str>, before: Arc<VersionedName>) {
+        if self.client.contains(name) {
+            self.client.insert(before);
+        }
+    }
+}

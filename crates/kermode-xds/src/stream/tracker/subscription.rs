@@ -1,0 +1,151 @@
+//! Subscriptions of the client: the wildcard and explicit names, side by side.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use kermode_envoy::ResourceKind;
+use kermode_protocol::ads::DeltaDiscoveryRequest;
+
+use super::{Tracker, WILDCARD};
+use crate::store::{VersionedName, View};
+
+// === impl Tracker ===
+
+impl Tracker {
+    /// Returns whether the client has requested this kind on this stream.
+    pub(in crate::stream) fn is_requested(&self) -> bool {
+        self.requested
+    }
+
+    /// Number of explicit names.
+    pub(in crate::stream) fn subscribed_names(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Applies the subscription changes of a request.
+    pub(in crate::stream) fn on_subscription(
+        &mut self,
+        request: &DeltaDiscoveryRequest,
+        view: Option<&View<'_>>,
+    ) {
+        let first = !self.requested;
+        self.requested = true;
+        if first {
+            for (name, version) in &request.initial_resource_versions {
+                self.client.insert(self.versioned_name(name, version, view));
+            }
+            if self.is_legacy_wildcard(request) {
+                self.subscribe_wildcard(first);
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            self.unsubscribe(name);
+        }
+        for name in &request.resource_names_subscribe {
+            if name == WILDCARD {
+                self.subscribe_wildcard(first);
+            } else {
+                self.subscribe(name, first, view);
+            }
+        }
+        if first && !self.wildcard {
+            self.retain_explicit_names();
+        }
+        if first {
+            self.compare_all(0);
+        }
+    }
+
+    /// Sends these resources again, as far as the client subscribed to them by name.
+    pub(in crate::stream) fn resend_subscribed(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
+        for name in names {
+            if self.names.contains(&name) {
+                self.enqueue(name, 0, 0, true);
+            }
+        }
+    }
+
+    /// Records clusters that are sent before the client first requested endpoints.
+    pub(in crate::stream) fn record_sent_before_endpoints(&mut self, names: impl Iterator<Item = Arc<str>>) {
+        self.sent_before_endpoints.extend(names);
+    }
+
+    /// Removes and returns the clusters that were sent before the client first requested endpoints.
+    pub(in crate::stream) fn take_sent_before_endpoints(&mut self) -> BTreeSet<Arc<str>> {
+        std::mem::take(&mut self.sent_before_endpoints)
+    }
+
+    /// Returns whether a first request is a wildcard subscription in the older form: clusters or listeners without names.
+    fn is_legacy_wildcard(&self, request: &DeltaDiscoveryRequest) -> bool {
+        request.resource_names_subscribe.is_empty()
+            && matches!(self.kind, ResourceKind::Cluster | ResourceKind::Listener)
+    }
+
+    fn subscribe_wildcard(&mut self, first: bool) {
+        self.wildcard = true;
+        if !first {
+            // The client may have unsubscribed and subscribed again in one request, and dropped all resources.
+            self.retain_explicit_names();
+        }
+        self.response_due = true;
+        self.compare_all(0);
+    }
+
+    fn subscribe(&mut self, name: &str, first: bool, view: Option<&View<'_>>) {
+        let known = self.client.get(name);
+        let stored = || {
+            view.and_then(|view| view.get(self.kind, name))
+                .map(|entry| &entry.versioned_name)
+        };
+        // The text of the store, so that streams share it.
+        let name: Arc<str> = known
+            .or_else(stored)
+            .map_or_else(|| name.into(), |resource| resource.name.clone());
+        let has = first && self.client.contains(&name);
+        self.names.insert(name.clone());
+        // A client that subscribes again may have dropped the resource, so it is sent again.
+        self.enqueue(name, 0, 0, !has);
+    }
+
+    fn unsubscribe(&mut self, name: &str) {
+        if name == WILDCARD {
+            self.wildcard = false;
+            self.response_due = false;
+            self.retain_explicit_names();
+            self.pending.retain(|name, _| self.names.contains(name));
+            self.rejected.retain(|name, _| self.names.contains(name));
+            return;
+        }
+        let Some(name) = self.names.remove(name) else {
+            return;
+        };
+        if self.wildcard {
+            // The client does not know whether the wildcard brings the resource, so it is sent, or its removal is.
+            self.enqueue(name, 0, 0, true);
+        } else {
+            self.client.remove(&name);
+            self.pending.remove(&name);
+            self.rejected.remove(&name);
+        }
+    }
+
+    /// Drops the versions of resources that the client had by wildcard alone.
+    fn retain_explicit_names(&mut self) {
+        self.client.retain(|name| self.names.contains(name));
+    }
+
+    /// Returns a name and version that the client reports. The store's own copy if it is the same, so that streams share
+    /// it.
+    fn versioned_name(&self, name: &str, version: &str, view: Option<&View<'_>>) -> Arc<VersionedName> {
+        let current = view
+            .and_then(|view| view.get(self.kind, name))
+            .map(|entry| &entry.versioned_name);
+        match current.filter(|resource| &*resource.version == version) {
+            Some(resource) => resource.clone(),
+            None => Arc::new(VersionedName {
+                name: name.into(),
+                version: version.into(),
+            }),
+        }
+    }
+}
