@@ -85,11 +85,11 @@ fuzz-properties: ## every property test with CASES (5000) new random inputs
 	@cargo test --package kermode-k8s --lib index::property
 	@cargo test --package kermode-inject --test properties
 	@cargo test --package kermode-netfilter --lib interval
-	@cargo test --package kuma-cp --lib webhook::tests::hostile
+	@cargo test --package kermode-admission --lib tests::hostile
 
 fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with seeds of its own
 	@KERMODE_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --package kermode-inject --test hostile -- --nocapture
-	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kuma-cp webhook::tests::hostile
+	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kermode-admission --lib tests::hostile
 
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool

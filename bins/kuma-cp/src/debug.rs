@@ -13,12 +13,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kermode_model::ObjectKey;
 use kermode_removals::EndpointRemovals;
+use kermode_status::Statuses;
 use kermode_xds::store::{ResourceKind, Store, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::config::Config;
-use crate::status::Statuses;
 
 /// How long the resources of a proxy may take to be made.
 const MAKING: Duration = Duration::from_secs(1);

@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use kermode_admission::directory::{Directory, NamespaceRecord};
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::controller::recorder::{Events, Subject};
 use kermode_k8s::controller::watch::Update;
 use kermode_k8s::controller::writer::Writer;
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind, PodFacts, ServiceFacts};
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::Touched;
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TrafficPermission, tag};
 use kermode_removals::EndpointRemovals;
@@ -23,8 +25,6 @@ use kermode_runtime::readiness::Guard;
 use kermode_xds::snapshot::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::directory::{Directory, NamespaceRecord};
-use crate::mesh::SharedIndex;
 pub(crate) use metrics::Metrics;
 
 /// What the watches tell.

@@ -2,22 +2,11 @@
 //!
 //! A library so that its parts can be tested and measured without a process; the binary only calls [`main`].
 
-mod authentication;
-mod authorities;
 mod config;
 mod debug;
-mod defaults;
-pub mod directory;
 mod engine;
-mod identity;
-mod mesh;
 mod proxies;
-mod replicas;
-mod serving;
-mod sharing;
-mod status;
 mod watches;
-pub mod webhook;
 mod wiring;
 
 use std::path::PathBuf;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kermode_authentication::{Authenticator, ProxyIdentity};
+use kermode_issuance::{Authentication, CertificateIssuance};
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
+use kermode_status::Statuses;
 use kermode_xds::departures::service::DepartureService;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
@@ -16,26 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
-use tonic::Status;
 use tonic::service::Routes;
-
-use crate::authentication::Authentication;
-use crate::identity::{Identity, status};
-use crate::mesh::SharedIndex;
-use crate::status::Statuses;
-
-impl Authenticator for Authentication {
-    fn authenticate<'a>(
-        &'a self,
-        metadata: &'a http::HeaderMap,
-    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
-        Box::pin(async move { self.identify(metadata).await.map_err(|refused| status(&refused)) })
-    }
-
-    fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status> {
-        self.allow(identity).map_err(|refused| status(&refused))
-    }
-}
 
 /// Sources of the endpoint-removal service.
 pub(crate) struct RemovalSources {
@@ -55,7 +38,7 @@ impl Proxies {
         store: Arc<Store>,
         sources: RemovalSources,
         authentication: Authentication,
-        identity: Identity,
+        issuance: CertificateIssuance,
         statuses: Statuses,
         registry: &mut Registry,
         shutdown: &Shutdown,
@@ -90,7 +73,7 @@ impl Proxies {
             shutdown.watch(),
         );
         ads.report_to(statuses);
-        let others = Routes::new(identity).add_service(Rpc(departing)).prepare();
+        let others = Routes::new(issuance).add_service(Rpc(departing)).prepare();
         Self {
             transport: Transport::new(ads.clone(), others),
             ads,

@@ -8,11 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use kermode_admission::farewell;
+use kermode_authorities::serving::Serving;
+use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
 use kermode_k8s::controller::{client, describe, preflight, registration};
+use kermode_replicas::rebalancing;
 use kermode_runtime::readiness::Readiness;
 use kermode_runtime::shutdown::{self, Shutdown, Signals};
 use kermode_runtime::{diagnostics, tls};
+use kermode_status::MeshStatuses;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -23,10 +28,7 @@ use self::listeners::Listeners;
 use self::plane::Plane;
 use crate::config::Config;
 use crate::debug::{self, Debug};
-use crate::defaults::Defaults;
-use crate::serving::Serving;
-use crate::status::MeshStatuses;
-use crate::{sharing, watches, webhook};
+use crate::watches;
 
 /// How many messages of the watches may wait for the engine.
 const WAITING: usize = 4096;
@@ -135,7 +137,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let admission = {
         let listener = listeners.admission.into_std()?;
         let (certificate, shutdown) = (certificate.clone(), shutdown.clone());
-        let router = webhook::farewell::layer(webhook::router(webhooks), readiness.clone());
+        let router = farewell::layer(kermode_admission::router(webhooks), readiness.clone());
         apart("admission", move || async move {
             let listener = TcpListener::from_std(listener)?;
             Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
@@ -143,7 +145,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     };
     spawn(&mut components, "admission server", admission);
     let proxies = plane.proxies(&client, &registry, shutdown);
-    let sharing = sharing::keep(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
+    let sharing = rebalancing::keep(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
     spawn(&mut components, "sharing of proxies", until(shutdown, sharing));
     let proxies = tls::serve(
         listeners.proxies,

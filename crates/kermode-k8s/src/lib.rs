@@ -4,3 +4,4 @@ pub mod controller;
 pub mod convert;
 pub mod index;
 pub mod offline;
+pub mod shared_index;

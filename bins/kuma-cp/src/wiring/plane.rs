@@ -3,30 +3,29 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
+use kermode_admission::directory::Directory;
+use kermode_admission::{self as admission, Webhooks};
+use kermode_authorities::{self as authorities, Authorities};
+use kermode_issuance::{self as issuance, Authentication, CertificateIssuance};
 use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::index::Index;
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
 use kermode_removals::{EndpointRemovals, Replicas};
+use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
+use kermode_status::Statuses;
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
-use crate::authentication::Authentication;
-use crate::authorities::{self, Authorities};
 use crate::config::Config;
-use crate::directory::Directory;
 use crate::engine::{self, Engine};
-use crate::identity;
-use crate::mesh::SharedIndex;
 use crate::proxies::{Proxies, RemovalSources};
-use crate::replicas;
-use crate::status::Statuses;
-use crate::webhook::{self, Webhooks};
 
 /// The parts that components share.
 pub(super) struct Plane {
@@ -119,7 +118,7 @@ impl Plane {
     ) -> impl Future<Output = ()> + Send + use<> {
         let namespace = config.store.kubernetes.system_namespace.as_str();
         let own = ObjectKey::new(namespace, config.instance_name());
-        replicas::keep(client, own, config.dp_server.port, self.replicas.clone())
+        tracking::keep(client, own, config.dp_server.port, self.replicas.clone())
     }
 
     pub(super) async fn webhooks(
@@ -131,7 +130,7 @@ impl Plane {
     ) -> anyhow::Result<Webhooks> {
         let mut settings = config.runtime.kubernetes.injector.clone();
         settings.native_sidecars_supported = supports_native_sidecars(client).await?;
-        let metrics = webhook::Metrics::default();
+        let metrics = admission::Metrics::default();
         metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
         let ca_file = &settings.ca_cert_file;
         let control_plane_ca_pem = if ca_file.is_empty() {
@@ -147,7 +146,7 @@ impl Plane {
             control_plane_url: config.control_plane_url(),
             control_plane_ca_pem,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
-            reasons: webhook::Reasons::new(self.events.clone()),
+            reasons: admission::Reasons::new(self.events.clone()),
             metrics,
         })
     }
@@ -159,10 +158,10 @@ impl Plane {
         shutdown: &Shutdown,
     ) -> Proxies {
         let authentication = Authentication::new(client.clone(), self.index.clone());
-        let metrics = identity::Metrics::default();
+        let metrics = issuance::Metrics::default();
         let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
         metrics.register(&mut registry);
-        let identity = identity::Identity::new(
+        let issuance = CertificateIssuance::new(
             authentication.clone(),
             self.authorities.clone(),
             self.index.clone(),
@@ -176,7 +175,7 @@ impl Plane {
                 index: self.index.clone(),
             },
             authentication,
-            identity,
+            issuance,
             self.statuses.clone(),
             &mut registry,
             shutdown,

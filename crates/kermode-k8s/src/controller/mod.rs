@@ -3,6 +3,7 @@
 //! Every replica watches; the one that holds the [`lease`] writes.
 
 pub mod client;
+pub mod defaults;
 pub mod failure;
 pub mod lease;
 pub mod preflight;

@@ -1,0 +1,132 @@
+//! The webhooks over HTTPS, with a directory that has the namespaces `shop` (injected) and `plain`, and the Mesh
+//! `default`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use kermode_crds::annotation::SIDECAR_INJECTION;
+use kermode_identity::ServingAuthority;
+use kermode_k8s::controller::recorder::Events;
+use kermode_runtime::shutdown::{self, Trigger};
+use kermode_runtime::tls::{self, ServingCertificate};
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::api_server::{ApiServer, Mood};
+use super::caller::Caller;
+use super::review::{AdmissionResponse, review};
+use crate::directory::{Directory, NamespaceRecord};
+use crate::{Metrics, Reasons, Webhooks, router};
+
+/// Everything around a test.
+pub(super) struct World {
+    pub(super) api_server: ApiServer,
+    pub(super) caller: Caller,
+    events: mpsc::UnboundedReceiver<Value>,
+    registry: Registry,
+    /// The server ends with it.
+    _trigger: Trigger,
+}
+
+impl World {
+    pub(super) async fn new(mood: Mood) -> Self {
+        let (api_server, events) = ApiServer::new(mood);
+        let metrics = Metrics::default();
+        let mut registry = Registry::with_prefix("kuma_cp");
+        metrics.register(&mut registry);
+        let (trigger, shutdown) = shutdown::channel();
+        let now = SystemTime::now();
+        let authority = ServingAuthority::generate(now).expect("a CA");
+        let issued = authority
+            .issue(&["localhost".to_owned()], Duration::from_hours(1), now)
+            .expect("a certificate");
+        let chain = issued.certificate.chain.clone();
+        let certificate = ServingCertificate::new(chain, issued.private_key().into()).expect("a pair");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let webhooks = webhooks(&api_server, metrics);
+        tokio::spawn(tls::serve(listener, certificate, router(webhooks), 512, shutdown));
+        let ca = rustls::pki_types::pem::PemObject::from_pem_slice(authority.certificate_pem().as_bytes());
+        Self {
+            api_server,
+            caller: Caller {
+                address,
+                ca: ca.expect("a CA"),
+            },
+            events,
+            registry,
+            _trigger: trigger,
+        }
+    }
+
+    /// Asks about a Pod.
+    pub(super) async fn inject(&self, namespace: &str, pod: Value) -> AdmissionResponse {
+        self.ask(
+            "/inject-sidecar?timeout=10s",
+            review("u-1", namespace, "Pod", pod),
+        )
+        .await
+    }
+
+    pub(super) async fn ask(&self, path: &str, review: Value) -> AdmissionResponse {
+        let uid = review["request"]["uid"].clone();
+        let response = AdmissionResponse::read(&self.caller.post(path, review.to_string()).await);
+        assert_eq!(response.uid, uid, "the answer is to the question");
+        response
+    }
+
+    /// The next Event: the kind and name of what it is about, its reason and its type.
+    pub(super) async fn event(&mut self) -> String {
+        let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
+        let event = event.expect("an Event").expect("an Event");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        assert_eq!(event["action"], "InjectSidecar");
+        assert_eq!(event["metadata"]["namespace"], event["regarding"]["namespace"]);
+        let (kind, name) = (
+            text(&event["regarding"]["kind"]),
+            text(&event["regarding"]["name"]),
+        );
+        format!(
+            "{} {} on {kind} {name}",
+            text(&event["type"]),
+            text(&event["reason"])
+        )
+    }
+
+    /// The metrics as they are scraped.
+    pub(super) fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        text
+    }
+}
+
+/// The webhooks of that small world.
+pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
+    let directory = Directory::default();
+    let injected = NamespaceRecord {
+        labels: [(SIDECAR_INJECTION.to_owned(), "enabled".to_owned())].into(),
+        ..NamespaceRecord::default()
+    };
+    {
+        let mut contents = directory.write();
+        contents.namespaces.insert("shop".into(), Arc::new(injected));
+        contents.namespaces.insert("plain".into(), Arc::default());
+        contents.meshes.insert("default".into());
+    }
+    Webhooks {
+        settings: kermode_inject::Settings {
+            native_sidecars_supported: true,
+            ..kermode_inject::Settings::default()
+        },
+        directory,
+        client: api_server.client(),
+        control_plane_url: "https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
+        control_plane_ca_pem: "CA".to_owned(),
+        system_namespace: "kong-mesh-system".to_owned(),
+        reasons: Reasons::new(Events::start(api_server.client(), None)),
+        metrics,
+    }
+}

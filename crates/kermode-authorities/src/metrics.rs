@@ -1,0 +1,121 @@
+//! What is told of CAs: how far a change has come, when a root ends, how often one began.
+
+use std::sync::atomic::AtomicU64;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use kermode_identity::{Due, Phase, Succession};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::Id;
+
+/// Metrics of the CAs; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    phase: Family<PhaseLabels, Gauge>,
+    expiry: Family<RootLabels, Gauge<f64, AtomicU64>>,
+    begun: Family<BegunLabels, Counter>,
+    failures: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    mesh: String,
+    backend: String,
+    phase: PhaseLabel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum PhaseLabel {
+    Settled,
+    Distributing,
+    Reissuing,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RootLabels {
+    mesh: String,
+    backend: String,
+    generation: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BegunLabels {
+    mesh: String,
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Reason {
+    Requested,
+    Ageing,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "How far the change of a mesh's CA has come: 1 for the phase that it is in";
+        registry.register("mesh_ca_phase", help, self.phase.clone());
+        let help = "When a root that the mesh trusts ends, in seconds since the Unix epoch";
+        registry.register("mesh_ca_expiry_timestamp_seconds", help, self.expiry.clone());
+        let help = "Changes of a mesh's CA that this replica began";
+        registry.register("mesh_ca_rotations", help, self.begun.clone());
+        let help = "Failed attempts to read or write the Secrets of CAs";
+        registry.register("mesh_ca_secret_failures", help, self.failures.clone());
+    }
+
+    pub(super) fn failed(&self) {
+        self.failures.inc();
+    }
+
+    pub(super) fn begun(&self, id: &Id, due: Due) {
+        let reason = match due {
+            Due::Requested => Reason::Requested,
+            Due::Ageing => Reason::Ageing,
+        };
+        let mesh = id.0.to_string();
+        self.begun.get_or_create(&BegunLabels { mesh, reason }).inc();
+    }
+
+    pub(super) fn show(&self, id: &Id, succession: &Succession, now: SystemTime) {
+        let (mesh, backend) = (id.0.to_string(), id.1.clone());
+        let current = match succession.phase(now) {
+            Phase::Settled => PhaseLabel::Settled,
+            Phase::Distributing => PhaseLabel::Distributing,
+            Phase::Reissuing => PhaseLabel::Reissuing,
+        };
+        for phase in [
+            PhaseLabel::Settled,
+            PhaseLabel::Distributing,
+            PhaseLabel::Reissuing,
+        ] {
+            let labels = PhaseLabels {
+                mesh: mesh.clone(),
+                backend: backend.clone(),
+                phase,
+            };
+            self.phase.get_or_create(&labels).set(i64::from(phase == current));
+        }
+        let trusted: Vec<u32> = succession
+            .trusted(now)
+            .map(|generation| generation.number)
+            .collect();
+        for generation in succession.generations() {
+            let labels = RootLabels {
+                mesh: mesh.clone(),
+                backend: backend.clone(),
+                generation: generation.number,
+            };
+            if trusted.contains(&generation.number) {
+                let end = generation.authority.validity().not_after;
+                let end = end.duration_since(UNIX_EPOCH).unwrap_or_default();
+                self.expiry.get_or_create(&labels).set(end.as_secs_f64());
+            } else {
+                self.expiry.remove(&labels);
+            }
+        }
+    }
+}

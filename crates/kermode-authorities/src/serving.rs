@@ -1,0 +1,178 @@
+//! The control plane's own TLS: one CA for all replicas, kept in a Secret, and a short-lived certificate that each
+//! replica issues to itself and renews while it runs.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use futures::StreamExt;
+use kermode_identity::ServingAuthority;
+use kermode_k8s::controller::secret;
+use kermode_runtime::shutdown::Shutdown;
+use kermode_runtime::tls::ServingCertificate;
+use kube::Client;
+use rustls_pki_types::PrivateKeyDer;
+
+/// Name of the Secret with the CA.
+pub const CA_SECRET: &str = "kuma-control-plane-ca";
+const CERTIFICATE_KEY: &str = "ca.crt";
+const PRIVATE_KEY: &str = "ca.key";
+/// Lifetime of a replica's own certificate.
+const LIFETIME: Duration = Duration::from_hours(24 * 7);
+/// How often the age of the certificate is looked at.
+const CHECK: Duration = Duration::from_hours(1);
+
+/// Issues and renews this replica's certificate, and looks after the CA behind it.
+pub struct Serving {
+    client: Client,
+    namespace: String,
+    own: OwnCertificate,
+}
+
+/// This replica's certificate and what it takes to renew it.
+struct OwnCertificate {
+    authority: ServingAuthority,
+    names: Vec<String>,
+    issued: kermode_identity::ServingCertificate,
+    current: Arc<ServingCertificate>,
+}
+
+impl Serving {
+    /// Reads the CA from its Secret, making it first if need be, and issues a certificate for the names (DNS names
+    /// and IP addresses).
+    pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
+        let generated = ServingAuthority::generate(SystemTime::now())?;
+        let data =
+            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || contents(&generated)).await?;
+        let authority = authority(&data).with_context(|| format!("Secret {namespace}/{CA_SECRET}"))?;
+        let own = OwnCertificate::issue(authority, names, SystemTime::now())?;
+        Ok(Self {
+            client: client.clone(),
+            namespace: namespace.to_owned(),
+            own,
+        })
+    }
+
+    /// The CA as PEM: what API server and proxies have to trust.
+    pub fn ca_pem(&self) -> String {
+        self.own.authority.certificate_pem()
+    }
+
+    /// What the servers present.
+    pub fn certificate(&self) -> Arc<ServingCertificate> {
+        self.own.current.clone()
+    }
+
+    /// Renews the certificate in time and keeps the CA's Secret, until shutdown.
+    ///
+    /// # Errors
+    /// When the Secret holds another CA than this replica uses: two in force at once would cut off whoever trusts
+    /// the other. A restart makes all replicas agree.
+    pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let mut finished = std::pin::pin!(shutdown.wait());
+        let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
+        loop {
+            tokio::select! {
+                () = &mut finished => return Ok(()),
+                () = tokio::time::sleep(CHECK) => {}
+                Some(found) = secrets.next() => self.check_secret(found).await?,
+            }
+            if self.own.renew_if_due(SystemTime::now())? {
+                tracing::info!("serving certificate renewed");
+            }
+        }
+    }
+
+    async fn check_secret(&self, found: Option<secret::SecretData>) -> anyhow::Result<()> {
+        let (client, namespace) = (&self.client, &self.namespace);
+        let found = if let Some(found) = found {
+            found
+        } else {
+            tracing::warn!(
+                namespace,
+                name = CA_SECRET,
+                "Secret is gone: restored from memory"
+            );
+            let contents = || contents(&self.own.authority);
+            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", contents).await?
+        };
+        anyhow::ensure!(
+            authority(&found).is_ok_and(|found| found.certificate_pem() == self.ca_pem()),
+            "Secret {namespace}/{CA_SECRET} was replaced by another CA: this replica restarts to use it; Pods that \
+             were injected before have to be restarted"
+        );
+        Ok(())
+    }
+}
+
+impl OwnCertificate {
+    fn issue(authority: ServingAuthority, names: Vec<String>, now: SystemTime) -> anyhow::Result<Self> {
+        let issued = authority.issue(&names, LIFETIME, now)?;
+        let current = ServingCertificate::new(issued.certificate.chain.clone(), key(&issued))?;
+        Ok(Self {
+            authority,
+            names,
+            issued,
+            current,
+        })
+    }
+
+    /// Whether the certificate was old enough to be replaced.
+    fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
+        if !self.issued.needs_rotation(now) {
+            return Ok(false);
+        }
+        self.issued = self.authority.issue(&self.names, LIFETIME, now)?;
+        self.current
+            .replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
+        Ok(true)
+    }
+}
+
+fn authority(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
+    let text = |key: &str| {
+        let text = data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
+        text.with_context(|| {
+            format!(
+                "it has no {key}: restore it from a backup; without one, delete the Secret, then restart the control \
+                 plane and all Pods with a sidecar"
+            )
+        })
+    };
+    ServingAuthority::from_pem(text(CERTIFICATE_KEY)?, text(PRIVATE_KEY)?).context("it does not hold a CA")
+}
+
+fn contents(authority: &ServingAuthority) -> secret::SecretData {
+    secret::SecretData::from([
+        (
+            CERTIFICATE_KEY.to_owned(),
+            authority.certificate_pem().into_bytes(),
+        ),
+        (PRIVATE_KEY.to_owned(), authority.key_pem().into_bytes()),
+    ])
+}
+
+fn key(issued: &kermode_identity::ServingCertificate) -> PrivateKeyDer<'static> {
+    issued.private_key().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_certificate_is_replaced_before_it_expires_and_not_earlier() {
+        let start = SystemTime::now();
+        let authority = ServingAuthority::generate(start).expect("a CA");
+        let names = vec!["localhost".to_owned()];
+        let mut own = OwnCertificate::issue(authority, names, start).expect("a certificate");
+        let first = own.issued.certificate.chain.clone();
+
+        assert!(!own.renew_if_due(start + LIFETIME / 2).expect("nothing to do"));
+        assert_eq!(own.issued.certificate.chain, first);
+        let late = start + LIFETIME - CHECK;
+        assert!(own.renew_if_due(late).expect("renewed"));
+        assert_ne!(own.issued.certificate.chain, first);
+        assert!(own.issued.certificate.validity.contains(late + LIFETIME / 2));
+    }
+}

@@ -1,0 +1,133 @@
+//! An API server for tests: Secrets and Events in memory, behind the client that the product uses.
+
+#![allow(
+    clippy::expect_used,
+    clippy::missing_panics_doc,
+    reason = "a failed expectation fails the test"
+)]
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt as _;
+use k8s_openapi::ByteString;
+use kube::Client;
+use kube::client::Body;
+use parking_lot::{Mutex, MutexGuard};
+use serde_json::{Value, json};
+
+/// API server that has Secrets and takes Events; cheap to clone.
+#[derive(Clone, Default)]
+pub struct ApiServer {
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    secrets: Mutex<BTreeMap<String, Value>>,
+    events: Mutex<Vec<Value>>,
+    fails: AtomicBool,
+}
+
+impl ApiServer {
+    /// A client of it.
+    pub fn client(&self) -> Client {
+        let api_server = self.clone();
+        let service = tower::service_fn(move |request| {
+            let api_server = api_server.clone();
+            async move { api_server.answer(request).await }
+        });
+        Client::new(service, "default")
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// While it [fails](Self::set_failing).
+    pub async fn answer(&self, request: Request<Body>) -> io::Result<Response<Body>> {
+        if self.state.fails.load(Ordering::Relaxed) {
+            return Err(io::Error::other("no route"));
+        }
+        let (head, body) = request.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        let path = head.uri.path();
+        let (status, answer) = if path.ends_with("/secrets") && head.method == Method::GET {
+            let query = head.uri.query().unwrap_or_default();
+            assert!(query.contains("type%3Dsystem.kuma.io%2Fsecret"), "{query}");
+            let items: Vec<_> = self.secrets().values().cloned().collect();
+            (200, json!({"metadata": {}, "items": items}))
+        } else if path.ends_with("/secrets") {
+            assert_eq!(head.method, Method::POST);
+            self.create(serde_json::from_slice(&body).expect("JSON"))
+        } else if let Some((_, name)) = path.split_once("/secrets/") {
+            assert_eq!(head.method, Method::GET, "no Secret is ever changed");
+            let found = self.secrets().get(name).cloned();
+            found.map_or_else(|| failure(404, "NotFound"), |secret| (200, secret))
+        } else {
+            assert!(path.ends_with("/events"), "{} {path}", head.method);
+            let event: Value = serde_json::from_slice(&body).expect("JSON");
+            self.state.events.lock().push(event.clone());
+            (201, event)
+        };
+        let body = Body::from(answer.to_string().into_bytes());
+        Ok(Response::builder().status(status).body(body).expect("a response"))
+    }
+
+    fn create(&self, secret: Value) -> (u16, Value) {
+        let name = secret["metadata"]["name"].as_str().expect("a name").to_owned();
+        let mut secrets = self.secrets();
+        if secrets.contains_key(&name) {
+            return failure(409, "AlreadyExists");
+        }
+        secrets.insert(name, secret.clone());
+        (201, secret)
+    }
+
+    /// Secrets by name.
+    pub fn secrets(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
+        self.state.secrets.lock()
+    }
+
+    /// Names of the Secrets.
+    pub fn names(&self) -> Vec<String> {
+        self.secrets().keys().cloned().collect()
+    }
+
+    /// Deletes a Secret and returns it.
+    pub fn delete(&self, name: &str) -> Value {
+        self.secrets().remove(name).expect("it is there")
+    }
+
+    /// Moves the times at which a CA takes over into the past.
+    pub fn age(&self, name: &str, by: Duration) {
+        let mut secrets = self.secrets();
+        let data = &mut secrets.get_mut(name).expect("it is there")["data"];
+        for key in ["signs-from", "predecessor-trusted-until"] {
+            let bytes: ByteString = serde_json::from_value(data[key].take()).expect("Base64");
+            let seconds: u64 = String::from_utf8_lossy(&bytes.0).parse().expect("a number");
+            let earlier = (seconds - by.as_secs()).to_string();
+            data[key] = json!(ByteString(earlier.into_bytes()));
+        }
+    }
+
+    /// Events that were written.
+    pub fn events(&self) -> Vec<Value> {
+        self.state.events.lock().clone()
+    }
+
+    /// Lets every request fail, or succeed again.
+    pub fn set_failing(&self, failing: bool) {
+        self.state.fails.store(failing, Ordering::Relaxed);
+    }
+}
+
+fn failure(code: u16, reason: &str) -> (u16, Value) {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": reason, "message": reason,
+    });
+    (code, status)
+}

@@ -1,0 +1,76 @@
+//! Requests for certificates and streams of roots, counted by result and reason.
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::refusal::{Reason, Refusal};
+
+/// The metrics; cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    requests: Family<ResultLabel, Counter>,
+    refusals: Family<ReasonLabel, Counter>,
+    pub(super) streams: Gauge,
+    refused_streams: Family<ReasonLabel, Counter>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: RequestResult,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum RequestResult {
+    Issued,
+    Refused,
+    NotReady,
+    Failed,
+}
+
+impl Metrics {
+    /// Registers them.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Requests for workload certificates";
+        registry.register("certificate_requests", help, self.requests.clone());
+        let help = "Requests for workload certificates that were not answered with one, by reason";
+        registry.register("certificate_refusals", help, self.refusals.clone());
+        let help = "Streams open that tell proxies of the roots of their mesh";
+        registry.register("roots_streams", help, self.streams.clone());
+        let help = "Streams of roots that were refused or ended for a reason";
+        registry.register("roots_streams_refused", help, self.refused_streams.clone());
+    }
+
+    pub(super) fn issued(&self) {
+        self.count(RequestResult::Issued);
+    }
+
+    pub(super) fn refused(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        let result = match reason {
+            Reason::UnknownProxy | Reason::OtherPod | Reason::NotThere | Reason::NoMtls => {
+                RequestResult::NotReady
+            }
+            Reason::ReviewUnavailable | Reason::Authority | Reason::RequestOther => RequestResult::Failed,
+            _ => RequestResult::Refused,
+        };
+        self.count(result);
+        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    pub(super) fn stream_refused(&self, refusal: &Refusal) {
+        let reason = refusal.reason();
+        self.refused_streams.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    fn count(&self, result: RequestResult) {
+        self.requests.get_or_create(&ResultLabel { result }).inc();
+    }
+}

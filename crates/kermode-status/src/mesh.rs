@@ -1,0 +1,199 @@
+//! Status of Meshes: what is in force, and for how many. The leader writes it, on change and at most every few seconds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+use kermode_crds::{Mesh, MeshStatus};
+use kermode_k8s::controller::describe;
+use kermode_k8s::controller::lease::while_leading;
+use kermode_k8s::controller::watch::watch_config;
+use kermode_model::{MeshName, MtlsMode};
+use kube::api::{Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use kermode_k8s::shared_index::SharedIndex;
+
+/// The field manager of the status.
+const MANAGER: &str = "kuma-cp-mesh";
+/// How long a change waits for those that follow it.
+const COALESCE: Duration = Duration::from_secs(2);
+
+/// Writes the status of Meshes.
+pub struct MeshStatuses {
+    /// For reading and writing.
+    pub client: Client,
+    /// Who is in which mesh.
+    pub index: SharedIndex,
+    /// Says that this may have changed.
+    pub changed: Arc<Notify>,
+    /// Whether this replica leads.
+    pub leading: watch::Receiver<bool>,
+}
+
+impl MeshStatuses {
+    /// Runs until dropped, working while this replica leads.
+    pub async fn run(self) {
+        while_leading(self.leading.clone(), || self.work()).await;
+    }
+
+    async fn work(&self) {
+        let api: Api<Mesh> = Api::all(self.client.clone());
+        let events = watcher(api.clone(), watch_config());
+        let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
+        let mut meshes = BTreeMap::new();
+        let mut due = None;
+        loop {
+            let wait = due.unwrap_or_else(Instant::now);
+            tokio::select! {
+                event = applied.next() => match event {
+                    Some(Ok(mesh)) => {
+                        meshes.insert(mesh.name_any(), mesh);
+                    }
+                    // A watch that fails is logged where the engine's own one fails too.
+                    Some(Err(_)) => continue,
+                    None => return,
+                },
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(wait), if due.is_some() => {
+                    due = None;
+                    for mesh in meshes.values() {
+                        self.write(&api, mesh).await;
+                    }
+                    continue;
+                }
+            }
+            due = due.or(Some(Instant::now() + COALESCE));
+        }
+    }
+
+    async fn write(&self, api: &Api<Mesh>, mesh: &Mesh) {
+        let name = mesh.name_any();
+        let (dataplanes, services) = self.members(&MeshName::from(name.as_str()));
+        let Some(status) = status(mesh, dataplanes, services, Timestamp::now()) else {
+            return;
+        };
+        let types = Mesh::type_meta();
+        let object = json!({
+            "apiVersion": types.api_version,
+            "kind": types.kind,
+            "metadata": {"name": name},
+            "status": status,
+        });
+        let params = PatchParams::apply(MANAGER).force();
+        match api.patch_status(&name, &params, &Patch::Apply(object)).await {
+            Ok(_) => {}
+            Err(kube::Error::Api(refused)) if refused.code == 404 => {}
+            Err(error) => {
+                tracing::warn!(
+                    "{}",
+                    describe(&format!("Status of Mesh {name} cannot be written"), &error)
+                );
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    fn members(&self, mesh: &MeshName) -> (usize, usize) {
+        let index = self.index.read();
+        let view = index.view();
+        (view.dataplanes_of(mesh).count(), view.services(mesh).count())
+    }
+}
+
+/// What the status should say; `None` when it does.
+fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Option<MeshStatus> {
+    let before = mesh.status.clone().unwrap_or_default();
+    let converted = kermode_model::Mesh::try_from(mesh);
+    let mtls = match &converted {
+        Ok(mesh) => match mesh.mtls.as_ref().map(|mtls| mtls.mode) {
+            Some(MtlsMode::Strict) => Some("STRICT".to_owned()),
+            Some(MtlsMode::Permissive) => Some("PERMISSIVE".to_owned()),
+            None => Some("Disabled".to_owned()),
+        },
+        // What was in force before still is.
+        Err(_) => before.mtls.clone(),
+    };
+    let (holds, reason, message) = match converted {
+        Ok(_) => ("True", "Valid", "It is in force as it is.".to_owned()),
+        Err(error) => (
+            "False",
+            "Invalid",
+            format!("{error}. What was in force before still is."),
+        ),
+    };
+    let turned = before
+        .conditions
+        .iter()
+        .find(|condition| condition.status == holds);
+    let turned = turned.map_or(Time(now), |condition| condition.last_transition_time.clone());
+    let wanted = MeshStatus {
+        mtls,
+        dataplanes,
+        services,
+        conditions: vec![Condition {
+            type_: "Accepted".to_owned(),
+            status: holds.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            last_transition_time: turned,
+            observed_generation: mesh.metadata.generation,
+        }],
+    };
+    (wanted != before).then_some(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_mesh(mtls: serde_json::Value) -> Mesh {
+        let object = json!({"metadata": {"name": "default", "generation": 3}, "spec": {"mtls": mtls}});
+        serde_json::from_value(object).expect("a Mesh")
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    #[test]
+    fn it_is_written_when_something_changed_and_only_then() {
+        let backend = json!({"name": "ca", "type": "builtin"});
+        let mut mesh = mk_mesh(json!({"enabledBackend": "ca", "backends": [backend]}));
+        let first = status(&mesh, 2, 1, at(1)).expect("nothing is there yet");
+        assert_eq!(
+            (first.mtls.as_deref(), first.dataplanes, first.services),
+            (Some("STRICT"), 2, 1)
+        );
+        mesh.status = Some(first);
+        assert_eq!(status(&mesh, 2, 1, at(2)), None);
+        let second = status(&mesh, 3, 1, at(3)).expect("another number");
+        assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
+    }
+
+    #[test]
+    fn a_mesh_that_is_not_used_says_why_and_what_is_in_force_instead() {
+        let mut mesh = mk_mesh(json!({"enabledBackend": "nowhere"}));
+        mesh.status = Some(MeshStatus {
+            mtls: Some("STRICT".to_owned()),
+            ..MeshStatus::default()
+        });
+        let written = status(&mesh, 0, 0, at(1)).expect("new");
+        assert_eq!(written.mtls.as_deref(), Some("STRICT"));
+        assert_eq!(written.conditions[0].status, "False");
+        assert!(
+            written.conditions[0]
+                .message
+                .starts_with("spec.mtls.enabledBackend: "),
+            "{}",
+            written.conditions[0].message
+        );
+    }
+}
