@@ -91,6 +91,10 @@ fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), wit
 	@KERMODE_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --package kermode-inject --test hostile -- --nocapture
 	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kermode-admission --lib tests::hostile
 
+.PHONY: test-repository
+test-repository: ## citations of documents, size of functions
+	@cd tests && python3 python.py repository
+
 .PHONY: test-cluster test-cluster-unit
 test-cluster-unit: ## unit tests of the cluster and image tool
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit
