@@ -1,10 +1,10 @@
-//! Comparing what the corpus expects with what the product does.
+//! Compares the expectation of a case with the result of the product: the last step before the report.
 
 use serde_json::{Map, Value};
 
-/// Drops what counts as absent, deeply: null, empty objects and empty lists as members of objects.
+/// Removes members of objects that count as absent, at any depth: null, empty objects and empty lists.
 ///
-/// Elements of lists stay, since their positions mean something.
+/// Elements of lists stay, because their positions are significant.
 pub fn normalised(value: &Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(
@@ -28,7 +28,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Every place where two values differ, one line each; empty when they are equal after [`normalised`].
+/// Returns one line for each path at which two values differ; empty when they are equal after [`normalised`].
 pub fn difference(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     walk("", &normalised(expected), &normalised(actual), &mut lines);

@@ -7,7 +7,7 @@ use kermode_inject::{PatchStage, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{World, comparable_container, refusal};
+use crate::injection::{World, comparable_container, denial};
 use crate::suite::{Outcome, Suite};
 
 /// Runner of the suite.
@@ -30,7 +30,7 @@ impl Suite for ContainerPatches {
 fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     let file = case.document.json["files"]["base"]
         .as_str()
-        .context("the suite names no file of base containers")?;
+        .context("the suite has no `files.base` with base containers")?;
     let name = case.at("/inputs/base").as_str().unwrap_or_default();
     let base = case.document.yaml(file)?[name].clone();
     let expected = match case.at("/expectedError/stage") {
@@ -91,31 +91,32 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     };
     let admitted = world.admitted(&pod, &settings)?;
     if !case.at("/expectedError").is_null() {
-        let (expected, actual) = refusal(case.at("/expectedError"), admitted);
+        let (expected, actual) = denial(case.at("/expectedError"), admitted);
         return Ok(Outcome::Compared { expected, actual });
     }
     let expected = case.at("/expected").clone();
     let actual = match admitted {
         Ok(pod) => json!({
-            "sidecar": as_asked(&expected["sidecar"], &pod["spec"]["containers"][0]),
-            "init": as_asked(&expected["init"], &pod["spec"]["initContainers"][0]),
+            "sidecar": expected_members(&expected["sidecar"], &pod["spec"]["containers"][0]),
+            "init": expected_members(&expected["init"], &pod["spec"]["initContainers"][0]),
         }),
-        Err(refusal) => json!({"refused": refusal.to_string()}),
+        Err(denial) => json!({"refused": denial.to_string()}),
     };
     Ok(Outcome::Compared { expected, actual })
 }
 
-/// Those members of a container that the expectation mentions; `envEndsWith` are names of the last variables.
-fn as_asked(asked: &Value, container: &Value) -> Value {
-    let members = asked.as_object().into_iter().flatten();
-    let answers = members.map(|(key, value)| {
-        let answer = match (key.as_str(), value) {
+/// Returns the members of a container that the expectation mentions. `envEndsWith` lists the names of the last
+/// variables.
+fn expected_members(expected: &Value, container: &Value) -> Value {
+    let members = expected.as_object().into_iter().flatten();
+    let actual = members.map(|(key, value)| {
+        let member = match (key.as_str(), value) {
             ("envEndsWith", Value::Array(names)) => last_variables(container, names.len()),
             _ => container[key].clone(),
         };
-        (key.clone(), answer)
+        (key.clone(), member)
     });
-    Value::Object(answers.collect())
+    Value::Object(actual.collect())
 }
 
 fn last_variables(container: &Value, count: usize) -> Value {

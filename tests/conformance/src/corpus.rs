@@ -1,4 +1,4 @@
-//! Reading a corpus: `<folder>/*/cases.json` and the files that its cases name.
+//! Reads a corpus: `<folder>/*/cases.json` and the files that its cases name.
 
 use std::path::{Path, PathBuf};
 
@@ -11,16 +11,16 @@ use serde_json::Value;
 pub struct Document {
     /// Name of the suite.
     pub name: String,
-    /// The folder that file names are relative to.
+    /// Folder that file names are relative to.
     folder: PathBuf,
-    /// All of `cases.json`.
+    /// Content of `cases.json`.
     pub json: Value,
 }
 
 /// Reads all suites of a corpus, sorted by folder.
 ///
 /// # Errors
-/// When the folder has no suite, or a `cases.json` cannot be read.
+/// The folder contains no suite, or a `cases.json` cannot be read.
 pub fn read(folder: &Path) -> Result<Vec<Document>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("corpus {}", folder.display()))?;
     let mut files = Vec::new();
@@ -52,7 +52,7 @@ impl Document {
         Ok(Self { name, folder, json })
     }
 
-    /// The cases in the order of the file.
+    /// Returns the cases in the order of the file.
     pub fn cases(&self) -> Vec<Case<'_>> {
         let cases = self.json["cases"]
             .as_array()
@@ -61,19 +61,19 @@ impl Document {
         cases.iter().map(|json| Case { document: self, json }).collect()
     }
 
-    /// The text of a file beside `cases.json`.
+    /// Returns the text of a file beside `cases.json`.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// The file cannot be read.
     pub fn text(&self, name: &str) -> Result<String> {
         let path = self.folder.join(name);
         std::fs::read_to_string(&path).with_context(|| path.display().to_string())
     }
 
-    /// All YAML (or JSON) documents of a file beside `cases.json`.
+    /// Returns all YAML (or JSON) documents of a file beside `cases.json`.
     ///
     /// # Errors
-    /// When it cannot be read or is no YAML.
+    /// The file cannot be read or is not YAML.
     pub fn yaml_documents(&self, name: &str) -> Result<Vec<Value>> {
         let documents: Vec<Value> =
             serde_saphyr::from_multiple(&self.text(name)?).with_context(|| name.to_owned())?;
@@ -83,15 +83,15 @@ impl Document {
             .collect())
     }
 
-    /// The only YAML (or JSON) document of a file beside `cases.json`.
+    /// Returns the only YAML (or JSON) document of a file beside `cases.json`.
     ///
     /// # Errors
-    /// When it cannot be read, is no YAML or has several documents.
+    /// The file cannot be read, is not YAML, or has several documents.
     pub fn yaml(&self, name: &str) -> Result<Value> {
         let mut documents = self.yaml_documents(name)?;
         match (documents.pop(), documents.len()) {
             (Some(document), 0) => Ok(document),
-            _ => bail!("{name} should have exactly one document"),
+            _ => bail!("{name}: expected exactly one document"),
         }
     }
 }
@@ -99,7 +99,7 @@ impl Document {
 /// One case of a suite.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
-    /// The suite it belongs to.
+    /// Suite of the case.
     pub document: &'a Document,
     /// The case as written.
     pub json: &'a Value,
@@ -112,12 +112,12 @@ impl<'a> Case<'a> {
         self.json[name].as_str().unwrap_or_default()
     }
 
-    /// Its identifier, unique in the suite.
+    /// Identifier, unique in the suite.
     pub fn id(&self) -> &'a str {
         self.text_field("id")
     }
 
-    /// What is to be done with it; the words are the suite's.
+    /// Kind of the case, which selects the runner; each suite defines its own kinds.
     pub fn kind(&self) -> &'a str {
         self.text_field("kind")
     }
@@ -127,35 +127,35 @@ impl<'a> Case<'a> {
         self.text_field("relevance")
     }
 
-    /// Where the expectation comes from.
+    /// Source of the expectation.
     pub fn reference(&self) -> &'a str {
         self.text_field("ref")
     }
 
-    /// A value of the case by JSON pointer, null when absent.
+    /// Returns a value of the case by JSON pointer, null when absent.
     pub fn at(&self, pointer: &str) -> &'a Value {
         self.json.pointer(pointer).unwrap_or(&Value::Null)
     }
 
-    /// A value of the case by JSON pointer, decoded.
+    /// Decodes a value of the case by JSON pointer.
     ///
     /// # Errors
-    /// When it is not of the type asked for.
+    /// The value does not have the requested type.
     pub fn decode<T: DeserializeOwned>(&self, pointer: &str) -> Result<T> {
         serde_json::from_value(self.at(pointer).clone()).with_context(|| format!("{}: {pointer}", self.id()))
     }
 
-    /// Name of the file under `files.<key>`.
+    /// Returns the name of the file under `files.<key>`.
     ///
     /// # Errors
-    /// When the case names no such file.
+    /// The case names no such file.
     pub fn file_name(&self, key: &str) -> Result<&'a str> {
         self.json["files"][key]
             .as_str()
-            .ok_or_else(|| anyhow!("{} names no file {key:?}", self.id()))
+            .ok_or_else(|| anyhow!("{} has no `files.{key}`", self.id()))
     }
 
-    /// The document of the file under `files.<key>`.
+    /// Returns the document of the file under `files.<key>`.
     ///
     /// # Errors
     /// See [`Document::yaml`].
@@ -163,7 +163,7 @@ impl<'a> Case<'a> {
         self.document.yaml(self.file_name(key)?)
     }
 
-    /// The documents of the file under `files.<key>`; none when the case names no such file.
+    /// Returns the documents of the file under `files.<key>`; none when the case names no such file.
     ///
     /// # Errors
     /// See [`Document::yaml_documents`].

@@ -1,4 +1,4 @@
-//! Suite `crds`: our CustomResourceDefinitions beside those of the corpus.
+//! Suite `crds`: the CustomResourceDefinitions of Kermode and of the corpus.
 
 mod schema;
 
@@ -48,7 +48,7 @@ fn ours(name: &str) -> Result<Value> {
         .with_context(|| format!("no CustomResourceDefinition {name}"))
 }
 
-/// Whether the API server would take an object by its schema.
+/// Checks whether the schema lets the API server accept an object.
 fn validate(case: &Case<'_>) -> Result<Outcome> {
     let definition = ours(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
@@ -58,7 +58,7 @@ fn validate(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Whether our validating webhook would take an object.
+/// Checks whether the validating webhook accepts an object.
 fn admit(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
     let answer = validate_container_patch(case.at("/inputs/object"), &namespace);
@@ -68,7 +68,7 @@ fn admit(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Group, names, scope, version flags and the schema without descriptions.
+/// Returns group, names, scope, version flags and the schema without descriptions.
 fn comparable(definition: &Value) -> Value {
     let spec = &definition["spec"];
     let versions: Vec<Value> = spec["versions"]
@@ -88,7 +88,7 @@ fn comparable(definition: &Value) -> Value {
     json!({"group": spec["group"], "names": spec["names"], "scope": spec["scope"], "versions": versions})
 }
 
-/// A schema without the prose; `properties` may hold one named `description`, which stays.
+/// Removes descriptions from a schema. A property with the name `description` stays.
 fn without_descriptions(schema: &Value) -> Value {
     let Value::Object(members) = schema else {
         return schema.clone();

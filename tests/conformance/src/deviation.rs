@@ -1,6 +1,8 @@
-//! Cases that contradict a decision of the design: which decision, and what we do instead, as data that is checked.
+//! Known deviations: cases of the corpus that contradict a documented decision, with the behaviour of Kermode as data
+//! that the runner checks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -10,34 +12,65 @@ use serde_json::{Value, json};
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
-    /// The suite.
+    /// Name of the suite.
     pub suite: String,
-    /// The case's identifier; `*` for every case that `when` fits.
+    /// Identifier of the case; `*` for every case that `when` fits.
     pub case: String,
-    /// For `*`: values by JSON pointer into `{case, ours}`, the case as written and what we do apart from this.
+    /// For `*`: values by JSON pointer into `{case, ours}`: the case, and Kermode's result without this deviation.
     #[serde(default)]
     pub when: BTreeMap<String, Value>,
-    /// The decision of the design that the case contradicts.
+    /// Heading of the documentation that the case contradicts: `docs/FILE.md#heading`.
     pub decision: String,
-    /// Why, in a sentence.
+    /// Reason, in one sentence.
     pub reason: String,
-    /// What the patch starts from is not what this case expects but what we do in another case of the suite.
+    /// Case of the suite whose result the patch applies to, instead of the expectation of this case.
     #[serde(default)]
     pub like: Option<String>,
-    /// What the patch starts from, in place of what the case expects.
+    /// Value that the patch applies to, instead of the expectation of this case.
     #[serde(default)]
     pub instead: Option<Value>,
-    /// JSON patch that turns that into what we do.
+    /// JSON patch that yields Kermode's result.
     #[serde(default)]
     pub patch: Vec<Value>,
 }
 
-/// The known deviations, from `deviations.yaml`.
+/// Reads the known deviations from `deviations.yaml`.
 ///
 /// # Errors
-/// When the file does not read.
+/// The file cannot be decoded, or a deviation cites a heading that does not exist.
 pub fn known() -> Result<Vec<Deviation>> {
-    parse(include_str!("../deviations.yaml"))
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let deviations = parse(include_str!("../deviations.yaml"))?;
+    for deviation in &deviations {
+        check_citation(&deviation.decision, &repository)
+            .with_context(|| format!("deviations.yaml: {} {}", deviation.suite, deviation.case))?;
+    }
+    Ok(deviations)
+}
+
+/// Checks that `docs/FILE.md#heading` names a heading.
+fn check_citation(citation: &str, repository: &Path) -> Result<()> {
+    let (file, heading) = citation
+        .split_once('#')
+        .filter(|(file, _)| file.starts_with("docs/"))
+        .with_context(|| format!("`decision` is {citation:?}, not docs/FILE.md#heading"))?;
+    let text = std::fs::read_to_string(repository.join(file)).with_context(|| file.to_owned())?;
+    ensure!(
+        text.lines().filter_map(anchor).any(|anchor| anchor == heading),
+        "{file} has no heading #{heading}"
+    );
+    Ok(())
+}
+
+/// Returns the anchor that GitHub gives a heading of a Markdown file.
+fn anchor(line: &str) -> Option<String> {
+    let title = line.trim_start_matches('#').strip_prefix(' ')?;
+    let title = title.to_lowercase();
+    let kept = title
+        .chars()
+        .filter(|char| char.is_alphanumeric() || "-_ ".contains(*char))
+        .map(|char| if char == ' ' { '-' } else { char });
+    line.starts_with('#').then(|| kept.collect())
 }
 
 fn parse(text: &str) -> Result<Vec<Deviation>> {
@@ -46,7 +79,7 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
     for deviation in &list {
         ensure!(
             deviation.is_general() != deviation.when.is_empty(),
-            "deviations.yaml: {} {}: `when` belongs to deviations of every case, and these need it",
+            "deviations.yaml: {} {}: `when` is required with case `*`, and only allowed there",
             deviation.suite,
             deviation.case
         );
@@ -57,22 +90,22 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
 // === impl Deviation ===
 
 impl Deviation {
-    /// Whether it is one of every case that fits, not of a single one.
+    /// Whether it concerns every case that fits, not a single one.
     pub fn is_general(&self) -> bool {
         self.case == "*"
     }
 
-    /// Whether a general deviation concerns a case in which we do `ours` apart from it.
+    /// Whether a general deviation concerns a case with the result `ours` without it.
     pub fn fits(&self, case: &Value, ours: &Value) -> bool {
         let whole = json!({"case": case, "ours": ours});
-        let mut wanted = self.when.iter();
-        wanted.all(|(pointer, value)| whole.pointer(pointer) == Some(value))
+        let mut conditions = self.when.iter();
+        conditions.all(|(pointer, value)| whole.pointer(pointer) == Some(value))
     }
 
-    /// What we do, given what the corpus expects (of the case named in `like`, if there is one).
+    /// Returns Kermode's result, given the expectation of the corpus, or of the case in `like`.
     ///
     /// # Errors
-    /// When the patch does not apply.
+    /// The patch does not apply.
     pub fn apply(&self, expected: &Value) -> Result<Value> {
         let mut expected = self.instead.clone().unwrap_or_else(|| expected.clone());
         let patch: json_patch::Patch = serde_json::from_value(Value::Array(self.patch.clone()))
@@ -80,5 +113,26 @@ impl Deviation {
         json_patch::patch(&mut expected, &patch)
             .with_context(|| format!("patch of the deviation {} {}", self.suite, self.case))?;
         Ok(expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn citation_of_a_missing_heading_is_an_error() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let check = |citation: &str| check_citation(citation, &repository);
+        check("docs/design.md#safe-retries").expect("the heading exists");
+        let file = "docs/design.md";
+        for bad in [
+            &format!("{file}#no-such-heading"),
+            "docs/no-such-file#safe-retries",
+            file,
+            "a decision",
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Suite `page-examples`, the part on direct access: which listeners and which cluster a client gets.
+//! Suite `page-examples`, cases on direct access: the listeners and the cluster of a client.
 
 use anyhow::{Context, Result};
 use kermode_crds::Networking;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::corpus::Case;
 use crate::suite::{Outcome, Suite};
 
-/// Runner of the cases on direct access.
+/// Runner of the direct access cases.
 pub(crate) struct DirectAccess;
 
 impl Suite for DirectAccess {

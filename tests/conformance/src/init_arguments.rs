@@ -1,4 +1,4 @@
-//! Suite `transparent-proxy`, the part on injection: arguments of `kuma-init` from a Pod's annotations.
+//! Suite `transparent-proxy`, cases on injection: arguments of `kuma-init` from a Pod's annotations.
 
 use anyhow::Result;
 use kermode_inject::init_arguments;
@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::corpus::Case;
 use crate::suite::{Outcome, Suite};
 
-/// Runner of these cases.
+/// Runner of the argument cases.
 pub(crate) struct InitArguments;
 
 impl Suite for InitArguments {
@@ -23,7 +23,7 @@ impl Suite for InitArguments {
         let annotations = case.decode("/inputs/podAnnotations")?;
         let actual = match init_arguments(&annotations) {
             Ok(arguments) => json!({"args": arguments}),
-            Err(refusal) => json!({"refused": refusal.to_string()}),
+            Err(denial) => json!({"refused": denial.to_string()}),
         };
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),

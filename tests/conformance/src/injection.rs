@@ -1,4 +1,4 @@
-//! What the suites that inject share: the world around a Pod, and Pods made comparable.
+//! Shared by the suites that inject: the context of an injection, and comparable forms of Pods and containers.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use kermode_crds::{ContainerPatch, ContainerPatchSpec};
 use kermode_inject::{Context, Denial, Namespace, Outcome, Settings, inject};
 use serde_json::{Value, json};
 
-/// All that an injection depends on besides the Pod and the settings.
+/// Objects and settings of the control plane that an injection depends on, besides the Pod and the injector settings.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct World {
     pub(crate) namespace: Value,
@@ -48,16 +48,17 @@ impl World {
         inject(pod, settings, &context)
     }
 
-    /// The Pod as it is admitted; unchanged when it is left alone.
+    /// Returns the admitted Pod, unchanged when it is skipped.
     pub(crate) fn admitted(&self, pod: &Value, settings: &Settings) -> Result<Result<Value, Denial>> {
         let mut admitted = pod.clone();
         match self.inject(pod, settings) {
             Ok(Outcome::Injected(injection)) => {
-                json_patch::patch(&mut admitted, &injection.patch).context("our own patch does not apply")?;
+                json_patch::patch(&mut admitted, &injection.patch)
+                    .context("the patch of the injection does not apply")?;
                 Ok(Ok(admitted))
             }
             Ok(Outcome::Skipped(_)) => Ok(Ok(admitted)),
-            Err(refusal) => Ok(Err(refusal)),
+            Err(denial) => Ok(Err(denial)),
         }
     }
 
@@ -70,11 +71,11 @@ impl World {
     }
 }
 
-/// Both sides of an expected refusal: the exact text, or one that contains what is asked for.
-pub(crate) fn refusal(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
+/// Returns both sides of an expected denial: the exact text, or the expected part of it.
+pub(crate) fn denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
         Ok(pod) => return (json!({"refused": expected}), json!({"admitted": pod})),
-        Err(refusal) => refusal.to_string(),
+        Err(denial) => denial.to_string(),
     };
     if let Some(exact) = expected["exact"].as_str() {
         return (json!({"refused": exact}), json!({"refused": actual}));
@@ -88,7 +89,8 @@ pub(crate) fn refusal(expected: &Value, actual: Result<Value, Denial>) -> (Value
     (json!({"refused, with": part}), json!({"refused, with": shown}))
 }
 
-/// A container without what the corpus calls incidental: quantities as amounts, our own program for theirs.
+/// Removes incidental differences from a container: quantities become amounts, and the command of Kuma's init
+/// container becomes that of Kermode.
 pub(crate) fn comparable_container(container: &Value) -> Value {
     let mut container = container.clone();
     for kind in ["requests", "limits"] {
@@ -108,7 +110,7 @@ pub(crate) fn comparable_container(container: &Value) -> Value {
     container
 }
 
-/// A Pod without what the corpus calls incidental.
+/// Removes incidental differences from a Pod.
 pub(crate) fn comparable_pod(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(members) = pod.as_object_mut() {

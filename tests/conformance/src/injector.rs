@@ -1,4 +1,4 @@
-//! Suite `injector`: Pods and what Kuma's own tests expect them to become.
+//! Suite `injector`: Pods of Kuma's own tests, and the Pods that injection must make of them.
 
 use anyhow::{Context, Result, bail};
 use kermode_inject::Settings;
@@ -6,7 +6,7 @@ use kermode_inject::settings::SidecarMode;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{World, comparable_pod, refusal};
+use crate::injection::{World, comparable_pod, denial};
 use crate::suite::{Outcome, Suite};
 
 /// Runner of the suite.
@@ -20,7 +20,7 @@ impl Suite for Injector {
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
         let settings = settings(case)?;
         if !settings.problems().is_empty() {
-            // The control plane would not start.
+            // The control plane refuses to start with these settings.
             let (expected, actual) = (
                 case.file("expected")?,
                 json!({"settings refused": settings.problems()}),
@@ -30,13 +30,13 @@ impl Suite for Injector {
         let pod = case.file("pod")?;
         let admitted = world(case)?.admitted(&pod, &settings)?;
         let (expected, actual) = match (case.kind(), admitted) {
-            ("error", admitted) => refusal(case.at("/expectedError"), admitted),
+            ("error", admitted) => denial(case.at("/expectedError"), admitted),
             ("inject" | "skip", Ok(admitted)) => {
                 (comparable_pod(&case.file("expected")?), comparable_pod(&admitted))
             }
-            ("inject" | "skip", Err(refusal)) => (
+            ("inject" | "skip", Err(denial)) => (
                 comparable_pod(&case.file("expected")?),
-                json!({"refused": refusal.to_string()}),
+                json!({"refused": denial.to_string()}),
             ),
             (kind, _) => bail!("unknown kind {kind:?}"),
         };
@@ -57,11 +57,11 @@ fn world(case: &Case<'_>) -> Result<World> {
     })
 }
 
-/// The case's configuration, not over our defaults but over nothing: what it leaves out is off.
+/// Returns the settings of a case. Settings that the case leaves out are off, whatever Kermode's defaults are.
 fn settings(case: &Case<'_>) -> Result<Settings> {
     let mut config = json!({"builtinDNS": {"enabled": false}, "exceptions": {"labels": {}}});
     merge(&mut config, case.file("config")?);
-    // Keys that Kuma's decoder ignores, or of settings that we do not have.
+    // Keys that Kuma's decoder ignores, and keys of settings that Kermode does not have.
     for (parent, key) in [
         ("", "controlPlane"),
         ("/initContainer", "enabled"),

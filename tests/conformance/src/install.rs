@@ -1,4 +1,4 @@
-//! Suite `install`: what `kumactl install control-plane` prints.
+//! Suite `install`: the manifests that `kumactl install control-plane` prints.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
@@ -32,7 +32,7 @@ impl Suite for Install {
     }
 }
 
-/// The corpus was made in Kuma's namespace, which is not our default.
+/// Returns the printed objects. The corpus uses Kuma's namespace, which is not Kermode's default.
 fn printed(case: &Case<'_>) -> Result<Vec<Value>> {
     let mut flags = vec!["--namespace=kuma-system".to_owned()];
     if !case.at("/inputs/args").is_null() {
@@ -50,17 +50,17 @@ fn same_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> 
     found.with_context(|| format!("no {} {}", expected["kind"], expected["metadata"]["name"]))
 }
 
-/// Variables of the control plane's container.
+/// Returns the environment variables of the control plane's container.
 fn environment(objects: &[Value]) -> Result<Value> {
     let deployment = objects.iter().find(|object| object["kind"] == "Deployment");
     let env = deployment.and_then(|object| object.pointer("/spec/template/spec/containers/0/env"));
     match env {
         Some(env) => Ok(env.clone()),
-        None => bail!("there is no Deployment with an environment"),
+        None => bail!("no Deployment with environment variables"),
     }
 }
 
-/// Without what the corpus calls incidental, and without what the API server fills in where it is left out.
+/// Removes incidental differences, and values that the API server sets by default.
 fn comparable(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {

@@ -1,8 +1,8 @@
-//! Runs a conformance corpus through the product's own code: corpus → cases → a suite's runner → comparison →
+//! Runs a conformance corpus through the product's own code: corpus → cases → runner of the suite → comparison →
 //! report.
 //!
-//! A corpus is a folder with one folder per suite, each with a `cases.json`; nothing else about its file names is
-//! assumed. To add a suite, implement [`suite::Suite`] in a module of its own and register it in
+//! A corpus is a folder with one folder for each suite, which contains a `cases.json`. The cases name all
+//! other files. To add a suite, implement [`suite::Suite`] in a module of its own and register it in
 //! [`suite::registered`].
 
 pub mod compare;

@@ -1,4 +1,4 @@
-//! `kermode-conformance CORPUS_DIR [--suite NAME]`: runs a corpus and prints what came of it.
+//! `kermode-conformance CORPUS_DIR [--suite NAME]`: runs a corpus and prints the results.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -11,9 +11,9 @@ use kermode_conformance::{corpus, deviation, report, suite};
 /// Runs a conformance corpus through the product's own code.
 #[derive(Parser)]
 struct Arguments {
-    /// The corpus: a folder with one folder per suite, each with a cases.json.
+    /// Folder of the corpus, with one folder for each suite, which contains a cases.json.
     corpus: PathBuf,
-    /// Run this suite only.
+    /// Run only this suite.
     #[arg(long)]
     suite: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! Suite `page-examples`, the part on injection: whether a Pod is injected.
+//! Suite `page-examples`, cases on injection: whether a Pod is injected.
 
 use anyhow::Result;
 use kermode_inject::{Denial, Outcome as Injected, Settings};
@@ -8,7 +8,7 @@ use crate::corpus::Case;
 use crate::injection::World;
 use crate::suite::{Outcome, Suite};
 
-/// Runner of the cases that decide on injection.
+/// Runner of the injection decision cases.
 pub(crate) struct Decision;
 
 impl Suite for Decision {
@@ -27,30 +27,29 @@ impl Suite for Decision {
             ..World::default()
         };
         let mut expected = case.at("/expected").clone();
-        // The webhook answers every refusal with this status.
+        // Every denial of the webhook has status 500.
         let status = expected
             .as_object_mut()
             .and_then(|expected| expected.remove("httpStatus"));
         if status.is_some_and(|status| status != 500) {
             return Ok(Outcome::Skipped(
-                "asks for a status that refusals do not have".to_owned(),
+                "expects a status that denials do not have".to_owned(),
             ));
         }
         let actual = match world.inject(case.at("/inputs/pod"), &Settings::default()) {
             Ok(Injected::Injected(_)) => json!({"inject": true}),
             Ok(Injected::Skipped(_)) => json!({"inject": false}),
-            Err(refusal @ Denial::MeshNotFound { .. }) if expected["errorKind"] == "not-found" => {
-                let _ = refusal;
+            Err(Denial::MeshNotFound { .. }) if expected["errorKind"] == "not-found" => {
                 json!({"errorKind": "not-found"})
             }
-            Err(refusal) => json!({"error": beginning(&refusal.to_string(), &expected["error"])}),
+            Err(denial) => json!({"error": without_remedy(&denial.to_string(), &expected["error"])}),
         };
         Ok(Outcome::Compared { expected, actual })
     }
 }
 
-/// Our texts go on to name the object and the remedy.
-fn beginning(actual: &str, expected: &Value) -> String {
+/// Returns the expected text when the actual one starts with it: Kermode's texts continue with object and remedy.
+fn without_remedy(actual: &str, expected: &Value) -> String {
     match expected.as_str() {
         Some(expected) if actual.starts_with(expected) => expected.to_owned(),
         _ => actual.to_owned(),

@@ -1,4 +1,4 @@
-//! Suite `pod-lifecycle`, through the index: which Dataplanes there should be, and when a sidecar is told to quit.
+//! Suite `pod-lifecycle`, through the index: the Dataplanes that should exist, and requests to a sidecar to quit.
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -28,28 +28,28 @@ impl Suite for PodLifecycle {
     }
 }
 
-/// How often the sidecar is told to quit. Here a Dataplane exists when the Pod has a sidecar and an IP.
+/// Counts the requests to quit. A Dataplane exists when the Pod has a sidecar and an IP.
 fn run_completion(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();
-    let mut told = 0;
+    let mut quit_requests = 0;
     if !pod.is_null() {
         if case.decode("/inputs/dataplaneExists")? {
             pod["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
             pod["status"]["podIP"] = json!("192.0.2.1");
         }
-        told = index
+        quit_requests = index
             .apply_pod(PodFacts::from(&decode::<Pod>(&pod)?))
             .completed
             .len();
     }
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
-        actual: json!({"quitRequests": told}),
+        actual: json!({"quitRequests": quit_requests}),
     })
 }
 
-/// The Dataplanes in the end. Those that were there before and are wanted no more, the writer deletes.
+/// Compares the desired Dataplanes. The writer deletes the existing ones that are not desired.
 fn run_reconcile_pod(case: &Case<'_>) -> Result<Outcome> {
     let mut index = Index::default();
     index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(
@@ -62,14 +62,14 @@ fn run_reconcile_pod(case: &Case<'_>) -> Result<Outcome> {
     if !pod.is_null() {
         index.apply_pod(PodFacts::from(&decode::<Pod>(pod)?));
     }
-    let wanted = index
+    let desired = index
         .all_desired()
-        .map(|desired| serde_json::to_value(dataplane_object(desired.dataplane, desired.pod_uid)));
-    let wanted = wanted.collect::<Result<Vec<_>, _>>()?;
+        .map(|entry| serde_json::to_value(dataplane_object(entry.dataplane, entry.pod_uid)));
+    let desired = desired.collect::<Result<Vec<_>, _>>()?;
     let expected: Vec<Value> = case.decode("/expected/dataplanes")?;
     Ok(Outcome::Compared {
         expected: expected.iter().map(with_metadata).collect(),
-        actual: wanted.iter().map(with_metadata).collect(),
+        actual: desired.iter().map(with_metadata).collect(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Suite `pod-to-dataplane`, and the part of `page-examples` about the same: objects → facts → Dataplane.
+//! Suite `pod-to-dataplane`, and the cases of `page-examples` on Dataplanes: objects → facts → Dataplane.
 
 mod outbounds;
 
@@ -19,7 +19,7 @@ use crate::suite::{Outcome, Suite};
 /// Runner of the suite.
 pub(crate) struct PodToDataplane;
 
-/// Runner of the page's examples of Dataplanes.
+/// Runner of the Dataplane examples of the manual page.
 pub(crate) struct Examples;
 
 impl Suite for PodToDataplane {
@@ -59,9 +59,9 @@ impl Suite for Examples {
     }
 }
 
-// === the objects of a case ===
+// === objects of a case ===
 
-/// What a Dataplane is made from.
+/// Facts and settings that a Dataplane is made from.
 struct Objects {
     pod: PodFacts,
     services: Vec<ServiceFacts>,
@@ -80,7 +80,7 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
             }
         }
     }
-    serde_json::from_value(object).context("an object that Kubernetes would not take")
+    serde_json::from_value(object).context("the object has the wrong shape for its kind")
 }
 
 impl Objects {
@@ -130,14 +130,15 @@ impl Objects {
 }
 
 fn written(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
-    let converted = converted?.context("there is no Dataplane")?;
+    let converted = converted?.context("the Pod has no Dataplane")?;
     Ok(serde_json::to_value(dataplane_object(&converted.dataplane, ""))?)
 }
 
 // === comparison ===
 
-/// Mesh and spec of a Dataplane, with what proto3 leaves out: `health: {}` is unready, none is ready, and a gateway
-/// without a type is a delegated one. The state of an inbound is of a later release.
+/// Returns mesh and spec of a Dataplane, with the defaults of proto3 spelled out: `health: {}` is unready, an absent
+/// `health` is ready, and a gateway without a type is delegated. The `state` of an inbound is removed: only releases
+/// after Kuma 2.1 have it.
 pub(crate) fn comparable(dataplane: &Value) -> Value {
     let mut spec = dataplane["spec"].clone();
     if let Some(inbounds) = spec
@@ -170,11 +171,11 @@ fn inbounds_of(dataplane: &Value) -> Vec<Value> {
     inbounds.cloned().unwrap_or_default()
 }
 
-// === the kinds ===
+// === kinds of cases ===
 
 fn run_convert(case: &Case<'_>) -> Result<Outcome> {
     if ["zone-ingress", "zone-egress"].contains(&case.at("/feature").as_str().unwrap_or_default()) {
-        return Ok(Outcome::Skipped("there are no zone proxies".to_owned()));
+        return Ok(Outcome::Skipped("Kermode has no zone proxies".to_owned()));
     }
     Ok(Outcome::Compared {
         expected: comparable(&case.file("expected")?),
@@ -230,7 +231,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
     let actual = match case.at("/inputs/direction").as_str() {
         Some("to-virtual") => match to_virtual(port, &path, virtual_port) {
             Ok(target) => json!({"port": target.port, "path": target.path}),
-            Err(refusal) => json!({"error": refusal.to_string()}),
+            Err(error) => json!({"error": error.to_string()}),
         },
         Some("to-real") => real_probe(port, &path, virtual_port)?,
         other => bail!("unknown direction {other:?}"),
@@ -268,7 +269,7 @@ fn run_error(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// The answer asked for, or the error. Our texts may go on to name the remedy.
+/// Returns the expected result or error. An actual error may continue the expected text with a remedy.
 fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     let Some(text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();

@@ -1,4 +1,4 @@
-//! Running the suites and telling what came of it.
+//! Runs the cases of a suite and reports the results: the last stage.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -11,25 +11,25 @@ use crate::corpus::{Case, Document};
 use crate::deviation::Deviation;
 use crate::suite::{Outcome, Suite, runner_of};
 
-/// What came of one suite.
+/// Results of one suite.
 #[derive(Debug, Default)]
 pub struct SuiteReport {
     /// Name of the suite.
     pub name: String,
-    /// Identifiers of the cases that passed as the corpus has them.
+    /// Identifiers of the cases that match the corpus.
     pub passed: Vec<String>,
-    /// Cases that passed with a known deviation of their own, and the decision behind it.
+    /// Cases that match their own known deviation, with the decision behind it.
     pub deviating: Vec<(String, String)>,
-    /// Deviations of every case that fits, with how many cases passed with them.
+    /// Number of cases that match with a general deviation, by deviation.
     pub general: BTreeMap<String, usize>,
-    /// Cases that failed, and the lines that say how.
+    /// Cases that failed, with their differences.
     pub failed: Vec<(String, Vec<String>)>,
-    /// Cases that were not run, and why.
+    /// Cases that were not run, with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
 enum Verdict {
-    /// As the corpus has it, but for these general deviations.
+    /// Matches the corpus, apart from these general deviations.
     Passed(Vec<String>),
     Deviating(String),
     Failed(Vec<String>),
@@ -68,24 +68,26 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
         Ok(Outcome::Skipped(reason)) => return Verdict::Skipped(reason),
         Ok(Outcome::Compared { expected, actual }) => (expected, actual),
     };
-    let out_of_date = difference(&expected, &actual).is_empty();
+    let matches_corpus = difference(&expected, &actual).is_empty();
     let own = deviation_of(case, deviations);
-    let ours = match own {
+    let target = match own {
         None => Ok(expected),
-        Some(deviation) => ours(case, expected, deviation, suites, deviations),
+        Some(deviation) => with_own(case, expected, deviation, suites, deviations),
     };
-    let (ours, general) = match ours.and_then(|ours| with_general(case, ours, deviations)) {
-        Ok(ours) => ours,
+    let (target, general) = match target.and_then(|target| with_general(case, target, deviations)) {
+        Ok(target) => target,
         Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
     };
-    if out_of_date && (own.is_some() || !general.is_empty()) {
-        return Verdict::Failed(vec!["passes as it is: its deviation is out of date".to_owned()]);
+    if matches_corpus && (own.is_some() || !general.is_empty()) {
+        return Verdict::Failed(vec![
+            "matches the corpus: remove its deviation from deviations.yaml".to_owned(),
+        ]);
     }
-    let mut lines = difference(&ours, &actual);
+    let mut lines = difference(&target, &actual);
     match (own, lines.is_empty()) {
         (None, true) => Verdict::Passed(general),
         (None, false) => Verdict::Failed(lines),
-        (Some(own), true) => Verdict::Deviating(told(own)),
+        (Some(own), true) => Verdict::Deviating(described(own)),
         (Some(_), false) => {
             lines.insert(0, "differs from its known deviation:".to_owned());
             Verdict::Failed(lines)
@@ -93,21 +95,25 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
     }
 }
 
-fn told(deviation: &Deviation) -> String {
+fn described(deviation: &Deviation) -> String {
     format!("{}: {}", deviation.decision, deviation.reason)
 }
 
-/// What we do, the deviations of every case that fits included, and which they are.
-fn with_general(case: &Case<'_>, mut ours: Value, deviations: &[Deviation]) -> Result<(Value, Vec<String>)> {
+/// Applies the general deviations that fit the case. Returns the result and the deviations.
+fn with_general(
+    case: &Case<'_>,
+    mut target: Value,
+    deviations: &[Deviation],
+) -> Result<(Value, Vec<String>)> {
     let mut general = Vec::new();
     for deviation in deviations {
-        let concerns = deviation.is_general() && deviation.suite == case.document.name;
-        if concerns && deviation.fits(case.json, &ours) {
-            ours = deviation.apply(&ours)?;
-            general.push(told(deviation));
+        let applicable = deviation.is_general() && deviation.suite == case.document.name;
+        if applicable && deviation.fits(case.json, &target) {
+            target = deviation.apply(&target)?;
+            general.push(described(deviation));
         }
     }
-    Ok((ours, general))
+    Ok((target, general))
 }
 
 fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d Deviation> {
@@ -116,8 +122,8 @@ fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d 
         .find(|deviation| deviation.suite == case.document.name && deviation.case == case.id())
 }
 
-/// What a known deviation says that we do.
-fn ours(
+/// Applies the deviation of a single case.
+fn with_own(
     case: &Case<'_>,
     expected: Value,
     deviation: &Deviation,
@@ -132,14 +138,17 @@ fn ours(
         .cases()
         .into_iter()
         .find(|other| other.id() == like && like != case.id());
-    let model = model.with_context(|| format!("the deviation is like {like}, which is no other case"))?;
-    let runner = runner_of(suites, &model).context("the deviation is like a case without a runner")?;
+    let model = model.with_context(|| {
+        format!("`like` of the deviation names {like}, which is not another case of the suite")
+    })?;
+    let runner =
+        runner_of(suites, &model).context("`like` of the deviation names a case without a runner")?;
     let Outcome::Compared { expected, .. } = runner.run(&model)? else {
-        bail!("the deviation is like {like}, which is skipped");
+        bail!("`like` of the deviation names {like}, which is skipped");
     };
     let base = match deviation_of(&model, deviations) {
         Some(of_model) if of_model.like.is_none() => of_model.apply(&expected)?,
-        Some(_) => bail!("the deviation is like {like}, which is like another"),
+        Some(_) => bail!("`like` of the deviation names {like}, whose deviation has `like` itself"),
         None => expected,
     };
     deviation.apply(&base)
@@ -151,7 +160,7 @@ impl SuiteReport {
     /// Writes every failure with its differences, every deviation and skip with its reason, and the counts.
     ///
     /// # Errors
-    /// When `out` cannot be written to.
+    /// Writing to `out` fails.
     pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         for (id, lines) in &self.failed {
             writeln!(out, "FAILED {} {id}", self.name)?;

@@ -1,4 +1,4 @@
-//! What a suite's runner is, and the list of all of them.
+//! The interface of a suite's runner, and the list of all runners.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -7,12 +7,12 @@ use crate::corpus::Case;
 
 /// Runs cases of one suite through the product's code.
 ///
-/// Several may serve one suite, each its own kinds of cases.
+/// A suite may have several runners, each for its own kinds of cases.
 pub trait Suite {
-    /// The suite it runs cases of, as in the `suite` field of `cases.json`.
+    /// Name of the suite, as in the `suite` field of `cases.json`.
     fn name(&self) -> &'static str;
 
-    /// The kinds of cases it runs; empty for all.
+    /// Kinds of cases that it runs; empty for all.
     fn kinds(&self) -> &'static [&'static str] {
         &[]
     }
@@ -20,27 +20,27 @@ pub trait Suite {
     /// Runs one case.
     ///
     /// # Errors
-    /// When the case itself cannot be read: that fails the case. A refusal by the product is an answer, not an
-    /// error; see [`Outcome`].
+    /// The case itself cannot be read, which fails the case. A denial by the product is a result, not an error; see
+    /// [`Outcome`].
     fn run(&self, case: &Case<'_>) -> Result<Outcome>;
 }
 
-/// What running a case gave.
+/// Result of running a case.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Both sides in one shape of the runner's choice, free of what the corpus calls incidental. They are compared
-    /// by [`crate::compare::difference`]: null, empty and absent are equal.
+    /// Expectation and result in a common shape that the runner chooses, without incidental differences. They are
+    /// compared by [`crate::compare::difference`]: null, empty and absent are equal.
     Compared {
-        /// What the corpus asks for; a known deviation changes this side.
+        /// Expectation of the corpus; a known deviation changes it.
         expected: Value,
-        /// What the product does.
+        /// Result of the product.
         actual: Value,
     },
-    /// Not run, and why.
+    /// Not run, with the reason.
     Skipped(String),
 }
 
-/// All runners. One line each.
+/// Returns all runners.
 pub fn registered() -> Vec<Box<dyn Suite>> {
     vec![
         Box::new(crate::container_patch::ContainerPatches),
@@ -58,7 +58,7 @@ pub fn registered() -> Vec<Box<dyn Suite>> {
     ]
 }
 
-/// The runner of a case, if there is one.
+/// Returns the runner of a case.
 pub fn runner_of<'s>(suites: &'s [Box<dyn Suite>], case: &Case<'_>) -> Option<&'s dyn Suite> {
     suites
         .iter()

@@ -1,5 +1,5 @@
-//! Suite `transparent-proxy`, the rules: Kuma's are for iptables, ours for nftables, so what is compared is what becomes
-//! of packets, of every kind that either side tells apart.
+//! Suite `transparent-proxy`, rules: Kuma's are for iptables, Kermode's for nftables. The suite therefore compares the
+//! disposition of packets, one packet for each kind that the rules of either side distinguish.
 
 mod iptables;
 mod packet;
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::corpus::Case;
 use crate::suite::{Outcome, Suite};
 use iptables::Tables;
-use packet::{Fate, Packet};
+use packet::{Disposition, Packet};
 
-/// Runner of these cases.
+/// Runner of the rule cases.
 pub(crate) struct Traffic;
 
 impl Suite for Traffic {
@@ -41,7 +41,9 @@ impl Suite for Traffic {
             .into_iter()
             .any(|argument| argument == "--exclude-outbound-ips")
         {
-            return Ok(Outcome::Skipped("exclusions by address came with 3.0".to_owned()));
+            return Ok(Outcome::Skipped(
+                "exclusions by address are a feature of Kuma 3.0".to_owned(),
+            ));
         }
         match case.kind() {
             "dry-run-rules" | "iptables-save" => saved(case),
@@ -52,15 +54,15 @@ impl Suite for Traffic {
                 Ok(refused(&configured(case).map(drop), part))
             }
             "known-bad" => Ok(Outcome::Skipped(
-                "documents a defect, not to be reproduced".to_owned(),
+                "documents a defect of Kuma that Kermode does not reproduce".to_owned(),
             )),
             kind => bail!("unknown kind {kind:?}"),
         }
     }
 }
 
-fn refused(answer: &Result<()>, part: &Value) -> Outcome {
-    let actual = match answer {
+fn refused(result: &Result<()>, part: &Value) -> Outcome {
+    let actual = match result {
         Ok(()) => json!("accepted"),
         Err(error) => {
             let text = format!("{error:#}");
@@ -72,7 +74,7 @@ fn refused(answer: &Result<()>, part: &Value) -> Outcome {
     Outcome::Compared { expected, actual }
 }
 
-/// The settings of a case: arguments of `kuma-init`, or annotations of an injected Pod.
+/// Returns the settings of a case: arguments of `kuma-init`, or annotations of an injected Pod.
 fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
     if !case.at("/inputs/podAnnotations").is_null() {
         let mut annotations: BTreeMap<String, String> = case.decode("/inputs/podAnnotations")?;
@@ -82,7 +84,7 @@ fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
     let arguments: Vec<String> = case.decode("/inputs/args")?;
     let mut known = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        // `kuma-dp (uid 5678)`: a user of the machine on which the case was made.
+        // `kuma-dp (uid 5678)`: a user of the machine on which the case was recorded.
         let uid = argument
             .strip_prefix("kuma-dp (uid ")
             .and_then(|rest| rest.strip_suffix(')'));
@@ -98,7 +100,7 @@ fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
     kuma_init::traffic_config(&known)
 }
 
-/// Settings with one annotation, as of an injected Pod with DNS.
+/// Returns the settings of an injected Pod with one annotation and DNS redirection.
 fn annotated(case: &Case<'_>) -> Result<TrafficConfig> {
     let key: String = case.decode("/inputs/annotation")?;
     let annotations = BTreeMap::from([(key, case.decode("/inputs/value")?)]);
@@ -107,7 +109,7 @@ fn annotated(case: &Case<'_>) -> Result<TrafficConfig> {
     Ok(config)
 }
 
-/// Rules of the whole pod.
+/// Compares all rules of a Pod.
 fn saved(case: &Case<'_>) -> Result<Outcome> {
     let config = configured(case)?;
     let v6 = case.at("/inputs/family") == "ipv6";
@@ -120,10 +122,11 @@ fn saved(case: &Case<'_>) -> Result<Outcome> {
         .replace("-d subnetPlaceholder/mask", "-d 127.0.0.1/32");
     let tables = Tables::parse(&text)?;
     let rules = RuleSet::new(&config, IpFamilies::DualStack);
-    compared(&tables, &rules, v6, |packet| tables.fate(packet))
+    compared(&tables, &rules, v6, |packet| tables.disposition(packet))
 }
 
-/// Rules of the exclusion alone: what they match is left alone, everything else is as without them.
+/// Compares the rules of one exclusion: packets that match are not redirected, others are treated as without the
+/// exclusion.
 fn exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;
@@ -132,46 +135,46 @@ fn exclusion(case: &Case<'_>) -> Result<Outcome> {
     config.outbound.excluded_uids.clear();
     let without = RuleSet::new(&config, IpFamilies::DualStack);
     compared(&tables, &rules, false, |packet| {
-        let plain = rules::fate(&without, packet)?;
+        let plain = rules::disposition(&without, packet)?;
         let redirect = if tables.returns(packet)? {
             None
         } else {
             plain.redirect
         };
-        Ok(Fate { redirect, ..plain })
+        Ok(Disposition { redirect, ..plain })
     })
 }
 
-/// Sends every kind of packet through both.
+/// Evaluates every kind of packet with both sets of rules.
 fn compared(
     tables: &Tables,
     rules: &RuleSet,
     v6: bool,
-    expected: impl Fn(&Packet) -> Result<Fate>,
+    expected: impl Fn(&Packet) -> Result<Disposition>,
 ) -> Result<Outcome> {
     let mut differing: BTreeMap<String, Value> = BTreeMap::new();
-    let (mut redirected, mut left_alone) = (0, 0);
+    let (mut redirected, mut passed) = (0, 0);
     for packet in packet::all(&tables.ports(), &tables.users(), v6) {
-        let theirs = expected(&packet).with_context(|| packet.to_string())?;
-        let ours = rules::fate(rules, &packet)?;
-        if theirs.redirect.is_some() {
+        let kuma = expected(&packet).with_context(|| packet.to_string())?;
+        let kermode = rules::disposition(rules, &packet)?;
+        if kuma.redirect.is_some() {
             redirected += 1;
         } else {
-            left_alone += 1;
+            passed += 1;
         }
-        if theirs != ours {
+        if kuma != kermode {
             let example = || json!({"packets": 0, "such as": packet.to_string()});
-            let kind = format!("{ours}, expected {theirs}");
+            let kind = format!("{kermode}, expected {kuma}");
             let kind = differing.entry(kind).or_insert_with(example);
             kind["packets"] = (kind["packets"].as_u64().unwrap_or_default() + 1).into();
         }
     }
     ensure!(
-        redirected > 100 && left_alone > 100,
-        "packets of one kind only: {redirected} redirected, {left_alone} left alone"
+        redirected > 100 && passed > 100,
+        "the packets do not cover both cases: {redirected} redirected, {passed} not redirected"
     );
     Ok(Outcome::Compared {
-        expected: json!({"another fate": {}}),
-        actual: json!({"another fate": differing}),
+        expected: json!({"different disposition": {}}),
+        actual: json!({"different disposition": differing}),
     })
 }

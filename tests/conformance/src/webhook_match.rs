@@ -1,4 +1,4 @@
-//! Suite `page-examples`, the part on the registration of the webhooks: which of them the API server asks about a Pod.
+//! Suite `page-examples`, cases on the registration of webhooks: the webhooks that the API server calls for a Pod.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::corpus::Case;
 use crate::suite::{Outcome, Suite};
 
-/// Runner of these cases.
+/// Runner of the registration cases.
 pub(crate) struct WebhookMatch;
 
 impl Suite for WebhookMatch {
@@ -23,10 +23,10 @@ impl Suite for WebhookMatch {
         let registration = objects
             .iter()
             .find(|object| object["kind"] == "MutatingWebhookConfiguration")
-            .context("no webhook is registered")?;
+            .context("no MutatingWebhookConfiguration")?;
         let namespace = with_name_label(case.at("/inputs/namespace"));
         let pod_labels = &case.at("/inputs/pod")["metadata"]["labels"];
-        let asked: Vec<&Value> = registration["webhooks"]
+        let called: Vec<&Value> = registration["webhooks"]
             .as_array()
             .into_iter()
             .flatten()
@@ -36,8 +36,8 @@ impl Suite for WebhookMatch {
                     && selects(&webhook["objectSelector"], pod_labels)
             })
             .collect();
-        let names: Vec<&Value> = asked.iter().map(|webhook| &webhook["name"]).collect();
-        let guaranteed = asked.iter().any(|webhook| webhook["failurePolicy"] == "Fail");
+        let names: Vec<&Value> = called.iter().map(|webhook| &webhook["name"]).collect();
+        let guaranteed = called.iter().any(|webhook| webhook["failurePolicy"] == "Fail");
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),
             actual: json!({"webhooks": names, "guaranteed": guaranteed}),
@@ -45,7 +45,7 @@ impl Suite for WebhookMatch {
     }
 }
 
-/// Every namespace has a label with its name.
+/// Returns the labels of a namespace, with the label that the API server adds.
 fn with_name_label(namespace: &Value) -> Value {
     let mut labels = namespace["metadata"]["labels"].clone();
     if !labels.is_object() {
@@ -61,7 +61,7 @@ fn creates_pods(webhook: &Value) -> bool {
     rules.any(|rule| has(&rule["operations"], "CREATE") && has(&rule["resources"], "pods"))
 }
 
-/// A label selector as the API server reads it; an absent one selects everything.
+/// Whether a label selector selects the labels, as in the API server. An absent selector selects everything.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let wanted = selector["matchLabels"].as_object().into_iter().flatten();
     let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_operator_can_select_and_refuse() {
+    fn operators_select_as_in_the_api_server() {
         let labels = json!({"a": "1"});
         for (operator, key, selected) in [
             ("In", "a", true),
@@ -102,7 +102,7 @@ mod tests {
             ("Exists", "b", false),
             ("DoesNotExist", "a", false),
             ("DoesNotExist", "b", true),
-            ("Unheard", "a", false),
+            ("Unknown", "a", false),
         ] {
             let expression = json!({"key": key, "operator": operator, "values": ["1"]});
             let selector = json!({"matchExpressions": [expression]});

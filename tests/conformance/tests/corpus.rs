@@ -1,14 +1,14 @@
-//! The corpus beside the repository, when it is there: every case passes or is a known deviation.
+//! Runs the optional corpus beside the checkout: every case passes or is a known deviation.
 
 use std::path::Path;
 
 use kermode_conformance::{corpus, deviation, report, suite};
 
 #[test]
-fn the_corpus_passes_or_deviates_as_decided() {
+fn every_case_passes_or_is_a_known_deviation() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance");
     if !folder.is_dir() {
-        println!("SKIPPED: there is no corpus at {}", folder.display());
+        println!("SKIPPED: no corpus at {}", folder.display());
         return;
     }
     let (suites, deviations) = (suite::registered(), deviation::known().unwrap());

@@ -1,11 +1,11 @@
-//! As much of the API server's validation by a structural schema as our CustomResourceDefinitions use.
+//! Validates a value against a structural schema, with the keywords that Kermode's CustomResourceDefinitions use.
 
 use serde_json::Value;
 
-/// Whether a value fits a schema. Unknown members are pruned by the API server, not refused.
+/// Whether a value fits a schema. Unknown members fit: the API server prunes them.
 pub(super) fn accepts(schema: &Value, value: &Value) -> bool {
     fits_type(schema, value)
-        && fits_words(schema, value)
+        && fits_keywords(schema, value)
         && fits_members(schema, value)
         && fits_items(schema, value)
 }
@@ -23,7 +23,7 @@ fn fits_type(schema: &Value, value: &Value) -> bool {
     }
 }
 
-fn fits_words(schema: &Value, value: &Value) -> bool {
+fn fits_keywords(schema: &Value, value: &Value) -> bool {
     schema["enum"]
         .as_array()
         .is_none_or(|words| words.contains(value))
@@ -62,7 +62,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_rule_can_refuse() {
+    fn each_keyword_rejects_a_bad_value() {
         let schema = json!({
             "type": "object",
             "required": ["a"],

@@ -1,5 +1,5 @@
-//! Kind `outbounds`: what Kuma stores in a client's Dataplane, Kermode reads from the mesh view: where each service
-//! is addressed. The Dataplane itself holds none of it.
+//! Kind `outbounds`: the addresses of each service. Kuma stores them in a client's Dataplane; Kermode reads them from
+//! the mesh view.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;

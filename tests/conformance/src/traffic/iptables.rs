@@ -1,4 +1,4 @@
-//! Rules of iptables, as `iptables-save` and Kuma's dry run write them, and what they do with a packet.
+//! Parses rules of iptables, as `iptables-save` and Kuma's dry run print them, and evaluates them for a packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -6,15 +6,15 @@ use std::net::IpAddr;
 use anyhow::{Context, Result, bail, ensure};
 use kermode_netfilter::Transport;
 
-use super::packet::{Fate, Packet};
+use super::packet::{Disposition, Packet};
 
-/// Tables by name, chains by name.
+/// Rules by table and chain.
 #[derive(Debug, Default)]
 pub(super) struct Tables(BTreeMap<String, BTreeMap<String, Vec<Rule>>>);
 
 #[derive(Clone, Debug)]
 struct Rule {
-    /// Each with whether it is negated.
+    /// Conditions, each with whether it is negated.
     conditions: Vec<(bool, Condition)>,
     target: Target,
 }
@@ -38,7 +38,7 @@ enum Target {
     Chain(String),
 }
 
-/// Deepest nesting of chains; Kuma's need three.
+/// Limit of jumps between chains, which finds loops. Kuma's rules need three.
 const DEEPEST: usize = 8;
 
 // === impl Tables ===
@@ -56,10 +56,10 @@ impl Tables {
                     let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
                     tables.chain(&table, chain).push(rule);
                 }
-                ["-I", chain, place, rest @ ..] => {
+                ["-I", chain, position, rest @ ..] => {
                     let rule = Rule::parse(rest).with_context(|| line.to_owned())?;
-                    let place: usize = place.parse().with_context(|| line.to_owned())?;
-                    tables.chain(&table, chain).insert(place - 1, rule);
+                    let position: usize = position.parse().with_context(|| line.to_owned())?;
+                    tables.chain(&table, chain).insert(position - 1, rule);
                 }
                 _ => {}
             }
@@ -76,7 +76,7 @@ impl Tables {
         self.0.values().flat_map(BTreeMap::values).flatten()
     }
 
-    /// Ports that the rules name, those beside them, and some others.
+    /// Returns the ports that the rules name, their neighbours, and some others.
     pub(super) fn ports(&self) -> Vec<u16> {
         let mut ports = BTreeSet::from([53, 80, 8080]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
@@ -89,7 +89,7 @@ impl Tables {
         ports.into_iter().collect()
     }
 
-    /// Users that the rules name, those beside them, and some others.
+    /// Returns the users that the rules name, their neighbours, and some others.
     pub(super) fn users(&self) -> Vec<u32> {
         let mut users = BTreeSet::from([0, 1000, 5678]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
@@ -102,38 +102,45 @@ impl Tables {
         users.into_iter().collect()
     }
 
-    pub(super) fn fate(&self, packet: &Packet) -> Result<Fate> {
+    pub(super) fn disposition(&self, packet: &Packet) -> Result<Disposition> {
         let chain = if packet.sent { "OUTPUT" } else { "PREROUTING" };
-        let mut fate = Fate::default();
+        let mut disposition = Disposition::default();
         for table in ["raw", "nat"] {
-            self.walk(table, chain, packet, &mut fate, 0)?;
+            self.walk(table, chain, packet, &mut disposition, 0)?;
         }
-        Ok(fate)
+        Ok(disposition)
     }
 
-    /// Whether a rule of `nat OUTPUT` itself leaves a packet alone.
+    /// Whether a rule of `nat OUTPUT` itself returns for a packet.
     pub(super) fn returns(&self, packet: &Packet) -> Result<bool> {
         let chain = self.0.get("nat").and_then(|table| table.get("OUTPUT"));
-        let mut rules = chain.context("no nat OUTPUT")?.iter();
+        let mut rules = chain.context("no chain OUTPUT in table nat")?.iter();
         let deciding = rules.find(|rule| packet.sent && rule.holds(packet));
         Ok(deciding.is_some_and(|rule| matches!(rule.target, Target::Return)))
     }
 
-    /// Whether a rule of the chain, or of one it leads to, has decided.
-    fn walk(&self, table: &str, chain: &str, packet: &Packet, fate: &mut Fate, depth: usize) -> Result<bool> {
-        ensure!(depth < DEEPEST, "chains lead to themselves");
+    /// Evaluates a chain. Returns whether one of its rules, or of a chain that it jumps to, is final.
+    fn walk(
+        &self,
+        table: &str,
+        chain: &str,
+        packet: &Packet,
+        disposition: &mut Disposition,
+        depth: usize,
+    ) -> Result<bool> {
+        ensure!(depth < DEEPEST, "the chains form a loop");
         let rules = self.0.get(table).and_then(|table| table.get(chain));
         for rule in rules.into_iter().flatten().filter(|rule| rule.holds(packet)) {
             match &rule.target {
                 Target::Return => return Ok(false),
                 Target::Redirect(port) => {
-                    fate.redirect = Some(*port);
+                    disposition.redirect = Some(*port);
                     return Ok(true);
                 }
-                // The target CT goes on, but the first one counts.
-                Target::Zone(zone) => fate.zone = fate.zone.or(Some(*zone)),
+                // Evaluation continues after the target CT, but the first zone counts.
+                Target::Zone(zone) => disposition.zone = disposition.zone.or(Some(*zone)),
                 Target::Chain(next) => {
-                    if self.walk(table, next, packet, fate, depth + 1)? {
+                    if self.walk(table, next, packet, disposition, depth + 1)? {
                         return Ok(true);
                     }
                 }
@@ -192,7 +199,7 @@ impl Rule {
         }
         Ok(Self {
             conditions,
-            target: target.context("no target")?,
+            target: target.context("the rule has no target")?,
         })
     }
 
@@ -231,7 +238,7 @@ fn transport(word: &str) -> Result<Transport> {
     }
 }
 
-/// A network of a single address; the cases have no others.
+/// Parses a network of a single address. The corpus has no other networks.
 fn host(text: &str) -> Result<IpAddr> {
     let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
     ensure!(
@@ -271,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_are_asked_in_their_order_and_chains_come_back() {
+    fn rules_apply_in_order_and_chains_return() {
         let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
             -A OUTPUT -p tcp -j MINE\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
             -A MINE ! -d 10.0.0.3/32 -o lo -j RETURN\n\
@@ -285,10 +292,10 @@ mod tests {
             (8, 0, true, Some(3)),
             (6, 0, false, Some(3)),
         ] {
-            let fate = tables.fate(&packet(port, uid, loopback)).expect("no loop");
+            let disposition = tables.disposition(&packet(port, uid, loopback)).expect("no loop");
             assert_eq!(
-                fate,
-                Fate {
+                disposition,
+                Disposition {
                     redirect,
                     zone: Some(1)
                 },
@@ -298,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_an_error() {
+    fn unknown_syntax_is_an_error() {
         for line in [
             "-A OUTPUT -j",
             "-A OUTPUT -x 1 -j RETURN",

@@ -1,14 +1,14 @@
-//! First packets of connections, of every kind that rules tell apart.
+//! First packets of connections, one for each kind that the rules distinguish.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kermode_netfilter::Transport;
 
-/// A packet as rules see it.
+/// Fields of a packet that rules match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
-    /// Whether a process of the pod sends it; else the pod receives it, on `eth0`.
+    /// Whether a process of the Pod sends it. Otherwise the Pod receives it on `eth0`.
     pub(super) sent: bool,
     /// Whether it leaves through the loopback interface.
     pub(super) loopback: bool,
@@ -21,12 +21,12 @@ pub(super) struct Packet {
     pub(super) uid: u32,
 }
 
-/// What becomes of a packet.
+/// Effect of the rules on a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fate {
-    /// The port of this host that it goes to; none when it is left alone.
+pub(super) struct Disposition {
+    /// Local port that the packet is redirected to.
     pub(super) redirect: Option<u16>,
-    /// The connection tracking zone that it is put into.
+    /// Connection tracking zone that the packet is assigned to.
     pub(super) zone: Option<u16>,
 }
 
@@ -45,17 +45,17 @@ impl fmt::Display for Packet {
     }
 }
 
-impl fmt::Display for Fate {
+impl fmt::Display for Disposition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.redirect {
             Some(port) => write!(f, "redirected to {port}")?,
-            None => write!(f, "left alone")?,
+            None => write!(f, "not redirected")?,
         }
         self.zone.map_or(Ok(()), |zone| write!(f, " in zone {zone}"))
     }
 }
 
-/// Packets of all combinations, for rules that name these ports and users.
+/// Returns packets of all combinations, for rules that name these ports and users.
 pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
     for (from, to) in addresses(v6) {
@@ -78,7 +78,7 @@ pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item 
     }
     let (ports, users) = (ports.to_vec(), users.to_vec());
     packets.into_iter().flat_map(move |packet| {
-        // Received packets belong to nobody here.
+        // A received packet has no owner; one user stands for all.
         let users = if packet.sent { users.clone() } else { vec![0] };
         let with = |port| {
             let of = move |uid| Packet { port, uid, ..packet };
@@ -88,7 +88,8 @@ pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item 
     })
 }
 
-/// From the proxy's inbound address, localhost or the pod, to localhost, the pod or elsewhere.
+/// Returns pairs of source (the proxy's inbound address, localhost or the Pod) and destination (localhost, the Pod or
+/// another host).
 fn addresses(v6: bool) -> Vec<(IpAddr, IpAddr)> {
     let (localhost, inbound, pod, elsewhere): (IpAddr, IpAddr, IpAddr, IpAddr) = if v6 {
         (

@@ -1,52 +1,61 @@
-//! What our rules do with a packet.
+//! Evaluates Kermode's rules for a packet.
 
 use anyhow::{Context, Result, ensure};
 use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
 
-use super::packet::{Fate, Packet};
+use super::packet::{Disposition, Packet};
 
-/// Deepest nesting of chains; ours need three.
+/// Limit of jumps between chains, which finds loops. Kermode's rules need three.
 const DEEPEST: usize = 8;
 
-/// What becomes of it, connection tracking zones first.
-pub(super) fn fate(rules: &RuleSet, packet: &Packet) -> Result<Fate> {
+/// Returns the disposition of a packet. Connection tracking zones come first.
+pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Disposition> {
     let hooks = if packet.sent {
         [Hook::RawOutput, Hook::NatOutput]
     } else {
         [Hook::RawPrerouting, Hook::NatPrerouting]
     };
-    let mut fate = Fate::default();
+    let mut disposition = Disposition::default();
     for hook in hooks {
         for chain in rules.chains.iter().filter(|chain| chain.hook == Some(hook)) {
-            walk(rules, chain.name, packet, &mut fate, 0)?;
+            walk(rules, chain.name, packet, &mut disposition, 0)?;
         }
     }
-    Ok(fate)
+    Ok(disposition)
 }
 
-/// Whether a rule of the chain, or of one it leads to, has decided.
-fn walk(rules: &RuleSet, name: ChainName, packet: &Packet, fate: &mut Fate, depth: usize) -> Result<bool> {
-    ensure!(depth < DEEPEST, "chains lead to themselves");
+/// Evaluates a chain. Returns whether one of its rules, or of a chain that it jumps to, is final.
+fn walk(
+    rules: &RuleSet,
+    name: ChainName,
+    packet: &Packet,
+    disposition: &mut Disposition,
+    depth: usize,
+) -> Result<bool> {
+    ensure!(depth < DEEPEST, "the chains form a loop");
     let chain = rules.chains.iter().find(|chain| chain.name == name);
-    for rule in &chain.context("a jump to a chain that is not there")?.rules {
+    for rule in &chain
+        .context("a rule jumps to a chain that does not exist")?
+        .rules
+    {
         if !rule.matches.iter().all(|one| holds(one, packet)) {
             continue;
         }
         match rule.verdict {
             Verdict::Return => return Ok(false),
-            Verdict::Goto(next) => return walk(rules, next, packet, fate, depth + 1),
+            Verdict::Goto(next) => return walk(rules, next, packet, disposition, depth + 1),
             Verdict::Jump(next) => {
-                if walk(rules, next, packet, fate, depth + 1)? {
+                if walk(rules, next, packet, disposition, depth + 1)? {
                     return Ok(true);
                 }
             }
             Verdict::Redirect(port) => {
-                fate.redirect = Some(port.get());
+                disposition.redirect = Some(port.get());
                 return Ok(true);
             }
             // Written as `ct zone set N return`.
             Verdict::Zone(zone) => {
-                fate.zone = Some(zone);
+                disposition.zone = Some(zone);
                 return Ok(false);
             }
         }
@@ -64,7 +73,7 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::From(address) => packet.from == *address,
         Match::To(address) => packet.to == *address,
         Match::NotTo(address) => packet.to.is_ipv4() == address.is_ipv4() && packet.to != *address,
-        // No case has virtual networks.
+        // No case of the corpus has virtual networks.
         Match::NotToNetwork(..) => false,
         Match::Protocol(transport) => packet.transport == *transport,
         Match::SourcePort(transport, port) => packet.transport == *transport && packet.source_port == *port,
