@@ -6,7 +6,6 @@
 
 mod metrics;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, OwnerKind
 use kermode_k8s::index::{Changes, DataplaneChange, Index};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::Touched;
-use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TrafficPermission, tag};
+use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TrafficPermission};
 use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::Guard;
 use kermode_xds::snapshot::Publisher;
@@ -85,15 +84,6 @@ pub(crate) struct Engine {
     pub(crate) metrics: Metrics,
 }
 
-/// The permissions of all meshes by the resource they come from.
-type Permissions = BTreeMap<MeshName, BTreeMap<ObjectKey, TrafficPermission>>;
-
-#[derive(Default)]
-struct Progress {
-    synced: usize,
-    permissions: Permissions,
-}
-
 impl From<Message> for Told {
     fn from(message: Message) -> Self {
         Self {
@@ -114,7 +104,7 @@ impl Engine {
     /// Runs until the senders are gone. `synced` is said ready once everything has been published for the first
     /// time.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Told>, synced: Guard) {
-        let mut progress = Progress::default();
+        let mut synced_watches = 0;
         let mut synced = Some(synced);
         let mut batch = Vec::with_capacity(BATCH);
         let mut leading = self.leading.clone();
@@ -146,8 +136,8 @@ impl Engine {
             let _span = tracing::debug_span!("publish changes", messages = batch.len()).entered();
             self.metrics.taken(batch.len(), messages.len());
             let oldest = batch.iter().map(|told: &Told| told.at).min();
-            let mut changes = self.apply(&mut progress, batch.drain(..).map(|told| told.message));
-            let first = synced.take_if(|_| progress.synced == WATCHES);
+            let mut changes = self.apply(&mut synced_watches, batch.drain(..).map(|told| told.message));
+            let first = synced.take_if(|_| synced_watches == WATCHES);
             if first.is_some() {
                 // Until now a Pod may have been converted without its Services: only the outcome counts.
                 changes = self.everything();
@@ -157,7 +147,7 @@ impl Engine {
             }
             self.publisher.apply(self.index.read().view(), &changes.touched);
             self.metrics.published(oldest, begun);
-            let of_a_mesh = |touched: &Touched| !matches!(touched, Touched::Service(..));
+            let of_a_mesh = |touched: &Touched| matches!(touched, Touched::Mesh(_) | Touched::Dataplane(_));
             if changes.touched.iter().any(of_a_mesh) {
                 self.meshes_changed.notify_one();
             }
@@ -197,12 +187,12 @@ impl Engine {
         }
     }
 
-    fn apply(&self, progress: &mut Progress, messages: impl Iterator<Item = Message>) -> Changes {
+    fn apply(&self, synced: &mut usize, messages: impl Iterator<Item = Message>) -> Changes {
         let mut index = self.index.write();
         let before = index.conversions();
         let mut all = Changes::default();
         for message in messages {
-            let changes = self.apply_one(&mut index, progress, message);
+            let changes = self.apply_one(&mut index, synced, message);
             all.touched.extend(changes.touched);
             all.dataplanes.extend(changes.dataplanes);
         }
@@ -210,7 +200,7 @@ impl Engine {
         all
     }
 
-    fn apply_one(&self, index: &mut Index, progress: &mut Progress, message: Message) -> Changes {
+    fn apply_one(&self, index: &mut Index, synced: &mut usize, message: Message) -> Changes {
         match message {
             Message::Pod(Update::Applied(_, pod)) => index.apply_pod(pod),
             Message::Pod(Update::Gone(key)) => index.remove_pod(&key),
@@ -239,18 +229,9 @@ impl Engine {
                 index.remove_mesh(&MeshName::new(key.name))
             }
             Message::Permission(Update::Applied(key, (mesh, permission))) => {
-                let moved = progress.withdraw(&key, Some(&mesh));
-                progress
-                    .permissions
-                    .entry(mesh.clone())
-                    .or_default()
-                    .insert(key, permission);
-                progress.set_permissions(index, moved.into_iter().chain([mesh]))
+                index.apply_permission(&key, &mesh, permission)
             }
-            Message::Permission(Update::Gone(key)) => {
-                let mesh = progress.withdraw(&key, None);
-                progress.set_permissions(index, mesh)
-            }
+            Message::Permission(Update::Gone(key)) => index.remove_permission(&key),
             Message::ContainerPatch(Update::Applied(key, patch)) => {
                 self.directory.write().container_patches.insert(key.name, patch);
                 Changes::default()
@@ -266,7 +247,7 @@ impl Engine {
             | Message::Mesh(Update::Synced)
             | Message::Permission(Update::Synced)
             | Message::ContainerPatch(Update::Synced) => {
-                progress.synced += 1;
+                *synced += 1;
                 Changes::default()
             }
         }
@@ -349,89 +330,18 @@ impl Engine {
     }
 }
 
-impl Progress {
-    /// Takes a permission out of the mesh it is in, unless that is `keep`; says which mesh that was.
-    fn withdraw(&mut self, key: &ObjectKey, keep: Option<&MeshName>) -> Option<MeshName> {
-        let (mesh, permissions) = self
-            .permissions
-            .iter_mut()
-            .find(|(mesh, permissions)| Some(*mesh) != keep && permissions.contains_key(key))?;
-        permissions.remove(key);
-        Some(mesh.clone())
-    }
-
-    fn set_permissions(&self, index: &mut Index, meshes: impl IntoIterator<Item = MeshName>) -> Changes {
-        let mut all = Changes::default();
-        for mesh in meshes {
-            let permissions = self.permissions.get(&mesh).map(in_order).unwrap_or_default();
-            all.extend(index.set_permissions(&mesh, permissions));
-        }
-        all
-    }
-}
-
 fn is_ready(dataplane: &Dataplane) -> bool {
     dataplane.inbounds.iter().any(Inbound::is_ready)
-}
-
-/// The permissions of a mesh in the order in which they overrule one another, the last being the strongest: those for
-/// a service over those for tags over those for the mesh, more tags over fewer, and by name among equals, where the
-/// first of the alphabet wins as in Kuma.
-fn in_order(permissions: &BTreeMap<ObjectKey, TrafficPermission>) -> Vec<TrafficPermission> {
-    let mut permissions: Vec<_> = permissions.values().rev().cloned().collect();
-    permissions.sort_by_key(|permission| {
-        let target = &permission.target;
-        (target.contains_key(tag::SERVICE), target.len())
-    });
-    permissions
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn permission(target: &[(&str, &str)]) -> TrafficPermission {
-        TrafficPermission {
-            target: target
-                .iter()
-                .map(|(key, value)| ((*key).into(), (*value).into()))
-                .collect(),
-            rules: Vec::new(),
-        }
-    }
-
     #[test]
     fn writes_wait_for_pushes_and_never_for_long() {
         assert_eq!(pushing(0), Duration::ZERO);
         assert_eq!(pushing(1_000), Duration::from_millis(30));
         assert_eq!(pushing(usize::MAX), LONGEST_PUSHES);
-    }
-
-    #[test]
-    fn the_more_specific_permission_comes_later_and_so_does_the_earlier_name() {
-        let service = ("kuma.io/service", "web_ns_svc_80");
-        let targets: [(&str, &[(&str, &str)]); 6] = [
-            ("a-subset", &[("version", "1")]),
-            ("b-service", &[service]),
-            ("c-mesh", &[]),
-            ("d-mesh", &[]),
-            ("e-service-subset", &[service, ("version", "1")]),
-            ("f-two-tags", &[("team", "x"), ("version", "1"), ("tier", "y")]),
-        ];
-        let all = targets.map(|(name, target)| (ObjectKey::new("system", name), permission(target)));
-        let ordered = in_order(&all.into());
-        let expected = [
-            "d-mesh",
-            "c-mesh",
-            "a-subset",
-            "f-two-tags",
-            "b-service",
-            "e-service-subset",
-        ];
-        let expected = expected.map(|name| {
-            let target = targets.iter().find(|(candidate, _)| *candidate == name);
-            permission(target.expect("one of them").1)
-        });
-        assert_eq!(ordered, expected);
     }
 }

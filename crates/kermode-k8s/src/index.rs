@@ -147,9 +147,19 @@ impl Index {
         Changes::of_view(self.view.remove_mesh(name))
     }
 
-    /// Replaces the permissions of a mesh.
-    pub fn set_permissions(&mut self, mesh: &MeshName, permissions: Vec<TrafficPermission>) -> Changes {
-        Changes::of_view(self.view.set_permissions(mesh, permissions))
+    /// Adds or replaces a MeshTrafficPermission of a mesh; its mesh may change as well.
+    pub fn apply_permission(
+        &mut self,
+        key: &ObjectKey,
+        mesh: &MeshName,
+        permission: TrafficPermission,
+    ) -> Changes {
+        Changes::of_view(self.view.upsert_permission(key, mesh, permission))
+    }
+
+    /// Removes a MeshTrafficPermission.
+    pub fn remove_permission(&mut self, key: &ObjectKey) -> Changes {
+        Changes::of_view(self.view.remove_permission(key))
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod annotation;
 mod dataplane;
+pub mod direct_access;
 pub mod duration;
 mod mesh;
 mod name;
@@ -19,6 +20,6 @@ pub use dataplane::{
 };
 pub use mesh::{CertificateAuthority, Mesh, Mtls, MtlsMode};
 pub use name::{DEFAULT_MESH, MAX_DNS_LABEL, MeshName, ObjectKey, ServiceName, is_dns_label};
-pub use permission::{Action, PermissionRule, Principal, TrafficPermission};
+pub use permission::{Action, PermissionRule, PermissionSet, Principal, TrafficPermission};
 pub use protocol::Protocol;
 pub use tags::{Tags, tag};

@@ -1,17 +1,22 @@
-//! Who may call whom: MeshTrafficPermission in the form that Envoy's RBAC filter needs.
+//! MeshTrafficPermission: which callers an inbound admits, and which permission applies to which inbound.
+//!
+//! The mesh view holds one [`PermissionSet`] for each mesh. Its rules for an inbound become Envoy's RBAC filter in `kermode-envoy`.
 
-use crate::{ServiceName, Tags};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::{ObjectKey, ServiceName, Tags, tag};
 
 /// One MeshTrafficPermission, its target already resolved against the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficPermission {
-    /// Inbounds it applies to: all whose tags include these. Empty: every inbound of the mesh.
+    /// Tags that an inbound must have for the permission to apply to it. Empty: every inbound of the mesh.
     pub target: Tags,
     /// Rules in the order of the resource; a later rule for the same principal wins.
     pub rules: Vec<PermissionRule>,
 }
 
-/// What one group of callers may do.
+/// Verdict for one group of callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermissionRule {
     /// The callers.
@@ -32,10 +37,161 @@ pub struct Principal {
 /// The verdict of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Let the call through.
+    /// Admit the call.
     Allow,
-    /// Refuse it.
+    /// Refuse the call.
     Deny,
-    /// Let it through, and count it as one that a Deny would have refused.
+    /// Admit the call, and count it as one that a Deny would have refused.
     AllowWithShadowDeny,
+}
+
+/// The permissions of one mesh, ordered by precedence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
+
+/// Position of a permission in its set; a later permission overrules an earlier one.
+///
+/// A permission for a service overrules one for other tags, which overrules one for the whole mesh; more tags overrule fewer.
+/// Among equals the first name of the alphabet wins, as in Kuma.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Precedence {
+    names_service: bool,
+    tags: usize,
+    key: Reverse<ObjectKey>,
+}
+
+// === impl TrafficPermission ===
+
+impl TrafficPermission {
+    /// Whether the permission applies to an inbound with these tags.
+    pub fn selects(&self, inbound: &Tags) -> bool {
+        self.target
+            .iter()
+            .all(|(key, value)| inbound.get(key) == Some(value))
+    }
+}
+
+// === impl PermissionSet ===
+
+impl PermissionSet {
+    /// An empty set.
+    pub const fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Whether the mesh has no permissions.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The permission of a MeshTrafficPermission.
+    pub fn get(&self, key: &ObjectKey) -> Option<&TrafficPermission> {
+        let mut named = self.0.iter().filter(|(precedence, _)| precedence.key.0 == *key);
+        named.next().map(|(_, permission)| permission)
+    }
+
+    /// Adds or replaces the permission of a MeshTrafficPermission. Returns the replaced one.
+    pub fn insert(&mut self, key: ObjectKey, permission: TrafficPermission) -> Option<TrafficPermission> {
+        let replaced = self.remove(&key);
+        let precedence = Precedence {
+            names_service: permission.target.contains_key(tag::SERVICE),
+            tags: permission.target.len(),
+            key: Reverse(key),
+        };
+        self.0.insert(precedence, permission);
+        replaced
+    }
+
+    /// Removes and returns the permission of a MeshTrafficPermission.
+    pub fn remove(&mut self, key: &ObjectKey) -> Option<TrafficPermission> {
+        let precedence = self.0.keys().find(|precedence| precedence.key.0 == *key)?.clone();
+        self.0.remove(&precedence)
+    }
+
+    /// The rules that apply to an inbound with these tags; a later rule overrules an earlier one.
+    pub fn rules_for(&self, inbound: &Tags) -> Vec<&PermissionRule> {
+        self.0
+            .values()
+            .filter(|permission| permission.selects(inbound))
+            .flat_map(|permission| &permission.rules)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(tags: &[(&str, &str)]) -> Tags {
+        let shared = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
+        tags.iter().map(shared).collect()
+    }
+
+    /// A permission that is recognised by the caller it names.
+    fn mk_permission(caller: &str, target: &[(&str, &str)]) -> TrafficPermission {
+        TrafficPermission {
+            target: tags(target),
+            rules: vec![PermissionRule {
+                from: Principal {
+                    service: Some(caller.into()),
+                    tags: Tags::new(),
+                },
+                action: Action::Allow,
+            }],
+        }
+    }
+
+    #[test]
+    fn more_specific_permissions_come_later_and_so_do_earlier_names() {
+        let service = ("kuma.io/service", "web_ns_svc_80");
+        let targets: [(&str, &[(&str, &str)]); 6] = [
+            ("a-subset", &[("version", "1")]),
+            ("b-service", &[service]),
+            ("c-mesh", &[]),
+            ("d-mesh", &[]),
+            ("e-service-subset", &[service, ("version", "1")]),
+            ("f-two-tags", &[("team", "x"), ("version", "1"), ("tier", "y")]),
+        ];
+        let mut set = PermissionSet::default();
+        for (name, target) in targets {
+            set.insert(ObjectKey::new("system", name), mk_permission(name, target));
+        }
+        let inbound = tags(&[service, ("version", "1"), ("team", "x"), ("tier", "y")]);
+        let rules = set.rules_for(&inbound).into_iter();
+        let ordered: Vec<_> = rules
+            .map(|rule| rule.from.service.as_ref().expect("a caller").as_str())
+            .collect();
+        let expected = [
+            "d-mesh",
+            "c-mesh",
+            "a-subset",
+            "f-two-tags",
+            "b-service",
+            "e-service-subset",
+        ];
+        assert_eq!(ordered, expected);
+    }
+
+    #[test]
+    fn edited_target_replaces_the_permission_at_its_old_position() {
+        let (mut set, key) = (PermissionSet::default(), ObjectKey::new("system", "a"));
+        assert_eq!(set.insert(key.clone(), mk_permission("old", &[])), None);
+        let edited = mk_permission("new", &[("version", "1")]);
+        let old = mk_permission("old", &[]);
+        assert_eq!(set.insert(key.clone(), edited.clone()), Some(old));
+        assert_eq!(set.get(&key), Some(&edited));
+        assert_eq!(set.rules_for(&Tags::new()), Vec::<&PermissionRule>::new());
+        assert_eq!(set.remove(&key), Some(edited));
+        assert!(set.is_empty());
+    }
+
+    #[test]
+    fn permission_applies_to_inbounds_that_have_all_tags_of_its_target() {
+        let inbound = tags(&[("kuma.io/service", "web"), ("version", "v1")]);
+        let applies = |target: &[(&str, &str)]| mk_permission("any", target).selects(&inbound);
+        assert!(applies(&[]));
+        assert!(applies(&[("version", "v1")]));
+        assert!(!applies(&[("version", "v2")]));
+        assert!(!applies(&[("version", "v1"), ("team", "a")]));
+    }
 }

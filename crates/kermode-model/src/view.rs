@@ -9,7 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use crate::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, Protocol, ServiceName, Tags, TrafficPermission};
+use crate::{
+    Dataplane, Inbound, Mesh, MeshName, ObjectKey, PermissionSet, Protocol, ServiceName, Tags,
+    TrafficPermission,
+};
 
 /// All meshes, dataplanes and services that the control plane knows.
 #[derive(Debug, Default)]
@@ -70,12 +73,14 @@ pub struct Endpoint {
 /// Something whose configuration has to be generated anew.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// The mesh itself: mTLS, passthrough or permissions.
+    /// The mesh itself: mTLS or passthrough.
     Mesh(MeshName),
     /// A service: endpoints, addresses or protocol. It may have gone.
     Service(MeshName, ServiceName),
     /// A dataplane's own configuration, health aside. It may have gone.
     Dataplane(ObjectKey),
+    /// The permissions that apply to an inbound of a dataplane, by its port.
+    Inbound(ObjectKey, u16),
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +88,7 @@ struct MeshEntry {
     mesh: Option<Arc<Mesh>>,
     services: BTreeMap<ServiceName, Service>,
     dataplanes: HashSet<ObjectKey>,
-    permissions: Arc<[TrafficPermission]>,
+    permissions: PermissionSet,
 }
 
 impl MeshEntry {
@@ -105,12 +110,10 @@ impl MeshView {
         self.meshes.values().filter_map(|entry| entry.mesh.as_ref())
     }
 
-    /// The permissions of a mesh, most general first, as handed in.
-    pub fn permissions(&self, name: &MeshName) -> &[TrafficPermission] {
-        self.meshes
-            .get(name)
-            .map(|entry| &*entry.permissions)
-            .unwrap_or_default()
+    /// The permissions of a mesh.
+    pub fn permissions(&self, name: &MeshName) -> &PermissionSet {
+        static NONE: PermissionSet = PermissionSet::new();
+        self.meshes.get(name).map_or(&NONE, |entry| &entry.permissions)
     }
 
     /// A dataplane by its key.
@@ -176,21 +179,46 @@ impl MeshView {
         vec![Touched::Mesh(name.clone())]
     }
 
-    /// Replaces the permissions of a mesh.
-    pub fn set_permissions(&mut self, name: &MeshName, permissions: Vec<TrafficPermission>) -> Vec<Touched> {
-        let entry = self.meshes.entry(name.clone()).or_default();
-        let changed = *entry.permissions != *permissions;
-        if changed {
-            entry.permissions = permissions.into();
+    /// Adds or replaces a permission of a mesh. Touches the inbounds that it selected before or selects now.
+    pub fn upsert_permission(
+        &mut self,
+        key: &ObjectKey,
+        mesh: &MeshName,
+        permission: TrafficPermission,
+    ) -> Vec<Touched> {
+        if self.permissions(mesh).get(key) == Some(&permission) {
+            return Vec::new();
         }
-        if entry.is_empty() {
-            self.meshes.remove(name);
+        let mut touched: BTreeSet<_> = self.remove_permission(key).into_iter().collect();
+        touched.extend(self.selected_inbounds(mesh, &permission));
+        let entry = self.meshes.entry(mesh.clone()).or_default();
+        entry.permissions.insert(key.clone(), permission);
+        touched.into_iter().collect()
+    }
+
+    /// Removes a permission, whatever its mesh. Touches the inbounds that it selected.
+    pub fn remove_permission(&mut self, key: &ObjectKey) -> Vec<Touched> {
+        let mut meshes = self.meshes.iter_mut();
+        let removed = meshes.find_map(|(mesh, entry)| Some((mesh.clone(), entry.permissions.remove(key)?)));
+        let Some((mesh, permission)) = removed else {
+            return Vec::new();
+        };
+        if self.meshes.get(&mesh).is_some_and(MeshEntry::is_empty) {
+            self.meshes.remove(&mesh);
         }
-        if changed {
-            vec![Touched::Mesh(name.clone())]
-        } else {
-            Vec::new()
+        self.selected_inbounds(&mesh, &permission)
+    }
+
+    /// The inbounds of a mesh to which a permission applies, sorted, each once.
+    fn selected_inbounds(&self, mesh: &MeshName, permission: &TrafficPermission) -> Vec<Touched> {
+        let mut selected = BTreeSet::new();
+        for dataplane in self.dataplanes_of(mesh) {
+            let inbounds = dataplane.inbounds.iter();
+            let inbounds =
+                inbounds.filter(|inbound| !inbound.is_serviceless() && permission.selects(&inbound.tags));
+            selected.extend(inbounds.map(|inbound| Touched::Inbound(dataplane.key.clone(), inbound.port)));
         }
+        selected.into_iter().collect()
     }
 
     /// Says where clients address a service; `None` when its Kubernetes Service has gone.

@@ -1,22 +1,24 @@
 //! From the mesh view to the store: generates anew what was touched, and nothing else.
 
+mod direct;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use kermode_envoy::{Resource, generate};
+use kermode_envoy::{Resource, ResourceKind, generate, names};
 use kermode_model::view::{MeshView, Touched};
 use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey, ServiceName};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
+use self::direct::{DirectProxies, ListenerChanges};
 use crate::store::{Key, Profile, Store, Visibility};
 
 /// Publishes what changes of a mesh view. One task owns it.
 #[derive(Debug)]
 pub struct Publisher {
     store: Arc<Store>,
-    /// Proxies whose own resources depend on those of services, by mesh: those with direct access.
-    direct: HashMap<MeshName, HashSet<ObjectKey>>,
+    direct: DirectProxies,
     metrics: Metrics,
 }
 
@@ -31,8 +33,10 @@ struct Metrics {
 #[derive(Default)]
 struct Work {
     meshes: HashSet<MeshName>,
-    services: HashSet<(MeshName, ServiceName)>,
+    services: HashMap<MeshName, HashSet<ServiceName>>,
     proxies: HashSet<ObjectKey>,
+    /// Inbounds by the port, of proxies that are not published as a whole.
+    inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 
 // === impl Publisher ===
@@ -42,7 +46,7 @@ impl Publisher {
     pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
-            direct: HashMap::new(),
+            direct: DirectProxies::default(),
             metrics: Metrics::default(),
         }
     }
@@ -58,7 +62,7 @@ impl Publisher {
     /// Generates what was touched and stores what changed. What the proxies of a mesh share goes first, so that no
     /// listener is seen before the clusters it refers to.
     pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
-        let mut work = self.plan(view, touched);
+        let mut work = Self::plan(view, touched);
         self.publish(view, &mut work);
     }
 
@@ -88,12 +92,24 @@ impl Publisher {
         work.proxies.retain(|proxy| self.configurable(view, proxy));
         for mesh in &work.meshes {
             self.publish_mesh(view, mesh);
+            self.direct.reload_mesh(view, mesh);
         }
-        for (mesh, service) in &work.services {
-            self.publish_service(view, mesh, service);
+        for (mesh, services) in &work.services {
+            for service in services {
+                self.publish_service(view, mesh, service);
+            }
+            // Proxies that are published as a whole, below, include these changes.
+            let mut changes = self.direct.update_services(view, mesh, services);
+            changes.retain(|changes| !work.proxies.contains(&changes.proxy));
+            for changes in changes {
+                self.publish_direct_access(&changes);
+            }
         }
         for proxy in &work.proxies {
             self.publish_proxy(view, proxy);
+        }
+        for (proxy, ports) in &work.inbounds {
+            self.publish_inbounds(view, proxy, ports);
         }
     }
 
@@ -102,7 +118,7 @@ impl Publisher {
         self.store.mesh_sequence(mesh)
     }
 
-    fn plan(&self, view: &MeshView, touched: &[Touched]) -> Work {
+    fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for touched in touched {
             match touched {
@@ -112,17 +128,20 @@ impl Publisher {
                     work.meshes.insert(mesh.clone());
                 }
                 Touched::Service(mesh, service) => {
-                    work.proxies
-                        .extend(self.direct.get(mesh).into_iter().flatten().cloned());
-                    work.services.insert((mesh.clone(), service.clone()));
+                    let services = work.services.entry(mesh.clone()).or_default();
+                    services.insert(service.clone());
                 }
                 Touched::Dataplane(key) => {
                     work.proxies.insert(key.clone());
                 }
+                Touched::Inbound(key, port) => {
+                    work.inbounds.entry(key.clone()).or_default().push(*port);
+                }
             }
         }
+        work.inbounds.retain(|proxy, _| !work.proxies.contains(proxy));
         let Work { meshes, services, .. } = &mut work;
-        services.retain(|(mesh, _)| !meshes.contains(mesh));
+        services.retain(|mesh, _| !meshes.contains(mesh));
         work
     }
 
@@ -164,9 +183,7 @@ impl Publisher {
     }
 
     fn forget(&mut self, key: &ObjectKey) {
-        self.direct.values_mut().for_each(|proxies| {
-            proxies.remove(key);
-        });
+        self.direct.remove(key);
         self.store.remove_proxy(key);
     }
 
@@ -177,29 +194,43 @@ impl Publisher {
         let Some(mesh) = view.mesh(&dataplane.mesh) else {
             return;
         };
-        self.follow_services(dataplane);
         let mut resources = generate::proxy(mesh, dataplane, view.permissions(&mesh.name));
-        resources.extend(generate::direct_access(mesh, dataplane, view));
+        if let Some(addresses) = self.direct.register(view, dataplane) {
+            resources.extend(generate::direct_access(mesh, addresses));
+        }
         self.count(&resources);
         let changed = self.store.replace_proxy(key, profile(mesh, dataplane), resources);
         self.metrics.changed.inc_by(changed as u64);
     }
 
-    fn follow_services(&mut self, dataplane: &Dataplane) {
-        let direct = dataplane.transparent_proxying.as_ref();
-        let follows = direct.is_some_and(|settings| !settings.direct_access_services.is_empty());
-        for (mesh, proxies) in &mut self.direct {
-            if !follows || *mesh != dataplane.mesh {
-                proxies.remove(&dataplane.key);
-            }
-        }
-        if follows {
-            self.direct
-                .entry(dataplane.mesh.clone())
-                .or_default()
-                .insert(dataplane.key.clone());
-        }
-        self.direct.retain(|_, proxies| !proxies.is_empty());
+    /// Publishes the listeners of some inbounds of a proxy, after their permissions changed.
+    fn publish_inbounds(&self, view: &MeshView, key: &ObjectKey, ports: &[u16]) {
+        let dataplane = view.dataplane(key).filter(|_| self.store.has_stream(key));
+        let mesh = dataplane.and_then(|dataplane| view.mesh(&dataplane.mesh));
+        let (Some(dataplane), Some(mesh)) = (dataplane, mesh) else {
+            return;
+        };
+        let permissions = view.permissions(&mesh.name);
+        let listeners = ports
+            .iter()
+            .filter_map(|port| generate::inbound_listener(mesh, dataplane, *port, permissions));
+        let resources: Vec<_> = listeners.collect();
+        self.count(&resources);
+        let changed = self.store.update_proxy(key, resources, &[]);
+        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
+    }
+
+    fn publish_direct_access(&self, changes: &ListenerChanges) {
+        let listeners = changes.present.iter().copied();
+        let listeners: Vec<_> = listeners.map(generate::direct_access_listener).collect();
+        let removals = changes.absent.iter().map(|address| Key {
+            kind: ResourceKind::Listener,
+            name: names::direct_access(*address).into(),
+        });
+        self.count(&listeners);
+        let removals: Vec<_> = removals.collect();
+        let published = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        self.metrics.changed.inc_by(published.unwrap_or_default() as u64);
     }
 
     fn count(&self, resources: &[Resource]) {

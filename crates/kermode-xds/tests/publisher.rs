@@ -7,15 +7,21 @@
     reason = "a test's helpers fail as its assertions do"
 )]
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kermode_envoy::ResourceKind;
 use kermode_model::view::{MeshView, ServiceAddresses, Touched};
-use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, Tags, TransparentProxying, tag};
+use kermode_model::{
+    Action, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey,
+    PermissionRule, Principal, Tags, TrafficPermission, TransparentProxying, tag,
+};
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::{Changes, Store, Watcher};
 use prometheus_client::registry::Registry;
+use proptest::prelude::*;
 
 /// A view, and a publisher that is told of each of its changes.
 struct Plane {
@@ -57,6 +63,12 @@ fn mk_dataplane(name: &str, ip: u8, service: &str) -> Dataplane {
         probes: None,
         metrics: None,
     }
+}
+
+fn with_direct_access(mut dataplane: Dataplane, services: &[&str]) -> Dataplane {
+    let settings = dataplane.transparent_proxying.as_mut().unwrap();
+    settings.direct_access_services = services.iter().map(|name| (*name).to_owned()).collect();
+    dataplane
 }
 
 fn cluster_ip(last: u8) -> ServiceAddresses {
@@ -208,6 +220,36 @@ fn the_work_for_a_change_does_not_grow_with_the_mesh() {
 }
 
 #[test]
+fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
+    let mut plane = Plane::new();
+    plane.change(|view| {
+        let mut mesh = Mesh::new("default");
+        mesh.mtls = Some(Mtls {
+            backend: "ca-1".into(),
+            mode: MtlsMode::Strict,
+            authority: CertificateAuthority::Builtin,
+            certificate_lifetime: Duration::from_hours(24),
+        });
+        view.upsert_mesh(mesh)
+    });
+    let (mut a, mut b, before) = (plane.follow("a-0"), plane.follow("b-0"), plane.encoded());
+    plane.change(|view| {
+        let permission = TrafficPermission {
+            target: Tags::from([(tag::SERVICE.into(), "b".into())]),
+            rules: vec![PermissionRule {
+                from: Principal::default(),
+                action: Action::Allow,
+            }],
+        };
+        view.upsert_permission(&ObjectKey::new("system", "b"), &"default".into(), permission)
+    });
+    let listener = (ResourceKind::Listener, "inbound:10.0.0.2:8080".to_owned());
+    assert_eq!(changes(&mut b), [listener]);
+    assert_eq!(changes(&mut a), []);
+    assert_eq!(plane.encoded() - before, 1, "one listener of one proxy");
+}
+
+#[test]
 fn a_service_that_ends_goes() {
     let mut plane = Plane::new();
     plane.change(|view| view.remove_dataplane(&key("b-0")));
@@ -281,20 +323,149 @@ fn an_outbound_listener_never_takes_the_place_of_an_own_inbound() {
 #[test]
 fn direct_access_follows_the_pods_of_its_services() {
     let mut plane = Plane::new();
-    plane.change(|view| {
-        let mut direct = mk_dataplane("a-0", 1, "a");
-        direct
-            .transparent_proxying
-            .as_mut()
-            .unwrap()
-            .direct_access_services = vec!["*".into()];
-        view.upsert_dataplane(direct)
-    });
+    plane.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
     assert!(plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
     plane.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
     assert!(plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.3:8080"));
     plane.change(|view| view.remove_dataplane(&key("b-0")));
     assert!(!plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+}
+
+#[test]
+fn pod_change_costs_direct_access_to_all_services_one_listener() {
+    let cost = |services: u8| {
+        let mut plane = Plane::new();
+        plane.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
+        plane.change(|view| {
+            let others = (10..10 + services).map(|i| mk_dataplane(&format!("c-{i}"), i, &format!("c{i}")));
+            others
+                .flat_map(|dataplane| view.upsert_dataplane(dataplane))
+                .collect()
+        });
+        let (mut stream, before) = (plane.follow("a-0"), plane.encoded());
+        plane.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
+        let encoded = plane.encoded() - before;
+        let added = changes(&mut stream);
+        plane.change(|view| view.remove_dataplane(&key("b-1")));
+        (encoded, added, changes(&mut stream))
+    };
+    let (few, many) = (cost(1), cost(100));
+    let listener = (ResourceKind::Listener, "direct_access_10.0.0.3:8080".to_owned());
+    assert!(few.1.contains(&listener) && few.2.contains(&listener), "{few:?}");
+    assert_eq!(few, many);
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    /// Pod, services of its one port, address.
+    Pod(u8, Vec<u8>, u8),
+    NoPod(u8),
+    /// Service, whether it is headless; `None` without addresses.
+    Addresses(u8, Option<bool>),
+    /// Services that the first Pod calls directly and may reach.
+    Access(Vec<u8>, Vec<u8>),
+}
+
+fn any_services() -> impl Strategy<Value = Vec<u8>> {
+    prop::collection::vec(0..4u8, 0..3)
+}
+
+fn any_write() -> impl Strategy<Value = Write> {
+    prop_oneof![
+        4 => (0..5u8, any_services(), 1..4u8).prop_map(|(pod, services, ip)| Write::Pod(pod, services, ip)),
+        2 => (0..5u8).prop_map(Write::NoPod),
+        3 => (0..4u8, any::<Option<bool>>()).prop_map(|(service, headless)| Write::Addresses(service, headless)),
+        1 => (any_services(), any_services()).prop_map(|(direct, reachable)| Write::Access(direct, reachable)),
+    ]
+}
+
+fn service_name(number: u8) -> String {
+    format!("s{number}")
+}
+
+fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
+    match write {
+        // Pods do not take over one another's addresses here: one of each is enough for direct access.
+        Write::Pod(pod, services, ip) => {
+            let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
+            let inbound = dataplane.inbounds.remove(0);
+            for service in services {
+                let mut inbound = inbound.clone();
+                inbound
+                    .tags
+                    .insert(tag::SERVICE.into(), service_name(*service).into());
+                dataplane.inbounds.push(inbound);
+            }
+            view.upsert_dataplane(dataplane)
+        }
+        Write::NoPod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
+        Write::Addresses(service, headless) => {
+            let addresses = headless.map(|headless| ServiceAddresses {
+                cluster_ips: Vec::new(),
+                headless,
+            });
+            view.set_addresses(&service_name(*service).as_str().into(), addresses)
+        }
+        Write::Access(direct, reachable) => {
+            let names = |services: &[u8]| services.iter().map(|service| service_name(*service)).collect();
+            let mut dataplane = mk_dataplane("a-0", 1, "s0");
+            let settings = dataplane.transparent_proxying.as_mut().unwrap();
+            settings.direct_access_services = if direct.is_empty() {
+                vec!["*".into()]
+            } else {
+                names(direct)
+            };
+            settings.reachable_services = names(reachable);
+            view.upsert_dataplane(dataplane)
+        }
+    }
+}
+
+/// Listeners that the proxy `a-0` needs for direct access, from the whole view.
+fn direct_access_anew(view: &MeshView) -> Vec<String> {
+    let proxy = view.dataplane(&key("a-0")).unwrap();
+    let settings = proxy.transparent_proxying.as_ref().unwrap();
+    let lists = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
+    let mesh = MeshName::new("default");
+    let mut addresses = BTreeSet::new();
+    let mut outbound = BTreeSet::new();
+    for (name, service) in view.services(&mesh) {
+        let direct = &settings.direct_access_services;
+        let reachable = &settings.reachable_services;
+        let listed = lists(direct, "*") || lists(direct, name.as_str());
+        for (address, endpoint) in &service.endpoints {
+            if listed && endpoint.dataplane != proxy.key {
+                addresses.insert(*address);
+            }
+            if service.addresses.headless && (reachable.is_empty() || lists(reachable, name.as_str())) {
+                outbound.insert(*address);
+            }
+        }
+    }
+    let addresses = addresses.difference(&outbound);
+    let mut names: Vec<_> = addresses
+        .map(|address| format!("direct_access_{address}"))
+        .collect();
+    names.sort();
+    names
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn published_direct_access_is_that_of_the_whole_view_after_any_writes(
+        batches in prop::collection::vec(prop::collection::vec(any_write(), 1..4), 1..12)
+    ) {
+        let mut plane = Plane::new();
+        plane.change(|view| write(view, &Write::Access(Vec::new(), Vec::new())));
+        for batch in &batches {
+            plane.change(|view| batch.iter().flat_map(|one| write(view, one)).collect());
+            let mut published = plane.names("a-0", ResourceKind::Listener).unwrap();
+            published.retain(|name| name.starts_with("direct_access_"));
+            prop_assert_eq!(published, direct_access_anew(&plane.view), "{:?}", batch);
+        }
+    }
 }
 
 #[tokio::test]

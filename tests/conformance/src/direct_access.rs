@@ -3,6 +3,7 @@
 use anyhow::{Context, Result};
 use kermode_crds::Networking;
 use kermode_envoy::{ResourceKind, generate};
+use kermode_model::direct_access::{self as model, EndpointAddresses};
 use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentProxying};
 use serde_json::{Value, json};
@@ -31,7 +32,11 @@ impl Suite for DirectAccess {
         for other in case.at("/inputs/dataplanes").as_array().into_iter().flatten() {
             view.upsert_dataplane(dataplane(&mesh.name, other)?);
         }
-        let resources = generate::direct_access(&mesh, &client, &view);
+        let access = model::DirectAccess::of(&client);
+        let resources = access.map_or_else(Vec::new, |access| {
+            let of_mesh = EndpointAddresses::of(&view, &mesh.name);
+            generate::direct_access(&mesh, access.addresses(&of_mesh))
+        });
         let names = |kind| {
             let of_kind = resources.iter().filter(move |resource| resource.kind == kind);
             of_kind

@@ -13,7 +13,9 @@ use kermode_envoy::{Resource, ResourceKind, generate};
 use kermode_identity::{
     Authority, Entitlement, IssuedCertificate, ServingAuthority, TrustBundle, WorkloadKey,
 };
-use kermode_model::{CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey};
+use kermode_model::{
+    CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey, PermissionSet,
+};
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, encode_resource};
 use kermode_protocol::certificates::{IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME};
 use kermode_runtime::{shutdown, tls};
@@ -198,7 +200,7 @@ impl State {
             authority: CertificateAuthority::Builtin,
             certificate_lifetime: Duration::from_hours(24),
         });
-        generate::proxy(&mesh, &self.dataplane, &[])
+        generate::proxy(&mesh, &self.dataplane, &PermissionSet::new())
     }
 
     /// What a subscription to one type gets: everything of it, or what is named.

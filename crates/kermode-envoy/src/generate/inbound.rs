@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, FilterChainMatch, Listener};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, Protocol, TrafficPermission};
+use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, PermissionSet, Protocol};
 
 use super::cluster::{self, HttpVersion};
 use super::tls::ALPN;
@@ -25,11 +25,7 @@ const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) fn generate(
-    mesh: &Mesh,
-    dataplane: &Dataplane,
-    permissions: &[TrafficPermission],
-) -> Vec<Resource> {
+pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
     let mut resources = Vec::new();
     for (port, inbounds) in by_port(dataplane) {
         let Some(main) = main(&inbounds) else { continue };
@@ -37,22 +33,47 @@ pub(crate) fn generate(
         let redirected = dataplane.transparent_proxying.is_some();
         let local = local_cluster(socket, main.protocol(), redirected);
         resources.push(Resource::encode(ResourceKind::Cluster, &local.name, &local));
-
-        let name = names::inbound(socket);
-        let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
-        let rbac = mesh
-            .mtls
-            .is_some()
-            .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
-        let filters: Vec<_> = rbac.into_iter().chain([to_application(main, port)]).collect();
-        let base = listener::new(&name, socket, TrafficDirection::Inbound);
-        let base = if redirected { listener::unbound(base) } else { base };
-        resources.push(listener::encode_tagged(
-            &secured(base, mesh, &filters),
-            &main.tags,
-        ));
+        resources.extend(inbound_listener(mesh, dataplane, &inbounds, permissions));
     }
     resources
+}
+
+pub(crate) fn listener_of_port(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    port: u16,
+    permissions: &PermissionSet,
+) -> Option<Resource> {
+    let inbounds = by_port(dataplane).remove(&port)?;
+    inbound_listener(mesh, dataplane, &inbounds, permissions)
+}
+
+/// The listener for the inbounds of one port; `None` without any.
+fn inbound_listener(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    inbounds: &[&Inbound],
+    permissions: &PermissionSet,
+) -> Option<Resource> {
+    let main = main(inbounds)?;
+    let socket = SocketAddr::new(dataplane.address, main.port);
+    let name = names::inbound(socket);
+    let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
+    let rbac = mesh
+        .mtls
+        .is_some()
+        .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
+    let filters: Vec<_> = rbac.into_iter().chain([to_application(main)]).collect();
+    let base = listener::new(&name, socket, TrafficDirection::Inbound);
+    let base = if dataplane.transparent_proxying.is_some() {
+        listener::unbound(base)
+    } else {
+        base
+    };
+    Some(listener::encode_tagged(
+        &secured(base, mesh, &filters),
+        &main.tags,
+    ))
 }
 
 fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
@@ -90,8 +111,8 @@ fn local_cluster(socket: SocketAddr, protocol: Protocol, redirected: bool) -> Cl
     }
 }
 
-fn to_application(inbound: &Inbound, port: u16) -> Filter {
-    let cluster = names::local(port);
+fn to_application(inbound: &Inbound) -> Filter {
+    let cluster = names::local(inbound.port);
     let protocol = inbound.protocol();
     if protocol.is_http() {
         let service = inbound.service();

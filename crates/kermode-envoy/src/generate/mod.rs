@@ -19,8 +19,10 @@ mod permission;
 mod probe;
 mod tls;
 
-use kermode_model::view::{MeshView, Service};
-use kermode_model::{Dataplane, Mesh, ServiceName, TrafficPermission};
+use std::net::SocketAddr;
+
+use kermode_model::view::Service;
+use kermode_model::{Dataplane, Mesh, PermissionSet, ServiceName};
 
 pub use outbound::own_outbound_names;
 pub use tls::Identity;
@@ -47,9 +49,8 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
 
 /// A proxy's own resources: inbound listeners and local clusters, passthrough, admin and probe listeners.
 ///
-/// `permissions` are those of the mesh, most general first. With mTLS on and none that applies to an inbound,
-/// nobody may call it.
-pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &[TrafficPermission]) -> Vec<Resource> {
+/// `permissions` are those of the mesh. With mTLS on, an inbound without an allowing rule admits no caller.
+pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
     let mut resources = inbound::generate(mesh, dataplane, permissions);
     resources.extend(passthrough::generate(mesh, dataplane));
     resources.extend(admin::generate(dataplane));
@@ -57,8 +58,25 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &[TrafficPermissio
     resources
 }
 
-/// The listeners by which a proxy reaches the pods it may address directly (`kuma.io/direct-access-services`), and
-/// their cluster. It depends on the endpoints of the services listed, unlike everything in [`proxy`].
-pub fn direct_access(mesh: &Mesh, dataplane: &Dataplane, view: &MeshView) -> Vec<Resource> {
-    direct::generate(mesh, dataplane, view)
+/// The listener of one inbound port, the only resource of a proxy that depends on permissions. `None` when the dataplane has no
+/// such inbound.
+pub fn inbound_listener(
+    mesh: &Mesh,
+    dataplane: &Dataplane,
+    port: u16,
+    permissions: &PermissionSet,
+) -> Option<Resource> {
+    inbound::listener_of_port(mesh, dataplane, port, permissions)
+}
+
+/// The cluster for direct access and a listener for each address (see [`kermode_model::direct_access`]). They depend on the
+/// endpoints of other Pods, unlike everything in [`proxy`].
+pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Resource> {
+    let listeners = addresses.into_iter().map(direct_access_listener);
+    [direct::cluster(mesh)].into_iter().chain(listeners).collect()
+}
+
+/// The direct-access listener of one address, equal for all proxies; named by [`crate::names::direct_access`].
+pub fn direct_access_listener(address: SocketAddr) -> Resource {
+    direct::listener_at(address)
 }

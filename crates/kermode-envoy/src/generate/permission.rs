@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::rbac::v3::{
     Permission, Policy, Principal, Rbac as Rules, rbac::Action as Verdict,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
-use kermode_model::{Action, MeshName, PermissionRule, Tags, TrafficPermission};
+use kermode_model::{Action, MeshName, PermissionRule, PermissionSet, Tags};
 
 use crate::names;
 use crate::proto::{exact, network_filter};
@@ -26,12 +26,12 @@ pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
     inbounds: &[&Tags],
-    permissions: &[TrafficPermission],
+    permissions: &PermissionSet,
 ) -> Filter {
     let principals = |wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
         for tags in inbounds {
-            for principal in principals(mesh, &rules_for(tags, permissions), wanted) {
+            for principal in principals(mesh, &permissions.rules_for(tags), wanted) {
                 if !all.contains(&principal) {
                     all.push(principal);
                 }
@@ -48,20 +48,6 @@ pub(crate) fn filter(
         ..Default::default()
     };
     network_filter("envoy.filters.network.rbac", &rbac)
-}
-
-fn rules_for<'a>(inbound: &Tags, permissions: &'a [TrafficPermission]) -> Vec<&'a PermissionRule> {
-    let applies = |permission: &&TrafficPermission| {
-        permission
-            .target
-            .iter()
-            .all(|(key, value)| inbound.get(key) == Some(value))
-    };
-    permissions
-        .iter()
-        .filter(applies)
-        .flat_map(|permission| &permission.rules)
-        .collect()
 }
 
 /// The callers whose last matching rule has one of the wanted actions.

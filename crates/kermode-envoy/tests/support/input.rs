@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use kermode_envoy::{Resource, generate};
+use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::{MeshView, ServiceAddresses};
 use kermode_model::{
     Action, ApplicationProbe, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode,
@@ -144,7 +145,10 @@ impl Input {
         }
         resources.extend(generate::mesh_shared(mesh));
         resources.extend(generate::proxy(mesh, dataplane, view.permissions(&mesh.name)));
-        resources.extend(generate::direct_access(mesh, dataplane, &view));
+        if let Some(access) = DirectAccess::of(dataplane) {
+            let addresses = access.addresses(&EndpointAddresses::of(&view, &mesh.name));
+            resources.extend(generate::direct_access(mesh, addresses));
+        }
         resources
     }
 
@@ -164,7 +168,7 @@ impl Input {
         for (name, dataplane) in &self.dataplanes {
             view.upsert_dataplane(mk_dataplane(name, dataplane));
         }
-        let permissions = self.permissions.as_ref().map_or_else(
+        let permissions: Vec<_> = self.permissions.as_ref().map_or_else(
             || {
                 vec![TrafficPermission {
                     target: Tags::new(),
@@ -173,7 +177,11 @@ impl Input {
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
         );
-        view.set_permissions(&MeshName::new(MESH), permissions);
+        // Among permissions of equal precedence the first name wins, and in the input the last one.
+        for (number, permission) in permissions.into_iter().rev().enumerate() {
+            let key = ObjectKey::new("kuma-control-plane", format!("permission-{number:02}"));
+            view.upsert_permission(&key, &MeshName::new(MESH), permission);
+        }
         view
     }
 }

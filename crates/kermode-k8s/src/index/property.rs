@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use kermode_model::Dataplane;
 use kermode_model::view::Endpoint;
+use kermode_model::{Action, Dataplane, PermissionRule, Principal, Tags, tag};
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -24,6 +24,8 @@ enum Write {
     NoNamespace,
     ReplicaSet(u8, bool),
     NoReplicaSet(u8),
+    Permission(u8, PermissionShape),
+    NoPermission(u8),
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
@@ -46,6 +48,21 @@ struct ServiceShape {
     headless: bool,
     ports: u8,
     ignored: bool,
+}
+
+#[derive(Clone, Debug)]
+struct PermissionShape {
+    other_mesh: bool,
+    target: u8,
+    caller: u8,
+}
+
+fn any_permission() -> impl Strategy<Value = PermissionShape> {
+    (prop::bool::weighted(0.3), 0..5u8, 0..2u8).prop_map(|(other_mesh, target, caller)| PermissionShape {
+        other_mesh,
+        target,
+        caller,
+    })
 }
 
 fn any_pod() -> impl Strategy<Value = PodShape> {
@@ -95,6 +112,8 @@ fn any_write() -> impl Strategy<Value = Write> {
         1 => Just(Write::NoNamespace),
         2 => (0..2u8, any::<bool>()).prop_map(|(name, owned)| Write::ReplicaSet(name, owned)),
         1 => (0..2u8).prop_map(Write::NoReplicaSet),
+        3 => (0..3u8, any_permission()).prop_map(|(name, shape)| Write::Permission(name, shape)),
+        1 => (0..3u8).prop_map(Write::NoPermission),
     ]
 }
 
@@ -165,6 +184,50 @@ fn mk_service_of(name: u8, shape: &ServiceShape) -> ServiceFacts {
     service
 }
 
+fn mk_permission(shape: &PermissionShape) -> (MeshName, TrafficPermission) {
+    let service = (tag::SERVICE.into(), "s0_demo_svc_80".into());
+    let app = ("app".into(), "a0".into());
+    let target = match shape.target {
+        0 => Tags::new(),
+        1 => Tags::from([service]),
+        2 => Tags::from([app]),
+        3 => Tags::from([service, app]),
+        _ => Tags::from([("app".into(), "none".into())]),
+    };
+    let rule = PermissionRule {
+        from: Principal {
+            service: Some(format!("caller-{}", shape.caller).as_str().into()),
+            tags: Tags::new(),
+        },
+        action: Action::Allow,
+    };
+    let mesh = if shape.other_mesh { "other" } else { "default" };
+    let permission = TrafficPermission {
+        target,
+        rules: vec![rule],
+    };
+    (mesh.into(), permission)
+}
+
+fn permission_key(name: u8) -> ObjectKey {
+    ObjectKey::new("system", format!("m{name}"))
+}
+
+/// The MeshTrafficPermissions that exist after some writes.
+type Permissions = BTreeMap<ObjectKey, (MeshName, TrafficPermission)>;
+
+fn record_permission(permissions: &mut Permissions, write: &Write) {
+    match write {
+        Write::Permission(name, shape) => {
+            permissions.insert(permission_key(*name), mk_permission(shape));
+        }
+        Write::NoPermission(name) => {
+            permissions.remove(&permission_key(*name));
+        }
+        _ => {}
+    }
+}
+
 fn cluster_ip(service: u8) -> IpAddr {
     IpAddr::from([10, 96, 0, service + 1])
 }
@@ -184,6 +247,11 @@ fn write(index: &mut Index, write: &Write) -> Changes {
             index.apply_owner(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
         }
         Write::NoReplicaSet(name) => index.remove_owner(&mk_replica_set(&format!("r{name}"), None).id),
+        Write::Permission(name, shape) => {
+            let (mesh, permission) = mk_permission(shape);
+            index.apply_permission(&permission_key(*name), &mesh, permission)
+        }
+        Write::NoPermission(name) => index.remove_permission(&permission_key(*name)),
     }
 }
 
@@ -196,6 +264,54 @@ struct Seen {
     dataplanes: BTreeMap<ObjectKey, Dataplane>,
     services: Services,
     at: BTreeMap<SocketAddr, ServiceName>,
+    rules: Rules,
+}
+
+/// The rules that apply to the inbounds of each dataplane, in the order of the inbounds.
+type Rules = BTreeMap<ObjectKey, Vec<Vec<PermissionRule>>>;
+
+fn rules_of(view: &MeshView) -> Rules {
+    let rules = |dataplane: &Arc<Dataplane>| {
+        let permissions = view.permissions(&dataplane.mesh);
+        let inbounds = dataplane.inbounds.iter();
+        inbounds
+            .map(|inbound| {
+                permissions
+                    .rules_for(&inbound.tags)
+                    .into_iter()
+                    .cloned()
+                    .collect()
+            })
+            .collect()
+    };
+    view.dataplanes()
+        .map(|dataplane| (dataplane.key.clone(), rules(dataplane)))
+        .collect()
+}
+
+fn has_all(tags: &Tags, target: &Tags) -> bool {
+    target.iter().all(|(key, value)| tags.get(key) == Some(value))
+}
+
+/// The inbounds that changed permissions select in the dataplanes as they are.
+fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Seen) -> BTreeSet<Touched> {
+    let mut touched = BTreeSet::new();
+    for key in differing(before, after, Clone::clone) {
+        for (mesh, permission) in before.get(&key).into_iter().chain(after.get(&key)) {
+            let dataplanes = seen
+                .dataplanes
+                .values()
+                .filter(|dataplane| dataplane.mesh == *mesh);
+            let inbounds = dataplanes.flat_map(|dataplane| {
+                let inbounds = dataplane.inbounds.iter();
+                inbounds.map(move |inbound| (dataplane.key.clone(), inbound))
+            });
+            let selected = inbounds
+                .filter(|(_, inbound)| inbound.port != 49151 && has_all(&inbound.tags, &permission.target));
+            touched.extend(selected.map(|(key, inbound)| Touched::Inbound(key, inbound.port)));
+        }
+    }
+    touched
 }
 
 fn services_of(view: &MeshView) -> Services {
@@ -232,12 +348,16 @@ fn seen(index: &Index) -> Seen {
         dataplanes: view_dataplanes(index.view()),
         services: services_of(index.view()),
         at: at(index.view()),
+        rules: rules_of(index.view()),
     }
 }
 
 /// What there should be, made anew from the objects alone.
-fn anew(index: &Index) -> Seen {
+fn anew(index: &Index, permissions: &Permissions) -> Seen {
     let mut view = MeshView::default();
+    for (key, (mesh, permission)) in permissions {
+        view.upsert_permission(key, mesh, permission.clone());
+    }
     let mut desired = BTreeMap::new();
     for service in index.services.values() {
         for (name, addresses) in service_addresses(service) {
@@ -263,6 +383,7 @@ fn anew(index: &Index) -> Seen {
         dataplanes: view_dataplanes(&view),
         services: services_of(&view),
         at: at(&view),
+        rules: rules_of(&view),
     }
 }
 
@@ -270,6 +391,7 @@ fn anew(index: &Index) -> Seen {
 fn without(mut seen: Seen, failed: &BTreeSet<ObjectKey>) -> Seen {
     seen.desired.retain(|key, _| !failed.contains(key));
     seen.dataplanes.retain(|key, _| !failed.contains(key));
+    seen.rules.retain(|key, _| !failed.contains(key));
     for (_, endpoints) in seen.services.values_mut() {
         endpoints.retain(|_, endpoint| !failed.contains(&endpoint.dataplane));
     }
@@ -335,17 +457,21 @@ proptest! {
         writes in prop::collection::vec(any_write(), 1..40)
     ) {
         let mut index = Index::default();
+        let mut permissions = Permissions::new();
         for one in &writes {
-            let before = seen(&index);
+            let (before, permissions_before) = (seen(&index), permissions.clone());
             let changes = write(&mut index, one);
+            record_permission(&mut permissions, one);
             let after = seen(&index);
             let touched: BTreeSet<_> = changes.touched.iter().cloned().collect();
-            prop_assert_eq!(touched, expected_touched(&before, &after), "{:?}", one);
+            let mut expected = expected_touched(&before, &after);
+            expected.extend(expected_inbounds(&permissions_before, &permissions, &after));
+            prop_assert_eq!(touched, expected, "{:?}", one);
             check_told(&before, &after, &changes)?;
             prop_assert!(write(&mut index, one).is_empty(), "said again: {:?}", one);
         }
         let failed: BTreeSet<_> = index.failed().map(|(key, _)| key.clone()).collect();
-        let anew = without(anew(&index), &failed);
+        let anew = without(anew(&index, &permissions), &failed);
         prop_assert_eq!(without(seen(&index), &failed), anew);
     }
 }

@@ -1,6 +1,6 @@
 //! What a write reaches, and what it leaves alone.
 
-use kermode_model::tag;
+use kermode_model::{Tags, tag};
 use serde_json::{Value, json};
 
 use super::builders::{key, mk_namespace, mk_pod, mk_replica_set, mk_service, pod_json, read_pod};
@@ -140,6 +140,41 @@ fn a_readiness_flip_touches_only_the_service() {
     let changes = index.apply_pod(read_pod(&pod));
     assert_eq!(changes.touched, [service("web_demo_svc_80")]);
     assert_eq!(upserted(&changes), ["web-1"]);
+}
+
+#[test]
+fn permission_for_one_service_touches_the_inbounds_that_it_selects_before_or_after_an_edit() {
+    let mut index = Index::default();
+    for (number, app) in [(1, "web"), (2, "web"), (3, "db")] {
+        let labels = json!({"app": app});
+        index.apply_service(mk_service(
+            app,
+            &format!("10.96.0.{number}"),
+            labels.clone(),
+            http(),
+        ));
+        index.apply_pod(mk_pod(
+            &format!("{app}-{number}"),
+            &format!("10.0.0.{number}"),
+            labels,
+        ));
+    }
+    let mk_permission = |service: &str| TrafficPermission {
+        target: Tags::from([(tag::SERVICE.into(), service.into())]),
+        rules: Vec::new(),
+    };
+    let (permission, mesh) = (ObjectKey::new("system", "one"), MeshName::from("default"));
+    let inbound = |pod: &str| Touched::Inbound(key(pod), 8080);
+    let added = index.apply_permission(&permission, &mesh, mk_permission("web_demo_svc_80"));
+    assert_eq!(added.touched, [inbound("web-1"), inbound("web-2")]);
+    let edited = index.apply_permission(&permission, &mesh, mk_permission("db_demo_svc_80"));
+    assert_eq!(
+        edited.touched,
+        [inbound("db-3"), inbound("web-1"), inbound("web-2")]
+    );
+    let moved = index.apply_permission(&permission, &"other".into(), mk_permission("db_demo_svc_80"));
+    assert_eq!(moved.touched, [inbound("db-3")]);
+    assert!(index.remove_permission(&permission).is_empty());
 }
 
 #[test]

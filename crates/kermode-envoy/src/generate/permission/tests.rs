@@ -120,26 +120,3 @@ fn the_last_matching_rule_decides_for_every_list_of_three_and_every_caller() {
         }
     }
 }
-
-#[test]
-fn only_permissions_whose_target_the_inbound_has_apply() {
-    let inbound = Tags::from([
-        ("kuma.io/service".into(), "web".into()),
-        ("version".into(), "v1".into()),
-    ]);
-    let mk_permission = |tags: &[(&str, &str)]| TrafficPermission {
-        target: tags
-            .iter()
-            .map(|(key, value)| ((*key).into(), (*value).into()))
-            .collect(),
-        rules: vec![PermissionRule {
-            from: Caller::default(),
-            action: Action::Allow,
-        }],
-    };
-    let applies = |tags: &[(&str, &str)]| !rules_for(&inbound, &[mk_permission(tags)]).is_empty();
-    assert!(applies(&[]));
-    assert!(applies(&[("version", "v1")]));
-    assert!(!applies(&[("version", "v2")]));
-    assert!(!applies(&[("version", "v1"), ("team", "a")]));
-}

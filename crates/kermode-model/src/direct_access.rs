@@ -1,0 +1,225 @@
+//! Direct access: the Pod addresses that a proxy may call by IP (`kuma.io/direct-access-services`).
+//!
+//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and passes it every service that
+//! the mesh view touched. The few addresses that changed are then compared with the [`DirectAccess`] of each proxy.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+
+use crate::view::{MeshView, Service};
+use crate::{Dataplane, MeshName, ObjectKey, ServiceName};
+
+/// Entry of a Dataplane's list that stands for all services.
+const ALL_SERVICES: &str = "*";
+
+/// Services of one mesh by the addresses of their endpoints.
+#[derive(Debug, Default)]
+pub struct EndpointAddresses {
+    by_address: HashMap<SocketAddr, BTreeMap<ServiceName, EndpointUse>>,
+    by_service: HashMap<ServiceName, BTreeSet<SocketAddr>>,
+}
+
+/// Endpoint of one service at an address.
+#[derive(Debug, PartialEq, Eq)]
+struct EndpointUse {
+    dataplane: ObjectKey,
+    headless: bool,
+}
+
+/// Direct access of one proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectAccess {
+    proxy: ObjectKey,
+    /// Services called by Pod IP; `None` for all.
+    services: Option<BTreeSet<ServiceName>>,
+    /// Services for which the proxy has outbound listeners; `None` for all.
+    reachable: Option<BTreeSet<ServiceName>>,
+}
+
+// === impl EndpointAddresses ===
+
+impl EndpointAddresses {
+    /// The addresses of all services of a mesh.
+    pub fn of(view: &MeshView, mesh: &MeshName) -> Self {
+        let mut addresses = Self::default();
+        for (name, service) in view.services(mesh) {
+            addresses.update(name, Some(service));
+        }
+        addresses
+    }
+
+    /// Replaces the endpoints of a service; `None` removes them. Unready endpoints count. Returns the addresses at which something
+    /// changed.
+    pub fn update(&mut self, name: &ServiceName, service: Option<&Service>) -> BTreeSet<SocketAddr> {
+        let mut stale = self.by_service.remove(name).unwrap_or_default();
+        let mut changed = BTreeSet::new();
+        let mut current = BTreeSet::new();
+        let headless = service.is_some_and(|service| service.addresses.headless);
+        for (address, endpoint) in service.into_iter().flat_map(|service| &service.endpoints) {
+            stale.remove(address);
+            current.insert(*address);
+            let endpoint = EndpointUse {
+                dataplane: endpoint.dataplane.clone(),
+                headless,
+            };
+            let uses = self.by_address.entry(*address).or_default();
+            if uses.get(name) != Some(&endpoint) {
+                uses.insert(name.clone(), endpoint);
+                changed.insert(*address);
+            }
+        }
+        for address in &stale {
+            self.remove(name, *address);
+        }
+        if !current.is_empty() {
+            self.by_service.insert(name.clone(), current);
+        }
+        changed.extend(stale);
+        changed
+    }
+
+    fn remove(&mut self, name: &ServiceName, address: SocketAddr) {
+        if let Some(uses) = self.by_address.get_mut(&address) {
+            uses.remove(name);
+            if uses.is_empty() {
+                self.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+// === impl DirectAccess ===
+
+impl DirectAccess {
+    /// Direct access as a Dataplane declares it; `None` when it declares none.
+    pub fn of(dataplane: &Dataplane) -> Option<Self> {
+        let settings = dataplane.transparent_proxying.as_ref()?;
+        let direct = &settings.direct_access_services;
+        if direct.is_empty() {
+            return None;
+        }
+        let names = |names: &[String]| {
+            names
+                .iter()
+                .map(|name| ServiceName::from(name.as_str()))
+                .collect()
+        };
+        let all = direct.iter().any(|name| name == ALL_SERVICES);
+        let reachable = &settings.reachable_services;
+        Some(Self {
+            proxy: dataplane.key.clone(),
+            services: (!all).then(|| names(direct)),
+            reachable: (!reachable.is_empty()).then(|| names(reachable)),
+        })
+    }
+
+    /// All addresses that the proxy calls directly.
+    pub fn addresses(&self, of_mesh: &EndpointAddresses) -> BTreeSet<SocketAddr> {
+        let candidates: BTreeSet<SocketAddr> = match &self.services {
+            None => of_mesh.by_address.keys().copied().collect(),
+            Some(services) => {
+                let addresses = services.iter().filter_map(|name| of_mesh.by_service.get(name));
+                addresses.flatten().copied().collect()
+            }
+        };
+        let mut addresses = candidates;
+        addresses.retain(|address| self.includes(of_mesh, *address));
+        addresses
+    }
+
+    /// Whether the proxy calls an address directly: a service of its list has an endpoint there, in another Pod, and no outbound
+    /// listener of the proxy has the address already, as those of headless services do.
+    pub fn includes(&self, of_mesh: &EndpointAddresses, address: SocketAddr) -> bool {
+        let Some(uses) = of_mesh.by_address.get(&address) else {
+            return false;
+        };
+        let contains = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
+            names.as_ref().is_none_or(|names| names.contains(name))
+        };
+        let mut listed = uses.iter().filter(|(name, _)| contains(&self.services, name));
+        let has_outbound = |(name, endpoint): (&ServiceName, &EndpointUse)| {
+            endpoint.headless && contains(&self.reachable, name)
+        };
+        listed.any(|(_, endpoint)| endpoint.dataplane != self.proxy) && !uses.iter().any(has_outbound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::{Endpoint, ServiceAddresses};
+    use crate::{Protocol, Tags};
+
+    fn address(last: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, last], 80))
+    }
+
+    fn mk_service(headless: bool, endpoints: &[(u8, &str)]) -> Service {
+        let endpoint = |(last, pod): &(u8, &str)| {
+            let endpoint = Endpoint {
+                dataplane: ObjectKey::new("demo", *pod),
+                tags: Tags::new(),
+                protocol: Protocol::Tcp,
+                ready: false,
+            };
+            (address(*last), endpoint)
+        };
+        Service {
+            addresses: ServiceAddresses {
+                cluster_ips: Vec::new(),
+                headless,
+            },
+            endpoints: endpoints.iter().map(endpoint).collect(),
+        }
+    }
+
+    fn mk_access(services: Option<&[&str]>, reachable: Option<&[&str]>) -> DirectAccess {
+        let names = |names: &[&str]| names.iter().map(|name| ServiceName::from(*name)).collect();
+        DirectAccess {
+            proxy: ObjectKey::new("demo", "client"),
+            services: services.map(names),
+            reachable: reachable.map(names),
+        }
+    }
+
+    #[test]
+    fn update_returns_the_addresses_that_changed() {
+        let mut addresses = EndpointAddresses::default();
+        let name = ServiceName::from("web");
+        let both = mk_service(false, &[(1, "a"), (2, "b")]);
+        assert_eq!(
+            addresses.update(&name, Some(&both)),
+            [address(1), address(2)].into()
+        );
+        assert_eq!(addresses.update(&name, Some(&both)), [].into());
+        let replaced = mk_service(false, &[(2, "b"), (3, "c")]);
+        assert_eq!(
+            addresses.update(&name, Some(&replaced)),
+            [address(1), address(3)].into()
+        );
+        let headless = mk_service(true, &[(2, "b"), (3, "c")]);
+        assert_eq!(
+            addresses.update(&name, Some(&headless)),
+            [address(2), address(3)].into()
+        );
+        assert_eq!(addresses.update(&name, None), [address(2), address(3)].into());
+        assert!(addresses.by_address.is_empty() && addresses.by_service.is_empty());
+    }
+
+    #[test]
+    fn own_pod_and_reachable_headless_endpoints_are_left_out() {
+        let mut addresses = EndpointAddresses::default();
+        let web = mk_service(false, &[(1, "client"), (2, "web-0"), (3, "db-0")]);
+        addresses.update(&"web".into(), Some(&web));
+        addresses.update(&"db".into(), Some(&mk_service(true, &[(3, "db-0")])));
+        let all = mk_access(None, None);
+        assert_eq!(all.addresses(&addresses), [address(2)].into());
+        let without_outbound = mk_access(None, Some(&["web"]));
+        assert_eq!(
+            without_outbound.addresses(&addresses),
+            [address(2), address(3)].into()
+        );
+        let named = mk_access(Some(&["db"]), Some(&["web"]));
+        assert_eq!(named.addresses(&addresses), [address(3)].into());
+    }
+}
