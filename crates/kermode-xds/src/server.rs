@@ -3,7 +3,6 @@
 //! A stream is one machine and one subscription, and runs in the task of its HTTP/2 connection. What it may queue is
 //! bounded: while the client does not read, it does not go on, and the store keeps nothing for it but two cursors.
 
-mod again;
 mod call;
 mod messages;
 mod metrics;
@@ -18,6 +17,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use kermode_authentication::Authenticator;
+use kermode_http2::AfterCall;
 use kermode_limit::KeyedLimit;
 use kermode_model::{MeshName, ObjectKey};
 use kermode_removals::EndpointRemovals;
@@ -29,7 +29,6 @@ use call::Call;
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};
-use transport::After;
 pub use transport::Transport;
 
 /// Who a stream belongs to, by its own account.
@@ -160,11 +159,11 @@ impl AdsServer {
     }
 
     /// Serves a call to its end.
-    async fn call(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> After {
+    async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> AfterCall {
         let (http::request::Parts { headers, .. }, requests) = request.into_parts();
         // An error means that the client has gone already.
         let Ok(responses) = Responses::begin(&mut respond) else {
-            return After::Stay;
+            return AfterCall::KeepConnection;
         };
         let call = Call {
             shared: self.shared,

@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
 use kermode_authentication::ProxyIdentity;
 use kermode_envoy::ResourceKind;
+use kermode_http2::AfterCall;
 use kermode_limit::{LimitReached, Revoked};
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use kermode_removals::StreamAcknowledgements;
@@ -21,7 +22,6 @@ use tonic::{Code, Status};
 
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
-use super::transport::After;
 use super::{Metrics, ProxyId, Shared};
 use crate::store::Watcher;
 use crate::stream::{Event, Output, Response, Stream};
@@ -56,11 +56,11 @@ pub(super) struct Call {
 
 impl Call {
     /// Serves it to its end.
-    pub(super) async fn serve(mut self, metadata: http::HeaderMap) -> After {
+    pub(super) async fn serve(mut self, metadata: http::HeaderMap) -> AfterCall {
         let (status, after) = match self.run(metadata).await {
-            End::Gone => (None, After::Stay),
-            End::Status(status) => (Some(status), After::Stay),
-            End::Elsewhere(status) => (Some(status), After::Leave),
+            End::Gone => (None, AfterCall::KeepConnection),
+            End::Status(status) => (Some(status), AfterCall::KeepConnection),
+            End::Elsewhere(status) => (Some(status), AfterCall::CloseConnection),
         };
         self.responses.end(status.as_ref());
         after

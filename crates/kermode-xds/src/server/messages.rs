@@ -11,10 +11,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use kermode_http2::{reset, send_some};
 use prost::Message;
 use tonic::Status;
 
-use super::transport::{send_part, until_reset};
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// A flag and the length.
@@ -147,7 +147,7 @@ impl Responses {
     pub(super) async fn send(&mut self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
         for mut piece in Framed::new(response)? {
             while !piece.is_empty() {
-                send_part(&mut self.stream, &mut piece).await.map_err(broken)?;
+                send_some(&mut self.stream, &mut piece).await.map_err(broken)?;
                 self.cut_off = true;
             }
         }
@@ -157,7 +157,7 @@ impl Responses {
 
     /// Completes when the client does not want responses any more.
     pub(super) async fn unwanted(&mut self) {
-        until_reset(&mut self.stream).await;
+        reset(&mut self.stream).await;
     }
 
     /// Ends the call. No capacity is needed for that, and nothing is waited for. A status cannot follow a part of a

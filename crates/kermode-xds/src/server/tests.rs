@@ -595,3 +595,10 @@ async fn a_client_that_does_not_read_is_not_waited_for_at_shutdown() {
     world.shutdown.send_replace(true);
     assert_eq!(unread.status().await, "14");
 }
+
+#[tokio::test]
+async fn ads_call_without_a_token_is_rejected_by_the_ads_server() {
+    let world = World::new();
+    let call = Call::open(&world, "unknown", 1, 65_535).await;
+    assert_eq!(call.status().await, "16");
+}

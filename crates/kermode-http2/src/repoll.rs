@@ -1,8 +1,8 @@
-//! A future that is polled again at once when it was woken while it was polled.
+//! A future that is polled again at once when it was woken during its own poll.
 //!
-//! What a connection's parts say to each other wakes the task that they run in: a response is handed to HTTP/2, a request
-//! comes from there. The runtime would queue such a task behind all others, of which there are thousands when a change
-//! goes to a whole mesh, and the connection's memory would have left the processor's caches by then.
+//! The calls of a connection and the connection itself wake the task that they share: a response is handed to HTTP/2, a
+//! request comes from there. The runtime would queue the task behind all others, which are thousands when a change is pushed
+//! to a whole mesh, and the connection's memory would have left the processor's caches by then.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,32 +12,32 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
-/// How often it is polled at most before others have their turn.
-const ROUNDS: usize = 8;
+/// Maximum number of consecutive polls, after which the task yields to others.
+const MAX_POLLS: usize = 8;
 
-/// Nobody polls; being woken has to be passed on.
+/// State between polls: a wake-up has to be passed on to the task.
 const IDLE: u8 = 0;
-/// It is being polled.
-const POLLED: u8 = 1;
-/// It is to be polled.
+/// State during a poll.
+const POLLING: u8 = 1;
+/// State after a wake-up that no poll has followed yet.
 const WOKEN: u8 = 2;
 
-/// See the module.
-pub(super) struct Again<T> {
+/// Polls a future again as long as it wakes itself; see the module.
+pub(crate) struct Repoll<T> {
     future: BoxFuture<'static, T>,
     signal: Arc<Signal>,
     waker: Waker,
 }
 
-/// What wakes the future.
+/// State that the future's wakers share.
 #[derive(Debug, Default)]
 struct Signal {
     state: AtomicU8,
     task: AtomicWaker,
 }
 
-impl<T> Again<T> {
-    pub(super) fn new(future: BoxFuture<'static, T>) -> Self {
+impl<T> Repoll<T> {
+    pub(crate) fn new(future: BoxFuture<'static, T>) -> Self {
         let signal = Arc::new(Signal::default());
         let waker = Waker::from(signal.clone());
         Self {
@@ -48,7 +48,7 @@ impl<T> Again<T> {
     }
 }
 
-impl<T> Future for Again<T> {
+impl<T> Future for Repoll<T> {
     type Output = T;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
@@ -58,20 +58,20 @@ impl<T> Future for Again<T> {
             waker,
         } = &mut *self;
         signal.task.register(context.waker());
-        for _ in 0..ROUNDS {
-            // Not a plain store: what came with a wake-up that this takes back has to be seen by the poll.
-            signal.state.swap(POLLED, Ordering::AcqRel);
+        for _ in 0..MAX_POLLS {
+            // A swap rather than a store: the poll has to see everything that happened before a wake-up that this erases.
+            signal.state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }
             let idle = signal
                 .state
-                .compare_exchange(POLLED, IDLE, Ordering::AcqRel, Ordering::Acquire);
+                .compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire);
             if idle.is_ok() {
                 return Poll::Pending;
             }
         }
-        // It stays woken, so that nothing wakes the task twice.
+        // The state stays `WOKEN`, so that no other wake-up wakes the task a second time.
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -95,7 +95,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts how often it is woken.
+    /// Counts wake-ups.
     #[derive(Default)]
     struct Task(AtomicU8);
 
@@ -105,14 +105,14 @@ mod tests {
         }
     }
 
-    fn poll(again: &mut Again<u8>, task: &Arc<Task>) -> Poll<u8> {
-        again.poll_unpin(&mut Context::from_waker(&Waker::from(task.clone())))
+    fn poll(repoll: &mut Repoll<u8>, task: &Arc<Task>) -> Poll<u8> {
+        repoll.poll_unpin(&mut Context::from_waker(&Waker::from(task.clone())))
     }
 
-    /// Wakes itself with each poll, so often.
-    fn waking_itself(times: u8) -> Again<u8> {
+    /// A future that wakes itself during each of so many polls.
+    fn waking_itself(times: u8) -> Repoll<u8> {
         let mut polled = 0;
-        Again::new(Box::pin(std::future::poll_fn(move |context| {
+        Repoll::new(Box::pin(std::future::poll_fn(move |context| {
             polled += 1;
             if polled > times {
                 return Poll::Ready(polled);
@@ -123,35 +123,35 @@ mod tests {
     }
 
     #[test]
-    fn what_wakes_itself_goes_on_without_its_task() {
+    fn future_that_wakes_itself_is_polled_without_waking_its_task() {
         let task = Arc::new(Task::default());
         assert_eq!(poll(&mut waking_itself(3), &task), Poll::Ready(4));
         assert_eq!(task.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn what_never_stops_lets_others_have_their_turn() {
+    fn future_that_never_rests_yields_after_eight_polls() {
         let task = Arc::new(Task::default());
-        let mut again = waking_itself(10);
-        assert_eq!(poll(&mut again, &task), Poll::Pending);
+        let mut repoll = waking_itself(10);
+        assert_eq!(poll(&mut repoll, &task), Poll::Pending);
         assert_eq!(task.0.load(Ordering::Relaxed), 1);
-        assert_eq!(poll(&mut again, &task), Poll::Ready(11));
+        assert_eq!(poll(&mut repoll, &task), Poll::Ready(11));
     }
 
     #[test]
-    fn what_is_woken_from_outside_wakes_its_newest_task_once() {
+    fn wake_up_from_outside_wakes_the_newest_task_once() {
         let (sender, mut receiver) = tokio::sync::mpsc::channel::<u8>(4);
-        let mut again = Again::new(Box::pin(async move {
+        let mut repoll = Repoll::new(Box::pin(async move {
             let first = receiver.recv().await.unwrap_or_default();
             first + receiver.recv().await.unwrap_or_default()
         }));
         let (old, new) = (Arc::new(Task::default()), Arc::new(Task::default()));
-        assert_eq!(poll(&mut again, &old), Poll::Pending);
-        assert_eq!(poll(&mut again, &new), Poll::Pending);
-        sender.try_send(1).expect("room");
-        sender.try_send(2).expect("room");
+        assert_eq!(poll(&mut repoll, &old), Poll::Pending);
+        assert_eq!(poll(&mut repoll, &new), Poll::Pending);
+        sender.try_send(1).expect("capacity");
+        sender.try_send(2).expect("capacity");
         assert_eq!(old.0.load(Ordering::Relaxed), 0);
         assert_eq!(new.0.load(Ordering::Relaxed), 1);
-        assert_eq!(poll(&mut again, &new), Poll::Ready(3));
+        assert_eq!(poll(&mut repoll, &new), Poll::Ready(3));
     }
 }

@@ -1,0 +1,170 @@
+//! The task of one connection: accepts calls, drives them, and decides when the connection ends.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt as _, StreamExt as _};
+use h2::server::{Builder, Connection, Handshake};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Sleep, sleep};
+
+use crate::handler::{AfterCall, CallHandler};
+use crate::repoll::Repoll;
+
+/// Maximum number of concurrent calls of a connection. A sidecar agent has at most four: ADS, trust bundles, a certificate
+/// and the removal of its endpoint.
+const MAX_CONCURRENT_CALLS: u32 = 32;
+/// Maximum size of a request's head, in bytes. A service-account token takes some 2,000.
+const MAX_HEADER_SIZE: u32 = 16 * 1024;
+/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that one call that is not read
+/// does not stop the others.
+const CONNECTION_WINDOW: u32 = 1 << 20;
+/// Maximum number of bytes of a response that are buffered for a slow client: two frames.
+const SEND_BUFFER_SIZE: usize = 32 * 1024;
+
+/// Time after which a connection without calls is sent GOAWAY, and time after GOAWAY after which a connection with calls is
+/// dropped. It bounds how long a client without use for the connection, or one that ignores GOAWAY, occupies a slot.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Output of the futures that run beside the connection.
+enum Event {
+    CallEnded(AfterCall),
+    ShutdownRequested,
+}
+
+/// Serves a connection until its end. `on_call` runs for every accepted call.
+///
+/// Once `shutdown` completes, the client is sent GOAWAY and the connection ends with its last call, or a minute later. A
+/// connection without calls is sent GOAWAY after a minute. There is no timeout for the first call: the caller of this
+/// function has to set one.
+///
+/// # Errors
+/// When the connection breaks or the client violates HTTP/2.
+pub fn serve<IO, H>(
+    io: IO,
+    handler: H,
+    on_call: impl Fn() + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = Result<(), h2::Error>> + Send + 'static
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: CallHandler,
+{
+    let handshake = Builder::new()
+        .max_concurrent_streams(MAX_CONCURRENT_CALLS)
+        .max_header_list_size(MAX_HEADER_SIZE)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buffer_size(SEND_BUFFER_SIZE)
+        .handshake(io);
+    // The handshake is boxed so that the task does not reserve space for it beside the connection.
+    Repoll::new(Box::pin(drive(Box::pin(handshake), handler, on_call, shutdown)))
+}
+
+async fn drive<IO, H>(
+    handshake: Pin<Box<Handshake<IO>>>,
+    handler: H,
+    on_call: impl Fn() + Send + 'static,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), h2::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: CallHandler,
+{
+    let mut shutdown = shutdown.map(|()| Event::ShutdownRequested).boxed();
+    let connection = tokio::select! {
+        connection = handshake => Box::new(connection?),
+        _ = &mut shutdown => return Ok(()),
+    };
+    // Only futures that were woken are polled here. The shutdown signal is shared by all connections, so polling it directly
+    // at each wake-up would contend.
+    let events = FuturesUnordered::from_iter([shutdown]);
+    let driver = Driver {
+        connection,
+        events,
+        open_calls: 0,
+        is_closing: false,
+        deadline: None,
+    };
+    driver.run(handler, on_call).await
+}
+
+/// State of a connection after its handshake.
+struct Driver<IO> {
+    connection: Box<Connection<IO, Bytes>>,
+    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    open_calls: usize,
+    /// Whether GOAWAY was sent.
+    is_closing: bool,
+    /// End of the idle time, or of the time for the last calls once the connection is closing.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<IO> Driver<IO>
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    async fn run(mut self, handler: impl CallHandler, on_call: impl Fn()) -> Result<(), h2::Error> {
+        loop {
+            tokio::select! {
+                // Calls come before the connection, which writes what they send.
+                biased;
+                Some(event) = self.events.next() => match event {
+                    Event::CallEnded(after) => self.call_ended(after),
+                    Event::ShutdownRequested => self.close(),
+                },
+                call = self.connection.accept() => {
+                    let Some(call) = call else { return Ok(()) };
+                    let (request, respond) = call?;
+                    on_call();
+                    self.call_began(handler.clone().serve(request, respond));
+                }
+                () = elapsed(&mut self.deadline) => {
+                    if self.is_closing {
+                        return Ok(());
+                    }
+                    self.close();
+                }
+            }
+        }
+    }
+
+    fn call_began(&mut self, call: impl Future<Output = AfterCall> + Send + 'static) {
+        self.open_calls += 1;
+        if !self.is_closing {
+            self.deadline = None;
+        }
+        self.events.push(call.map(Event::CallEnded).boxed());
+    }
+
+    fn call_ended(&mut self, after: AfterCall) {
+        self.open_calls -= 1;
+        if after == AfterCall::CloseConnection {
+            self.close();
+        } else if self.open_calls == 0 && !self.is_closing {
+            self.deadline = Some(Box::pin(sleep(IDLE_TIMEOUT)));
+        }
+    }
+
+    /// Sends GOAWAY, unless that was done before.
+    fn close(&mut self) {
+        if !self.is_closing {
+            self.is_closing = true;
+            self.connection.graceful_shutdown();
+            self.deadline = Some(Box::pin(sleep(IDLE_TIMEOUT)));
+        }
+    }
+}
+
+/// Completes at the deadline; never without one.
+async fn elapsed(deadline: &mut Option<Pin<Box<Sleep>>>) {
+    match deadline {
+        Some(deadline) => deadline.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! Interface between a connection and the code that answers its calls.
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+
+/// Answers the calls of a connection. Each call gets a clone.
+pub trait CallHandler: Clone + Send + 'static {
+    /// Serves one call to its end. The future runs in the task of the connection and is dropped with it, so it must not
+    /// block.
+    fn serve(
+        self,
+        request: http::Request<RecvStream>,
+        respond: SendResponse<Bytes>,
+    ) -> impl Future<Output = AfterCall> + Send + 'static;
+}
+
+/// Effect of a call's end on its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterCall {
+    /// The connection accepts further calls.
+    KeepConnection,
+    /// The connection sends GOAWAY and ends with its last call. The client has to connect again for its next call.
+    CloseConnection,
+}

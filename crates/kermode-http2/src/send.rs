@@ -1,0 +1,28 @@
+//! Sending with the flow control of HTTP/2.
+
+use std::future::poll_fn;
+
+use bytes::Bytes;
+use h2::SendStream;
+
+/// Sends a part of `data` as soon as the client's window allows any, and removes it from `data`.
+///
+/// # Errors
+/// When the call or its connection has ended.
+pub async fn send_some(stream: &mut SendStream<Bytes>, data: &mut Bytes) -> Result<(), h2::Error> {
+    stream.reserve_capacity(data.len());
+    let mut capacity = stream.capacity();
+    while capacity == 0 {
+        capacity = match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(capacity) => capacity?,
+            None => return Err(h2::Reason::STREAM_CLOSED.into()),
+        };
+    }
+    let part = data.split_to(data.len().min(capacity));
+    stream.send_data(part, false)
+}
+
+/// Completes when the client resets the call or its connection ends.
+pub async fn reset(stream: &mut SendStream<Bytes>) {
+    let _ = poll_fn(|context| stream.poll_reset(context)).await;
+}
