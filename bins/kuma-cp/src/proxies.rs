@@ -1,4 +1,4 @@
-//! The server for proxies: delta ADS, certificates and departures behind one authentication.
+//! The server for proxies: delta ADS, certificates and endpoint removals behind one authentication.
 
 use std::sync::Arc;
 
@@ -7,11 +7,10 @@ use kermode_issuance::{Authentication, CertificateIssuance};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::rpc::Rpc;
-use kermode_removals::{EndpointRemovals, Replicas};
+use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
 use kermode_status::Statuses;
-use kermode_xds::departures::service::DepartureService;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
@@ -58,7 +57,7 @@ impl Proxies {
                 (published > 0).then_some((mesh, published))
             }
         };
-        let departing = DepartureService::new(
+        let removal_service = RemovalService::new(
             removals.clone(),
             Arc::new(position),
             replicas,
@@ -73,7 +72,7 @@ impl Proxies {
             shutdown.watch(),
         );
         ads.report_to(statuses);
-        let others = Routes::new(issuance).add_service(Rpc(departing)).prepare();
+        let others = Routes::new(issuance).add_service(Rpc(removal_service)).prepare();
         Self {
             transport: Transport::new(ads.clone(), others),
             ads,

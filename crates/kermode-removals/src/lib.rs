@@ -11,9 +11,11 @@
 
 mod removals;
 mod replicas;
+mod service;
 mod state;
 mod status;
 
 pub use removals::{EndpointRemovals, PublishedSequence, StreamAcknowledgements};
 pub use replicas::{RECONNECT_TIMEOUT, Replicas};
+pub use service::RemovalService;
 pub use status::{OpenRemoval, RemovalReport, RemovalStatus};

@@ -4,7 +4,6 @@
 //! mesh view ──snapshot──▶ store ──stream (no IO)──▶ server ──gRPC──▶ relay in kuma-dp ──unix socket──▶ Envoy
 //! ```
 
-pub mod departures;
 pub mod server;
 pub mod snapshot;
 pub mod store;

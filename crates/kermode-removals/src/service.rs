@@ -1,0 +1,134 @@
+//! Endpoint-removal RPC: the server's side of [`kermode_protocol::removals`].
+
+use std::sync::Arc;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt as _};
+use kermode_authentication::Authenticator;
+use kermode_limit::{KeyedLimit, LimitReached};
+use kermode_model::ObjectKey;
+use kermode_protocol::removals::{SERVICE_NAME, WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
+use kermode_protocol::rpc::Method;
+use tokio::sync::watch;
+use tonic::body::Body;
+use tonic::server::{Grpc, ServerStreamingService};
+use tonic::{Request, Response, Status};
+
+use crate::removals::{EndpointRemovals, PublishedSequence};
+use crate::replicas::Replicas;
+use crate::status::{RemovalReport, RemovalStatus};
+
+/// Maximum size of a request, in bytes. Requests are empty.
+const MAX_REQUEST_SIZE: usize = 1024;
+
+/// Maximum number of concurrent calls of a proxy; a further one supersedes the oldest. A sidecar makes one.
+const MAX_CALLS_PER_PROXY: usize = 4;
+/// Maximum number of concurrent calls of all proxies. Each evaluates its removal once a second.
+const MAX_CALLS: usize = 5_000;
+
+/// Serves the endpoint-removal RPC. Cheap to clone.
+#[derive(Clone)]
+pub struct RemovalService {
+    inner: Arc<ServiceInner>,
+}
+
+struct ServiceInner {
+    removals: EndpointRemovals,
+    published: Arc<PublishedSequence>,
+    replicas: watch::Receiver<Replicas>,
+    authenticator: Box<dyn Authenticator>,
+    calls: KeyedLimit<ObjectKey>,
+}
+
+fn response(report: &RemovalReport) -> WatchRemovalResponse {
+    let (removed, unacknowledged_by, took) = match report.status {
+        RemovalStatus::NotRemoved => (false, 0, None),
+        RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
+        RemovalStatus::Acknowledged { after } => (true, 0, Some(after.as_millis())),
+    };
+    WatchRemovalResponse {
+        removed,
+        unacknowledged_by,
+        took_ms: took.map_or(0, |took| took.try_into().unwrap_or(u64::MAX)),
+        other_replicas: report.other_replicas.iter().map(ToString::to_string).collect(),
+        complete: report.is_complete,
+    }
+}
+
+// === impl RemovalService ===
+
+impl RemovalService {
+    /// Serves the status of `removals`.
+    pub fn new(
+        removals: EndpointRemovals,
+        published: Arc<PublishedSequence>,
+        replicas: watch::Receiver<Replicas>,
+        authenticator: impl Authenticator,
+    ) -> Self {
+        Self {
+            inner: Arc::new(ServiceInner {
+                removals,
+                published,
+                replicas,
+                authenticator: Box::new(authenticator),
+                calls: KeyedLimit::new(MAX_CALLS_PER_PROXY, MAX_CALLS),
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for RemovalService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemovalService").finish_non_exhaustive()
+    }
+}
+
+impl Method for RemovalService {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = WATCH_REMOVAL;
+
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        let method = WatchRemoval(self.inner);
+        Box::pin(async move {
+            let codec = tonic_prost::ProstCodec::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_SIZE);
+            grpc.server_streaming(method, request).await
+        })
+    }
+}
+
+struct WatchRemoval(Arc<ServiceInner>);
+
+impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
+    type Response = WatchRemovalResponse;
+    type ResponseStream = BoxStream<'static, Result<WatchRemovalResponse, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<WatchRemovalRequest>) -> Self::Future {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let metadata = request.into_parts().0.into_headers();
+            let identity = inner.authenticator.authenticate(&metadata).await?;
+            // A terminating Pod still has its Dataplane. A Pod whose name is already another Pod's is rejected here.
+            inner.authenticator.authorize(&identity)?;
+            let permit = inner.calls.acquire_superseding(&identity.key);
+            let mut permit = permit.map_err(too_many_calls)?;
+            let (published, replicas) = (inner.published.clone(), inner.replicas.clone());
+            let reports = inner.removals.watch(identity.key, published, replicas);
+            let responses = reports.map(|report| Ok(response(&report)));
+            let revoked = async move { permit.revoked().await };
+            Ok(Response::new(responses.take_until(revoked.boxed()).boxed()))
+        })
+    }
+}
+
+fn too_many_calls(reached: LimitReached) -> Status {
+    let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
+    Status::resource_exhausted(format!(
+        "{limit} sidecars watch the removal of their endpoint at this replica, which is the limit; try another replica"
+    ))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,99 @@
+use http::uri::PathAndQuery;
+use kermode_authentication::ProxyIdentity;
+use kermode_protocol::rpc::Rpc;
+use tonic::Code;
+use tonic::client::Grpc as Client;
+use tonic_prost::ProstCodec;
+
+use super::*;
+use crate::replicas::RECONNECT_TIMEOUT;
+
+/// Authenticates the Pod `web` by the token `web`.
+struct WebOnly;
+
+impl Authenticator for WebOnly {
+    fn authenticate<'a>(
+        &'a self,
+        metadata: &'a http::HeaderMap,
+    ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
+        let is_web = metadata
+            .get("authorization")
+            .is_some_and(|token| token == "Bearer web");
+        let identity = ProxyIdentity {
+            key: web(),
+            service_account: "web".into(),
+            uid: "1".into(),
+        };
+        let result = is_web
+            .then_some(identity)
+            .ok_or_else(|| Status::unauthenticated("unknown token"));
+        Box::pin(async { result })
+    }
+
+    fn authorize(&self, _: &ProxyIdentity) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+fn web() -> ObjectKey {
+    ObjectKey::new("shop", "web")
+}
+
+fn request(token: &'static str) -> Request<WatchRemovalRequest> {
+    let mut request = Request::new(WatchRemovalRequest {});
+    let token = token.parse().expect("a header value");
+    request.metadata_mut().insert("authorization", token);
+    request
+}
+
+/// Calls the service and returns its first response.
+async fn first_response(
+    removals: EndpointRemovals,
+    token: &'static str,
+) -> Result<WatchRemovalResponse, Code> {
+    let other = ["10.0.0.2:5678".parse().expect("an address")];
+    let (_sender, replicas) = watch::channel(Replicas {
+        others: other.into(),
+        unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
+        ..Replicas::default()
+    });
+    let service = RemovalService::new(removals, Arc::new(|_| None), replicas, WebOnly);
+    let codec = ProstCodec::<WatchRemovalRequest, WatchRemovalResponse>::default();
+    let path = PathAndQuery::from_static(WATCH_REMOVAL);
+    let mut client = Client::new(Rpc(service));
+    let responses = client.server_streaming(request(token), path, codec).await;
+    let mut responses = responses.map_err(|status| status.code())?.into_inner();
+    let first = responses.message().await.map_err(|status| status.code())?;
+    Ok(first.expect("a response"))
+}
+
+#[tokio::test]
+async fn further_call_of_a_proxy_supersedes_its_oldest() {
+    let (_sender, replicas) = watch::channel(Replicas::default());
+    let service = RemovalService::new(EndpointRemovals::default(), Arc::new(|_| None), replicas, WebOnly);
+    let mut open = Vec::new();
+    for _ in 0..=MAX_CALLS_PER_PROXY {
+        let call = WatchRemoval(service.inner.clone()).call(request("Bearer web"));
+        let mut responses = call.await.expect("accepted").into_inner();
+        responses.next().await.expect("a response").expect("no error");
+        open.push(responses);
+    }
+    assert!(open[0].next().await.is_none(), "the oldest call has ended");
+    let second = futures::poll!(open[1].next());
+    assert!(second.is_pending(), "{second:?}");
+    drop(open);
+    assert_eq!(service.inner.calls.keys(), 0);
+}
+
+#[tokio::test]
+async fn only_the_authenticated_pod_gets_the_status_of_its_endpoint() {
+    let removals = EndpointRemovals::default();
+    removals.endpoint_added(web(), "default".into());
+    removals.endpoint_removed(&web(), |_| 1);
+    let response = first_response(removals.clone(), "Bearer web").await;
+    let response = response.expect("a response");
+    assert!(response.is_finished(), "{response:?}");
+    assert_eq!(response.other_replicas, ["10.0.0.2:5678"]);
+    let rejected = first_response(removals, "Bearer db").await;
+    assert_eq!(rejected, Err(Code::Unauthenticated));
+}
