@@ -4,11 +4,11 @@ mod components;
 mod listeners;
 mod plane;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use kermode_admission::farewell;
+use kermode_admission::connection_close;
 use kermode_authorities::serving::Serving;
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
@@ -19,6 +19,7 @@ use kermode_runtime::shutdown::{self, Shutdown, Signals};
 use kermode_runtime::{diagnostics, tls};
 use kermode_status::MeshStatuses;
 use kube::Client;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -107,7 +108,10 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let replicas = plane.keep_replicas(config, client.clone());
     spawn(&mut components, "watch of replicas", until(shutdown, replicas));
     let statuses = plane.statuses.clone();
-    let dataplanes = plane.writer.clone().watch(move |key| statuses.lost(key));
+    let dataplanes = plane
+        .writer
+        .clone()
+        .watch(move |key| statuses.on_dataplane_deleted(key));
     spawn(
         &mut components,
         "watch of Dataplanes",
@@ -137,7 +141,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let admission = {
         let listener = listeners.admission.into_std()?;
         let (certificate, shutdown) = (certificate.clone(), shutdown.clone());
-        let router = farewell::layer(kermode_admission::router(webhooks), readiness.clone());
+        let router = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
         apart("admission", move || async move {
             let listener = TcpListener::from_std(listener)?;
             Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)

@@ -1,5 +1,5 @@
-//! How long an answer may take. The API server says in the query how long it waits, and what comes later than that is
-//! worth nothing: a clear refusal in time is.
+//! Deadlines of a review. The API server sends its timeout in the query and discards later responses, so a denial with a
+//! clear message has to be sent before.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,59 +8,59 @@ use kermode_model::duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// What the registrations of `kumactl install` say, for a caller that does not.
+/// Timeout of callers that send none: that of the registrations of `kumactl install`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that the API server waits for any webhook.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the API server may take for what memory does not have, however long the caller waits.
-const LONGEST_LOOK_UP: Duration = Duration::from_secs(4);
+/// Longest timeout that Kubernetes allows for a webhook.
+const MAX_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of lookups in the API server, however long the caller waits.
+const MAX_LOOKUP: Duration = Duration::from_secs(4);
 
-/// The query of a call.
+/// Query of a call.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Query {
-    /// How long the caller waits, in Go's notation.
+    /// Timeout of the caller, in Go's notation.
     timeout: Option<String>,
 }
 
-/// The times by which parts of an answer have to be there.
+/// Times by which the parts of a review have to be done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
-    /// When the whole question must have been read.
+    /// Time by which the whole review must have been read.
     read: Instant,
-    /// When looking things up ends.
+    /// Time by which lookups must be done.
     look_up: Instant,
 }
 
-/// It took too long.
+/// Error of work that missed its deadline.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TooLate;
+pub(super) struct DeadlineExceeded;
 
 impl Deadline {
-    /// The deadline of a call that begins now. Half the time is left for the way there and back.
+    /// Returns the deadlines of a call that begins now. Lookups get half of the timeout; the rest is for the network.
     pub(super) fn new(query: &Query, now: Instant) -> Self {
         let stated = query
             .timeout
             .as_deref()
             .and_then(|text| duration::parse(text).ok());
-        let timeout = stated.unwrap_or(DEFAULT_TIMEOUT).min(LONGEST_TIMEOUT);
+        let timeout = stated.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Self {
             read: now + timeout,
-            look_up: now + (timeout / 2).min(LONGEST_LOOK_UP),
+            look_up: now + (timeout / 2).min(MAX_LOOKUP),
         }
     }
 
-    /// Waits for the question.
-    pub(super) async fn read<T>(self, work: impl Future<Output = T>) -> Result<T, TooLate> {
+    /// Runs work that reads the review.
+    pub(super) async fn read<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         tokio::time::timeout_at(self.read, work)
             .await
-            .map_err(|_| TooLate)
+            .map_err(|_| DeadlineExceeded)
     }
 
-    /// Waits for what is not in memory.
-    pub(super) async fn look_up<T>(self, work: impl Future<Output = T>) -> Result<T, TooLate> {
+    /// Runs a lookup.
+    pub(super) async fn look_up<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         tokio::time::timeout_at(self.look_up, work)
             .await
-            .map_err(|_| TooLate)
+            .map_err(|_| DeadlineExceeded)
     }
 }
 
@@ -77,14 +77,14 @@ mod tests {
     }
 
     #[test]
-    fn look_ups_end_well_before_the_caller_gives_up() {
+    fn lookups_end_well_before_the_timeout_of_the_caller() {
         assert_eq!(seconds(Some("2s")), (2.0, 1.0));
         assert_eq!(seconds(Some("500ms")), (0.5, 0.25));
         assert_eq!(seconds(Some("30s")), (30.0, 4.0));
     }
 
     #[test]
-    fn nonsense_and_silence_mean_the_registered_time() {
+    fn missing_or_invalid_timeout_is_the_registered_one() {
         for query in [None, Some(""), Some("soon"), Some("-1s")] {
             assert_eq!(seconds(query), (10.0, 4.0), "{query:?}");
         }

@@ -1,34 +1,35 @@
-//! What the webhook has to know to answer without asking the API server: namespaces, meshes and ContainerPatches.
+//! Directory of the objects that admission reads: Namespaces, Meshes and ContainerPatches.
 //!
-//! Apart from the index, so that a burst of Pods never makes an admission wait.
+//! It is separate from the index, so that a burst of Pod events does not delay an admission.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use kermode_crds::ContainerPatchSpec;
 use kermode_k8s::convert::facts::{NamespaceFacts, Pairs};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// The directory; cheap to clone.
+/// Objects that admission reads; cheap to clone. The engine writes it from its watches.
 #[derive(Clone, Debug, Default)]
 pub struct Directory(Arc<RwLock<Contents>>);
 
-/// What it holds.
+/// Contents of the [`Directory`].
 #[derive(Debug, Default)]
 pub struct Contents {
-    /// Namespaces by name.
+    /// Namespaces, by name.
     pub namespaces: HashMap<Arc<str>, Arc<NamespaceRecord>>,
     /// Names of Mesh resources.
     pub meshes: HashSet<Arc<str>>,
-    /// ContainerPatches of the control plane's namespace by name.
+    /// ContainerPatches of the control plane's namespace, by name.
     pub container_patches: HashMap<Arc<str>, ContainerPatchSpec>,
 }
 
-/// What injection reads of a Namespace.
+/// Labels and annotations of a Namespace that injection reads.
 #[derive(Debug, Default)]
 pub struct NamespaceRecord {
-    /// Its labels.
+    /// All labels.
     pub labels: BTreeMap<String, String>,
-    /// Its annotations of ours.
+    /// Annotations with keys of Kermode.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -48,13 +49,13 @@ impl From<&NamespaceFacts> for NamespaceRecord {
 }
 
 impl Directory {
-    /// For reading.
+    /// Locks the directory for reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Contents> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 
-    /// For whoever follows the watches.
+    /// Locks the directory for writing.
     pub fn write(&self) -> RwLockWriteGuard<'_, Contents> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write()
     }
 }

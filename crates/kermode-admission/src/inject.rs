@@ -1,21 +1,22 @@
-//! `/inject-sidecar`: decides on a Pod and answers with a patch, a refusal, or nothing.
+//! `/inject-sidecar`: injects the sidecar into a new Pod, skips the Pod, or denies it.
 
 use kermode_inject::{Context, Denial, Injection, Namespace, Outcome};
 
 use super::Webhooks;
 use super::deadline::Deadline;
-use super::look_up::Found;
+use super::lookup::Found;
 use super::review::{Request, Response};
 use crate::directory::NamespaceRecord;
 
+/// Label of this webhook in metrics.
 const WEBHOOK: &str = "inject";
-/// What may be missing on the way to an answer: the Mesh, then ContainerPatches.
-const LOOK_UPS: usize = 2;
+/// Number of lookups per review: one for the Mesh, one for ContainerPatches.
+const MAX_LOOKUPS: usize = 2;
 
 impl Webhooks {
     #[tracing::instrument(level = "debug", skip_all, fields(namespace = request.namespace, name = request.name))]
     pub(super) async fn inject(&self, request: Request, deadline: Deadline) -> Response {
-        if let Some(response) = self.not_a_new_pod(&request) {
+        if let Some(response) = self.reject_other_objects(&request) {
             return response;
         }
         let namespace = match request.namespace.as_str() {
@@ -31,21 +32,24 @@ impl Webhooks {
                 return Response::deny(request.uid, 500, message);
             }
         };
-        match self.decide_fully(&request, namespace, &record, deadline).await {
+        match self
+            .decide_with_lookups(&request, namespace, &record, deadline)
+            .await
+        {
             Ok(Outcome::Skipped(reason)) => {
                 self.metrics.count(WEBHOOK, "skipped", reason.as_str());
                 let pod = request.pod_name();
                 tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
-                self.reasons.skipped(&request, namespace, &record, reason);
+                self.events.skipped(&request, namespace, &record, reason);
                 Response::allow(request.uid)
             }
             Ok(Outcome::Injected(injection)) => self.injected(&request, namespace, injection),
-            Err((refusal, note)) => self.refused(&request, namespace, &refusal, note),
+            Err((denial, lookup_error)) => self.denied(&request, namespace, &denial, lookup_error),
         }
     }
 
-    /// A registration of somebody's own may send anything: what has no place for a sidecar is answered here.
-    fn not_a_new_pod(&self, request: &Request) -> Option<Response> {
+    /// Responds to everything but the creation of a Pod, which a custom webhook registration may send.
+    fn reject_other_objects(&self, request: &Request) -> Option<Response> {
         let kind = request.kind.kind.as_str();
         if !matches!(kind, "" | "Pod") {
             self.metrics.count(WEBHOOK, "refused", "NotAPod");
@@ -54,7 +58,7 @@ impl Webhooks {
             );
             return Some(Response::deny(request.uid.clone(), 400, message));
         }
-        // The containers of a Pod that exists cannot change.
+        // The containers of an existing Pod cannot change.
         let creates = matches!(request.operation.as_str(), "" | "CREATE") && request.sub_resource.is_empty();
         (!creates).then(|| {
             self.metrics.count(WEBHOOK, "skipped", "NotACreation");
@@ -62,9 +66,9 @@ impl Webhooks {
         })
     }
 
-    /// Decides, and once more for each thing that memory did not have and the API server does. With a refusal comes
-    /// what kept the API server from telling.
-    async fn decide_fully(
+    /// Decides on the Pod. Objects that the directory does not have are looked up in the API server, and the decision is
+    /// made again with them. A denial comes with the error of the lookup, if one failed.
+    async fn decide_with_lookups(
         &self,
         request: &Request,
         namespace: &str,
@@ -73,15 +77,15 @@ impl Webhooks {
     ) -> Result<Outcome, (Denial, Option<String>)> {
         let mut found = Found::default();
         let mut result = self.decide(request, namespace, record, &found);
-        for _ in 0..LOOK_UPS {
-            let Err(refusal) = result else { break };
-            result = match self.look_up(&refusal, &mut found, deadline).await {
+        for _ in 0..MAX_LOOKUPS {
+            let Err(denial) = result else { break };
+            result = match self.look_up(&denial, &mut found, deadline).await {
                 Ok(true) => self.decide(request, namespace, record, &found),
-                Ok(false) => return Err((refusal, None)),
-                Err(problem) => return Err((refusal, Some(problem))),
+                Ok(false) => return Err((denial, None)),
+                Err(problem) => return Err((denial, Some(problem))),
             };
         }
-        result.map_err(|refusal| (refusal, None))
+        result.map_err(|denial| (denial, None))
     }
 
     fn decide(
@@ -119,25 +123,25 @@ impl Webhooks {
             .with_warnings(injection.warnings)
     }
 
-    fn refused(
+    fn denied(
         &self,
         request: &Request,
         namespace: &str,
-        refusal: &Denial,
-        note: Option<String>,
+        denial: &Denial,
+        lookup_error: Option<String>,
     ) -> Response {
-        let reason = refusal.reason();
+        let reason = denial.reason();
         self.metrics.count(WEBHOOK, "refused", reason);
         let pod = request.pod_name();
-        // A controller tries again and again: the log need not say so each time.
-        if self.reasons.refused(request, namespace, refusal) {
-            tracing::warn!(namespace, pod, reason, "Pod refused: {refusal}");
+        // Controllers retry; the log has each denial as often as the Event is written.
+        if self.events.denied(request, namespace, denial) {
+            tracing::warn!(namespace, pod, reason, "Pod refused: {denial}");
         } else {
-            tracing::debug!(namespace, pod, reason, "Pod refused: {refusal}");
+            tracing::debug!(namespace, pod, reason, "Pod refused: {denial}");
         }
-        let message = match note {
-            Some(note) => format!("{refusal} (if it was made just now, try again: {note})"),
-            None => refusal.to_string(),
+        let message = match lookup_error {
+            Some(lookup_error) => format!("{denial} (if it was made just now, try again: {lookup_error})"),
+            None => denial.to_string(),
         };
         Response::deny(request.uid.clone(), 500, message)
     }

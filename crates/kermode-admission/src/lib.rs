@@ -1,17 +1,18 @@
-//! The admission webhooks: HTTPS shells around `kermode-inject` and the validation of our resources.
+//! The admission webhooks: HTTPS handlers around `kermode-inject` and the validation of Kermode's resources.
 //!
-//! Answers come from memory. Only what memory does not have yet, such as a namespace made a moment ago, is asked of
-//! the API server, within the time that an admission may take.
+//! Responses are made from the [`directory`]. Only objects that it does not have yet, such as a Namespace created a
+//! moment ago, are looked up in the API server, within the timeout of the review.
+
+pub mod connection_close;
 
 mod deadline;
 pub mod directory;
-pub mod farewell;
+mod events;
 mod inject;
-mod look_up;
+mod lookup;
+mod memory;
 mod metrics;
-mod reasons;
 mod review;
-mod room;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -28,81 +29,82 @@ use axum::routing::post;
 use kube::Client;
 use tokio::time::Instant;
 
+pub use self::events::InjectionEvents;
 pub use self::metrics::Metrics;
-pub use self::reasons::Reasons;
 
-use self::deadline::{Deadline, TooLate};
+use self::deadline::{Deadline, DeadlineExceeded};
 use self::directory::Directory;
-use self::room::{MAX_BODY, Room};
+use self::memory::{MAX_BODY, MemoryBudget};
 
-/// What the webhooks work with.
+/// Dependencies and settings of the webhooks.
 pub struct Webhooks {
     /// Settings of injection.
     pub settings: kermode_inject::Settings,
-    /// Namespaces, meshes, ContainerPatches.
+    /// Directory of Namespaces, Meshes and ContainerPatches.
     pub directory: Directory,
-    /// For what the directory does not have yet.
+    /// Client for lookups of objects that the directory does not have yet.
     pub client: Client,
-    /// URL handed to proxies.
+    /// URL of the control plane, for sidecars.
     pub control_plane_url: String,
-    /// CA handed to proxies, PEM.
+    /// CA of the control plane, for sidecars; PEM.
     pub control_plane_ca_pem: String,
     /// The control plane's namespace.
     pub system_namespace: String,
-    /// Tells why Pods are refused or left alone.
-    pub reasons: Reasons,
-    /// Counts and times.
+    /// Events about denied and skipped Pods.
+    pub events: InjectionEvents,
+    /// Metrics of the webhooks.
     pub metrics: Metrics,
 }
 
-/// What calls share.
-struct Shared {
+/// State shared by the handlers.
+struct WebhookState {
     webhooks: Webhooks,
-    room: Room,
+    memory: MemoryBudget,
 }
 
-/// The webhooks' routes, with the paths that the registrations name.
+/// Returns the routes of the webhooks, with the paths of the webhook registrations.
 pub fn router(webhooks: Webhooks) -> Router {
-    let room = Room::default();
+    let memory = MemoryBudget::default();
     Router::new()
         .route("/inject-sidecar", post(inject_sidecar))
         .route("/validate-kuma-io-v1alpha1", post(validate))
         .route("/validate-workloads", post(validate_workload))
-        .with_state(Arc::new(Shared { webhooks, room }))
+        .with_state(Arc::new(WebhookState { webhooks, memory }))
 }
 
-type Call = (State<Arc<Shared>>, Query<deadline::Query>);
+type Call = (State<Arc<WebhookState>>, Query<deadline::Query>);
 
-async fn inject_sidecar((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
-    let webhooks = &shared.webhooks;
-    shared
-        .answer("inject", &query, body, async |request, deadline| {
+async fn inject_sidecar((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &state.webhooks;
+    state
+        .respond("inject", &query, body, async |request, deadline| {
             webhooks.inject(request, deadline).await
         })
         .await
 }
 
-async fn validate((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
-    let webhooks = &shared.webhooks;
-    shared
-        .answer("validate", &query, body, async |request, deadline| {
+async fn validate((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &state.webhooks;
+    state
+        .respond("validate", &query, body, async |request, deadline| {
             webhooks.validate(request, deadline).await
         })
         .await
 }
 
-async fn validate_workload((State(shared), Query(query)): Call, body: Body) -> HttpResponse {
-    let webhooks = &shared.webhooks;
-    shared
-        .answer("workload", &query, body, async |request, _| {
+async fn validate_workload((State(state), Query(query)): Call, body: Body) -> HttpResponse {
+    let webhooks = &state.webhooks;
+    state
+        .respond("workload", &query, body, async |request, _| {
             webhooks.workload(request)
         })
         .await
 }
 
-/// Why a call gets no answer but an error of HTTP; the API server then follows the registration's failure policy.
+/// Error for which a call is answered with an HTTP status instead of a review; the API server then applies the failure
+/// policy of the registration.
 #[derive(Debug, thiserror::Error)]
-enum Unanswerable {
+enum InvalidCall {
     #[error("the review did not arrive in time")]
     TooLate,
     #[error("the review cannot be read: {0}")]
@@ -110,13 +112,13 @@ enum Unanswerable {
     #[error("the review is larger than {MAX_BODY} bytes")]
     TooLarge,
     #[error(transparent)]
-    TooComplex(#[from] room::TooComplex),
+    TooComplex(#[from] memory::TooComplex),
     #[error(transparent)]
     Invalid(#[from] review::InvalidReview),
 }
 
-impl Shared {
-    async fn answer(
+impl WebhookState {
+    async fn respond(
         &self,
         webhook: &'static str,
         query: &deadline::Query,
@@ -125,19 +127,19 @@ impl Shared {
     ) -> HttpResponse {
         let _timer = self.webhooks.metrics.time(webhook);
         let deadline = Deadline::new(query, Instant::now());
-        let answer = async {
+        let response = async {
             let length = body
                 .size_hint()
                 .exact()
                 .and_then(|length| usize::try_from(length).ok());
-            let taken = deadline.read(self.room.body(length)).await?;
+            let body_memory = deadline.read(self.memory.body(length)).await?;
             let text = deadline.read(read(body, length)).await??;
-            let _document = deadline.read(self.room.document(&text)).await??;
+            let _document_memory = deadline.read(self.memory.document(&text)).await??;
             let request = review::parse(&text)?;
-            drop((text, taken));
+            drop((text, body_memory));
             Ok(decide(request, deadline).await.into_http())
         };
-        answer.await.unwrap_or_else(|error: Unanswerable| {
+        response.await.unwrap_or_else(|error: InvalidCall| {
             self.webhooks.metrics.count(webhook, "malformed", error.reason());
             tracing::debug!(webhook, "admission review not answered: {error}");
             (error.status(), error.to_string()).into_response()
@@ -145,28 +147,28 @@ impl Shared {
     }
 }
 
-/// Reads a body that is not too large.
-async fn read(body: Body, length: Option<usize>) -> Result<Bytes, Unanswerable> {
+/// Reads a body of up to [`MAX_BODY`] bytes.
+async fn read(body: Body, length: Option<usize>) -> Result<Bytes, InvalidCall> {
     if length.is_some_and(|length| length > MAX_BODY) {
-        return Err(Unanswerable::TooLarge);
+        return Err(InvalidCall::TooLarge);
     }
     let limited = http_body_util::Limited::new(body, MAX_BODY);
     match http_body_util::BodyExt::collect(limited).await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Unanswerable::TooLarge),
-        Err(error) => Err(Unanswerable::Body(axum::Error::new(error))),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(InvalidCall::TooLarge),
+        Err(error) => Err(InvalidCall::Body(axum::Error::new(error))),
     }
 }
 
-// === impl Unanswerable ===
+// === impl InvalidCall ===
 
-impl From<TooLate> for Unanswerable {
-    fn from(_: TooLate) -> Self {
+impl From<DeadlineExceeded> for InvalidCall {
+    fn from(_: DeadlineExceeded) -> Self {
         Self::TooLate
     }
 }
 
-impl Unanswerable {
+impl InvalidCall {
     fn status(&self) -> StatusCode {
         match self {
             Self::TooLate => StatusCode::SERVICE_UNAVAILABLE,
@@ -175,7 +177,7 @@ impl Unanswerable {
         }
     }
 
-    /// A stable word for the metric.
+    /// Reason label of the metric.
     fn reason(&self) -> &'static str {
         match self {
             Self::TooLate => "TooLate",

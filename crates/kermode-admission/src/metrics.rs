@@ -1,4 +1,4 @@
-//! What operators can count: reviews by what was decided and why, and how long answers took.
+//! Metrics of the webhooks: reviews by outcome and reason, and durations.
 
 use std::time::Instant;
 
@@ -8,14 +8,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Counts and times reviews. Cheap to clone.
+/// Metrics of the webhooks; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     reviews: Family<ReviewLabels, Counter>,
     duration: Family<WebhookLabel, Histogram, fn() -> Histogram>,
 }
 
-/// Every value is a word of ours, so that nobody outside can make a series.
+/// Labels of a review. All values are constants, so that callers cannot create time series.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReviewLabels {
     webhook: &'static str,
@@ -28,7 +28,7 @@ struct WebhookLabel {
     webhook: &'static str,
 }
 
-/// Observes the time from its start to its end.
+/// Observes the duration of a review when it is dropped.
 pub(super) struct Timer<'a> {
     metrics: &'a Metrics,
     webhook: &'static str,
@@ -46,7 +46,7 @@ impl Default for Metrics {
     }
 }
 
-/// From what memory answers to what the API server waits for at most, in seconds.
+/// Buckets in seconds, from responses out of the directory to the longest timeout.
 fn durations() -> Histogram {
     Histogram::new([
         0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0,
@@ -54,7 +54,7 @@ fn durations() -> Histogram {
 }
 
 impl Metrics {
-    /// Registers counter and histogram.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Admission reviews answered, by what was decided and why";
         registry.register("admission_reviews", help, self.reviews.clone());

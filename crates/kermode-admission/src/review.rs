@@ -1,5 +1,5 @@
-//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose fields that our bindings do
-//! not know yet.
+//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose fields that the bindings do not
+//! have yet.
 
 use axum::response::{IntoResponse, Response as HttpResponse};
 use serde::ser::Error as _;
@@ -9,31 +9,31 @@ use serde_json::Value;
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
-/// A question of the API server.
+/// Request of a review.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Request {
-    /// Names the question in the answer.
+    /// UID of the request, repeated in the response.
     pub(super) uid: String,
-    /// Namespace of the request; the object itself may not name one yet.
+    /// Namespace of the request; the object itself may not have one yet.
     #[serde(default)]
     pub(super) namespace: String,
-    /// Name of the object, if it has one yet.
+    /// Name of the object; empty before the API server generates it.
     #[serde(default)]
     pub(super) name: String,
     /// `CREATE`, `UPDATE`, `DELETE` or `CONNECT`.
     #[serde(default)]
     pub(super) operation: String,
-    /// Part of the object that is meant, such as `eviction`; empty for the object itself.
+    /// Subresource, such as `eviction`; empty for the object itself.
     #[serde(default)]
     pub(super) sub_resource: String,
-    /// Nothing will be stored: the answer must have no effects.
+    /// Whether nothing will be stored; the response must then have no side effects.
     #[serde(default)]
     pub(super) dry_run: bool,
-    /// What the object is.
+    /// Kind of the object.
     #[serde(default)]
     pub(super) kind: Kind,
-    /// The object; `null` for deletions.
+    /// Object; `null` for deletions.
     #[serde(default)]
     pub(super) object: Value,
 }
@@ -41,7 +41,7 @@ pub(super) struct Request {
 /// Kind of an object.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Kind {
-    /// Its kind.
+    /// Kind, without its group.
     #[serde(default)]
     pub(super) kind: String,
 }
@@ -54,29 +54,29 @@ struct Review {
     request: Option<Request>,
 }
 
-/// What is wrong with a question.
+/// Error of a body that is not a valid review.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InvalidReview {
-    /// No JSON, or not in the form of an AdmissionReview.
+    /// The body is not JSON, or not in the form of an AdmissionReview.
     #[error("the body is not an AdmissionReview: {0}")]
     Json(#[from] serde_json::Error),
-    /// JSON of another kind.
+    /// The body is an object of another kind.
     #[error("the body is a {kind} of {api_version}, not an AdmissionReview of admission.k8s.io/v1")]
     Kind {
-        /// What it says it is.
+        /// Kind of the body.
         kind: String,
-        /// Of which version.
+        /// API version of the body.
         api_version: String,
     },
-    /// A review without a question.
+    /// The review has no request.
     #[error("the AdmissionReview has no request")]
     NoRequest,
 }
 
-/// Reads a question.
+/// Parses a review.
 ///
 /// # Errors
-/// When the body is none. Nesting is bounded by the JSON reader.
+/// When the body is not a review. The JSON parser limits the nesting.
 pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {
@@ -88,7 +88,7 @@ pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     review.request.ok_or(InvalidReview::NoRequest)
 }
 
-/// An answer to the API server.
+/// Response of a review.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Response {
@@ -112,13 +112,13 @@ struct Status {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Answer<'a> {
+struct ReviewResponse<'a> {
     api_version: &'static str,
     kind: &'static str,
     response: &'a Response,
 }
 
-#[allow(clippy::ref_option, reason = "serde hands the field over as it is")]
+#[allow(clippy::ref_option, reason = "serde passes a reference to the field")]
 fn base64<S: Serializer>(patch: &Option<json_patch::Patch>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = serde_json::to_vec(patch).map_err(S::Error::custom)?;
     k8s_openapi::ByteString(text).serialize(serializer)
@@ -127,7 +127,7 @@ fn base64<S: Serializer>(patch: &Option<json_patch::Patch>, serializer: S) -> Re
 // === impl Request ===
 
 impl Request {
-    /// The Pod's name, or what its name will begin with.
+    /// Name of the Pod, or the prefix of its generated name.
     pub(super) fn pod_name(&self) -> &str {
         if !self.name.is_empty() {
             return &self.name;
@@ -141,7 +141,7 @@ impl Request {
 // === impl Response ===
 
 impl Response {
-    /// Lets the object through as it is.
+    /// Allows the object unchanged.
     pub(super) fn allow(uid: String) -> Self {
         Self {
             uid,
@@ -153,7 +153,7 @@ impl Response {
         }
     }
 
-    /// Refuses the object. `code` is an HTTP status; the message is what the user reads.
+    /// Denies the object. `code` is an HTTP status; the message is shown to the user.
     pub(super) fn deny(uid: String, code: u16, message: String) -> Self {
         Self {
             allowed: false,
@@ -169,15 +169,15 @@ impl Response {
         self
     }
 
-    /// Adds warnings, which `kubectl` shows. The API server cuts long ones.
+    /// Adds warnings, which `kubectl` shows. The API server truncates long ones.
     pub(super) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
         self.warnings = warnings;
         self
     }
 
-    /// The whole review around the answer.
+    /// Returns the HTTP response with the review.
     pub(super) fn into_http(self) -> HttpResponse {
-        axum::Json(Answer {
+        axum::Json(ReviewResponse {
             api_version: API_VERSION,
             kind: KIND,
             response: &self,

@@ -1,4 +1,4 @@
-//! `/validate-kuma-io-v1alpha1`: refuses resources of ours that could not be used, with the field and the remedy.
+//! `/validate-kuma-io-v1alpha1`: denies invalid resources of Kermode, with the field and the remedy.
 
 use kermode_crds::{Mesh, validate};
 use kermode_model::DEFAULT_MESH;
@@ -24,14 +24,18 @@ impl Webhooks {
     }
 
     async fn problems(&self, request: &Request, deadline: Deadline) -> Vec<String> {
-        let (object, home) = (&request.object, self.system_namespace.as_str());
+        let (object, system_namespace) = (&request.object, self.system_namespace.as_str());
         match request.kind.kind.as_str() {
             "ContainerPatch" => {
-                let checked = kermode_inject::validate_container_patch(object, home);
+                let checked = kermode_inject::validate_container_patch(object, system_namespace);
                 texts(checked.err().unwrap_or_default())
             }
             "Mesh" => texts(validate::mesh(object)),
-            "MeshTrafficPermission" => texts(validate::traffic_permission(object, &request.namespace, home)),
+            "MeshTrafficPermission" => texts(validate::traffic_permission(
+                object,
+                &request.namespace,
+                system_namespace,
+            )),
             "Dataplane" => {
                 let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
                 let exists = self.mesh_exists(mesh.unwrap_or(DEFAULT_MESH), deadline).await;
@@ -41,7 +45,7 @@ impl Webhooks {
         }
     }
 
-    /// Whether there is a Mesh of that name. One made a moment ago counts; so does any while nobody can say.
+    /// Whether a Mesh exists in the directory or in the API server. `true` when the lookup fails.
     async fn mesh_exists(&self, name: &str, deadline: Deadline) -> bool {
         if self.directory.read().meshes.contains(name) {
             return true;
@@ -52,6 +56,7 @@ impl Webhooks {
     }
 }
 
+/// Formats problems.
 fn texts(problems: Vec<impl ToString>) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }

@@ -1,5 +1,5 @@
-//! `/validate-workloads`: warns of a Deployment, StatefulSet, DaemonSet, Job or CronJob whose injection label is on
-//! itself, where injection does not look. Never refuses.
+//! `/validate-workloads`: warns of a Deployment, StatefulSet, DaemonSet, Job or CronJob that has the injection label on the
+//! object instead of its Pod template, where injection reads it. Never denies.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::Webhooks;
 use super::review::{Request, Response};
 
+/// Label of this webhook in metrics.
 const WEBHOOK: &str = "workload";
 
 impl Webhooks {
@@ -22,7 +23,7 @@ impl Webhooks {
     }
 }
 
-/// What to say of a workload that has the label where its template has nothing that decides.
+/// Returns the warning about a workload that has the label while its Pod template has neither label nor annotation.
 fn misplaced_label(request: &Request) -> Option<String> {
     let path = match request.kind.kind.as_str() {
         "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template/metadata",
@@ -56,7 +57,7 @@ mod tests {
 
     fn warning(kind: &str, object: Value) -> Option<String> {
         misplaced_label(&Request {
-            kind: super::super::review::Kind {
+            kind: crate::review::Kind {
                 kind: kind.to_owned(),
             },
             object,
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_label_on_the_workload_alone_is_told_with_the_place_for_it() {
+    fn label_on_the_workload_alone_is_warned_of_with_the_right_field() {
         for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
             let text = warning(kind, labelled(template(json!({"labels": {"app": "a"}})))).expect(kind);
             assert!(
@@ -92,16 +93,16 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_when_the_template_decides() {
-        for place in ["labels", "annotations"] {
-            let spec = template(json!({place: {SIDECAR_INJECTION: "disabled"}}));
+    fn template_with_label_or_annotation_is_not_warned_of() {
+        for map in ["labels", "annotations"] {
+            let spec = template(json!({map: {SIDECAR_INJECTION: "disabled"}}));
             assert_eq!(warning("Deployment", labelled(spec)), None);
         }
         assert_eq!(warning("Deployment", json!({"metadata": {}, "spec": {}})), None);
     }
 
     #[test]
-    fn shapes_and_kinds_that_nobody_expects_say_nothing_or_warn() {
+    fn other_kinds_and_malformed_objects_are_handled() {
         assert_eq!(warning("Pod", labelled(json!({}))), None);
         assert_eq!(warning("Deployment", Value::Null), None);
         for spec in [

@@ -1,10 +1,11 @@
-//! Who is calling: a proxy proves by its service-account token, bound to its Pod, that it is the Dataplane it says.
+//! Authentication of proxies by service-account tokens that are bound to their Pods.
 //!
-//! The token must be good, and namespace, service account and Pod of the token must be those of the Dataplane asked
-//! for; so nobody gets another proxy's configuration or certificate (DESIGN section 4).
+//! The API server reviews the token. Namespace, service account, name and UID of the token's Pod must be those of the
+//! requested Dataplane, so that no proxy gets the configuration or certificate of another one
+//! (docs/design.md#authentication-of-proxies).
 //!
-//! Anybody may call, so until the API server has vouched for the token, answers depend on the token alone and not on
-//! which Pods there are, and the questions to the API server are bounded.
+//! Anyone may call. Until the API server has accepted the token, responses depend on the token alone and do not reveal
+//! which Pods exist, and the number of concurrent TokenReviews is bounded.
 
 mod token;
 
@@ -25,111 +26,116 @@ use tonic::{Code, Status};
 use self::token::Claimed;
 use kermode_k8s::shared_index::SharedIndex;
 
-/// Extra information of tokens that are bound to a Pod.
+/// Keys of a TokenReview's `extra` for a token that is bound to a Pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// Reviews at once of tokens that claim a Pod with the UID that it has.
-const KNOWN: usize = 24;
-/// Reviews at once of all others: of sidecars that are early, and of strangers, who shall not hold up the rest.
-const UNKNOWN: usize = 8;
-/// How long a review may take, its turn included.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Number of concurrent reviews of tokens that claim a Pod of the index, with its UID.
+const KNOWN_POD_REVIEWS: usize = 24;
+/// Number of concurrent reviews of all other tokens: of sidecars that start before the watch has reported their Pod, and
+/// of unauthorized callers, which must not delay the proxies.
+const UNKNOWN_POD_REVIEWS: usize = 8;
+/// Time limit of a review, including the wait for a permit.
+const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a caller is not let in.
+/// Error of a caller that cannot be authenticated or authorized.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// There is no usable token.
+pub enum AuthenticationError {
+    /// The metadata has no usable token.
     #[error("no bearer token in the request's authorization metadata")]
     NoToken,
-    /// The token is not of the sort that can prove anything.
+    /// The token is not a service-account token bound to a Pod.
     #[error("the token is not one of a service account bound to a Pod; the sidecar needs a projected token")]
     NotBound,
-    /// The token, by its own account, belongs to somebody else.
+    /// The token claims to belong to another proxy.
     #[error("the token is not that of proxy {0}")]
-    Foreign(ObjectKey),
-    /// The API server does not know the token.
+    OtherProxy(ObjectKey),
+    /// The API server rejects the token.
     #[error("token is not valid: {0}")]
     InvalidToken(String),
-    /// The token belongs to somebody else.
+    /// The service account of the token is not that of the Pod.
     #[error("the token's service account {token} is not that of Pod {proxy}")]
-    NotYours {
-        /// Whose token it is.
+    ServiceAccountMismatch {
+        /// Service account of the token.
         token: Arc<str>,
-        /// Its Pod.
+        /// Pod of the token.
         proxy: ObjectKey,
     },
-    /// The Pod has not been seen yet, is not injected, or no Dataplane can be made of it.
+    /// The Pod is not in the index yet, has no sidecar, or cannot be converted to a Dataplane.
     #[error("no Dataplane {0} yet: its Pod is unknown, has no sidecar, or has Events that say what is wrong")]
     UnknownProxy(ObjectKey),
-    /// Another Pod of that name is known.
+    /// The index has another Pod of the same name.
     #[error("Dataplane {0} is that of another Pod of that name: one of the two has gone, or is too new")]
-    OtherPod(ObjectKey),
-    /// The API server could not be asked.
+    UidMismatch(ObjectKey),
+    /// The TokenReview failed.
     #[error("{0}")]
-    Unavailable(String),
-    /// It was not asked, or did not answer, in time.
+    ReviewFailed(String),
+    /// The TokenReview did not complete in time.
     #[error(
-        "the token was not reviewed within {PATIENCE:?}: the API server is slow, or too many proxies ask"
+        "the token was not reviewed within {REVIEW_TIMEOUT:?}: the API server is slow, or too many proxies ask"
     )]
-    TooSlow,
+    ReviewTimedOut,
 }
 
-/// Authenticates proxies.
+/// Authentication of proxies; cheap to clone.
 #[derive(Clone)]
 pub struct Authentication {
     client: Client,
     index: SharedIndex,
-    room: Arc<Room>,
-    patience: Duration,
+    permits: Arc<ReviewPermits>,
+    review_timeout: Duration,
 }
 
-/// How many reviews may run.
-struct Room {
-    known: Semaphore,
-    unknown: Semaphore,
+/// Permits for concurrent TokenReviews.
+struct ReviewPermits {
+    known_pods: Semaphore,
+    unknown_pods: Semaphore,
 }
 
 impl Authentication {
-    /// Authenticates against the API server and what the index knows of Pods.
+    /// Creates an authentication that sends TokenReviews with the client and looks Pods up in the index.
     pub fn new(client: Client, index: SharedIndex) -> Self {
-        let room = Room {
-            known: Semaphore::new(KNOWN),
-            unknown: Semaphore::new(UNKNOWN),
+        let permits = ReviewPermits {
+            known_pods: Semaphore::new(KNOWN_POD_REVIEWS),
+            unknown_pods: Semaphore::new(UNKNOWN_POD_REVIEWS),
         };
         Self {
             client,
             index,
-            room: Arc::new(room),
-            patience: PATIENCE,
+            permits: Arc::new(permits),
+            review_timeout: REVIEW_TIMEOUT,
         }
     }
 
-    /// Checks that the metadata's token is that of the proxy.
-    pub async fn check(&self, metadata: &http::HeaderMap, proxy: &ObjectKey) -> Result<(), Refused> {
-        let (token, claimed) = read(metadata)?;
+    /// Authenticates the caller by the token in the metadata and authorizes its access to the proxy's Dataplane.
+    pub async fn check(
+        &self,
+        metadata: &http::HeaderMap,
+        proxy: &ObjectKey,
+    ) -> Result<(), AuthenticationError> {
+        let (token, claimed) = read_token(metadata)?;
         if claimed.pod != *proxy {
-            return Err(Refused::Foreign(proxy.clone()));
+            return Err(AuthenticationError::OtherProxy(proxy.clone()));
         }
         let identity = self.prove(token, &claimed).await?;
         self.allow(&identity)
     }
 
-    /// Who the caller is, by the metadata's token.
-    pub async fn identify(&self, metadata: &http::HeaderMap) -> Result<ProxyIdentity, Refused> {
-        let (token, claimed) = read(metadata)?;
+    /// Authenticates the caller by the token in the metadata.
+    pub async fn identify(&self, metadata: &http::HeaderMap) -> Result<ProxyIdentity, AuthenticationError> {
+        let (token, claimed) = read_token(metadata)?;
         self.prove(token, &claimed).await
     }
 
-    /// Whether the Dataplane of the Pod's name is that Pod's, as far as is known now.
-    pub fn allow(&self, identity: &ProxyIdentity) -> Result<(), Refused> {
+    /// Checks against the index that the Dataplane with the Pod's name belongs to the Pod.
+    pub fn allow(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
         let proxy = &identity.key;
         self.index.pod_identity(proxy, |known| {
-            let known = known.ok_or_else(|| Refused::UnknownProxy(proxy.clone()))?;
+            let known = known.ok_or_else(|| AuthenticationError::UnknownProxy(proxy.clone()))?;
             if *known.uid != *identity.uid {
-                return Err(Refused::OtherPod(proxy.clone()));
+                return Err(AuthenticationError::UidMismatch(proxy.clone()));
             }
             if *known.service_account != *identity.service_account {
-                return Err(Refused::NotYours {
+                return Err(AuthenticationError::ServiceAccountMismatch {
                     token: identity.service_account.clone(),
                     proxy: proxy.clone(),
                 });
@@ -138,36 +144,40 @@ impl Authentication {
         })
     }
 
-    /// Has the API server vouch for what the token claims.
-    async fn prove(&self, token: &str, claimed: &Claimed) -> Result<ProxyIdentity, Refused> {
-        let has_that_uid = |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claimed.uid);
-        // A UID cannot be guessed, so strangers learn nothing from the queue that they are in.
-        let room = if self.index.pod_identity(&claimed.pod, has_that_uid) {
-            &self.room.known
+    /// Has the API server confirm the claims of the token.
+    async fn prove(&self, token: &str, claimed: &Claimed) -> Result<ProxyIdentity, AuthenticationError> {
+        let has_claimed_uid =
+            |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claimed.uid);
+        // UIDs cannot be guessed, so the choice of the queue reveals nothing to unauthorized callers.
+        let permits = if self.index.pod_identity(&claimed.pod, has_claimed_uid) {
+            &self.permits.known_pods
         } else {
-            &self.room.unknown
+            &self.permits.unknown_pods
         };
         let reviewed = async {
-            // Never closed; without a permit there would be no bound.
-            let _permit = room.acquire().await.map_err(|_| Refused::TooSlow)?;
+            // The semaphore is never closed.
+            let _permit = permits
+                .acquire()
+                .await
+                .map_err(|_| AuthenticationError::ReviewTimedOut)?;
             self.review(token).await
         };
-        let status = tokio::time::timeout(self.patience, reviewed)
+        let status = tokio::time::timeout(self.review_timeout, reviewed)
             .await
-            .map_err(|_| Refused::TooSlow)??;
+            .map_err(|_| AuthenticationError::ReviewTimedOut)??;
         if status.authenticated != Some(true) {
             let reason = status.error.unwrap_or_else(|| "not authenticated".to_owned());
-            return Err(Refused::InvalidToken(reason));
+            return Err(AuthenticationError::InvalidToken(reason));
         }
-        let identity = identity(status).ok_or(Refused::NotBound)?;
+        let identity = bound_identity(status).ok_or(AuthenticationError::NotBound)?;
         if identity.key != claimed.pod {
-            return Err(Refused::Foreign(claimed.pod.clone()));
+            return Err(AuthenticationError::OtherProxy(claimed.pod.clone()));
         }
         Ok(identity)
     }
 
     #[tracing::instrument(level = "debug", skip_all)]
-    async fn review(&self, token: &str) -> Result<TokenReviewStatus, Refused> {
+    async fn review(&self, token: &str) -> Result<TokenReviewStatus, AuthenticationError> {
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -179,7 +189,9 @@ impl Authentication {
         let review = api
             .create(&PostParams::default(), &review)
             .await
-            .map_err(|error| Refused::Unavailable(describe("a token cannot be reviewed", &error)))?;
+            .map_err(|error| {
+                AuthenticationError::ReviewFailed(describe("a token cannot be reviewed", &error))
+            })?;
         Ok(review.status.unwrap_or_default())
     }
 }
@@ -189,41 +201,43 @@ impl Authenticator for Authentication {
         &'a self,
         metadata: &'a http::HeaderMap,
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
-        Box::pin(async move { self.identify(metadata).await.map_err(|refused| status(&refused)) })
+        Box::pin(async move { self.identify(metadata).await.map_err(|error| status(&error)) })
     }
 
     fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status> {
-        self.allow(identity).map_err(|refused| status(&refused))
+        self.allow(identity).map_err(|error| status(&error))
     }
 }
 
-/// What a caller that is not let in is told. The log has it too: an attempt to be somebody else is worth a look. Of
-/// strangers only who asks for details hears: there may be any number.
-pub(crate) fn status(refused: &Refused) -> Status {
-    let code = match refused {
-        Refused::UnknownProxy(_) | Refused::OtherPod(_) => Code::NotFound,
-        Refused::Unavailable(_) | Refused::TooSlow => Code::Unavailable,
-        Refused::NoToken | Refused::NotBound | Refused::Foreign(_) | Refused::InvalidToken(_) => {
-            Code::Unauthenticated
-        }
-        Refused::NotYours { .. } => Code::PermissionDenied,
+/// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged at debug
+/// level only, since anyone can cause any number of them.
+pub(crate) fn status(error: &AuthenticationError) -> Status {
+    let code = match error {
+        AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,
+        AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => Code::Unavailable,
+        AuthenticationError::NoToken
+        | AuthenticationError::NotBound
+        | AuthenticationError::OtherProxy(_)
+        | AuthenticationError::InvalidToken(_) => Code::Unauthenticated,
+        AuthenticationError::ServiceAccountMismatch { .. } => Code::PermissionDenied,
     };
     match code {
-        Code::NotFound => tracing::debug!("proxy has to wait: {refused}"),
-        Code::Unauthenticated => tracing::debug!("caller refused: {refused}"),
-        _ => tracing::warn!("proxy refused: {refused}"),
+        Code::NotFound => tracing::debug!("proxy has to wait: {error}"),
+        Code::Unauthenticated => tracing::debug!("caller refused: {error}"),
+        _ => tracing::warn!("proxy refused: {error}"),
     }
-    Status::new(code, refused.to_string())
+    Status::new(code, error.to_string())
 }
 
-fn read(metadata: &http::HeaderMap) -> Result<(&str, Claimed), Refused> {
-    let token = token::bearer(metadata).ok_or(Refused::NoToken)?;
-    let claimed = Claimed::read(token).ok_or(Refused::NotBound)?;
+/// Returns the bearer token and its unverified claims.
+fn read_token(metadata: &http::HeaderMap) -> Result<(&str, Claimed), AuthenticationError> {
+    let token = token::bearer(metadata).ok_or(AuthenticationError::NoToken)?;
+    let claimed = Claimed::read(token).ok_or(AuthenticationError::NotBound)?;
     Ok((token, claimed))
 }
 
-/// The Pod that a good token is bound to.
-fn identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
+/// Returns the Pod that a reviewed token is bound to.
+fn bound_identity(status: TokenReviewStatus) -> Option<ProxyIdentity> {
     let user = status.user?;
     let name = user.username?;
     let (namespace, service_account) = name.strip_prefix("system:serviceaccount:")?.split_once(':')?;

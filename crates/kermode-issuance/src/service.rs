@@ -1,16 +1,16 @@
-//! Issues workload certificates and tells proxies of their mesh's roots: a thin gRPC shell around `kermode-identity`.
+//! The gRPC service that issues workload certificates and streams the roots of a mesh to its proxies.
 //!
-//! A proxy is given exactly the names of its own Dataplane, and only with a token that is bound to that Pod. Whatever
-//! else is asked for is refused, logged and counted; so is more than a proxy needs.
+//! A certificate has exactly the names of the caller's own Dataplane, and requires a token that is bound to its Pod. All
+//! other requests, and those beyond the rate limits, are denied, logged and counted. `kermode-identity` does the signing.
 
+mod denial;
 mod limits;
 mod metrics;
-mod refusal;
 mod roots;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,89 +18,91 @@ use futures::future::BoxFuture;
 use kermode_authorities::Authorities;
 use kermode_identity::{Entitlement, IssuedCertificate, SigningRequest, Succession, Trust};
 use kermode_k8s::shared_index::SharedIndex;
+use kermode_limit::KeyedLimit;
 use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
 use kermode_protocol::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS,
 };
+use parking_lot::Mutex;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
-use self::limits::{Caller, Limits};
+use self::denial::{Denial, DenialLog};
+use self::limits::{CallerId, IssuanceLimits};
 pub use self::metrics::Metrics;
-use self::refusal::{Gate, Refusal};
-use self::roots::{Open, RootsCodec, WatchRoots};
-use crate::authentication::{Authentication, Refused};
+use self::roots::{RootsCodec, WatchRoots, stream_limit};
+use crate::authentication::{Authentication, AuthenticationError};
 
-/// The largest message: a signing request is at most half of that, and names take the rest.
+/// Size limit of a message, in bytes. A signing request has at most half of it; the names take the rest.
 const MAX_MESSAGE: usize = 16 * 1024;
-/// From the head of a request to the answer, or to the first message of a stream.
-const PATIENCE: Duration = Duration::from_secs(12);
-/// How much of a claimed name is written into the log, in characters.
-const LONGEST_CLAIM: usize = 100;
+/// Time limit of a call, from the head of the request to the response, or to the first message of a stream.
+const CALL_TIMEOUT: Duration = Duration::from_secs(12);
+/// Number of characters of a claimed name that are logged.
+const MAX_LOGGED_NAME: usize = 100;
 
-/// The service; cheap to clone.
+/// Certificate issuance service; cheap to clone.
 #[derive(Clone)]
 pub struct CertificateIssuance {
-    shared: Arc<Shared>,
+    state: Arc<IssuanceState>,
 }
 
-struct Shared {
+struct IssuanceState {
     authentication: Authentication,
     authorities: Authorities,
     index: SharedIndex,
     metrics: Metrics,
-    limits: Mutex<Limits>,
-    gate: Gate,
-    open: Arc<Open>,
-    patience: Duration,
+    limits: Mutex<IssuanceLimits>,
+    denials: DenialLog,
+    streams: KeyedLimit<ObjectKey>,
+    call_timeout: Duration,
 }
 
 // === impl CertificateIssuance ===
 
 impl CertificateIssuance {
-    /// The service on top of its parts.
+    /// Creates the service.
     pub fn new(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
     ) -> Self {
-        Self::within(authentication, authorities, index, metrics, PATIENCE)
+        Self::with_timeout(authentication, authorities, index, metrics, CALL_TIMEOUT)
     }
 
-    fn within(
+    fn with_timeout(
         authentication: Authentication,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
-        patience: Duration,
+        call_timeout: Duration,
     ) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(IssuanceState {
                 authentication,
                 authorities,
                 index,
                 metrics,
-                limits: Mutex::new(Limits::new(Instant::now())),
-                gate: Gate::default(),
-                open: Arc::default(),
-                patience,
+                limits: Mutex::new(IssuanceLimits::new(Instant::now())),
+                denials: DenialLog::default(),
+                streams: stream_limit(),
+                call_timeout,
             }),
         }
     }
 }
 
-impl Shared {
+impl IssuanceState {
     async fn issue(
         &self,
         request: Request<IssueCertificateRequest>,
-    ) -> Result<IssueCertificateResponse, Refusal> {
+    ) -> Result<IssueCertificateResponse, Denial> {
         let (metadata, _, request) = request.into_parts();
         let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
-        self.limits().take(caller, Instant::now())?;
+        self.limits.lock().take(caller, Instant::now())?;
         let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
         let signing = SigningRequest::read(&request.csr_der)?;
         signing.check_made_by(&proxy.proxy_name())?;
@@ -114,46 +116,43 @@ impl Shared {
         Ok(response(&issued, &trust))
     }
 
-    /// Which proxy calls.
-    async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, Caller), Refusal> {
+    /// Authenticates the caller as the proxy of that name (`<pod>.<namespace>`).
+    async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, CallerId), Denial> {
         let headers = metadata.into_headers();
         let token = headers.get(http::header::AUTHORIZATION);
-        let token = token.ok_or(Refused::NoToken)?.as_bytes();
-        let caller = self.limits().caller(token);
-        self.limits().check(caller, Instant::now())?;
-        let proxy = ObjectKey::from_proxy_name(name).ok_or(Refusal::Name)?;
+        let token = token.ok_or(AuthenticationError::NoToken)?.as_bytes();
+        let caller = self.limits.lock().caller(token);
+        self.limits.lock().check(caller, Instant::now())?;
+        let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::Name)?;
         self.authentication.check(&headers, &proxy).await?;
         Ok((proxy, caller))
     }
 
-    /// The proxy's Dataplane, and its mesh as long as that has mTLS.
-    fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Refusal> {
+    /// Returns the proxy's Dataplane and its mesh, which must have mTLS.
+    fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Denial> {
         let (dataplane, mesh) = self
             .index
             .dataplane_and_mesh(proxy)
             .filter(|(dataplane, _)| dataplane.mesh == MeshName::from(mesh))
-            .ok_or_else(|| Refusal::NotThere(proxy.clone()))?;
+            .ok_or_else(|| Denial::DataplaneNotFound(proxy.clone()))?;
         let mtls = mesh.mtls.clone();
-        let mtls = mtls.ok_or_else(|| Refusal::NoMtls(mesh.name.to_string()))?;
+        let mtls = mtls.ok_or_else(|| Denial::NoMtls(mesh.name.to_string()))?;
         Ok((dataplane, mesh, mtls))
     }
 
-    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<Succession>, Refusal> {
+    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<Succession>, Denial> {
         let found = self.authorities.get(&mesh.name, &mtls.backend).await;
         found.map_err(|error| {
             tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
-            Refusal::Authority
+            Denial::Authority
         })
     }
 
-    fn refuse(&self, refusal: &Refusal, claimed: &str) -> Status {
-        let claimed: String = claimed.chars().take(LONGEST_CLAIM).collect();
-        self.gate.log(refusal, &claimed);
-        refusal.status()
-    }
-
-    fn limits(&self) -> MutexGuard<'_, Limits> {
-        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Logs the denial and returns the status of the response.
+    fn deny(&self, denial: &Denial, claimed_name: &str) -> Status {
+        let claimed_name: String = claimed_name.chars().take(MAX_LOGGED_NAME).collect();
+        self.denials.log(denial, &claimed_name);
+        denial.status()
     }
 }
 
@@ -185,65 +184,67 @@ impl tower::Service<http::Request<Body>> for CertificateIssuance {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let shared = self.shared.clone();
+        let state = self.state.clone();
         Box::pin(async move {
-            let answered = tokio::time::timeout(shared.patience, answer(&shared, request)).await;
-            Ok(answered.unwrap_or_else(|_| {
-                let refusal = Refusal::TimedOut(shared.patience);
-                shared.metrics.refused(&refusal);
-                shared.refuse(&refusal, "").into_http()
+            let response = tokio::time::timeout(state.call_timeout, respond(&state, request)).await;
+            Ok(response.unwrap_or_else(|_| {
+                let denial = Denial::TimedOut(state.call_timeout);
+                state.metrics.denied(&denial);
+                state.deny(&denial, "").into_http()
             }))
         })
     }
 }
 
-/// Reads the message and calls the method. A message that is too large or makes no sense never reaches it.
-async fn answer(shared: &Arc<Shared>, request: http::Request<Body>) -> http::Response<Body> {
+/// Decodes the message and calls the method. tonic answers messages that are too large or cannot be decoded.
+async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> http::Response<Body> {
     match request.uri().path() {
         ISSUE_CERTIFICATE => {
-            let reached = Arc::new(AtomicBool::new(false));
-            let method = Issue {
-                shared: shared.clone(),
-                reached: reached.clone(),
+            let called = Arc::new(AtomicBool::new(false));
+            let method = IssueCertificate {
+                state: state.clone(),
+                called: called.clone(),
             };
             let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
             let response = grpc.unary(method, request).await;
-            if !reached.load(Ordering::Relaxed) {
-                shared.metrics.refused(&Refusal::Unreadable);
-                shared.refuse(&Refusal::Unreadable, "");
+            if !called.load(Ordering::Relaxed) {
+                state.metrics.denied(&Denial::Unreadable);
+                state.deny(&Denial::Unreadable, "");
             }
             response
         }
         WATCH_ROOTS => {
             let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
-            grpc.server_streaming(WatchRoots(shared.clone()), request).await
+            grpc.server_streaming(WatchRoots(state.clone()), request).await
         }
         _ => Status::unimplemented("unknown method").into_http(),
     }
 }
 
-struct Issue {
-    shared: Arc<Shared>,
-    reached: Arc<AtomicBool>,
+/// Method `IssueCertificate` of the service.
+struct IssueCertificate {
+    state: Arc<IssuanceState>,
+    /// Set when the message was decoded.
+    called: Arc<AtomicBool>,
 }
 
-impl UnaryService<IssueCertificateRequest> for Issue {
+impl UnaryService<IssueCertificateRequest> for IssueCertificate {
     type Response = IssueCertificateResponse;
     type Future = BoxFuture<'static, Result<Response<IssueCertificateResponse>, Status>>;
 
     fn call(&mut self, request: Request<IssueCertificateRequest>) -> Self::Future {
-        self.reached.store(true, Ordering::Relaxed);
-        let shared = self.shared.clone();
+        self.called.store(true, Ordering::Relaxed);
+        let state = self.state.clone();
         Box::pin(async move {
             let name = request.get_ref().name.clone();
-            match shared.issue(request).await {
+            match state.issue(request).await {
                 Ok(issued) => {
-                    shared.metrics.issued();
+                    state.metrics.issued();
                     Ok(Response::new(issued))
                 }
-                Err(refusal) => {
-                    shared.metrics.refused(&refusal);
-                    Err(shared.refuse(&refusal, &name))
+                Err(denial) => {
+                    state.metrics.denied(&denial);
+                    Err(state.deny(&denial, &name))
                 }
             }
         })

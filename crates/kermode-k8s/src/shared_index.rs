@@ -1,12 +1,14 @@
-//! The index, shared: one task writes it, whoever serves reads it.
+//! The index behind a lock: the engine writes it; webhooks, streams and controllers read it.
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
+
+use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::controller::writer;
 use crate::index::{Index, PodIdentity};
-use kermode_model::{Dataplane, Mesh, MeshName, ObjectKey};
 
-/// The index behind a lock; cheap to clone. Sections are short: nobody waits for IO while holding it.
+/// The index behind a lock; cheap to clone. No IO while the lock is held.
 #[derive(Clone, Debug, Default)]
 pub struct SharedIndex(Arc<RwLock<Index>>);
 
@@ -16,23 +18,23 @@ impl SharedIndex {
         Self(Arc::new(RwLock::new(index)))
     }
 
-    /// For reading.
+    /// Locks the index for reading.
     pub fn read(&self) -> RwLockReadGuard<'_, Index> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.read()
     }
 
-    /// For the one task that writes.
+    /// Locks the index for writing; called by the engine only.
     pub fn write(&self) -> RwLockWriteGuard<'_, Index> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.0.write()
     }
 
-    /// Tells `judge` who the proxy of a Pod may be. Nothing is copied: this is asked of each proxy whenever something
-    /// changes for it.
-    pub fn pod_identity<T>(&self, key: &ObjectKey, judge: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
-        judge(self.read().pod_entitlement(key))
+    /// Calls `check` with the identity of a Pod, if it is in the index. Copies nothing: every proxy is checked whenever
+    /// one of its resources changes.
+    pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
+        check(self.read().pod_entitlement(key))
     }
 
-    /// A Dataplane and its Mesh, when both are there.
+    /// Returns a Dataplane and its Mesh, if both exist.
     pub fn dataplane_and_mesh(&self, key: &ObjectKey) -> Option<(Arc<Dataplane>, Arc<Mesh>)> {
         let index = self.read();
         let dataplane = index.view().dataplane(key)?;

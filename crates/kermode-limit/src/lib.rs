@@ -1,8 +1,10 @@
-//! Limits on concurrent use: connections of an address, streams of a proxy, calls in total.
+//! Limits on concurrent use: connections of an address, streams of a proxy, calls in total; and on rates.
 //!
 //! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
 //! can also be taken back: when its key is at the limit and acquires a newer one, or when
-//! [`KeyedLimit::revoke_keys`] evicts its key. Keys without permits take no memory.
+//! [`KeyedLimit::revoke_keys`] evicts its key. Keys without permits take no memory. Limits on rates are in [`rate`].
+
+pub mod rate;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

@@ -1,12 +1,13 @@
 //! The diagnostics server: `/healthy`, `/ready` and `/metrics` in plain HTTP.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 
 use crate::readiness::Readiness;
@@ -55,10 +56,7 @@ async fn ready(State(diagnostics): State<Diagnostics>) -> impl IntoResponse {
 
 async fn metrics(State(diagnostics): State<Diagnostics>) -> impl IntoResponse {
     let mut text = String::new();
-    let registry = diagnostics
-        .registry
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let registry = diagnostics.registry.lock();
     let status = match prometheus_client::encoding::text::encode(&mut text, &registry) {
         Ok(()) => StatusCode::OK,
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,

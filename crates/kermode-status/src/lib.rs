@@ -1,14 +1,15 @@
-//! What this replica knows of the proxies that it serves, written onto the status of their Dataplanes.
+//! Status of Dataplanes and Meshes, written to the API server.
 //!
-//! Streams report on their own tasks; here that is a look into a map. Writing is somebody else's ([`StatusWriter`]):
-//! soon after what an operator waits for, such as a connection or a rejection, rarely for versions alone, which
-//! change with every endpoint of the mesh.
+//! Each replica writes the connection and configuration status of the proxies that it serves. Streams report on their own
+//! tasks and only update a map. The [`StatusWriter`] writes connections and rejections within seconds, and mere changes
+//! of versions every few minutes, since they change with every endpoint of the mesh. The lease holder writes the status
+//! of Meshes ([`MeshStatuses`]).
 
 mod mesh;
 mod proxy;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -19,124 +20,129 @@ use kermode_k8s::controller::writer::Metrics;
 use kermode_model::ObjectKey;
 use kermode_xds::server::{ProxyId, Report, StatusSink};
 use kube::{Api, Client};
+use parking_lot::{Mutex, MutexGuard};
 
 use self::proxy::{Proxy, Urgency};
 use kermode_k8s::shared_index::SharedIndex;
 pub use mesh::MeshStatuses;
 
-/// The field manager of this part of the status, the same for all replicas: the one that serves takes it over.
+/// Field manager of the sidecar status. All replicas use the same one, so that the replica that serves the proxy takes
+/// the fields over.
 const MANAGER: &str = "kuma-cp-sidecar";
-/// How many statuses are written a second.
+/// Statuses written per second, at most.
 const PER_SECOND: u32 = 50;
-/// How long what matters waits for more of it: a proxy that connects acknowledges within that time.
+/// Delay of a write after a connection or rejection. A proxy that connects acknowledges its configuration within it, so
+/// that both are one write.
 const SOON: Duration = Duration::from_secs(1);
-/// How long an end of a stream waits: most proxies come back, here or to another replica.
-const GONE: Duration = Duration::from_secs(10);
-/// How old versions may be on the status. Every change of an endpoint changes them for every proxy of the mesh; a write for
-/// each of them would be no part of serving.
-const RARELY: Duration = Duration::from_mins(5);
-/// How long after a connection its Dataplane may not be there yet.
-const MISSING: Duration = Duration::from_secs(2);
+/// Delay of a write after a stream ended: most proxies reconnect, to this or to another replica.
+const DISCONNECTED: Duration = Duration::from_secs(10);
+/// Interval of writes that change versions only. Every change of an endpoint changes them for every proxy of the mesh, and
+/// a write for each would cost more than serving the change.
+const VERSIONS_INTERVAL: Duration = Duration::from_mins(5);
+/// Delay of another attempt when the Dataplane does not exist yet: the sidecar may connect before the lease holder has
+/// written it.
+const MISSING_RETRY: Duration = Duration::from_secs(2);
 
-/// The proxies of this replica; cheap to clone.
+/// Statuses of the proxies that this replica serves; cheap to clone.
 #[derive(Clone)]
 pub struct Statuses {
-    shared: Arc<Shared>,
+    state: Arc<StatusesState>,
 }
 
-struct Shared {
+struct StatusesState {
     client: Client,
     index: SharedIndex,
     /// Name of this replica.
-    instance: Arc<str>,
+    replica: Arc<str>,
     proxies: Mutex<HashMap<ObjectKey, Proxy>>,
     writer: StatusWriter,
 }
 
 impl Statuses {
-    /// Of a replica that serves nobody yet.
-    pub fn new(client: Client, index: SharedIndex, instance: &str) -> Self {
+    /// Creates the statuses of a replica that serves no proxies yet.
+    pub fn new(client: Client, index: SharedIndex, replica: &str) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(StatusesState {
                 client,
                 index,
-                instance: instance.into(),
+                replica: replica.into(),
                 proxies: Mutex::default(),
                 writer: StatusWriter::new(MANAGER, PER_SECOND),
             }),
         }
     }
 
-    /// What is known of those that are connected, by name, for people to look at.
+    /// Returns the sidecar status of every connected proxy as a JSON object, by proxy name (`<pod>.<namespace>`).
     pub fn connected(&self) -> serde_json::Value {
-        let proxies = self.shared.proxies();
+        let proxies = self.state.proxies();
         let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
         let shown = connected.map(|(key, proxy)| {
-            let sidecar = proxy.status(&self.shared.instance).sidecar;
+            let sidecar = proxy.status(&self.state.replica).sidecar;
             (key.proxy_name(), serde_json::json!(sidecar))
         });
         serde_json::Value::Object(shown.collect())
     }
 
-    /// A Dataplane has gone. When its proxy is connected it comes back, and its status has to be written again.
-    pub fn lost(&self, key: &ObjectKey) {
-        let connected = self.shared.proxies().get(key).is_some_and(Proxy::is_connected);
+    /// Handles the deletion of a Dataplane. While its proxy is connected, the Dataplane is created again and needs its
+    /// status.
+    pub fn on_dataplane_deleted(&self, key: &ObjectKey) {
+        let connected = self.state.proxies().get(key).is_some_and(Proxy::is_connected);
         if connected {
-            self.shared.writer.push(key.clone(), Instant::now() + SOON);
+            self.state.writer.push(key.clone(), Instant::now() + SOON);
         }
     }
 
-    /// Writes until dropped.
+    /// Writes statuses until the future is dropped.
     pub async fn run(self, metrics: Metrics) {
-        let Shared { client, writer, .. } = &*self.shared;
-        writer.run(client.clone(), &*self.shared, &metrics).await;
+        let StatusesState { client, writer, .. } = &*self.state;
+        writer.run(client.clone(), &*self.state, &metrics).await;
     }
 }
 
 impl StatusSink for Statuses {
     fn report(&self, proxy: &ProxyId, stream: u64, report: Report<'_>) {
         let now = Instant::now();
-        let mut proxies = self.shared.proxies();
-        let known = proxies.entry(proxy.key.clone()).or_default();
-        let at = match known.on_report(stream, &report, Timestamp::now()) {
+        let mut proxies = self.state.proxies();
+        let entry = proxies.entry(proxy.key.clone()).or_default();
+        let at = match entry.on_report(stream, &report, Timestamp::now()) {
             Urgency::None => return,
-            Urgency::Matters => now + SOON,
-            Urgency::Gone => now + GONE,
-            Urgency::Versions => known
-                .written
-                .map_or(now + SOON, |written| (written + RARELY).max(now + SOON)),
+            Urgency::Soon => now + SOON,
+            Urgency::Disconnected => now + DISCONNECTED,
+            Urgency::Versions => entry.written.map_or(now + SOON, |written| {
+                (written + VERSIONS_INTERVAL).max(now + SOON)
+            }),
         };
         drop(proxies);
-        self.shared.writer.push(proxy.key.clone(), at);
+        self.state.writer.push(proxy.key.clone(), at);
     }
 }
 
-impl Shared {
+impl StatusesState {
     fn proxies(&self) -> MutexGuard<'_, HashMap<ObjectKey, Proxy>> {
-        self.proxies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.proxies.lock()
     }
 
-    /// The end of a connection is only told where no other replica has taken the proxy over.
-    async fn last_word(&self, key: &ObjectKey) -> Option<WantedStatus> {
+    /// Returns the status of a proxy that disconnected, unless another replica serves it by now.
+    async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
-        let mine = current.filter(|current| {
+        let own = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
-            sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.instance)
+            sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
         let mut proxies = self.proxies();
-        // It may have come back while we asked.
+        // The proxy may have reconnected during the request.
         let proxy = proxies.get(key).filter(|proxy| !proxy.is_connected())?;
-        let status = proxy.status(&self.instance);
+        let status = proxy.status(&self.replica);
         proxies.remove(key);
         Some(WantedStatus {
             status,
-            version: mine?.metadata.resource_version,
+            version: own?.metadata.resource_version,
         })
     }
 }
 
-impl StatusSource for Shared {
+impl StatusSource for StatusesState {
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
         Box::pin(async move {
             {
@@ -144,7 +150,7 @@ impl StatusSource for Shared {
                 let proxy = proxies.get(key)?;
                 if proxy.is_connected() {
                     return Some(WantedStatus {
-                        status: proxy.status(&self.instance),
+                        status: proxy.status(&self.replica),
                         version: None,
                     });
                 }
@@ -153,7 +159,7 @@ impl StatusSource for Shared {
                     return None;
                 }
             }
-            self.last_word(key).await
+            self.disconnected_status(key).await
         })
     }
 
@@ -162,8 +168,7 @@ impl StatusSource for Shared {
         if let Some(proxy) = self.proxies().get_mut(key) {
             proxy.written = Some(now);
             if outcome == WriteOutcome::Missing {
-                // A sidecar may be faster than the leader that writes its Dataplane.
-                self.writer.push(key.clone(), now + MISSING);
+                self.writer.push(key.clone(), now + MISSING_RETRY);
             }
         }
     }

@@ -1,4 +1,5 @@
-//! Status of Meshes: what is in force, and for how many. The leader writes it, on change and at most every few seconds.
+//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The lease holder writes it after
+//! changes, at most every few seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,25 +22,25 @@ use tokio::time::Instant;
 
 use kermode_k8s::shared_index::SharedIndex;
 
-/// The field manager of the status.
+/// Field manager of the status.
 const MANAGER: &str = "kuma-cp-mesh";
-/// How long a change waits for those that follow it.
+/// Time during which further changes are batched into one write.
 const COALESCE: Duration = Duration::from_secs(2);
 
-/// Writes the status of Meshes.
+/// Controller of the status of Meshes.
 pub struct MeshStatuses {
-    /// For reading and writing.
+    /// Client for reading and writing.
     pub client: Client,
-    /// Who is in which mesh.
+    /// Index of Dataplanes and services.
     pub index: SharedIndex,
-    /// Says that this may have changed.
+    /// Notified when the numbers of a mesh may have changed.
     pub changed: Arc<Notify>,
-    /// Whether this replica leads.
+    /// Whether this replica holds the Lease.
     pub leading: watch::Receiver<bool>,
 }
 
 impl MeshStatuses {
-    /// Runs until dropped, working while this replica leads.
+    /// Runs until the future is dropped; writes while this replica holds the Lease.
     pub async fn run(self) {
         while_leading(self.leading.clone(), || self.work()).await;
     }
@@ -57,7 +58,7 @@ impl MeshStatuses {
                     Some(Ok(mesh)) => {
                         meshes.insert(mesh.name_any(), mesh);
                     }
-                    // A watch that fails is logged where the engine's own one fails too.
+                    // The engine's watch of the same objects fails and logs, too.
                     Some(Err(_)) => continue,
                     None => return,
                 },
@@ -90,7 +91,7 @@ impl MeshStatuses {
         let params = PatchParams::apply(MANAGER).force();
         match api.patch_status(&name, &params, &Patch::Apply(object)).await {
             Ok(_) => {}
-            Err(kube::Error::Api(refused)) if refused.code == 404 => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {
                 tracing::warn!(
                     "{}",
@@ -108,7 +109,7 @@ impl MeshStatuses {
     }
 }
 
-/// What the status should say; `None` when it does.
+/// Returns the status to write; `None` when it is up to date.
 fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Option<MeshStatus> {
     let before = mesh.status.clone().unwrap_or_default();
     let converted = kermode_model::Mesh::try_from(mesh);
@@ -118,10 +119,10 @@ fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Op
             Some(MtlsMode::Permissive) => Some("PERMISSIVE".to_owned()),
             None => Some("Disabled".to_owned()),
         },
-        // What was in force before still is.
+        // The last valid version stays in force.
         Err(_) => before.mtls.clone(),
     };
-    let (holds, reason, message) = match converted {
+    let (accepted, reason, message) = match converted {
         Ok(_) => ("True", "Valid", "It is in force as it is.".to_owned()),
         Err(error) => (
             "False",
@@ -129,21 +130,21 @@ fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Op
             format!("{error}. What was in force before still is."),
         ),
     };
-    let turned = before
+    let unchanged = before
         .conditions
         .iter()
-        .find(|condition| condition.status == holds);
-    let turned = turned.map_or(Time(now), |condition| condition.last_transition_time.clone());
+        .find(|condition| condition.status == accepted);
+    let changed_at = unchanged.map_or(Time(now), |condition| condition.last_transition_time.clone());
     let wanted = MeshStatus {
         mtls,
         dataplanes,
         services,
         conditions: vec![Condition {
             type_: "Accepted".to_owned(),
-            status: holds.to_owned(),
+            status: accepted.to_owned(),
             reason: reason.to_owned(),
             message,
-            last_transition_time: turned,
+            last_transition_time: changed_at,
             observed_generation: mesh.metadata.generation,
         }],
     };
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_when_something_changed_and_only_then() {
+    fn status_is_written_only_when_it_changed() {
         let backend = json!({"name": "ca", "type": "builtin"});
         let mut mesh = mk_mesh(json!({"enabledBackend": "ca", "backends": [backend]}));
         let first = status(&mesh, 2, 1, at(1)).expect("nothing is there yet");
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_that_is_not_used_says_why_and_what_is_in_force_instead() {
+    fn invalid_mesh_has_the_error_and_keeps_the_mode_in_force() {
         let mut mesh = mk_mesh(json!({"enabledBackend": "nowhere"}));
         mesh.status = Some(MeshStatus {
             mtls: Some("STRICT".to_owned()),

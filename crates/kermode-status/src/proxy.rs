@@ -1,4 +1,4 @@
-//! One proxy as this replica sees it: what its streams have reported, and the status made of that. No IO.
+//! State of one proxy as reported by its streams, and the Dataplane status made of it. No IO.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -9,37 +9,37 @@ use kermode_crds::{ConfigurationStatus, DataplaneStatus, RejectionStatus, Sideca
 use kermode_protocol::ads::Versions;
 use kermode_xds::server::{Numbers, Progress, Report};
 
-/// The longest explanation of Envoy's that is kept, in characters.
+/// Number of characters of Envoy's error message that are kept.
 const MAX_MESSAGE: usize = 1024;
-/// How many refused resources are named.
+/// Number of rejected resources that are named.
 const MAX_NAMES: usize = 10;
 
-/// A proxy that is, or was a moment ago, connected.
+/// State of a proxy that is connected, or disconnected a moment ago.
 #[derive(Debug, Default)]
 pub(super) struct Proxy {
-    /// The newest stream, while it is open.
+    /// Number of the newest stream, while it is open.
     stream: Option<u64>,
     versions: Versions,
     progress: Progress,
-    /// Newer than those of the progress.
+    /// Current version numbers; newer than those of `progress`.
     numbers: Arc<Numbers>,
     last_rejection: Option<RejectionStatus>,
-    connection_turned: Timestamp,
-    acceptance_turned: Timestamp,
-    /// When the status was written last.
+    connection_changed_at: Timestamp,
+    acceptance_changed_at: Timestamp,
+    /// Time of the last write of the status.
     pub(super) written: Option<Instant>,
 }
 
-/// How soon people should see what a report changed.
+/// Urgency of writing the change that a report made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Urgency {
-    /// It changed nothing.
+    /// Nothing changed.
     None,
-    /// It changed what they wait for.
-    Matters,
-    /// The proxy may come back in a moment.
-    Gone,
-    /// It changed numbers.
+    /// The connection or the acceptance of the configuration changed.
+    Soon,
+    /// The proxy disconnected and may reconnect.
+    Disconnected,
+    /// Only version numbers changed.
     Versions,
 }
 
@@ -55,14 +55,14 @@ impl Proxy {
         match report {
             Report::Connected(versions, numbers) => {
                 if self.stream.is_none() {
-                    self.connection_turned = now;
+                    self.connection_changed_at = now;
                 }
                 self.stream = Some(stream);
                 self.versions = versions.clone();
                 self.numbers = numbers.clone();
                 self.progress = Progress::default();
-                self.acceptance_turned = now;
-                Urgency::Matters
+                self.acceptance_changed_at = now;
+                Urgency::Soon
             }
             Report::Progress(progress) => self.on_progress(*progress, now),
             Report::Rejected {
@@ -80,32 +80,32 @@ impl Proxy {
                         .collect(),
                     message: message.chars().take(MAX_MESSAGE).collect(),
                 });
-                Urgency::Matters
+                Urgency::Soon
             }
             Report::Disconnected => {
                 self.stream = None;
-                self.connection_turned = now;
-                Urgency::Gone
+                self.connection_changed_at = now;
+                Urgency::Disconnected
             }
         }
     }
 
     fn on_progress(&mut self, progress: Progress, now: Timestamp) -> Urgency {
         let before = std::mem::replace(&mut self.progress, progress);
-        let turned = (before.refused == 0) != (progress.refused == 0);
-        let first = before.acknowledged == 0 && progress.acknowledged != 0;
-        if turned {
-            self.acceptance_turned = now;
+        let acceptance_changed = (before.refused == 0) != (progress.refused == 0);
+        let is_first = before.acknowledged == 0 && progress.acknowledged != 0;
+        if acceptance_changed {
+            self.acceptance_changed_at = now;
         }
-        if turned || first {
-            Urgency::Matters
+        if acceptance_changed || is_first {
+            Urgency::Soon
         } else {
             Urgency::Versions
         }
     }
 
-    /// The fields of the status that this replica writes.
-    pub(super) fn status(&self, instance: &str) -> DataplaneStatus {
+    /// Returns the status fields that this replica writes; `replica` is its name.
+    pub(super) fn status(&self, replica: &str) -> DataplaneStatus {
         let version = |number: u64| {
             if number == 0 {
                 String::new()
@@ -120,7 +120,7 @@ impl Proxy {
                 version: self.versions.agent.clone(),
                 envoy_version: self.versions.envoy.clone(),
                 control_plane: if self.is_connected() {
-                    instance.to_owned()
+                    replica.to_owned()
                 } else {
                     String::new()
                 },
@@ -130,28 +130,27 @@ impl Proxy {
                     last_rejection: self.last_rejection.clone(),
                 },
             }),
-            conditions: vec![self.connected(instance), self.accepted()],
+            conditions: vec![self.connected(replica), self.accepted()],
         }
     }
 
-    fn connected(&self, instance: &str) -> Condition {
+    fn connected(&self, replica: &str) -> Condition {
         let (reason, message) = if self.is_connected() {
             (
                 "StreamOpen",
-                format!("The sidecar gets its configuration from {instance}."),
+                format!("The sidecar gets its configuration from {replica}."),
             )
         } else {
             let message = "The sidecar has no stream to the control plane; it goes on with what it has. \
                            Its log says why it does not come back.";
             ("StreamClosed", message.to_owned())
         };
-        let turned = self.connection_turned;
         mk_condition(
             condition::CONNECTED,
             Some(self.is_connected()),
             reason,
             message,
-            turned,
+            self.connection_changed_at,
         )
     }
 
@@ -193,7 +192,7 @@ impl Proxy {
             holds,
             reason,
             message,
-            self.acceptance_turned,
+            self.acceptance_changed_at,
         )
     }
 }
@@ -203,7 +202,7 @@ fn mk_condition(
     holds: Option<bool>,
     reason: &str,
     message: String,
-    turned: Timestamp,
+    changed_at: Timestamp,
 ) -> Condition {
     let status = match holds {
         Some(true) => "True",
@@ -215,7 +214,7 @@ fn mk_condition(
         status: status.to_owned(),
         reason: reason.to_owned(),
         message,
-        last_transition_time: Time(turned),
+        last_transition_time: Time(changed_at),
         observed_generation: None,
     }
 }
@@ -236,7 +235,7 @@ mod tests {
         };
         assert_eq!(
             proxy.on_report(1, &Report::Connected(versions, Arc::default()), at(1)),
-            Urgency::Matters
+            Urgency::Soon
         );
         proxy
     }
@@ -258,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_acknowledgement_matters_and_later_ones_are_numbers() {
+    fn first_acknowledgement_is_urgent_and_later_ones_are_not() {
         let mut proxy = connected();
         assert_eq!(
             statuses(&proxy),
             ["Connected=True", "ConfigurationAccepted=Unknown"]
         );
         assert_eq!(proxy.on_report(1, &progress(7, 0, 0), at(2)), Urgency::Versions);
-        assert_eq!(proxy.on_report(1, &progress(7, 7, 0), at(2)), Urgency::Matters);
+        assert_eq!(proxy.on_report(1, &progress(7, 7, 0), at(2)), Urgency::Soon);
         assert_eq!(proxy.on_report(1, &progress(9, 9, 0), at(3)), Urgency::Versions);
         assert_eq!(statuses(&proxy), ["Connected=True", "ConfigurationAccepted=True"]);
         proxy.numbers = Arc::new(Numbers::from(Progress {
@@ -280,23 +279,23 @@ mod tests {
                 sidecar.configuration.acknowledged.as_str()
             ),
             ("11", "10"),
-            "those of the moment, whether they were told or not"
+            "current numbers, including unreported ones"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }
 
     #[test]
-    fn a_rejection_stays_on_record_after_it_is_healed() {
+    fn rejection_is_kept_after_the_resource_is_accepted() {
         let mut proxy = connected();
         let rejected = Report::Rejected {
             kind: "Listener",
             resources: &["inbound:10.0.0.1:80"],
             message: "no such filter",
         };
-        assert_eq!(proxy.on_report(1, &rejected, at(2)), Urgency::Matters);
-        assert_eq!(proxy.on_report(1, &progress(2, 0, 1), at(2)), Urgency::Matters);
+        assert_eq!(proxy.on_report(1, &rejected, at(2)), Urgency::Soon);
+        assert_eq!(proxy.on_report(1, &progress(2, 0, 1), at(2)), Urgency::Soon);
         assert_eq!(statuses(&proxy)[1], "ConfigurationAccepted=False");
-        assert_eq!(proxy.on_report(1, &progress(3, 3, 0), at(5)), Urgency::Matters);
+        assert_eq!(proxy.on_report(1, &progress(3, 3, 0), at(5)), Urgency::Soon);
         assert_eq!(statuses(&proxy)[1], "ConfigurationAccepted=True");
         let status = proxy.status("cp-1");
         assert_eq!(status.conditions[1].last_transition_time, Time(at(5)));
@@ -307,15 +306,18 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_older_stream_says_nothing() {
+    fn end_of_a_superseded_stream_changes_nothing() {
         let mut proxy = connected();
-        let again = Report::Connected(Versions::default(), Arc::default());
-        proxy.on_report(2, &again, at(2));
+        let reconnected = Report::Connected(Versions::default(), Arc::default());
+        proxy.on_report(2, &reconnected, at(2));
         assert_eq!(proxy.on_report(1, &Report::Disconnected, at(3)), Urgency::None);
         assert!(proxy.is_connected());
-        assert_eq!(proxy.on_report(2, &Report::Disconnected, at(4)), Urgency::Gone);
+        assert_eq!(
+            proxy.on_report(2, &Report::Disconnected, at(4)),
+            Urgency::Disconnected
+        );
         assert_eq!(statuses(&proxy)[0], "Connected=False");
         let sidecar = proxy.status("cp-1").sidecar.expect("a sidecar");
-        assert_eq!(sidecar.control_plane, "", "nobody serves it");
+        assert_eq!(sidecar.control_plane, "", "not connected");
     }
 }

@@ -1,6 +1,6 @@
 //! What the components share: index, store, writer, and who leads.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
 use kermode_admission::directory::Directory;
@@ -20,6 +20,7 @@ use kermode_status::Statuses;
 use kermode_xds::snapshot::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
@@ -58,7 +59,7 @@ impl Plane {
         let removals = EndpointRemovals::default();
         let work = engine::Metrics::default();
         {
-            let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut registry = registry.lock();
             metrics.register(&mut registry);
             publisher.register(&mut registry);
             removals.register(&mut registry);
@@ -106,7 +107,7 @@ impl Plane {
         registry: &Arc<Mutex<Registry>>,
     ) -> impl Future<Output = ()> + Send + use<> {
         let metrics = authorities::Metrics::default();
-        metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        metrics.register(&mut registry.lock());
         self.authorities.clone().keep(metrics, self.events.clone())
     }
 
@@ -131,7 +132,7 @@ impl Plane {
         let mut settings = config.runtime.kubernetes.injector.clone();
         settings.native_sidecars_supported = supports_native_sidecars(client).await?;
         let metrics = admission::Metrics::default();
-        metrics.register(&mut registry.lock().unwrap_or_else(PoisonError::into_inner));
+        metrics.register(&mut registry.lock());
         let ca_file = &settings.ca_cert_file;
         let control_plane_ca_pem = if ca_file.is_empty() {
             control_plane_ca_pem
@@ -146,7 +147,7 @@ impl Plane {
             control_plane_url: config.control_plane_url(),
             control_plane_ca_pem,
             system_namespace: config.store.kubernetes.system_namespace.clone(),
-            reasons: admission::Reasons::new(self.events.clone()),
+            events: admission::InjectionEvents::new(self.events.clone()),
             metrics,
         })
     }
@@ -159,7 +160,7 @@ impl Plane {
     ) -> Proxies {
         let authentication = Authentication::new(client.clone(), self.index.clone());
         let metrics = issuance::Metrics::default();
-        let mut registry = registry.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = registry.lock();
         metrics.register(&mut registry);
         let issuance = CertificateIssuance::new(
             authentication.clone(),

@@ -15,7 +15,7 @@ use super::api_server::{ApiServer, Mood};
 use super::caller::Answer;
 use super::review::{AdmissionResponse, pod, review};
 use super::world::{World, webhooks};
-use crate::room::MAX_BODY;
+use crate::memory::MAX_BODY;
 use crate::{Metrics, router};
 
 const PATHS: [&str; 3] = [

@@ -18,7 +18,7 @@ use super::api_server::{ApiServer, Mood};
 use super::caller::Caller;
 use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
-use crate::{Metrics, Reasons, Webhooks, router};
+use crate::{InjectionEvents, Metrics, Webhooks, router};
 
 /// Everything around a test.
 pub(super) struct World {
@@ -126,7 +126,7 @@ pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
         control_plane_url: "https://kuma-control-plane.kong-mesh-system:5678".to_owned(),
         control_plane_ca_pem: "CA".to_owned(),
         system_namespace: "kong-mesh-system".to_owned(),
-        reasons: Reasons::new(Events::start(api_server.client(), None)),
+        events: InjectionEvents::new(Events::start(api_server.client(), None)),
         metrics,
     }
 }

@@ -1,4 +1,4 @@
-//! Tokens good and bad, before an API server that vouches for those signed `good`.
+//! Valid and invalid tokens against an API server that accepts tokens with the signature `good`.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,14 +19,14 @@ use super::*;
 /// A test that waits longer has failed.
 const LONG: Duration = Duration::from_secs(30);
 
-struct World {
+struct Fixture {
     authentication: Authentication,
-    /// How many reviews the API server was asked for.
+    /// Number of TokenReviews that the API server received.
     reviews: Arc<AtomicUsize>,
 }
 
-impl World {
-    /// With the Pod `shop/web` of UID `1`.
+impl Fixture {
+    /// A cluster with the Pod `shop/web`, UID `1`.
     fn new(hangs: bool) -> Self {
         let reviews = Arc::new(AtomicUsize::new(0));
         let counter = reviews.clone();
@@ -38,22 +38,22 @@ impl World {
         let index = SharedIndex::new(Index::default());
         index.write().apply_pod(mk_pod("1"));
         let mut authentication = Authentication::new(client, index);
-        authentication.patience = LONG;
+        authentication.review_timeout = LONG;
         Self {
             authentication,
             reviews,
         }
     }
 
-    async fn identify(&self, token: &str) -> Result<ProxyIdentity, Refused> {
+    async fn identify(&self, token: &str) -> Result<ProxyIdentity, AuthenticationError> {
         let identified = self.authentication.identify(&metadata(token)).await;
-        // What a stream is asked next must agree with what a request for a certificate is asked in one.
+        // A stream authenticates and authorizes in two steps, a certificate request in one; both must agree.
         if let Ok(identity) = &identified {
             let checked = self.authentication.check(&metadata(token), &identity.key).await;
             let allowed = self.authentication.allow(identity);
             assert_eq!(
-                checked.map_err(|refused| code(&refused)),
-                allowed.map_err(|refused| code(&refused))
+                checked.map_err(|error| code(&error)),
+                allowed.map_err(|error| code(&error))
             );
         }
         identified
@@ -64,7 +64,7 @@ impl World {
     }
 }
 
-/// The answer of an API server that vouches for every token signed `good`, and for one that has expired says so.
+/// Responds as an API server that accepts every token with the signature `good` and reports expired ones.
 pub(crate) async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -103,7 +103,7 @@ fn mk_pod(uid: &str) -> PodFacts {
     mk_pod_of("web", "10.0.0.1", uid)
 }
 
-/// A Pod of the namespace `shop` and the account `robot`.
+/// Makes a Pod of the namespace `shop` with the service account `robot`.
 pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {
@@ -120,12 +120,12 @@ pub(crate) fn mk_pod_of(name: &str, ip: &str, uid: &str) -> PodFacts {
     PodFacts::from(&pod)
 }
 
-/// A token of a Pod of the namespace `shop`.
+/// Makes a token of a Pod of the namespace `shop`.
 pub(crate) fn mk_token(account: &str, pod: &str, uid: &str, signature: &str) -> String {
     mk_token_in("shop", account, pod, uid, signature)
 }
 
-/// A token of a Pod.
+/// Makes a token of a Pod.
 pub(crate) fn mk_token_in(namespace: &str, account: &str, pod: &str, uid: &str, signature: &str) -> String {
     let payload = json!({"kubernetes.io": {
         "namespace": namespace, "serviceaccount": {"name": account}, "pod": {"name": pod, "uid": uid},
@@ -145,70 +145,70 @@ fn web() -> ObjectKey {
     ObjectKey::new("shop", "web")
 }
 
-fn code(refused: &Refused) -> Code {
-    status(refused).code()
+fn code(error: &AuthenticationError) -> Code {
+    status(error).code()
 }
 
 #[tokio::test]
-async fn a_good_token_proves_the_pod_it_is_bound_to() {
-    let world = World::new(false);
-    let identity = world.identify(&mk_token("robot", "web", "1", "good")).await;
+async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
+    let fixture = Fixture::new(false);
+    let identity = fixture.identify(&mk_token("robot", "web", "1", "good")).await;
     let expected = ProxyIdentity {
         key: web(),
         service_account: "robot".into(),
         uid: "1".into(),
     };
-    assert_eq!(identity.expect("it is good"), expected);
-    assert!(world.authentication.allow(&expected).is_ok());
+    assert_eq!(identity.expect("a valid token"), expected);
+    assert!(fixture.authentication.allow(&expected).is_ok());
 }
 
 #[tokio::test]
-async fn what_cannot_be_right_costs_no_review() {
-    let world = World::new(false);
+async fn token_that_cannot_be_valid_is_not_reviewed() {
+    let fixture = Fixture::new(false);
     let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
-        let refused = world.identify(token).await.expect_err("it is no token of a Pod");
-        assert_eq!(code(&refused), Code::Unauthenticated, "{token}");
+        let error = fixture
+            .identify(token)
+            .await
+            .expect_err("it is no token of a Pod");
+        assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
     let of_another = metadata(&mk_token("robot", "other", "2", "good"));
-    let refused = world.authentication.check(&of_another, &web()).await;
-    assert_eq!(
-        code(&refused.expect_err("it is another's")),
-        Code::Unauthenticated
-    );
-    assert_eq!(world.reviews(), 0);
+    let error = fixture.authentication.check(&of_another, &web()).await;
+    assert_eq!(code(&error.expect_err("it is another's")), Code::Unauthenticated);
+    assert_eq!(fixture.reviews(), 0);
 }
 
 #[tokio::test]
-async fn a_stranger_does_not_learn_which_pods_there_are() {
-    let world = World::new(false);
+async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
+    let fixture = Fixture::new(false);
     let mut answers = Vec::new();
     for pod in ["web", "nothing"] {
         let token = metadata(&mk_token("robot", pod, "guess", "forged"));
-        let stream = world.authentication.identify(&token).await;
+        let stream = fixture.authentication.identify(&token).await;
         let key = ObjectKey::new("shop", pod);
-        let certificate = world.authentication.check(&token, &key).await;
-        for refused in [stream.expect_err("forged"), certificate.expect_err("forged")] {
-            let status = status(&refused);
+        let certificate = fixture.authentication.check(&token, &key).await;
+        for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
+            let status = status(&error);
             answers.push((status.code(), status.message().to_owned()));
         }
     }
     assert_eq!(answers[0].0, Code::Unauthenticated);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
-    assert_eq!(world.reviews(), 4, "the API server decides on all of them");
+    assert_eq!(fixture.reviews(), 4, "the API server decides on all of them");
 }
 
 #[tokio::test]
-async fn a_proxy_waits_for_its_own_pod_and_loses_its_place_with_it() {
-    let world = World::new(false);
-    let index = world.authentication.index.clone();
+async fn access_begins_and_ends_with_the_pod() {
+    let fixture = Fixture::new(false);
+    let index = fixture.authentication.index.clone();
     let token = mk_token("robot", "web", "2", "good");
-    let identity = world.identify(&token).await.expect("it is good");
+    let identity = fixture.identify(&token).await.expect("a valid token");
     let allowed = || {
-        world
+        fixture
             .authentication
             .allow(&identity)
-            .map_err(|refused| code(&refused))
+            .map_err(|error| code(&error))
     };
     assert_eq!(allowed(), Err(Code::NotFound), "an earlier Pod of that name");
     index.write().apply_pod(mk_pod("2"));
@@ -220,37 +220,34 @@ async fn a_proxy_waits_for_its_own_pod_and_loses_its_place_with_it() {
 }
 
 #[tokio::test]
-async fn another_service_account_than_the_pods_is_refused() {
-    let world = World::new(false);
-    let identity = world.identify(&mk_token("admin", "web", "1", "good")).await;
-    let refused = world.authentication.allow(&identity.expect("it is good"));
-    assert_eq!(
-        code(&refused.expect_err("another account")),
-        Code::PermissionDenied
-    );
+async fn token_of_another_service_account_is_denied() {
+    let fixture = Fixture::new(false);
+    let identity = fixture.identify(&mk_token("admin", "web", "1", "good")).await;
+    let error = fixture.authentication.allow(&identity.expect("a valid token"));
+    assert_eq!(code(&error.expect_err("another account")), Code::PermissionDenied);
 }
 
 #[tokio::test]
-async fn an_api_server_that_hangs_is_not_waited_for() {
-    let mut world = World::new(true);
-    world.authentication.patience = Duration::from_millis(10);
+async fn review_times_out_when_the_api_server_hangs() {
+    let mut fixture = Fixture::new(true);
+    fixture.authentication.review_timeout = Duration::from_millis(10);
     let token = mk_token("robot", "web", "1", "good");
-    let identified = tokio::time::timeout(LONG, world.identify(&token)).await;
-    let refused = identified.expect("an answer").expect_err("nobody vouches");
-    assert_eq!(code(&refused), Code::Unavailable);
+    let identified = tokio::time::timeout(LONG, fixture.identify(&token)).await;
+    let error = identified.expect("an answer").expect_err("not reviewed");
+    assert_eq!(code(&error), Code::Unavailable);
 }
 
 #[tokio::test]
-async fn strangers_do_not_hold_up_the_proxies_that_are_known() {
-    let world = World::new(true);
+async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
+    let fixture = Fixture::new(true);
     let strangers: Vec<_> = (0..50)
         .map(|number| mk_token("robot", "web", &format!("guess {number}"), "forged"))
         .collect();
-    let strangers = futures::future::join_all(strangers.iter().map(|token| world.identify(token)));
+    let strangers = futures::future::join_all(strangers.iter().map(|token| fixture.identify(token)));
     let token = mk_token("robot", "web", "1", "good");
-    let known = world.identify(&token);
+    let known = fixture.identify(&token);
     let asked = async {
-        while world.reviews() <= UNKNOWN {
+        while fixture.reviews() <= UNKNOWN_POD_REVIEWS {
             tokio::task::yield_now().await;
         }
     };
@@ -260,5 +257,5 @@ async fn strangers_do_not_hold_up_the_proxies_that_are_known() {
         _ = known => panic!("the API server hangs"),
         asked = tokio::time::timeout(LONG, asked) => asked.expect("the known proxy's turn"),
     }
-    assert_eq!(world.reviews(), UNKNOWN + 1);
+    assert_eq!(fixture.reviews(), UNKNOWN_POD_REVIEWS + 1);
 }

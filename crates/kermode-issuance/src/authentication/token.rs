@@ -1,5 +1,5 @@
-//! What a token says of itself. None of it is proven: it only saves the API server from being asked about what cannot
-//! be right, and depends on nothing but the request, so that the answer tells a stranger nothing.
+//! Unverified claims of a service-account token. They save the API server reviews of tokens that cannot be valid, and
+//! depend on the request alone, so that the response reveals nothing about the cluster.
 
 use std::sync::Arc;
 
@@ -8,26 +8,26 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kermode_model::ObjectKey;
 use serde::Deserialize;
 
-/// The longest token worth looking at, in bytes.
+/// Size limit of a token, in bytes. Service-account tokens have about 1 KiB.
 const MAX_TOKEN: usize = 16 * 1024;
 
-/// The Pod that a token claims to be bound to.
+/// Pod that a token claims to be bound to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Claimed {
     pub(super) pod: ObjectKey,
     pub(super) uid: Arc<str>,
 }
 
-/// The payload of a service-account token, as far as it matters
+/// Payload of a service-account token, reduced to the claims that are read
 /// (<https://kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin/#schema-for-service-account-private-claims>).
 #[derive(Deserialize)]
 struct Payload {
     #[serde(rename = "kubernetes.io")]
-    kubernetes: Private,
+    kubernetes: PrivateClaims,
 }
 
 #[derive(Deserialize)]
-struct Private {
+struct PrivateClaims {
     namespace: Arc<str>,
     pod: Reference,
 }
@@ -38,7 +38,7 @@ struct Reference {
     uid: Arc<str>,
 }
 
-/// The token of the `authorization` metadata.
+/// Returns the bearer token of the `authorization` metadata.
 pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
@@ -46,7 +46,7 @@ pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
 }
 
 impl Claimed {
-    /// Reads a JWT without checking its signature; `None` when it is none, or not bound to a Pod.
+    /// Decodes a JWT without verifying its signature. `None` for other text and for tokens not bound to a Pod.
     pub(super) fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
         let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bearer_token_of_sane_size_counts() {
+    fn bearer_token_is_read_up_to_the_size_limit() {
         let token = |value: &str| {
             let mut metadata = http::HeaderMap::new();
             metadata.insert("authorization", value.parse().expect("a header value"));
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_names_its_pod_or_is_none() {
+    fn claims_are_read_from_tokens_that_are_bound_to_a_pod() {
         let jwt = |payload: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload));
         let bound = jwt(r#"{"kubernetes.io":{"namespace":"shop","pod":{"name":"web-0","uid":"u"}}}"#);
         let claimed = Claimed {

@@ -1,153 +1,96 @@
-//! How many certificates are issued, in all and to one proxy. No IO, the clock passed in.
+//! Rates at which certificates are issued: per proxy and in total. No IO; the clock is passed in.
 //!
-//! A thousand Pods that start at once pass; a proxy that asks in a loop does not, and costs no review of its token.
+//! A thousand Pods that start at once get their certificates. A proxy that requests in a loop does not, and its requests
+//! cost no TokenReview.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// Certificates a second for everybody. Each costs about 0.2 ms, so this is a tenth of a core.
+use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
+
+/// Certificates for all proxies together. Issuing one takes about 0.2 ms of CPU, so this rate is a tenth of a core.
 const TOTAL: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
-/// Certificates a second for one proxy, whose sidecar asks for one in 48 s at most, and a few more after a restart.
-const EACH: Rate = Rate {
+/// Certificates for one proxy. A sidecar requests one every 48 s at most, and a few more after a restart.
+const PER_PROXY: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
 };
-/// Proxies remembered before those are forgotten that have asked for nothing for a while.
-const MANY: usize = 1024;
 
-/// Which bound was met.
+/// Rate that a request exceeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Exceeded {
-    /// That of the caller.
-    Each,
-    /// That of all together.
+pub(super) enum RateExceeded {
+    /// Rate of the caller.
+    PerProxy,
+    /// Rate of all callers together.
     Total,
 }
 
-/// Who asks: the token that he has, and never the name that he says. Not reversible, not the same in another process.
+/// Caller of a request, identified by its token and never by the name that it claims: a hash that cannot be reversed and
+/// differs between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Caller(u64);
+pub(super) struct CallerId(u64);
 
-/// The bounds.
+/// Rate limits of the issuance service.
 #[derive(Debug)]
-pub(super) struct Limits {
+pub(super) struct IssuanceLimits {
     hasher: RandomState,
-    total: Bucket,
-    callers: HashMap<Caller, Bucket>,
-    forget_at: usize,
+    total: TokenBucket,
+    callers: KeyedRateLimit<CallerId>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: f64,
-    per_second: f64,
-}
+// === impl IssuanceLimits ===
 
-#[derive(Clone, Debug)]
-struct Bucket {
-    left: f64,
-    at: Instant,
-}
-
-// === impl Limits ===
-
-impl Limits {
+impl IssuanceLimits {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             hasher: RandomState::new(),
-            total: Bucket::full(TOTAL, now),
-            callers: HashMap::new(),
-            forget_at: MANY,
+            total: TokenBucket::new(TOTAL, now),
+            callers: KeyedRateLimit::new(PER_PROXY),
         }
     }
 
-    /// The caller with that token.
-    pub(super) fn caller(&self, token: &[u8]) -> Caller {
-        Caller(self.hasher.hash_one(token))
+    /// Returns the caller that holds a token.
+    pub(super) fn caller(&self, token: &[u8]) -> CallerId {
+        CallerId(self.hasher.hash_one(token))
     }
 
-    /// Whether a caller who has proven himself before may ask now. Strangers may: nothing is known of them.
-    pub(super) fn check(&mut self, caller: Caller, now: Instant) -> Result<(), Exceeded> {
-        let known = self.callers.get_mut(&caller);
-        if known.is_none_or(|bucket| bucket.has_one(EACH, now)) {
+    /// Checks a caller before its token is reviewed. Unknown callers pass: only authenticated ones are counted.
+    pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
+        if self.callers.has_token(&caller, now) {
             Ok(())
         } else {
-            Err(Exceeded::Each)
+            Err(RateExceeded::PerProxy)
         }
     }
 
-    /// Counts a request of a caller who has proven himself.
-    pub(super) fn take(&mut self, caller: Caller, now: Instant) -> Result<(), Exceeded> {
-        if self.callers.len() >= self.forget_at {
-            self.callers.retain(|_, bucket| !bucket.is_full(EACH, now));
-            self.forget_at = MANY.max(2 * self.callers.len());
+    /// Counts a request of an authenticated caller.
+    pub(super) fn take(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
+        if !self.callers.try_take(caller, now) {
+            return Err(RateExceeded::PerProxy);
         }
-        let bucket = self
-            .callers
-            .entry(caller)
-            .or_insert_with(|| Bucket::full(EACH, now));
-        if !bucket.take(EACH, now) {
-            return Err(Exceeded::Each);
-        }
-        if !self.total.take(TOTAL, now) {
-            return Err(Exceeded::Total);
+        if !self.total.try_take(now) {
+            return Err(RateExceeded::Total);
         }
         Ok(())
     }
 }
 
-// === impl Bucket ===
-
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self {
-            left: rate.burst,
-            at: now,
-        }
-    }
-
-    fn refill(&mut self, rate: Rate, now: Instant) {
-        let since = now
-            .saturating_duration_since(self.at)
-            .min(Duration::from_hours(1));
-        self.left = (self.left + since.as_secs_f64() * rate.per_second).min(rate.burst);
-        self.at = self.at.max(now);
-    }
-
-    fn has_one(&mut self, rate: Rate, now: Instant) -> bool {
-        self.refill(rate, now);
-        self.left >= 1.0
-    }
-
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let has = self.has_one(rate, now);
-        if has {
-            self.left -= 1.0;
-        }
-        has
-    }
-
-    fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
-        self.refill(rate, now);
-        self.left >= rate.burst
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_thousand_proxies_at_once_pass_and_a_flood_of_them_is_bounded() {
+    fn burst_of_a_thousand_proxies_passes_and_a_flood_is_bounded() {
         let now = Instant::now();
-        let mut limits = Limits::new(now);
-        let issued = |limits: &mut Limits, from: u32, count: u32, now| {
+        let mut limits = IssuanceLimits::new(now);
+        let issued = |limits: &mut IssuanceLimits, from: u32, count: u32, now| {
             let callers = (from..from + count).map(|number| limits.caller(&number.to_le_bytes()));
             let callers: Vec<_> = callers.collect();
             let taken = callers
@@ -159,32 +102,35 @@ mod tests {
         assert_eq!(issued(&mut limits, 1000, 5000, now), 1000);
         assert_eq!(issued(&mut limits, 9000, 5000, now + SECOND), 500);
         let caller = limits.caller(b"one more");
-        assert_eq!(limits.take(caller, now + SECOND), Err(Exceeded::Total));
+        assert_eq!(limits.take(caller, now + SECOND), Err(RateExceeded::Total));
     }
 
     #[test]
-    fn a_proxy_in_a_loop_is_refused_and_others_are_not() {
+    fn proxy_in_a_loop_is_limited_and_other_proxies_are_not() {
         let now = Instant::now();
-        let mut limits = Limits::new(now);
+        let mut limits = IssuanceLimits::new(now);
         let (greedy, other) = (limits.caller(b"greedy"), limits.caller(b"other"));
         let taken = (0..100).filter(|_| limits.take(greedy, now).is_ok()).count();
         assert_eq!(taken, 20);
-        assert_eq!(limits.check(greedy, now), Err(Exceeded::Each));
+        assert_eq!(limits.check(greedy, now), Err(RateExceeded::PerProxy));
         assert_eq!(limits.check(other, now), Ok(()));
         assert_eq!(limits.take(other, now), Ok(()));
-        assert_eq!(limits.check(greedy, now + 2 * SECOND), Err(Exceeded::Each));
+        assert_eq!(
+            limits.check(greedy, now + 2 * SECOND),
+            Err(RateExceeded::PerProxy)
+        );
         assert_eq!(limits.take(greedy, now + 3 * SECOND), Ok(()));
     }
 
     #[test]
-    fn proxies_that_ask_no_more_are_forgotten() {
+    fn idle_proxies_take_no_memory() {
         let mut now = Instant::now();
-        let mut limits = Limits::new(now);
+        let mut limits = IssuanceLimits::new(now);
         for number in 0..100_000_u32 {
             let caller = limits.caller(&number.to_le_bytes());
-            limits.take(caller, now).expect("there is room");
+            limits.take(caller, now).expect("below the limits");
             now += Duration::from_millis(10);
         }
-        assert!(limits.callers.len() <= 2 * MANY, "{}", limits.callers.len());
+        assert!(limits.callers.keys() <= 2 * 1024, "{}", limits.callers.keys());
     }
 }

@@ -1,4 +1,4 @@
-//! Requests for certificates and streams of roots, counted by result and reason.
+//! Metrics of the issuance service: requests for certificates and streams of roots, by result and reason.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -6,15 +6,15 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::refusal::{Reason, Refusal};
+use super::denial::{Denial, DenialReason};
 
-/// The metrics; cheap to clone.
+/// Metrics of the issuance service; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     requests: Family<ResultLabel, Counter>,
-    refusals: Family<ReasonLabel, Counter>,
+    denials: Family<ReasonLabel, Counter>,
     pub(super) streams: Gauge,
-    refused_streams: Family<ReasonLabel, Counter>,
+    denied_streams: Family<ReasonLabel, Counter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -24,7 +24,7 @@ struct ResultLabel {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
-    reason: Reason,
+    reason: DenialReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -36,38 +36,41 @@ enum RequestResult {
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Requests for workload certificates";
         registry.register("certificate_requests", help, self.requests.clone());
         let help = "Requests for workload certificates that were not answered with one, by reason";
-        registry.register("certificate_refusals", help, self.refusals.clone());
+        registry.register("certificate_refusals", help, self.denials.clone());
         let help = "Streams open that tell proxies of the roots of their mesh";
         registry.register("roots_streams", help, self.streams.clone());
         let help = "Streams of roots that were refused or ended for a reason";
-        registry.register("roots_streams_refused", help, self.refused_streams.clone());
+        registry.register("roots_streams_refused", help, self.denied_streams.clone());
     }
 
     pub(super) fn issued(&self) {
         self.count(RequestResult::Issued);
     }
 
-    pub(super) fn refused(&self, refusal: &Refusal) {
-        let reason = refusal.reason();
+    pub(super) fn denied(&self, denial: &Denial) {
+        let reason = denial.reason();
         let result = match reason {
-            Reason::UnknownProxy | Reason::OtherPod | Reason::NotThere | Reason::NoMtls => {
-                RequestResult::NotReady
+            DenialReason::UnknownProxy
+            | DenialReason::OtherPod
+            | DenialReason::NotThere
+            | DenialReason::NoMtls => RequestResult::NotReady,
+            DenialReason::ReviewUnavailable | DenialReason::Authority | DenialReason::RequestOther => {
+                RequestResult::Failed
             }
-            Reason::ReviewUnavailable | Reason::Authority | Reason::RequestOther => RequestResult::Failed,
             _ => RequestResult::Refused,
         };
         self.count(result);
-        self.refusals.get_or_create(&ReasonLabel { reason }).inc();
+        self.denials.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    pub(super) fn stream_refused(&self, refusal: &Refusal) {
-        let reason = refusal.reason();
-        self.refused_streams.get_or_create(&ReasonLabel { reason }).inc();
+    pub(super) fn stream_denied(&self, denial: &Denial) {
+        let reason = denial.reason();
+        self.denied_streams.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     fn count(&self, result: RequestResult) {

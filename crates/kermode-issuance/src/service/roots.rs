@@ -1,13 +1,14 @@
-//! Streams that tell proxies of the roots of their mesh: at once, and whenever they change.
+//! Streams of the roots of a mesh: one message when the stream begins, and one whenever the roots change.
 
-use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _};
+use kermode_authorities::Roots;
+use kermode_limit::{KeyedLimit, LimitReached, Permit};
 use kermode_model::ObjectKey;
 use kermode_protocol::certificates::{RootsUpdate, WatchRootsRequest};
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,97 +17,57 @@ use tonic::server::ServerStreamingService;
 use tonic::{Request, Response, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
-use super::refusal::Refusal;
-use super::{MAX_MESSAGE, Shared};
-use kermode_authorities::Roots;
+use super::denial::Denial;
+use super::{IssuanceState, MAX_MESSAGE};
 
-/// Streams in all: one for each connection that proxies may have.
-const TOTAL: usize = 20_000;
-/// Streams of one proxy: one, and one that is not known to be broken yet.
-const EACH: usize = 2;
+/// Number of open streams in total: one for each connection that proxies may have.
+pub(super) const MAX_STREAMS: usize = 20_000;
+/// Number of open streams of one proxy: one, and one more while a broken connection has not been noticed.
+pub(super) const MAX_STREAMS_PER_PROXY: usize = 2;
 
-/// Two roots and what is around them, in bytes.
+/// Initial size of a stream's buffers, in bytes: a message with two roots. tonic's default of 8 KiB would be held for
+/// every proxy.
 const BUFFER: usize = 1536;
 
-/// Counts open streams.
-#[derive(Debug, Default)]
-pub(super) struct Open {
-    count: Mutex<Count>,
-}
-
-#[derive(Debug, Default)]
-struct Count {
-    total: usize,
-    each: HashMap<ObjectKey, usize>,
-}
-
-/// One open stream.
-struct Place {
-    open: Arc<Open>,
-    proxy: ObjectKey,
+/// Stream of roots of one proxy. Kept small, since every proxy has one.
+struct RootsStream {
+    updates: BoxStream<'static, Arc<RootsUpdate>>,
     gauge: Gauge,
+    _permit: Permit<ObjectKey>,
 }
 
-// === impl Open ===
+// === impl RootsStream ===
 
-impl Open {
-    fn enter(self: &Arc<Self>, proxy: &ObjectKey, gauge: &Gauge) -> Result<Place, Refusal> {
-        let mut count = self.count();
-        let mine = count.each.get(proxy).copied().unwrap_or_default();
-        if count.total >= TOTAL || mine >= EACH {
-            return Err(Refusal::Streams);
-        }
-        count.total += 1;
-        count.each.insert(proxy.clone(), mine + 1);
+impl RootsStream {
+    fn new(roots: Roots, permit: Permit<ObjectKey>, gauge: Gauge) -> Self {
         gauge.inc();
-        Ok(Place {
-            open: self.clone(),
-            proxy: proxy.clone(),
-            gauge: gauge.clone(),
-        })
-    }
-
-    fn count(&self) -> MutexGuard<'_, Count> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.gauge.dec();
-        let mut count = self.open.count();
-        count.total -= 1;
-        if let Some(mine) = count.each.get_mut(&self.proxy) {
-            *mine -= 1;
-            if *mine == 0 {
-                count.each.remove(&self.proxy);
-            }
+        Self {
+            updates: updates(roots),
+            gauge,
+            _permit: permit,
         }
     }
 }
 
-// === the stream ===
-
-/// What a proxy gets: little, since every proxy has one.
-struct Updates {
-    roots: BoxStream<'static, Arc<RootsUpdate>>,
-    _place: Place,
-}
-
-impl Stream for Updates {
+impl Stream for RootsStream {
     type Item = Result<RootsUpdate, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let update = self.roots.poll_next_unpin(context);
+        let update = self.updates.poll_next_unpin(context);
         update.map(|update| update.map(|update| Ok((*update).clone())))
     }
 }
 
-/// Now and whenever they change; ends when the mesh has another backend.
-fn follow(roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
-    let mut first = roots;
-    first.mark_changed();
-    futures::stream::unfold(first, |mut roots| async move {
+impl Drop for RootsStream {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+/// Returns the current roots and every later change. Ends when the mesh switches to another backend.
+fn updates(mut roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
+    roots.mark_changed();
+    futures::stream::unfold(roots, |mut roots| async move {
         loop {
             roots.changed().await.ok()?;
             let update = roots.borrow_and_update().clone();
@@ -118,7 +79,7 @@ fn follow(roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
     .boxed()
 }
 
-/// Protobuf with buffers of a few roots: tonic's own are 8 KiB, and every proxy holds one for as long as it is there.
+/// Protobuf codec with buffers of [`BUFFER`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RootsCodec;
 
@@ -137,8 +98,8 @@ impl Codec for RootsCodec {
     }
 }
 
-/// The method.
-pub(super) struct WatchRoots(pub(super) Arc<Shared>);
+/// Method `WatchRoots` of the service.
+pub(super) struct WatchRoots(pub(super) Arc<IssuanceState>);
 
 impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
     type Response = RootsUpdate;
@@ -146,67 +107,86 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<WatchRootsRequest>) -> Self::Future {
-        let shared = self.0.clone();
+        let state = self.0.clone();
         async move {
             let name = request.get_ref().name.clone();
-            let opened = shared.watch(request).await;
+            let opened = state.watch(request).await;
             opened
-                .map(|updates| Response::new(updates.boxed()))
-                .map_err(|refusal| {
-                    shared.metrics.stream_refused(&refusal);
-                    shared.refuse(&refusal, &name)
+                .map(|stream| Response::new(stream.boxed()))
+                .map_err(|denial| {
+                    state.metrics.stream_denied(&denial);
+                    state.deny(&denial, &name)
                 })
         }
         .boxed()
     }
 }
 
-impl Shared {
-    async fn watch(
-        &self,
-        request: Request<WatchRootsRequest>,
-    ) -> Result<impl Stream<Item = Result<RootsUpdate, Status>> + Send + use<>, Refusal> {
+impl IssuanceState {
+    async fn watch(&self, request: Request<WatchRootsRequest>) -> Result<RootsStream, Denial> {
         let (metadata, _, request) = request.into_parts();
         let (proxy, _) = self.authenticate(metadata, &request.name).await?;
         let (_, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
-        let place = self.open.enter(&proxy, &self.metrics.streams)?;
+        let permit = self.streams.try_acquire(&proxy)?;
         let succession = self.authority(&mesh, &mtls).await?;
         self.authorities.publish(&mesh.name, &mtls, &succession);
-        Ok(Updates {
-            roots: follow(self.authorities.roots(&mesh.name, &mtls.backend)),
-            _place: place,
-        })
+        let roots = self.authorities.roots(&mesh.name, &mtls.backend);
+        Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))
     }
+}
+
+impl From<LimitReached> for Denial {
+    fn from(_: LimitReached) -> Self {
+        Self::Streams
+    }
+}
+
+/// Creates the limit on open streams.
+pub(super) fn stream_limit() -> KeyedLimit<ObjectKey> {
+    KeyedLimit::new(MAX_STREAMS_PER_PROXY, MAX_STREAMS)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn one_proxy_has_two_streams_and_gives_them_back() {
-        let (open, gauge) = (Arc::new(Open::default()), Gauge::default());
-        let proxy = ObjectKey::new("shop", "web");
-        let first = open.enter(&proxy, &gauge).expect("room");
-        let second = open.enter(&proxy, &gauge).expect("room");
-        assert!(matches!(open.enter(&proxy, &gauge), Err(Refusal::Streams)));
-        assert!(open.enter(&ObjectKey::new("shop", "other"), &gauge).is_ok());
-        drop(first);
-        assert!(open.enter(&proxy, &gauge).is_ok());
-        drop(second);
-        assert_eq!((gauge.get(), open.count().each.len()), (0, 0));
+    fn open(
+        streams: &KeyedLimit<ObjectKey>,
+        proxy: &ObjectKey,
+        gauge: &Gauge,
+    ) -> Result<RootsStream, Denial> {
+        let roots = tokio::sync::watch::channel(None).1;
+        Ok(RootsStream::new(
+            roots,
+            streams.try_acquire(proxy)?,
+            gauge.clone(),
+        ))
     }
 
     #[test]
-    fn there_is_room_for_so_many_and_no_more() {
-        let (open, gauge) = (Arc::new(Open::default()), Gauge::default());
-        let proxies = (0..TOTAL).map(|number| ObjectKey::new("shop", number.to_string()));
-        let places: Vec<_> = proxies
-            .map(|proxy| open.enter(&proxy, &gauge).expect("room"))
+    fn proxy_has_two_streams_and_an_ended_stream_is_not_counted() {
+        let (streams, gauge) = (stream_limit(), Gauge::default());
+        let proxy = ObjectKey::new("shop", "web");
+        let first = open(&streams, &proxy, &gauge).expect("below the limit");
+        let second = open(&streams, &proxy, &gauge).expect("below the limit");
+        assert!(matches!(open(&streams, &proxy, &gauge), Err(Denial::Streams)));
+        assert!(open(&streams, &ObjectKey::new("shop", "other"), &gauge).is_ok());
+        drop(first);
+        assert!(open(&streams, &proxy, &gauge).is_ok());
+        drop(second);
+        assert_eq!((gauge.get(), streams.keys()), (0, 0));
+    }
+
+    #[test]
+    fn total_number_of_streams_is_limited() {
+        let (streams, gauge) = (stream_limit(), Gauge::default());
+        let proxies = (0..MAX_STREAMS).map(|number| ObjectKey::new("shop", number.to_string()));
+        let opened: Vec<_> = proxies
+            .map(|proxy| open(&streams, &proxy, &gauge).expect("below the limit"))
             .collect();
         let one_more = ObjectKey::new("shop", "more");
-        assert!(matches!(open.enter(&one_more, &gauge), Err(Refusal::Streams)));
-        drop(places);
-        assert!(open.enter(&one_more, &gauge).is_ok());
+        assert!(matches!(open(&streams, &one_more, &gauge), Err(Denial::Streams)));
+        drop(opened);
+        assert!(open(&streams, &one_more, &gauge).is_ok());
     }
 }

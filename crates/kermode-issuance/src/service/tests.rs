@@ -1,5 +1,4 @@
-//! Proxies good and hostile before the real service, over TLS: who gets a certificate, for what, and what is said, logged
-//! and counted when somebody does not.
+//! Requests of well-behaved and hostile proxies to the service, over TLS: certificates, denials, log lines and metrics.
 
 mod hostile;
 mod limits;
@@ -14,13 +13,13 @@ use rustls_pki_types::CertificateDer;
 use self::server::{Server, mk_request};
 use crate::authentication::tests::mk_token;
 
-/// The token of the Pod `shop/web`.
+/// Makes the token of the Pod `shop/web`.
 fn web_token() -> String {
     mk_token("robot", "web", "1", "good")
 }
 
 #[tokio::test]
-async fn a_proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
+async fn proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
     let server = Server::start().await;
     let key = WorkloadKey::generate().expect("a key");
     let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
@@ -34,12 +33,15 @@ async fn a_proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
         assert!(found, "{uri} is not in the certificate");
     }
     let of_the_proxy = leaf.windows(13).any(|window| window == b"kermode-proxy");
-    assert!(!of_the_proxy, "what binds the request is not for others");
+    assert!(
+        !of_the_proxy,
+        "the name that binds the request is not part of the certificate"
+    );
     assert_eq!(server.issued(), 1);
 }
 
 #[tokio::test]
-async fn a_mesh_of_another_name_or_without_mtls_has_no_certificates() {
+async fn request_for_another_mesh_or_without_mtls_is_denied() {
     let server = Server::start().await;
     let key = WorkloadKey::generate().expect("a key");
     let other = IssueCertificateRequest {

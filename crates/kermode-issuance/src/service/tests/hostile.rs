@@ -1,4 +1,4 @@
-//! Attempts to obtain somebody else's identity: each is refused, logged without secrets, and counted by its reason.
+//! Attempts to obtain another proxy's certificate: each is denied, logged without secrets, and counted by its reason.
 
 use kermode_identity::WorkloadKey;
 use kermode_model::ObjectKey;
@@ -10,9 +10,15 @@ use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
 
-/// Makes the attempt, and sees that it is refused in the ways that it must be. A stream of roots with the same token and
-/// name is refused as well when it is the caller that is wrong.
-async fn refused(server: &Server, token: &str, request: IssueCertificateRequest, code: Code, reason: &str) {
+/// Sends a request and asserts how it is denied, logged and counted. When the caller is not authenticated, a stream of
+/// roots with the same token and name must be denied as well.
+async fn assert_denied(
+    server: &Server,
+    token: &str,
+    request: IssueCertificateRequest,
+    code: Code,
+    reason: &str,
+) {
     let log = Log::capture();
     let before = server.refused(reason);
     let name = request.name.clone();
@@ -25,9 +31,9 @@ async fn refused(server: &Server, token: &str, request: IssueCertificateRequest,
         .iter()
         .find(|line| line.contains(&format!("reason={reason}")));
     assert!(line.is_some(), "{reason} is not in the log: {lines:?}");
-    let told = format!("{status} {lines:?}");
+    let response = format!("{status} {lines:?}");
     let secret = token.rsplit('.').nth(1).unwrap_or("Bearer");
-    assert!(!told.contains(secret), "the token is told: {told}");
+    assert!(!response.contains(secret), "the token leaked: {response}");
     if matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
         let watched = server.watch(token, &name).await;
         assert_eq!(watched.expect_err("no roots either").code(), code, "{reason}");
@@ -40,9 +46,9 @@ fn fresh(name: &str) -> IssueCertificateRequest {
 }
 
 #[tokio::test]
-async fn the_name_of_another_pod_is_refused() {
+async fn name_of_another_pod_is_denied() {
     let server = Server::start().await;
-    refused(
+    assert_denied(
         &server,
         &web_token(),
         fresh("other.shop"),
@@ -50,7 +56,7 @@ async fn the_name_of_another_pod_is_refused() {
         "TokenOfAnother",
     )
     .await;
-    refused(
+    assert_denied(
         &server,
         &web_token(),
         fresh("web.other"),
@@ -61,10 +67,10 @@ async fn the_name_of_another_pod_is_refused() {
 }
 
 #[tokio::test]
-async fn names_that_are_none_are_refused() {
+async fn invalid_names_are_denied() {
     let server = Server::start().await;
     for name in ["", "web", ".", "web.", ".shop"] {
-        refused(
+        assert_denied(
             &server,
             &web_token(),
             fresh(name),
@@ -76,7 +82,7 @@ async fn names_that_are_none_are_refused() {
 }
 
 #[tokio::test]
-async fn tokens_that_prove_nothing_are_refused() {
+async fn tokens_without_proof_are_denied() {
     let server = Server::start().await;
     let unbound = "e30.e30.good";
     let foreign_namespace = mk_token_in("attic", "robot", "web", "1", "good");
@@ -88,10 +94,10 @@ async fn tokens_that_prove_nothing_are_refused() {
         (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
         (&foreign_namespace, "TokenOfAnother"),
     ] {
-        refused(&server, token, fresh("web.shop"), Code::Unauthenticated, reason).await;
+        assert_denied(&server, token, fresh("web.shop"), Code::Unauthenticated, reason).await;
     }
     let other_account = mk_token("admin", "web", "1", "good");
-    refused(
+    assert_denied(
         &server,
         &other_account,
         fresh("web.shop"),
@@ -102,7 +108,7 @@ async fn tokens_that_prove_nothing_are_refused() {
 }
 
 #[tokio::test]
-async fn the_token_of_a_pod_that_has_gone_is_of_no_use_to_its_successor_s_name() {
+async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
     let server = Server::start().await;
     server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
     let outcome = server.issue(&web_token(), fresh("web.shop")).await;
@@ -116,15 +122,15 @@ async fn the_token_of_a_pod_that_has_gone_is_of_no_use_to_its_successor_s_name()
 }
 
 #[tokio::test]
-async fn the_signing_request_of_another_pod_is_of_no_use() {
+async fn signing_request_of_another_pod_is_denied() {
     let server = Server::start().await;
-    // Seen by whatever means, complete and well signed.
+    // Intercepted, complete and with a valid signature.
     let theirs = fresh("other.shop").csr_der;
     let replayed = IssueCertificateRequest {
         csr_der: theirs,
         ..fresh("web.shop")
     };
-    refused(
+    assert_denied(
         &server,
         &web_token(),
         replayed,
@@ -132,13 +138,13 @@ async fn the_signing_request_of_another_pod_is_of_no_use() {
         "RequestOfAnother",
     )
     .await;
-    // One that names nobody could be anybody's.
+    // A request without a name could come from any proxy.
     let unbound = WorkloadKey::generate().expect("a key").csr_der();
     let unbound = IssueCertificateRequest {
         csr_der: unbound.expect("a request"),
         ..fresh("web.shop")
     };
-    refused(
+    assert_denied(
         &server,
         &web_token(),
         unbound,
@@ -148,9 +154,9 @@ async fn the_signing_request_of_another_pod_is_of_no_use() {
     .await;
 }
 
-/// Made by OpenSSL, each for `web.shop` and well signed but for what its name says.
+/// Requests made with OpenSSL for `web.shop`, each valid except for the defect that its file is named after.
 #[tokio::test]
-async fn signing_requests_for_more_or_with_other_keys_are_refused() {
+async fn signing_requests_for_other_names_or_with_other_keys_are_denied() {
     let server = Server::start().await;
     for (csr, reason) in [
         (&include_bytes!("requests/other-service.pem")[..], "RequestAsks"),
@@ -166,12 +172,12 @@ async fn signing_requests_for_more_or_with_other_keys_are_refused() {
             csr_der: csr.to_vec(),
             ..fresh("web.shop")
         };
-        refused(&server, &web_token(), request, Code::InvalidArgument, reason).await;
+        assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
 }
 
 #[tokio::test]
-async fn signing_requests_that_are_garbage_huge_or_tampered_with_are_refused() {
+async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     let server = Server::start().await;
     let mut tampered = fresh("web.shop").csr_der;
     *tampered.last_mut().expect("bytes") ^= 1;
@@ -185,11 +191,11 @@ async fn signing_requests_that_are_garbage_huge_or_tampered_with_are_refused() {
             csr_der,
             ..fresh("web.shop")
         };
-        refused(&server, &web_token(), request, Code::InvalidArgument, reason).await;
+        assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
     let huge = IssueCertificateRequest {
         csr_der: vec![0x30; 1024 * 1024],
         ..fresh("web.shop")
     };
-    refused(&server, &web_token(), huge, Code::OutOfRange, "Unreadable").await;
+    assert_denied(&server, &web_token(), huge, Code::OutOfRange, "Unreadable").await;
 }

@@ -1,4 +1,4 @@
-//! Bounds of the service, over TLS: how often, how long.
+//! Rate limits and time limits of the service, over TLS.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token};
 
 #[tokio::test]
-async fn a_proxy_that_asks_in_a_loop_is_refused_and_its_neighbour_is_not() {
+async fn proxy_in_a_loop_is_denied_and_other_proxies_are_not() {
     let server = Server::start().await;
     let log = Log::capture();
     let key = WorkloadKey::generate().expect("a key");
@@ -37,7 +37,7 @@ async fn a_proxy_that_asks_in_a_loop_is_refused_and_its_neighbour_is_not() {
 }
 
 #[tokio::test]
-async fn a_thousand_proxies_that_start_at_once_all_get_their_certificate() {
+async fn thousand_proxies_that_start_at_once_get_their_certificates() {
     let server = Server::start().await;
     for number in 0..1000 {
         let (name, ip) = (
@@ -71,7 +71,7 @@ async fn a_thousand_proxies_that_start_at_once_all_get_their_certificate() {
 }
 
 #[tokio::test]
-async fn a_request_that_never_ends_is_cut_off() {
+async fn incomplete_request_times_out() {
     let server = Server::start_with(Duration::from_millis(50)).await;
     let endless = StreamBody::new(futures::stream::pending::<Result<_, tonic::Status>>());
     let request = http::Request::post(kermode_protocol::certificates::ISSUE_CERTIFICATE)

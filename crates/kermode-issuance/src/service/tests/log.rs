@@ -1,4 +1,4 @@
-//! What is logged on this thread while a test runs.
+//! Captures the log of the current thread while a test runs.
 
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Lines of the level warn and above, while it lives.
+/// Captures lines of the level warn and above until it is dropped.
 pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
@@ -25,7 +25,7 @@ impl Log {
         Self { lines, _guard: guard }
     }
 
-    /// What was written since the last look.
+    /// Returns the lines captured since the last call.
     pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.lines.lock().expect("not poisoned"))
     }

@@ -1,4 +1,4 @@
-//! Streams of roots over TLS.
+//! Streams of roots, over TLS.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +14,7 @@ use crate::authentication::tests::mk_token;
 const LONG: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_proxy_is_told_of_a_new_root_at_once() {
+async fn new_root_is_sent_at_once() {
     let server = Server::start().await;
     let mut stream = server
         .watch(&web_token(), "web.shop")
@@ -36,25 +36,25 @@ async fn a_proxy_is_told_of_a_new_root_at_once() {
         request: None,
     };
     let both = Succession::new(vec![known.newest().clone(), next]).expect("two");
-    // The same again is no news.
+    // Publishing the same roots again sends nothing.
     server.authorities.publish(&mesh.name, &mtls, &known);
     server.authorities.publish(&mesh.name, &mtls, &both);
-    let told = tokio::time::timeout(LONG, stream.message())
+    let update = tokio::time::timeout(LONG, stream.message())
         .await
-        .expect("it is told");
-    let told = told.expect("no error").expect("the roots");
-    assert_eq!((told.roots_der.len(), told.signer), (2, 1));
-    assert!(told.roots_version > first.roots_version);
-    assert_eq!(told.roots_der[0], first.roots_der[0]);
+        .expect("a message");
+    let update = update.expect("no error").expect("the roots");
+    assert_eq!((update.roots_der.len(), update.signer), (2, 1));
+    assert!(update.roots_version > first.roots_version);
+    assert_eq!(update.roots_der[0], first.roots_der[0]);
 }
 
 #[tokio::test]
-async fn a_proxy_has_two_streams_and_no_more() {
+async fn third_stream_of_a_proxy_is_denied() {
     let server = Server::start().await;
     let watch = async || server.watch(&web_token(), "web.shop").await;
     let (first, second) = (watch().await, watch().await);
     assert!(first.is_ok() && second.is_ok());
-    let refused = watch().await.expect_err("there is no room");
+    let refused = watch().await.expect_err("above the limit");
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(
         server.metric("roots_streams_refused_total{reason=\"Streams\"} "),
@@ -64,12 +64,12 @@ async fn a_proxy_has_two_streams_and_no_more() {
     let other = mk_token("robot", "other", "2", "good");
     assert!(server.watch(&other, "other.shop").await.is_ok());
     drop(first);
-    let room = async {
+    let reopened = async {
         while watch().await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(LONG, room)
+    tokio::time::timeout(LONG, reopened)
         .await
-        .expect("its place is given back");
+        .expect("the permit is released");
 }

@@ -1,4 +1,4 @@
-//! The identity service behind TLS on loopback, with an API server that has Secrets and reviews tokens.
+//! The issuance service behind TLS on loopback, with an API server in memory that has Secrets and reviews tokens.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,12 +27,12 @@ use tonic_prost::ProstCodec;
 
 use crate::authentication::Authentication;
 use crate::authentication::tests::{mk_pod_of, review};
-use crate::service::{CertificateIssuance, Metrics, PATIENCE};
+use crate::service::{CALL_TIMEOUT, CertificateIssuance, Metrics};
 use kermode_authorities::Authorities;
 use kermode_authorities::testing::ApiServer;
 use kermode_k8s::shared_index::SharedIndex;
 
-/// The service with all around it. The Pods `web` and `other` of namespace `shop` are there, with UIDs 1 and 2.
+/// The service and its dependencies, in a cluster with the Pods `shop/web` (UID 1) and `shop/other` (UID 2).
 pub(super) struct Server {
     pub(super) index: SharedIndex,
     pub(super) channel: Channel,
@@ -52,7 +52,7 @@ pub(super) fn mk_mesh() -> Mesh {
     mesh
 }
 
-/// What a sidecar of that name asks.
+/// Makes the request of the proxy of that name.
 pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateRequest {
     IssueCertificateRequest {
         mesh: "default".to_owned(),
@@ -63,10 +63,10 @@ pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateReque
 
 impl Server {
     pub(super) async fn start() -> Self {
-        Self::start_with(PATIENCE).await
+        Self::start_with(CALL_TIMEOUT).await
     }
 
-    pub(super) async fn start_with(patience: Duration) -> Self {
+    pub(super) async fn start_with(call_timeout: Duration) -> Self {
         let api_server = ApiServer::default();
         let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
             let api_server = api_server.clone();
@@ -87,12 +87,12 @@ impl Server {
         let authorities = Authorities::new(client, "kong-mesh-system".to_owned());
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
-        let identity = CertificateIssuance::within(
+        let identity = CertificateIssuance::with_timeout(
             authentication,
             authorities.clone(),
             index.clone(),
             metrics,
-            patience,
+            call_timeout,
         );
         let (channel, stop) = serve(identity).await;
         Self {
@@ -132,17 +132,17 @@ impl Server {
         stream.map(tonic::Response::into_inner)
     }
 
-    /// How many certificates were issued.
+    /// Number of certificates issued.
     pub(super) fn issued(&self) -> u64 {
         self.metric("certificate_requests_total{result=\"Issued\"} ")
     }
 
-    /// How many requests were refused for that reason.
+    /// Number of requests denied for a reason.
     pub(super) fn refused(&self, reason: &str) -> u64 {
         self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}} "))
     }
 
-    /// The value behind that text in the metrics; 0 when it is not there.
+    /// Value of the metric with that name and labels; 0 when there is none.
     pub(super) fn metric(&self, labels: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");

@@ -1,5 +1,5 @@
-//! What memory does not have yet, such as a Mesh made a moment ago, is asked of the API server. What it says is used
-//! for this one answer only: memory follows the watches, which know better what came later.
+//! Lookups in the API server of objects that the directory does not have yet, such as a Mesh created a moment ago. The
+//! result is used for one response only; the directory itself follows the watches alone.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::Webhooks;
 use super::deadline::Deadline;
 use crate::directory::NamespaceRecord;
 
-/// A Pod may name any number of ContainerPatches; this many missing ones are worth asking for.
-const MOST_PATCHES: usize = 16;
+/// Number of ContainerPatches that are looked up for one Pod. A Pod may name any number.
+const MAX_PATCHES: usize = 16;
 
-/// What the API server had.
+/// Objects found in the API server.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) meshes: HashSet<String>,
@@ -26,10 +26,10 @@ pub(super) struct Found {
 }
 
 impl Webhooks {
-    /// A Namespace.
+    /// Returns a Namespace from the directory, or else from the API server.
     ///
     /// # Errors
-    /// With what to tell when it cannot be read.
+    /// A message for the user when the Namespace cannot be read.
     pub(super) async fn namespace(
         &self,
         name: &str,
@@ -40,35 +40,36 @@ impl Webhooks {
         }
         let what = format!("Namespace {name} cannot be read");
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = answered(&what, deadline.look_up(api.get(name)).await)?;
+        let namespace = read_result(&what, deadline.look_up(api.get(name)).await)?;
         Ok(Arc::new(NamespaceRecord::from(&NamespaceFacts::from(&namespace))))
     }
 
-    /// Looks for what a Pod was refused for. Whether all of it is there now.
+    /// Looks up the objects whose absence caused a denial. Returns whether all of them exist.
     ///
     /// # Errors
-    /// With what to tell when the API server does not say.
+    /// A message for the user when the API server cannot be read.
     pub(super) async fn look_up(
         &self,
-        refusal: &Denial,
+        denial: &Denial,
         found: &mut Found,
         deadline: Deadline,
     ) -> Result<bool, String> {
-        match refusal {
+        match denial {
             Denial::MeshNotFound { mesh, .. } => {
                 let api: Api<Mesh> = Api::all(self.client.clone());
                 let what = format!("Mesh {mesh} cannot be read");
-                let there = answered(&what, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
-                if there {
+                let exists =
+                    read_result(&what, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
+                if exists {
                     found.meshes.insert(mesh.clone());
                 }
-                Ok(there)
+                Ok(exists)
             }
-            Denial::ContainerPatchesMissing { names } if names.len() <= MOST_PATCHES => {
+            Denial::ContainerPatchesMissing { names } if names.len() <= MAX_PATCHES => {
                 let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
                 for name in names {
                     let what = format!("ContainerPatch {name} cannot be read");
-                    let Some(patch) = answered(&what, deadline.look_up(api.get_opt(name)).await)? else {
+                    let Some(patch) = read_result(&what, deadline.look_up(api.get_opt(name)).await)? else {
                         return Ok(false);
                     };
                     found.container_patches.insert(name.clone(), patch.spec);
@@ -80,9 +81,10 @@ impl Webhooks {
     }
 }
 
-fn answered<T, L>(what: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
+/// Turns the result of a read within a deadline into one with a message for the user.
+fn read_result<T, L>(what: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
     match result {
-        Ok(Ok(answer)) => Ok(answer),
+        Ok(Ok(object)) => Ok(object),
         Ok(Err(error)) => Err(describe(what, &error)),
         Err(_) => Err(format!("{what}: the API server does not answer in time")),
     }

@@ -1,42 +1,46 @@
-//! Tells why a Pod has no sidecar where people look: as an Event on what owns the Pod, since a refused Pod is not there
-//! to carry one, or on its Namespace. Each reason is told once in a while, and few a minute in all.
+//! Events about denied and skipped Pods. They are about the controller of the Pod, since a denied Pod does not exist, or
+//! about its Namespace. Repetitions and the total rate are limited.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::annotation::{SIDECAR_INJECTION, parse_bool};
 use kermode_inject::{Denial, InjectionSource, SkipReason};
 use kermode_k8s::controller::recorder::{EventType, Events};
+use kermode_limit::rate::Window;
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::review::Request;
 use crate::directory::NamespaceRecord;
 
-/// An owner is not told the same reason again within this time.
-const REPEAT: Duration = Duration::from_mins(10);
-/// Events in a minute, whoever they are about.
-const PER_MINUTE: usize = 60;
-/// Names longer than Kubernetes allows belong to objects that do not exist.
-const LONGEST_NAME: usize = 253;
+/// Interval after which an Event about the same object with the same reason is written again.
+const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
+/// Events per minute about all objects together.
+const PER_MINUTE: u32 = 60;
+const MINUTE: Duration = Duration::from_mins(1);
+/// Size limit of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
+const MAX_NAME: usize = 253;
 
+/// Action of the Events.
 const ACTION: &str = "InjectSidecar";
 
-/// Writes Events, rarely enough.
+/// Writer of Events about denied and skipped Pods.
 #[derive(Debug)]
-pub struct Reasons {
+pub struct InjectionEvents {
     events: Events,
-    throttle: Mutex<Throttle>,
+    throttle: Mutex<EventThrottle>,
 }
 
-/// Who was told what, and when. Holds at most what the rate lets in within [`REPEAT`].
-#[derive(Debug, Default)]
-struct Throttle {
-    told: HashMap<Topic, Instant>,
+/// Limits repetitions and the total rate of Events. Holds at most the topics admitted within [`REPEAT_INTERVAL`].
+#[derive(Debug)]
+struct EventThrottle {
+    written: HashMap<Topic, Instant>,
+    rate: Window,
 }
 
-/// Somebody and a reason.
+/// Object and reason of an Event.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Topic {
     kind: String,
@@ -45,25 +49,25 @@ struct Topic {
     reason: &'static str,
 }
 
-// === impl Reasons ===
+// === impl InjectionEvents ===
 
-impl Reasons {
-    /// With an empty memory.
+impl InjectionEvents {
+    /// Creates a writer.
     pub fn new(events: Events) -> Self {
         Self {
             events,
-            throttle: Mutex::default(),
+            throttle: Mutex::new(EventThrottle::new()),
         }
     }
 
-    /// Tells that a Pod was refused. Whether it was told now.
-    pub(super) fn refused(&self, request: &Request, namespace: &str, refusal: &Denial) -> bool {
+    /// Writes an Event about a denied Pod. Returns whether it was written now.
+    pub(super) fn denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
         let pod = request.pod_name();
-        let text = format!("Pod {namespace}/{pod} refused: {refusal}");
-        self.tell(request, namespace, EventType::Warning, refusal.reason(), &text)
+        let text = format!("Pod {namespace}/{pod} refused: {denial}");
+        self.write(request, namespace, EventType::Warning, denial.reason(), &text)
     }
 
-    /// Tells that a Pod gets no sidecar, where somebody asked for one or for none.
+    /// Writes an Event about a skipped Pod, if its own labels or annotations, or an exception, are the cause.
     pub(super) fn skipped(
         &self,
         request: &Request,
@@ -81,17 +85,17 @@ impl Reasons {
             SkipReason::ExceptionLabel if wants_sidecar(request, record) => {
                 "it has a label of the control plane's setting injector.exceptions.labels".to_owned()
             }
-            // What a Namespace says of all its Pods needs no word about each.
+            // Settings of the Namespace apply to all of its Pods; Events about each would be noise.
             SkipReason::ExceptionLabel
             | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
             | SkipReason::AlreadyInjected
             | SkipReason::NotRequested => return,
         };
         let text = format!("Pod {namespace}/{} gets no sidecar: {cause}", request.pod_name());
-        self.tell(request, namespace, EventType::Normal, reason.as_str(), &text);
+        self.write(request, namespace, EventType::Normal, reason.as_str(), &text);
     }
 
-    fn tell(
+    fn write(
         &self,
         request: &Request,
         namespace: &str,
@@ -102,15 +106,15 @@ impl Reasons {
         if request.dry_run {
             return false;
         }
-        let object = controller(request, namespace).unwrap_or_else(|| itself(namespace));
+        let object = controller(request, namespace).unwrap_or_else(|| namespace_reference(namespace));
         let topic = Topic {
             kind: object.kind.clone().unwrap_or_default(),
             namespace: namespace.to_owned(),
             name: object.name.clone().unwrap_or_default(),
             reason,
         };
-        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !throttle.admits(topic, Instant::now()) {
+        let mut throttle = self.throttle.lock();
+        if !throttle.try_admit(topic, Instant::now()) {
             return false;
         }
         drop(throttle);
@@ -119,7 +123,7 @@ impl Reasons {
     }
 }
 
-/// Whether Pod or Namespace ask for injection.
+/// Whether labels or annotations of the Pod or its Namespace enable injection.
 fn wants_sidecar(request: &Request, record: &NamespaceRecord) -> bool {
     let on = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
     let pod = ["labels", "annotations"].iter().filter_map(|map| {
@@ -136,7 +140,7 @@ fn wants_sidecar(request: &Request, record: &NamespaceRecord) -> bool {
     pod.chain(namespace).any(on)
 }
 
-/// What controls the Pod. The names are the sender's and not checked yet.
+/// Returns a reference to the controller of the Pod. The API server has not validated its fields yet.
 fn controller(request: &Request, namespace: &str) -> Option<ObjectReference> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners
@@ -144,7 +148,7 @@ fn controller(request: &Request, namespace: &str) -> Option<ObjectReference> {
         .find(|owner| owner["controller"] == Value::Bool(true))?;
     let text = |key: &str| {
         let text = owner.get(key)?.as_str()?;
-        (!text.is_empty() && text.len() <= LONGEST_NAME).then(|| text.to_owned())
+        (!text.is_empty() && text.len() <= MAX_NAME).then(|| text.to_owned())
     };
     Some(ObjectReference {
         api_version: Some(text("apiVersion")?),
@@ -156,8 +160,9 @@ fn controller(request: &Request, namespace: &str) -> Option<ObjectReference> {
     })
 }
 
-/// The Namespace, as something inside of itself: so its Events are among those of its objects.
-fn itself(namespace: &str) -> ObjectReference {
+/// Returns a reference to a Namespace. The reference has the namespace set, so that its Events are listed with those of
+/// the objects in it.
+fn namespace_reference(namespace: &str) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
         kind: Some("Namespace".to_owned()),
@@ -167,28 +172,23 @@ fn itself(namespace: &str) -> ObjectReference {
     }
 }
 
-// === impl Throttle ===
+// === impl EventThrottle ===
 
-impl Throttle {
-    fn admits(&mut self, topic: Topic, now: Instant) -> bool {
-        if self
-            .told
-            .get(&topic)
-            .is_some_and(|told| now.duration_since(*told) < REPEAT)
-        {
+impl EventThrottle {
+    fn new() -> Self {
+        Self {
+            written: HashMap::new(),
+            rate: Window::new(PER_MINUTE, MINUTE),
+        }
+    }
+
+    fn try_admit(&mut self, topic: Topic, now: Instant) -> bool {
+        let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_INTERVAL;
+        if self.written.get(&topic).is_some_and(is_recent) || self.rate.try_admit(now).is_none() {
             return false;
         }
-        let age = |told: &Instant| now.duration_since(*told);
-        let lately = self
-            .told
-            .values()
-            .filter(|told| age(told) < Duration::from_mins(1))
-            .count();
-        if lately >= PER_MINUTE {
-            return false;
-        }
-        self.told.retain(|_, told| now.duration_since(*told) < REPEAT);
-        self.told.insert(topic, now);
+        self.written.retain(|_, at| is_recent(at));
+        self.written.insert(topic, now);
         true
     }
 }
@@ -209,30 +209,30 @@ mod tests {
     }
 
     #[test]
-    fn the_same_is_told_again_after_a_while_only() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
-        assert!(throttle.admits(topic("a", "MeshNotFound"), start));
-        assert!(!throttle.admits(topic("a", "MeshNotFound"), start + REPEAT / 2));
-        assert!(throttle.admits(topic("a", "SameUid"), start), "another reason");
+    fn repeated_event_is_written_after_the_interval_only() {
+        let (mut throttle, start) = (EventThrottle::new(), Instant::now());
+        assert!(throttle.try_admit(topic("a", "MeshNotFound"), start));
+        assert!(!throttle.try_admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
+        assert!(throttle.try_admit(topic("a", "SameUid"), start), "another reason");
         assert!(
-            throttle.admits(topic("b", "MeshNotFound"), start),
+            throttle.try_admit(topic("b", "MeshNotFound"), start),
             "another owner"
         );
-        assert!(throttle.admits(topic("a", "MeshNotFound"), start + REPEAT));
+        assert!(throttle.try_admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL));
     }
 
     #[test]
-    fn however_many_owners_there_are_events_and_memory_are_bounded() {
-        let (mut throttle, start) = (Throttle::default(), Instant::now());
-        let mut told = 0;
+    fn events_and_memory_are_bounded_for_any_number_of_owners() {
+        let (mut throttle, start) = (EventThrottle::new(), Instant::now());
+        let mut written = 0;
         for second in 0..3600_u64 {
             for owner in 0..20 {
                 let now = start + Duration::from_secs(second);
-                told += usize::from(throttle.admits(topic(&format!("{second}-{owner}"), "SameUid"), now));
-                assert!(throttle.told.len() <= PER_MINUTE * 10);
+                written += u32::from(throttle.try_admit(topic(&format!("{second}-{owner}"), "SameUid"), now));
+                assert!(throttle.written.len() <= PER_MINUTE as usize * 10);
             }
         }
-        assert_eq!(told, 60 * PER_MINUTE);
+        assert_eq!(written, 60 * PER_MINUTE);
     }
 
     fn pod(metadata: Value) -> Request {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_controller_is_told_and_no_other_owner() {
+    fn event_is_about_the_controller_and_no_other_owner() {
         let owner = |name: &str, controller: bool| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": controller});
         let request = pod(json!({"ownerReferences": [owner("a", false), owner("b", true)]}));
         let found = controller(&request, "default").expect("a controller");
@@ -257,8 +257,8 @@ mod tests {
     }
 
     #[test]
-    fn owners_that_cannot_exist_are_none() {
-        let long = "x".repeat(LONGEST_NAME + 1);
+    fn invalid_owners_are_ignored() {
+        let long = "x".repeat(MAX_NAME + 1);
         for owner in [
             json!({"controller": true}),
             json!({"controller": true, "apiVersion": "v1", "kind": "", "name": "a"}),
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exception_counts_only_where_injection_is_asked_for() {
+    fn exception_is_an_event_only_where_injection_is_enabled() {
         let record = |value: &str| NamespaceRecord {
             labels: [(SIDECAR_INJECTION.to_owned(), value.to_owned())].into(),
             ..NamespaceRecord::default()

@@ -1,9 +1,8 @@
-//! Callers are told in time that a replica has to go.
+//! Closes connections of a replica that shuts down without failing a review.
 //!
-//! The API server calls webhooks over HTTP/1.1 and keeps its connections
-//! (<https://github.com/kubernetes/kubernetes/issues/75791>). One that is closed at the moment when a question is written
-//! on it refuses a Pod, so a replica that is not ready any more closes each connection with an answer on it, until only
-//! idle ones are left.
+//! The API server calls webhooks over HTTP/1.1 and keeps its connections open
+//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes one while a request is sent on it, the
+//! Pod is denied. So a replica that is no longer ready adds `Connection: close` to each response.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,13 +12,13 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use kermode_runtime::readiness::Readiness;
 
-/// Ends connections with their next answer while the process is not ready.
+/// Adds a layer that closes connections with their next response while the process is not ready.
 pub fn layer(router: Router, readiness: Readiness) -> Router {
     router.layer(from_fn_with_state(readiness, close_unless_ready))
 }
 
 async fn close_unless_ready(State(readiness): State<Readiness>, request: Request, next: Next) -> Response {
-    // HTTP/2 has a farewell of its own, and forbids this one.
+    // HTTP/2 forbids the header; it has GOAWAY.
     let is_http1 = request.version() <= Version::HTTP_11;
     let mut response = next.run(request).await;
     if is_http1 && !readiness.pending().is_empty() {
@@ -49,7 +48,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_are_kept_until_the_process_has_to_go() {
+    async fn connections_are_kept_until_the_process_shuts_down() {
         let readiness = Readiness::default();
         assert_eq!(connection(&readiness, Version::HTTP_11).await, None);
         let _unready = readiness.expect("shutdown");

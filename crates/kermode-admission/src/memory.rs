@@ -1,0 +1,144 @@
+//! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
+//!
+//! A document takes far more memory than its text: three bytes of `{},` become hundreds. An upper bound is estimated
+//! before the text is parsed. A review above the limit for one review is denied; one above what is left of the budget
+//! waits.
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Size limit of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review holds it twice.
+pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
+/// Budget for bodies, in bytes. Both budgets together stay well below the memory limit set by `kumactl install`.
+const BODIES: usize = 32 * 1024 * 1024;
+/// Budget for documents, in bytes of estimated memory.
+const DOCUMENTS: usize = 128 * 1024 * 1024;
+/// Limit of the estimated memory of one document, in bytes: tens of thousands of objects.
+const MAX_DOCUMENT: usize = 64 * 1024 * 1024;
+
+/// Memory of an object, in bytes: its first B-tree node.
+const OBJECT: usize = 640;
+/// Memory of a list, in bytes: its first four elements.
+const LIST: usize = 128;
+/// Memory of a further member or element, in bytes: its slot, up to half of which is spare capacity, and its own small
+/// allocations.
+const ELEMENT: usize = 192;
+
+/// Unit of the semaphores, in bytes: their counters are too small for bytes.
+const UNIT: usize = 1024;
+
+/// Memory budget of all reviews.
+#[derive(Debug)]
+pub(super) struct MemoryBudget {
+    bodies: Semaphore,
+    documents: Semaphore,
+}
+
+/// Part of the budget; released when dropped.
+#[derive(Debug)]
+pub(super) struct Reservation<'a>(#[allow(dead_code)] Option<SemaphorePermit<'a>>);
+
+/// Error of a document above [`MAX_DOCUMENT`].
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the review would take {estimate} bytes of memory, more than {MAX_DOCUMENT}: it has too many elements"
+)]
+pub(super) struct TooComplex {
+    estimate: usize,
+}
+
+// === impl MemoryBudget ===
+
+impl Default for MemoryBudget {
+    fn default() -> Self {
+        Self {
+            bodies: Semaphore::new(BODIES / UNIT),
+            documents: Semaphore::new(DOCUMENTS / UNIT),
+        }
+    }
+}
+
+impl MemoryBudget {
+    /// Reserves memory for a body; waits until there is enough. Without a length, [`MAX_BODY`] is reserved.
+    pub(super) async fn body(&self, length: Option<usize>) -> Reservation<'_> {
+        reserve(&self.bodies, length.unwrap_or(MAX_BODY).min(MAX_BODY)).await
+    }
+
+    /// Reserves memory for the document of a text; waits until there is enough.
+    ///
+    /// # Errors
+    /// At once when the estimate exceeds [`MAX_DOCUMENT`].
+    pub(super) async fn document(&self, text: &[u8]) -> Result<Reservation<'_>, TooComplex> {
+        let estimate = estimate(text);
+        if estimate > MAX_DOCUMENT {
+            return Err(TooComplex { estimate });
+        }
+        Ok(reserve(&self.documents, estimate).await)
+    }
+}
+
+async fn reserve(semaphore: &Semaphore, bytes: usize) -> Reservation<'_> {
+    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    // The semaphore is never closed.
+    Reservation(semaphore.acquire_many(units).await.ok())
+}
+
+/// Returns an upper bound of the memory of a JSON text's document, in bytes. Brackets and commas inside of strings count,
+/// too: skipping strings would cost more, and real texts have few.
+fn estimate(text: &[u8]) -> usize {
+    let structure: usize = text
+        .iter()
+        .map(|byte| match byte {
+            b'{' => OBJECT,
+            b'[' => LIST,
+            b',' => ELEMENT,
+            _ => 0,
+        })
+        .sum();
+    structure + text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn text_of_a_huge_document_is_denied_before_it_is_parsed() {
+        let budget = MemoryBudget::default();
+        for element in ["{\"\":0},", "[],", "0,"] {
+            let text = element.repeat(MAX_BODY / element.len());
+            let outcome = budget.document(text.as_bytes()).now_or_never().expect("no wait");
+            assert!(outcome.is_err(), "{element}");
+        }
+    }
+
+    #[test]
+    fn largest_pods_that_etcd_stores_fit() {
+        let budget = MemoryBudget::default();
+        let prose = "Lorem ipsum dolor sit amet, consetetur sadipscing elitr. ".repeat(50_000);
+        let variable = json!({"name": "SOME_VARIABLE", "value": "some value or other, such as a host name"});
+        let many = json!({"spec": {"containers": [{"env": vec![variable; 15_000]}]}});
+        for pod in [json!({"metadata": {"annotations": {"text": prose}}}), many] {
+            let text = pod.to_string();
+            assert!(text.len() > 1_000_000);
+            assert!(
+                budget
+                    .document(text.as_bytes())
+                    .now_or_never()
+                    .is_some_and(|reserved| reserved.is_ok())
+            );
+        }
+    }
+
+    #[test]
+    fn reservation_waits_until_another_one_is_released() {
+        let budget = MemoryBudget::default();
+        let mut held: Vec<_> = std::iter::from_fn(|| budget.body(None).now_or_never()).collect();
+        assert_eq!(held.len(), BODIES / MAX_BODY);
+        assert!(budget.body(Some(UNIT)).now_or_never().is_none());
+        held.pop();
+        assert!(budget.body(Some(UNIT)).now_or_never().is_some());
+    }
+}

@@ -1,0 +1,221 @@
+//! Denials of requests of proxies: the status of the response, the label of the metric, and the log line.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use kermode_identity::Error;
+use kermode_limit::rate::Window;
+use kermode_model::ObjectKey;
+use parking_lot::Mutex;
+use prometheus_client::encoding::EncodeLabelValue;
+use tonic::{Code, Status};
+
+use super::limits::RateExceeded;
+use crate::authentication::{AuthenticationError, status};
+
+/// Log lines per minute and reason. Anyone may send requests, and each reason must still show up in the log.
+const LINES_PER_MINUTE: u32 = 10;
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Error for which a request is denied.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Denial {
+    /// The caller is not authenticated as the proxy that it names.
+    #[error(transparent)]
+    Authentication(#[from] AuthenticationError),
+    /// The name is not that of a proxy.
+    #[error("the proxy's name is not <pod>.<namespace>")]
+    Name,
+    /// The Dataplane does not exist, or belongs to another mesh.
+    #[error("no Dataplane {0} in that mesh yet")]
+    DataplaneNotFound(ObjectKey),
+    /// The mesh issues no certificates.
+    #[error("mesh {0} has no mTLS backend enabled")]
+    NoMtls(String),
+    /// The CA cannot be read or created.
+    #[error("the mesh's certificate authority is not available")]
+    Authority,
+    /// The signing request is invalid.
+    #[error(transparent)]
+    SigningRequest(#[from] Error),
+    /// The proxy exceeds its rate.
+    #[error("this proxy asks too often: at most 20 certificates at once, then one in 3 s")]
+    ProxyRate,
+    /// All proxies together exceed the total rate.
+    #[error("too many certificates are asked for: at most 500 a second; try again later")]
+    TotalRate,
+    /// The proxy, or all proxies together, have as many streams of roots as they may have.
+    #[error("too many streams of roots are open")]
+    Streams,
+    /// The request was not complete or not answered in time.
+    #[error("the request was not complete, or not answered, within {0:?}")]
+    TimedOut(Duration),
+    /// The message cannot be decoded; tonic has answered the call.
+    #[error("the message cannot be read")]
+    Unreadable,
+}
+
+/// Reason of a denial, as a label of metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum DenialReason {
+    NoToken,
+    TokenNotBound,
+    TokenOfAnother,
+    InvalidToken,
+    WrongServiceAccount,
+    UnknownProxy,
+    OtherPod,
+    ReviewUnavailable,
+    BadName,
+    NotThere,
+    NoMtls,
+    Authority,
+    RequestUnreadable,
+    RequestKey,
+    RequestSignature,
+    RequestAsks,
+    RequestOfAnother,
+    RequestOther,
+    TooOften,
+    TooMany,
+    Streams,
+    TimedOut,
+    Unreadable,
+}
+
+/// Log of denials, limited per reason; the number of suppressed lines is part of the next line.
+#[derive(Debug, Default)]
+pub(super) struct DenialLog {
+    windows: Mutex<HashMap<DenialReason, Window>>,
+}
+
+// === impl Denial ===
+
+impl From<RateExceeded> for Denial {
+    fn from(exceeded: RateExceeded) -> Self {
+        match exceeded {
+            RateExceeded::PerProxy => Self::ProxyRate,
+            RateExceeded::Total => Self::TotalRate,
+        }
+    }
+}
+
+impl Denial {
+    /// Label of the denial.
+    pub(crate) fn reason(&self) -> DenialReason {
+        match self {
+            Self::Authentication(error) => authentication_reason(error),
+            Self::Name => DenialReason::BadName,
+            Self::DataplaneNotFound(_) => DenialReason::NotThere,
+            Self::NoMtls(_) => DenialReason::NoMtls,
+            Self::Authority => DenialReason::Authority,
+            Self::SigningRequest(error) => match error {
+                Error::RequestUnreadable { .. } => DenialReason::RequestUnreadable,
+                Error::RequestKey { .. } => DenialReason::RequestKey,
+                Error::RequestSignature => DenialReason::RequestSignature,
+                Error::RequestAsks { .. } => DenialReason::RequestAsks,
+                Error::RequestUnbound | Error::RequestOfAnother => DenialReason::RequestOfAnother,
+                _ => DenialReason::RequestOther,
+            },
+            Self::ProxyRate => DenialReason::TooOften,
+            Self::TotalRate => DenialReason::TooMany,
+            Self::Streams => DenialReason::Streams,
+            Self::TimedOut(_) => DenialReason::TimedOut,
+            Self::Unreadable => DenialReason::Unreadable,
+        }
+    }
+
+    /// gRPC status of the response.
+    pub(crate) fn status(&self) -> Status {
+        let code = match self {
+            Self::Authentication(error) => return status(error),
+            Self::Name | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
+            Self::DataplaneNotFound(_) => Code::NotFound,
+            Self::NoMtls(_) => Code::FailedPrecondition,
+            Self::Authority => Code::Unavailable,
+            Self::ProxyRate | Self::TotalRate | Self::Streams => Code::ResourceExhausted,
+            Self::TimedOut(_) => Code::DeadlineExceeded,
+        };
+        Status::new(code, self.to_string())
+    }
+
+    /// Whether the denial is part of an ordinary start, or caused by the control plane itself.
+    fn is_ordinary(&self) -> bool {
+        matches!(
+            self.reason(),
+            DenialReason::UnknownProxy
+                | DenialReason::NotThere
+                | DenialReason::NoMtls
+                | DenialReason::ReviewUnavailable
+                | DenialReason::Authority
+        )
+    }
+}
+
+fn authentication_reason(error: &AuthenticationError) -> DenialReason {
+    match error {
+        AuthenticationError::NoToken => DenialReason::NoToken,
+        AuthenticationError::NotBound => DenialReason::TokenNotBound,
+        AuthenticationError::OtherProxy(_) => DenialReason::TokenOfAnother,
+        AuthenticationError::InvalidToken(_) => DenialReason::InvalidToken,
+        AuthenticationError::ServiceAccountMismatch { .. } => DenialReason::WrongServiceAccount,
+        AuthenticationError::UnknownProxy(_) => DenialReason::UnknownProxy,
+        AuthenticationError::UidMismatch(_) => DenialReason::OtherPod,
+        AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => {
+            DenialReason::ReviewUnavailable
+        }
+    }
+}
+
+// === impl DenialLog ===
+
+impl DenialLog {
+    /// Logs a denial with the name that the caller claims, never with its token.
+    pub(super) fn log(&self, denial: &Denial, claimed_name: &str) {
+        if denial.is_ordinary() {
+            tracing::debug!(proxy = claimed_name, "request has to wait: {denial}");
+            return;
+        }
+        let reason = denial.reason();
+        if let Some(left_out) = self.try_admit(reason, Instant::now()) {
+            tracing::warn!(
+                proxy = claimed_name,
+                ?reason,
+                left_out,
+                "request refused: {denial}"
+            );
+        }
+    }
+
+    /// Admits a line and returns the number of lines suppressed before it.
+    fn try_admit(&self, reason: DenialReason, now: Instant) -> Option<u64> {
+        let mut windows = self.windows.lock();
+        let window = windows.entry(reason);
+        window
+            .or_insert(const { Window::new(LINES_PER_MINUTE, MINUTE) })
+            .try_admit(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flood_is_logged_a_few_times_and_then_counted() {
+        let log = DenialLog::default();
+        let now = Instant::now();
+        let lines = (0..1000).filter_map(|_| log.try_admit(DenialReason::InvalidToken, now));
+        assert_eq!(lines.collect::<Vec<_>>(), [0; LINES_PER_MINUTE as usize]);
+        assert_eq!(
+            log.try_admit(DenialReason::RequestAsks, now),
+            Some(0),
+            "another reason"
+        );
+        let left_out = 1000 - u64::from(LINES_PER_MINUTE);
+        assert_eq!(
+            log.try_admit(DenialReason::InvalidToken, now + MINUTE),
+            Some(left_out)
+        );
+    }
+}

@@ -1,0 +1,211 @@
+//! Limits on rates: a token bucket, a token bucket per key, and a fixed window. No IO; the clock is passed in.
+//!
+//! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines and
+//! Events, where the number per minute has to be exact and the suppressed ones are counted.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Upper bound of the time that is credited to an idle bucket; keeps the arithmetic exact.
+const MAX_IDLE: Duration = Duration::from_hours(1);
+
+/// Rate of a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rate {
+    /// Number of requests that pass at once after a quiet time.
+    pub burst: f64,
+    /// Number of requests per second after the burst.
+    pub per_second: f64,
+}
+
+/// Token bucket: holds up to `burst` tokens, gains `per_second`, and every admitted request takes one.
+#[derive(Clone, Debug)]
+pub struct TokenBucket {
+    rate: Rate,
+    tokens: f64,
+    refilled_at: Instant,
+}
+
+/// Token bucket per key. Keys whose bucket is full again are removed from time to time.
+#[derive(Debug)]
+pub struct KeyedRateLimit<K> {
+    rate: Rate,
+    buckets: HashMap<K, TokenBucket>,
+    /// Number of keys at which full buckets are removed.
+    prune_at: usize,
+}
+
+/// Number of keys below which no bucket is removed.
+const MIN_PRUNE_AT: usize = 1024;
+
+/// At most `limit` admissions per `period`, counted from the first one; suppressed ones are counted.
+#[derive(Clone, Debug)]
+pub struct Window {
+    limit: u32,
+    period: Duration,
+    started_at: Option<Instant>,
+    admitted: u32,
+    suppressed: u64,
+}
+
+// === impl TokenBucket ===
+
+impl TokenBucket {
+    /// Creates a full bucket.
+    pub fn new(rate: Rate, now: Instant) -> Self {
+        Self {
+            rate,
+            tokens: rate.burst,
+            refilled_at: now,
+        }
+    }
+
+    /// Takes a token if there is one.
+    pub fn try_take(&mut self, now: Instant) -> bool {
+        let has_token = self.has_token(now);
+        if has_token {
+            self.tokens -= 1.0;
+        }
+        has_token
+    }
+
+    /// Whether [`Self::try_take`] would succeed.
+    pub fn has_token(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.tokens >= 1.0
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.refill(now);
+        self.tokens >= self.rate.burst
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let idle = now.saturating_duration_since(self.refilled_at).min(MAX_IDLE);
+        self.tokens = (self.tokens + idle.as_secs_f64() * self.rate.per_second).min(self.rate.burst);
+        self.refilled_at = self.refilled_at.max(now);
+    }
+}
+
+// === impl KeyedRateLimit ===
+
+impl<K: Eq + Hash> KeyedRateLimit<K> {
+    /// Creates a limit at which every key has a full bucket.
+    pub fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            buckets: HashMap::new(),
+            prune_at: MIN_PRUNE_AT,
+        }
+    }
+
+    /// Whether [`Self::try_take`] would succeed for the key. Takes no memory for a new key.
+    pub fn has_token(&mut self, key: &K, now: Instant) -> bool {
+        let known = self.buckets.get_mut(key);
+        known.is_none_or(|bucket| bucket.has_token(now))
+    }
+
+    /// Takes a token of the key if it has one.
+    pub fn try_take(&mut self, key: K, now: Instant) -> bool {
+        if self.buckets.len() >= self.prune_at {
+            self.buckets.retain(|_, bucket| !bucket.is_full(now));
+            self.prune_at = MIN_PRUNE_AT.max(2 * self.buckets.len());
+        }
+        let rate = self.rate;
+        let bucket = self.buckets.entry(key);
+        bucket
+            .or_insert_with(|| TokenBucket::new(rate, now))
+            .try_take(now)
+    }
+
+    /// Number of keys in memory.
+    pub fn keys(&self) -> usize {
+        self.buckets.len()
+    }
+}
+
+// === impl Window ===
+
+impl Window {
+    /// Creates a window of `limit` admissions per `period`.
+    pub const fn new(limit: u32, period: Duration) -> Self {
+        Self {
+            limit,
+            period,
+            started_at: None,
+            admitted: 0,
+            suppressed: 0,
+        }
+    }
+
+    /// Admits one and returns the number suppressed since the last admission, or `None` at the limit.
+    pub fn try_admit(&mut self, now: Instant) -> Option<u64> {
+        let is_over = |start| now.saturating_duration_since(start) >= self.period;
+        if self.started_at.is_none_or(is_over) {
+            (self.started_at, self.admitted) = (Some(now), 0);
+        }
+        if self.admitted >= self.limit {
+            self.suppressed += 1;
+            return None;
+        }
+        self.admitted += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const RATE: Rate = Rate {
+        burst: 20.0,
+        per_second: 0.5,
+    };
+
+    #[test]
+    fn bucket_admits_a_burst_then_the_rate() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(RATE, now);
+        assert_eq!((0..100).filter(|_| bucket.try_take(now)).count(), 20);
+        assert!(!bucket.has_token(now + SECOND));
+        assert!(bucket.try_take(now + 2 * SECOND));
+        assert!(!bucket.try_take(now + 2 * SECOND));
+    }
+
+    #[test]
+    fn idle_bucket_holds_no_more_than_its_burst() {
+        let now = Instant::now();
+        let mut bucket = TokenBucket::new(RATE, now);
+        let later = now + 10 * MAX_IDLE;
+        assert_eq!((0..100).filter(|_| bucket.try_take(later)).count(), 20);
+        assert!(!bucket.try_take(now), "the clock never runs backwards");
+    }
+
+    #[test]
+    fn keys_do_not_share_tokens_and_full_buckets_are_removed() {
+        let mut now = Instant::now();
+        let mut limit = KeyedRateLimit::new(RATE);
+        assert_eq!((0..100).filter(|_| limit.try_take(0, now)).count(), 20);
+        assert!(!limit.has_token(&0, now));
+        assert!(limit.has_token(&1, now));
+        assert_eq!(limit.keys(), 1);
+        for key in 0..100_000_u32 {
+            now += SECOND;
+            limit.try_take(key, now);
+        }
+        assert!(limit.keys() <= 2 * MIN_PRUNE_AT, "{}", limit.keys());
+    }
+
+    #[test]
+    fn window_admits_its_limit_and_reports_what_it_suppressed() {
+        let now = Instant::now();
+        let mut window = Window::new(10, 60 * SECOND);
+        let admitted = (0..1000).filter_map(|_| window.try_admit(now));
+        assert_eq!(admitted.collect::<Vec<_>>(), [0; 10]);
+        assert_eq!(window.try_admit(now + 59 * SECOND), None);
+        assert_eq!(window.try_admit(now + 60 * SECOND), Some(991));
+        assert_eq!(window.try_admit(now + 60 * SECOND), Some(0));
+    }
+}
