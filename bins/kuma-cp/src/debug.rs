@@ -18,7 +18,7 @@ use kermode_xds::store::{ResourceKind, Store, View};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::config::Config;
+use kermode_config::Config;
 
 /// How long the resources of a proxy may take to be made.
 const MAKING: Duration = Duration::from_secs(1);

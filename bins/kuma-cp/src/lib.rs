@@ -2,7 +2,6 @@
 //!
 //! A library so that its parts can be tested and measured without a process; the binary only calls [`main`].
 
-mod config;
 mod debug;
 mod engine;
 mod proxies;
@@ -16,7 +15,7 @@ use clap::{Parser, Subcommand};
 use kermode_runtime::logging;
 use kermode_runtime::traces::{self, NoExporter, Traces};
 
-use crate::config::{Config, LogFormat, OpenTelemetry};
+use kermode_config::{Config, LogFormat, OpenTelemetry};
 
 /// How many steps of tasks come before a look at sockets and timers, while tasks are waiting. A change is pushed to some
 /// hundred proxies before the acknowledgements of the first ones are read: those can wait, the last proxy should not.
@@ -56,7 +55,11 @@ pub fn main() -> ExitCode {
 }
 
 fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
-    let loaded = Config::load(config_file.as_deref());
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place where kuma-cp reads its environment"
+    )]
+    let loaded = Config::load(config_file.as_deref(), |name| std::env::var(name).ok());
     let log = loaded
         .as_ref()
         .map(|config| config.log.clone())

@@ -27,9 +27,9 @@ use tokio::sync::mpsc;
 use self::components::{Components, apart, describe_end, spawn, until};
 use self::listeners::Listeners;
 use self::plane::Plane;
-use crate::config::Config;
 use crate::debug::{self, Debug};
 use crate::watches;
+use kermode_config::Config;
 
 /// How many messages of the watches may wait for the engine.
 const WAITING: usize = 4096;

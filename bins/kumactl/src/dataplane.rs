@@ -12,7 +12,9 @@ use kermode_k8s::convert::ConvertSettings;
 use kermode_k8s::offline::{self, NoDataplane, PodOutcome, SOME_ADDRESS};
 use serde_json::Value;
 
-use crate::{documents, output, yaml};
+use kermode_manifests::{documents, yaml};
+
+use crate::output;
 
 /// Exit code for Pods that cannot be converted.
 const INVALID: u8 = 3;

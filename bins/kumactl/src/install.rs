@@ -1,63 +1,56 @@
-//! `kumactl install`: manifests of the control plane. Arguments become settings, settings become objects,
-//! objects become text; nothing here talks to a cluster.
+//! `kumactl install`: prints the manifests of the control plane. Flags become an installation, which `kermode-install`
+//! renders. No cluster is contacted.
 
 mod args;
-mod assignment;
-mod config;
 mod env_var;
-mod manifests;
-mod rbac;
-mod settings;
-mod webhooks;
-mod workload;
+mod installation;
 
 #[cfg(test)]
 mod tests;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use kermode_manifests::yaml;
 use serde_json::Value;
 
-use crate::{output, yaml};
+use crate::output;
 
 use args::ControlPlaneArgs;
-use settings::Settings;
 
-/// What can be installed.
+/// Subcommands of `kumactl install`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum InstallCommand {
-    /// Print the manifests of the control plane, ready for `kubectl apply -f -`.
+    /// Print the manifests of the control plane for `kubectl apply -f -`.
     ///
-    /// The output is complete and in the order in which it has to be applied: namespace, custom resource
-    /// definitions, access rights, configuration, control plane, webhooks. It can be applied again at any
-    /// time: the certificates that the control plane adds to its webhooks stay.
+    /// The output is complete and in the order in which it is applied: namespace, custom resource definitions, access
+    /// rights, configuration, control plane, webhooks. It can be applied again at any time; the certificates that the
+    /// control plane adds to its webhooks are kept.
     ControlPlane(ControlPlaneArgs),
 }
 
-/// Prints what was asked for.
+/// Runs a subcommand.
 pub(crate) fn run(command: InstallCommand) -> Result<()> {
     match command {
-        InstallCommand::ControlPlane(args) => output::result(&control_plane(args)?),
+        InstallCommand::ControlPlane(args) => output::result(&yaml::documents(&objects(args)?)?),
     }
 }
 
-/// The objects that `kumactl install control-plane` with these flags prints, in their order.
+/// Returns the objects that `kumactl install control-plane` prints for these flags, in their order.
 ///
 /// # Errors
 /// For flags that the command refuses.
 pub fn control_plane_objects(flags: &[&str]) -> Result<Vec<Value>> {
-    let args = Alone::try_parse_from(["control-plane"].iter().chain(flags))?.args;
-    manifests::all(&Settings::try_from(args)?)
+    let args = Flags::try_parse_from(["control-plane"].iter().chain(flags))?.args;
+    objects(args)
 }
 
-/// The flags without the commands before them.
+/// Flags of `kumactl install control-plane` without the commands before them.
 #[derive(Parser)]
-struct Alone {
+struct Flags {
     #[command(flatten)]
     args: ControlPlaneArgs,
 }
 
-fn control_plane(args: ControlPlaneArgs) -> Result<String> {
-    let settings = Settings::try_from(args)?;
-    yaml::documents(&manifests::all(&settings)?)
+fn objects(args: ControlPlaneArgs) -> Result<Vec<Value>> {
+    Ok(installation::from_args(args)?.objects()?)
 }

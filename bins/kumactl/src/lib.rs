@@ -3,13 +3,11 @@
 
 mod cli;
 mod dataplane;
-mod documents;
 mod inject;
 mod install;
 mod output;
 mod validate;
 mod version;
-mod yaml;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,6 @@
-//! What every long-running binary needs around its own work: configuration, logging, the diagnostics server,
-//! readiness, shutdown in two stages, and TLS whose certificate can be replaced while serving.
+//! Surroundings of a long-running binary: logging, traces, the diagnostics server, readiness, shutdown in two stages,
+//! and TLS with certificates that are replaced while serving.
 
-pub mod config;
 pub mod diagnostics;
 pub mod logging;
 pub mod readiness;

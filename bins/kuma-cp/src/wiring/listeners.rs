@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::Context;
 use tokio::net::{TcpListener, TcpSocket};
 
-use crate::config::Config;
 use crate::debug::LOOPBACK;
+use kermode_config::Config;
 
 /// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`, 4096 by default). Of one
 /// that finds no room the client hears nothing for up to minutes; and after an outage thousands come at once.

@@ -24,9 +24,9 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
-use crate::config::Config;
 use crate::engine::{self, Engine};
 use crate::proxies::{Proxies, RemovalSources};
+use kermode_config::Config;
 
 /// The parts that components share.
 pub(super) struct Plane {

@@ -3,7 +3,7 @@
 use kermode_k8s::offline::PodOutcome;
 
 use super::{DataplaneArgs, explanation, outcomes};
-use crate::documents;
+use kermode_manifests::documents;
 
 const POD: &str = "\
 kind: Pod

@@ -2,10 +2,10 @@
 
 use kermode_inject::Outcome;
 
-use super::manifests::Workload;
+use kermode_manifests::InjectedWorkload;
 
 /// All of them, in the order of the manifests.
-pub(crate) fn text(workloads: &[Workload]) -> String {
+pub(crate) fn text(workloads: &[InjectedWorkload]) -> String {
     if workloads.is_empty() {
         return "No object is or makes a Pod.\n".to_owned();
     }
@@ -13,7 +13,7 @@ pub(crate) fn text(workloads: &[Workload]) -> String {
     texts.join("\n")
 }
 
-fn of(workload: &Workload) -> String {
+fn of(workload: &InjectedWorkload) -> String {
     let mut lines = vec![format!("{}: {}", workload.name, verdict(workload))];
     let mut line = |topic: &str, text: &str| lines.push(format!("  {topic}: {text}"));
     for text in &workload.assumptions {
@@ -33,7 +33,7 @@ fn of(workload: &Workload) -> String {
 }
 
 /// The outcome with its machine-readable reason.
-fn verdict(workload: &Workload) -> String {
+fn verdict(workload: &InjectedWorkload) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {
             format!("injected ({}), mesh {}", injection.reason, injection.mesh)

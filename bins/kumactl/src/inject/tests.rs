@@ -2,11 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::config::{self, Config, SettingsArgs};
-use super::manifests::{Injector, Manifests};
-use super::world::World;
+use kermode_config::Config;
+use kermode_manifests::{ClusterObjects, InjectedManifests, Injector, documents};
+
+use super::config::{self, ConfigArgs};
 use super::{InjectArgs, explanation};
-use crate::documents;
 
 const CLUSTER: &str = "\
 apiVersion: v1
@@ -32,7 +32,7 @@ fn loaded(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
     let path = path.display().to_string();
     let version = version.map(|version| format!("--kubernetes-version={version}"));
     let flags = args.into_iter().chain([path]).chain(version);
-    config::load(&parsed(flags).settings)
+    config::load(&parsed(flags).config)
 }
 
 fn parsed(flags: impl Iterator<Item = String>) -> InjectArgs {
@@ -45,15 +45,15 @@ fn parsed(flags: impl Iterator<Item = String>) -> InjectArgs {
     <Alone as clap::Parser>::parse_from(line).args
 }
 
-fn inject(manifests: &str, cluster: &str) -> Manifests {
+fn inject(manifests: &str, cluster: &str) -> InjectedManifests {
     let config = loaded("", Some("1.28")).expect("settings");
     let documents = documents::parse(manifests).expect("YAML");
     let mut objects = documents::objects(&documents);
     objects.extend(documents::objects(&documents::parse(cluster).expect("YAML")));
-    let world = World::new(&objects, config.system_namespace()).expect("objects");
+    let cluster = ClusterObjects::new(&objects, config.system_namespace()).expect("objects");
     let injector = Injector {
         config: &config,
-        world: &world,
+        cluster: &cluster,
         ca_pem: "CA",
         namespace: "shop",
     };
@@ -122,7 +122,7 @@ fn members_of_lists_are_injected_whatever_the_list() {
         {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
     ]});
     let injected = inject(&pods.to_string(), CLUSTER);
-    assert!(injected.is_refused(), "the second one is no Pod");
+    assert!(injected.is_denied(), "the second one is no Pod");
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "X"}, {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]},
@@ -201,9 +201,9 @@ fn a_mesh_counts_only_if_it_is_there_once_any_is_given() {
         format!("{CLUSTER}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
     };
     let deployment = workload("Deployment", "apps/v1", "", POD);
-    assert!(!inject(&deployment, &mesh("default")).is_refused());
+    assert!(!inject(&deployment, &mesh("default")).is_denied());
     let refused = inject(&deployment, &mesh("other"));
-    assert!(refused.is_refused());
+    assert!(refused.is_denied());
     let text = explanation::text(&refused.workloads);
     assert!(
         text.starts_with("Deployment shop/web: refused (MeshNotFound)"),
@@ -225,8 +225,8 @@ fn the_configuration_that_we_install_is_understood() {
         .as_str()
         .expect("text");
     let config = loaded(file, None).expect("understood");
-    assert_eq!(config.settings().container_patches, ["x"]);
-    assert!(config.settings().native_sidecars_supported);
+    assert_eq!(config.injector().container_patches, ["x"]);
+    assert!(config.injector().native_sidecars_supported);
     assert_eq!(
         config.control_plane_url(),
         "https://kuma-control-plane.kong-mesh-system:5678"
@@ -252,11 +252,40 @@ fn all_mistakes_of_a_configuration_are_told_at_once() {
 
 #[test]
 fn settings_are_those_of_the_control_plane_unless_the_file_says_otherwise() {
-    let args = SettingsArgs::default();
+    let args = ConfigArgs::default();
     let config = config::load(&args).expect("defaults");
     let expected = kermode_inject::Settings {
         native_sidecars_supported: true,
         ..kermode_inject::Settings::default()
     };
-    assert_eq!(config.settings(), &expected);
+    assert_eq!(config.injector(), &expected);
+}
+
+#[test]
+fn configuration_with_every_section_is_accepted() {
+    let mut full = serde_json::to_value(Config::default()).expect("serialisable");
+    full["tracing"]["openTelemetry"]["enabled"] = true.into();
+    full["runtime"]["kubernetes"]["injector"]["virtualProbesPort"] = 9001.into();
+    let config = loaded(&full.to_string(), None).expect("accepted");
+    assert!(config.tracing.open_telemetry.enabled);
+    assert_eq!(config.injector().virtual_probes_port, 9001);
+}
+
+#[test]
+fn configuration_that_the_control_plane_refuses_is_refused_with_the_same_text() {
+    for text in [
+        "tracing: {openTelemetry: {samplingRatio: 2}}",
+        "log: {format: xml}",
+        "runtime: {kubernetes: {admissionServer: {port: many}, injector: {ebpf: {enabled: true}}}}",
+        "foo: 1\nmultizone: {zones: []}",
+        "runtime: {kubernetes: {injector: {virtualProbesPort: 0}}}",
+    ] {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.yaml");
+        std::fs::write(&path, text).expect("written");
+        let args = ["--file=-".to_owned(), format!("--config={}", path.display())];
+        let by_command = config::load(&parsed(args.into_iter()).config).expect_err("refused");
+        let by_control_plane = Config::load(Some(&path), |_| None).expect_err("refused");
+        assert_eq!(format!("{by_command:#}"), by_control_plane.to_string());
+    }
 }

@@ -1,26 +1,21 @@
-//! Values of `--env-var`: Kuma's parsing rule (BEHAVIOUR section 7), so that the manual page's commands work as
-//! written.
+//! Values of `--env-var`. The parsing rule is that of Kuma, so that the commands of the manual page work as written.
 
 use std::collections::BTreeMap;
 
-/// Why a value of `--env-var` cannot be used.
+use kermode_install::FROM_POD;
+
+/// A value of `--env-var` that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidEnvVar {
-    /// Not of the form.
+    /// The text has no `=`, or no name before it.
     #[error("--env-var {0:?}: write it as KEY=VALUE")]
     Form(String),
-    /// The control plane sets this one itself.
+    /// The Deployment sets this variable.
     #[error("--env-var {0}: the manifests set this variable from the Pod; leave it out")]
     Reserved(String),
 }
 
-/// Variables that the Deployment fills from the Pod.
-pub(super) const FROM_POD: [(&str, &str); 2] = [
-    ("POD_NAME", "metadata.name"),
-    ("POD_NAMESPACE", "metadata.namespace"),
-];
-
-/// Reads one value into `variables`; a later one wins.
+/// Parses one value into `variables`. A later value replaces an earlier one.
 pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
     // With a single "=" commas belong to the value: PATCHES=a,b is one variable.
     let pairs = match value.matches('=').count() {
@@ -97,12 +92,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_wins() {
+    fn last_value_replaces_earlier_ones() {
         assert_eq!(parsed(&["A=1", "A=2"]), Ok(pairs(&[("A", "2")])));
     }
 
     #[test]
-    fn what_has_no_name_or_no_value_is_refused() {
+    fn values_without_name_or_equals_sign_are_refused() {
         for value in ["A", "", "=1", "A=1,B,C=3"] {
             assert!(
                 matches!(parsed(&[value]), Err(InvalidEnvVar::Form(_))),

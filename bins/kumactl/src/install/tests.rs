@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Parser;
 use serde_json::{Value, json};
 
-use super::{control_plane, manifests, settings::Settings};
+use kermode_manifests::yaml;
+
 use crate::cli::{Cli, Command};
 use crate::install::InstallCommand;
-use crate::yaml;
 
 fn args(flags: &[&str]) -> super::ControlPlaneArgs {
     let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
@@ -20,8 +20,7 @@ fn args(flags: &[&str]) -> super::ControlPlaneArgs {
 }
 
 fn objects(flags: &[&str]) -> Vec<Value> {
-    let settings = Settings::try_from(args(flags)).expect("settings");
-    manifests::all(&settings).expect("manifests")
+    super::objects(args(flags)).expect("manifests")
 }
 
 fn find(objects: &[Value], kind: &str) -> Value {
@@ -32,7 +31,7 @@ fn find(objects: &[Value], kind: &str) -> Value {
 }
 
 fn refusal(flags: &[&str]) -> String {
-    match control_plane(args(flags)) {
+    match super::objects(args(flags)) {
         Ok(_) => panic!("{flags:?} is accepted"),
         Err(error) => format!("{error:#}"),
     }

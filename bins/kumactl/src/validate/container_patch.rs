@@ -7,17 +7,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use kermode_config::Config;
 use kermode_crds::annotation::{CONTAINER_PATCHES, SIDECAR_INJECTION};
 use kermode_inject::workload::pod_pointer;
 use kermode_inject::{
     Context, InjectionExplanation, Namespace, Outcome, Rendered, explain, validate_container_patch,
 };
+use kermode_manifests::{ClusterObjects, documents, yaml};
 use serde_json::{Value, json};
 
 use super::diff;
-use crate::inject::config::{self, Config, SettingsArgs};
-use crate::inject::world::World;
-use crate::{documents, output, yaml};
+use crate::inject::config::{self, ConfigArgs};
+use crate::output;
 
 /// Exit code for ContainerPatches that cannot be used.
 const INVALID: u8 = 3;
@@ -43,7 +44,7 @@ pub(crate) struct ContainerPatchArgs {
     against: Option<PathBuf>,
 
     #[command(flatten)]
-    settings: SettingsArgs,
+    config: ConfigArgs,
 }
 
 /// What came of it.
@@ -64,7 +65,7 @@ impl Report {
 
 /// Checks.
 pub(crate) fn run(args: &ContainerPatchArgs) -> Result<ExitCode> {
-    let config = config::load(&args.settings)?;
+    let config = config::load(&args.config)?;
     let objects = documents::objects(&documents::read(&args.file)?);
     let pod = args.against.as_deref().map(first_pod).transpose()?;
     let report = report(&objects, pod.as_ref(), &config).with_context(|| args.file.display().to_string())?;
@@ -134,8 +135,8 @@ fn check(patch: &Value, config: &Config, report: &mut Report) {
 
 fn try_on(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
     let names: Vec<&str> = patches.iter().map(name).collect();
-    let world = World::new(patches, config.system_namespace())?;
-    let explanation = injected(&asking(pod, &names), &world, config);
+    let cluster = ClusterObjects::new(patches, config.system_namespace())?;
+    let explanation = injected(&asking(pod, &names), &cluster, config);
     for rendered in &explanation.containers {
         report.text.push_str(&shown(rendered, &names)?);
     }
@@ -183,7 +184,7 @@ fn asking(pod: &Value, names: &[&str]) -> Value {
     pod
 }
 
-fn injected(pod: &Value, world: &World, config: &Config) -> InjectionExplanation {
+fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> InjectionExplanation {
     let nothing = BTreeMap::new();
     let url = config.control_plane_url();
     let context = Context {
@@ -196,9 +197,9 @@ fn injected(pod: &Value, world: &World, config: &Config) -> InjectionExplanation
         control_plane_ca_pem: "",
         // Which one it is makes no difference to ContainerPatches.
         mesh_exists: &|_| true,
-        container_patch: &|name| world.container_patch(name),
+        container_patch: &|name| cluster.container_patch(name),
     };
-    explain(pod, config.settings(), &context)
+    explain(pod, config.injector(), &context)
 }
 
 fn shown(rendered: &Rendered, names: &[&str]) -> Result<String> {

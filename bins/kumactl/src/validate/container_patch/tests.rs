@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Report, report};
-use crate::inject::config::{self, SettingsArgs};
+use crate::inject::config::{self, ConfigArgs};
 
 fn mk_patch(spec: Value) -> Value {
     json!({
@@ -19,7 +19,7 @@ fn mk_pod() -> Value {
 }
 
 fn checked(patches: &[Value], pod: Option<&Value>) -> Report {
-    let config = config::load(&SettingsArgs::default()).expect("defaults");
+    let config = config::load(&ConfigArgs::default()).expect("defaults");
     report(patches, pod, &config).expect("a report")
 }
 
@@ -85,6 +85,6 @@ fn what_only_the_pod_shows_to_be_wrong_is_refused() {
 
 #[test]
 fn a_file_without_any_is_a_mistake() {
-    let config = config::load(&SettingsArgs::default()).expect("defaults");
+    let config = config::load(&ConfigArgs::default()).expect("defaults");
     assert!(report(&[mk_pod()], None, &config).is_err());
 }

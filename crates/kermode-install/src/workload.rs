@@ -1,31 +1,37 @@
-//! The control plane's own workload: ServiceAccount, configuration, Service, Deployment and disruption budget.
+//! Workload of the control plane: ServiceAccount, configuration, Service, Deployment and PodDisruptionBudget.
 
 use kermode_crds::annotation;
 use serde_json::{Value, json};
 
-use super::env_var::FROM_POD;
-use super::manifests::{NAME, labels, namespaced};
-use super::settings::Settings;
+use crate::{Installation, NAME, labels, namespaced};
+
+/// Environment variables that the Deployment sets from fields of the Pod: name and field path.
+pub const FROM_POD: [(&str, &str); 2] = [
+    ("POD_NAME", "metadata.name"),
+    ("POD_NAMESPACE", "metadata.namespace"),
+];
 
 const CONFIG_MAP: &str = "kuma-control-plane-config";
 const CONFIG_DIRECTORY: &str = "/etc/kuma.io/kuma-control-plane";
 const CONFIG_FILE: &str = "config.yaml";
-/// User and group of the control plane, those of Kuma.
+/// User and group ID of the control plane, as in Kuma.
 const UID: u32 = 5678;
 
-/// A port of the control plane (BEHAVIOUR section 1).
-struct Port {
-    /// Name in the Pod, where 15 characters are the limit.
-    name: &'static str,
-    /// Name in the Service, that of Kuma.
-    service_name: &'static str,
+/// A port of the control plane, see `docs/reference/names-and-ports.md#ports`.
+#[derive(Clone, Copy, Debug)]
+pub struct Port {
+    /// Name in the Pod, at most 15 characters.
+    pub name: &'static str,
+    /// Name in the Service, as in Kuma.
+    pub service_name: &'static str,
     /// Port of the Service.
-    service: u16,
+    pub service: u16,
     /// Port of the container.
-    container: u16,
+    pub container: u16,
 }
 
-const PORTS: [Port; 3] = [
+/// Ports of the control plane.
+pub const PORTS: [Port; 3] = [
     Port {
         name: "admission",
         service_name: "https-admission-server",
@@ -46,23 +52,23 @@ const PORTS: [Port; 3] = [
     },
 ];
 
-/// The identity the control plane's access rights are bound to.
-pub(super) fn service_account(settings: &Settings) -> Value {
-    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced(NAME, settings)})
+/// ServiceAccount of the control plane, which the access rights are bound to.
+pub(crate) fn service_account(installation: &Installation) -> Value {
+    json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": namespaced(NAME, installation)})
 }
 
-/// The configuration file.
-pub(super) fn config_map(settings: &Settings, config: &str) -> Value {
+/// ConfigMap with the configuration file.
+pub(crate) fn config_map(installation: &Installation, config: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": namespaced(CONFIG_MAP, settings),
+        "metadata": namespaced(CONFIG_MAP, installation),
         "data": {CONFIG_FILE: config},
     })
 }
 
-/// What proxies and the API server call.
-pub(super) fn service(settings: &Settings) -> Value {
+/// Service that proxies and the API server connect to.
+pub(crate) fn service(installation: &Installation) -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
         .map(|port| {
@@ -70,25 +76,25 @@ pub(super) fn service(settings: &Settings) -> Value {
         })
         .collect();
     let mut spec = json!({"type": "ClusterIP", "ports": ports});
-    if settings.deployment {
+    if installation.deployment {
         spec["selector"] = json!({"app": NAME});
     }
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": namespaced(NAME, settings),
+        "metadata": namespaced(NAME, installation),
         "spec": spec,
     })
 }
 
-/// The Pods of the control plane.
-pub(super) fn deployment(settings: &Settings, config: &str) -> Value {
+/// Deployment of the control plane. A change of the configuration replaces the Pods.
+pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": namespaced(NAME, settings),
+        "metadata": namespaced(NAME, installation),
         "spec": {
-            "replicas": settings.replicas,
+            "replicas": installation.replicas,
             "selector": {"matchLabels": {"app": NAME}},
             "strategy": {
                 "type": "RollingUpdate",
@@ -96,19 +102,20 @@ pub(super) fn deployment(settings: &Settings, config: &str) -> Value {
             },
             "template": {
                 "metadata": {"labels": pod_labels(), "annotations": {"checksum/config": checksum(config)}},
-                "spec": pod_spec(settings),
+                "spec": pod_spec(installation),
             },
         },
     })
 }
 
-/// Keeps one node's drain from taking several replicas; pointless for a single one, which it would pin to its node.
-pub(super) fn disruption_budget(settings: &Settings) -> Option<Value> {
-    (settings.replicas > 1).then(|| {
+/// PodDisruptionBudget that lets one replica at a time be evicted. A single replica has none, because it would block the
+/// drain of its node.
+pub(crate) fn disruption_budget(installation: &Installation) -> Option<Value> {
+    (installation.replicas > 1).then(|| {
         json!({
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",
-            "metadata": namespaced(NAME, settings),
+            "metadata": namespaced(NAME, installation),
             "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": NAME}}},
         })
     })
@@ -120,7 +127,7 @@ fn pod_labels() -> Value {
     labels
 }
 
-fn pod_spec(settings: &Settings) -> Value {
+fn pod_spec(installation: &Installation) -> Value {
     let mut spec = json!({
         "serviceAccountName": NAME,
         "securityContext": {
@@ -131,10 +138,10 @@ fn pod_spec(settings: &Settings) -> Value {
         },
         "nodeSelector": {"kubernetes.io/os": "linux"},
         "terminationGracePeriodSeconds": 30,
-        "containers": [container(settings)],
+        "containers": [container(installation)],
         "volumes": [{"name": "config", "configMap": {"name": CONFIG_MAP}}],
     });
-    if settings.replicas > 1 {
+    if installation.replicas > 1 {
         spec["topologySpreadConstraints"] = json!([
             spread("kubernetes.io/hostname"),
             spread("topology.kubernetes.io/zone"),
@@ -152,17 +159,17 @@ fn spread(key: &str) -> Value {
     })
 }
 
-fn container(settings: &Settings) -> Value {
+fn container(installation: &Installation) -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
         .map(|port| json!({"name": port.name, "containerPort": port.container, "protocol": "TCP"}))
         .collect();
     json!({
         "name": "control-plane",
-        "image": settings.images.control_plane,
+        "image": installation.images.control_plane,
         "imagePullPolicy": "IfNotPresent",
         "args": ["run", format!("--config-file={CONFIG_DIRECTORY}/{CONFIG_FILE}")],
-        "env": environment(settings),
+        "env": environment(installation),
         "ports": ports,
         "livenessProbe": probe("/healthy", 10, 6),
         "readinessProbe": probe("/ready", 2, 3),
@@ -188,19 +195,18 @@ fn probe(path: &str, period_seconds: u32, failures: u32) -> Value {
     })
 }
 
-fn environment(settings: &Settings) -> Vec<Value> {
+fn environment(installation: &Installation) -> Vec<Value> {
     let from_pod = FROM_POD
         .iter()
         .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
-    let given = settings
+    let given = installation
         .environment
         .iter()
         .map(|(name, value)| json!({"name": name, "value": value}));
     from_pod.chain(given).collect()
 }
 
-/// Changes when the configuration changes, so that applying a new one replaces the Pods. FNV-1a: it has to notice
-/// changes, not to resist anybody.
+/// Checksum of the configuration, FNV-1a. It detects changes; it does not have to resist collisions made on purpose.
 fn checksum(config: &str) -> String {
     let hash = config.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

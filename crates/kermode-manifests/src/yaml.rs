@@ -1,11 +1,15 @@
-//! Objects as YAML text: the last stage of everything that is printed to be applied.
+//! Writer of objects as YAML text.
 
-use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// The objects as a stream of YAML documents. Keys are sorted, so equal objects give equal text whatever
-/// `serde_json` was built with.
-pub(crate) fn documents(objects: &[Value]) -> Result<String> {
+use crate::ManifestError;
+
+/// Writes the objects as a stream of YAML documents. Keys are sorted, so equal objects yield equal text, independent of
+/// the features of `serde_json`.
+///
+/// # Errors
+/// If an object cannot be written as YAML.
+pub fn documents(objects: &[Value]) -> Result<String, ManifestError> {
     let mut text = String::new();
     for object in objects {
         text.push_str("---\n");
@@ -14,9 +18,12 @@ pub(crate) fn documents(objects: &[Value]) -> Result<String> {
     Ok(text)
 }
 
-/// One object as a YAML document that ends with a line break.
-pub(crate) fn document(object: &Value) -> Result<String> {
-    let text = serde_saphyr::to_string(&sorted(object)).context("cannot write an object as YAML")?;
+/// Writes one object as a YAML document that ends with a line break.
+///
+/// # Errors
+/// If the object cannot be written as YAML.
+pub fn document(object: &Value) -> Result<String, ManifestError> {
+    let text = serde_saphyr::to_string(&sorted(object))?;
     Ok(format!("{}\n", text.trim_end()))
 }
 
@@ -50,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_another_type_could_be_read_from_is_quoted() {
+    fn text_that_reads_as_another_type_is_quoted() {
         // kubectl reads YAML 1.1, where more words than true and false are booleans.
         for word in [
             "true", "yes", "on", "n", "null", "~", "12", "0x1f", "1e3", "0o7", "", "- a", "a: b", "#",
@@ -64,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn text_of_several_lines_survives() {
+    fn multi_line_text_survives() {
         let object = json!({"config.yaml": "a:\n  b: \"c\"\n"});
         let read: Value = serde_saphyr::from_str(&document(&object).expect("YAML")).expect("YAML");
         assert_eq!(read, object);

@@ -1,4 +1,4 @@
-//! File, environment and all their mistakes.
+//! Tests of the loader with a small configuration.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -34,14 +34,14 @@ impl Default for Config {
     }
 }
 
-const SCHEMA: Schema = Schema {
-    variables: &[&[
+const SCHEMA: Schema<'_> = Schema {
+    variables: &[
         ("APP_PORT", "server.port"),
         ("APP_TLS", "server.tls"),
         ("APP_NAMES", "names"),
         ("APP_LABELS", "labels"),
         ("APP_ZONE", "zone"),
-    ]],
+    ],
     maps: &["labels"],
 };
 
@@ -55,7 +55,7 @@ fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidC
 }
 
 #[test]
-fn nothing_given_means_the_defaults() {
+fn defaults_apply_without_file_and_environment() {
     assert_eq!(try_load("", &[]).expect("valid"), Config::default());
     assert_eq!(
         load::<Config>(SCHEMA, None, |_| None).expect("valid"),
@@ -64,14 +64,14 @@ fn nothing_given_means_the_defaults() {
 }
 
 #[test]
-fn the_environment_wins_over_the_file() {
+fn environment_overrides_the_file() {
     let config = try_load("server: {port: 81}\nzone: east\n", &[("APP_PORT", "82")]).expect("valid");
     assert_eq!(config.server, Server { port: 82, tls: true });
     assert_eq!(config.zone.as_deref(), Some("east"));
 }
 
 #[test]
-fn lists_and_maps_are_read_from_text() {
+fn variables_hold_lists_and_maps_as_text() {
     let environment = [("APP_NAMES", "x, y,"), ("APP_LABELS", "k:v,l:*")];
     let config = try_load("", &environment).expect("valid");
     assert_eq!(config.names, ["x", "y"]);
@@ -82,13 +82,13 @@ fn lists_and_maps_are_read_from_text() {
 }
 
 #[test]
-fn a_map_in_the_file_replaces_the_default_one() {
+fn map_in_the_file_replaces_the_default_map() {
     let config = try_load("labels: {own: '1'}\n", &[]).expect("valid");
     assert_eq!(config.labels, BTreeMap::from([("own".into(), "1".into())]));
 }
 
 #[test]
-fn all_mistakes_are_reported_at_once() {
+fn all_problems_are_reported_at_once() {
     let error = try_load(
         "server: {prot: 1, port: many}\nfoo: 1\n",
         &[("APP_TLS", "perhaps"), ("APP_LABELS", "x"), ("APP_PORT", "70000")],
@@ -108,7 +108,7 @@ fn all_mistakes_are_reported_at_once() {
 }
 
 #[test]
-fn an_unreadable_file_is_named() {
+fn error_names_an_unreadable_file() {
     let error =
         load::<Config>(SCHEMA, Some(Path::new("/nowhere/config.yaml")), |_| None).expect_err("no file");
     assert!(

@@ -1,11 +1,11 @@
-//! Values of `--set`: one setting of the control plane's configuration file, by its path.
+//! Assignments `path=value` to the configuration file: the values of `--set`.
 
 use serde_json::{Map, Value};
 
-/// Why a value of `--set` cannot be used.
+/// A value of `--set` that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum InvalidAssignment {
-    /// Not of the form.
+pub enum InvalidAssignment {
+    /// The text has no `=`.
     #[error("--set {0:?}: write it as PATH=VALUE, for example defaults.skipMeshCreation=true")]
     Form(String),
     /// A part of the path is empty.
@@ -19,8 +19,8 @@ pub(super) enum InvalidAssignment {
     NotAMap(String, String),
 }
 
-/// Puts the value at its path in `config`, making the maps on the way. A later assignment wins.
-pub(super) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
+/// Sets the value at its path in `config`. Missing maps are created, and a later assignment replaces an earlier one.
+pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
     let Some((path, text)) = assignment.split_once('=') else {
         return Err(InvalidAssignment::Form(assignment.to_owned()));
     };
@@ -39,8 +39,8 @@ pub(super) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result
             .entry(key.as_str())
             .or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(inner) = entry else {
-            let place = keys[..=depth].join(".");
-            return Err(InvalidAssignment::NotAMap(assignment.to_owned(), place));
+            let occupied = keys[..=depth].join(".");
+            return Err(InvalidAssignment::NotAMap(assignment.to_owned(), occupied));
         };
         map = inner;
     }
@@ -48,8 +48,8 @@ pub(super) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result
     Ok(())
 }
 
-/// An empty value is empty text; anything else is YAML, in which only true and false are booleans: a zone may be
-/// called `no`.
+/// Parses a value as YAML, in which only `true` and `false` are booleans: `no` may be the name of a zone. An empty value is
+/// an empty string.
 fn parse_value(text: &str) -> Result<Value, serde_saphyr::Error> {
     if text.is_empty() {
         return Ok(Value::String(String::new()));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn maps_on_the_way_are_made_and_shared() {
+    fn missing_maps_are_created_and_shared() {
         let set = ["a.b.c=1", "a.b.d=true", "a.e=text"];
         assert_eq!(
             config(&set),
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_escaped_dot_belongs_to_its_key() {
+    fn escaped_dot_belongs_to_its_key() {
         assert_eq!(
             config(&["labels.openshift\\.io/build=*x"])
                 .map_err(|error| matches!(error, InvalidAssignment::Value(..))),
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_has_no_settings_below_it() {
+    fn value_has_no_settings_below_it() {
         let error = config(&["a.b=1", "a.b.c=2"]).expect_err("refused");
         assert_eq!(
             error.to_string(),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_assignment_is_refused() {
+    fn text_that_is_not_an_assignment_is_refused() {
         assert!(matches!(config(&["a.b"]), Err(InvalidAssignment::Form(_))));
         assert!(matches!(config(&["=1"]), Err(InvalidAssignment::EmptyPart(_))));
         assert!(matches!(

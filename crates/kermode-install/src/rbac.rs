@@ -1,16 +1,16 @@
-//! Access rights of the control plane: each verb is one that it uses, nothing is a wildcard (DESIGN section 4).
+//! Access rights of the control plane. Every verb is used, and there are no wildcards; see
+//! `docs/design.md#access-rights`.
 
 use kermode_crds::GROUP;
 use serde_json::{Value, json};
 
-use super::manifests::{NAME, cluster_wide, namespaced};
-use super::settings::Settings;
-use super::webhooks;
+use crate::webhooks;
+use crate::{Installation, NAME, cluster_wide, namespaced};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 
-/// The roles and their bindings.
-pub(super) fn all(settings: &Settings) -> Vec<Value> {
+/// Roles and their bindings.
+pub(crate) fn all(installation: &Installation) -> Vec<Value> {
     vec![
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -23,29 +23,29 @@ pub(super) fn all(settings: &Settings) -> Vec<Value> {
             "kind": "ClusterRoleBinding",
             "metadata": cluster_wide(NAME),
             "roleRef": role_ref("ClusterRole"),
-            "subjects": subjects(settings),
+            "subjects": subjects(installation),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "Role",
-            "metadata": namespaced(NAME, settings),
+            "metadata": namespaced(NAME, installation),
             "rules": namespace_rules(),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "RoleBinding",
-            "metadata": namespaced(NAME, settings),
+            "metadata": namespaced(NAME, installation),
             "roleRef": role_ref("Role"),
-            "subjects": subjects(settings),
+            "subjects": subjects(installation),
         }),
     ]
 }
 
-/// Everywhere: what becomes a mesh, and the Dataplanes made of it.
+/// Rules for the whole cluster: objects that the mesh is derived from, Dataplanes and Meshes.
 fn cluster_rules() -> Vec<Value> {
     vec![
         rule("", &["namespaces", "pods", "services"], &READ),
-        // To name a workload after the controller of its controller (DESIGN decision 3).
+        // The owner of a Pod's owner names a service-less Pod (docs/design.md#service-less-names).
         rule("apps", &["replicasets"], &READ),
         rule("batch", &["jobs"], &READ),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
@@ -55,14 +55,14 @@ fn cluster_rules() -> Vec<Value> {
             &["get", "list", "watch", "create", "update", "patch", "delete"],
         ),
         rule(GROUP, &["dataplanes/status", "meshes/status"], &["patch"]),
-        // A Dataplane's owner reference to its Pod blocks the owner's deletion, which takes this right.
+        // Required for owner references with blockOwnerDeletion: a Dataplane references its Pod.
         rule(GROUP, &["dataplanes/finalizers"], &["update"]),
         rule("", &["pods/finalizers"], &["update"]),
-        // Patched to note that a mesh's first objects were made: once, whatever becomes of them.
+        // The control plane annotates a Mesh whose initial MeshTrafficPermission exists.
         rule(GROUP, &["meshes"], &["get", "list", "watch", "create", "patch"]),
-        // To tell whose token a proxy shows.
+        // Authenticates the token of a proxy.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-        // To keep the certificate in its own webhooks right.
+        // The control plane writes caBundle of its own registrations.
         named(
             rule(
                 "admissionregistration.k8s.io",
@@ -82,7 +82,7 @@ fn cluster_rules() -> Vec<Value> {
     ]
 }
 
-/// In the system namespace: the authorities' keys, the leader's lease, and resources that only live here.
+/// Rules for the control plane's namespace: Secrets of the CAs, the Lease, and resources that exist only there.
 fn namespace_rules() -> Vec<Value> {
     vec![
         rule("", &["secrets"], &["get", "list", "watch", "create"]),
@@ -90,7 +90,7 @@ fn namespace_rules() -> Vec<Value> {
             rule("coordination.k8s.io", &["leases"], &["get", "update"]),
             json!(["kuma-cp-leader"]),
         ),
-        // What is created has no name yet that a rule could ask for.
+        // resourceNames does not apply to create.
         rule("coordination.k8s.io", &["leases"], &["create"]),
         rule(GROUP, &["containerpatches"], &READ),
         rule(
@@ -114,6 +114,6 @@ fn role_ref(kind: &str) -> Value {
     json!({"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": NAME})
 }
 
-fn subjects(settings: &Settings) -> Value {
-    json!([{"kind": "ServiceAccount", "name": NAME, "namespace": settings.namespace}])
+fn subjects(installation: &Installation) -> Value {
+    json!([{"kind": "ServiceAccount", "name": NAME, "namespace": installation.namespace}])
 }

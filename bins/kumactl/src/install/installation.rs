@@ -1,81 +1,47 @@
-//! What an installation is made of, checked: flags in, settings out, everything wrong reported at once.
+//! Flags of `kumactl install control-plane` to an installation: checks every flag and reports all problems at once.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
+use kermode_install::{Images, Installation, WebhookAddress};
+use kermode_model::is_dns_label;
 
-use super::args::{ControlPlaneArgs, FailurePolicyArg, ImageArgs, ModeArg};
+use super::args::{ControlPlaneArgs, ImageArgs, ModeArg};
 use super::env_var;
 
-/// A checked installation.
-#[derive(Clone, Debug)]
-pub(super) struct Settings {
-    pub(super) namespace: String,
-    pub(super) zone: Option<String>,
-    pub(super) replicas: u16,
-    pub(super) images: Images,
-    pub(super) injector_failure_policy: FailurePolicyArg,
-    /// Environment of the control plane, without the variables that come from the Pod.
-    pub(super) environment: BTreeMap<String, String>,
-    /// Assignments to the configuration file, in the order given.
-    pub(super) assignments: Vec<String>,
-    pub(super) webhooks_at: WebhookAddress,
-    /// Whether the cluster runs the control plane.
-    pub(super) deployment: bool,
-}
-
-/// Full names of the images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Images {
-    pub(super) control_plane: String,
-    pub(super) sidecar: String,
-    pub(super) init: String,
-}
-
-/// Where the API server finds the webhooks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum WebhookAddress {
-    /// At the control plane's Service.
-    Service,
-    /// At this https address, without a slash at its end.
-    Url(String),
-}
-
-// === arguments to settings ===
-
-impl TryFrom<ControlPlaneArgs> for Settings {
-    type Error = anyhow::Error;
-
-    fn try_from(args: ControlPlaneArgs) -> Result<Self> {
-        let mut problems = Vec::new();
-        check_mode(&args, &mut problems);
-        check_label("--namespace", &args.namespace, &mut problems);
-        if let Some(zone) = &args.zone {
-            check_label("--zone", zone, &mut problems);
-        }
-        let mut environment = BTreeMap::new();
-        for value in &args.env_var {
-            if let Err(error) = env_var::parse(value, &mut environment) {
-                problems.push(error.to_string());
-            }
-        }
-        let webhooks_at = webhook_address(args.webhook_url.as_deref(), &mut problems);
-        let images = images(&args.images, &mut problems);
-        if !problems.is_empty() {
-            bail!("{}", problems.join("\n       "));
-        }
-        Ok(Self {
-            namespace: args.namespace,
-            zone: args.zone,
-            replicas: args.replicas,
-            images,
-            injector_failure_policy: args.injector_failure_policy,
-            environment,
-            assignments: args.set,
-            webhooks_at,
-            deployment: !args.without_deployment,
-        })
+/// Checks the flags and turns them into an installation.
+///
+/// # Errors
+/// With all wrong flags at once.
+pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
+    let mut problems = Vec::new();
+    check_mode(&args, &mut problems);
+    check_label("--namespace", &args.namespace, &mut problems);
+    if let Some(zone) = &args.zone {
+        check_label("--zone", zone, &mut problems);
     }
+    let mut environment = BTreeMap::new();
+    for value in &args.env_var {
+        if let Err(error) = env_var::parse(value, &mut environment) {
+            problems.push(error.to_string());
+        }
+    }
+    let webhooks_at = webhook_address(args.webhook_url.as_deref(), &mut problems);
+    let images = images(&args.images, &mut problems);
+    if !problems.is_empty() {
+        bail!("{}", problems.join("\n       "));
+    }
+    Ok(Installation {
+        namespace: args.namespace,
+        zone: args.zone,
+        replicas: args.replicas,
+        images,
+        injector_failure_policy: args.injector_failure_policy.into(),
+        environment,
+        assignments: args.set,
+        webhooks_at,
+        deployment: !args.without_deployment,
+    })
 }
 
 fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
@@ -98,21 +64,16 @@ fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     }
 }
 
-/// Checks a DNS label (RFC 1123), which names of namespaces and zones are.
+/// Checks the name of a Namespace or a zone, which is a DNS label (RFC 1123).
 fn check_label(flag: &str, value: &str, problems: &mut Vec<String>) {
-    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    let valid = (1..=63).contains(&value.len())
-        && value.bytes().all(|byte| inner(byte) || byte == b'-')
-        && value.bytes().next().is_some_and(inner)
-        && value.bytes().last().is_some_and(inner);
-    if !valid {
+    if !is_dns_label(value) {
         problems.push(format!(
             "{flag} {value:?}: use at most 63 lower case letters, digits and dashes, with a letter or digit at both ends"
         ));
     }
 }
 
-/// What the API server demands of `clientConfig.url`.
+/// Checks the URL of the webhooks by the rules of the API server for `clientConfig.url`.
 fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddress {
     let Some(url) = url else {
         return WebhookAddress::Service;

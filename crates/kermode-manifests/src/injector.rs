@@ -1,65 +1,68 @@
-//! Documents to documents: every Pod in them goes through injection, everything else stays as it is written.
+//! Injection into manifests: Pods and Pod templates are injected, all other documents keep their text.
 
-use anyhow::{Context as _, Result};
+use kermode_config::Config;
 use kermode_inject::workload::{misplaced_request, pod_pointer};
 use kermode_inject::{Context, InjectionExplanation, Namespace, Outcome, explain};
 use serde_json::{Value, json};
 
-use super::config::Config;
-use super::world::{Texts, World};
+use crate::cluster::{ClusterObjects, Metadata};
 use crate::documents::{Document, is_list, with_kind_of};
-use crate::yaml;
+use crate::{ManifestError, yaml};
 
-/// Injects into manifests.
-pub(crate) struct Injector<'a> {
-    pub(crate) config: &'a Config,
-    pub(crate) world: &'a World,
-    pub(crate) ca_pem: &'a str,
-    /// Namespace of objects that name none.
-    pub(crate) namespace: &'a str,
+/// Injector of manifests, with everything that the control plane would read from the cluster.
+pub struct Injector<'a> {
+    /// Configuration of the control plane.
+    pub config: &'a Config,
+    /// Objects of the cluster.
+    pub cluster: &'a ClusterObjects,
+    /// CA certificate that sidecars verify the control plane against, PEM.
+    pub ca_pem: &'a str,
+    /// Namespace of objects without a namespace.
+    pub namespace: &'a str,
 }
 
-/// What came of manifests.
+/// Result of an injection into manifests.
 #[derive(Debug)]
-pub(crate) struct Manifests {
-    /// The documents, in their order.
-    pub(crate) text: String,
-    /// Everything that is or makes Pods, in its order.
-    pub(crate) workloads: Vec<Workload>,
+pub struct InjectedManifests {
+    /// Documents after the injection, in their order.
+    pub text: String,
+    /// Pods and workloads with a Pod template, in their order.
+    pub workloads: Vec<InjectedWorkload>,
 }
 
-/// An object that is or makes Pods.
+/// A Pod, or a workload with a Pod template.
 #[derive(Debug)]
-pub(crate) struct Workload {
-    /// `Deployment shop/api`, for example.
-    pub(crate) name: String,
-    /// What had to be assumed.
-    pub(crate) assumptions: Vec<String>,
-    /// What is said of the object around the Pod.
-    pub(crate) warning: Option<String>,
-    /// The decision on its Pod.
-    pub(crate) explanation: InjectionExplanation,
+pub struct InjectedWorkload {
+    /// Kind, namespace and name, for example `Deployment shop/api`.
+    pub name: String,
+    /// Assumptions about the cluster that the decision depends on.
+    pub assumptions: Vec<String>,
+    /// Warning about the workload around the Pod template.
+    pub warning: Option<String>,
+    /// Decision on the Pod, with its steps.
+    pub explanation: InjectionExplanation,
 }
 
-// === impl Manifests ===
+// === impl InjectedManifests ===
 
-impl Manifests {
-    /// Whether a Pod is refused.
-    pub(crate) fn is_refused(&self) -> bool {
+impl InjectedManifests {
+    /// Whether a Pod is denied.
+    pub fn is_denied(&self) -> bool {
         let mut workloads = self.workloads.iter();
         workloads.any(|workload| workload.explanation.result.is_err())
     }
 }
 
-// === impl Workload ===
+// === impl InjectedWorkload ===
 
-impl Workload {
-    pub(crate) fn is_injected(&self) -> bool {
+impl InjectedWorkload {
+    /// Whether the Pod is injected.
+    pub fn is_injected(&self) -> bool {
         matches!(self.explanation.result, Ok(Outcome::Injected(_)))
     }
 
-    /// Everything that the user should know.
-    pub(crate) fn warnings(&self) -> impl Iterator<Item = &String> {
+    /// Returns the warnings about the workload and its Pod.
+    pub fn warnings(&self) -> impl Iterator<Item = &String> {
         let of_pod = match &self.explanation.result {
             Ok(Outcome::Injected(injection)) => injection.warnings.as_slice(),
             _ => &[],
@@ -72,12 +75,15 @@ impl Workload {
 
 impl Injector<'_> {
     /// Injects into all documents.
-    pub(crate) fn inject(&self, documents: Vec<Document>) -> Result<Manifests> {
+    ///
+    /// # Errors
+    /// If a patch does not apply or a document cannot be written. A denied Pod is not an error.
+    pub fn inject(&self, documents: Vec<Document>) -> Result<InjectedManifests, ManifestError> {
         let (mut text, mut workloads) = (String::new(), Vec::new());
         for mut document in documents {
             let before = workloads.len();
             self.object(&mut document.value, &mut workloads)?;
-            let changed = workloads.iter().skip(before).any(Workload::is_injected);
+            let changed = workloads.iter().skip(before).any(InjectedWorkload::is_injected);
             text.push_str("---\n");
             if changed {
                 text.push_str(&yaml::document(&document.value)?);
@@ -85,10 +91,10 @@ impl Injector<'_> {
                 text.push_str(&document.text);
             }
         }
-        Ok(Manifests { text, workloads })
+        Ok(InjectedManifests { text, workloads })
     }
 
-    fn object(&self, object: &mut Value, workloads: &mut Vec<Workload>) -> Result<()> {
+    fn object(&self, object: &mut Value, workloads: &mut Vec<InjectedWorkload>) -> Result<(), ManifestError> {
         if is_list(object) {
             let header = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
             let items = object["items"].as_array_mut().into_iter().flatten();
@@ -104,7 +110,7 @@ impl Injector<'_> {
         Ok(())
     }
 
-    fn workload(&self, object: &mut Value, pointer: &str) -> Result<Workload> {
+    fn workload(&self, object: &mut Value, pointer: &str) -> Result<InjectedWorkload, ManifestError> {
         let text = |value: &Value| value.as_str().map(str::to_owned);
         let metadata = &object["metadata"];
         let own_name = text(&metadata["name"]).or_else(|| text(&metadata["generateName"]));
@@ -115,7 +121,8 @@ impl Injector<'_> {
             object["kind"].as_str().unwrap_or_default()
         );
         let warning = misplaced_request(object);
-        let pod = object.pointer_mut(pointer).context("the Pod has gone")?;
+        let mut absent = Value::Null;
+        let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.assumptions(&namespace);
         let mut arriving = pod.clone();
         if !pointer.is_empty() {
@@ -128,9 +135,12 @@ impl Injector<'_> {
                 pod["metadata"] = json!({});
             }
             let applied = json_patch::patch(pod, &injection.patch);
-            applied.with_context(|| format!("{name}: the answer does not apply"))?;
+            applied.map_err(|source| ManifestError::Patch {
+                object: name.clone(),
+                source,
+            })?;
         }
-        Ok(Workload {
+        Ok(InjectedWorkload {
             name,
             assumptions,
             warning,
@@ -139,8 +149,8 @@ impl Injector<'_> {
     }
 
     fn decide(&self, pod: &Value, namespace: &str) -> InjectionExplanation {
-        let unknown = Texts::default();
-        let texts = self.world.namespace(namespace).unwrap_or(&unknown);
+        let unknown = Metadata::default();
+        let texts = self.cluster.namespace(namespace).unwrap_or(&unknown);
         let url = self.config.control_plane_url();
         let context = Context {
             namespace: Namespace {
@@ -150,27 +160,27 @@ impl Injector<'_> {
             },
             control_plane_url: &url,
             control_plane_ca_pem: self.ca_pem,
-            mesh_exists: &|name| self.world.has_mesh(name),
-            container_patch: &|name| self.world.container_patch(name),
+            mesh_exists: &|name| self.cluster.has_mesh(name),
+            container_patch: &|name| self.cluster.container_patch(name),
         };
-        explain(pod, self.config.settings(), &context)
+        explain(pod, self.config.injector(), &context)
     }
 
     fn assumptions(&self, namespace: &str) -> Vec<String> {
         let mut assumptions = Vec::new();
-        if self.world.namespace(namespace).is_none() {
+        if self.cluster.namespace(namespace).is_none() {
             assumptions.push(format!(
                 "Namespace {namespace} is not among the objects: taken to have no labels and annotations"
             ));
         }
-        if !self.world.knows_meshes() {
+        if !self.cluster.knows_meshes() {
             assumptions.push("no Mesh is among the objects: default is taken to exist".to_owned());
         }
         assumptions
     }
 }
 
-/// A template has no name, its Pods get one that begins with that of the workload.
+/// Sets the `generateName` of Pods that a workload creates from its template.
 fn name_after(workload: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
@@ -180,7 +190,7 @@ fn name_after(workload: &str, template: &mut Value) {
     }
 }
 
-/// What the API server fills in before it asks the webhook, and matters to it.
+/// Sets the defaults that the API server sets before it calls the webhook, as far as the injector reads them.
 fn with_defaults(pod: &mut Value) -> Option<String> {
     const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
     let spec = pod.get_mut("spec")?.as_object_mut()?;

@@ -1,48 +1,60 @@
-//! Manifests from a file or the standard input: many YAML documents (JSON is YAML too), each with its own text, so
-//! that what is not changed can be printed as it came.
+//! Reader of manifests: a stream of YAML documents (JSON is YAML, too) from a file or the standard input.
+//!
+//! Each document keeps its text, so that unchanged documents are printed as they were written.
 
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// One document of a file.
+use crate::ManifestError;
+
+/// One document of a manifest file.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Document {
-    /// As written, without the line that separates it from the one before.
-    pub(crate) text: String,
-    /// What it says; null when it is empty.
-    pub(crate) value: Value,
+pub struct Document {
+    /// Text of the document, without the separator line before it.
+    pub text: String,
+    /// Content of the document; null if it is empty.
+    pub value: Value,
 }
 
 /// Reads the documents of a file; `-` is the standard input.
-pub(crate) fn read(file: &Path) -> Result<Vec<Document>> {
+///
+/// # Errors
+/// If the file cannot be read or is not YAML.
+pub fn read(file: &Path) -> Result<Vec<Document>, ManifestError> {
     let text = if file == Path::new("-") {
         let mut text = String::new();
-        let read = std::io::stdin().lock().read_to_string(&mut text);
-        read.context("cannot read the standard input")?;
-        text
+        std::io::stdin().lock().read_to_string(&mut text).map(|_| text)
     } else {
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?
+        std::fs::read_to_string(file)
     };
-    parse(&text).with_context(|| file.display().to_string())
+    let text = text.map_err(|source| ManifestError::Read {
+        file: file.to_owned(),
+        source,
+    })?;
+    parse(&text).map_err(|source| ManifestError::File {
+        file: file.to_owned(),
+        source: Box::new(source),
+    })
 }
 
-/// Reads documents from text.
-pub(crate) fn parse(text: &str) -> Result<Vec<Document>> {
+/// Parses a stream of documents.
+///
+/// # Errors
+/// If a document is not YAML.
+pub fn parse(text: &str) -> Result<Vec<Document>, ManifestError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
     for (line, text) in split(text) {
-        let value = serde_saphyr::from_str(&text)
-            .with_context(|| format!("the document from line {line} on is not valid YAML"))?;
+        let value = serde_saphyr::from_str(&text).map_err(|source| ManifestError::Yaml { line, source })?;
         documents.push(Document { text, value });
     }
     Ok(documents)
 }
 
-/// The objects of documents, those in Lists one by one.
-pub(crate) fn objects(documents: &[Document]) -> Vec<Value> {
+/// Returns the objects of the documents. Lists are replaced by their items.
+pub fn objects(documents: &[Document]) -> Vec<Value> {
     documents
         .iter()
         .flat_map(|document| members(&document.value))
@@ -61,13 +73,13 @@ fn members(object: &Value) -> Vec<Value> {
     }
 }
 
-/// Whether an object is a List of others, of any kind.
-pub(crate) fn is_list(object: &Value) -> bool {
+/// Whether the object is a List, of any kind.
+pub fn is_list(object: &Value) -> bool {
     object["items"].is_array() && object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
 }
 
-/// An item of a List of one kind does not repeat that kind.
-pub(crate) fn with_kind_of(list: &Value, mut item: Value) -> Value {
+/// Returns an item of a List with `kind` and `apiVersion`, which a typed List does not repeat for each item.
+pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List"));
     if let (Some(members), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))
         && !members.contains_key("kind")
@@ -78,8 +90,8 @@ pub(crate) fn with_kind_of(list: &Value, mut item: Value) -> Value {
     item
 }
 
-/// The texts of the documents with the lines where they start. A line that begins with three dashes is never part of
-/// a document, nor are directives before one (YAML 1.2, sections 6.8 and 9.1).
+/// Splits a stream into the texts of its documents, each with its first line. Markers and directives are not part of a
+/// document (YAML 1.2, sections 6.8 and 9.1).
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
     let (mut start, mut current) = (1, String::new());
@@ -127,13 +139,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_yaml_is_told_with_its_line() {
+    fn invalid_yaml_is_reported_with_its_first_line() {
         let error = parse("a: 1\n---\n\nb: [\n").expect_err("no YAML");
-        assert!(format!("{error:#}").contains("from line 2 on"), "{error:#}");
+        assert!(error.to_string().contains("from line 2 on"), "{error}");
     }
 
     #[test]
-    fn lists_are_taken_apart() {
+    fn lists_are_replaced_by_their_items() {
         let text = "{kind: PodList, apiVersion: v1, items: [{a: 1}, {kind: List, items: [{kind: X}]}]}";
         let objects = objects(&parse(text).expect("YAML"));
         assert_eq!(

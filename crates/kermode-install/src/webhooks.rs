@@ -1,42 +1,40 @@
-//! Registration of the control plane's webhooks (BEHAVIOUR sections 2.1 and 2.7).
+//! Registrations of the control plane's webhooks, see `docs/reference/injection.md#registration`.
 //!
-//! No `caBundle` is written: the control plane puts it in and keeps it right, and since it is absent here, applying
-//! the manifests again does not take it away.
+//! The control plane writes `caBundle`. It is absent here, so that applying the manifests again does not remove it.
 
 use kermode_crds::{GROUP, VERSION, annotation};
 use serde_json::{Value, json};
 
-use super::manifests::{NAME, cluster_wide};
-use super::settings::{Settings, WebhookAddress};
+use crate::{Installation, NAME, WebhookAddress, cluster_wide};
 
 /// Name of the MutatingWebhookConfiguration.
-pub(super) const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
+pub(crate) const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
 /// Name of the ValidatingWebhookConfiguration.
-pub(super) const VALIDATING: &str = "kuma-validating-webhook-configuration";
+pub(crate) const VALIDATING: &str = "kuma-validating-webhook-configuration";
 
 const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
-/// The injector, three times: for labelled namespaces and labelled Pods it is a guarantee, for annotated Pods and for
-/// other spellings of the label's value it depends on the control plane being there.
-pub(super) fn mutating(settings: &Settings) -> Value {
-    let policy = settings.injector_failure_policy.as_str();
+/// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and labelled Pods follow the
+/// failure policy; the webhook for annotations and for other values of the label never blocks a Pod.
+pub(crate) fn mutating(installation: &Installation) -> Value {
+    let policy = installation.injector_failure_policy.as_str();
     let labelled = json!({annotation::SIDECAR_INJECTION: "enabled"});
-    // The control plane's own Pods must start while no control plane answers.
+    // Pods of the control plane must start while no replica is ready.
     let elsewhere = json!([{
         "key": "kubernetes.io/metadata.name",
         "operator": "NotIn",
-        "values": [settings.namespace],
+        "values": [installation.namespace],
     }]);
-    let mut by_namespace = injector("namespace-kuma-injector.kuma.io", policy, settings);
+    let mut by_namespace = injector("namespace-kuma-injector.kuma.io", policy, installation);
     by_namespace["namespaceSelector"] =
         json!({"matchLabels": labelled.clone(), "matchExpressions": elsewhere.clone()});
-    let mut by_pod = injector("pods-kuma-injector.kuma.io", policy, settings);
+    let mut by_pod = injector("pods-kuma-injector.kuma.io", policy, installation);
     by_pod["objectSelector"] = json!({"matchLabels": labelled});
     by_pod["namespaceSelector"] = json!({"matchExpressions": elsewhere});
-    // Sees every Pod of the cluster, so it may never stand in the way of one.
-    let any = injector("kuma-injector.kuma.io", "Ignore", settings);
+    // This webhook matches every Pod of the cluster, so it must not block any.
+    let any = injector("kuma-injector.kuma.io", "Ignore", installation);
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
@@ -45,22 +43,22 @@ pub(super) fn mutating(settings: &Settings) -> Value {
     })
 }
 
-fn injector(name: &str, policy: &str, settings: &Settings) -> Value {
+fn injector(name: &str, policy: &str, installation: &Installation) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
-    webhook(name, policy, INJECT_PATH, rules, settings)
+    webhook(name, policy, INJECT_PATH, rules, installation)
 }
 
-/// The validator of our custom resources, and the one that warns of workloads.
-pub(super) fn validating(settings: &Settings) -> Value {
+/// Registration of the validator of custom resources and of the webhook that warns about workloads.
+pub(crate) fn validating(installation: &Installation) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
         "metadata": cluster_wide(VALIDATING),
-        "webhooks": [resources(settings), workloads(settings)],
+        "webhooks": [resources(installation), workloads(installation)],
     })
 }
 
-fn resources(settings: &Settings) -> Value {
+fn resources(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             GROUP,
@@ -80,17 +78,17 @@ fn resources(settings: &Settings) -> Value {
         "Fail",
         VALIDATE_PATH,
         rules,
-        settings,
+        installation,
     );
     validator["matchConditions"] = json!([
         {
-            // It checks what it writes before it writes; asking itself would make its start depend on itself.
+            // The control plane validates before it writes. Calling its own webhook would block its start.
             "name": "not-the-control-plane",
             "expression": format!(
-                "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", settings.namespace),
+                "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
         },
         {
-            // A namespace that is being deleted would be stuck for as long as no control plane answers.
+            // The deletion of a namespace must not wait for a replica to be ready.
             "name": "not-the-deletion-of-a-namespace",
             "expression": "request.operation != 'DELETE' \
                 || !(request.userInfo.username == 'system:kube-controller-manager' \
@@ -100,9 +98,9 @@ fn resources(settings: &Settings) -> Value {
     validator
 }
 
-/// Warns where the injection label is on a workload itself instead of on its template. It has nothing to refuse, so
-/// its absence or slowness may not be felt.
-fn workloads(settings: &Settings) -> Value {
+/// Webhook that warns about an injection label on a workload in place of its Pod template. It denies nothing, so it has a
+/// short timeout and is ignored on failure.
+fn workloads(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             "apps",
@@ -117,7 +115,7 @@ fn workloads(settings: &Settings) -> Value {
         "Ignore",
         WORKLOADS_PATH,
         rules,
-        settings,
+        installation,
     );
     let labelled = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
     warner["objectSelector"] = json!({"matchExpressions": [labelled]});
@@ -125,11 +123,11 @@ fn workloads(settings: &Settings) -> Value {
     warner
 }
 
-fn webhook(name: &str, policy: &str, path: &str, rules: Value, settings: &Settings) -> Value {
+fn webhook(name: &str, policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {
     json!({
         "name": name,
         "admissionReviewVersions": ["v1"],
-        "clientConfig": client_config(path, settings),
+        "clientConfig": client_config(path, installation),
         "failurePolicy": policy,
         "rules": rules,
         "sideEffects": "None",
@@ -143,15 +141,15 @@ fn rule(group: &str, version: &str, resources: &[&str], operations: &[&str]) -> 
         "apiVersions": [version],
         "operations": operations,
         "resources": resources,
-        // The default, written out: the API server adds it, and kubectl would find a difference in every list of rules.
+        // The default of the API server. Without it, kubectl diff would report a difference.
         "scope": "*",
     })
 }
 
-fn client_config(path: &str, settings: &Settings) -> Value {
-    match &settings.webhooks_at {
+fn client_config(path: &str, installation: &Installation) -> Value {
+    match &installation.webhooks_at {
         WebhookAddress::Service => {
-            json!({"service": {"name": NAME, "namespace": settings.namespace, "path": path, "port": 443}})
+            json!({"service": {"name": NAME, "namespace": installation.namespace, "path": path, "port": 443}})
         }
         WebhookAddress::Url(base) => json!({"url": format!("{base}{path}")}),
     }

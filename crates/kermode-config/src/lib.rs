@@ -1,0 +1,364 @@
+//! The control plane's configuration: the layout of Kuma's file, `KUMA_*` variables, defaults and validation.
+//!
+//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands, so both accept and
+//! refuse the same text. `docs/reference/configuration.md` lists every setting.
+
+mod load;
+mod settings;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::InvalidConfig;
+pub use settings::{Setting, settings};
+
+use load::{Schema, Variable};
+
+/// Configuration of one replica of the control plane. Field names are the keys of the file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Config {
+    /// Name of this replica: the name of its Pod, or empty outside of a cluster.
+    pub instance: String,
+    /// Logging.
+    pub log: Log,
+    /// Store of the control plane's own objects.
+    pub store: Store,
+    /// Integration with Kubernetes.
+    pub runtime: Runtime,
+    /// Server for proxies: xDS and certificates.
+    pub dp_server: DpServer,
+    /// Server for operators: health, metrics and `/debug`.
+    pub diagnostics: Diagnostics,
+    /// Bootstrap configuration of Envoy.
+    pub bootstrap_server: BootstrapServer,
+    /// Multi-zone deployment.
+    pub multizone: Multizone,
+    /// Objects that are created at the start.
+    pub defaults: Defaults,
+    /// Traces of the control plane.
+    pub tracing: Tracing,
+}
+
+/// Section `log`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Log {
+    /// Log level, or a filter such as `info,kermode_xds=debug`.
+    pub level: String,
+    /// Format of log lines.
+    pub format: LogFormat,
+}
+
+/// Format of log lines: `text` or `json`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One line of text for each event.
+    #[default]
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// Section `store`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Store {
+    /// Store in Kubernetes.
+    pub kubernetes: StoreKubernetes,
+}
+
+/// Section `store.kubernetes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StoreKubernetes {
+    /// Namespace of the control plane.
+    pub system_namespace: String,
+}
+
+/// Section `runtime`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Runtime {
+    /// Integration with Kubernetes.
+    pub kubernetes: Kubernetes,
+}
+
+/// Section `runtime.kubernetes`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Kubernetes {
+    /// Name of the control plane's Service.
+    pub control_plane_service_name: String,
+    /// Server of the admission webhooks.
+    pub admission_server: AdmissionServer,
+    /// Injection of sidecars.
+    pub injector: kermode_inject::Settings,
+}
+
+/// Section `runtime.kubernetes.admissionServer`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AdmissionServer {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// Additional host names and IP addresses of the server's certificate, for a control plane outside of the cluster.
+    pub hostnames: Vec<String>,
+}
+
+/// Section `dpServer`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct DpServer {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// URL of this server for proxies; derived from the Service if empty.
+    pub url: String,
+}
+
+/// Section `diagnostics`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Diagnostics {
+    /// Address to listen on.
+    pub address: IpAddr,
+    /// Port to listen on.
+    pub server_port: u16,
+    /// Port of the `/debug` endpoints, always on loopback; 0 turns them off.
+    pub debug_port: u16,
+}
+
+/// Section `bootstrapServer`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BootstrapServer {
+    /// Parameters of the bootstrap configuration.
+    pub params: BootstrapParams,
+}
+
+/// Section `bootstrapServer.params`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BootstrapParams {
+    /// Port of Envoy's admin interface; `sidecarContainer.adminPort` of the injector if absent.
+    pub admin_port: Option<u16>,
+}
+
+/// Section `multizone`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Multizone {
+    /// Zone of this control plane.
+    pub zone: Zone,
+}
+
+/// Section `multizone.zone`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Zone {
+    /// Name of the zone, the value of the tag `kuma.io/zone`; empty for no tag.
+    pub name: String,
+}
+
+/// Section `defaults`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Defaults {
+    /// Whether to leave out the Mesh `default`.
+    pub skip_mesh_creation: bool,
+}
+
+/// Section `tracing`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Tracing {
+    /// Export by OpenTelemetry.
+    pub open_telemetry: OpenTelemetry,
+}
+
+/// Section `tracing.openTelemetry`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct OpenTelemetry {
+    /// Whether traces are exported.
+    pub enabled: bool,
+    /// URL of the collector, which accepts OTLP over gRPC.
+    pub endpoint: String,
+    /// Fraction of traces that are exported, from 0 to 1.
+    pub sampling_ratio: f64,
+}
+
+/// Paths of maps whose keys are chosen by the user.
+const MAPS: [&str; 2] = [
+    "runtime.kubernetes.injector.exceptions.labels",
+    "runtime.kubernetes.injector.sidecarContainer.envVars",
+];
+
+impl Config {
+    /// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
+    ///
+    /// # Errors
+    /// With all problems at once.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, InvalidConfig> {
+        let variables: Vec<Variable> = settings::variables().collect();
+        let schema = Schema {
+            variables: &variables,
+            maps: &MAPS,
+        };
+        let mut config: Self = load::load(schema, file, environment)?;
+        if let Some(port) = config.bootstrap_server.params.admin_port {
+            config.runtime.kubernetes.injector.sidecar_container.admin_port = port;
+        }
+        let problems = config.problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(InvalidConfig { problems })
+        }
+    }
+
+    /// Problems of values that have the right type.
+    fn problems(&self) -> Vec<String> {
+        let mut problems = self.runtime.kubernetes.injector.problems();
+        let ratio = self.tracing.open_telemetry.sampling_ratio;
+        if !(0.0..=1.0).contains(&ratio) {
+            problems.push(format!(
+                "tracing.openTelemetry.samplingRatio (KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO): {ratio} is not \
+                 between 0 and 1"
+            ));
+        }
+        problems
+    }
+
+    /// Settings of the injector.
+    pub fn injector(&self) -> &kermode_inject::Settings {
+        &self.runtime.kubernetes.injector
+    }
+
+    /// Namespace of the control plane.
+    pub fn system_namespace(&self) -> &str {
+        &self.store.kubernetes.system_namespace
+    }
+
+    /// Name of this replica in the Lease and in Events.
+    pub fn instance_name(&self) -> &str {
+        if self.instance.is_empty() {
+            "kuma-cp"
+        } else {
+            &self.instance
+        }
+    }
+
+    /// Whether this replica is a Pod behind the Service rather than a process outside of the cluster.
+    pub fn runs_in_pod(&self) -> bool {
+        !self.instance.is_empty()
+    }
+
+    /// URL that proxies connect to.
+    pub fn control_plane_url(&self) -> String {
+        if !self.dp_server.url.is_empty() {
+            return self.dp_server.url.clone();
+        }
+        let service = &self.runtime.kubernetes.control_plane_service_name;
+        let (namespace, port) = (self.system_namespace(), self.dp_server.port);
+        format!("https://{service}.{namespace}:{port}")
+    }
+
+    /// Host names that the certificate of the servers must cover.
+    pub fn serving_names(&self) -> Vec<String> {
+        let service = &self.runtime.kubernetes.control_plane_service_name;
+        let namespace = self.system_namespace();
+        let mut names = vec![
+            service.clone(),
+            format!("{service}.{namespace}"),
+            format!("{service}.{namespace}.svc"),
+            format!("{service}.{namespace}.svc.cluster.local"),
+            "localhost".to_owned(),
+        ];
+        names.extend(self.runtime.kubernetes.admission_server.hostnames.iter().cloned());
+        names
+    }
+}
+
+// === defaults ===
+
+const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            level: "info".to_owned(),
+            format: LogFormat::default(),
+        }
+    }
+}
+
+impl Default for StoreKubernetes {
+    fn default() -> Self {
+        Self {
+            system_namespace: "kong-mesh-system".to_owned(),
+        }
+    }
+}
+
+impl Default for Kubernetes {
+    fn default() -> Self {
+        Self {
+            control_plane_service_name: "kuma-control-plane".to_owned(),
+            admission_server: AdmissionServer::default(),
+            injector: kermode_inject::Settings::default(),
+        }
+    }
+}
+
+impl Default for AdmissionServer {
+    fn default() -> Self {
+        Self {
+            address: ANY,
+            port: 5443,
+            hostnames: Vec::new(),
+        }
+    }
+}
+
+impl Default for DpServer {
+    fn default() -> Self {
+        Self {
+            address: ANY,
+            port: 5678,
+            url: String::new(),
+        }
+    }
+}
+
+impl Default for OpenTelemetry {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            endpoint: "http://localhost:4317".to_owned(),
+            sampling_ratio: 1.0,
+        }
+    }
+}
+
+impl Default for Diagnostics {
+    fn default() -> Self {
+        Self {
+            address: ANY,
+            server_port: 5680,
+            debug_port: 5684,
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Loader of a configuration: defaults, then a YAML file, then environment variables.
+//!
+//! The serialised defaults are the schema. A key that they do not contain is unknown, and the default at a path decides
+//! how the text of an environment variable is parsed. Each override is checked on its own against the defaults, so that
+//! one run reports all mistakes.
+
+use std::fmt;
+use std::path::Path;
+
+use kermode_model::notation;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// An environment variable and the dotted path of the setting that it overrides.
+pub(crate) type Variable = (&'static str, &'static str);
+
+/// Overrides that a configuration accepts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schema<'a> {
+    /// Environment variables.
+    pub(crate) variables: &'a [Variable],
+    /// Paths of maps whose keys are chosen by the user.
+    pub(crate) maps: &'a [&'a str],
+}
+
+/// All problems of a configuration. Each names the file and key, or the environment variable.
+#[derive(Debug)]
+pub struct InvalidConfig {
+    pub(crate) problems: Vec<String>,
+}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: {}", self.problems.join("; "))
+    }
+}
+
+impl std::error::Error for InvalidConfig {}
+
+/// One setting from the file or the environment.
+struct Override {
+    /// File and path, or the variable.
+    origin: String,
+    path: Vec<String>,
+    value: Value,
+}
+
+/// Overrides collected so far, and their problems.
+struct Collector<'a> {
+    schema: Schema<'a>,
+    defaults: &'a Value,
+    overrides: Vec<Override>,
+    problems: Vec<String>,
+}
+
+/// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
+///
+/// # Errors
+/// With every problem: an unreadable file, unknown keys, values of the wrong type.
+pub(crate) fn load<T>(
+    schema: Schema<'_>,
+    file: Option<&Path>,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<T, InvalidConfig>
+where
+    T: Default + Serialize + DeserializeOwned,
+{
+    let defaults = serde_json::to_value(T::default()).map_err(|error| InvalidConfig {
+        problems: vec![format!("defaults: {error}")],
+    })?;
+    let mut collector = Collector {
+        schema,
+        defaults: &defaults,
+        overrides: Vec::new(),
+        problems: Vec::new(),
+    };
+    if let Some(file) = file {
+        collector.file(file);
+    }
+    collector.environment(environment);
+    collector.merge()
+}
+
+// === impl Collector ===
+
+impl Collector<'_> {
+    fn file(&mut self, file: &Path) {
+        match read_file(file) {
+            Ok(value) => self.tree(file, self.defaults, &value, &mut Vec::new()),
+            Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    /// Flattens the tree of the file to its leaves, and reports unknown keys.
+    fn tree(&mut self, file: &Path, known: &Value, value: &Value, path: &mut Vec<String>) {
+        let dotted = path.join(".");
+        match (known, value) {
+            (_, Value::Null) => {}
+            (Value::Object(known), Value::Object(entries))
+                if !self.schema.maps.contains(&dotted.as_str()) =>
+            {
+                for (key, value) in entries {
+                    path.push(key.clone());
+                    match known.get(key) {
+                        Some(known) => self.tree(file, known, value, path),
+                        None => {
+                            let problem = format!("{}: unknown key {}", file.display(), path.join("."));
+                            self.problems.push(problem);
+                        }
+                    }
+                    path.pop();
+                }
+            }
+            _ => self.overrides.push(Override {
+                origin: format!("{}: {dotted}", file.display()),
+                path: path.clone(),
+                value: value.clone(),
+            }),
+        }
+    }
+
+    fn environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
+        for (variable, path) in self.schema.variables {
+            let Some(text) = environment(variable) else {
+                continue;
+            };
+            let path: Vec<String> = path.split('.').map(str::to_owned).collect();
+            match read_variable(at(self.defaults, &path), &text) {
+                Ok(value) => self.overrides.push(Override {
+                    origin: format!("${variable}"),
+                    path,
+                    value,
+                }),
+                Err(problem) => self.problems.push(format!("${variable}: {problem}")),
+            }
+        }
+    }
+
+    /// Applies the overrides that deserialise, and deserialises the result.
+    fn merge<T: DeserializeOwned>(self) -> Result<T, InvalidConfig> {
+        let mut problems = self.problems;
+        let mut merged = self.defaults.clone();
+        for change in self.overrides {
+            let mut alone = self.defaults.clone();
+            set(&mut alone, &change.path, change.value.clone());
+            match serde_json::from_value::<T>(alone) {
+                Ok(_) => set(&mut merged, &change.path, change.value),
+                Err(error) => problems.push(format!("{}: {error}", change.origin)),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(InvalidConfig { problems });
+        }
+        serde_json::from_value(merged).map_err(|error| InvalidConfig {
+            problems: vec![error.to_string()],
+        })
+    }
+}
+
+fn read_file(file: &Path) -> Result<Value, String> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| format!("{}: cannot be read: {error}; check the path", file.display()))?;
+    if text.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    serde_saphyr::from_str(&text).map_err(|error| format!("{}: is not valid YAML: {error}", file.display()))
+}
+
+/// Parses the text of a variable as the type of the default at its path.
+fn read_variable(default: Option<&Value>, text: &str) -> Result<Value, String> {
+    match default {
+        Some(Value::Bool(_)) => text
+            .parse()
+            .map(Value::Bool)
+            .map_err(|_| format!("{text:?} is not true or false")),
+        Some(Value::Number(_)) => serde_json::from_str::<serde_json::Number>(text)
+            .map(Value::Number)
+            .map_err(|_| format!("{text:?} is not a number")),
+        Some(Value::Array(_)) => {
+            let item = |item: &str| {
+                let number = serde_json::from_str(item).ok().filter(Value::is_number);
+                number.unwrap_or_else(|| item.into())
+            };
+            Ok(notation::list(text).map(item).collect())
+        }
+        Some(Value::Object(_)) => notation::list(text)
+            .map(|pair| match pair.split_once(':') {
+                Some((key, value)) => Ok((key.trim().to_owned(), Value::from(value.trim()))),
+                None => Err(format!("{pair:?} is not a pair: write key:value,key:value")),
+            })
+            .collect::<Result<serde_json::Map<_, _>, _>>()
+            .map(Value::Object),
+        _ => Ok(text.into()),
+    }
+}
+
+fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+    path.iter().try_fold(value, |value, key| value.get(key))
+}
+
+fn set(target: &mut Value, path: &[String], value: Value) {
+    let Some((last, parents)) = path.split_last() else {
+        *target = value;
+        return;
+    };
+    let mut parent = target;
+    for key in parents {
+        if !parent.is_object() {
+            *parent = Value::Object(serde_json::Map::new());
+        }
+        let Value::Object(entries) = parent else { return };
+        parent = entries.entry(key.clone()).or_insert(Value::Null);
+    }
+    if !parent.is_object() {
+        *parent = Value::Object(serde_json::Map::new());
+    }
+    if let Value::Object(entries) = parent {
+        entries.insert(last.clone(), value);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,333 @@
+//! Table of all settings: key, environment variables, meaning. `docs/reference/configuration.md` is generated from it.
+//!
+//! Variables of the injector are declared in `kermode-inject`, beside the settings themselves.
+
+use crate::load::Variable;
+
+/// One setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// Key in the file, with dots between the levels.
+    pub path: String,
+    /// Environment variables that override the key.
+    pub variables: Vec<&'static str>,
+    /// Meaning of the value.
+    pub meaning: &'static str,
+}
+
+/// Section of the injector's settings.
+const INJECTOR: &str = "runtime.kubernetes.injector";
+
+/// Settings outside of the injector: key, variable (empty if there is none), meaning.
+const OWN: &[(&str, &str, &str)] = &[
+    (
+        "instance",
+        "POD_NAME",
+        "Name of this replica. The Deployment sets it to the name of the Pod.",
+    ),
+    (
+        "log.level",
+        "KUMA_LOG_LEVEL",
+        "Log level, or a filter such as `info,kermode_xds=debug`.",
+    ),
+    (
+        "log.format",
+        "KUMA_LOG_FORMAT",
+        "Format of log lines: `text` or `json`.",
+    ),
+    (
+        "store.kubernetes.systemNamespace",
+        "KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE",
+        "Namespace of the control plane.",
+    ),
+    (
+        "runtime.kubernetes.controlPlaneServiceName",
+        "KUMA_RUNTIME_KUBERNETES_CONTROL_PLANE_SERVICE_NAME",
+        "Name of the control plane's Service.",
+    ),
+    (
+        "runtime.kubernetes.admissionServer.address",
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS",
+        "Address that the webhook server listens on.",
+    ),
+    (
+        "runtime.kubernetes.admissionServer.port",
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT",
+        "Port that the webhook server listens on.",
+    ),
+    (
+        "runtime.kubernetes.admissionServer.hostnames",
+        "KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES",
+        "Additional host names and IP addresses of the servers' certificate, for a control plane outside of the cluster.",
+    ),
+    (
+        "dpServer.address",
+        "KUMA_DP_SERVER_ADDRESS",
+        "Address that the server for proxies listens on.",
+    ),
+    (
+        "dpServer.port",
+        "KUMA_DP_SERVER_PORT",
+        "Port that the server for proxies listens on.",
+    ),
+    (
+        "dpServer.url",
+        "KUMA_DP_SERVER_URL",
+        "URL that proxies connect to. Empty: `https://<controlPlaneServiceName>.<systemNamespace>:<dpServer.port>`.",
+    ),
+    (
+        "diagnostics.address",
+        "KUMA_DIAGNOSTICS_ADDRESS",
+        "Address that the server for health and metrics listens on.",
+    ),
+    (
+        "diagnostics.serverPort",
+        "KUMA_DIAGNOSTICS_SERVER_PORT",
+        "Port that the server for health and metrics listens on.",
+    ),
+    (
+        "diagnostics.debugPort",
+        "KUMA_DIAGNOSTICS_DEBUG_PORT",
+        "Port of the `/debug` endpoints, always on loopback; 0 turns them off.",
+    ),
+    (
+        "bootstrapServer.params.adminPort",
+        "",
+        "Port of Envoy's admin interface. Overrides `sidecarContainer.adminPort` of the injector.",
+    ),
+    (
+        "multizone.zone.name",
+        "KUMA_MULTIZONE_ZONE_NAME",
+        "Name of the zone, the value of the tag `kuma.io/zone`. Empty: no tag.",
+    ),
+    (
+        "defaults.skipMeshCreation",
+        "KUMA_DEFAULTS_SKIP_MESH_CREATION",
+        "Does not create the Mesh `default`.",
+    ),
+    (
+        "tracing.openTelemetry.enabled",
+        "KUMA_TRACING_OPENTELEMETRY_ENABLED",
+        "Exports traces of the control plane.",
+    ),
+    (
+        "tracing.openTelemetry.endpoint",
+        "KUMA_TRACING_OPENTELEMETRY_ENDPOINT",
+        "URL of the collector, which accepts OTLP over gRPC.",
+    ),
+    (
+        "tracing.openTelemetry.samplingRatio",
+        "KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO",
+        "Fraction of traces that are exported, from 0 to 1.",
+    ),
+];
+
+/// Settings of the injector: key below [`INJECTOR`], meaning.
+const OF_INJECTOR: &[(&str, &str)] = &[
+    (
+        "cniEnabled",
+        "Redirects traffic with the CNI plugin in place of `kuma-init`.",
+    ),
+    (
+        "containerPatches",
+        "ContainerPatches of Pods without `kuma.io/container-patches`.",
+    ),
+    (
+        "caCertFile",
+        "File of the CA certificate that sidecars verify the control plane against. Empty: the CA of the control plane.",
+    ),
+    ("virtualProbesEnabled", "Default of `kuma.io/virtual-probes`."),
+    ("virtualProbesPort", "Default of `kuma.io/virtual-probes-port`."),
+    (
+        "exceptions.labels",
+        "Labels of Pods that are never injected; the value `*` matches any value. The map replaces the default.",
+    ),
+    (
+        "sidecarTraffic.excludeInboundPorts",
+        "Default of `traffic.kuma.io/exclude-inbound-ports`.",
+    ),
+    (
+        "sidecarTraffic.excludeOutboundPorts",
+        "Default of `traffic.kuma.io/exclude-outbound-ports`.",
+    ),
+    ("sidecarContainer.image", "Image of the sidecar."),
+    (
+        "sidecarContainer.uid",
+        "User ID of the sidecar. Its outbound traffic is not redirected.",
+    ),
+    ("sidecarContainer.gid", "Group ID of the sidecar."),
+    (
+        "sidecarContainer.redirectPortInbound",
+        "Port that inbound IPv4 traffic is redirected to.",
+    ),
+    (
+        "sidecarContainer.redirectPortInboundV6",
+        "Port that inbound IPv6 traffic is redirected to.",
+    ),
+    (
+        "sidecarContainer.redirectPortOutbound",
+        "Port that outbound traffic is redirected to.",
+    ),
+    (
+        "sidecarContainer.adminPort",
+        "Default of `kuma.io/envoy-admin-port`.",
+    ),
+    (
+        "sidecarContainer.drainTime",
+        "Default of `kuma.io/sidecar-drain-time`.",
+    ),
+    (
+        "sidecarContainer.readinessProbe.initialDelaySeconds",
+        "Seconds before the first readiness probe.",
+    ),
+    (
+        "sidecarContainer.readinessProbe.timeoutSeconds",
+        "Seconds after which a readiness probe fails.",
+    ),
+    (
+        "sidecarContainer.readinessProbe.periodSeconds",
+        "Seconds between readiness probes.",
+    ),
+    (
+        "sidecarContainer.readinessProbe.successThreshold",
+        "Number of consecutive successes of the readiness probe that count.",
+    ),
+    (
+        "sidecarContainer.readinessProbe.failureThreshold",
+        "Number of consecutive failures of the readiness probe that count.",
+    ),
+    (
+        "sidecarContainer.livenessProbe.initialDelaySeconds",
+        "Seconds before the first liveness probe.",
+    ),
+    (
+        "sidecarContainer.livenessProbe.timeoutSeconds",
+        "Seconds after which a liveness probe fails.",
+    ),
+    (
+        "sidecarContainer.livenessProbe.periodSeconds",
+        "Seconds between liveness probes.",
+    ),
+    (
+        "sidecarContainer.livenessProbe.successThreshold",
+        "Number of consecutive successes of the liveness probe that count. Kubernetes allows only 1.",
+    ),
+    (
+        "sidecarContainer.livenessProbe.failureThreshold",
+        "Number of consecutive failures of the liveness probe that count.",
+    ),
+    (
+        "sidecarContainer.startupProbe.initialDelaySeconds",
+        "Seconds before the first startup probe.",
+    ),
+    (
+        "sidecarContainer.startupProbe.timeoutSeconds",
+        "Seconds after which a startup probe fails.",
+    ),
+    (
+        "sidecarContainer.startupProbe.periodSeconds",
+        "Seconds between startup probes.",
+    ),
+    (
+        "sidecarContainer.startupProbe.successThreshold",
+        "Number of consecutive successes of the startup probe that count. Kubernetes allows only 1.",
+    ),
+    (
+        "sidecarContainer.startupProbe.failureThreshold",
+        "Number of consecutive failures of the startup probe that count.",
+    ),
+    (
+        "sidecarContainer.resources.requests.cpu",
+        "CPU request of the sidecar. Empty: none.",
+    ),
+    (
+        "sidecarContainer.resources.requests.memory",
+        "Memory request of the sidecar. Empty: none.",
+    ),
+    (
+        "sidecarContainer.resources.limits.cpu",
+        "CPU limit of the sidecar. Empty: none.",
+    ),
+    (
+        "sidecarContainer.resources.limits.memory",
+        "Memory limit of the sidecar. Empty: none.",
+    ),
+    (
+        "sidecarContainer.envVars",
+        "Environment variables of the sidecar. They override those of the injector.",
+    ),
+    (
+        "sidecarContainer.waitForDataplaneReady",
+        "Default of `kuma.io/wait-for-dataplane-ready`. Native sidecars always delay the application.",
+    ),
+    ("initContainer.image", "Image of the init container."),
+    (
+        "initContainer.resources.requests.cpu",
+        "CPU request of the init container. Empty: none.",
+    ),
+    (
+        "initContainer.resources.requests.memory",
+        "Memory request of the init container. Empty: none.",
+    ),
+    (
+        "initContainer.resources.limits.cpu",
+        "CPU limit of the init container. Empty: none.",
+    ),
+    (
+        "initContainer.resources.limits.memory",
+        "Memory limit of the init container. Empty: none.",
+    ),
+    ("builtinDNS.enabled", "Default of `kuma.io/builtin-dns`."),
+    (
+        "builtinDNS.port",
+        "Default of `kuma.io/builtin-dns-port`. The sidecar uses the two ports after it, too.",
+    ),
+    (
+        "transparentProxyV2",
+        "Default of `kuma.io/transparent-proxying-experimental-engine`. Accepted without effect.",
+    ),
+    (
+        "ebpf.enabled",
+        "Must be `false`, because Kermode has no eBPF mode.",
+    ),
+    (
+        "sidecarMode",
+        "Default of `kuma.io/sidecar-mode`: `auto`, `native` or `classic`.",
+    ),
+    (
+        "securityProfile",
+        "Security context of the containers: `default`, or `restricted` for Pod Security *restricted* in every namespace.",
+    ),
+    (
+        "drainMode",
+        "Default of `kuma.io/drain-mode`: `wait` or `acknowledged`.",
+    ),
+];
+
+/// Returns all settings in the order of the reference.
+pub fn settings() -> Vec<Setting> {
+    let own = OWN
+        .iter()
+        .map(|(path, _, meaning)| ((*path).to_owned(), *meaning));
+    let of_injector = OF_INJECTOR
+        .iter()
+        .map(|(key, meaning)| (format!("{INJECTOR}.{key}"), *meaning));
+    own.chain(of_injector)
+        .map(|(path, meaning)| {
+            let overriding = variables().filter(|(_, overridden)| *overridden == path);
+            let variables = overriding.map(|(variable, _)| variable).collect();
+            Setting {
+                path,
+                variables,
+                meaning,
+            }
+        })
+        .collect()
+}
+
+/// Environment variables and the keys that they override.
+pub(crate) fn variables() -> impl Iterator<Item = Variable> {
+    let own = OWN.iter().map(|(path, variable, _)| (*variable, *path));
+    let own = own.filter(|(variable, _)| !variable.is_empty());
+    own.chain(kermode_inject::ENVIRONMENT.iter().copied())
+}

@@ -1,0 +1,76 @@
+//! Tests of the whole configuration: the table of settings is complete, every section is accepted, mistakes are reported.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+
+use serde_json::Value;
+
+use super::*;
+
+fn load_text(text: &str) -> Result<Config, InvalidConfig> {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(text.as_bytes()).expect("written");
+    Config::load(Some(file.path()), |_| None)
+}
+
+/// Paths of the leaves of the defaults; maps with keys of the user are leaves.
+fn leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) if !MAPS.contains(&path) => {
+            for (key, member) in members {
+                let path = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                leaves(member, &path, found);
+            }
+        }
+        _ => drop(found.insert(path.to_owned())),
+    }
+}
+
+#[test]
+fn table_lists_every_setting_and_no_other() {
+    let defaults = serde_json::to_value(Config::default()).expect("serialisable");
+    let mut expected = BTreeSet::new();
+    leaves(&defaults, "", &mut expected);
+    let listed: Vec<String> = settings().into_iter().map(|setting| setting.path).collect();
+    assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), expected);
+    assert_eq!(listed.len(), expected.len(), "a setting is listed twice");
+}
+
+#[test]
+fn every_variable_overrides_a_listed_setting() {
+    let settings = settings();
+    for (variable, path) in settings::variables() {
+        let listed = settings
+            .iter()
+            .any(|setting| setting.path == path || setting.path.starts_with(&format!("{path}.")));
+        assert!(listed, "{variable} overrides {path}, which is not a setting");
+    }
+}
+
+#[test]
+fn default_url_is_that_of_the_service_in_the_system_namespace() {
+    assert_eq!(
+        Config::default().control_plane_url(),
+        "https://kuma-control-plane.kong-mesh-system:5678"
+    );
+}
+
+#[test]
+fn written_defaults_are_accepted() {
+    let text = serde_json::to_string(&Config::default()).expect("serialisable");
+    assert_eq!(load_text(&text).expect("valid"), Config::default());
+}
+
+#[test]
+fn sampling_ratio_is_checked() {
+    let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("refused");
+    assert_eq!(
+        error.to_string(),
+        "configuration: tracing.openTelemetry.samplingRatio (KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO): 2 is not \
+         between 0 and 1"
+    );
+}

@@ -1,0 +1,41 @@
+//! The control plane's configuration file. It contains only settings that differ between installations; the control
+//! plane has the defaults.
+
+use serde_json::{Map, Value, json};
+
+use crate::{InstallError, Installation, NAME, assignment};
+
+/// Content of the file.
+///
+/// # Errors
+/// With all assignments that cannot be used.
+pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
+    let mut config = Map::new();
+    config.insert(
+        "store".to_owned(),
+        json!({"kubernetes": {"systemNamespace": installation.namespace}}),
+    );
+    config.insert(
+        "runtime".to_owned(),
+        json!({"kubernetes": {
+            "controlPlaneServiceName": NAME,
+            "injector": {
+                "sidecarContainer": {"image": installation.images.sidecar},
+                "initContainer": {"image": installation.images.init},
+            },
+        }}),
+    );
+    if let Some(zone) = &installation.zone {
+        config.insert("multizone".to_owned(), json!({"zone": {"name": zone}}));
+    }
+    let problems: Vec<_> = installation
+        .assignments
+        .iter()
+        .filter_map(|text| assignment::apply(text, &mut config).err())
+        .collect();
+    if problems.is_empty() {
+        Ok(Value::Object(config))
+    } else {
+        Err(InstallError::Assignments(problems))
+    }
+}

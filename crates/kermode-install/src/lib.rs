@@ -1,0 +1,157 @@
+//! Manifests of an installation of the control plane: an [`Installation`] becomes objects.
+//!
+//! `kumactl install control-plane` turns its flags into an installation and prints the objects.
+
+mod assignment;
+mod configuration;
+mod rbac;
+mod webhooks;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use kermode_crds::{annotation, definition};
+use kermode_manifests::{ManifestError, yaml};
+use serde_json::{Value, json};
+
+pub use assignment::InvalidAssignment;
+pub use workload::{FROM_POD, PORTS, Port};
+
+/// Choices of an installation, already checked except for the assignments.
+#[derive(Clone, Debug)]
+pub struct Installation {
+    /// Namespace of the control plane.
+    pub namespace: String,
+    /// Name of the zone, if there are zones.
+    pub zone: Option<String>,
+    /// Number of replicas of the control plane.
+    pub replicas: u16,
+    /// Images of all containers.
+    pub images: Images,
+    /// Failure policy of the injector's webhooks for Pods that request injection by a label.
+    pub injector_failure_policy: FailurePolicy,
+    /// Environment of the control plane, without [`FROM_POD`].
+    pub environment: BTreeMap<String, String>,
+    /// Assignments `path=value` to the configuration file, in the order given.
+    pub assignments: Vec<String>,
+    /// Address of the webhooks.
+    pub webhooks_at: WebhookAddress,
+    /// Whether the cluster runs the control plane.
+    pub deployment: bool,
+}
+
+/// Full names of the images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// Image of `kuma-cp`.
+    pub control_plane: String,
+    /// Image of `kuma-dp`.
+    pub sidecar: String,
+    /// Image of `kuma-init`.
+    pub init: String,
+}
+
+/// Address at which the API server calls the webhooks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WebhookAddress {
+    /// The control plane's Service.
+    Service,
+    /// An https URL without a slash at its end.
+    Url(String),
+}
+
+/// Failure policy of a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailurePolicy {
+    /// Denies the request.
+    Fail,
+    /// Admits the request.
+    Ignore,
+}
+
+/// An installation that cannot be rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    /// Some assignments cannot be used.
+    #[error("{}", lines(.0))]
+    Assignments(Vec<InvalidAssignment>),
+    /// The configuration file cannot be written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+fn lines(problems: &[InvalidAssignment]) -> String {
+    let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    problems.join("\n       ")
+}
+
+// === impl FailurePolicy ===
+
+impl FailurePolicy {
+    /// Value in a webhook registration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "Fail",
+            Self::Ignore => "Ignore",
+        }
+    }
+}
+
+// === impl Installation ===
+
+impl Installation {
+    /// Renders all objects, in the order in which they can be applied.
+    ///
+    /// # Errors
+    /// If an assignment cannot be used.
+    pub fn objects(&self) -> Result<Vec<Value>, InstallError> {
+        let config = yaml::document(&configuration::file(self)?)?;
+        let mut objects = vec![namespace(self)];
+        objects.extend(definition::all());
+        objects.push(workload::service_account(self));
+        objects.extend(rbac::all(self));
+        objects.push(workload::config_map(self, &config));
+        objects.push(workload::service(self));
+        if self.deployment {
+            objects.push(workload::deployment(self, &config));
+            objects.extend(workload::disruption_budget(self));
+        }
+        objects.push(webhooks::mutating(self));
+        objects.push(webhooks::validating(self));
+        Ok(objects)
+    }
+}
+
+/// Name of the control plane's Deployment, Service, ServiceAccount and access rights. See
+/// `docs/reference/names-and-ports.md#names`.
+pub(crate) const NAME: &str = "kuma-control-plane";
+
+/// Namespace of the control plane. All its Pods meet Pod Security *restricted*, so the namespace enforces it.
+fn namespace(installation: &Installation) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": installation.namespace,
+            "labels": {
+                annotation::SYSTEM_NAMESPACE: "true",
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        },
+    })
+}
+
+/// Labels of every object of the installation.
+pub(crate) fn labels() -> Value {
+    json!({"app": NAME, "app.kubernetes.io/name": "kuma", "app.kubernetes.io/instance": "kuma"})
+}
+
+/// Metadata of an object in the control plane's namespace.
+pub(crate) fn namespaced(name: &str, installation: &Installation) -> Value {
+    json!({"name": name, "namespace": installation.namespace, "labels": labels()})
+}
+
+/// Metadata of a cluster-scoped object.
+pub(crate) fn cluster_wide(name: &str) -> Value {
+    json!({"name": name, "labels": labels()})
+}

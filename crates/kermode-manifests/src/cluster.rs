@@ -1,0 +1,103 @@
+//! Objects of a cluster that injection reads, taken from manifests in place of the API server.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kermode_crds::{ContainerPatch, ContainerPatchSpec, GROUP};
+use kermode_model::DEFAULT_MESH;
+use serde_json::Value;
+
+use crate::ManifestError;
+
+/// Namespaces, Meshes and ContainerPatches by name.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterObjects {
+    namespaces: BTreeMap<String, Metadata>,
+    meshes: BTreeSet<String>,
+    patches: BTreeMap<String, ContainerPatchSpec>,
+}
+
+/// Labels and annotations of a Namespace.
+#[derive(Clone, Debug, Default)]
+pub struct Metadata {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+// === impl ClusterObjects ===
+
+impl ClusterObjects {
+    /// Collects the objects. ContainerPatches outside of the control plane's namespace are ignored; a ContainerPatch
+    /// without a namespace belongs to it.
+    ///
+    /// # Errors
+    /// If a Namespace or a ContainerPatch does not have the form of its kind.
+    pub fn new(objects: &[Value], system_namespace: &str) -> Result<Self, ManifestError> {
+        let mut cluster = Self::default();
+        for object in objects {
+            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let version = object["apiVersion"].as_str().unwrap_or_default();
+            let group = version.split_once('/').map_or("", |(group, _)| group);
+            match (group, object["kind"].as_str().unwrap_or_default()) {
+                ("", "Namespace") => drop(cluster.namespaces.insert(name, metadata_of(object)?)),
+                (GROUP, "Mesh") => drop(cluster.meshes.insert(name)),
+                (GROUP, "ContainerPatch") => {
+                    let namespace = object["metadata"]["namespace"].as_str();
+                    if namespace.unwrap_or(system_namespace) == system_namespace {
+                        let patch: ContainerPatch =
+                            serde_json::from_value(object.clone()).map_err(|source| {
+                                ManifestError::Object {
+                                    object: format!("ContainerPatch {name}"),
+                                    source,
+                                }
+                            })?;
+                        cluster.patches.insert(name, patch.spec);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(cluster)
+    }
+
+    /// Returns the metadata of a Namespace.
+    pub fn namespace(&self, name: &str) -> Option<&Metadata> {
+        self.namespaces.get(name)
+    }
+
+    /// Whether the Mesh exists. Without any Mesh, the Mesh `default` exists, because the control plane creates it.
+    pub fn has_mesh(&self, name: &str) -> bool {
+        self.meshes.contains(name) || (!self.knows_meshes() && name == DEFAULT_MESH)
+    }
+
+    /// Whether the objects contain a Mesh.
+    pub fn knows_meshes(&self) -> bool {
+        !self.meshes.is_empty()
+    }
+
+    /// Returns a ContainerPatch.
+    pub fn container_patch(&self, name: &str) -> Option<ContainerPatchSpec> {
+        self.patches.get(name).cloned()
+    }
+}
+
+fn metadata_of(namespace: &Value) -> Result<Metadata, ManifestError> {
+    let read = |key: &str| {
+        let value = namespace["metadata"].get(key).filter(|value| !value.is_null());
+        let map = value.map(|value| serde_json::from_value(value.clone()));
+        map.transpose()
+            .map(Option::unwrap_or_default)
+            .map_err(|source| ManifestError::Object {
+                object: format!(
+                    "Namespace {}: metadata.{key} must be a map of strings",
+                    namespace["metadata"]["name"].as_str().unwrap_or_default()
+                ),
+                source,
+            })
+    };
+    Ok(Metadata {
+        labels: read("labels")?,
+        annotations: read("annotations")?,
+    })
+}
