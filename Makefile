@@ -1,4 +1,4 @@
-# Every task of the repository is a target here; `make help` lists them.
+# All tasks of the repository; `make help` lists the targets.
 
 CLUSTER ?= kermode
 CLUSTER_TOOL = PYTHONPATH=$(CURDIR)/cluster python3 -m kermode_cluster
@@ -11,22 +11,22 @@ help: ## list the targets
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 		/^[a-z][a-z0-9-]*:.*## / { printf "  %-22s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-##@ Local Kubernetes (CLUSTER=name chooses one; default kermode; see cluster/README.md)
+##@ Local Kubernetes (CLUSTER=name selects one; default kermode; see cluster/README.md)
 
 .PHONY: cluster-up cluster-down cluster-status cluster-load-images cluster-api-up cluster-packages
-cluster-packages: ## install the Debian packages clusters need
+cluster-packages: ## install the Debian packages that clusters need
 	cluster/install-packages
 
-cluster-up: ## bring a cluster up, or repair it
+cluster-up: ## start a cluster, or repair it
 	@$(CLUSTER_TOOL) up $(CLUSTER)
 
-cluster-api-up: ## bring up etcd and an API server alone
+cluster-api-up: ## start only etcd and an API server
 	@$(CLUSTER_TOOL) api-only --name $(CLUSTER) up
 
-cluster-down: ## take a cluster down, leaving nothing behind
+cluster-down: ## stop a cluster and remove everything it left
 	@$(CLUSTER_TOOL) down $(CLUSTER)
 
-cluster-status: ## what runs and how to use it
+cluster-status: ## show the processes and how to use the cluster
 	@$(CLUSTER_TOOL) status $(CLUSTER)
 
 cluster-load-images: ## import the built images into a cluster
@@ -35,7 +35,7 @@ cluster-load-images: ## import the built images into a cluster
 ##@ Images (see images/README.md)
 
 .PHONY: images images-push
-images: ## build the images that changed and list their sizes
+images: ## build the images that changed, list their sizes
 	@$(CLUSTER_TOOL) images
 
 images-push: ## push the built images to KERMODE_REGISTRY
@@ -46,7 +46,7 @@ images-push: ## push the built images to KERMODE_REGISTRY
 TOOLS = $(or $(KERMODE_CACHE),$(HOME)/.cache/kermode)/tools
 CARGO_DENY_VERSION = 0.20.2
 CARGO_DENY = $(TOOLS)/cargo-deny-$(CARGO_DENY_VERSION)/bin/cargo-deny
-# The real Envoy, for the tests that check configuration against it.
+# The real Envoy, for tests that check configuration against it.
 ENVOY = export KERMODE_ENVOY; KERMODE_ENVOY=$$($(CLUSTER_TOOL) envoy) &&
 
 .PHONY: test test-lint test-unit test-conformance test-netns deny conformance conformance-shared
@@ -59,10 +59,10 @@ test-lint: ## format, clippy, dependencies
 test-unit: ## unit, golden, property, netns and real-Envoy tests (root)
 	@$(ENVOY) python3 tests/run.py unit tools
 
-test-netns: ## the transparent proxy in real network namespaces (root)
+test-netns: ## redirection rules in real network namespaces (root)
 	@cargo test --package kermode-netfilter --package kuma-init --test netns
 
-test-conformance: ## the shared conformance corpus, where it is there
+test-conformance: ## the shared conformance corpus, if it is beside the checkout
 	@python3 tests/run.py conformance
 
 conformance: ## run a corpus: CORPUS=DIR [SUITE=name]
@@ -70,9 +70,9 @@ conformance: ## run a corpus: CORPUS=DIR [SUITE=name]
 
 conformance-shared:
 	@if [ -d ../shared/conformance ]; then $(MAKE) --no-print-directory conformance CORPUS=../shared/conformance; \
-	else echo 'conformance: skipped, there is no ../shared/conformance'; echo '0 passed, 0 failed, 1 skipped'; fi
+	else echo 'conformance: skipped, no corpus at ../shared/conformance'; echo '0 passed, 0 failed, 1 skipped'; fi
 
-deny: $(CARGO_DENY) ## what may be depended on, and by whom
+deny: $(CARGO_DENY) ## dependencies that deny.toml allows
 	@$(CARGO_DENY) --log-level error check bans licenses sources
 
 $(CARGO_DENY):
@@ -80,14 +80,14 @@ $(CARGO_DENY):
 
 .PHONY: fuzz-inject fuzz-properties
 fuzz-properties: export PROPTEST_CASES = $(or $(CASES),5000)
-fuzz-properties: ## every property test with CASES (5000) new random inputs
+fuzz-properties: ## every property test with CASES (5000) random inputs
 	@cargo test --package kermode-xds --lib model_tests
 	@cargo test --package kermode-k8s --lib index::property
 	@cargo test --package kermode-inject --test properties
 	@cargo test --package kermode-netfilter --lib interval
 	@cargo test --package kermode-admission --lib tests::hostile
 
-fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with seeds of its own
+fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), with random seeds
 	@KERMODE_FUZZ_SECONDS=$(or $(SECONDS),60) cargo test --package kermode-inject --test hostile -- --nocapture
 	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kermode-admission --lib tests::hostile
 
@@ -99,12 +99,12 @@ test-repository: ## citations of documents, size of functions
 test-cluster-unit: ## unit tests of the cluster and image tool
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit
 
-test-cluster: ## the same, and two real clusters side by side (root)
+test-cluster: ## test-cluster-unit, and tests with two real clusters side by side (root)
 	@cd cluster && python3 $(CURDIR)/tests/python.py tests/unit tests/real
 
 .PHONY: test-api-server
 API_TEST_CLUSTER = test-api-server
-test-api-server: cluster-packages ## the writer of Dataplanes against a real API server (root)
+test-api-server: cluster-packages ## the Dataplane writer against a real API server (root)
 	@$(CLUSTER_TOOL) api-only --name $(API_TEST_CLUSTER) up >/dev/null
 	@KUBECONFIG=$$($(CLUSTER_TOOL) kubeconfig $(API_TEST_CLUSTER)) \
 		cargo test --quiet --package kermode-k8s --features api-server --test api_server; \
@@ -118,15 +118,15 @@ test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)')
 
-##@ Demo (CLUSTER=name chooses the local cluster; with KUBECONFIG and KERMODE_REGISTRY set, your own: see demo/README.md)
+##@ Demo (CLUSTER=name selects the local cluster; KUBECONFIG and KERMODE_REGISTRY select your own: see demo/README.md)
 
 DEMO = PYTHONPATH=$(CURDIR)/cluster:$(CURDIR)/demo python3 -m kermode_demo
 
 .PHONY: demo demo-show demo-down install test-demo
-demo: ## install the mesh and a demo application, show what it does
+demo: ## install the mesh and a demo application, show a report
 	@$(DEMO) up --cluster=$(CLUSTER)
 
-demo-show: ## show again what the running demo does
+demo-show: ## show the report of the running demo again
 	@$(DEMO) show --cluster=$(CLUSTER)
 
 demo-down: ## remove the demo and the mesh (locally: the whole cluster)
@@ -140,14 +140,14 @@ test-demo: ## unit tests of the demo
 
 ##@ Benchmarks (root; QUICK=1 for short ones; figures in target/bench/NAME.json)
 
-# As the images' programs are built, so that one build serves both. Measured programs go before whatever else the
-# machine does.
+# The flags are those of the image builder, so that images and benchmarks share one build. `nice` gives the measured
+# programs priority over other processes of the machine.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
 BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
 
 .PHONY: bench-dataplane
-bench-dataplane: cluster-packages ## Dataplanes of 1,000 and 10,000 pods: time, API calls, CPU time, memory
+bench-dataplane: cluster-packages ## Dataplanes of 1,000 and 10,000 Pods: time, API calls, CPU time, memory
 	@$(RELEASE) --package kuma-cp --package kumactl --package kermode-bench
 	@nice -n -10 $(BENCH)/dataplane
 
@@ -157,7 +157,7 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 	@nice -n -10 $(BENCH)/control-plane
 
 .PHONY: bench-exchange
-bench-exchange: ## what connections alone cost: CPU time to tell each of 100 and 1,000 clients something (SIZES=1000)
+bench-exchange: ## cost of connections alone: CPU time to send a message to each of 100 and 1,000 clients (SIZES=1000)
 	@$(RELEASE) --package kermode-bench
 	@nice -n -10 $(BENCH)/exchange
 

@@ -1,8 +1,8 @@
-"""Runs the test suites and adds up their results: `python3 tests/run.py [SUITE ...]`, all of them without names.
+"""Runs test suites and adds up their results: `python3 tests/run.py [SUITE ...]`; without names, all suites.
 
-Every suite is one command whose output is shown as it comes. Its tests are counted from the closing lines of cargo's
-test runner and from plain lines `N passed, N failed`; a suite that fails without counting anything counts as one
-failure. The last line adds everything up.
+Every suite is one command, whose output is passed through. Its tests are counted from the summary lines of cargo's test
+runner and from lines `N passed, N failed`. A suite that fails without a failed test counts as one failure. The last
+line is the sum.
 """
 
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CARGO = ["cargo", "--locked"] if os.environ.get("CI") else ["cargo"]
 
-# In the order in which they run: what is cheap and finds most comes first.
+# In the order of execution: cheap suites that find most come first.
 SUITES = {
     "format": ["cargo", "fmt", "--all", "--check"],
     "lint": [*CARGO, "clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
@@ -33,25 +33,25 @@ PLAIN = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$"
 RUST = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 
 
-# Property tests draw the same inputs for the same commit, so that a verdict can be trusted and repeated; `make
-# fuzz-properties` draws new ones.
+# A fixed seed gives property tests the same inputs in every run, so that results are repeatable. `make fuzz-properties`
+# uses random inputs.
 PROPERTY_SEED = {"PROPTEST_RNG_SEED": "5678"}
 
 
 class Count:
-    """Tests passed, failed and skipped."""
+    """Numbers of tests that passed, failed and were skipped."""
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
 
     def read(self, line):
-        """Adds what a closing line says; any other line says nothing."""
+        """Adds the numbers of a summary line; ignores other lines."""
         if match := PLAIN.match(line) or RUST.match(line):
             passed, failed, skipped = (int(number or 0) for number in match.groups())
             self.add(passed, failed, skipped)
 
     def add(self, passed, failed, skipped):
-        """Adds to the three."""
+        """Adds to the numbers."""
         self.passed += passed
         self.failed += failed
         self.skipped += skipped
@@ -62,7 +62,7 @@ class Count:
 
 
 def run(name):
-    """Runs a suite and counts its tests; a suite without tests of its own counts as one."""
+    """Runs a suite and counts its tests. A suite without a summary line counts as one test."""
     print(f"\n=== {name}: {' '.join(SUITES[name])}", flush=True)
     count = Count()
     with subprocess.Popen(
@@ -83,7 +83,7 @@ def main(names):
     """Runs the suites and returns the exit code."""
     unknown = [name for name in names if name not in SUITES]
     if unknown:
-        print(f"unknown suite {unknown[0]}: there are {', '.join(SUITES)}", file=sys.stderr)
+        print(f"unknown suite {unknown[0]}: the suites are {', '.join(SUITES)}", file=sys.stderr)
         return 2
     total, rows = Count(), []
     for name in names or SUITES:
