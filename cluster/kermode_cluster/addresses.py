@@ -1,4 +1,4 @@
-"""Which addresses a cluster gets: a number per cluster, and subnets that follow from it."""
+"""Addresses of a cluster: each cluster has a number, which determines its subnets."""
 
 import ipaddress
 import json
@@ -17,43 +17,43 @@ CLUSTERS = 200
 
 @dataclass(frozen=True)
 class Addresses:
-    """The networks of the cluster with this number."""
+    """Networks of the cluster with this number."""
 
     number: int
 
     @property
     def link(self) -> str:
-        """The network of the veth pair between host and node."""
+        """Network of the veth pair between host and node."""
         return f"10.180.{self.number}.0/30"
 
     @property
     def host(self) -> str:
-        """The host's end: processes on the host are reached here by pods and the API server."""
+        """Host end of the veth pair, where Pods and the API server reach processes on the host."""
         return f"10.180.{self.number}.1"
 
     @property
     def node(self) -> str:
-        """The node's end: API server, node ports."""
+        """Node end of the veth pair: API server, node ports."""
         return f"10.180.{self.number}.2"
 
     @property
     def pods(self) -> str:
-        """The pods' network, routed from the host."""
+        """Network of the Pods, routed from the host."""
         return f"10.244.{self.number}.0/24"
 
     @property
     def interface(self) -> str:
-        """Name of the host's end of the veth pair."""
+        """Interface name of the host end of the veth pair."""
         return f"kermode{self.number}"
 
     @property
     def api_url(self) -> str:
-        """Where the API server answers, on the host and in the node."""
+        """URL of the API server, on the host and in the node."""
         return f"https://{self.node}:{API_PORT}"
 
 
 def free(taken_networks, taken_interfaces, reserved) -> Addresses:
-    """The first number whose networks and interface nobody uses."""
+    """Returns the first addresses whose networks and interface are free."""
     networks = [ipaddress.ip_network(network, strict=False) for network in taken_networks]
     for number in range(CLUSTERS):
         candidate = Addresses(number)

@@ -1,4 +1,4 @@
-"""A small client of the cluster's API server, on Python's own HTTP and TLS."""
+"""A small client of the cluster's API server, on the HTTP and TLS modules of Python."""
 
 import http.client
 import json
@@ -12,7 +12,7 @@ from .errors import ClusterError
 
 
 class Api:
-    """Calls with the credentials of a kubeconfig."""
+    """Client with the credentials of a kubeconfig."""
 
     def __init__(self, kubeconfig: Path):
         credentials = kubeconfig_credentials(kubeconfig)
@@ -25,7 +25,8 @@ class Api:
             self.context.load_cert_chain(file.name)
 
     def call(self, method: str, path: str, body=None, content_type: str = "application/json") -> dict:
-        """One call; the answer decoded. Raises OSError when the server is away, ClusterError on refusal."""
+        """Makes a call and returns the decoded response. Raises OSError when the server cannot be reached, ClusterError
+        for an error status."""
         connection = http.client.HTTPSConnection(self.server, context=self.context, timeout=10)
         try:
             data = None if body is None else json.dumps(body)
@@ -41,11 +42,11 @@ class Api:
         return json.loads(text) if text.startswith("{") else {"text": text}
 
     def get(self, path: str) -> dict:
-        """Read an object or a list."""
+        """Reads an object or a list."""
         return self.call("GET", path)
 
     def apply(self, path: str, body: dict) -> dict:
-        """Server-side apply: creates or changes."""
+        """Creates or changes an object by server-side apply."""
         return self.call("PATCH", f"{path}?fieldManager=kermode-cluster&force=true", body,
                          "application/apply-patch+yaml")
 

@@ -1,4 +1,4 @@
-"""Images as archives on disk, one file each, and getting them into a cluster's containerd."""
+"""Image archives, one file for each image, and their import into a cluster's containerd."""
 
 import subprocess
 import tempfile
@@ -10,13 +10,13 @@ from .processes import run
 
 
 def single_binary(name: str, binary: Path, arguments: list = None, user: str = "65532:65532") -> tuple:
-    """An image that is one static program; its reference and archive, cached beside the program."""
+    """Returns reference and archive of an image with one static program, cached beside the program."""
     image = oci.Image([f"/{name}"] + (arguments or []), [[oci.Entry(name, source=binary)]], user=user)
     return pack(image, f"docker.io/kermode-cluster/{name}", "v1", binary.parent)
 
 
 def pack(image: oci.Image, repository: str, version: str, folder: Path) -> tuple:
-    """Write an image as an archive in `folder`, tagged by its content; (reference, archive)."""
+    """Writes an image as an archive in `folder`, tagged by its content. Returns reference and archive."""
     name = repository.rpartition("/")[2]
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         blobs = Path(temporary)
@@ -29,23 +29,23 @@ def pack(image: oci.Image, repository: str, version: str, folder: Path) -> tuple
 
 
 def system_images() -> dict:
-    """The images a cluster itself needs."""
+    """Returns the images that a cluster itself needs."""
     return {"pause": single_binary("pause", build.pause()), "coredns": single_binary("coredns", build.coredns())}
 
 
 def present(place: paths.ClusterPaths) -> set:
-    """References of the images a cluster has."""
+    """Returns references of the images in a cluster."""
     return set(run(*node.entering(place), "ctr", "-n", "k8s.io", "image", "list", "-q").split())
 
 
 def load(place: paths.ClusterPaths, images) -> list:
-    """Import (reference, archive) pairs that the cluster does not have; the references imported."""
+    """Imports (reference, archive) pairs that the cluster does not have. Returns the imported references."""
     there = present(place)
     imported = []
     for reference, archive in images:
         if reference in there:
             continue
-        # Through standard input: the node sees other files than the host below some folders.
+        # The archive goes through standard input, because some folders of the host are hidden in the node.
         with open(archive, "rb") as content:
             result = subprocess.run([*node.entering(place), "ctr", "-n", "k8s.io", "image", "import", "-"],
                                     stdin=content, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Cached builds of the Go programs, keyed by a hash of everything that goes into them."""
+"""Cached builds of the Go programs, keyed by a hash of all inputs."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ COMPONENTS = (
 
 
 def kubernetes_version() -> str:
-    """The Kubernetes version go.mod requires, such as v1.34.4."""
+    """Returns the Kubernetes version that go.mod requires, such as v1.34.4."""
     for line in (paths.CLUSTER_SOURCES / "kubernetes" / "go.mod").read_text(encoding="utf-8").splitlines():
         words = line.split()
         if len(words) >= 2 and words[0] == "k8s.io/kubernetes":
@@ -28,14 +28,15 @@ def kubernetes_version() -> str:
 
 
 def version_flags(version: str) -> str:
-    """Linker flags without which clients cannot parse the server's version."""
+    """Returns the linker flags for the server's version; clients cannot parse the default."""
     major, minor = version.lstrip("v").split(".")[:2]
     package = "k8s.io/component-base/version"
     return f"-X {package}.gitVersion={version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
 
 
 def go_program(name: str, linker_flags: str = "") -> Path:
-    """Build the program in a folder below `cluster/` unless these very inputs were built before; its binary."""
+    """Builds the program in a folder below `cluster/`, unless the cache has a build of the same inputs. Returns the
+    binary."""
     source = paths.CLUSTER_SOURCES / name
     name = source.name
     flags = f"-s -w {linker_flags}".strip()
@@ -62,7 +63,7 @@ def go_program(name: str, linker_flags: str = "") -> Path:
 
 
 def kubernetes() -> Path:
-    """Folder with one name per Kubernetes component, all links to one binary."""
+    """Returns a folder with a link for each Kubernetes component, all to one binary."""
     binary = go_program("kubernetes", version_flags(kubernetes_version()))
     for component in COMPONENTS:
         link = binary.parent / component
@@ -74,12 +75,12 @@ def kubernetes() -> Path:
 
 
 def coredns() -> Path:
-    """The CoreDNS binary."""
+    """Returns the CoreDNS binary."""
     return go_program("coredns")
 
 
 def pause() -> Path:
-    """The process that holds a pod's namespaces, from images/pause."""
+    """Returns the binary of the sandbox process, built from images/pause."""
     source = paths.IMAGE_SOURCES / "pause" / "pause.c"
     compiler = shutil.which("cc") or shutil.which("gcc")
     if not compiler:

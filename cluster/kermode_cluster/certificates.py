@@ -1,4 +1,4 @@
-"""The cluster's certificate authority, its certificates and kubeconfigs, made by openssl."""
+"""Certificate authority, certificates and kubeconfigs of the cluster, made by openssl."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ DAYS = "365"
 
 
 class Authority:
-    """A certificate authority in a folder."""
+    """Certificate authority in a folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -20,13 +20,13 @@ class Authority:
         self.key = folder / "ca.key"
 
     def create(self) -> None:
-        """Make the authority's own key and certificate."""
+        """Creates key and certificate of the authority."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc",
             "-keyout", self.key, "-out", self.certificate, "-days", DAYS, "-subj", "/CN=kermode-cluster")
 
     def issue(self, name: str, subject: str, alternative_names: str = "") -> tuple:
-        """A certificate for servers and clients; its path and its key's."""
+        """Issues a certificate for servers and clients. Returns the paths of certificate and key."""
         certificate, key = self.folder / f"{name}.crt", self.folder / f"{name}.key"
         extensions = ["-addext", "basicConstraints=critical,CA:FALSE",
                       "-addext", "keyUsage=critical,digitalSignature",
@@ -39,7 +39,7 @@ class Authority:
         return certificate, key
 
     def kubeconfig(self, path: Path, cluster: str, server: str, subject: str) -> None:
-        """A kubeconfig for one user, certificates inside; JSON is YAML to every reader of it."""
+        """Returns a kubeconfig for one user, with embedded certificates, as JSON, which is valid YAML."""
         certificate, key = self.issue(path.name, subject)
         files.write_json(path, {
             "apiVersion": "v1",
@@ -54,19 +54,19 @@ class Authority:
 
 
 def encoded(path: Path) -> str:
-    """A file's content in base64, as kubeconfigs embed it."""
+    """Returns the content of a file in base64, as kubeconfigs embed it."""
     return base64.b64encode(path.read_bytes()).decode()
 
 
 def service_account_keys(folder: Path) -> None:
-    """The pair of keys that sign and check service-account tokens."""
+    """Creates the key pair of service-account tokens."""
     key = folder / "service-account.key"
     run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", key)
     run("openssl", "pkey", "-in", key, "-pubout", "-out", folder / "service-account.pub")
 
 
 def api_server_names(addresses: Addresses) -> str:
-    """Every name and address by which clients call the API server."""
+    """Returns all names and addresses by which clients call the API server."""
     names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
              "kubernetes.default.svc.cluster.local"]
     numbers = ["127.0.0.1", API_SERVICE, addresses.node]
@@ -74,7 +74,7 @@ def api_server_names(addresses: Addresses) -> str:
 
 
 def kubeconfig_credentials(path: Path) -> dict:
-    """Server, authority, certificate and key (PEM) of a kubeconfig written above."""
+    """Returns server, authority, certificate and key (PEM) of a kubeconfig that this module wrote."""
     config = json.loads(path.read_text(encoding="utf-8"))
     cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
     return {

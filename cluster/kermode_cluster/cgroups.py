@@ -1,4 +1,4 @@
-"""The cgroup below which a cluster's pods live, on cgroup v1 (one tree per controller) and v2."""
+"""Parent cgroup of a cluster's Pods, on cgroup v1 (one tree for each controller) and v2."""
 
 import os
 from pathlib import Path
@@ -10,25 +10,25 @@ CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 
 
 def hierarchies(mountinfo: str) -> list:
-    """(mount point, version, used) of every cgroup tree; used are those whose controllers pods get. Pure."""
+    """Returns (mount point, version, used) of every cgroup tree; a tree is used when Pods get its controllers. Pure."""
     versions = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
         kind = right.split()[0]
         if kind in ("cgroup", "cgroup2"):
             versions[left.split()[4]] = 2 if kind == "cgroup2" else 1
-    # Beside v1 trees a v2 tree has no controllers (systemd's "hybrid" layout), yet runc makes folders in it.
+    # Beside v1 trees, a v2 tree has no controllers (systemd's "hybrid" layout), but runc creates folders in it.
     used = min(versions.values(), default=2)
     return [(Path(point), version, version == used) for point, version in versions.items()]
 
 
 def mounted() -> list:
-    """The cgroup trees of this host."""
+    """Returns the cgroup trees of this host."""
     return hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
 
 
 def create(cgroup: str) -> None:
-    """Make the cgroup in every tree; the kubelet refuses a root that is not there."""
+    """Creates the cgroup in every tree; the kubelet requires that its root cgroup exists."""
     trees = [(tree, version) for tree, version, used in mounted() if used]
     if not trees:
         raise ClusterError("no cgroup file system is mounted: mount cgroup2 on /sys/fs/cgroup")
@@ -39,13 +39,13 @@ def create(cgroup: str) -> None:
             delegate(tree)
             delegate(folder)
         elif (folder / "cpuset.cpus").exists():
-            # In v1 a new cpuset is empty and takes no process until it has been filled.
+            # In v1, a new cpuset is empty and accepts no process before it has CPUs and memory nodes.
             for setting in ("cpuset.cpus", "cpuset.mems"):
                 (folder / setting).write_text((tree / setting).read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def delegate(folder: Path) -> None:
-    """Let children of a v2 cgroup have controllers of their own."""
+    """Enables controllers for the children of a v2 cgroup."""
     available = (folder / "cgroup.controllers").read_text(encoding="utf-8").split()
     wanted = " ".join(f"+{name}" for name in CONTROLLERS if name in available)
     if wanted:
@@ -53,7 +53,7 @@ def delegate(folder: Path) -> None:
 
 
 def remaining(cgroup: str) -> list:
-    """The folders of this cgroup that exist, children before parents."""
+    """Returns the existing folders of this cgroup, children before parents."""
     found = []
     for tree, _, _ in mounted():
         for folder, _, _ in os.walk(tree / cgroup, topdown=False):
@@ -62,7 +62,7 @@ def remaining(cgroup: str) -> list:
 
 
 def remove(cgroup: str) -> None:
-    """Remove the cgroup and all below it; its processes have been killed, ending takes a moment."""
+    """Removes the cgroup and its children. Their processes have been killed, but may take a moment to end."""
     def gone() -> bool:
         for folder in remaining(cgroup):
             try:

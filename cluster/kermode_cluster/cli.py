@@ -1,4 +1,4 @@
-"""The command line; the Makefile calls it."""
+"""Command line of the cluster tool, which the Makefile calls."""
 
 import argparse
 import os
@@ -9,7 +9,7 @@ from .errors import ClusterError
 
 
 def parser() -> argparse.ArgumentParser:
-    """Commands and their arguments."""
+    """Returns the parser of commands and arguments."""
     main_parser = argparse.ArgumentParser(prog="kermode_cluster", description="A real Kubernetes on this machine")
     commands = main_parser.add_subparsers(dest="command", required=True)
 
@@ -43,13 +43,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def execute(command: list, env: dict = None) -> int:
-    """Become another program."""
+    """Replaces this process by another program."""
     sys.stdout.flush()
     os.execvpe(command[0], command, dict(os.environ, **(env or {})))
 
 
 def registry() -> str:
-    """Where to push."""
+    """Returns the registry to push to."""
     found = os.environ.get("KERMODE_REGISTRY")
     if not found:
         raise ClusterError("KERMODE_REGISTRY is not set: give a registry and its path, such as "
@@ -58,12 +58,12 @@ def registry() -> str:
 
 
 def given(arguments: list) -> list:
-    """Arguments after `--`."""
+    """Returns the arguments after `--`."""
     return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
 def dispatch(options) -> int:
-    """Run the chosen command."""
+    """Runs the selected command."""
     if options.command == "up":
         up.up(options.name)
     elif options.command == "api-only" and options.action == "up":
@@ -74,7 +74,7 @@ def dispatch(options) -> int:
         return status.show(options.name)
     elif options.command == "load-images":
         loaded = images.load(status.require(options.name))
-        print("\n".join(f"loaded {reference}" for reference in loaded) or "nothing to load: all images are there")
+        print("\n".join(f"loaded {reference}" for reference in loaded) or "nothing to load: the cluster has all images")
     elif options.command == "images":
         images.show(images.build())
     elif options.command == "images-push":
@@ -96,9 +96,9 @@ def dispatch(options) -> int:
 
 
 def main() -> int:
-    """Parse, run, and say what went wrong in words."""
+    """Parses arguments and runs the command; prints errors without a traceback."""
     options = parser().parse_args()
-    # Debian keeps nft, iptables and ip there, and some users' PATH does not.
+    # Debian installs nft, iptables and ip in folders that the PATH of some users lacks.
     os.environ["PATH"] = os.environ.get("PATH", "/usr/bin:/bin") + ":/usr/sbin:/sbin"
     try:
         return dispatch(options)
@@ -108,6 +108,6 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output (such as head) has seen enough.
+        # The reader of the output (such as head) has closed it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -1,4 +1,4 @@
-"""The programs of a cluster as data: command, what each waits for, how to see that it is ready. Pure."""
+"""Programs of a cluster as data: command, dependencies and readiness check. Pure."""
 
 from dataclasses import asdict, dataclass, field
 
@@ -7,18 +7,18 @@ from .addresses import API_PORT, SERVICES, Addresses
 
 @dataclass
 class Component:
-    """One program the node's supervisor runs."""
+    """A program that the node's supervisor runs."""
 
     name: str
     command: list
     after: list = field(default_factory=list)
-    # Readiness: a URL that answers 200, or a unix socket that accepts; None is ready once started.
+    # Readiness: a URL that returns 200, or a unix socket that accepts; with None, a started program is ready.
     url: str = None
     socket: str = None
 
 
 def components(paths, addresses: Addresses, programs, api_only: bool, controllers: bool) -> list:
-    """What to run: everything, or etcd and the API server (and controllers) alone."""
+    """Returns the programs to run: all, or only etcd and the API server (and controllers)."""
     chosen = [etcd(paths), api_server(paths, addresses, programs, service_accounts=controllers)]
     if controllers:
         chosen.append(controller_manager(paths, addresses, programs))
@@ -34,7 +34,7 @@ def components(paths, addresses: Addresses, programs, api_only: bool, controller
 
 
 def etcd(paths) -> Component:
-    """The store; nothing in it outlives the cluster, so nothing is synced to disk."""
+    """etcd. Its data need not survive the cluster, so it does not sync to disk."""
     return Component("etcd", [
         "etcd", "--name=node", f"--data-dir={paths.root}/etcd", "--unsafe-no-fsync",
         "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
@@ -45,7 +45,7 @@ def etcd(paths) -> Component:
 
 
 def api_server(paths, addresses: Addresses, programs, service_accounts: bool) -> Component:
-    """The API server. Without controllers nobody makes service accounts, so pods must not need one."""
+    """API server. Without controllers there are no service accounts, so their admission plugin is off."""
     pki = paths.pki
     command = [
         f"{programs}/kube-apiserver",
@@ -74,7 +74,7 @@ def api_server(paths, addresses: Addresses, programs, service_accounts: bool) ->
 
 
 def controller_manager(paths, addresses: Addresses, programs) -> Component:
-    """The controllers, garbage collection included."""
+    """Controller manager, with garbage collection."""
     config = f"{paths.config}/kube-controller-manager.kubeconfig"
     return Component("kube-controller-manager", [
         f"{programs}/kube-controller-manager",
@@ -88,7 +88,7 @@ def controller_manager(paths, addresses: Addresses, programs) -> Component:
 
 
 def scheduler(paths, programs) -> Component:
-    """The scheduler."""
+    """Scheduler."""
     config = f"{paths.config}/kube-scheduler.kubeconfig"
     return Component("kube-scheduler", [
         f"{programs}/kube-scheduler",
@@ -98,7 +98,7 @@ def scheduler(paths, programs) -> Component:
 
 
 def kubelet(paths, addresses: Addresses, programs) -> Component:
-    """The kubelet."""
+    """Kubelet."""
     return Component("kubelet", [
         f"{programs}/kubelet",
         f"--config={paths.config}/kubelet.json", f"--kubeconfig={paths.config}/kubelet.kubeconfig",

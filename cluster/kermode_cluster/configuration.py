@@ -1,4 +1,4 @@
-"""The components' configuration files, as text made from the cluster's settings. Pure."""
+"""Configuration files of the components, rendered from the settings of the cluster. Pure."""
 
 import ipaddress
 import json
@@ -9,7 +9,7 @@ PLUGINS = "/opt/cni/bin"
 
 
 def containerd(pause_image: str) -> str:
-    """containerd's configuration; paths are its defaults, seen from inside the node."""
+    """Returns containerd's configuration, with default paths inside the node."""
     # restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower the sandbox's score, and
     # every sandbox would fail with "can't get final child's PID from pipe: EOF".
     return f"""version = 2
@@ -33,7 +33,7 @@ state = "/run/containerd"
 
 
 def network(addresses: Addresses, mtu: int) -> str:
-    """The CNI configuration list.
+    """Returns the CNI configuration list.
 
     `ptp` and not `bridge`: every packet between pods is routed and so passes the Service rules, also
     on hosts without the br_netfilter module; a pod reaches itself through a Service the same way.
@@ -58,7 +58,7 @@ def network(addresses: Addresses, mtu: int) -> str:
 
 
 def kubelet(cgroup: str, authority: str) -> str:
-    """The kubelet's configuration file."""
+    """Returns the kubelet's configuration file."""
     return json.dumps({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -77,7 +77,7 @@ def kubelet(cgroup: str, authority: str) -> str:
         "clusterDNS": [DNS_SERVICE],
         "resolvConf": "/etc/resolv.conf",
         "maxPods": 200,
-        # A development machine's disk is often nearly full; evict only when really nothing is left.
+        # The disk of a development machine is often nearly full: evict only when almost no space is left.
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "oomScoreAdj": 0,
@@ -87,7 +87,7 @@ def kubelet(cgroup: str, authority: str) -> str:
 
 
 def name_servers(resolv_conf: str) -> list:
-    """The name servers of a resolv.conf that a pod could reach: loopback ones (systemd-resolved) it cannot."""
+    """Returns the name servers of a resolv.conf that Pods can reach, without those on loopback (systemd-resolved)."""
     usable = []
     for line in resolv_conf.splitlines():
         words = line.split()
@@ -103,7 +103,7 @@ def name_servers(resolv_conf: str) -> list:
 
 
 def corefile(servers: list) -> str:
-    """CoreDNS's configuration; without a usable name server outside names are simply unknown."""
+    """Returns CoreDNS's configuration. Without a usable name server, names outside of the cluster are unknown."""
     forward = f"    forward . {' '.join(servers)}\n" if servers else ""
     return f""".:1053 {{
     errors

@@ -8,7 +8,7 @@ LABELS = {"k8s-app": "kube-dns"}
 
 
 def objects(image: str, servers: list) -> list:
-    """(API path, object) of everything to apply, in order."""
+    """Returns (API path, object) of all objects to apply, in order."""
     core, apps = "/api/v1", "/apis/apps/v1"
     rbac = "/apis/rbac.authorization.k8s.io/v1"
     here = f"/namespaces/{NAMESPACE}"
@@ -23,13 +23,13 @@ def objects(image: str, servers: list) -> list:
 
 
 def service_account() -> dict:
-    """CoreDNS's identity."""
+    """ServiceAccount of CoreDNS."""
     return {"apiVersion": "v1", "kind": "ServiceAccount",
             "metadata": {"name": "coredns", "namespace": NAMESPACE}}
 
 
 def cluster_role() -> dict:
-    """What the kubernetes plugin watches."""
+    """Rights of the kubernetes plugin, which watches these resources."""
     return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
             "metadata": {"name": "system:coredns"},
             "rules": [
@@ -39,7 +39,7 @@ def cluster_role() -> dict:
 
 
 def cluster_role_binding() -> dict:
-    """Gives the role to the identity."""
+    """Binds the role to the ServiceAccount."""
     return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
             "metadata": {"name": "system:coredns"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "system:coredns"},
@@ -47,14 +47,14 @@ def cluster_role_binding() -> dict:
 
 
 def config_map(servers: list) -> dict:
-    """The Corefile."""
+    """ConfigMap with the Corefile."""
     return {"apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": "coredns", "namespace": NAMESPACE},
             "data": {"Corefile": corefile(servers)}}
 
 
 def service() -> dict:
-    """The address every pod's resolv.conf names."""
+    """Service with the address in the resolv.conf of every Pod."""
     return {"apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "kube-dns", "namespace": NAMESPACE, "labels": LABELS},
             "spec": {"clusterIP": DNS_SERVICE, "selector": LABELS, "ports": [

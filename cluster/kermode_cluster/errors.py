@@ -1,5 +1,5 @@
-"""The one exception the command line shows without a traceback."""
+"""The exception that the command line shows without a traceback."""
 
 
 class ClusterError(Exception):
-    """Something the user can act on: the text says what and how."""
+    """An error that the user can fix: the text names the problem and the remedy."""

@@ -1,4 +1,4 @@
-"""Taking components of a running cluster away and giving them back, for tests of what outlives them."""
+"""Stops and starts components of a running cluster, for tests of outages."""
 
 import os
 import signal
@@ -11,19 +11,19 @@ DEADLINE = 60
 
 
 def stop(place: paths.ClusterPaths, component: str) -> None:
-    """Kill a component and keep it from being started again."""
+    """Kills a component and keeps it down."""
     change(place, component, lambda stopped: stopped | {component})
     settle(place, component, lambda state: state["pid"] is None, "ends")
 
 
 def start(place: paths.ClusterPaths, component: str) -> None:
-    """Let a component run again; returns when it is ready."""
+    """Starts a component again; returns when it is ready."""
     change(place, component, lambda stopped: stopped - {component})
     settle(place, component, lambda state: state["ready"], "is ready")
 
 
 def change(place: paths.ClusterPaths, component: str, to) -> None:
-    """Write down what shall not run, and tell process 1."""
+    """Writes the list of stopped components and signals process 1."""
     known = [spec["name"] for spec in files.read_json(place.spec) or ()]
     if component not in known:
         raise ClusterError(f"cluster {place.name} has no component {component!r}: {', '.join(known)}")
@@ -36,7 +36,7 @@ def change(place: paths.ClusterPaths, component: str, to) -> None:
 
 
 def settle(place: paths.ClusterPaths, component: str, condition, what: str) -> None:
-    """Wait until process 1 reports it."""
+    """Waits until process 1 reports the state."""
     if not wait_until(lambda: condition((files.read_json(place.state) or {})[component]), seconds=DEADLINE):
         raise ClusterError(f"waited {DEADLINE} s in vain until {component} {what}:\n"
                            + files.tail(place.logs / f"{component}.log"))

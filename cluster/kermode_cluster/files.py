@@ -1,4 +1,4 @@
-"""Small file operations that several stages need: atomic writes, locks, digests."""
+"""File operations that several modules use: atomic writes, locks, digests."""
 
 import contextlib
 import fcntl
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write so that a reader sees the old text or the new one, never half."""
+    """Writes a text atomically: readers see the old or the new text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -19,12 +19,12 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value, mode: int = 0o644) -> None:
-    """Write a value as indented JSON, atomically."""
+    """Writes a value as indented JSON, atomically."""
     write(path, json.dumps(value, indent=2) + "\n", mode)
 
 
 def read_json(path: Path):
-    """The JSON value in a file, or None where there is none that parses."""
+    """Returns the JSON value in a file, or None when the file is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def read_json(path: Path):
 
 @contextlib.contextmanager
 def locked(path: Path):
-    """Hold an exclusive lock on a file: one `up`, `down` or build at a time."""
+    """Holds an exclusive lock on a file, which serialises `up`, `down` and builds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -41,7 +41,7 @@ def locked(path: Path):
 
 
 def digest(paths, *texts: str) -> str:
-    """Hash of files (name and content) and texts: the key of a cached build."""
+    """Returns a hash of files (name and content) and texts: the key of a cached build."""
     total = hashlib.sha256()
     for path in sorted(paths):
         total.update(path.name.encode() + b"\0")
@@ -52,7 +52,7 @@ def digest(paths, *texts: str) -> str:
 
 
 def tail(path: Path, lines: int = 20) -> str:
-    """The last lines of a log, for an error report."""
+    """Returns the last lines of a log, for an error report."""
     try:
         return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
     except OSError:

@@ -1,4 +1,4 @@
-"""The host's side of a node's network: a veth pair, a route to the pods, a way out."""
+"""Host side of a node's network: a veth pair, a route to the Pods, masquerading."""
 
 import json
 from pathlib import Path
@@ -12,17 +12,17 @@ FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 
 
 def forwarding_marker() -> Path:
-    """Exists while forwarding on this host is on only because a cluster needed it."""
+    """Returns the marker file that exists while IP forwarding is on only because of clusters."""
     return paths.cache() / "clusters" / ".forwarding-was-off"
 
 
 def table(name: str) -> str:
-    """Name of the host's nftables table of a cluster."""
+    """Returns the name of a cluster's nftables table on the host."""
     return f"kermode-{name}"
 
 
 def rules(name: str, addresses: Addresses) -> str:
-    """What leaves the host for elsewhere takes the host's address. Pure."""
+    """Returns rules that masquerade packets which leave the host. Pure."""
     return f"""table ip {table(name)} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -33,7 +33,7 @@ def rules(name: str, addresses: Addresses) -> str:
 
 
 def uplink_mtu() -> int:
-    """The MTU of the default route's interface, so that pods' packets never have to be split."""
+    """Returns the MTU of the default route's interface; Pods use it to avoid fragmentation."""
     routes = json.loads(run("ip", "-4", "-json", "route", "show", "default"))
     if not routes:
         return 1500
@@ -41,12 +41,12 @@ def uplink_mtu() -> int:
 
 
 def interfaces() -> set:
-    """Names of the host's interfaces."""
+    """Returns the names of the host's interfaces."""
     return {link["ifname"] for link in json.loads(run("ip", "-json", "link"))}
 
 
 def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
-    """Join the node's network namespace to the host."""
+    """Connects the node's network namespace to the host."""
     run("ip", "link", "add", addresses.interface, "mtu", mtu, "type", "veth",
         "peer", "name", "eth0", "mtu", mtu, "netns", init_pid)
     run("ip", "address", "add", f"{addresses.host}/30", "dev", addresses.interface)
@@ -64,11 +64,11 @@ def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
 
 
 def disconnect(name: str, addresses: Addresses) -> None:
-    """Remove what `connect` left on the host; the routes go with the interface."""
+    """Removes what `connect` created on the host; the routes disappear with the interface."""
     def gone() -> bool:
         if addresses.interface not in interfaces():
             return True
-        # The kernel removes it too, some time after the node's namespace ended: either may be first.
+        # The kernel also removes the interface, some time after the end of the node's namespace.
         run("ip", "link", "delete", addresses.interface, check=False)
         return False
     if not wait_until(gone, seconds=10):
@@ -79,7 +79,7 @@ def disconnect(name: str, addresses: Addresses) -> None:
 
 
 def restore_forwarding() -> None:
-    """Called when the last cluster is gone."""
+    """Restores IP forwarding after the end of the last cluster."""
     if forwarding_marker().exists():
         FORWARDING.write_text("0", encoding="utf-8")
         forwarding_marker().unlink()

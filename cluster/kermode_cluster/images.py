@@ -1,4 +1,4 @@
-"""Kermode's images: recipes, building them when their content changed, loading and pushing them."""
+"""Kermode's images: recipes, builds when the content changed, import into clusters, push to registries."""
 
 import os
 import re
@@ -22,7 +22,7 @@ STAMPS = paths.IMAGE_OUTPUT / "stamps.json"
 
 
 def version() -> str:
-    """The workspace's version."""
+    """Returns the version of the workspace."""
     text = (paths.REPOSITORY / "Cargo.toml").read_text(encoding="utf-8")
     found = re.search(r'^\[workspace\.package\][^\[]*?^version = "([^"]+)"', text, re.MULTILINE | re.DOTALL)
     if not found:
@@ -31,7 +31,7 @@ def version() -> str:
 
 
 def accounts(**users: int) -> list:
-    """passwd and group files, and a /tmp for everybody."""
+    """Returns passwd and group files, and a world-writable /tmp."""
     lines = {"root": 0, **users}
     passwd = "".join(f"{name}:x:{number}:{number}::/:/sbin/nologin\n" for name, number in lines.items())
     group = "".join(f"{name}:x:{number}:\n" for name, number in lines.items())
@@ -40,7 +40,7 @@ def accounts(**users: int) -> list:
 
 
 def recipes(binaries: Path) -> dict:
-    """Name → image. What changes least comes first, so that its layer is kept and shared."""
+    """Returns images by name. Layers that rarely change come first, so that images share them."""
     def program(name: str) -> Entry:
         return Entry(f"usr/bin/{name}", source=binaries / name)
 
@@ -54,7 +54,7 @@ def recipes(binaries: Path) -> dict:
                          [[Entry("usr/bin/envoy", source=proxy)] + libraries.of(proxy),
                           mesh_users + [program("kuma-dp")]],
                          user=f"{PROXY_USER}:{PROXY_USER}"),
-        # The init container sets rules, which takes root; its command is kumactl's in Kuma's manifests.
+        # The init container sets rules, which requires root. In Kuma's manifests its command is kumactl.
         "kuma-init": Image(["/usr/bin/kuma-init"],
                            [[Entry("usr/sbin/nft", source=nft)] + libraries.of(nft),
                             mesh_users + [program("kuma-init"), Entry("usr/bin/kumactl", link="kuma-init")]],
@@ -66,7 +66,7 @@ def recipes(binaries: Path) -> dict:
 
 
 def compile_binaries() -> Path:
-    """Release binaries without shared libraries; cargo decides what has to be compiled."""
+    """Builds static release binaries; cargo decides what has to be compiled."""
     triple = next(line.split()[1] for line in run("rustc", "-vV").splitlines() if line.startswith("host:"))
     command = ["cargo", "build", "--release", "--target", triple,
                "--manifest-path", str(paths.REPOSITORY / "Cargo.toml")]
@@ -79,13 +79,13 @@ def compile_binaries() -> Path:
 
 
 def fingerprint(image: Image) -> str:
-    """Hash of a recipe and of every file in it."""
+    """Returns a hash of a recipe and of all its files."""
     sources = {entry.source for layer in image.layers for entry in layer if entry.source}
     return files.digest(sources, repr(asdict(image)), version())
 
 
 def build() -> dict:
-    """Build the images that changed; name → reference of all, as written to images.json."""
+    """Builds the images that changed. Returns the references of all images by name, as written to images.json."""
     stamps = files.read_json(STAMPS) or {}
     references = files.read_json(LIST) or {}
     for name, image in recipes(compile_binaries()).items():
@@ -102,18 +102,18 @@ def build() -> dict:
 
 
 def archive_of(name: str) -> Path:
-    """The archive of an image."""
+    """Returns the archive of an image."""
     return paths.IMAGE_OUTPUT / f"{name}.tar"
 
 
 def show(references: dict) -> None:
-    """Print references and sizes."""
+    """Prints references and sizes."""
     for name, reference in references.items():
         print(f"{reference:55}{archive_of(name).stat().st_size / 2**20:8.1f} MiB")
 
 
 def built() -> dict:
-    """References of the built images."""
+    """Returns references of the built images."""
     references = files.read_json(LIST)
     if not references or not all(archive_of(name).exists() for name in references):
         raise ClusterError("there are no images yet: run make images")
@@ -121,18 +121,18 @@ def built() -> dict:
 
 
 def load(place: paths.ClusterPaths) -> list:
-    """Import into a cluster the images it does not have; the references imported."""
+    """Imports the images that a cluster does not have. Returns the imported references."""
     return archives.load(place, [(reference, archive_of(name)) for name, reference in built().items()])
 
 
 def push(registry: str) -> dict:
-    """Push to a registry with buildah, or to `oci:FOLDER`; the references there, as written to pushed.json."""
+    """Pushes to a registry with buildah, or to `oci:FOLDER`. Returns the pushed references, as written to pushed.json."""
     if not shutil.which("buildah"):
         raise ClusterError("buildah is missing: apt-get install buildah")
     pushed = {}
     with tempfile.TemporaryDirectory(dir=paths.IMAGE_OUTPUT) as storage:
         buildah = ("buildah", "--storage-driver", "vfs", "--root", f"{storage}/root", "--runroot", f"{storage}/run")
-        # Without this buildah makes /etc/cni on the host, though it needs no network of its own here.
+        # Without this setting, buildah creates /etc/cni on the host, although it needs no network here.
         settings = Path(storage) / "containers.conf"
         settings.write_text(f'[network]\nnetwork_config_dir = "{storage}/networks"\n', encoding="utf-8")
         environment = dict(os.environ, CONTAINERS_CONF=str(settings))

@@ -1,4 +1,4 @@
-"""The shared libraries and the loader a dynamic program needs, as image entries."""
+"""Shared libraries and loader of a dynamic program, as image entries."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ FOUND = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
 
 
 def needed(ldd_output: str) -> list:
-    """Paths in ldd's output, the loader included. Pure."""
+    """Returns the paths in ldd's output, including the loader. Pure."""
     missing = [line.split()[0] for line in ldd_output.splitlines() if "not found" in line]
     if missing:
         raise ClusterError(f"shared libraries are missing on this machine: {', '.join(missing)}")
@@ -19,5 +19,5 @@ def needed(ldd_output: str) -> list:
 
 
 def of(program: Path) -> list:
-    """Entries at the very paths where the program's loader looks for them."""
+    """Returns entries at the paths where the program's loader finds them."""
     return [Entry(path, source=Path(path).resolve()) for path in needed(run("ldd", program))]

@@ -1,4 +1,4 @@
-"""The node's own view of the file system, so that nothing it writes reaches the host's folders."""
+"""The node's view of the file system, which protects the host's folders from its writes."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from .processes import run
 
 # Host folders that components and CNI plugins write to: inside the node they are overlays.
 OVERLAID = ("/etc", "/opt", "/var/lib")
-# Folders that must be real ones: containerd's own overlays cannot lie on an overlay.
+# Folders that must not be overlays: containerd's own overlays cannot lie on an overlay.
 BOUND = {"/var/lib/kubelet": "kubelet", "/var/lib/containerd": "containerd", "/var/log": "node-log"}
 
 
 def prepare(place: ClusterPaths) -> None:
-    """Mount it all; the namespace is private, so the mounts end with it."""
+    """Mounts all folders. The mount namespace is private, so the mounts end with it."""
     run("mount", "--make-rprivate", "/")
     # Mounts made by pods with mountPropagation must reach the other pods of this node.
     run("mount", "--make-rshared", "/")

@@ -1,4 +1,4 @@
-"""The node: a set of namespaces around process 1 (supervisor.py). Starting, entering, ending it."""
+"""The node, a set of namespaces around process 1 (supervisor.py): start, entry and end."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from .processes import Identity, parent, wait_until
 
 
 def start(place: paths.ClusterPaths, connect) -> Identity:
-    """Start process 1, let `connect(pid)` give it a network, let it run. Returns its identity."""
+    """Starts process 1, connects it with `connect(pid)`, and lets it continue. Returns its identity."""
     place.logs.mkdir(parents=True, exist_ok=True)
     with open(place.logs / "supervisor.log", "ab") as log:
         starter = subprocess.Popen(  # pylint: disable=consider-using-with
@@ -36,7 +36,7 @@ def start(place: paths.ClusterPaths, connect) -> Identity:
 
 
 def identity(place: paths.ClusterPaths):
-    """Process 1 of the node if it runs, else None."""
+    """Returns process 1 of a running node, else None."""
     announced = files.read_json(place.init)
     if not announced:
         return None
@@ -45,7 +45,7 @@ def identity(place: paths.ClusterPaths):
 
 
 def entering(place: paths.ClusterPaths) -> list:
-    """The command prefix that runs a program inside the node."""
+    """Returns the command prefix that runs a program inside the node."""
     init = identity(place)
     if init is None:
         raise ClusterError(f"cluster {place.name} is not running: make cluster-up CLUSTER={place.name}")
@@ -53,7 +53,7 @@ def entering(place: paths.ClusterPaths) -> list:
 
 
 def descendants(init: int, parents: dict) -> set:
-    """Every pid below `init` in a map from pid to parent. Pure.
+    """Returns all descendants of `init` in a map from pid to parent. Pure.
 
     Containers have PID namespaces of their own below the node's, so ancestry is what they share: no
     process of a node can be adopted by one outside, since process 1 of its namespace adopts orphans.
@@ -70,7 +70,7 @@ def descendants(init: int, parents: dict) -> set:
 
 
 def processes(init: Identity) -> dict:
-    """Host pid and command line of every process in the node, containers included."""
+    """Returns host pid and command line of every process in the node, including containers."""
     parents, commands = {}, {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -86,7 +86,7 @@ def processes(init: Identity) -> dict:
 
 
 def memory(pids) -> int:
-    """Proportional memory of these processes in bytes."""
+    """Returns the proportional set size of these processes in bytes."""
     total = 0
     for pid in pids:
         try:
@@ -98,7 +98,7 @@ def memory(pids) -> int:
 
 
 def end(place: paths.ClusterPaths) -> None:
-    """Kill process 1 and wait until the kernel has ended everything in its namespaces."""
+    """Kills process 1 and waits until the kernel has ended all processes in its namespaces."""
     init = identity(place)
     if init is None:
         return

@@ -1,5 +1,5 @@
-"""OCI images written by hand: layers are tar files with fixed order, owners and times, so that the
-same content always has the same digest. No daemon, no privileges, no base image."""
+"""Writes OCI images. Layers are tar files with fixed order, owners and times, so the same content always has the same
+digest. No daemon, no privileges, no base image."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 @dataclass
 class Entry:
-    """One thing in a layer: a file from disk, a text, a folder or a link."""
+    """Entry of a layer: a file from disk, a text, a folder or a link."""
 
     path: str
     source: Path = None
@@ -31,7 +31,7 @@ class Entry:
 
 @dataclass
 class Image:
-    """What an image is: layers of entries, and how it starts."""
+    """Recipe of an image: layers of entries, user and command."""
 
     entrypoint: list
     layers: list
@@ -43,7 +43,7 @@ class Image:
 
 
 def header(entry: Entry) -> tarfile.TarInfo:
-    """The tar header of an entry, free of anything that changes from build to build."""
+    """Returns the tar header of an entry, without values that change between builds."""
     info = tarfile.TarInfo(entry.path.strip("/"))
     info.uid = info.gid = entry.owner
     info.mode = entry.mode
@@ -60,7 +60,7 @@ def header(entry: Entry) -> tarfile.TarInfo:
 
 
 def parents(entries: list) -> list:
-    """The folders above the entries that are not entries themselves."""
+    """Returns the parent folders that are not entries themselves."""
     given = {entry.path.strip("/") for entry in entries}
     above = set()
     for path in given:
@@ -70,7 +70,7 @@ def parents(entries: list) -> list:
 
 
 def write_layer(entries: list, folder: Path) -> dict:
-    """Write a layer as a blob into `folder`; its descriptor."""
+    """Writes a layer as a blob into `folder`. Returns its descriptor."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".layer.{os.getpid()}"
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -89,7 +89,7 @@ def write_layer(entries: list, folder: Path) -> dict:
 
 
 def write_blob(value: dict, media_type: str, folder: Path) -> dict:
-    """Write a JSON document as a blob; its descriptor."""
+    """Writes a JSON document as a blob. Returns its descriptor."""
     data = json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     digest = hashlib.sha256(data).hexdigest()
     (folder / digest).write_bytes(data)
@@ -97,7 +97,7 @@ def write_blob(value: dict, media_type: str, folder: Path) -> dict:
 
 
 def configuration(image: Image, layers: list) -> dict:
-    """The image's configuration document."""
+    """Returns the configuration document of the image."""
     config = {"Entrypoint": image.entrypoint, "User": image.user, "WorkingDir": image.working_dir,
               "Env": ["PATH=/usr/bin:/usr/sbin"] + image.env, "Labels": image.labels}
     if image.volumes:
@@ -113,7 +113,7 @@ def configuration(image: Image, layers: list) -> dict:
 
 
 def write_manifest(image: Image, folder: Path) -> dict:
-    """Write an image's blobs into `folder`; the manifest's descriptor, with the layers' added."""
+    """Writes the blobs of an image into `folder`. Returns the descriptor of the manifest, with those of the layers."""
     layers = [write_layer(entries, folder) for entries in image.layers]
     config = write_blob(configuration(image, layers), CONFIG, folder)
     manifest = write_blob(
@@ -122,7 +122,7 @@ def write_manifest(image: Image, folder: Path) -> dict:
 
 
 def write_archive(written: dict, blobs: Path, reference: str, archive: Path) -> None:
-    """Pack an image into one OCI archive that `ctr image import` and buildah read."""
+    """Packs an image into one OCI archive, which `ctr image import` and buildah read."""
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [
         dict(written["manifest"], annotations={
             "io.containerd.image.name": reference,

@@ -1,4 +1,4 @@
-"""Where things live: the repository, the cache, and the folder of one cluster."""
+"""Paths: the repository, the cache, and the folder of a cluster."""
 
 import os
 import re
@@ -9,19 +9,19 @@ from .errors import ClusterError
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLUSTER_SOURCES = REPOSITORY / "cluster"
 IMAGE_SOURCES = REPOSITORY / "images"
-# Cargo's own setting decides where what is built goes; the tests and benchmarks look there too.
+# Build output follows Cargo's setting; tests and benchmarks use the same folder.
 TARGET = REPOSITORY / (os.environ.get("CARGO_TARGET_DIR") or "target")
 IMAGE_OUTPUT = TARGET / "images"
 
 
 def cache() -> Path:
-    """Root of everything this tool writes outside the tree."""
+    """Returns the root of all files that this tool writes outside the repository."""
     given = os.environ.get("KERMODE_CACHE")
     return Path(given).resolve() if given else Path.home() / ".cache" / "kermode"
 
 
 class ClusterPaths:
-    """The files of one cluster, all below one folder so that `down` can remove it whole."""
+    """Files of one cluster, all below one folder, which `down` removes."""
 
     def __init__(self, name: str):
         if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", name):
@@ -44,21 +44,21 @@ class ClusterPaths:
         self.lock = cache() / "locks" / f"{name}.lock"
 
     def overlay(self, target: str) -> Path:
-        """Where the node's own files of a folder it overlays (such as /etc) lie on the host."""
+        """Host folder of the node's own files in an overlay such as /etc."""
         return self.root / "overlay" / target.strip("/").replace("/", "-") / "upper"
 
     @property
     def node_name(self) -> str:
-        """Name of the cluster's only Node."""
+        """Name of the only Node of the cluster."""
         return f"{self.name}-node"
 
     @property
     def cgroup(self) -> str:
-        """Cgroup below which the kubelet keeps every pod of this cluster."""
+        """Parent cgroup of all Pods of this cluster."""
         return f"kermode-{self.name}"
 
 
 def all_clusters() -> list:
-    """Names of the clusters that have a folder, running or not."""
+    """Returns the names of the clusters that have a folder, running or not."""
     folder = cache() / "clusters"
     return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []

@@ -1,4 +1,4 @@
-"""What must be there before a cluster starts; each lack is one sentence with its remedy."""
+"""Checks the prerequisites of a cluster. Each error is one sentence with its remedy."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from .errors import ClusterError
 from .mounts import OVERLAID
 from .processes import run
 
-# Command (or file) → the Debian package it comes from.
+# Command (or file) → the Debian package that contains it.
 NODE_COMMANDS = {
     "etcd": "etcd-server",
     "ip": "iproute2",
@@ -30,17 +30,17 @@ POD_COMMANDS = {
 
 
 def missing_packages(commands: dict, exists) -> list:
-    """Packages of the commands that `exists` does not find. Pure."""
+    """Returns the packages of commands that `exists` does not find. Pure."""
     return sorted({package for command, package in commands.items() if not exists(command)})
 
 
 def exists(command: str) -> bool:
-    """Whether a command is on PATH, or a file is there."""
+    """Whether a command is on PATH, or a file exists."""
     return Path(command).exists() if command.startswith("/") else shutil.which(command) is not None
 
 
 def has_overlayfs() -> bool:
-    """Whether the kernel has overlayfs, as a module perhaps not loaded yet."""
+    """Whether the kernel has overlayfs, built in or as a module."""
     def listed() -> bool:
         return "overlay" in Path("/proc/filesystems").read_text(encoding="utf-8").split()
     if not listed() and shutil.which("modprobe"):
@@ -49,7 +49,7 @@ def has_overlayfs() -> bool:
 
 
 def check(api_only: bool) -> None:
-    """Raise ClusterError for the first thing that is missing."""
+    """Raises ClusterError for the first missing prerequisite."""
     if os.geteuid() != 0:
         raise ClusterError("a cluster needs root (namespaces, mounts, cgroups): run this command with sudo -E")
     commands = NODE_COMMANDS if api_only else {**NODE_COMMANDS, **POD_COMMANDS}

@@ -1,4 +1,4 @@
-"""Running commands, and naming a process so that a recycled pid is never mistaken for it."""
+"""Runs commands, and identifies processes across the reuse of pids."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from .errors import ClusterError
 
 
 def run(*command, stdin: str = None, check: bool = True, env: dict = None) -> str:
-    """Run a command to its end and return its output; its error text is in the exception."""
+    """Runs a command and returns its output; an exception carries its error text."""
     result = subprocess.run(
         [str(part) for part in command],
         input=stdin,
@@ -28,34 +28,34 @@ def run(*command, stdin: str = None, check: bool = True, env: dict = None) -> st
 
 
 def start_time(stat: str) -> int:
-    """Field 22 of /proc/PID/stat; the command name (field 2) may hold spaces and brackets."""
+    """Returns field 22 of /proc/PID/stat. The command name (field 2) may contain spaces and brackets."""
     return int(stat.rpartition(")")[2].split()[19])
 
 
 def process_state(stat: str) -> str:
-    """Field 3 of /proc/PID/stat, the letter of the process's state."""
+    """Returns field 3 of /proc/PID/stat, the letter of the process state."""
     return stat.rpartition(")")[2].split()[0]
 
 
 def parent(stat: str) -> int:
-    """Field 4 of /proc/PID/stat, the parent's pid."""
+    """Returns field 4 of /proc/PID/stat, the pid of the parent."""
     return int(stat.rpartition(")")[2].split()[1])
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A pid together with the start time (clock ticks since boot) that makes it unique."""
+    """A pid with its start time (clock ticks since boot), which makes it unique."""
 
     pid: int
     start: int
 
     @staticmethod
     def of(pid: int) -> "Identity":
-        """The identity of a live process."""
+        """Returns the identity of a running process."""
         return Identity(pid, start_time(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")))
 
     def alive(self) -> bool:
-        """Whether this very process still runs; a zombie does not."""
+        """Whether this process still runs; a zombie does not."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8")
         except OSError:
@@ -63,7 +63,7 @@ class Identity:
         return start_time(stat) == self.start and process_state(stat) not in "ZX"
 
     def kill(self) -> None:
-        """End this very process, if it still runs. The pidfd closes the gap between check and signal."""
+        """Ends this process, if it still runs. The pidfd closes the gap between check and signal."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -78,7 +78,7 @@ class Identity:
 
 
 def wait_until(condition, seconds: float, interval: float = 0.05):
-    """Poll until the condition is true and return its value; None when the time is over."""
+    """Polls until the condition is true and returns its value; None after the deadline."""
     end = time.monotonic() + seconds
     while True:
         value = condition()

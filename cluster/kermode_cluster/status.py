@@ -1,4 +1,4 @@
-"""What a cluster is doing, for people and for `up`."""
+"""State of a cluster, for users and for `up`."""
 
 import shutil
 
@@ -8,7 +8,7 @@ from .errors import ClusterError
 
 
 def healthy(place: paths.ClusterPaths) -> bool:
-    """Whether a cluster works: node alive, components ready, API server answering, Node Ready."""
+    """Whether a cluster works: the node runs, components are ready, the API server responds, the Node is Ready."""
     settings, state = files.read_json(place.settings), files.read_json(place.state)
     if not settings or not state or node.identity(place) is None:
         return False
@@ -21,7 +21,7 @@ def healthy(place: paths.ClusterPaths) -> bool:
 
 
 def explain(place: paths.ClusterPaths) -> None:
-    """How to use a running cluster."""
+    """Prints how to use a running cluster."""
     print(f"  export KUBECONFIG={place.kubeconfig}")
     if shutil.which("kubectl"):
         print(f"  kubectl of the same version: {place.bin / 'kubectl'}")
@@ -30,7 +30,7 @@ def explain(place: paths.ClusterPaths) -> None:
 
 
 def show(name: str) -> int:
-    """Print a cluster's state; 0 when it is healthy."""
+    """Prints the state of a cluster. Returns 0 when it is healthy."""
     place = paths.ClusterPaths(name)
     settings = files.read_json(place.settings)
     if settings is None:
@@ -52,7 +52,7 @@ def show(name: str) -> int:
 
 
 def require(name: str) -> paths.ClusterPaths:
-    """The paths of a cluster that runs."""
+    """Returns the paths of a running cluster; raises ClusterError when it does not run."""
     place = paths.ClusterPaths(name)
     if node.identity(place) is None:
         raise ClusterError(f"cluster {name} is not running: make cluster-up CLUSTER={name}")

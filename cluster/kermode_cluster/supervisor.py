@@ -30,7 +30,7 @@ NO_PROXY = urllib.request.build_opener(
 
 
 class Running:
-    """A component and what became of it so far."""
+    """A component, its process and its state."""
 
     def __init__(self, spec: dict, logs: Path):
         self.spec = spec
@@ -43,7 +43,7 @@ class Running:
         self.stopped = False
 
     def start(self) -> None:
-        """Start it in a session of its own, output to its log."""
+        """Starts the component in its own session, with its output in its log."""
         with open(self.log, "ab") as log:
             child = subprocess.Popen(  # pylint: disable=consider-using-with
                 self.spec["command"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
@@ -51,7 +51,7 @@ class Running:
         self.pid = child.pid
 
     def ended(self, status: int) -> None:
-        """Note the end and when to start again."""
+        """Records the end of the process and the time of the next start."""
         self.exit_code = os.waitstatus_to_exitcode(status)
         self.pid, self.ready = None, False
         if not self.stopped:
@@ -59,14 +59,14 @@ class Running:
         self.start_at = time.monotonic() + RESTART_DELAY
 
     def stop(self) -> None:
-        """End it as a crash of its machine would, without a chance to say goodbye."""
+        """Kills the process, as a crash of its machine would."""
         self.stopped = True
         self.ready = False
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
 
     def check(self) -> bool:
-        """Whether it is ready now."""
+        """Whether the component is ready now."""
         if self.spec["url"]:
             try:
                 with NO_PROXY.open(self.spec["url"], timeout=2) as answer:
@@ -79,12 +79,12 @@ class Running:
         return True
 
     def report(self) -> dict:
-        """What `status` and `up` read."""
+        """Returns the state that `status` and `up` read."""
         return {"pid": self.pid, "ready": self.ready, "restarts": self.restarts, "exit_code": self.exit_code}
 
 
 def reap(running: list) -> None:
-    """Collect every ended child: components, and orphans the kernel gave to process 1."""
+    """Reaps all ended children: components, and orphans that the kernel gave to process 1."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -98,7 +98,7 @@ def reap(running: list) -> None:
 
 
 def step(running: list, stopped: set = frozenset()) -> bool:
-    """Stop what shall not run, start what may start and look at what is not ready; whether there is nothing to do."""
+    """Stops and starts components and checks their readiness. Returns whether nothing is left to do."""
     ready = {component.spec["name"] for component in running if component.ready}
     for component in running:
         if component.spec["name"] in stopped:
@@ -115,7 +115,7 @@ def step(running: list, stopped: set = frozenset()) -> bool:
 
 
 def supervise(running: list, state: Path, stopped: Path) -> None:
-    """Run until told to end. SIGHUP: the list of what shall not run has changed."""
+    """Runs until SIGTERM. SIGHUP reloads the list of stopped components."""
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -134,9 +134,9 @@ def supervise(running: list, state: Path, stopped: Path) -> None:
 
 
 def main() -> int:
-    """Announce this process, prepare the node, wait for its network, run."""
+    """Announces this process, prepares the node, waits for its network, and runs the components."""
     place = ClusterPaths(sys.argv[1])
-    # /proc is still the host's here, so this names the process as the host knows it.
+    # /proc is still the host's here, so the pid is that of the host.
     identity = Identity.of(int(os.readlink("/proc/self")))
     socket.sethostname(place.node_name)
     prepare(place)

@@ -1,4 +1,4 @@
-"""Bringing a cluster up: preflight, build, configuration, node, and waiting until it works."""
+"""Brings a cluster up: preflight checks, builds, configuration, node, and the wait until it works."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ DEADLINE = 120
 
 
 def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
-    """Bring a cluster up, or find it already up. Cleans up after itself when it fails."""
+    """Brings a cluster up unless it is up. Removes a cluster that fails to start."""
     place = paths.ClusterPaths(name)
     preflight.check(api_only)
     with files.locked(place.lock):
@@ -32,7 +32,7 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             down.remove(place)
         programs = build.kubernetes()
         images = {} if api_only else archives.system_images()
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             start(place, programs, images, api_only, controllers)
         except BaseException as error:
@@ -44,12 +44,12 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}\n{logs}") from error
             raise
-    print(f"cluster {name} is up after {time.monotonic() - begun:.1f} s")
+    print(f"cluster {name} is up after {time.monotonic() - start:.1f} s")
     status.explain(place)
 
 
 def start(place, programs: Path, images: dict, api_only: bool, controllers: bool) -> None:
-    """Write the cluster's files, start its node, wait until it works."""
+    """Writes the cluster's files, starts its node, and waits until it works."""
     chosen = reserve(place, api_only)
     mtu = hostnet.uplink_mtu()
     servers = usable_name_servers()
@@ -76,7 +76,7 @@ def start(place, programs: Path, images: dict, api_only: bool, controllers: bool
 
 
 def reserve(place, api_only: bool) -> addresses.Addresses:
-    """Choose the cluster's number and write it down before anything uses it."""
+    """Selects the number of the cluster and records it before its first use."""
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         reserved = {(files.read_json(paths.ClusterPaths(other).settings) or {}).get("number")
                     for other in paths.all_clusters()}
@@ -91,7 +91,7 @@ def reserve(place, api_only: bool) -> addresses.Addresses:
 
 
 def configure(place, chosen, programs: Path, images: dict, mtu: int, servers: list) -> None:
-    """Certificates, kubeconfigs, configuration files, and what the node sees below /etc and /opt."""
+    """Writes certificates, kubeconfigs, configuration files, and the node's files below /etc and /opt."""
     authority = Authority(place.pki)
     authority.create()
     service_account_keys(place.pki)
@@ -128,12 +128,12 @@ def configure(place, chosen, programs: Path, images: dict, mtu: int, servers: li
 
 
 def opaque(folder: Path) -> None:
-    """Hide the host's folder of this name: its CNI configurations are not this node's."""
+    """Hides the host's folder of this name: its CNI configurations do not apply to this node."""
     os.setxattr(folder, "trusted.overlay.opaque", b"y")
 
 
 def usable_name_servers() -> list:
-    """The host's name servers as pods can use them."""
+    """Returns the host's name servers that Pods can use."""
     for path in RESOLV_CONFS:
         if path.exists():
             servers = configuration.name_servers(path.read_text(encoding="utf-8"))
@@ -143,7 +143,7 @@ def usable_name_servers() -> list:
 
 
 def applied(api: Api, path: str, body: dict) -> bool:
-    """Apply an object; false while the server is not yet ready for it."""
+    """Applies an object. Returns False while the server is not ready for it."""
     try:
         api.apply(path, body)
         return True
@@ -163,18 +163,18 @@ def found(api: Api, path: str) -> bool:
 
 
 def ready(place, component: str) -> bool:
-    """Whether the supervisor found a component ready."""
+    """Whether the supervisor reports a component as ready."""
     return ((files.read_json(place.state) or {}).get(component) or {}).get("ready", False)
 
 
 def all_ready(place) -> bool:
-    """Whether all components are."""
+    """Whether all components are ready."""
     state = files.read_json(place.state) or {}
     return bool(state) and all(component["ready"] for component in state.values())
 
 
 def wait(place, what: str, condition) -> None:
-    """Wait for a condition, but not longer than the node lives or a component keeps failing."""
+    """Waits for a condition. Fails when the node ends or a component keeps failing."""
     def outcome():
         if node.identity(place) is None:
             raise ClusterError(f"the node ended while waiting for {what}")
@@ -187,7 +187,7 @@ def wait(place, what: str, condition) -> None:
 
 
 def failed_logs(place) -> str:
-    """The ends of the logs that say why: those of components that failed or are not ready."""
+    """Returns the last log lines of components that failed or are not ready."""
     state = files.read_json(place.state) or {}
     guilty = [name for name, at in state.items() if at["restarts"] or not at["ready"]] or ["supervisor"]
     kept = paths.cache() / "failed" / place.name

@@ -1,4 +1,4 @@
-"""The demo application: deployed, up to date, and its own counters read."""
+"""The demo application: deployment, restarts with a new sidecar, counters."""
 
 import json
 from pathlib import Path
@@ -9,21 +9,21 @@ from .progress import say, wait, wait_for_deployment
 MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 NAMESPACE = "kermode-demo"
 OUTSIDE = "kermode-demo-outside"
-# Deployments and where they are; the first two are in the mesh.
+# Deployments with their namespaces; the first two are in the mesh.
 DEPLOYMENTS = (("demo-server", NAMESPACE), ("demo-client", NAMESPACE),
                ("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE))
 IN_MESH = ("demo-server", "demo-client")
 
 
 def manifest(name: str, image: str) -> str:
-    """A file of manifests with the demo's image put in. Pure but for the reading."""
+    """Returns a file of manifests with the reference of the demo image."""
     text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
     return text.replace("image: kermode-demo\n", f"image: {image}\n")
 
 
 def deploy(kubectl: Kubectl, references: dict) -> None:
-    """Apply the mesh's settings and the application, wait for it."""
-    # A control plane that was just replaced can be gone from where the API server still looks for it.
+    """Applies Mesh and application, and waits for the rollout."""
+    # After a rollout the API server may still send webhook calls to the old control plane.
     wait("Mesh default", lambda: kubectl.apply_over(manifest("mesh", "")), seconds=30)
     say("Mesh default: mTLS STRICT")
     for name in ("app", "outside"):
@@ -35,7 +35,7 @@ def deploy(kubectl: Kubectl, references: dict) -> None:
 
 
 def replace_old_sidecars(kubectl: Kubectl, name: str, image: str) -> None:
-    """Restart a Deployment whose Pods have a sidecar of an earlier build: Pods are injected when they are made."""
+    """Restarts a Deployment whose Pods have a sidecar of an earlier build: Pods are injected at creation."""
     pods = kubectl.get("pods", namespace=NAMESPACE, selector=f"app={name}")["items"]
     old = [pod for pod in pods if sidecar_image(pod) not in (None, image)]
     if old:
@@ -44,7 +44,7 @@ def replace_old_sidecars(kubectl: Kubectl, name: str, image: str) -> None:
 
 
 def sidecar_image(pod: dict):
-    """The image of a Pod's sidecar, if it has one. Pure."""
+    """Returns the image of a Pod's sidecar, if it has one. Pure."""
     spec = pod["spec"]
     for container in spec.get("initContainers", []) + spec["containers"]:
         if container["name"] == "kuma-sidecar":
@@ -53,7 +53,7 @@ def sidecar_image(pod: dict):
 
 
 def pod_of(kubectl: Kubectl, name: str, namespace: str) -> str:
-    """The name of a running Pod of a Deployment."""
+    """Returns the name of a running Pod of a Deployment."""
     def running():
         for pod in kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]:
             if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
@@ -63,24 +63,24 @@ def pod_of(kubectl: Kubectl, name: str, namespace: str) -> str:
 
 
 def fetch(kubectl: Kubectl, pod: str, namespace: str, container: str, url: str) -> str:
-    """A URL as a program in the Pod sees it. The image has no shell, but the demo program can fetch."""
+    """Fetches a URL from inside a Pod, with the demo program; the image has no shell."""
     text = kubectl.inside(pod, namespace, container, "kermode-demo", "get", url)
     return text.partition(" ")[2]
 
 
 def counters(kubectl: Kubectl, name: str, namespace: str) -> dict:
-    """What a client counted since it started."""
+    """Returns the counters of a client since its start."""
     pod = pod_of(kubectl, name, namespace)
     return json.loads(fetch(kubectl, pod, namespace, "client", "http://127.0.0.1:8081/"))
 
 
 def grown(before: dict, after: dict) -> dict:
-    """What a counter map gained. Pure."""
+    """Returns the increase of each counter. Pure."""
     gains = {key: count - before.get(key, 0) for key, count in after.items()}
     return {key: count for key, count in gains.items() if count > 0}
 
 
 def remove(kubectl: Kubectl) -> None:
-    """Delete the application."""
+    """Deletes the application."""
     for name in ("outside", "app", "mesh"):
         kubectl.run("delete", "--ignore-not-found", "--filename=-", stdin=manifest(name, "gone"))

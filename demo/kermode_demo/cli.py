@@ -1,4 +1,4 @@
-"""The command line; the Makefile calls it."""
+"""Command line of the demo, which the Makefile calls."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from .progress import step
 
 
 def parser() -> argparse.ArgumentParser:
-    """Commands and their arguments."""
+    """Returns the parser of commands and arguments."""
     main_parser = argparse.ArgumentParser(prog="kermode_demo", description="Kermode's demo")
     commands = main_parser.add_subparsers(dest="command", required=True)
     for name, text in (("up", "install the mesh and the demo, show what it does"),
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def built() -> Path:
-    """Packages, programs and images, as far as they are missing; the path of kumactl."""
+    """Installs missing packages and builds programs and images. Returns the path of kumactl."""
     step("Debian packages")
     subprocess.run([str(paths.CLUSTER_SOURCES / "install-packages")], check=True)
     step("programs and images (the first build takes a while)")
@@ -39,13 +39,13 @@ def built() -> Path:
 
 
 def kumactl_there() -> Path:
-    """A kumactl that was built before, whatever changed since; removing needs no newer one."""
+    """Returns the kumactl of an earlier build, which is sufficient for removal."""
     found = sorted(paths.TARGET.glob("*/release/kumactl"))
     return found[0] if found else images.compile_binaries() / "kumactl"
 
 
 def installed(place) -> tuple:
-    """The mesh on the cluster; kubectl and the images' references."""
+    """Installs the mesh on the cluster. Returns kubectl and the image references."""
     kumactl = built()
     step(place.title)
     references = place.prepare()
@@ -56,7 +56,7 @@ def installed(place) -> tuple:
 
 
 def up(place) -> None:
-    """Everything, and the report."""
+    """Installs mesh and application, and prints the report."""
     kubectl, references = installed(place)
     step("demo application")
     application.deploy(kubectl, references)
@@ -65,7 +65,7 @@ def up(place) -> None:
 
 
 def down(place) -> None:
-    """Remove everything."""
+    """Removes application, mesh and, locally, the cluster."""
     if not isinstance(place, Local):
         kubectl = place.kubectl()
         application.remove(kubectl)
@@ -74,9 +74,9 @@ def down(place) -> None:
 
 
 def dispatch(options) -> None:
-    """Run the chosen command."""
+    """Runs the selected command."""
     place = chosen(options.cluster, dict(os.environ))
-    begun = time.monotonic()
+    start = time.monotonic()
     if options.command == "up":
         up(place)
     elif options.command == "install":
@@ -85,11 +85,11 @@ def dispatch(options) -> None:
         report.show(place.kubectl(), place.environment())
     else:
         down(place)
-    print(f"({time.monotonic() - begun:.0f} s)")
+    print(f"({time.monotonic() - start:.0f} s)")
 
 
 def main() -> int:
-    """Parse, run, and say what went wrong in words."""
+    """Parses arguments and runs the command; prints errors without a traceback."""
     options = parser().parse_args()
     try:
         dispatch(options)

@@ -1,5 +1,5 @@
-"""What goes wrong in a demo, in words for its reader."""
+"""The exception that the command line shows without a traceback."""
 
 
 class DemoError(Exception):
-    """Something did not work; the text says what, and what to look at."""
+    """An error of the demo: the text names the problem and where to look."""

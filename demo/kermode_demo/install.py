@@ -1,4 +1,4 @@
-"""The control plane on the cluster: what `kumactl install control-plane` prints, applied."""
+"""Installs the control plane with the manifests of `kumactl install control-plane`."""
 
 import subprocess
 from pathlib import Path
@@ -12,7 +12,7 @@ NAME = "kuma-control-plane"
 
 
 def flags(references: dict) -> list:
-    """Flags of kumactl that choose these images. Pure."""
+    """Returns the flags of kumactl for these images. Pure."""
     result = []
     for flag, image in (("control-plane", "kuma-cp"), ("dataplane", "kuma-dp"), ("dataplane-init", "kuma-init")):
         name, _, tag = references[image].rpartition(":")
@@ -22,7 +22,7 @@ def flags(references: dict) -> list:
 
 
 def manifests(kumactl: Path, references: dict) -> str:
-    """The manifests for these images."""
+    """Returns the manifests for these images."""
     command = [str(kumactl), "install", "control-plane", *flags(references)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
@@ -31,14 +31,14 @@ def manifests(kumactl: Path, references: dict) -> str:
 
 
 def install(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
-    """Apply the manifests and wait for the control plane."""
+    """Applies the manifests and waits for the control plane."""
     kubectl.apply(manifests(kumactl, references))
     say("kumactl install control-plane | kubectl apply -f -: applied")
     wait_for_deployment(kubectl, NAMESPACE, NAME)
 
 
 def uninstall(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
-    """Delete what `install` applied, webhooks first: nothing may wait for a control plane that is gone."""
+    """Deletes what `install` applied. Webhooks go first, so that no request waits for a deleted control plane."""
     kubectl.run("delete", "--ignore-not-found",
                 "mutatingwebhookconfiguration/kuma-admission-mutating-webhook-configuration",
                 "validatingwebhookconfiguration/kuma-validating-webhook-configuration")

@@ -1,4 +1,4 @@
-"""Whose cluster the demo runs on: one of our own on this machine, or the user's."""
+"""Target cluster of the demo: a local one on this machine, or the user's."""
 
 import shutil
 from dataclasses import dataclass
@@ -11,75 +11,75 @@ from .kubectl import Kubectl
 
 @dataclass(frozen=True)
 class Local:
-    """A cluster on this machine, made for the purpose."""
+    """A local cluster, which the demo creates."""
 
     name: str
 
     @property
     def title(self) -> str:
-        """What the progress calls it."""
+        """Name of the cluster in progress messages."""
         return f"local Kubernetes cluster {self.name!r}"
 
     def prepare(self) -> dict:
-        """Bring the cluster up and give it the images; name → reference."""
+        """Brings the cluster up and loads the images. Returns references by name."""
         up.up(self.name)
         references = images.built()
         images.load(paths.ClusterPaths(self.name))
         return references
 
     def kubectl(self) -> Kubectl:
-        """kubectl of the cluster's version."""
+        """Returns the kubectl of the cluster's version."""
         place = paths.ClusterPaths(self.name)
         if not place.kubeconfig.exists():
-            raise DemoError(f"there is no cluster {self.name}: make demo starts it")
+            raise DemoError(f"cluster {self.name} does not exist: run make demo")
         return Kubectl(str(place.bin / "kubectl"), str(place.kubeconfig))
 
     def environment(self) -> list:
-        """Shell lines after which `kubectl` alone works."""
+        """Returns shell commands that set kubectl up."""
         place = paths.ClusterPaths(self.name)
         return [f"export KUBECONFIG={place.kubeconfig}", f"export PATH={place.bin}:$PATH"]
 
     def tear_down(self) -> None:
-        """Take the cluster down, and the demo with it."""
+        """Takes the cluster down, and the demo with it."""
         down.down(self.name)
 
 
 @dataclass(frozen=True)
 class Remote:
-    """The user's cluster, with a registry that it pulls from."""
+    """The user's cluster, with the registry that it pulls from."""
 
     kubeconfig: str
     registry: str
 
     @property
     def title(self) -> str:
-        """What the progress calls it."""
+        """Name of the cluster in progress messages."""
         return f"your cluster (KUBECONFIG={self.kubeconfig})"
 
     def prepare(self) -> dict:
-        """Push the images; name → reference."""
+        """Pushes the images. Returns references by name."""
         print(f"pushing images to {self.registry} ...", flush=True)
         return images.push(self.registry.rstrip("/"))
 
     def kubectl(self) -> Kubectl:
-        """The user's kubectl."""
+        """Returns the user's kubectl."""
         program = shutil.which("kubectl")
         if not program:
             raise DemoError("kubectl is not on PATH: install it (https://kubernetes.io/docs/tasks/tools/)")
         return Kubectl(program, self.kubeconfig)
 
     def environment(self) -> list:
-        """Shell lines after which `kubectl` alone works."""
+        """Returns shell commands that set kubectl up."""
         return [f"export KUBECONFIG={self.kubeconfig}"]
 
     def tear_down(self) -> None:
-        """Nothing of the cluster itself is ours; what was installed is removed by the caller."""
+        """Does nothing: the caller removes the installation, and the cluster is the user's."""
 
 
 def chosen(name: str, environment: dict):
-    """Local, unless both KUBECONFIG and KERMODE_REGISTRY are set. Pure."""
+    """Returns the user's cluster when KUBECONFIG and KERMODE_REGISTRY are set, else the local one. Pure."""
     kubeconfig, registry = environment.get("KUBECONFIG"), environment.get("KERMODE_REGISTRY")
     if registry and not kubeconfig:
-        raise DemoError("KERMODE_REGISTRY is set but KUBECONFIG is not: set both for a cluster of yours, "
+        raise DemoError("KERMODE_REGISTRY is set but KUBECONFIG is not: set both for your own cluster, "
                         "or neither for a local one")
     return Remote(kubeconfig, registry) if registry else Local(name)

@@ -1,28 +1,28 @@
-"""Waiting with something to look at, and what to show when waiting was in vain."""
+"""Waits with progress output, and collects diagnostics when the wait fails."""
 
 import time
 
 from .errors import DemoError
 from .kubectl import Kubectl
 
-# Reasons of a waiting container that do not go away by waiting.
+# Reasons of a waiting container that time does not resolve.
 HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull", "ImagePullBackOff")
-# How often a container may fail before waiting for it is in vain.
+# Number of container failures after which waiting stops.
 RESTARTS = 3
 
 
 def step(text: str) -> None:
-    """Announce what happens next."""
+    """Prints the title of the next step."""
     print(f"\n== {text}", flush=True)
 
 
 def say(text: str) -> None:
-    """One line of progress."""
+    """Prints one line of progress."""
     print(f"   {text}", flush=True)
 
 
 def wait(what: str, condition, seconds: float = 120, interval: float = 0.5):
-    """Poll until `condition` returns (value, text) with a value, and return that; show the text when it changes."""
+    """Polls until `condition` returns (value, text) with a value, and returns the value. Prints the text when it changes."""
     end = time.monotonic() + seconds
     shown = None
     while True:
@@ -33,12 +33,12 @@ def wait(what: str, condition, seconds: float = 120, interval: float = 0.5):
             shown = text
             say(f"{what}: {text}")
         if time.monotonic() >= end:
-            raise DemoError(f"waited {seconds:.0f} s in vain for {what}: {text}")
+            raise DemoError(f"waited {seconds:.0f} s for {what}: {text}")
         time.sleep(interval)
 
 
 def rolled_out(deployment: dict) -> tuple:
-    """Whether a Deployment is done, and how far it is. Pure."""
+    """Returns whether a Deployment is rolled out, and its progress. Pure."""
     wanted = deployment["spec"]["replicas"]
     status = deployment.get("status", {})
     current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
@@ -48,7 +48,7 @@ def rolled_out(deployment: dict) -> tuple:
 
 
 def current(pods: list, deployment: dict) -> list:
-    """The Pods with the images that the Deployment has now; those of earlier attempts are on their way out. Pure."""
+    """Returns the Pods with the current images of the Deployment, without those of earlier rollouts. Pure."""
     wanted = {container["name"]: container["image"]
               for container in deployment["spec"]["template"]["spec"]["containers"]}
     return [pod for pod in pods
@@ -57,7 +57,7 @@ def current(pods: list, deployment: dict) -> list:
 
 
 def hopeless(pods: list) -> str:
-    """Why waiting for these Pods is in vain, or nothing. Pure."""
+    """Returns the reason why these Pods cannot become ready, if there is one. Pure."""
     for pod in pods:
         status = pod.get("status", {})
         for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
@@ -69,7 +69,7 @@ def hopeless(pods: list) -> str:
 
 
 def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
-    """Wait until a Deployment is rolled out; on failure show the object, its events and its Pods' logs."""
+    """Waits until a Deployment is rolled out. Errors contain the object, its events and the logs of its Pods."""
     def outcome():
         deployment = kubectl.get("deployment", name, namespace)
         done, text = rolled_out(deployment)
@@ -86,7 +86,7 @@ def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
 
 
 def diagnosis(kubectl: Kubectl, namespace: str, name: str) -> str:
-    """A Deployment that does not come up: objects, events, ends of the logs."""
+    """Returns objects, events and last log lines of a Deployment that does not become ready."""
     here = f"--namespace={namespace}"
     parts = [
         ("objects", ("get", "deployments,replicasets,pods", here, "--output=wide")),

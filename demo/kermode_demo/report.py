@@ -1,4 +1,4 @@
-"""What the demo shows once it runs: Pods, Dataplanes, who answered, who was refused, and what Envoy counted."""
+"""Report of the running demo: Pods, Dataplanes, responding replicas, rejected clients, Envoy's statistics."""
 
 from . import application
 from .application import NAMESPACE, OUTSIDE
@@ -7,16 +7,16 @@ from .kubectl import Kubectl
 from .progress import say, wait
 
 REPLICAS = 3
-# Enough that a replica which gets a third of them is not missed by chance.
+# Number of requests after which each of three replicas has certainly served some.
 REQUESTS = 60
 REFUSALS = 4
-# Of the cluster that the client's sidecar calls, and of the listener in front of the server.
+# Statistics of the cluster in the client's sidecar, and of the listener in front of the server.
 STATISTICS = ("^(cluster\\.demo-server_kermode-demo_svc_80|listener\\..*_8080)\\."
               "(ssl\\.(handshake|connection_error|fail_verify_.*|versions\\..*|ciphers\\..*)|upstream_rq_[245]xx)$")
 
 
 def table(headers: list, rows: list) -> str:
-    """Rows under headers, columns as wide as they need. Pure."""
+    """Returns a text table with aligned columns. Pure."""
     texts = [[str(cell) for cell in row] for row in [headers, *rows]]
     widths = [max(len(row[column]) for row in texts) for column in range(len(headers))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in texts]
@@ -25,12 +25,12 @@ def table(headers: list, rows: list) -> str:
 
 
 def names(containers: list) -> str:
-    """Names of containers. Pure."""
+    """Returns names of containers. Pure."""
     return ", ".join(container["name"] for container in containers) or "-"
 
 
 def pods(items: list) -> str:
-    """Pods and their containers. Pure."""
+    """Returns a table of Pods and their containers. Pure."""
     rows = []
     for pod in items:
         spec = pod["spec"]
@@ -40,7 +40,7 @@ def pods(items: list) -> str:
 
 
 def dataplanes(items: list) -> str:
-    """Dataplanes and the services they offer. Pure."""
+    """Returns a table of Dataplanes and their services. Pure."""
     rows = []
     for item in items:
         inbounds = item["spec"].get("networking", {}).get("inbound", [])
@@ -51,7 +51,7 @@ def dataplanes(items: list) -> str:
 
 
 def identities(certificates: str) -> dict:
-    """The URIs in an x-forwarded-client-cert header: the callee's own (By) and the caller's (URI). Pure."""
+    """Returns the URIs in an x-forwarded-client-cert header, of the server (By) and of the client (URI). Pure."""
     found = {"By": [], "URI": []}
     for element in certificates.split(";"):
         key, _, value = element.partition("=")
@@ -61,13 +61,14 @@ def identities(certificates: str) -> dict:
 
 
 def statistics(text: str) -> list:
-    """Envoy's `name: value` lines whose value is not zero. Pure."""
+    """Returns Envoy's statistics that are not zero, from `name: value` lines. Pure."""
     pairs = (line.rpartition(": ") for line in text.splitlines())
     return [(name, int(value)) for name, _, value in pairs if value.isdigit() and value != "0"]
 
 
 def traffic(kubectl: Kubectl) -> tuple:
-    """Wait until every replica has answered some of the client's requests; (gains by Pod, failures, last answer)."""
+    """Waits until every replica has served some requests of the client. Returns (increase by Pod, failures, last
+    response)."""
     before = application.counters(kubectl, "demo-client", NAMESPACE)
 
     def enough():
@@ -82,14 +83,14 @@ def traffic(kubectl: Kubectl) -> tuple:
 
 
 def refused(kubectl: Kubectl, name: str, namespace: str) -> dict:
-    """Wait until a client outside the mesh has been refused some times; its failures by reason. An answer that it
-    got is an error: the mesh would have a hole. So is a name that does not resolve: it would prove nothing."""
+    """Waits until some requests of a client outside the mesh have failed. Returns its failures by reason. A successful
+    request is an error, since the mesh must reject it; so is a name that does not resolve, since it proves nothing."""
     before = application.counters(kubectl, name, namespace)
 
     def enough():
         now = application.counters(kubectl, name, namespace)
         if now["succeeded"] > before["succeeded"]:
-            raise DemoError(f"{name} in namespace {namespace} is outside the mesh but got answers: {now}")
+            raise DemoError(f"{name} in namespace {namespace} is outside the mesh but got responses: {now}")
         failures = application.grown(before["byFailure"], now["byFailure"])
         if any(reason.startswith("name:") for reason in failures):
             raise DemoError(f"{name} in namespace {namespace} cannot resolve the server's name: {failures}")
@@ -99,30 +100,30 @@ def refused(kubectl: Kubectl, name: str, namespace: str) -> dict:
 
 
 def handshakes(kubectl: Kubectl, name: str, container: str) -> list:
-    """TLS and request statistics of the sidecar beside a container."""
+    """Returns TLS and request statistics of the sidecar beside a container."""
     pod = application.pod_of(kubectl, name, NAMESPACE)
     url = f"http://127.0.0.1:9901/stats?usedonly&filter={STATISTICS}"
     return statistics(application.fetch(kubectl, pod, NAMESPACE, container, url))
 
 
 def show(kubectl: Kubectl, environment: list) -> None:
-    """The whole report."""
+    """Prints the report."""
     by_pod, failures, answer = traffic(kubectl)
     outside = [(name, namespace, refused(kubectl, name, namespace))
                for name, namespace in (("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE))]
-    print("\nPods: those of the labelled namespace have a sidecar, except the one that opted out.\n")
+    print("\nPods: in the labelled namespace, every Pod has a sidecar unless it opted out.\n")
     print(pods(kubectl.get("pods", namespace=NAMESPACE)["items"] + kubectl.get("pods", namespace=OUTSIDE)["items"]))
-    print("\nDataplanes: what the control plane made of the Pods and Services.\n")
+    print("\nDataplanes: the control plane derives them from Pods and Services.\n")
     print(dataplanes(kubectl.get("dataplanes", namespace=NAMESPACE)["items"]))
-    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ and knows nothing of replicas or TLS.\n"
+    print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ without knowledge of replicas or TLS.\n"
           "Those of the last seconds:\n")
     rows = sorted(by_pod.items()) + [("failed", sum(failures.values()))]
-    print(table(["answered by", "requests"], rows))
-    print("\nIdentity: the certificate that the caller showed, as the server's sidecar passes it on in the header\n"
+    print(table(["replica", "requests"], rows))
+    print("\nIdentity: the certificate of the client, as the server's sidecar passes it on in the header\n"
           "x-forwarded-client-cert. The first URI is the service, the others are the caller's tags.\n")
     uris = identities(answer["headers"].get("x-forwarded-client-cert", ""))["URI"]
     if not uris:
-        raise DemoError(f"the server saw no certificate of its caller: {answer}")
+        raise DemoError(f"the server saw no client certificate: {answer}")
     for uri in uris:
         say(uri)
     print("\nEnvoy's own statistics, in the sidecars of client and server, since they began: with the requests that came\n"
@@ -130,11 +131,11 @@ def show(kubectl: Kubectl, environment: list) -> None:
     rows = [("client", *pair) for pair in handshakes(kubectl, "demo-client", "client")]
     rows += [("server", *pair) for pair in handshakes(kubectl, "demo-server", "server")]
     print(table(["sidecar of", "statistic", "value"], rows))
-    print("\nRefused: the same client without a sidecar has no certificate, and mTLS is STRICT.\n")
+    print("\nRejected: without a sidecar, the same client has no certificate, and mTLS is STRICT.\n")
     rows = [(name, namespace, reason, count) for name, namespace, reasons in outside
             for reason, count in reasons.items()]
-    print(table(["client", "namespace", "what it saw", "times"], rows))
-    print("\nLook for yourself:\n")
+    print(table(["client", "namespace", "failure", "count"], rows))
+    print("\nCommands for a closer look:\n")
     for line in [*environment, *NEXT]:
         say(line)
     print("\nmake demo-down removes everything.")

@@ -1,1 +1,1 @@
-"""Tests of the demo's pure parts; the rest is tested by `make demo` itself."""
+"""Tests of the pure functions of the demo; `make demo` itself tests the rest."""

@@ -1,4 +1,4 @@
-"""The demo's decisions, without a cluster."""
+"""Unit tests of the demo's pure functions."""
 
 import unittest
 from pathlib import Path
@@ -8,29 +8,29 @@ from kermode_demo.errors import DemoError
 
 
 def deployment(generation=1, observed=1, wanted=3, **status) -> dict:
-    """A Deployment with this status."""
+    """Returns a Deployment with this status."""
     return {"metadata": {"generation": generation}, "spec": {"replicas": wanted},
             "status": {"observedGeneration": observed, **status}}
 
 
 class Place(unittest.TestCase):
-    """Which cluster is chosen."""
+    """Selection of the cluster."""
 
-    def test_a_local_cluster_unless_both_variables_are_set(self):
+    def test_cluster_is_local_unless_both_variables_are_set(self):
         self.assertEqual(place.chosen("one", {}), place.Local("one"))
         self.assertEqual(place.chosen("one", {"KUBECONFIG": "/k"}), place.Local("one"))
         both = {"KUBECONFIG": "/k", "KERMODE_REGISTRY": "r.example/k"}
         self.assertEqual(place.chosen("one", both), place.Remote("/k", "r.example/k"))
 
-    def test_a_registry_alone_is_a_mistake(self):
+    def test_registry_without_kubeconfig_is_an_error(self):
         with self.assertRaisesRegex(DemoError, "KUBECONFIG"):
             place.chosen("one", {"KERMODE_REGISTRY": "r.example/k"})
 
 
 class Install(unittest.TestCase):
-    """The flags of kumactl."""
+    """Flags of kumactl."""
 
-    def test_images_are_taken_apart_at_the_right_places(self):
+    def test_image_references_are_split_into_registry_repository_and_tag(self):
         images = {"kuma-cp": "r.example:5000/a/b/kuma-cp:1-x", "kuma-dp": "docker.io/a/kuma-dp:2",
                   "kuma-init": "docker.io/a/kuma-init:3"}
         self.assertEqual(install.flags(images)[:3], [
@@ -39,9 +39,9 @@ class Install(unittest.TestCase):
 
 
 class Progress(unittest.TestCase):
-    """When waiting is over."""
+    """End of a wait."""
 
-    def test_a_deployment_is_done_when_the_new_pods_alone_are_there(self):
+    def test_deployment_is_rolled_out_when_only_new_pods_remain(self):
         done = deployment(replicas=3, updatedReplicas=3, availableReplicas=3)
         self.assertTrue(progress.rolled_out(done)[0])
         for other in (deployment(), deployment(observed=0, replicas=3, updatedReplicas=3, availableReplicas=3),
@@ -49,7 +49,7 @@ class Progress(unittest.TestCase):
                       deployment(replicas=3, updatedReplicas=2, availableReplicas=3)):
             self.assertFalse(progress.rolled_out(other)[0], other)
 
-    def test_pods_that_keep_failing_are_not_waited_for(self):
+    def test_wait_ends_for_pods_that_keep_failing(self):
         def pod(**status):
             return {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "c", **status}]}}
         self.assertEqual(progress.hopeless([pod(state={"waiting": {"reason": "ContainerCreating"}})]), "")
@@ -57,7 +57,7 @@ class Progress(unittest.TestCase):
         self.assertIn("3 restarts", progress.hopeless([pod(restartCount=3)]))
 
 
-    def test_pods_of_an_earlier_attempt_do_not_count(self):
+    def test_pods_of_an_earlier_rollout_are_ignored(self):
         def pod(image):
             sidecar = {"name": "kuma-sidecar", "image": "x"}
             return {"spec": {"containers": [sidecar, {"name": "c", "image": image}]}}
@@ -74,33 +74,33 @@ class Application(unittest.TestCase):
             self.assertNotIn("image: kermode-demo", text)
             self.assertEqual(text.count("image: registry.example/demo:1"), text.count("containers:"))
 
-    def test_an_old_sidecar_is_noticed_wherever_it_is(self):
+    def test_old_sidecar_is_found_among_containers_and_init_containers(self):
         container = {"name": "kuma-sidecar", "image": "a"}
         self.assertEqual(application.sidecar_image({"spec": {"containers": [container]}}), "a")
         self.assertEqual(application.sidecar_image({"spec": {"initContainers": [container], "containers": []}}), "a")
         self.assertIsNone(application.sidecar_image({"spec": {"containers": [{"name": "server"}]}}))
 
-    def test_only_gains_are_shown(self):
+    def test_only_increases_are_reported(self):
         self.assertEqual(application.grown({"a": 1, "b": 2}, {"a": 1, "b": 5, "c": 1}), {"b": 3, "c": 1})
 
 
 class Report(unittest.TestCase):
     """Tables."""
 
-    def test_columns_are_as_wide_as_their_widest_cell(self):
+    def test_column_is_as_wide_as_its_widest_cell(self):
         self.assertEqual(report.table(["a", "count"], [["long name", 1]]),
                          "   a          count\n   ---------  -----\n   long name  1")
 
-    def test_the_caller_is_told_from_the_callee(self):
+    def test_client_and_server_identities_are_distinguished(self):
         header = "By=spiffe://default/server;Hash=12;URI=spiffe://default/client;URI=kuma://app/client"
         self.assertEqual(report.identities(header)["URI"], ["spiffe://default/client", "kuma://app/client"])
         self.assertEqual(report.identities("")["URI"], [])
 
-    def test_zeros_and_histograms_are_left_out(self):
+    def test_zeros_and_histograms_are_omitted(self):
         text = "cluster.a.ssl.handshake: 3\ncluster.a.ssl.fail_verify_san: 0\nlistener.x.h: P50(1,2)\n"
         self.assertEqual(report.statistics(text), [("cluster.a.ssl.handshake", 3)])
 
-    def test_health_that_is_absent_counts_as_ready(self):
+    def test_inbound_without_health_is_ready(self):
         def item(**inbound):
             return {"metadata": {"name": "d"}, "mesh": "default", "spec": {"networking": {"inbound": [inbound]}}}
         self.assertIn("yes", report.dataplanes([item()]))
@@ -109,8 +109,8 @@ class Report(unittest.TestCase):
 
 
 class Manifests(unittest.TestCase):
-    """What the report promises of the manifests."""
+    """Constants of the report against the manifests."""
 
-    def test_the_replicas_in_the_report_are_those_of_the_manifest(self):
+    def test_replicas_of_the_report_match_the_manifest(self):
         text = Path(application.MANIFESTS / "app.yaml").read_text(encoding="utf-8")
         self.assertIn(f"replicas: {report.REPLICAS}\n", text)

@@ -1,5 +1,6 @@
-/* The process of a pod's sandbox container: it holds the pod's namespaces open,
- * reaps orphans when the pod shares one process namespace, and ends when told to. */
+/* Process of a Pod's sandbox container. It keeps the namespaces of the Pod alive,
+ * reaps orphans when the Pod shares one process namespace, and ends on SIGINT or
+ * SIGTERM. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
