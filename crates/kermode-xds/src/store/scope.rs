@@ -32,11 +32,14 @@ pub struct Entry {
     pub sequence: u64,
 }
 
-/// Creation, change or removal of a resource.
+/// Change of a view: creation, change or removal of a resource, or its selection by the profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Sequence number of the change.
     pub sequence: u64,
+    /// Lower bound of the sequence number with which the resource was published. The same as `sequence` if the resource
+    /// changed, 0 if the profile did.
+    pub since: u64,
     /// Key of the resource.
     pub key: Key,
 }
@@ -80,8 +83,10 @@ pub(super) struct LogEntry {
 
 #[derive(Debug)]
 pub(super) enum Logged {
-    /// A resource changed, or the profile started or stopped hiding it.
+    /// A resource changed.
     Resource(Key),
+    /// The profile started or stopped hiding a resource.
+    Hidden(Key),
     /// The profile started or stopped selecting the shared resources of this service.
     Service(ServiceName),
 }
@@ -270,7 +275,7 @@ impl Scope {
             }
             ProfileChange::Some { services, keys } => {
                 let services = services.into_iter().map(Logged::Service);
-                let keys = keys.into_iter().map(Logged::Resource);
+                let keys = keys.into_iter().map(Logged::Hidden);
                 self.append_log(sequence, log_capacity, services.chain(keys));
             }
         }

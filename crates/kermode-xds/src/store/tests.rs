@@ -1,4 +1,7 @@
+//! Behaviour of the store, as its watchers see it.
+
 use futures::FutureExt;
+use kermode_envoy::OnDemand;
 
 use super::*;
 
@@ -29,15 +32,15 @@ fn mesh() -> MeshName {
     MeshName::new("default")
 }
 
-/// Names of the changes since the last look; `None` for "everything".
-fn look(watcher: &mut Watcher) -> Option<Vec<String>> {
+/// Reads the view. Returns the names that changed since the last call, or `None` for any name.
+fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     watcher.read(|_, changes| match changes {
         Changes::All => None,
         Changes::Some(changes) => Some(changes.iter().map(|change| change.key.name.to_string()).collect()),
     })
 }
 
-/// Name and version of every cluster it sees.
+/// Returns name and version of every cluster that a wildcard brings.
 fn clusters(watcher: &mut Watcher) -> Vec<String> {
     let mut all: Vec<String> = watcher.read(|view, _| {
         let entries = view.map(|view| view.wildcard(ResourceKind::Cluster).collect::<Vec<_>>());
@@ -51,29 +54,29 @@ fn clusters(watcher: &mut Watcher) -> Vec<String> {
 }
 
 #[test]
-fn a_stream_sees_everything_at_first_and_then_only_what_changed() {
+fn first_read_returns_all_and_later_reads_only_changes() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1"), mk_cluster("b", "1")]);
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     let mut watcher = store.watch(&proxy("web"));
-    assert_eq!(look(&mut watcher), None);
-    assert_eq!(look(&mut watcher), Some(vec![]));
+    assert_eq!(changed_names(&mut watcher), None);
+    assert_eq!(changed_names(&mut watcher), Some(vec![]));
 
     assert_eq!(
         store.replace_mesh(&mesh(), vec![mk_cluster("a", "2"), mk_cluster("b", "1")]),
         1
     );
-    assert_eq!(look(&mut watcher), Some(vec!["a".into()]));
+    assert_eq!(changed_names(&mut watcher), Some(vec!["a".into()]));
     assert_eq!(clusters(&mut watcher), ["a=2", "b=1", "own=1"]);
 }
 
 #[test]
-fn publishing_the_same_again_changes_nothing_and_wakes_nobody() {
+fn publishing_the_same_again_changes_nothing_and_wakes_no_stream() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
     let mut watcher = store.watch(&proxy("web"));
-    look(&mut watcher);
+    changed_names(&mut watcher);
     assert_eq!(store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]), 0);
     assert_eq!(
         store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]),
@@ -83,7 +86,7 @@ fn publishing_the_same_again_changes_nothing_and_wakes_nobody() {
 }
 
 #[test]
-fn a_change_wakes_the_streams_that_see_its_scope_and_no_others() {
+fn change_wakes_only_the_streams_that_read_its_scope() {
     let store = Arc::new(Store::default());
     for name in ["web", "api"] {
         store.replace_proxy(&proxy(name), mk_profile(), Vec::new());
@@ -95,7 +98,7 @@ fn a_change_wakes_the_streams_that_see_its_scope_and_no_others() {
     store.replace_proxy(&proxy("far"), other, Vec::new());
     let mut all = ["web", "api", "far"].map(|name| store.watch(&proxy(name)));
     for watcher in &mut all {
-        look(watcher);
+        changed_names(watcher);
     }
     let mut woken = || {
         all.each_mut()
@@ -109,24 +112,24 @@ fn a_change_wakes_the_streams_that_see_its_scope_and_no_others() {
 }
 
 #[test]
-fn a_stream_that_fell_behind_the_log_compares_everything_and_the_log_stays_bounded() {
+fn stream_behind_the_bounded_log_compares_all_names() {
     let store = Arc::new(Store::with_log_capacity(3));
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     let mut watcher = store.watch(&proxy("web"));
-    look(&mut watcher);
+    changed_names(&mut watcher);
     for version in ["1", "2", "3"] {
         store.replace_mesh(&mesh(), vec![mk_cluster("a", version)]);
     }
-    assert_eq!(look(&mut watcher).map(|names| names.len()), Some(3));
+    assert_eq!(changed_names(&mut watcher).map(|names| names.len()), Some(3));
     for version in ["4", "5", "6", "7"] {
         store.replace_mesh(&mesh(), vec![mk_cluster("a", version)]);
     }
-    assert_eq!(look(&mut watcher), None);
+    assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["a=7"]);
 }
 
 #[test]
-fn a_proxy_sees_its_own_before_the_shared_and_not_what_is_hidden_from_it() {
+fn own_resource_replaces_the_shared_one_and_hidden_ones_are_absent() {
     let store = Arc::new(Store::default());
     store.replace_mesh(
         &mesh(),
@@ -165,7 +168,7 @@ fn a_proxy_sees_its_own_before_the_shared_and_not_what_is_hidden_from_it() {
 }
 
 #[test]
-fn limited_reach_shows_the_services_named_and_what_belongs_to_none() {
+fn limited_visibility_selects_its_services_and_resources_of_none() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("passthrough", "1")]);
     for name in ["a", "b"] {
@@ -184,12 +187,16 @@ fn limited_reach_shows_the_services_named_and_what_belongs_to_none() {
     assert_eq!(clusters(&mut watcher), ["b=1", "passthrough=1"]);
 
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    assert_eq!(look(&mut watcher), None, "another reach means another view");
+    assert_eq!(
+        changed_names(&mut watcher),
+        None,
+        "a switch to all services may concern any name"
+    );
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1", "passthrough=1"]);
 }
 
 #[test]
-fn of_one_name_in_two_services_the_first_that_the_proxy_sees_counts() {
+fn first_visible_service_wins_a_shared_name() {
     let store = Arc::new(Store::default());
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("same", "of b")]);
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("same", "of a")]);
@@ -211,7 +218,7 @@ fn of_one_name_in_two_services_the_first_that_the_proxy_sees_counts() {
 }
 
 #[test]
-fn replacing_a_service_leaves_the_others_alone() {
+fn replacing_a_service_keeps_the_others() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     store.replace_service(
@@ -228,7 +235,7 @@ fn replacing_a_service_leaves_the_others_alone() {
 }
 
 #[test]
-fn a_proxy_that_was_never_published_has_no_view_until_it_is() {
+fn proxy_has_no_view_until_it_is_published() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
     let mut watcher = store.watch(&proxy("web"));
@@ -236,25 +243,21 @@ fn a_proxy_that_was_never_published_has_no_view_until_it_is() {
     assert_eq!(watcher.changed().now_or_never(), None);
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     assert_eq!(watcher.changed().now_or_never(), Some(()));
-    assert_eq!(look(&mut watcher), None);
+    assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["a=1"]);
 }
 
 #[test]
-fn a_removed_proxy_freezes_its_streams_and_leaves_nothing_behind() {
+fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_stream() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     let mut watcher = store.watch(&proxy("web"));
-    look(&mut watcher);
+    changed_names(&mut watcher);
     store.remove_proxy(&proxy("web"));
     assert!(watcher.read(|view, _| view.is_none()));
-    assert_eq!(
-        store.len(),
-        (1, 1),
-        "kept for the stream, should the proxy come back"
-    );
+    assert_eq!(store.len(), (1, 1), "the stream still reads the scope");
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "2")]);
-    assert_eq!(look(&mut watcher), None);
+    assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["own=2"]);
     store.remove_proxy(&proxy("web"));
     drop(watcher);
@@ -262,7 +265,7 @@ fn a_removed_proxy_freezes_its_streams_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_proxy_that_moves_to_another_mesh_sees_that_one() {
+fn proxy_that_moves_to_another_mesh_reads_that_mesh() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
     store.replace_mesh(&"other".into(), vec![mk_cluster("b", "1")]);
@@ -277,6 +280,104 @@ fn a_proxy_that_moves_to_another_mesh_sees_that_one() {
         },
         Vec::new(),
     );
-    assert_eq!(look(&mut watcher), None);
+    assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["b=1"]);
+}
+
+fn only(services: &[&str]) -> Visibility {
+    Visibility::Only(services.iter().map(|name| ServiceName::from(*name)).collect())
+}
+
+#[test]
+fn changed_profile_concerns_only_the_services_and_names_that_changed() {
+    let store = Arc::new(Store::default());
+    for name in ["a", "b", "c", "d"] {
+        store.replace_service(&mesh(), &name.into(), vec![mk_cluster(name, "1")]);
+    }
+    let profile = Profile {
+        visibility: only(&["a", "b", "c"]),
+        eager: only(&["a"]),
+        ..mk_profile()
+    };
+    store.replace_proxy(&proxy("web"), profile, Vec::new());
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(changed_names(&mut watcher), None);
+    assert_eq!(clusters(&mut watcher), ["a=1"]);
+
+    let learn = |profile: &mut Profile| profile.eager = only(&["a", "b"]);
+    assert!(store.update_profile(&proxy("web"), learn));
+    assert!(!store.update_profile(&proxy("web"), learn), "no change");
+    assert_eq!(changed_names(&mut watcher), Some(vec!["b".into()]));
+    assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
+
+    let key = Key {
+        kind: ResourceKind::Cluster,
+        name: "b".into(),
+    };
+    assert!(store.update_profile(&proxy("web"), |profile| {
+        profile.visibility = only(&["b", "c"]);
+        profile.hidden.insert(key);
+    }));
+    let mut changed = changed_names(&mut watcher).expect("known changes");
+    changed.sort();
+    assert_eq!(changed, ["a", "b"]);
+    assert_eq!(clusters(&mut watcher), [] as [&str; 0]);
+}
+
+#[test]
+fn wildcard_brings_neither_on_demand_resources_nor_services_that_are_not_eager() {
+    let store = Arc::new(Store::default());
+    let on_demand = Resource {
+        on_demand: Some(Box::new(OnDemand::default())),
+        ..mk_cluster("dst", "1")
+    };
+    store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1"), on_demand]);
+    store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("b", "1")]);
+    let profile = Profile {
+        eager: only(&["a"]),
+        ..mk_profile()
+    };
+    store.replace_proxy(&proxy("web"), profile, Vec::new());
+    let mut watcher = store.watch(&proxy("web"));
+    assert_eq!(clusters(&mut watcher), ["a=1"]);
+    watcher.read(|view, _| {
+        let view = view.unwrap();
+        for name in ["dst", "b"] {
+            assert!(view.get(ResourceKind::Cluster, name).is_some(), "{name}");
+            assert!(
+                view.get_by_wildcard(ResourceKind::Cluster, name).is_none(),
+                "{name}"
+            );
+        }
+    });
+    assert!(store.update_profile(&proxy("web"), |profile| profile.eager = Visibility::All));
+    assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
+}
+
+#[test]
+fn updated_proxy_keeps_its_other_resources() {
+    let store = Arc::new(Store::default());
+    assert_eq!(store.update_proxy(&proxy("web"), Vec::new(), &[]), None);
+    let own = vec![mk_cluster("a", "1"), mk_cluster("b", "1"), mk_cluster("c", "1")];
+    store.replace_proxy(&proxy("web"), mk_profile(), own);
+    let mut watcher = store.watch(&proxy("web"));
+    changed_names(&mut watcher);
+    let removed = ["b", "unknown"].map(|name| Key {
+        kind: ResourceKind::Cluster,
+        name: name.into(),
+    });
+    let upserts = vec![mk_cluster("a", "1"), mk_cluster("c", "2")];
+    assert_eq!(store.update_proxy(&proxy("web"), upserts, &removed), Some(2));
+    assert_eq!(changed_names(&mut watcher), Some(vec!["b".into(), "c".into()]));
+    assert_eq!(clusters(&mut watcher), ["a=1", "c=2"]);
+}
+
+#[test]
+fn common_resources_are_replaced_without_those_of_services() {
+    let store = Arc::new(Store::default());
+    store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
+    store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1")]);
+    store.replace_common(&mesh(), vec![mk_cluster("passthrough", "1")]);
+    assert_eq!(store.replace_common(&mesh(), vec![mk_cluster("other", "1")]), 2);
+    assert_eq!(clusters(&mut store.watch(&proxy("web"))), ["a=1", "other=1"]);
 }

@@ -147,14 +147,17 @@ fn advance(
     let cursor = cursor.replace(scope.sequence())?;
     let mut changes = Vec::new();
     for LogEntry { sequence, logged } in scope.since(cursor)? {
-        let change = |key| Change {
+        let change = |since, key| Change {
             sequence: *sequence,
+            since,
             key,
         };
         match logged {
-            Logged::Resource(key) => changes.push(change(key.clone())),
+            Logged::Resource(key) => changes.push(change(*sequence, key.clone())),
+            Logged::Hidden(key) => changes.push(change(0, key.clone())),
             Logged::Service(service) => {
-                changes.extend(shared.keys_of(Some(service)).cloned().map(change));
+                let keys = shared.keys_of(Some(service)).cloned();
+                changes.extend(keys.map(|key| change(0, key)));
             }
         }
     }

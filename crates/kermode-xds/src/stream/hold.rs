@@ -26,7 +26,8 @@ enum Hold {
     New,
     /// Waiting until this time at most.
     Until(Instant),
-    /// No longer waiting. Kept until the resource is sent.
+    /// No longer waiting. Kept until the resource is acknowledged, so that it does not wait again after a NACK of the
+    /// whole response.
     Expired,
 }
 
@@ -47,11 +48,16 @@ impl Holds {
                     after.filter(|(kind, name)| trackers[*kind as usize].is_awaited(name, view));
                 if waiting.next().is_some() {
                     let key = entry.key();
+                    // A name may be both pending and part of a rejected response.
                     let hold = before.remove(&key).unwrap_or(Hold::New);
-                    self.0.insert(key, hold);
+                    self.0.entry(key).or_insert(hold);
                 }
             }
         }
+        let expired = before.into_iter().filter(|(key, hold)| {
+            *hold == Hold::Expired && trackers[key.kind as usize].has_in_flight(&key.name)
+        });
+        self.0.extend(expired);
     }
 
     /// Returns whether a pending resource has to wait.

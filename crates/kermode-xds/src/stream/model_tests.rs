@@ -1,69 +1,100 @@
-//! A stream against a client that behaves as Envoy does, under random changes, delays and reconnects.
+//! Property tests: a stream against a model of Envoy, under random changes, delays and reconnects.
 
 mod envoy;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use kermode_envoy::{Resource, ResourceKind};
+use kermode_envoy::{OnDemand, Resource, ResourceKind};
 use kermode_model::{ObjectKey, ServiceName};
 use kermode_protocol::ads::DeltaDiscoveryRequest;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Profile, Store, Visibility, Watcher};
+use crate::store::{Profile, Store, Tombstones, Visibility, Watcher};
 use envoy::Envoy;
 
 const SERVICES: u8 = 4;
 
-/// One service's resources.
+/// Version and body of every tombstone.
+const TOMBSTONE: &str = "static:none";
+
+/// Resources of one service `i`: cluster and endpoints `c<i>`, listener `l<i>`, route `r<i>`, on-demand cluster `d<i>`.
 #[derive(Clone, Debug)]
 struct Spec {
     eds: bool,
     cluster: u8,
     endpoints: Option<u8>,
     listener: u8,
-    /// Bit `i`: the listener refers to the cluster of service `i` as well, while there is one.
+    /// Bit `i`: the listener also refers to the cluster of service `i`, while that exists.
     refers: u8,
     route: Option<u8>,
-    /// Which of cluster, endpoints, listener Envoy refuses.
-    refused: u8,
+    /// Version of the on-demand cluster, which is sent after the other resources of the service.
+    on_demand: Option<u8>,
+    /// Bits of the resources that Envoy rejects: 1 cluster, 2 endpoints, 4 listener, 8 on-demand cluster.
+    rejected: u8,
 }
 
 #[derive(Clone, Debug)]
 enum Op {
     Publish(u8, Option<Spec>),
-    /// Only services of this mask, or all.
+    /// Makes the services of this mask visible, or all.
     Reach(Option<u8>),
+    /// Makes a wildcard subscription bring the services of this mask, or all.
+    Learn(Option<u8>),
     Own(u8),
-    /// The server's messages reach the client, at most so many.
+    /// Delivers at most this number of responses to Envoy.
     ToClient(u8),
-    /// The client's messages reach the server.
+    /// Delivers at most this number of requests to the stream.
     ToServer(u8),
-    /// The server looks at what changed.
-    Look,
+    /// The stream reads its changes.
+    Read,
     Reconnect,
-    Ask(u8),
-    Unask(u8),
+    /// Envoy subscribes to a cluster by name.
+    Subscribe(String),
+    Unsubscribe(String),
+    /// The deadline of every hold passes.
+    Expire,
+}
+
+/// Sidecars that a property is about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sidecars {
+    /// All services visible; listeners refer to several of them.
+    Eager,
+    /// Some services visible, all of those by wildcard.
+    Limited,
+    /// Some services visible, some of those by wildcard, and tombstones.
+    OnDemand,
 }
 
 struct World {
     store: Arc<Store>,
     desired: BTreeMap<u8, Spec>,
+    published: Vec<Resource>,
     reach: Option<u8>,
+    learned: Option<u8>,
+    tombstones: Option<Tombstones>,
     own: u8,
     limits: Limits,
     stream: Stream,
     watcher: Watcher,
+    now: Instant,
     envoy: Envoy,
     to_client: VecDeque<Response>,
     to_server: VecDeque<DeltaDiscoveryRequest>,
-    /// Nonces the server waits for, by kind.
-    unanswered: HashMap<ResourceKind, String>,
-    /// Versions sent on this stream that nothing has made stale.
+    /// Nonces of the responses in flight, by kind.
+    in_flight: HashMap<ResourceKind, String>,
+    /// Versions that were sent on this stream and that no later event makes worth sending again.
     sent: HashMap<(ResourceKind, String), String>,
-    /// What the server remembered as refused after its last step.
-    refused: HashSet<(ResourceKind, String)>,
+    /// Names of the rejected resources after the last step of the stream.
+    rejected: HashSet<(ResourceKind, String)>,
+    /// Clusters that the client has subscribed to by name, as far as the stream has received it.
+    subscribed: HashSet<String>,
+    /// Resources that the client has, by ACK or by report, or NACKed.
+    acknowledged: HashSet<(ResourceKind, String)>,
+    /// Whether no hold has expired yet.
+    holds_are_strict: bool,
 }
 
 fn proxy() -> ObjectKey {
@@ -85,25 +116,100 @@ fn resource(kind: ResourceKind, name: &str, body: &str, of: Option<u8>) -> Resou
     }
 }
 
+fn is_on_demand(name: &str) -> bool {
+    name.starts_with('d')
+}
+
+/// Returns whether a mask contains a service. No mask contains all.
+fn contains(mask: Option<u8>, i: u8) -> bool {
+    mask.is_none_or(|mask| mask & (1 << i) != 0)
+}
+
+fn visibility(mask: Option<u8>) -> Visibility {
+    let only = |_| {
+        Visibility::Only(
+            (0..SERVICES)
+                .filter(|i| contains(mask, *i))
+                .map(service)
+                .collect(),
+        )
+    };
+    mask.map_or(Visibility::All, only)
+}
+
+fn tombstone(kind: ResourceKind, name: &str) -> Option<Resource> {
+    let is_answered = kind == ResourceKind::Cluster && is_on_demand(name);
+    is_answered.then(|| resource(kind, name, TOMBSTONE, None))
+}
+
+impl Spec {
+    fn resources(&self, i: u8, desired: &BTreeMap<u8, Spec>) -> Vec<Resource> {
+        let bad = |bit: u8| if self.rejected & bit == 0 { "" } else { "!" };
+        let kind_of_cluster = if self.eds { "eds" } else { "static" };
+        let cluster = format!("{kind_of_cluster}:{}{}", self.cluster, bad(1));
+        let name = format!("c{i}");
+        let mut all = vec![resource(ResourceKind::Cluster, &name, &cluster, Some(i))];
+        if let Some(endpoints) = self.endpoints.filter(|_| self.eds) {
+            let body = format!("{endpoints}{}", bad(2));
+            all.push(resource(ResourceKind::Endpoints, &name, &body, Some(i)));
+        }
+        let refers = desired
+            .keys()
+            .filter(|j| **j == i || self.refers & (1 << **j) != 0);
+        let refers: Vec<String> = refers.map(|j| format!("c{j}")).collect();
+        let route = self.route.map(|_| format!("/r{i}")).unwrap_or_default();
+        let body = format!("{}{route}:{}{}", refers.join(","), self.listener, bad(4));
+        all.push(resource(ResourceKind::Listener, &format!("l{i}"), &body, Some(i)));
+        if let Some(version) = self.on_demand {
+            let after = all.iter().map(|resource| (resource.kind, resource.name.clone()));
+            let on_demand = OnDemand {
+                after: after.collect(),
+            };
+            let body = format!("static:{version}{}", bad(8));
+            all.push(Resource {
+                on_demand: Some(Box::new(on_demand)),
+                ..resource(ResourceKind::Cluster, &format!("d{i}"), &body, Some(i))
+            });
+        }
+        if let Some(content) = self.route {
+            all.push(resource(
+                ResourceKind::Route,
+                &format!("r{i}"),
+                &content.to_string(),
+                Some(i),
+            ));
+        }
+        all
+    }
+}
+
 impl World {
-    fn new(limits: Limits) -> Self {
-        // A short log, so that streams fall out of it.
+    fn new(limits: Limits, sidecars: Sidecars) -> Self {
+        // A short log, so that streams fall behind it.
         let store = Arc::new(Store::with_log_capacity(6));
         let watcher = store.watch(&proxy());
+        let tombstones = (sidecars == Sidecars::OnDemand).then(|| Tombstones::new(tombstone));
         let mut world = Self {
             store,
             desired: BTreeMap::new(),
+            published: Vec::new(),
             reach: None,
+            learned: None,
+            tombstones,
             own: 0,
             limits,
             stream: Stream::new(limits),
             watcher,
+            now: Instant::now(),
             envoy: Envoy::default(),
             to_client: VecDeque::new(),
             to_server: VecDeque::new(),
-            unanswered: HashMap::new(),
+            in_flight: HashMap::new(),
             sent: HashMap::new(),
-            refused: HashSet::new(),
+            rejected: HashSet::new(),
+            subscribed: HashSet::new(),
+            acknowledged: HashSet::new(),
+            holds_are_strict: true,
         };
         world.to_server = world.envoy.connect().into();
         world
@@ -122,28 +228,34 @@ impl World {
                 self.reach = mask;
                 self.publish_own();
             }
+            Op::Learn(mask) => {
+                self.learned = mask;
+                self.publish_own();
+            }
             Op::Own(content) => {
                 self.own = content;
                 self.publish_own();
             }
             Op::ToClient(count) => (0..count).for_each(|_| self.deliver_to_client()),
             Op::ToServer(count) => (0..count).for_each(|_| self.deliver_to_server()),
-            Op::Look => self.look(),
+            Op::Read => self.read(),
             Op::Reconnect => self.reconnect(),
-            Op::Ask(i) => {
-                let requests = self.envoy.ask(&format!("c{i}"));
+            Op::Subscribe(name) => {
+                let requests = self.envoy.subscribe_cluster(&name);
                 self.to_server.extend(requests);
             }
-            Op::Unask(i) => {
-                let requests = self.envoy.unask(&format!("c{i}"));
+            Op::Unsubscribe(name) => {
+                let requests = self.envoy.unsubscribe_cluster(&name);
                 self.to_server.extend(requests);
+            }
+            Op::Expire => {
+                self.expire();
             }
         }
     }
 
     fn publish(&mut self) {
-        let mut all = Vec::new();
-        // What is gone and comes back is sent again.
+        // A resource that is removed and created again is sent again.
         let (desired, reach) = (&self.desired, self.reach);
         self.sent.retain(|(_, name), _| {
             let i = name
@@ -151,92 +263,59 @@ impl World {
                 .last()
                 .map(|digit| digit.wrapping_sub(b'0'))
                 .filter(|i| *i < SERVICES);
-            i.is_none_or(|i| desired.contains_key(&i) && reach.is_none_or(|mask| mask & (1 << i) != 0))
+            i.is_none_or(|i| desired.contains_key(&i) && contains(reach, i))
         });
-        for (i, spec) in &self.desired {
-            let bad = |bit: u8| if spec.refused & bit == 0 { "" } else { "!" };
-            let cluster = format!(
-                "{}:{}{}",
-                if spec.eds { "eds" } else { "static" },
-                spec.cluster,
-                bad(1)
-            );
-            all.push(resource(
-                ResourceKind::Cluster,
-                &format!("c{i}"),
-                &cluster,
-                Some(*i),
-            ));
-            if let Some(endpoints) = spec.endpoints.filter(|_| spec.eds) {
-                let body = format!("{endpoints}{}", bad(2));
-                all.push(resource(
-                    ResourceKind::Endpoints,
-                    &format!("c{i}"),
-                    &body,
-                    Some(*i),
-                ));
-            }
-            let refers = self
-                .desired
-                .keys()
-                .filter(|j| *j == i || spec.refers & (1 << **j) != 0);
-            let refers: Vec<String> = refers.map(|j| format!("c{j}")).collect();
-            let route = if spec.route.is_some() {
-                format!("/r{i}")
-            } else {
-                String::new()
-            };
-            let body = format!("{}{route}:{}{}", refers.join(","), spec.listener, bad(4));
-            all.push(resource(
-                ResourceKind::Listener,
-                &format!("l{i}"),
-                &body,
-                Some(*i),
-            ));
-            if let Some(content) = spec.route {
-                all.push(resource(
-                    ResourceKind::Route,
-                    &format!("r{i}"),
-                    &content.to_string(),
-                    Some(*i),
-                ));
-            }
-        }
-        self.store.replace_mesh(&"default".into(), all);
+        let resources = self
+            .desired
+            .iter()
+            .flat_map(|(i, spec)| spec.resources(*i, desired));
+        self.published = resources.collect();
+        self.store.replace_mesh(&"default".into(), self.published.clone());
+    }
+
+    fn own_resources(&self) -> Vec<Resource> {
+        let cluster = format!("own{}", self.own % 2);
+        let listener = format!("{cluster}:{}", self.own);
+        vec![
+            resource(ResourceKind::Cluster, &cluster, "static:0", None),
+            resource(ResourceKind::Listener, "inbound", &listener, None),
+        ]
     }
 
     fn publish_own(&mut self) {
-        let visibility = self.reach.map_or(Visibility::All, |mask| {
-            Visibility::Only(
-                (0..SERVICES)
-                    .filter(|i| mask & (1 << i) != 0)
-                    .map(service)
-                    .collect(),
-            )
-        });
         let profile = Profile {
-            visibility,
+            visibility: visibility(self.reach),
+            eager: visibility(self.learned),
+            tombstones: self.tombstones.clone(),
             ..Profile::new("default".into())
         };
-        let cluster = format!("own{}", self.own % 2);
-        let own = vec![
-            resource(ResourceKind::Cluster, &cluster, "static:0", None),
-            resource(
-                ResourceKind::Listener,
-                "inbound",
-                &format!("{cluster}:{}", self.own),
-                None,
-            ),
-        ];
-        self.store.replace_proxy(&proxy(), profile, own);
+        self.store.replace_proxy(&proxy(), profile, self.own_resources());
     }
 
-    fn look(&mut self) {
+    fn read(&mut self) {
         let stream = &mut self.stream;
         let output = self
             .watcher
             .read(|view, changes| stream.on_change(changes, view.as_ref()));
-        self.take(output);
+        self.handle(output);
+    }
+
+    /// Lets the deadline of every hold pass. Returns whether there was one.
+    fn expire(&mut self) -> bool {
+        self.read();
+        let Some(deadline) = self.stream.next_deadline(self.now) else {
+            return false;
+        };
+        assert!(deadline <= self.now + self.limits.hold);
+        self.now += self.limits.hold;
+        self.holds_are_strict = false;
+        let (stream, now) = (&mut self.stream, self.now);
+        let output = self
+            .watcher
+            .read(|view, _| stream.on_deadline(now, view.as_ref()));
+        self.handle(output);
+        assert_eq!(self.stream.next_deadline(self.now), None, "a hold has no end");
+        true
     }
 
     fn deliver_to_server(&mut self) {
@@ -244,48 +323,69 @@ impl World {
             return;
         };
         let kind = ResourceKind::from_type_url(&request.type_url).unwrap();
-        if self.unanswered.get(&kind) == Some(&request.response_nonce) {
-            self.unanswered.remove(&kind);
+        if self.in_flight.get(&kind) == Some(&request.response_nonce) {
+            self.in_flight.remove(&kind);
         }
-        self.look();
-        for name in request
-            .resource_names_subscribe
-            .iter()
-            .chain(&request.resource_names_unsubscribe)
-        {
+        self.read();
+        for name in &request.resource_names_unsubscribe {
             self.sent.remove(&(kind, name.clone()));
+            // The wildcard keeps clusters.
+            if kind != ResourceKind::Cluster {
+                self.acknowledged.remove(&(kind, name.clone()));
+            }
+            self.subscribed.remove(name);
         }
+        for name in &request.resource_names_subscribe {
+            self.sent.remove(&(kind, name.clone()));
+            if kind == ResourceKind::Cluster {
+                self.subscribed.insert(name.clone());
+            }
+        }
+        let reported = request.initial_resource_versions.keys();
+        self.acknowledged
+            .extend(reported.map(|name| (kind, name.clone())));
         let stream = &mut self.stream;
         let output = self
             .watcher
             .read(|view, _| stream.on_request(request, view.as_ref()))
             .unwrap();
-        self.take(output);
+        self.handle(output);
     }
 
-    fn take(&mut self, output: Output) {
+    fn handle(&mut self, output: Output) {
+        let rejected = self.stream.rejections();
+        let rejected: HashSet<_> = rejected.map(|r| (r.kind, r.resource.name.to_string())).collect();
         for event in output.events {
-            if let Event::Rejected { kind, resources, .. } = event {
-                for resource in resources {
-                    let key = (kind, resource.name.to_string());
-                    let alone = self
-                        .stream
-                        .rejections()
-                        .any(|rejection| rejection.resource == resource);
-                    // Those that were refused together with others may be tried once more.
-                    if !alone {
-                        self.sent.remove(&key);
+            match event {
+                Event::Acknowledged { kind, resources, .. } => {
+                    let names = resources.iter().map(|resource| (kind, resource.name.to_string()));
+                    self.acknowledged.extend(names);
+                }
+                Event::Rejected { kind, resources, .. } => {
+                    for resource in resources {
+                        let key = (kind, resource.name.to_string());
+                        if rejected.contains(&key) {
+                            self.acknowledged.insert(key.clone());
+                        } else {
+                            self.acknowledged.remove(&key);
+                        }
+                        let isolated = self
+                            .stream
+                            .rejections()
+                            .any(|rejection| rejection.resource == resource);
+                        // A resource that was rejected together with others may be sent once more.
+                        if !isolated {
+                            self.sent.remove(&key);
+                        }
                     }
                 }
             }
         }
-        // A refused version that was replaced by what the client has, and then came back, may be tried once more.
-        let refused = self.stream.rejections();
-        let refused: HashSet<_> = refused.map(|r| (r.kind, r.resource.name.to_string())).collect();
-        for healed in self.refused.difference(&refused) {
+        // A rejected version that was replaced by the one that the client has, and then returned, may be sent once more.
+        for healed in self.rejected.difference(&rejected) {
             self.sent.remove(healed);
         }
-        self.refused = refused;
+        self.rejected = rejected;
         for response in output.responses {
             self.check_response(&response);
             self.to_client.push_back(response);
@@ -294,17 +394,41 @@ impl World {
 
     fn check_response(&mut self, response: &Response) {
         let kind = response.kind.unwrap();
-        let before = self.unanswered.insert(kind, response.message.nonce.clone());
+        let before = self.in_flight.insert(kind, response.message.nonce.clone());
         assert_eq!(before, None, "two responses of {kind:?} in flight");
         for (name, version, _) in response.message.resources.iter().map(envoy::read) {
             let before = self.sent.insert((kind, name.clone()), version.clone());
-            assert_ne!(before, Some(version), "{kind:?} {name} was sent twice");
+            assert_ne!(before.as_ref(), Some(&version), "{kind:?} {name} was sent twice");
             if kind == ResourceKind::Cluster {
-                self.sent.remove(&(ResourceKind::Endpoints, name));
+                self.sent.remove(&(ResourceKind::Endpoints, name.clone()));
+            }
+            if is_on_demand(&name) {
+                self.check_on_demand(&name, &version);
             }
         }
         for name in &response.message.removed_resources {
             self.sent.remove(&(kind, name.clone()));
+            self.acknowledged.remove(&(kind, name.clone()));
+            let is_stuck = is_on_demand(name) && self.subscribed.contains(name);
+            assert!(!is_stuck, "Envoy will never request {name} again");
+        }
+    }
+
+    /// Checks that an on-demand cluster was subscribed to by name and sent after the resources that it waits for.
+    fn check_on_demand(&self, name: &str, version: &str) {
+        assert!(self.subscribed.contains(name), "nobody subscribed to {name}");
+        if version == TOMBSTONE || !self.holds_are_strict {
+            return;
+        }
+        let mut published = self.published.iter();
+        let resource = published
+            .find(|resource| &*resource.name == name)
+            .expect("it is published");
+        for (kind, other) in resource.on_demand.iter().flat_map(|on_demand| &on_demand.after) {
+            assert!(
+                self.acknowledged.contains(&(*kind, other.to_string())),
+                "{name} was sent before {kind:?} {other} was acknowledged"
+            );
         }
     }
 
@@ -320,41 +444,81 @@ impl World {
         self.stream = Stream::new(self.limits);
         self.watcher = self.store.watch(&proxy());
         self.to_client.clear();
-        self.unanswered.clear();
+        self.in_flight.clear();
         self.sent.clear();
-        self.refused.clear();
-        // Its own timeout ends the warming of a cluster whose endpoints were lost with the stream.
+        self.rejected.clear();
+        self.subscribed.clear();
+        self.acknowledged.clear();
+        // Envoy's own timeout ends the warming of a cluster whose endpoints were lost with the stream.
         self.envoy.warming.clear();
         self.to_server = self.envoy.connect().into();
     }
 
-    /// Delivers everything and compares what the client has with what it should have.
-    fn settle(&mut self) {
+    fn deliver_everything(&mut self) {
         for round in 0.. {
             assert!(round < 500, "no end of messages: {:?}", self.stream);
-            self.look();
+            self.read();
             if self.to_client.is_empty() && self.to_server.is_empty() {
                 break;
             }
             self.deliver_to_client();
             self.deliver_to_server();
         }
-        assert!(self.stream.is_settled(), "{:?}", self.stream);
-        let mut expected: HashMap<ResourceKind, BTreeMap<String, String>> = HashMap::new();
-        self.watcher.read(|view, _| {
-            let view = view.unwrap();
-            for kind in ResourceKind::ALL {
-                let bodies = view.wildcard(kind).map(|entry| {
-                    let (name, _, body) = envoy::read(&entry.encoded);
-                    (name, body)
-                });
-                expected.insert(kind, bodies.collect());
-            }
-        });
-        self.compare(&expected);
     }
 
-    fn compare(&self, expected: &HashMap<ResourceKind, BTreeMap<String, String>>) {
+    /// Delivers everything and compares the configuration of Envoy with the expected one, before and after the deadline
+    /// of the holds that remain.
+    fn settle(&mut self) {
+        self.deliver_everything();
+        let is_held = |name: &str| is_on_demand(name);
+        if self.stream.next_deadline(self.now).is_some() {
+            self.compare(|name| !is_held(name));
+            assert!(self.expire());
+            self.deliver_everything();
+        }
+        assert!(self.stream.is_settled(), "{:?}", self.stream);
+        self.compare(|_| true);
+    }
+
+    /// Returns names and bodies that Envoy is to have of a kind.
+    fn expected(&self, kind: ResourceKind) -> BTreeMap<String, String> {
+        let body = |resource: &Resource| {
+            let body = String::from_utf8(resource.body.to_vec()).unwrap();
+            (resource.name.to_string(), body)
+        };
+        let is_in = |mask: Option<u8>, resource: &Resource| {
+            (0..SERVICES).any(|i| resource.service == Some(service(i)) && contains(mask, i))
+        };
+        let visible: Vec<&Resource> = self
+            .published
+            .iter()
+            .filter(|resource| resource.kind == kind && is_in(self.reach, resource))
+            .collect();
+        let none = BTreeSet::new();
+        let names = self.envoy.names.get(&kind).unwrap_or(&none);
+        let by_name: BTreeMap<_, _> = visible
+            .iter()
+            .map(|resource| body(resource))
+            .filter(|(name, _)| names.contains(name))
+            .collect();
+        if !matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
+            return by_name;
+        }
+        let tombstones = names
+            .iter()
+            .filter(|name| self.tombstones.is_some() && is_on_demand(name))
+            .map(|name| (name.clone(), TOMBSTONE.to_owned()));
+        let by_wildcard = visible
+            .iter()
+            .filter(|resource| resource.on_demand.is_none() && is_in(self.learned, resource))
+            .map(|resource| body(resource));
+        let own = self.own_resources();
+        let own = own.iter().filter(|resource| resource.kind == kind).map(body);
+        tombstones.chain(by_name).chain(by_wildcard).chain(own).collect()
+    }
+
+    /// Compares the configuration of Envoy with the expected one, for the names that `compared` selects.
+    fn compare(&self, compared: impl Fn(&str) -> bool) {
         let none = BTreeSet::new();
         let rejected: BTreeSet<(ResourceKind, String)> = self
             .stream
@@ -368,16 +532,17 @@ impl World {
             ResourceKind::Route,
         ] {
             let mut applied = self.envoy.applied(kind);
-            let mut wanted = expected[&kind].clone();
+            let mut expected = self.expected(kind);
+            applied.retain(|name, _| compared(name));
+            expected.retain(|name, _| compared(name));
             if matches!(kind, ResourceKind::Endpoints | ResourceKind::Route) {
                 let names = self.envoy.names.get(&kind).unwrap_or(&none);
-                for name in names.iter().filter(|name| !wanted.contains_key(*name)) {
-                    let told = self.envoy.missing.contains(&(kind, name.clone()));
-                    assert!(told, "{kind:?} {name} was never answered");
+                for name in names.iter().filter(|name| !expected.contains_key(*name)) {
+                    let is_answered = self.envoy.missing.contains(&(kind, name.clone()));
+                    assert!(is_answered, "{kind:?} {name} was never answered");
                 }
-                wanted.retain(|name, _| names.contains(name));
             }
-            for (name, body) in wanted.clone() {
+            for (name, body) in expected.clone() {
                 let bad = body.ends_with('!');
                 assert_eq!(
                     bad,
@@ -385,12 +550,12 @@ impl World {
                     "{kind:?} {name} {body}"
                 );
                 if bad {
-                    // Whatever it had before.
-                    wanted.remove(&name);
+                    // Envoy keeps any earlier version.
+                    expected.remove(&name);
                     applied.remove(&name);
                 }
             }
-            assert_eq!(applied, wanted, "{kind:?}");
+            assert_eq!(applied, expected, "{kind:?}");
         }
         for name in &self.envoy.warming {
             let bad = rejected.contains(&(ResourceKind::Endpoints, name.clone()));
@@ -399,65 +564,81 @@ impl World {
     }
 }
 
-fn spec() -> impl Strategy<Value = Spec> {
-    let refused = prop_oneof![4 => Just(0), 1 => 0..8_u8];
+fn spec(sidecars: Sidecars) -> impl Strategy<Value = Spec> {
+    let rejected = prop_oneof![4 => Just(0), 1 => 0..16_u8];
     let parts = (
         any::<bool>(),
         0..3_u8,
         prop::option::weighted(0.9, 0..3_u8),
         0..3_u8,
     );
-    (parts, 0..16_u8, prop::option::of(0..2_u8), refused).prop_map(
-        |((eds, cluster, endpoints, listener), refers, route, refused)| Spec {
+    // A reference to another service breaks if that service is not visible.
+    let refers = if sidecars == Sidecars::Eager {
+        (0..16_u8).boxed()
+    } else {
+        Just(0).boxed()
+    };
+    let on_demand = if sidecars == Sidecars::OnDemand {
+        prop::option::weighted(0.8, 0..3_u8).boxed()
+    } else {
+        Just(None).boxed()
+    };
+    (parts, refers, prop::option::of(0..2_u8), on_demand, rejected).prop_map(
+        |((eds, cluster, endpoints, listener), refers, route, on_demand, rejected)| Spec {
             eds,
             cluster,
             endpoints,
             listener,
             refers,
             route,
-            refused,
+            on_demand,
+            rejected,
         },
     )
 }
 
-/// References to other services and limited reach exclude each other: the one would break the other.
-fn ops(limited: bool) -> impl Strategy<Value = Vec<Op>> {
-    let reach = if limited {
-        prop::option::of(0..16_u8).boxed()
-    } else {
-        Just(None).boxed()
+fn ops(sidecars: Sidecars, expire: bool) -> impl Strategy<Value = Vec<Op>> {
+    let (limited, on_demand) = (sidecars != Sidecars::Eager, sidecars == Sidecars::OnDemand);
+    let mask = move |limited: bool| {
+        if limited {
+            prop_oneof![1 => Just(None), 5 => (0..16_u8).prop_map(Some)].boxed()
+        } else {
+            Just(None).boxed()
+        }
     };
-    let publish = (0..SERVICES, prop::option::weighted(0.75, spec())).prop_map(move |(i, spec)| {
-        let refers = |spec: Spec| if limited { 0 } else { spec.refers };
-        Op::Publish(
-            i,
-            spec.map(|spec| Spec {
-                refers: refers(spec.clone()),
-                ..spec
-            }),
-        )
-    });
+    let name = || {
+        let prefix = if on_demand {
+            prop_oneof![1 => Just('c'), 3 => Just('d')].boxed()
+        } else {
+            Just('c').boxed()
+        };
+        (prefix, 0..SERVICES + 1).prop_map(|(prefix, i)| format!("{prefix}{i}"))
+    };
+    let publish = (0..SERVICES, prop::option::weighted(0.75, spec(sidecars)));
     let op = prop_oneof![
-        6 => publish,
-        1 => reach.prop_map(Op::Reach),
-        1 => (0..4_u8).prop_map(Op::Own),
-        6 => (1..4_u8).prop_map(Op::ToClient),
-        6 => (1..5_u8).prop_map(Op::ToServer),
-        3 => Just(Op::Look),
-        1 => Just(Op::Reconnect),
-        1 => (0..SERVICES + 1).prop_map(Op::Ask),
-        1 => (0..SERVICES + 1).prop_map(Op::Unask),
+        60 => publish.prop_map(|(i, spec)| Op::Publish(i, spec)),
+        10 => mask(limited).prop_map(Op::Reach),
+        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::Learn),
+        10 => (0..4_u8).prop_map(Op::Own),
+        60 => (1..4_u8).prop_map(Op::ToClient),
+        60 => (1..5_u8).prop_map(Op::ToServer),
+        30 => Just(Op::Read),
+        10 => Just(Op::Reconnect),
+        if on_demand { 40 } else { 10 } => name().prop_map(Op::Subscribe),
+        10 => name().prop_map(Op::Unsubscribe),
+        if expire { 10 } else { 1 } => Just(if expire { Op::Expire } else { Op::Read }),
     ];
     prop::collection::vec(op, 0..80)
 }
 
-fn run(ops: Vec<Op>, response_bytes: usize, pending: usize) {
-    let mut world = World::new(Limits {
+fn run(sidecars: Sidecars, ops: Vec<Op>, response_bytes: usize, pending: usize) {
+    let limits = Limits {
         response_bytes,
         names: 100,
         pending,
         ..Limits::default()
-    });
+    };
+    let mut world = World::new(limits, sidecars);
     for op in ops {
         world.step(op);
     }
@@ -465,27 +646,53 @@ fn run(ops: Vec<Op>, response_bytes: usize, pending: usize) {
     world.settle();
 }
 
+fn response_bytes() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1 << 20), 1..400_usize]
+}
+
+fn pending() -> impl Strategy<Value = usize> {
+    prop_oneof![Just(1000), 1..4_usize]
+}
+
 proptest! {
-    // Orders that go wrong are rare.
+    // Wrong orders are rare.
     #![proptest_config({
         let default = ProptestConfig::default();
         ProptestConfig { cases: 8 * default.cases, ..default }
     })]
 
     #[test]
-    fn a_client_like_envoy_ends_with_what_it_should_see(
-        ops in ops(false),
-        response_bytes in prop_oneof![Just(1 << 20), 1..400_usize],
-        pending in prop_oneof![Just(1000), 1..4_usize],
+    fn envoy_ends_with_its_expected_configuration(
+        ops in ops(Sidecars::Eager, false),
+        response_bytes in response_bytes(),
+        pending in pending(),
     ) {
-        run(ops, response_bytes, pending);
+        run(Sidecars::Eager, ops, response_bytes, pending);
     }
 
     #[test]
-    fn a_client_with_limited_reach_ends_with_what_it_should_see(
-        ops in ops(true),
-        response_bytes in prop_oneof![Just(1 << 20), 1..400_usize],
+    fn envoy_with_limited_visibility_ends_with_its_expected_configuration(
+        ops in ops(Sidecars::Limited, false),
+        response_bytes in response_bytes(),
     ) {
-        run(ops, response_bytes, 1000);
+        run(Sidecars::Limited, ops, response_bytes, 1000);
+    }
+
+    #[test]
+    fn envoy_with_on_demand_clusters_gets_each_after_its_prerequisites_and_no_name_gets_stuck(
+        ops in ops(Sidecars::OnDemand, false),
+        response_bytes in response_bytes(),
+        pending in pending(),
+    ) {
+        run(Sidecars::OnDemand, ops, response_bytes, pending);
+    }
+
+    #[test]
+    fn envoy_with_expiring_holds_ends_with_its_expected_configuration(
+        ops in ops(Sidecars::OnDemand, true),
+        response_bytes in response_bytes(),
+        pending in pending(),
+    ) {
+        run(Sidecars::OnDemand, ops, response_bytes, pending);
     }
 }

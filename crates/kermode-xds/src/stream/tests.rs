@@ -1,13 +1,15 @@
+//! Behaviour of a stream, one property a test.
+
 use std::collections::HashSet;
 
-use kermode_envoy::Resource;
 use kermode_envoy::ResourceKind::{Cluster, Endpoints, Listener, Route, Secret};
+use kermode_envoy::{OnDemand, Resource};
 use kermode_model::ObjectKey;
 use kermode_protocol::ads;
 use prost::Message;
 
 use super::*;
-use crate::store::{Profile, Store, Visibility, Watcher};
+use crate::store::{Profile, Store, Tombstones, Visibility, Watcher};
 
 const LIMITS: Limits = Limits {
     response_bytes: 1 << 20,
@@ -16,7 +18,7 @@ const LIMITS: Limits = Limits {
     hold: Duration::from_secs(3),
 };
 
-/// One stream over a store. Resources are named and versioned as `a=1`.
+/// A stream over a store. `a=1` is a resource with its version.
 struct Fixture {
     store: Arc<Store>,
     stream: Stream,
@@ -94,7 +96,7 @@ fn nack(response: &Response) -> DeltaDiscoveryRequest {
     }
 }
 
-/// A response as text: `Cluster a=1 b=2 -c`, removed names with a minus.
+/// Returns a response as text: `Cluster a=1 b=2 -c`. Removed names have a minus.
 fn show(response: &Response) -> String {
     let kind = response
         .kind
@@ -111,7 +113,7 @@ fn show(response: &Response) -> String {
     kind + &resources.chain(removed).collect::<String>()
 }
 
-fn shown(responses: &[Response]) -> Vec<String> {
+fn show_all(responses: &[Response]) -> Vec<String> {
     responses.iter().map(show).collect()
 }
 
@@ -127,7 +129,7 @@ impl Fixture {
         }
     }
 
-    /// A known proxy whose mesh shares these.
+    /// Creates a published proxy in a mesh with these shared resources.
     fn with(shared: &[(ResourceKind, &str)]) -> Self {
         let mut fixture = Self::new(LIMITS);
         fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
@@ -135,7 +137,7 @@ impl Fixture {
         fixture
     }
 
-    /// Publishes these, in place of what was published under the same names.
+    /// Publishes shared resources, in place of those with the same kinds and names.
     fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Response> {
         for resource in resources.iter().map(|(kind, text)| mk_resource(*kind, text)) {
             self.shared
@@ -143,15 +145,15 @@ impl Fixture {
             self.shared.push(resource);
         }
         self.store.replace_mesh(&"default".into(), self.shared.clone());
-        self.look()
+        self.read()
     }
 
-    fn retract(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Response> {
+    fn remove(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Response> {
         self.shared.retain(|old| !names.contains(&(old.kind, &*old.name)));
         self.publish(&[])
     }
 
-    fn look(&mut self) -> Vec<Response> {
+    fn read(&mut self) -> Vec<Response> {
         let stream = &mut self.stream;
         self.watcher
             .read(|view, changes| stream.on_change(changes, view.as_ref()))
@@ -163,15 +165,19 @@ impl Fixture {
     }
 
     fn step(&mut self, request: DeltaDiscoveryRequest) -> Output {
-        assert_eq!(self.look(), [], "the test takes changes before it sends");
+        assert_eq!(
+            self.read(),
+            [],
+            "the test reads changes before it sends a request"
+        );
         let stream = &mut self.stream;
         self.watcher
             .read(|view, _| stream.on_request(request, view.as_ref()))
             .unwrap()
     }
 
-    /// Whether everything that changed of endpoints is confirmed.
-    fn is_confirmed(&mut self) -> bool {
+    /// Returns whether every change of endpoints is acknowledged.
+    fn is_acknowledged(&mut self) -> bool {
         let stream = &self.stream;
         self.watcher.read(|view, _| {
             let view = view.unwrap();
@@ -179,12 +185,12 @@ impl Fixture {
         })
     }
 
-    /// Sends a request and acknowledges everything until nothing comes any more; returns what came.
+    /// Sends a request and ACKs all responses. Returns the responses.
     fn settle(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
         let mut seen = Vec::new();
         let mut responses = self.send(request);
         while !responses.is_empty() {
-            seen.extend(shown(&responses));
+            seen.extend(show_all(&responses));
             responses = responses
                 .iter()
                 .flat_map(|response| self.send(ack(response)))
@@ -195,7 +201,7 @@ impl Fixture {
 }
 
 #[test]
-fn a_wildcard_is_answered_even_if_there_is_nothing() {
+fn wildcard_is_answered_even_without_resources() {
     for wildcard in [request(Cluster), subscribe(Cluster, &["*"]), request(Listener)] {
         let mut fixture = Fixture::with(&[]);
         let responses = fixture.send(wildcard);
@@ -207,14 +213,14 @@ fn a_wildcard_is_answered_even_if_there_is_nothing() {
 }
 
 #[test]
-fn an_empty_first_request_for_another_kind_asks_for_nothing() {
+fn empty_first_request_subscribes_only_to_clusters_or_listeners() {
     let mut fixture = Fixture::with(&[(Endpoints, "a=1"), (Secret, "s=1")]);
     assert!(fixture.send(request(Endpoints)).is_empty());
     assert!(fixture.send(request(Secret)).is_empty());
 }
 
 #[test]
-fn nothing_is_answered_before_the_proxy_is_known() {
+fn no_response_is_sent_before_the_proxy_is_known() {
     let mut fixture = Fixture::new(LIMITS);
     assert!(fixture.publish(&[(Cluster, "a=1")]).is_empty());
     assert!(fixture.send(request(Cluster)).is_empty());
@@ -229,68 +235,71 @@ fn nothing_is_answered_before_the_proxy_is_known() {
     fixture
         .store
         .replace_proxy(&proxy(), profile(), vec![mk_resource(Cluster, "own=1")]);
-    assert_eq!(shown(&fixture.look()), ["x/Other", "Cluster a=1 own=1"]);
+    assert_eq!(show_all(&fixture.read()), ["x/Other", "Cluster a=1 own=1"]);
 }
 
 #[test]
-fn a_proxy_that_is_gone_keeps_what_it_has() {
+fn removed_proxy_keeps_its_configuration() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.store.remove_proxy(&proxy());
-    assert!(fixture.retract(&[(Cluster, "a")]).is_empty());
+    assert!(fixture.remove(&[(Cluster, "a")]).is_empty());
     fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
-    assert_eq!(shown(&fixture.look()), ["Cluster -a"]);
+    assert_eq!(show_all(&fixture.read()), ["Cluster -a"]);
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_answered_once_and_sent_when_it_does() {
+fn unknown_name_is_answered_once_and_sent_when_it_is_created() {
     let mut fixture = Fixture::with(&[]);
     assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
     assert!(fixture.publish(&[(Endpoints, "other=1")]).is_empty());
-    assert_eq!(shown(&fixture.publish(&[(Endpoints, "a=1")])), ["Endpoints a=1"]);
+    assert_eq!(
+        show_all(&fixture.publish(&[(Endpoints, "a=1")])),
+        ["Endpoints a=1"]
+    );
 }
 
 #[test]
-fn a_name_that_is_asked_for_again_is_answered_again() {
+fn repeated_subscription_is_answered_again() {
     let mut fixture = Fixture::with(&[(Endpoints, "a=1"), (Endpoints, "b=1")]);
     fixture.settle(subscribe(Endpoints, &["a", "b"]));
     assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints a=1"]);
 }
 
 #[test]
-fn wildcard_and_names_of_one_kind_live_side_by_side() {
+fn wildcard_and_names_of_one_kind_coexist() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     assert_eq!(
         fixture.settle(subscribe(Cluster, &["*", "dst|10.0.0.1:80"])),
         ["Cluster a=1 -dst|10.0.0.1:80"]
     );
     let responses = fixture.publish(&[(Cluster, "dst|10.0.0.1:80=1"), (Cluster, "b=1")]);
-    assert_eq!(shown(&responses), ["Cluster b=1 dst|10.0.0.1:80=1"]);
+    assert_eq!(show_all(&responses), ["Cluster b=1 dst|10.0.0.1:80=1"]);
     fixture.send(ack(&responses[0]));
 
-    // The client cannot tell what the wildcard still gives it, so it is told.
+    // The client does not know whether the wildcard brings the resource, so it is sent again.
     assert_eq!(
         fixture.settle(unsubscribe(Cluster, "dst|10.0.0.1:80")),
         ["Cluster dst|10.0.0.1:80=1"]
     );
-    // Without the wildcard only names count, and what the client dropped itself is not removed.
+    // Without the wildcard only the names count. Resources that the client dropped itself are not removed.
     assert_eq!(fixture.settle(subscribe(Cluster, &["b"])), ["Cluster b=1"]);
     assert!(fixture.settle(unsubscribe(Cluster, "*")).is_empty());
     assert!(fixture.publish(&[(Cluster, "a=2")]).is_empty());
-    assert_eq!(shown(&fixture.publish(&[(Cluster, "b=2")])), ["Cluster b=2"]);
+    assert_eq!(show_all(&fixture.publish(&[(Cluster, "b=2")])), ["Cluster b=2"]);
 }
 
 #[test]
-fn a_name_that_is_unsubscribed_is_not_sent_any_more() {
+fn unsubscribed_name_is_no_longer_sent() {
     let mut fixture = Fixture::with(&[(Endpoints, "a=1")]);
     fixture.settle(subscribe(Endpoints, &["a"]));
     assert!(fixture.settle(unsubscribe(Endpoints, "a")).is_empty());
     assert!(fixture.publish(&[(Endpoints, "a=2")]).is_empty());
-    assert!(fixture.retract(&[(Endpoints, "a")]).is_empty());
+    assert!(fixture.remove(&[(Endpoints, "a")]).is_empty());
 }
 
 #[test]
-fn a_client_that_comes_back_gets_what_differs_and_what_is_gone() {
+fn reconnecting_client_gets_differences_and_removals() {
     let mut fixture = Fixture::with(&[(Listener, "same=1"), (Listener, "changed=2"), (Listener, "new=1")]);
     let first = with_versions(
         request(Listener),
@@ -305,33 +314,33 @@ fn a_client_that_comes_back_gets_what_differs_and_what_is_gone() {
 }
 
 #[test]
-fn what_changes_while_a_response_is_in_flight_is_sent_once_after_its_answer() {
+fn changes_during_a_response_in_flight_are_sent_once_after_its_ack() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     for change in ["a=2", "b=1", "a=3", "c=1"] {
         assert!(fixture.publish(&[(Cluster, change)]).is_empty());
     }
-    assert!(fixture.retract(&[(Cluster, "c")]).is_empty());
-    assert_eq!(shown(&fixture.send(ack(&responses[0]))), ["Cluster a=3 b=1"]);
+    assert!(fixture.remove(&[(Cluster, "c")]).is_empty());
+    assert_eq!(show_all(&fixture.send(ack(&responses[0]))), ["Cluster a=3 b=1"]);
 }
 
 #[test]
-fn so_many_changes_that_they_are_not_remembered_are_still_sent() {
+fn changes_beyond_the_pending_limit_are_sent() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     fixture.stream = Stream::new(Limits { pending: 2, ..LIMITS });
     let responses = fixture.send(request(Cluster));
     for change in ["b=1", "c=1", "d=1", "e=1"] {
         fixture.publish(&[(Cluster, change)]);
     }
-    fixture.retract(&[(Cluster, "a")]);
+    fixture.remove(&[(Cluster, "a")]);
     assert_eq!(
-        shown(&fixture.send(ack(&responses[0]))),
+        show_all(&fixture.send(ack(&responses[0]))),
         ["Cluster b=1 c=1 d=1 e=1 -a"]
     );
 }
 
 #[test]
-fn an_answer_to_something_else_is_ignored() {
+fn ack_with_a_stale_nonce_is_ignored() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     fixture.publish(&[(Cluster, "a=2")]);
@@ -345,16 +354,16 @@ fn an_answer_to_something_else_is_ignored() {
         matches!(&output.events[..], [Event::Acknowledged { kind: Cluster, .. }]),
         "{output:?}"
     );
-    assert_eq!(shown(&output.responses), ["Cluster a=2"]);
+    assert_eq!(show_all(&output.responses), ["Cluster a=2"]);
     assert_eq!(
         fixture.step(ack(&responses[0])),
         Output::default(),
-        "it was answered already"
+        "the response is no longer in flight"
     );
 }
 
 #[test]
-fn a_rejected_resource_is_not_sent_again_until_it_changes() {
+fn rejected_resource_is_not_sent_again_until_it_changes() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     let output = fixture.step(nack(&responses[0]));
@@ -370,16 +379,16 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
         panic!("{output:?}")
     };
     assert_eq!(&**message, "bad address");
-    let rejection = fixture.stream.rejections().next().expect("it is remembered");
+    let rejection = fixture.stream.rejections().next().expect("a rejection");
     assert_eq!(
         (&*rejection.resource.version, &*rejection.message),
         ("1", "bad address")
     );
 
     let responses = fixture.publish(&[(Cluster, "b=1")]);
-    assert_eq!(shown(&responses), ["Cluster b=1"]);
+    assert_eq!(show_all(&responses), ["Cluster b=1"]);
     fixture.send(ack(&responses[0]));
-    // Another profile has everything compared.
+    // A profile with limited visibility makes the stream compare all names.
     let visibility = Visibility::Only(HashSet::new());
     fixture.store.replace_proxy(
         &proxy(),
@@ -389,15 +398,15 @@ fn a_rejected_resource_is_not_sent_again_until_it_changes() {
         },
         Vec::new(),
     );
-    assert!(fixture.look().is_empty());
+    assert!(fixture.read().is_empty());
     let responses = fixture.publish(&[(Cluster, "a=2")]);
-    assert_eq!(shown(&responses), ["Cluster a=2"]);
+    assert_eq!(show_all(&responses), ["Cluster a=2"]);
     fixture.send(ack(&responses[0]));
     assert_eq!(fixture.stream.rejections().count(), 0);
 }
 
 #[test]
-fn the_bad_one_of_a_rejected_response_is_found_and_the_others_are_accepted() {
+fn invalid_resource_of_a_rejected_response_is_isolated_and_the_others_are_accepted() {
     let all: Vec<String> = (0..8).map(|i| format!("{i}=1")).collect();
     let all: Vec<(ResourceKind, &str)> = all.iter().map(|text| (Cluster, text.as_str())).collect();
     let mut fixture = Fixture::with(&all);
@@ -429,56 +438,53 @@ fn the_bad_one_of_a_rejected_response_is_found_and_the_others_are_accepted() {
             "{i} is missing in {accepted}"
         );
     }
-    assert_eq!(
-        count, 7,
-        "the first, and two for each of three times that it was halved"
-    );
+    assert_eq!(count, 7, "the first response, and two for each of three halvings");
 }
 
 #[test]
-fn a_listener_waits_for_the_clusters_and_endpoints_published_before_it() {
+fn listener_waits_for_clusters_and_endpoints_published_before_it() {
     let mut fixture = Fixture::with(&[]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
-    assert_eq!(shown(&clusters), ["Cluster a=1"]);
-    // Envoy asks for the endpoints before it acknowledges the cluster.
+    assert_eq!(show_all(&clusters), ["Cluster a=1"]);
+    // Envoy requests the endpoints before it ACKs the cluster.
     let endpoints = fixture.send(subscribe(Endpoints, &["a"]));
-    assert_eq!(shown(&endpoints), ["Endpoints a=1"]);
+    assert_eq!(show_all(&endpoints), ["Endpoints a=1"]);
     assert!(
         fixture.send(ack(&clusters[0])).is_empty(),
-        "the endpoints are not there yet"
+        "the endpoints are not acknowledged yet"
     );
-    assert_eq!(shown(&fixture.send(ack(&endpoints[0]))), ["Listener a=1"]);
+    assert_eq!(show_all(&fixture.send(ack(&endpoints[0]))), ["Listener a=1"]);
 }
 
 #[test]
-fn a_listener_does_not_wait_for_endpoints_that_nobody_asks_for() {
+fn listener_does_not_wait_for_endpoints_without_subscription() {
     let mut fixture = Fixture::with(&[]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
-    assert_eq!(shown(&fixture.send(ack(&clusters[0]))), ["Listener a=1"]);
+    assert_eq!(show_all(&fixture.send(ack(&clusters[0]))), ["Listener a=1"]);
 }
 
 #[test]
-fn a_listener_does_not_wait_for_a_rejected_cluster_nor_for_rejected_endpoints() {
+fn listener_does_not_wait_for_a_rejected_cluster_or_rejected_endpoints() {
     let mut fixture = Fixture::with(&[]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Listener, "a=1")]);
     let listeners = fixture.send(nack(&clusters[0]));
-    assert_eq!(shown(&listeners), ["Listener a=1"]);
+    assert_eq!(show_all(&listeners), ["Listener a=1"]);
     fixture.send(ack(&listeners[0]));
 
     let clusters = fixture.publish(&[(Cluster, "b=1"), (Endpoints, "b=1"), (Listener, "b=1")]);
     let endpoints = fixture.send(subscribe(Endpoints, &["b"]));
     fixture.send(ack(&clusters[0]));
-    assert_eq!(shown(&fixture.send(nack(&endpoints[0]))), ["Listener b=1"]);
+    assert_eq!(show_all(&fixture.send(nack(&endpoints[0]))), ["Listener b=1"]);
 }
 
 #[test]
-fn a_listener_does_not_wait_for_clusters_published_after_it() {
+fn listener_does_not_wait_for_clusters_published_after_it() {
     let mut fixture = Fixture::with(&[]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
@@ -486,83 +492,83 @@ fn a_listener_does_not_wait_for_clusters_published_after_it() {
     fixture.publish(&[(Listener, "a=1")]);
     fixture.publish(&[(Cluster, "b=1")]);
     let responses = fixture.send(ack(&clusters[0]));
-    assert_eq!(shown(&responses), ["Cluster b=1", "Listener a=1"]);
+    assert_eq!(show_all(&responses), ["Cluster b=1", "Listener a=1"]);
 }
 
 #[test]
-fn a_changed_cluster_holds_no_listener_back() {
+fn changed_cluster_delays_no_listener() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Listener, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
     let responses = fixture.publish(&[(Cluster, "a=2"), (Listener, "a=2")]);
-    assert_eq!(shown(&responses), ["Cluster a=2", "Listener a=2"]);
+    assert_eq!(show_all(&responses), ["Cluster a=2", "Listener a=2"]);
 }
 
 #[test]
-fn a_route_waits_for_new_clusters_too() {
+fn route_waits_for_new_clusters() {
     let mut fixture = Fixture::with(&[(Route, "r=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Route, &["r"]));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Route, "r=2")]);
-    assert_eq!(shown(&clusters), ["Cluster a=1"]);
-    assert_eq!(shown(&fixture.send(ack(&clusters[0]))), ["Route r=2"]);
+    assert_eq!(show_all(&clusters), ["Cluster a=1"]);
+    assert_eq!(show_all(&fixture.send(ack(&clusters[0]))), ["Route r=2"]);
 }
 
 #[test]
-fn a_cluster_is_removed_after_the_listener_that_used_it() {
+fn cluster_is_removed_after_its_listener() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a"]));
     fixture.settle(request(Listener));
-    let listeners = fixture.retract(&[(Cluster, "a"), (Endpoints, "a"), (Listener, "a")]);
-    assert_eq!(shown(&listeners), ["Listener -a"]);
+    let listeners = fixture.remove(&[(Cluster, "a"), (Endpoints, "a"), (Listener, "a")]);
+    assert_eq!(show_all(&listeners), ["Listener -a"]);
     let clusters = fixture.send(ack(&listeners[0]));
-    assert_eq!(shown(&clusters), ["Cluster -a"]);
-    // Envoy drops the endpoints with the cluster, so it need not be told.
+    assert_eq!(show_all(&clusters), ["Cluster -a"]);
+    // Envoy drops the endpoints with the cluster, so their removal is not sent.
     assert!(fixture.send(unsubscribe(Endpoints, "a")).is_empty());
     assert!(fixture.send(ack(&clusters[0])).is_empty());
     assert!(fixture.stream.is_settled());
 }
 
 #[test]
-fn later_changes_of_listeners_do_not_keep_a_cluster_alive() {
+fn later_listener_changes_do_not_delay_a_cluster_removal() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Listener, "a=1"), (Listener, "b=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
-    let listeners = fixture.retract(&[(Cluster, "a"), (Listener, "a")]);
+    let listeners = fixture.remove(&[(Cluster, "a"), (Listener, "a")]);
     fixture.publish(&[(Listener, "b=2")]);
     let responses = fixture.send(ack(&listeners[0]));
-    assert_eq!(shown(&responses), ["Cluster -a", "Listener b=2"]);
+    assert_eq!(show_all(&responses), ["Cluster -a", "Listener b=2"]);
 }
 
 #[test]
-fn a_cluster_that_changed_before_it_was_removed_waits_for_its_listener_too() {
+fn removal_of_a_changed_cluster_waits_for_its_listener() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Cluster, "b=1"), (Listener, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "b=2")]);
     fixture.publish(&[(Cluster, "a=2")]);
-    let listeners = fixture.retract(&[(Cluster, "a"), (Listener, "a")]);
-    assert_eq!(shown(&listeners), ["Listener -a"]);
+    let listeners = fixture.remove(&[(Cluster, "a"), (Listener, "a")]);
+    assert_eq!(show_all(&listeners), ["Listener -a"]);
     assert!(fixture.send(ack(&clusters[0])).is_empty());
-    assert_eq!(shown(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
+    assert_eq!(show_all(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
 }
 
 #[test]
-fn a_client_that_comes_back_first_says_which_listeners_it_has() {
+fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
     let mut fixture = Fixture::with(&[(Cluster, "b=1"), (Listener, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(
-        shown(&clusters),
+        show_all(&clusters),
         ["Cluster b=1"],
-        "listeners may still use the old one"
+        "listeners may still refer to the old cluster"
     );
     let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
-    assert_eq!(shown(&listeners), ["Listener -a"]);
+    assert_eq!(show_all(&listeners), ["Listener -a"]);
     assert!(fixture.send(ack(&clusters[0])).is_empty());
     let listeners = fixture.send(ack(&listeners[0]));
-    assert_eq!(shown(&listeners), ["Listener b=1"]);
-    assert_eq!(shown(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
+    assert_eq!(show_all(&listeners), ["Listener b=1"]);
+    assert_eq!(show_all(&fixture.send(ack(&listeners[0]))), ["Cluster -a"]);
 }
 
 #[test]
@@ -571,67 +577,73 @@ fn endpoints_follow_every_version_of_their_cluster() {
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a", "b"]));
     let responses = fixture.publish(&[(Cluster, "a=2")]);
-    assert_eq!(shown(&responses), ["Cluster a=2", "Endpoints a=1"]);
+    assert_eq!(show_all(&responses), ["Cluster a=2", "Endpoints a=1"]);
 }
 
 #[test]
-fn endpoints_that_a_changed_cluster_refused_are_replaced_even_by_those_it_had_before() {
+fn rejected_endpoints_of_a_changed_cluster_are_replaced_by_the_earlier_version() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a"]));
     let responses = fixture.publish(&[(Cluster, "a=2"), (Endpoints, "a=2")]);
-    assert_eq!(shown(&responses), ["Cluster a=2", "Endpoints a=2"]);
+    assert_eq!(show_all(&responses), ["Cluster a=2", "Endpoints a=2"]);
     fixture.send(ack(&responses[0]));
     fixture.send(nack(&responses[1]));
-    // The new cluster has none: those that the client accepted went with the old one.
+    // The new cluster has no endpoints: the accepted ones were dropped with the old cluster.
     let responses = fixture.publish(&[(Endpoints, "a=1")]);
-    assert_eq!(shown(&responses), ["Endpoints a=1"]);
+    assert_eq!(show_all(&responses), ["Endpoints a=1"]);
 }
 
 #[test]
-fn endpoints_follow_a_cluster_that_overtook_the_question_for_them() {
+fn endpoints_follow_a_cluster_sent_before_they_were_requested() {
     let mut fixture = Fixture::with(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
-    assert_eq!(shown(&clusters), ["Cluster a=2"]);
+    assert_eq!(show_all(&clusters), ["Cluster a=2"]);
     let endpoints = with_versions(subscribe(Endpoints, &["a", "b"]), &[("a", "1"), ("b", "1")]);
-    assert_eq!(shown(&fixture.send(endpoints)), ["Endpoints a=1"]);
+    assert_eq!(show_all(&fixture.send(endpoints)), ["Endpoints a=1"]);
 }
 
 #[test]
-fn a_change_of_endpoints_is_confirmed_by_its_answer_alone() {
+fn change_of_endpoints_is_acknowledged_only_by_its_ack() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a"]));
-    assert!(fixture.is_confirmed());
+    assert!(fixture.is_acknowledged());
     let responses = fixture.publish(&[(Endpoints, "a=2")]);
-    assert!(!fixture.is_confirmed());
+    assert!(!fixture.is_acknowledged());
     fixture.send(nack(&responses[0]));
-    assert!(!fixture.is_confirmed(), "it keeps those that it had");
+    assert!(
+        !fixture.is_acknowledged(),
+        "the client keeps the earlier endpoints"
+    );
     let responses = fixture.publish(&[(Endpoints, "a=3")]);
     fixture.send(ack(&responses[0]));
-    assert!(fixture.is_confirmed());
+    assert!(fixture.is_acknowledged());
 }
 
 #[test]
-fn a_client_that_comes_back_may_have_endpoints_until_it_says_what_it_has() {
+fn reconnecting_client_acknowledges_nothing_before_it_reports_its_endpoints() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=2")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
-    assert!(!fixture.is_confirmed());
+    assert!(!fixture.is_acknowledged());
     let endpoints = with_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
     let responses = fixture.send(endpoints);
-    assert_eq!(shown(&responses), ["Endpoints a=2"]);
+    assert_eq!(show_all(&responses), ["Endpoints a=2"]);
     fixture.send(ack(&clusters[0]));
-    assert!(!fixture.is_confirmed());
+    assert!(!fixture.is_acknowledged());
     fixture.send(ack(&responses[0]));
-    assert!(fixture.is_confirmed());
+    assert!(fixture.is_acknowledged());
 
     let mut fixture = Fixture::with(&[]);
     fixture.settle(request(Cluster));
-    assert!(fixture.is_confirmed(), "without clusters there are no endpoints");
+    assert!(
+        fixture.is_acknowledged(),
+        "a client without clusters has no endpoints"
+    );
 }
 
 #[test]
-fn a_large_set_is_split_and_one_large_resource_goes_alone() {
+fn large_response_is_split_and_a_large_resource_is_sent_alone() {
     let large = format!("m={}", "x".repeat(500));
     let mut fixture = Fixture::with(&[
         (Secret, "a=1"),
@@ -651,29 +663,131 @@ fn a_large_set_is_split_and_one_large_resource_goes_alone() {
 }
 
 #[test]
-fn too_many_names_end_the_stream() {
+fn too_many_names_are_an_error() {
     let mut fixture = Fixture::with(&[]);
     let names: Vec<String> = (0..11).map(|i| i.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let refused = fixture.stream.on_request(subscribe(Endpoints, &names), None);
-    assert_eq!(refused, Err(RequestError::TooManyNames { limit: 10 }));
+    let result = fixture.stream.on_request(subscribe(Endpoints, &names), None);
+    assert_eq!(result, Err(RequestError::TooManyNames { limit: 10 }));
     assert!(
         fixture
             .stream
             .on_request(subscribe(Endpoints, &names[..3]), None)
             .is_err(),
-        "they are still there"
+        "the names remain subscribed"
     );
 }
 
 #[test]
-fn a_kind_that_is_not_served_is_answered_with_nothing() {
+fn unserved_type_is_answered_without_resources() {
     let mut fixture = Fixture::with(&[]);
-    let asked = DeltaDiscoveryRequest {
+    let request = DeltaDiscoveryRequest {
         type_url: "x/Other".into(),
         ..subscribe(Cluster, &["a", "*"])
     };
-    let responses = fixture.send(asked);
-    assert_eq!(shown(&responses), ["x/Other -a"]);
+    let responses = fixture.send(request);
+    assert_eq!(show_all(&responses), ["x/Other -a"]);
     assert!(fixture.send(ack(&responses[0])).is_empty());
+}
+
+/// Profile with a tombstone `none` for every cluster.
+fn profile_with_tombstones() -> Profile {
+    let tombstone = |kind, name: &str| (kind == Cluster).then(|| mk_resource(kind, &format!("{name}=none")));
+    Profile {
+        tombstones: Some(Tombstones::new(tombstone)),
+        ..profile()
+    }
+}
+
+/// Returns a cluster that is sent on demand, after these resources.
+fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
+    let after = after.iter().map(|(kind, name)| (*kind, (*name).into()));
+    Resource {
+        on_demand: Some(Box::new(OnDemand {
+            after: after.collect(),
+        })),
+        ..mk_resource(Cluster, text)
+    }
+}
+
+#[test]
+fn unknown_name_has_a_tombstone_until_it_is_created_and_after_it_is_removed() {
+    let mut fixture = Fixture::with(&[]);
+    let profile = profile_with_tombstones();
+    fixture.store.replace_proxy(&proxy(), profile, Vec::new());
+    assert_eq!(fixture.read(), []);
+    assert_eq!(
+        fixture.settle(subscribe(Cluster, &["*", "a"])),
+        ["Cluster a=none"]
+    );
+    let responses = fixture.publish(&[(Cluster, "a=1")]);
+    assert_eq!(show_all(&responses), ["Cluster a=1"]);
+    fixture.send(ack(&responses[0]));
+    let responses = fixture.remove(&[(Cluster, "a")]);
+    assert_eq!(show_all(&responses), ["Cluster a=none"]);
+    fixture.send(ack(&responses[0]));
+    // The policy knows no tombstone for other kinds.
+    assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
+    assert_eq!(fixture.settle(unsubscribe(Cluster, "a")), ["Cluster -a"]);
+}
+
+#[test]
+fn reported_tombstone_is_not_sent_again() {
+    let mut fixture = Fixture::with(&[]);
+    fixture
+        .store
+        .replace_proxy(&proxy(), profile_with_tombstones(), Vec::new());
+    assert_eq!(fixture.read(), []);
+    let first = with_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
+    assert_eq!(fixture.settle(first), ["Cluster b=none"]);
+}
+
+#[test]
+fn on_demand_resource_waits_for_acks_and_delays_nothing_else() {
+    let mut fixture = Fixture::with(&[]);
+    fixture.settle(request(Cluster));
+    fixture.settle(request(Listener));
+    let after = [(Cluster, "svc"), (Listener, "out"), (Route, "does-not-exist")];
+    fixture.shared.push(mk_on_demand("dst=1", &after));
+    let clusters = fixture.publish(&[(Cluster, "svc=1"), (Listener, "out=1")]);
+    assert_eq!(show_all(&clusters), ["Cluster svc=1"]);
+    assert_eq!(fixture.send(subscribe(Cluster, &["dst", "other"])), []);
+    let responses = fixture.send(ack(&clusters[0]));
+    assert_eq!(show_all(&responses), ["Cluster -other", "Listener out=1"]);
+    assert_eq!(fixture.send(ack(&responses[0])), []);
+    assert_eq!(show_all(&fixture.send(ack(&responses[1]))), ["Cluster dst=1"]);
+}
+
+#[test]
+fn nack_ends_the_wait_of_an_on_demand_resource() {
+    let mut fixture = Fixture::with(&[]);
+    fixture.settle(request(Cluster));
+    fixture.shared.push(mk_on_demand("dst=1", &[(Cluster, "svc")]));
+    let clusters = fixture.publish(&[(Cluster, "svc=1")]);
+    assert_eq!(fixture.send(subscribe(Cluster, &["dst"])), []);
+    assert_eq!(show_all(&fixture.send(nack(&clusters[0]))), ["Cluster dst=1"]);
+}
+
+#[test]
+fn deadline_ends_the_wait_of_an_on_demand_resource() {
+    let mut fixture = Fixture::with(&[]);
+    fixture.settle(request(Cluster));
+    // The client never requests listeners.
+    fixture.shared.push(mk_on_demand("dst=1", &[(Listener, "out")]));
+    assert_eq!(fixture.publish(&[(Listener, "out=1")]), []);
+    let start = Instant::now();
+    assert_eq!(fixture.stream.next_deadline(start), None);
+    assert_eq!(fixture.send(subscribe(Cluster, &["dst"])), []);
+    let deadline = start + LIMITS.hold;
+    assert_eq!(fixture.stream.next_deadline(start), Some(deadline));
+    let later = start + LIMITS.hold / 2;
+    assert_eq!(fixture.stream.next_deadline(later), Some(deadline));
+    let mut expire = |now| {
+        let stream = &mut fixture.stream;
+        let step = |view: Option<crate::store::View<'_>>, _| stream.on_deadline(now, view.as_ref());
+        show_all(&fixture.watcher.read(step).responses)
+    };
+    assert_eq!(expire(later), [] as [&str; 0]);
+    assert_eq!(expire(deadline), ["Cluster dst=1"]);
+    assert_eq!(fixture.stream.next_deadline(deadline), None);
 }

@@ -55,7 +55,7 @@ pub(super) struct Tracker {
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Sequence number of the oldest change that is not sent yet.
+    /// Lower bound of the sequence numbers of the changes that are not sent yet, and of the resource's publication.
     since: u64,
     /// Sequence number of the newest change.
     latest: u64,
@@ -146,13 +146,22 @@ impl Tracker {
         self.pending.keys()
     }
 
-    /// Returns the pending resources that the client does not have in this version.
+    /// Returns the pending resources, those of rejected responses included, that the client does not have in this version.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
-        let pending = self.pending.iter();
-        pending.filter_map(|(name, pending)| match self.action(name, pending.forced, view) {
-            Action::Upsert(entry) => Some(entry),
-            Action::None | Action::Tombstone(_) | Action::Remove => None,
-        })
+        let pending = self.pending.iter().map(|(name, pending)| (name, pending.forced));
+        let retried = self.retries.iter().flatten().map(|name| (name, false));
+        pending
+            .chain(retried)
+            .filter_map(|(name, forced)| match self.action(name, forced, view) {
+                Action::Upsert(entry) => Some(entry),
+                Action::None | Action::Tombstone(_) | Action::Remove => None,
+            })
+    }
+
+    /// Returns whether the response in flight contains a resource.
+    pub(super) fn has_in_flight(&self, name: &str) -> bool {
+        let mut items = self.in_flight.iter().flat_map(|sent| &sent.items);
+        items.any(|(resource, _)| &*resource.name == name)
     }
 
     pub(super) fn is_settled(&self) -> bool {
@@ -196,7 +205,7 @@ impl Tracker {
         if !self.wants(&change.key.name) {
             return;
         }
-        self.enqueue(change.key.name, change.sequence, change.sequence, false);
+        self.enqueue(change.key.name, change.since, change.sequence, false);
         if self.pending.len() > limit {
             let since = self.pending.values().map(|pending| pending.since).min();
             self.pending.retain(|_, pending| pending.forced);
@@ -290,8 +299,7 @@ impl Tracker {
                 })
     }
 
-    /// Returns whether a resource exists for the proxy and the client has neither ACKed any version of it nor NACKed the
-    /// current one.
+    /// Returns whether a resource exists for the proxy and the client has neither ACKed nor NACKed any version of it.
     pub(super) fn is_awaited(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         if self.rejected.contains_key(name) || view.get(self.kind, name).is_none() {
             return false;

@@ -1,7 +1,8 @@
-//! A client that behaves as Envoy does towards its management server, and watches over what it is told.
+//! Model of Envoy as a client of the management server, which checks the responses that it receives.
 //!
 //! Bodies are text: `eds:1`, `static:1` for clusters, `1` for endpoints, `c0,c1/r0:1` for listeners (clusters, then an
-//! optional route). A body that ends in `!` is refused.
+//! optional route). Envoy rejects a body that ends in `!`. A subscribed name is sticky: Envoy does not request it again
+//! after `removed_resources` named it, it only takes what it is sent.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,19 +15,19 @@ type Bodies = BTreeMap<String, String>;
 
 #[derive(Default)]
 pub(super) struct Envoy {
-    /// What is in effect.
+    /// Bodies in effect.
     pub(super) applied: HashMap<ResourceKind, Bodies>,
-    /// Name and version of what was accepted, as a new stream is told.
+    /// Names and versions of accepted resources, which Envoy reports on a new stream.
     versions: HashMap<ResourceKind, BTreeMap<String, String>>,
     /// Subscribed names.
     pub(super) names: HashMap<ResourceKind, BTreeSet<String>>,
-    /// Names whose last version was refused.
-    pub(super) refused: BTreeSet<(ResourceKind, String)>,
-    /// Clusters that wait for endpoints.
+    /// Resources whose last version was rejected.
+    pub(super) rejected: BTreeSet<(ResourceKind, String)>,
+    /// Clusters that wait for their endpoints.
     pub(super) warming: BTreeSet<String>,
-    /// Whether listeners have been asked for.
+    /// Whether Envoy has requested listeners.
     pub(super) listening: bool,
-    /// Names told to be missing since they were asked for.
+    /// Subscribed names that were answered with `removed_resources`.
     pub(super) missing: BTreeSet<(ResourceKind, String)>,
 }
 
@@ -35,10 +36,10 @@ impl Envoy {
         self.applied.get(&kind).cloned().unwrap_or_default()
     }
 
-    /// The first requests of a stream.
+    /// Returns the first requests of a stream.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        // What Envoy applied of a response that it refused it does not mention to the next server. No server can
-        // know, so this is not looked at: as if only what it mentions were there.
+        // Envoy does not report the parts of a rejected response that it applied, so no server can know of them. The model
+        // drops them.
         self.applied = self.versions.clone();
         let mut requests = vec![self.first(Cluster)];
         if self.names.get(&Endpoints).is_some_and(|names| !names.is_empty()) {
@@ -61,21 +62,27 @@ impl Envoy {
         DeltaDiscoveryRequest {
             type_url: kind.type_url().into(),
             resource_names_subscribe: subscribe,
-            initial_resource_versions: self.versions.get(&kind).into_iter().flatten().map(own).collect(),
+            initial_resource_versions: self
+                .versions
+                .get(&kind)
+                .into_iter()
+                .flatten()
+                .map(owned)
+                .collect(),
             ..Default::default()
         }
     }
 
-    /// Asks for a cluster by name, as on-demand discovery does.
-    pub(super) fn ask(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
+    /// Subscribes to a cluster by name, as on-demand discovery does.
+    pub(super) fn subscribe_cluster(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
         if !self.names.entry(Cluster).or_default().insert(name.into()) {
             return Vec::new();
         }
         vec![subscribe(Cluster, [name.to_owned()], [])]
     }
 
-    /// Takes that back.
-    pub(super) fn unask(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
+    /// Unsubscribes from a cluster.
+    pub(super) fn unsubscribe_cluster(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
         if !self.names.entry(Cluster).or_default().remove(name) {
             return Vec::new();
         }
@@ -83,11 +90,11 @@ impl Envoy {
         vec![subscribe(Cluster, [], [name.to_owned()])]
     }
 
-    /// Takes a response; returns the requests it leads to, the answer last.
+    /// Handles a response. Returns the resulting requests; the ACK or NACK is the last, apart from a first request.
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a kind we know");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(read).collect();
-        // What it has unsubscribed from meanwhile it accepts and forgets.
+        // Envoy accepts and drops resources that it unsubscribed from meanwhile.
         let names = self.names.get(&kind).cloned().unwrap_or_default();
         let wanted = |name: &String| matches!(kind, Cluster | Listener) || names.contains(name);
         let mut seen = BTreeSet::new();
@@ -103,38 +110,38 @@ impl Envoy {
             .filter(|(_, _, body)| body.ends_with('!'))
             .map(|(name, ..)| name)
             .collect();
-        let refused = !bad.is_empty();
+        let rejected = !bad.is_empty();
         for (name, version, body) in resources.iter().filter(|(name, ..)| wanted(name)) {
-            // Endpoints and routes are all or nothing, of clusters and listeners the good ones count.
-            let counts = !refused || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
-            if counts {
+            // A response of endpoints or routes is applied as a whole, of clusters and listeners each valid one.
+            let is_applied = !rejected || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
+            if is_applied {
                 self.apply(kind, name, body);
             }
-            if !refused {
+            if !rejected {
                 self.versions
                     .entry(kind)
                     .or_default()
                     .insert(name.clone(), version.clone());
-                self.refused.remove(&(kind, name.clone()));
+                self.rejected.remove(&(kind, name.clone()));
                 self.missing.remove(&(kind, name.clone()));
             }
         }
         for name in bad {
-            self.refused.insert((kind, name.clone()));
+            self.rejected.insert((kind, name.clone()));
         }
-        if !refused || matches!(kind, Cluster | Listener) {
+        if !rejected || matches!(kind, Cluster | Listener) {
             for name in response.removed_resources.iter().filter(|name| wanted(name)) {
                 self.remove(kind, name);
             }
         }
         self.check_references();
-        let mut requests = self.follow();
+        let mut requests = self.update_subscriptions();
         requests.push(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: refused.then(|| Status {
+            error_detail: rejected.then(|| Status {
                 code: 13,
-                message: "refused".into(),
+                message: "rejected".into(),
             }),
             ..Default::default()
         });
@@ -166,20 +173,20 @@ impl Envoy {
         if self.names.get(&kind).is_some_and(|names| names.contains(name)) {
             self.missing.insert((kind, name.to_owned()));
         }
-        // Without endpoints, a waiting cluster goes on with those it has.
+        // A warming cluster whose endpoints are removed continues with those that it has.
         if matches!(kind, Cluster | Endpoints) {
             self.warming.remove(name);
         }
         let had = self.applied.entry(kind).or_default().remove(name).is_some();
         if had {
-            // What it never had, since it refused it, its listeners lack as before.
-            self.refused.remove(&(kind, name.to_owned()));
+            // A cluster that was rejected and never applied is missing to its listeners as before.
+            self.rejected.remove(&(kind, name.to_owned()));
         }
     }
 
-    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and from those of gone ones. A
-    /// cluster that changed does not ask again.
-    fn follow(&mut self) -> Vec<DeltaDiscoveryRequest> {
+    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from those of removed
+    /// ones. Envoy does not subscribe again for a changed cluster.
+    fn update_subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let clusters = self.applied(Cluster);
         let eds = clusters
             .iter()
@@ -202,7 +209,7 @@ impl Envoy {
             for name in &dropped {
                 self.versions.entry(kind).or_default().remove(name);
                 self.applied.entry(kind).or_default().remove(name);
-                self.refused.remove(&(kind, name.clone()));
+                self.rejected.remove(&(kind, name.clone()));
                 self.missing.remove(&(kind, name.clone()));
             }
             if !added.is_empty() || !dropped.is_empty() {
@@ -212,41 +219,41 @@ impl Envoy {
         requests
     }
 
-    /// Every listener's clusters are there, unless one of them was refused.
+    /// Checks that the clusters of every listener exist, unless they were rejected.
     fn check_references(&self) {
         let clusters = self.applied(Cluster);
         for (listener, body) in self.applied(Listener) {
-            if self.refused.contains(&(Listener, listener.clone())) {
+            if self.rejected.contains(&(Listener, listener.clone())) {
                 continue;
             }
             for cluster in clusters_of(&body) {
                 assert!(
-                    clusters.contains_key(&cluster) || self.refused.contains(&(Cluster, cluster.clone())),
-                    "{listener} ({body}) refers to {cluster}, which is not there"
+                    clusters.contains_key(&cluster) || self.rejected.contains(&(Cluster, cluster.clone())),
+                    "{listener} ({body}) refers to {cluster}, which does not exist"
                 );
             }
         }
     }
 }
 
-fn own((name, version): (&String, &String)) -> (String, String) {
+fn owned((name, version): (&String, &String)) -> (String, String) {
     (name.clone(), version.clone())
 }
 
 fn subscribe(
     kind: ResourceKind,
-    names: impl IntoIterator<Item = String>,
+    added: impl IntoIterator<Item = String>,
     dropped: impl IntoIterator<Item = String>,
 ) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: kind.type_url().into(),
-        resource_names_subscribe: names.into_iter().collect(),
+        resource_names_subscribe: added.into_iter().collect(),
         resource_names_unsubscribe: dropped.into_iter().collect(),
         ..Default::default()
     }
 }
 
-/// Name, version and body of a resource.
+/// Returns name, version and body of a resource.
 pub(super) fn read(encoded: &bytes::Bytes) -> (String, String, String) {
     let resource = Resource::decode(encoded.clone()).expect("a resource");
     let body = resource.resource.expect("a body").value;

@@ -52,7 +52,7 @@ impl Tracker {
     ) -> Option<Batch> {
         let mut batch = Batch::default();
         while let Some(part) = self.retries.pop_front() {
-            self.fill_retry(&mut batch, part, view, order);
+            self.fill_retry(&mut batch, part, view, order, holds);
             if !batch.is_empty() {
                 return Some(batch);
             }
@@ -127,11 +127,18 @@ impl Tracker {
     }
 
     /// Adds a part of a rejected response to a batch, as far as it still has to be sent.
-    fn fill_retry(&mut self, batch: &mut Batch, part: Vec<Arc<str>>, view: &View<'_>, order: &SendOrder) {
+    fn fill_retry(
+        &mut self,
+        batch: &mut Batch,
+        part: Vec<Arc<str>>,
+        view: &View<'_>,
+        order: &SendOrder,
+        holds: &Holds,
+    ) {
         for name in part {
             let forced = self.pending.remove(&name).is_some_and(|pending| pending.forced);
             match self.action(&name, forced, view) {
-                Action::Upsert(entry) if order.delays_upsert(entry) => {
+                Action::Upsert(entry) if order.delays_upsert(entry) || holds.contains(self.kind, &name) => {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
                 Action::Upsert(entry) => batch.upsert(entry, 0, forced),
