@@ -1,7 +1,7 @@
-//! Delta ADS: resource store, stream state machine, gRPC server and relay.
+//! Delta ADS: publisher, resource store, state machine of a stream, and gRPC server.
 //!
 //! ```text
-//! mesh view ──snapshot──▶ store ──stream (no IO)──▶ server ──gRPC──▶ relay in kuma-dp ──unix socket──▶ Envoy
+//! mesh view ──snapshot──▶ store ──stream (no IO)──▶ server ──gRPC──▶ kuma-dp ──unix socket──▶ Envoy
 //! ```
 
 pub mod server;

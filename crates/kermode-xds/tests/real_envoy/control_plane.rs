@@ -1,4 +1,4 @@
-//! The server under test, on loopback, and what it reports.
+//! The ADS server under test, on loopback, and the status that it reports.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -20,8 +20,8 @@ use tokio::task::{JoinHandle, JoinSet};
 use tonic::Status;
 use tonic::service::Routes;
 
-/// How long anything may take on a busy machine before a test gives up.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Time after which a wait fails the test. Long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct ControlPlane {
     store: Arc<Store>,
@@ -31,19 +31,22 @@ pub(crate) struct ControlPlane {
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
-/// What the server reported.
+/// Status that the server reported.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) connected: usize,
-    pub(crate) refused: usize,
-    /// Names and message of each refusal.
+    /// Number of resources that Envoy rejected and that have not changed since.
+    pub(crate) invalid: usize,
+    /// Names and error message of each rejected response.
     pub(crate) rejected: Vec<(Vec<String>, String)>,
     progress: Progress,
 }
 
-struct Anyone;
+/// Authenticates every caller as the proxy under test.
+struct AnyCaller;
 
-/// With the numbers of the newest stream: they are read at once, so that each change of them is told.
+/// Collects the status, with the numbers of the newest stream. They are read with each report, so that every change is
+/// reported.
 struct Sink(Arc<watch::Sender<Seen>>, Mutex<Arc<Numbers>>);
 
 fn proxy() -> ObjectKey {
@@ -51,9 +54,9 @@ fn proxy() -> ObjectKey {
 }
 
 impl Seen {
-    /// Whether everything that was sent was answered.
+    /// Returns whether every response was acknowledged.
     pub(crate) fn settled(&self) -> bool {
-        self.connected == 1 && (self.refused > 0 || self.progress.sent == self.progress.acknowledged)
+        self.connected == 1 && (self.invalid > 0 || self.progress.sent == self.progress.acknowledged)
     }
 }
 
@@ -74,7 +77,7 @@ impl ControlPlane {
         self.address
     }
 
-    /// Serves, at the same address as before.
+    /// Starts the server, at the address that it had before.
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("an address");
         self.address = listener.local_addr().expect("an address");
@@ -85,7 +88,7 @@ impl ControlPlane {
         };
         let server = AdsServer::new(
             self.store.clone(),
-            Anyone,
+            AnyCaller,
             settings,
             Metrics::default(),
             self.removals.clone(),
@@ -110,49 +113,48 @@ impl ControlPlane {
     }
 
     pub(crate) async fn stop(&mut self) {
-        let (shutdown, task) = self.running.take().expect("it is running");
+        let (shutdown, task) = self.running.take().expect("a running server");
         shutdown.send_replace(true);
-        task.await.expect("it ends");
+        task.await.expect("the server ends");
         self.until("the stream has ended", |seen| seen.connected == 0)
             .await;
     }
 
-    /// Replaces what the mesh shares of one service.
+    /// Replaces the shared resources of one service.
     pub(crate) fn share(&self, service: &str, resources: Vec<Resource>) {
         self.store
             .replace_service(&"default".into(), &service.into(), resources);
     }
 
-    /// Says that an endpoint may be sent requests.
-    pub(crate) fn arrive(&self, endpoint: &str) {
+    /// Registers an endpoint, which proxies may send requests to.
+    pub(crate) fn add_endpoint(&self, endpoint: &str) {
         self.removals
             .endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
-    /// Says that its removal was shared; completes when Envoy has confirmed that.
-    pub(crate) async fn depart(&self, endpoint: &str) {
+    /// Registers the removal of an endpoint, which is published already. Returns when Envoy has acknowledged it.
+    pub(crate) async fn remove_endpoint(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
         self.removals.endpoint_removed(&endpoint, published);
-        let (_sender, alone) = watch::channel(Replicas::default());
-        let watching = self.removals.watch(endpoint, Arc::new(|_| None), alone);
-        // Until it is told that nobody has it any more.
-        let mut told = Vec::new();
-        let confirmed = watching.map(|report| report.status).take_while(|status| {
-            told.push(*status);
+        let (_sender, no_replicas) = watch::channel(Replicas::default());
+        let reports = self.removals.watch(endpoint, Arc::new(|_| None), no_replicas);
+        let mut statuses = Vec::new();
+        let acknowledged = reports.map(|report| report.status).take_while(|status| {
+            statuses.push(*status);
             std::future::ready(!matches!(status, RemovalStatus::Acknowledged { .. }))
         });
-        tokio::time::timeout(PATIENCE, confirmed.for_each(|_| std::future::ready(())))
+        tokio::time::timeout(TIMEOUT, acknowledged.for_each(|_| std::future::ready(())))
             .await
             .expect("an acknowledgement");
         assert_eq!(
-            told[0],
+            statuses[0],
             RemovalStatus::Pending { proxies: 1 },
-            "it was not known to anybody: {told:?}"
+            "no proxy had the endpoint: {statuses:?}"
         );
     }
 
-    /// Replaces what belongs to the proxy alone.
+    /// Replaces the own resources of the proxy.
     pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
         let profile = Profile::new("default".into());
         self.store.replace_proxy(&proxy(), profile, resources);
@@ -164,8 +166,8 @@ impl ControlPlane {
 
     pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
         let mut seen = self.seen.subscribe();
-        let waiting = tokio::time::timeout(PATIENCE, seen.wait_for(holds));
-        assert!(waiting.await.is_ok(), "not seen: {what}; {:?}", self.seen());
+        let waiting = tokio::time::timeout(TIMEOUT, seen.wait_for(holds));
+        assert!(waiting.await.is_ok(), "not reached: {what}; {:?}", self.seen());
     }
 }
 
@@ -173,7 +175,7 @@ async fn requested_of(mut requested: watch::Receiver<bool>) {
     let _ = requested.wait_for(|requested| *requested).await;
 }
 
-impl Authenticator for Anyone {
+impl Authenticator for AnyCaller {
     fn authenticate<'a>(&'a self, _: &'a http::HeaderMap) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
         let identity = ProxyIdentity {
             key: proxy(),
@@ -190,7 +192,7 @@ impl Authenticator for Anyone {
 
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
-        let mut numbers = self.1.lock().expect("nobody panics");
+        let mut numbers = self.1.lock().expect("no panic");
         self.0.send_modify(|seen| match report {
             Report::Connected(_, newest) => {
                 *numbers = newest;
@@ -200,7 +202,7 @@ impl StatusSink for Sink {
             Report::Disconnected => seen.connected -= 1,
             Report::Progress(progress) => {
                 let _ = numbers.read();
-                seen.refused = progress.refused;
+                seen.invalid = progress.refused;
                 seen.progress = progress;
             }
             Report::Rejected {

@@ -1,4 +1,4 @@
-//! A running Envoy, asked through its admin interface and by connections to its listeners.
+//! An Envoy process, observed through its admin interface and by connections to its listeners.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,10 +13,10 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
 const VERSION: &str = "1.40.0";
-/// How long anything may take on a busy machine before a test gives up.
-const PATIENCE: Duration = Duration::from_mins(1);
-/// How often Envoy, which tells nobody, is asked.
-const ASKING: Duration = Duration::from_millis(20);
+/// Time after which a wait fails the test. Long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_mins(1);
+/// Interval at which Envoy is polled. It has no notifications.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Envoy {
     process: Child,
@@ -24,7 +24,7 @@ pub(crate) struct Envoy {
 }
 
 impl Envoy {
-    /// Starts it with nothing but the way to the control plane.
+    /// Starts Envoy with a bootstrap that contains only the address of the control plane.
     pub(crate) async fn start(control_plane: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let bootstrap = bootstrap(control_plane, &directory.path().join("admin"));
@@ -47,12 +47,12 @@ impl Envoy {
             .expect("Envoy starts");
         let envoy = Self { process, directory };
         envoy
-            .until("the admin interface answers", "/ready", |_| true)
+            .until("the admin interface responds", "/ready", |_| true)
             .await;
         envoy
     }
 
-    /// What the admin interface answers; empty while it does not.
+    /// Returns a page of the admin interface, or an empty text while it does not respond.
     async fn get(&self, path: &str) -> String {
         self.try_get(path).await.unwrap_or_default()
     }
@@ -64,31 +64,31 @@ impl Envoy {
         page(TokioIo::new(stream), path).await
     }
 
-    /// Waits until the admin interface answers something that `holds`.
+    /// Waits until a page of the admin interface satisfies `holds`.
     pub(crate) async fn until(&self, what: &str, path: &str, holds: impl Fn(&str) -> bool) {
         let waiting = async {
             while !self.try_get(path).await.is_some_and(|text| holds(&text)) {
-                tokio::time::sleep(ASKING).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             seen.is_ok(),
-            "not seen: {what}; {path} answers {}\n{}",
+            "not reached: {what}; {path} returns {}\n{}",
             self.get(path).await,
             self.log()
         );
     }
 
-    /// `LIVE` once it serves.
+    /// Returns the state of Envoy: `LIVE` once it serves.
     pub(crate) async fn state(&self) -> String {
         self.get("/ready").await.trim().to_owned()
     }
 
-    /// Names of the clusters that came from the control plane.
+    /// Returns the names of the clusters that the control plane sent.
     pub(crate) async fn clusters(&self) -> Vec<String> {
-        let answer: Value = serde_json::from_str(&self.get("/clusters?format=json").await).expect("JSON");
-        let all = answer["cluster_statuses"].as_array().cloned().unwrap_or_default();
+        let page: Value = serde_json::from_str(&self.get("/clusters?format=json").await).expect("JSON");
+        let all = page["cluster_statuses"].as_array().cloned().unwrap_or_default();
         let names = all
             .iter()
             .filter(|status| status["added_via_api"] == true)
@@ -98,7 +98,7 @@ impl Envoy {
         names
     }
 
-    /// A counter or gauge, by its whole name.
+    /// Returns the value of a counter or gauge with this full name.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let text = self.get(&format!("/stats?filter=^{name}$")).await;
         let value = text.trim().rsplit_once(": ").map(|(_, value)| value.to_owned());
@@ -116,51 +116,51 @@ impl Envoy {
         .await;
     }
 
-    /// Waits until a connection to a listener is answered with that text.
-    pub(crate) async fn until_answer(&self, port: u16, text: &str) {
+    /// Waits until a connection to a listener returns this text.
+    pub(crate) async fn until_text(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
-                last = answer(port).await;
+                last = receive(port).await;
             }
         };
-        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             seen.is_ok(),
-            "port {port} answers {last:?}, not {text}\n{}",
+            "port {port} returns {last:?}, not {text}\n{}",
             self.log()
         );
     }
 
-    /// What the first connection that is accepted at all is answered with.
-    pub(crate) async fn first_answer(&self, port: u16) -> String {
+    /// Returns the text that the first accepted connection receives.
+    pub(crate) async fn first_text(&self, port: u16) -> String {
         let waiting = async {
             loop {
-                if let Some(answer) = answer(port).await {
-                    return answer;
+                if let Some(text) = receive(port).await {
+                    return text;
                 }
             }
         };
-        let answered = tokio::time::timeout(PATIENCE, waiting).await;
-        answered.unwrap_or_else(|_| panic!("port {port} accepts nothing\n{}", self.log()))
+        let received = tokio::time::timeout(TIMEOUT, waiting).await;
+        received.unwrap_or_else(|_| panic!("port {port} accepts no connection\n{}", self.log()))
     }
 
-    /// Waits until an HTTP listener answers with that text.
+    /// Waits until an HTTP listener returns this text.
     pub(crate) async fn until_page(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
-                tokio::time::sleep(ASKING).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
                 let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
                     continue;
                 };
                 last = page(TokioIo::new(stream), "/").await;
             }
         };
-        let seen = tokio::time::timeout(PATIENCE, waiting).await;
+        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             seen.is_ok(),
-            "port {port} answers {last:?}, not {text}\n{}",
+            "port {port} returns {last:?}, not {text}\n{}",
             self.log()
         );
     }
@@ -177,10 +177,11 @@ impl Drop for Envoy {
     }
 }
 
-/// What a connection is answered with; `None` when nobody listens. An Envoy without an upstream answers with nothing.
-async fn answer(port: u16) -> Option<String> {
+/// Returns the text that a connection receives, or `None` if no listener accepts it. Without an upstream, Envoy sends an
+/// empty text.
+async fn receive(port: u16) -> Option<String> {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
-        tokio::time::sleep(ASKING).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
         return None;
     };
     let mut text = String::new();

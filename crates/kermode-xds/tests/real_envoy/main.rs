@@ -1,13 +1,13 @@
-//! The server against the Envoy that is shipped: what it makes of updates, removals, refusals and reconnects.
+//! The ADS server against the Envoy that Kermode ships: updates, removals, rejections and reconnects.
 //!
-//! Endpoints have no fetch timeout here: a cluster that waits for endpoints which the server thinks are known waits
-//! for ever, and its test fails.
+//! Endpoints have no fetch timeout here. A cluster whose endpoints the server wrongly does not send again waits for ever,
+//! and its test fails.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
+    reason = "test helpers fail like assertions"
 )]
 
 mod control_plane;
@@ -29,7 +29,7 @@ async fn envoy_starts_only_once_its_proxy_is_known() {
     let state = envoy.state().await;
     assert!(
         state.ends_with("INITIALIZING"),
-        "an Envoy that was told \"nothing\" would be live, not {state}"
+        "an empty response would make Envoy live, not {state}"
     );
     plane.publish_proxy(Vec::new());
     envoy
@@ -39,7 +39,7 @@ async fn envoy_starts_only_once_its_proxy_is_known() {
 }
 
 #[tokio::test]
-async fn an_envoy_without_any_configuration_becomes_live() {
+async fn envoy_without_configuration_becomes_live() {
     let plane = ControlPlane::start().await;
     plane.publish_proxy(Vec::new());
     let envoy = Envoy::start(plane.address()).await;
@@ -63,7 +63,7 @@ async fn traffic_follows_endpoints_and_clusters() {
         ],
     );
     let envoy = Envoy::start(plane.address()).await;
-    envoy.until_answer(port, "first").await;
+    envoy.until_text(port, "first").await;
 
     plane.share(
         "web",
@@ -73,9 +73,9 @@ async fn traffic_follows_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.until_answer(port, "second").await;
+    envoy.until_text(port, "second").await;
 
-    // Envoy builds the cluster anew, and does not ask for the endpoints that it has.
+    // Envoy rebuilds the cluster and does not request the endpoints that it has.
     plane.share(
         "web",
         vec![
@@ -86,12 +86,12 @@ async fn traffic_follows_endpoints_and_clusters() {
     );
     envoy.until_stat("cluster_manager.cluster_modified", 1).await;
     envoy.until_stat("cluster_manager.warming_clusters", 0).await;
-    envoy.until_answer(port, "second").await;
+    envoy.until_text(port, "second").await;
     assert_eq!(envoy.stat("cluster_manager.cds.update_rejected").await, 0);
 }
 
 #[tokio::test]
-async fn no_request_goes_to_an_endpoint_whose_departure_is_confirmed() {
+async fn no_request_goes_to_an_endpoint_whose_removal_is_acknowledged() {
     let (first, second) = (Backend::start("first").await, Backend::start("second").await);
     let port = free_port();
     let plane = ControlPlane::start().await;
@@ -101,21 +101,21 @@ async fn no_request_goes_to_an_endpoint_whose_departure_is_confirmed() {
         "web",
         vec![cluster("web", 1), endpoints("web", &[first.port]), listener()],
     );
-    plane.arrive("first");
+    plane.add_endpoint("first");
     let envoy = Envoy::start(plane.address()).await;
-    envoy.until_answer(port, "first").await;
+    envoy.until_text(port, "first").await;
     plane.until("Envoy has everything", Seen::settled).await;
 
     plane.share(
         "web",
         vec![cluster("web", 1), endpoints("web", &[second.port]), listener()],
     );
-    plane.depart("first").await;
-    assert_eq!(envoy.first_answer(port).await, "second");
+    plane.remove_endpoint("first").await;
+    assert_eq!(envoy.first_text(port).await, "second");
 }
 
 #[tokio::test]
-async fn a_new_service_is_usable_as_soon_as_its_listener_is() {
+async fn new_service_is_usable_as_soon_as_its_listener_exists() {
     let backend = Backend::start("hello").await;
     let plane = ControlPlane::start().await;
     plane.publish_proxy(Vec::new());
@@ -135,13 +135,13 @@ async fn a_new_service_is_usable_as_soon_as_its_listener_is() {
         plane.share(name, resources);
     }
     for (name, port) in &names {
-        // The first connection that the listener accepts at all reaches the backend: its cluster is there.
-        assert_eq!(envoy.first_answer(*port).await, "hello", "{name}");
+        // The first connection that the listener accepts reaches the backend, so its cluster exists.
+        assert_eq!(envoy.first_text(*port).await, "hello", "{name}");
     }
 }
 
 #[tokio::test]
-async fn what_is_removed_goes_from_envoy() {
+async fn removed_resources_are_removed_from_envoy() {
     let backend = Backend::start("hello").await;
     let port = free_port();
     let plane = ControlPlane::start().await;
@@ -156,13 +156,13 @@ async fn what_is_removed_goes_from_envoy() {
     );
     plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
     let envoy = Envoy::start(plane.address()).await;
-    envoy.until_answer(port, "hello").await;
+    envoy.until_text(port, "hello").await;
     plane.share("web", Vec::new());
     envoy.until_stat("cluster_manager.cluster_removed", 1).await;
     envoy.until_stat("listener_manager.listener_removed", 1).await;
     assert_eq!(envoy.clusters().await, ["api"]);
 
-    // Removed and back again, with endpoints that Envoy once had.
+    // Removed and created again, with endpoints that Envoy had before.
     plane.share(
         "web",
         vec![
@@ -171,11 +171,11 @@ async fn what_is_removed_goes_from_envoy() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.until_answer(port, "hello").await;
+    envoy.until_text(port, "hello").await;
 }
 
 #[tokio::test]
-async fn a_bad_resource_is_reported_and_holds_nothing_up() {
+async fn invalid_resource_is_reported_and_delays_nothing() {
     let backend = Backend::start("hello").await;
     let port = free_port();
     let plane = ControlPlane::start().await;
@@ -190,38 +190,40 @@ async fn a_bad_resource_is_reported_and_holds_nothing_up() {
     );
     plane.share("bad", vec![broken_cluster("bad")]);
     let envoy = Envoy::start(plane.address()).await;
-    envoy.until_answer(port, "hello").await;
+    envoy.until_text(port, "hello").await;
     plane
-        .until("the bad one is known", |seen| seen.refused == 1 && seen.settled())
+        .until("the invalid resource is rejected", |seen| {
+            seen.invalid == 1 && seen.settled()
+        })
         .await;
-    let refusals = plane.seen().rejected;
+    let rejections = plane.seen().rejected;
     assert!(
-        refusals
+        rejections
             .iter()
             .any(|(names, message)| names == &["bad"] && message.contains("EDS")),
-        "{refusals:?}"
+        "{rejections:?}"
     );
 
-    // Something else changes: the bad one is not tried again.
+    // After another change the invalid resource is not sent again.
     plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
     envoy
-        .until("the other one is there", "/clusters?format=json", |text| {
+        .until("the other cluster exists", "/clusters?format=json", |text| {
             text.contains("\"api\"")
         })
         .await;
-    assert_eq!(plane.seen().rejected, refusals);
+    assert_eq!(plane.seen().rejected, rejections);
 
     plane.share("bad", vec![cluster("bad", 1), endpoints("bad", &[])]);
-    plane.until("it is accepted", |seen| seen.refused == 0).await;
+    plane.until("it is accepted", |seen| seen.invalid == 0).await;
     envoy
-        .until("it is there", "/clusters?format=json", |text| {
+        .until("it exists", "/clusters?format=json", |text| {
             text.contains("\"bad\"")
         })
         .await;
 }
 
 #[tokio::test]
-async fn a_reconnect_brings_what_differs_and_nothing_else() {
+async fn reconnect_brings_only_differences() {
     let backend = Backend::start("hello").await;
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let service = |name: &str, port: u16, revision: u32| {
@@ -238,7 +240,7 @@ async fn a_reconnect_brings_what_differs_and_nothing_else() {
     }
     let envoy = Envoy::start(plane.address()).await;
     for port in &ports {
-        envoy.until_answer(*port, "hello").await;
+        envoy.until_text(*port, "hello").await;
     }
     let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
 
@@ -246,9 +248,9 @@ async fn a_reconnect_brings_what_differs_and_nothing_else() {
     plane.share("changed", service("changed", ports[1], 2));
     plane.share("gone", Vec::new());
     assert_eq!(
-        envoy.first_answer(ports[2]).await,
+        envoy.first_text(ports[2]).await,
         "hello",
-        "without a control plane everything goes on"
+        "Envoy keeps its configuration without a control plane"
     );
     plane.restart().await;
     envoy.until_stat("cluster_manager.cluster_removed", 1).await;
@@ -256,16 +258,16 @@ async fn a_reconnect_brings_what_differs_and_nothing_else() {
     envoy.until_stat("cluster_manager.warming_clusters", 0).await;
     envoy.until_stat("listener_manager.listener_removed", 1).await;
     plane
-        .until("everything is answered", control_plane::Seen::settled)
+        .until("every response is acknowledged", control_plane::Seen::settled)
         .await;
     for port in &ports[..2] {
-        envoy.until_answer(*port, "hello").await;
+        envoy.until_text(*port, "hello").await;
     }
     assert_eq!(envoy.stat("cluster_manager.cluster_modified").await, 1);
     assert_eq!(
         envoy.stat("cluster_manager.cluster_added").await,
         1 + 3,
-        "the control plane's own, and three"
+        "the cluster of the control plane, and three services"
     );
     assert_eq!(
         envoy.stat("listener_manager.listener_create_success").await,

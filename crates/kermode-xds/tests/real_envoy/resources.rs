@@ -1,4 +1,4 @@
-//! Small Envoy resources, and something for Envoy to connect to.
+//! Small Envoy resources, and a backend to which Envoy connects.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::Ipv4Addr;
@@ -34,7 +34,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// A server that says its name to whoever connects.
+/// A server that sends its name over every connection.
 pub(crate) struct Backend {
     pub(crate) port: u16,
     task: JoinHandle<()>,
@@ -59,7 +59,7 @@ impl Drop for Backend {
     }
 }
 
-/// A port that nobody listens on at the moment.
+/// Returns a port without a listener.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
@@ -84,7 +84,7 @@ fn ads() -> ConfigSource {
     ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         resource_api_version: ApiVersion::V3.into(),
-        // None: whatever waits, waits for ever.
+        // Disabled, so that a missing resource fails the test.
         initial_fetch_timeout: Some(Duration::default()),
         ..Default::default()
     }
@@ -108,7 +108,7 @@ fn loopback(port: u16) -> Address {
     }
 }
 
-/// An EDS cluster; another revision makes it another one.
+/// Returns an EDS cluster. Revisions differ in their content.
 pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
     let cluster = Cluster {
         name: name.into(),
@@ -126,7 +126,7 @@ pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
     resource(ResourceKind::Cluster, name, &cluster)
 }
 
-/// An EDS cluster that does not say where its endpoints come from.
+/// Returns an EDS cluster without a source of its endpoints, which Envoy rejects.
 pub(crate) fn broken_cluster(name: &str) -> Resource {
     let cluster = Cluster {
         name: name.into(),
@@ -213,13 +213,13 @@ pub(crate) fn http_listener(name: &str, port: u16, route: &str) -> Resource {
     )
 }
 
-/// A route that answers everything with that text.
+/// Returns a route that responds to every request with this text.
 pub(crate) fn route(name: &str, text: &str) -> Resource {
     let body = DataSource {
         specifier: Some(Source::InlineString(text.into())),
         ..Default::default()
     };
-    let answer = DirectResponseAction {
+    let response = DirectResponseAction {
         status: 200,
         body: Some(body),
         ..Default::default()
@@ -229,7 +229,7 @@ pub(crate) fn route(name: &str, text: &str) -> Resource {
             path_specifier: Some(PathSpecifier::Prefix("/".into())),
             ..Default::default()
         }),
-        action: Some(Action::DirectResponse(answer)),
+        action: Some(Action::DirectResponse(response)),
         ..Default::default()
     };
     let host = VirtualHost {
