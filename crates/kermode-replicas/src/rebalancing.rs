@@ -80,7 +80,7 @@ pub async fn keep(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<
         };
         match shares.map_or(Step::Look, |shares| sharing.step(shares)) {
             Step::Send(count) => {
-                let sent = ads.send_elsewhere(count);
+                let sent = ads.evict_proxies(count);
                 tracing::info!(
                     sent,
                     ?shares,

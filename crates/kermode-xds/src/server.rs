@@ -1,7 +1,7 @@
-//! The gRPC shell of delta ADS: authenticates a stream, then moves messages between it and its state machine.
+//! gRPC server of delta ADS: authenticates a stream, then moves messages between it and its state machine.
 //!
-//! A stream is one machine and one subscription, and runs in the task of its HTTP/2 connection. What it may queue is
-//! bounded: while the client does not read, it does not go on, and the store keeps nothing for it but two cursors.
+//! A stream consists of a state machine ([`crate::stream`]) and a watcher of the store, and runs in the task of its HTTP/2
+//! connection. Its memory is bounded: it stops while the client does not read, and the store keeps only two cursors for it.
 
 mod call;
 mod messages;
@@ -31,17 +31,17 @@ pub use metrics::Metrics;
 pub use status::{Numbers, Progress, Report, StatusSink};
 pub use transport::Transport;
 
-/// Who a stream belongs to, by its own account.
+/// Mesh and Dataplane that a stream claims in its node id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyId {
-    /// The mesh.
+    /// Mesh of the proxy.
     pub mesh: MeshName,
-    /// The Dataplane.
+    /// Namespace and name of the Dataplane.
     pub key: ObjectKey,
 }
 
 impl ProxyId {
-    /// Reads Envoy's node id: `<mesh>.<name>.<namespace>`.
+    /// Parses Envoy's node id: `<mesh>.<name>.<namespace>`.
     pub fn from_node_id(id: &str) -> Option<Self> {
         let (mesh, name) = id.split_once('.')?;
         let key = ObjectKey::from_proxy_name(name)?;
@@ -52,71 +52,73 @@ impl ProxyId {
     }
 }
 
-/// Bounds of the server.
+/// Limits and timeouts of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// Bounds of each stream.
+    /// Limits of each stream.
     pub limits: Limits,
-    /// How long it may take to learn who opens a stream, and how long that one waits for its Dataplane.
-    pub first_request: Duration,
-    /// How many streams a proxy may have; one more ends the oldest.
-    pub streams: usize,
-    /// How many streams all proxies together may have here.
+    /// Time for authenticating the caller of a stream, and then again for its Dataplane to appear.
+    pub authentication_timeout: Duration,
+    /// Maximum number of streams of a proxy; a further one supersedes the oldest.
+    pub streams_per_proxy: usize,
+    /// Maximum number of streams of all proxies at this replica.
     pub total_streams: usize,
-    /// How many streams may be getting their first configuration at once; others wait, before anything of them is read. That
-    /// takes a hundred times the memory of a stream that has it, and a proxy is not served sooner for being one of more.
-    pub starting: usize,
-    /// How long a stream counts as one of those at most: a slow one is not to keep others waiting. Its first request has to
-    /// come within that time.
-    pub start: Duration,
-    /// How long a stream waits for its turn: less than the 30 s after which `kuma-dp` gives up and tries again.
-    pub turn: Duration,
-    /// How long a proxy may take to read one response, before its stream is ended.
-    pub reading: Duration,
-    /// Over how long streams are ended at shutdown, so that not all proxies reconnect at once.
-    pub handover: Duration,
+    /// Maximum number of streams that get their first configuration at the same time; no message of the others is read
+    /// meanwhile. The first configuration takes a hundred times the memory of an idle stream, and a higher number does not
+    /// finish it sooner.
+    pub concurrent_starts: usize,
+    /// Time after which a stream that still gets its first configuration lets another one start, so that a slow proxy does not
+    /// delay the others. The first request has to arrive within it.
+    pub start_timeout: Duration,
+    /// Time that a stream waits to start. It is less than the 30 s after which `kuma-dp` reconnects.
+    pub start_queue_timeout: Duration,
+    /// Time that a proxy may take to read one response before its stream is ended.
+    pub read_timeout: Duration,
+    /// Period over which streams are ended at shutdown, so that proxies do not reconnect all at once.
+    pub shutdown_period: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         Self {
             limits: Limits::default(),
-            first_request: Duration::from_secs(10),
-            streams: 4,
+            authentication_timeout: Duration::from_secs(10),
+            streams_per_proxy: 4,
             total_streams: 20_000,
-            starting: 64,
-            start: Duration::from_secs(5),
-            turn: Duration::from_secs(25),
-            reading: Duration::from_mins(1),
-            handover: Duration::from_secs(3),
+            concurrent_starts: 64,
+            start_timeout: Duration::from_secs(5),
+            start_queue_timeout: Duration::from_secs(25),
+            read_timeout: Duration::from_mins(1),
+            shutdown_period: Duration::from_secs(3),
         }
     }
 }
 
-/// The service; cheap to clone.
+/// Server of delta ADS. Cheap to clone; clones share their state.
 #[derive(Clone)]
 pub struct AdsServer {
-    shared: Arc<Shared>,
+    state: Arc<AdsServerState>,
 }
 
-struct Shared {
+struct AdsServerState {
     store: Arc<Store>,
     authenticator: Box<dyn Authenticator>,
     settings: Settings,
     metrics: Metrics,
     removals: EndpointRemovals,
     shutdown: watch::Receiver<bool>,
-    status: OnceLock<Box<dyn StatusSink>>,
-    /// Tells streams of one proxy apart.
-    streams: AtomicU64,
-    open: KeyedLimit<ObjectKey>,
-    starting: Arc<Semaphore>,
+    status_sink: OnceLock<Box<dyn StatusSink>>,
+    /// Number of the next stream, for [`StatusSink`].
+    next_stream: AtomicU64,
+    open_streams: KeyedLimit<ObjectKey>,
+    starts: Arc<Semaphore>,
 }
 
 // === impl AdsServer ===
 
 impl AdsServer {
-    /// Serves the store until `shutdown` turns true or its sender goes away. What streams confirm is reported to `removals`.
+    /// Creates a server of the store's resources. Streams end after `shutdown` becomes true or its sender is dropped. Acknowledged
+    /// endpoint changes are reported to `removals`.
     pub fn new(
         store: Arc<Store>,
         authenticator: impl Authenticator,
@@ -127,46 +129,46 @@ impl AdsServer {
     ) -> Self {
         let authenticator = Box::new(authenticator);
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(AdsServerState {
                 store,
                 authenticator,
                 settings,
                 metrics,
                 removals,
                 shutdown,
-                status: OnceLock::new(),
-                streams: AtomicU64::default(),
-                open: KeyedLimit::new(settings.streams, settings.total_streams),
-                starting: Arc::new(Semaphore::new(settings.starting.max(1))),
+                status_sink: OnceLock::new(),
+                next_stream: AtomicU64::default(),
+                open_streams: KeyedLimit::new(settings.streams_per_proxy, settings.total_streams),
+                starts: Arc::new(Semaphore::new(settings.concurrent_starts.max(1))),
             }),
         }
     }
 
-    /// Has what becomes of streams reported, from now on and to the first sink that is given.
+    /// Reports the status of streams to `sink` from now on. Only the first call has an effect.
     pub fn report_to(&self, sink: impl StatusSink) {
-        let _ = self.shared.status.set(Box::new(sink));
+        let _ = self.state.status_sink.set(Box::new(sink));
     }
 
-    /// How many proxies have streams, those included that get nothing yet.
+    /// Number of proxies with streams, including streams that wait to start.
     pub fn proxies(&self) -> usize {
-        self.shared.open.keys()
+        self.state.open_streams.keys()
     }
 
-    /// Ends the streams of so many proxies, whichever they are, and has them connect anew: by the Service, and so perhaps
-    /// to another replica. How many there were.
-    pub fn send_elsewhere(&self, proxies: usize) -> usize {
-        self.shared.open.revoke_keys(proxies)
+    /// Ends the streams and connections of up to `proxies` proxies, chosen at random. They reconnect through the Service, which
+    /// may lead to another replica. Returns the number of proxies evicted.
+    pub fn evict_proxies(&self, proxies: usize) -> usize {
+        self.state.open_streams.revoke_keys(proxies)
     }
 
-    /// Serves a call to its end.
+    /// Serves a call until it ends.
     async fn serve(self, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) -> AfterCall {
         let (http::request::Parts { headers, .. }, requests) = request.into_parts();
-        // An error means that the client has gone already.
+        // An error means that the client has reset the call.
         let Ok(responses) = Responses::begin(&mut respond) else {
             return AfterCall::KeepConnection;
         };
         let call = Call {
-            shared: self.shared,
+            state: self.state,
             requests: Requests::new(requests),
             responses,
         };
@@ -177,7 +179,7 @@ impl AdsServer {
 impl std::fmt::Debug for AdsServer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("AdsServer")
-            .field("settings", &self.shared.settings)
+            .field("settings", &self.state.settings)
             .finish_non_exhaustive()
     }
 }

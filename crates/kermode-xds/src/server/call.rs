@@ -1,4 +1,4 @@
-//! One call of ADS, and the session of a proxy that was let in.
+//! One ADS call: authentication and admission of the stream, then the session that exchanges messages.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,376 +22,385 @@ use tonic::{Code, Status};
 
 use super::messages::{Requests, Responses};
 use super::status::Reporter;
-use super::{Metrics, ProxyId, Shared};
+use super::{AdsServerState, Metrics, ProxyId};
 use crate::store::Watcher;
 use crate::stream::{Event, Output, Response, Stream};
 
-/// Envoy's explanation of a rejection is kept, logged and shown: that much of it, in bytes.
-const LONGEST_EXPLANATION: usize = 1024;
-/// How much of a node id that makes no sense is told back, in characters.
-const LONGEST_ID: usize = 100;
+/// Maximum length of Envoy's error message for a rejected response, in bytes. The message is kept, logged and shown.
+const MAX_ERROR_MESSAGE: usize = 1024;
+/// Maximum number of characters of an invalid node id that the error message repeats.
+const MAX_SHOWN_ID: usize = 100;
 
-/// A stream that was let in.
-struct Introduced {
+/// A stream that was authenticated, authorized and may start.
+struct AdmittedStream {
     identity: ProxyIdentity,
     proxy: ProxyId,
     first: DeltaDiscoveryRequest,
-    subscription: Watcher,
-    starting: Starting,
+    watcher: Watcher,
+    start_permit: StartPermit,
 }
 
-/// A stream that does not have its whole configuration yet.
-struct Starting {
+/// Permit of a stream that does not have its whole first configuration yet.
+struct StartPermit {
     _permit: OwnedSemaphorePermit,
-    /// When it does not count as such any more.
-    end: Pin<Box<Sleep>>,
+    /// Time at which the permit is returned although the stream has not started.
+    expiry: Pin<Box<Sleep>>,
 }
 
-/// One call, of whoever makes it.
+/// One ADS call.
 pub(super) struct Call {
-    pub(super) shared: Arc<Shared>,
+    pub(super) state: Arc<AdsServerState>,
     pub(super) requests: Requests,
     pub(super) responses: Responses,
 }
 
 impl Call {
-    /// Serves it to its end.
+    /// Serves the call until it ends.
     pub(super) async fn serve(mut self, metadata: http::HeaderMap) -> AfterCall {
         let (status, after) = match self.run(metadata).await {
-            End::Gone => (None, AfterCall::KeepConnection),
-            End::Status(status) => (Some(status), AfterCall::KeepConnection),
-            End::Elsewhere(status) => (Some(status), AfterCall::CloseConnection),
+            StreamEnd::ClientGone => (None, AfterCall::KeepConnection),
+            StreamEnd::Status(status) => (Some(status), AfterCall::KeepConnection),
+            StreamEnd::CloseConnection(status) => (Some(status), AfterCall::CloseConnection),
         };
         self.responses.end(status.as_ref());
         after
     }
 
-    async fn run(&mut self, metadata: http::HeaderMap) -> End {
+    async fn run(&mut self, metadata: http::HeaderMap) -> StreamEnd {
         let authenticated = tokio::select! {
-            authenticated = authenticate(&self.shared, metadata) => authenticated,
-            () = self.responses.unwanted() => return End::Gone,
+            authenticated = authenticate(&self.state, metadata) => authenticated,
+            () = self.responses.reset() => return StreamEnd::ClientGone,
         };
         let identity = match authenticated {
             Ok(identity) => identity,
-            Err(status) => return End::Status(refused(&self.shared, status)),
+            Err(status) => return StreamEnd::Status(rejected(&self.state, status)),
         };
-        let mut permit = match self.shared.open.acquire_superseding(&identity.key) {
+        let mut permit = match self.state.open_streams.acquire_superseding(&identity.key) {
             Ok(permit) => permit,
-            Err(reached) => return End::Elsewhere(refused(&self.shared, full(reached))),
+            Err(reached) => return StreamEnd::CloseConnection(rejected(&self.state, limit_reached(reached))),
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
             revoked = permit.revoked() => match revoked {
-                Revoked::Superseded => End::Status(Status::aborted("a newer stream of this proxy took its place")),
+                Revoked::Superseded => StreamEnd::Status(Status::aborted("superseded by a newer stream of this proxy")),
                 Revoked::Evicted => {
-                    self.shared.metrics.handed_over.inc();
-                    End::Elsewhere(Status::unavailable(
-                        "this replica has more proxies than its share; another one serves",
+                    self.state.metrics.evicted.inc();
+                    StreamEnd::CloseConnection(Status::unavailable(
+                        "evicted to rebalance proxies among the replicas; connect again",
                     ))
                 }
             },
         }
     }
 
-    async fn serve_authenticated(&mut self, identity: ProxyIdentity) -> End {
-        let shared = self.shared.clone();
-        let mut handover = Handover::new();
-        handover.push(hand_over(shared.shutdown.clone(), shared.settings.handover).boxed());
-        // In a box, as what takes long and is then over.
-        let introducing = Box::pin(introduce(&shared, identity, &mut self.requests));
-        let introduced = tokio::select! {
-            introduced = introducing => introduced,
-            Some(()) = handover.next() => Err(shutting_down()),
-            () = self.responses.unwanted() => return End::Gone,
+    async fn serve_authenticated(&mut self, identity: ProxyIdentity) -> StreamEnd {
+        let state = self.state.clone();
+        let mut shutdown = ShutdownDeadline::new();
+        shutdown.push(shutdown_deadline(state.shutdown.clone(), state.settings.shutdown_period).boxed());
+        // Boxed, because this part takes long only at the start of a stream and is dropped after it.
+        let admission = Box::pin(admit(&state, identity, &mut self.requests));
+        let admitted = tokio::select! {
+            admitted = admission => admitted,
+            Some(()) = shutdown.next() => Err(shutting_down()),
+            () = self.responses.reset() => return StreamEnd::ClientGone,
         };
-        let (mut session, first) = match introduced {
-            Ok(introduced) => Session::open(&shared, introduced),
-            Err(status) => return End::Status(refused(&shared, status)),
+        let (mut session, first) = match admitted {
+            Ok(admitted) => Session::open(&state, admitted),
+            Err(status) => return StreamEnd::Status(rejected(&state, status)),
         };
-        let _connected = Counted::by(&shared.metrics.connected);
-        session.run(self, first, handover).await
+        let _connected = GaugeGuard::new(&state.metrics.connected);
+        session.run(self, first, shutdown).await
     }
 }
 
-/// Learns who calls. Nothing of the stream but its metadata has been read yet: a stranger costs no more than its window.
-async fn authenticate(shared: &Shared, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
-    let authenticated = shared.authenticator.authenticate(&metadata);
-    tokio::time::timeout(shared.settings.first_request, authenticated)
+/// Authenticates the caller. Only metadata has been read so far: an unauthenticated caller costs no more than its receive window.
+async fn authenticate(state: &AdsServerState, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
+    let authenticated = state.authenticator.authenticate(&metadata);
+    tokio::time::timeout(state.settings.authentication_timeout, authenticated)
         .await
         .map_err(|_| Status::unavailable("authentication took too long"))?
 }
 
-/// Notes that a stream is not let in; returns why.
-fn refused(shared: &Shared, status: Status) -> Status {
-    shared.metrics.refused.inc();
-    tracing::debug!(code = ?status.code(), "stream refused: {}", status.message());
+/// Counts and logs a rejected stream. Returns the status.
+fn rejected(state: &AdsServerState, status: Status) -> Status {
+    state.metrics.refused.inc();
+    tracing::debug!(code = ?status.code(), "stream rejected: {}", status.message());
     status
 }
 
-/// Waits until the caller's Dataplane is known and it is its turn, then learns whether the stream is for that Dataplane.
-async fn introduce(
-    shared: &Shared,
+/// Waits for the caller's Dataplane and for a start permit, then checks that the first request is for that Dataplane.
+async fn admit(
+    state: &AdsServerState,
     identity: ProxyIdentity,
     requests: &mut Requests,
-) -> Result<Introduced, Status> {
-    let mut subscription = shared.store.watch(&identity.key);
-    let known = known(shared, &identity, &mut subscription);
-    match tokio::time::timeout(shared.settings.first_request, known).await {
+) -> Result<AdmittedStream, Status> {
+    let mut watcher = state.store.watch(&identity.key);
+    let known = dataplane_known(state, &identity, &mut watcher);
+    match tokio::time::timeout(state.settings.authentication_timeout, known).await {
         Ok(known) => known?,
-        // The reason why it had to wait.
-        Err(_) => shared.authenticator.authorize(&identity)?,
+        // Returns the reason for the wait.
+        Err(_) => state.authenticator.authorize(&identity)?,
     }
-    let waiting = Counted::by(&shared.metrics.waiting);
-    let turn = shared.starting.clone().acquire_owned();
-    let turn = tokio::time::timeout(shared.settings.turn, turn).await;
+    let waiting = GaugeGuard::new(&state.metrics.waiting);
+    let permit = state.starts.clone().acquire_owned();
+    let permit = tokio::time::timeout(state.settings.start_queue_timeout, permit).await;
     drop(waiting);
-    let Ok(Ok(permit)) = turn else {
+    let Ok(Ok(permit)) = permit else {
         return Err(Status::unavailable(
-            "too many proxies get their first configuration",
+            "too many proxies wait for their first configuration at this replica; try again",
         ));
     };
-    let starting = Starting {
+    let start_permit = StartPermit {
         _permit: permit,
-        end: Box::pin(tokio::time::sleep(shared.settings.start)),
+        expiry: Box::pin(tokio::time::sleep(state.settings.start_timeout)),
     };
-    let first = tokio::time::timeout(shared.settings.start, requests.message())
+    let first = tokio::time::timeout(state.settings.start_timeout, requests.message())
         .await
         .map_err(|_| Status::deadline_exceeded("no request came"))??
         .ok_or_else(|| Status::cancelled("no request came"))?;
-    // Its Pod may have gone while it waited, and another one have its name.
-    shared.authenticator.authorize(&identity)?;
-    let proxy = named(&first)?;
+    // The Pod may have been deleted meanwhile, and another Pod may have its name.
+    state.authenticator.authorize(&identity)?;
+    let proxy = claimed_proxy(&first)?;
     if proxy.key != identity.key {
-        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "proxy refused: it asks for what is another's");
+        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream rejected: the node id is that of another proxy");
         return Err(Status::permission_denied(format!(
             "the token is that of Pod {}, the node id that of {}",
             identity.key, proxy.key
         )));
     }
-    Ok(Introduced {
+    Ok(AdmittedStream {
         identity,
         proxy,
         first,
-        subscription,
-        starting,
+        watcher,
+        start_permit,
     })
 }
 
-fn named(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
+/// Returns the proxy of the request's node id.
+fn claimed_proxy(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
     let id = request
         .node
         .as_ref()
         .map(|node| node.id.as_str())
         .unwrap_or_default();
     ProxyId::from_node_id(id).ok_or_else(|| {
-        let id: String = id.chars().take(LONGEST_ID).collect();
+        let id: String = id.chars().take(MAX_SHOWN_ID).collect();
         Status::invalid_argument(format!(
             "node id {id:?} is not of the form <mesh>.<pod>.<namespace>"
         ))
     })
 }
 
-/// Waits until the caller's Dataplane is there: a sidecar may be faster than the watch that tells of its Pod. What
-/// publishes for the proxy wakes us, so nobody polls.
-async fn known(shared: &Shared, identity: &ProxyIdentity, subscription: &mut Watcher) -> Result<(), Status> {
+/// Waits until the caller's Dataplane is indexed: a sidecar may connect before the watch has delivered its Pod. Publishing the
+/// proxy's resources wakes the watcher.
+async fn dataplane_known(
+    state: &AdsServerState,
+    identity: &ProxyIdentity,
+    watcher: &mut Watcher,
+) -> Result<(), Status> {
     loop {
-        match shared.authenticator.authorize(identity) {
-            Err(status) if status.code() == Code::NotFound => subscription.changed().await,
+        match state.authenticator.authorize(identity) {
+            Err(status) if status.code() == Code::NotFound => watcher.changed().await,
             decided => return decided,
         }
     }
 }
 
-fn full(reached: LimitReached) -> Status {
-    let (LimitReached::Total(most) | LimitReached::PerKey(most)) = reached;
+fn limit_reached(reached: LimitReached) -> Status {
+    let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
     Status::resource_exhausted(format!(
-        "this replica has {most} streams, which is all that it may have: run more replicas"
+        "this replica has {limit} streams, which is its limit: run more replicas"
     ))
 }
 
 fn shutting_down() -> Status {
-    Status::unavailable("this replica shuts down; another one serves")
+    Status::unavailable("this replica shuts down; connect to another one")
 }
 
-fn shorten_explanation(request: &mut DeltaDiscoveryRequest) {
+fn truncate_error_message(request: &mut DeltaDiscoveryRequest) {
     if let Some(error) = &mut request.error_detail {
-        let end = error.message.floor_char_boundary(LONGEST_EXPLANATION);
+        let end = error.message.floor_char_boundary(MAX_ERROR_MESSAGE);
         error.message.truncate(end);
     }
 }
 
-/// Counts a stream while it lives.
-struct Counted<'a>(&'a Gauge);
+/// Counts a stream in a gauge until it is dropped.
+struct GaugeGuard<'a>(&'a Gauge);
 
-impl<'a> Counted<'a> {
-    fn by(gauge: &'a Gauge) -> Self {
+impl<'a> GaugeGuard<'a> {
+    fn new(gauge: &'a Gauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-/// What ends a stream from our side.
-enum End {
-    /// The client has gone.
-    Gone,
-    /// We end it, and say why.
+/// Reason why a stream ends.
+enum StreamEnd {
+    /// The client ended it, or its connection broke.
+    ClientGone,
+    /// The server ends it with this status.
     Status(Status),
-    /// We end it, since another replica is better for the proxy, and say why.
-    Elsewhere(Status),
+    /// The server ends it with this status and then its connection, so that the proxy may reach another replica.
+    CloseConnection(Status),
 }
 
-/// A stream that was let in, apart from its messages.
+/// An admitted stream, apart from its transport.
 struct Session {
     identity: ProxyIdentity,
     proxy: ProxyId,
-    subscription: Watcher,
+    watcher: Watcher,
     stream: Stream,
-    starting: Option<Starting>,
+    start_permit: Option<StartPermit>,
     metrics: Metrics,
-    /// Nonces of responses that are not acknowledged yet, and when they were sent. At most one of each kind that we serve.
-    sent: Vec<(String, Instant)>,
+    /// Nonce and send time of each response in flight: at most one of each served kind.
+    in_flight: Vec<(String, Instant)>,
     reporter: Reporter,
     acknowledgements: StreamAcknowledgements,
-    /// Whether the end has been logged, or another place does that.
-    told: bool,
+    /// Whether the end of the stream was logged.
+    end_is_logged: bool,
 }
 
-/// What is to be sent, in this order, or why the stream has to end.
+/// Responses to send, in this order, or the status that the stream ends with.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
-/// When the stream is to be served by another replica: one moment, polled only when it may have come. What it waits for is
-/// one for all streams.
-type Handover = FuturesUnordered<BoxFuture<'static, ()>>;
+/// Completes when the stream has to end because of shutdown. The set polls its only future after a wake-up only: all streams
+/// share the shutdown signal, and polling it at every wake-up would contend.
+type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
-    /// Returns what its first request leads to as well.
-    fn open(shared: &Arc<Shared>, introduced: Introduced) -> (Box<Self>, Step) {
-        let Introduced {
+    /// Starts the session and returns the responses to its first request.
+    fn open(state: &Arc<AdsServerState>, admitted: AdmittedStream) -> (Box<Self>, Step) {
+        let AdmittedStream {
             identity,
             proxy,
             first,
-            subscription,
-            starting,
-        } = introduced;
+            watcher,
+            start_permit,
+        } = admitted;
         tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
         let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
         let mut session = Box::new(Self {
             identity,
-            subscription,
-            starting: Some(starting),
-            stream: Stream::new(shared.settings.limits),
-            metrics: shared.metrics.clone(),
-            acknowledgements: shared.removals.stream_opened(&proxy.key, &proxy.mesh),
-            sent: Vec::new(),
-            reporter: Reporter::open(shared.clone(), proxy.clone(), versions),
+            watcher,
+            start_permit: Some(start_permit),
+            stream: Stream::new(state.settings.limits),
+            metrics: state.metrics.clone(),
+            acknowledgements: state.removals.stream_opened(&proxy.key, &proxy.mesh),
+            in_flight: Vec::new(),
+            reporter: Reporter::open(state.clone(), proxy.clone(), versions),
             proxy,
-            told: false,
+            end_is_logged: false,
         });
         let step = session.on_request(first);
         (session, step)
     }
 
-    async fn run(&mut self, call: &mut Call, first: Step, handover: Handover) -> End {
-        let end = self.work(call, first, handover).await;
-        if let End::Status(status) = &end {
+    async fn run(&mut self, call: &mut Call, first: Step, shutdown: ShutdownDeadline) -> StreamEnd {
+        let end = self.exchange(call, first, shutdown).await;
+        if let StreamEnd::Status(status) = &end {
             if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
-                call.shared.metrics.refused.inc();
+                call.state.metrics.refused.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
-            self.told = true;
+            self.end_is_logged = true;
         }
         end
     }
 
-    async fn work(&mut self, call: &mut Call, mut step: Step, mut handover: Handover) -> End {
+    /// Exchanges messages until the stream ends.
+    async fn exchange(
+        &mut self,
+        call: &mut Call,
+        mut step: Step,
+        mut shutdown: ShutdownDeadline,
+    ) -> StreamEnd {
         loop {
             let responses = match step {
                 Ok(responses) => responses,
-                Err(status) => return End::Status(status),
+                Err(status) => return StreamEnd::Status(status),
             };
             for response in responses {
                 let mut sending = std::pin::pin!(call.responses.send(response));
                 let sent = match futures::poll!(&mut sending) {
                     Poll::Ready(sent) => sent.map_err(|status| self.broken(&status)),
-                    // In a box, since it is seldom.
+                    // Boxed, because most responses are sent at once.
                     Poll::Pending => {
-                        let reading = call.shared.settings.reading;
-                        Box::pin(self.send_slowly(sending, reading, &mut handover)).await
+                        let timeout = call.state.settings.read_timeout;
+                        Box::pin(self.finish_sending(sending, timeout, &mut shutdown)).await
                     }
                 };
                 if let Err(end) = sent {
                     return end;
                 }
             }
-            if self.starting.is_some() && self.stream.is_started() {
-                self.starting = None;
+            if self.start_permit.is_some() && self.stream.is_started() {
+                self.start_permit = None;
             }
             step = tokio::select! {
                 request = call.requests.message() => match request {
                     Ok(Some(request)) => self.on_request(request),
-                    Ok(None) => return End::Gone,
+                    Ok(None) => return StreamEnd::ClientGone,
                     Err(status) => return self.broken(&status),
                 },
-                () = self.subscription.changed() => match call.shared.authenticator.authorize(&self.identity) {
+                () = self.watcher.changed() => match call.state.authenticator.authorize(&self.identity) {
                     Ok(()) => Ok(self.on_change()),
-                    // Its Pod has gone, or another one has its name now.
+                    // The Pod was deleted, or another Pod has its name now.
                     Err(status) => Err(status),
                 },
-                () = ended(&mut self.starting) => {
-                    self.starting = None;
+                () = expired(&mut self.start_permit) => {
+                    self.start_permit = None;
                     Ok(Vec::new())
                 }
-                Some(()) = handover.next() => Err(shutting_down()),
+                Some(()) = shutdown.next() => Err(shutting_down()),
             };
         }
     }
 
-    /// Goes on sending to a proxy that does not read as fast, while which nothing else is lost sight of that has an end.
-    async fn send_slowly(
+    /// Finishes sending to a proxy that reads slowly. Sending may block, so shutdown and deadlines are polled at the same time.
+    async fn finish_sending(
         &mut self,
         mut sending: Pin<&mut impl Future<Output = Result<(), Status>>>,
-        patience: Duration,
-        handover: &mut Handover,
-    ) -> Result<(), End> {
-        let mut late = std::pin::pin!(tokio::time::sleep(patience));
+        timeout: Duration,
+        shutdown: &mut ShutdownDeadline,
+    ) -> Result<(), StreamEnd> {
+        let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
         loop {
             tokio::select! {
                 sent = &mut sending => return sent.map_err(|status| self.broken(&status)),
-                () = ended(&mut self.starting) => self.starting = None,
-                Some(()) = handover.next() => return Err(End::Status(shutting_down())),
-                () = &mut late => {
-                    let text = format!("the proxy did not read a response within {patience:?}");
-                    return Err(End::Status(Status::deadline_exceeded(text)));
+                () = expired(&mut self.start_permit) => self.start_permit = None,
+                Some(()) = shutdown.next() => return Err(StreamEnd::Status(shutting_down())),
+                () = &mut deadline => {
+                    let text = format!("the proxy did not read a response within {timeout:?}");
+                    return Err(StreamEnd::Status(Status::deadline_exceeded(text)));
                 }
             }
         }
     }
 
     fn on_request(&mut self, mut request: DeltaDiscoveryRequest) -> Step {
-        shorten_explanation(&mut request);
-        let answered = self
-            .sent
+        truncate_error_message(&mut request);
+        let position = self
+            .in_flight
             .iter()
             .position(|(nonce, _)| *nonce == request.response_nonce);
-        if let Some(answered) = answered {
-            let (_, sent) = self.sent.swap_remove(answered);
+        if let Some(position) = position {
+            let (_, sent_at) = self.in_flight.swap_remove(position);
             self.metrics
                 .of(ResourceKind::from_type_url(&request.type_url))
                 .acknowledged
-                .observe(sent.elapsed().as_secs_f64());
+                .observe(sent_at.elapsed().as_secs_f64());
         }
-        let Self {
-            subscription, stream, ..
-        } = self;
-        let (changed, output, confirmed) = subscription.read(|view, changes| {
-            // The machine has to know what changed before it acts on a view that holds the change: a listener would
-            // not wait for a cluster that nobody told it of.
+        let Self { watcher, stream, .. } = self;
+        let (changed, output, acknowledged) = watcher.read(|view, changes| {
+            // Changes are applied first: the view contains them already, and a listener waits only for clusters that the
+            // state machine knows to have changed.
             let changed = stream.on_change(changes, view.as_ref());
             let output = stream.on_request(request, view.as_ref());
             (
@@ -401,31 +410,29 @@ impl Session {
             )
         });
         let output = output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        self.acknowledgements.acknowledge(confirmed);
-        let mut responses = self.emit(changed);
-        responses.append(&mut self.emit(output));
+        self.acknowledgements.acknowledge(acknowledged);
+        let mut responses = self.record(changed);
+        responses.append(&mut self.record(output));
         Ok(responses)
     }
 
     fn on_change(&mut self) -> Vec<DeltaDiscoveryResponse> {
-        let Self {
-            subscription, stream, ..
-        } = self;
-        let (output, confirmed) = subscription.read(|view, changes| {
+        let Self { watcher, stream, .. } = self;
+        let (output, acknowledged) = watcher.read(|view, changes| {
             let output = stream.on_change(changes, view.as_ref());
-            // What is on its way is confirmed by its answer: no need to say now what was confirmed before it.
-            let confirmed = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
+            // With endpoints in flight, the ACK reports a higher sequence number soon.
+            let acknowledged = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
-                confirmed.and_then(|view| stream.acknowledged_sequence(&view)),
+                acknowledged.and_then(|view| stream.acknowledged_sequence(&view)),
             )
         });
-        self.acknowledgements.acknowledge(confirmed);
-        self.emit(output)
+        self.acknowledgements.acknowledge(acknowledged);
+        self.record(output)
     }
 
-    /// Notes what comes of a step.
-    fn emit(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
+    /// Records the events and responses of a step in metrics and status. Returns the responses.
+    fn record(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
         for event in output.events {
             self.report(&event);
         }
@@ -440,7 +447,7 @@ impl Session {
             metrics.response_bytes.inc_by(response.encoded_len() as u64);
             self.reporter.sent(&response);
             if kind.is_some() {
-                self.sent.push((response.nonce.clone(), Instant::now()));
+                self.in_flight.push((response.nonce.clone(), Instant::now()));
             }
             responses.push(response);
         }
@@ -448,9 +455,9 @@ impl Session {
         responses
     }
 
-    fn broken(&self, status: &Status) -> End {
-        tracing::debug!(proxy = %self.proxy.key, "stream broke: {}", status.message());
-        End::Gone
+    fn broken(&self, status: &Status) -> StreamEnd {
+        tracing::debug!(proxy = %self.proxy.key, "connection of the stream broke: {}", status.message());
+        StreamEnd::ClientGone
     }
 
     fn report(&self, event: &Event) {
@@ -468,26 +475,26 @@ impl Session {
     }
 }
 
-/// A stream ends with its connection too, and then nothing of it runs any more.
+// A stream whose connection breaks is dropped without running to its end.
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.told {
+        if !self.end_is_logged {
             tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
         }
     }
 }
 
-/// Completes when a stream has been starting for too long, else never.
-async fn ended(starting: &mut Option<Starting>) {
-    match starting {
-        Some(starting) => starting.end.as_mut().await,
+/// Completes when the start permit expires; never without one.
+async fn expired(start_permit: &mut Option<StartPermit>) {
+    match start_permit {
+        Some(permit) => permit.expiry.as_mut().await,
         None => std::future::pending().await,
     }
 }
 
-/// Completes some time after shutdown is asked for, a different time for each stream.
-async fn hand_over(mut shutdown: watch::Receiver<bool>, span: std::time::Duration) {
-    // An error means that the sender is gone, which asks as well.
+/// Completes at a random moment within `period` after the start of shutdown.
+async fn shutdown_deadline(mut shutdown: watch::Receiver<bool>, period: Duration) {
+    // An error means that the sender was dropped, which also requests shutdown.
     let _ = shutdown.wait_for(|requested| *requested).await;
-    tokio::time::sleep(span.mul_f64(fastrand::f64())).await;
+    tokio::time::sleep(period.mul_f64(fastrand::f64())).await;
 }

@@ -1,9 +1,9 @@
-//! Messages in and out of a call, as gRPC frames them.
+//! Framing of gRPC messages in both directions of an ADS call.
 //!
-//! tonic's own codecs keep a buffer for each direction of a call, as large as the largest message so far. Thousands of
-//! streams that are idle most of their time, and whose first messages are the largest, cannot afford that: here a
-//! request's buffer has its size and is gone with it, and a response is put together in pieces, each when the client
-//! can take it, from the bytes that all streams share.
+//! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. That is too much for
+//! thousands of mostly idle streams whose first messages are the largest. Here the buffer of a request has the size of the
+//! request and is dropped with it. A response is sent in pieces, each built when the client can receive it, from resources
+//! that all streams share.
 
 use std::collections::VecDeque;
 
@@ -11,43 +11,44 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use kermode_http2::{reset, send_some};
+use kermode_http2::send_some;
 use prost::Message;
 use tonic::Status;
 
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
-/// A flag and the length.
-const HEAD: usize = 5;
-/// How much of a response goes out at once: what fits into a frame of HTTP/2.
+/// Size of a message's prefix in bytes: compression flag and length.
+const PREFIX: usize = 5;
+/// Maximum size of a piece of a response, in bytes: an HTTP/2 frame of the default size.
 const PIECE: usize = 16 * 1024;
-/// What comes before a resource in a response: the tag of its field, which is number 2 and has a length, and the length.
-const RESOURCE: u8 = 2 << 3 | 2;
-const LONGEST_PREFIX: usize = 6;
+/// Protobuf tag of a response's `resources`: field 2, length-delimited.
+const RESOURCES_TAG: u8 = 2 << 3 | 2;
+/// Maximum size of the tag and the length before a resource, in bytes.
+const MAX_RESOURCE_PREFIX: usize = 6;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The requests of a call.
+/// Stream of the call's requests.
 pub(super) struct Requests {
     stream: RecvStream,
     received: Received,
 }
 
-/// What has come and was not taken yet.
+/// Received bytes that are not decoded yet.
 #[derive(Default)]
 struct Received(BytesMut);
 
-/// The responses of a call, and its status at the end.
+/// Sender of the call's responses and of its final status.
 pub(super) struct Responses {
     stream: SendStream<Bytes>,
-    /// Whether a part of a response has been sent, and the rest has not.
-    cut_off: bool,
+    /// Whether a response was sent in part.
+    is_partial: bool,
 }
 
-/// An encoded message, in parts, as far as it has not been given away.
+/// Remainder of an encoded response with its prefix, in parts.
 #[derive(Debug, Default)]
 struct Framed {
     parts: VecDeque<Bytes>,
-    left: usize,
+    remaining: usize,
 }
 
 // === impl Requests ===
@@ -60,10 +61,10 @@ impl Requests {
         }
     }
 
-    /// The next one; none when the client is done. Cancel safe.
+    /// Returns the next request; none once the client has sent its last. Cancel safe.
     ///
     /// # Errors
-    /// When the call breaks, or what comes is no request or too large a one.
+    /// When the call breaks, or a request is malformed or too large.
     pub(super) async fn message(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
         loop {
             if let Some(request) = self.received.take()? {
@@ -83,37 +84,37 @@ impl Requests {
 }
 
 fn broken(error: h2::Error) -> Status {
-    Status::unknown(format!("the call broke: {error}"))
+    Status::unknown(format!("the connection of the call broke: {error}"))
 }
 
 // === impl Received ===
 
 impl Received {
     fn take(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
-        let Some(mut head) = self.0.get(..HEAD) else {
+        let Some(mut head) = self.0.get(..PREFIX) else {
             return Ok(None);
         };
         if head.get_u8() != 0 {
-            return Err(Status::unimplemented("a compressed request"));
+            return Err(Status::unimplemented("compressed requests are not supported"));
         }
         let length = usize::try_from(head.get_u32()).unwrap_or(usize::MAX);
         if length > MAX_REQUEST {
-            let text = format!("a request of {length} bytes, of which {MAX_REQUEST} are the most");
+            let text = format!("the request has {length} bytes; the limit is {MAX_REQUEST}");
             return Err(Status::out_of_range(text));
         }
-        let Some(message) = self.0.get(HEAD..HEAD + length) else {
+        let Some(message) = self.0.get(PREFIX..PREFIX + length) else {
             return Ok(None);
         };
         let request = DeltaDiscoveryRequest::decode(message)
-            .map_err(|error| Status::internal(format!("a request that cannot be read: {error}")))?;
-        self.0.advance(HEAD + length);
+            .map_err(|error| Status::internal(format!("the request cannot be decoded: {error}")))?;
+        self.0.advance(PREFIX + length);
         if self.0.is_empty() {
             self.0 = BytesMut::new();
         }
         Ok(Some(request))
     }
 
-    /// Nothing more comes.
+    /// Checks that the client did not end the call within a request.
     fn end<T>(&self) -> Result<Option<T>, Status> {
         let complete = self.0.is_empty();
         complete
@@ -125,10 +126,10 @@ impl Received {
 // === impl Responses ===
 
 impl Responses {
-    /// Accepts the call.
+    /// Sends the head of the response.
     ///
     /// # Errors
-    /// When the client does not want it any more.
+    /// When the client has reset the call.
     pub(super) fn begin(respond: &mut SendResponse<Bytes>) -> Result<Self, h2::Error> {
         let mut response = http::Response::new(());
         let grpc = HeaderValue::from_static("application/grpc");
@@ -136,37 +137,37 @@ impl Responses {
         let stream = respond.send_response(response, false)?;
         Ok(Self {
             stream,
-            cut_off: false,
+            is_partial: false,
         })
     }
 
-    /// Completes when the client has all of it, or as much as HTTP/2 lets be on its way.
+    /// Sends a response. Completes when the last piece fits into the client's receive window and the send buffer.
     ///
     /// # Errors
-    /// When the call broke, or the response cannot be framed.
+    /// When the call breaks or the response is too large.
     pub(super) async fn send(&mut self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
         for mut piece in Framed::new(response)? {
             while !piece.is_empty() {
                 send_some(&mut self.stream, &mut piece).await.map_err(broken)?;
-                self.cut_off = true;
+                self.is_partial = true;
             }
         }
-        self.cut_off = false;
+        self.is_partial = false;
         Ok(())
     }
 
-    /// Completes when the client does not want responses any more.
-    pub(super) async fn unwanted(&mut self) {
-        reset(&mut self.stream).await;
+    /// Completes when the client resets the call or its connection ends.
+    pub(super) async fn reset(&mut self) {
+        kermode_http2::reset(&mut self.stream).await;
     }
 
-    /// Ends the call. No capacity is needed for that, and nothing is waited for. A status cannot follow a part of a
-    /// response, which would look like a broken message: the call is cancelled then.
+    /// Ends the call with a status, without waiting for the client. After a partial response the call is reset instead: a
+    /// status there would make the client report a malformed message.
     pub(super) fn end(mut self, status: Option<&Status>) {
-        if self.cut_off {
+        if self.is_partial {
             self.stream.send_reset(Reason::CANCEL);
         } else if let Ok(trailers) = trailers(status) {
-            // An error means that the call has ended.
+            // An error means that the client has ended the call.
             let _ = self.stream.send_trailers(trailers);
         }
     }
@@ -175,59 +176,59 @@ impl Responses {
 // === impl Framed ===
 
 impl Framed {
-    /// The resources go last, so that all else is one part. Fields of a message may come in any order.
+    /// Encodes a response. The resources come last, so that all other fields are one part; protobuf allows any order.
     fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
-        let whole = response.encoded_len();
-        let length = u32::try_from(whole).map_err(|_| Status::internal("a response is too large"))?;
-        if HEAD + whole <= PIECE {
-            return Self::whole(&response, length);
+        let size = response.encoded_len();
+        let length = u32::try_from(size).map_err(|_| Status::internal("the response is too large"))?;
+        if PREFIX + size <= PIECE {
+            return Self::single_part(&response, length);
         }
         let resources = std::mem::take(&mut response.resources);
-        let rest = HEAD + response.encoded_len() + LONGEST_PREFIX * resources.len();
-        let mut part = BytesMut::with_capacity(rest);
+        let capacity = PREFIX + response.encoded_len() + MAX_RESOURCE_PREFIX * resources.len();
+        let mut part = BytesMut::with_capacity(capacity);
         part.put_u8(0);
         part.put_u32(length);
-        let too_long = |error: prost::EncodeError| Status::internal(error.to_string());
-        response.encode(&mut part).map_err(too_long)?;
+        let encoding_failed = |error: prost::EncodeError| Status::internal(error.to_string());
+        response.encode(&mut part).map_err(encoding_failed)?;
         let mut parts = VecDeque::with_capacity(2 * resources.len() + 1);
         for resource in resources {
-            part.put_u8(RESOURCE);
-            prost::encode_length_delimiter(resource.len(), &mut part).map_err(too_long)?;
+            part.put_u8(RESOURCES_TAG);
+            prost::encode_length_delimiter(resource.len(), &mut part).map_err(encoding_failed)?;
             parts.push_back(part.split().freeze());
             parts.push_back(resource);
         }
         parts.push_back(part.freeze());
         Ok(Self {
             parts,
-            left: HEAD + whole,
+            remaining: PREFIX + size,
         })
     }
 
-    /// In one part, as most are: one that tells of a change.
-    fn whole(response: &DeltaDiscoveryResponse, length: u32) -> Result<Self, Status> {
-        let mut part = Vec::with_capacity(HEAD + response.encoded_len());
+    /// Encodes a small response, such as most changes, in one part.
+    fn single_part(response: &DeltaDiscoveryResponse, length: u32) -> Result<Self, Status> {
+        let mut part = Vec::with_capacity(PREFIX + response.encoded_len());
         part.put_u8(0);
         part.put_u32(length);
-        let too_long = |error: prost::EncodeError| Status::internal(error.to_string());
-        response.encode(&mut part).map_err(too_long)?;
+        let encoding_failed = |error: prost::EncodeError| Status::internal(error.to_string());
+        response.encode(&mut part).map_err(encoding_failed)?;
         Ok(Self {
-            left: part.len(),
+            remaining: part.len(),
             parts: [part.into()].into(),
         })
     }
 }
 
-/// Gives it away in pieces.
+/// Returns the pieces, in order.
 impl Iterator for Framed {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let size = self.left.min(PIECE);
+        let size = self.remaining.min(PIECE);
         if size == 0 {
             self.parts = VecDeque::new();
             return None;
         }
-        self.left -= size;
+        self.remaining -= size;
         let mut piece = Vec::new();
         while let Some(first) = self.parts.front_mut() {
             let part = first.split_to(first.len().min(size - piece.len()));
@@ -269,16 +270,16 @@ mod tests {
         }
     }
 
-    fn in_a_frame(request: &DeltaDiscoveryRequest) -> Vec<u8> {
+    fn framed(request: &DeltaDiscoveryRequest) -> Vec<u8> {
         let message = request.encode_to_vec();
         let length = u32::try_from(message.len()).expect("small");
         [&[0], &length.to_be_bytes()[..], &message].concat()
     }
 
     #[test]
-    fn requests_are_read_however_they_are_cut_and_leave_no_buffer() {
+    fn split_requests_are_decoded_and_leave_no_buffer() {
         let (one, two) = (request("one"), request("two"));
-        let bytes = [in_a_frame(&one), in_a_frame(&two)].concat();
+        let bytes = [framed(&one), framed(&two)].concat();
         for size in [1, 3, 7, bytes.len()] {
             let mut received = Received::default();
             let mut taken = Vec::new();
@@ -295,13 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_request_ends_the_call() {
+    fn malformed_requests_are_rejected() {
         let code = |bytes: &[u8]| {
             let mut received = Received(bytes.into());
             let taken = received.take().and_then(|_| received.end::<()>());
-            taken.expect_err("refused").code()
+            taken.expect_err("rejected").code()
         };
-        let whole = in_a_frame(&request("one"));
+        let whole = framed(&request("one"));
         assert_eq!(code(&[1, 0, 0, 0, 0]), tonic::Code::Unimplemented);
         assert_eq!(code(&[0, 255, 0, 0, 0]), tonic::Code::OutOfRange);
         assert_eq!(code(&[0, 0, 0, 0, 1, 255]), tonic::Code::Internal);
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn responses_go_out_in_pieces_and_are_the_same_in_the_end() {
+    fn pieces_of_a_response_form_the_encoded_message() {
         for sizes in [
             &[][..],
             &[0],
@@ -329,10 +330,12 @@ mod tests {
             assert!(others.iter().all(|piece| piece.len() == PIECE) && !last.is_empty());
             let message = pieces.concat();
             assert_eq!(
-                message[1..HEAD],
-                u32::try_from(message.len() - HEAD).expect("small").to_be_bytes()
+                message[1..PREFIX],
+                u32::try_from(message.len() - PREFIX)
+                    .expect("small")
+                    .to_be_bytes()
             );
-            assert_eq!(DeltaDiscoveryResponse::decode(&message[HEAD..]), Ok(response));
+            assert_eq!(DeltaDiscoveryResponse::decode(&message[PREFIX..]), Ok(response));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator wants to know of the streams.
+//! Metrics of ADS streams.
 
 use std::sync::Arc;
 
@@ -11,31 +11,31 @@ use prometheus_client::registry::{Registry, Unit};
 
 use kermode_envoy::ResourceKind;
 
-/// Metrics of all streams; cheap to clone.
+/// Metrics of all streams. Cheap to clone; clones share the values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     pub(super) connected: Gauge,
     pub(super) waiting: Gauge,
     pub(super) refused: Counter,
-    pub(super) handed_over: Counter,
+    pub(super) evicted: Counter,
     responses: Family<KindLabels, Counter>,
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
     acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
-    /// Those above, looked up once: a change is counted thousands of times.
-    kinds: Arc<[OfKind]>,
+    /// Metrics of each kind, looked up in the families above once: a change of the mesh is counted thousands of times.
+    kinds: Arc<[KindMetrics]>,
 }
 
 /// Metrics of one kind.
 #[derive(Debug)]
-pub(super) struct OfKind {
+pub(super) struct KindMetrics {
     pub(super) responses: Counter,
     pub(super) response_bytes: Counter,
     pub(super) rejections: Counter,
     pub(super) acknowledged: Histogram,
 }
 
-/// The kind of resource.
+/// Label of a resource kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KindLabels {
     kind: KindLabel,
@@ -76,14 +76,14 @@ impl Default for Metrics {
             });
         let of_kind = |kind: Option<ResourceKind>| {
             let labels = KindLabels::from(kind);
-            OfKind {
+            KindMetrics {
                 responses: responses.get_or_create_owned(&labels),
                 response_bytes: response_bytes.get_or_create_owned(&labels),
                 rejections: rejections.get_or_create_owned(&labels),
                 acknowledged: acknowledged.get_or_create_owned(&labels),
             }
         };
-        // The one that we do not serve comes last.
+        // Kinds that are not served come last.
         let kinds = ResourceKind::ALL
             .into_iter()
             .map(Some)
@@ -94,7 +94,7 @@ impl Default for Metrics {
             connected: Gauge::default(),
             waiting: Gauge::default(),
             refused: Counter::default(),
-            handed_over: Counter::default(),
+            evicted: Counter::default(),
             responses,
             response_bytes,
             rejections,
@@ -105,21 +105,20 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Those of a kind; none is one that we do not serve.
-    pub(super) fn of(&self, kind: Option<ResourceKind>) -> &OfKind {
-        let place = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
-        &self.kinds[place]
+    /// Returns the metrics of a kind; none stands for kinds that are not served.
+    pub(super) fn of(&self, kind: Option<ResourceKind>) -> &KindMetrics {
+        let index = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
+        &self.kinds[index]
     }
 
-    /// Registers everything.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(
             "xds_connected_proxies",
             "Streams of authenticated proxies",
             self.connected.clone(),
         );
-        let help =
-            "Streams of authenticated proxies that wait for their turn to get their first configuration";
+        let help = "Streams of authenticated proxies that wait to get their first configuration";
         registry.register("xds_waiting_proxies", help, self.waiting.clone());
         registry.register("xds_responses", "Responses sent, by kind", self.responses.clone());
         let help = "Size of the responses sent, by kind";
@@ -129,11 +128,11 @@ impl Metrics {
             "Responses that Envoy rejected, by kind",
             self.rejections.clone(),
         );
-        let help = "Streams that were refused or cut off";
+        let help = "Streams that were rejected or ended by the server with an error";
         registry.register("xds_streams_refused", help, self.refused.clone());
-        let help = "Streams that were ended so that another replica gets its share of proxies";
-        registry.register("xds_streams_handed_over", help, self.handed_over.clone());
-        let help = "Time from sending a response to Envoy's answer, by kind";
+        let help = "Streams that were ended to rebalance proxies among replicas";
+        registry.register("xds_streams_handed_over", help, self.evicted.clone());
+        let help = "Time from sending a response to Envoy's ACK or NACK, by kind";
         registry.register_with_unit(
             "xds_acknowledgement",
             help,

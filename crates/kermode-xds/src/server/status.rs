@@ -1,68 +1,68 @@
-//! What becomes of streams, for whoever shows it to people.
+//! Status of streams: connection, progress and rejections, for the sink that shows them to users.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use kermode_envoy::ResourceKind;
-
-use super::{ProxyId, Shared};
-use crate::stream::Stream;
 use kermode_protocol::ads::{DeltaDiscoveryResponse, Versions};
 
-/// Is told what becomes of streams, on the streams' own tasks: it must be quick and not block.
+use super::{AdsServerState, ProxyId};
+use crate::stream::Stream;
+
+/// Receives the reports of streams. It runs in the streams' tasks, so it must be fast and must not block.
 pub trait StatusSink: Send + Sync + 'static {
-    /// `stream` tells apart the streams of a proxy that reconnects before its old stream has ended; a newer one is
-    /// greater.
+    /// Receives one report. A proxy that reconnects may have several streams for a while; newer ones have higher numbers.
     fn report(&self, proxy: &ProxyId, stream: u64, report: Report<'_>);
 }
 
-/// Something that happened to a stream.
+/// Event of a stream.
 #[derive(Clone, Debug)]
 pub enum Report<'r> {
-    /// It is open, by a proxy that was let in. Its newest numbers are to be read from what comes with it.
+    /// An authorized proxy opened it. The current versions can be read from the second field at any time.
     Connected(Versions, Arc<Numbers>),
-    /// Configuration was sent or acknowledged. When only numbers changed, this is told once until they are read.
+    /// Configuration was sent or acknowledged. A change of versions alone is reported once until [`Numbers::read`] is called.
     Progress(Progress),
-    /// The proxy refused configuration.
+    /// The proxy rejected a response.
     Rejected {
-        /// Its kind in Envoy's words, such as `Listener`.
+        /// Envoy's name of the kind, such as `Listener`.
         kind: &'r str,
-        /// Names of what the response held; when it is more than one, they are tried again apart.
+        /// Names of the resources in the response. More than one are sent again in smaller responses.
         resources: &'r [&'r str],
-        /// Envoy's explanation.
+        /// Envoy's error message.
         message: &'r str,
     },
-    /// It has ended.
+    /// The stream has ended.
     Disconnected,
 }
 
-/// How far a proxy has come. Versions count the changes of the store.
+/// Progress of a proxy. Versions are sequence numbers of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// The newest version sent.
     pub sent: u64,
-    /// The newest version of which everything was applied.
+    /// The newest version that the proxy has applied completely.
     pub acknowledged: u64,
-    /// How many resources the proxy refuses as they are now.
+    /// Number of resources whose current version the proxy has rejected.
     pub refused: usize,
 }
 
-/// The newest versions of a stream. They change with every change of the mesh, for every proxy, and are looked at every
-/// few minutes: so they are not told but left to be read.
+/// Current versions of a stream. They change for every proxy with every change of the mesh and are written to statuses only
+/// every few minutes, so they are read on demand instead of being reported.
 #[derive(Debug, Default)]
 pub struct Numbers {
     sent: AtomicU64,
     acknowledged: AtomicU64,
-    told: AtomicBool,
+    /// Whether a change was reported and not read yet.
+    is_reported: AtomicBool,
 }
 
-/// Reports one stream, and at last its end.
+/// Reports the events of one stream; dropping it reports the end.
 pub(super) struct Reporter {
-    shared: Arc<Shared>,
+    state: Arc<AdsServerState>,
     proxy: ProxyId,
     stream: u64,
     progress: Progress,
-    noted: Progress,
+    last_reported: Progress,
     numbers: Arc<Numbers>,
 }
 
@@ -71,39 +71,39 @@ pub(super) struct Reporter {
 impl From<Progress> for Numbers {
     fn from(progress: Progress) -> Self {
         let numbers = Self::default();
-        numbers.leave(progress);
+        numbers.store(progress);
         numbers
     }
 }
 
 impl Numbers {
-    /// The newest version sent, and the newest of which everything was applied.
+    /// Returns the newest version sent and the newest version applied completely.
     pub fn read(&self) -> (u64, u64) {
-        // Before the look: what changes after it is told again.
-        self.told.store(false, Ordering::SeqCst);
+        // Cleared before the versions are read, so that any later change is reported.
+        self.is_reported.store(false, Ordering::SeqCst);
         let acknowledged = self.acknowledged.load(Ordering::SeqCst);
         (self.sent.load(Ordering::SeqCst), acknowledged)
     }
 
-    /// Leaves them to be read. Whether somebody has to be told so.
-    fn leave(&self, progress: Progress) -> bool {
+    /// Stores the versions. Returns whether the change has to be reported.
+    fn store(&self, progress: Progress) -> bool {
         self.sent.store(progress.sent, Ordering::SeqCst);
         self.acknowledged.store(progress.acknowledged, Ordering::SeqCst);
-        !self.told.swap(true, Ordering::SeqCst)
+        !self.is_reported.swap(true, Ordering::SeqCst)
     }
 }
 
 // === impl Reporter ===
 
 impl Reporter {
-    pub(super) fn open(shared: Arc<Shared>, proxy: ProxyId, versions: Versions) -> Self {
-        let stream = shared.streams.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn open(state: Arc<AdsServerState>, proxy: ProxyId, versions: Versions) -> Self {
+        let stream = state.next_stream.fetch_add(1, Ordering::Relaxed);
         let reporter = Self {
-            shared,
+            state,
             proxy,
             stream,
             progress: Progress::default(),
-            noted: Progress::default(),
+            last_reported: Progress::default(),
             numbers: Arc::default(),
         };
         reporter.report(Report::Connected(versions, reporter.numbers.clone()));
@@ -121,13 +121,13 @@ impl Reporter {
         if stream.is_settled() && self.progress.refused == 0 {
             self.progress.acknowledged = self.progress.sent;
         }
-        if self.progress == self.noted {
+        if self.progress == self.last_reported {
             return;
         }
-        let before = std::mem::replace(&mut self.noted, self.progress);
+        let before = std::mem::replace(&mut self.last_reported, self.progress);
         let first = before.acknowledged == 0 && self.progress.acknowledged != 0;
-        let matters = first || before.refused != self.progress.refused;
-        if self.numbers.leave(self.progress) || matters {
+        let is_significant = first || before.refused != self.progress.refused;
+        if self.numbers.store(self.progress) || is_significant {
             self.report(Report::Progress(self.progress));
         }
     }
@@ -142,7 +142,7 @@ impl Reporter {
     }
 
     fn report(&self, report: Report<'_>) {
-        if let Some(sink) = self.shared.status.get() {
+        if let Some(sink) = self.state.status_sink.get() {
             sink.report(&self.proxy, self.stream, report);
         }
     }
@@ -159,17 +159,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_told_once_until_they_are_read() {
+    fn version_changes_are_reported_once_until_they_are_read() {
         let numbers = Numbers::default();
         let progress = |sent| Progress {
             sent,
             acknowledged: sent - 1,
             refused: 0,
         };
-        assert!(numbers.leave(progress(1)));
-        assert!(!numbers.leave(progress(2)));
+        assert!(numbers.store(progress(1)));
+        assert!(!numbers.store(progress(2)));
         assert_eq!(numbers.read(), (2, 1));
-        assert!(numbers.leave(progress(3)));
+        assert!(numbers.store(progress(3)));
         assert_eq!(numbers.read(), (3, 2));
     }
 }

@@ -1,4 +1,4 @@
-//! The server and clients in one process, without a network between them.
+//! Server and clients in one process, connected in memory.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,16 +26,16 @@ use kermode_protocol::ads::{
     DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node,
 };
 
-/// A test that waits longer has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time after which a test fails.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Knows one Pod by its token, and whether the rest of the control plane knows it.
+/// Authenticates the Pod `web` by its token, and authorizes it while its Dataplane is known.
 #[derive(Clone, Default)]
-struct Gate {
-    known: Arc<AtomicBool>,
+struct WebOnly {
+    is_known: Arc<AtomicBool>,
 }
 
-impl Authenticator for Gate {
+impl Authenticator for WebOnly {
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,
@@ -48,18 +48,18 @@ impl Authenticator for Gate {
                     uid: "1".into(),
                 }),
                 Some(token) if token == "Bearer slow" => std::future::pending().await,
-                _ => Err(Status::unauthenticated("who are you?")),
+                _ => Err(Status::unauthenticated("unknown token")),
             }
         })
     }
 
     fn authorize(&self, _: &ProxyIdentity) -> Result<(), Status> {
-        let known = self.known.load(Ordering::Relaxed);
+        let known = self.is_known.load(Ordering::Relaxed);
         known.then_some(()).ok_or_else(|| Status::not_found("not yet"))
     }
 }
 
-/// Remembers rejections.
+/// Records rejections.
 #[derive(Clone, Default)]
 struct Rejections(Arc<Mutex<Vec<String>>>);
 
@@ -73,27 +73,27 @@ impl StatusSink for Rejections {
 
 struct World {
     store: Arc<Store>,
-    gate: Gate,
+    authenticator: WebOnly,
     server: AdsServer,
     shutdown: watch::Sender<bool>,
 }
 
-type Answers = Streaming<DeltaDiscoveryResponse>;
+type Responses = Streaming<DeltaDiscoveryResponse>;
 
 impl World {
-    /// With a proxy `web` that is known.
+    /// A server that knows the Dataplane `web`.
     fn new() -> Self {
         Self::with(Settings::default())
     }
 
     fn with(settings: Settings) -> Self {
         let store = Arc::new(Store::default());
-        let gate = Gate::default();
-        gate.known.store(true, Ordering::Relaxed);
+        let authenticator = WebOnly::default();
+        authenticator.is_known.store(true, Ordering::Relaxed);
         let (shutdown, watch) = watch::channel(false);
         let server = AdsServer::new(
             store.clone(),
-            gate.clone(),
+            authenticator.clone(),
             settings,
             Metrics::default(),
             EndpointRemovals::default(),
@@ -101,7 +101,7 @@ impl World {
         );
         let world = Self {
             store,
-            gate,
+            authenticator,
             server,
             shutdown,
         };
@@ -109,11 +109,11 @@ impl World {
         world
     }
 
-    /// That gives first configurations to one stream at a time, however long that takes.
+    /// A server that starts one stream at a time, without a timeout.
     fn one_at_a_time() -> Self {
         Self::with(Settings {
-            starting: 1,
-            start: PATIENCE,
+            concurrent_starts: 1,
+            start_timeout: TIMEOUT,
             ..Settings::default()
         })
     }
@@ -135,7 +135,7 @@ impl World {
         &self,
         token: &str,
         requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
-    ) -> Answers {
+    ) -> Responses {
         let mut request = Request::new(requests);
         let token = format!("Bearer {token}").parse().expect("a token");
         request.metadata_mut().insert("authorization", token);
@@ -146,7 +146,7 @@ impl World {
     async fn open_on(
         channel: Channel,
         request: Request<impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
-    ) -> Answers {
+    ) -> Responses {
         let codec = ProstCodec::<DeltaDiscoveryRequest, DeltaDiscoveryResponse>::default();
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
         let mut client = Client::new(channel);
@@ -158,7 +158,7 @@ impl World {
             .into_inner()
     }
 
-    /// A connection of its own, and what serves it.
+    /// Opens a connection. Returns its channel and the task that serves it.
     async fn connect(&self) -> (Channel, JoinHandle<Result<(), h2::Error>>) {
         let (near, far) = tokio::io::duplex(1 << 16);
         let transport = Transport::new(self.server.clone(), Routes::default());
@@ -173,34 +173,34 @@ impl World {
         (channel.expect("connected"), serving)
     }
 
-    /// A stream that subscribes to everything as `web` and stays open.
-    async fn subscribe(&self) -> Answers {
+    /// Opens a stream that subscribes to all clusters as `web` and stays open.
+    async fn subscribe(&self) -> Responses {
         let requests = futures::stream::iter([subscription("default.web.shop")]);
         self.open("web", requests.chain(futures::stream::pending())).await
     }
 
-    /// The same, of which more requests can be sent; it ends with their sender.
-    async fn begin(&self) -> (mpsc::Sender<DeltaDiscoveryRequest>, Answers) {
+    /// Like [`Self::subscribe`], with a sender of further requests. The stream ends with the sender.
+    async fn begin(&self) -> (mpsc::Sender<DeltaDiscoveryRequest>, Responses) {
         let (sender, requests) = mpsc::channel(4);
-        let answers = self.open("web", ReceiverStream::new(requests)).await;
+        let responses = self.open("web", ReceiverStream::new(requests)).await;
         let first = subscription("default.web.shop");
         sender.send(first).await.expect("open");
-        (sender, answers)
+        (sender, responses)
     }
 }
 
-/// A call by HTTP/2 alone.
-struct Call {
+/// A call made with `h2` alone.
+struct RawCall {
     _client: h2::client::SendRequest<Bytes>,
     requests: h2::SendStream<Bytes>,
     responses: h2::RecvStream,
 }
 
-/// Nearly as large as the server's window.
+/// Size in bytes of a request that nearly fills the server's receive window.
 const LARGE: usize = 60_000;
 
-impl Call {
-    /// With a first request that long, and a window of the client's.
+impl RawCall {
+    /// Opens a call with a first request of `size` bytes and a receive window of `window` bytes.
     async fn open(world: &World, token: &str, size: usize, window: u32) -> Self {
         let (near, far) = tokio::io::duplex(1 << 17);
         let transport = Transport::new(world.server.clone(), Routes::default());
@@ -223,7 +223,7 @@ impl Call {
         let length = u32::try_from(message.len()).expect("small").to_be_bytes();
         let message = [&[0], &length[..], &message].concat();
         requests.send_data(message.into(), false).expect("sent");
-        let responses = response.await.expect("an answer").into_body();
+        let responses = response.await.expect("a response").into_body();
         Self {
             _client: client,
             requests,
@@ -231,17 +231,17 @@ impl Call {
         }
     }
 
-    /// Whether the server made room for more by reading what was sent.
+    /// Whether the server has read the first request, which opens its receive window again.
     fn is_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE);
         self.requests.capacity() == LARGE
     }
 
-    /// Whether the call breaks, rather than ends, after so many bytes.
+    /// Whether the call is reset, rather than ended, after so many bytes.
     async fn is_reset_after(&mut self, bytes: usize) -> bool {
         let mut received = 0;
         loop {
-            let data = tokio::time::timeout(PATIENCE, self.responses.data()).await;
+            let data = tokio::time::timeout(TIMEOUT, self.responses.data()).await;
             match data.expect("an end") {
                 Some(Ok(data)) => received += data.len(),
                 Some(Err(error)) => return error.reason() == Some(h2::Reason::CANCEL) && received == bytes,
@@ -251,14 +251,14 @@ impl Call {
     }
 
     async fn status(mut self) -> String {
-        let trailers = tokio::time::timeout(PATIENCE, self.responses.trailers()).await;
-        let trailers = trailers.expect("no end").expect("trailers").expect("trailers");
+        let trailers = tokio::time::timeout(TIMEOUT, self.responses.trailers()).await;
+        let trailers = trailers.expect("an end").expect("trailers").expect("trailers");
         trailers["grpc-status"].to_str().expect("a number").to_owned()
     }
 }
 
-/// Lets everything run that can run on the one thread of a test.
-async fn everything_else_runs() {
+/// Runs all tasks on the test's thread until they wait.
+async fn run_other_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -279,35 +279,35 @@ fn subscription(node_id: &str) -> DeltaDiscoveryRequest {
     }
 }
 
-async fn answer(answers: &mut Answers) -> Result<DeltaDiscoveryResponse, Code> {
-    let answer = tokio::time::timeout(PATIENCE, answers.message())
+async fn next_response(responses: &mut Responses) -> Result<DeltaDiscoveryResponse, Code> {
+    let response = tokio::time::timeout(TIMEOUT, responses.message())
         .await
-        .expect("no answer");
-    answer.map_err(|status| status.code())?.ok_or(Code::Ok)
+        .expect("no response");
+    response.map_err(|status| status.code())?.ok_or(Code::Ok)
 }
 
 #[tokio::test]
-async fn nothing_is_read_of_a_stranger() {
+async fn request_is_not_read_before_authentication() {
     let world = World::new();
-    let mut unknown = Call::open(&world, "slow", LARGE, 65_535).await;
-    everything_else_runs().await;
-    assert!(!unknown.is_read(), "its request was read");
-    let stranger = Call::open(&world, "stranger", LARGE, 65_535).await;
-    assert_eq!(stranger.status().await, "16");
+    let mut slow = RawCall::open(&world, "slow", LARGE, 65_535).await;
+    run_other_tasks().await;
+    assert!(!slow.is_read(), "the request was read");
+    let rejected = RawCall::open(&world, "unknown", LARGE, 65_535).await;
+    assert_eq!(rejected.status().await, "16");
 }
 
 #[tokio::test]
-async fn a_stream_is_not_silent_while_nobody_can_say_who_it_is() {
+async fn slow_authentication_ends_with_unavailable() {
     let world = World::with(Settings {
-        first_request: Duration::from_millis(10),
+        authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
-    let mut answers = world.open("slow", futures::stream::pending()).await;
-    assert_eq!(answer(&mut answers).await, Err(Code::Unavailable));
+    let mut responses = world.open("slow", futures::stream::pending()).await;
+    assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
 }
 
 #[tokio::test]
-async fn the_node_id_has_to_be_the_callers_own() {
+async fn node_id_of_another_proxy_is_rejected() {
     let world = World::new();
     for (node, code) in [
         ("default.other.shop", Code::PermissionDenied),
@@ -315,79 +315,86 @@ async fn the_node_id_has_to_be_the_callers_own() {
         ("web", Code::InvalidArgument),
     ] {
         let requests = futures::stream::iter([subscription(node)]).chain(futures::stream::pending());
-        let mut answers = world.open("web", requests).await;
-        assert_eq!(answer(&mut answers).await, Err(code), "{node}");
+        let mut responses = world.open("web", requests).await;
+        assert_eq!(next_response(&mut responses).await, Err(code), "{node}");
     }
 }
 
 #[tokio::test]
-async fn a_request_larger_than_the_relay_reads_is_not_read_here_either() {
+async fn request_above_the_size_limit_is_rejected() {
     let world = World::new();
     let mut request = subscription("default.web.shop");
     request.resource_names_subscribe = vec!["x".repeat(MAX_REQUEST)];
     let requests = futures::stream::iter([request]).chain(futures::stream::pending());
-    let mut answers = world.open("web", requests).await;
-    assert_eq!(answer(&mut answers).await, Err(Code::OutOfRange));
+    let mut responses = world.open("web", requests).await;
+    assert_eq!(next_response(&mut responses).await, Err(Code::OutOfRange));
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_early_is_served_once_it_is_known_and_without_asking_again() {
+async fn early_proxy_is_served_once_its_dataplane_is_known() {
     let world = World::new();
-    world.gate.known.store(false, Ordering::Relaxed);
-    let mut answers = world.subscribe().await;
+    world.authenticator.is_known.store(false, Ordering::Relaxed);
+    let mut responses = world.subscribe().await;
     tokio::task::yield_now().await;
-    world.gate.known.store(true, Ordering::Relaxed);
+    world.authenticator.is_known.store(true, Ordering::Relaxed);
     world.publish("2");
-    assert_eq!(answer(&mut answers).await.expect("clusters").resources.len(), 1);
+    assert_eq!(
+        next_response(&mut responses)
+            .await
+            .expect("clusters")
+            .resources
+            .len(),
+        1
+    );
 }
 
 #[tokio::test]
-async fn a_proxy_that_stays_unknown_is_told_so() {
+async fn proxy_without_a_dataplane_gets_not_found() {
     let world = World::with(Settings {
-        first_request: Duration::from_millis(10),
+        authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
-    world.gate.known.store(false, Ordering::Relaxed);
-    let mut answers = world.subscribe().await;
-    assert_eq!(answer(&mut answers).await, Err(Code::NotFound));
+    world.authenticator.is_known.store(false, Ordering::Relaxed);
+    let mut responses = world.subscribe().await;
+    assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_pod_is_no_longer_the_dataplanes() {
+async fn stream_ends_when_its_pod_is_no_longer_that_of_the_dataplane() {
     let world = World::new();
-    let mut answers = world.subscribe().await;
-    answer(&mut answers).await.expect("clusters");
-    world.gate.known.store(false, Ordering::Relaxed);
+    let mut responses = world.subscribe().await;
+    next_response(&mut responses).await.expect("clusters");
+    world.authenticator.is_known.store(false, Ordering::Relaxed);
     world.publish("of the next Pod");
-    assert_eq!(answer(&mut answers).await, Err(Code::NotFound));
+    assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
-async fn one_stream_too_many_ends_the_oldest() {
+async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     let world = World::new();
     let mut streams = Vec::new();
-    for _ in 0..=Settings::default().streams {
-        let mut answers = world.subscribe().await;
-        answer(&mut answers).await.expect("clusters");
-        streams.push(answers);
+    for _ in 0..=Settings::default().streams_per_proxy {
+        let mut responses = world.subscribe().await;
+        next_response(&mut responses).await.expect("clusters");
+        streams.push(responses);
     }
-    assert_eq!(answer(&mut streams[0]).await, Err(Code::Aborted));
+    assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
     world.publish("2");
-    // One response is in flight until it is acknowledged, so only the end could come.
+    // One response is in flight until it is acknowledged, so only the end of the stream could arrive.
     for open in &mut streams[1..] {
         assert!(futures::poll!(open.next()).is_pending());
     }
 }
 
 #[tokio::test]
-async fn a_long_explanation_of_a_rejection_is_cut() {
+async fn long_error_message_of_a_rejection_is_truncated() {
     let world = World::new();
     let rejections = Rejections::default();
     world.server.report_to(rejections.clone());
     let (sender, receiver) = mpsc::channel(1);
     sender.send(subscription("default.web.shop")).await.expect("open");
-    let mut answers = world.open("web", ReceiverStream::new(receiver)).await;
-    let nonce = answer(&mut answers).await.expect("clusters").nonce;
+    let mut responses = world.open("web", ReceiverStream::new(receiver)).await;
+    let nonce = next_response(&mut responses).await.expect("clusters").nonce;
     let rejection = DeltaDiscoveryRequest {
         response_nonce: nonce,
         error_detail: Some(kermode_protocol::ads::Status {
@@ -398,12 +405,16 @@ async fn a_long_explanation_of_a_rejection_is_cut() {
     };
     sender.send(rejection).await.expect("open");
     drop(sender);
-    assert_eq!(answer(&mut answers).await, Err(Code::Ok), "the stream ends");
+    assert_eq!(
+        next_response(&mut responses).await,
+        Err(Code::Ok),
+        "the stream ends"
+    );
     assert_eq!(*rejections.0.lock().expect("no panic"), ["x".repeat(1023)]);
 }
 
 #[test]
-fn a_node_id_names_mesh_and_dataplane() {
+fn node_id_is_parsed_into_mesh_and_dataplane() {
     let id = ProxyId::from_node_id("default.web-0.x.shop").expect("valid");
     assert_eq!(
         id,
@@ -418,15 +429,15 @@ fn a_node_id_names_mesh_and_dataplane() {
 }
 
 #[tokio::test]
-async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all_it_asks_for() {
+async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
     let world = World::one_at_a_time();
-    let (first, mut answers) = world.begin().await;
-    let clusters = answer(&mut answers).await.expect("clusters");
+    let (first, mut responses) = world.begin().await;
+    let clusters = next_response(&mut responses).await.expect("clusters");
 
-    let mut other = Call::open(&world, "web", LARGE, 65_535).await;
-    everything_else_runs().await;
-    assert!(!other.is_read(), "it has to wait");
-    let waiting = &world.server.shared.metrics.waiting;
+    let mut other = RawCall::open(&world, "web", LARGE, 65_535).await;
+    run_other_tasks().await;
+    assert!(!other.is_read(), "the stream has to wait");
+    let waiting = &world.server.state.metrics.waiting;
     assert_eq!(waiting.get(), 1);
 
     for (kind, nonce) in [
@@ -440,96 +451,96 @@ async fn so_many_streams_start_at_once_and_the_next_one_is_read_when_one_has_all
         };
         first.send(request).await.expect("open");
     }
-    let listeners = answer(&mut answers).await.expect("listeners");
+    let listeners = next_response(&mut responses).await.expect("listeners");
     let request = DeltaDiscoveryRequest {
         type_url: listeners.type_url,
         response_nonce: listeners.nonce,
         ..DeltaDiscoveryRequest::default()
     };
     first.send(request).await.expect("open");
-    let turn = other.responses.data();
-    let turn = tokio::time::timeout(PATIENCE, turn).await.expect("its turn");
-    turn.expect("open").expect("clusters");
+    let started = other.responses.data();
+    let started = tokio::time::timeout(TIMEOUT, started).await.expect("a start");
+    started.expect("open").expect("clusters");
     assert!(other.is_read());
     assert_eq!(waiting.get(), 0);
 }
 
 #[tokio::test]
-async fn a_stream_that_never_has_all_it_asks_for_keeps_others_waiting_for_a_while_only() {
+async fn stream_that_does_not_finish_starting_delays_others_only_until_the_timeout() {
     let world = World::with(Settings {
-        starting: 1,
-        start: Duration::from_millis(50),
+        concurrent_starts: 1,
+        start_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
     let mut first = world.subscribe().await;
-    answer(&mut first).await.expect("clusters");
+    next_response(&mut first).await.expect("clusters");
     let mut second = world.subscribe().await;
-    answer(&mut second).await.expect("its turn");
+    next_response(&mut second).await.expect("a start");
 }
 
 #[tokio::test]
-async fn a_proxy_whose_pod_goes_while_it_waits_for_its_turn_is_not_served() {
+async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
     let world = World::one_at_a_time();
-    let (first, mut answers) = world.begin().await;
-    answer(&mut answers).await.expect("clusters");
+    let (first, mut responses) = world.begin().await;
+    next_response(&mut responses).await.expect("clusters");
     let mut second = world.subscribe().await;
-    everything_else_runs().await;
-    world.gate.known.store(false, Ordering::Relaxed);
+    run_other_tasks().await;
+    world.authenticator.is_known.store(false, Ordering::Relaxed);
     drop(first);
-    assert_eq!(answer(&mut second).await, Err(Code::NotFound));
+    assert_eq!(next_response(&mut second).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
-async fn a_proxy_that_waits_too_long_for_its_turn_is_told_to_come_again() {
+async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
     let world = World::with(Settings {
-        starting: 1,
-        start: PATIENCE,
-        turn: Duration::from_millis(1),
+        concurrent_starts: 1,
+        start_timeout: TIMEOUT,
+        start_queue_timeout: Duration::from_millis(1),
         ..Settings::default()
     });
     let mut first = world.subscribe().await;
-    answer(&mut first).await.expect("clusters");
+    next_response(&mut first).await.expect("clusters");
     let mut second = world.subscribe().await;
-    assert_eq!(answer(&mut second).await, Err(Code::Unavailable));
+    assert_eq!(next_response(&mut second).await, Err(Code::Unavailable));
 }
 
 #[tokio::test]
-async fn a_proxy_for_which_there_is_no_room_is_told_so_and_has_to_connect_anew() {
+async fn proxy_above_the_total_limit_is_rejected_and_its_connection_closed() {
     let world = World::with(Settings {
         total_streams: 1,
         ..Settings::default()
     });
-    let _elsewhere = world
+    let _other = world
         .server
-        .shared
-        .open
+        .state
+        .open_streams
         .acquire_superseding(&ObjectKey::new("shop", "api"));
     let (channel, serving) = world.connect().await;
-    let mut answers = World::open_on(channel.clone(), as_web(futures::stream::pending())).await;
-    assert_eq!(answer(&mut answers).await, Err(Code::ResourceExhausted));
-    drop(answers);
+    let mut responses = World::open_on(channel.clone(), as_web(futures::stream::pending())).await;
+    assert_eq!(next_response(&mut responses).await, Err(Code::ResourceExhausted));
+    drop(responses);
     closed(serving).await;
     drop(channel);
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_sent_elsewhere_is_told_so_and_has_to_connect_anew() {
+async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
     let world = World::new();
     let (channel, serving) = world.connect().await;
     let requests = futures::stream::iter([subscription("default.web.shop")]);
     let requests = as_web(requests.chain(futures::stream::pending()));
-    let mut answers = World::open_on(channel.clone(), requests).await;
-    answer(&mut answers).await.expect("a response");
+    let mut responses = World::open_on(channel.clone(), requests).await;
+    next_response(&mut responses).await.expect("a response");
     assert_eq!(world.server.proxies(), 1);
-    assert_eq!(world.server.send_elsewhere(3), 1);
-    assert_eq!(answer(&mut answers).await, Err(Code::Unavailable));
-    drop(answers);
+    assert_eq!(world.server.evict_proxies(3), 1);
+    assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
+    drop(responses);
     closed(serving).await;
     drop(channel);
     assert_eq!(world.server.proxies(), 0);
 }
 
-/// With the token of `web`.
+/// Returns a request with the token of `web`.
 fn as_web<T>(requests: T) -> Request<T> {
     let mut request = Request::new(requests);
     let token = "Bearer web".parse().expect("a token");
@@ -537,61 +548,61 @@ fn as_web<T>(requests: T) -> Request<T> {
     request
 }
 
-/// Completes when a connection has ended.
+/// Waits for the end of a connection.
 async fn closed(serving: JoinHandle<Result<(), h2::Error>>) {
-    let ended = tokio::time::timeout(PATIENCE, serving).await.expect("an end");
-    // Whoever of the two closes it first.
+    let ended = tokio::time::timeout(TIMEOUT, serving).await.expect("an end");
+    // Either side may close it first.
     let _ = ended.expect("no panic");
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_gives_its_place_up_too() {
+async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
     let world = World::new();
     let mut unread = Vec::new();
-    for _ in 0..=Settings::default().streams {
-        unread.push(Call::open(&world, "web", 1, 0).await);
-        everything_else_runs().await;
+    for _ in 0..=Settings::default().streams_per_proxy {
+        unread.push(RawCall::open(&world, "web", 1, 0).await);
+        run_other_tasks().await;
     }
-    let connected = &world.server.shared.metrics.connected;
+    let connected = &world.server.state.metrics.connected;
     assert_eq!(
         connected.get(),
-        i64::try_from(Settings::default().streams).expect("few")
+        i64::try_from(Settings::default().streams_per_proxy).expect("few")
     );
     assert_eq!(unread.swap_remove(0).status().await, "10");
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_keeps_others_waiting_for_a_while_only() {
+async fn client_that_does_not_read_delays_others_only_until_the_timeout() {
     let world = World::with(Settings {
-        starting: 1,
-        start: Duration::from_millis(50),
+        concurrent_starts: 1,
+        start_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let _unread = Call::open(&world, "web", 1, 0).await;
+    let _unread = RawCall::open(&world, "web", 1, 0).await;
     let mut second = world.subscribe().await;
-    answer(&mut second).await.expect("its turn");
+    next_response(&mut second).await.expect("a start");
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_ended_in_the_end() {
+async fn stream_of_a_client_that_does_not_read_is_ended() {
     let world = World::with(Settings {
-        reading: Duration::from_millis(50),
+        read_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let unread = Call::open(&world, "web", 1, 0).await;
+    let unread = RawCall::open(&world, "web", 1, 0).await;
     assert_eq!(unread.status().await, "4");
-    let mut read_in_part = Call::open(&world, "web", 1, 10).await;
+    let mut read_in_part = RawCall::open(&world, "web", 1, 10).await;
     assert!(read_in_part.is_reset_after(10).await);
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_not_waited_for_at_shutdown() {
+async fn client_that_does_not_read_does_not_delay_shutdown() {
     let world = World::with(Settings {
-        handover: Duration::ZERO,
+        shutdown_period: Duration::ZERO,
         ..Settings::default()
     });
-    let unread = Call::open(&world, "web", 1, 0).await;
-    everything_else_runs().await;
+    let unread = RawCall::open(&world, "web", 1, 0).await;
+    run_other_tasks().await;
     world.shutdown.send_replace(true);
     assert_eq!(unread.status().await, "14");
 }
@@ -599,6 +610,6 @@ async fn a_client_that_does_not_read_is_not_waited_for_at_shutdown() {
 #[tokio::test]
 async fn ads_call_without_a_token_is_rejected_by_the_ads_server() {
     let world = World::new();
-    let call = Call::open(&world, "unknown", 1, 65_535).await;
+    let call = RawCall::open(&world, "unknown", 1, 65_535).await;
     assert_eq!(call.status().await, "16");
 }

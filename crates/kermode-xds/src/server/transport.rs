@@ -14,7 +14,7 @@ use tower::Service;
 use super::AdsServer;
 use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
-/// Serves connections of proxies. Cheap to clone.
+/// Serves the connections of proxies. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Transport<S> {
     ads: AdsServer,

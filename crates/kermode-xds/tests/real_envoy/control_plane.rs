@@ -83,7 +83,7 @@ impl ControlPlane {
         self.address = listener.local_addr().expect("an address");
         let (shutdown, requested) = watch::channel(false);
         let settings = Settings {
-            handover: Duration::ZERO,
+            shutdown_period: Duration::ZERO,
             ..Settings::default()
         };
         let server = AdsServer::new(
