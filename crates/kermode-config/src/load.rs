@@ -102,12 +102,11 @@ impl Collector<'_> {
             {
                 for (key, value) in entries {
                     path.push(key.clone());
-                    match known.get(key) {
-                        Some(known) => self.tree(file, known, value, path),
-                        None => {
-                            let problem = format!("{}: unknown key {}", file.display(), path.join("."));
-                            self.problems.push(problem);
-                        }
+                    if let Some(known) = known.get(key) {
+                        self.tree(file, known, value, path);
+                    } else {
+                        let problem = format!("{}: unknown key {}", file.display(), path.join("."));
+                        self.problems.push(problem);
                     }
                     path.pop();
                 }
