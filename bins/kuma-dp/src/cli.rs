@@ -1,7 +1,7 @@
-//! The command line: what the injector's container spec and the kubelet's hooks call.
+//! Command line of `kuma-dp`, called by the injected container and the kubelet's hooks.
 //!
-//! Every option of `run` can come from the environment, which is how the injector sets it (BEHAVIOUR section 2.5).
-//! Values are texts here; `config.rs` checks them all together.
+//! Every option of `run` can come from the environment, which the injector uses
+//! (`docs/reference/sidecar.md#environment`). Values are texts here; `config.rs` validates them together.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,9 +20,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run Envoy and everything it needs, until a signal or Envoy's end.
     Run(Box<RunArgs>),
-    /// Wait until a URL answers with a success status, for hooks and probes of images without a shell.
+    /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
-    /// Become Envoy, tied to the life of the calling process.
+    /// Replace this process by Envoy, killed when the calling process ends.
     #[command(hide = true)]
     ExecEnvoy(ExecArgs),
 }
@@ -32,13 +32,13 @@ pub(crate) struct RunArgs {
     /// Log level of kuma-dp: error, warn, info, debug, trace or off.
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_LOG_LEVEL", default_value = "info")]
     pub(crate) log_level: String,
-    /// Number of Envoy's worker threads; as many as usable CPUs when absent or 0.
+    /// Number of Envoy's worker threads; one per usable CPU when absent or 0.
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_CONCURRENCY")]
     pub(crate) concurrency: Option<String>,
     /// URL of the control plane, `https://<host>:<port>`.
     #[arg(long = "cp-address", env = "KUMA_CONTROL_PLANE_URL")]
     pub(crate) control_plane_url: Option<String>,
-    /// CA certificates (PEM text) that the control plane's certificate is checked with.
+    /// CA certificates (PEM text) that the control plane's certificate is verified with.
     #[arg(long = "ca-cert", env = "KUMA_CONTROL_PLANE_CA_CERT", hide_env_values = true)]
     pub(crate) control_plane_ca_cert: Option<String>,
     /// Mesh of the Dataplane.
@@ -47,62 +47,62 @@ pub(crate) struct RunArgs {
     /// Name of the Dataplane, `<pod>.<namespace>`.
     #[arg(long, env = "KUMA_DATAPLANE_NAME")]
     pub(crate) name: Option<String>,
-    /// How long to keep serving after the first signal, in Go's notation (30s, 1m30s).
+    /// Time to keep serving after the first signal, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
-    /// Whether this runs as a native sidecar: the signal then comes after the workload has ended, so the drain ends
-    /// with the last connection.
+    /// Whether this is a native sidecar: its signal comes after the workload's end, so the drain ends with the last
+    /// connection.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
-    /// File with the token that authenticates this proxy; read again for every connection.
+    /// File with the token that authenticates this proxy; read for every call.
     #[arg(long = "dataplane-token-file", env = "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH")]
     pub(crate) token_path: Option<PathBuf>,
-    /// Envoy's program.
+    /// Path of the Envoy program.
     #[arg(
         long,
         env = "KUMA_DATAPLANE_RUNTIME_BINARY_PATH",
         default_value = "/usr/bin/envoy"
     )]
     pub(crate) binary_path: PathBuf,
-    /// Envoy's log level; that of kuma-dp when absent.
+    /// Log level of Envoy; defaults to that of kuma-dp.
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL")]
     pub(crate) envoy_log_level: Option<String>,
     /// Port of Envoy's admin interface on 127.0.0.1.
     #[arg(long, env = "KUMA_DATAPLANE_ADMIN_PORT", default_value = "9901")]
     pub(crate) admin_port: String,
-    /// Writable directory for the socket between Envoy and kuma-dp; the temporary directory when absent.
+    /// Writable directory for the socket between Envoy and kuma-dp; defaults to the temporary directory.
     #[arg(long, env = "KUMA_DATAPLANE_RUNTIME_SOCKET_DIR")]
     pub(crate) socket_dir: Option<PathBuf>,
-    /// Whether to answer the DNS queries that are redirected here.
+    /// Whether to serve the DNS queries that the Pod's rules redirect.
     #[arg(long, env = "KUMA_DNS_ENABLED", default_value = "false")]
     pub(crate) dns_enabled: String,
     /// Port on 127.0.0.1 (and ::1) that DNS queries are redirected to.
     #[arg(long, env = "KUMA_DNS_CORE_DNS_PORT", default_value = "15053")]
     pub(crate) dns_port: String,
-    /// File that names the servers that queries are passed on to.
+    /// File with the name servers that queries are forwarded to.
     #[arg(long, env = "KUMA_DNS_RESOLV_CONF", default_value = "/etc/resolv.conf")]
     pub(crate) resolv_conf: PathBuf,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct WaitArgs {
-    /// URL to ask, `http://<IP or localhost>:<port>/<path>`.
+    /// URL to request, `http://<IP or localhost>:<port>/<path>`.
     #[arg(long, default_value = "http://localhost:9901/ready")]
     pub(crate) url: String,
-    /// How long to keep asking, in Go's notation.
+    /// Time after which the wait fails, in Go's notation.
     #[arg(long, default_value = "60s")]
     pub(crate) timeout: String,
-    /// Pause between two questions.
+    /// Pause between two requests.
     #[arg(long, default_value = "250ms")]
     pub(crate) check_frequency: String,
-    /// How long one question may take.
+    /// Timeout of one request.
     #[arg(long, default_value = "500ms")]
     pub(crate) request_timeout: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Process id of the caller, to notice that it ended before this process was tied to it.
+    /// Process ID of the caller, to detect that it ended before the parent-death signal was set.
     #[arg(long)]
     pub(crate) parent: i32,
     /// Program and arguments.

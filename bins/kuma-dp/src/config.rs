@@ -1,18 +1,21 @@
-//! Checks what the command line and the environment say: everything that is wrong is reported at once.
+//! Validates the command line and the environment. All errors are reported together.
 
-use std::fmt;
 use std::num::{NonZeroU16, NonZeroU32, ParseIntError};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use kermode_agent::control_plane::ControlPlaneConfig;
+use kermode_agent::envoy::EnvoyConfig;
+use kermode_agent::wait::Wait;
 use kermode_identity::TrustBundle;
 use kermode_model::{MeshName, ObjectKey, duration, notation};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::RunArgs;
+use crate::cli::{RunArgs, WaitArgs};
 
-/// What `run` needs to know, checked.
+/// Validated configuration of `run`.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) log_level: LevelFilter,
@@ -26,48 +29,29 @@ pub(crate) struct Config {
     pub(crate) socket_dir: PathBuf,
 }
 
-/// How the control plane is reached.
-pub(crate) struct ControlPlaneConfig {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) trust: TrustBundle,
-    pub(crate) token_path: PathBuf,
-}
-
-/// How Envoy is run.
-#[derive(Clone, Debug)]
-pub(crate) struct EnvoyConfig {
-    pub(crate) binary: PathBuf,
-    pub(crate) concurrency: Option<NonZeroU32>,
-    pub(crate) log_level: &'static str,
-    pub(crate) admin_port: NonZeroU16,
-    pub(crate) drain_time: Duration,
-}
-
-/// Everything that is wrong with the configuration.
+/// All errors of the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid configuration: {}", .0.join("; "))]
 pub(crate) struct Invalid(Vec<String>);
 
-impl fmt::Debug for ControlPlaneConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            host,
-            port,
-            trust,
-            token_path,
-        } = self;
-        f.debug_struct("ControlPlaneConfig")
-            .field("host", host)
-            .field("port", port)
-            .field("roots", &trust.roots().len())
-            .field("token_path", token_path)
-            .finish()
+impl WaitArgs {
+    /// Validates the arguments.
+    pub(crate) fn check(self) -> anyhow::Result<Wait> {
+        let time = |flag: &'static str, text: &str| duration::parse(text).context(flag);
+        Ok(Wait {
+            url: self
+                .url
+                .parse()
+                .with_context(|| format!("--url: `{}`", self.url))?,
+            timeout: time("--timeout", &self.timeout)?,
+            interval: time("--check-frequency", &self.check_frequency)?,
+            request_timeout: time("--request-timeout", &self.request_timeout)?.max(Duration::from_millis(1)),
+        })
     }
 }
 
 impl RunArgs {
-    /// The checked configuration, or all that is wrong.
+    /// Validates the arguments.
     pub(crate) fn check(self) -> Result<Config, Invalid> {
         let mut errors = Errors::default();
         let log_level = errors
@@ -173,7 +157,7 @@ fn port(text: &str) -> Result<NonZeroU16, String> {
     notation::number(text).map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
 }
 
-/// The values Kuma understands as booleans (BEHAVIOUR section 1).
+/// Parses a boolean. An empty variable is false.
 fn boolean(text: &str) -> Result<bool, String> {
     if text.is_empty() {
         return Ok(false);
@@ -194,13 +178,13 @@ fn proxy_name(text: &str) -> Result<ObjectKey, String> {
     ObjectKey::from_proxy_name(text).ok_or_else(|| format!("`{text}` is not `<pod>.<namespace>`"))
 }
 
-/// Only https: the token must not travel in the clear.
+/// Parses `https://<host>:<port>`. Other schemes are rejected because the token must not be sent in clear text.
 fn https_address(text: &str) -> Result<(String, u16), String> {
     let wrong = || format!("`{text}` is not `https://<host>:<port>`");
     let url: http::Uri = text.parse().map_err(|_| wrong())?;
     match (url.scheme_str(), url.host()) {
         (Some("https"), Some(host)) if !host.is_empty() => {
-            // IPv6 addresses stand in brackets in a URL, but nowhere else.
+            // Only URLs have IPv6 addresses in brackets.
             let host = host.trim_start_matches('[').trim_end_matches(']');
             Ok((host.to_owned(), url.port_u16().unwrap_or(443)))
         }

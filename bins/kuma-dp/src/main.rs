@@ -1,28 +1,13 @@
-//! Kermode sidecar agent: reads the configuration and starts the components; they do the rest.
+//! Kermode sidecar agent: command line, configuration and wiring of the components in `kermode-agent`.
 
-mod backoff;
 mod cli;
 mod config;
-mod control_plane;
-mod departure;
-mod dns;
-mod envoy;
-mod identity;
-mod relay;
-mod resolver;
-mod restarts;
 mod run;
-mod sds;
-mod shutdown;
-mod socket;
-mod supervisor;
-mod token;
-mod upstream;
-mod wait;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use kermode_agent::envoy;
 use kermode_runtime::logging;
 use tokio::runtime;
 
@@ -35,23 +20,26 @@ fn main() -> ExitCode {
             tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
             block_on(run::run(config))
         }),
-        Command::Wait(args) => block_on(wait::run(&args)).map(|()| ExitCode::SUCCESS),
-        Command::ExecEnvoy(args) => envoy::exec::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Wait(args) => args
+            .check()
+            .and_then(|wait| block_on(wait.run()))
+            .map(|()| ExitCode::SUCCESS),
+        Command::ExecEnvoy(args) => envoy::exec(args.parent, &args.command).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        // The level is not known when the configuration is wrong; a running log is not replaced.
+        // With an invalid configuration logging is not initialized yet. A second initialization has no effect.
         let _ = logging::init("info", logging::Format::Text);
         tracing::error!("{error:#}");
         ExitCode::FAILURE
     })
 }
 
-/// One thread is enough for a relay, costs least, and lives as long as the process, which
-/// [`envoy::process::Envoy::start`] relies on.
+/// Runs `work` on the main thread. One thread suffices for a relay and uses the least memory, and [`envoy::Envoy::start`] needs a
+/// thread that lives as long as the process.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // Nothing that is still being read or looked up matters any more.
+    // Reads and lookups that are still running are abandoned.
     runtime.shutdown_background();
     result
 }

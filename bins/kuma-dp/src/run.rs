@@ -1,11 +1,24 @@
-//! `kuma-dp run`: wires the components and lives until Envoy has ended for good.
+//! `kuma-dp run`: connects the components of `kermode-agent` and runs until Envoy's last end.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use kermode_agent::certificate::Renewal;
+use kermode_agent::control_plane::ControlPlane;
+use kermode_agent::dns::{self, NoZone, Upstreams};
+use kermode_agent::envoy::{Admin, Envoy, arguments};
+use kermode_agent::relay::Relay;
+use kermode_agent::removal::RemovalWatch;
+use kermode_agent::resolver::SystemDns;
+use kermode_agent::sds::SecretService;
+use kermode_agent::shutdown::Shutdown;
+use kermode_agent::socket::AgentSocket;
+use kermode_agent::supervisor;
+use kermode_agent::token::TokenFile;
 use kermode_protocol::ads::Versions;
 use kermode_protocol::bootstrap::BootstrapConfig;
+use kermode_protocol::client::Client;
 use kermode_protocol::rpc::Rpc;
 use kermode_runtime::shutdown::Signals;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -17,25 +30,11 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::config::Config;
-use crate::control_plane::ControlPlane;
-use crate::departure::Departure;
-use crate::dns::forward::Upstreams;
-use crate::dns::{self, NoZone};
-use crate::envoy::{admin::Admin, arguments::arguments, process::Envoy};
-use crate::identity::Renewal;
-use crate::relay::Relay;
-use crate::resolver::SystemDns;
-use crate::sds::SecretService;
-use crate::shutdown::Shutdown;
-use crate::socket::AgentSocket;
-use crate::supervisor;
-use crate::token::TokenFile;
-use crate::upstream::Upstream;
 
-/// Components serve until Envoy has ended for good and are dropped then: the drain needs all of them.
+/// Components run until Envoy's last end, because the drain needs all of them, and are dropped then.
 type Components = JoinSet<anyhow::Result<()>>;
 
-/// Runs Envoy and everything it needs; ends with Envoy's exit code, or with the error of a component.
+/// Runs Envoy and the components. Returns Envoy's exit code, or the error of a component.
 pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     raise_open_files();
     let signals = Signals::listen().context("listening for signals")?;
@@ -43,27 +42,27 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
     let arguments = arguments(&config.envoy, &bootstrap(&config, &socket)?);
     let start_envoy = || Envoy::start(&config.envoy.binary, arguments.clone());
     let envoy = start_envoy()?;
-    let (mut components, departure) = start(&config, listener).await?;
+    let (mut components, removal) = start(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
     let shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
     tokio::select! {
-        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown, departure) => code.map(ExitCode::from),
+        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown, removal) => code.map(ExitCode::from),
         ended = components.join_next() => match ended {
             Some(result) => bail!("a component ended: {:?}", result?),
-            None => bail!("there are no components"),
+            None => bail!("no component was started"),
         },
     }
 }
 
-/// Lets this process and Envoy after it open as many files as they may.
+/// Raises the soft limit of open files to the hard limit, for this process and Envoy.
 ///
-/// Envoy crashes when it cannot open a socket, and containerd 2 hands out a soft limit of 1024 that programs are
-/// expected to raise (<https://github.com/containerd/containerd/pull/8924>).
+/// Envoy crashes when it cannot open a socket. containerd 2 sets a soft limit of 1024, which programs are expected to
+/// raise (<https://github.com/containerd/containerd/pull/8924>).
 fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "the limit of open files cannot be raised");
     }
 }
 
@@ -78,7 +77,7 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
             .to_str()
             .context("the socket's path is not UTF-8")?
             .to_owned(),
-        // Envoy tells its own version in every first request.
+        // Envoy sends its own version with the node of each stream.
         versions: Versions {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             envoy: String::new(),
@@ -88,19 +87,19 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
     }))
 }
 
-async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Components, Departure)> {
+async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Components, RemovalWatch)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
     let control_plane = ControlPlane::new(&config.control_plane, system_dns.resolver()?)?;
-    let channel = control_plane.channel();
+    let client = Client::new(control_plane.channel());
     let token = TokenFile::new(config.control_plane.token_path.clone());
-    let (sender, identity) = watch::channel(None);
+    let (publisher, material) = watch::channel(None);
     let wanted = Arc::new(Notify::new());
-    let secrets = SecretService::new(&config.mesh, identity, wanted.clone());
-    let relay = Relay::new(Upstream::new(channel.clone(), token.clone()));
-    let departure = Departure {
+    let secrets = SecretService::new(&config.mesh, material, wanted.clone());
+    let relay = Relay::new(client.clone(), token.clone());
+    let removal = RemovalWatch {
         control_plane,
-        any_replica: channel.clone(),
+        client: client.clone(),
         token: token.clone(),
     };
     components.spawn(serve_envoy(listener, relay, secrets));
@@ -108,18 +107,18 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Compo
         Renewal {
             mesh: config.mesh.clone(),
             proxy: config.proxy.clone(),
-            channel,
+            client,
             token,
-            identity: sender,
+            secrets: publisher,
             wanted,
         }
         .run(),
     );
     if let Some(port) = config.dns_port {
-        let upstreams = Upstreams::new(system_dns.servers(), dns::PATIENCE);
+        let upstreams = Upstreams::new(system_dns.servers(), dns::SERVER_TIMEOUT);
         components.spawn(dns::Server::bind(port, NoZone, upstreams).await?.run());
     }
-    Ok((components, departure))
+    Ok((components, removal))
 }
 
 /// Serves Envoy on the unix socket.

@@ -1,4 +1,4 @@
-//! What the configuration accepts and how it refuses.
+//! Accepted and rejected configurations.
 
 use clap::Parser;
 use kermode_identity::ServingAuthority;
@@ -6,7 +6,7 @@ use kermode_identity::ServingAuthority;
 use super::*;
 use crate::cli::{Cli, Command};
 
-/// The arguments of a complete command line, `changes` last so that they win.
+/// Arguments of a complete command line; `changes` replace defaults.
 fn mk_args(changes: &[&str]) -> RunArgs {
     let ca = ServingAuthority::generate(std::time::SystemTime::now())
         .unwrap()
@@ -30,7 +30,7 @@ fn mk_args(changes: &[&str]) -> RunArgs {
 }
 
 #[test]
-fn the_injectors_arguments_are_understood() {
+fn arguments_of_the_injector_are_accepted() {
     let config = mk_args(&["--log-level=info", "--concurrency=2", "--drain-time=1m30s"])
         .check()
         .unwrap();
@@ -47,7 +47,7 @@ fn the_injectors_arguments_are_understood() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_reported_at_once() {
+fn all_errors_are_reported_together() {
     let args = mk_args(&[
         "--cp-address=http://cp:5678",
         "--ca-cert=",
@@ -77,7 +77,7 @@ fn everything_that_is_wrong_is_reported_at_once() {
 }
 
 #[test]
-fn a_concurrency_of_zero_leaves_it_to_envoy() {
+fn concurrency_of_zero_is_left_to_envoy() {
     assert_eq!(
         mk_args(&["--concurrency=0"]).check().unwrap().envoy.concurrency,
         None
@@ -85,13 +85,13 @@ fn a_concurrency_of_zero_leaves_it_to_envoy() {
 }
 
 #[test]
-fn an_ipv6_address_of_the_control_plane_loses_its_brackets() {
+fn ipv6_address_of_the_control_plane_loses_its_brackets() {
     let config = mk_args(&["--cp-address=https://[fd00::1]:5678"]).check().unwrap();
     assert_eq!(config.control_plane.host, "fd00::1");
 }
 
 #[test]
-fn envoys_log_level_follows_ours_unless_set() {
+fn log_level_of_envoy_defaults_to_that_of_the_agent() {
     let level = |changes: &[&str]| mk_args(changes).check().unwrap().envoy.log_level;
     assert_eq!(level(&["--log-level=warn"]), "warning");
     assert_eq!(

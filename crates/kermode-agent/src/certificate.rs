@@ -1,0 +1,336 @@
+//! Renewal of the workload's certificate: makes keys, has the control plane sign them, publishes the result to SDS.
+//! IO around [`kermode_identity::Rotation`].
+
+mod current;
+mod roots;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::ensure;
+use kermode_identity::{IssuedCertificate, Remaining, Rotation, Step, TrustBundle, Validity, WorkloadKey};
+use kermode_model::{MeshName, ObjectKey};
+use kermode_protocol::certificates::{IssueCertificateRequest, RootsUpdate};
+use kermode_protocol::client::Client;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tonic::{Code, Status};
+
+use self::current::{Current, Roots};
+use self::roots::RootsWatch;
+use crate::sds::SecretMaterial;
+use crate::token::TokenFile;
+
+/// Timeout of a call, connecting included.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Interval after which the wall clock is read again. Timers pause while a machine is suspended; certificates still age.
+const MAX_SLEEP: Duration = Duration::from_mins(1);
+
+/// Renewal of the workload's certificate.
+pub struct Renewal {
+    /// Mesh of the proxy.
+    pub mesh: MeshName,
+    /// Namespace and name of the proxy's Dataplane.
+    pub proxy: ObjectKey,
+    /// Client of the control plane.
+    pub client: Client,
+    /// Token of the proxy.
+    pub token: TokenFile,
+    /// Receives each new certificate and trust bundle.
+    pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
+    /// Notified when Envoy waits for a certificate.
+    pub wanted: Arc<Notify>,
+}
+
+/// Result of one attempt.
+enum Outcome {
+    Issued(Current),
+    /// The mesh has no mTLS.
+    Disabled(Status),
+    Failed(anyhow::Error),
+}
+
+/// State of a running renewal.
+struct State {
+    rotation: Rotation,
+    current: Option<Current>,
+    /// Whether the last attempt found mTLS disabled.
+    disabled: bool,
+    /// Last logged warning about the certificate's expiry.
+    warned: Option<Warned>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Warned {
+    Soon,
+    Expired,
+}
+
+impl Renewal {
+    /// Renews until dropped.
+    ///
+    /// # Errors
+    /// Fails when the watch of the trust bundle ends, which it does not by itself.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let (sender, mut updates) = mpsc::channel(1);
+        let watch = RootsWatch {
+            mesh: self.mesh.clone(),
+            proxy: self.proxy.clone(),
+            client: self.client.clone(),
+            token: self.token.clone(),
+            secrets: self.secrets.subscribe(),
+            updates: sender,
+        };
+        tokio::select! {
+            () = watch.run() => anyhow::bail!("the watch of the mesh's trust bundle ended"),
+            () = self.renew_forever(&mut updates) => Ok(()),
+        }
+    }
+
+    async fn renew_forever(&self, updates: &mut mpsc::Receiver<RootsUpdate>) {
+        let mut state = State {
+            rotation: Rotation::new(SystemTime::now()),
+            current: None,
+            disabled: false,
+            warned: None,
+        };
+        loop {
+            match state.rotation.next(SystemTime::now()) {
+                Step::Wait(wait) => tokio::select! {
+                    () = sleep(wait.min(MAX_SLEEP)) => {}
+                    () = self.wanted.notified() => state.rotation.wanted(SystemTime::now()),
+                    Some(update) = updates.recv() => self.on_update(&mut state, &update),
+                },
+                Step::Renew => {
+                    let outcome = self.renew(state.current.as_ref()).await;
+                    state.on_outcome(outcome, SystemTime::now());
+                }
+            }
+        }
+    }
+
+    fn on_update(&self, state: &mut State, update: &RootsUpdate) {
+        let Some(current) = &mut state.current else { return };
+        let reaction = current.on_update(update);
+        if reaction.publish {
+            let roots = current.roots.bundle.to_pem();
+            tracing::info!(
+                roots = current.roots.bundle.roots().len(),
+                "roots of the mesh changed"
+            );
+            self.secrets.send_modify(|published| {
+                if let Some(before) = published {
+                    *published = Some(Arc::new(SecretMaterial {
+                        version: before.version + 1,
+                        chain: before.chain.clone(),
+                        key: before.key.clone(),
+                        roots,
+                    }));
+                }
+            });
+        }
+        if let Some(window) = reaction.renew_within {
+            tracing::info!(within = ?window, "the mesh has a new CA: the certificate is renewed early");
+            let now = SystemTime::now();
+            state.rotation.renew_within(window, now, fastrand::f64());
+        }
+    }
+
+    async fn renew(&self, before: Option<&Current>) -> Outcome {
+        let Ok(issued) = timeout(TIMEOUT, self.issue(before)).await else {
+            return Outcome::Failed(anyhow::anyhow!(
+                "the control plane did not respond within {TIMEOUT:?}"
+            ));
+        };
+        match issued {
+            Ok(current) => Outcome::Issued(current),
+            Err(error) => match error.downcast::<Status>() {
+                Ok(status) if status.code() == Code::FailedPrecondition => Outcome::Disabled(status),
+                Ok(status) => Outcome::Failed(anyhow::anyhow!(describe(&status))),
+                Err(error) => Outcome::Failed(error),
+            },
+        }
+    }
+
+    /// Requests a certificate for a new key and publishes both. Every certificate has its own key.
+    async fn issue(&self, before: Option<&Current>) -> anyhow::Result<Current> {
+        let key = WorkloadKey::generate()?;
+        let name = self.proxy.proxy_name();
+        let request = IssueCertificateRequest {
+            mesh: self.mesh.to_string(),
+            name: name.clone(),
+            csr_der: key.csr_der_of(&name)?,
+        };
+        let authorization = self.token.authorization().await?;
+        let response = self.client.issue_certificate(authorization, request).await?;
+        let (signer, version) = (response.signer, response.roots_version);
+        let certificate = IssuedCertificate {
+            chain: response.chain_der.into_iter().map(Into::into).collect(),
+            validity: Validity::from_unix(response.not_before, response.not_after),
+        };
+        let bundle = TrustBundle::new(response.roots_der.into_iter().map(Into::into));
+        ensure!(
+            !certificate.chain.is_empty(),
+            "the response of the control plane has no certificate"
+        );
+        ensure!(
+            !bundle.is_empty(),
+            "the response of the control plane has no roots"
+        );
+        let current = Current::after(before, certificate.validity, signer, Roots { bundle, version });
+        self.publish(&key, &certificate, &current);
+        tracing::info!(
+            not_after = current.validity.to_unix().1,
+            signer,
+            "certificate issued"
+        );
+        Ok(current)
+    }
+
+    fn publish(&self, key: &WorkloadKey, certificate: &IssuedCertificate, current: &Current) {
+        self.secrets.send_modify(|published| {
+            let version = published.as_ref().map_or(0, |before| before.version) + 1;
+            let (chain, roots) = (certificate.chain_pem(), current.roots.bundle.to_pem());
+            *published = Some(Arc::new(SecretMaterial {
+                version,
+                chain,
+                key: key.private_key_pem(),
+                roots,
+            }));
+        });
+    }
+}
+
+impl State {
+    fn on_outcome(&mut self, outcome: Outcome, now: SystemTime) {
+        let was_disabled = std::mem::take(&mut self.disabled);
+        match outcome {
+            Outcome::Issued(current) => {
+                self.rotation.issued(current.validity, now, fastrand::f64());
+                self.current = Some(current);
+                self.warned = None;
+            }
+            Outcome::Disabled(status) => {
+                if !was_disabled {
+                    tracing::info!(
+                        reason = status.message(),
+                        "no certificate: mTLS is off in the mesh"
+                    );
+                }
+                self.rotation.declined(now, fastrand::f64());
+                self.disabled = true;
+            }
+            Outcome::Failed(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "certificate was not issued; the agent retries"
+                );
+                self.rotation.failed(now, fastrand::f64());
+                self.warn_about_expiry(now);
+            }
+        }
+    }
+
+    /// Logs once when the certificate expires soon and once when it has expired. Envoy exports the remaining days as
+    /// `server.days_until_first_cert_expiring`.
+    fn warn_about_expiry(&mut self, now: SystemTime) {
+        let Some(current) = &self.current else { return };
+        let not_after = current.validity.to_unix().1;
+        let warned = match Remaining::of(current.validity, now) {
+            Remaining::Enough => return,
+            Remaining::Little(left) => {
+                if self.warned != Some(Warned::Soon) {
+                    tracing::error!(
+                        not_after,
+                        seconds_left = left.as_secs(),
+                        "the certificate expires soon and cannot be renewed"
+                    );
+                }
+                Warned::Soon
+            }
+            Remaining::Nothing => {
+                if self.warned != Some(Warned::Expired) {
+                    tracing::error!(not_after, "the certificate has expired: peers reject it");
+                }
+                Warned::Expired
+            }
+        };
+        self.warned = Some(warned);
+    }
+}
+
+/// Formats a status with its sources. The cause of a lost connection is the last of them.
+fn describe(status: &Status) -> String {
+    let mut text = format!(
+        "the control plane responded with {:?}: {}",
+        status.code(),
+        status.message()
+    );
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn at(second: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(second)
+    }
+
+    fn mk_current(validity: Validity) -> Current {
+        let roots = Roots {
+            bundle: TrustBundle::new([vec![1].into()]),
+            version: 3,
+        };
+        Current::after(None, validity, 1, roots)
+    }
+
+    /// The control plane is unavailable from 4/5 of the certificate's lifetime on.
+    #[test]
+    fn outage_keeps_the_certificate_and_is_logged_twice() {
+        let mut state = State {
+            rotation: Rotation::new(at(0)),
+            current: None,
+            disabled: false,
+            warned: None,
+        };
+        let validity = Validity::from_unix(0, 1000);
+        state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
+        let Step::Wait(wait) = state.rotation.next(at(0)) else {
+            panic!("the certificate is new")
+        };
+        assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
+        let (mut now, mut warnings) = (at(0) + wait, Vec::new());
+        while now < at(1200) {
+            match state.rotation.next(now) {
+                Step::Wait(wait) => now += wait,
+                Step::Renew => {
+                    let before = state.warned;
+                    let error = anyhow::anyhow!("no route");
+                    state.on_outcome(Outcome::Failed(error), now);
+                    if state.warned != before {
+                        warnings.push((state.warned, now > at(1000)));
+                    }
+                    assert_eq!(
+                        state.current.as_ref().map(|current| current.validity),
+                        Some(validity)
+                    );
+                }
+            }
+        }
+        assert!(warnings == [(Some(Warned::Soon), false), (Some(Warned::Expired), true)]);
+        state.on_outcome(
+            Outcome::Issued(mk_current(Validity::from_unix(1200, 2200))),
+            at(1200),
+        );
+        assert!(state.warned.is_none());
+        assert!(matches!(state.rotation.next(at(1200)), Step::Wait(wait) if wait.as_secs() >= 700));
+    }
+}

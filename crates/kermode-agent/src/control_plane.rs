@@ -1,0 +1,205 @@
+//! Connections to the control plane: name resolution, TCP, TLS, HTTP/2.
+//!
+//! All calls share one lazy channel to the Service. It connects with the first call, and with the first call after a loss,
+//! so the callers' backoff limits the connection attempts. The watch of the endpoint removal uses a channel per replica.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::BoxFuture;
+use hickory_resolver::TokioResolver;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use kermode_identity::TrustBundle;
+use kermode_runtime::tcp;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tower::Service;
+
+/// Timeout of a connection attempt, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval of HTTP/2 pings. A hanging control plane is detected within this time and [`KEEPALIVE_TIMEOUT`]. The interval is
+/// long because each of thousands of sidecars pings; the kernel detects a vanished peer sooner.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(5);
+/// Timeout of one HTTP/2 ping.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Address of the control plane, and how both sides authenticate.
+pub struct ControlPlaneConfig {
+    /// Host name or IP address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Roots that the server's certificate is verified with.
+    pub trust: TrustBundle,
+    /// File with the token of the proxy.
+    pub token_path: PathBuf,
+}
+
+/// Factory of channels to the control plane; cheap to clone.
+#[derive(Clone)]
+pub struct ControlPlane {
+    endpoint: Endpoint,
+    target: Arc<Target>,
+    tls: TlsConnector,
+    resolver: Arc<TokioResolver>,
+}
+
+// === impl ControlPlaneConfig ===
+
+impl fmt::Debug for ControlPlaneConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host,
+            port,
+            trust,
+            token_path,
+        } = self;
+        f.debug_struct("ControlPlaneConfig")
+            .field("host", host)
+            .field("port", port)
+            .field("roots", &trust.roots().len())
+            .field("token_path", token_path)
+            .finish()
+    }
+}
+
+// === impl ControlPlane ===
+
+impl ControlPlane {
+    /// Returns a factory. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Fails when the address or a root certificate is malformed.
+    pub fn new(config: &ControlPlaneConfig, resolver: Arc<TokioResolver>) -> anyhow::Result<Self> {
+        let host = &config.host;
+        let authority = if host.contains(':') {
+            format!("[{host}]")
+        } else {
+            host.clone()
+        };
+        let endpoint = Endpoint::from_shared(format!("https://{authority}:{}", config.port))
+            .context("KUMA_CONTROL_PLANE_URL")?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self {
+            endpoint,
+            target: Arc::new(Target {
+                host: host.clone(),
+                port: config.port,
+                name: ServerName::try_from(host.clone()).context("KUMA_CONTROL_PLANE_URL: host")?,
+            }),
+            tls: TlsConnector::from(Arc::new(tls_config(config)?)),
+            resolver,
+        })
+    }
+
+    /// Returns a channel to any replica, not connected yet.
+    pub fn channel(&self) -> Channel {
+        self.connect(self.target.clone())
+    }
+
+    /// Returns a channel to the replica at `address`, not connected yet. The server has to present the control plane's
+    /// certificate.
+    pub fn replica(&self, address: SocketAddr) -> Channel {
+        self.connect(Arc::new(Target {
+            host: address.ip().to_string(),
+            port: address.port(),
+            name: self.target.name.clone(),
+        }))
+    }
+
+    fn connect(&self, target: Arc<Target>) -> Channel {
+        self.endpoint.connect_with_connector_lazy(Connector {
+            target,
+            tls: self.tls.clone(),
+            resolver: self.resolver.clone(),
+        })
+    }
+}
+
+fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    for root in config.trust.roots() {
+        roots
+            .add(root.clone())
+            .context("KUMA_CONTROL_PLANE_CA_CERT: a certificate in it cannot be used")?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(tls)
+}
+
+#[derive(Clone)]
+struct Connector {
+    target: Arc<Target>,
+    tls: TlsConnector,
+    resolver: Arc<TokioResolver>,
+}
+
+struct Target {
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+}
+
+impl Service<Uri> for Connector {
+    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let Self {
+            target,
+            tls,
+            resolver,
+        } = self.clone();
+        Box::pin(async move {
+            let stream = connect(&target, &resolver).await?;
+            tcp::tune(&stream)?;
+            Ok(TokioIo::new(tls.connect(target.name.clone(), stream).await?))
+        })
+    }
+}
+
+/// Connects to the first address that accepts the connection.
+async fn connect(target: &Target, resolver: &TokioResolver) -> io::Result<TcpStream> {
+    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", target.host));
+    for address in resolve(&target.host, resolver).await? {
+        match TcpStream::connect(SocketAddr::new(address, target.port)).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port)),
+        }
+    }
+    Err(last)
+}
+
+/// Resolves `host` with the agent's own resolver: the images have no libc that could.
+async fn resolve(host: &str, resolver: &TokioResolver) -> io::Result<Vec<IpAddr>> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let found = resolver.lookup_ip(host).await;
+    let found = found.map_err(|error| io::Error::other(format!("{host} cannot be resolved: {error}")))?;
+    Ok(found.iter().collect())
+}

@@ -1,0 +1,193 @@
+//! DNS server for the queries that the Pod's rules redirect to the agent (`docs/reference/sidecar.md#dns`): names of a
+//! [`Zone`] are answered here, all others are forwarded to the name servers of `/etc/resolv.conf`.
+//!
+//! The rules exempt the agent's own traffic, so forwarded queries are not redirected.
+
+mod forward;
+mod message;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+pub use forward::Upstreams;
+use forward::{Transport, read_message, write_message};
+pub use message::Query;
+
+/// Limit on concurrent queries over UDP and connections over TCP, together. Excess ones are dropped; clients retry.
+const MAX_CONCURRENT: usize = 512;
+/// Timeout of one read or write of a TCP client.
+const TCP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of one name server. Clients commonly wait 5 s, which leaves time for a second server.
+pub const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limit on a query over UDP, in bytes.
+const MAX_QUERY: usize = 4096;
+
+/// Names that the agent answers itself.
+pub trait Zone: Send + Sync + 'static {
+    /// Returns the encoded response, or `None` if the name does not belong to the zone.
+    fn answer(&self, query: &Query<'_>) -> Option<Vec<u8>>;
+}
+
+/// Zone without names.
+#[derive(Clone, Debug)]
+pub struct NoZone;
+
+impl Zone for NoZone {
+    fn answer(&self, _: &Query<'_>) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+/// Server with bound sockets.
+pub struct Server {
+    udp: Vec<UdpSocket>,
+    tcp: Vec<TcpListener>,
+    resolver: Arc<Resolver>,
+}
+
+struct Resolver {
+    zone: Box<dyn Zone>,
+    upstreams: Upstreams,
+    permits: Arc<Semaphore>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Binds `port` on 127.0.0.1, and on ::1 if the Pod has IPv6.
+    pub async fn bind(port: NonZeroU16, zone: impl Zone, upstreams: Upstreams) -> anyhow::Result<Self> {
+        let resolver = Resolver {
+            zone: Box::new(zone),
+            upstreams,
+            permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
+        };
+        let mut server = Self {
+            udp: Vec::new(),
+            tcp: Vec::new(),
+            resolver: Arc::new(resolver),
+        };
+        for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
+            match bind((address, port.get()).into()).await {
+                Ok((udp, tcp)) => {
+                    server.udp.push(udp);
+                    server.tcp.push(tcp);
+                }
+                Err(error) if address.is_ipv6() && is_absent(&error) => {
+                    tracing::debug!(%error, "no DNS on ::1: the Pod has no IPv6");
+                }
+                Err(error) => {
+                    let what = format!(
+                        "DNS cannot listen on {address} port {port}; check that KUMA_DNS_CORE_DNS_PORT is not in use"
+                    );
+                    return Err(error).context(what);
+                }
+            }
+        }
+        Ok(server)
+    }
+
+    /// Serves until dropped. Returns only with an error of a socket.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut loops = JoinSet::new();
+        for socket in self.udp {
+            loops.spawn(serve_udp(Arc::new(socket), self.resolver.clone()));
+        }
+        for listener in self.tcp {
+            loops.spawn(serve_tcp(listener, self.resolver.clone()));
+        }
+        while let Some(ended) = loops.join_next().await {
+            ended?.context("DNS server ended")?;
+        }
+        Ok(())
+    }
+}
+
+async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    Ok((UdpSocket::bind(address).await?, TcpListener::bind(address).await?))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
+}
+
+async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) -> io::Result<()> {
+    let mut buffer = vec![0; MAX_QUERY];
+    loop {
+        let (length, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            // The kernel reports a client that closed its socket on the next call; other clients are not affected.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
+            Err(error) => return Err(error),
+        };
+        let Ok(permit) = resolver.permits.clone().try_acquire_owned() else {
+            continue;
+        };
+        let (bytes, socket, resolver) = (buffer[..length].to_vec(), socket.clone(), resolver.clone());
+        tokio::spawn(async move {
+            if let Some(response) = resolver.resolve(&bytes, Transport::Udp).await {
+                // A lost response makes the client retry.
+                let _ = socket.send_to(&response, client).await;
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, resolver: Arc<Resolver>) -> io::Result<()> {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "DNS connection could not be accepted");
+                // Usually the process is out of file descriptors; the pause lets open connections end.
+                sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(permit) = resolver.permits.clone().try_acquire_owned() else {
+            continue;
+        };
+        let resolver = resolver.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_connection(stream, &resolver).await {
+                tracing::debug!(%error, "DNS connection ended");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn serve_connection(mut stream: TcpStream, resolver: &Resolver) -> io::Result<()> {
+    while let Some(query) = timeout(TCP_TIMEOUT, read_message(&mut stream)).await?? {
+        let Some(response) = resolver.resolve(&query, Transport::Tcp).await else {
+            return Ok(());
+        };
+        timeout(TCP_TIMEOUT, write_message(&mut stream, &response)).await??;
+    }
+    Ok(())
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    /// Returns the response to a received message, or `None` if the message is not a query.
+    async fn resolve(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let query = Query::parse(bytes)?;
+        match self.zone.answer(&query) {
+            Some(response) => Some(response),
+            None => Some(self.upstreams.resolve(&query, transport).await),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+//! The parts of a DNS message that the relay reads: header and question (RFC 1035 section 4.1). Pure.
+//!
+//! `hickory-proto` decodes them. Records are not decoded: the relay passes messages on as bytes.
+
+use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, Query as Question, ResponseCode};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
+
+/// Length of the encoded header, in bytes.
+const HEADER: usize = 12;
+
+/// Query with exactly one question, which is what every resolver sends.
+#[derive(Clone, Debug)]
+pub struct Query<'a> {
+    bytes: &'a [u8],
+    metadata: Metadata,
+    question: Question,
+}
+
+impl<'a> Query<'a> {
+    /// Decodes a query. Returns `None` for responses, for messages with another number of questions and for bytes that
+    /// are not a DNS message.
+    pub(crate) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (header, question) = header_and_question(bytes)?;
+        (header.message_type == MessageType::Query && header.counts.queries == 1).then_some(Self {
+            bytes,
+            metadata: header.metadata,
+            question: question?,
+        })
+    }
+
+    /// Returns the encoded query under another ID.
+    pub(crate) fn with_id(&self, id: u16) -> Vec<u8> {
+        with_id(self.bytes.to_vec(), id)
+    }
+
+    /// Returns the ID.
+    pub(crate) fn id(&self) -> u16 {
+        self.metadata.id
+    }
+
+    /// Returns whether `response` responds to this query, sent under `id`.
+    ///
+    /// Names are compared without case, because some servers change it. A server that cannot decode the question may
+    /// omit it from its error response.
+    pub(crate) fn is_answered_by(&self, response: &[u8], id: u16) -> bool {
+        let Some((header, question)) = header_and_question(response) else {
+            return false;
+        };
+        if header.id != id || header.message_type != MessageType::Response {
+            return false;
+        }
+        match question {
+            None => header.counts.queries == 0 && header.response_code != ResponseCode::NoError,
+            Some(question) => question == self.question,
+        }
+    }
+
+    /// Encodes a response without records.
+    pub fn error_response(&self, code: ResponseCode) -> Vec<u8> {
+        self.empty_response(code, false)
+    }
+
+    /// Encodes a response that makes the client repeat the query over TCP.
+    pub(crate) fn truncated_response(&self) -> Vec<u8> {
+        self.empty_response(ResponseCode::NoError, true)
+    }
+
+    fn empty_response(&self, code: ResponseCode, truncation: bool) -> Vec<u8> {
+        let mut metadata = Metadata::new(self.metadata.id, MessageType::Response, self.metadata.op_code);
+        metadata.recursion_desired = self.metadata.recursion_desired;
+        metadata.recursion_available = true;
+        metadata.truncation = truncation;
+        metadata.response_code = code;
+        let counts = HeaderCounts {
+            queries: 1,
+            ..HeaderCounts::default()
+        };
+        let mut bytes = Vec::with_capacity(self.bytes.len());
+        let mut encoder = BinEncoder::new(&mut bytes);
+        let header = Header { metadata, counts };
+        let result = header
+            .emit(&mut encoder)
+            .and_then(|()| self.question.emit(&mut encoder));
+        if let Err(error) = result {
+            tracing::debug!(%error, "DNS response cannot be encoded");
+        }
+        bytes
+    }
+}
+
+/// Returns an encoded message under another ID.
+pub(crate) fn with_id(mut message: Vec<u8>, id: u16) -> Vec<u8> {
+    if let Some(field) = message.get_mut(..2) {
+        field.copy_from_slice(&id.to_be_bytes());
+    }
+    message
+}
+
+/// Returns the response code of a message, `ServFail` if it has no header.
+pub(crate) fn response_code(response: &[u8]) -> ResponseCode {
+    Header::from_bytes(response).map_or(ResponseCode::ServFail, |header| header.response_code)
+}
+
+/// Decodes the header and the first question; the question is absent when the header counts none. Returns `None` for
+/// bytes that are too short, and for a question that is malformed or compressed: no name precedes the first question.
+fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
+    let mut decoder = BinDecoder::new(bytes);
+    let header = Header::read(&mut decoder).ok()?;
+    if header.counts.queries == 0 {
+        return Some((header, None));
+    }
+    let question = Question::read(&mut decoder).ok()?;
+    let name: usize = question.name().iter().map(|label| label.len() + 1).sum();
+    // The root label, the type and the class follow the name's labels.
+    let uncompressed = name + 1 + 2 + 2;
+    (decoder.index() - HEADER == uncompressed).then_some((header, Some(question)))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FLAG_RESPONSE: u8 = 0x80;
+    const FLAG_TRUNCATED: u8 = 0x02;
+    const FLAG_RECURSION_DESIRED: u8 = 0x01;
+
+    /// A query of type A for `name` with an EDNS record after the question.
+    pub(crate) fn mk_query(id: u16, name: &str) -> Vec<u8> {
+        let mut bytes = id.to_be_bytes().to_vec();
+        bytes.extend([FLAG_RECURSION_DESIRED, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
+        for label in name.split('.') {
+            bytes.push(u8::try_from(label.len()).unwrap());
+            bytes.extend(label.as_bytes());
+        }
+        bytes.extend([0, 0, 1, 0, 1]);
+        bytes.extend([0, 0, 41, 16, 0, 0, 0, 0, 0, 0, 0]);
+        bytes
+    }
+
+    /// A response to a query, with `code` and one byte in place of the records.
+    pub(crate) fn mk_response(query: &[u8], code: ResponseCode) -> Vec<u8> {
+        let mut response = query.to_vec();
+        response[2] |= FLAG_RESPONSE;
+        response[3] = code.low();
+        response.push(7);
+        response
+    }
+
+    #[test]
+    fn queries_are_parsed_and_responses_and_garbage_are_not() {
+        let query = mk_query(1, "web.demo");
+        assert!(Query::parse(&query).is_some());
+        assert!(Query::parse(&mk_response(&query, ResponseCode::NoError)).is_none());
+        for length in 0..query.len() - 11 {
+            assert!(Query::parse(&query[..length]).is_none(), "{length}");
+        }
+    }
+
+    #[test]
+    fn compressed_question_is_rejected() {
+        let mut query = mk_query(1, "web.demo");
+        query.splice(12..22, [0xc0, 0]);
+        assert!(Query::parse(&query).is_none());
+    }
+
+    #[test]
+    fn response_needs_the_id_and_question_of_the_query() {
+        let ok = ResponseCode::NoError;
+        let bytes = mk_query(1, "web.demo");
+        let query = Query::parse(&bytes).unwrap();
+        assert!(query.is_answered_by(&mk_response(&query.with_id(9), ok), 9));
+        assert!(query.is_answered_by(&mk_response(&mk_query(9, "WEB.demo"), ok), 9));
+        assert!(!query.is_answered_by(&mk_response(&query.with_id(8), ok), 9));
+        assert!(!query.is_answered_by(&mk_response(&mk_query(9, "evil.demo"), ok), 9));
+        assert!(!query.is_answered_by(&query.with_id(9), 9));
+        assert!(!query.is_answered_by(&[0, 9], 9));
+    }
+
+    #[test]
+    fn only_an_error_may_omit_the_question() {
+        let bytes = mk_query(1, "web.demo");
+        let query = Query::parse(&bytes).unwrap();
+        let bare = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(query.is_answered_by(&bare(1), 9));
+        assert!(!query.is_answered_by(&bare(0), 9));
+    }
+
+    #[test]
+    fn own_responses_keep_id_and_question_and_drop_records() {
+        let bytes = mk_query(0x1234, "web.demo");
+        let query = Query::parse(&bytes).unwrap();
+        let response = query.error_response(ResponseCode::ServFail);
+        assert!(query.is_answered_by(&response, 0x1234));
+        assert_eq!(response_code(&response), ResponseCode::ServFail);
+        assert_eq!(response[6..12], [0; 6]);
+        assert_eq!(response.len(), bytes.len() - 11);
+        assert_eq!(query.truncated_response()[2] & FLAG_TRUNCATED, FLAG_TRUNCATED);
+    }
+
+    /// Arbitrary bytes, with a plausible header in half of the cases so that the question is reached.
+    fn packet() -> impl Strategy<Value = Vec<u8>> {
+        let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        let arbitrary = proptest::collection::vec(any::<u8>(), 0..600);
+        (any::<bool>(), arbitrary).prop_map(move |(plausible, bytes)| {
+            if plausible {
+                [&header[..], &bytes].concat()
+            } else {
+                bytes
+            }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_neither_panic_nor_grow(bytes in packet(), other in packet(), id: u16) {
+            response_code(&bytes);
+            with_id(bytes.clone(), id);
+            let well_formed = mk_query(1, "web.demo");
+            Query::parse(&well_formed).unwrap().is_answered_by(&bytes, id);
+            if let Some(query) = Query::parse(&bytes) {
+                query.is_answered_by(&other, id);
+                let response = query.error_response(ResponseCode::Refused);
+                prop_assert!(response.len() <= bytes.len());
+                prop_assert!(query.is_answered_by(&response, query.id()));
+                prop_assert!(Query::parse(&query.with_id(id)).is_some());
+            }
+        }
+
+        #[test]
+        fn any_name_is_echoed_byte_for_byte(labels in proptest::collection::vec("[ -~]{1,30}", 1..8)) {
+            let mut bytes = mk_query(7, "x");
+            let name: Vec<u8> = labels
+                .iter()
+                .flat_map(|label| [&[u8::try_from(label.len()).unwrap()], label.as_bytes()].concat())
+                .collect();
+            bytes.splice(12..14, name.iter().copied());
+            let query = Query::parse(&bytes).unwrap();
+            let response = query.error_response(ResponseCode::Refused);
+            prop_assert_eq!(&response[12..], &bytes[12..bytes.len() - 11]);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The server between real sockets: clients, and name servers that fail, stay silent or are forged.
+
+use hickory_proto::op::ResponseCode;
+
+use super::message::response_code;
+use super::message::tests::{mk_query, mk_response};
+use super::*;
+
+/// Behaviour of a name server in the test.
+#[derive(Clone, Copy)]
+enum Upstream {
+    Answers,
+    Fails,
+    Silent,
+    /// Sends a forged response under another ID first.
+    Forges,
+}
+
+async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
+    // A port that is free for UDP may be taken for TCP; then another one is tried.
+    let (udp, tcp, address) = loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = udp.local_addr().unwrap();
+        if let Ok(tcp) = TcpListener::bind(address).await {
+            break (udp, tcp, address);
+        }
+    };
+    tokio::spawn(async move {
+        let mut buffer = [0; 4096];
+        loop {
+            let (length, client) = udp.recv_from(&mut buffer).await.unwrap();
+            let query = &buffer[..length];
+            match behaviour {
+                Upstream::Answers => udp
+                    .send_to(&mk_response(query, ResponseCode::NoError), client)
+                    .await
+                    .unwrap(),
+                Upstream::Fails => udp
+                    .send_to(&mk_response(query, ResponseCode::ServFail), client)
+                    .await
+                    .unwrap(),
+                Upstream::Silent => 0,
+                Upstream::Forges => {
+                    let mut forged = mk_response(query, ResponseCode::NoError);
+                    forged[0] ^= 0xff;
+                    forged.push(66);
+                    udp.send_to(&forged, client).await.unwrap();
+                    udp.send_to(&mk_response(query, ResponseCode::NoError), client)
+                        .await
+                        .unwrap()
+                }
+            };
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = tcp.accept().await.unwrap();
+            while let Some(query) = read_message(&mut stream).await.unwrap() {
+                write_message(&mut stream, &mk_response(&query, ResponseCode::NoError))
+                    .await
+                    .unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// Starts a server on a free port and returns its IPv4 address.
+async fn mk_server(upstreams: Vec<SocketAddr>, zone: impl Zone + Clone) -> SocketAddr {
+    let upstreams = Upstreams::new(upstreams, Duration::from_millis(200));
+    // Another process may take the port between the two calls; then another one is tried.
+    loop {
+        let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = probe.local_addr().unwrap();
+        drop(probe);
+        let port = NonZeroU16::new(address.port()).unwrap();
+        if let Ok(server) = Server::bind(port, zone.clone(), upstreams.clone()).await {
+            tokio::spawn(server.run());
+            return address;
+        }
+    }
+}
+
+async fn query_server(server: SocketAddr, query: &[u8]) -> Vec<u8> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(query).await.unwrap();
+    let mut buffer = [0; 4096];
+    let length = socket.recv(&mut buffer).await.unwrap();
+    buffer[..length].to_vec()
+}
+
+#[tokio::test]
+async fn response_is_passed_on_unchanged() {
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let query = mk_query(77, "kubernetes.default");
+    assert_eq!(
+        query_server(server, &query).await,
+        mk_response(&query, ResponseCode::NoError)
+    );
+}
+
+#[tokio::test]
+async fn tcp_queries_share_a_connection() {
+    let server = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    for id in [1, 2] {
+        let query = mk_query(id, "kubernetes.default");
+        write_message(&mut stream, &query).await.unwrap();
+        assert_eq!(
+            read_message(&mut stream).await.unwrap().unwrap(),
+            mk_response(&query, ResponseCode::NoError)
+        );
+    }
+}
+
+#[tokio::test]
+async fn next_server_is_queried_when_one_fails_or_is_silent() {
+    let good = mk_upstream(Upstream::Answers).await;
+    for bad in [Upstream::Fails, Upstream::Silent] {
+        let server = mk_server(vec![mk_upstream(bad).await, good], NoZone).await;
+        let query = mk_query(5, "web.demo");
+        assert_eq!(
+            query_server(server, &query).await,
+            mk_response(&query, ResponseCode::NoError)
+        );
+    }
+}
+
+#[tokio::test]
+async fn failure_of_the_only_server_is_passed_on_and_silence_becomes_servfail() {
+    let query = mk_query(5, "web.demo");
+    let failing = mk_server(vec![mk_upstream(Upstream::Fails).await], NoZone).await;
+    assert_eq!(
+        query_server(failing, &query).await,
+        mk_response(&query, ResponseCode::ServFail)
+    );
+    let silent = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+    assert_eq!(
+        response_code(&query_server(silent, &query).await),
+        ResponseCode::ServFail
+    );
+}
+
+#[tokio::test]
+async fn forged_response_is_ignored() {
+    let server = mk_server(vec![mk_upstream(Upstream::Forges).await], NoZone).await;
+    let query = mk_query(5, "web.demo");
+    assert_eq!(
+        query_server(server, &query).await,
+        mk_response(&query, ResponseCode::NoError)
+    );
+}
+
+#[tokio::test]
+async fn garbage_gets_no_response_and_does_not_end_the_server() {
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.send_to(b"not dns", server).await.unwrap();
+    let query = mk_query(6, "web.demo");
+    assert_eq!(
+        query_server(server, &query).await,
+        mk_response(&query, ResponseCode::NoError)
+    );
+}
+
+#[tokio::test]
+async fn name_of_the_zone_is_not_forwarded() {
+    #[derive(Clone)]
+    struct Refusing;
+    impl Zone for Refusing {
+        fn answer(&self, query: &Query<'_>) -> Option<Vec<u8>> {
+            Some(query.error_response(ResponseCode::Refused))
+        }
+    }
+    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], Refusing).await;
+    assert_eq!(
+        response_code(&query_server(server, &mk_query(6, "web.mesh")).await),
+        ResponseCode::Refused
+    );
+}

@@ -1,0 +1,25 @@
+//! Components of the sidecar agent. `kuma-dp` reads the configuration and connects them; each runs until it is dropped.
+//!
+//! ```text
+//! control plane ──ADS──▶ relay ───┐
+//!               ──RPC──▶ certificate ──▶ sds ──unix socket──▶ Envoy ◀── supervisor, shutdown, restarts
+//! application ──port 53, redirected──▶ dns ──▶ name servers of the Pod
+//! ```
+//!
+//! At the start of a drain, [`removal`] watches the removal of the sidecar's endpoint.
+
+mod backoff;
+pub mod certificate;
+pub mod control_plane;
+pub mod dns;
+pub mod envoy;
+pub mod relay;
+pub mod removal;
+pub mod resolver;
+mod restarts;
+pub mod sds;
+pub mod shutdown;
+pub mod socket;
+pub mod supervisor;
+pub mod token;
+pub mod wait;

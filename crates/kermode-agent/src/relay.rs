@@ -1,0 +1,186 @@
+//! ADS server for Envoy on the unix socket. Relays Envoy's stream to the control plane over a sequence of upstream streams, and
+//! responds from the cache of acknowledged resources while there is none. Resources are not decoded.
+
+mod cache;
+mod session;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kermode_protocol::ads::{
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
+};
+use kermode_protocol::client::Client;
+use kermode_protocol::rpc::Method;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use self::cache::Cache;
+use self::session::Session;
+use self::upstream::{Event, UpstreamStream};
+use crate::token::TokenFile;
+
+/// Time that the control plane has to respond to a new Envoy before the cache does. The control plane comes first because the
+/// cached configuration may be what crashed the previous Envoy.
+const CACHE_DELAY: Duration = Duration::from_secs(1);
+/// Limit on responses that wait for Envoy to read them. Above it the relay stops reading from the control plane.
+const QUEUED: usize = 4;
+
+/// Service; cheap to clone.
+#[derive(Clone)]
+pub struct Relay {
+    client: Client,
+    token: TokenFile,
+    cache: Arc<Mutex<Cache>>,
+}
+
+/// One stream of Envoy.
+struct RelayedStream {
+    relay: Relay,
+    session: Session,
+    upstream: UpstreamStream,
+    /// Time at which the cache responds.
+    cache_deadline: Option<Instant>,
+    responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+}
+
+/// Envoy ended its stream.
+struct Ended;
+
+// === impl Relay ===
+
+impl Relay {
+    /// Returns a relay to the control plane that `client` calls with `token`.
+    pub fn new(client: Client, token: TokenFile) -> Self {
+        Self {
+            client,
+            token,
+            cache: Arc::new(Mutex::new(Cache::new(cache::LIMIT))),
+        }
+    }
+
+    /// Relays one stream of Envoy to its end.
+    async fn relay(
+        self,
+        requests: Streaming<DeltaDiscoveryRequest>,
+        responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    ) {
+        let relayed = RelayedStream {
+            upstream: UpstreamStream::new(self.client.clone(), self.token.clone()),
+            relay: self,
+            session: Session::default(),
+            cache_deadline: None,
+            responses,
+        };
+        let Ended = relayed.run(requests).await;
+    }
+}
+
+// === impl RelayedStream ===
+
+impl RelayedStream {
+    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) -> Ended {
+        loop {
+            let step = tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(request)) => self.on_request(request).await,
+                    Some(Err(status)) => {
+                        if status.code() == Code::OutOfRange {
+                            tracing::error!("a request of Envoy is too large: {}", status.message());
+                        }
+                        return Ended;
+                    }
+                    None => return Ended,
+                },
+                event = self.upstream.next(), if self.session.has_subscriptions() => self.on_event(event).await,
+                () = sleep_until(self.cache_deadline.unwrap_or_else(Instant::now)), if self.cache_deadline.is_some() => {
+                    self.go_offline().await
+                }
+            };
+            if let Err(ended) = step {
+                return ended;
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Ended> {
+        if !self.session.has_subscriptions() {
+            self.cache_deadline = Some(Instant::now() + CACHE_DELAY);
+        }
+        let output = self.session.on_request(request, &mut self.relay.cache.lock());
+        if let Some(request) = output.request {
+            self.upstream.send(request);
+        }
+        self.respond(output.responses).await
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<(), Ended> {
+        match event {
+            Event::Opening => {
+                for request in self.session.on_open() {
+                    self.upstream.send(request);
+                }
+                Ok(())
+            }
+            Event::Response(response) => {
+                self.cache_deadline = None;
+                let response = self.session.on_response(response);
+                self.respond(vec![response]).await
+            }
+            Event::Closed => {
+                self.session.on_closed();
+                self.go_offline().await
+            }
+        }
+    }
+
+    async fn go_offline(&mut self) -> Result<(), Ended> {
+        self.cache_deadline = None;
+        let responses = self.session.go_offline(&self.relay.cache.lock());
+        self.respond(responses).await
+    }
+
+    async fn respond(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), Ended> {
+        for response in responses {
+            self.responses.send(Ok(response)).await.map_err(|_| Ended)?;
+        }
+        Ok(())
+    }
+}
+
+// === the gRPC service ===
+
+impl StreamingService<DeltaDiscoveryRequest> for Relay {
+    type Response = DeltaDiscoveryResponse;
+    type ResponseStream = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
+        let (sender, receiver) = mpsc::channel(QUEUED);
+        tokio::spawn(self.clone().relay(request.into_inner(), sender));
+        Box::pin(async { Ok(Response::new(ReceiverStream::new(receiver).boxed())) })
+    }
+}
+
+impl Method for Relay {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
+
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        Box::pin(async move {
+            let codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
+            grpc.streaming(self, request).await
+        })
+    }
+}

@@ -1,0 +1,216 @@
+//! Cache of acknowledged resources: configures a restarted Envoy while the control plane does not respond. In memory only, and
+//! without secrets, which come by SDS.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+/// Limit on the cache, in bytes. A sidecar with on-demand outbounds needs far less. Together with the agent itself it stays
+/// within the memory request of a sidecar.
+pub(crate) const LIMIT: usize = 8 << 20;
+/// Memory of an entry besides its contents, in bytes: keys, pointers, the slot of the table.
+const OVERHEAD: usize = 128;
+
+/// Resource as the control plane sent it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Item {
+    /// Version.
+    pub(super) version: Arc<str>,
+    /// Encoded `Resource`, including name and version.
+    pub(super) encoded: Bytes,
+}
+
+/// Acknowledged state of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// The resource exists.
+    Present(Item),
+    /// The resource does not exist.
+    Absent,
+}
+
+/// Acknowledged resources by type URL and name.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    kinds: HashMap<Arc<str>, Kind>,
+    bytes: usize,
+    limit: usize,
+    /// The limit was exceeded; nothing is cached until Envoy starts without resources.
+    disabled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Kind {
+    entries: HashMap<Arc<str>, Entry>,
+    /// Whether the entries are all resources of a wildcard subscription.
+    is_complete: bool,
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn size(&self, name: &str) -> usize {
+        let content = match self {
+            Self::Present(item) => item.version.len() + item.encoded.len(),
+            Self::Absent => 0,
+        };
+        OVERHEAD + name.len() + content
+    }
+}
+
+// === impl Cache ===
+
+impl Cache {
+    /// Returns an empty cache with a limit of `limit` bytes.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            kinds: HashMap::new(),
+            bytes: 0,
+            limit,
+            disabled: false,
+        }
+    }
+
+    /// Returns the entry of a name.
+    pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
+        self.kinds.get(kind)?.entries.get(name)
+    }
+
+    /// Returns all resources of a type if they are complete for a wildcard subscription.
+    pub(super) fn all(&self, kind: &str) -> Option<impl Iterator<Item = (&Arc<str>, &Item)>> {
+        let kind = self.kinds.get(kind).filter(|kind| kind.is_complete)?;
+        Some(kind.entries.iter().filter_map(|(name, entry)| match entry {
+            Entry::Present(item) => Some((name, item)),
+            Entry::Absent => None,
+        }))
+    }
+
+    /// Stores an acknowledged resource.
+    pub(super) fn put(&mut self, kind: &Arc<str>, name: Arc<str>, entry: Entry) {
+        if self.disabled {
+            return;
+        }
+        self.bytes += entry.size(&name);
+        let entries = &mut self.kinds.entry(kind.clone()).or_default().entries;
+        if let Some(old) = entries.insert(name.clone(), entry) {
+            self.bytes -= old.size(&name);
+        }
+    }
+
+    /// Removes a resource.
+    pub(super) fn remove(&mut self, kind: &str, name: &str) {
+        let entries = self.kinds.get_mut(kind).map(|kind| &mut kind.entries);
+        if let Some(old) = entries.and_then(|entries| entries.remove(name)) {
+            self.bytes -= old.size(name);
+        }
+    }
+
+    /// Removes the resources of a type for which `keep` returns false.
+    pub(super) fn retain(&mut self, kind: &str, keep: impl Fn(&str) -> bool) {
+        let Some(kind) = self.kinds.get_mut(kind) else {
+            return;
+        };
+        let mut freed = 0;
+        kind.entries.retain(|name, entry| {
+            let kept = keep(name);
+            freed += if kept { 0 } else { entry.size(name) };
+            kept
+        });
+        self.bytes -= freed;
+    }
+
+    /// Marks the resources of a type as complete for a wildcard subscription.
+    pub(super) fn set_complete(&mut self, kind: &Arc<str>) {
+        if !self.disabled {
+            self.kinds.entry(kind.clone()).or_default().is_complete = true;
+        }
+    }
+
+    /// Returns whether the limit is exceeded.
+    pub(super) fn exceeds_limit(&self) -> bool {
+        self.bytes > self.limit
+    }
+
+    /// Removes everything and disables the cache: with a part of its configuration Envoy would wait for the rest.
+    pub(super) fn disable(&mut self) {
+        tracing::warn!(
+            bytes = self.bytes,
+            limit = self.limit,
+            "the configuration is too large to cache, so a restarted Envoy needs the control plane; reduce the services \
+             that this proxy reaches"
+        );
+        self.kinds.clear();
+        self.bytes = 0;
+        self.disabled = true;
+    }
+
+    /// Enables the cache again, for an Envoy that starts without resources.
+    pub(super) fn enable(&mut self) {
+        self.disabled = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mk_entry(size: usize) -> Entry {
+        Entry::Present(Item {
+            version: "1".into(),
+            encoded: vec![0; size].into(),
+        })
+    }
+
+    #[test]
+    fn size_follows_the_contents() {
+        let mut cache = Cache::new(10_000);
+        let kind: Arc<str> = "kind".into();
+        for size in [1000, 3000, 2000] {
+            cache.put(&kind, "a".into(), mk_entry(size));
+        }
+        cache.put(&kind, "b".into(), Entry::Absent);
+        assert_eq!(cache.bytes, 2000 + 2 + OVERHEAD + 1 + OVERHEAD);
+        cache.remove("kind", "b");
+        cache.remove("kind", "b");
+        cache.remove("other", "a");
+        cache.retain("kind", |name| name != "a");
+        assert_eq!(cache.bytes, 0);
+    }
+
+    #[test]
+    fn only_complete_types_serve_wildcard_subscriptions() {
+        let mut cache = Cache::new(10_000);
+        let kind: Arc<str> = "kind".into();
+        cache.put(&kind, "a".into(), mk_entry(1));
+        cache.put(&kind, "gone".into(), Entry::Absent);
+        assert!(cache.all("kind").is_none());
+        cache.set_complete(&kind);
+        let names: Vec<_> = cache
+            .all("kind")
+            .into_iter()
+            .flatten()
+            .map(|(name, _)| &**name)
+            .collect();
+        assert_eq!(names, ["a"]);
+    }
+
+    #[test]
+    fn exceeded_limit_disables_the_cache_until_envoy_starts_without_resources() {
+        let mut cache = Cache::new(1000);
+        let kind: Arc<str> = "kind".into();
+        cache.put(&kind, "a".into(), mk_entry(500));
+        cache.set_complete(&kind);
+        assert!(!cache.exceeds_limit());
+        cache.put(&kind, "b".into(), mk_entry(500));
+        assert!(cache.exceeds_limit());
+        cache.disable();
+        cache.put(&kind, "c".into(), mk_entry(1));
+        cache.set_complete(&kind);
+        assert_eq!((cache.bytes, cache.get("kind", "a")), (0, None));
+        assert!(cache.all("kind").is_none());
+        cache.enable();
+        cache.put(&kind, "c".into(), mk_entry(1));
+        assert!(cache.get("kind", "c").is_some());
+    }
+}

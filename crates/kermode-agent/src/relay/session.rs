@@ -1,0 +1,455 @@
+//! State machine of one ADS stream of Envoy: its subscriptions, what it acknowledged, and who responds, the control plane or
+//! the cache. No IO.
+//!
+//! Envoy's stream outlives the upstream streams. A new upstream stream starts with all of Envoy's subscriptions and
+//! acknowledged versions, so the control plane sends only differences. Nonces are replaced because each upstream stream
+//! has its own.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Resource};
+use prost::Message as _;
+
+use super::cache::{Cache, Entry, Item};
+
+/// Name that subscribes to everything.
+const WILDCARD: &str = "*";
+/// Version reported for resources in flight. It matches no real version, so the control plane sends them again.
+const IN_FLIGHT_VERSION: &str = "?";
+
+/// Messages to send after an event.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Output {
+    /// Responses to Envoy, in order.
+    pub(super) responses: Vec<DeltaDiscoveryResponse>,
+    /// Request to the control plane.
+    pub(super) request: Option<DeltaDiscoveryRequest>,
+}
+
+/// State machine of one ADS stream of Envoy.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    node: Option<Node>,
+    /// Subscriptions by type, in the order of Envoy's first requests: Envoy needs them in this order.
+    subscriptions: Vec<Subscription>,
+    /// Number of upstream streams opened so far.
+    epoch: u64,
+    upstream: Upstream,
+    /// Whether the cache responds.
+    is_offline: bool,
+    last_nonce: u64,
+    /// Responses in flight, by nonce.
+    in_flight: HashMap<String, InFlight>,
+}
+
+/// State of the upstream stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Upstream {
+    #[default]
+    Closed,
+    /// Open; no request was sent yet.
+    New,
+    /// Open; the first request, with the node, was sent.
+    Started,
+}
+
+/// Envoy's subscription to one type, and what it acknowledged.
+#[derive(Debug)]
+struct Subscription {
+    kind: Arc<str>,
+    /// Whether Envoy subscribed to everything.
+    wildcard: bool,
+    /// Explicitly subscribed names.
+    names: BTreeSet<String>,
+    /// Acknowledged version by name; `None` if Envoy acknowledged that the resource does not exist.
+    acknowledged: HashMap<Arc<str>, Option<Arc<str>>>,
+    /// Whether Envoy received a response.
+    has_response: bool,
+}
+
+/// Response that Envoy has neither acknowledged nor rejected.
+#[derive(Debug)]
+struct InFlight {
+    kind: Arc<str>,
+    source: Source,
+    items: Vec<(Arc<str>, Item)>,
+    removed: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Source {
+    Cache,
+    ControlPlane { epoch: u64, nonce: String },
+}
+
+// === impl Session ===
+
+impl Session {
+    /// Returns whether Envoy has subscribed to anything.
+    pub(super) fn has_subscriptions(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
+
+    /// Handles a request of Envoy.
+    pub(super) fn on_request(&mut self, mut request: DeltaDiscoveryRequest, cache: &mut Cache) -> Output {
+        if let Some(node) = request.node.take() {
+            self.node = Some(node);
+        }
+        let nonce = self.on_ack_or_nack(&request, cache);
+        let (index, is_first) = self.subscribe(&request, cache);
+        let responses = if self.is_offline {
+            self.respond_from_cache(index, is_first, &request.resource_names_subscribe, cache)
+        } else {
+            None
+        };
+        Output {
+            responses: responses.into_iter().collect(),
+            request: self.forward(request, nonce, is_first),
+        }
+    }
+
+    /// Handles the start of an upstream stream. Returns the requests that it starts with.
+    pub(super) fn on_open(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        self.epoch += 1;
+        self.upstream = Upstream::New;
+        let requests: Vec<_> = self
+            .subscriptions
+            .iter()
+            .filter_map(|subscription| {
+                let in_flight = self.in_flight.values();
+                let in_flight = in_flight.filter(|sent| sent.kind == subscription.kind);
+                subscription.resumption(in_flight.flat_map(InFlight::names))
+            })
+            .collect();
+        requests
+            .into_iter()
+            .map(|request| self.with_node(request))
+            .collect()
+    }
+
+    /// Handles a response of the control plane. Returns the response to Envoy.
+    pub(super) fn on_response(&mut self, mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
+        self.is_offline = false;
+        let items = response.resources.iter().filter_map(item).collect();
+        let in_flight = InFlight {
+            kind: response.type_url.as_str().into(),
+            source: Source::ControlPlane {
+                epoch: self.epoch,
+                nonce: std::mem::take(&mut response.nonce),
+            },
+            items,
+            removed: response.removed_resources.clone(),
+        };
+        response.nonce = self.track(in_flight);
+        response
+    }
+
+    /// Handles the end of the upstream stream, or a failure to open it.
+    pub(super) fn on_closed(&mut self) {
+        self.upstream = Upstream::Closed;
+    }
+
+    /// Lets the cache respond until the next response of the control plane. Returns the responses for pending
+    /// subscriptions.
+    pub(super) fn go_offline(&mut self, cache: &Cache) -> Vec<DeltaDiscoveryResponse> {
+        if std::mem::replace(&mut self.is_offline, true) {
+            return Vec::new();
+        }
+        (0..self.subscriptions.len())
+            .filter_map(|index| {
+                let subscription = &self.subscriptions[index];
+                let names = subscription.names.iter();
+                let missing: Vec<_> = names
+                    .filter(|name| !subscription.acknowledged.contains_key(name.as_str()))
+                    .cloned()
+                    .collect();
+                self.respond_from_cache(index, true, &missing, cache)
+            })
+            .collect()
+    }
+
+    /// Handles an ACK or NACK. Returns the nonce to forward if the response came from the current upstream stream.
+    fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
+        let in_flight = self.in_flight.remove(&request.response_nonce)?;
+        let from_control_plane = in_flight.source != Source::Cache;
+        if let Some(error) = &request.error_detail {
+            if !from_control_plane {
+                tracing::error!(
+                    kind = &*in_flight.kind,
+                    error = error.message,
+                    "Envoy rejected its previous configuration"
+                );
+            }
+        } else if let Some(subscription) = self.find(&in_flight.kind) {
+            subscription.on_acknowledged(in_flight.items, in_flight.removed, from_control_plane, cache);
+            self.enforce_limit(cache);
+        }
+        match in_flight.source {
+            Source::ControlPlane { epoch, nonce }
+                if epoch == self.epoch && self.upstream != Upstream::Closed =>
+            {
+                Some(nonce)
+            }
+            Source::ControlPlane { .. } | Source::Cache => None,
+        }
+    }
+
+    /// Applies a change of subscription. Returns the index of the subscription and whether it is new.
+    fn subscribe(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> (usize, bool) {
+        let kind = request.type_url.as_str();
+        if let Some(index) = self
+            .subscriptions
+            .iter()
+            .position(|subscription| &*subscription.kind == kind)
+        {
+            self.subscriptions[index].change(request, cache);
+            return (index, false);
+        }
+        if self.subscriptions.is_empty() && request.initial_resource_versions.is_empty() {
+            cache.enable();
+        }
+        self.subscriptions.push(Subscription::new(request));
+        (self.subscriptions.len() - 1, true)
+    }
+
+    /// Returns the part of a request that the control plane needs, if any.
+    fn forward(
+        &mut self,
+        mut request: DeltaDiscoveryRequest,
+        nonce: Option<String>,
+        is_first: bool,
+    ) -> Option<DeltaDiscoveryRequest> {
+        if nonce.is_none() {
+            request.error_detail = None;
+        }
+        request.response_nonce = nonce.unwrap_or_default();
+        let is_needed = is_first
+            || !request.response_nonce.is_empty()
+            || !request.resource_names_subscribe.is_empty()
+            || !request.resource_names_unsubscribe.is_empty();
+        (is_needed && self.upstream != Upstream::Closed).then(|| self.with_node(request))
+    }
+
+    /// Adds the node to the first request of an upstream stream.
+    fn with_node(&mut self, mut request: DeltaDiscoveryRequest) -> DeltaDiscoveryRequest {
+        if self.upstream == Upstream::New {
+            self.upstream = Upstream::Started;
+            request.node.clone_from(&self.node);
+        }
+        request
+    }
+
+    /// Returns the cached resources of a subscription: `names`, and with `all` everything if the subscription is a
+    /// wildcard.
+    fn respond_from_cache(
+        &mut self,
+        index: usize,
+        all: bool,
+        names: &[String],
+        cache: &Cache,
+    ) -> Option<DeltaDiscoveryResponse> {
+        let subscription = &mut self.subscriptions[index];
+        let kind = subscription.kind.clone();
+        let mut items = Vec::new();
+        let mut removed = Vec::new();
+        for name in names {
+            match cache.get(&kind, name) {
+                Some(Entry::Present(item)) => items.push((Arc::from(name.as_str()), item.clone())),
+                Some(Entry::Absent) => removed.push(name.clone()),
+                None => {}
+            }
+        }
+        let everything = cache.all(&kind).filter(|_| all && subscription.wildcard);
+        let is_first_wildcard = everything.is_some() && !subscription.has_response;
+        for (name, item) in everything.into_iter().flatten() {
+            let is_included =
+                subscription.acknowledged.contains_key(name) || names.iter().any(|named| **named == **name);
+            if !is_included {
+                items.push((name.clone(), item.clone()));
+            }
+        }
+        if items.is_empty() && removed.is_empty() && !is_first_wildcard {
+            return None;
+        }
+        tracing::warn!(
+            kind = &*kind,
+            resources = items.len(),
+            "the control plane does not respond: Envoy gets its previous configuration"
+        );
+        let resources = items.iter().map(|(_, item)| item.encoded.clone()).collect();
+        let in_flight = InFlight {
+            kind: kind.clone(),
+            source: Source::Cache,
+            items,
+            removed: removed.clone(),
+        };
+        Some(DeltaDiscoveryResponse {
+            system_version_info: String::new(),
+            resources,
+            type_url: kind.to_string(),
+            nonce: self.track(in_flight),
+            removed_resources: removed,
+        })
+    }
+
+    /// Records a response in flight and returns its nonce.
+    fn track(&mut self, in_flight: InFlight) -> String {
+        if let Some(subscription) = self.find(&in_flight.kind) {
+            subscription.has_response = true;
+        }
+        self.last_nonce += 1;
+        let nonce = self.last_nonce.to_string();
+        self.in_flight.insert(nonce.clone(), in_flight);
+        nonce
+    }
+
+    /// Enforces the cache's limit: drops resources of earlier Envoys, then disables the cache.
+    fn enforce_limit(&self, cache: &mut Cache) {
+        if !cache.exceeds_limit() {
+            return;
+        }
+        for subscription in &self.subscriptions {
+            cache.retain(&subscription.kind, |name| {
+                subscription.acknowledged.contains_key(name)
+            });
+        }
+        if cache.exceeds_limit() {
+            cache.disable();
+        }
+    }
+
+    fn find(&mut self, kind: &str) -> Option<&mut Subscription> {
+        self.subscriptions
+            .iter_mut()
+            .find(|subscription| &*subscription.kind == kind)
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let items = self.items.iter().map(|(name, _)| &**name);
+        items.chain(self.removed.iter().map(String::as_str))
+    }
+}
+
+// === impl Subscription ===
+
+impl Subscription {
+    /// Returns the subscription of the first request for a type. Without names it is a wildcard.
+    fn new(request: &DeltaDiscoveryRequest) -> Self {
+        let mut names: BTreeSet<_> = request.resource_names_subscribe.iter().cloned().collect();
+        let is_empty = names.is_empty();
+        let acknowledged = request.initial_resource_versions.iter();
+        Self {
+            kind: request.type_url.as_str().into(),
+            wildcard: names.remove(WILDCARD) || is_empty,
+            names,
+            acknowledged: acknowledged
+                .map(|(name, version)| (name.as_str().into(), Some(version.as_str().into())))
+                .collect(),
+            has_response: false,
+        }
+    }
+
+    fn change(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) {
+        for name in &request.resource_names_subscribe {
+            if name == WILDCARD {
+                self.wildcard = true;
+            } else {
+                self.names.insert(name.clone());
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            if name == WILDCARD {
+                self.wildcard = false;
+                self.acknowledged.retain(|name, _| self.names.contains(&**name));
+                cache.retain(&self.kind, |name| self.names.contains(name));
+            } else {
+                self.names.remove(name);
+            }
+            if !self.includes(name) {
+                self.acknowledged.remove(name.as_str());
+                cache.remove(&self.kind, name);
+            }
+        }
+    }
+
+    fn includes(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    fn on_acknowledged(
+        &mut self,
+        items: Vec<(Arc<str>, Item)>,
+        removed: Vec<String>,
+        from_control_plane: bool,
+        cache: &mut Cache,
+    ) {
+        for (name, item) in items {
+            if !self.includes(&name) {
+                continue;
+            }
+            self.acknowledged.insert(name.clone(), Some(item.version.clone()));
+            // A slice would keep the whole message in memory.
+            let encoded = if from_control_plane {
+                Bytes::copy_from_slice(&item.encoded)
+            } else {
+                item.encoded.clone()
+            };
+            cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
+        }
+        for name in removed {
+            if self.names.contains(&name) {
+                let name: Arc<str> = name.into();
+                self.acknowledged.insert(name.clone(), None);
+                cache.put(&self.kind, name, Entry::Absent);
+            } else {
+                self.acknowledged.remove(name.as_str());
+                cache.remove(&self.kind, &name);
+            }
+        }
+        if from_control_plane && self.wildcard {
+            // Resources of an earlier Envoy that this one did not receive no longer exist.
+            cache.retain(&self.kind, |name| self.acknowledged.contains_key(name));
+            cache.set_complete(&self.kind);
+        }
+    }
+
+    /// Returns the first request for this type on a new upstream stream. Returns `None` for an empty subscription, since a
+    /// request without names would subscribe to everything.
+    fn resumption<'a>(&self, in_flight: impl Iterator<Item = &'a str>) -> Option<DeltaDiscoveryRequest> {
+        if !self.wildcard && self.names.is_empty() {
+            return None;
+        }
+        let wildcard = (self.wildcard && !self.names.is_empty()).then(|| WILDCARD.to_owned());
+        let acknowledged = self.acknowledged.iter();
+        let acknowledged = acknowledged
+            .filter_map(|(name, version)| Some((name.to_string(), version.as_ref()?.to_string())));
+        let in_flight = in_flight
+            .filter(|name| self.includes(name))
+            .map(|name| (name.to_owned(), IN_FLIGHT_VERSION.to_owned()));
+        Some(DeltaDiscoveryRequest {
+            type_url: self.kind.to_string(),
+            resource_names_subscribe: wildcard.into_iter().chain(self.names.iter().cloned()).collect(),
+            initial_resource_versions: acknowledged.chain(in_flight).collect(),
+            ..DeltaDiscoveryRequest::default()
+        })
+    }
+}
+
+/// Returns name, version and bytes of an encoded resource. The message inside is not decoded.
+fn item(encoded: &Bytes) -> Option<(Arc<str>, Item)> {
+    let resource = Resource::decode(encoded.clone()).ok()?;
+    let item = Item {
+        version: resource.version.into(),
+        encoded: encoded.clone(),
+    };
+    Some((resource.name.into(), item))
+}
+
+#[cfg(test)]
+mod tests;

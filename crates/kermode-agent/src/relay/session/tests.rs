@@ -1,0 +1,644 @@
+//! Envoy's stream across control planes that come and go: a model Envoy has to end with what the control plane says, and a
+//! new one with what the last one had.
+
+use std::collections::BTreeMap;
+
+use kermode_protocol::ads::{Status, encode_resource};
+
+use super::*;
+
+const CDS: &str = "cds";
+const EDS: &str = "eds";
+
+fn mk_cache() -> Cache {
+    Cache::new(1 << 20)
+}
+
+fn node() -> Node {
+    Node {
+        id: "mesh.web.demo".to_owned(),
+        ..Node::default()
+    }
+}
+
+fn subscribe(kind: &str, names: &[&str]) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        node: Some(node()),
+        type_url: kind.to_owned(),
+        resource_names_subscribe: names.iter().map(|name| (*name).to_owned()).collect(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn unsubscribe(kind: &str, name: &str) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        resource_names_unsubscribe: vec![name.to_owned()],
+        ..subscribe(kind, &[])
+    }
+}
+
+fn answer(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        ..DeltaDiscoveryRequest::default()
+    }
+}
+
+fn refusal(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        error_detail: Some(Status {
+            code: 3,
+            message: "no".to_owned(),
+        }),
+        ..answer(response)
+    }
+}
+
+fn response(kind: &str, nonce: &str, items: &[(&str, &str)], removed: &[&str]) -> DeltaDiscoveryResponse {
+    let encoded = items
+        .iter()
+        .map(|(name, version)| encode_resource(kind, name, version, Bytes::from_static(b"body")));
+    DeltaDiscoveryResponse {
+        resources: encoded.collect(),
+        type_url: kind.to_owned(),
+        nonce: nonce.to_owned(),
+        removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
+        ..DeltaDiscoveryResponse::default()
+    }
+}
+
+/// Names and versions in a response.
+fn items(response: &DeltaDiscoveryResponse) -> BTreeMap<String, String> {
+    let decoded = response
+        .resources
+        .iter()
+        .map(|bytes| Resource::decode(bytes.clone()).unwrap());
+    decoded
+        .map(|resource| (resource.name, resource.version))
+        .collect()
+}
+
+fn names(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+    list.iter()
+        .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
+        .collect()
+}
+
+/// A session whose Envoy has clusters a, b and the endpoints of both, acknowledged.
+fn mk_served(cache: &mut Cache) -> Session {
+    let mut session = Session::default();
+    session.on_request(subscribe(CDS, &[]), cache);
+    session.on_open();
+    let clusters = session.on_response(response(CDS, "1", &[("a", "1"), ("b", "1")], &[]));
+    session.on_request(answer(&clusters), cache);
+    session.on_request(subscribe(EDS, &["a", "b"]), cache);
+    let endpoints = session.on_response(response(EDS, "2", &[("a", "1"), ("b", "1")], &[]));
+    session.on_request(answer(&endpoints), cache);
+    session
+}
+
+#[test]
+fn what_passes_has_nonces_of_its_own_and_the_node_once() {
+    let mut cache = mk_cache();
+    let mut session = Session::default();
+    assert_eq!(
+        session.on_request(subscribe(CDS, &[]), &mut cache),
+        Output::default()
+    );
+    let opening = session.on_open();
+    assert_eq!(opening.len(), 1);
+    assert_eq!(
+        (opening[0].type_url.as_str(), &opening[0].node),
+        (CDS, &Some(node()))
+    );
+    for expected in ["1", "2"] {
+        let clusters = session.on_response(response(CDS, "of the control plane", &[("a", "1")], &[]));
+        assert_eq!(clusters.nonce, expected);
+        let passed = session.on_request(answer(&clusters), &mut cache).request.unwrap();
+        assert_eq!(
+            (passed.response_nonce.as_str(), passed.node),
+            ("of the control plane", None)
+        );
+    }
+    let passed = session
+        .on_request(subscribe(EDS, &["a"]), &mut cache)
+        .request
+        .unwrap();
+    assert_eq!(
+        (passed.resource_names_subscribe, passed.node),
+        (vec!["a".to_owned()], None)
+    );
+}
+
+#[test]
+fn a_new_envoy_gets_what_the_last_one_acknowledged() {
+    let mut cache = mk_cache();
+    drop(mk_served(&mut cache));
+    let mut session = Session::default();
+    session.on_request(subscribe(CDS, &[]), &mut cache);
+    session.on_open();
+    session.on_closed();
+    let clusters = session.go_offline(&cache);
+    assert_eq!(items(&clusters[0]), names(&[("a", "1"), ("b", "1")]));
+    // What it asks for now is answered at once, and nothing is to be passed on.
+    let output = session.on_request(answer(&clusters[0]), &mut cache);
+    assert_eq!(output, Output::default());
+    let output = session.on_request(subscribe(EDS, &["b"]), &mut cache);
+    assert_eq!(items(&output.responses[0]), names(&[("b", "1")]));
+    session.on_request(answer(&output.responses[0]), &mut cache);
+
+    // The control plane is back: it hears what Envoy has, and only then answers what is asked.
+    let opening = session.on_open();
+    let known: Vec<_> = opening
+        .iter()
+        .map(|request| (request.type_url.as_str(), request.initial_resource_versions.len()))
+        .collect();
+    assert_eq!(known, [(CDS, 2), (EDS, 1)]);
+    session.on_response(response(CDS, "1", &[], &[]));
+    let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
+    assert_eq!((output.responses.len(), output.request.is_some()), (0, true));
+}
+
+#[test]
+fn a_refused_version_does_not_replace_the_good_one() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    let bad = session.on_response(response(CDS, "3", &[("a", "2")], &["b"]));
+    let passed = session.on_request(refusal(&bad), &mut cache).request.unwrap();
+    assert!(passed.error_detail.is_some() && passed.response_nonce == "3");
+    session.on_closed();
+    let opening = session.on_open();
+    let versions = &opening[0].initial_resource_versions;
+    assert_eq!((versions["a"].as_str(), versions.len()), ("1", 2));
+
+    let mut next = Session::default();
+    next.on_request(subscribe(CDS, &[]), &mut cache);
+    let clusters = next.go_offline(&cache);
+    assert_eq!(items(&clusters[0]), names(&[("a", "1"), ("b", "1")]));
+}
+
+#[test]
+fn what_was_not_answered_yet_is_not_good_and_its_late_answer_goes_nowhere() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
+    session.on_closed();
+    let opening = session.on_open();
+    assert_eq!(opening[0].initial_resource_versions["a"], IN_FLIGHT_VERSION);
+    assert_eq!(session.on_request(answer(&late), &mut cache).request, None);
+    // It is what Envoy has all the same.
+    session.on_closed();
+    assert_eq!(session.on_open()[0].initial_resource_versions["a"], "2");
+}
+
+#[test]
+fn an_envoy_that_has_everything_is_sent_nothing_when_the_control_plane_goes() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    session.on_closed();
+    assert_eq!(session.go_offline(&cache), []);
+    // A cluster that warms again needs its endpoints again.
+    let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
+    assert_eq!(items(&output.responses[0]), names(&[("a", "1")]));
+}
+
+#[test]
+fn a_load_that_the_control_plane_did_not_finish_is_finished() {
+    let mut cache = mk_cache();
+    drop(mk_served(&mut cache));
+    let mut session = Session::default();
+    session.on_request(subscribe(CDS, &[]), &mut cache);
+    session.on_open();
+    let clusters = session.on_response(response(CDS, "1", &[("a", "2"), ("b", "1")], &[]));
+    session.on_request(answer(&clusters), &mut cache);
+    session.on_request(subscribe(EDS, &["a", "b"]), &mut cache);
+    session.on_closed();
+    let sent = session.go_offline(&cache);
+    assert_eq!((sent.len(), sent[0].type_url.as_str()), (1, EDS));
+    assert_eq!(items(&sent[0]), names(&[("a", "1"), ("b", "1")]));
+}
+
+#[test]
+fn what_has_gone_is_not_kept() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    let removal = session.on_response(response(CDS, "3", &[], &["b"]));
+    session.on_request(answer(&removal), &mut cache);
+    session.on_request(unsubscribe(EDS, "b"), &mut cache);
+    assert_eq!((cache.get(CDS, "b"), cache.get(EDS, "b")), (None, None));
+
+    // While Envoy was away: a new one is sent all there is, and the rest has gone.
+    let mut next = Session::default();
+    next.on_request(subscribe(CDS, &[]), &mut cache);
+    next.on_open();
+    let clusters = next.on_response(response(CDS, "1", &[("c", "1")], &[]));
+    next.on_request(answer(&clusters), &mut cache);
+    assert_eq!(cache.get(CDS, "a"), None);
+    assert!(cache.get(CDS, "c").is_some());
+}
+
+#[test]
+fn what_does_not_exist_is_known_not_to_exist() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    session.on_request(subscribe(EDS, &["none"]), &mut cache);
+    let nothing = session.on_response(response(EDS, "3", &[], &["none"]));
+    session.on_request(answer(&nothing), &mut cache);
+    session.on_closed();
+    assert!(
+        !session.on_open()[1]
+            .initial_resource_versions
+            .contains_key("none")
+    );
+
+    let mut next = Session::default();
+    next.go_offline(&cache);
+    let output = next.on_request(subscribe(EDS, &["none", "unheard of"]), &mut cache);
+    assert_eq!(
+        output.responses[0].removed_resources,
+        ["none"],
+        "the other one has to wait"
+    );
+}
+
+#[test]
+fn an_empty_mesh_is_an_answer_and_an_unknown_one_is_not() {
+    let mut cache = mk_cache();
+    let mut session = Session::default();
+    session.on_request(subscribe(CDS, &[]), &mut cache);
+    assert_eq!(
+        session.go_offline(&cache),
+        [],
+        "an Envoy that is told nothing starts with nothing"
+    );
+    session.on_open();
+    let nothing = session.on_response(response(CDS, "1", &[], &[]));
+    session.on_request(answer(&nothing), &mut cache);
+
+    let mut next = Session::default();
+    next.on_request(subscribe(CDS, &[]), &mut cache);
+    assert_eq!(next.go_offline(&cache).len(), 1);
+}
+
+#[test]
+fn a_kind_without_names_is_not_asked_for_since_that_would_mean_everything() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    for name in ["a", "b"] {
+        session.on_request(unsubscribe(EDS, name), &mut cache);
+    }
+    session.on_closed();
+    let opening = session.on_open();
+    assert_eq!(
+        opening
+            .iter()
+            .map(|request| request.type_url.as_str())
+            .collect::<Vec<_>>(),
+        [CDS]
+    );
+    let passed = session
+        .on_request(subscribe(EDS, &["a"]), &mut cache)
+        .request
+        .unwrap();
+    assert_eq!(passed.resource_names_subscribe, ["a"]);
+}
+
+#[test]
+fn names_beside_the_wildcard_are_asked_for_with_it() {
+    let mut cache = mk_cache();
+    let mut session = mk_served(&mut cache);
+    session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
+    let opening = session.on_open();
+    assert_eq!(opening[0].resource_names_subscribe, ["*", "on-demand"]);
+}
+
+#[test]
+fn an_envoy_that_is_still_there_says_what_it_has() {
+    let mut cache = mk_cache();
+    drop(mk_served(&mut cache));
+    let mut session = Session::default();
+    let resumed = DeltaDiscoveryRequest {
+        initial_resource_versions: [("a", "1"), ("b", "1")]
+            .map(|(name, version)| (name.to_owned(), version.to_owned()))
+            .into(),
+        ..subscribe(CDS, &[])
+    };
+    session.on_request(resumed, &mut cache);
+    assert_eq!(session.on_open()[0].initial_resource_versions.len(), 2);
+}
+
+#[test]
+fn a_cache_that_is_full_drops_what_is_not_used_before_it_gives_up() {
+    let size = encode_resource(EDS, "a", "1", Bytes::from_static(b"body")).len();
+    let mut cache = Cache::new(4 * (size + 140));
+    let mut session = mk_served(&mut cache);
+    assert!(cache.get(EDS, "a").is_some());
+    // An Envoy that uses other things: those of the last one go.
+    let mut next = Session::default();
+    next.on_request(subscribe(EDS, &["c", "d"]), &mut cache);
+    next.on_open();
+    let endpoints = next.on_response(response(EDS, "1", &[("c", "1"), ("d", "1")], &[]));
+    next.on_request(answer(&endpoints), &mut cache);
+    assert!(cache.get(EDS, "c").is_some() && cache.get(EDS, "a").is_none());
+    // Too much for one: nothing at all is kept.
+    session.on_open();
+    let more: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+    let more: Vec<(&str, &str)> = more.iter().map(|name| (name.as_str(), "1")).collect();
+    let clusters = session.on_response(response(CDS, "5", &more, &[]));
+    session.on_request(answer(&clusters), &mut cache);
+    assert!(cache.get(CDS, "0").is_none() && cache.get(EDS, "c").is_none());
+}
+
+// === any interleaving ===
+
+/// A control plane's stream: as much of delta xDS as it takes, written independently of the machine's own notions.
+#[derive(Default)]
+struct Server {
+    streams: BTreeMap<String, ServerKind>,
+    nonce: u32,
+}
+
+#[derive(Default)]
+struct ServerKind {
+    wildcard: bool,
+    names: BTreeSet<String>,
+    client: BTreeMap<String, String>,
+    in_flight: Option<Sent>,
+    refused: BTreeMap<String, String>,
+    greet: bool,
+}
+
+struct Sent {
+    nonce: String,
+    /// The resource, and what the client had before.
+    changed: Option<(String, String, Option<String>)>,
+}
+
+/// Envoy takes no such version.
+fn is_bad(version: &str) -> bool {
+    version.ends_with('5')
+}
+
+type World = BTreeMap<&'static str, BTreeMap<String, String>>;
+
+impl Server {
+    fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
+        let is_first = !self.streams.contains_key(&request.type_url);
+        let kind = self.streams.entry(request.type_url.clone()).or_default();
+        if is_first {
+            assert!(
+                request.response_nonce.is_empty(),
+                "an answer to another stream's response"
+            );
+            kind.client.extend(request.initial_resource_versions.clone());
+            kind.wildcard = request.resource_names_subscribe.is_empty();
+            kind.greet = kind.wildcard;
+        } else if !request.response_nonce.is_empty() {
+            let sent = kind.in_flight.take().expect("an answer to nothing");
+            assert_eq!(sent.nonce, request.response_nonce);
+            if request.error_detail.is_some() {
+                let (name, version, before) = sent.changed.expect("something to refuse");
+                kind.client.remove(&name);
+                kind.client.extend(before.map(|before| (name.clone(), before)));
+                kind.refused.insert(name, version);
+            }
+        }
+        for name in &request.resource_names_subscribe {
+            kind.names.insert(name.clone());
+            if !is_first {
+                kind.client.remove(name);
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            kind.names.remove(name);
+            kind.client.remove(name);
+        }
+    }
+
+    fn next(&mut self, world: &World) -> Option<DeltaDiscoveryResponse> {
+        for (url, kind) in &mut self.streams {
+            if kind.in_flight.is_some() {
+                continue;
+            }
+            let there = &world[url.as_str()];
+            let wanted = |name: &String| kind.wildcard || kind.names.contains(name);
+            let changed = there.iter().find(|(name, version)| {
+                let has = kind.client.get(*name) == Some(*version);
+                wanted(name) && !has && kind.refused.get(*name) != Some(*version)
+            });
+            let gone = kind.client.keys().filter(|name| !there.contains_key(*name));
+            let gone: Vec<_> = gone.cloned().collect();
+            if changed.is_none() && gone.is_empty() && !kind.greet {
+                continue;
+            }
+            kind.greet = false;
+            self.nonce += 1;
+            let nonce = self.nonce.to_string();
+            for name in &gone {
+                kind.client.remove(name);
+            }
+            // Removals go alone, and so does each resource: what is refused is known.
+            let changed = changed.filter(|_| gone.is_empty());
+            let sent = changed.map(|(name, version)| {
+                let before = kind.client.insert(name.clone(), version.clone());
+                (name.clone(), version.clone(), before)
+            });
+            let items: Vec<_> = changed
+                .iter()
+                .map(|(name, version)| (name.as_str(), version.as_str()))
+                .collect();
+            let gone: Vec<_> = gone.iter().map(String::as_str).collect();
+            let response = response(url, &nonce, &items, &gone);
+            kind.in_flight = Some(Sent { nonce, changed: sent });
+            return Some(response);
+        }
+        None
+    }
+}
+
+/// Envoy as far as it matters: clusters are wanted all, endpoints those of its clusters.
+#[derive(Default)]
+struct Envoy {
+    clusters: BTreeMap<String, String>,
+    endpoints: BTreeMap<String, String>,
+    asked: bool,
+    unanswered: std::collections::VecDeque<DeltaDiscoveryResponse>,
+}
+
+impl Envoy {
+    fn step(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        if !std::mem::replace(&mut self.asked, true) {
+            return vec![subscribe(CDS, &[])];
+        }
+        let Some(next) = self.unanswered.pop_front() else {
+            return Vec::new();
+        };
+        if items(&next).values().any(|version| is_bad(version)) {
+            return vec![refusal(&next)];
+        }
+        let mut requests = vec![answer(&next)];
+        if next.type_url == EDS {
+            for name in &next.removed_resources {
+                self.endpoints.remove(name);
+            }
+            let wanted = items(&next)
+                .into_iter()
+                .filter(|(name, _)| self.clusters.contains_key(name));
+            self.endpoints.extend(wanted);
+            return requests;
+        }
+        for (name, version) in items(&next) {
+            if self.clusters.insert(name.clone(), version).is_none() {
+                requests.push(DeltaDiscoveryRequest {
+                    node: None,
+                    ..subscribe(EDS, &[&name])
+                });
+            }
+        }
+        for name in &next.removed_resources {
+            if self.clusters.remove(name).is_some() {
+                self.endpoints.remove(name);
+                requests.push(unsubscribe(EDS, name));
+            }
+        }
+        requests
+    }
+}
+
+struct Simulation {
+    world: World,
+    session: Session,
+    cache: Cache,
+    server: Option<Server>,
+    envoy: Envoy,
+}
+
+impl Simulation {
+    fn envoy_steps(&mut self) -> bool {
+        let requests = self.envoy.step();
+        let any = !requests.is_empty();
+        for request in requests {
+            let output = self.session.on_request(request, &mut self.cache);
+            self.envoy.unanswered.extend(output.responses);
+            if let Some(request) = output.request {
+                let server = self.server.as_mut().expect("nothing is passed on to nobody");
+                server.on_request(&request);
+            }
+        }
+        any
+    }
+
+    fn server_steps(&mut self) -> bool {
+        let next = self.server.as_mut().and_then(|server| server.next(&self.world));
+        next.map(|next| self.envoy.unanswered.push_back(self.session.on_response(next)))
+            .is_some()
+    }
+
+    fn server_comes(&mut self) {
+        if self.server.is_some() || !self.session.has_subscriptions() {
+            return;
+        }
+        let mut server = Server::default();
+        self.session
+            .on_open()
+            .iter()
+            .for_each(|request| server.on_request(request));
+        self.server = Some(server);
+    }
+
+    fn server_goes(&mut self) {
+        if self.server.take().is_some() {
+            self.session.on_closed();
+        }
+        let responses = self.session.go_offline(&self.cache);
+        self.envoy.unanswered.extend(responses);
+    }
+
+    fn settle(&mut self) {
+        for step in 0.. {
+            assert!(step < 10_000, "it never ends");
+            let (envoy, server) = (self.envoy_steps(), self.server_steps());
+            if !envoy && !server {
+                return;
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_next_one_with_the_same() {
+    for seed in 0..3000 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut simulation = Simulation {
+            world: [(CDS, BTreeMap::new()), (EDS, BTreeMap::new())].into(),
+            session: Session::default(),
+            cache: mk_cache(),
+            server: None,
+            envoy: Envoy::default(),
+        };
+        for step in 0..random.usize(10..120) {
+            match random.u8(0..12) {
+                0..=3 => drop(simulation.envoy_steps()),
+                4..=6 => drop(simulation.server_steps()),
+                7 => simulation.server_comes(),
+                8 => simulation.server_goes(),
+                9 if random.u8(0..4) == 0 => {
+                    simulation.session = Session::default();
+                    simulation.envoy = Envoy::default();
+                    simulation.server = None;
+                }
+                _ => {
+                    let name = ["a", "b", "c"][random.usize(0..3)];
+                    let there = random.u8(0..4) > 0;
+                    for kind in [CDS, EDS] {
+                        let resources = simulation.world.get_mut(kind).unwrap();
+                        if there {
+                            resources.insert(name.to_owned(), step.to_string());
+                        } else {
+                            resources.remove(name);
+                        }
+                    }
+                }
+            }
+        }
+        simulation.envoy_steps();
+        simulation.server_comes();
+        simulation.settle();
+        let live = std::mem::take(&mut simulation.envoy);
+        for (kind, has) in [(CDS, &live.clusters), (EDS, &live.endpoints)] {
+            let there = &simulation.world[kind];
+            let gone = has.keys().find(|name| !there.contains_key(*name));
+            assert_eq!(gone, None, "seed {seed}: {kind} that has gone");
+            assert!(!has.values().any(|version| is_bad(version)));
+            for (name, version) in there {
+                // What Envoy refuses it has not, or in an older version; without a cluster there are no endpoints.
+                let expected = !is_bad(version) && live.clusters.contains_key(name);
+                assert!(
+                    !expected || has.get(name) == Some(version),
+                    "seed {seed}: {kind} {name}"
+                );
+                let is_new = kind == CDS && !is_bad(version);
+                assert!(!is_new || has.contains_key(name), "seed {seed}: {name}");
+            }
+        }
+
+        // Envoy starts again, and there is no control plane.
+        simulation.server = None;
+        simulation.session = Session::default();
+        simulation.envoy = Envoy::default();
+        simulation.envoy_steps();
+        simulation.server_goes();
+        simulation.settle();
+        let next = &simulation.envoy;
+        for (had, has) in [
+            (&live.clusters, &next.clusters),
+            (&live.endpoints, &next.endpoints),
+        ] {
+            for (name, version) in had {
+                assert_eq!(has.get(name), Some(version), "seed {seed}: {name} from the cache");
+            }
+            assert!(!has.values().any(|version| is_bad(version)), "seed {seed}");
+        }
+    }
+}

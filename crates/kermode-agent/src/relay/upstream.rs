@@ -1,0 +1,172 @@
+//! ADS stream to the control plane, reopened with backoff when it ends.
+
+use std::error::Error as _;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt as _};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use kermode_protocol::client::Client;
+use tokio::sync::mpsc;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status};
+
+use crate::backoff::Backoff;
+use crate::token::TokenFile;
+
+/// Timeout from the connection attempt to the first response. It leaves the control plane time to wait for a Dataplane that
+/// it has not seen yet.
+const FIRST_RESPONSE: Duration = Duration::from_secs(30);
+/// Limit on requests that wait to be sent. A control plane that reads none of them is disconnected.
+const QUEUED: usize = 1024;
+
+type Responses = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
+
+/// Event of the stream.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A new stream is opened; requests sent from now on go there.
+    Opening,
+    /// Response of the control plane.
+    Response(DeltaDiscoveryResponse),
+    /// The stream ended or could not be opened.
+    Closed,
+}
+
+/// The stream, or the pause before the next one.
+pub(super) struct UpstreamStream {
+    client: Client,
+    token: TokenFile,
+    backoff: Backoff,
+    state: State,
+    requests: Option<mpsc::Sender<DeltaDiscoveryRequest>>,
+}
+
+enum State {
+    Paused(Pin<Box<Sleep>>),
+    /// From the connection attempt to the first response. The control plane rejects proxies inside the stream, so only a
+    /// response proves success.
+    Opening(BoxFuture<'static, Result<(DeltaDiscoveryResponse, Responses), Status>>),
+    Open(Responses),
+}
+
+// === impl UpstreamStream ===
+
+impl UpstreamStream {
+    /// Returns a stream that opens with the first call of [`UpstreamStream::next`].
+    pub(super) fn new(client: Client, token: TokenFile) -> Self {
+        Self {
+            client,
+            token,
+            backoff: Backoff::default(),
+            state: State::Paused(Box::pin(sleep(Duration::ZERO))),
+            requests: None,
+        }
+    }
+
+    /// Sends a request on the current stream, if any. Disconnects when the queue is full.
+    pub(super) fn send(&mut self, request: DeltaDiscoveryRequest) {
+        if let Some(requests) = &self.requests
+            && let Err(mpsc::error::TrySendError::Full(_)) = requests.try_send(request)
+        {
+            let status = Status::unavailable("the control plane does not read requests");
+            self.state = State::Opening(Box::pin(std::future::ready(Err(status))));
+        }
+    }
+
+    /// Returns the next event. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Event {
+        match &mut self.state {
+            State::Paused(pause) => {
+                pause.await;
+                let (sender, receiver) = mpsc::channel(QUEUED);
+                self.requests = Some(sender);
+                let opened = open(
+                    self.client.clone(),
+                    self.token.clone(),
+                    ReceiverStream::new(receiver),
+                );
+                self.state = State::Opening(Box::pin(opened));
+                Event::Opening
+            }
+            State::Opening(opening) => match opening.await {
+                Ok((response, responses)) => {
+                    tracing::info!("connected to the control plane");
+                    self.backoff.reset();
+                    self.state = State::Open(responses);
+                    Event::Response(response)
+                }
+                Err(status) => {
+                    let jitter = fastrand::f64();
+                    let pause = match status.code() {
+                        Code::NotFound => self.backoff.next_early(jitter),
+                        _ => self.backoff.next(jitter),
+                    };
+                    self.pause(&status, pause)
+                }
+            },
+            State::Open(responses) => match responses.next().await {
+                Some(Ok(response)) => Event::Response(response),
+                ended => {
+                    let status = ended
+                        .and_then(Result::err)
+                        .unwrap_or_else(|| Status::unavailable("the control plane ended the stream"));
+                    let jitter = fastrand::f64();
+                    // A status of the server moves few proxies at a time. A broken connection is shared by all proxies of a
+                    // replica, so they spread over a longer time.
+                    let pause = if status.source().is_some() {
+                        self.backoff.lost(jitter)
+                    } else {
+                        self.backoff.next(jitter)
+                    };
+                    self.pause(&status, pause)
+                }
+            },
+        }
+    }
+
+    fn pause(&mut self, status: &Status, pause: Duration) -> Event {
+        tracing::warn!(code = ?status.code(), error = status.message(), wait = ?pause, "no stream from the control plane");
+        self.requests = None;
+        self.state = State::Paused(Box::pin(sleep(pause)));
+        Event::Closed
+    }
+}
+
+/// Opens a stream and waits for its first response.
+async fn open(
+    client: Client,
+    token: TokenFile,
+    requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
+) -> Result<(DeltaDiscoveryResponse, Responses), Status> {
+    let first = async {
+        let authorization = token.authorization().await;
+        let authorization =
+            authorization.map_err(|error| Status::unavailable(error.root_cause().to_string()))?;
+        let opened = client.stream_resources(authorization, requests).await;
+        let mut responses = opened.map_err(root_cause)?;
+        let first = responses.message().await?;
+        let ended = || Status::unavailable("the control plane ended the stream without a response");
+        Ok((first.ok_or_else(ended)?, responses.boxed()))
+    };
+    let late = Status::deadline_exceeded(format!("no response within {FIRST_RESPONSE:?}"));
+    timeout(FIRST_RESPONSE, first).await.unwrap_or(Err(late))
+}
+
+/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source, since only a
+/// broken stream counts as a lost connection.
+fn root_cause(status: Status) -> Status {
+    let mut message = status.message().to_owned();
+    let mut source = status.source();
+    while let Some(error) = source {
+        message = error.to_string();
+        source = error.source();
+    }
+    Status::new(status.code(), message)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Reconnections and their backoff.
+
+use std::path::PathBuf;
+
+use futures::stream;
+use tonic::transport::Endpoint;
+
+use super::*;
+
+type Item = Result<DeltaDiscoveryResponse, Status>;
+
+fn mk_stream() -> UpstreamStream {
+    let channel = Endpoint::from_static("http://127.0.0.1:1").connect_lazy();
+    UpstreamStream::new(Client::new(channel), TokenFile::new(PathBuf::new()))
+}
+
+fn after(failures: usize) -> Backoff {
+    let mut backoff = Backoff::default();
+    for _ in 0..failures {
+        backoff.next(0.0);
+    }
+    backoff
+}
+
+fn opened(items: Vec<Item>) -> State {
+    let responses: Responses = stream::iter(items).boxed();
+    State::Opening(Box::pin(std::future::ready(Ok((
+        DeltaDiscoveryResponse::default(),
+        responses,
+    )))))
+}
+
+fn is_paused(upstream: &UpstreamStream) -> bool {
+    matches!(upstream.state, State::Paused(_)) && upstream.requests.is_none()
+}
+
+#[tokio::test]
+async fn rejection_inside_the_stream_backs_off_until_a_response_comes() {
+    let mut upstream = mk_stream();
+    for rejections in 1..=2 {
+        let rejected = Status::unauthenticated("invalid token");
+        upstream.state = State::Opening(Box::pin(std::future::ready(Err(rejected))));
+        assert!(matches!(upstream.next().await, Event::Closed));
+        assert!(is_paused(&upstream));
+        assert_eq!(upstream.backoff, after(rejections));
+    }
+    upstream.state = opened(vec![Err(Status::unavailable("this replica shuts down"))]);
+    assert!(matches!(upstream.next().await, Event::Response(_)));
+    assert_eq!(upstream.backoff, after(0));
+    assert!(matches!(upstream.next().await, Event::Closed));
+    assert_eq!(upstream.backoff, after(1));
+}
+
+#[tokio::test]
+async fn ended_stream_is_reopened() {
+    let mut upstream = mk_stream();
+    upstream.state = opened(Vec::new());
+    assert!(matches!(upstream.next().await, Event::Response(_)));
+    assert!(matches!(upstream.next().await, Event::Closed));
+    // The port is closed and the token file does not exist.
+    assert!(matches!(upstream.next().await, Event::Opening));
+    assert!(upstream.requests.is_some());
+    assert!(matches!(upstream.next().await, Event::Closed));
+    assert!(is_paused(&upstream));
+}
+
+#[tokio::test]
+async fn control_plane_that_reads_nothing_is_disconnected() {
+    let mut upstream = mk_stream();
+    let (sender, _receiver) = mpsc::channel(1);
+    upstream.requests = Some(sender);
+    upstream.state = State::Open(stream::pending().boxed());
+    for _ in 0..2 {
+        upstream.send(DeltaDiscoveryRequest::default());
+    }
+    assert!(matches!(upstream.next().await, Event::Closed));
+}

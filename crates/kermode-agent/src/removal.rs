@@ -1,0 +1,128 @@
+//! Watches the removal of this sidecar's endpoint, from the start of the drain until no proxy sends requests to it.
+//!
+//! Each replica of the control plane knows which of its own proxies have acknowledged the removal, so the agent calls all
+//! of them. The result goes to the log: an operator sees how much of the drain time was needed. The drain does not
+//! wait for it.
+
+mod replicas;
+
+use kermode_protocol::client::Client;
+use kermode_protocol::removals::WatchRemovalResponse;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use self::replicas::{Progress, Replica, Replicas};
+use crate::backoff::Backoff;
+use crate::control_plane::ControlPlane;
+use crate::token::TokenFile;
+
+/// Limit on queued messages of all replicas. Replicas report seldom, so a small queue suffices.
+const QUEUED: usize = 16;
+
+/// Watch of the endpoint's removal; cheap to clone.
+#[derive(Clone)]
+pub struct RemovalWatch {
+    /// The control plane, for channels to single replicas.
+    pub control_plane: ControlPlane,
+    /// Client of any replica, by the Service.
+    pub client: Client,
+    /// Token of the proxy.
+    pub token: TokenFile,
+}
+
+/// Message of the task that calls one replica.
+enum Report {
+    Response(WatchRemovalResponse),
+    /// The call failed or ended.
+    Disconnected,
+    /// The control plane does not implement the call.
+    Unimplemented,
+}
+
+impl RemovalWatch {
+    /// Runs until every proxy has acknowledged the removal.
+    pub async fn run(self) {
+        let (sender, mut reports) = mpsc::channel(QUEUED);
+        // Dropping the set ends all calls.
+        let mut calls = JoinSet::new();
+        calls.spawn(self.clone().call(Replica::Any, sender.clone()));
+        let mut replicas = Replicas::default();
+        while let Some((replica, report)) = reports.recv().await {
+            let progress = match report {
+                Report::Response(response) => replicas.on_response(replica, response),
+                Report::Disconnected => replicas.on_disconnected(replica),
+                Report::Unimplemented => {
+                    tracing::debug!("the control plane does not report endpoint removals");
+                    return;
+                }
+            };
+            match progress {
+                Progress::Call(addresses) => {
+                    for address in addresses {
+                        calls.spawn(self.clone().call(Replica::At(address), sender.clone()));
+                    }
+                }
+                Progress::Pending { unacknowledged_by } => {
+                    tracing::debug!(
+                        proxies = unacknowledged_by,
+                        "proxies may still send requests here"
+                    );
+                }
+                Progress::Finished { took, replicas } => {
+                    tracing::info!(
+                        milliseconds = took.as_millis(),
+                        replicas,
+                        "every proxy has acknowledged that this endpoint is gone"
+                    );
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Calls one replica, again after each failure, and sends its reports until the receiver is dropped.
+    async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
+        let client = match replica {
+            Replica::Any => self.client.clone(),
+            Replica::At(address) => Client::new(self.control_plane.replica(address)),
+        };
+        let mut backoff = Backoff::default();
+        loop {
+            let ended = self.forward(&client, replica, &reports, &mut backoff).await;
+            let report = match ended {
+                Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
+                    Report::Unimplemented
+                }
+                Ok(()) => Report::Disconnected,
+                Err(error) => {
+                    tracing::debug!(%replica, error = format!("{error:#}"), "watching the endpoint removal failed");
+                    Report::Disconnected
+                }
+            };
+            if reports.send((replica, report)).await.is_err() {
+                return;
+            }
+            sleep(backoff.next(fastrand::f64())).await;
+        }
+    }
+
+    /// Forwards the responses of one call to its end.
+    async fn forward(
+        &self,
+        client: &Client,
+        replica: Replica,
+        reports: &mpsc::Sender<(Replica, Report)>,
+        backoff: &mut Backoff,
+    ) -> anyhow::Result<()> {
+        let authorization = self.token.authorization().await?;
+        let mut responses = client.watch_removal(authorization).await?;
+        while let Some(response) = responses.message().await? {
+            backoff.reset();
+            // The receiver is dropped together with this task.
+            let _ = reports.send((replica, Report::Response(response))).await;
+        }
+        Ok(())
+    }
+}

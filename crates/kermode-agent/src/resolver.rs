@@ -1,0 +1,62 @@
+//! DNS configuration of the Pod (`/etc/resolv.conf`), for the control plane's name and for forwarded queries.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{LookupIpStrategy, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::system_conf::parse_resolv_conf;
+
+/// Port of name servers.
+const DNS_PORT: u16 = 53;
+
+/// DNS configuration of the Pod.
+pub struct SystemDns {
+    config: ResolverConfig,
+    options: ResolverOpts,
+}
+
+impl SystemDns {
+    /// Reads the file. Without name servers, which is legal, only IP addresses can be reached.
+    pub fn read(path: &Path) -> Self {
+        let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
+        let (config, options) = parsed.unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "no name servers: names cannot be resolved");
+            <(ResolverConfig, ResolverOpts)>::default()
+        });
+        Self { config, options }
+    }
+
+    /// Returns the name servers in order.
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        self.config
+            .name_servers()
+            .iter()
+            .map(|server| (server.ip, DNS_PORT).into())
+            .collect()
+    }
+
+    /// Returns a resolver for the agent's own connections.
+    ///
+    /// # Errors
+    /// Fails when the configuration is invalid.
+    pub fn resolver(&self) -> anyhow::Result<Arc<TokioResolver>> {
+        let mut options = self.options.clone();
+        options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+        // The agent resolves a single name, and only after losing a connection. A cached address may be outdated then.
+        options.cache_size = 0;
+        let builder =
+            TokioResolver::builder_with_config(self.config.clone(), TokioRuntimeProvider::default());
+        Ok(Arc::new(
+            builder
+                .with_options(options)
+                .build()
+                .context("resolver for the control plane's name")?,
+        ))
+    }
+}

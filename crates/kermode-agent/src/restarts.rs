@@ -1,0 +1,84 @@
+//! Restarts of an Envoy that crashed. No IO; the clock is passed in.
+//!
+//! A restart of the container would lose certificate and configuration, which are only in memory.
+
+use std::time::Duration;
+
+/// Delay of the second consecutive restart; it doubles with each further one. The first restart is immediate.
+const FIRST: Duration = Duration::from_millis(200);
+/// Limit on consecutive restarts. After it the kubelet restarts the container, with longer delays.
+const LIMIT: u32 = 5;
+/// Run time after which a crash is not attributed to the start.
+const STABLE: Duration = Duration::from_mins(1);
+
+/// Counter of consecutive restarts.
+#[derive(Debug, Default)]
+pub(crate) struct Restarts {
+    consecutive: u32,
+}
+
+/// Decision about a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Restart after this delay.
+    Restart(Duration),
+    /// Envoy exited successfully; do not restart.
+    Finished,
+    /// The limit is reached; do not restart.
+    GiveUp,
+}
+
+impl Restarts {
+    /// Handles Envoy's end with exit code `code` after it ran for `ran`.
+    pub(crate) fn on_end(&mut self, code: u8, ran: Duration) -> Decision {
+        if code == 0 {
+            return Decision::Finished;
+        }
+        if ran >= STABLE {
+            self.consecutive = 0;
+        }
+        if self.consecutive == LIMIT {
+            return Decision::GiveUp;
+        }
+        self.consecutive += 1;
+        Decision::Restart(match self.consecutive {
+            1 => Duration::ZERO,
+            further => FIRST * (1 << (further - 2)),
+        })
+    }
+
+    /// Returns the number of consecutive restarts.
+    pub(crate) fn consecutive(&self) -> u32 {
+        self.consecutive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn first_crash_restarts_immediately_and_a_crash_loop_gives_up() {
+        let mut restarts = Restarts::default();
+        let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(139, SOON)).collect();
+        let waits = [0, 200, 400, 800, 1600].map(|millis| Decision::Restart(Duration::from_millis(millis)));
+        assert_eq!(decisions[..5], waits);
+        assert_eq!(decisions[5], Decision::GiveUp);
+    }
+
+    #[test]
+    fn crashes_after_a_long_run_always_restart() {
+        let mut restarts = Restarts::default();
+        for _ in 0..100 {
+            restarts.on_end(137, SOON);
+            assert_eq!(restarts.on_end(137, STABLE), Decision::Restart(Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn successful_exit_is_not_restarted() {
+        assert_eq!(Restarts::default().on_end(0, SOON), Decision::Finished);
+    }
+}

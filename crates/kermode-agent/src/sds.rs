@@ -1,0 +1,105 @@
+//! Secret discovery service (SDS) on the unix socket: serves the workload's certificate and the mesh's trust bundle to
+//! Envoy. The private key exists only in the memory of the agent and of Envoy.
+
+mod stream;
+
+use std::sync::Arc;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use kermode_model::MeshName;
+use kermode_protocol::rpc::Method;
+use kermode_protocol::secrets::{DiscoveryRequest, DiscoveryResponse, SERVICE_NAME, STREAM_SECRETS};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::body::Body;
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+pub use stream::SecretMaterial;
+use stream::{Names, Stream};
+
+/// Service; cheap to clone.
+#[derive(Clone)]
+pub struct SecretService {
+    names: Names,
+    secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
+    wanted: Arc<Notify>,
+}
+
+impl SecretService {
+    /// Serves the latest value of `secrets`. Notifies `wanted` when Envoy subscribes before there is a value.
+    pub fn new(
+        mesh: &MeshName,
+        secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
+        wanted: Arc<Notify>,
+    ) -> Self {
+        Self {
+            names: Names::of(mesh),
+            secrets,
+            wanted,
+        }
+    }
+
+    /// Serves one stream to its end.
+    async fn serve(
+        mut self,
+        mut requests: Streaming<DiscoveryRequest>,
+        responses: mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    ) {
+        let mut stream = Stream::new(self.names.clone());
+        loop {
+            let response = tokio::select! {
+                request = requests.next() => match request {
+                    Some(Ok(request)) => {
+                        let secrets = self.secrets.borrow_and_update().clone();
+                        stream.on_request(request, secrets.as_deref())
+                    }
+                    Some(Err(_)) | None => return,
+                },
+                changed = self.secrets.changed() => {
+                    // The sender is dropped only when the process ends.
+                    if changed.is_err() {
+                        return;
+                    }
+                    let secrets = self.secrets.borrow_and_update().clone();
+                    stream.on_secrets(secrets.as_deref())
+                }
+            };
+            if stream.is_waiting() {
+                self.wanted.notify_one();
+            }
+            if let Some(response) = response
+                && responses.send(Ok(response)).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+impl StreamingService<DiscoveryRequest> for SecretService {
+    type Response = DiscoveryResponse;
+    type ResponseStream = BoxStream<'static, Result<DiscoveryResponse, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<DiscoveryRequest>>) -> Self::Future {
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(self.clone().serve(request.into_inner(), sender));
+        Box::pin(async { Ok(Response::new(ReceiverStream::new(receiver).boxed())) })
+    }
+}
+
+impl Method for SecretService {
+    const SERVICE: &'static str = SERVICE_NAME;
+    const PATH: &'static str = STREAM_SECRETS;
+
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        Box::pin(async move {
+            let mut grpc = Grpc::new(ProstCodec::<DiscoveryResponse, DiscoveryRequest>::default());
+            grpc.streaming(self, request).await
+        })
+    }
+}

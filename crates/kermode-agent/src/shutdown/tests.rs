@@ -1,0 +1,101 @@
+//! All paths from serving to the process's end.
+
+use super::*;
+
+const DRAIN: Duration = Duration::from_secs(30);
+
+fn mk_draining(native_sidecar: bool, now: Instant) -> Shutdown {
+    let mut shutdown = Shutdown::new(DRAIN, native_sidecar);
+    assert_eq!(shutdown.on(Event::Signal, now), Action::FailHealthcheck);
+    assert_eq!(shutdown.on(Event::HealthcheckFailed(true), now), Action::None);
+    shutdown
+}
+
+#[test]
+fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(false, now);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN));
+    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN), Action::Terminate);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN + KILL_AFTER));
+    assert_eq!(
+        shutdown.on(Event::Deadline, now + DRAIN + KILL_AFTER),
+        Action::Kill
+    );
+    assert_eq!(
+        shutdown.on(Event::EnvoyEnded(137), now + DRAIN + KILL_AFTER),
+        Action::Exit(0)
+    );
+}
+
+#[test]
+fn ordinary_sidecar_drains_for_the_whole_time() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(false, now);
+    assert!(!shutdown.ends_when_idle());
+    assert_eq!(shutdown.on(Event::Idle, now), Action::None);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN));
+}
+
+#[test]
+fn native_sidecar_ends_with_the_last_connection() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(true, now);
+    assert!(shutdown.ends_when_idle());
+    assert_eq!(shutdown.on(Event::Idle, now), Action::Terminate);
+    assert!(!shutdown.ends_when_idle());
+    assert_eq!(shutdown.on(Event::EnvoyEnded(0), now), Action::Exit(0));
+}
+
+#[test]
+fn native_sidecar_drains_at_most_for_the_drain_time() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(true, now);
+    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN), Action::Terminate);
+}
+
+#[test]
+fn envoy_that_cannot_be_drained_is_terminated() {
+    let now = Instant::now();
+    let mut shutdown = Shutdown::new(DRAIN, false);
+    shutdown.on(Event::Signal, now);
+    assert_eq!(
+        shutdown.on(Event::HealthcheckFailed(false), now),
+        Action::Terminate
+    );
+}
+
+#[test]
+fn second_signal_ends_the_drain_and_a_third_exits() {
+    let now = Instant::now();
+    let mut shutdown = mk_draining(false, now);
+    assert_eq!(shutdown.on(Event::Signal, now), Action::Terminate);
+    assert_eq!(shutdown.on(Event::Signal, now), Action::Exit(1));
+}
+
+#[test]
+fn second_signal_is_effective_before_the_drain() {
+    let now = Instant::now();
+    let mut shutdown = Shutdown::new(DRAIN, false);
+    shutdown.on(Event::Signal, now);
+    assert_eq!(shutdown.on(Event::Signal, now), Action::Terminate);
+    assert_eq!(shutdown.on(Event::HealthcheckFailed(true), now), Action::None);
+    assert_eq!(shutdown.on(Event::Signal, now), Action::Exit(1));
+}
+
+#[test]
+fn exit_code_of_an_envoy_that_ends_by_itself_is_passed_on() {
+    let now = Instant::now();
+    assert_eq!(
+        Shutdown::new(DRAIN, false).on(Event::EnvoyEnded(0), now),
+        Action::Exit(0)
+    );
+    assert_eq!(
+        Shutdown::new(DRAIN, false).on(Event::EnvoyEnded(139), now),
+        Action::Exit(139)
+    );
+    assert_eq!(
+        mk_draining(false, now).on(Event::EnvoyEnded(3), now),
+        Action::Exit(3)
+    );
+}

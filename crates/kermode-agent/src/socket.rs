@@ -1,0 +1,99 @@
+//! Unix socket between Envoy and the agent.
+//!
+//! It carries the private key, so its directory is accessible to the agent's user only. An abstract socket needs no directory,
+//! but every container of the Pod could connect to it: they share the network namespace.
+
+use std::fs::{DirBuilder, remove_dir_all};
+use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, ensure};
+use tokio::net::UnixListener;
+
+/// Limit on the length of the path, in bytes: `sockaddr_un` has 108, including a terminating zero.
+const MAX_PATH: usize = 107;
+
+/// Bound socket. Dropping it removes its directory.
+#[derive(Debug)]
+pub struct AgentSocket {
+    directory: PathBuf,
+    path: PathBuf,
+}
+
+impl AgentSocket {
+    /// Binds `<parent>/kuma-dp-<process id>/agent.sock`. Replaces the directory of an earlier process with the same ID.
+    ///
+    /// # Errors
+    /// Fails when `parent` is not writable or the path is too long.
+    pub fn bind(parent: &Path) -> anyhow::Result<(Self, UnixListener)> {
+        let directory = parent.join(format!("kuma-dp-{}", std::process::id()));
+        let path = directory.join("agent.sock");
+        let remedy =
+            "check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR: with a read-only root file system a volume is needed";
+        let shown = path.display().to_string();
+        ensure!(
+            path.as_os_str().len() <= MAX_PATH,
+            "socket path {shown} is too long; {remedy}"
+        );
+        match remove_dir_all(&directory) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error)
+                    .with_context(|| format!("removing the old {}; {remedy}", directory.display()));
+            }
+            _ => {}
+        }
+        DirBuilder::new()
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("{} is not writable; {remedy}", parent.display()))?;
+        let socket = Self { directory, path };
+        let listener =
+            UnixListener::bind(&socket.path).with_context(|| format!("binding {shown}; {remedy}"))?;
+        Ok((socket, listener))
+    }
+
+    /// Returns the path, for Envoy's bootstrap.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for AgentSocket {
+    fn drop(&mut self) {
+        if let Err(error) = remove_dir_all(&self.directory) {
+            tracing::debug!(%error, "socket directory was not removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn socket_is_private_and_leftovers_are_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let leftover = parent.path().join(format!("kuma-dp-{}", std::process::id()));
+        std::fs::create_dir(&leftover).unwrap();
+        std::fs::write(leftover.join("agent.sock"), "").unwrap();
+        let (socket, _listener) = AgentSocket::bind(parent.path()).unwrap();
+        let mode = leftover.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        drop(socket);
+        assert!(!leftover.exists());
+    }
+
+    #[tokio::test]
+    async fn missing_directory_is_named_with_the_remedy() {
+        let parent = tempfile::tempdir().unwrap();
+        let error = AgentSocket::bind(&parent.path().join("absent")).err().unwrap();
+        let text = format!("{error:#}");
+        assert!(
+            text.contains("absent") && text.contains("KUMA_DATAPLANE_RUNTIME_SOCKET_DIR"),
+            "{text}"
+        );
+    }
+}
