@@ -3,9 +3,7 @@
 //! A library so that its parts can be tested and measured without a process; the binary only calls [`main`].
 
 mod debug;
-mod engine;
 mod proxies;
-mod watches;
 mod wiring;
 
 use std::path::PathBuf;

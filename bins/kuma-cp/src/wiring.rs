@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use kermode_admission::connection_close;
 use kermode_authorities::serving::Serving;
+use kermode_engine::watches;
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
 use kermode_k8s::controller::{client, describe, preflight, registration};
@@ -28,7 +29,6 @@ use self::components::{Components, apart, describe_end, spawn, until};
 use self::listeners::Listeners;
 use self::plane::Plane;
 use crate::debug::{self, Debug};
-use crate::watches;
 use kermode_config::Config;
 
 /// How many messages of the watches may wait for the engine.

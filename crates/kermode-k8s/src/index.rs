@@ -1,12 +1,12 @@
-//! Second arrow of the flow: objects → mesh view. In memory, incremental, no IO.
+//! The index: Kubernetes objects to the mesh view, incrementally and in memory. No IO.
 //!
-//! Each write says what changed because of it, and nothing else is looked at: a Service reaches the pods that it
-//! selects or selected, a ReplicaSet its pods, a Namespace its own. What the index holds does not depend on the order
-//! of the writes, except for the last good Dataplane of a Pod that cannot be converted.
+//! Each write returns its [`Changes`] and converts only the Pods that depend on the object: a Service affects the
+//! Pods that it selects or selected, a ReplicaSet or Job its Pods, a Namespace the Pods whose mesh it sets. The state
+//! does not depend on the order of the writes, except for the last valid Dataplane of a Pod that cannot be converted.
 //!
-//! At the start, hand in Namespaces, ReplicaSets and Jobs, and Services before Pods where there is a choice: then each
-//! Pod is converted once. Publish nothing before all of them have been listed, since a Pod without its Services looks
-//! like one that has none.
+//! Initial lists are best applied in the order Namespaces, owners, Services, Pods, which converts each Pod once. A
+//! Pod whose Services are not listed yet looks service-less, so nothing may be published before all lists are
+//! complete.
 
 mod addresses;
 mod changes;
@@ -30,7 +30,7 @@ use self::selection::Selection;
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
 use crate::convert::{self, ConvertError, ConvertSettings, Converted};
 
-/// All objects that matter, and the mesh view made of them.
+/// Facts of all relevant objects, and the mesh view derived from them.
 #[derive(Debug, Default)]
 pub struct Index {
     settings: ConvertSettings,
@@ -57,7 +57,7 @@ impl Index {
         }
     }
 
-    /// Adds or replaces a Pod. One that has no sidecar is none of ours.
+    /// Adds or replaces a Pod. A Pod without a sidecar is removed.
     pub fn apply_pod(&mut self, mut pod: PodFacts) -> Changes {
         if !pod.is_injected() {
             return self.remove_pod(&pod.key);
@@ -83,9 +83,9 @@ impl Index {
         self.unlink(key);
         let mut changes = Changes::default();
         if let Some(mut entry) = self.pods.remove(key) {
-            entry.withdraw(&mut self.view, &mut changes);
+            entry.remove_dataplane(&mut self.view, &mut changes);
         }
-        changes.settled()
+        changes.sorted()
     }
 
     /// Adds or replaces a Service.
@@ -111,7 +111,7 @@ impl Index {
         self.reconvert_namespace(&name)
     }
 
-    /// Removes a Namespace. Its objects are told of by themselves.
+    /// Removes a Namespace. Its objects are removed by their own writes.
     pub fn remove_namespace(&mut self, name: &str) -> Changes {
         match self.namespaces.remove_entry(name) {
             Some((name, _)) => self.reconvert_namespace(&name),
@@ -119,7 +119,7 @@ impl Index {
         }
     }
 
-    /// Adds or replaces a ReplicaSet or Job; it may come after its Pods.
+    /// Adds or replaces a ReplicaSet or Job, before or after its Pods.
     pub fn apply_owner(&mut self, owner: OwnerFacts) -> Changes {
         if self.owners.get(&owner.id) == Some(&owner) {
             return Changes::default();
@@ -163,23 +163,23 @@ impl Index {
     }
 }
 
-// === impl Index: what a write reaches ===
+// === impl Index: effects of a write ===
 
 impl Index {
     fn replace_service(&mut self, key: &ObjectKey, new: Option<ServiceFacts>) -> Changes {
         let old = self.services.remove(key);
         let selected = |service: &ServiceFacts| self.pods_selected_by(service);
-        let reached: HashSet<_> = old.iter().chain(&new).flat_map(selected).collect();
+        let affected: HashSet<_> = old.iter().chain(&new).flat_map(selected).collect();
         let mut changes = Changes {
             touched: self.replace_addresses(old.as_ref(), new.as_ref()),
             ..Changes::default()
         };
-        self.enter_service(key, new);
-        changes.extend(self.reconvert(reached));
+        self.set_service(key, new);
+        changes.extend(self.reconvert(affected));
         changes
     }
 
-    fn enter_service(&mut self, key: &ObjectKey, service: Option<ServiceFacts>) {
+    fn set_service(&mut self, key: &ObjectKey, service: Option<ServiceFacts>) {
         let selection = self.selections.entry(key.namespace.clone()).or_default();
         selection.remove_service(&key.name);
         if let Some(service) = service {
@@ -188,16 +188,16 @@ impl Index {
             }
             self.services.insert(key.clone(), service);
         }
-        self.forget_empty_selection(&key.namespace);
+        self.remove_empty_selection(&key.namespace);
     }
 
     fn replace_addresses(&mut self, old: Option<&ServiceFacts>, new: Option<&ServiceFacts>) -> Vec<Touched> {
         let new: HashMap<ServiceName, ServiceAddresses> =
             new.into_iter().flat_map(addresses::of_service).collect();
-        let gone = old.into_iter().flat_map(addresses::of_service);
-        let gone: Vec<_> = gone.filter(|(name, _)| !new.contains_key(name)).collect();
+        let removed = old.into_iter().flat_map(addresses::of_service);
+        let removed: Vec<_> = removed.filter(|(name, _)| !new.contains_key(name)).collect();
         let mut touched = Vec::new();
-        for (name, _) in gone {
+        for (name, _) in removed {
             touched.extend(self.view.set_addresses(&name, None));
         }
         for (name, addresses) in new {
@@ -221,12 +221,14 @@ impl Index {
         let namespace = self.namespaces.get(name);
         let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
-        // Only the mesh depends on the Namespace, and injection has written it onto most Pods.
+        // Only the mesh depends on the Namespace, and injection annotates most Pods with it.
         let moved: Vec<_> = keys
             .filter(|key| {
                 self.pods.get(key).is_some_and(|entry| {
-                    let made = entry.made.as_ref();
-                    made.is_none_or(|made| made.dataplane.mesh != convert::mesh_of(&entry.facts, namespace))
+                    let current = entry.current.as_ref();
+                    current.is_none_or(|current| {
+                        current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace)
+                    })
                 })
             })
             .collect();
@@ -247,10 +249,10 @@ impl Index {
             };
             self.conversions += 1;
             if let Some(entry) = self.pods.get_mut(&key) {
-                entry.conclude(result, &mut self.view, &mut changes);
+                entry.apply_result(result, &mut self.view, &mut changes);
             }
         }
-        changes.settled()
+        changes.sorted()
     }
 
     fn converted(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
@@ -295,10 +297,10 @@ impl Index {
                 owned.remove();
             }
         }
-        self.forget_empty_selection(&key.namespace);
+        self.remove_empty_selection(&key.namespace);
     }
 
-    fn forget_empty_selection(&mut self, namespace: &Arc<str>) {
+    fn remove_empty_selection(&mut self, namespace: &Arc<str>) {
         if self.selections.get(namespace).is_some_and(Selection::is_empty) {
             self.selections.remove(namespace);
         }

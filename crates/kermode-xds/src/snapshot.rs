@@ -1,4 +1,7 @@
-//! From the mesh view to the store: generates anew what was touched, and nothing else.
+//! The publisher: generates the Envoy resources of the touched parts of the mesh view and puts them into the store.
+//!
+//! Called by the engine after each batch of watch events. Own resources of a proxy are published only while it has a
+//! stream here.
 
 mod direct;
 
@@ -14,7 +17,7 @@ use prometheus_client::registry::Registry;
 use self::direct::{DirectProxies, ListenerChanges};
 use crate::store::{Key, Profile, Store, Visibility};
 
-/// Publishes what changes of a mesh view. One task owns it.
+/// Publishes changes of a mesh view. Owned by one task.
 #[derive(Debug)]
 pub struct Publisher {
     store: Arc<Store>,
@@ -22,27 +25,27 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
-/// Counts the work that changes cause.
+/// Counters of the work that changes cause.
 #[derive(Clone, Debug, Default)]
 struct Metrics {
     encoded: Counter,
     changed: Counter,
 }
 
-/// What a batch of touches comes to: each thing once, a mesh in place of its parts.
+/// Parts to publish for a batch of changes, each once; a mesh includes its services.
 #[derive(Default)]
 struct Work {
     meshes: HashSet<MeshName>,
     services: HashMap<MeshName, HashSet<ServiceName>>,
     proxies: HashSet<ObjectKey>,
-    /// Inbounds by the port, of proxies that are not published as a whole.
+    /// Ports of inbounds, for proxies that are not in `proxies`.
     inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 
 // === impl Publisher ===
 
 impl Publisher {
-    /// Publishes into that store.
+    /// A publisher into a store.
     pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
@@ -53,43 +56,45 @@ impl Publisher {
 
     /// Registers the counters.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Resources encoded because something they are made of was touched";
+        let help = "Resources encoded because a part of the mesh view that they depend on changed";
         registry.register("xds_resources_encoded", help, self.metrics.encoded.clone());
         let help = "Resources that changed and were published, removals included";
         registry.register("xds_resources_changed", help, self.metrics.changed.clone());
     }
 
-    /// Generates what was touched and stores what changed. What the proxies of a mesh share goes first, so that no
-    /// listener is seen before the clusters it refers to.
+    /// Generates and publishes the resources of touched parts. Shared resources are published first, so that no
+    /// stream sees a listener before its clusters.
     pub fn apply(&mut self, view: &MeshView, touched: &[Touched]) {
         let mut work = Self::plan(view, touched);
         self.publish(view, &mut work);
     }
 
-    /// Publishes for proxies that have a stream now, and forgets what was published for those that have none any more.
-    pub fn follow(&mut self, view: &MeshView, turned: HashSet<ObjectKey>) {
-        let (wanted, left) = turned.into_iter().partition(|proxy| self.store.has_stream(proxy));
-        let left: HashSet<ObjectKey> = left;
-        for proxy in &left {
-            self.forget(proxy);
+    /// Publishes own resources of the proxies that have a stream now and removes those of the proxies that have none.
+    /// `changed` are the proxies whose demand may have changed.
+    pub fn update_demand(&mut self, view: &MeshView, changed: HashSet<ObjectKey>) {
+        let (connected, disconnected): (HashSet<_>, HashSet<_>) = changed
+            .into_iter()
+            .partition(|proxy| self.store.has_stream(proxy));
+        for proxy in &disconnected {
+            self.remove_proxy(proxy);
         }
         let mut work = Work {
-            proxies: wanted,
+            proxies: connected,
             ..Work::default()
         };
         self.publish(view, &mut work);
     }
 
-    /// Where it publishes.
+    /// The store that it publishes into.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
         work.proxies.retain(|proxy| self.store.has_stream(proxy));
-        // A proxy that has lost its Mesh keeps what it has. It must be let go before the Mesh's resources are, or its
-        // streams would see them vanish and take everything from an Envoy that is serving.
-        work.proxies.retain(|proxy| self.configurable(view, proxy));
+        // A proxy without its Mesh keeps its configuration. It has to be removed before the Mesh's resources are,
+        // since its streams would otherwise remove all resources from a serving Envoy.
+        work.proxies.retain(|proxy| self.has_mesh_or_remove(view, proxy));
         for mesh in &work.meshes {
             self.publish_mesh(view, mesh);
             self.direct.reload_mesh(view, mesh);
@@ -113,7 +118,7 @@ impl Publisher {
         }
     }
 
-    /// The point of the store's sequence up to which a mesh's services have been published.
+    /// Sequence number of the last published change of a mesh's shared resources.
     pub fn published(&self, mesh: &MeshName) -> u64 {
         self.store.mesh_sequence(mesh)
     }
@@ -171,18 +176,18 @@ impl Publisher {
             .inc_by(self.store.replace_service(mesh_name, name, resources) as u64);
     }
 
-    /// Whether a proxy can be configured; one that cannot, for want of its Dataplane or its Mesh, is let go.
-    fn configurable(&mut self, view: &MeshView, key: &ObjectKey) -> bool {
+    /// Whether a proxy has a Dataplane and a Mesh. A proxy without is removed.
+    fn has_mesh_or_remove(&mut self, view: &MeshView, key: &ObjectKey) -> bool {
         let mesh = view
             .dataplane(key)
             .and_then(|dataplane| view.mesh(&dataplane.mesh));
         if mesh.is_none() {
-            self.forget(key);
+            self.remove_proxy(key);
         }
         mesh.is_some()
     }
 
-    fn forget(&mut self, key: &ObjectKey) {
+    fn remove_proxy(&mut self, key: &ObjectKey) {
         self.direct.remove(key);
         self.store.remove_proxy(key);
     }

@@ -1,4 +1,4 @@
-//! From a change of the mesh view to what streams are shown, with the real generator.
+//! Publisher: effects of changes of the mesh view on the resources that streams see, with the real generator.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,12 +23,12 @@ use kermode_xds::store::{Changes, Store, Watcher};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 
-/// A view, and a publisher that is told of each of its changes.
+/// A mesh view and a publisher of its changes.
 struct Plane {
     view: MeshView,
     store: Arc<Store>,
     publisher: Publisher,
-    /// Streams of the proxies that there have been.
+    /// A stream of each proxy that has been in the view.
     streams: Vec<(ObjectKey, Watcher)>,
     registry: Registry,
 }
@@ -116,7 +116,7 @@ impl Plane {
         self.publisher.apply(&self.view, &touched);
     }
 
-    /// How many resources were encoded so far.
+    /// Number of encoded resources so far.
     fn encoded(&self) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
@@ -155,12 +155,12 @@ fn changes(subscription: &mut Watcher) -> Vec<(ResourceKind, String)> {
             .into_iter()
             .map(|change| (change.key.kind, change.key.name.to_string()))
             .collect(),
-        Changes::All => panic!("everything was to be compared"),
+        Changes::All => panic!("the log has the changes"),
     })
 }
 
 #[test]
-fn a_proxy_sees_its_own_and_the_services_of_its_mesh() {
+fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
     let plane = Plane::new();
     for service in ["a", "b"] {
         assert!(plane.sees("a-0", ResourceKind::Cluster, service));
@@ -169,13 +169,13 @@ fn a_proxy_sees_its_own_and_the_services_of_its_mesh() {
     assert!(plane.sees("a-0", ResourceKind::Listener, "inbound:10.0.0.1:8080"));
     assert!(
         !plane.sees("a-0", ResourceKind::Listener, "inbound:10.0.0.2:8080"),
-        "that is another's"
+        "an inbound of another proxy"
     );
     assert!(plane.sees("a-0", ResourceKind::Listener, "outbound:10.96.0.2:80"));
 }
 
 #[test]
-fn a_change_of_health_encodes_one_service_and_shows_its_endpoints_alone() {
+fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
     let mut plane = Plane::new();
     let (mut subscription, before) = (plane.follow("a-0"), plane.encoded());
     plane.change(|view| {
@@ -195,7 +195,7 @@ fn a_change_of_health_encodes_one_service_and_shows_its_endpoints_alone() {
 }
 
 #[test]
-fn what_did_not_change_is_not_encoded() {
+fn equal_dataplane_is_not_encoded() {
     let mut plane = Plane::new();
     let before = plane.encoded();
     plane.change(|view| view.upsert_dataplane(mk_dataplane("b-0", 2, "b")));
@@ -203,7 +203,7 @@ fn what_did_not_change_is_not_encoded() {
 }
 
 #[test]
-fn the_work_for_a_change_does_not_grow_with_the_mesh() {
+fn cost_of_a_change_is_independent_of_the_size_of_the_mesh() {
     let cost = |proxies: u8| {
         let mut plane = Plane::new();
         plane.change(|view| {
@@ -250,19 +250,19 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
 }
 
 #[test]
-fn a_service_that_ends_goes() {
+fn service_without_endpoints_is_removed() {
     let mut plane = Plane::new();
     plane.change(|view| view.remove_dataplane(&key("b-0")));
     assert!(!plane.sees("a-0", ResourceKind::Cluster, "b"));
     assert_eq!(
         plane.names("b-0", ResourceKind::Cluster),
         None,
-        "its proxy is not known any more"
+        "its proxy has been removed"
     );
 }
 
 #[test]
-fn a_proxy_waits_for_its_mesh_and_keeps_what_it_has_when_that_goes() {
+fn proxy_has_no_view_without_its_mesh() {
     let mut plane = Plane::new();
     plane.change(|view| {
         let elsewhere = Dataplane {
@@ -279,14 +279,14 @@ fn a_proxy_waits_for_its_mesh_and_keeps_what_it_has_when_that_goes() {
     plane.change(|view| view.remove_mesh(&"other".into()));
     assert!(
         subscription.read(|view, _| view.is_none()),
-        "nothing is shown, so nothing is taken away"
+        "without a view the stream removes nothing from Envoy"
     );
     plane.change(|view| view.upsert_mesh(Mesh::new("other")));
     assert!(plane.sees("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
 }
 
 #[test]
-fn reachable_services_are_the_only_ones_shown() {
+fn proxy_sees_only_reachable_services() {
     let mut plane = Plane::new();
     plane.change(|view| {
         let mut limited = mk_dataplane("a-0", 1, "a");
@@ -297,12 +297,12 @@ fn reachable_services_are_the_only_ones_shown() {
     assert!(!plane.sees("a-0", ResourceKind::Cluster, "a"));
     assert!(
         plane.sees("b-0", ResourceKind::Cluster, "a"),
-        "others are not limited"
+        "the setting of another proxy has no effect"
     );
 }
 
 #[test]
-fn an_outbound_listener_never_takes_the_place_of_an_own_inbound() {
+fn proxy_gets_no_outbound_listener_for_its_own_address() {
     let mut plane = Plane::new();
     plane.change(|view| {
         view.set_addresses(
@@ -316,7 +316,7 @@ fn an_outbound_listener_never_takes_the_place_of_an_own_inbound() {
     assert!(plane.sees("a-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"));
     assert!(
         !plane.sees("b-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"),
-        "that address is its own"
+        "the address of its own inbound"
     );
 }
 
@@ -422,7 +422,7 @@ fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
 }
 
 /// Listeners that the proxy `a-0` needs for direct access, from the whole view.
-fn direct_access_anew(view: &MeshView) -> Vec<String> {
+fn direct_access_from_scratch(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();
     let lists = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
@@ -463,23 +463,23 @@ proptest! {
             plane.change(|view| batch.iter().flat_map(|one| write(view, one)).collect());
             let mut published = plane.names("a-0", ResourceKind::Listener).unwrap();
             published.retain(|name| name.starts_with("direct_access_"));
-            prop_assert_eq!(published, direct_access_anew(&plane.view), "{:?}", batch);
+            prop_assert_eq!(published, direct_access_from_scratch(&plane.view), "{:?}", batch);
         }
     }
 }
 
 #[tokio::test]
-async fn what_only_one_proxy_gets_is_kept_while_that_proxy_has_a_stream() {
+async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
     let mut plane = Plane::new();
     plane
         .publisher
-        .follow(&plane.view, plane.store.demand_changed().await);
+        .update_demand(&plane.view, plane.store.demand_changed().await);
     assert_eq!(plane.store.len(), (1, 2));
     plane.streams.retain(|(proxy, _)| *proxy != key("a-0"));
     plane
         .publisher
-        .follow(&plane.view, plane.store.demand_changed().await);
-    assert_eq!(plane.store.len(), (1, 1), "nothing is left of it");
+        .update_demand(&plane.view, plane.store.demand_changed().await);
+    assert_eq!(plane.store.len(), (1, 1), "its scope has been removed");
 
     let touched = plane.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
     let before = plane.encoded();
@@ -490,12 +490,12 @@ async fn what_only_one_proxy_gets_is_kept_while_that_proxy_has_a_stream() {
     let mut stream = plane.follow("a-0");
     plane
         .publisher
-        .follow(&plane.view, plane.store.demand_changed().await);
+        .update_demand(&plane.view, plane.store.demand_changed().await);
     stream.changed().await;
     let own = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
     assert!(
         own.is_some_and(|listeners| listeners > 0),
-        "it is there as soon as somebody asks"
+        "published when the proxy has a stream again"
     );
     assert!(plane.encoded() > before + service);
 }

@@ -6,6 +6,7 @@ use anyhow::Context;
 use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
+use kermode_engine::{self as engine, Engine};
 use kermode_issuance::{self as issuance, Authentication, CertificateIssuance};
 use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{self, Writer};
@@ -24,7 +25,6 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
-use crate::engine::{self, Engine};
 use crate::proxies::{Proxies, RemovalSources};
 use kermode_config::Config;
 

@@ -1,4 +1,4 @@
-//! Where clients address a Service's ports.
+//! Addresses of the ports of a Service, for the mesh view.
 
 use std::net::SocketAddr;
 
@@ -7,8 +7,7 @@ use kermode_model::view::ServiceAddresses;
 
 use crate::convert::facts::ServiceFacts;
 
-/// The addresses of each port of a Service, under the name that its inbounds have; none for a Service that gives
-/// none.
+/// The addresses of each port of a Service, by the service name of its inbounds. Empty for an ignored Service.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
     let ports = if service.takes_part() {
         &*service.ports

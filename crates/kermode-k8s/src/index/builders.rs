@@ -1,4 +1,4 @@
-//! Objects for tests, through the same door as real ones.
+//! Objects for tests of the index, decoded from JSON like real ones.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -16,7 +16,7 @@ pub(super) fn key(name: &str) -> ObjectKey {
     ObjectKey::new("demo", name)
 }
 
-/// An injected Pod as JSON, to be changed before it is read.
+/// JSON of an injected Pod; tests modify it before they decode it.
 pub(super) fn pod_json(name: &str, ip: &str, labels: Value) -> Value {
     json!({
         "metadata": {

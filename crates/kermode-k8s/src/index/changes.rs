@@ -1,4 +1,4 @@
-//! What one write to the index changed.
+//! Changes caused by a write to the index: touched parts of the mesh view, and Dataplanes to write.
 
 use std::sync::Arc;
 
@@ -7,54 +7,54 @@ use kermode_model::{Dataplane, ObjectKey};
 
 use crate::convert::{ConvertError, ConvertWarning};
 
-/// What one write to the index changed. Empty when it changed nothing.
+/// Changes caused by one write to the index, or several. Empty when nothing changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
-    /// What has to be generated anew, sorted, each once.
+    /// Parts of the mesh view whose Envoy resources have to be generated again, sorted, each once.
     pub touched: Vec<Touched>,
-    /// What has to be written back, or told, about Dataplanes.
+    /// Dataplanes to write, and warnings about Pods to report.
     pub dataplanes: Vec<DataplaneChange>,
-    /// Dataplanes whose application has just ended for good and whose sidecar has to be told to quit.
+    /// Dataplanes whose application has finished, so that their sidecar has to quit.
     pub completed: Vec<Arc<Dataplane>>,
 }
 
-/// One Dataplane that is no longer as it was.
+/// A change of one Dataplane.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataplaneChange {
-    /// It is to be created or replaced.
+    /// The Dataplane has to be created or replaced.
     Upsert {
-        /// The Dataplane; it has the key of its Pod.
+        /// The Dataplane, with the key of its Pod.
         dataplane: Arc<Dataplane>,
-        /// The Pod that owns it.
+        /// UID of the Pod that owns it.
         pod_uid: Arc<str>,
-        /// What to tell on the Pod, unless it has been told already.
+        /// Warnings to report on the Pod; empty if the same ones were reported before.
         warnings: Arc<[ConvertWarning]>,
     },
-    /// There is to be none any more.
+    /// The Dataplane has to be deleted.
     Delete(ObjectKey),
-    /// It cannot be made. An earlier one stays in force.
+    /// The Pod cannot be converted. Its last valid Dataplane stays in use.
     Failed {
         /// Namespace and name of the Pod.
         key: ObjectKey,
-        /// The Pod.
+        /// UID of the Pod.
         pod_uid: Arc<str>,
-        /// Why.
+        /// Reason.
         error: ConvertError,
     },
 }
 
 impl Changes {
-    /// Whether nothing changed.
+    /// Whether there are no changes.
     pub fn is_empty(&self) -> bool {
         self.touched.is_empty() && self.dataplanes.is_empty() && self.completed.is_empty()
     }
 
-    /// Adds later changes to these.
+    /// Appends later changes.
     pub fn extend(&mut self, later: Self) {
         self.touched.extend(later.touched);
         self.dataplanes.extend(later.dataplanes);
         self.completed.extend(later.completed);
-        self.settle();
+        self.sort();
     }
 
     pub(super) fn of_view(touched: Vec<Touched>) -> Self {
@@ -62,34 +62,34 @@ impl Changes {
             touched,
             ..Self::default()
         }
-        .settled()
+        .sorted()
     }
 
-    pub(super) fn settled(mut self) -> Self {
-        self.settle();
+    pub(super) fn sorted(mut self) -> Self {
+        self.sort();
         self
     }
 
-    fn settle(&mut self) {
+    fn sort(&mut self) {
         self.touched.sort_unstable();
         self.touched.dedup();
     }
 }
 
-/// Who a proxy may be.
+/// Attributes of a Pod that authenticate its proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PodIdentity<'i> {
-    /// The service account its Pod runs as.
+    /// Service account of the Pod.
     pub service_account: &'i str,
-    /// The Pod.
+    /// UID of the Pod.
     pub uid: &'i str,
 }
 
-/// A Dataplane as it should be.
+/// A Dataplane as it has to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desired<'i> {
     /// The Dataplane.
     pub dataplane: &'i Arc<Dataplane>,
-    /// The Pod that owns it.
+    /// UID of the Pod that owns it.
     pub pod_uid: &'i Arc<str>,
 }

@@ -1,4 +1,4 @@
-//! One Pod in the index: its facts and what became of them.
+//! One Pod in the index: its facts and the Dataplane converted from them.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) facts: PodFacts,
-    pub(super) made: Option<Made>,
+    pub(super) current: Option<CurrentDataplane>,
     pub(super) error: Option<ConvertError>,
-    told_to_quit: bool,
+    quit_requested: bool,
 }
 
-/// The Dataplane in force.
+/// The Dataplane in use.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Made {
+pub(super) struct CurrentDataplane {
     pub(super) dataplane: Arc<Dataplane>,
     pub(super) pod_uid: Arc<str>,
     pub(super) warnings: Arc<[ConvertWarning]>,
@@ -32,9 +32,9 @@ impl Entry {
     pub(super) fn new(facts: PodFacts) -> Self {
         Self {
             facts,
-            made: None,
+            current: None,
             error: None,
-            told_to_quit: false,
+            quit_requested: false,
         }
     }
 
@@ -42,11 +42,12 @@ impl Entry {
         &self.facts.key
     }
 
-    /// Puts a new result in force.
+    /// Applies the result of a conversion.
     ///
-    /// A Pod that cannot be converted keeps its last good Dataplane, but not its health: a terminating Pod must not
-    /// stay a destination because of a typing error. Nor does a Pod inherit from an earlier one of its name.
-    pub(super) fn conclude(
+    /// A Pod that cannot be converted keeps its last valid Dataplane with its current health: a terminating Pod stops
+    /// being an endpoint even if an annotation is invalid. A Pod with another UID does not inherit the Dataplane of
+    /// its predecessor.
+    pub(super) fn apply_result(
         &mut self,
         result: Result<Option<Converted>, ConvertError>,
         view: &mut MeshView,
@@ -54,9 +55,9 @@ impl Entry {
     ) {
         let (converted, error) = match result {
             Ok(converted) => (converted, None),
-            Err(error) => (self.last_good(), Some(error)),
+            Err(error) => (self.last_valid(), Some(error)),
         };
-        self.put_in_force(converted, view, changes);
+        self.set_dataplane(converted, view, changes);
         if let Some(error) = error.as_ref().filter(|error| self.error.as_ref() != Some(*error)) {
             changes.dataplanes.push(DataplaneChange::Failed {
                 key: self.key().clone(),
@@ -65,96 +66,103 @@ impl Entry {
             });
         }
         self.error = error;
-        self.tell_to_quit(changes);
+        self.request_quit(changes);
     }
 
-    /// What there is to tell on the Pod.
-    pub(super) fn complaints(&self) -> impl Iterator<Item = DataplaneChange> {
+    /// Warnings about the Pod that are in effect.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
             key: self.key().clone(),
             pod_uid: self.facts.uid.clone(),
             error: error.clone(),
         });
-        let warned = self.made.as_ref().filter(|made| !made.warnings.is_empty());
-        let warned = warned.map(|made| DataplaneChange::Upsert {
-            dataplane: made.dataplane.clone(),
-            pod_uid: made.pod_uid.clone(),
-            warnings: made.warnings.clone(),
+        let warned = self.current.as_ref();
+        let warned = warned.filter(|current| !current.warnings.is_empty());
+        let warned = warned.map(|current| DataplaneChange::Upsert {
+            dataplane: current.dataplane.clone(),
+            pod_uid: current.pod_uid.clone(),
+            warnings: current.warnings.clone(),
         });
         failed.into_iter().chain(warned)
     }
 
-    fn last_good(&self) -> Option<Converted> {
-        let made = self.made.as_ref().filter(|made| made.pod_uid == self.facts.uid)?;
+    fn last_valid(&self) -> Option<Converted> {
+        let current = self.current.as_ref();
+        let current = current.filter(|current| current.pod_uid == self.facts.uid)?;
         Some(Converted {
-            dataplane: convert::refreshed(&self.facts, &made.dataplane),
-            warnings: made.warnings.to_vec(),
+            dataplane: convert::refreshed(&self.facts, &current.dataplane),
+            warnings: current.warnings.to_vec(),
         })
     }
 
-    fn put_in_force(&mut self, converted: Option<Converted>, view: &mut MeshView, changes: &mut Changes) {
+    fn set_dataplane(&mut self, converted: Option<Converted>, view: &mut MeshView, changes: &mut Changes) {
         let Some(converted) = converted else {
-            self.withdraw(view, changes);
+            self.remove_dataplane(view, changes);
             return;
         };
-        let made = Made {
-            dataplane: self.enter(converted.dataplane, view, changes),
+        let new = CurrentDataplane {
+            dataplane: self.update_view(converted.dataplane, view, changes),
             pod_uid: self.facts.uid.clone(),
             warnings: converted.warnings.into(),
         };
-        if self.made.as_ref() != Some(&made) {
-            let told = self
-                .made
+        if self.current.as_ref() != Some(&new) {
+            let reported = self
+                .current
                 .as_ref()
-                .is_some_and(|before| before.warnings == made.warnings);
+                .is_some_and(|before| before.warnings == new.warnings);
             changes.dataplanes.push(DataplaneChange::Upsert {
-                dataplane: made.dataplane.clone(),
-                pod_uid: made.pod_uid.clone(),
-                warnings: if told {
+                dataplane: new.dataplane.clone(),
+                pod_uid: new.pod_uid.clone(),
+                warnings: if reported {
                     Arc::default()
                 } else {
-                    made.warnings.clone()
+                    new.warnings.clone()
                 },
             });
-            self.made = Some(made);
+            self.current = Some(new);
         }
     }
 
-    /// Enters a Dataplane into the view. A failed Pod's has no place there: nothing runs behind its address, which
-    /// may already be another Pod's.
-    fn enter(&self, dataplane: Dataplane, view: &mut MeshView, changes: &mut Changes) -> Arc<Dataplane> {
+    /// Adds a Dataplane to the view. That of a failed Pod is removed instead: the Pod no longer runs, and its address
+    /// may already belong to another Pod.
+    fn update_view(
+        &self,
+        dataplane: Dataplane,
+        view: &mut MeshView,
+        changes: &mut Changes,
+    ) -> Arc<Dataplane> {
         if self.facts.phase == PodPhase::Failed {
             changes.touched.extend(view.remove_dataplane(self.key()));
             return Arc::new(dataplane);
         }
-        let in_force = self.made.as_ref().map(|made| &made.dataplane);
-        if let (Some(in_force), Some(entered)) = (in_force, view.dataplane(self.key()))
-            && Arc::ptr_eq(in_force, entered)
-            && **in_force == dataplane
+        let current = self.current.as_ref().map(|current| &current.dataplane);
+        if let (Some(current), Some(viewed)) = (current, view.dataplane(self.key()))
+            && Arc::ptr_eq(current, viewed)
+            && **current == dataplane
         {
-            return in_force.clone();
+            return current.clone();
         }
         let fallback = Arc::new(dataplane.clone());
         changes.touched.extend(view.upsert_dataplane(dataplane));
         view.dataplane(self.key()).cloned().unwrap_or(fallback)
     }
 
-    /// Takes the Dataplane away.
-    pub(super) fn withdraw(&mut self, view: &mut MeshView, changes: &mut Changes) {
+    /// Removes the Dataplane.
+    pub(super) fn remove_dataplane(&mut self, view: &mut MeshView, changes: &mut Changes) {
         changes.touched.extend(view.remove_dataplane(self.key()));
-        if self.made.take().is_some() {
+        if self.current.take().is_some() {
             changes
                 .dataplanes
                 .push(DataplaneChange::Delete(self.key().clone()));
         }
     }
 
-    /// Once for each time that the application has ended.
-    fn tell_to_quit(&mut self, changes: &mut Changes) {
+    /// Adds the Dataplane to the completed ones when its application has finished, once for each time.
+    fn request_quit(&mut self, changes: &mut Changes) {
         let quits = completion::sidecar_should_quit(&self.facts);
-        if let Some(made) = self.made.as_ref().filter(|_| quits && !self.told_to_quit) {
-            changes.completed.push(made.dataplane.clone());
+        if let Some(current) = self.current.as_ref().filter(|_| quits && !self.quit_requested) {
+            changes.completed.push(current.dataplane.clone());
         }
-        self.told_to_quit = quits && self.made.is_some();
+        self.quit_requested = quits && self.current.is_some();
     }
 }

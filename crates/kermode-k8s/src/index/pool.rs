@@ -1,5 +1,5 @@
-//! One allocation for what many objects have in common: label keys, namespaces, container names, and the labels and
-//! annotations of a workload's Pods.
+//! Interning of texts and labels: equal ones of many objects share one allocation. Examples are label keys,
+//! namespaces, and the labels and annotations of a workload's Pods.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -7,21 +7,22 @@ use std::sync::Arc;
 
 use crate::convert::facts::{Pairs, Share};
 
-/// Below this many, looking for unused ones is not worth while.
+/// Number of interned values below which unused ones are not removed: looking for them costs more than they occupy.
 const SMALL: usize = 1024;
 
-/// What is shared.
+/// Interned texts and labels.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    texts: Shared<Arc<str>>,
-    pairs: Shared<Pairs>,
+    texts: Interner<Arc<str>>,
+    pairs: Interner<Pairs>,
 }
 
-/// Shared values of one type. Ones that nobody uses any more go when their number has doubled since the last look.
+/// Interned values of one type. Unused values are removed once the number of values has doubled since the last
+/// removal.
 #[derive(Debug)]
-struct Shared<T> {
+struct Interner<T> {
     all: HashSet<T>,
-    look_at: usize,
+    removal_at: usize,
 }
 
 impl Share for Pool {
@@ -39,19 +40,19 @@ impl Share for Pool {
     }
 }
 
-// === impl Shared ===
+// === impl Interner ===
 
-impl<T> Default for Shared<T> {
+impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self {
             all: HashSet::new(),
-            look_at: SMALL,
+            removal_at: SMALL,
         }
     }
 }
 
-impl<T: Clone + Eq + Hash> Shared<T> {
-    /// Replaces a value by the shared one that equals it, when there is one.
+impl<T: Clone + Eq + Hash> Interner<T> {
+    /// Replaces a value by its interned equal, if there is one. Returns whether it did.
     fn replace(&self, value: &mut T) -> bool {
         let shared = self.all.get(value);
         if let Some(shared) = shared {
@@ -61,9 +62,9 @@ impl<T: Clone + Eq + Hash> Shared<T> {
     }
 
     fn add(&mut self, value: T, in_use: impl Fn(&T) -> bool) {
-        if self.all.len() >= self.look_at {
+        if self.all.len() >= self.removal_at {
             self.all.retain(in_use);
-            self.look_at = (self.all.len() * 2).max(SMALL);
+            self.removal_at = (self.all.len() * 2).max(SMALL);
         }
         self.all.insert(value);
     }
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_texts_become_one() {
+    fn equal_texts_share_one_allocation() {
         let mut pool = Pool::default();
         let mut texts: [Arc<str>; 2] = ["app".into(), "app".into()];
         for text in &mut texts {
@@ -88,19 +89,19 @@ mod tests {
     }
 
     #[test]
-    fn equal_labels_become_one_and_different_ones_share_their_texts() {
+    fn equal_labels_share_one_allocation_and_different_labels_share_texts() {
         let mut pool = Pool::default();
         let [mut first, mut equal, mut other] = ["web", "web", "db"].map(mk_pairs);
         for pairs in [&mut first, &mut equal, &mut other] {
             pool.pairs(pairs);
         }
-        assert_eq!(first.holders(), 3, "the pool, and the two that are equal");
+        assert_eq!(first.holders(), 3, "the pool and the two equal ones");
         let key = |pairs: &Pairs| pairs.iter().next().expect("one").0.clone();
         assert!(Arc::ptr_eq(&key(&first), &key(&other)));
     }
 
     #[test]
-    fn what_nobody_uses_does_not_pile_up() {
+    fn unused_values_do_not_accumulate() {
         let mut pool = Pool::default();
         for number in 0..100_000 {
             let mut pairs = mk_pairs(&number.to_string());

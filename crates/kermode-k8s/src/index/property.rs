@@ -1,5 +1,5 @@
-//! Whatever the order of the writes: the index holds what converting everything anew would give, and every write
-//! tells of exactly what it changed.
+//! Property of the index: after any writes its state equals a conversion of all objects from scratch, and every write
+//! returns exactly its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, r
 use super::*;
 use crate::convert::facts::PodPhase;
 
-/// A write. The numbers choose names from a small universe, so that writes meet one another.
+/// A write. Numbers stand for names of a small set, so that writes affect one another.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),
@@ -28,7 +28,7 @@ enum Write {
     NoPermission(u8),
 }
 
-#[allow(clippy::struct_excessive_bools, reason = "each is a choice of its own")]
+#[allow(clippy::struct_excessive_bools, reason = "each is an independent choice")]
 #[derive(Clone, Debug)]
 struct PodShape {
     injected: bool,
@@ -257,9 +257,9 @@ fn write(index: &mut Index, write: &Write) -> Changes {
 
 type Services = BTreeMap<(MeshName, ServiceName), (ServiceAddresses, BTreeMap<SocketAddr, Endpoint>)>;
 
-/// All that anybody can see of an index.
+/// The observable state of an index.
 #[derive(Debug, PartialEq)]
-struct Seen {
+struct Observed {
     desired: BTreeMap<ObjectKey, (Dataplane, String)>,
     dataplanes: BTreeMap<ObjectKey, Dataplane>,
     services: Services,
@@ -294,7 +294,7 @@ fn has_all(tags: &Tags, target: &Tags) -> bool {
 }
 
 /// The inbounds that changed permissions select in the dataplanes as they are.
-fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Seen) -> BTreeSet<Touched> {
+fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Observed) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
     for key in differing(before, after, Clone::clone) {
         for (mesh, permission) in before.get(&key).into_iter().chain(after.get(&key)) {
@@ -338,12 +338,12 @@ fn view_dataplanes(view: &MeshView) -> BTreeMap<ObjectKey, Dataplane> {
         .collect()
 }
 
-fn seen(index: &Index) -> Seen {
+fn observe(index: &Index) -> Observed {
     let desired = index.all_desired().map(|desired| {
         let value = ((**desired.dataplane).clone(), desired.pod_uid.to_string());
         (desired.dataplane.key.clone(), value)
     });
-    Seen {
+    Observed {
         desired: desired.collect(),
         dataplanes: view_dataplanes(index.view()),
         services: services_of(index.view()),
@@ -352,8 +352,8 @@ fn seen(index: &Index) -> Seen {
     }
 }
 
-/// What there should be, made anew from the objects alone.
-fn anew(index: &Index, permissions: &Permissions) -> Seen {
+/// The state that a conversion of all objects from scratch leads to.
+fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
     let mut view = MeshView::default();
     for (key, (mesh, permission)) in permissions {
         view.upsert_permission(key, mesh, permission.clone());
@@ -378,7 +378,7 @@ fn anew(index: &Index, permissions: &Permissions) -> Seen {
             }
         }
     }
-    Seen {
+    Observed {
         desired,
         dataplanes: view_dataplanes(&view),
         services: services_of(&view),
@@ -387,8 +387,8 @@ fn anew(index: &Index, permissions: &Permissions) -> Seen {
     }
 }
 
-/// Without the Pods that cannot be converted: what is left of those depends on what was there before.
-fn without(mut seen: Seen, failed: &BTreeSet<ObjectKey>) -> Seen {
+/// Removes the Pods that cannot be converted, whose state depends on earlier writes.
+fn without(mut seen: Observed, failed: &BTreeSet<ObjectKey>) -> Observed {
     seen.desired.retain(|key, _| !failed.contains(key));
     seen.dataplanes.retain(|key, _| !failed.contains(key));
     seen.rules.retain(|key, _| !failed.contains(key));
@@ -399,7 +399,7 @@ fn without(mut seen: Seen, failed: &BTreeSet<ObjectKey>) -> Seen {
     seen
 }
 
-fn apart_from_health(dataplane: &Dataplane) -> Dataplane {
+fn without_health(dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     for inbound in &mut dataplane.inbounds {
         inbound.ready = None;
@@ -419,33 +419,37 @@ fn differing<K: Ord + Clone, V, T: PartialEq>(
         .collect()
 }
 
-fn expected_touched(before: &Seen, after: &Seen) -> BTreeSet<Touched> {
+fn expected_touched(before: &Observed, after: &Observed) -> BTreeSet<Touched> {
     let services = differing(&before.services, &after.services, Clone::clone).into_iter();
-    let dataplanes = differing(&before.dataplanes, &after.dataplanes, apart_from_health).into_iter();
+    let dataplanes = differing(&before.dataplanes, &after.dataplanes, without_health).into_iter();
     services
         .map(|(mesh, name)| Touched::Service(mesh, name))
         .chain(dataplanes.map(Touched::Dataplane))
         .collect()
 }
 
-/// Every Dataplane that is to be written is told with its new value, and the last word on it is right.
-fn check_told(before: &Seen, after: &Seen, changes: &Changes) -> Result<(), TestCaseError> {
-    let mut told = before.desired.clone();
+/// Checks that the returned changes of Dataplanes lead from the desired state before the write to that after it.
+fn check_dataplane_changes(
+    before: &Observed,
+    after: &Observed,
+    changes: &Changes,
+) -> Result<(), TestCaseError> {
+    let mut desired = before.desired.clone();
     for change in &changes.dataplanes {
         match change {
             DataplaneChange::Upsert {
                 dataplane, pod_uid, ..
             } => {
                 let value = ((**dataplane).clone(), pod_uid.to_string());
-                told.insert(dataplane.key.clone(), value);
+                desired.insert(dataplane.key.clone(), value);
             }
             DataplaneChange::Delete(key) => {
-                prop_assert!(told.remove(key).is_some(), "{key} was not there");
+                prop_assert!(desired.remove(key).is_some(), "{key} did not exist");
             }
             DataplaneChange::Failed { .. } => {}
         }
     }
-    prop_assert_eq!(&told, &after.desired);
+    prop_assert_eq!(&desired, &after.desired);
     Ok(())
 }
 
@@ -453,25 +457,25 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_order_of_writes_gives_what_converting_anew_gives(
+    fn state_after_any_writes_equals_a_conversion_from_scratch(
         writes in prop::collection::vec(any_write(), 1..40)
     ) {
         let mut index = Index::default();
         let mut permissions = Permissions::new();
         for one in &writes {
-            let (before, permissions_before) = (seen(&index), permissions.clone());
+            let (before, permissions_before) = (observe(&index), permissions.clone());
             let changes = write(&mut index, one);
             record_permission(&mut permissions, one);
-            let after = seen(&index);
+            let after = observe(&index);
             let touched: BTreeSet<_> = changes.touched.iter().cloned().collect();
             let mut expected = expected_touched(&before, &after);
             expected.extend(expected_inbounds(&permissions_before, &permissions, &after));
             prop_assert_eq!(touched, expected, "{:?}", one);
-            check_told(&before, &after, &changes)?;
-            prop_assert!(write(&mut index, one).is_empty(), "said again: {:?}", one);
+            check_dataplane_changes(&before, &after, &changes)?;
+            prop_assert!(write(&mut index, one).is_empty(), "repeated: {:?}", one);
         }
         let failed: BTreeSet<_> = index.failed().map(|(key, _)| key.clone()).collect();
-        let anew = without(anew(&index, &permissions), &failed);
-        prop_assert_eq!(without(seen(&index), &failed), anew);
+        let expected = without(from_scratch(&index, &permissions), &failed);
+        prop_assert_eq!(without(observe(&index), &failed), expected);
     }
 }

@@ -1,11 +1,11 @@
-//! Reading the index: for the writer, for the authentication of proxies, for whoever generates configuration.
+//! Read access to the index: for the publisher, the writer of Dataplanes, and the authentication of proxies.
 
 use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
 
 use super::Index;
 use super::changes::{DataplaneChange, Desired, PodIdentity};
-use super::entry::{Entry, Made};
+use super::entry::{CurrentDataplane, Entry};
 use crate::convert::ConvertError;
 use crate::convert::facts::{NamespaceFacts, PodFacts};
 
@@ -15,7 +15,7 @@ impl Index {
         &self.view
     }
 
-    /// How many times a Pod has been converted so far: the work that writes have caused.
+    /// Number of conversions of Pods so far, a measure of the work that writes have caused.
     pub fn conversions(&self) -> u64 {
         self.conversions
     }
@@ -30,7 +30,8 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// Who the proxy of a Pod may be. Nobody, once the Pod has finished: what asks then is not that proxy.
+    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished, since a later caller is not
+    /// its proxy.
     pub fn pod_entitlement(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
         self.view.dataplane(key)?;
@@ -40,30 +41,34 @@ impl Index {
         })
     }
 
-    /// The Dataplane of that name as it should be; `None` when there should be none.
+    /// The Dataplane that has to exist under a key; `None` when there must be none.
     pub fn desired(&self, key: &ObjectKey) -> Option<Desired<'_>> {
-        self.pods.get(key)?.made.as_ref().map(Made::desired)
+        self.pods
+            .get(key)?
+            .current
+            .as_ref()
+            .map(CurrentDataplane::desired)
     }
 
-    /// All Dataplanes as they should be, in no order.
+    /// All Dataplanes that have to exist, in no order.
     pub fn all_desired(&self) -> impl Iterator<Item = Desired<'_>> {
-        let made = self.pods.values().filter_map(|entry| entry.made.as_ref());
-        made.map(Made::desired)
+        let current = self.pods.values().filter_map(|entry| entry.current.as_ref());
+        current.map(CurrentDataplane::desired)
     }
 
-    /// What there is to tell on Pods, in no order: of those that cannot be converted, and of those that may not be
-    /// converted as meant.
-    pub fn complaints(&self) -> impl Iterator<Item = DataplaneChange> {
-        self.pods.values().flat_map(Entry::complaints)
+    /// Warnings about Pods that are in effect, in no order: Pods that cannot be converted, and Pods whose conversion
+    /// may not be as intended.
+    pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
+        self.pods.values().flat_map(Entry::warnings)
     }
 
-    /// Pods that cannot be converted, and why, in no order.
+    /// Pods that cannot be converted, with the reason, in no order.
     pub fn failed(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
         let pods = self.pods.iter();
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))
     }
 
-    /// Whether a namespace is being deleted: nothing can be created in it any more.
+    /// Whether a namespace is being deleted, so that no object can be created in it.
     pub fn is_terminating(&self, namespace: &str) -> bool {
         self.namespaces
             .get(namespace)
@@ -71,7 +76,7 @@ impl Index {
     }
 }
 
-impl Made {
+impl CurrentDataplane {
     fn desired(&self) -> Desired<'_> {
         Desired {
             dataplane: &self.dataplane,

@@ -1,7 +1,8 @@
-//! Which Services may select which Pods of a namespace, both ways, without going through the namespace.
+//! Candidates for the selection of Pods by Services of one namespace, in both directions, without a scan of the
+//! namespace.
 //!
-//! A Pod is entered under each of its labels, a Service under one pair of its selector. Either way the answer is a
-//! few candidates; whether a selector really matches is for the caller to check.
+//! A Pod is indexed by each of its labels, a Service by one pair of its selector. A lookup returns few candidates;
+//! the caller checks whether a selector matches.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -44,8 +45,8 @@ impl Selection {
         }
     }
 
-    /// Enters a Service under that pair of its selector that the fewest others are under, so that a label which all
-    /// Services of a namespace have in common does not bring them all up for every Pod.
+    /// Indexes a Service by the pair of its selector that the fewest other Services use. So a label that all Services
+    /// of a namespace share does not make all of them candidates for every Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
         let others = |pair: &&Pair| self.services_by_pair.get(*pair).map_or(0, HashSet::len);
         let Some(pair) = selector.iter().min_by_key(others).cloned() else {
@@ -69,7 +70,7 @@ impl Selection {
             .flatten()
     }
 
-    /// Names of the Pods that a selector may match: those with that label of it that the fewest have.
+    /// Names of the Pods that a selector may match: those with its rarest label.
     pub(super) fn pods_for(&self, selector: &Pairs) -> impl Iterator<Item = &Arc<str>> {
         let with_label = |pair: &Pair| self.pods_by_label.get(pair);
         let rarest = selector
@@ -84,9 +85,9 @@ fn add(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
 }
 
 fn remove(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
-    if let Some(entered) = names.get_mut(pair) {
-        entered.remove(name);
-        if entered.is_empty() {
+    if let Some(indexed) = names.get_mut(pair) {
+        indexed.remove(name);
+        if indexed.is_empty() {
             names.remove(pair);
         }
     }
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_share_a_label_are_told_apart_by_another() {
+    fn services_that_share_a_label_are_distinguished_by_another() {
         let mut selection = Selection::default();
         for app in ["a", "b", "c", "d"] {
             selection.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pods_with_the_rarest_label_of_a_selector_are_looked_at() {
+    fn candidates_of_a_selector_have_its_rarest_label() {
         let mut selection = Selection::default();
         for number in 0..10 {
             let app = if number == 0 { "a" } else { "b" };
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_of_what_has_gone() {
+    fn removed_pods_and_services_leave_nothing_behind() {
         let mut selection = Selection::default();
         let labels = pairs(&[("app", "a"), ("env", "prod")]);
         selection.add_pod(&"pod".into(), &labels);

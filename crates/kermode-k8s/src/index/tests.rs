@@ -1,4 +1,4 @@
-//! What a write reaches, and what it leaves alone.
+//! Effects of single writes to the index.
 
 use kermode_model::{Tags, tag};
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ fn upserted(changes: &Changes) -> Vec<&str> {
 }
 
 #[test]
-fn a_pod_without_a_sidecar_takes_no_part() {
+fn pod_without_a_sidecar_is_ignored() {
     let mut index = Index::default();
     let mut pod = pod_json("web-1", "10.0.0.1", web());
     pod["metadata"]["annotations"] = json!({});
@@ -42,7 +42,7 @@ fn a_pod_without_a_sidecar_takes_no_part() {
 }
 
 #[test]
-fn a_pod_gets_its_inbounds_when_its_service_comes_and_loses_them_when_it_goes() {
+fn inbounds_of_a_pod_follow_the_service_that_selects_it() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
     assert_eq!(name_of(&index, "web-1").as_deref(), Some("web-1_demo_svc"));
@@ -66,7 +66,7 @@ fn a_pod_gets_its_inbounds_when_its_service_comes_and_loses_them_when_it_goes() 
 }
 
 #[test]
-fn a_service_converts_only_the_pods_that_it_selects_or_selected() {
+fn service_converts_only_the_pods_that_it_selects_or_selected() {
     let mut index = Index::default();
     for number in 0..1000 {
         let app = if number < 3 { "a" } else { "b" };
@@ -97,7 +97,7 @@ fn a_service_converts_only_the_pods_that_it_selects_or_selected() {
 }
 
 #[test]
-fn a_namespace_converts_only_pods_whose_mesh_it_decides() {
+fn namespace_converts_only_pods_whose_mesh_it_sets() {
     let mut index = Index::default();
     let mut own = pod_json("own", "10.0.0.1", web());
     own["metadata"]["annotations"]["kuma.io/mesh"] = json!("own");
@@ -111,7 +111,7 @@ fn a_namespace_converts_only_pods_whose_mesh_it_decides() {
 }
 
 #[test]
-fn an_owner_that_comes_after_its_pods_names_them() {
+fn owner_listed_after_its_pods_names_them() {
     let mut index = Index::default();
     let mut pod = pod_json("web-5d4f-abc", "10.0.0.1", web());
     pod["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true, "uid": "", "apiVersion": "apps/v1"}]);
@@ -131,7 +131,7 @@ fn an_owner_that_comes_after_its_pods_names_them() {
 }
 
 #[test]
-fn a_readiness_flip_touches_only_the_service() {
+fn change_of_readiness_touches_only_the_service() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
@@ -178,7 +178,7 @@ fn permission_for_one_service_touches_the_inbounds_that_it_selects_before_or_aft
 }
 
 #[test]
-fn a_pod_that_cannot_be_converted_keeps_its_last_good_dataplane_but_not_its_health() {
+fn invalid_pod_keeps_its_last_valid_dataplane_with_current_health() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
@@ -194,13 +194,13 @@ fn a_pod_that_cannot_be_converted_keeps_its_last_good_dataplane_but_not_its_heal
     pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let changes = index.apply_pod(read_pod(&pod));
     assert_eq!(changes.touched, [service("web_demo_svc_80")]);
-    assert_eq!(upserted(&changes), ["web-1"], "the failure was told before");
+    assert_eq!(upserted(&changes), ["web-1"], "the failure was reported before");
     let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
     assert_eq!(web.map(|web| web.ready_endpoints().count()), Some(0));
 }
 
 #[test]
-fn services_that_become_too_many_leave_the_last_good_dataplane() {
+fn too_many_services_leave_the_last_valid_dataplane() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
@@ -219,11 +219,11 @@ fn services_that_become_too_many_leave_the_last_good_dataplane() {
     assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
     let changes = index.remove_service(&key("many"));
     assert_eq!(index.failed().count(), 0);
-    assert_eq!(changes.dataplanes, [], "it is what it was");
+    assert_eq!(changes.dataplanes, [], "the Dataplane is unchanged");
 }
 
 #[test]
-fn a_pod_does_not_inherit_the_dataplane_of_an_earlier_one_of_its_name() {
+fn pod_does_not_inherit_the_dataplane_of_its_predecessor() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-0", "10.0.0.1", web()));
     let mut pod = pod_json("web-0", "10.0.0.2", web());
@@ -246,7 +246,7 @@ fn a_pod_does_not_inherit_the_dataplane_of_an_earlier_one_of_its_name() {
 }
 
 #[test]
-fn a_failed_pod_keeps_its_dataplane_but_gives_its_address_up() {
+fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
@@ -262,7 +262,7 @@ fn a_failed_pod_keeps_its_dataplane_but_gives_its_address_up() {
     index.apply_pod(read_pod(&failed));
     let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
     let endpoints = web.map(|web| web.ready_endpoints().count());
-    assert_eq!(endpoints, Some(1), "the newer pod's");
+    assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod");
 
     failed["status"]["reason"] = json!("Evicted");
     let changes = index.apply_pod(read_pod(&failed));
@@ -270,10 +270,10 @@ fn a_failed_pod_keeps_its_dataplane_but_gives_its_address_up() {
 }
 
 #[test]
-fn a_proxy_is_entitled_to_what_its_pod_is() {
+fn identity_of_a_proxy_is_that_of_its_pod() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
-    let identity = index.pod_entitlement(&key("web-1")).expect("it is known");
+    let identity = index.pod_entitlement(&key("web-1")).expect("the Pod exists");
     assert_eq!(
         (identity.service_account, identity.uid),
         ("robot", "uid-of-web-1")
@@ -283,7 +283,7 @@ fn a_proxy_is_entitled_to_what_its_pod_is() {
 }
 
 #[test]
-fn a_finished_job_is_told_of_once() {
+fn finished_job_is_returned_once() {
     let mut index = Index::default();
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");
@@ -298,7 +298,7 @@ fn a_finished_job_is_told_of_once() {
 }
 
 #[test]
-fn a_dual_stack_service_is_found_at_both_addresses() {
+fn dual_stack_service_is_found_at_both_addresses() {
     let mut index = Index::default();
     let mut facts = mk_service("web", "10.96.0.1", web(), http());
     facts.cluster_ips = ["10.96.0.1", "fd00::1"]
@@ -324,7 +324,7 @@ fn equal_text_of_many_pods_is_one_allocation() {
 }
 
 #[test]
-fn nothing_is_left_of_what_has_gone() {
+fn removed_objects_leave_nothing_behind() {
     let mut index = Index::default();
     index.apply_namespace(mk_namespace("demo", None));
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));

@@ -63,8 +63,8 @@ impl DirectProxies {
         changes.collect()
     }
 
-    /// Registers a proxy, or removes it when it has no direct access any more. Returns the addresses that it calls directly; `None`
-    /// without direct access.
+    /// Registers a proxy, or removes it when it has no direct access any more. Returns the addresses that it calls
+    /// directly; `None` without direct access.
     pub(super) fn register(
         &mut self,
         view: &MeshView,

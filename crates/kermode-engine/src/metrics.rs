@@ -1,4 +1,4 @@
-//! How far the engine is behind what happens, and what its work costs.
+//! Metrics of the engine: its delay behind the watches, and the cost of its work.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 /// Metrics of the engine; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub struct Metrics {
     messages: Counter,
     conversions: Counter,
     waiting: Gauge,
@@ -33,39 +33,40 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Registers everything.
-    pub(crate) fn register(&self, registry: &mut Registry) {
-        let help = "Changes of Kubernetes objects that the watches told";
+    /// Registers all metrics.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Watch events received";
         registry.register("engine_messages", help, self.messages.clone());
-        let help = "Pods made into Dataplanes anew because of changes";
+        let help = "Pods converted to Dataplanes because of watch events";
         registry.register("engine_conversions", help, self.conversions.clone());
-        let help = "Changes that waited when the engine last took some";
-        registry.register("engine_waiting_messages", help, self.waiting.clone());
         let help =
-            "Time from a change told by a watch, the oldest of a batch, to the publication of its effects";
+            "Watch events that were waiting when the last batch was received, those of the batch included";
+        registry.register("engine_waiting_messages", help, self.waiting.clone());
+        let help = "Time from the oldest watch event of a batch to the publication of the batch";
         registry.register_with_unit("engine_lag", help, Unit::Seconds, self.lag.clone());
-        let help = "Time to apply a batch of changes, and to encode and publish what they touch";
+        let help = "Time to apply a batch of watch events and to generate and publish the touched resources";
         registry.register_with_unit("engine_work", help, Unit::Seconds, self.work.clone());
     }
 
-    /// A batch was taken, and this many more wait.
-    pub(super) fn taken(&self, batch: usize, waiting: usize) {
+    /// Counts a batch; `waiting` further events are in the channel.
+    pub(crate) fn batch_received(&self, batch: usize, waiting: usize) {
         self.messages.inc_by(batch as u64);
         self.waiting
             .set(i64::try_from(batch + waiting).unwrap_or(i64::MAX));
     }
 
-    /// So many Pods were made into Dataplanes because of it.
-    pub(super) fn converted(&self, pods: u64) {
+    /// Counts conversions of Pods to Dataplanes.
+    pub(crate) fn pods_converted(&self, pods: u64) {
         self.conversions.inc_by(pods);
     }
 
-    /// A batch whose oldest message was told at `told` has been published, by work that began at `begun`.
-    pub(super) fn published(&self, told: Option<Instant>, begun: Instant) {
+    /// Observes the publication of a batch whose oldest event was received at `oldest` and whose processing began at
+    /// `begun`.
+    pub(crate) fn batch_published(&self, oldest: Option<Instant>, begun: Instant) {
         let now = Instant::now();
         let since = |instant: Instant| -> Duration { now.saturating_duration_since(instant) };
-        if let Some(told) = told {
-            self.lag.observe(since(told).as_secs_f64());
+        if let Some(oldest) = oldest {
+            self.lag.observe(since(oldest).as_secs_f64());
         }
         self.work.observe(since(begun).as_secs_f64());
     }

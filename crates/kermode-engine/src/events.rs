@@ -1,0 +1,160 @@
+//! Watch events: what the engine receives, and the list of watches that it waits for before it publishes.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use kermode_crds::ContainerPatchSpec;
+use kermode_k8s::controller::watch::Update;
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
+use kermode_model::{Mesh, MeshName, TrafficPermission};
+
+macro_rules! watch_kinds {
+    ($($kind:ident = $name:literal,)*) => {
+        /// Kinds of watch. The same list starts the watches and says which first lists the engine waits for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum WatchKind {
+            $(#[doc = concat!("Watch of ", $name, ".")] $kind,)*
+        }
+
+        impl WatchKind {
+            /// Every kind, in the order in which the watches are started.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// Plural name of the resource, for logs.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+watch_kinds! {
+    Namespaces = "namespaces",
+    Meshes = "meshes",
+    Permissions = "meshtrafficpermissions",
+    ContainerPatches = "containerpatches",
+    ReplicaSets = "replicasets",
+    Jobs = "jobs",
+    Services = "services",
+    Pods = "pods",
+}
+
+/// One event of a watch, with the time at which the watch delivered it.
+#[derive(Debug)]
+pub struct WatchEvent {
+    pub(crate) received_at: Instant,
+    pub(crate) update: ObjectUpdate,
+}
+
+/// Update of an object, or the end of a first list, by kind.
+#[derive(Debug)]
+pub enum ObjectUpdate {
+    /// A Pod.
+    Pod(Update<PodFacts>),
+    /// A Service.
+    Service(Update<ServiceFacts>),
+    /// A Namespace.
+    Namespace(Update<NamespaceFacts>),
+    /// A ReplicaSet or Job.
+    Owner(OwnerKind, Update<OwnerFacts>),
+    /// A Mesh.
+    Mesh(Update<Mesh>),
+    /// A MeshTrafficPermission, with its mesh.
+    Permission(Update<(MeshName, TrafficPermission)>),
+    /// A ContainerPatch.
+    ContainerPatch(Update<ContainerPatchSpec>),
+}
+
+/// Watches that have not delivered their first list yet.
+#[derive(Debug)]
+pub(crate) struct InitialSync(BTreeSet<WatchKind>);
+
+// === impl WatchEvent ===
+
+impl From<ObjectUpdate> for WatchEvent {
+    fn from(update: ObjectUpdate) -> Self {
+        Self {
+            received_at: Instant::now(),
+            update,
+        }
+    }
+}
+
+// === impl ObjectUpdate ===
+
+impl ObjectUpdate {
+    /// The watch whose first list ends with this event.
+    pub(crate) fn synced_watch(&self) -> Option<WatchKind> {
+        match self {
+            Self::Pod(Update::Synced) => Some(WatchKind::Pods),
+            Self::Service(Update::Synced) => Some(WatchKind::Services),
+            Self::Namespace(Update::Synced) => Some(WatchKind::Namespaces),
+            Self::Owner(OwnerKind::ReplicaSet, Update::Synced) => Some(WatchKind::ReplicaSets),
+            Self::Owner(OwnerKind::Job, Update::Synced) => Some(WatchKind::Jobs),
+            Self::Mesh(Update::Synced) => Some(WatchKind::Meshes),
+            Self::Permission(Update::Synced) => Some(WatchKind::Permissions),
+            Self::ContainerPatch(Update::Synced) => Some(WatchKind::ContainerPatches),
+            _ => None,
+        }
+    }
+}
+
+// === impl InitialSync ===
+
+impl Default for InitialSync {
+    fn default() -> Self {
+        Self(WatchKind::ALL.iter().copied().collect())
+    }
+}
+
+impl InitialSync {
+    /// Records that a watch has delivered its first list; a repetition has no effect.
+    pub(crate) fn synced(&mut self, watch: WatchKind) {
+        self.0.remove(&watch);
+    }
+
+    /// Whether all watches have delivered their first list.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The event with which a watch ends its first list.
+    fn mk_synced(watch: WatchKind) -> ObjectUpdate {
+        match watch {
+            WatchKind::Namespaces => ObjectUpdate::Namespace(Update::Synced),
+            WatchKind::Meshes => ObjectUpdate::Mesh(Update::Synced),
+            WatchKind::Permissions => ObjectUpdate::Permission(Update::Synced),
+            WatchKind::ContainerPatches => ObjectUpdate::ContainerPatch(Update::Synced),
+            WatchKind::ReplicaSets => ObjectUpdate::Owner(OwnerKind::ReplicaSet, Update::Synced),
+            WatchKind::Jobs => ObjectUpdate::Owner(OwnerKind::Job, Update::Synced),
+            WatchKind::Services => ObjectUpdate::Service(Update::Synced),
+            WatchKind::Pods => ObjectUpdate::Pod(Update::Synced),
+        }
+    }
+
+    #[test]
+    fn every_watch_is_recognised_by_its_own_end_of_list() {
+        for watch in WatchKind::ALL {
+            assert_eq!(mk_synced(*watch).synced_watch(), Some(*watch));
+        }
+    }
+
+    #[test]
+    fn initial_sync_is_complete_after_each_watch_and_not_after_repetitions() {
+        let mut sync = InitialSync::default();
+        let (last, others) = WatchKind::ALL.split_last().expect("watches");
+        for watch in others.iter().chain(others) {
+            sync.synced(*watch);
+            assert!(!sync.is_complete(), "{watch:?}");
+        }
+        sync.synced(*last);
+        assert!(sync.is_complete());
+    }
+}

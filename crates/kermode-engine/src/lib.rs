@@ -1,0 +1,351 @@
+//! The engine: one task that applies watch events to the index and publishes what changed.
+//!
+//! ```text
+//! watches ──WatchEvent──▶ index ──Touched──▶ publisher (xDS)
+//!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Events
+//! ```
+//!
+//! The events that wait in the channel are applied as one batch: the first change of a burst is published at once,
+//! the following ones together. Nothing is published before every watch has delivered its first list, since proxies
+//! would lose the endpoints that are not listed yet.
+
+mod events;
+mod metrics;
+pub mod watches;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kermode_admission::directory::{Directory, NamespaceRecord};
+use kermode_k8s::controller::recorder::{Events, Subject};
+use kermode_k8s::controller::watch::Update;
+use kermode_k8s::controller::writer::Writer;
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerId};
+use kermode_k8s::index::{Changes, DataplaneChange, Index};
+use kermode_k8s::shared_index::SharedIndex;
+use kermode_model::view::Touched;
+use kermode_model::{Dataplane, Inbound, MeshName, ObjectKey};
+use kermode_removals::EndpointRemovals;
+use kermode_runtime::readiness::Guard;
+use kermode_xds::snapshot::Publisher;
+use tokio::sync::{Notify, mpsc, watch};
+
+use self::events::InitialSync;
+pub use self::events::{ObjectUpdate, WatchEvent, WatchKind};
+pub use self::metrics::Metrics;
+
+/// Maximum number of events in a batch.
+const BATCH: usize = 1024;
+
+/// Estimated time to push a change to one proxy.
+const PUSH_PER_PROXY: Duration = Duration::from_micros(30);
+/// Upper bound of the delay of writes: people look at Dataplanes, and a quarter of a second is not noticed.
+const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
+
+/// Inputs and outputs of the engine.
+pub struct Engine {
+    /// Index that the engine alone writes.
+    pub index: SharedIndex,
+    /// Directory of the webhooks; updated with the index.
+    pub directory: Directory,
+    /// Generates and publishes Envoy resources.
+    pub publisher: Publisher,
+    /// Tracks which proxies have not acknowledged the removal of an endpoint.
+    pub removals: EndpointRemovals,
+    /// Writes Dataplanes to the API server.
+    pub writer: Writer,
+    /// Records warnings about Pods.
+    pub events: Events,
+    /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
+    pub meshes_changed: Arc<Notify>,
+    /// Whether this replica is the leader; only the leader records Events.
+    pub leading: watch::Receiver<bool>,
+    /// Metrics of the engine.
+    pub metrics: Metrics,
+}
+
+/// State until the first publication.
+struct Startup {
+    sync: InitialSync,
+    /// Keeps the replica unready.
+    unready: Guard,
+}
+
+/// Delay of writes to the API server after a change, so that they do not compete with the push of the change to this
+/// many proxies.
+fn write_delay(proxies: usize) -> Duration {
+    let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
+    PUSH_PER_PROXY.saturating_mul(proxies).min(MAX_WRITE_DELAY)
+}
+
+// === impl Engine ===
+
+impl Engine {
+    /// Runs until all senders of events are gone. `unready` is released after the first publication.
+    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, unready: Guard) {
+        let mut startup = Some(Startup {
+            sync: InitialSync::default(),
+            unready,
+        });
+        let mut batch = Vec::with_capacity(BATCH);
+        let mut leading = self.leading.clone();
+        let store = self.publisher.store().clone();
+        loop {
+            tokio::select! {
+                received = events.recv_many(&mut batch, BATCH) => {
+                    if received == 0 {
+                        return;
+                    }
+                    self.on_batch(&mut startup, &mut batch, events.len());
+                }
+                Ok(()) = leading.changed() => {
+                    // Warnings that arose before this replica was the leader.
+                    if *leading.borrow_and_update() && startup.is_none() {
+                        self.record_all_warnings();
+                    }
+                }
+                proxies = store.demand_changed() => {
+                    // The first publication covers the proxies that have connected before it.
+                    if startup.is_none() {
+                        self.publisher.update_demand(self.index.read().view(), proxies);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Applies a batch, which is left empty, and publishes its effects once all watches have delivered their first
+    /// list.
+    fn on_batch(&mut self, startup: &mut Option<Startup>, batch: &mut Vec<WatchEvent>, waiting: usize) {
+        let begun = Instant::now();
+        let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
+        self.metrics.batch_received(batch.len(), waiting);
+        let oldest = batch.iter().map(|event| event.received_at).min();
+        let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
+        let completed = startup.take_if(|startup| startup.sync.is_complete());
+        if completed.is_some() {
+            // Pods may have been converted without their Services until now: only the final state counts.
+            changes = self.everything();
+        }
+        if startup.is_some() {
+            return;
+        }
+        self.publish(&changes.touched);
+        self.metrics.batch_published(oldest, begun);
+        if let Some(completed) = completed {
+            self.add_ready_endpoints();
+            completed.unready.ready();
+            self.writer.desired_is_complete();
+        }
+        let mut unwritten = Vec::new();
+        for change in changes.dataplanes {
+            self.update_removals(&change);
+            unwritten.extend(self.report(change));
+        }
+        let proxies = self.publisher.store().proxies_with_streams();
+        self.writer.touch_later(unwritten, write_delay(proxies));
+    }
+
+    fn publish(&mut self, touched: &[Touched]) {
+        self.publisher.apply(self.index.read().view(), touched);
+        let of_mesh_status = |touched: &Touched| matches!(touched, Touched::Mesh(_) | Touched::Dataplane(_));
+        if touched.iter().any(of_mesh_status) {
+            self.meshes_changed.notify_one();
+        }
+        for touched in touched {
+            if let Touched::Mesh(mesh) = touched {
+                self.writer.mesh_changed(mesh);
+            }
+        }
+    }
+
+    /// The changes from an empty mesh view to the index as it is.
+    fn everything(&self) -> Changes {
+        let index = self.index.read();
+        let meshes = index.view().meshes().map(|mesh| Touched::Mesh(mesh.name.clone()));
+        let proxies = index
+            .view()
+            .dataplanes()
+            .map(|dataplane| Touched::Dataplane(dataplane.key.clone()));
+        let touched = meshes.chain(proxies).collect();
+        Changes {
+            touched,
+            // The writer compares all Dataplanes when it starts, so only warnings are left.
+            dataplanes: index.warnings().collect(),
+            ..Changes::default()
+        }
+    }
+
+    fn apply(
+        &self,
+        updates: impl Iterator<Item = ObjectUpdate>,
+        mut startup: Option<&mut Startup>,
+    ) -> Changes {
+        let mut index = self.index.write();
+        let before = index.conversions();
+        let mut all = Changes::default();
+        for update in updates {
+            if let (Some(watch), Some(startup)) = (update.synced_watch(), &mut startup) {
+                startup.sync.synced(watch);
+            }
+            let changes = self.apply_update(&mut index, update);
+            all.touched.extend(changes.touched);
+            all.dataplanes.extend(changes.dataplanes);
+        }
+        self.metrics.pods_converted(index.conversions() - before);
+        all
+    }
+
+    fn apply_update(&self, index: &mut Index, update: ObjectUpdate) -> Changes {
+        match update {
+            ObjectUpdate::Pod(Update::Applied(_, pod)) => index.apply_pod(pod),
+            ObjectUpdate::Pod(Update::Gone(key)) => index.remove_pod(&key),
+            ObjectUpdate::Service(Update::Applied(_, service)) => index.apply_service(service),
+            ObjectUpdate::Service(Update::Gone(key)) => index.remove_service(&key),
+            ObjectUpdate::Namespace(update) => self.apply_namespace(index, update),
+            ObjectUpdate::Owner(_, Update::Applied(_, owner)) => index.apply_owner(owner),
+            ObjectUpdate::Owner(kind, Update::Gone(key)) => index.remove_owner(&OwnerId { kind, key }),
+            ObjectUpdate::Mesh(Update::Applied(key, mesh)) => {
+                self.directory.write().meshes.insert(key.name);
+                index.apply_mesh(mesh)
+            }
+            ObjectUpdate::Mesh(Update::Gone(key)) => {
+                self.directory.write().meshes.remove(&key.name);
+                index.remove_mesh(&MeshName::new(key.name))
+            }
+            ObjectUpdate::Permission(Update::Applied(key, (mesh, permission))) => {
+                index.apply_permission(&key, &mesh, permission)
+            }
+            ObjectUpdate::Permission(Update::Gone(key)) => index.remove_permission(&key),
+            ObjectUpdate::ContainerPatch(Update::Applied(key, patch)) => {
+                self.directory.write().container_patches.insert(key.name, patch);
+                Changes::default()
+            }
+            ObjectUpdate::ContainerPatch(Update::Gone(key)) => {
+                self.directory.write().container_patches.remove(&key.name);
+                Changes::default()
+            }
+            ObjectUpdate::Pod(Update::Synced)
+            | ObjectUpdate::Service(Update::Synced)
+            | ObjectUpdate::Owner(_, Update::Synced)
+            | ObjectUpdate::Mesh(Update::Synced)
+            | ObjectUpdate::Permission(Update::Synced)
+            | ObjectUpdate::ContainerPatch(Update::Synced) => Changes::default(),
+        }
+    }
+
+    fn apply_namespace(&self, index: &mut Index, update: Update<NamespaceFacts>) -> Changes {
+        match update {
+            Update::Applied(_, namespace) => {
+                let record = Arc::new(NamespaceRecord::from(&namespace));
+                let name = namespace.name.clone();
+                self.directory.write().namespaces.insert(name, record);
+                index.apply_namespace(namespace)
+            }
+            Update::Gone(key) => {
+                self.directory.write().namespaces.remove(&key.name);
+                index.remove_namespace(&key.name)
+            }
+            Update::Synced => Changes::default(),
+        }
+    }
+
+    /// Registers the ready endpoints of the first publication with the tracker of endpoint removals.
+    fn add_ready_endpoints(&self) {
+        let index = self.index.read();
+        let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
+        for dataplane in ready {
+            self.removals
+                .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
+        }
+    }
+
+    /// Registers the addition or removal of an endpoint, which has been published.
+    fn update_removals(&self, change: &DataplaneChange) {
+        let published = |mesh: &MeshName| self.publisher.published(mesh);
+        match change {
+            DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
+                self.removals
+                    .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
+            }
+            DataplaneChange::Upsert { dataplane, .. } => {
+                self.removals.endpoint_removed(&dataplane.key, published);
+            }
+            DataplaneChange::Delete(key) => {
+                self.removals.endpoint_removed(key, published);
+                self.removals.dataplane_deleted(key);
+            }
+            DataplaneChange::Failed { .. } => {}
+        }
+    }
+
+    /// Logs and records what a change means for its Pod. Returns the Dataplane that has to be written.
+    fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
+        let changed = match &change {
+            DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
+            DataplaneChange::Delete(key) => Some(key.clone()),
+            DataplaneChange::Failed { key, error, .. } => {
+                self.writer.metrics().not_generated();
+                tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
+                None
+            }
+        };
+        self.record_warnings(change);
+        changed
+    }
+
+    fn record_all_warnings(&self) {
+        let warnings: Vec<_> = self.index.read().warnings().collect();
+        for change in warnings {
+            self.record_warnings(change);
+        }
+    }
+
+    /// Records the warnings of a change as Events of its Pod.
+    fn record_warnings(&self, change: DataplaneChange) {
+        match change {
+            DataplaneChange::Upsert {
+                dataplane,
+                pod_uid,
+                warnings,
+            } => {
+                for warning in warnings.iter() {
+                    self.record_warning(&dataplane.key, &pod_uid, warning.reason(), &warning.to_string());
+                }
+            }
+            DataplaneChange::Delete(_) => {}
+            DataplaneChange::Failed { key, pod_uid, error } => {
+                let message = format!("Failed to generate Kuma Dataplane: {error}");
+                self.record_warning(&key, &pod_uid, "FailedToGenerateKumaDataplane", &message);
+            }
+        }
+    }
+
+    fn record_warning(&self, pod: &ObjectKey, uid: &Arc<str>, reason: &'static str, message: &str) {
+        if !*self.leading.borrow() {
+            return;
+        }
+        let subject = Subject {
+            kind: "Pod",
+            key: pod.clone(),
+            uid: uid.to_string(),
+        };
+        self.events.warning(&subject, reason, message);
+    }
+}
+
+fn is_ready(dataplane: &Dataplane) -> bool {
+    dataplane.inbounds.iter().any(Inbound::is_ready)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_are_delayed_by_the_number_of_proxies_up_to_a_limit() {
+        assert_eq!(write_delay(0), Duration::ZERO);
+        assert_eq!(write_delay(1_000), Duration::from_millis(30));
+        assert_eq!(write_delay(usize::MAX), MAX_WRITE_DELAY);
+    }
+}

@@ -1,0 +1,159 @@
+//! Watches of the API server: for each kind, what is kept of an object and which event of the engine it becomes.
+
+use std::fmt::Debug;
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
+use kermode_k8s::controller::watch::{Conversion, Update, decoded, follow, watch_config};
+use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
+use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::watcher::watcher;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
+
+/// One watch, to be polled until the engine has ended.
+pub type Watch = BoxFuture<'static, ()>;
+
+/// The watches of all kinds that the engine reads.
+pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Vec<Watch> {
+    let kinds = WatchKind::ALL.iter();
+    kinds
+        .map(|kind| start(*kind, client, system_namespace, sink))
+        .collect()
+}
+
+fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Watch {
+    let client = client.clone();
+    let starter = Starter { kind, sink };
+    match kind {
+        WatchKind::Namespaces => starter.start(
+            Api::<Namespace>::all(client),
+            |namespace| Conversion::Keep(NamespaceFacts::from(&namespace)),
+            ObjectUpdate::Namespace,
+        ),
+        WatchKind::Meshes => starter.start(
+            Api::<DeserializeGuard<Mesh>>::all(client),
+            move |mesh| decoded(kind.name(), mesh, |mesh| convert_mesh(&mesh)),
+            ObjectUpdate::Mesh,
+        ),
+        WatchKind::Permissions => starter.start(
+            Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(client, system_namespace),
+            move |permission| {
+                decoded(kind.name(), permission, |permission| {
+                    convert_permission(&permission)
+                })
+            },
+            ObjectUpdate::Permission,
+        ),
+        WatchKind::ContainerPatches => starter.start(
+            Api::<DeserializeGuard<ContainerPatch>>::namespaced(client, system_namespace),
+            move |patch| decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
+            ObjectUpdate::ContainerPatch,
+        ),
+        // Only the owner of a ReplicaSet or Job is read, and its status changes with every Pod: metadata suffices.
+        WatchKind::ReplicaSets => starter.start(
+            Api::<PartialObjectMeta<ReplicaSet>>::all(client),
+            |object| {
+                convert_owner(&ReplicaSet {
+                    metadata: object.metadata,
+                    ..ReplicaSet::default()
+                })
+            },
+            |update| ObjectUpdate::Owner(OwnerKind::ReplicaSet, update),
+        ),
+        WatchKind::Jobs => starter.start(
+            Api::<PartialObjectMeta<Job>>::all(client),
+            |object| {
+                convert_owner(&Job {
+                    metadata: object.metadata,
+                    ..Job::default()
+                })
+            },
+            |update| ObjectUpdate::Owner(OwnerKind::Job, update),
+        ),
+        WatchKind::Services => starter.start(
+            Api::<Service>::all(client),
+            |service| Conversion::Keep(ServiceFacts::from(&service)),
+            ObjectUpdate::Service,
+        ),
+        WatchKind::Pods => starter.start(
+            Api::<Pod>::all(client),
+            |pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
+            ObjectUpdate::Pod,
+        ),
+    }
+}
+
+/// Starts the watch of one kind.
+struct Starter<'a> {
+    kind: WatchKind,
+    sink: &'a mpsc::Sender<WatchEvent>,
+}
+
+impl Starter<'_> {
+    fn start<K, T>(
+        &self,
+        api: Api<K>,
+        convert: impl Fn(K) -> Conversion<T> + Send + 'static,
+        update: impl Fn(Update<T>) -> ObjectUpdate + Send + 'static,
+    ) -> Watch
+    where
+        K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+        T: Send + 'static,
+    {
+        Box::pin(follow(
+            self.kind.name(),
+            watcher(api, watch_config()),
+            convert,
+            move |changed| WatchEvent::from(update(changed)),
+            self.sink.clone(),
+        ))
+    }
+}
+
+/// Facts of a ReplicaSet or Job; it matters only if it has an owner itself.
+fn convert_owner<K>(object: &K) -> Conversion<OwnerFacts>
+where
+    for<'a> OwnerFacts: From<&'a K>,
+{
+    Some(OwnerFacts::from(object))
+        .filter(|facts| facts.owner.is_some())
+        .into()
+}
+
+fn convert_mesh(mesh: &Mesh) -> Conversion<kermode_model::Mesh> {
+    match kermode_model::Mesh::try_from(mesh) {
+        Ok(mesh) => Conversion::Keep(mesh),
+        Err(error) => {
+            tracing::warn!(
+                mesh = mesh.name_any(),
+                "Mesh is invalid, its last valid version stays in use: {error}"
+            );
+            Conversion::Invalid
+        }
+    }
+}
+
+fn convert_permission(permission: &MeshTrafficPermission) -> Conversion<(MeshName, TrafficPermission)> {
+    let mesh = permission
+        .labels()
+        .get(annotation::MESH)
+        .map_or(DEFAULT_MESH, String::as_str);
+    match TrafficPermission::try_from(permission) {
+        Ok(permission) => Conversion::Keep((MeshName::from(mesh), permission)),
+        Err(error) => {
+            tracing::warn!(
+                name = permission.name_any(),
+                "MeshTrafficPermission is invalid, its last valid version stays in use: {error}"
+            );
+            Conversion::Invalid
+        }
+    }
+}
