@@ -1,5 +1,5 @@
-//! The names of resources and identities: one place, since users grep them and other crates look them up
-//! (BEHAVIOUR section 6.1).
+//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). Users grep them, and other crates look
+//! them up.
 
 use std::net::SocketAddr;
 
@@ -9,41 +9,41 @@ use kermode_model::{MeshName, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Listener that answers the kubelet's HTTP probes.
 pub const PROBES: &str = "probe:listener";
-/// Cluster that dials the pod an application addressed, with the mesh's TLS.
+/// Cluster that connects to the Pod an application addressed, with the mesh's TLS.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
-/// Listener for one port of the workload. IPv6 addresses are in brackets, here and below.
+/// Inbound listener of one port. IPv6 addresses are in brackets, here and in all other names.
 pub fn inbound(address: SocketAddr) -> String {
     format!("inbound:{address}")
 }
 
-/// Cluster that leads to the application's own port.
+/// Cluster of the application's port.
 pub fn local(port: u16) -> String {
     format!("localhost:{port}")
 }
 
-/// Listener for one address that clients use.
+/// Outbound listener of one address of a service.
 pub fn outbound(address: SocketAddr) -> String {
     format!("outbound:{address}")
 }
 
-/// Cluster for a single endpoint of a headless service. Kuma numbers such subsets for each client; an address in
-/// the number's place gives every client the same name.
+/// Cluster of one endpoint of a headless service. Kuma numbers these clusters per client; with the address instead of
+/// a number the name is the same for all clients.
 pub fn instance(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 
-/// Listener for one pod that is reached by its own address.
+/// Listener of one Pod address with direct access.
 pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
 }
 
-/// Listener and cluster for traffic that no other listener is for.
+/// Listener and cluster for traffic without a listener of its own.
 pub(crate) fn passthrough(direction: &str, ipv6: bool) -> String {
     format!("{direction}:passthrough:{}", if ipv6 { "ipv6" } else { "ipv4" })
 }
 
-/// What every SPIFFE id of a mesh starts with.
+/// Prefix of all SPIFFE ids of a mesh.
 pub fn spiffe_prefix(mesh: &MeshName) -> String {
     format!("spiffe://{mesh}/")
 }
@@ -53,17 +53,17 @@ pub fn spiffe_id(mesh: &MeshName, service: &ServiceName) -> String {
     format!("spiffe://{mesh}/{service}")
 }
 
-/// The URI that stands for one tag in a workload's certificate.
+/// URI of one tag in a workload's certificate.
 pub fn tag_uri(key: &str, value: &str) -> String {
     format!("kuma://{key}/{value}")
 }
 
-/// The server name a client sends for a service.
+/// Server name (SNI) of connections to a service.
 pub(crate) fn sni(mesh: &MeshName, service: &ServiceName) -> String {
     format!("{service}{{mesh={mesh}}}")
 }
 
-/// A name as it appears in statistics.
+/// A name in the form for statistics: unsafe characters become underscores.
 pub(crate) fn stat(name: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     name.chars().map(|c| if safe(c) { c } else { '_' }).collect()
@@ -82,13 +82,13 @@ mod tests {
     }
 
     #[test]
-    fn statistics_names_keep_only_safe_characters() {
+    fn names_in_statistics_have_only_safe_characters() {
         assert_eq!(stat("inbound:10.0.0.1:80"), "inbound_10_0_0_1_80");
         assert_eq!(stat("web-a_demo_svc_80"), "web-a_demo_svc_80");
     }
 
     #[test]
-    fn the_server_name_carries_the_mesh() {
+    fn server_name_contains_the_mesh() {
         assert_eq!(
             sni(&"default".into(), &"web_demo_svc_80".into()),
             "web_demo_svc_80{mesh=default}"

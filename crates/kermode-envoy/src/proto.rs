@@ -1,4 +1,4 @@
-//! Short spellings for the pieces that every Envoy message is made of.
+//! Constructors for common parts of Envoy messages.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use envoy_types::pb::google::protobuf::{self, Any, BoolValue, UInt32Value};
 use prost::{Message, Name};
 
-/// Wraps a message so that it can stand in an extension point.
+/// Packs a message into an `Any` for an extension point.
 pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     Any {
         type_url: M::type_url(),
@@ -24,7 +24,7 @@ pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
 
 #[allow(clippy::unnecessary_wraps, reason = "message fields are options")]
 pub(crate) fn duration(duration: Duration) -> Option<protobuf::Duration> {
-    // Both halves always fit: every duration here is a constant of at most hours.
+    // Cannot overflow: all durations are constants of at most a few hours.
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     Some(protobuf::Duration { seconds, nanos })

@@ -1,4 +1,4 @@
-//! The bootstrap: as expected, and accepted by the real Envoy.
+//! The bootstrap: its contents, and validation by the real Envoy.
 
 #![allow(
     clippy::expect_used,
@@ -28,7 +28,7 @@ fn envoy_accepts_the_bootstrap() {
 }
 
 #[test]
-fn validation_finds_a_mistake() {
+fn invalid_bootstrap_is_rejected() {
     let mut bootstrap = mk_bootstrap();
     bootstrap["static_resources"]["listeners"] = json!([{ "name": "a", "no_such_field": 1 }]);
     let log = envoy::validate(&bootstrap).expect_err("Envoy refuses an unknown field");
@@ -36,7 +36,7 @@ fn validation_finds_a_mistake() {
 }
 
 #[test]
-fn the_node_is_named_after_mesh_pod_and_namespace() {
+fn node_is_named_after_mesh_pod_and_namespace() {
     let bootstrap = mk_bootstrap();
     assert_eq!(bootstrap["node"]["id"], "default.web-0.demo");
     assert_eq!(bootstrap["node"]["cluster"], "web-0");
@@ -45,7 +45,7 @@ fn the_node_is_named_after_mesh_pod_and_namespace() {
 }
 
 #[test]
-fn everything_comes_from_the_agents_socket() {
+fn all_configuration_comes_from_the_socket_of_the_agent() {
     let bootstrap = mk_bootstrap();
     let clusters = bootstrap["static_resources"]["clusters"]
         .as_array()

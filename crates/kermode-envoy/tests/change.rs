@@ -1,4 +1,4 @@
-//! What a change makes Envoy be sent: the resources whose versions differ, and no others.
+//! Resources whose versions change with a change of the mesh, and which Envoy is therefore sent.
 
 #![allow(
     clippy::expect_used,
@@ -33,13 +33,13 @@ dataplanes:
 }
 
 fn changed(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, String)> {
-    let stamps = |input: &Input| -> BTreeSet<_> {
+    let versions = |input: &Input| -> BTreeSet<_> {
         let resources = input.resources().into_iter();
         resources
             .map(|resource| (resource.kind, resource.name.to_string(), resource.version))
             .collect()
     };
-    let (before, after) = (stamps(before), stamps(after));
+    let (before, after) = (versions(before), versions(after));
     after
         .difference(&before)
         .map(|(kind, name, _)| (*kind, name.clone()))
@@ -47,7 +47,7 @@ fn changed(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, String)> {
 }
 
 #[test]
-fn a_change_of_readiness_changes_endpoints_alone() {
+fn change_of_readiness_changes_only_endpoints() {
     let changed = changed(&mk_input("", true), &mk_input("", false));
     assert_eq!(
         changed,
@@ -56,7 +56,7 @@ fn a_change_of_readiness_changes_endpoints_alone() {
 }
 
 #[test]
-fn mtls_changes_clusters_and_has_their_endpoints_sent_again_but_no_outbound_listener() {
+fn mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener() {
     let changed = changed(&mk_input("", true), &mk_input("mtls: STRICT", true));
     assert!(changed.contains(&(Cluster, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Endpoints, "web_demo_svc_80".to_owned())));
@@ -67,7 +67,7 @@ fn mtls_changes_clusters_and_has_their_endpoints_sent_again_but_no_outbound_list
 }
 
 #[test]
-fn an_equal_mesh_changes_nothing() {
+fn equal_mesh_changes_nothing() {
     assert_eq!(
         changed(&mk_input("mtls: STRICT", true), &mk_input("mtls: STRICT", true)),
         BTreeSet::new()

@@ -1,5 +1,5 @@
-//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` is everything one of its
-//! proxies gets. Each is also given to the real Envoy. `UPDATE_GOLDENS=1` rewrites the expectations.
+//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` has all resources of one of
+//! its proxies. The real Envoy validates each. `UPDATE_GOLDENS=1` rewrites the golden files.
 
 #![allow(
     clippy::expect_used,
@@ -64,7 +64,7 @@ fn check(case: &str) {
     compare(case, &readable_form(&resources));
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
     if let Err(log) = envoy::validate(&envoy::with_static(bootstrap, &resources)) {
-        panic!("Envoy refuses {case}:\n{log}");
+        panic!("Envoy rejects {case}:\n{log}");
     }
 }
 
@@ -79,7 +79,7 @@ fn readable_form(resources: &[Resource]) -> Value {
     resources.iter().map(entry).collect()
 }
 
-#[allow(clippy::disallowed_methods, reason = "a switch for whoever runs the tests")]
+#[allow(clippy::disallowed_methods, reason = "a switch for developers")]
 fn compare(case: &str, actual: &Value) {
     let path = folder().join(format!("{case}.golden.yaml"));
     if std::env::var("UPDATE_GOLDENS").is_ok() {

@@ -1,4 +1,4 @@
-//! Envoy behind real redirection, in a network namespace of its own (needs `unshare`, `ip`, `nft` and `curl`).
+//! Envoy with real redirection, in its own network namespace (needs `unshare`, `ip`, `nft` and `curl`).
 
 #![allow(
     clippy::expect_used,
@@ -14,9 +14,9 @@ use std::process::Command;
 use support::envoy;
 use support::input::Input;
 
-/// Starts Envoy with `$1` of configuration, asks one address that is redirected and the redirect port itself, and
-/// prints what that made of it. Few descriptors, so that a loop ends. Envoy's own connections are told from the
-/// client's by source port, where a pod has a user of its own for Envoy.
+/// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and to the redirect port itself,
+/// and prints Envoy's count of connections after each. The limit of descriptors ends a loop. Connections of Envoy and
+/// of the client are distinguished by source port; in a Pod, Envoy has its own user.
 const SCRIPT: &str = r#"
 set -eu
 ulimit -n 4000
@@ -38,7 +38,7 @@ count
 "#;
 
 #[test]
-fn a_connection_to_the_redirect_port_itself_is_closed_instead_of_going_round() {
+fn connection_to_the_redirect_port_is_closed() {
     let input = Input::parse("proxy: a.demo\ndataplanes: { a.demo: { address: 10.244.0.2 } }");
     let mut resources = input.resources();
     resources.retain(|resource| resource.name.starts_with("outbound:passthrough"));
@@ -73,6 +73,6 @@ fn a_connection_to_the_redirect_port_itself_is_closed_instead_of_going_round() {
         .lines()
         .filter_map(|line| line.rsplit_once(": ").map(|(_, count)| count.to_owned()))
         .collect();
-    // The redirected connection is passed through once; the one to the port itself is not passed on.
+    // Only the redirected connection is passed through.
     assert_eq!(counts, ["1", "1"], "{}", String::from_utf8_lossy(&output.stderr));
 }

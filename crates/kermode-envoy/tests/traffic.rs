@@ -1,6 +1,6 @@
-//! Real requests through two real Envoys on loopback: what a client's sidecar and a server's sidecar make of
-//! each other. The generated resources are used as they are but for what needs a pod: listeners are bound to
-//! free ports instead of being found by redirection, and secrets come from files instead of from `kuma-dp`.
+//! Requests through two real Envoys on loopback, the sidecars of a client and of a server. Two parts of the generated
+//! resources are changed, because they need a Pod: listeners are bound to free ports instead of being selected by
+//! redirection, and secrets come from files instead of `kuma-dp`.
 
 #![allow(
     clippy::expect_used,
@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 const CLIENT: &str = "spiffe://default/client_demo_svc";
 
-/// A client's and a server's sidecar with an application.
+/// The sidecars of a client and of a server, and an application.
 struct Mesh {
     application: Application,
     server: Running,
@@ -34,8 +34,8 @@ struct Mesh {
     _secrets: [TempDir; 2],
 }
 
-/// The services: `web` anybody may call, `locked` somebody else may call, and of the two endpoints of `half` one
-/// has no application any more.
+/// Services: `web` admits all callers, `locked` another caller only, and one of the two endpoints of `half` has no
+/// application.
 const SERVICES: [(&str, &str); 3] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
@@ -82,7 +82,7 @@ impl Mesh {
     }
 }
 
-/// The mesh in the form of the golden inputs, with the application's real ports.
+/// The mesh in the form of golden inputs, with the real ports of the application.
 fn input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
     let inbound = |address: SocketAddr, service: &str| {
         let port = address.port();
@@ -118,7 +118,7 @@ services:
     )
 }
 
-/// A port of its own that leads to the application: in a mesh each service would have its own.
+/// A port that forwards to the application, one for each service.
 fn forward_to(application: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
@@ -156,7 +156,7 @@ fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Starts the proxy of an input. `ports` says where its peers' listeners are really bound.
+/// Starts the proxy of an input. `ports` are the ports that its peers' listeners are bound to.
 fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
     let input = Input::parse(input);
     let resources: Vec<_> = input
@@ -233,7 +233,7 @@ fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
 }
 
 #[test]
-fn the_application_sees_who_called_and_cannot_be_deceived() {
+fn application_gets_the_verified_identity_of_its_caller() {
     let mesh = Mesh::start("STRICT");
     let answer = send(
         mesh.outbound(0),
@@ -246,7 +246,7 @@ fn the_application_sees_who_called_and_cannot_be_deceived() {
 }
 
 #[test]
-fn a_caller_that_no_permission_names_is_refused() {
+fn caller_without_a_permission_is_rejected() {
     let mesh = Mesh::start("STRICT");
     let answer = get(mesh.outbound(1), "/");
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
@@ -255,7 +255,7 @@ fn a_caller_that_no_permission_names_is_refused() {
 }
 
 #[test]
-fn plain_text_is_refused_by_strict_and_allowed_by_permissive() {
+fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
     for (mode, refused) in [("STRICT", true), ("PERMISSIVE", false)] {
         let mesh = Mesh::start(mode);
         let name = mesh
@@ -276,7 +276,7 @@ fn plain_text_is_refused_by_strict_and_allowed_by_permissive() {
 }
 
 #[test]
-fn a_request_whose_application_is_gone_goes_to_another_endpoint_exactly_once() {
+fn request_to_a_stopped_application_is_retried_once_at_another_endpoint() {
     let mesh = Mesh::start("STRICT");
     let address = mesh.outbound(2);
     for _ in 0..20 {
@@ -291,7 +291,7 @@ fn a_request_whose_application_is_gone_goes_to_another_endpoint_exactly_once() {
 }
 
 #[test]
-fn a_websocket_passes_through_both_sidecars() {
+fn websocket_passes_through_both_sidecars() {
     let mesh = Mesh::start("STRICT");
     let mut socket = TcpStream::connect(mesh.outbound(0)).expect("a connection");
     socket

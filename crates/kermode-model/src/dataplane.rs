@@ -1,10 +1,10 @@
-//! The Dataplane: one proxy and the workload beside it.
+//! The Dataplane: one proxy and its workload.
 
 use std::net::IpAddr;
 
 use crate::{MeshName, ObjectKey, Protocol, ServiceName, Tags, tag};
 
-/// One proxy of the mesh, as its Dataplane resource describes it (BEHAVIOUR sections 3 and 8).
+/// One proxy of the mesh, as its Dataplane resource describes it (docs/reference/resources.md#dataplane).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataplane {
     /// Namespace and name, those of the Pod.
@@ -13,23 +13,23 @@ pub struct Dataplane {
     pub mesh: MeshName,
     /// The Pod's (first) IP.
     pub address: IpAddr,
-    /// What the workload serves. Empty for gateways.
+    /// Service ports of the workload. Empty for gateways.
     pub inbounds: Vec<Inbound>,
-    /// Set when the workload is a gateway: its own traffic is not intercepted on the way in.
+    /// Present when the workload is a gateway, whose inbound traffic is not redirected.
     pub gateway: Option<Gateway>,
-    /// Set when traffic is redirected to the proxy.
+    /// Present when the Pod's traffic is redirected to the proxy.
     pub transparent_proxying: Option<TransparentProxying>,
     /// Port of Envoy's admin interface, when the Pod overrides the default.
     pub admin_port: Option<u16>,
-    /// HTTP probes that the proxy answers on behalf of the application.
+    /// HTTP probes that the proxy answers for the application.
     pub probes: Option<Probes>,
     /// Metrics overrides of the Pod.
     pub metrics: Option<Metrics>,
 }
 
 impl Dataplane {
-    /// Every value of `kuma.io/service` that this proxy may call itself, in order and without repeats. A gateway that
-    /// is known by its Deployment has that name, under another key, and no other.
+    /// Every value of `kuma.io/service` that the proxy has, sorted, each once. A gateway identified by its Deployment
+    /// has only the name under [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
         let gateway = self.gateway.iter().map(|gateway| {
@@ -54,15 +54,16 @@ pub struct Inbound {
     pub port: u16,
     /// Tags, `kuma.io/service` always among them.
     pub tags: Tags,
-    /// Whether it may receive traffic. Absent means that nothing is known, which counts as ready.
+    /// Whether it may receive traffic. An inbound of unknown health (`None`) counts as ready.
     pub ready: Option<bool>,
 }
 
 impl Inbound {
-    /// The port that stands for "no Service selects this workload"; nothing listens on it.
+    /// Port of the only inbound of a service-less workload; nothing listens on it
+    /// (docs/reference/dataplane.md#service-less-pods).
     pub const SERVICELESS_PORT: u16 = 49151;
-    /// How many a Dataplane may have. Every proxy that calls the workload bears them, and no Pod is behind as many ports
-    /// of Services by intent: a selector that matches everything is.
+    /// Maximum number of inbounds of a Dataplane. Each is an endpoint in every proxy that calls the workload, and
+    /// only a selector that matches Pods by mistake leads to more.
     pub const MOST: usize = 256;
 
     /// The service this inbound belongs to.
@@ -80,54 +81,55 @@ impl Inbound {
             .unwrap_or_default()
     }
 
-    /// Whether endpoints may be made of it.
+    /// Whether the inbound may receive traffic as an endpoint.
     pub fn is_ready(&self) -> bool {
         self.ready != Some(false)
     }
 
-    /// Whether it only stands for a workload without a Service.
+    /// Whether the inbound stands for a service-less workload.
     pub fn is_serviceless(&self) -> bool {
         self.port == Self::SERVICELESS_PORT
     }
 }
 
-/// A gateway that Kermode does not run itself.
+/// A gateway that is not run by Kermode (docs/reference/dataplane.md#gateways).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gateway {
-    /// How it is run.
+    /// Operator of the gateway.
     pub kind: GatewayKind,
     /// Its tags, `kuma.io/service` among them.
     pub tags: Tags,
 }
 
-/// How a gateway is run.
+/// Operator of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayKind {
-    /// By the user (Kong, Traefik …), with our sidecar beside it.
+    /// By the user (Kong, Traefik …), with a sidecar of Kermode.
     Delegated,
 }
 
 /// Redirection of the Pod's traffic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TransparentProxying {
-    /// Where inbound connections are redirected to.
+    /// Port that inbound connections are redirected to.
     pub redirect_port_inbound: u16,
-    /// The same for IPv6; absent when IPv6 is not intercepted.
+    /// The same for IPv6; `None` when IPv6 is not redirected.
     pub redirect_port_inbound_v6: Option<u16>,
-    /// Where outbound connections are redirected to.
+    /// Port that outbound connections are redirected to.
     pub redirect_port_outbound: u16,
-    /// Services that are reached by pod IP; `*` for all.
+    /// Services that the workload calls by Pod IP; `*` for all.
     pub direct_access_services: Vec<String>,
-    /// The only services that are reached at all; empty for no limit.
+    /// Services that the workload may call; empty for all.
     pub reachable_services: Vec<String>,
 }
 
-/// Virtual probes: the kubelet asks the proxy, which asks the application (BEHAVIOUR section 2.8).
+/// Virtual probes: the kubelet probes the proxy, which probes the application
+/// (docs/reference/injection.md#virtual-probes).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probes {
-    /// Port the kubelet asks on.
+    /// Port that the kubelet probes.
     pub port: u16,
-    /// One entry a probe.
+    /// Probes of the application.
     pub endpoints: Vec<ApplicationProbe>,
 }
 
@@ -136,9 +138,9 @@ pub struct Probes {
 pub struct ApplicationProbe {
     /// The application's port.
     pub inbound_port: u16,
-    /// The path asked of the application.
+    /// Path that the proxy requests from the application.
     pub inbound_path: String,
-    /// The path the kubelet asks of the proxy.
+    /// Path that the kubelet requests from the proxy.
     pub path: String,
 }
 
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_called_by_its_service_or_by_its_deployment() {
+    fn gateway_is_named_by_its_service_or_else_by_its_deployment() {
         let by_deployment = (tag::GATEWAY_SERVICE, "kong_demo_svc");
         let by_service = (tag::SERVICE, "kong_demo_svc_80");
         assert_eq!(mk_gateway(&[by_deployment]).services(), ["kong_demo_svc".into()]);
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_of_gateways_means_nothing_on_an_inbound() {
+    fn gateway_tag_is_ignored_on_an_inbound() {
         let mut dataplane = mk_gateway(&[]);
         dataplane.inbounds.push(Inbound {
             port: 80,

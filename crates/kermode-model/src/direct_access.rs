@@ -1,7 +1,8 @@
 //! Direct access: the Pod addresses that a proxy may call by IP (`kuma.io/direct-access-services`).
 //!
-//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and passes it every service that
-//! the mesh view touched. The few addresses that changed are then compared with the [`DirectAccess`] of each proxy.
+//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and passes it every
+//! service that the mesh view touched. The few addresses that changed are then compared with the [`DirectAccess`] of
+//! each proxy.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -48,8 +49,8 @@ impl EndpointAddresses {
         addresses
     }
 
-    /// Replaces the endpoints of a service; `None` removes them. Unready endpoints count. Returns the addresses at which something
-    /// changed.
+    /// Replaces the endpoints of a service; `None` removes them. Unready endpoints count. Returns the addresses at
+    /// which something changed.
     pub fn update(&mut self, name: &ServiceName, service: Option<&Service>) -> BTreeSet<SocketAddr> {
         let mut stale = self.by_service.remove(name).unwrap_or_default();
         let mut changed = BTreeSet::new();
@@ -127,8 +128,8 @@ impl DirectAccess {
         addresses
     }
 
-    /// Whether the proxy calls an address directly: a service of its list has an endpoint there, in another Pod, and no outbound
-    /// listener of the proxy has the address already, as those of headless services do.
+    /// Whether the proxy calls an address directly: a service of its list has an endpoint there, in another Pod, and
+    /// no outbound listener of the proxy has the address already, as those of headless services do.
     pub fn includes(&self, of_mesh: &EndpointAddresses, address: SocketAddr) -> bool {
         let Some(uses) = of_mesh.by_address.get(&address) else {
             return false;

@@ -1,10 +1,10 @@
-//! Durations in Go's notation (`1m30s`), which is what annotations, configuration and Kuma's resources use.
+//! Durations in Go's notation (`1m30s`), as used by annotations, configuration and Kuma's resources.
 //!
-//! Grammar: <https://pkg.go.dev/time#ParseDuration>, without signs: nothing here may be negative.
+//! Grammar: <https://pkg.go.dev/time#ParseDuration>, without signs: all durations are positive.
 
 use std::time::Duration;
 
-/// Why a text is not a duration.
+/// Error of a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration: write a number and a unit (ms, s, m, h), for example 30s or 1m30s")]
 pub struct InvalidDuration {
@@ -21,7 +21,7 @@ const UNITS: [(&str, u128); 7] = [
     ("h", 3_600 * 1_000_000_000),
 ];
 
-/// Reads a duration such as `30s`, `1h15m` or `1.5s`; a bare `0` is zero.
+/// Parses a duration such as `30s`, `1h15m` or `1.5s`; a bare `0` is zero.
 pub fn parse(text: &str) -> Result<Duration, InvalidDuration> {
     parse_nanoseconds(text)
         .and_then(|nanoseconds| u64::try_from(nanoseconds).ok())
@@ -71,7 +71,7 @@ fn scaled(number: &str, scale: u128) -> Option<u128> {
     Some(value)
 }
 
-/// Prints a duration the way Go does: `1m30s`, `30s`, `1.5s`, `250ms`, `0s`.
+/// Formats a duration as Go does: `1m30s`, `30s`, `1.5s`, `250ms`, `0s`.
 pub fn format(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
     for (unit, scale) in [("ns", 1), ("µs", 1_000), ("ms", 1_000_000)] {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_and_print_as_in_go() {
+    fn durations_are_parsed_and_formatted_as_in_go() {
         for (text, millis, printed) in [
             ("30s", 30_000, "30s"),
             ("90s", 90_000, "1m30s"),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "30",
@@ -136,7 +136,7 @@ mod tests {
             "30 s",
             "99999999999999999999h",
         ] {
-            assert!(parse(text).is_err(), "{text:?} should be refused");
+            assert!(parse(text).is_err(), "{text:?} has to be rejected");
         }
     }
 }

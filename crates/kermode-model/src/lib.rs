@@ -1,7 +1,6 @@
-//! What a mesh is made of, as plain data: no IO, no Kubernetes, no Envoy.
+//! The data model of a mesh, shared by all other crates: no IO, no Kubernetes types, no Envoy types.
 //!
-//! This is the vocabulary every other crate speaks. Kubernetes objects are turned into it at one edge
-//! (`kermode-k8s`), Envoy resources are made from it at the other (`kermode-envoy`).
+//! `kermode-k8s` converts Kubernetes objects to it, `kermode-envoy` generates Envoy resources from it.
 
 pub mod annotation;
 mod dataplane;

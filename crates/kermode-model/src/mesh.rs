@@ -1,22 +1,22 @@
-//! The Mesh: what its proxies have in common.
+//! The Mesh: settings shared by all its proxies.
 
 use std::time::Duration;
 
 use crate::MeshName;
 
-/// A mesh, as its Mesh resource describes it (BEHAVIOUR section 8).
+/// Settings of a Mesh resource (docs/reference/resources.md#mesh).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mesh {
     /// Name of the Mesh resource.
     pub name: MeshName,
-    /// Mutual TLS, when a backend is enabled.
+    /// Mutual TLS; `None` without an enabled backend.
     pub mtls: Option<Mtls>,
-    /// Whether traffic to addresses outside the mesh is let through (`networking.outbound.passthrough`).
+    /// Whether proxies pass traffic to addresses outside the mesh through (`networking.outbound.passthrough`).
     pub outbound_passthrough: bool,
 }
 
 impl Mesh {
-    /// A mesh as an empty Mesh resource describes it: no mTLS, passthrough on.
+    /// The settings of an empty Mesh resource: no mTLS, passthrough on.
     pub fn new(name: impl Into<MeshName>) -> Self {
         Self {
             name: name.into(),
@@ -31,27 +31,27 @@ impl Mesh {
 pub struct Mtls {
     /// Name of the backend in the Mesh resource; part of the name of the CA's Secrets.
     pub backend: String,
-    /// What inbounds accept.
+    /// Connections that inbounds accept.
     pub mode: MtlsMode,
-    /// Who signs.
+    /// Issuer of the certificates.
     pub authority: CertificateAuthority,
     /// Lifetime of a workload certificate (`dpCert.rotation.expiration`, 24 h unless set).
     pub certificate_lifetime: Duration,
 }
 
-/// What an inbound accepts once mTLS is on.
+/// Connections that an inbound accepts in a mesh with mTLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MtlsMode {
     /// Only TLS with a certificate of the mesh.
     #[default]
     Strict,
-    /// Plain text and the application's own TLS besides.
+    /// Also plain text and TLS of the application.
     Permissive,
 }
 
-/// Where a mesh's certificates come from.
+/// Issuer of a mesh's certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateAuthority {
-    /// A CA that the control plane makes and keeps in a Secret.
+    /// A CA that the control plane generates and stores in a Secret.
     Builtin,
 }

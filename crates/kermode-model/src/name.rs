@@ -1,16 +1,16 @@
-//! Names. Cheap to clone, ordered, and not interchangeable with one another.
+//! Typed names of meshes, services and Kubernetes objects. Cheap to clone.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// The mesh that a workload joins when nothing names another one.
+/// Mesh of a workload that names none.
 pub const DEFAULT_MESH: &str = "default";
 
-/// The most characters of a DNS label.
+/// Maximum length of a DNS label, in bytes (RFC 1123).
 pub const MAX_DNS_LABEL: usize = 63;
 
-/// Whether a text is a DNS label (RFC 1123) in lower case, as the name of a Kubernetes namespace is. Names of meshes
-/// are: they are trust domains of SPIFFE and parts of the names of Secrets.
+/// Whether a text is a DNS label (RFC 1123) in lower case, like the name of a Kubernetes namespace. Names of meshes
+/// have to be: they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
     let outer =
         |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -29,7 +29,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Wraps the text unchecked: these names come from objects that the API server has validated.
+            /// Wraps a text without a check: the API server has validated the object it comes from.
             pub fn new(name: impl Into<Arc<str>>) -> Self {
                 Self(name.into())
             }
@@ -77,7 +77,7 @@ impl ServiceName {
         Self::new(format!("{service}_{namespace}_svc_{port}"))
     }
 
-    /// The name of a workload that no Service selects.
+    /// The name of a service-less workload.
     pub fn of_workload(workload: &str, namespace: &str) -> Self {
         Self::new(format!("{workload}_{namespace}_svc"))
     }
@@ -101,12 +101,13 @@ impl ObjectKey {
         }
     }
 
-    /// The name Kuma gives such an object inside a mesh: `<name>.<namespace>`.
+    /// The name of the object inside a mesh, as in Kuma: `<name>.<namespace>`.
     pub fn proxy_name(&self) -> String {
         format!("{}.{}", self.name, self.namespace)
     }
 
-    /// The inverse of [`ObjectKey::proxy_name`]. A Kubernetes namespace has no dots, so the last one separates.
+    /// The inverse of [`ObjectKey::proxy_name`]. A Kubernetes namespace contains no dots, so the last dot separates
+    /// the two.
     pub fn from_proxy_name(name: &str) -> Option<Self> {
         let (name, namespace) = name.rsplit_once('.')?;
         (!name.is_empty() && !namespace.is_empty()).then(|| Self::new(namespace, name))
@@ -130,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dns_labels_are_those_of_rfc_1123() {
+    fn dns_labels_follow_rfc_1123() {
         for good in ["a", "0", "ca-1", "default", &"x".repeat(63)] {
             assert!(is_dns_label(good), "{good}");
         }
@@ -140,13 +141,13 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_name_with_dots_survives_the_round_trip() {
+    fn pod_name_with_dots_survives_the_round_trip() {
         let key = ObjectKey::new("ns", "web-0.example");
         assert_eq!(ObjectKey::from_proxy_name(&key.proxy_name()), Some(key));
     }
 
     #[test]
-    fn a_proxy_name_without_namespace_is_refused() {
+    fn proxy_name_without_namespace_is_rejected() {
         assert_eq!(ObjectKey::from_proxy_name("web"), None);
         assert_eq!(ObjectKey::from_proxy_name("web."), None);
         assert_eq!(ObjectKey::from_proxy_name(".ns"), None);

@@ -1,6 +1,7 @@
 //! MeshTrafficPermission: which callers an inbound admits, and which permission applies to which inbound.
 //!
-//! The mesh view holds one [`PermissionSet`] for each mesh. Its rules for an inbound become Envoy's RBAC filter in `kermode-envoy`.
+//! The mesh view holds one [`PermissionSet`] for each mesh. Its rules for an inbound become Envoy's RBAC filter in
+//! `kermode-envoy`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -51,8 +52,8 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
-/// A permission for a service overrules one for other tags, which overrules one for the whole mesh; more tags overrule fewer.
-/// Among equals the first name of the alphabet wins, as in Kuma.
+/// A permission for a service overrules one for other tags, which overrules one for the whole mesh; more tags
+/// overrule fewer. Among equals the first name of the alphabet wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     names_service: bool,

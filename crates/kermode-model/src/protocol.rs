@@ -1,15 +1,15 @@
-//! Application protocols and how they combine.
+//! Application protocols of inbounds (docs/design.md#application-protocols).
 
 use std::fmt;
 
-/// What is spoken on a port. The order is by specificity: of several protocols declared for one port, the
-/// greatest is used.
+/// Application protocol of a port, ordered by specificity: of several protocols declared for one port, the
+/// greatest applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// Opaque bytes.
     #[default]
     Tcp,
-    /// Kafka's wire protocol; balanced as TCP.
+    /// Kafka's wire protocol; proxied as TCP.
     Kafka,
     /// HTTP/1.1.
     Http,
@@ -20,7 +20,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// The text of the tag `kuma.io/protocol`.
+    /// The value of the tag `kuma.io/protocol`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -31,7 +31,7 @@ impl Protocol {
         }
     }
 
-    /// Reads the value of the tag `kuma.io/protocol`; `None` for anything that Kuma does not know.
+    /// Parses the value of the tag `kuma.io/protocol`; `None` for a value that Kuma does not know.
     pub fn from_tag(text: &str) -> Option<Self> {
         match text {
             "tcp" => Some(Self::Tcp),
@@ -43,12 +43,12 @@ impl Protocol {
         }
     }
 
-    /// Whether Envoy reads requests rather than bytes.
+    /// Whether Envoy proxies requests rather than bytes.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc)
     }
 
-    /// The most specific protocol that speakers of both can share: gRPC runs on HTTP/2, everything on TCP.
+    /// The most specific protocol that includes both: gRPC is HTTP/2, everything is TCP.
     #[must_use]
     pub fn common(self, other: Self) -> Self {
         match (self, other) {
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_common_protocol_is_the_most_specific_one_both_speak() {
+    fn common_protocol_is_the_most_specific_one_that_includes_both() {
         assert_eq!(Grpc.common(Http2), Http2);
         assert_eq!(Http.common(Http), Http);
         assert_eq!(Http.common(Grpc), Tcp);
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn every_protocol_reads_its_own_text() {
+    fn every_protocol_parses_its_own_tag() {
         for protocol in [Tcp, Protocol::Kafka, Http, Http2, Grpc] {
             assert_eq!(Protocol::from_tag(protocol.as_str()), Some(protocol));
         }

@@ -1,8 +1,8 @@
-//! The mesh view: every dataplane, indexed by what a change of it touches.
+//! The mesh view: all meshes, dataplanes, services and permissions, as generators of Envoy resources read them.
 //!
-//! Writers hand in whole objects; the view compares them with what it has and answers with the few things that
-//! really changed, so that whoever generates configuration does work for those alone. A write that changes
-//! nothing touches nothing. Lookups by service and by address are a hash away, whatever the size of the mesh.
+//! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns
+//! the [`Touched`] parts, for which resources have to be generated again; a write that changes nothing returns none.
+//! The cost of a write depends on what it touches, not on the size of the mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -14,7 +14,7 @@ use crate::{
     TrafficPermission,
 };
 
-/// All meshes, dataplanes and services that the control plane knows.
+/// All meshes, dataplanes, services and permissions of the control plane.
 #[derive(Debug, Default)]
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
@@ -23,26 +23,26 @@ pub struct MeshView {
     by_address: HashMap<SocketAddr, ServiceName>,
 }
 
-/// Where clients address a service, as its Kubernetes Service says.
+/// Addresses of a service, from its Kubernetes Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceAddresses {
     /// ClusterIP and service port, one for each IP family.
     pub cluster_ips: Vec<SocketAddr>,
-    /// Whether clients address the pods one by one (ClusterIP `None`).
+    /// Whether clients address the Pods one by one (ClusterIP `None`).
     pub headless: bool,
 }
 
 /// One service of a mesh.
 #[derive(Clone, Debug, Default)]
 pub struct Service {
-    /// Where clients address it.
+    /// Addresses that clients call.
     pub addresses: ServiceAddresses,
-    /// The inbounds behind it by pod IP and container port, unready ones included.
+    /// Inbounds of the service by Pod IP and container port, unready ones included.
     pub endpoints: BTreeMap<SocketAddr, Endpoint>,
 }
 
 impl Service {
-    /// The most specific protocol that all endpoints share; TCP without endpoints.
+    /// The most specific protocol that includes those of all endpoints; TCP without endpoints.
     pub fn protocol(&self) -> Protocol {
         self.endpoints
             .values()
@@ -57,7 +57,7 @@ impl Service {
     }
 }
 
-/// One inbound behind a service.
+/// One inbound of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// The dataplane it belongs to.
@@ -70,14 +70,14 @@ pub struct Endpoint {
     pub ready: bool,
 }
 
-/// Something whose configuration has to be generated anew.
+/// A part of the view whose Envoy resources have to be generated again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
     /// The mesh itself: mTLS or passthrough.
     Mesh(MeshName),
-    /// A service: endpoints, addresses or protocol. It may have gone.
+    /// A service: endpoints, addresses or protocol. It may have been removed.
     Service(MeshName, ServiceName),
-    /// A dataplane's own configuration, health aside. It may have gone.
+    /// A dataplane, apart from the health of its inbounds. It may have been removed.
     Dataplane(ObjectKey),
     /// The permissions that apply to an inbound of a dataplane, by its port.
     Inbound(ObjectKey, u16),
@@ -136,7 +136,7 @@ impl MeshView {
         keys.filter_map(|key| self.dataplanes.get(key))
     }
 
-    /// A service of a mesh; one exists while a dataplane of the mesh carries it in a tag.
+    /// A service of a mesh. It exists while a dataplane of the mesh has an inbound of the service.
     pub fn service(&self, mesh: &MeshName, name: &ServiceName) -> Option<&Service> {
         self.meshes.get(mesh)?.services.get(name)
     }
@@ -149,7 +149,7 @@ impl MeshView {
             .flat_map(|entry| &entry.services)
     }
 
-    /// Which service clients reach at a ClusterIP and service port.
+    /// The service at a ClusterIP and service port.
     pub fn service_at(&self, address: SocketAddr) -> Option<&ServiceName> {
         self.by_address.get(&address)
     }
@@ -165,7 +165,7 @@ impl MeshView {
         vec![Touched::Mesh(name)]
     }
 
-    /// Removes a Mesh resource. Its dataplanes stay known, so that they work again when it comes back.
+    /// Removes a Mesh resource. Its dataplanes stay in the view and are configured again when the Mesh is recreated.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
         let Some(entry) = self.meshes.get_mut(name) else {
             return Vec::new();
@@ -221,14 +221,14 @@ impl MeshView {
         selected.into_iter().collect()
     }
 
-    /// Says where clients address a service; `None` when its Kubernetes Service has gone.
+    /// Sets the addresses of a service; `None` when its Kubernetes Service was removed.
     pub fn set_addresses(&mut self, name: &ServiceName, addresses: Option<ServiceAddresses>) -> Vec<Touched> {
         if self.addresses.get(name) == addresses.as_ref() {
             return Vec::new();
         }
         if let Some(old) = self.addresses.remove(name) {
             for address in &old.cluster_ips {
-                // A ClusterIP may have been taken over by another Service in the meantime.
+                // Another Service may have been given the ClusterIP in the meantime.
                 if self.by_address.get(address) == Some(name) {
                     self.by_address.remove(address);
                 }
@@ -260,7 +260,7 @@ impl MeshView {
         let mut touched = BTreeSet::new();
         if old
             .as_ref()
-            .is_none_or(|old| !same_apart_from_health(old, &dataplane))
+            .is_none_or(|old| !equal_except_health(old, &dataplane))
         {
             touched.insert(Touched::Dataplane(key.clone()));
         }
@@ -275,7 +275,7 @@ impl MeshView {
             }
         }
         if let Some(mesh) = old_mesh.filter(|mesh| *mesh != dataplane.mesh) {
-            self.leave_mesh(&mesh, &key);
+            self.remove_from_mesh(&mesh, &key);
         }
         let entry = self.meshes.entry(dataplane.mesh.clone()).or_default();
         entry.dataplanes.insert(key.clone());
@@ -303,7 +303,7 @@ impl MeshView {
             self.remove_endpoint(&old.mesh, id, key);
             touched.insert(Touched::Service(old.mesh.clone(), id.0.clone()));
         }
-        self.leave_mesh(&old.mesh, key);
+        self.remove_from_mesh(&old.mesh, key);
         touched.into_iter().collect()
     }
 
@@ -314,7 +314,7 @@ impl MeshView {
         let Some(service) = entry.services.get_mut(&id.0) else {
             return;
         };
-        // An IP may already have been given to a newer pod of the same service.
+        // The IP may already belong to a newer Pod of the service.
         if service
             .endpoints
             .get(&id.1)
@@ -327,7 +327,7 @@ impl MeshView {
         }
     }
 
-    fn leave_mesh(&mut self, mesh: &MeshName, key: &ObjectKey) {
+    fn remove_from_mesh(&mut self, mesh: &MeshName, key: &ObjectKey) {
         if let Entry::Occupied(mut entry) = self.meshes.entry(mesh.clone()) {
             entry.get_mut().dataplanes.remove(key);
             if entry.get().is_empty() {
@@ -339,7 +339,7 @@ impl MeshView {
 
 type EndpointId = (ServiceName, SocketAddr);
 
-/// The endpoints that a dataplane contributes. Where several inbounds of one service share a port, the last wins.
+/// Endpoints of a dataplane. Of several inbounds with the same service and port, the last one wins.
 fn endpoints(dataplane: &Dataplane) -> BTreeMap<EndpointId, Endpoint> {
     dataplane
         .inbounds
@@ -362,15 +362,15 @@ fn endpoint(dataplane: &Dataplane, inbound: &Inbound) -> Option<(EndpointId, End
     Some((id, endpoint))
 }
 
-fn same_apart_from_health(a: &Dataplane, b: &Dataplane) -> bool {
-    let blind = |dataplane: &Dataplane| {
+fn equal_except_health(a: &Dataplane, b: &Dataplane) -> bool {
+    let without_health = |dataplane: &Dataplane| {
         let mut dataplane = dataplane.clone();
         for inbound in &mut dataplane.inbounds {
             inbound.ready = None;
         }
         dataplane
     };
-    blind(a) == blind(b)
+    without_health(a) == without_health(b)
 }
 
 #[cfg(test)]

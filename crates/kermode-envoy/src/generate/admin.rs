@@ -1,7 +1,7 @@
-//! The way to Envoy's readiness from outside the pod (BEHAVIOUR section 6.6).
+//! Readiness of Envoy on the Pod's address (docs/reference/envoy.md#readiness-and-probes).
 //!
-//! Envoy's admin interface listens on loopback, since whoever reaches it can stop the proxy. The kubelet asks
-//! for `/ready` on the pod's address; that path alone is let through, by exact match.
+//! Envoy's admin interface listens on loopback, since its clients can stop the proxy. This listener forwards only the
+//! path `/ready`, which the kubelet probes on the Pod's address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
-    // The admin interface itself is there.
+    // The admin interface itself listens on that address.
     if dataplane.address.is_loopback() {
         return Vec::new();
     }
@@ -39,7 +39,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     let socket = SocketAddr::new(dataplane.address, port);
     let listener = Listener {
         filter_chains: vec![listener::chain(vec![http::plain(names::ADMIN, routes)])],
-        // Readiness has to be answered under load too.
+        // Readiness probes must not fail under load.
         ignore_global_conn_limit: true,
         ..listener::new(names::ADMIN, socket, TrafficDirection::Inbound)
     };

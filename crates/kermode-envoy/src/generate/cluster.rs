@@ -1,4 +1,4 @@
-//! What all clusters have in common, and the kinds of them.
+//! Constructors for the kinds of clusters, with the options that all clusters share.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -26,13 +26,13 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use crate::names;
 use crate::proto::{address, any, duration, number, socket_address};
 
-/// How long a connection attempt may take (BEHAVIOUR section 6.2).
+/// Timeout of a connection attempt (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A cluster whose endpoints come over ADS, under the cluster's own name: two clusters that share a name for
-/// their endpoints leave the second one waiting.
+/// A cluster with endpoints from ADS, requested under the cluster's name: if two clusters shared the name of their
+/// endpoints, Envoy would leave the second one waiting.
 pub(crate) fn discovered(name: &str) -> Cluster {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -48,7 +48,7 @@ pub(crate) fn discovered(name: &str) -> Cluster {
     }
 }
 
-/// A cluster of one address.
+/// A cluster of one static address.
 pub(crate) fn fixed(name: &str, endpoint: SocketAddr) -> Cluster {
     Cluster {
         load_assignment: Some(endpoints(name, [endpoint])),
@@ -56,7 +56,7 @@ pub(crate) fn fixed(name: &str, endpoint: SocketAddr) -> Cluster {
     }
 }
 
-/// A cluster that dials whatever the client dialled.
+/// A cluster that connects to the original destination of the client's connection.
 pub(crate) fn original_destination(name: &str) -> Cluster {
     Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
@@ -88,8 +88,8 @@ pub(crate) fn endpoints(
     }
 }
 
-/// Dials from the address that the redirection rules let through to the application instead of sending it back
-/// to Envoy.
+/// Makes a cluster connect from the address that the redirection rules exempt, so that connections reach the
+/// application instead of Envoy.
 pub(crate) fn from_proxy_address(cluster: Cluster, ipv6: bool) -> Cluster {
     let source: IpAddr = if ipv6 {
         Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into()
@@ -113,8 +113,8 @@ pub(crate) enum HttpVersion {
     Two,
 }
 
-/// Makes a cluster speak HTTP.
-pub(crate) fn speaking(mut cluster: Cluster, version: HttpVersion, idle: Duration) -> Cluster {
+/// Sets the HTTP version and the idle timeout of a cluster.
+pub(crate) fn with_http(mut cluster: Cluster, version: HttpVersion, idle: Duration) -> Cluster {
     let protocol = match version {
         HttpVersion::One => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
         HttpVersion::Two => ProtocolConfig::Http2ProtocolOptions(http2()),
@@ -135,7 +135,7 @@ pub(crate) fn speaking(mut cluster: Cluster, version: HttpVersion, idle: Duratio
     cluster
 }
 
-/// HTTP/2 between sidecars. CONNECT is what a WebSocket upgrade becomes on HTTP/2.
+/// HTTP/2 options between sidecars. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.
 pub(crate) fn http2() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         allow_connect: true,
@@ -155,7 +155,8 @@ fn of_type(name: &str, kind: DiscoveryType) -> Cluster {
     }
 }
 
-/// No limits: Envoy's default of 1024 answers 503 under load that the service itself would have borne.
+/// Circuit breakers without limits: Envoy's default of 1024 causes 503 responses under load that the service can
+/// handle.
 fn unlimited() -> CircuitBreakers {
     let thresholds = Thresholds {
         priority: RoutingPriority::Default.into(),

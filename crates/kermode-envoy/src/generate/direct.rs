@@ -8,13 +8,14 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::TrafficDirection;
 use kermode_model::Mesh;
 
-use super::{Identity, cluster, listener};
+use super::tls::MeshTls;
+use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
 /// The cluster that the listeners of all addresses lead to.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
-        transport_socket: Identity::of(mesh).map(|identity| identity.to_any_workload()),
+        transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),
         ..cluster::original_destination(names::DIRECT_ACCESS)
     };
     Resource::encode(ResourceKind::Cluster, names::DIRECT_ACCESS, &cluster)

@@ -1,9 +1,9 @@
-//! HTTP connection managers, with their one route.
+//! HTTP connection managers, each with one route.
 //!
-//! Two rules keep rollouts from losing requests without ever repeating one that the application may have seen.
-//! Between sidecars a request is tried again only when it did not get onto a connection. And when the far
-//! sidecar could not connect to its application (which often exits before its endpoint is withdrawn), it marks
-//! its 503 as undelivered, and the near sidecar goes on to another endpoint.
+//! Two rules avoid lost requests during rollouts and never repeat a request that an application may have received
+//! (docs/design.md#safe-retries). The client's sidecar retries a request only if it was not sent on a connection. If
+//! the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, it marks
+//! the 503 as undelivered, and the client's sidecar retries another endpoint.
 
 use std::time::Duration;
 
@@ -35,21 +35,22 @@ use super::listener::IDLE_TIMEOUT;
 use crate::names;
 use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
 
-/// How long a stream may carry nothing (BEHAVIOUR section 6.2).
+/// Idle timeout of an HTTP stream (docs/reference/envoy.md#timeouts).
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
-/// Marks an answer to a request that no application has seen. Sidecars strip it in both directions.
+/// Header of a response to a request that no application has received. Sidecars remove it from responses of
+/// applications.
 const UNDELIVERED: &str = "x-kermode-undelivered";
-/// The header by which Kuma's sidecars tell the caller's tags; an inbound never lets it through.
+/// Header in which Kuma's sidecars send the caller's tags; inbounds remove it, since a client could forge it.
 const KUMA_TAGS: &str = "x-kuma-tags";
-/// Tries after the first: with half of a service's endpoints gone, six tries in a row still miss 1.6 % of the time
-/// at worst (tried endpoints are avoided).
+/// Maximum number of retries. With half of a service's endpoints unreachable, six attempts fail for at most 1.6 % of
+/// the requests (0.5^6; endpoints are not tried twice).
 const RETRIES: u32 = 5;
-/// Envoy's flag for "could not connect to the upstream".
+/// Envoy's response flag of a failed upstream connection.
 const CONNECTION_FAILURE: &str = "UF";
 
 /// Requests from other sidecars to the application.
 pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
-    // Only for connections that the application closed while a request was about to be sent on them.
+    // For connections that the application closed before the request was sent.
     let retry = RetryPolicy {
         retry_on: "reset-before-request".into(),
         num_retries: number(2),
@@ -80,7 +81,7 @@ pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filt
     })
 }
 
-/// Requests to Envoy or the kubelet's probes: no retries, no idle connections of hours.
+/// Requests to Envoy's admin interface and virtual probes: no retries, default timeouts.
 pub(crate) fn plain(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager(HttpConnectionManager {
         stat_prefix: names::stat(stat_prefix),
@@ -100,7 +101,7 @@ pub(crate) fn routes(name: &str, host: &str, routes: Vec<Route>) -> RouteConfigu
             routes,
             ..Default::default()
         }],
-        // The cluster may be on its way: a listener must not be refused for that.
+        // Envoy must not reject a listener whose cluster arrives later.
         validate_clusters: boolean(false),
         ..Default::default()
     }
@@ -146,7 +147,7 @@ fn grpc_stats() -> HttpFilter {
 fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
-        // No limit: how long an answer may take is the application's business.
+        // No timeout: the application decides how long a response takes.
         timeout: duration(Duration::ZERO),
         retry_policy: Some(retry),
         ..Default::default()

@@ -1,7 +1,7 @@
-//! Inbound listeners and the clusters behind them (BEHAVIOUR section 6.2).
+//! Inbound listeners and their local clusters (docs/reference/envoy.md#inbound-listeners).
 //!
-//! Several Service ports may lead to one container port. They are one listener here, which answers for each of
-//! their services and speaks the most specific of their protocols (DESIGN section 2, decision 10).
+//! Several Service ports may have the same container port. Their inbounds share one listener with the most specific
+//! of their protocols (docs/design.md#shared-container-ports).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,15 +14,15 @@ use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::Tl
 use kermode_model::{Dataplane, Inbound, Mesh, MtlsMode, PermissionSet, Protocol};
 
 use super::cluster::{self, HttpVersion};
-use super::tls::ALPN;
-use super::{Identity, http, listener, permission};
+use super::tls::{ALPN, MeshTls};
+use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
-/// How long a permissive inbound waits for a client's first bytes. A client of the mesh always speaks first; one
-/// that waits for the server's greeting (MySQL, SMTP) is then taken for plain text.
+/// Timeout for the first bytes of a client of a permissive inbound. Clients of the mesh always send first; a client
+/// that waits for the server's greeting (MySQL, SMTP) is taken for plain text afterwards.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a TLS handshake may take.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
@@ -88,8 +88,8 @@ fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     ports
 }
 
-/// The inbound whose protocol and service name a listener takes: the most specific one, of equals the first by
-/// service name, so that the order of the Dataplane does not matter.
+/// The inbound that determines protocol and service name of a listener: the one with the most specific protocol, then
+/// the first by service name, independent of the order in the Dataplane.
 fn main<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)
@@ -104,9 +104,9 @@ fn local_cluster(socket: SocketAddr, protocol: Protocol, redirected: bool) -> Cl
     };
     match protocol {
         Protocol::Tcp | Protocol::Kafka => cluster,
-        Protocol::Http => cluster::speaking(cluster, HttpVersion::One, listener::IDLE_TIMEOUT),
+        Protocol::Http => cluster::with_http(cluster, HttpVersion::One, listener::IDLE_TIMEOUT),
         Protocol::Http2 | Protocol::Grpc => {
-            cluster::speaking(cluster, HttpVersion::Two, listener::IDLE_TIMEOUT)
+            cluster::with_http(cluster, HttpVersion::Two, listener::IDLE_TIMEOUT)
         }
     }
 }
@@ -125,17 +125,17 @@ fn to_application(inbound: &Inbound) -> Filter {
     }
 }
 
-/// Gives a listener the filter chains of the mesh's mTLS mode.
+/// Sets the filter chains of a listener for the mesh's mTLS mode.
 fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
     let plain = || listener::chain(filters.to_vec());
-    let Some(identity) = Identity::of(mesh) else {
+    let Some(mesh_tls) = MeshTls::of(mesh) else {
         return Listener {
             filter_chains: vec![plain()],
             ..base
         };
     };
     let meshed = || FilterChain {
-        transport_socket: Some(identity.downstream()),
+        transport_socket: Some(mesh_tls.downstream()),
         transport_socket_connect_timeout: duration(HANDSHAKE_TIMEOUT),
         ..plain()
     };

@@ -1,4 +1,4 @@
-//! What all listeners have in common, and the filter chain for opaque bytes.
+//! Constructors for listeners, and the TCP proxy filter.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use prost::Message;
 use crate::proto::{address, boolean, duration, network_filter, number};
 use crate::{Resource, ResourceKind, names};
 
-/// How long a connection may carry nothing (BEHAVIOUR section 6.2).
+/// Idle timeout of a connection (docs/reference/envoy.md#timeouts).
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_hours(2);
 
 /// A listener without filter chains.
@@ -24,7 +24,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         name: name.into(),
         address: Some(address(socket)),
         traffic_direction: direction.into(),
-        // One accept queue, so that replacing an inbound listener cannot strand a connection in a worker's own.
+        // With one accept queue for all workers, no connection is lost in a worker's queue when the listener is
+        // replaced.
         enable_reuse_port: if direction == TrafficDirection::Inbound {
             boolean(false)
         } else {
@@ -34,7 +35,7 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
     }
 }
 
-/// A listener that redirected connections are handed to by their original destination.
+/// Makes a listener accept redirected connections by their original destination instead of binding its address.
 pub(crate) fn unbound(listener: Listener) -> Listener {
     Listener {
         bind_to_port: boolean(false),
@@ -42,7 +43,7 @@ pub(crate) fn unbound(listener: Listener) -> Listener {
     }
 }
 
-/// A chain for every connection.
+/// A filter chain that matches all connections.
 pub(crate) fn chain(filters: Vec<Filter>) -> FilterChain {
     FilterChain {
         filters,
@@ -50,8 +51,8 @@ pub(crate) fn chain(filters: Vec<Filter>) -> FilterChain {
     }
 }
 
-/// Hands bytes to a cluster. `attempts` is how many connections are tried, each to an endpoint of the balancer's
-/// choice, before the client's is closed.
+/// Proxies bytes to a cluster, with at most `attempts` connection attempts, each to an endpoint chosen by the load
+/// balancer.
 pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, attempts: u32) -> Filter {
     let proxy = TcpProxy {
         stat_prefix: names::stat(stat_prefix),
@@ -70,7 +71,7 @@ pub(crate) fn encode(listener: &Listener) -> Resource {
 
 /// Encodes a listener with the tags of its inbound as metadata `io.kuma.tags`.
 ///
-/// Envoy's own types hold metadata in `HashMap`s, whose order differs from run to run. Concatenated protobuf
+/// The generated types hold metadata in `HashMap`s, whose order differs from run to run. Concatenated protobuf
 /// messages merge, so the metadata is encoded in order and appended.
 pub(crate) fn encode_tagged(listener: &Listener, tags: &Tags) -> Resource {
     let text = |value: &str| Value {
@@ -89,21 +90,21 @@ pub(crate) fn encode_tagged(listener: &Listener, tags: &Tags) -> Resource {
     Resource::new(ResourceKind::Listener, &listener.name, body)
 }
 
-/// The field `metadata` of `envoy.config.listener.v3.Listener`, alone.
+/// The field `metadata` of `envoy.config.listener.v3.Listener`.
 #[derive(Clone, PartialEq, Message)]
 struct ListenerTail {
     #[prost(message, optional, tag = "6")]
     metadata: Option<OrderedMetadata>,
 }
 
-/// `envoy.config.core.v3.Metadata` in order.
+/// `envoy.config.core.v3.Metadata` with ordered keys.
 #[derive(Clone, PartialEq, Message)]
 struct OrderedMetadata {
     #[prost(btree_map = "string, message", tag = "1")]
     filter_metadata: BTreeMap<String, OrderedStruct>,
 }
 
-/// `google.protobuf.Struct` in order.
+/// `google.protobuf.Struct` with ordered keys.
 #[derive(Clone, PartialEq, Message)]
 struct OrderedStruct {
     #[prost(btree_map = "string, message", tag = "1")]
@@ -115,12 +116,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn appended_tags_are_read_back_as_the_listeners_metadata() {
+    fn appended_tags_are_decoded_as_metadata_of_the_listener() {
         let tags = Tags::from([("b".into(), "2".into()), ("a".into(), "1".into())]);
         let listener = new("l", ([10, 0, 0, 1], 80).into(), TrafficDirection::Inbound);
         let decoded = Listener::decode(encode_tagged(&listener, &tags).body).expect("a valid message");
         let metadata = decoded.metadata.clone().expect("metadata").filter_metadata;
-        let fields = &metadata.get("io.kuma.tags").expect("our tags").fields;
+        let fields = &metadata.get("io.kuma.tags").expect("the tags").fields;
         assert_eq!(
             fields.get("a").and_then(|value| value.kind.clone()),
             Some(Kind::StringValue("1".into()))

@@ -1,11 +1,11 @@
-//! From the mesh view to Envoy resources, the stage between `kermode-k8s`'s index and `kermode-xds`'s store.
+//! Generation of Envoy resources from the mesh view, between the index in `kermode-k8s` and the store in
+//! `kermode-xds`.
 //!
-//! Each function answers for one thing that can change ([`kermode_model::view::Touched`]), so that a change costs
-//! what it touches. What a service's clients need ([`service`]) is the same for all of them: the function does
-//! not know who they are, nor whether they got it eagerly or on demand.
+//! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so the cost of a
+//! change depends on what it touches. The resources of a service ([`service`]) are the same for all its clients.
 //!
-//! Everything is deterministic, byte for byte: versions are hashes of the encoded bytes and have to agree between
-//! replicas. Messages with protobuf maps of more than one entry are therefore not encoded from `HashMap`s.
+//! Encoding is deterministic: versions are hashes of the encoded bytes and have to be equal in all replicas. Messages
+//! with protobuf maps of more than one entry are therefore not encoded from `HashMap`s.
 
 mod admin;
 mod cluster;
@@ -25,29 +25,27 @@ use kermode_model::view::Service;
 use kermode_model::{Dataplane, Mesh, PermissionSet, ServiceName};
 
 pub use outbound::own_outbound_names;
-pub use tls::Identity;
 
 use crate::Resource;
 
-/// Port of Envoy's admin interface, and of the listener in front of it, unless the Pod overrides it.
+/// Default port of Envoy's admin interface and of the listener in front of it.
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
-/// What clients of a service need: its cluster, endpoints and outbound listeners. Shared by every client of the
-/// mesh, except that no client may get what [`own_outbound_names`] lists for it. Empty for a service that has no
-/// address to be called by.
+/// Resources for the clients of a service: cluster, endpoints and outbound listeners. All proxies of the mesh share
+/// them, except those that [`own_outbound_names`] excludes for a proxy. Empty for a service without an address.
 ///
-/// Two headless services over one pod port yield listeners of one name: whoever merges services for a proxy
-/// keeps the one of the first service by name.
+/// Two headless services with the same Pod port have listeners of the same name: a proxy gets the one of the first
+/// service by name.
 pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     outbound::generate(mesh, name, service)
 }
 
-/// What is equal for all proxies of a mesh: the clusters for traffic to and from outside the mesh.
+/// Resources of a mesh that all its proxies share: the passthrough clusters.
 pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
     passthrough::shared_clusters(mesh)
 }
 
-/// A proxy's own resources: inbound listeners and local clusters, passthrough, admin and probe listeners.
+/// Own resources of a proxy: inbound listeners and local clusters, passthrough, admin and probe listeners.
 ///
 /// `permissions` are those of the mesh. With mTLS on, an inbound without an allowing rule admits no caller.
 pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
@@ -58,8 +56,8 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// The listener of one inbound port, the only resource of a proxy that depends on permissions. `None` when the dataplane has no
-/// such inbound.
+/// The listener of one inbound port, the only resource of a proxy that depends on permissions. `None` when the
+/// dataplane has no such inbound.
 pub fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -69,8 +67,8 @@ pub fn inbound_listener(
     inbound::listener_of_port(mesh, dataplane, port, permissions)
 }
 
-/// The cluster for direct access and a listener for each address (see [`kermode_model::direct_access`]). They depend on the
-/// endpoints of other Pods, unlike everything in [`proxy`].
+/// The cluster for direct access and a listener for each address (see [`kermode_model::direct_access`]). They depend
+/// on the endpoints of other Pods, unlike everything in [`proxy`].
 pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr>) -> Vec<Resource> {
     let listeners = addresses.into_iter().map(direct_access_listener);
     [direct::cluster(mesh)].into_iter().chain(listeners).collect()

@@ -1,4 +1,4 @@
-//! What the clients of one service need (BEHAVIOUR section 6.3): the same for every client, whoever it is.
+//! Resources for the clients of one service (docs/reference/envoy.md#outbound-listeners), the same for all clients.
 
 use std::net::SocketAddr;
 
@@ -9,26 +9,27 @@ use kermode_model::view::Service;
 use kermode_model::{Dataplane, Mesh, Protocol, ServiceName};
 
 use super::cluster::{self, HttpVersion};
-use super::{Identity, http, listener};
+use super::tls::MeshTls;
+use super::{http, listener};
 use crate::proto::number;
 use crate::{Resource, ResourceKind, names};
 
-/// How many endpoints are tried for one TCP connection.
+/// Maximum number of connection attempts for one TCP connection of a client, each to an endpoint.
 const CONNECT_ATTEMPTS: u32 = 5;
-/// Idle HTTP connections end on the client's side first, well before [`listener::IDLE_TIMEOUT`] ends them on the
-/// server's, so that no request is sent on a connection being closed.
+/// Idle timeout of HTTP connections to endpoints. Shorter than [`listener::IDLE_TIMEOUT`] of the server side, so that
+/// no request is sent on a connection that the server is closing.
 const HTTP_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     let mut resources = Vec::new();
-    let identity = Identity::of(mesh);
+    let mesh_tls = MeshTls::of(mesh);
     if !service.addresses.cluster_ips.is_empty() {
         let protocol = service.protocol();
         let cluster = cluster::discovered(name.as_str());
         let cluster = Resource::encode(
             ResourceKind::Cluster,
             name.as_str(),
-            &towards(cluster, name, protocol, identity.as_ref()),
+            &with_upstream_options(cluster, name, protocol, mesh_tls.as_ref()),
         );
         let ready = service.ready_endpoints().map(|(address, _)| *address);
         let endpoints = cluster::endpoints(name.as_str(), ready);
@@ -44,10 +45,10 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     if service.addresses.headless {
         for (address, endpoint) in &service.endpoints {
             let cluster_name = names::instance(name, *address);
-            // Unready endpoints too: the client chose this pod, and peers of a StatefulSet find one another
-            // before any of them is ready. So a change of readiness changes nothing here.
+            // Unready endpoints are included: the client chose the Pod, and peers of a StatefulSet connect before
+            // they are ready. So a change of readiness changes none of these resources.
             let cluster = cluster::fixed(&cluster_name, *address);
-            let cluster = towards(cluster, name, endpoint.protocol, identity.as_ref());
+            let cluster = with_upstream_options(cluster, name, endpoint.protocol, mesh_tls.as_ref());
             resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
             resources.push(listener_at(*address, name, &cluster_name, endpoint.protocol));
         }
@@ -55,8 +56,8 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     resources.into_iter().map(|resource| resource.of(name)).collect()
 }
 
-/// Resources of [`super::service`] that this proxy must not get: the listeners of headless services for the
-/// proxy's own pod have the addresses of its inbound listeners (BEHAVIOUR section 3.6).
+/// Resources of [`super::service`] that a proxy must not get: those of headless services for its own Pod, whose
+/// listeners have the addresses of its inbound listeners (docs/reference/dataplane.md#outbounds).
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
     for inbound in &dataplane.inbounds {
@@ -72,27 +73,27 @@ pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> 
     own
 }
 
-fn towards(
+fn with_upstream_options(
     cluster: Cluster,
     service: &ServiceName,
     protocol: Protocol,
-    identity: Option<&Identity>,
+    mesh_tls: Option<&MeshTls>,
 ) -> Cluster {
     let cluster = Cluster {
-        transport_socket: identity.map(|identity| identity.to_service(service)),
-        // A withdrawn endpoint gets nothing new and finishes what it has, whatever its health was.
+        transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
+        // A removed endpoint gets no new requests and finishes open ones, whatever its health.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(keepalive()),
         ..cluster
     };
     if protocol.is_http() {
-        cluster::speaking(cluster, HttpVersion::Two, HTTP_IDLE_TIMEOUT)
+        cluster::with_http(cluster, HttpVersion::Two, HTTP_IDLE_TIMEOUT)
     } else {
         cluster
     }
 }
 
-/// A node that vanishes sends no reset; the kernel finds out without waking Envoy.
+/// TCP keepalive: detects nodes that disappear without closing their connections, without work for Envoy.
 fn keepalive() -> UpstreamConnectionOptions {
     let tcp_keepalive = TcpKeepalive {
         keepalive_time: number(60),

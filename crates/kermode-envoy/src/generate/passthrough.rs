@@ -1,9 +1,9 @@
-//! Traffic that no other listener is for: out of the mesh, and to ports of the pod without an inbound
-//! (BEHAVIOUR section 6.5).
+//! Passthrough: traffic out of the mesh, and to ports of the Pod without an inbound
+//! (docs/reference/envoy.md#passthrough).
 //!
-//! These listeners are where redirected connections arrive; Envoy then looks for a listener of the original
-//! destination, and keeps the connection here when there is none. As in Kuma, inbound passthrough lets plain
-//! text reach ports without an inbound even in strict mode: the mesh protects what is a service of it.
+//! Redirected connections arrive at these listeners. Envoy hands a connection to the listener of its original
+//! destination if there is one, and passes it through otherwise. As in Kuma, plain text reaches ports without an
+//! inbound even in strict mode: only services are protected.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -18,26 +18,30 @@ use crate::{Resource, ResourceKind, names};
 const INBOUND: &str = "inbound";
 const OUTBOUND: &str = "outbound";
 
-/// The IPv4 clusters, which every redirected proxy of the mesh has.
+/// The IPv4 clusters, shared by all proxies of the mesh.
 pub(crate) fn shared_clusters(mesh: &Mesh) -> Vec<Resource> {
     clusters(mesh, false)
 }
 
-/// The listeners, and the IPv6 clusters where IPv6 is intercepted.
+/// The listeners of a proxy, and the IPv6 clusters if IPv6 is redirected.
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane) -> Vec<Resource> {
     let Some(redirect) = &dataplane.transparent_proxying else {
         return Vec::new();
     };
     let v4 = |port| SocketAddr::new(IpAddr::from(Ipv4Addr::UNSPECIFIED), port);
     let mut resources = vec![
-        arrival(OUTBOUND, v4(redirect.redirect_port_outbound), redirect),
-        arrival(INBOUND, v4(redirect.redirect_port_inbound), redirect),
+        passthrough_listener(OUTBOUND, v4(redirect.redirect_port_outbound), redirect),
+        passthrough_listener(INBOUND, v4(redirect.redirect_port_inbound), redirect),
     ];
     if let Some(inbound_port) = redirect.redirect_port_inbound_v6 {
         let v6 = |port| SocketAddr::new(IpAddr::from(Ipv6Addr::UNSPECIFIED), port);
         resources.extend(clusters(mesh, true));
-        resources.push(arrival(OUTBOUND, v6(redirect.redirect_port_outbound), redirect));
-        resources.push(arrival(INBOUND, v6(inbound_port), redirect));
+        resources.push(passthrough_listener(
+            OUTBOUND,
+            v6(redirect.redirect_port_outbound),
+            redirect,
+        ));
+        resources.push(passthrough_listener(INBOUND, v6(inbound_port), redirect));
     }
     resources
 }
@@ -48,14 +52,14 @@ fn clusters(mesh: &Mesh, ipv6: bool) -> Vec<Resource> {
     };
     let inbound = cluster::original_destination(&names::passthrough(INBOUND, ipv6));
     let inbound = cluster::from_proxy_address(inbound, ipv6);
-    // Without the cluster the listener closes what arrives.
+    // Without the cluster the listener closes connections.
     let outbound = mesh
         .outbound_passthrough
         .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, ipv6)));
     outbound.into_iter().chain([inbound]).map(encode).collect()
 }
 
-fn arrival(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {
+fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {
     let traffic = if direction == INBOUND {
         TrafficDirection::Inbound
     } else {
@@ -69,7 +73,7 @@ fn arrival(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) 
     };
     let listener = Listener {
         use_original_dst: boolean(true),
-        filter_chains: own_ports.into_iter().map(refuse).chain([on]).collect(),
+        filter_chains: own_ports.into_iter().map(reject).chain([on]).collect(),
         ..listener::new(&name, socket, traffic)
     };
     listener::encode(&listener)
@@ -86,9 +90,9 @@ fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
     ports
 }
 
-/// A connection addressed to one of Envoy's own redirect ports would be passed on to itself without end. A chain
-/// without filters closes it.
-fn refuse(port: u16) -> FilterChain {
+/// A chain without filters that closes connections to one of Envoy's own redirect ports, which Envoy would otherwise
+/// pass to itself without end.
+fn reject(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),
         ..Default::default()

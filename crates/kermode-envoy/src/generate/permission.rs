@@ -1,8 +1,8 @@
-//! Who may call an inbound: MeshTrafficPermission as Envoy's RBAC filter (BEHAVIOUR section 8).
+//! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
-//! A rule list says "the last rule that matches the caller decides", Envoy's says "any match allows". So each
-//! rule becomes a principal that excludes the callers for whom a later rule says otherwise. No allowing rule
-//! means an empty list, which Envoy reads as "nobody".
+//! In a list of rules the last rule that matches the caller decides; in Envoy's policy any match allows. So each rule
+//! becomes a principal that excludes the callers of later rules with another action. Without an allowing rule the
+//! list of principals is empty, and Envoy admits no caller.
 
 use std::collections::HashMap;
 
@@ -20,8 +20,8 @@ use crate::proto::{exact, network_filter};
 
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The filter for a listener that answers for all these inbounds: a caller comes in when it may call any of
-/// them, since behind the listener there is one and the same application port.
+/// The filter of a listener for inbounds that share an application port: it admits a caller that may call any of
+/// them.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
@@ -50,7 +50,7 @@ pub(crate) fn filter(
     network_filter("envoy.filters.network.rbac", &rbac)
 }
 
-/// The callers whose last matching rule has one of the wanted actions.
+/// Principals of the callers whose last matching rule has one of the wanted actions.
 fn principals(mesh: &MeshName, rules: &[&PermissionRule], wanted: fn(Action) -> bool) -> Vec<Principal> {
     let mut found: Vec<Principal> = Vec::new();
     for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| wanted(rule.action)) {
@@ -132,7 +132,7 @@ fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
         principals,
         ..Default::default()
     };
-    // One entry at most, so that the map's order cannot matter.
+    // At most one entry: the order of a HashMap differs from run to run.
     let policies = HashMap::from([(POLICY.to_owned(), policy)]);
     let policies = policies
         .into_iter()

@@ -1,7 +1,7 @@
-//! The listener that answers the kubelet's HTTP probes in the application's stead (BEHAVIOUR sections 2.8, 6.6).
+//! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so probes rewritten at injection come here in plain text and are
-//! passed on to the application, each only to its own path.
+//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener, which
+//! forwards each to its path of the application.
 
 use std::net::SocketAddr;
 
@@ -38,7 +38,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     let socket = SocketAddr::new(dataplane.address, probes.port);
     let listener = Listener {
         filter_chains: vec![listener::chain(vec![manager])],
-        // A probe that fails under load restarts the application.
+        // A liveness probe that fails under load restarts the application.
         ignore_global_conn_limit: true,
         ..listener::new(names::PROBES, socket, TrafficDirection::Inbound)
     };
@@ -74,13 +74,13 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
 fn to_application(probe: &ApplicationProbe) -> Action {
     Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
-        // Of an exact match the "prefix" is the whole path; the query the kubelet sent stays.
+        // The prefix of an exact match is the whole path; the query stays.
         prefix_rewrite: without_query(&probe.inbound_path).into(),
         ..Default::default()
     })
 }
 
-/// The kubelet follows redirects; a port without an inbound is reached through inbound passthrough.
+/// Redirects the kubelet to a port without an inbound, which inbound passthrough serves.
 fn to_port(probe: &ApplicationProbe) -> Action {
     Action::Redirect(RedirectAction {
         port_redirect: u32::from(probe.inbound_port),

@@ -1,7 +1,7 @@
-//! Mutual TLS between sidecars (BEHAVIOUR sections 6.2 and 6.3).
+//! Mutual TLS between sidecars (docs/reference/envoy.md#tls).
 //!
-//! Certificates are not in the configuration: Envoy asks `kuma-dp`, over a unix socket, for the secrets named
-//! here, so private keys stay in the pod and a rotation changes no resource.
+//! Resources contain no certificates: Envoy requests the secrets named here from `kuma-dp` over a unix socket.
+//! Private keys stay in the Pod, and a rotation changes no resource.
 
 use std::time::Duration;
 
@@ -27,34 +27,35 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// What clients offer in the handshake, so that a permissive inbound can tell them from the application's own TLS.
+/// ALPN protocol that clients offer, by which a permissive inbound distinguishes the mesh's TLS from the
+/// application's own.
 pub(crate) const ALPN: &str = "kuma";
 
 const TLS: &str = "envoy.transport_sockets.tls";
 
-/// What a proxy needs to know of its mesh to take part in mutual TLS.
+/// Names of a mesh that the TLS contexts of its proxies contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// The mesh, which is the SPIFFE trust domain.
-    pub mesh: MeshName,
+pub(crate) struct MeshTls {
+    /// The mesh, the SPIFFE trust domain.
+    mesh: MeshName,
     /// Name of the secret with the proxy's certificate and key.
-    pub certificate: String,
-    /// Name of the secret with the authorities to trust.
-    pub authority: String,
+    certificate: String,
+    /// Name of the secret with the mesh's trust bundle.
+    trust_bundle: String,
 }
 
-impl Identity {
-    /// The identity of a mesh's proxies; `None` when the mesh has no mTLS.
-    pub fn of(mesh: &Mesh) -> Option<Self> {
+impl MeshTls {
+    /// The names of a mesh; `None` without mTLS.
+    pub(crate) fn of(mesh: &Mesh) -> Option<Self> {
         mesh.mtls.as_ref()?;
         Some(Self {
             mesh: mesh.name.clone(),
             certificate: secrets::identity_secret(&mesh.name),
-            authority: secrets::authority_secret(&mesh.name),
+            trust_bundle: secrets::authority_secret(&mesh.name),
         })
     }
 
-    /// TLS towards one service: only that service may answer.
+    /// TLS to one service: the server certificate has to be of that service.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
         self.upstream(
             exact(names::spiffe_id(&self.mesh, service)),
@@ -62,15 +63,15 @@ impl Identity {
         )
     }
 
-    /// TLS towards any workload of the mesh.
+    /// TLS to any workload of the mesh.
     pub(crate) fn to_any_workload(&self) -> TransportSocket {
         self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
     }
 
-    /// TLS for an inbound: any workload of the mesh may come; whether it may stay is for RBAC to say.
+    /// TLS of an inbound: accepts certificates of all workloads of the mesh; RBAC decides about access.
     pub(crate) fn downstream(&self) -> TransportSocket {
         let context = DownstreamTlsContext {
-            // No ALPN on this side: with "kuma" negotiated, Envoy's codec detection would take HTTP/2 for HTTP/1.
+            // No ALPN on the server side: with "kuma" negotiated, Envoy's codec detection takes HTTP/2 for HTTP/1.
             common_tls_context: Some(self.common(prefix(names::spiffe_prefix(&self.mesh)), Vec::new())),
             require_client_certificate: boolean(true),
             ..Default::default()
@@ -101,10 +102,10 @@ impl Identity {
                 match_typed_subject_alt_names: vec![uri],
                 ..Default::default()
             }),
-            validation_context_sds_secret_config: Some(secret(&self.authority)),
+            validation_context_sds_secret_config: Some(secret(&self.trust_bundle)),
             ..Default::default()
         };
-        // Both ends are sidecars of ours; Envoy's own default would keep its client side at 1.2.
+        // Both ends are sidecars of Kermode. Envoy's default for clients is TLS 1.2.
         let versions = TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
@@ -138,7 +139,7 @@ fn secret(name: &str) -> SdsSecretConfig {
     let sds_config = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
         resource_api_version: ApiVersion::V3.into(),
-        // Zero waits for ever: without its certificate a listener would only refuse everybody.
+        // Zero disables the timeout: without its certificate a listener rejects all connections.
         initial_fetch_timeout: duration(Duration::ZERO),
         ..Default::default()
     };

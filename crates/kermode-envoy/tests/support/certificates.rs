@@ -1,9 +1,9 @@
-//! Certificates as the mesh issues them, in the file form in which Envoy takes secrets.
+//! Certificates like those of a mesh, as files in the form of Envoy's secrets.
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
 
-/// An authority of a test's own.
+/// A CA for tests.
 pub(crate) struct Authority {
     certificate: String,
     issuer: Issuer<'static, KeyPair>,
@@ -22,7 +22,7 @@ impl Authority {
         }
     }
 
-    /// The secret with a certificate that carries these URIs.
+    /// The secret with a certificate of these URIs.
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -42,7 +42,7 @@ impl Authority {
         )
     }
 
-    /// The secret with the authority itself.
+    /// The secret with the certificate of the CA.
     pub(crate) fn trust(&self) -> Value {
         secret(
             "mesh_ca:secret:default",

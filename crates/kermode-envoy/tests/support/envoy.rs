@@ -1,4 +1,4 @@
-//! The real Envoy, from where `make` puts it.
+//! The real Envoy, downloaded by `make`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +16,7 @@ const VERSION: &str = "1.40.0";
 /// The binary: `KERMODE_ENVOY`, else the one in the cache directory.
 #[allow(
     clippy::disallowed_methods,
-    reason = "where a test finds its tools, not configuration of ours"
+    reason = "location of a tool for tests, not configuration"
 )]
 pub(crate) fn binary() -> PathBuf {
     let variable = |name| {
@@ -38,7 +38,7 @@ pub(crate) fn binary() -> PathBuf {
     path
 }
 
-/// The bootstrap of a proxy, as `kuma-dp` would render it.
+/// The bootstrap of a proxy, as `kuma-dp` renders it.
 pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> Value {
     bootstrap(&BootstrapConfig {
         mesh: "default".into(),
@@ -55,7 +55,7 @@ pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> 
     })
 }
 
-/// A configuration that has the resources built in, since Envoy validates only what it is started with.
+/// A configuration with the resources as static ones: Envoy validates only the configuration it is started with.
 pub(crate) fn with_static(mut bootstrap: Value, resources: &[Resource]) -> Value {
     for resource in resources {
         let (list, value) = match resource.kind {
@@ -82,7 +82,7 @@ fn endpoints_only(resource: &Resource) -> Value {
     })
 }
 
-/// Lets Envoy check a configuration; what it complains of, if anything.
+/// Validates a configuration with Envoy. The error is Envoy's log.
 pub(crate) fn validate(config: &Value) -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("envoy.json");

@@ -1,4 +1,4 @@
-//! The YAML form in which a test describes a mesh, and the mesh view made from it.
+//! Input of tests: a mesh described in YAML, and its mesh view.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use kermode_model::{
 };
 use serde::Deserialize;
 
-/// A mesh, and the proxy whose configuration a test looks at.
+/// A mesh, and the proxy whose resources are tested.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Input {
@@ -21,7 +21,7 @@ pub(crate) struct Input {
     mtls: Option<String>,
     #[serde(default = "yes")]
     passthrough: bool,
-    /// Allows everybody when absent.
+    /// Admits all callers when absent.
     permissions: Option<Vec<PermissionInput>>,
     #[serde(default)]
     services: BTreeMap<String, ServiceInput>,
@@ -105,17 +105,17 @@ fn yes() -> bool {
 const MESH: &str = "default";
 
 impl Input {
-    /// Reads the YAML form.
+    /// Parses the YAML form.
     pub(crate) fn parse(yaml: &str) -> Self {
         serde_saphyr::from_str(yaml).unwrap_or_else(|error| panic!("the input does not parse: {error}"))
     }
 
-    /// The name of the proxy that is looked at.
+    /// The name of the tested proxy.
     pub(crate) fn proxy(&self) -> ObjectKey {
         ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
     }
 
-    /// All that the proxy gets, as the control plane's store would merge it in eager mode.
+    /// All resources of the proxy, as a view of the store merges them.
     pub(crate) fn resources(&self) -> Vec<Resource> {
         let view = self.view();
         let mesh = view.mesh(&MESH.into()).expect("the mesh");
@@ -172,7 +172,7 @@ impl Input {
             || {
                 vec![TrafficPermission {
                     target: Tags::new(),
-                    rules: vec![allow_everybody()],
+                    rules: vec![allow_all()],
                 }]
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
@@ -200,7 +200,7 @@ fn mk_mtls(mode: &str) -> Mtls {
     }
 }
 
-fn allow_everybody() -> PermissionRule {
+fn allow_all() -> PermissionRule {
     PermissionRule {
         from: Principal::default(),
         action: Action::Allow,

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: inputs as YAML, resources as readable JSON, and the real Envoy.
+//! Shared by the tests of this crate: inputs in YAML, resources as JSON, and the real Envoy.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 

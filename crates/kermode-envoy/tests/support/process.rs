@@ -1,4 +1,4 @@
-//! A running Envoy that is ended with the test, and a plain application behind it.
+//! Processes of tests: an Envoy that is stopped with the test, and an application.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use super::envoy;
 
-/// Long enough for a busy machine; a hang is a failure either way.
+/// Timeout of all waits, long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Envoy, started and live.
+/// A running Envoy that serves.
 pub(crate) struct Running {
     child: Child,
     admin: SocketAddr,
@@ -67,7 +67,7 @@ impl Running {
         }
     }
 
-    /// Where a listener was bound.
+    /// Address that a listener is bound to.
     pub(crate) fn address_of(&self, listener: &str) -> SocketAddr {
         let listeners = self.admin("/listeners?format=json");
         let listeners: Value = serde_json::from_str(&listeners).expect("JSON");
@@ -84,7 +84,7 @@ impl Running {
         .expect("an address")
     }
 
-    /// The sum of the counters whose names match.
+    /// Sum of the counters with matching names.
     pub(crate) fn counters(&self, expression: &str) -> u64 {
         let stats = self.admin(&format!("/stats?filter=^{expression}$"));
         let value = |line: &str| {
@@ -117,15 +117,15 @@ impl Drop for Running {
     }
 }
 
-/// An HTTP/1.1 server that answers with the request it got, and serves WebSocket upgrades by echoing bytes.
+/// An HTTP/1.1 server that responds with the request it received, and echoes bytes after a WebSocket upgrade.
 pub(crate) struct Application {
-    /// Where it listens.
+    /// Address that it listens on.
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicUsize>,
 }
 
 impl Application {
-    /// Listens; the thread ends with the test's process.
+    /// Starts the server; its thread ends with the process of the test.
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
@@ -140,7 +140,7 @@ impl Application {
         Self { address, requests }
     }
 
-    /// How many requests it has seen.
+    /// Number of requests received.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -174,7 +174,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         let mut body = vec![0; length.unwrap_or_default()];
         reader.read_exact(&mut body).ok()?;
         let mut answer = String::new();
-        // The mark of an undelivered request is forged, to see that nobody believes it.
+        // A forged header of an undelivered request: sidecars have to ignore it.
         write!(
             answer,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",
@@ -196,7 +196,7 @@ fn joined(mut body: &str) -> String {
     text
 }
 
-/// The whole answer to a GET, head included; empty when the connection fails.
+/// The response to a GET, head included; empty when the connection fails.
 pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     send(
         address,

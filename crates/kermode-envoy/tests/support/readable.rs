@@ -1,4 +1,4 @@
-//! Resources as Envoy's own JSON, decoded with the descriptors that come with `envoy-types`.
+//! Resources as protobuf JSON, decoded with the descriptors of `envoy-types`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -13,7 +13,7 @@ static DESCRIPTORS: LazyLock<DescriptorPool> = LazyLock::new(|| {
     DescriptorPool::decode(&*bytes).expect("valid descriptors")
 });
 
-/// Fields in lowerCamelCase, defaults left out, every `Any` opened, keys in order.
+/// A resource with fields in lowerCamelCase, without defaults, with decoded `Any`s and sorted keys.
 pub(crate) fn json(resource: &Resource) -> Value {
     let name = resource
         .kind
@@ -26,9 +26,9 @@ pub(crate) fn json(resource: &Resource) -> Value {
     sorted(serde_json::to_value(message).expect("a message that JSON can hold"))
 }
 
-/// The crate ships its descriptors without an interface to them; cargo knows where it lies.
+/// Path of the descriptors: the crate contains them without an API, and cargo knows its directory.
 fn descriptors() -> PathBuf {
-    // Without a platform cargo wants the packages of all of them.
+    // Without a platform cargo needs the packages of all platforms.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
         .args([
@@ -52,7 +52,7 @@ fn descriptors() -> PathBuf {
     manifest.with_file_name("src/generated/types.bin")
 }
 
-/// Sorts the keys of objects, whatever map another crate's features made `serde_json` use.
+/// Sorts the keys of objects, independent of the map type that crate features select in `serde_json`.
 pub(crate) fn sorted(value: Value) -> Value {
     match value {
         Value::Object(map) => {

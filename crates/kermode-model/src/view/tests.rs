@@ -1,4 +1,4 @@
-//! The view answers every write with exactly what it touched.
+//! Every write to the view returns exactly the parts that it touched.
 
 use std::net::IpAddr;
 
@@ -40,7 +40,7 @@ fn dataplane(name: &str) -> Touched {
 }
 
 #[test]
-fn a_new_dataplane_touches_itself_and_its_services() {
+fn new_dataplane_touches_itself_and_its_services() {
     let mut view = MeshView::default();
     let touched = view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -51,7 +51,7 @@ fn a_new_dataplane_touches_itself_and_its_services() {
 }
 
 #[test]
-fn an_equal_dataplane_touches_nothing() {
+fn equal_dataplane_touches_nothing() {
     let mut view = MeshView::default();
     let web = || mk_dataplane("web-1", [10, 0, 0, 1], vec![mk_inbound("web", 80, true)]);
     view.upsert_dataplane(web());
@@ -59,7 +59,7 @@ fn an_equal_dataplane_touches_nothing() {
 }
 
 #[test]
-fn a_readiness_flip_touches_only_the_service() {
+fn change_of_readiness_touches_only_the_service() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -74,12 +74,12 @@ fn a_readiness_flip_touches_only_the_service() {
     assert_eq!(touched, [service("web")]);
     let web = view
         .service(&"default".into(), &"web".into())
-        .expect("the service stays");
+        .expect("an unready endpoint keeps its service");
     assert_eq!(web.ready_endpoints().count(), 0);
 }
 
 #[test]
-fn the_last_dataplane_takes_its_service_with_it() {
+fn service_is_removed_with_its_last_dataplane() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -89,11 +89,11 @@ fn the_last_dataplane_takes_its_service_with_it() {
     let touched = view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
     assert_eq!(touched, [service("web"), dataplane("web-1")]);
     assert!(view.service(&"default".into(), &"web".into()).is_none());
-    assert!(view.meshes.is_empty(), "nothing of the mesh is left behind");
+    assert!(view.meshes.is_empty(), "the empty mesh is removed");
 }
 
 #[test]
-fn a_dataplane_that_moves_between_meshes_leaves_the_old_one() {
+fn dataplane_of_another_mesh_is_removed_from_its_former_mesh() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -109,7 +109,7 @@ fn a_dataplane_that_moves_between_meshes_leaves_the_old_one() {
 }
 
 #[test]
-fn an_address_taken_over_by_a_newer_pod_survives_the_older_one() {
+fn endpoint_of_a_newer_pod_survives_the_removal_of_the_older_one() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -124,12 +124,12 @@ fn an_address_taken_over_by_a_newer_pod_survives_the_older_one() {
     view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
     let web = view
         .service(&"default".into(), &"web".into())
-        .expect("web-2 still serves");
+        .expect("web-2 has the endpoint");
     assert_eq!(web.endpoints.len(), 1);
 }
 
 #[test]
-fn a_service_is_found_at_its_cluster_ip() {
+fn service_is_found_at_its_cluster_ip() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -152,7 +152,7 @@ fn a_service_is_found_at_its_cluster_ip() {
 }
 
 #[test]
-fn the_protocol_of_a_service_is_what_all_endpoints_share() {
+fn protocol_of_a_service_is_common_to_all_endpoints() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",

@@ -1,4 +1,4 @@
-//! The expressions say what the rule lists say, for every short list and every caller.
+//! Principals admit the same callers as the rules they are made from, for all short lists of rules and all callers.
 
 use super::*;
 use kermode_model::{Principal as Caller, ServiceName};
@@ -51,7 +51,7 @@ fn every_certificate() -> Vec<Vec<&'static str>> {
         .collect()
 }
 
-/// Envoy's reading of a principal, written down from its documentation.
+/// Evaluates a principal as Envoy documents it.
 fn matches(principal: &Principal, uris: &[&str]) -> bool {
     match principal.identifier.as_ref().expect("an identifier") {
         Identifier::Any(any) => *any,
@@ -64,7 +64,7 @@ fn matches(principal: &Principal, uris: &[&str]) -> bool {
     }
 }
 
-/// Kuma's reading of a rule list.
+/// Evaluates a list of rules as Kuma documents it.
 fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     let matching = |rule: &&&PermissionRule| {
         let service = rule
@@ -107,7 +107,7 @@ fn check(rules: &[&PermissionRule]) {
 }
 
 #[test]
-fn the_last_matching_rule_decides_for_every_list_of_three_and_every_caller() {
+fn last_matching_rule_decides_for_every_list_of_three_and_every_caller() {
     let rules = every_rule();
     check(&[]);
     for a in &rules {
