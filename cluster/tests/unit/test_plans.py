@@ -1,4 +1,4 @@
-"""The pure parts that decide what a cluster looks like."""
+"""Tests of the pure functions that determine the layout of a cluster."""
 
 import json
 import unittest
@@ -8,16 +8,16 @@ from kermode_cluster.errors import ClusterError
 
 
 class Networks(unittest.TestCase):
-    """Choosing a cluster's addresses."""
+    """Selection of addresses."""
 
-    def test_the_first_cluster_gets_number_zero(self):
+    def test_first_cluster_gets_number_zero(self):
         self.assertEqual(addresses.free(["192.0.2.0/24"], [], []).number, 0)
 
-    def test_a_number_is_passed_over_when_link_pods_interface_or_folder_is_taken(self):
+    def test_number_is_skipped_when_link_pods_interface_or_folder_is_taken(self):
         taken = ["10.180.0.2", "10.244.1.0/25"]
         self.assertEqual(addresses.free(taken, ["kermode2"], [3]).number, 4)
 
-    def test_a_host_without_room_is_told_what_to_free(self):
+    def test_error_without_free_networks_names_the_networks(self):
         with self.assertRaisesRegex(ClusterError, "10.180.N.0/30 and 10.244.N.0/24"):
             addresses.free(["10.0.0.0/8"], [], [])
 
@@ -29,16 +29,16 @@ class Networks(unittest.TestCase):
 class Names(unittest.TestCase):
     """Cluster names."""
 
-    def test_a_name_that_could_leave_the_folder_is_refused(self):
+    def test_name_that_could_leave_the_folder_is_rejected(self):
         for name in ("..", "a/b", "", "-a", "A", "x" * 41):
             with self.assertRaises(ClusterError, msg=name):
                 paths.ClusterPaths(name)
 
 
 class Dns(unittest.TestCase):
-    """What CoreDNS forwards to."""
+    """Name servers that CoreDNS forwards to."""
 
-    def test_name_servers_on_loopback_are_of_no_use_to_pods(self):
+    def test_name_servers_on_loopback_are_ignored(self):
         text = "search x\nnameserver 127.0.0.53\nnameserver 192.0.2.1\nnameserver ::1\nnameserver bad\nnameserver\n"
         self.assertEqual(configuration.name_servers(text), ["192.0.2.1"])
 
@@ -54,7 +54,7 @@ class Dns(unittest.TestCase):
 
 
 class Components(unittest.TestCase):
-    """What runs."""
+    """Components."""
 
     def plan(self, api_only: bool, controllers: bool) -> dict:
         specs = components.components(paths.ClusterPaths("x"), addresses.Addresses(0), "/bin", api_only, controllers)
@@ -80,7 +80,7 @@ class Components(unittest.TestCase):
 
 
 class Cgroups(unittest.TestCase):
-    """Which cgroup trees pods use."""
+    """Cgroup trees."""
 
     def used(self, *lines: str) -> list:
         return [(str(tree), version) for tree, version, used in cgroups.hierarchies("\n".join(lines)) if used]
@@ -89,10 +89,10 @@ class Cgroups(unittest.TestCase):
     HYBRID = "31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
     V2 = "32 24 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw"
 
-    def test_beside_version_one_trees_a_version_two_tree_has_no_controllers(self):
+    def test_version_two_tree_beside_version_one_trees_is_unused(self):
         self.assertEqual(self.used(self.V1, self.HYBRID), [("/sys/fs/cgroup/memory", 1)])
 
-    def test_but_it_is_cleaned_all_the_same(self):
+    def test_unused_version_two_tree_is_cleaned_up(self):
         self.assertEqual(len(cgroups.hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
 
     def test_version_two_alone_is_used(self):
@@ -111,6 +111,6 @@ class Preflight(unittest.TestCase):
                "\t/lib64/ld-linux-x86-64.so.2 (0x00007f2b)\n"
         self.assertEqual(libraries.needed(text), ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"])
 
-    def test_a_missing_library_is_named(self):
+    def test_missing_library_is_named(self):
         with self.assertRaisesRegex(ClusterError, "libnftables.so.1"):
             libraries.needed("\tlibnftables.so.1 => not found\n")

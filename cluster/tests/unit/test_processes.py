@@ -1,4 +1,4 @@
-"""Naming processes, and files that several stages share."""
+"""Tests of process identities, the supervisor and file operations."""
 
 import os
 import subprocess
@@ -13,12 +13,12 @@ STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 98765
 
 
 class Processes(unittest.TestCase):
-    """A pid alone does not name a process."""
+    """Process identities."""
 
     def test_fields_are_found_behind_a_command_name_with_brackets_and_spaces(self):
         self.assertEqual((start_time(STAT), process_state(STAT), parent(STAT)), (987654, "S", 12))
 
-    def test_a_recycled_pid_is_not_killed(self):
+    def test_recycled_pid_is_not_killed(self):
         child = subprocess.Popen(["sleep", "60"])
         self.addCleanup(child.wait)
         self.addCleanup(child.kill)
@@ -29,7 +29,7 @@ class Processes(unittest.TestCase):
         self.assertTrue(true.alive())
         self.assertIsNone(child.poll())
 
-    def test_the_right_process_is_killed(self):
+    def test_identified_process_is_killed(self):
         child = subprocess.Popen(["sleep", "60"])
         found = Identity.of(child.pid)
         found.kill()
@@ -43,13 +43,13 @@ class Processes(unittest.TestCase):
         self.assertTrue(os.path.exists(f"/proc/{child.pid}"))
         child.wait()
 
-    def test_a_nodes_processes_are_all_below_its_first(self):
+    def test_processes_of_a_node_are_descendants_of_its_first(self):
         parents = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
         self.assertEqual(node.descendants(10, parents), {10, 11, 12})
 
 
 class Supervision(unittest.TestCase):
-    """Components that are taken away and given back."""
+    """Components that are stopped and started."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -58,10 +58,10 @@ class Supervision(unittest.TestCase):
         self.component = supervisor.Running(spec, Path(folder.name))
 
     def end(self):
-        """Reap it, as process 1 does."""
+        """Reaps the child, as process 1 does."""
         self.component.ended(os.waitpid(self.component.pid, 0)[1])
 
-    def test_what_is_stopped_stays_down_is_no_restart_and_runs_again_when_it_may(self):
+    def test_stopped_component_stays_down_until_it_is_started(self):
         self.assertFalse(supervisor.step([self.component]))
         self.assertTrue(supervisor.step([self.component]))
         self.assertFalse(supervisor.step([self.component], {"x"}))
@@ -84,7 +84,7 @@ class Files(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
 
-    def test_a_digest_follows_content_name_and_flags(self):
+    def test_digest_depends_on_content_name_and_flags(self):
         one, two = self.folder / "one", self.folder / "two"
         one.write_text("a")
         two.write_text("a")
@@ -96,13 +96,13 @@ class Files(unittest.TestCase):
         one.write_text("b")
         self.assertNotEqual(first, files.digest([one], "flags"))
 
-    def test_half_a_file_reads_as_none(self):
+    def test_truncated_file_reads_as_none(self):
         broken = self.folder / "x.json"
         broken.write_text('{"a": ')
         self.assertIsNone(files.read_json(broken))
         self.assertIsNone(files.read_json(self.folder / "absent"))
 
-    def test_a_secret_is_never_readable_by_others(self):
+    def test_secret_is_never_readable_by_others(self):
         secret = self.folder / "secret"
         files.write_json(secret, {}, mode=0o600)
         self.assertEqual(secret.stat().st_mode & 0o777, 0o600)

@@ -1,30 +1,30 @@
-//! The command line: which roles there are.
+//! Command line: the roles of the program.
 
 use clap::{Parser, Subcommand};
 
 use crate::{client, echo, get, server, tcp_probe};
 
-/// Demo application of Kermode: it knows nothing of any mesh.
+/// Demo application of Kermode, without knowledge of a mesh.
 #[derive(Debug, Parser)]
 #[command(name = "kermode-demo", version)]
 pub(crate) struct Cli {
-    /// The role.
+    /// Role.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// The roles.
+/// Roles of the program.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Answer HTTP requests with what was seen of them.
+    /// Respond to HTTP requests with a description of the request.
     Server(server::Args),
-    /// Call a server again and again, and count.
+    /// Call a server at a steady pace, and count results.
     Client(client::Args),
-    /// Send back what comes in over TCP.
+    /// Echo TCP data.
     Echo(echo::Args),
-    /// Make one or some HTTP requests; the exit code tells whether they were answered.
+    /// Make HTTP requests; the exit code is 0 when they succeed.
     Get(get::Args),
-    /// Open one TCP connection; the exit code tells whether the other end is there.
+    /// Open a TCP connection; the exit code is 0 when it succeeds.
     TcpProbe(tcp_probe::Args),
 }
 
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `kermode-demo client`: calls a URL at a steady pace, logs a line a second, serves its counters as JSON.
+//! `kermode-demo client`: calls a URL at a steady pace, logs one line each second, and serves its counters as JSON.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,29 +18,29 @@ use crate::{listener, output};
 /// Flags of the client.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// What to call.
+    /// URL to call.
     url: Url,
-    /// Time between two requests; slow answers do not hold back the next request.
+    /// Time between two requests; a slow response does not delay the next request.
     #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
     interval: Duration,
-    /// How long a request may take.
+    /// Timeout of a request.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Use connections again; otherwise every request has its own.
+    /// Reuse connections; by default every request has its own.
     #[arg(long)]
     keep_alive: bool,
-    /// Where to serve the counters.
+    /// Address that serves the counters.
     #[arg(long, default_value = "0.0.0.0:8081", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
 
-/// The counters, shared by requests, log and listener; each holds them for a moment only.
-type Shared = Arc<Mutex<Counters>>;
+/// Counters, shared by requests, log and listener; each locks them only briefly.
+type SharedCounters = Arc<Mutex<Counters>>;
 
-/// Calls until SIGTERM.
+/// Runs the client until SIGTERM.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
-    let counters = Shared::default();
+    let counters = SharedCounters::default();
     let listener = listener::bind(args.listen).await?;
     let requester = Requester::new(args.timeout, args.keep_alive)?;
     let calls = tokio::spawn(call(requester, args.url, args.interval, Arc::clone(&counters)));
@@ -58,9 +58,9 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-async fn call(requester: Requester, url: Url, pace: Duration, counters: Shared) {
+async fn call(requester: Requester, url: Url, pace: Duration, counters: SharedCounters) {
     let mut ticks = interval(pace);
-    // After a pause of the machine one request is enough; the missed ones would all go at once.
+    // After a pause of the machine, missed requests are skipped instead of sent in a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
@@ -75,7 +75,7 @@ async fn call(requester: Requester, url: Url, pace: Duration, counters: Shared) 
     }
 }
 
-async fn log(counters: Shared) {
+async fn log(counters: SharedCounters) {
     let mut ticks = interval(Duration::from_secs(1));
     let mut earlier = Counters::default();
     ticks.tick().await;
@@ -87,6 +87,6 @@ async fn log(counters: Shared) {
     }
 }
 
-fn with<T>(counters: &Shared, action: impl FnOnce(&mut Counters) -> T) -> T {
+fn with<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
     action(&mut counters.lock().unwrap_or_else(PoisonError::into_inner))
 }

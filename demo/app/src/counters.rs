@@ -1,35 +1,35 @@
-//! What the client counts: answers by Pod and status, failures by reason. Plain data; the clock is the caller's.
+//! Counters of the client: responses by Pod and status, failures by reason. Plain data without a clock.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// Reasons are told apart up to this many, the rest is counted together: a reason may contain an address.
+/// Limit of distinct failure reasons; others are counted together, because a reason may contain an address.
 const MAX_REASONS: usize = 32;
 
-/// Counts since the start.
+/// Counters since the start of the client.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Counters {
-    /// Requests whose outcome is known.
+    /// Completed requests.
     requests: u64,
-    /// Answers with a status below 400.
+    /// Responses with a status below 400.
     succeeded: u64,
-    /// The others.
+    /// Requests with another status, or without a response.
     failed: u64,
-    /// Successful answers by the Pod that gave them.
+    /// Successful responses by the Pod that sent them.
     by_pod: BTreeMap<String, u64>,
-    /// Answers by status.
+    /// Responses by status.
     by_status: BTreeMap<u16, u64>,
     /// Failures by reason.
     by_failure: BTreeMap<String, u64>,
-    /// The last successful answer, as the server gave it.
+    /// Body of the last successful response.
     last_answer: Option<Value>,
 }
 
 impl Counters {
-    /// Counts an answer.
+    /// Counts a response.
     pub(crate) fn answered(&mut self, status: u16, body: &[u8]) {
         *self.by_status.entry(status).or_default() += 1;
         if status >= 400 {
@@ -47,7 +47,7 @@ impl Counters {
         self.last_answer = answer;
     }
 
-    /// Counts a request without a successful answer.
+    /// Counts a request without a successful response.
     pub(crate) fn failed(&mut self, reason: &str) {
         self.requests += 1;
         self.failed += 1;
@@ -56,7 +56,7 @@ impl Counters {
         *self.by_failure.entry(reason.to_owned()).or_default() += 1;
     }
 
-    /// One line on what happened since `earlier`.
+    /// Returns a log line about the requests since `earlier`.
     pub(crate) fn line_since(&self, earlier: &Self) -> String {
         let mut parts = vec![format!(
             "requests={} succeeded={} failed={}",
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_counted_by_pod_and_failures_by_reason() {
+    fn responses_are_counted_by_pod_and_failures_by_reason() {
         let mut counters = Counters::default();
         counters.answered(200, br#"{"pod": "a"}"#);
         counters.answered(200, br#"{"pod": "b"}"#);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_what_is_new() {
+    fn line_reports_only_new_requests() {
         let mut counters = Counters::default();
         counters.answered(200, br#"{"pod": "a"}"#);
         let earlier = counters.clone();
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn reasons_do_not_grow_without_bound() {
+    fn number_of_reasons_is_bounded() {
         let mut counters = Counters::default();
         for number in 0..1000 {
             counters.failed(&format!("reason {number}"));

@@ -1,4 +1,4 @@
-//! `kermode-demo echo`: sends back what comes in, for traffic that is not HTTP.
+//! `kermode-demo echo`: echoes TCP data, for traffic that is not HTTP.
 
 use std::net::SocketAddr;
 
@@ -10,12 +10,12 @@ use crate::{listener, output};
 /// Flags of the echo server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0:9000", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
 
-/// Serves until SIGTERM.
+/// Runs the echo server until SIGTERM.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let socket = listener::bind(args.listen).await?;
@@ -29,12 +29,12 @@ pub(crate) async fn run(args: Args) -> Result<()> {
             () = shutdown.requested() => return Ok(()),
         };
         let Ok((mut stream, _)) = accepted else {
-            listener::refused().await;
+            listener::pause_after_failure().await;
             continue;
         };
         tokio::spawn(async move {
             let (mut reader, mut writer) = stream.split();
-            // The other end sees a broken connection itself.
+            // The client sees the broken connection itself.
             let _ = tokio::io::copy(&mut reader, &mut writer).await;
         });
     }

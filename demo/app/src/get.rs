@@ -1,4 +1,4 @@
-//! `kermode-demo get`: some requests, one after the other; the exit code is the answer.
+//! `kermode-demo get`: sequential requests, whose result is the exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::request::{Requester, Url, short};
 /// Flags of a get.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// What to call.
+    /// URL to call.
     url: Url,
-    /// How many times.
+    /// Number of requests.
     #[arg(long, default_value_t = 1)]
     count: u32,
-    /// How long a request may take.
+    /// Timeout of a request.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Use one connection for all requests.
@@ -27,8 +27,8 @@ pub(crate) struct Args {
     expect_fail: bool,
 }
 
-/// Makes the requests and prints status and body, or the failure, of each. Exit code 0 when all went as expected,
-/// else 1.
+/// Makes the requests and prints status and body, or the failure, of each. The exit code is 0 when all results are as
+/// expected, else 1.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let requester = Requester::new(args.timeout, args.keep_alive)?;
     let mut as_expected = true;

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 listener: serves a handler until told to stop, then lets open requests end.
+//! HTTP/1.1 listener: serves a handler until shutdown, then lets open requests complete.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -16,18 +16,18 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 
-/// How long open requests may take once the program was asked to end.
+/// Time that open requests have to complete after the request to shut down.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Listens; the error names the address.
+/// Binds a listener; the error names the address.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves every request with `handler` until `stop` is over. Then no connection is accepted any more, idle ones are
-/// closed and requests that are being served end.
+/// Serves every request with `handler` until `stop` completes. Then the listener accepts no more connections, closes
+/// idle ones, and lets open requests complete.
 pub(crate) async fn serve<H>(listener: TcpListener, handler: H, stop: impl Future<Output = ()>)
 where
     H: Fn(Request<Incoming>, SocketAddr) -> Response<Full<Bytes>> + Clone + Send + 'static,
@@ -42,7 +42,7 @@ where
             () = &mut stop => break,
         };
         let Ok((stream, remote)) = accepted else {
-            refused().await;
+            pause_after_failure().await;
             continue;
         };
         let handler = handler.clone();
@@ -52,7 +52,7 @@ where
         });
         let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // The other end sees a broken connection itself; there is nobody else to tell.
+            // The client sees the broken connection itself.
             let _ = connection.await;
         });
     }
@@ -60,13 +60,12 @@ where
     let _ = tokio::time::timeout(GRACE, connections.shutdown()).await;
 }
 
-/// What to do when no connection could be accepted: one broke before, or descriptors are lacking. Others may work, but
-/// the listener would be tried again in a tight loop.
-pub(crate) async fn refused() {
+/// Pauses after a failure to accept a connection, such as a lack of file descriptors, to avoid a tight loop.
+pub(crate) async fn pause_after_failure() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-/// A JSON answer.
+/// Returns a JSON response.
 pub(crate) fn json(status: StatusCode, value: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{value}\n")));
     *response.status_mut() = status;

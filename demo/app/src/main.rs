@@ -1,8 +1,7 @@
-//! Demo application: a client and a server that know nothing of the mesh, and probes for tests.
+//! Demo application: a client and a server without knowledge of the mesh, and probes for tests.
 //!
-//! One static program for an image without anything else, so that whatever it shows is the mesh's doing.
-//! `server` answers with what it saw of a request, `client` calls it by name and counts, the others are single
-//! attempts whose exit code is the answer.
+//! One static program in an image without other files. `server` responds with a description of the request, `client`
+//! calls it by name and counts results, and the other roles make single attempts and report by exit code.
 
 mod cli;
 mod client;

@@ -13,14 +13,14 @@ use hyper_util::rt::TokioIo;
 
 use crate::target::{Connector, Target};
 
-/// An answer, whatever its status.
+/// A response with any status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct HttpResponse {
     pub(crate) status: u16,
     pub(crate) body: Bytes,
 }
 
-/// An http URL, checked.
+/// A valid http URL.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     target: Target,
@@ -56,13 +56,13 @@ type Connection = SendRequest<Empty<Bytes>>;
 pub(crate) struct Requester {
     connector: Connector,
     timeout: Duration,
-    /// Connections without a request on them, when connections are kept.
+    /// Idle connections, with `keep_alive`.
     idle: Option<Arc<Mutex<Vec<Connection>>>>,
 }
 
 impl Requester {
-    /// A requester whose requests take at most `timeout`. With `keep_alive` connections are used again; without, each
-    /// request has its own, so that every one of them is balanced even where only connections are.
+    /// Returns a requester with a timeout for each request. With `keep_alive` it reuses connections. Without, each request
+    /// has its own connection, so that load balancing of connections applies to every request.
     pub(crate) fn new(timeout: Duration, keep_alive: bool) -> Result<Self> {
         Ok(Self {
             connector: Connector::new(timeout)?,
@@ -71,14 +71,14 @@ impl Requester {
         })
     }
 
-    /// Makes a request. The error is short enough to be counted by.
-    pub(crate) async fn get(&self, url: &Url) -> Result<Answer> {
+    /// Makes a request. The error text is short and has few distinct values, so it can be a counter key.
+    pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse> {
         tokio::time::timeout(self.timeout, self.attempt(url))
             .await
             .context("answer: timed out")?
     }
 
-    async fn attempt(&self, url: &Url) -> Result<Answer> {
+    async fn attempt(&self, url: &Url) -> Result<HttpResponse> {
         let mut connection = match self.reused() {
             Some(connection) => connection,
             None => self.connected(&url.target).await?,
@@ -95,13 +95,13 @@ impl Requester {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.context("body")?.to_bytes();
         self.keep(connection);
-        Ok(Answer { status, body })
+        Ok(HttpResponse { status, body })
     }
 
     async fn connected(&self, target: &Target) -> Result<Connection> {
         let stream = self.connector.connect(target).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
-        // Ends with the connection; its errors come out of the request.
+        // The task ends with the connection; the request reports its errors.
         tokio::spawn(connection);
         Ok(sender)
     }
@@ -122,7 +122,7 @@ impl Requester {
     }
 }
 
-/// An error's innermost cause behind the step it happened in: short, and equal for equal failures.
+/// Returns the failed step and the innermost cause of an error: short, and equal for equal failures.
 pub(crate) fn short(error: &anyhow::Error) -> String {
     let step = error.to_string();
     let cause = error.root_cause().to_string();

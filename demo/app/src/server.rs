@@ -1,4 +1,4 @@
-//! `kermode-demo server`: answers every request with what it saw of it, and by which Pod.
+//! `kermode-demo server`: responds to every request with a description of the request and the name of its Pod.
 
 use std::net::SocketAddr;
 
@@ -14,12 +14,12 @@ use crate::shutdown::Shutdown;
 /// Flags of the server.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Where to listen.
+    /// Address to listen on.
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
 }
 
-/// Serves until SIGTERM.
+/// Runs the server until SIGTERM.
 pub(crate) async fn run(args: Args) -> Result<()> {
     let mut shutdown = Shutdown::new()?;
     let name = pod_name()?;
@@ -37,13 +37,13 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The Pod's name, which Kubernetes makes its host name.
+/// Returns the name of the Pod, which is the host name in Kubernetes.
 fn pod_name() -> Result<String> {
     let name = nix::unistd::gethostname().context("cannot read the host name")?;
     Ok(name.to_string_lossy().into_owned())
 }
 
-/// What was seen of a request.
+/// Describes a request.
 fn seen<B>(pod: &str, request: &Request<B>, remote: SocketAddr) -> Value {
     json!({
         "pod": pod,
@@ -54,7 +54,7 @@ fn seen<B>(pod: &str, request: &Request<B>, remote: SocketAddr) -> Value {
     })
 }
 
-/// Headers by name; values of a repeated header are joined, as HTTP allows.
+/// Returns headers by name; the values of a repeated header are joined, as HTTP allows.
 fn headers(map: &HeaderMap) -> Value {
     let mut values = Map::new();
     for name in map.keys() {

@@ -1,16 +1,16 @@
-//! The request to end: SIGTERM from the kubelet, SIGINT from a terminal.
+//! Shutdown request: SIGTERM from the kubelet, SIGINT from a terminal.
 
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The two signals, caught from here on.
+/// Handlers of both signals.
 pub(crate) struct Shutdown {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    /// Starts to catch them.
+    /// Installs the handlers.
     pub(crate) fn new() -> Result<Self> {
         let catch = |kind, name| signal(kind).with_context(|| format!("cannot catch {name}"));
         Ok(Self {
@@ -19,7 +19,7 @@ impl Shutdown {
         })
     }
 
-    /// Waits for either.
+    /// Waits for either signal.
     pub(crate) async fn requested(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

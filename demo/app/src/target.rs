@@ -1,7 +1,7 @@
-//! Where a request goes: host and port, and the addresses a name stands for.
+//! Target of a request: host and port, and the resolution of host names.
 //!
-//! glibc's resolver cannot be linked statically, so names are resolved here, by the same `/etc/resolv.conf` (search
-//! domains and `ndots` included) that the kubelet writes for every program.
+//! glibc's resolver cannot be linked statically, so this module resolves names by `/etc/resolv.conf`, with search domains
+//! and `ndots`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -41,7 +41,7 @@ pub(crate) struct Connector {
 }
 
 impl Connector {
-    /// A connector by the system's resolver configuration; `timeout` is for the name and the connection together.
+    /// Returns a connector with the system's resolver configuration. `timeout` covers resolution and connection.
     pub(crate) fn new(timeout: Duration) -> Result<Self> {
         let resolver = TokioResolver::builder_tokio()
             .and_then(hickory_resolver::ResolverBuilder::build)
@@ -49,7 +49,7 @@ impl Connector {
         Ok(Self { resolver, timeout })
     }
 
-    /// Connects to the first address of the target that answers.
+    /// Connects to the first address of the target that accepts.
     pub(crate) async fn connect(&self, target: &Target) -> Result<TcpStream> {
         tokio::time::timeout(self.timeout, self.try_all(target))
             .await
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_names_or_addresses_of_both_families() {
+    fn host_is_a_name_or_an_address_of_either_family() {
         let target = |text: &str| text.parse::<Target>().expect("a target");
         assert_eq!(
             target("demo-server:80"),

@@ -1,4 +1,4 @@
-//! `kermode-demo tcp-probe`: one TCP connection; the exit code is the answer.
+//! `kermode-demo tcp-probe`: one TCP connection, whose result is the exit code.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::target::{Connector, Target};
 /// Flags of a probe.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Where to connect.
+    /// Target of the connection.
     target: Target,
-    /// Text to send. The probe then succeeds only when something comes back: a proxy accepts every connection, and
-    /// closes it when there is nobody behind it.
+    /// Text to send. The probe then succeeds only when it receives data: a proxy accepts every connection, and closes it
+    /// when its upstream is unreachable.
     #[arg(long)]
     send: Option<String>,
-    /// How long it may take.
+    /// Timeout of the probe.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration)]
     timeout: Duration,
     /// Succeed when the probe fails.
@@ -28,7 +28,7 @@ pub(crate) struct Args {
     expect_fail: bool,
 }
 
-/// Makes the connection and prints what happened. Exit code 0 when it went as expected, else 1.
+/// Makes the connection and prints the result. The exit code is 0 when the result is as expected, else 1.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let connector = Connector::new(args.timeout)?;
     let outcome = timeout(args.timeout, probe(&connector, &args))

@@ -1,4 +1,4 @@
-//! The program itself, on loopback: what it answers, counts, and returns as its exit code.
+//! Tests of the program on loopback: its responses, counters and exit codes.
 
 #![allow(clippy::expect_used, reason = "the whole file is a test")]
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_kermode-demo");
 
-/// A running role; ended with the test.
+/// A running role, killed when dropped.
 struct Role(Child);
 
 impl Drop for Role {
@@ -33,7 +33,7 @@ impl Role {
         (Self(child), line.trim().to_owned())
     }
 
-    /// Starts a server on a free port; its address.
+    /// Starts a server on a free port and returns its address.
     fn server(role: &str) -> (Self, String) {
         let (child, line) = Self::start(&[role, "--listen=127.0.0.1:0"]);
         let address = line.rsplit(' ').next().expect("an address").to_owned();
@@ -59,7 +59,7 @@ fn run(args: &[&str]) -> (i32, String) {
 }
 
 #[test]
-fn a_server_says_what_it_saw_and_ends_when_told_to() {
+fn server_describes_the_request_and_ends_on_sigterm() {
     let (mut server, address) = Role::server("server");
     let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
     assert_eq!(code, 0, "{text}");
@@ -85,7 +85,7 @@ fn names_are_resolved() {
 }
 
 #[test]
-fn exit_codes_tell_whether_it_went_as_expected() {
+fn exit_code_reports_the_expected_result() {
     let (mut server, address) = Role::server("server");
     let url = format!("http://{address}/");
     assert_eq!(run(&["get", &url, "--count=3"]).1.lines().count(), 3);
@@ -105,7 +105,7 @@ fn exit_codes_tell_whether_it_went_as_expected() {
 }
 
 #[test]
-fn connections_are_used_again_only_when_asked_to() {
+fn connections_are_reused_only_with_keep_alive() {
     let (_server, address) = Role::server("server");
     let url = format!("http://{address}/");
     let remotes = |args: &[&str]| {
@@ -122,13 +122,13 @@ fn connections_are_used_again_only_when_asked_to() {
 }
 
 #[test]
-fn a_probe_that_sends_wants_an_answer() {
+fn probe_that_sends_requires_a_response() {
     let (_echo, address) = Role::server("echo");
     assert_eq!(
         run(&["tcp-probe", &address, "--send=hello"]),
         (0, "answer: hello".to_owned())
     );
-    // Accepts and closes, as a proxy does that has nobody behind it.
+    // Accepts and closes, like a proxy whose upstream is unreachable.
     let closing = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let address = closing.local_addr().expect("an address").to_string();
     let accept = std::thread::spawn(move || {
@@ -140,7 +140,7 @@ fn a_probe_that_sends_wants_an_answer() {
 }
 
 #[test]
-fn a_client_counts_and_serves_its_counters() {
+fn client_counts_requests_and_serves_its_counters() {
     let (_server, address) = Role::server("server");
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let counters = free.local_addr().expect("an address").to_string();

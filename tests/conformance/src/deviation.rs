@@ -19,7 +19,7 @@ pub struct Deviation {
     /// For `*`: values by JSON pointer into `{case, ours}`: the case, and Kermode's result without this deviation.
     #[serde(default)]
     pub when: BTreeMap<String, Value>,
-    /// Heading of the documentation that the case contradicts: `docs/FILE.md#heading`.
+    /// Heading of the documentation that the case contradicts, such as `docs/design.md#tests`.
     pub decision: String,
     /// Reason, in one sentence.
     pub reason: String,
@@ -48,12 +48,12 @@ pub fn known() -> Result<Vec<Deviation>> {
     Ok(deviations)
 }
 
-/// Checks that `docs/FILE.md#heading` names a heading.
+/// Checks that a citation such as `docs/design.md#tests` names an existing heading.
 fn check_citation(citation: &str, repository: &Path) -> Result<()> {
     let (file, heading) = citation
         .split_once('#')
         .filter(|(file, _)| file.starts_with("docs/"))
-        .with_context(|| format!("`decision` is {citation:?}, not docs/FILE.md#heading"))?;
+        .with_context(|| format!("`decision` is {citation:?}, not a heading in docs/"))?;
     let text = std::fs::read_to_string(repository.join(file)).with_context(|| file.to_owned())?;
     ensure!(
         text.lines().filter_map(anchor).any(|anchor| anchor == heading),
