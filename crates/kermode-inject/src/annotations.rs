@@ -1,4 +1,4 @@
-//! The annotations that injection writes (BEHAVIOUR section 2.6).
+//! Annotations that injection writes (docs/reference/injection.md#annotations-written).
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,8 @@ use crate::values::Values;
 const ENABLED: &str = "enabled";
 const DISABLED: &str = "disabled";
 
-/// What is written, by key. `pod` are the annotations that the Pod came with, `reason` is what asked for injection.
+/// Returns the annotations to write, by key. `pod` holds the annotations of the incoming Pod; `reason` is the label or
+/// annotation that requested injection.
 pub(crate) fn written(
     plan: &Plan<'_>,
     reason: InjectionSource,

@@ -1,13 +1,13 @@
-//! What differs between two values, in lines for people.
+//! Differences between two JSON values as readable lines, for the injection trace.
 
 use serde_json::Value;
 
 use crate::pointer;
 
-/// Longest value that is shown whole, in characters.
+/// Maximum length of a displayed value, in characters; longer ones are truncated.
 const LONGEST: usize = 160;
 
-/// One line for each place that differs, with its JSON pointer; empty when nothing does.
+/// Returns one line for each difference, with its JSON pointer.
 pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     walk("", before, after, &mut lines);
@@ -35,7 +35,7 @@ fn member(path: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut
         (Some(before), Some(after)) => {
             lines.push(format!("{path} was {}, is {}", shown(before), shown(after)));
         }
-        (Some(before), None) => lines.push(format!("{path} was {}, is gone", shown(before))),
+        (Some(before), None) => lines.push(format!("{path} was {}, is removed", shown(before))),
         (None, Some(after)) => lines.push(format!("{path} is new: {}", shown(after))),
         (None, None) => {}
     }
@@ -45,16 +45,16 @@ fn both_nested(before: &Value, after: &Value) -> bool {
     (before.is_object() && after.is_object()) || (before.is_array() && after.is_array())
 }
 
-/// What lists begin and end with alike is left out, so that an insertion is one line.
+/// Compares lists without their common prefix and suffix, so that an insertion is reported as one line.
 fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>) {
-    let alike = |(left, right): &(&Value, &Value)| left == right;
-    let start = before.iter().zip(after).take_while(alike).count();
+    let equal = |(left, right): &(&Value, &Value)| left == right;
+    let start = before.iter().zip(after).take_while(equal).count();
     let (before, after) = (&before[start..], &after[start..]);
     let end = before
         .iter()
         .rev()
         .zip(after.iter().rev())
-        .take_while(alike)
+        .take_while(equal)
         .count();
     let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
     for index in 0..before.len().max(after.len()) {
@@ -82,7 +82,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_change_is_one_line_with_its_place() {
+    fn each_change_is_one_line_with_its_pointer() {
         let before = json!({"a": [1, 2, 3], "b": {"c/d": 1}, "e": true, "f": [1]});
         let after = json!({"a": [1, 9, 2, 3], "b": {"c/d": 2}, "f": 1, "g": {}});
         assert_eq!(
@@ -90,12 +90,12 @@ mod tests {
             [
                 "/a/1 is new: 9",
                 "/b/c~1d was 1, is 2",
-                "/e was true, is gone",
+                "/e was true, is removed",
                 "/f was [1], is 1",
                 "/g is new: {}",
             ]
         );
         assert!(between(&after, &after).is_empty());
-        assert_eq!(between(&json!([1, 1]), &json!([1])), ["/1 was 1, is gone"]);
+        assert_eq!(between(&json!([1, 1]), &json!([1])), ["/1 was 1, is removed"]);
     }
 }

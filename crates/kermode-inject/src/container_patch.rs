@@ -1,5 +1,5 @@
-//! ContainerPatches: choosing them for a Pod, applying them to a rendered container, and checking the result
-//! (BEHAVIOUR section 2.7, DESIGN decisions 1, 2 and 7).
+//! ContainerPatches: selects those of a Pod, applies them to a rendered container, and validates the result
+//! (docs/reference/injection.md#container-patches).
 
 mod admission;
 mod checks;
@@ -15,67 +15,70 @@ use crate::changes;
 use crate::denial::{Denial, quoted};
 use crate::trace::{Trace, TraceTopic};
 
-/// Most operations on one container. Far above any use; keeps the time of an admission bounded.
-const MOST_OPERATIONS: usize = 1_000;
+/// Maximum number of operations on one container. Bounds the duration of an admission; real patches have a few dozen.
+const MAX_OPERATIONS: usize = 1_000;
 
-/// One operation of a ContainerPatch, with where it stands.
+/// One operation of a ContainerPatch and its position.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation<'a> {
     /// Name of the ContainerPatch.
     pub patch: &'a str,
     /// `sidecarPatch` or `initPatch`.
     pub list: &'static str,
-    /// Its place in that list, from 0.
+    /// Index in that list.
     pub index: usize,
     /// The operation.
     pub block: &'a JsonPatchBlock,
 }
 
-/// What a container is, since Kubernetes allows some fields of one kind only.
+/// Kind of a container. Kubernetes allows some fields for one kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContainerRole {
-    /// An ordinary container, or an init container that keeps running.
+    /// An ordinary container, or an init container with `restartPolicy: Always`.
     Running,
-    /// An init container that runs to its end.
+    /// An init container that runs to completion.
     Init,
 }
 
-/// At which point ContainerPatches failed.
+/// Stage at which ContainerPatches failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PatchStage {
     /// An operation does not apply.
     Apply,
-    /// The operations apply, but Kubernetes would refuse the result or silently drop part of it.
+    /// The operations apply, but Kubernetes would reject the result or silently drop part of it.
     Decode,
 }
 
-/// ContainerPatches that cannot be used.
+/// Failure to apply the ContainerPatches of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("could not apply patches [{}]: {}", quoted(.patches), .problems.join("; "))]
 pub struct PatchFailure {
-    /// At which point.
+    /// Stage that failed.
     pub stage: PatchStage,
-    /// The ContainerPatches that take part, in their order.
+    /// Names of the applied ContainerPatches, in order.
     pub patches: Vec<String>,
-    /// What is wrong; each names the ContainerPatch, the operation's index and its path.
+    /// Problems; each names the ContainerPatch, the operation's index and its path.
     pub problems: Vec<String>,
 }
 
-/// The ContainerPatches of one Pod, in the order in which they apply.
+/// ContainerPatches of one Pod, in order of application.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Selected(Vec<(String, ContainerPatchSpec)>);
 
 // === impl Selected ===
 
 impl Selected {
-    /// Looks all names up. The Pod's own list replaces the default one, even if it is empty.
+    /// Looks up all names. The Pod's own list replaces the default, even if it is empty
+    /// (docs/design.md#container-patches-replace-defaults).
     pub(crate) fn look_up(
         own: Option<Vec<String>>,
         default: &[String],
         find: &dyn Fn(&str) -> Option<ContainerPatchSpec>,
         trace: &mut Trace,
     ) -> Result<Self, Denial> {
-        trace.note(TraceTopic::ContainerPatches, || chosen(own.as_deref(), default));
+        trace.note(TraceTopic::ContainerPatches, || {
+            describe_selection(own.as_deref(), default)
+        });
         let names = own.unwrap_or_else(|| default.iter().filter(|name| !name.is_empty()).cloned().collect());
         let (mut found, mut missing) = (Vec::new(), Vec::new());
         for name in names {
@@ -91,12 +94,12 @@ impl Selected {
         }
     }
 
-    /// All operations for `kuma-sidecar`.
+    /// Returns all operations for `kuma-sidecar`.
     pub(crate) fn sidecar(&self) -> Vec<Operation<'_>> {
         self.operations("sidecarPatch", |spec| &spec.sidecar_patch)
     }
 
-    /// All operations for the init container.
+    /// Returns all operations for the init container.
     pub(crate) fn init(&self) -> Vec<Operation<'_>> {
         self.operations("initPatch", |spec| &spec.init_patch)
     }
@@ -121,7 +124,7 @@ impl Selected {
     }
 }
 
-fn chosen(own: Option<&[String]>, default: &[String]) -> String {
+fn describe_selection(own: Option<&[String]>, default: &[String]) -> String {
     match own {
         Some(own) => format!(
             "annotation {CONTAINER_PATCHES} of the Pod names [{}], which replaces the setting containerPatches [{}]",
@@ -142,25 +145,26 @@ impl Operation<'_> {
             self.list,
             self.index,
             self.block.op.as_str(),
-            shortened(&self.block.path),
+            truncated(&self.block.path),
         )
     }
 }
 
-fn shortened(path: &str) -> String {
-    const MOST: usize = 200;
-    if path.chars().count() <= MOST {
+fn truncated(path: &str) -> String {
+    /// Maximum length of a displayed path, in characters.
+    const MAX_SHOWN: usize = 200;
+    if path.chars().count() <= MAX_SHOWN {
         return path.to_owned();
     }
-    let start: String = path.chars().take(MOST).collect();
+    let start: String = path.chars().take(MAX_SHOWN).collect();
     format!("{start}...")
 }
 
-/// Applies operations to a container, all or none, and checks what comes out. The result stays raw JSON; members
-/// that are null are dropped, as decoding would.
+/// Applies operations to a container, all or none, and validates the result. The result remains raw JSON; null members
+/// are dropped, as decoding would.
 ///
 /// # Errors
-/// When an operation does not apply, or Kubernetes would not take the result as it is.
+/// When an operation does not apply, or Kubernetes would reject the result or drop part of it.
 pub fn apply(
     container: &Value,
     operations: &[Operation<'_>],
@@ -174,9 +178,9 @@ pub fn apply(
         patches: names(operations),
         problems,
     };
-    if operations.len() > MOST_OPERATIONS {
+    if operations.len() > MAX_OPERATIONS {
         let problem = format!(
-            "{} operations are too many, at most {MOST_OPERATIONS}",
+            "{} operations exceed the limit of {MAX_OPERATIONS} for one container: split or remove patches",
             operations.len()
         );
         return Err(failure(PatchStage::Apply, vec![problem]));
@@ -200,7 +204,7 @@ pub fn apply(
     }
 }
 
-/// Applies operations and records what each of them changes.
+/// Applies operations and records the changes of each of them.
 pub(crate) fn apply_traced(
     container: &Value,
     operations: &[Operation<'_>],
@@ -217,7 +221,7 @@ pub(crate) fn apply_traced(
 
 fn record(container: &Value, operations: &[Operation<'_>], trace: &mut Trace) {
     let mut before = container.clone();
-    for operation in operations.iter().take(MOST_OPERATIONS) {
+    for operation in operations.iter().take(MAX_OPERATIONS) {
         let mut after = before.clone();
         let applied = operation::apply(&mut after, operation.block);
         if let Err(problem) = applied {
@@ -241,29 +245,30 @@ fn apply_all(container: &Value, operations: &[Operation<'_>]) -> Result<Value, S
     Ok(operation::without_nulls(patched))
 }
 
-/// An operation that brings a problem about: without it the prefix is free of it, with it not. Report by bisection.
+/// Finds the operation that introduces a problem, by bisection: the operations before it yield a container without the
+/// problem, and with it the problem is present.
 fn culprit<'a, 'b>(
     container: &Value,
     operations: &'a [Operation<'b>],
     role: ContainerRole,
     problem: &String,
 ) -> &'a Operation<'b> {
-    let (mut clean, mut spoilt) = (0, operations.len());
-    while spoilt - clean > 1 {
-        let middle = usize::midpoint(clean, spoilt);
+    let (mut good, mut bad) = (0, operations.len());
+    while bad - good > 1 {
+        let middle = usize::midpoint(good, bad);
         let prefix = operations.get(..middle).unwrap_or_default();
-        let has_it = apply_all(container, prefix)
+        let present = apply_all(container, prefix)
             .is_ok_and(|patched| validate::problems(&patched, role).contains(problem));
-        if has_it { spoilt = middle } else { clean = middle }
+        if present { bad = middle } else { good = middle }
     }
-    &operations[clean]
+    &operations[good]
 }
 
 fn names(operations: &[Operation<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut last = None;
     for operation in operations {
-        // A patch that is listed twice is named twice; its operations restart at index 0.
+        // A patch that is listed twice is named twice: its operations start at index 0 again.
         if last != Some(operation.patch) || operation.index == 0 {
             names.push(operation.patch.to_owned());
         }

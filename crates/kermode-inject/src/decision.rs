@@ -1,4 +1,4 @@
-//! Whether a Pod is injected (BEHAVIOUR section 2.3, DESIGN decision 6).
+//! First stage: decides whether a Pod is injected (docs/reference/injection.md#decision).
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::reason::{InjectionSource, SkipReason};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// What is to be done with a Pod.
+/// Decision on a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum InjectionDecision {
     Inject(InjectionSource),
     Skip(SkipReason),
 }
 
-/// The labels and annotations that may decide.
+/// Labels and annotations of a Pod and its Namespace.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ObjectMetadata<'a> {
     pub(crate) pod_labels: Values<'a>,
@@ -36,47 +36,45 @@ pub(crate) fn decide(
 ) -> Result<InjectionDecision, Denial> {
     if let Some(key) = exception(&pod.labels, exceptions) {
         trace.note(TraceTopic::Decision, || {
-            format!("label {key} is one of the setting exceptions.labels: left alone")
+            format!("label {key} is in the setting exceptions.labels: skipped")
         });
         return Ok(InjectionDecision::Skip(SkipReason::ExceptionLabel));
     }
     trace.note(TraceTopic::Decision, || {
-        "no label is one of the setting exceptions.labels".to_owned()
+        "no label is in the setting exceptions.labels".to_owned()
     });
     if let Some(sidecar) = sidecar_of(pod) {
         trace.note(TraceTopic::Decision, || {
-            format!("container {} is a sidecar already: left alone", sidecar.name)
+            format!("container {} is a sidecar: skipped", sidecar.name)
         });
         return Ok(InjectionDecision::Skip(SkipReason::AlreadyInjected));
     }
-    trace.note(TraceTopic::Decision, || {
-        "no container is a sidecar yet".to_owned()
-    });
+    trace.note(TraceTopic::Decision, || "no container is a sidecar".to_owned());
     for source in InjectionSource::IN_ORDER {
         let values = metadata.of(source);
-        let word = values.boolean(SIDECAR_INJECTION);
-        trace.note(TraceTopic::Decision, || heard(&values, word.as_ref()));
-        match word? {
+        let requested = values.boolean(SIDECAR_INJECTION);
+        trace.note(TraceTopic::Decision, || describe(&values, requested.as_ref()));
+        match requested? {
             Some(true) => return Ok(InjectionDecision::Inject(source)),
             Some(false) => return Ok(InjectionDecision::Skip(SkipReason::Disabled(source))),
             None => {}
         }
     }
     trace.note(TraceTopic::Decision, || {
-        "nothing asks for it: left alone".to_owned()
+        "injection is not requested: skipped".to_owned()
     });
     Ok(InjectionDecision::Skip(SkipReason::NotRequested))
 }
 
-fn heard(values: &Values<'_>, word: Result<&Option<bool>, &Denial>) -> String {
+fn describe(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> String {
     let place = values.place(SIDECAR_INJECTION);
     let Some(value) = values.get(SIDECAR_INJECTION) else {
         return format!("{place} is absent");
     };
-    match word {
+    match requested {
         Ok(Some(true)) => format!("{place} is {value}: injected"),
-        Ok(_) => format!("{place} is {value}: left alone"),
-        Err(_) => format!("{place} is {value:?}, which means nothing: refused"),
+        Ok(_) => format!("{place} is {value}: skipped"),
+        Err(_) => format!("{place} is {value:?}, which is not a valid value: denied"),
     }
 }
 
@@ -92,7 +90,8 @@ fn exception<'e>(
     found.next().map(|(key, _)| key.as_str())
 }
 
-/// A ContainerPatch may have renamed the sidecar: then its environment gives it away.
+/// Finds the sidecar. A ContainerPatch may have renamed it, so an injected Pod's containers are also matched by their
+/// environment.
 fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
     let marked = pod
         .annotations

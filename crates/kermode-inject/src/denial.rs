@@ -1,55 +1,55 @@
-//! Why a Pod is refused, for people (`Display`) and for machines ([`Denial::reason`]).
+//! Reasons for denying admission of a Pod, as text (`Display`) and as stable identifiers ([`Denial::reason`]).
 
 use kermode_crds::annotation::WrongValue;
 
 use crate::container_patch::PatchFailure;
 
-/// Why a Pod is refused. The message names the object, the field and the remedy.
+/// Reason for denying admission of a Pod. The message names the object, the field and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
-    /// What was sent is not a Pod.
+    /// The object is not a Pod.
     #[error("cannot read the Pod: {path}: expected {expected}")]
     InvalidPod {
         /// JSON pointer to the offending field.
         path: String,
-        /// What should be there.
+        /// Expected type.
         expected: &'static str,
     },
-    /// A label or annotation that is neither on nor off.
+    /// A label or annotation is not a boolean.
     #[error("{error}: it is {carrier}; use enabled, true, disabled or false")]
     WrongValue {
         /// Key and value.
         error: WrongValue,
-        /// `a label of Pod default/app`, for example.
+        /// Description of the label or annotation, for example `a label of Pod default/app`.
         carrier: String,
     },
-    /// An annotation whose text does not read.
+    /// An annotation cannot be parsed.
     #[error("failed to parse annotation \"{key}\": {problem} (on {object})")]
     Unparsable {
-        /// The key.
+        /// Key of the annotation.
         key: &'static str,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
-        /// The object that carries it.
+        /// Object that has the annotation.
         object: String,
     },
-    /// A map annotation that does not read.
+    /// A map annotation cannot be parsed.
     #[error(
         "invalid format. Map in \"{key}\" has to be provided in the following format: key1=value1;key2=value2"
     )]
     InvalidMap {
-        /// The key.
+        /// Key of the annotation.
         key: &'static str,
     },
-    /// Annotations that `kuma-init` or the CNI plugin would stop at.
+    /// Annotations that `kuma-init` and the CNI plugin would reject.
     #[error("{problem} (on {object})")]
     TrafficSettings {
-        /// The annotation, its value, what is wrong and what to write.
+        /// Annotation, value, problem and remedy.
         problem: String,
         /// The Pod.
         object: String,
     },
-    /// There is no such Mesh.
+    /// The Mesh does not exist.
     #[error("Mesh \"{mesh}\" not found: create it, or correct kuma.io/mesh of {object}")]
     MeshNotFound {
         /// Name of the Mesh.
@@ -57,25 +57,25 @@ pub enum Denial {
         /// The Pod.
         object: String,
     },
-    /// ContainerPatches that do not exist.
+    /// ContainerPatches do not exist.
     #[error("it appears some expected container patches are missing: [{}]", quoted(names))]
     ContainerPatchesMissing {
-        /// All names that are missing, in the order of the list.
+        /// Names of the missing ContainerPatches, in the order of the list.
         names: Vec<String>,
     },
-    /// A ContainerPatch that cannot be applied, or whose result Kubernetes would not take.
+    /// A ContainerPatch cannot be applied, or Kubernetes would reject its result.
     #[error(transparent)]
     ContainerPatch(#[from] PatchFailure),
-    /// Containers that run as the sidecar's user, whose traffic would not be redirected.
+    /// Containers run as the sidecar's user, whose traffic is not redirected.
     #[error(
         "containers using same UID as sidecar is unsupported: [{}]; give them another securityContext.runAsUser",
         quoted(names)
     )]
     SameUid {
-        /// Their names.
+        /// Names of the containers.
         names: Vec<String>,
     },
-    /// The volume named for the sidecar's token does not exist.
+    /// The volume for the sidecar's token does not exist.
     #[error(
         "volume ({volume}) specified for kuma.io/service-account-token-volume but volume does not exist in pod spec"
     )]
@@ -83,10 +83,10 @@ pub enum Denial {
         /// Name of the volume.
         volume: String,
     },
-    /// Virtual probes asked for on a gateway.
+    /// Virtual probes are enabled for a gateway.
     #[error("virtual probes can't be enabled in gateway mode")]
     VirtualProbesOnGateway,
-    /// A probe of the Pod on the port of the virtual probes.
+    /// A probe of the Pod uses the port of the virtual probes.
     #[error(
         "cannot override Pod's probes. Port for probe cannot be set to {port}. It is reserved for the dataplane that will serve pods without mTLS."
     )]
@@ -94,17 +94,17 @@ pub enum Denial {
         /// The port.
         port: u16,
     },
-    /// A probe whose port is no port of its container.
+    /// The port of a probe cannot be resolved.
     #[error("container \"{container}\": {probe}.httpGet.port: {problem}")]
     ProbePort {
         /// Name of the container.
         container: String,
-        /// The probe's field.
+        /// Field of the probe.
         probe: &'static str,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
-    /// A native sidecar asked for where the API server has none.
+    /// The Pod requests a native sidecar, but the API server does not support them.
     #[error(
         "kuma.io/sidecar-mode: native needs Kubernetes 1.29 or later, this API server is older: use auto or classic on {object}"
     )]
@@ -117,7 +117,7 @@ pub enum Denial {
 // === impl Denial ===
 
 impl Denial {
-    /// A stable word for events and metrics.
+    /// Returns a stable identifier for Events and metrics (docs/reference/admission-messages.md#reasons).
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidPod { .. } => "InvalidPod",
@@ -137,7 +137,7 @@ impl Denial {
     }
 }
 
-/// Names quoted and separated by a blank, as Go prints a list with `%q`.
+/// Quotes names and separates them by spaces, as Go's `%q` prints a list.
 pub(crate) fn quoted(names: &[String]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     quoted.join(" ")

@@ -1,4 +1,5 @@
-//! The termination budget: the sidecar's drain time must fit into the Pod's grace period (DESIGN decision 8).
+//! Termination budget: the sidecar's drain time must fit into the Pod's grace period
+//! (docs/design.md#termination-budget).
 
 use std::time::Duration;
 
@@ -8,26 +9,26 @@ use serde_json::Value;
 use crate::settings::SidecarContainer;
 use crate::trace::{Trace, TraceTopic};
 
-/// What is left of the grace period for the sidecar to stop in.
+/// Part of the grace period that remains for stopping Envoy and the agent after the drain.
 const MARGIN: Duration = Duration::from_secs(5);
-/// What Kubernetes takes when a Pod states none; the API server writes it before webhooks run.
+/// Kubernetes' default `terminationGracePeriodSeconds`. The API server sets it before webhooks run.
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
-/// A drain time must be above zero.
-const SHORTEST: Duration = Duration::from_millis(1);
+/// Minimum drain time: `kuma-dp` does not accept zero.
+const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 const VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
-/// Cuts the drain time of a sidecar, wherever it came from (setting, annotation, variable or ContainerPatch), to the
-/// grace period less 5 s.
+/// Limits the drain time of a sidecar to the grace period less [`MARGIN`]. Setting, annotation, variable and
+/// ContainerPatch are treated alike.
 ///
-/// It is said aloud only when somebody asked for that drain time: `asked`, or it is not our default. Our default and
-/// that of the grace period do not fit together either, but nobody chose them.
+/// A warning is added only if the drain time was configured: `configured`, or it is not the default. The default drain
+/// time does not fit into the default grace period, and users who set neither need no warning.
 ///
-/// A Pod that states no grace period has not been through an API server, and the one it will get is not known:
-/// nothing is cut then, but a drain time that the default would not leave room for is told.
+/// A Pod without a grace period did not come from an API server, so its grace period is unknown. Its drain time is kept,
+/// with a warning if Kubernetes' default would be too short.
 pub(crate) fn fit(
     sidecar: &mut Value,
     grace_period: Option<u64>,
-    asked: bool,
+    configured: bool,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) {
@@ -36,29 +37,30 @@ pub(crate) fn fit(
     };
     let Some(drain_time) = text.as_str().and_then(|text| duration::parse(text).ok()) else {
         warnings.push(format!(
-            "{VARIABLE} of kuma-sidecar is {text}, which is no duration: the sidecar will not start"
+            "{VARIABLE} of kuma-sidecar is {text}, which is not a duration, so the sidecar will not start: write for \
+             example 30s"
         ));
         return;
     };
     let grace_period_stated = grace_period.is_some();
     let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
-    let longest = grace_period.saturating_sub(MARGIN).max(SHORTEST);
-    let asked = asked || drain_time != SidecarContainer::default().drain_time;
+    let longest = grace_period.saturating_sub(MARGIN).max(MIN_DRAIN_TIME);
+    let configured = configured || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
-        let whose = if asked { "asked for" } else { "the default" };
-        let stated = if grace_period_stated {
-            "stated"
+        let origin = if configured { "configured" } else { "the default" };
+        let grace_origin = if grace_period_stated {
+            "set by the Pod"
         } else {
             "Kubernetes' default"
         };
         let (drain, grace) = (duration::format(drain_time), duration::format(grace_period));
-        format!("{drain}, {whose}; the grace period is {grace}, {stated}")
+        format!("{drain}, {origin}; the grace period is {grace}, {grace_origin}")
     });
     if drain_time <= longest {
         return;
     }
     let mut warn = |warning: String| {
-        if asked {
+        if configured {
             warnings.push(warning);
         }
     };
@@ -72,7 +74,7 @@ pub(crate) fn fit(
     }
     let cut = duration::format(longest);
     trace.note(TraceTopic::Drain, || {
-        format!("5 s of the grace period are left for stopping, so it is cut to {cut}")
+        format!("5 s of the grace period are reserved for stopping, so it is cut to {cut}")
     });
     warn(format!(
         "drain time {drain_time} does not fit into the grace period of {grace_period} and was cut to {cut}: \
@@ -98,13 +100,13 @@ mod tests {
         fitted_as(drain_time, grace_period, true)
     }
 
-    fn fitted_as(drain_time: &str, grace_period: Option<u64>, asked: bool) -> (String, Vec<String>) {
+    fn fitted_as(drain_time: &str, grace_period: Option<u64>, configured: bool) -> (String, Vec<String>) {
         let mut sidecar = json!({"env": [{"name": "X"}, {"name": VARIABLE, "value": drain_time}]});
         let mut warnings = Vec::new();
         fit(
             &mut sidecar,
             grace_period,
-            asked,
+            configured,
             &mut warnings,
             &mut Trace::off(),
         );
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drain_time_never_exceeds_the_grace_period_less_five_seconds() {
+    fn drain_time_never_exceeds_the_grace_period_less_five_seconds() {
         for (drain_time, grace_period, result, warns) in [
             ("30s", 30, "25s", true),
             ("25s", 30, "25s", false),
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_cut_without_a_word_wishes_are_not() {
+    fn cut_of_the_default_drain_time_gives_no_warning() {
         assert_eq!(fitted_as("30s", Some(30), false), ("25s".to_owned(), vec![]));
         assert_eq!(fitted_as("30s", None, false), ("30s".to_owned(), vec![]));
         let (value, warnings) = fitted_as("31s", Some(30), false);
@@ -140,14 +142,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_stated_grace_period_nothing_is_cut() {
+    fn drain_time_is_kept_without_a_stated_grace_period() {
         assert_eq!(fitted("31s", None).0, "31s");
         assert_eq!(fitted("31s", None).1.len(), 1);
         assert_eq!(fitted("25s", None).1.len(), 0);
     }
 
     #[test]
-    fn a_drain_time_that_does_not_read_is_told() {
+    fn invalid_drain_time_gives_a_warning() {
         let (value, warnings) = fitted("soon", Some(30));
         assert_eq!((value.as_str(), warnings.len()), ("soon", 1));
     }

@@ -1,4 +1,4 @@
-//! The pipeline from an incoming Pod to the answer (BEHAVIOUR sections 2.3 and 2.4).
+//! The pipeline from an incoming Pod to its patch (docs/reference/injection.md#mutation).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,63 +23,63 @@ use crate::trace::{InjectionExplanation, Trace, TraceTopic};
 use crate::values::Values;
 use crate::{annotations, drain, uid, warnings};
 
-/// What injection needs to know besides the Pod and the settings.
+/// Inputs of injection besides the Pod and the settings.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// The Pod's namespace.
+    /// Namespace of the Pod.
     pub namespace: Namespace<'a>,
-    /// Where the sidecar finds the control plane, for example `https://kuma-control-plane.kong-mesh-system:5678`.
+    /// URL of the control plane for sidecars, for example `https://kuma-control-plane.kong-mesh-system:5678`.
     pub control_plane_url: &'a str,
-    /// The CA that the control plane's certificate is checked against, in PEM.
+    /// CA that sidecars verify the control plane's certificate with, in PEM.
     pub control_plane_ca_pem: &'a str,
-    /// Whether a Mesh of that name exists.
+    /// Returns whether a Mesh exists.
     pub mesh_exists: &'a dyn Fn(&str) -> bool,
-    /// The ContainerPatch of that name in the control plane's namespace.
+    /// Returns a ContainerPatch of the control plane's namespace by name.
     pub container_patch: &'a dyn Fn(&str) -> Option<ContainerPatchSpec>,
 }
 
-/// A namespace.
+/// The Namespace of a Pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Namespace<'a> {
-    /// Its name.
+    /// Name.
     pub name: &'a str,
-    /// Its labels.
+    /// Labels.
     pub labels: &'a BTreeMap<String, String>,
-    /// Its annotations.
+    /// Annotations.
     pub annotations: &'a BTreeMap<String, String>,
 }
 
-/// What became of a Pod that was not refused.
+/// Result for a Pod that is admitted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It gets a sidecar.
+    /// The Pod gets a sidecar.
     Injected(Injection),
-    /// It stays as it is.
+    /// The Pod is admitted unchanged.
     Skipped(SkipReason),
 }
 
-/// How a Pod gets its sidecar.
+/// Injection of a sidecar into a Pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Injection {
-    /// Operations against the Pod as it came.
+    /// Operations on the incoming Pod.
     pub patch: json_patch::Patch,
-    /// For the `warnings` of the AdmissionReview's answer: what the user should know.
+    /// Warnings for the AdmissionReview response.
     pub warnings: Vec<String>,
-    /// What asked for it.
+    /// Label or annotation that requested injection.
     pub reason: InjectionSource,
-    /// The mesh it joins.
+    /// Name of the mesh that the Pod joins.
     pub mesh: String,
 }
 
 /// Decides on a Pod and renders its sidecar.
 ///
 /// # Errors
-/// When the Pod must not be admitted as it is.
+/// When the Pod must not be admitted.
 pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Denial> {
     run(pod, settings, context, &mut Trace::off())
 }
 
-/// Does what [`inject`] does, and keeps a record of how it came about.
+/// Runs [`inject`] and records its steps.
 pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> InjectionExplanation {
     let mut trace = Trace::on();
     let result = run(pod, settings, context, &mut trace);
@@ -124,12 +124,12 @@ fn run(
     }))
 }
 
-/// Everything that the containers of one Pod are rendered from.
+/// Inputs of rendering for one Pod.
 struct Rendering<'a> {
     pod: &'a Pod<'a>,
     plan: &'a Plan<'a>,
     context: &'a Context<'a>,
-    /// The Pod's annotations.
+    /// Annotations of the Pod.
     own: Values<'a>,
     reason: InjectionSource,
 }
@@ -150,20 +150,20 @@ impl Rendering<'_> {
         let written = annotations::written(plan, self.reason, &self.own);
         let init = self.init(&patches, &written, trace)?;
 
-        let mut answer = PatchBuilder::new(pod);
-        answer.annotations(&pod.annotations, &written);
+        let mut builder = PatchBuilder::new(pod);
+        builder.annotations(&pod.annotations, &written);
         if plan.virtual_probes {
-            answer.probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
+            builder.probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
         }
-        answer.volumes(volumes(pod, plan, token, &sidecar));
+        builder.volumes(volumes(pod, plan, token, &sidecar));
         match plan.placement {
-            Placement::Native => answer.init_containers(vec![init, sidecar], true),
+            Placement::Native => builder.init_containers(vec![init, sidecar], true),
             Placement::Classic => {
-                answer.init_containers(vec![init], plan.init_is_first());
-                answer.first_container(sidecar);
+                builder.init_containers(vec![init], plan.init_is_first());
+                builder.first_container(sidecar);
             }
         }
-        Ok(answer.finish())
+        Ok(builder.finish())
     }
 
     fn sidecar(
@@ -176,7 +176,7 @@ impl Rendering<'_> {
         let plan = self.plan;
         if plan.placement == Placement::Classic && plan.wait_for_ready {
             trace.note(TraceTopic::SidecarMode, || {
-                "the application starts once the sidecar is ready: its postStart hook waits for that"
+                "the application starts after the sidecar is ready: the sidecar's postStart hook waits"
                     .to_owned()
             });
         }
@@ -184,12 +184,18 @@ impl Rendering<'_> {
         let mut sidecar =
             container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
         if plan.placement == Placement::Native {
-            // Without it the Pod would wait for the sidecar to end before starting anything else.
+            // A patch may have removed it; the Pod would then wait for the sidecar to terminate before it starts others.
             sidecar["restartPolicy"] = "Always".into();
         }
         drop_own_token_if_replaced(&mut sidecar);
         let grace_period = self.pod.termination_grace_period;
-        drain::fit(&mut sidecar, grace_period, plan.drain_time_asked, warnings, trace);
+        drain::fit(
+            &mut sidecar,
+            grace_period,
+            plan.drain_time_configured,
+            warnings,
+            trace,
+        );
         Ok(sidecar)
     }
 
@@ -206,7 +212,7 @@ impl Rendering<'_> {
             object: self.own.object.to_owned(),
         })?;
         let init = render::init::init(self.plan, &annotations, self.pod.run_as_non_root)?;
-        trace.note(TraceTopic::Init, || self.init_in_words());
+        trace.note(TraceTopic::Init, || self.describe_init());
         Ok(container_patch::apply_traced(
             &init,
             &patches.init(),
@@ -215,11 +221,11 @@ impl Rendering<'_> {
         )?)
     }
 
-    fn init_in_words(&self) -> String {
+    fn describe_init(&self) -> String {
         let plan = self.plan;
-        let (what, place) = (
+        let (task, position) = (
             if plan.settings.cni_enabled {
-                "the CNI plugin redirects traffic, kuma-validation checks that it did"
+                "the CNI plugin redirects traffic and kuma-validation checks the redirection"
             } else {
                 "kuma-init redirects traffic"
             },
@@ -229,11 +235,11 @@ impl Rendering<'_> {
                 "after"
             },
         );
-        format!("{what}, {place} the Pod's own init containers")
+        format!("{task}, {position} the Pod's own init containers")
     }
 }
 
-/// A ContainerPatch may mount another token; the sidecar's own is not needed then.
+/// Removes the sidecar's own token mount if a ContainerPatch mounted another token.
 fn drop_own_token_if_replaced(sidecar: &mut Value) {
     let Some(mounts) = sidecar.get_mut("volumeMounts").and_then(Value::as_array_mut) else {
         return;

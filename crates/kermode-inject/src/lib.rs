@@ -1,12 +1,13 @@
-//! Sidecar injection: a Pod's JSON and settings to a JSON patch.
+//! Sidecar injection: builds a JSON patch from a Pod's JSON and the control plane's settings.
 //!
 //! ```text
-//! Pod, Namespace ──decision──▶ inject? ──plan──▶ one answer per setting ──render──▶ containers
-//!     ──container_patch──▶ patched and checked ──drain──▶ fitted to the grace period ──patch──▶ operations
+//! Pod, Namespace ──decision──▶ inject or skip ──plan──▶ resolved settings ──render──▶ containers
+//!     ──container_patch──▶ patched and checked ──drain──▶ drain time within the grace period ──patch──▶ operations
 //! ```
 //!
-//! Pure: everything comes in as arguments, nothing is looked up but through [`Context`]. The Pod is only read; the
-//! answer is a list of operations against the raw JSON, so fields that our bindings do not know survive.
+//! The crate does no IO: all inputs are arguments, and Meshes and ContainerPatches are looked up through [`Context`].
+//! The Pod is never re-encoded. The result is a list of operations on the raw JSON, so fields that are unknown to the
+//! bindings survive.
 
 mod annotations;
 mod changes;

@@ -1,20 +1,20 @@
-//! Names that injection gives: containers, volumes, paths.
+//! Names of injected containers, volumes and paths.
 
-/// The sidecar.
+/// Container of the sidecar.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
-/// The init container that redirects traffic.
+/// Init container that redirects traffic.
 pub(crate) const INIT: &str = "kuma-init";
-/// The init container that checks the CNI plugin's redirection.
+/// Init container that checks the CNI plugin's redirection.
 pub(crate) const VALIDATION: &str = "kuma-validation";
-/// Volume for what the sidecar writes.
+/// Volume for the sidecar's writable directory `/tmp`.
 pub(crate) const TMP_VOLUME: &str = "kuma-sidecar-tmp";
-/// Volume with the sidecar's own service-account token.
+/// Volume of the sidecar's own service account token.
 pub(crate) const TOKEN_VOLUME: &str = "kuma-sidecar-token";
-/// Where service-account tokens are mounted.
+/// Mount path of service account tokens.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// What answers whether Envoy is ready, on its admin port.
+/// Path of Envoy's readiness check on the admin port.
 pub(crate) const READY_PATH: &str = "/ready";
-/// Program of `kuma-init`.
+/// Path of the program `kuma-init` in its image.
 pub(crate) const INIT_PROGRAM: &str = "/usr/bin/kuma-init";
-/// Admin port that `kuma-dp` takes when it is told none.
+/// Admin port that `kuma-dp` uses by default.
 pub(crate) const DEFAULT_ADMIN_PORT: u16 = 9901;

@@ -1,5 +1,5 @@
-//! The answer: `add` and `replace` operations against the Pod as it came. What they do not name is not touched, so
-//! fields that we do not know survive.
+//! Last stage: builds the `add` and `replace` operations on the incoming Pod. Fields that no operation names are not
+//! touched, so unknown fields survive.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::pod::{Missing, Pod};
 use crate::probes::Rewritten;
 
-/// Builds the operations; each list is written to in one place.
+/// Collects the operations of a JSON patch.
 #[derive(Debug)]
 pub(crate) struct PatchBuilder {
     missing: Missing,
@@ -31,7 +31,7 @@ impl PatchBuilder {
         Patch(self.operations)
     }
 
-    /// Sets annotations; those that already have the value are left alone.
+    /// Sets the annotations that do not already have their value.
     pub(crate) fn annotations(
         &mut self,
         before: &BTreeMap<String, String>,
@@ -50,8 +50,8 @@ impl PatchBuilder {
         }
     }
 
-    /// Sends probes to their virtual targets. Before any container is inserted: the places are those of the Pod
-    /// as it came.
+    /// Rewrites probes to their virtual targets. Must precede the insertion of containers, because indices are those of
+    /// the incoming Pod.
     pub(crate) fn probes(&mut self, rewritten: &[Rewritten]) {
         for probe in rewritten {
             let container = probe.container.to_string();
@@ -81,7 +81,7 @@ impl PatchBuilder {
         }
     }
 
-    /// Puts init containers before (`first`) or after the Pod's own, in the order given.
+    /// Inserts init containers before (`first`) or after the Pod's own, in the given order.
     pub(crate) fn init_containers(&mut self, containers: Vec<Value>, first: bool) {
         if containers.is_empty() {
             return;
@@ -96,7 +96,7 @@ impl PatchBuilder {
         }
     }
 
-    /// Puts the sidecar before all other containers.
+    /// Inserts a container before all others.
     pub(crate) fn first_container(&mut self, container: Value) {
         self.add(&["spec", "containers", "0"], container);
     }

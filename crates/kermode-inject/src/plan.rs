@@ -1,5 +1,5 @@
-//! What is to be rendered for one Pod: its annotations, its namespace and the settings, resolved into one answer
-//! each before anything is rendered.
+//! Second stage: resolves the Pod's annotations, its Namespace and the settings into one value for each option, before
+//! anything is rendered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use crate::settings::{DrainMode, SecurityProfile, Settings, SidecarMode};
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// Label with which a namespace enforces a level of the Pod Security Standards.
+/// Label by which a Namespace enforces a level of the Pod Security Standards.
 const ENFORCED_POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 
-/// Everything that rendering needs to know.
+/// Resolved options of one Pod; the input of rendering.
 #[derive(Debug)]
 #[allow(clippy::struct_excessive_bools)] // independent switches, one annotation each
 pub(crate) struct Plan<'a> {
@@ -31,12 +31,12 @@ pub(crate) struct Plan<'a> {
     pub(crate) admin_port: u16,
     pub(crate) concurrency: u32,
     pub(crate) drain_time: Duration,
-    /// Whether somebody asked for this drain time: then it is not cut without a word.
-    pub(crate) drain_time_asked: bool,
+    /// Whether the Pod sets the drain time. Cutting a configured drain time gives a warning.
+    pub(crate) drain_time_configured: bool,
     pub(crate) drain_mode: DrainMode,
     pub(crate) log_level: Option<String>,
     pub(crate) env_vars: BTreeMap<String, String>,
-    /// Port that DNS is redirected to, when it is.
+    /// Port that DNS is redirected to; `None` if DNS is not redirected.
     pub(crate) dns_port: Option<u16>,
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
@@ -45,10 +45,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) experimental_engine: bool,
 }
 
-/// Where the sidecar goes.
+/// Position of the sidecar in the Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Placement {
-    /// An init container that keeps running, before the Pod's own.
+    /// An init container with `restartPolicy: Always`, before the Pod's own.
     Native,
     /// The first ordinary container.
     Classic,
@@ -87,7 +87,7 @@ impl<'a> Plan<'a> {
             drain_time: pod
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
-            drain_time_asked: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
+            drain_time_configured: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &pod)?,
             log_level: pod.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &pod)?,
@@ -106,19 +106,19 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether the init container goes before the Pod's own in classic mode. A check is of use only before anything
-    /// else runs.
+    /// Whether the init container precedes the Pod's own in classic mode. `kuma-validation` always does: it must fail
+    /// before another container sends traffic.
     pub(crate) fn init_is_first(&self) -> bool {
         self.init_first || self.settings.cni_enabled
     }
 
-    /// Whether the sidecar gets a directory of its own to write to.
+    /// Whether the sidecar gets a volume for `/tmp`.
     pub(crate) fn has_tmp(&self) -> bool {
         self.restricted || self.placement == Placement::Native
     }
 }
 
-/// Label before annotation, Pod before Namespace; empty values do not count.
+/// Returns the mesh of the Pod. Labels precede annotations and the Pod precedes the Namespace; empty values are ignored.
 fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.of(source);
@@ -154,8 +154,8 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
     let supported = settings.native_sidecars_supported;
     if mode != SidecarMode::Classic {
         trace.note(TraceTopic::SidecarMode, || {
-            let knows = if supported { "supports" } else { "does not support" };
-            format!("the API server {knows} native sidecars")
+            let verb = if supported { "supports" } else { "does not support" };
+            format!("the API server {verb} native sidecars")
         });
     }
     let placement = match (mode, supported) {
@@ -168,8 +168,8 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
         }
     };
     trace.note(TraceTopic::SidecarMode, || match placement {
-        Placement::Native => "native: an init container that keeps running, before the Pod's own".to_owned(),
-        Placement::Classic => "classic: the first of the ordinary containers".to_owned(),
+        Placement::Native => "native: a restartable init container before the Pod's own".to_owned(),
+        Placement::Classic => "classic: the first ordinary container".to_owned(),
     });
     Ok(placement)
 }
@@ -199,7 +199,7 @@ fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Denial
     Ok(pod.word(key::DRAIN_MODE, &words)?.unwrap_or(settings.drain_mode))
 }
 
-/// The annotation wins over the settings; both win over what injection sets.
+/// Returns the configured variables. The annotation overrides the settings; both override the injector's variables.
 fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Denial> {
     let mut variables = settings.sidecar_container.env_vars.clone();
     variables.extend(pod.map(key::SIDECAR_ENV_VARS)?);
@@ -220,6 +220,6 @@ fn virtual_probes(settings: &Settings, pod: &Values<'_>, gateway: bool) -> Resul
     match (gateway, pod.boolean(key::VIRTUAL_PROBES)?) {
         (true, Some(true)) => Err(Denial::VirtualProbesOnGateway),
         (true, _) => Ok(false),
-        (false, asked) => Ok(asked.unwrap_or(settings.virtual_probes_enabled)),
+        (false, requested) => Ok(requested.unwrap_or(settings.virtual_probes_enabled)),
     }
 }

@@ -1,4 +1,5 @@
-//! The incoming Pod: raw JSON, of which only what injection needs is read. Wrong shapes are errors with their path.
+//! The incoming Pod. Reads the fields that injection needs from raw JSON; a field of the wrong type is an error with its
+//! path.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +7,13 @@ use serde_json::{Map, Value};
 
 use crate::denial::Denial;
 
-/// Most containers, init containers or volumes that are looked at; far above what a Pod can have in an object of
-/// the API server's size limit.
-const MOST_ITEMS: usize = 100_000;
+/// Maximum number of containers, init containers or volumes. The API server's size limit allows far fewer.
+const MAX_ITEMS: usize = 100_000;
 
-/// The parts of a Pod that injection reads.
+/// The fields of a Pod that injection reads.
 #[derive(Debug)]
 pub(crate) struct Pod<'a> {
-    /// `metadata.name`, or its generated form while it has none.
+    /// `metadata.name`, or `metadata.generateName` followed by `*`.
     pub(crate) name: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) annotations: BTreeMap<String, String>,
@@ -21,7 +21,7 @@ pub(crate) struct Pod<'a> {
     pub(crate) init_containers: Vec<Container<'a>>,
     /// Names of the volumes.
     pub(crate) volumes: Vec<&'a str>,
-    /// Seconds, when stated; the API server states its default of 30 before webhooks run.
+    /// `spec.terminationGracePeriodSeconds`. The API server sets its default of 30 before webhooks run.
     pub(crate) termination_grace_period: Option<u64>,
     /// `spec.securityContext.runAsUser`.
     pub(crate) run_as_user: Option<i64>,
@@ -29,11 +29,11 @@ pub(crate) struct Pod<'a> {
     pub(crate) run_as_non_root: bool,
     /// `spec.hostNetwork`.
     pub(crate) host_network: bool,
-    /// Which of the parents that a patch adds to are missing or null.
+    /// Objects and lists that a patch adds to and that are missing or null.
     pub(crate) missing: Missing,
 }
 
-/// Parents that the Pod does not have.
+/// Objects and lists that the Pod lacks.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // four independent facts, each read in one place
 pub(crate) struct Missing {
@@ -94,12 +94,12 @@ impl<'a> Pod<'a> {
 // === impl Container ===
 
 impl<'a> Container<'a> {
-    /// A member that is an object; none when absent or of another type.
+    /// Returns a member that is an object; `None` if it is absent or of another type.
     pub(crate) fn object(&self, key: &str) -> Option<&'a Map<String, Value>> {
         self.json.get(key)?.as_object()
     }
 
-    /// A member that is a list; empty when absent or of another type.
+    /// Returns a member that is a list; empty if it is absent or of another type.
     pub(crate) fn list(&self, key: &str) -> &'a [Value] {
         self.json
             .get(key)
@@ -108,7 +108,7 @@ impl<'a> Container<'a> {
             .unwrap_or_default()
     }
 
-    /// The user it is told to run as.
+    /// Returns `securityContext.runAsUser`.
     pub(crate) fn run_as_user(&self) -> Option<i64> {
         self.object("securityContext")?.get("runAsUser")?.as_i64()
     }
@@ -124,7 +124,7 @@ fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, De
 
 fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Denial> {
     match value.as_array() {
-        Some(items) if items.len() <= MOST_ITEMS => Ok(items),
+        Some(items) if items.len() <= MAX_ITEMS => Ok(items),
         Some(_) => Err(invalid(path, "fewer items")),
         None => Err(invalid(path, "a list")),
     }
@@ -150,7 +150,7 @@ fn invalid(path: &str, expected: &'static str) -> Denial {
     }
 }
 
-/// A member read by `read`; none when absent or null.
+/// Reads a member with `read`; `None` if it is absent or null.
 fn member<'a, T>(
     path: &str,
     parent: &'a Map<String, Value>,
@@ -169,7 +169,7 @@ fn pod_name(metadata: &Map<String, Value>) -> Result<String, Denial> {
     }
     Ok(match member("/metadata", metadata, "generateName", text)? {
         Some(prefix) => format!("{prefix}*"),
-        None => "without a name".to_owned(),
+        None => "(unnamed)".to_owned(),
     })
 }
 

@@ -10,7 +10,7 @@ pub(crate) fn escape(token: &str) -> String {
 /// Splits a pointer into its tokens; the empty pointer has none.
 ///
 /// # Errors
-/// When it does not start with a slash, or has a tilde that escapes nothing.
+/// When the pointer does not start with a slash, or a tilde is not part of an escape sequence.
 pub(crate) fn tokens(pointer: &str) -> Result<Vec<String>, String> {
     if pointer.is_empty() {
         return Ok(Vec::new());
@@ -35,7 +35,7 @@ fn unescape(token: &str) -> Result<String, String> {
     Ok(plain)
 }
 
-/// Puts tokens together again, for messages.
+/// Joins tokens to a pointer, for messages.
 pub(crate) fn join(tokens: &[String]) -> String {
     tokens.iter().fold(String::new(), |mut pointer, token| {
         // Writing to a String cannot fail.
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn escapes_are_understood_both_ways() {
+    fn escapes_round_trip() {
         let pointer = "/resources/limits/example.com~1gpu/a~0b//";
         let parts = tokens(pointer).unwrap();
         assert_eq!(parts, ["resources", "limits", "example.com/gpu", "a~b", "", ""]);
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_pointers_are_refused() {
+    fn malformed_pointers_are_rejected() {
         for pointer in ["a", "a/b", "/~", "/~2", "#/a"] {
             assert!(tokens(pointer).is_err(), "{pointer}");
         }

@@ -1,5 +1,5 @@
-//! Virtual probes: HTTP probes of the application go to a port of the proxy that takes them without mTLS
-//! (BEHAVIOUR section 2.8).
+//! Virtual probes: rewrites HTTP probes of the application to a listener of the proxy that accepts plaintext
+//! (docs/reference/injection.md#virtual-probes).
 
 use serde_json::Value;
 
@@ -10,32 +10,32 @@ use crate::trace::{Trace, TraceTopic};
 
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
-/// A probe of the Pod as it is to be.
+/// A rewritten probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Rewritten {
-    /// The container's place in `spec.containers`.
+    /// Index of the container in `spec.containers`.
     pub(crate) container: usize,
-    /// The probe's field.
+    /// Field of the probe.
     pub(crate) probe: &'static str,
     /// New path and port.
     pub(crate) target: VirtualTarget,
-    /// Whether the probe has a path already.
+    /// Whether the original probe has a path.
     pub(crate) has_path: bool,
 }
 
-/// Where a virtual probe goes.
+/// Target of a virtual probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualTarget {
-    /// `/<port of the application><its path>`.
+    /// `/<application port><original path>`.
     pub path: String,
-    /// The port of the virtual probes.
+    /// Port of the virtual probes.
     pub port: u16,
 }
 
-/// The virtual form of a probe of `port` and `path`.
+/// Returns the virtual target of a probe on `port` and `path`.
 ///
 /// # Errors
-/// When the probe is on the port of the virtual probes itself.
+/// When `port` is the port of the virtual probes.
 pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Denial> {
     if port == virtual_port {
         return Err(Denial::ProbePortReserved { port });
@@ -47,7 +47,7 @@ pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTar
     })
 }
 
-/// All HTTP probes of all containers but the sidecar, rewritten.
+/// Rewrites the HTTP probes of all containers except the sidecar.
 pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16, trace: &mut Trace) -> Result<Vec<Rewritten>, Denial> {
     let mut rewritten = Vec::new();
     for (index, container) in pod.containers.iter().enumerate() {
@@ -82,7 +82,7 @@ pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16, trace: &mut Trace) -> Re
     Ok(rewritten)
 }
 
-/// The port as a number; a name is looked up among the container's own ports.
+/// Resolves the port of a probe. A name is looked up among the container's ports.
 fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) -> Result<u16, Denial> {
     let denial = |problem: String| Denial::ProbePort {
         container: container.name.to_owned(),
@@ -93,7 +93,7 @@ fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) ->
         Some(Value::Number(number)) => number.as_u64(),
         Some(Value::String(name)) => match named_port(container, name) {
             Some(number) => Some(number),
-            // Kubernetes reads a text of digits as a name too, so this is the last resort.
+            // Kubernetes also treats a string of digits as a name, so parsing it as a number comes second.
             None => Some(
                 name.parse()
                     .map_err(|_| denial(format!("the container has no port named {name:?}")))?,
@@ -104,7 +104,7 @@ fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) ->
     number
         .and_then(|number| u16::try_from(number).ok())
         .filter(|port| *port > 0)
-        .ok_or_else(|| denial("must be a port from 1 to 65535 or the name of one".to_owned()))
+        .ok_or_else(|| denial("must be a port number from 1 to 65535 or the name of a port".to_owned()))
 }
 
 fn named_port(container: &Container<'_>, name: &str) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! Kubernetes quantities (`50m`, `64Mi`, `0.1`, `1e3`): read to be checked and compared, never rewritten.
+//! Kubernetes quantities (`50m`, `64Mi`, `0.1`, `1e3`): parsed for validation and comparison, never rewritten.
 //!
 //! Grammar: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
 
@@ -11,11 +11,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 #[serde(transparent)]
 pub struct Quantity(String);
 
-/// What a quantity amounts to, in billionths (the finest unit that there is).
+/// Numeric value of a quantity, in billionths: `n` is the finest suffix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Amount(i128);
 
-/// A text that is not a quantity.
+/// A string that is not a quantity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a quantity: write a number with an optional suffix, for example 100m, 0.5 or 64Mi")]
 pub struct InvalidQuantity {
@@ -24,7 +24,7 @@ pub struct InvalidQuantity {
 
 const NANO: i128 = 1_000_000_000;
 
-/// Suffixes with the number of billionths that one of them is.
+/// Suffixes and their factors, in billionths.
 const SUFFIXES: [(&str, i128); 16] = [
     ("n", 1),
     ("u", 1_000),
@@ -44,10 +44,10 @@ const SUFFIXES: [(&str, i128); 16] = [
     ("Ei", NANO << 60),
 ];
 
-/// Reads a quantity; what is finer than a billionth is dropped.
+/// Parses a quantity. Digits finer than a billionth are dropped.
 ///
 /// # Errors
-/// For a text outside the grammar, or a number beyond all use.
+/// When the text is not a quantity or exceeds 128 bits.
 pub fn parse(text: &str) -> Result<Amount, InvalidQuantity> {
     parse_billionths(text).map(Amount).ok_or_else(|| InvalidQuantity {
         text: text.chars().take(64).collect(),
@@ -100,22 +100,22 @@ fn scale_of(suffix: &str) -> Option<i128> {
 // === impl Quantity ===
 
 impl Quantity {
-    /// A quantity from a constant, unchecked.
+    /// Creates a quantity from a constant without validation.
     pub fn new_unchecked(text: &str) -> Self {
         Self(text.to_owned())
     }
 
-    /// The text as written.
+    /// Returns the text as written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Whether nothing is written: no such request or limit.
+    /// Whether the text is empty, which means no request or limit.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whole units, rounded down: CPUs of `1100m` are 1. Zero when it does not read.
+    /// Returns whole units, rounded down: 1 for `1100m`. Zero for an invalid quantity.
     pub fn whole_units(&self) -> u32 {
         parse(&self.0).map_or(0, |amount| {
             u32::try_from(amount.0.max(0) / NANO).unwrap_or(u32::MAX)
@@ -147,7 +147,7 @@ impl<'de> Deserialize<'de> for Quantity {
 // === impl Amount ===
 
 impl fmt::Display for Amount {
-    /// In the unit of the quantity, exactly: `0.05`, `67108864`.
+    /// Writes the exact decimal value: `0.05`, `67108864`.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.is_negative() { "-" } else { "" };
         let (whole, fraction) = (
@@ -164,7 +164,7 @@ impl fmt::Display for Amount {
 }
 
 impl Amount {
-    /// Whether it is below zero.
+    /// Whether the amount is below zero.
     pub fn is_negative(self) -> bool {
         self.0 < 0
     }
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_amounts_compare_equal_however_written() {
+    fn different_notations_of_an_amount_compare_equal() {
         for (left, right) in [
             ("1100m", "1.1"),
             ("0.1", "100m"),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused() {
+    fn text_that_is_not_a_quantity_is_rejected() {
         for text in [
             "", "abc", "m", "1 Gi", "1.2.3", "1Kib", "1e", "1e99", "--1", ".", "١",
         ] {
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_shown_exactly() {
+    fn amounts_are_displayed_exactly() {
         for (text, shown) in [
             ("50m", "0.05"),
             ("64Mi", "67108864"),

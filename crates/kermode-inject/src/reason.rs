@@ -1,8 +1,8 @@
-//! Why a Pod was injected or left alone, as words that stay the same.
+//! Reasons for injecting or skipping a Pod, as stable identifiers.
 
 use std::fmt;
 
-/// Where the word that decided was found.
+/// Label or annotation that decided on injection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InjectionSource {
     /// A label of the Pod.
@@ -15,23 +15,23 @@ pub enum InjectionSource {
     NamespaceAnnotation,
 }
 
-/// Why a Pod was left alone.
+/// Reason for which a Pod was skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SkipReason {
-    /// One of its labels is in the setting `exceptions.labels`.
+    /// A label of the Pod is in the setting `exceptions.labels`.
     ExceptionLabel,
-    /// It has the sidecar already.
+    /// The Pod has a sidecar.
     AlreadyInjected,
-    /// Injection is switched off for it.
+    /// Injection is disabled.
     Disabled(InjectionSource),
-    /// Nothing asks for injection.
+    /// No label or annotation requests injection.
     NotRequested,
 }
 
 // === impl InjectionSource ===
 
 impl InjectionSource {
-    /// The four in the order in which they are asked; the first that has the key decides.
+    /// All sources by precedence: the first that has the key decides (docs/design.md#injection-precedence).
     pub(crate) const IN_ORDER: [Self; 4] = [
         Self::PodLabel,
         Self::PodAnnotation,
@@ -39,7 +39,7 @@ impl InjectionSource {
         Self::NamespaceAnnotation,
     ];
 
-    /// A stable word for events and metrics.
+    /// Returns a stable identifier for Events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PodLabel => "PodLabel",
@@ -59,7 +59,7 @@ impl fmt::Display for InjectionSource {
 // === impl SkipReason ===
 
 impl SkipReason {
-    /// A stable word for events and metrics.
+    /// Returns a stable identifier for Events and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ExceptionLabel => "ExceptionLabel",

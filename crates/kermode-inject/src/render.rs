@@ -1,4 +1,4 @@
-//! The containers as JSON (BEHAVIOUR section 2.5).
+//! Third stage: renders the containers as JSON (docs/reference/injection.md#rendered-containers).
 
 mod env;
 pub(crate) mod init;
@@ -11,7 +11,7 @@ pub(crate) use self::sidecar::sidecar;
 pub(crate) use self::token::{Token, is_token_mount, token};
 use crate::settings::{ResourceAmounts, Resources};
 
-/// An emptyDir for small files: sockets and state, never bulk data.
+/// Renders an emptyDir for small files: sockets and state.
 pub(crate) fn small_directory(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
@@ -28,7 +28,7 @@ fn amounts(amounts: &ResourceAmounts) -> Value {
     Value::Object(stated.collect::<Map<_, _>>())
 }
 
-/// Confinement that Pod Security `restricted` asks of a container that is not root.
+/// Renders the security context that Pod Security `restricted` requires of a container that does not run as root.
 fn restricted_context(user: u32, group: u32) -> Value {
     json!({
         "runAsUser": user,

@@ -1,5 +1,5 @@
-//! What the control plane's configuration says of injection: section `runtime.kubernetes.injector`
-//! (BEHAVIOUR section 7), with its defaults.
+//! Settings of injection and their defaults: section `runtime.kubernetes.injector` of the control plane's configuration
+//! (docs/reference/configuration.md#table).
 
 pub mod environment;
 mod overlay;
@@ -13,17 +13,17 @@ use serde::{Deserialize, Serialize};
 pub use self::sidecar::{ProbeSettings, ResourceAmounts, Resources, SidecarContainer};
 use crate::quantity::Quantity;
 
-/// The settings. Keys are those of Kuma's configuration file; unknown keys are errors.
+/// Settings of injection. The keys are those of Kuma's configuration file; unknown keys are errors.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 #[allow(clippy::struct_excessive_bools)] // the keys of Kuma's file
 pub struct Settings {
-    /// Traffic is redirected by the CNI plugin: no `kuma-init`.
+    /// Whether the CNI plugin redirects traffic in place of `kuma-init`.
     pub cni_enabled: bool,
-    /// ContainerPatches for workloads that name none of their own.
+    /// ContainerPatches of Pods without the annotation `kuma.io/container-patches`.
     pub container_patches: Vec<String>,
-    /// File of the CA that the control plane's certificate is checked against. Read by the control plane, which
-    /// hands the text over in [`crate::Context::control_plane_ca_pem`].
+    /// File of the CA that sidecars verify the control plane's certificate with. The control plane reads the file and
+    /// passes its content as [`crate::Context::control_plane_ca_pem`].
     pub ca_cert_file: String,
     /// Whether HTTP probes go through the proxy.
     pub virtual_probes_enabled: bool,
@@ -31,27 +31,27 @@ pub struct Settings {
     pub virtual_probes_port: u16,
     /// Pods that are never injected.
     pub exceptions: Exceptions,
-    /// Ports that are not redirected.
+    /// Ports that are excluded from redirection.
     pub sidecar_traffic: SidecarTraffic,
     /// Container `kuma-sidecar`.
     pub sidecar_container: SidecarContainer,
     /// Container `kuma-init`.
     pub init_container: InitContainer,
-    /// The sidecar's DNS.
+    /// DNS server of the sidecar.
     #[serde(rename = "builtinDNS")]
     pub builtin_dns: BuiltinDns,
-    /// Passes `--experimental-transparent-proxy-engine`; accepted, without effect: there is one engine.
+    /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub transparent_proxy_v2: bool,
-    /// There is no eBPF mode: anything but disabled is a mistake.
+    /// eBPF mode, which must be disabled: it is not supported.
     pub ebpf: Ebpf,
-    /// How the sidecar is placed (DESIGN decision 12).
+    /// Placement of the sidecar (docs/design.md#sidecar-modes).
     pub sidecar_mode: SidecarMode,
-    /// How tightly the containers are confined (DESIGN decision 11).
+    /// Security contexts of the injected containers (docs/design.md#security-profiles).
     pub security_profile: SecurityProfile,
-    /// When the sidecar may leave (DESIGN decision 13).
+    /// End of the sidecar's drain (docs/design.md#drain-modes).
     pub drain_mode: DrainMode,
-    /// Whether the API server knows restartable init containers (1.29 and later). Not configuration: the control
-    /// plane asks the API server for its version.
+    /// Whether the API server supports restartable init containers (1.29 and later). This is not configuration: the
+    /// control plane derives it from the API server's version.
     #[serde(skip)]
     pub native_sidecars_supported: bool,
 }
@@ -60,17 +60,17 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Exceptions {
-    /// Labels by key; the value `*` stands for any.
+    /// Labels by key; the value `*` matches any value.
     pub labels: BTreeMap<String, String>,
 }
 
-/// Ports that are not redirected unless a Pod says otherwise.
+/// Ports that are excluded from redirection, unless a Pod's annotation overrides them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SidecarTraffic {
-    /// Of incoming connections.
+    /// Destination ports of incoming connections.
     pub exclude_inbound_ports: Vec<u16>,
-    /// Of outgoing connections.
+    /// Destination ports of outgoing connections.
     pub exclude_outbound_ports: Vec<u16>,
 }
 
@@ -78,24 +78,24 @@ pub struct SidecarTraffic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct InitContainer {
-    /// Its image.
+    /// Image.
     pub image: String,
-    /// Its requests and limits.
+    /// Resource requests and limits.
     #[serde(deserialize_with = "overlay::init_resources")]
     pub resources: Resources,
 }
 
-/// The sidecar's DNS.
+/// DNS server of the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BuiltinDns {
     /// Whether DNS is redirected to the sidecar.
     pub enabled: bool,
-    /// The port it listens on.
+    /// Port of the DNS server.
     pub port: u16,
 }
 
-/// Settings of a mode that Kermode does not have.
+/// Settings of Kuma's eBPF mode, which Kermode does not support.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Ebpf {
@@ -103,39 +103,38 @@ pub struct Ebpf {
     pub enabled: bool,
 }
 
-/// How the sidecar is placed in the Pod.
+/// Placement of the sidecar in the Pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SidecarMode {
-    /// Native where the API server supports it.
+    /// `Native` if the API server supports it, else `Classic`.
     #[default]
     Auto,
-    /// An init container that keeps running.
+    /// A restartable init container.
     Native,
     /// The first ordinary container.
     Classic,
 }
 
-/// How tightly the containers are confined.
+/// Security contexts of the injected containers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecurityProfile {
-    /// User and group of the manual page, nothing else; tightened where the namespace enforces Pod Security
-    /// `restricted`.
+    /// The user and group of the manual page only, or `Restricted` if the Namespace enforces Pod Security `restricted`.
     #[default]
     Default,
-    /// Passes Pod Security `restricted`.
+    /// The requirements of Pod Security `restricted`.
     Restricted,
 }
 
-/// When the sidecar may leave.
+/// End of the sidecar's drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DrainMode {
-    /// After the whole drain time.
+    /// The drain lasts the whole drain time.
     #[default]
     Wait,
-    /// As soon as every client has acknowledged, the drain time being the upper bound.
+    /// The drain ends when every proxy has acknowledged the endpoint removal, at the latest after the drain time.
     Acknowledged,
 }
 

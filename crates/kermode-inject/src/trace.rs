@@ -1,7 +1,6 @@
-//! The record of a decision, for people: what was looked at, in order, and what followed from it.
+//! Trace of an injection for `kumactl inject --explain`: the inputs examined and the resulting decisions, in order.
 //!
-//! Kept by the code that decides, so it cannot say anything else than what happens. The webhook keeps none and pays
-//! nothing for it.
+//! The deciding code itself writes the trace, so trace and behaviour cannot diverge. The webhook disables it, at no cost.
 
 use std::fmt;
 
@@ -10,41 +9,41 @@ use serde_json::Value;
 use crate::denial::Denial;
 use crate::inject::Outcome;
 
-/// A decision with its record.
+/// An injection and its trace.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InjectionExplanation {
-    /// What was looked at and decided, in order. Ends early when the Pod is refused or left alone.
+    /// Inputs and decisions, in order. The list ends early if the Pod is denied or skipped.
     pub steps: Vec<TraceStep>,
-    /// The rendered containers before and after their ContainerPatches, the sidecar first. Without those that were
-    /// not reached.
+    /// Rendered containers before and after their ContainerPatches, the sidecar first. Containers that were not reached
+    /// are absent.
     pub containers: Vec<Rendered>,
-    /// What [`crate::inject`] answers.
+    /// Result of [`crate::inject`].
     pub result: Result<Outcome, Denial>,
 }
 
-/// One thing that was looked at.
+/// One input and the resulting decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceStep {
-    /// What it belongs to.
+    /// Topic of the step.
     pub topic: TraceTopic,
-    /// What was found and what follows, in words.
+    /// Input and decision, as a sentence.
     pub text: String,
 }
 
-/// What a step belongs to.
+/// Topic of a trace step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TraceTopic {
-    /// Whether to inject at all.
+    /// Decision to inject or skip the Pod.
     Decision,
-    /// The mesh that the Pod joins.
+    /// Mesh that the Pod joins.
     Mesh,
-    /// Where the sidecar is put.
+    /// Placement of the sidecar.
     SidecarMode,
-    /// How tightly the containers are confined.
+    /// Security contexts of the containers.
     SecurityProfile,
-    /// Where the sidecar's token comes from.
+    /// Origin of the sidecar's token.
     Token,
-    /// Which ContainerPatches apply, and what each operation changes.
+    /// Selected ContainerPatches and the changes of each operation.
     ContainerPatches,
     /// Drain time and grace period.
     Drain,
@@ -57,15 +56,15 @@ pub enum TraceTopic {
 /// A rendered container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rendered {
-    /// Its name before any ContainerPatch, for example `kuma-sidecar`.
+    /// Name before any ContainerPatch, for example `kuma-sidecar`.
     pub name: String,
-    /// As injection renders it.
+    /// The container before its ContainerPatches.
     pub before: Value,
-    /// After its ContainerPatches.
+    /// The container after its ContainerPatches.
     pub after: Value,
 }
 
-/// Writes the record, or nothing at all.
+/// Recorder of trace steps; disabled if empty.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<Record>);
 
@@ -119,7 +118,7 @@ impl Trace {
 // === impl TraceTopic ===
 
 impl TraceTopic {
-    /// A short name, for headings.
+    /// Returns a short name, for headings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Decision => "injection",

@@ -1,14 +1,16 @@
-//! Containers that run as the sidecar's user: their traffic would not be redirected (BEHAVIOUR section 2.10).
+//! Detects containers that run as the sidecar's user, whose traffic is not redirected
+//! (docs/reference/injection.md#sidecar-user).
 
 use crate::denial::{Denial, quoted};
 use crate::pod::{Container, Pod};
 
-/// Refuses application containers that do; init containers may on purpose, which is worth a warning.
+/// Denies a Pod with such application containers. Init containers may use the sidecar's user on purpose and cause a
+/// warning only.
 pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Result<(), Denial> {
     let as_sidecar = |containers: &[Container<'_>]| -> Vec<String> {
-        let runs_as_it =
+        let runs_as_sidecar =
             |container: &&Container<'_>| container.run_as_user().or(pod.run_as_user) == Some(i64::from(uid));
-        let found = containers.iter().filter(runs_as_it);
+        let found = containers.iter().filter(runs_as_sidecar);
         found.map(|container| container.name.to_owned()).collect()
     };
     let names = as_sidecar(&pod.containers);
@@ -18,7 +20,8 @@ pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Resu
     let names = as_sidecar(&pod.init_containers);
     if !names.is_empty() {
         warnings.push(format!(
-            "init containers [{}] run as UID {uid}, the sidecar's: their traffic is not redirected",
+            "init containers [{}] run as UID {uid} of the sidecar, so their traffic is not redirected: use another \
+             runAsUser unless this is intended",
             quoted(&names)
         ));
     }

@@ -1,4 +1,4 @@
-//! The labels and annotations of one object, read with the notations of BEHAVIOUR section 1.
+//! Typed access to the labels and annotations of one object (docs/reference/labels-and-annotations.md#values).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
 
-/// Labels or annotations of an object, with what to call it in messages.
+/// Labels or annotations of an object, and the name of the object for messages.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Values<'a> {
     entries: &'a BTreeMap<String, String>,
     /// `label` or `annotation`.
     noun: &'static str,
-    /// `Pod default/app`, for example.
+    /// Kind and name, for example `Pod default/app`.
     pub(crate) object: &'a str,
 }
 
@@ -41,7 +41,7 @@ impl<'a> Values<'a> {
         self.entries.get(key).map(String::as_str)
     }
 
-    /// A text that is not empty.
+    /// Returns a value that is not empty.
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).filter(|value| !value.is_empty())
     }
@@ -56,7 +56,7 @@ impl<'a> Values<'a> {
         self.get(key).map(parse).transpose()
     }
 
-    /// The first of several spellings that is there.
+    /// Returns the value of the first key that is present.
     pub(crate) fn boolean_of(&self, keys: &[&'static str]) -> Result<Option<bool>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
             Some(key) => self.boolean(key),
@@ -94,7 +94,7 @@ impl<'a> Values<'a> {
         self.get(key).map(items)
     }
 
-    /// `k1=v1;k2=v2`; every pair has exactly one `=`.
+    /// Parses `k1=v1;k2=v2`. Every pair has exactly one `=`.
     pub(crate) fn map(&self, key: &'static str) -> Result<BTreeMap<String, String>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(BTreeMap::new());
@@ -102,7 +102,7 @@ impl<'a> Values<'a> {
         notation::map(text).ok_or(Denial::InvalidMap { key })
     }
 
-    /// A duration above zero.
+    /// Parses a duration above zero.
     pub(crate) fn duration(&self, key: &'static str) -> Result<Option<Duration>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
@@ -114,7 +114,7 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// One of several words.
+    /// Parses one of several words.
     pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
@@ -129,7 +129,7 @@ impl<'a> Values<'a> {
         })
     }
 
-    /// Where a value of this key would be: `label key of Pod default/app`, for example.
+    /// Describes the location of a key, for example `label key of Pod default/app`.
     pub(crate) fn place(&self, key: &str) -> String {
         format!("{} {key} of {}", self.noun, self.object)
     }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_told_with_key_value_and_object() {
+    fn error_of_a_wrong_value_names_key_value_and_object() {
         let entries = with("maybe");
         let error = Values::labels(&entries, "Pod default/app")
             .boolean("k")

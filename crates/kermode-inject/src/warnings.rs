@@ -1,5 +1,5 @@
-//! Combinations that work against the user without being wrong in themselves. They go into the `warnings` of the
-//! AdmissionReview's answer, which kubectl shows.
+//! Warnings about valid but likely unintended configurations. They become the `warnings` of the AdmissionReview response,
+//! which kubectl prints.
 
 use kermode_crds::annotation as key;
 
@@ -8,7 +8,7 @@ use crate::plan::Plan;
 use crate::pod::Pod;
 use crate::reason::InjectionSource;
 
-/// All that is to be said before anything is rendered. `reason` is what asked for injection.
+/// Returns the warnings that are known before rendering. `reason` is the label or annotation that requested injection.
 pub(crate) fn of(
     pod: &Pod<'_>,
     plan: &Plan<'_>,
@@ -28,24 +28,26 @@ pub(crate) fn of(
 
 fn host_network(pod: &Pod<'_>) -> Option<String> {
     pod.host_network.then(|| {
-        "the Pod uses the network of its node, whose traffic would be redirected too: \
-         label it kuma.io/sidecar-injection: disabled"
+        "the Pod uses the network of its node, so traffic of the node would be redirected too: \
+         label the Pod kuma.io/sidecar-injection: disabled"
             .to_owned()
     })
 }
 
-/// Only a label with exactly `enabled` matches the webhooks that fail closed (BEHAVIOUR section 2.1).
+/// Only a label with the value `enabled` matches the webhooks that fail closed (docs/reference/injection.md#registration).
 fn weak_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let key = key::SIDECAR_INJECTION;
     let values = metadata.of(reason);
     match reason {
         InjectionSource::PodAnnotation | InjectionSource::NamespaceAnnotation => Some(format!(
-            "annotation {key} on {} is deprecated, use a label: only a label keeps the Pod from starting without sidecar",
+            "annotation {key} on {} is deprecated: use a label, since with an annotation the Pod starts without a sidecar \
+             while the control plane is unavailable",
             values.object
         )),
         InjectionSource::PodLabel | InjectionSource::NamespaceLabel if values.get(key) != Some("enabled") => {
             Some(format!(
-                "label {key} on {} should be enabled: only that value keeps the Pod from starting without sidecar",
+                "label {key} on {} should be enabled: with any other value the Pod starts without a sidecar while the control \
+             plane is unavailable",
                 values.object
             ))
         }
@@ -55,11 +57,11 @@ fn weak_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Optio
 
 fn dns_elsewhere(plan: &Plan<'_>) -> Option<String> {
     let dns = &plan.settings.builtin_dns;
-    let answered = dns.enabled.then_some(dns.port);
-    let redirected = plan.dns_port.filter(|port| answered != Some(*port))?;
+    let served = dns.enabled.then_some(dns.port);
+    let redirected = plan.dns_port.filter(|port| served != Some(*port))?;
     Some(format!(
-        "kuma.io/builtin-dns redirects DNS to port {redirected}, where the sidecar does not answer: \
-         the control plane's setting builtinDNS decides where it does"
+        "kuma.io/builtin-dns redirects DNS to port {redirected}, on which the sidecar does not serve DNS: \
+         use the port of the control plane's setting builtinDNS"
     ))
 }
 

@@ -1,9 +1,9 @@
-//! Objects that Pods are made from, for those who look at Pods before there are any.
+//! Workloads and their Pod templates, for checks of manifests before Pods exist.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
 
-/// API groups and kinds, and where their Pod is.
+/// API group and kind of each workload, and the JSON pointer to its Pod template.
 const KINDS: &[(&str, &str, &str)] = &[
     ("", "Pod", ""),
     ("", "ReplicationController", "/spec/template"),
@@ -15,7 +15,7 @@ const KINDS: &[(&str, &str, &str)] = &[
     ("batch", "CronJob", "/spec/jobTemplate/spec/template"),
 ];
 
-/// JSON pointer to the Pod that an object is or makes; none for objects that make no Pods, or have no template.
+/// Returns the JSON pointer to the Pod or Pod template of an object; `None` if it has none.
 pub fn pod_pointer(object: &Value) -> Option<&'static str> {
     let version = object.get("apiVersion")?.as_str()?;
     let kind = object.get("kind")?.as_str()?;
@@ -28,11 +28,11 @@ pub fn pod_pointer(object: &Value) -> Option<&'static str> {
     Some(pointer)
 }
 
-/// A warning for a workload that asks for injection on itself and not on its Pods, where alone it is read.
+/// Returns a warning for a workload that requests injection in its own metadata. Only the metadata of Pods is read.
 pub fn misplaced_request(object: &Value) -> Option<String> {
     let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
-    let carries = |place: &Value, map: &str| {
-        let values = place.pointer(&format!("/metadata/{map}"));
+    let carries = |object: &Value, map: &str| {
+        let values = object.pointer(&format!("/metadata/{map}"));
         values.is_some_and(|values| values.get(SIDECAR_INJECTION).is_some())
     };
     let pod = object.pointer(pointer)?;
@@ -46,7 +46,7 @@ pub fn misplaced_request(object: &Value) -> Option<String> {
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
     let path = pointer.trim_start_matches('/').replace('/', ".");
     Some(format!(
-        "{noun} {SIDECAR_INJECTION} is on the {kind} itself, where it does nothing: put it into {path}.metadata.labels"
+        "{noun} {SIDECAR_INJECTION} has no effect on the {kind} itself: move it to {path}.metadata.labels"
     ))
 }
 
@@ -56,7 +56,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_pod_is_found_by_group_and_kind() {
+    fn pod_template_is_found_by_group_and_kind() {
         for (version, kind, pointer) in [
             ("v1", "Pod", Some("")),
             ("apps/v1", "Deployment", Some("/spec/template")),
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_beside_the_template_is_told() {
+    fn request_outside_the_template_gives_a_warning() {
         let mut object = json!({
             "apiVersion": "apps/v1",
             "kind": "Deployment",

@@ -1,10 +1,6 @@
-//! Which Pods are injected, and what is said about it (BEHAVIOUR section 2.3).
+//! Tests of the decision to inject a Pod, its warnings and its denials (docs/reference/injection.md#decision).
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "in a test, this is how it fails"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic fails the test")]
 
 mod fixture;
 
@@ -32,13 +28,13 @@ fn injected(outcome: Result<Outcome, Denial>) -> Injection {
     }
 }
 
-/// Decides on a Pod and a Namespace with these values of the key: Pod label, Pod annotation, Namespace label,
-/// Namespace annotation.
+/// Decides on a Pod and a Namespace with these values of [`KEY`]: Pod label, Pod annotation, Namespace label, Namespace
+/// annotation.
 fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Denial> {
     let mut pod = mk_pod();
-    for (place, value) in ["labels", "annotations"].into_iter().zip(values) {
+    for (map, value) in ["labels", "annotations"].into_iter().zip(values) {
         if let Some(value) = value {
-            pod["metadata"][place] = json!({KEY: value});
+            pod["metadata"][map] = json!({KEY: value});
         }
     }
     let map = |value: Option<&str>| -> BTreeMap<String, String> {
@@ -56,7 +52,7 @@ fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Denial> {
 }
 
 #[test]
-fn the_first_that_is_present_decides() {
+fn first_present_source_decides() {
     let sources = [
         InjectionSource::PodLabel,
         InjectionSource::PodAnnotation,
@@ -71,7 +67,7 @@ fn the_first_that_is_present_decides() {
         ] {
             let mut values = [None; 4];
             values[first] = Some(word);
-            // What comes later does not count, not even if it is nonsense.
+            // Later sources are ignored, even if their value is invalid.
             if let Some(next) = values.get_mut(first + 1) {
                 *next = Some(opposite);
             }
@@ -93,8 +89,8 @@ fn the_first_that_is_present_decides() {
 }
 
 #[test]
-fn a_wrong_value_that_is_reached_refuses_with_key_value_and_object() {
-    for (place, carrier) in [
+fn wrong_value_of_the_deciding_source_is_denied_with_key_value_and_object() {
+    for (index, location) in [
         "a label of Pod shop/p",
         "an annotation of Pod shop/p",
         "a label of Namespace shop",
@@ -104,7 +100,7 @@ fn a_wrong_value_that_is_reached_refuses_with_key_value_and_object() {
     .enumerate()
     {
         let mut values = [None; 4];
-        values[place] = Some("yes");
+        values[index] = Some("yes");
         let denial = decide_with(values).unwrap_err();
         let text = denial.to_string();
         assert_eq!(denial.reason(), "WrongValue");
@@ -112,12 +108,12 @@ fn a_wrong_value_that_is_reached_refuses_with_key_value_and_object() {
             text.starts_with("annotation \"kuma.io/sidecar-injection\" has wrong value \"yes\""),
             "{text}"
         );
-        assert!(text.contains(carrier), "{text}");
+        assert!(text.contains(location), "{text}");
     }
 }
 
 #[test]
-fn a_pod_with_a_sidecar_is_left_alone_wherever_it_is_and_whatever_its_name() {
+fn pod_with_a_native_classic_or_renamed_sidecar_is_skipped() {
     let mut renamed = mk_pod();
     renamed["metadata"]["annotations"] = json!({"kuma.io/sidecar-injected": "true"});
     renamed["spec"]["containers"][0]["env"] =
@@ -138,7 +134,7 @@ fn a_pod_with_a_sidecar_is_left_alone_wherever_it_is_and_whatever_its_name() {
 }
 
 #[test]
-fn the_mesh_is_looked_for_in_pod_and_namespace_and_must_exist() {
+fn mesh_of_pod_or_namespace_must_exist() {
     let mut pod = mk_pod();
     pod["metadata"]["labels"] = json!({KEY: "enabled"});
     let namespace = |mesh: &str| Fixture {
@@ -156,7 +152,7 @@ fn the_mesh_is_looked_for_in_pod_and_namespace_and_must_exist() {
 }
 
 #[test]
-fn weak_requests_and_host_networks_are_told() {
+fn weak_request_and_host_network_give_warnings() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
@@ -173,7 +169,7 @@ fn weak_requests_and_host_networks_are_told() {
 }
 
 #[test]
-fn what_is_no_pod_is_refused_with_the_path() {
+fn object_that_is_not_a_pod_is_denied_with_the_path() {
     for (pod, path) in [
         (json!([]), "/: expected an object"),
         (json!({}), "/spec: expected an object"),

@@ -1,13 +1,13 @@
-//! Golden pairs: `golden/<name>.input.yaml` beside `golden/<name>.golden.yaml`, settings in `<name>.settings.yaml` when
-//! they are not the defaults. `UPDATE_GOLDENS=1 cargo test -p kermode-inject` rewrites the golden side.
+//! Golden tests: `golden/<name>.input.yaml` holds a Pod, and optionally its Namespace and ContainerPatches;
+//! `<name>.settings.yaml` holds settings that differ from the defaults; `<name>.golden.yaml` holds the expected result.
 //!
-//! An input holds a Pod and what is around it: a Namespace and ContainerPatches, if it needs them.
+//! `UPDATE_GOLDENS=1 cargo test -p kermode-inject` rewrites the expected results.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "in a test, this is how it fails"
+    reason = "a panic fails the test"
 )]
 
 mod fixture;
@@ -41,7 +41,7 @@ fn settings(name: &str) -> Settings {
         return Settings::default();
     }
     let mut value: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    // Not configuration: what the API server can do.
+    // Not part of the configuration: depends on the API server.
     let native = value.as_object_mut().unwrap().remove("nativeSidecarsSupported");
     let mut settings: Settings = serde_json::from_value(value).unwrap();
     settings.native_sidecars_supported = native == Some(json!(true));
@@ -49,7 +49,7 @@ fn settings(name: &str) -> Settings {
     settings
 }
 
-/// Reads YAML documents: one Pod, and what is around it.
+/// Reads YAML documents: one Pod, and optionally its Namespace and ContainerPatches.
 fn read(yaml: &str) -> (Value, Fixture) {
     let (mut pod, mut fixture) = (None, Fixture::default());
     for document in serde_saphyr::from_multiple::<Value>(yaml).unwrap() {
@@ -69,26 +69,26 @@ fn read(yaml: &str) -> (Value, Fixture) {
     (pod.expect("a Pod"), fixture)
 }
 
-/// The answer, and how it came about.
-fn answer(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
+/// Returns the result of injection and its trace.
+fn result(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
     let explanation = fixture.with(|context| explain(pod, settings, context));
-    let answer = fixture.with(|context| inject(pod, settings, context));
-    assert_eq!(explanation.result, answer, "explaining changes nothing");
-    let mut told = told(pod, answer);
+    let outcome = fixture.with(|context| inject(pod, settings, context));
+    assert_eq!(explanation.result, outcome, "explain and inject differ");
+    let mut result = describe(pod, outcome);
     let steps = explanation.steps.iter();
-    told["because"] = steps
+    result["trace"] = steps
         .map(|step| Value::from(format!("{}: {}", step.topic, step.text)))
         .collect();
-    told
+    result
 }
 
-fn told(pod: &Value, answer: Result<Outcome, Denial>) -> Value {
-    match answer {
-        Err(denial) => json!({"refused": denial.reason(), "message": denial.to_string()}),
+fn describe(pod: &Value, outcome: Result<Outcome, Denial>) -> Value {
+    match outcome {
+        Err(denial) => json!({"denied": denial.reason(), "message": denial.to_string()}),
         Ok(Outcome::Skipped(reason)) => json!({"skipped": reason.as_str()}),
         Ok(Outcome::Injected(injection)) => {
             let mut patched = pod.clone();
-            json_patch::patch(&mut patched, &injection.patch).expect("our own patch applies");
+            json_patch::patch(&mut patched, &injection.patch).expect("the patch applies");
             let operation = |operation: &json_patch::PatchOperation| {
                 let operation = serde_json::to_value(operation).unwrap();
                 format!(
@@ -108,16 +108,20 @@ fn told(pod: &Value, answer: Result<Outcome, Denial>) -> Value {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "the one switch of the goldens")]
+#[allow(clippy::disallowed_methods, reason = "switch of the golden tests")]
 fn every_input_gives_its_golden() {
     let update = std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1");
     let names = names();
-    assert!(names.len() >= 10, "the goldens are not where they should be");
+    assert!(
+        names.len() >= 10,
+        "golden files are missing in {}",
+        folder().display()
+    );
     let mut wrong = Vec::new();
     for name in names {
         let input = std::fs::read_to_string(folder().join(format!("{name}.input.yaml"))).unwrap();
         let (pod, fixture) = read(&input);
-        let actual = answer(&pod, &fixture, &settings(&name));
+        let actual = result(&pod, &fixture, &settings(&name));
         let path = folder().join(format!("{name}.golden.yaml"));
         if update {
             std::fs::write(&path, serde_saphyr::to_string(&actual).unwrap()).unwrap();

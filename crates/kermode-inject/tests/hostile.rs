@@ -1,14 +1,14 @@
-//! Hostile input: what the golden Pods become when bytes and values of them are changed at random, and Pods beyond all
-//! measure. No panic, answers that apply, bounded memory.
+//! Tests with hostile input: randomly mutated golden Pods, and oversized Pods. Injection must not panic, patches must
+//! apply, and memory must stay bounded.
 //!
-//! A few thousand inputs by default; `make fuzz-inject SECONDS=600` goes on for that long with other seeds.
+//! Runs [`ITERATIONS`] inputs by default; `make fuzz-inject SECONDS=600` runs for 600 s with random seeds.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "in a test, this is how it fails"
+    reason = "a panic fails the test"
 )]
 
 mod fixture;
@@ -26,11 +26,12 @@ use serde_json::{Value, json};
 use crate::fixture::Fixture;
 use crate::mutation::Mutator;
 
+/// Number of mutated inputs of a run without a duration.
 const ITERATIONS: u64 = 4_000;
-/// What the whole test may have needed at its worst, in KiB: a few times the largest input.
-const MOST_MEMORY: u64 = 1024 * 1024;
+/// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
+const MAX_MEMORY: u64 = 1024 * 1024;
 
-/// The documents of the goldens' inputs, as JSON.
+/// Returns the documents of the golden inputs, as JSON.
 fn seeds() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let mut seeds = Vec::new();
@@ -46,15 +47,15 @@ fn seeds() -> Vec<Vec<u8>> {
             }
         }
     }
-    // The order of a directory is no order.
+    // The order of directory entries is not deterministic.
     seeds.sort();
-    assert!(seeds.len() >= 20, "the goldens are not where they should be");
+    assert!(seeds.len() >= 20, "only {} golden documents", seeds.len());
     seeds
 }
 
-/// Gives one input to everything that takes some. Whether a sidecar came of it.
-fn answer(input: &[u8]) -> bool {
-    // As the webhook reads it: nesting is bounded by the reader.
+/// Passes one input to all entry points. Returns whether a sidecar was injected.
+fn process(input: &[u8]) -> bool {
+    // The webhook uses the same parser, which limits the nesting depth.
     let Ok(value) = serde_json::from_slice::<Value>(input) else {
         return false;
     };
@@ -86,68 +87,71 @@ fn check(pod: &Value, fixture: &Fixture, native: bool) -> bool {
     };
     let outcome = fixture.with(|context| inject(pod, &settings, context));
     let explanation = fixture.with(|context| explain(pod, &settings, context));
-    assert_eq!(explanation.result, outcome, "explaining changes nothing");
+    assert_eq!(explanation.result, outcome, "explain and inject differ");
     let Ok(Outcome::Injected(injection)) = outcome else {
         return false;
     };
     let mut after = pod.clone();
-    json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
-    let again = fixture.with(|context| inject(&after, &settings, context));
+    json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
+    let second = fixture.with(|context| inject(&after, &settings, context));
     assert!(
-        matches!(again, Ok(Outcome::Skipped(_))),
-        "injected twice: {again:?}"
+        matches!(second, Ok(Outcome::Skipped(_))),
+        "injected twice: {second:?}"
     );
     true
 }
 
-/// How long to go on, when that is asked for.
-#[allow(clippy::disallowed_methods, reason = "the one switch of this test")]
-fn patience() -> Option<Duration> {
+/// Returns the duration of the run, if `KERMODE_FUZZ_SECONDS` is set.
+#[allow(clippy::disallowed_methods, reason = "switch of this test")]
+fn fuzz_duration() -> Option<Duration> {
     let text = std::env::var("KERMODE_FUZZ_SECONDS").ok()?;
     Some(Duration::from_secs(text.parse().expect("a number of seconds")))
 }
 
 #[test]
-fn changed_pods_and_patches_are_answered_without_panic() {
+fn mutated_pods_and_patches_do_not_panic() {
     let seeds = seeds();
-    let patience = patience();
-    let first = if patience.is_some() { fastrand::u64(..) } else { 0 };
+    let duration = fuzz_duration();
+    let first = if duration.is_some() { fastrand::u64(..) } else { 0 };
     let start = Instant::now();
     let (mut count, mut injected) = (0, 0);
-    while patience.map_or(count < ITERATIONS, |patience| start.elapsed() < patience) {
+    while duration.map_or(count < ITERATIONS, |duration| start.elapsed() < duration) {
         let seed = first.wrapping_add(count);
         let input = Mutator::new(seed).mutated(&seeds);
-        let Ok(got_sidecar) = catch_unwind(AssertUnwindSafe(|| answer(&input))) else {
+        let Ok(got_sidecar) = catch_unwind(AssertUnwindSafe(|| process(&input))) else {
             let shown = String::from_utf8_lossy(&input[..input.len().min(4_000)]);
-            panic!("seed {seed} breaks it, input of {} bytes: {shown}", input.len());
+            panic!("seed {seed} panics, input of {} bytes: {shown}", input.len());
         };
         injected += u64::from(got_sidecar);
         count += 1;
     }
     println!("{count} inputs from seed {first} on, {injected} injected");
-    assert!(injected * 20 > count, "nearly all inputs are stopped at the door");
+    assert!(
+        injected * 20 > count,
+        "fewer than 5 % of the inputs were injected"
+    );
     assert_memory_is_bounded();
 }
 
 #[test]
-fn pods_beyond_all_measure_are_answered() {
+fn oversized_pods_do_not_panic() {
     for (name, pod) in huge() {
         let input = pod.to_string();
         assert!(input.len() > 250_000, "{name} is not huge");
         let start = Instant::now();
-        answer(input.as_bytes());
+        process(input.as_bytes());
         println!("{name}: {} bytes, {:.0?}", input.len(), start.elapsed());
     }
     for depth in [100, 127, 200, 1_000_000] {
         let (open, close) = ("[".repeat(depth), "]".repeat(depth));
         let label = r#""labels": {"kuma.io/sidecar-injection": "enabled"}"#;
         let pod = format!(r#"{{"metadata": {{{label}}}, "spec": {{"containers": [], "x": {open}{close}}}}}"#);
-        answer(pod.as_bytes());
+        process(pod.as_bytes());
     }
     assert_memory_is_bounded();
 }
 
-/// Pods of a megabyte and more in one place each.
+/// Returns Pods with one field of about a megabyte or more.
 fn huge() -> Vec<(&'static str, Value)> {
     let pod = json!({
         "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
@@ -212,7 +216,7 @@ fn huge() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// The high-water mark of this process.
+/// Checks the peak resident memory of this process.
 fn assert_memory_is_bounded() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -221,5 +225,5 @@ fn assert_memory_is_bounded() {
         .expect("Linux");
     let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     println!("at most {peak} KiB");
-    assert!(peak < MOST_MEMORY, "{peak} KiB");
+    assert!(peak < MAX_MEMORY, "{peak} KiB");
 }

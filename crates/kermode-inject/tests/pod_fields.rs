@@ -1,4 +1,4 @@
-//! Whatever a Pod has, injection keeps: every field of a current schema, and fields that no schema has.
+//! Tests that injection preserves all fields of a Pod: those of a current schema, and unknown ones.
 //!
 //! `pod/schema.json` was derived by `pod/derive.py` from the API server's own OpenAPI document.
 
@@ -6,7 +6,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "in a test, this is how it fails"
+    reason = "a panic fails the test"
 )]
 
 mod fixture;
@@ -20,10 +20,10 @@ use crate::fixture::Fixture;
 
 const INVENTED: &str = "fieldOfTheFuture";
 
-/// Makes a value of every type of the schema.
+/// Generator of values for the types of the schema.
 struct Maker {
     types: Map<String, Value>,
-    /// Whether every object gets a field that no schema has.
+    /// Whether every object gets an unknown field.
     invents: bool,
 }
 
@@ -37,7 +37,7 @@ impl Maker {
         }
     }
 
-    /// A Pod with every field, two items in every list and two members in every map.
+    /// Returns a Pod with all fields, two items in every list and two members in every map.
     fn pod(&self) -> Value {
         let mut pod = self.make("Pod");
         pod["apiVersion"] = "v1".into();
@@ -82,8 +82,8 @@ impl Maker {
     }
 }
 
-/// Fails where `after` lacks something of `before` or has something else in its place. Containers and volumes are
-/// found by name, since injection puts others before and after them.
+/// Asserts that `after` contains all of `before`. Containers and volumes are matched by name, since injection inserts
+/// others.
 fn assert_kept(path: &str, before: &Value, after: &Value) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -113,14 +113,14 @@ fn assert_kept(path: &str, before: &Value, after: &Value) {
     }
 }
 
-/// The Pod after injection.
+/// Returns the Pod after injection.
 fn injected(pod: &Value, settings: &Settings) -> Value {
     let outcome = Fixture::default().with(|context| inject(pod, settings, context));
     let Ok(Outcome::Injected(injection)) = outcome else {
         panic!("{outcome:?}");
     };
     let mut after = pod.clone();
-    json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
+    json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
     after
 }
 
@@ -134,20 +134,20 @@ fn settings(sidecar_mode: SidecarMode, virtual_probes_enabled: bool) -> Settings
 }
 
 #[test]
-fn the_schema_is_that_of_our_bindings() {
+fn schema_matches_the_bindings() {
     let pod = Maker::new(false).pod();
     let decoded: Pod = serde_json::from_value(pod.clone()).expect("a Pod");
     let encoded = serde_json::to_value(decoded).unwrap();
-    assert_eq!(encoded, pod, "fields that one of them does not have");
+    assert_eq!(encoded, pod, "schema and bindings have different fields");
 }
 
 #[test]
-fn every_field_survives_and_so_do_those_that_no_schema_has() {
+fn known_and_unknown_fields_survive() {
     let pod = Maker::new(true).pod();
     let invented = pod.to_string().matches(INVENTED).count();
     assert!(
         invented > 500,
-        "an invented field in every object, of which there are many: {invented}"
+        "too few objects with an unknown field: {invented}"
     );
     for mode in [SidecarMode::Native, SidecarMode::Classic] {
         let after = injected(&pod, &settings(mode, false));
@@ -165,7 +165,7 @@ fn only_path_and_port_of_probes_change() {
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
             container[probe]["httpGet"]["port"] = 9000.into();
-            // The port is the name of a port of the container, 7.
+            // The probe's port is named 8080 and resolves to container port 7.
             container[probe]["httpGet"]["path"] = "/7/8080".into();
         }
     }

@@ -1,10 +1,10 @@
-//! Whatever comes in: no panic, and nothing of the Pod is lost.
+//! Property tests: no input panics, and injection preserves the Pod.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "in a test, this is how it fails"
+    reason = "a panic fails the test"
 )]
 
 mod fixture;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fixture::Fixture;
 
-/// Words that mean something to injection, so that random objects hit its fields.
+/// Strings that injection interprets, so that random objects contain its fields.
 const WORDS: &[&str] = &[
     "metadata",
     "spec",
@@ -83,7 +83,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// A Pod that asks for injection, with random content wherever content may be.
+/// Generates a Pod that requests injection, with otherwise random content.
 fn any_pod() -> impl Strategy<Value = Value> {
     let annotations = prop::collection::btree_map(word(), word(), 0..4);
     (any_json(), any_json(), any_json(), annotations, 0..4_usize).prop_map(
@@ -144,12 +144,12 @@ fn settings(native: bool) -> Settings {
     }
 }
 
-/// Asserts that `after` holds all of `before`: members may be added, lists may grow in front or at the end.
+/// Asserts that `after` contains all of `before`: members may be added, lists may grow at both ends.
 fn holds(before: &Value, after: &Value, path: &str) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
             for (key, member) in before {
-                // An absent or null parent may be filled.
+                // Injection may replace a null member.
                 if !member.is_null() {
                     holds(member, &after[key], &format!("{path}/{key}"));
                 }
@@ -173,31 +173,31 @@ fn holds(before: &Value, after: &Value, path: &str) {
 
 proptest! {
     #[test]
-    fn any_json_is_answered_without_panic(json in any_json(), native: bool) {
+    fn any_json_does_not_panic(json in any_json(), native: bool) {
         let fixture = Fixture::default();
         let _ = fixture.with(|context| inject(&json, &settings(native), context));
     }
 
     #[test]
-    fn nothing_of_an_injected_pod_is_lost(pod in any_pod(), native: bool) {
+    fn injection_preserves_the_pod(pod in any_pod(), native: bool) {
         let fixture = Fixture::default();
-        // Probes and annotations are meant to change; goldens cover these.
+        // Probes and annotations change; the golden tests cover them.
         let settings = Settings { virtual_probes_enabled: false, ..settings(native) };
         if let Ok(Outcome::Injected(injection)) = fixture.with(|context| inject(&pod, &settings, context)) {
             let mut after = pod.clone();
-            json_patch::patch(&mut after, &injection.patch).expect("our own patch applies");
+            json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
             let mut before = pod;
             before["metadata"].as_object_mut().unwrap().remove("annotations");
             holds(&before, &after, "");
             prop_assert_eq!(&after["metadata"]["annotations"]["kuma.io/sidecar-injected"], "true");
-            // A second call, by another webhook entry, leaves it alone.
-            let again = fixture.with(|context| inject(&after, &settings, context)).unwrap();
-            prop_assert!(matches!(again, Outcome::Skipped(_)));
+            // A second call, by another webhook registration, skips the Pod.
+            let second = fixture.with(|context| inject(&after, &settings, context)).unwrap();
+            prop_assert!(matches!(second, Outcome::Skipped(_)));
         }
     }
 
     #[test]
-    fn any_operations_are_answered_without_panic(blocks in prop::collection::vec(any_block(), 0..12)) {
+    fn any_operations_do_not_panic(blocks in prop::collection::vec(any_block(), 0..12)) {
         let base = json!({"name": "kuma-sidecar", "env": [{"name": "A"}], "resources": {"limits": {"cpu": "1"}}});
         let operations: Vec<Operation<'_>> = blocks
             .iter()
@@ -226,7 +226,7 @@ proptest! {
     }
 
     #[test]
-    fn any_object_is_validated_without_panic(object in any_json()) {
+    fn validation_of_any_object_does_not_panic(object in any_json()) {
         let _ = validate_container_patch(&object, "mesh");
     }
 }

@@ -1,49 +1,49 @@
-//! Checks of a ContainerPatch when it is applied to the cluster, before any Pod needs it (DESIGN decision 7).
+//! Validation of a ContainerPatch at admission, before any Pod uses it (docs/design.md#validation-of-patched-containers).
 
 use kermode_crds::{ContainerPatch, JsonPatchBlock, JsonPatchOp};
 use serde_json::Value;
 
 use super::operation;
 
-/// What is wrong with a ContainerPatch.
+/// Problem of a ContainerPatch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PatchProblem {
-    /// It is in a namespace where it would never be found.
+    /// The ContainerPatch is outside the control plane's namespace, where injection does not look for it.
     #[error(
         "ContainerPatch can only be placed in {namespace} namespace. It can be however referenced by pods in all namespaces"
     )]
     WrongNamespace {
-        /// The control plane's namespace.
+        /// Namespace of the control plane.
         namespace: String,
     },
-    /// It is not a ContainerPatch.
+    /// The object cannot be decoded as a ContainerPatch.
     #[error("{path}: {problem}")]
     Undecodable {
-        /// The field.
+        /// Path of the field.
         path: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
-    /// An operation that could never be applied.
+    /// An operation cannot be applied to any container.
     #[error("spec.{list}[{index}] ({op} {path}): {problem}")]
     Operation {
         /// `sidecarPatch` or `initPatch`.
         list: &'static str,
-        /// The operation's place in the list, from 0.
+        /// Index of the operation in the list.
         index: usize,
-        /// The operation.
+        /// Name of the operation.
         op: &'static str,
-        /// Its path.
+        /// Path of the operation.
         path: String,
-        /// What is wrong.
+        /// Description of the problem.
         problem: String,
     },
 }
 
-/// Checks a ContainerPatch as it arrives at the validating webhook: raw, in its namespace.
+/// Validates the raw ContainerPatch that the validating webhook received.
 ///
 /// # Errors
-/// With all problems at once.
+/// Returns all problems.
 pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Result<(), Vec<PatchProblem>> {
     let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
     if namespace != Some(system_namespace) {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_no_json_is_refused_when_the_patch_is_applied() {
+    fn value_that_is_not_json_is_rejected_at_admission() {
         let problems = validate_container_patch(
             &mk_patch(json!([
                 {"op": "add", "path": "/image", "value": "other"},
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_control_planes_namespace_is_allowed() {
+    fn patch_outside_the_control_planes_namespace_is_rejected() {
         assert_eq!(validate_container_patch(&mk_patch(json!([])), "mesh"), Ok(()));
         let problems = validate_container_patch(&mk_patch(json!([])), "kong-mesh-system").unwrap_err();
         assert_eq!(
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_operation_is_refused() {
+    fn unknown_operation_is_rejected() {
         let problems = validate_container_patch(
             &mk_patch(json!([{"op": "test", "path": "/image", "value": "1"}])),
             "mesh",

@@ -1,4 +1,4 @@
-//! The rules of Kubernetes' own validation that a patch is likely to break.
+//! Rules of Kubernetes' own validation of containers, as far as a ContainerPatch is likely to violate them.
 //!
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Container>
 

@@ -1,19 +1,19 @@
 //! One JSON patch operation (RFC 6902) on raw JSON, with the extension that `add` creates missing parents.
 //!
-//! Negative indices count from the end, as in the library that Kuma uses. Results are bounded in size and depth,
-//! since `copy` could double a document again and again.
+//! Negative indices count from the end, as in the library that Kuma uses. Size and depth of the result are bounded,
+//! because repeated `copy` operations grow a document exponentially.
 
 use kermode_crds::{JsonPatchBlock, JsonPatchOp};
 use serde_json::{Map, Value};
 
 use crate::pointer;
 
-/// Most values that a container may consist of; an ordinary one has about a hundred.
-const MOST_VALUES: usize = 10_000;
-/// Deepest nesting of a container; Kubernetes' own types need about ten levels.
-const DEEPEST: usize = 48;
-/// Longest path that is followed.
-const LONGEST_PATH: usize = DEEPEST;
+/// Maximum number of JSON values in a container; a typical one has about a hundred.
+const MAX_VALUES: usize = 10_000;
+/// Maximum nesting depth of a container; Kubernetes' own types need about ten levels.
+const MAX_DEPTH: usize = 48;
+/// Maximum number of tokens in a path; a longer one would exceed [`MAX_DEPTH`].
+const MAX_PATH_TOKENS: usize = MAX_DEPTH;
 
 /// Applies one operation. After an error the document may have been changed in part.
 pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), String> {
@@ -38,34 +38,36 @@ pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), 
     check_bounds(document)
 }
 
-/// The value of `add` and `replace`: text that must itself be JSON.
+/// Parses the value of `add` and `replace`, which is JSON in a string.
 pub(super) fn value_of(block: &JsonPatchBlock) -> Result<Value, String> {
     let Some(text) = &block.value else {
-        return Err("value is missing; it must be a text that is valid JSON".to_owned());
+        return Err("value is missing; it must be a string that contains JSON".to_owned());
     };
     serde_json::from_str(text).map_err(|error| {
-        format!("value is not valid JSON ({error}); a text needs its own quotes, for example '\"100m\"'")
+        format!(
+            "value is not valid JSON ({error}); a JSON string needs its own quotes, for example '\"100m\"'"
+        )
     })
 }
 
-/// InjectionSource of `move` and `copy`.
+/// Parses the source of `move` and `copy`.
 pub(super) fn source_of(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
     match block.from.as_deref() {
-        None | Some("") => Err(format!("from is missing; {} needs one", block.op.as_str())),
+        None | Some("") => Err(format!("from is missing; {} requires it", block.op.as_str())),
         Some(from) => path_of(from),
     }
 }
 
-/// The tokens of a path.
+/// Parses a path into its tokens.
 pub(super) fn path_of(path: &str) -> Result<Vec<String>, String> {
     let tokens = pointer::tokens(path)?;
-    if tokens.len() > LONGEST_PATH {
-        return Err(format!("a path may have at most {LONGEST_PATH} parts"));
+    if tokens.len() > MAX_PATH_TOKENS {
+        return Err(format!("a path may have at most {MAX_PATH_TOKENS} parts"));
     }
     Ok(tokens)
 }
 
-/// Whether missing parents of a new member are made.
+/// Whether missing parents of a new member are created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Parents {
     Create,
@@ -97,7 +99,7 @@ fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) ->
     Ok(())
 }
 
-/// Makes the member `token` if it is missing or null: a list when an index or `-` follows, else an object.
+/// Creates the member `token` if it is missing or null: a list if an index or `-` follows, else an object.
 fn create(parent: &mut Value, token: &str, next: &str) {
     let Value::Object(members) = parent else {
         return;
@@ -179,13 +181,13 @@ fn check_bounds(document: &Value) -> Result<(), String> {
     let mut count = 0;
     while let Some((value, depth)) = pending.pop() {
         count += 1;
-        if depth > DEEPEST {
+        if depth > MAX_DEPTH {
             return Err(format!(
-                "the container would be nested deeper than {DEEPEST} levels"
+                "the container would be nested deeper than {MAX_DEPTH} levels"
             ));
         }
-        if count + pending.len() > MOST_VALUES {
-            return Err(format!("the container would have more than {MOST_VALUES} values"));
+        if count + pending.len() > MAX_VALUES {
+            return Err(format!("the container would have more than {MAX_VALUES} values"));
         }
         match value {
             Value::Object(members) => pending.extend(members.values().map(|member| (member, depth + 1))),
@@ -196,7 +198,7 @@ fn check_bounds(document: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Drops members that are null, deeply. The depth is bounded by [`check_bounds`].
+/// Drops null members recursively. [`check_bounds`] limits the recursion depth.
 pub(super) fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(

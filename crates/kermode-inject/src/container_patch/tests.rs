@@ -1,4 +1,4 @@
-//! Choosing, applying and checking ContainerPatches.
+//! Tests of selecting, applying and validating ContainerPatches.
 
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock};
 use serde_json::{Value, json};
@@ -32,8 +32,8 @@ fn patched(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
     apply(base, &operations, ContainerRole::Running)
 }
 
-/// The problems of one operation, whose value is given as JSON.
-fn denial(path: &str, value: &Value) -> (PatchStage, String) {
+/// Returns the problems of one `add` operation.
+fn problems(path: &str, value: &Value) -> (PatchStage, String) {
     let failure = patched(
         &mk_sidecar(),
         json!([{"op": "add", "path": path, "value": value.to_string()}]),
@@ -83,7 +83,7 @@ fn only_add_creates_parents() {
 }
 
 #[test]
-fn indices_past_the_end_and_misspelt_ones_are_refused() {
+fn invalid_and_out_of_range_indices_are_rejected() {
     for index in ["3", "-4", "01", "+1", "x", "", "1.0"] {
         let operation = json!([{"op": "add", "path": format!("/env/{index}"), "value": "{\"name\":\"C\"}"}]);
         assert_eq!(
@@ -95,7 +95,7 @@ fn indices_past_the_end_and_misspelt_ones_are_refused() {
 }
 
 #[test]
-fn a_failure_names_patch_operation_and_path() {
+fn failure_names_patch_operation_and_path() {
     let failure = patched(
         &mk_sidecar(),
         json!([{"op": "add", "path": "/image", "value": "\"x\""}, {"op": "remove", "path": "/nope"}]),
@@ -108,7 +108,7 @@ fn a_failure_names_patch_operation_and_path() {
 }
 
 #[test]
-fn what_kubernetes_would_refuse_or_drop_is_refused() {
+fn result_that_kubernetes_would_reject_or_drop_is_a_failure() {
     for (path, value, problem) in [
         ("/notAField", json!("x"), "notAField: unknown field"),
         ("/env/0/valueFrm", json!({}), "env[0].valueFrm: unknown field"),
@@ -194,7 +194,7 @@ fn what_kubernetes_would_refuse_or_drop_is_refused() {
         ("/name", json!("Kuma_Sidecar"), "name: must be"),
         ("", json!([]), "not a container"),
     ] {
-        let (stage, text) = denial(path, &value);
+        let (stage, text) = problems(path, &value);
         assert_eq!(stage, PatchStage::Decode, "{path} {value}");
         assert!(text.contains(problem), "{path} {value}: {text}");
         assert!(
@@ -205,7 +205,7 @@ fn what_kubernetes_would_refuse_or_drop_is_refused() {
 }
 
 #[test]
-fn quantities_stay_as_written_and_may_be_numbers() {
+fn numeric_quantities_are_kept_as_written() {
     let container = patched(
         &mk_sidecar(),
         json!([{"op": "add", "path": "/resources/requests/cpu", "value": "0.1"}]),
@@ -215,7 +215,7 @@ fn quantities_stay_as_written_and_may_be_numbers() {
 }
 
 #[test]
-fn a_state_in_between_may_be_invalid() {
+fn intermediate_states_may_be_invalid() {
     let container = patched(
         &mk_sidecar(),
         json!([
@@ -238,7 +238,7 @@ fn null_removes_a_member() {
 }
 
 #[test]
-fn an_init_container_has_no_probes() {
+fn probe_of_an_init_container_is_a_failure() {
     let blocks: Vec<JsonPatchBlock> =
         serde_json::from_value(json!([{"op": "add", "path": "/livenessProbe", "value": "{\"exec\":{}}"}]))
             .unwrap();
@@ -266,12 +266,12 @@ fn size_and_depth_are_bounded() {
     ] {
         let failure = patched(&mk_sidecar(), operations).unwrap_err();
         assert_eq!(failure.stage, PatchStage::Apply);
-        assert!(failure.to_string().len() < 2_000, "the message is bounded too");
+        assert!(failure.to_string().len() < 2_000, "message is not bounded");
     }
 }
 
 #[test]
-fn all_missing_patches_are_told_at_once_and_the_own_list_replaces_the_default() {
+fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
     let find = |name: &str| (name == "there").then(ContainerPatchSpec::default);
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let missing = Selected::look_up(

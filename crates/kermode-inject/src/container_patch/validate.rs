@@ -1,4 +1,5 @@
-//! What Kubernetes would refuse in a container, or silently drop. The container is decoded only to be looked at.
+//! Validation of a patched container: finds what Kubernetes would reject or silently drop. The container is decoded for
+//! inspection only; the raw JSON is used.
 
 use k8s_openapi::api::core::v1::Container;
 use serde::de::IntoDeserializer;
@@ -7,7 +8,7 @@ use serde_json::Value;
 use super::{ContainerRole, checks};
 use crate::quantity;
 
-/// Every problem, each with its field; empty when there is none.
+/// Returns all problems, each with its field.
 pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     if !container.is_object() {
         return vec!["the result is not a container".to_owned()];
@@ -29,7 +30,7 @@ pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
     problems
 }
 
-/// What is in `given` but was lost in decoding has no meaning for Kubernetes.
+/// Reports members of `given` that decoding lost: Kubernetes does not know them.
 fn unknown_fields(path: &str, given: &Value, known: &Value, problems: &mut Vec<String>) {
     match (given, known) {
         (Value::Object(given), Value::Object(known)) => {
@@ -55,8 +56,8 @@ fn unknown_fields(path: &str, given: &Value, known: &Value, problems: &mut Vec<S
     }
 }
 
-/// A copy whose quantities are texts, as our bindings want them (a JSON number is a legal quantity), and the
-/// quantities that do not read.
+/// Returns a copy with quantities as strings, and the problems of invalid quantities. A quantity may be a JSON number, but
+/// the bindings accept strings only.
 fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
     let (mut container, mut problems) = (container.clone(), Vec::new());
     for kind in ["requests", "limits"] {
@@ -81,7 +82,7 @@ fn check_quantity(field: &str, amount: &mut Value, problems: &mut Vec<String>) {
     if let Value::Number(number) = amount {
         *amount = Value::String(number.to_string());
     }
-    // Other types are left for decoding to name.
+    // Decoding reports other types.
     if let Some(Err(error)) = amount.as_str().map(quantity::parse) {
         problems.push(format!("{field}: {error}"));
     }

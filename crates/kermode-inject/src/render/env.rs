@@ -1,4 +1,4 @@
-//! Environment of the sidecar.
+//! Environment variables of the sidecar.
 
 use std::collections::BTreeMap;
 
@@ -9,14 +9,15 @@ use crate::names::{DEFAULT_ADMIN_PORT, TOKEN_DIRECTORY};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
-/// Fields of the Pod that come first, since later values refer to them.
+/// Variables from fields of the Pod. They come first because later values refer to them.
 const FIELDS: [(&str, &str); 3] = [
     ("POD_NAME", "metadata.name"),
     ("POD_NAMESPACE", "metadata.namespace"),
     ("INSTANCE_IP", "status.podIP"),
 ];
 
-/// The variables in order: fields of the Pod, then the rest by name. Configured ones replace those of the same name.
+/// Returns the variables in order: fields of the Pod, then the others by name. Configured variables replace rendered ones
+/// of the same name.
 pub(super) fn env(plan: &Plan<'_>) -> Vec<Value> {
     let mut configured = plan.env_vars.clone();
     let fields = FIELDS.map(|(name, path)| match configured.remove(name) {
@@ -52,7 +53,7 @@ fn rendered(plan: &Plan<'_>) -> BTreeMap<String, String> {
     if let Some(level) = &plan.log_level {
         set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
     }
-    // The sidecar renders Envoy's bootstrap itself, so it is the one to know.
+    // The agent renders Envoy's bootstrap, which contains the admin port.
     if plan.admin_port != DEFAULT_ADMIN_PORT {
         set("KUMA_DATAPLANE_ADMIN_PORT", plan.admin_port.to_string());
     }

@@ -1,4 +1,4 @@
-//! Init container `kuma-init`, which redirects traffic, or `kuma-validation`, which checks that the CNI plugin did.
+//! Renders the init container: `kuma-init` redirects traffic, or `kuma-validation` checks the CNI plugin's redirection.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use crate::names::{INIT, INIT_PROGRAM, VALIDATION};
 use crate::plan::Plan;
 use crate::values::Values;
 
-/// The user that owns nothing, by convention.
+/// UID of the conventional unprivileged user `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Renders the init container that goes with the sidecar. `annotations` are all of the Pod, the written ones included.
-/// `non_root` is whether the Pod wants all its containers to run as somebody else than root.
+/// Renders the init container. `annotations` holds those of the injected Pod. `non_root` is the Pod's
+/// `securityContext.runAsNonRoot`.
 pub(crate) fn init(
     plan: &Plan<'_>,
     annotations: &BTreeMap<String, String>,
@@ -26,7 +26,7 @@ pub(crate) fn init(
     }
     let mut security_context = security_context(plan);
     if non_root {
-        // The kubelet would not start a root container that inherits the Pod's wish.
+        // The kubelet does not start a root container that inherits `runAsNonRoot: true` from the Pod.
         security_context["runAsNonRoot"] = false.into();
     }
     Ok(json!({
@@ -40,7 +40,7 @@ pub(crate) fn init(
     }))
 }
 
-/// Redirecting needs root and two capabilities; under the restricted profile nothing else is left.
+/// Redirection requires root and two capabilities. The restricted profile drops all other privileges.
 fn security_context(plan: &Plan<'_>) -> Value {
     let needed = json!(["NET_ADMIN", "NET_RAW"]);
     if plan.restricted {
@@ -55,7 +55,8 @@ fn security_context(plan: &Plan<'_>) -> Value {
     json!({"runAsUser": 0, "runAsGroup": 0, "capabilities": {"add": needed}})
 }
 
-/// Needs no privilege. It must not run as the sidecar's user, whose connections are not redirected.
+/// Renders `kuma-validation`, which needs no privileges. It must not run as the sidecar's user, whose connections are not
+/// redirected.
 fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Denial> {
     let sidecar = &plan.settings.sidecar_container;
     let user = if sidecar.uid == NOBODY { NOBODY - 1 } else { NOBODY };
@@ -74,10 +75,11 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
     }))
 }
 
-/// The arguments of `kuma-init` for the annotations of an injected Pod. Empty lists are empty arguments.
+/// Returns the arguments of `kuma-init` for the annotations of an injected Pod. An empty list is an empty argument, as in
+/// Kuma.
 ///
 /// # Errors
-/// When an annotation does not read.
+/// When an annotation cannot be parsed.
 pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, Denial> {
     let pod = Values::annotations(annotations, "the Pod");
     let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);

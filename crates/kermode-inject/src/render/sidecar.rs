@@ -1,4 +1,4 @@
-//! Container `kuma-sidecar`.
+//! Renders the container `kuma-sidecar`.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::names::{READY_PATH, SIDECAR, TMP_VOLUME};
 use crate::plan::{Placement, Plan};
 use crate::settings::ProbeSettings;
 
-/// Renders the container. `token_mount` is where its service-account token is mounted.
+/// Renders the container. `token_mount` is the volume mount of its service account token.
 pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
     let settings = &plan.settings.sidecar_container;
     let mut mounts = vec![token_mount.clone()];
@@ -31,7 +31,7 @@ pub(crate) fn sidecar(plan: &Plan<'_>, token_mount: &Value) -> Value {
             container["restartPolicy"] = "Always".into();
             container["startupProbe"] = probe(plan, &settings.startup_probe, 1);
         }
-        // The kubelet starts the next container only when this hook has returned.
+        // The kubelet starts the next container after this hook has returned.
         Placement::Classic if plan.wait_for_ready => {
             let url = format!("http://localhost:{}{READY_PATH}", plan.admin_port);
             let command = json!(["kuma-dp", "wait", "--url", url]);

@@ -1,4 +1,5 @@
-//! Where the sidecar's service-account token comes from. It proves to the control plane which Pod this is.
+//! Selects the sidecar's service account token, which authenticates the Pod to the control plane
+//! (docs/design.md#proxy-tokens).
 
 use kermode_crds::annotation::SERVICE_ACCOUNT_TOKEN_VOLUME;
 use serde_json::{Value, json};
@@ -9,15 +10,15 @@ use crate::pod::Pod;
 use crate::trace::{Trace, TraceTopic};
 use crate::values::Values;
 
-/// The sidecar's token: its mount, and the volume when the Pod needs another one for it.
+/// Token of the sidecar: its volume mount, and a volume if one has to be added to the Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
     pub(crate) mount: Value,
     pub(crate) volume: Option<Value>,
 }
 
-/// The annotated volume, else what a container of the Pod mounts, else a token of the sidecar's own: bound to the
-/// Pod by the kubelet, and seen by no other container.
+/// Selects the token: the volume named by the annotation, else the token that a container of the Pod mounts, else a
+/// projected token for the sidecar alone, which the kubelet binds to the Pod.
 pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) -> Result<Token, Denial> {
     if let Some(volume) = annotations.text(SERVICE_ACCOUNT_TOKEN_VOLUME) {
         if !pod.volumes.contains(&volume) {
@@ -40,7 +41,7 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
         .flat_map(|container| container.list("volumeMounts"));
     if let Some(mount) = mounts.into_iter().find(|mount| is_token_mount(mount)) {
         trace.note(TraceTopic::Token, || {
-            "the sidecar mounts what the Pod's containers mount".to_owned()
+            "the sidecar mounts the same token as the Pod's containers".to_owned()
         });
         return Ok(Token {
             mount: mount.clone(),
@@ -48,7 +49,7 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
         });
     }
     trace.note(TraceTopic::Token, || {
-        "no container mounts a token: the sidecar gets one of its own".to_owned()
+        "no container mounts a token: a projected token is added for the sidecar".to_owned()
     });
     Ok(Token {
         mount: mount_of(TOKEN_VOLUME),
@@ -56,7 +57,7 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
     })
 }
 
-/// Whether a mount is at the place of service-account tokens.
+/// Whether a volume is mounted at the path of service account tokens.
 pub(crate) fn is_token_mount(mount: &Value) -> bool {
     let path = mount.get("mountPath").and_then(Value::as_str);
     path.is_some_and(|path| path.trim_end_matches('/') == TOKEN_DIRECTORY)
@@ -66,7 +67,8 @@ fn mount_of(volume: &str) -> Value {
     json!({"name": volume, "readOnly": true, "mountPath": TOKEN_DIRECTORY})
 }
 
-/// No audience is asked for: the token is for the API server, whose TokenReview the control plane calls.
+/// Renders the projected volume. It requests no audience: the control plane verifies the token by TokenReview, which
+/// expects the API server's audience.
 fn own_volume() -> Value {
     json!({
         "name": TOKEN_VOLUME,

@@ -1,7 +1,7 @@
-//! Which environment variable sets which setting (BEHAVIOUR section 7).
+//! Environment variables of the injection settings (docs/reference/configuration.md#file-and-environment).
 
-/// Variables and the configuration paths they set. Lists are comma separated, maps `k:v,k2:v2`; the variable wins
-/// over the file.
+/// Variables and the configuration paths they set. Lists are comma-separated, maps have the form `k:v,k2:v2`. A variable
+/// overrides the file.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CNI_ENABLED",
@@ -43,7 +43,7 @@ pub const ENVIRONMENT: &[(&str, &str)] = &[
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_UID",
         "runtime.kubernetes.injector.sidecarContainer.uid",
     ),
-    // Kuma's spelling; the one that was meant is understood too.
+    // Kuma's misspelling of GID; the correct spelling is accepted too.
     (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_GUI",
         "runtime.kubernetes.injector.sidecarContainer.gid",
@@ -188,7 +188,7 @@ mod tests {
     use crate::Settings;
 
     #[test]
-    fn every_path_is_a_setting_and_every_setting_but_the_init_resources_has_a_variable() {
+    fn variables_and_settings_match() {
         let settings = serde_json::json!({
             "runtime": {"kubernetes": {"injector": serde_json::to_value(Settings::default()).unwrap()}}
         });
@@ -196,7 +196,7 @@ mod tests {
             let pointer = format!("/{}", path.replace('.', "/"));
             assert!(
                 settings.pointer(&pointer).is_some(),
-                "{variable} sets {path}, which is no setting"
+                "{variable} sets {path}, which is not a setting"
             );
         }
         let mut leaves = Vec::new();

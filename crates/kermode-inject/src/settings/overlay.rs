@@ -1,4 +1,4 @@
-//! Reads a part of a nested setting over its own defaults, so that giving one field leaves its siblings alone.
+//! Deserializes nested settings over their defaults, so that setting one field keeps its siblings.
 
 use serde::de::{DeserializeOwned, Error};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -54,7 +54,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn one_field_leaves_its_siblings_at_their_defaults() {
+    fn setting_one_field_keeps_the_defaults_of_its_siblings() {
         let settings: Settings = serde_json::from_value(json!({
             "sidecarContainer": {
                 "livenessProbe": {"periodSeconds": 7},
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_and_bad_quantities_are_refused_at_any_depth() {
+    fn unknown_keys_and_invalid_quantities_are_rejected_at_any_depth() {
         for bad in [
             json!({"sidecarContainer": {"livenessProbe": {"period": 7}}}),
             json!({"sidecarContainer": {"resources": {"limits": {"cpu": "lots"}}}}),

@@ -1,16 +1,16 @@
-//! What is wrong with settings that read well: all of it at once (BEHAVIOUR section 7, "Validation").
+//! Validation of decoded settings; reports all problems at once (docs/reference/configuration.md#validation).
 
 use super::{ProbeSettings, Settings};
 
 impl Settings {
-    /// Every problem, each with the path of its setting; empty when there is none.
+    /// Returns all problems, each with the path of its setting.
     pub fn problems(&self) -> Vec<String> {
         let mut found = Vec::new();
         self.check_images(&mut found);
         self.check_ports(&mut found);
         self.check_sidecar(&mut found);
         if self.ebpf.enabled {
-            found.push("ebpf.enabled: there is no eBPF mode; leave it false".to_owned());
+            found.push("ebpf.enabled: eBPF mode is not supported; set it to false".to_owned());
         }
         found
     }
@@ -52,7 +52,8 @@ impl Settings {
         // The sidecar listens on this port and the two after it.
         if self.builtin_dns.port > u16::MAX - 2 {
             found.push(
-                "builtinDNS.port: must be at most 65533, the two ports after it are used too".to_owned(),
+                "builtinDNS.port: must be at most 65533, since the two following ports are used too"
+                    .to_owned(),
             );
         }
     }
@@ -64,7 +65,8 @@ impl Settings {
         }
         if sidecar.uid == 0 {
             found.push(
-                "sidecarContainer.uid: must not be 0, or nothing of root would be redirected".to_owned(),
+                "sidecarContainer.uid: must not be 0, since traffic of this user is not redirected"
+                    .to_owned(),
             );
         }
         check_probe("readinessProbe", &sidecar.readiness_probe, 1, found);
@@ -94,12 +96,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_have_no_problem() {
+    fn defaults_are_valid() {
         assert_eq!(Settings::default().problems(), Vec::<String>::new());
     }
 
     #[test]
-    fn all_problems_are_told_at_once() {
+    fn all_problems_are_reported_at_once() {
         let mut settings = Settings::default();
         settings.sidecar_container.image = String::new();
         settings.sidecar_container.drain_time = std::time::Duration::ZERO;

@@ -12,11 +12,11 @@ use crate::quantity::Quantity;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct SidecarContainer {
-    /// Its image.
+    /// Image.
     pub image: String,
-    /// The user it runs as; its own traffic is not redirected.
+    /// UID of the sidecar. Traffic of this user is not redirected.
     pub uid: u32,
-    /// The group it runs as.
+    /// GID of the sidecar.
     pub gid: u32,
     /// Port that incoming IPv4 connections are redirected to.
     pub redirect_port_inbound: u16,
@@ -24,30 +24,30 @@ pub struct SidecarContainer {
     pub redirect_port_inbound_v6: u16,
     /// Port that outgoing connections are redirected to.
     pub redirect_port_outbound: u16,
-    /// Envoy's admin port; `bootstrapServer.params.adminPort` of the control plane.
+    /// Envoy's admin port; `bootstrapServer.params.adminPort` in Kuma.
     pub admin_port: u16,
-    /// How long the sidecar serves on after it was told to stop.
+    /// Maximum duration of the drain, during which the sidecar still serves after SIGTERM.
     #[serde(with = "go_duration")]
     pub drain_time: Duration,
-    /// When the sidecar counts as ready.
+    /// Readiness probe of the sidecar.
     #[serde(deserialize_with = "overlay::readiness")]
     pub readiness_probe: ProbeSettings,
-    /// When the sidecar counts as dead. Its success threshold is always 1.
+    /// Liveness probe of the sidecar. Its success threshold is always 1.
     #[serde(deserialize_with = "overlay::liveness")]
     pub liveness_probe: ProbeSettings,
-    /// How a native sidecar holds the next container back. Its success threshold is always 1.
+    /// Startup probe of a native sidecar, which delays the next container. Its success threshold is always 1.
     #[serde(deserialize_with = "overlay::startup")]
     pub startup_probe: ProbeSettings,
-    /// Requests and limits.
+    /// Resource requests and limits.
     #[serde(deserialize_with = "overlay::sidecar_resources")]
     pub resources: Resources,
-    /// Environment variables, over those that injection sets.
+    /// Environment variables; they override those that injection sets.
     pub env_vars: BTreeMap<String, String>,
-    /// Hold the application back until the proxy is ready (classic mode; native sidecars always do).
+    /// Whether the application starts after the sidecar is ready in classic mode. With a native sidecar it always does.
     pub wait_for_dataplane_ready: bool,
 }
 
-/// Timing of a probe, in the fields of Kubernetes.
+/// Timing of a probe, with the field names of Kubernetes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProbeSettings {
@@ -57,9 +57,9 @@ pub struct ProbeSettings {
     pub timeout_seconds: u32,
     /// Seconds between probes.
     pub period_seconds: u32,
-    /// Successes in a row that count.
+    /// Consecutive successes after which the probe succeeds.
     pub success_threshold: u32,
-    /// Failures in a row that count.
+    /// Consecutive failures after which the probe fails.
     pub failure_threshold: u32,
 }
 
@@ -67,19 +67,19 @@ pub struct ProbeSettings {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Resources {
-    /// What is set aside.
+    /// Resource requests.
     pub requests: ResourceAmounts,
-    /// What is not exceeded.
+    /// Resource limits.
     pub limits: ResourceAmounts,
 }
 
-/// Amounts of CPU and memory; an empty text means none.
+/// Amounts of CPU and memory; an empty string means none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ResourceAmounts {
-    /// CPUs.
+    /// CPU, in cores.
     pub cpu: Quantity,
-    /// Bytes.
+    /// Memory, in bytes.
     pub memory: Quantity,
 }
 
@@ -96,7 +96,7 @@ impl Default for SidecarContainer {
             drain_time: Duration::from_secs(30),
             readiness_probe: ProbeSettings::new(1, 5),
             liveness_probe: ProbeSettings::new(60, 5),
-            // A native sidecar delays every later container, so it is asked often.
+            // A native sidecar delays all later containers, so the period is short.
             startup_probe: ProbeSettings {
                 failure_threshold: 60,
                 ..ProbeSettings::new(0, 1)
@@ -123,7 +123,7 @@ impl ProbeSettings {
     }
 }
 
-/// Durations as texts in Go's notation.
+/// Durations as strings in Go's notation.
 mod go_duration {
     use std::time::Duration;
 

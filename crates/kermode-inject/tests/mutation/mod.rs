@@ -1,12 +1,12 @@
-//! Random changes of JSON documents, of their bytes and of their values. The same seed gives the same change.
+//! Deterministic random mutations of the bytes and values of JSON documents.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-/// Longest input that is made, in bytes.
-const LONGEST: usize = 2_000_000;
+/// Maximum length of an input, in bytes.
+const MAX_LENGTH: usize = 2_000_000;
 
-/// Words and fragments that mean something to whoever reads a Pod, or should mean nothing.
+/// Strings that injection interprets, and malformed ones.
 const FRAGMENTS: &[&str] = &[
     "kuma-sidecar",
     "kuma.io/container-patches",
@@ -38,7 +38,7 @@ const FRAGMENTS: &[&str] = &[
     "/spec/containers/0",
 ];
 
-/// Makes one input.
+/// Generator of one input.
 pub(crate) struct Mutator(Rng);
 
 impl Mutator {
@@ -46,7 +46,7 @@ impl Mutator {
         Self(Rng::with_seed(seed))
     }
 
-    /// One of the seeds, changed once or several times.
+    /// Returns one of the seeds after one to three mutations.
     pub(crate) fn mutated(mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut input = self.0.choice(seeds).cloned().unwrap_or_default();
         for _ in 0..self.0.usize(1..4) {
@@ -55,7 +55,7 @@ impl Mutator {
             } else {
                 self.change_bytes(input, seeds)
             };
-            input.truncate(LONGEST);
+            input.truncate(MAX_LENGTH);
         }
         input
     }
@@ -75,7 +75,7 @@ impl Mutator {
             }
             4 => {
                 let piece = input[from..to].to_vec();
-                let most = LONGEST / piece.len().max(1);
+                let most = MAX_LENGTH / piece.len().max(1);
                 let most = if self.0.u8(..) == 0 { most.max(1) } else { 8 };
                 let times = self.0.usize(1..=most);
                 input.splice(from..from, piece.repeat(times));
@@ -94,18 +94,18 @@ impl Mutator {
         (one.min(other), one.max(other))
     }
 
-    /// None when the input is no JSON.
+    /// Mutates a value of the document; `None` if the input is not JSON.
     fn change_value(&mut self, input: &[u8]) -> Option<Vec<u8>> {
         let mut root: Value = serde_json::from_slice(input).ok()?;
         self.change(&mut root);
         Some(root.to_string().into_bytes())
     }
 
-    /// Somewhere in a value, mostly deep in it.
-    fn change(&mut self, place: &mut Value) {
+    /// Replaces a random descendant of a value, usually a deeply nested one.
+    fn change(&mut self, target: &mut Value) {
         let index = self.0.usize(..);
         if self.0.u8(0..8) > 0 {
-            match place {
+            match target {
                 Value::Array(items) if !items.is_empty() => {
                     let index = index % items.len();
                     return self.change(&mut items[index]);
@@ -119,7 +119,7 @@ impl Mutator {
                 _ => {}
             }
         }
-        *place = self.value(place);
+        *target = self.value(target);
     }
 
     fn value(&mut self, old: &Value) -> Value {

@@ -15,12 +15,12 @@ POD = "io.k8s.api.core.v1.Pod"
 
 
 def short(name):
-    """The last part of a type's name, which is unique among those of a Pod."""
+    """Returns the last part of a type's name, which is unique among the types of a Pod."""
     return name.rsplit(".", 1)[1]
 
 
 def type_of(schema):
-    """The type of a field as one word."""
+    """Returns the type of a field as one word."""
     for part in [schema, *schema.get("allOf", [])]:
         if "$ref" in part:
             return short(part["$ref"].rsplit("/", 1)[1])
@@ -34,7 +34,7 @@ def type_of(schema):
 
 
 def main():
-    """Writes all types that a Pod consists of."""
+    """Writes all types that a Pod contains."""
     types, pending = {}, [POD]
     while pending:
         name = pending.pop()
