@@ -1,7 +1,7 @@
-//! First arrow of the flow: Pods and Services → Dataplanes. Pure: no IO, no clock, total.
+//! First stage of the flow: converts Pods and Services to Dataplanes, without IO or clock.
 //!
-//! [`facts`] is what is kept of an object, [`convert`] makes a Dataplane of it. The rules are those of the manual
-//! page ("Tag generation", "Lifecycle") and of BEHAVIOUR section 3, with the decisions 2, 3, 5, 9 and 10.
+//! [`facts`] holds the relevant fields of an object, and [`convert`] builds a Dataplane from them. The rules are those of
+//! the manual page ("Tag generation", "Lifecycle") and of docs/reference/dataplane.md#lifecycle.
 
 mod annotations;
 pub mod completion;
@@ -34,29 +34,29 @@ pub use self::tags::{LabelDropped, TagSource};
 pub use self::warning::ConvertWarning;
 pub use self::workload::top_workload;
 
-/// What conversion needs to know beyond the objects.
+/// Inputs of conversion besides the objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConvertSettings {
-    /// The zone of a multi-zone deployment; becomes the tag `kuma.io/zone`.
+    /// Zone of a multi-zone deployment; the value of the tag `kuma.io/zone`.
     pub zone: Option<Arc<str>>,
 }
 
-/// A Dataplane, and what its owner should be told about it.
+/// A Dataplane and the warnings for its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Converted {
     /// The Dataplane.
     pub dataplane: Dataplane,
-    /// What works, but maybe not as meant.
+    /// Warnings about likely unintended configuration.
     pub warnings: Vec<ConvertWarning>,
 }
 
-/// Makes the Dataplane of an injected Pod; `None` when it should have none: it has finished or has no IP.
+/// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has terminated or has no IP.
 ///
-/// `services` are those that select the Pod, in the order their inbounds shall have; see [`selecting`].
-/// `workload` is the top controller of the Pod; see [`top_workload`].
+/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting`]. `workload` is the
+/// top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
-/// When the Pod's annotations or its Services make no sense; see [`ConvertError`].
+/// When the Pod's annotations or its Services are invalid; see [`ConvertError`].
 pub fn convert(
     pod: &PodFacts,
     services: &[&ServiceFacts],
@@ -67,7 +67,7 @@ pub fn convert(
     let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
-    let gateway = gateway::asked_for(pod)?;
+    let gateway = gateway::requested(pod)?;
     let mut warnings = Vec::new();
     let mut inbounds = if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
@@ -94,7 +94,7 @@ pub fn convert(
     Ok(Some(Converted { dataplane, warnings }))
 }
 
-/// The mesh a Pod joins: its own annotation's, else its namespace's, else `default`.
+/// Returns the mesh of a Pod: from its annotation, else from its Namespace's annotation, else `default`.
 pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
     let of_namespace = namespace.and_then(|namespace| namespace.annotations.get(annotation::MESH));
     pod.annotations
@@ -104,7 +104,7 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// An earlier Dataplane of a Pod that cannot be converted now, with what must not be stale: address and health.
+/// Updates address and health in the last valid Dataplane of a Pod that can no longer be converted.
 pub fn refreshed(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     dataplane.address = pod.ip.unwrap_or(dataplane.address);

@@ -1,4 +1,4 @@
-//! Kubernetes objects to the mesh view: conversion, index and controllers.
+//! From Kubernetes objects to the mesh view: conversion of objects, the index, and controllers with Kubernetes IO.
 
 pub mod controller;
 pub mod convert;

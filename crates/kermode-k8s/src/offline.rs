@@ -1,4 +1,4 @@
-//! Dataplanes of objects in files: the same stages as in the control plane, without an API server.
+//! Converts objects from manifests to Dataplanes without an API server, by the same stages as the control plane.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use crate::convert::{
     selecting, top_workload,
 };
 
-/// Stands for the address of a Pod that has none yet (RFC 5737).
+/// Placeholder for the address of a Pod without an IP; reserved for documentation (RFC 5737).
 pub const SOME_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
-/// An object that is not what its kind says.
+/// An object that cannot be decoded as its kind.
 #[derive(Debug, thiserror::Error)]
 #[error("{kind} {name}: {source}")]
 pub struct InvalidObject {
@@ -28,38 +28,38 @@ pub struct InvalidObject {
     source: serde_json::Error,
 }
 
-/// What comes of one Pod.
+/// Result of converting one Pod.
 #[derive(Clone, Debug)]
 pub struct PodOutcome {
-    /// Its namespace and name.
+    /// Namespace and name of the Pod.
     pub pod: ObjectKey,
-    /// The Dataplane as it would be written, or why there is none.
+    /// The Dataplane as the control plane would write it, or the reason for its absence.
     pub dataplane: Result<Value, NoDataplane>,
-    /// What works, but maybe not as meant.
+    /// Warnings about likely unintended configuration.
     pub warnings: Vec<ConvertWarning>,
-    /// Where it all comes from.
+    /// Origin of inbounds and tags.
     pub explanation: DataplaneExplanation,
-    /// [`SOME_ADDRESS`] stands for the Pod's.
+    /// Whether the Pod has no IP, so that [`SOME_ADDRESS`] is used.
     pub address_assumed: bool,
 }
 
-/// Why a Pod has no Dataplane.
+/// Reason for which a Pod has no Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDataplane {
-    /// It has no sidecar.
+    /// The Pod has no sidecar.
     #[error(
         "it has no sidecar: its annotation kuma.io/sidecar-injected is not \"true\"; kumactl inject adds one"
     )]
     NotInjected,
-    /// It has come to its end.
+    /// The Pod has terminated.
     #[error("it has finished")]
     Finished,
-    /// It cannot be converted.
+    /// The Pod cannot be converted.
     #[error("{field}: {0}", field = .0.field())]
     Invalid(ConvertError),
 }
 
-/// The objects that matter.
+/// Decoded objects of the kinds that conversion reads.
 #[derive(Debug, Default)]
 struct ManifestObjects {
     pods: Vec<PodFacts>,
@@ -68,11 +68,11 @@ struct ManifestObjects {
     owners: Vec<OwnerFacts>,
 }
 
-/// What comes of the Pods among the objects, in their order. `namespace` is that of objects that name none; objects of
-/// other kinds are left out.
+/// Converts the Pods among the objects, in order. `namespace` applies to objects that name none. Objects of other kinds
+/// are ignored.
 ///
 /// # Errors
-/// For the first object that is not what its kind says.
+/// For the first object that cannot be decoded.
 pub fn dataplanes(
     objects: &[Value],
     namespace: &str,
@@ -147,7 +147,7 @@ impl ManifestObjects {
 }
 
 fn object_of(dataplane: &kermode_model::Dataplane, uid: &Arc<str>) -> Value {
-    // Strings and numbers only: nothing of it can fail to be JSON.
+    // A Dataplane contains only strings and numbers, so encoding cannot fail.
     serde_json::to_value(dataplane_object(dataplane, uid)).unwrap_or_default()
 }
 

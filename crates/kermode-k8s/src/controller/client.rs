@@ -1,8 +1,8 @@
-//! The way to the API server: a client that notices within a bounded time when nobody is at the other end any more.
+//! Client of the API server that detects a dead connection within a bounded time.
 //!
-//! A watch is silent for as long as nothing changes, so a connection whose peer has vanished (a node that died, a load
-//! balancer that forgot it) looks like a quiet one. kube's client waits five minutes then; what changes meanwhile would
-//! not reach any sidecar.
+//! A watch is silent while nothing changes, so a connection whose peer has vanished (a dead node, a load balancer that
+//! dropped its state) looks idle. kube's default client detects this after five minutes, during which no change would
+//! reach a sidecar.
 
 use std::time::Duration;
 
@@ -15,49 +15,51 @@ use kube::{Client, Config};
 use tower::retry::RetryLayer;
 use tower::{BoxError, ServiceBuilder};
 
-/// How long a connection may take to be made, TLS included.
-const CONNECT: Duration = Duration::from_secs(5);
-/// A connection that is silent for so long is probed by the kernel,
+/// Timeout for establishing a connection, including TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Idle time after which the kernel sends TCP keepalive probes. With interval and retries, a dead peer is detected after
+/// 19 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// again after so long,
+/// Interval between TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
-/// and given up after so many probes without an answer: 19 s together.
+/// Number of unanswered TCP keepalive probes after which the kernel closes the connection.
 const KEEPALIVE_RETRIES: u32 = 3;
-/// What was sent is acknowledged by the peer's kernel within this time, or the connection is given up.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(20);
-/// An API server that is there but says nothing. One that works ends a watch before (`watch_config`).
-const SILENCE: Duration = Duration::from_secs(100);
+/// Time after which the kernel closes a connection with unacknowledged data (`TCP_USER_TIMEOUT`).
+const USER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Timeout for reads, which detects a frozen API server. Exceeds the duration of a watch ([`super::watch::watch_config`]),
+/// after which a working API server ends the response.
+const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// A client for this configuration.
+/// Creates a client for a configuration.
 ///
 /// # Errors
-/// When credentials or certificates in it cannot be used.
+/// When credentials or certificates of the configuration are invalid.
 pub fn client(config: Config) -> kube::Result<Client> {
-    within(config, SILENCE)
+    with_read_timeout(config, READ_TIMEOUT)
 }
 
-fn within(config: Config, silence: Duration) -> kube::Result<Client> {
+fn with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Of people's kubeconfigs only; kube knows how.
+        // Only users' kubeconfigs have a proxy; kube's own client supports it.
         return Client::try_from(config);
     }
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
     tcp.set_keepalive(Some(KEEPALIVE));
     tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    tcp.set_tcp_user_timeout(Some(USER_TIMEOUT));
     let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
-    connector.set_connect_timeout(Some(CONNECT));
-    connector.set_read_timeout(Some(silence));
-    // Else the time that a connection lay idle would count.
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_read_timeout(Some(read_timeout));
+    // Without this, the timeout would include the idle time before a request.
     connector.set_reset_reader_on_write(true);
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        // Of answers by which the API server asks for it.
+        // Retries responses that ask for a retry, such as 429.
         .option_layer(
             config
                 .default_retry
@@ -79,13 +81,13 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::controller::watch::{Conversion, Update, follow};
+    use crate::controller::watch::{Update, follow_unconverted};
 
     const LIST: &str =
         r#"{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
     const EVENT: &str = r#"{"type":"ADDED","object":{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"new","resourceVersion":"2"}}}"#;
 
-    /// An API server whose first watch never says anything, and whose later ones have an event.
+    /// Serves a list, a first watch that sends nothing, and later watches with one event.
     async fn frozen_once(listener: TcpListener) {
         let mut watches = 0;
         let mut held = Vec::new();
@@ -105,10 +107,10 @@ mod tests {
                 Some(LIST)
             };
             if let Some(body) = body {
-                let answer = format!(
+                let response = format!(
                     "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n\r\n{body}\n"
                 );
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
             } else {
                 held.push(stream);
             }
@@ -116,23 +118,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_of_an_api_server_that_froze_is_begun_again() {
+    async fn watch_of_a_frozen_api_server_is_restarted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(frozen_once(listener));
-        let client = within(Config::new(url.parse().unwrap()), Duration::from_millis(200)).unwrap();
+        let config = Config::new(url.parse().unwrap());
+        let client = with_read_timeout(config, Duration::from_millis(200)).unwrap();
         let events = kube::runtime::watcher(
             Api::<Namespace>::all(client),
             kube::runtime::watcher::Config::default(),
         );
         let (sink, mut updates) = mpsc::channel(4);
-        let following = tokio::spawn(follow(
-            "namespaces",
-            events,
-            |_| Conversion::Keep(()),
-            |update| update,
-            sink,
-        ));
+        let following = tokio::spawn(follow_unconverted(events, sink));
         assert_eq!(updates.recv().await, Some(Update::Synced));
         let Some(Update::Applied(key, ())) = updates.recv().await else {
             panic!("no event")

@@ -1,7 +1,7 @@
-//! Answers of the API server, said in a sentence that names the object and the remedy.
+//! Errors of the API server as messages that name the object and the remedy.
 
-/// Says what failed and what to do about it. `what` is a clause such as `pods cannot be listed`.
-pub fn describe(what: &str, error: &kube::Error) -> String {
+/// Describes an error and its remedy. `failure` is a clause such as `pods cannot be listed`.
+pub fn describe(failure: &str, error: &kube::Error) -> String {
     let remedy = match error {
         kube::Error::Api(status) if status.code == 403 => format!(
             "the service account lacks a permission ({}); apply the roles printed by `kumactl install control-plane`",
@@ -23,15 +23,15 @@ pub fn describe(what: &str, error: &kube::Error) -> String {
         }
         other => other.to_string(),
     };
-    format!("{what}: {remedy}")
+    format!("{failure}: {remedy}")
 }
 
-/// Whether the object was not there.
+/// Whether the object does not exist.
 pub(crate) fn is_not_found(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
-/// Whether somebody else was faster.
+/// Whether a concurrent write has changed or created the object.
 pub(crate) fn is_conflict(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 409)
 }

@@ -1,7 +1,7 @@
-//! The leader's lease: at most one replica writes Dataplanes, Events and webhook registrations.
+//! Leader election by a Lease: at most one replica writes Dataplanes and Events.
 //!
-//! As in client-go, a holder is judged by how long its lease has not *changed* by the clock of the one who looks, so
-//! that clocks which disagree between nodes do no harm; and the holder gives up well before others may take over.
+//! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew between
+//! nodes does no harm. The holder stops leading well before a candidate may acquire the Lease.
 
 use std::time::Duration;
 
@@ -16,16 +16,16 @@ use tokio::time::Instant;
 
 use super::failure::{describe, is_conflict, is_not_found};
 
-/// How long a lease that is not renewed stays valid.
+/// Time after the last observed renewal after which a candidate may acquire the Lease; client-go's default.
 const DURATION: Duration = Duration::from_secs(15);
-/// How long a holder tries to renew before it stops leading.
+/// Time after the last successful renewal after which the holder stops leading; client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the API server may take to answer.
-const ATTEMPT: Duration = Duration::from_secs(5);
-/// How often the lease is renewed or looked at.
+/// Timeout of one attempt to acquire or renew, so that [`RENEW_DEADLINE`] leaves time for two.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval between attempts; client-go's default.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Takes part in the election of a leader.
+/// Candidate in the election of a leader.
 #[derive(Debug)]
 pub struct Candidate {
     api: Api<Lease>,
@@ -41,7 +41,7 @@ struct ObservedLease {
     since: Instant,
 }
 
-/// Does `work` whenever this replica leads, as long as it does; ends when nobody will tell any more.
+/// Runs `work` while this replica leads, and cancels it otherwise. Returns when the sender of `leading` is dropped.
 pub async fn while_leading<F: Future<Output = ()>>(mut leading: watch::Receiver<bool>, work: impl Fn() -> F) {
     while leading.wait_for(|leads| *leads).await.is_ok() {
         tokio::select! {
@@ -52,7 +52,7 @@ pub async fn while_leading<F: Future<Output = ()>>(mut leading: watch::Receiver<
 }
 
 impl Candidate {
-    /// A candidate for the lease of that name. `identity` must be this replica's alone.
+    /// Creates a candidate for the named Lease. `identity` must be unique to this replica.
     pub fn new(client: Client, namespace: &str, name: &str, identity: String) -> Self {
         Self {
             api: Api::namespaced(client, namespace),
@@ -62,16 +62,16 @@ impl Candidate {
         }
     }
 
-    /// Runs for the lease until `finished` completes, publishing on `leading` whether it is held; gives it back
+    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether it is held. Releases it
     /// at the end, so that another replica leads at once.
     pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Others count from the renewal that they saw, which is not before it was asked for: so do we, and not from the
-        // answer, which may have taken long.
+        // The deadline starts when the renewal was sent, not when its response arrived: candidates count from the write,
+        // which the API server may have done long before its response.
         let mut renewed = Instant::now();
         loop {
             let start = Instant::now();
-            let mut end = start + ATTEMPT;
+            let mut end = start + ATTEMPT_TIMEOUT;
             if *leading.borrow() {
                 end = end.min(renewed + RENEW_DEADLINE);
             }
@@ -88,7 +88,10 @@ impl Candidate {
                     *leading.borrow()
                 }
                 Err(_) => {
-                    tracing::warn!("Lease {}: the API server did not answer in time", self.name);
+                    tracing::warn!(
+                        "Lease {} cannot be renewed: the API server did not respond in time",
+                        self.name
+                    );
                     *leading.borrow()
                 }
             };
@@ -131,7 +134,7 @@ impl Candidate {
             return Ok(false);
         }
         let spec = self.spec(lease.spec.as_ref());
-        // The resourceVersion read above makes this fail if anybody else was faster.
+        // The resourceVersion makes this fail after a concurrent write.
         let lease = Lease {
             spec: Some(spec),
             ..lease
@@ -172,7 +175,7 @@ impl Candidate {
                 .and_then(|old| old.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
-            // The first holder is no change of holders.
+            // The first acquisition is not a transition.
             lease_transitions: Some(if mine.is_some() || old.is_none() {
                 transitions
             } else {
@@ -196,7 +199,7 @@ impl Candidate {
             Ok::<_, kube::Error>(())
         };
         if let Ok(Err(error)) = tokio::time::timeout(PERIOD, released).await {
-            tracing::debug!(%error, "lease could not be given back; it expires by itself");
+            tracing::debug!(%error, "Lease cannot be released; it expires");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Kubernetes IO around the pure stages: watches in, Dataplanes, Events and webhook registrations out.
+//! Kubernetes IO around the pure stages: reads watches; writes Dataplanes, Events and webhook registrations.
 //!
-//! Every replica watches; the one that holds the [`lease`] writes.
+//! All replicas watch; the holder of the [`lease`] writes Dataplanes and their Events.
 
 pub mod client;
 pub mod defaults;

@@ -1,5 +1,5 @@
-//! Checks at start that everything to be watched can be watched, so that a missing permission or
-//! CustomResourceDefinition stops the start with a sentence instead of leaving a watch to retry forever.
+//! Checks at startup that all watched kinds can be listed. A missing permission or CustomResourceDefinition ends the
+//! process with a message; otherwise a watch would retry forever.
 
 use std::fmt::Debug;
 
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::failure::describe;
 
-/// What was found missing at start.
+/// Kinds that cannot be listed.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", .problems.join("; "))]
 pub struct PreflightError {
@@ -23,7 +23,7 @@ pub struct PreflightError {
 /// Lists one object of each kind that the control plane watches.
 ///
 /// # Errors
-/// With every kind that cannot be listed, and why.
+/// Names all kinds that cannot be listed, with the reasons.
 pub async fn check(client: &Client, system_namespace: &str) -> Result<(), PreflightError> {
     let all = || client.clone();
     let results = [
@@ -49,10 +49,10 @@ async fn probe<K>(api: Api<K>) -> Result<(), String>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
-    let what = format!("{} cannot be listed", K::plural(&()));
-    // Metadata only: an object that cannot be decoded is the watch's business, not a reason to stay down.
+    let failure = format!("{} cannot be listed", K::plural(&()));
+    // Lists metadata only: an object that cannot be decoded must not prevent the start; its watch skips it.
     api.list_metadata(&ListParams::default().limit(1))
         .await
         .map(drop)
-        .map_err(|error| describe(&what, &error))
+        .map_err(|error| describe(&failure, &error))
 }

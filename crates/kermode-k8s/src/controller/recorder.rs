@@ -1,4 +1,4 @@
-//! Events: what `kubectl describe` shows about a Pod.
+//! Writes Kubernetes Events, which `kubectl describe` shows.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_model::ObjectKey;
@@ -7,36 +7,35 @@ pub use kube::runtime::events::EventType;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-/// How many Events may wait to be written; further ones are dropped, since nothing depends on them.
-const WAITING: usize = 4096;
+/// Maximum number of queued Events. Further ones are dropped: Events are informative only.
+const QUEUE_SIZE: usize = 4096;
 
-/// Writes Events in the control plane's name, off the caller's path. Repeats are counted on the first one by
-/// Kubernetes' own rules. Cheap to clone.
+/// Handle of the task that writes Events; cheap to clone. Repeated Events are aggregated as in client-go.
 #[derive(Clone, Debug)]
 pub struct Events {
-    waiting: mpsc::Sender<(Event, ObjectReference)>,
+    queue: mpsc::Sender<(Event, ObjectReference)>,
 }
 
-/// What an Event is about.
+/// Object that an Event is about.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// Kind of a core/v1 object: `Pod` or `Namespace`.
     pub kind: &'static str,
-    /// The object.
+    /// Namespace and name of the object.
     pub key: ObjectKey,
-    /// Its UID, so that `kubectl describe` finds the Event.
+    /// UID of the object, by which `kubectl describe` finds the Event.
     pub uid: String,
 }
 
 impl Events {
-    /// Starts the task that writes, which ends with the last handle. `instance` names this replica.
+    /// Starts the writing task, which ends when the last handle is dropped. `instance` is the name of this replica.
     pub fn start(client: Client, instance: Option<String>) -> Self {
         let reporter = Reporter {
             controller: "kuma-cp".to_owned(),
             instance,
         };
         let recorder = Recorder::new(client, reporter);
-        let (waiting, mut events) = mpsc::channel::<(Event, ObjectReference)>(WAITING);
+        let (queue, mut events) = mpsc::channel::<(Event, ObjectReference)>(QUEUE_SIZE);
         tokio::spawn(async move {
             while let Some((event, reference)) = events.recv().await {
                 if let Err(error) = recorder.publish(&event, &reference).await {
@@ -44,7 +43,7 @@ impl Events {
                 }
             }
         });
-        Self { waiting }
+        Self { queue }
     }
 
     /// Writes a Normal Event.
@@ -69,8 +68,8 @@ impl Events {
         self.about(object, type_, "Reconcile", reason, message);
     }
 
-    /// Writes an Event about an object of any kind, in the namespace that the reference names. `action` is what was
-    /// being done.
+    /// Writes an Event about an object of any kind, in the namespace of the reference. `action` names the operation that
+    /// caused the Event.
     pub fn about(
         &self,
         object: ObjectReference,
@@ -82,16 +81,16 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            // The API server refuses longer notes.
+            // The API server rejects longer notes.
             note: Some(message.chars().take(1024).collect()),
             action: action.to_owned(),
             secondary: None,
         };
-        if let Err(error) = self.waiting.try_send((event, object)) {
+        if let Err(error) = self.queue.try_send((event, object)) {
             let (mpsc::error::TrySendError::Full((_, object))
             | mpsc::error::TrySendError::Closed((_, object))) = error;
             let (namespace, name) = (object.namespace.as_deref(), object.name.as_deref());
-            tracing::debug!(namespace, name, reason, "Event dropped: too many are waiting");
+            tracing::debug!(namespace, name, reason, "Event dropped: the queue is full");
         }
     }
 }

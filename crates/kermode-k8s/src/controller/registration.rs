@@ -1,5 +1,5 @@
-//! Keeps the `caBundle` of our webhook registrations right: they are installed without one, and whoever applies
-//! the manifests again must not cut the API server off from the control plane.
+//! Maintains the `caBundle` of the webhook registrations. The manifests contain none, so each application of them removes
+//! it, and without it the API server cannot call the webhooks.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
 /// Name of the ValidatingWebhookConfiguration.
 pub const VALIDATING: &str = "kuma-validating-webhook-configuration";
 
-/// How long after a failed write it is tried again.
+/// Pause between attempts to write a registration. Constant, since labelled Pods are denied until a write succeeds.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A registration whose webhooks have client configurations.
@@ -30,27 +30,22 @@ trait Registration {
     fn client_configs(&self) -> Vec<&WebhookClientConfig>;
 }
 
-impl Registration for MutatingWebhookConfiguration {
-    fn client_configs(&self) -> Vec<&WebhookClientConfig> {
-        self.webhooks
-            .iter()
-            .flatten()
-            .map(|webhook| &webhook.client_config)
-            .collect()
-    }
+/// The two kinds of registration have the same fields, but no common type.
+macro_rules! registration {
+    ($kind:ty) => {
+        impl Registration for $kind {
+            fn client_configs(&self) -> Vec<&WebhookClientConfig> {
+                let webhooks = self.webhooks.iter().flatten();
+                webhooks.map(|webhook| &webhook.client_config).collect()
+            }
+        }
+    };
 }
 
-impl Registration for ValidatingWebhookConfiguration {
-    fn client_configs(&self) -> Vec<&WebhookClientConfig> {
-        self.webhooks
-            .iter()
-            .flatten()
-            .map(|webhook| &webhook.client_config)
-            .collect()
-    }
-}
+registration!(MutatingWebhookConfiguration);
+registration!(ValidatingWebhookConfiguration);
 
-/// Watches both registrations and puts the CA (PEM) wherever it is missing or wrong. Runs until dropped.
+/// Watches both registrations and sets the CA (PEM) where it is missing or different. Runs until dropped.
 pub async fn keep(client: Client, ca_pem: Vec<u8>) {
     futures::join!(
         keep_one::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, &ca_pem),
@@ -66,14 +61,15 @@ where
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         match event {
-            Ok(registration) => put_right(&api, registration, ca_pem).await,
+            Ok(registration) => set_bundle(&api, registration, ca_pem).await,
             Err(error) => tracing::warn!(name, %error, "webhook registration cannot be watched; retrying"),
         }
     }
 }
 
-/// Tries until the registration is right or gone: without its bundle, labelled Pods are refused.
-async fn put_right<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
+/// Sets the bundle of all webhooks. Retries until the write succeeds or the registration is deleted: without the bundle,
+/// labelled Pods are denied.
+async fn set_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -87,7 +83,7 @@ where
             .patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch))
             .await
         {
-            Ok(_) => return tracing::info!(name, "caBundle put right"),
+            Ok(_) => return tracing::info!(name, "caBundle set"),
             Err(error) => {
                 tracing::warn!(
                     "{}; retrying",
@@ -96,14 +92,14 @@ where
             }
         }
         tokio::time::sleep(RETRY).await;
-        // What it was may have changed meanwhile; if it cannot be read, the same is tried again.
+        // The registration may have changed. If it cannot be read, the same patch is retried.
         if let Ok(read) = api.get_opt(&name).await {
             current = read;
         }
     }
 }
 
-/// What has to change for every webhook to have the bundle; nothing when all have it.
+/// Returns the patch that sets the bundle of all webhooks; `None` if all have it.
 fn bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration

@@ -1,4 +1,4 @@
-//! Secrets that the control plane makes once and all replicas share.
+//! Secrets that the control plane creates once and all replicas read.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use super::watch::watch_config;
 /// Contents of a Secret by key.
 pub type SecretData = BTreeMap<String, Vec<u8>>;
 
-/// The Secret could be neither read nor made.
+/// Failure to read or create a Secret.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct SecretError(String);
 
-/// Reads a Secret; `None` when there is none.
+/// Reads a Secret; `None` if it does not exist.
 ///
 /// # Errors
-/// When the API server refuses; the text names the Secret.
+/// When the request fails; the message names the Secret.
 pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<SecretData>, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let found = api.get_opt(name).await;
@@ -37,11 +37,11 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
     Ok(found.map(data))
 }
 
-/// Reads a Secret, or makes it from what `create` returns. When several replicas try at once, one wins and all
-/// return what it made.
+/// Reads a Secret, or creates it with the contents that `create` returns. If several replicas create it concurrently, all
+/// return the contents of the Secret that was created first.
 ///
 /// # Errors
-/// When the API server refuses; the text names the Secret.
+/// When a request fails; the message names the Secret.
 pub async fn get_or_create(
     client: &Client,
     namespace: &str,
@@ -91,7 +91,7 @@ pub async fn get_or_create(
 /// Reads all Secrets of a type, by name.
 ///
 /// # Errors
-/// When the API server refuses; the text names the namespace.
+/// When the request fails; the message names the namespace.
 pub async fn list(
     client: &Client,
     namespace: &str,
@@ -114,24 +114,24 @@ pub async fn list(
     Ok(named.collect())
 }
 
-/// Says whenever a Secret of a type may have changed, without reading what is in it.
+/// Returns a stream that yields when a Secret of a type may have changed. Watches metadata only.
 pub fn changes(client: &Client, namespace: &str, kind: &str) -> impl Stream<Item = ()> + Send + use<> {
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
     let config = watch_config().fields(&format!("type={kind}"));
-    let what = kind.to_owned();
+    let kind = kind.to_owned();
     watcher(api, config).default_backoff().filter_map(move |event| {
         std::future::ready(match event {
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Ok(_) => Some(()),
             Err(error) => {
-                tracing::warn!(type_ = what, %error, "Secrets cannot be watched; retrying");
+                tracing::warn!(type_ = kind, %error, "Secrets cannot be watched; retrying");
                 None
             }
         })
     })
 }
 
-/// Follows a Secret: its contents whenever they may have changed, `None` when it is not there.
+/// Returns a stream of the contents of a Secret that yields when they may have changed; `None` if it does not exist.
 pub fn follow(
     client: &Client,
     namespace: &str,

@@ -1,11 +1,11 @@
-//! Writes a part of Dataplanes' status, off everybody's path: coalesced, only on change, only so many a second.
+//! Writes a part of Dataplanes' status in the background: coalesced, only on change, at a limited rate.
 //!
-//! Each part has one writer with a field manager of its own, so that parts never contradict one another. What a
-//! write says is asked for when it is due, so that a burst of changes is one write of the last of them.
+//! Each part has one writer with its own field manager, so the parts do not overwrite each other. The content is computed
+//! when the write is due, so a burst of changes results in one write of the last state.
 
 mod schedule;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -14,6 +14,7 @@ use kermode_model::ObjectKey;
 use kube::api::{Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject};
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -21,37 +22,37 @@ use self::schedule::{NextWrite, WriteSchedule};
 use super::failure::{describe, is_conflict, is_not_found};
 use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
-/// How long after a failed write it is tried again.
+/// Pause before a failed write is retried. A status is informative, so it is longer than for Dataplanes.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// What is to be written.
+/// Status to be written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WantedStatus {
-    /// The fields that this writer has.
+    /// The fields of this writer.
     pub status: DataplaneStatus,
-    /// Write only if the object has still this version.
+    /// If set, the write fails unless the object has this resource version.
     pub version: Option<String>,
 }
 
-/// Who knows what a status should say.
+/// Source of statuses.
 pub trait StatusSource: Send + Sync + 'static {
-    /// What is to be written of a Dataplane; `None` when nothing is.
+    /// Returns the status of a Dataplane to be written; `None` if it is up to date.
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
-    /// It has been written; or there is no such Dataplane.
+    /// Reports the outcome of a write.
     fn written(&self, key: &ObjectKey, outcome: WriteOutcome);
 }
 
-/// What became of a write.
+/// Outcome of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteOutcome {
-    /// The object is this now.
+    /// The object after the write.
     Written(ObservedDataplane),
-    /// There is none.
+    /// The Dataplane does not exist.
     Missing,
 }
 
-/// The writer; cheap to clone. [`StatusWriter::push`] from anywhere, [`StatusWriter::run`] once.
+/// Handle of the status writer; cheap to clone. [`StatusWriter::run`] must be called once.
 #[derive(Clone, Debug)]
 pub struct StatusWriter {
     inner: Arc<StatusWriterInner>,
@@ -65,7 +66,7 @@ struct StatusWriterInner {
 }
 
 impl StatusWriter {
-    /// A writer under that field manager, of at most that many writes a second.
+    /// Creates a writer with a field manager and a maximum number of writes per second.
     pub fn new(manager: &'static str, per_second: u32) -> Self {
         Self {
             inner: Arc::new(StatusWriterInner {
@@ -76,23 +77,23 @@ impl StatusWriter {
         }
     }
 
-    /// Has a status written, not before `at`.
+    /// Schedules a write, not before `at`.
     pub fn push(&self, key: ObjectKey, at: Instant) {
-        self.schedule().push(key, at);
+        self.inner.schedule.lock().push(key, at);
         self.inner.pushed.notify_one();
     }
 
-    /// Forgets what was pushed.
+    /// Removes all scheduled writes.
     pub fn clear(&self) {
-        self.schedule().clear();
+        self.inner.schedule.lock().clear();
     }
 
-    /// Writes until dropped.
+    /// Writes scheduled statuses until dropped.
     pub async fn run(&self, client: Client, source: &dyn StatusSource, metrics: &Metrics) {
         let resource = ApiResource::erase::<Dataplane>(&());
         loop {
-            let step = self.schedule().step(Instant::now());
-            match step {
+            let next = self.inner.schedule.lock().next(Instant::now());
+            match next {
                 NextWrite::Idle => self.inner.pushed.notified().await,
                 NextWrite::Wait(until) => {
                     tokio::select! {
@@ -101,26 +102,36 @@ impl StatusWriter {
                     }
                 }
                 NextWrite::Write(key) => {
-                    let Some(wanted) = source.wanted(&key).await else {
-                        continue;
-                    };
                     let api = Api::namespaced_with(client.clone(), &key.namespace, &resource);
-                    match self.write(&api, &key, wanted).await {
-                        Ok(object) => {
-                            metrics.count(WriteResult::Status);
-                            source.written(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
-                        }
-                        Err(error) if is_not_found(&error) => source.written(&key, WriteOutcome::Missing),
-                        Err(error) => {
-                            if !is_conflict(&error) {
-                                metrics.count(WriteResult::Failed);
-                                let what = format!("Status of Dataplane {key} cannot be written");
-                                tracing::warn!("{}", describe(&what, &error));
-                            }
-                            self.push(key, Instant::now() + RETRY);
-                        }
-                    }
+                    self.update(&api, key, source, metrics).await;
                 }
+            }
+        }
+    }
+
+    async fn update(
+        &self,
+        api: &Api<DynamicObject>,
+        key: ObjectKey,
+        source: &dyn StatusSource,
+        metrics: &Metrics,
+    ) {
+        let Some(wanted) = source.wanted(&key).await else {
+            return;
+        };
+        match self.write(api, &key, wanted).await {
+            Ok(object) => {
+                metrics.count(WriteResult::Status);
+                source.written(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
+            }
+            Err(error) if is_not_found(&error) => source.written(&key, WriteOutcome::Missing),
+            Err(error) => {
+                if !is_conflict(&error) {
+                    metrics.count(WriteResult::Failed);
+                    let failure = format!("Status of Dataplane {key} cannot be written");
+                    tracing::warn!("{}", describe(&failure, &error));
+                }
+                self.push(key, Instant::now() + RETRY);
             }
         }
     }
@@ -143,9 +154,5 @@ impl StatusWriter {
         }
         let params = PatchParams::apply(self.inner.manager).force();
         api.patch_status(&key.name, &params, &Patch::Apply(object)).await
-    }
-
-    fn schedule(&self) -> MutexGuard<'_, WriteSchedule> {
-        self.inner.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

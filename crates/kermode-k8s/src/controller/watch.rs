@@ -1,7 +1,7 @@
-//! One watch of one kind: objects are converted at once and only the result is kept, nothing of the object.
+//! Watches one kind of object. Each object is converted on receipt; only the result is kept.
 //!
-//! A watch that breaks is resumed with back-off ([`WatchBackoff`]); after a new list, what has vanished meanwhile is reported as
-//! gone. An object that cannot be decoded is skipped and logged and never stops the watch.
+//! A failed watch is resumed after a backoff ([`WatchBackoff`]). After a new list, objects that are missing from it are
+//! reported as gone. An object that cannot be decoded is logged and skipped.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,26 +16,25 @@ use tokio::time::Instant;
 
 use super::failure::describe;
 
-/// What a watch tells.
+/// Change reported by a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Update<T> {
-    /// An object is there, or changed.
+    /// An object exists or has changed.
     Applied(ObjectKey, T),
-    /// An object has gone.
+    /// An object no longer exists, or is no longer relevant.
     Gone(ObjectKey),
-    /// All objects of the first list have been told.
+    /// All objects of the first list have been reported.
     Synced,
 }
 
-/// What becomes of an object.
+/// Result of converting an object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Conversion<T> {
-    /// This is kept of it.
+    /// The object is relevant; this value is kept.
     Keep(T),
-    /// It does not matter; if it did before, it is told as gone.
+    /// The object is not relevant. If it was reported before, it is reported as gone.
     Ignore,
-    /// It makes no sense as it is. What was told of it before stays in force: a typing mistake must not take a mesh
-    /// down.
+    /// The object is invalid. Its last valid state remains in force: a typo must not take down a mesh.
     Invalid,
 }
 
@@ -45,22 +44,24 @@ impl<T> From<Option<T>> for Conversion<T> {
     }
 }
 
-/// How many objects of a first list are read at once. What is kept of an object lies between what is dropped of its
-/// neighbours, so the size of a page is what a list leaves behind in the heap.
-const PAGE: u32 = 100;
+/// Number of objects per page of a list. Kept facts are allocated between dropped objects, so the page size determines how
+/// much a list fragments the heap.
+const PAGE_SIZE: u32 = 100;
 
-/// How long the API server keeps a watch, in seconds, before it is asked again from where it ended. It sends no bookmarks
-/// for a kind of which it has not seen a change, so a longer silence would be taken for its own (`SILENCE`).
-const WATCH: u32 = 80;
+/// Duration of a watch in seconds, after which it is resumed. The API server sends no bookmarks for a kind without changes,
+/// so the duration must be shorter than the client's read timeout.
+const WATCH_TIMEOUT: u32 = 80;
 
-/// What all watches have in common: first lists in small pages, and an end before a silence means anything.
+/// Returns the common configuration of all watches: small pages, and a duration below the client's read timeout.
 pub fn watch_config() -> watcher::Config {
-    watcher::Config::default().page_size(PAGE).timeout(WATCH)
+    watcher::Config::default()
+        .page_size(PAGE_SIZE)
+        .timeout(WATCH_TIMEOUT)
 }
 
-/// Follows a watch until the receiver goes away.
+/// Follows a watch until the receiver is dropped.
 ///
-/// `convert` says what becomes of each object, `wrap` makes the message for the receiver.
+/// `convert` converts each object; `wrap` builds the message for the receiver.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
@@ -74,13 +75,13 @@ pub async fn follow<K, T, M>(
 {
     let mut events = std::pin::pin!(events.backoff(WatchBackoff::default()));
     let mut known = KnownKeys::default();
-    let mut complained: Option<Instant> = None;
+    let mut warned: Option<Instant> = None;
     while let Some(event) = events.next().await {
         let updates = match event {
             Ok(event) => known.on_event(event, &convert),
             Err(error) => {
-                if complained.is_none_or(|last| last.elapsed() >= COMPLAIN) {
-                    complained = Some(Instant::now());
+                if warned.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
+                    warned = Some(Instant::now());
                     warn(kind, &error);
                 }
                 continue;
@@ -94,7 +95,7 @@ pub async fn follow<K, T, M>(
     }
 }
 
-/// Converts an object that may not have been decodable; the log names one that was not.
+/// Converts an object, or logs that it cannot be decoded.
 pub fn decoded<K, T>(
     kind: &'static str,
     object: DeserializeGuard<K>,
@@ -110,14 +111,14 @@ pub fn decoded<K, T>(
                 namespace,
                 name,
                 error = invalid.error,
-                "object not used: it cannot be decoded"
+                "object ignored: it cannot be decoded"
             );
             Conversion::Invalid
         }
     }
 }
 
-/// Namespace (empty for cluster-scoped objects) and name.
+/// Returns namespace (empty for cluster-scoped objects) and name.
 pub fn key(object: &impl Resource) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
@@ -127,26 +128,26 @@ fn warn(kind: &'static str, error: &watcher::Error) {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => describe(&format!("{kind} cannot be watched"), error),
-        // 410 Gone is how the API server asks for a new list; nothing is wrong.
+        // With 410 Gone the API server requests a new list; this is not a failure.
         watcher::Error::WatchError(status) if status.code == 410 => return,
         other => format!("{kind} cannot be watched: {other}"),
     };
     tracing::warn!(kind, "{reason}; retrying");
 }
 
-/// The wait before the first new attempt, at most.
-const FIRST: Duration = Duration::from_secs(1);
-/// Between two attempts, at most. kube's own waits grow to a minute, and for so long after the API server is back no new
-/// Pod would reach a sidecar; an attempt is one small request.
-const LONGEST: Duration = Duration::from_secs(5);
-/// A watch that held for so long has recovered.
+/// Maximum backoff after the first failure.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// Maximum backoff. kube's default grows to a minute, during which no change would reach a sidecar after the API server
+/// has recovered; an attempt is one small request.
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Time without failure after which the backoff is reset.
 const STABLE: Duration = Duration::from_secs(30);
 
-/// Between two lines of log about a watch that fails: all of them do when the API server is away.
-const COMPLAIN: Duration = Duration::from_mins(1);
+/// Minimum interval between log lines about one failing watch: without the API server all watches fail.
+const WARN_INTERVAL: Duration = Duration::from_mins(1);
 
-/// How long to wait before a watch is tried again: at most a second, doubled each time, at most 5 s, and at least half of
-/// that, so that replicas and watches do not come together.
+/// Backoff of a failed watch: doubles from [`FIRST_BACKOFF`] to [`MAX_BACKOFF`], with a jitter of up to half, so that
+/// replicas and watches do not retry at the same time.
 #[derive(Debug, Default)]
 struct WatchBackoff {
     failures: u32,
@@ -161,21 +162,23 @@ impl Iterator for WatchBackoff {
         if last.is_some_and(|last| last.elapsed() > STABLE) {
             self.failures = 0;
         }
-        let full = FIRST.saturating_mul(1 << self.failures.min(8)).min(LONGEST);
+        let full = FIRST_BACKOFF
+            .saturating_mul(1 << self.failures.min(8))
+            .min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         Some(full.mul_f64(0.5 + fastrand::f64() / 2.0))
     }
 }
 
 impl kube::runtime::utils::Backoff for WatchBackoff {
-    /// Every attempt tells that it begins, so a success has to last to be one.
+    /// Does nothing: kube resets the backoff when an attempt starts, but only a stable watch counts as recovered.
     fn reset(&mut self) {}
 }
 
-/// The keys that have been told, to know after a new list which have gone.
+/// Reported keys, to find the objects that are missing from a new list.
 #[derive(Debug, Default)]
 struct KnownKeys {
-    told: HashSet<ObjectKey>,
+    reported: HashSet<ObjectKey>,
     listed: Option<HashSet<ObjectKey>>,
     synced: bool,
 }
@@ -209,30 +212,30 @@ impl KnownKeys {
                 if let Some(listed) = &mut self.listed {
                     listed.insert(key.clone());
                 }
-                self.told.insert(key.clone());
+                self.reported.insert(key.clone());
                 Some(Update::Applied(key, object))
             }
             Conversion::Invalid => {
                 if let Some(listed) = &mut self.listed
-                    && self.told.contains(&key)
+                    && self.reported.contains(&key)
                 {
                     listed.insert(key);
                 }
                 None
             }
-            Conversion::Ignore => self.told.remove(&key).then_some(Update::Gone(key)),
+            Conversion::Ignore => self.reported.remove(&key).then_some(Update::Gone(key)),
         }
     }
 
     fn on_listed<T>(&mut self) -> Vec<Update<T>> {
         let listed = self.listed.take().unwrap_or_default();
         let gone: Vec<_> = self
-            .told
+            .reported
             .iter()
             .filter(|key| !listed.contains(*key))
             .cloned()
             .collect();
-        self.told = listed;
+        self.reported = listed;
         let mut updates: Vec<_> = gone.into_iter().map(Update::Gone).collect();
         if !self.synced {
             self.synced = true;
@@ -240,6 +243,15 @@ impl KnownKeys {
         }
         updates
     }
+}
+
+/// Follows a watch whose objects are reported without content.
+#[cfg(test)]
+pub(super) async fn follow_unconverted<K: Resource + Send>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+    sink: mpsc::Sender<Update<()>>,
+) {
+    follow("objects", events, |_| Conversion::Keep(()), |update| update, sink).await;
 }
 
 #[cfg(test)]
@@ -268,17 +280,17 @@ mod tests {
         Update::Applied(ObjectKey::new("", name), ())
     }
 
-    fn tell(known: &mut KnownKeys, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
+    fn on_event(known: &mut KnownKeys, event: watcher::Event<Namespace>) -> Vec<Update<()>> {
         known.on_event(event, |_| Conversion::Keep(()))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_long_outage_a_watch_is_tried_again_within_seconds() {
+    async fn watch_is_resumed_within_seconds_after_a_long_outage() {
         let start = tokio::time::Instant::now();
         let outage = Duration::from_mins(10);
         let tries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let counted = tries.clone();
-        // As kube's watcher: each attempt is announced, and fails for ten minutes.
+        // Behaves like kube's watcher: each attempt starts with `Init`, and fails for ten minutes.
         let events = futures::stream::unfold(false, move |announced| {
             let tries = counted.clone();
             async move {
@@ -293,7 +305,7 @@ mod tests {
                 }
             }
         });
-        // Then it is quiet.
+        // Afterwards there are no events.
         let events = events.scan(false, |ended, event| {
             let is_end = matches!(event, Ok(watcher::Event::InitDone));
             let is_over = std::mem::replace(ended, is_end);
@@ -301,47 +313,41 @@ mod tests {
         });
         let events = events.chain(futures::stream::pending());
         let (sink, mut updates) = mpsc::channel(1);
-        let following = tokio::spawn(follow(
-            "namespaces",
-            events,
-            |_| Conversion::Keep(()),
-            |update| update,
-            sink,
-        ));
+        let following = tokio::spawn(follow_unconverted(events, sink));
         assert_eq!(updates.recv().await, Some(Update::Synced));
         let late = start.elapsed().saturating_sub(outage);
-        assert!(late <= LONGEST, "{late:?}");
+        assert!(late <= MAX_BACKOFF, "{late:?}");
         let tries = tries.load(std::sync::atomic::Ordering::Relaxed);
         assert!((120..=250).contains(&tries), "{tries} attempts in ten minutes");
         following.abort();
     }
 
     #[test]
-    fn an_object_that_vanished_while_the_watch_was_broken_is_gone() {
+    fn object_that_is_missing_from_a_new_list_is_reported_as_gone() {
         let mut known = KnownKeys::default();
-        tell(&mut known, watcher::Event::Init);
+        on_event(&mut known, watcher::Event::Init);
         assert_eq!(
-            tell(&mut known, watcher::Event::InitApply(mk_namespace("a"))),
+            on_event(&mut known, watcher::Event::InitApply(mk_namespace("a"))),
             [applied("a")]
         );
         assert_eq!(
-            tell(&mut known, watcher::Event::InitApply(mk_namespace("b"))),
+            on_event(&mut known, watcher::Event::InitApply(mk_namespace("b"))),
             [applied("b")]
         );
-        assert_eq!(tell(&mut known, watcher::Event::InitDone), [Update::Synced]);
-        tell(&mut known, watcher::Event::Init);
-        tell(&mut known, watcher::Event::InitApply(mk_namespace("b")));
+        assert_eq!(on_event(&mut known, watcher::Event::InitDone), [Update::Synced]);
+        on_event(&mut known, watcher::Event::Init);
+        on_event(&mut known, watcher::Event::InitApply(mk_namespace("b")));
         assert_eq!(
-            tell(&mut known, watcher::Event::InitDone),
+            on_event(&mut known, watcher::Event::InitDone),
             [gone("a")],
-            "synced is told once"
+            "synced is reported once"
         );
     }
 
     #[test]
-    fn an_object_that_stops_mattering_is_gone_once() {
+    fn object_that_becomes_irrelevant_is_reported_as_gone_once() {
         let mut known = KnownKeys::default();
-        tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
+        on_event(&mut known, watcher::Event::Apply(mk_namespace("a")));
         let ignore = |_| Conversion::<()>::Ignore;
         assert_eq!(
             known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
@@ -351,13 +357,16 @@ mod tests {
             known.on_event(watcher::Event::Apply(mk_namespace("a")), ignore),
             []
         );
-        assert_eq!(tell(&mut known, watcher::Event::Delete(mk_namespace("a"))), []);
+        assert_eq!(
+            on_event(&mut known, watcher::Event::Delete(mk_namespace("a"))),
+            []
+        );
     }
 
     #[test]
-    fn an_object_that_becomes_invalid_stays_as_it_was() {
+    fn object_that_becomes_invalid_keeps_its_state() {
         let mut known = KnownKeys::default();
-        tell(&mut known, watcher::Event::Apply(mk_namespace("a")));
+        on_event(&mut known, watcher::Event::Apply(mk_namespace("a")));
         let invalid = |_| Conversion::<()>::Invalid;
         assert_eq!(
             known.on_event(watcher::Event::Apply(mk_namespace("a")), invalid),
@@ -371,7 +380,7 @@ mod tests {
             "not gone"
         );
         assert_eq!(
-            tell(&mut known, watcher::Event::Delete(mk_namespace("a"))),
+            on_event(&mut known, watcher::Event::Delete(mk_namespace("a"))),
             [gone("a")]
         );
     }

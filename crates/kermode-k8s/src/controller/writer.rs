@@ -1,8 +1,8 @@
-//! Writes Dataplanes: what the index wants on one side, what the API server has on the other.
+//! Writes Dataplanes: reconciles the Dataplanes of the API server with those of the index.
 //!
-//! Only the leader writes, only when the two differ, and by server-side apply under our own field manager, so that
-//! replicas never fight. What somebody edits or deletes by hand is put right when the watch tells of it. Nothing is
-//! written before both sides are known as a whole: a Pod that has not been listed yet is not one that has gone.
+//! Only the leader writes, only on a difference, and by server-side apply with its own field manager. Manual edits and
+//! deletions are reverted when the watch reports them. Nothing is written until both sides are complete: a Pod that is not
+//! listed yet must not be taken for a deleted one.
 
 mod counted;
 mod meshes;
@@ -12,7 +12,7 @@ mod queue;
 mod reconcile;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use kermode_crds::Dataplane;
@@ -20,6 +20,7 @@ use kermode_model::{MeshName, ObjectKey};
 use kube::core::{ApiResource, DynamicObject};
 use kube::runtime::watcher::watcher;
 use kube::{Api, Client};
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -33,37 +34,37 @@ use super::watch::{Conversion, Update, follow, watch_config};
 pub use self::metrics::{Metrics, WriteResult};
 pub use self::observed::ObservedDataplane;
 
-/// The field manager of our writes.
+/// Field manager of Dataplanes.
 pub const FIELD_MANAGER: &str = "kuma-cp";
-/// The field manager of the leader's part of the status.
+/// Field manager of the leader's part of the status.
 const STATUS_MANAGER: &str = "kuma-cp-inbounds";
-/// How many writes may be under way at once.
+/// Maximum number of concurrent writes; bounds the load on the API server.
 const CONCURRENCY: usize = 16;
-/// How many statuses are written a second.
-const STATUSES: u32 = 100;
+/// Maximum number of status writes per second; leaves the API server's capacity to Dataplanes.
+const STATUSES_PER_SECOND: u32 = 100;
 
-/// A Dataplane as it should be.
+/// Desired state of a Dataplane.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     /// The Dataplane.
     pub dataplane: Arc<kermode_model::Dataplane>,
-    /// UID of the Pod that owns it.
+    /// UID of the Pod that owns the Dataplane.
     pub pod_uid: Arc<str>,
 }
 
-/// Who knows what should be.
+/// Source of the desired state.
 pub trait DesiredSource: Send + Sync + 'static {
-    /// The Dataplane of that name as it should be; `None` when there should be none.
+    /// Returns the desired Dataplane; `None` if it must not exist.
     fn desired(&self, key: &ObjectKey) -> Option<Desired>;
-    /// The names of all that should be.
+    /// Returns the keys of all desired Dataplanes.
     fn keys(&self) -> Vec<ObjectKey>;
-    /// Whether a namespace is being deleted, so that nothing can be made in it.
+    /// Whether a namespace is being deleted. The API server does not create objects in it.
     fn is_terminating(&self, namespace: &str) -> bool;
-    /// Whether there is such a Mesh. Without one the API server would refuse every Dataplane of it.
+    /// Whether a Mesh exists. The API server rejects Dataplanes of other meshes.
     fn mesh_exists(&self, mesh: &MeshName) -> bool;
 }
 
-/// The writer; cheap to clone. Call [`Writer::touch`] from anywhere, [`Writer::watch`] and [`Writer::run`] once.
+/// Handle of the writer; cheap to clone. [`Writer::watch`] and [`Writer::run`] must be called once.
 #[derive(Clone)]
 pub struct Writer {
     inner: Arc<WriterInner>,
@@ -75,14 +76,15 @@ struct WriterInner {
     events: Events,
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
-    refused: Mutex<HashMap<ObjectKey, u32>>,
+    /// Number of consecutive rejections by the API server, by Dataplane.
+    rejections: Mutex<HashMap<ObjectKey, u32>>,
     waiting: WaitingForMesh,
     status: StatusWriter,
     metrics: Metrics,
-    known: watch::Sender<Completeness>,
+    completeness: watch::Sender<Completeness>,
 }
 
-/// Which sides are known as a whole.
+/// Whether the desired and the observed state are complete.
 #[derive(Clone, Copy, Debug, Default)]
 struct Completeness {
     desired: bool,
@@ -98,7 +100,7 @@ impl std::fmt::Debug for Writer {
 // === impl Writer ===
 
 impl Writer {
-    /// A writer that has observed nothing yet.
+    /// Creates a writer without observed state.
     pub fn new(client: Client, source: impl DesiredSource, events: Events, metrics: Metrics) -> Self {
         Self {
             inner: Arc::new(WriterInner {
@@ -107,36 +109,36 @@ impl Writer {
                 events,
                 queue: Queue::default(),
                 observed: Mutex::default(),
-                refused: Mutex::default(),
+                rejections: Mutex::default(),
                 waiting: WaitingForMesh::default(),
-                status: StatusWriter::new(STATUS_MANAGER, STATUSES),
+                status: StatusWriter::new(STATUS_MANAGER, STATUSES_PER_SECOND),
                 metrics,
-                known: watch::Sender::default(),
+                completeness: watch::Sender::default(),
             }),
         }
     }
 
-    /// Its counters.
+    /// Returns the counters.
     pub fn metrics(&self) -> &Metrics {
         &self.inner.metrics
     }
 
-    /// Says that the source knows of everything.
+    /// Reports that the desired state is complete.
     pub fn desired_is_complete(&self) {
-        self.inner.known.send_modify(|known| known.desired = true);
+        self.inner.completeness.send_modify(|sides| sides.desired = true);
     }
 
-    /// Says that everything the API server has has been observed.
+    /// Reports that the observed state is complete.
     fn observed_is_complete(&self) {
-        self.inner.known.send_modify(|known| known.observed = true);
+        self.inner.completeness.send_modify(|sides| sides.observed = true);
     }
 
-    /// Says that a Dataplane may differ from what it should be.
+    /// Reports that a Dataplane may differ from its desired state.
     pub fn touch(&self, key: ObjectKey) {
         self.inner.queue.push(key);
     }
 
-    /// Says that Dataplanes may differ from what they should be, which nobody needs to look at before so long.
+    /// Reports that Dataplanes may differ from their desired state, to be reconciled after a delay.
     pub fn touch_later(&self, keys: Vec<ObjectKey>, after: Duration) {
         if after.is_zero() {
             self.touch_all(keys);
@@ -155,26 +157,26 @@ impl Writer {
         }
     }
 
-    /// Says that a Mesh is there, or is another now: Dataplanes that wait for it are written.
+    /// Reports that a Mesh exists or has changed: Dataplanes that wait for it are written.
     pub fn mesh_changed(&self, mesh: &MeshName) {
         for key in self.inner.waiting.take(mesh) {
             self.inner.queue.push(key);
         }
     }
 
-    /// Says what the API server has; `None` when it has gone.
+    /// Updates the observed state of a Dataplane; `None` if it was deleted.
     fn observe(&self, key: ObjectKey, observed: Option<ObservedDataplane>) {
         let changed = match observed {
-            Some(observed) => self.inner.remember(&key, observed),
-            None => self.inner.observed().remove(&key).is_some(),
+            Some(observed) => self.inner.store_observed(&key, observed),
+            None => self.inner.observed.lock().remove(&key).is_some(),
         };
         if changed {
             self.inner.queue.push(key);
         }
     }
 
-    /// Watches what the API server has, until dropped, and says which Dataplanes have gone: what others had written onto
-    /// them has gone too, also when they come back.
+    /// Watches Dataplanes until dropped. Calls `gone` for each deleted Dataplane: its status, which other writers wrote, is
+    /// lost even if the Dataplane is created again.
     pub async fn watch(self, gone: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);
@@ -201,18 +203,20 @@ impl Writer {
         futures::join!(watch, observe);
     }
 
-    /// Writes whenever `leading` says so, until dropped.
+    /// Writes Dataplanes while `leading` is true, until dropped.
     pub async fn run(self, mut leading: watch::Receiver<bool>) {
-        let mut known = self.inner.known.subscribe();
+        let mut completeness = self.inner.completeness.subscribe();
         loop {
-            // The sender lives in `inner`, so the second wait cannot fail.
-            let _ = known.wait_for(|known| known.desired && known.observed).await;
+            // `inner` holds the sender, so this cannot fail.
+            let _ = completeness
+                .wait_for(|sides| sides.desired && sides.observed)
+                .await;
             if leading.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
             self.inner.queue.restart();
-            // Those that should not be are among the observed: what a crash has left behind goes.
-            let observed: Vec<_> = self.inner.observed().keys().cloned().collect();
+            // Includes observed Dataplanes that are not desired, which a crashed leader may have left behind.
+            let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
             self.touch_all(self.inner.source.keys().into_iter().chain(observed));
             let mut stops = leading.clone();
             let WriterInner {
@@ -242,8 +246,8 @@ impl Writer {
             tasks.spawn(async move {
                 let outcome = inner.reconcile(&key).await;
                 inner.queue.done(&key);
-                if let Err(RetryAfter(after)) = outcome {
-                    inner.try_again(key, after);
+                if let Err(RetryAfter(pause)) = outcome {
+                    inner.retry_after(key, pause);
                 }
             });
         }
@@ -253,14 +257,10 @@ impl Writer {
 // === impl WriterInner ===
 
 impl WriterInner {
-    fn observed(&self) -> std::sync::MutexGuard<'_, HashMap<ObjectKey, ObservedDataplane>> {
-        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps what is known of an object; says whether that is anything new. The watch lags behind the answers to our
-    /// own writes: an older state is no news.
-    fn remember(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
-        let mut all = self.observed();
+    /// Stores the observed state of a Dataplane; returns whether it has changed. The watch lags behind the responses to
+    /// writes, so states older than the stored one are dropped.
+    fn store_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
+        let mut all = self.observed.lock();
         match all.get_mut(key) {
             Some(before) if before.version > observed.version => false,
             Some(before) => {
@@ -276,10 +276,10 @@ impl WriterInner {
         }
     }
 
-    /// Without holding up a place among the writes meanwhile.
-    fn try_again(self: Arc<Self>, key: ObjectKey, after: Duration) {
+    /// Queues a key after a pause, which does not occupy a concurrent write.
+    fn retry_after(self: Arc<Self>, key: ObjectKey, pause: Duration) {
         tokio::spawn(async move {
-            tokio::time::sleep(after).await;
+            tokio::time::sleep(pause).await;
             self.queue.push(key);
         });
     }
@@ -295,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// Wants nothing.
+    /// A source without Dataplanes.
     struct NoDataplanes;
 
     impl DesiredSource for NoDataplanes {
@@ -317,21 +317,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_wait_waits_and_what_may_not_does_not() {
-        type Answer = Result<Response<Body>, Infallible>;
-        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<Answer>());
+    async fn delayed_keys_follow_immediate_ones() {
+        type ApiResponse = Result<Response<Body>, Infallible>;
+        let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
         let client = Client::new(silent, "default");
         let events = Events::start(client.clone(), None);
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
-        let (begun, after) = (Instant::now(), Duration::from_millis(30));
+        let (start, after) = (Instant::now(), Duration::from_millis(30));
         writer.touch_later(vec![key("later"), key("too")], after);
         writer.touch_later(vec![key("now")], Duration::ZERO);
         writer.touch_later(Vec::new(), after);
         assert_eq!(writer.inner.queue.pop().await, key("now"));
-        assert_eq!(begun.elapsed(), Duration::ZERO);
+        assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(writer.inner.queue.pop().await, key("later"));
         assert_eq!(writer.inner.queue.pop().await, key("too"));
-        assert!(begun.elapsed() >= after);
+        assert!(start.elapsed() >= after);
     }
 }

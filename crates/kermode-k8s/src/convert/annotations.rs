@@ -1,4 +1,4 @@
-//! Reading a Pod's annotations (BEHAVIOUR section 1), errors naming key and value.
+//! Typed access to a Pod's annotations (docs/reference/labels-and-annotations.md#values). Errors name key and value.
 
 use kermode_crds::annotation;
 use kermode_model::notation;
@@ -6,7 +6,7 @@ use kermode_model::notation;
 use super::error::ConvertError;
 use super::facts::PodFacts;
 
-/// A boolean; `None` when absent.
+/// Parses a boolean; `None` if the annotation is absent.
 pub(super) fn boolean(pod: &PodFacts, key: &'static str) -> Result<Option<bool>, ConvertError> {
     let Some(value) = pod.annotations.get(key) else {
         return Ok(None);
@@ -15,7 +15,7 @@ pub(super) fn boolean(pod: &PodFacts, key: &'static str) -> Result<Option<bool>,
     Ok(Some(value))
 }
 
-/// A port number, 0 included; `None` when absent.
+/// Parses a port number or 0; `None` if the annotation is absent.
 pub(super) fn number(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, ConvertError> {
     let Some(value) = pod.annotations.get(key) else {
         return Ok(None);
@@ -28,12 +28,12 @@ pub(super) fn number(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, C
     Ok(Some(number))
 }
 
-/// A port number; `None` when absent or 0, which is no port.
+/// Parses a port number; `None` if the annotation is absent or 0.
 pub(super) fn port(pod: &PodFacts, key: &'static str) -> Result<Option<u16>, ConvertError> {
     Ok(number(pod, key)?.filter(|port| *port != 0))
 }
 
-/// A comma-separated list, trimmed (decision 2).
+/// Parses a comma-separated list (docs/design.md#lists-are-trimmed).
 pub(super) fn list(pod: &PodFacts, key: &str) -> Vec<String> {
     let value = pod.annotations.get(key);
     value

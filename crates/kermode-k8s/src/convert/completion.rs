@@ -1,10 +1,11 @@
-//! When the sidecar of a Job has nothing left to do (BEHAVIOUR section 3.7).
+//! Detects Jobs whose application has terminated, so that the sidecar must quit
+//! (docs/reference/dataplane.md#finished-jobs).
 
 use super::facts::{PodFacts, RestartPolicy};
 
-/// Whether the application has ended for good and its sidecar, which would run on, has to be told to quit.
+/// Whether the application has terminated for good, so that the still running sidecar must quit.
 ///
-/// A native sidecar is ended by the kubelet itself.
+/// The kubelet itself terminates a native sidecar.
 pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
     let sidecar = pod.sidecar().filter(|sidecar| !sidecar.native_sidecar);
     let sidecar_runs = sidecar

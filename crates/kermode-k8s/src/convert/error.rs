@@ -1,4 +1,4 @@
-//! Why a Pod cannot be turned into a Dataplane.
+//! Errors of conversion.
 
 use std::num::ParseIntError;
 
@@ -7,17 +7,17 @@ use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
-/// Why a Pod cannot be turned into a Dataplane. Shown in an Event on the Pod, so the Pod is named by where it stands;
-/// the texts that Kuma has are Kuma's (BEHAVIOUR sections 1 and 3).
+/// Reason for which a Pod cannot be converted to a Dataplane. The text becomes an Event on the Pod, so most texts do not
+/// name the Pod. Texts that exist in Kuma are the same as Kuma's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
-    /// Services select the Pod, but none of their ports leads anywhere in it.
+    /// Services select the Pod, but none of their ports matches a container port.
     #[error("A service that selects pod {pod} was found, but it doesn't match any container ports.")]
     NoMatchingPort {
         /// The Pod's name.
         pod: String,
     },
-    /// More ports of Services lead to the Pod than a Dataplane holds.
+    /// The Services of the Pod have more ports than a Dataplane has inbounds.
     #[error(
         "{services} Services select the Pod by {found} ports, and a Dataplane has at most {} inbounds: narrow their \
          selectors, or annotate those that need no mesh with {}: enabled",
@@ -25,39 +25,39 @@ pub enum ConvertError {
         annotation::IGNORE
     )]
     TooManyInbounds {
-        /// How many Services.
+        /// Number of Services.
         services: usize,
-        /// How many of their ports lead to it.
+        /// Number of their ports that resolve to a container port.
         found: usize,
     },
-    /// An annotation that should say yes or no says something else.
+    /// An annotation is not a boolean.
     #[error(transparent)]
     WrongValue(#[from] WrongValue),
-    /// An annotation that should hold a number does not.
+    /// An annotation is not a number.
     #[error("failed to parse annotation \"{key}\": \"{value}\" is no port number from 0 to 65535: {source}")]
     Number {
-        /// The annotation.
+        /// Key of the annotation.
         key: &'static str,
-        /// What it says.
+        /// Value of the annotation.
         value: String,
-        /// What is wrong with it.
+        /// Parse error.
         source: ParseIntError,
     },
-    /// Traffic is redirected, but it is not said to which port.
+    /// Traffic is redirected, but the port is missing.
     #[error("transparent proxying {direction} port has to be set in transparent mode")]
     RedirectPort {
         /// `inbound` or `outbound`.
         direction: &'static str,
-        /// The annotation that should say it.
+        /// Key of the missing annotation.
         key: &'static str,
     },
-    /// Probes go through the proxy, but it is not said on which port.
+    /// Virtual probes are enabled, but their port is missing.
     #[error(
-        "virtual probes are enabled, but annotation \"{}\" does not say on which port",
+        "virtual probes are enabled, but annotation \"{}\" does not name a port from 1 to 65535",
         annotation::VIRTUAL_PROBES_PORT
     )]
     ProbesPort,
-    /// A probe on the virtual port does not say which port of the application it means.
+    /// The path of a probe on the port of virtual probes does not contain the application port.
     #[error(
         "path \"{path}\" of a probe on port {port} does not start with /<application port>/; that port is reserved \
          for the sidecar, which answers application probes there"
@@ -65,26 +65,26 @@ pub enum ConvertError {
     ProbePath {
         /// Index of the container.
         container: usize,
-        /// Which probe.
+        /// Kind of the probe.
         kind: ProbeKind,
-        /// The virtual port.
+        /// Port of the virtual probes.
         port: u16,
-        /// The path.
+        /// Path of the probe.
         path: String,
     },
-    /// The Pod asks to be a kind of gateway that there is not.
+    /// The gateway type is unknown.
     #[error(
         "invalid delegated gateway type '{value}'; \"{}\" may be enabled, provided or disabled",
         annotation::GATEWAY
     )]
     GatewayType {
-        /// What the annotation says.
+        /// Value of the annotation.
         value: String,
     },
 }
 
 impl ConvertError {
-    /// The field at fault, as a path into the Pod.
+    /// Returns the path of the invalid field in the Pod.
     pub fn field(&self) -> String {
         let annotated = |key: &str| format!("metadata.annotations[\"{key}\"]");
         match self {

@@ -1,4 +1,4 @@
-//! The same conversion, told step by step: which Services, which inbounds, and where each tag comes from.
+//! Explanation of a conversion for `kumactl`: the selecting Services, the inbounds, and the origin of each tag.
 
 use std::sync::Arc;
 
@@ -8,55 +8,55 @@ use super::facts::{PodFacts, ServiceFacts, TargetPort, Workload};
 use super::tags::{self, LabelDropped, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
-/// Why a Pod's Dataplane is as it is.
+/// Origin of a Pod's Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneExplanation {
-    /// What each Service of the namespace has to do with the Pod, by name.
+    /// Whether each Service of the namespace selects the Pod, by name of the Service.
     pub services: Vec<(Arc<str>, ServiceSelection)>,
-    /// The inbounds in their order; those that a gateway would have.
+    /// The inbounds in order; of a gateway, the inbounds that it would have otherwise.
     pub inbounds: Vec<InboundExplained>,
-    /// Labels that became no tag.
+    /// Labels that did not become tags.
     pub dropped: Vec<(Arc<str>, LabelDropped)>,
 }
 
-/// What a Service has to do with a Pod.
+/// Whether a Service selects a Pod, and the reason if it does not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceSelection {
-    /// It selects the Pod.
+    /// The Service selects the Pod.
     Selects,
-    /// The Pod lacks this label, or has another value of it.
+    /// The Pod lacks a label of the selector or has another value.
     Differs {
-        /// The label.
+        /// Key of the label.
         key: Arc<str>,
-        /// What the selector wants.
+        /// Value in the selector.
         wanted: Arc<str>,
-        /// What the Pod has.
+        /// Value of the Pod's label.
         found: Option<Arc<str>>,
     },
-    /// It has no selector.
+    /// The Service has no selector.
     NoSelector,
-    /// Its type is ExternalName.
+    /// The type of the Service is ExternalName.
     ExternalName,
-    /// It says itself that it is to be ignored.
+    /// The Service has the annotation `kuma.io/ignore`.
     Ignored,
 }
 
-/// One inbound, or a port of a Service that leads nowhere.
+/// One inbound, or a port of a Service that does not match a container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundExplained {
-    /// The Service and its port; none for a Pod that no Service selects.
+    /// The Service, its port and target port; `None` for a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
-    /// The container port; none when the Service's port leads nowhere.
+    /// Container port; `None` if the Service's port does not match one.
     pub port: Option<u16>,
-    /// The container that declares it.
+    /// Name of the container that declares the port.
     pub container: Option<Arc<str>>,
-    /// Its health, as in [`Inbound::ready`].
+    /// Health, as in [`Inbound::ready`].
     pub ready: Option<bool>,
-    /// Its tags by key, and where they come from.
+    /// Key, value and origin of each tag, by key.
     pub tags: Vec<(Arc<str>, Arc<str>, TagSource)>,
 }
 
-/// Explains the Dataplane that [`super::convert`] makes of a Pod. `services` are all of its namespace.
+/// Explains the Dataplane that [`super::convert`] yields for a Pod. `services` are all Services of its namespace.
 pub fn explain(
     pod: &PodFacts,
     services: &[&ServiceFacts],
@@ -65,7 +65,7 @@ pub fn explain(
 ) -> DataplaneExplanation {
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
-    let gateway = matches!(gateway::asked_for(pod), Ok(Some(_)));
+    let gateway = matches!(gateway::requested(pod), Ok(Some(_)));
     let selecting: Vec<_> = services.iter().filter(|service| selects(service, pod)).collect();
     let inbounds = if selecting.is_empty() {
         vec![without_service(pod, workload, settings)]

@@ -1,7 +1,7 @@
-//! First stage: what is kept of a Kubernetes object. Everything else is dropped at the edge.
+//! Facts: the fields of Kubernetes objects that the control plane reads. All other fields are dropped on receipt.
 //!
-//! Facts are compared with the ones before them, so a write that changes nothing of interest (a heartbeat, a
-//! resource version) ends here. They hold shared text: `Index` makes equal text of many pods one allocation.
+//! Facts are compared with their predecessors, so writes that change no relevant field (heartbeats, resource versions)
+//! cause no work. The index deduplicates equal strings of many Pods.
 
 mod cluster;
 mod pod;
@@ -16,40 +16,40 @@ use std::sync::Arc;
 
 use kermode_crds::annotation;
 
-/// Name of the sidecar's container, native or classic.
+/// Name of the sidecar container, native or classic.
 pub const SIDECAR: &str = "kuma-sidecar";
 
-/// Labels or annotations, sorted by key. Smaller than a map, and a selector needs no more than binary search. Pods of one
-/// workload have the same ones, and can share them as a whole.
+/// Labels or annotations, sorted by key. A sorted slice is smaller than a map, and Pods of one workload share one
+/// allocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pairs(Arc<[(Arc<str>, Arc<str>)]>);
 
-/// Puts one allocation in the place of equal ones.
+/// Replaces equal values by one shared allocation.
 pub(crate) trait Share {
-    /// Of a text.
+    /// Deduplicates a string.
     fn text(&mut self, text: &mut Arc<str>);
-    /// Of labels or annotations.
+    /// Deduplicates labels or annotations.
     fn pairs(&mut self, pairs: &mut Pairs);
 }
 
 impl Pairs {
-    /// Value of a key.
+    /// Returns the value of a key.
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {
         let found = self.0.binary_search_by(|(candidate, _)| (**candidate).cmp(key));
         found.ok().map(|at| &self.0[at].1)
     }
 
-    /// All pairs, by key.
+    /// Iterates over all pairs by key.
     pub fn iter(&self) -> impl Iterator<Item = &(Arc<str>, Arc<str>)> {
         self.0.iter()
     }
 
-    /// Whether there are none.
+    /// Whether there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether all of these pairs are among those.
+    /// Whether `other` contains all of these pairs.
     pub fn is_within(&self, other: &Self) -> bool {
         self.iter()
             .all(|(key, value)| other.get(key).is_some_and(|found| found == value))
@@ -71,12 +71,12 @@ impl Pairs {
             .collect()
     }
 
-    /// How many hold the same allocation.
+    /// Returns the number of references to the allocation.
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 
-    /// Replaces every text by what `share` makes of it, unless somebody else holds them too.
+    /// Applies `share` to every string, unless the allocation is already shared.
     pub(crate) fn share_texts(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
         for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
             share(key);
@@ -94,12 +94,12 @@ impl FromIterator<(Arc<str>, Arc<str>)> for Pairs {
     }
 }
 
-/// A port number of the API, where it can be one.
+/// Converts a port number of the API; `None` if it is out of range.
 fn port_number(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
-/// Whether the protocol of a port is TCP, the only one a mesh carries; an absent one means TCP.
+/// Whether the protocol of a port is TCP, the default and the only protocol of the mesh.
 fn is_tcp(protocol: Option<&String>) -> bool {
     protocol.is_none_or(|protocol| protocol.is_empty() || protocol == "TCP")
 }

@@ -1,4 +1,4 @@
-//! Delegated gateways: the user's own ingress with our sidecar beside it (BEHAVIOUR section 3.5).
+//! Delegated gateways: the user's own ingress with a sidecar (docs/reference/dataplane.md#gateways).
 
 use std::sync::Arc;
 
@@ -8,17 +8,17 @@ use kermode_model::{Gateway, GatewayKind, Inbound, ServiceName, Tags, notation, 
 use super::error::ConvertError;
 use super::facts::{PodFacts, Workload};
 
-/// How a gateway is told from others.
+/// Origin of a gateway's service name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NamedAfter {
-    /// By the Service before it.
+    /// The Service that selects the Pod.
     Service,
-    /// By its Deployment, where it has one.
+    /// The Deployment of the Pod, else the Service.
     Deployment,
 }
 
-/// Whether a Pod is to be a gateway.
-pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<NamedAfter>, ConvertError> {
+/// Returns whether a Pod is a gateway, and the origin of its service name.
+pub(super) fn requested(pod: &PodFacts) -> Result<Option<NamedAfter>, ConvertError> {
     match pod.annotations.get(annotation::GATEWAY).map(AsRef::as_ref) {
         None => Ok(None),
         Some("provided") => Ok(Some(NamedAfter::Deployment)),
@@ -31,7 +31,7 @@ pub(super) fn asked_for(pod: &PodFacts) -> Result<Option<NamedAfter>, ConvertErr
     }
 }
 
-/// Makes the gateway; nothing is intercepted on its way in, so its inbounds go.
+/// Builds the gateway. Incoming traffic is not intercepted, so all inbounds are removed.
 pub(super) fn gateway(
     named_after: NamedAfter,
     inbounds: &mut Vec<Inbound>,

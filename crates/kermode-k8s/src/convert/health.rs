@@ -1,29 +1,29 @@
-//! Whether an inbound may receive traffic (BEHAVIOUR section 3.4).
+//! Health of inbounds: whether they may receive traffic (docs/reference/dataplane.md#health).
 
 use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
-/// Health of an inbound on a container port; `None` when nothing is known, which counts as ready.
+/// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// The container that declares the port decides. Where none does, it is served by one that does not say so: then
-/// the application as a whole decides, as it does for Kubernetes' own endpoints, so that no traffic reaches
-/// it before it is ready. Only where several containers declare their ports, and this is none of them, is it unknown
-/// whose it is.
+/// The container that declares the port determines the health. If no container declares it, but one declares no ports at
+/// all, that one may serve the port, so all containers of the application must be ready, as for Kubernetes' own
+/// endpoints. If all of several containers declare ports, but not this one, the health is unknown.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {
         Some(container) => ready(container),
-        None if some_container_keeps_its_ports_to_itself(pod) => application_ready(pod),
+        None if may_have_undeclared_ports(pod) => application_ready(pod),
         None => None,
     };
-    with_the_rest(pod, application)
+    combined(pod, application)
 }
 
-/// Health of a Pod as a whole, for one that no Service selects.
+/// Returns the health of a service-less Pod as a whole.
 pub(super) fn of_pod(pod: &PodFacts) -> Option<bool> {
-    with_the_rest(pod, application_ready(pod))
+    combined(pod, application_ready(pod))
 }
 
-fn with_the_rest(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
+/// Combines the health of the application with that of the sidecar and the Pod.
+fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     if pod.deleting || pod.phase != PodPhase::Active {
         return Some(false);
     }
@@ -33,12 +33,12 @@ fn with_the_rest(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
     }
 }
 
-fn some_container_keeps_its_ports_to_itself(pod: &PodFacts) -> bool {
+fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
     let mut application = pod.application();
     pod.application().count() <= 1 || application.any(|container| container.ports.is_empty())
 }
 
-/// Whether all containers of the application that something is known of are ready.
+/// Whether all containers of the application with a known state are ready.
 fn application_ready(pod: &PodFacts) -> Option<bool> {
     pod.application().filter_map(ready).reduce(|a, b| a && b)
 }

@@ -1,4 +1,4 @@
-//! Inbounds: one for each port of each Service that selects the Pod (BEHAVIOUR section 3.3).
+//! Inbounds: one for each port of each Service that selects the Pod (docs/reference/dataplane.md#inbounds).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, TargetPort, Workloa
 use super::warning::ConvertWarning;
 use super::{ConvertSettings, health, tags};
 
-/// What inbounds are made from, Services aside.
+/// Inputs of inbounds besides the Services.
 pub(super) struct InboundSource<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
     pub(super) gateway: bool,
 }
 
-/// The inbound that stands for a Pod that no Service selects.
+/// Returns the inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods).
 pub(super) fn without_service(
     pod: &PodFacts,
     workload: Option<&Workload>,
@@ -34,7 +34,7 @@ pub(super) fn without_service(
 // === impl InboundSource ===
 
 impl InboundSource<'_> {
-    /// The inbounds of a Pod that Services select, in the order of the Services and of their ports.
+    /// Returns the inbounds for Services that select the Pod, in the order of the Services and their ports.
     pub(super) fn of_services(
         &self,
         services: &[&ServiceFacts],
@@ -73,7 +73,7 @@ impl InboundSource<'_> {
         Ok(inbounds)
     }
 
-    /// Refused before they are made: what is too much to write is too much to make at every change.
+    /// Checks the number of inbounds before they are built, so that no change pays for building too many.
     fn check_number(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
@@ -87,15 +87,15 @@ impl InboundSource<'_> {
     }
 }
 
-/// Where a Service's port leads in a Pod.
+/// Container port that a Service's port resolves to.
 #[derive(Clone, Copy)]
 pub(super) struct PortTarget<'p> {
     pub(super) number: u16,
-    /// The container that declares the port; a number may be declared by none.
+    /// Container that declares the port; `None` for a number that no container declares.
     pub(super) container: Option<&'p Arc<str>>,
 }
 
-/// The container port that a Service's port leads to.
+/// Resolves a target port in a Pod; `None` for a name that no container declares.
 pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<PortTarget<'p>> {
     let declared = |wanted: &dyn Fn(Option<&str>, u16) -> bool| {
         pod.containers.iter().find_map(|container| {
@@ -134,12 +134,12 @@ fn wrong_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
     Some(ConvertWarning::ServiceAnnotation { service, wrong })
 }
 
-/// The protocols that Services declare, by container port.
+/// Protocols that Services declare, by container port.
 #[derive(Default)]
 struct DeclaredProtocols(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
 
 impl DeclaredProtocols {
-    /// A Service that declares nothing contradicts nobody.
+    /// Records the declared protocol of a port. A Service without a declaration causes no conflict.
     fn note(&mut self, number: u16, port: &ServicePortFacts) {
         if let Some(protocol) = port.protocol {
             let of_port = self.0.entry(number).or_default();
@@ -147,7 +147,8 @@ impl DeclaredProtocols {
         }
     }
 
-    /// Ports that Services disagree on. The greatest protocol is the most specific one.
+    /// Returns the ports with conflicting declarations. The greatest protocol is the most specific one, and is used
+    /// (docs/design.md#shared-container-ports).
     fn conflicts(self) -> impl Iterator<Item = ConvertWarning> {
         self.0.into_iter().filter_map(|(port, declared)| {
             let used = declared.iter().map(|(_, protocol)| *protocol).max()?;

@@ -1,4 +1,4 @@
-//! The Dataplane as the custom resource that is written back.
+//! Converts a Dataplane of the model to the custom resource that the leader writes.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
-/// The labels that are ours on a Dataplane: what people select it by.
+/// Labels of a Dataplane that the control plane manages, for selection by users.
 pub const LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
-/// The longest value of a label that the API server takes.
+/// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE: usize = 63;
 
-/// The resource of a Dataplane, owned by its Pod, so that it goes when the Pod goes.
+/// Returns the custom resource of a Dataplane. The Pod owns it, so Kubernetes deletes both together.
 pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane {
     crds::Dataplane {
         types: Some(crds::Dataplane::type_meta()),
@@ -28,7 +28,7 @@ pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane
     }
 }
 
-/// The owner reference of a Dataplane: its Pod, which has the same name.
+/// Returns the owner reference of a Dataplane to its Pod, which has the same name.
 pub fn owner_of(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: "v1".to_owned(),
@@ -40,8 +40,8 @@ pub fn owner_of(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     }
 }
 
-/// A label has one value: a Dataplane of several services has none of that key, and neither has one whose service
-/// cannot be a label's value.
+/// Returns the managed labels. The label `kuma.io/service` is absent if the Dataplane has several services or the name is
+/// not a valid label value.
 fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
     let services = dataplane.services();
     let service = match services.as_slice() {
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dataplane_of_one_service_is_labelled_with_it() {
+    fn dataplane_of_one_service_has_the_service_label() {
         assert_eq!(
             labels_of(&["web_ns_svc_80", "web_ns_svc_80"]),
             [
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_services_or_of_a_long_name_is_not() {
+    fn dataplane_of_several_services_or_a_long_name_has_no_service_label() {
         let rest = [pair("kuma.io/mesh", "default"), pair("kuma.io/zone", "east")];
         assert_eq!(labels_of(&["a_ns_svc_80", "b_ns_svc_80"]), rest);
         let long = format!("{}_ns_svc_80", "a".repeat(63));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn label_values_are_those_of_the_api() {
+    fn label_values_follow_the_rules_of_kubernetes() {
         for good in ["a", "web_ns_svc_80", "0.a-b", &"x".repeat(63)] {
             assert!(is_label_value(good), "{good}");
         }

@@ -1,4 +1,5 @@
-//! Virtual probes: undoing the injector's rewriting (BEHAVIOUR sections 2.8 and 3.5).
+//! Virtual probes: recovers the application's probes from the rewritten ones
+//! (docs/reference/injection.md#virtual-probes).
 
 use kermode_crds::annotation;
 use kermode_model::{ApplicationProbe, Probes};
@@ -7,7 +8,7 @@ use super::annotations;
 use super::error::ConvertError;
 use super::facts::{PodFacts, ProbeFacts};
 
-/// The probes that the proxy answers, each once however many containers and kinds of probes share it.
+/// Returns the probes that the proxy serves, without duplicates.
 pub(super) fn probes(pod: &PodFacts) -> Result<Option<Probes>, ConvertError> {
     if annotations::boolean(pod, annotation::VIRTUAL_PROBES)? != Some(true) {
         return Ok(None);
@@ -15,7 +16,7 @@ pub(super) fn probes(pod: &PodFacts) -> Result<Option<Probes>, ConvertError> {
     let port = annotations::port(pod, annotation::VIRTUAL_PROBES_PORT)?.ok_or(ConvertError::ProbesPort)?;
     let mut endpoints = Vec::new();
     for probe in pod.probes.iter().filter(|probe| probe.port == port) {
-        let endpoint = real(&probe.path).ok_or_else(|| refused(probe))?;
+        let endpoint = application_probe(&probe.path).ok_or_else(|| invalid_path(probe))?;
         if !endpoints.contains(&endpoint) {
             endpoints.push(endpoint);
         }
@@ -23,18 +24,18 @@ pub(super) fn probes(pod: &PodFacts) -> Result<Option<Probes>, ConvertError> {
     Ok(Some(Probes { port, endpoints }))
 }
 
-/// What a path of the form `/<application port><path>` stands for.
-fn real(path: &str) -> Option<ApplicationProbe> {
+/// Parses a path of the form `/<application port><path>`.
+fn application_probe(path: &str) -> Option<ApplicationProbe> {
     let rest = path.strip_prefix('/')?;
-    let (port, real) = rest.split_at(rest.find('/')?);
+    let (port, original) = rest.split_at(rest.find('/')?);
     Some(ApplicationProbe {
         inbound_port: port.parse().ok().filter(|port| *port != 0)?,
-        inbound_path: real.to_owned(),
+        inbound_path: original.to_owned(),
         path: path.to_owned(),
     })
 }
 
-fn refused(probe: &ProbeFacts) -> ConvertError {
+fn invalid_path(probe: &ProbeFacts) -> ConvertError {
     ConvertError::ProbePath {
         container: probe.container,
         kind: probe.kind,

@@ -1,11 +1,11 @@
-//! What is spoken behind a Service's port (decision 9).
+//! Application protocol of a Service's port (docs/design.md#application-protocols).
 
 use kermode_model::Protocol;
 
-/// What a Service declares for one of its ports, by `appProtocol` or by annotation; `None` when that is nothing, or
-/// nothing known, which is TCP in the end.
+/// Returns the protocol that a Service declares for a port by `appProtocol` or annotation. `None` means that none or an
+/// unknown one is declared; the port is then treated as TCP.
 ///
-/// An empty `appProtocol` declares TCP: it hides the annotation, as in Kuma.
+/// An empty `appProtocol` declares TCP and overrides the annotation, as in Kuma.
 pub(super) fn declared(app_protocol: Option<&str>, annotation: Option<&str>) -> Option<Protocol> {
     match app_protocol {
         Some("") => Some(Protocol::Tcp),
@@ -14,9 +14,9 @@ pub(super) fn declared(app_protocol: Option<&str>, annotation: Option<&str>) -> 
     }
 }
 
-/// The known protocol that comes nearest to an `appProtocol`, whoever's domain is before its name.
+/// Maps an `appProtocol` to a known protocol. A domain prefix is ignored.
 ///
-/// Anything inside TLS is opaque to a proxy, so it is TCP.
+/// Protocols inside TLS are opaque to a proxy and map to TCP.
 fn nearest(text: &str) -> Option<Protocol> {
     let text = text.to_ascii_lowercase();
     let name = text.rsplit_once('/').map_or(text.as_str(), |(_, name)| name);
@@ -34,21 +34,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_protocol_with_a_domain_maps_to_the_nearest_known_one() {
+    fn domain_prefix_of_a_protocol_is_ignored() {
         assert_eq!(nearest("kubernetes.io/h2c"), Some(Protocol::Http2));
         assert_eq!(nearest("kubernetes.io/ws"), Some(Protocol::Http));
         assert_eq!(nearest("example.com/gRPC"), Some(Protocol::Grpc));
     }
 
     #[test]
-    fn what_is_inside_tls_is_opaque() {
+    fn protocol_inside_tls_is_tcp() {
         for text in ["https", "HTTPS", "kubernetes.io/wss", "tls"] {
             assert_eq!(nearest(text), Some(Protocol::Tcp), "{text}");
         }
     }
 
     #[test]
-    fn the_annotation_counts_where_the_field_says_nothing_known() {
+    fn annotation_applies_if_the_field_declares_no_known_protocol() {
         assert_eq!(declared(Some("mongo"), Some("kafka")), Some(Protocol::Kafka));
         assert_eq!(declared(None, Some("kafka")), Some(Protocol::Kafka));
         assert_eq!(declared(Some("http"), Some("kafka")), Some(Protocol::Http));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_protocol_is_told_apart_from_tcp() {
+    fn unknown_protocol_differs_from_tcp() {
         assert_eq!(nearest("mongo"), None);
         assert_eq!(nearest("tcp"), Some(Protocol::Tcp));
         assert_eq!(nearest(""), None);

@@ -1,4 +1,4 @@
-//! Settings of the proxy that the injector wrote onto the Pod, or its author (BEHAVIOUR section 3.5).
+//! Settings of the proxy from annotations of the Pod (docs/reference/dataplane.md#proxy-settings).
 
 use kermode_crds::annotation;
 use kermode_model::{Metrics, TransparentProxying};
@@ -7,7 +7,7 @@ use super::annotations;
 use super::error::ConvertError;
 use super::facts::PodFacts;
 
-/// Redirection of the Pod's traffic.
+/// Returns the settings of transparent proxying.
 pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentProxying>, ConvertError> {
     if annotations::boolean(pod, annotation::TRANSPARENT_PROXYING)? != Some(true) {
         return Ok(None);
@@ -23,7 +23,7 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
     }))
 }
 
-/// Metrics overrides.
+/// Returns the overrides of metrics port and path.
 pub(super) fn metrics(pod: &PodFacts) -> Result<Option<Metrics>, ConvertError> {
     let port = annotations::port(pod, annotation::METRICS_PORT)?;
     let path = pod

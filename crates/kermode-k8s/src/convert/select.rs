@@ -1,15 +1,15 @@
-//! Which Services a Pod stands behind (BEHAVIOUR section 3.2).
+//! Selection of Pods by Services (docs/reference/dataplane.md#service-selection).
 
 use super::facts::{PodFacts, ServiceFacts};
 
-/// Whether a Service gives a Pod inbounds.
+/// Whether a Service selects a Pod and yields inbounds for it.
 pub fn selects(service: &ServiceFacts, pod: &PodFacts) -> bool {
     service.takes_part()
         && service.key.namespace == pod.key.namespace
         && service.selector.is_within(&pod.labels)
 }
 
-/// Those of the Services that give a Pod inbounds, in the order of the inbounds: by name.
+/// Returns the Services that yield inbounds for a Pod, by name: the order of the inbounds.
 pub fn selecting<'s>(
     services: impl IntoIterator<Item = &'s ServiceFacts>,
     pod: &PodFacts,

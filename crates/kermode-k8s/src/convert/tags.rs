@@ -1,4 +1,4 @@
-//! Tags of an inbound (manual page, "Tag generation"; BEHAVIOUR section 3.3), and where each comes from.
+//! Tags of an inbound and their origins (manual page, "Tag generation"; docs/reference/dataplane.md#tags).
 
 use std::sync::{Arc, LazyLock};
 
@@ -8,43 +8,43 @@ use kermode_model::{Protocol, ServiceName, Tags, tag};
 use super::ConvertSettings;
 use super::facts::{PodFacts, ServiceFacts, ServicePortFacts, Workload};
 
-/// Where a tag comes from.
+/// Origin of a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TagSource {
     /// A label of the Pod.
     Label,
-    /// The Pod's namespace.
+    /// Namespace of the Pod.
     Namespace,
-    /// The zone that the control plane is configured for.
+    /// Zone in the configuration of the control plane.
     Zone,
-    /// The name of the Service.
+    /// Name of the Service.
     ServiceName,
-    /// The port of the Service.
+    /// Port of the Service.
     ServicePort,
-    /// Service, namespace and port together.
+    /// Name, namespace and port of the Service.
     Service,
-    /// The workload's name and namespace, for want of a Service.
+    /// Name and namespace of the workload of a service-less Pod.
     Workload,
-    /// What the Service declares for its port.
+    /// Protocol that the Service declares for its port.
     DeclaredProtocol,
-    /// Nothing is declared.
+    /// Default protocol of a port without a declaration.
     DefaultProtocol,
-    /// The Pod's name, since clients address the Pods of a headless Service one by one.
+    /// Name of a Pod of a headless Service, whose clients address individual Pods.
     Headless,
-    /// The Pod's name, since no Service stands before it.
+    /// Name of a service-less Pod.
     WithoutService,
 }
 
-/// Why a label becomes no tag.
+/// Reason for which a label does not become a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelDropped {
-    /// Its key is in our domain.
+    /// The key contains `kuma.io/`.
     Reserved,
-    /// It has no value.
+    /// The value is empty (docs/design.md#labels-without-a-value).
     Empty,
 }
 
-/// Keys and values that every dataplane has: one allocation for all.
+/// Keys and values that all Dataplanes have, allocated once.
 struct SharedTexts {
     service: Arc<str>,
     zone: Arc<str>,
@@ -74,10 +74,10 @@ static SHARED: LazyLock<SharedTexts> = LazyLock::new(|| SharedTexts {
     .map(|protocol| (protocol, protocol.as_str().into())),
 });
 
-/// Is told each tag; a later one of the same key takes its place.
+/// Callback for each tag. A later tag replaces an earlier one of the same key.
 pub(super) type TagVisitor<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
 
-/// Tags as the visits leave them.
+/// Collects the visited tags.
 pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     let mut tags = Tags::new();
     generate(&mut |key, value, _| {
@@ -86,8 +86,8 @@ pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     tags
 }
 
-/// Tags of the inbound that a Service's port makes of a Pod. A gateway's carries no protocol but TCP: what goes in
-/// there is the gateway's own business.
+/// Visits the tags of the inbound of a Service's port. A gateway's inbounds have no protocol tag other than TCP, since
+/// the proxy does not intercept its incoming traffic.
 pub(super) fn of_service_port(
     pod: &PodFacts,
     service: &ServiceFacts,
@@ -113,7 +113,7 @@ pub(super) fn of_service_port(
     }
 }
 
-/// Tags of the inbound of a Pod that no Service selects.
+/// Visits the tags of the inbound of a service-less Pod (docs/design.md#service-less-names).
 pub(super) fn without_service(
     pod: &PodFacts,
     workload: Option<&Workload>,
@@ -131,7 +131,7 @@ pub(super) fn without_service(
     visit(&SHARED.instance, &pod.key.name, TagSource::WithoutService);
 }
 
-/// Why a label of a Pod becomes no tag; `None` when it does.
+/// Returns the reason for which a label does not become a tag; `None` if it does.
 pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
     if key.contains(RESERVED) {
         Some(LabelDropped::Reserved)
@@ -142,7 +142,7 @@ pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
     }
 }
 
-/// The labels first, so that nothing generated can be overridden by them.
+/// Visits the tags of all inbounds. Labels come first, so that they cannot override generated tags.
 fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
         if dropped(key, value).is_none() {

@@ -1,4 +1,4 @@
-//! Rules that a golden pair would hide: what is refused, what is warned of, what decides health.
+//! Tests of errors, warnings and health, beside the golden tests.
 
 use std::net::IpAddr;
 
@@ -61,15 +61,15 @@ fn health(pod: &PodFacts, target: u16) -> Option<bool> {
     converted(pod, &[service]).dataplane.inbounds[0].ready
 }
 
-fn refusal(pod: &PodFacts) -> (String, String) {
-    let error = try_convert(pod, &[]).expect_err("it is refused");
+fn error_and_field(pod: &PodFacts) -> (String, String) {
+    let error = try_convert(pod, &[]).expect_err("an invalid Pod");
     (error.to_string(), error.field())
 }
 
-// Joining and leaving
+// Lifecycle
 
 #[test]
-fn a_finished_pod_has_no_dataplane() {
+fn terminated_pod_has_no_dataplane() {
     for status in [
         json!({"podIP": "10.0.0.1", "phase": "Succeeded"}),
         json!({"podIP": "10.0.0.1", "phase": "Failed", "reason": "Evicted"}),
@@ -81,7 +81,7 @@ fn a_finished_pod_has_no_dataplane() {
 }
 
 #[test]
-fn a_failed_pod_keeps_its_dataplane_but_is_no_destination() {
+fn failed_pod_keeps_its_dataplane_and_is_unready() {
     let status = json!({
         "podIP": "10.0.0.1", "phase": "Failed",
         "containerStatuses": [{"name": "app", "ready": true}],
@@ -91,7 +91,7 @@ fn a_failed_pod_keeps_its_dataplane_but_is_no_destination() {
 }
 
 #[test]
-fn a_terminating_pod_is_unready_at_once_with_and_without_a_service() {
+fn terminating_pod_is_unready_with_and_without_a_service() {
     let containers = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
     let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});
     let mut pod = mk_pod(&spec, &running(&containers), &json!({}));
@@ -102,7 +102,7 @@ fn a_terminating_pod_is_unready_at_once_with_and_without_a_service() {
 }
 
 #[test]
-fn an_ipv6_pod_is_addressed_by_its_first_ip() {
+fn ipv6_pod_has_its_first_ip_as_address() {
     let status = json!({"podIP": "fd00::1", "podIPs": [{"ip": "fd00::1"}, {"ip": "10.0.0.1"}]});
     let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
     let expected: IpAddr = "fd00::1".parse().expect("an IP");
@@ -112,7 +112,7 @@ fn an_ipv6_pod_is_addressed_by_its_first_ip() {
 // Health
 
 #[test]
-fn nothing_is_ready_before_the_sidecar_is() {
+fn inbound_is_unready_until_the_sidecar_is_ready() {
     let spec = json!({"containers": [{"name": "kuma-sidecar"}, {"name": "app"}]});
     let statuses = json!([{"name": "kuma-sidecar", "ready": false}, {"name": "app", "ready": true}]);
     assert_eq!(
@@ -122,7 +122,7 @@ fn nothing_is_ready_before_the_sidecar_is() {
 }
 
 #[test]
-fn a_native_sidecar_is_read_from_the_init_containers() {
+fn health_of_a_native_sidecar_is_read_from_the_init_containers() {
     let spec = json!({
         "initContainers": [{"name": "kuma-sidecar", "restartPolicy": "Always"}, {"name": "setup"}],
         "containers": [{"name": "app", "ports": [{"containerPort": 8080}]}],
@@ -138,7 +138,7 @@ fn a_native_sidecar_is_read_from_the_init_containers() {
 }
 
 #[test]
-fn an_application_that_declares_no_port_is_judged_by_all_its_containers() {
+fn undeclared_port_is_ready_if_all_containers_are() {
     let spec =
         json!({"containers": [{"name": "app"}, {"name": "helper", "ports": [{"containerPort": 9090}]}]});
     for (app, helper) in [(true, true), (true, false), (false, true)] {
@@ -148,13 +148,13 @@ fn an_application_that_declares_no_port_is_judged_by_all_its_containers() {
         assert_eq!(
             health(&pod, 9090),
             Some(helper),
-            "a declared port is its container's own"
+            "a declared port depends on its container only"
         );
     }
 }
 
 #[test]
-fn the_only_container_serves_every_port_declared_or_not() {
+fn undeclared_port_of_a_single_container_has_its_health() {
     let spec = json!({"containers": [{"name": "app", "ports": [{"containerPort": 9090}]}]});
     let statuses = json!([{"name": "app", "ready": false}]);
     assert_eq!(
@@ -164,7 +164,7 @@ fn the_only_container_serves_every_port_declared_or_not() {
 }
 
 #[test]
-fn a_status_only_write_that_changes_nothing_of_interest_compares_equal() {
+fn irrelevant_status_changes_compare_equal() {
     let spec = json!({"containers": [{"name": "app"}]});
     let first = running(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
     let mut later = running(&json!([{"name": "app", "ready": true, "restartCount": 7, "image": "other"}]));
@@ -179,7 +179,7 @@ fn a_status_only_write_that_changes_nothing_of_interest_compares_equal() {
 // Ports and tags
 
 #[test]
-fn labels_neither_become_reserved_tags_nor_override_generated_ones() {
+fn labels_do_not_set_reserved_or_generated_tags() {
     let pod = annotated(json!({}));
     let service = mk_service("web", &json!([{"port": 80}]));
     for inbound in [
@@ -194,7 +194,7 @@ fn labels_neither_become_reserved_tags_nor_override_generated_ones() {
 }
 
 #[test]
-fn a_named_target_port_must_be_declared_for_tcp() {
+fn named_target_port_must_be_declared_for_tcp() {
     let spec = json!({"containers": [
         {"name": "a", "ports": [{"containerPort": 53, "name": "dns", "protocol": "UDP"}]},
         {"name": "b", "ports": [{"containerPort": 54, "name": "dns"}, {"containerPort": 80, "name": "http"}]},
@@ -220,13 +220,13 @@ fn a_named_target_port_must_be_declared_for_tcp() {
 }
 
 #[test]
-fn udp_gives_no_inbound_and_alone_makes_no_dataplane() {
+fn udp_port_yields_no_inbound_and_a_service_of_udp_only_is_an_error() {
     let pod = annotated(json!({}));
     let dns = json!({"port": 53, "protocol": "UDP", "targetPort": 53});
     let both = mk_service("both", &json!([dns, {"port": 80, "targetPort": 8080}]));
     let services: Vec<_> = converted(&pod, std::slice::from_ref(&both)).dataplane.services();
     assert_eq!(services, ["both_demo_svc_80".into()]);
-    // As in Kuma, whose text it is: a Service that leads nowhere is a mistake, not the absence of one.
+    // As in Kuma: a Service without a matching port is an error, and the Pod does not count as service-less.
     let only = mk_service("only", &json!([dns]));
     assert_eq!(
         try_convert(&pod, std::slice::from_ref(&only))
@@ -241,7 +241,7 @@ fn udp_gives_no_inbound_and_alone_makes_no_dataplane() {
 }
 
 #[test]
-fn a_pod_behind_more_ports_than_a_dataplane_holds_is_refused_unless_it_is_a_gateway() {
+fn too_many_inbounds_are_an_error_except_for_gateways() {
     let ports = |number: u16| json!((1..=number).map(|port| json!({"port": port})).collect::<Vec<_>>());
     let behind = |pod: &PodFacts, number: u16| {
         try_convert(
@@ -265,7 +265,7 @@ fn a_pod_behind_more_ports_than_a_dataplane_holds_is_refused_unless_it_is_a_gate
 }
 
 #[test]
-fn conflicting_protocols_are_warned_of_and_the_most_specific_one_is_used() {
+fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
     let pod = annotated(json!({}));
     let services = [
         mk_service(
@@ -295,7 +295,7 @@ fn conflicting_protocols_are_warned_of_and_the_most_specific_one_is_used() {
 }
 
 #[test]
-fn services_that_agree_are_not_warned_of() {
+fn equal_protocols_give_no_warning() {
     let pod = annotated(json!({}));
     let services = [
         mk_service(
@@ -311,7 +311,7 @@ fn services_that_agree_are_not_warned_of() {
 }
 
 #[test]
-fn services_that_do_not_take_part_select_nothing() {
+fn ignored_external_and_foreign_services_select_nothing() {
     let pod = annotated(json!({}));
     let mut external = mk_service("external", &json!([{"port": 80}]));
     external.external_name = true;
@@ -328,7 +328,7 @@ fn services_that_do_not_take_part_select_nothing() {
 }
 
 #[test]
-fn a_wrong_ignore_annotation_is_warned_of_and_not_followed() {
+fn invalid_ignore_annotation_gives_a_warning_and_is_ignored() {
     let mut service = mk_service("web", &json!([{"port": 80}]));
     service.annotations = [("kuma.io/ignore".into(), "yes".into())].into_iter().collect();
     let Converted { dataplane, warnings } = converted(&annotated(json!({})), &[service]);
@@ -341,7 +341,7 @@ fn a_wrong_ignore_annotation_is_warned_of_and_not_followed() {
 }
 
 #[test]
-fn the_mesh_is_the_pods_own_then_its_namespaces() {
+fn mesh_of_the_pod_precedes_that_of_the_namespace() {
     let namespace: Namespace = serde_json::from_value(json!({
         "metadata": {"name": "demo", "annotations": {"kuma.io/mesh": "payments"}}
     }))
@@ -360,7 +360,7 @@ fn the_mesh_is_the_pods_own_then_its_namespaces() {
 }
 
 #[test]
-fn a_workload_gives_its_name_to_a_pod_without_a_service() {
+fn service_less_pod_is_named_after_its_workload() {
     let pod = annotated(json!({}));
     let service = |workload: Option<&Workload>| {
         let converted = convert(&pod, &[], None, workload, &ConvertSettings::default());
@@ -378,7 +378,7 @@ fn a_workload_gives_its_name_to_a_pod_without_a_service() {
 // Annotations
 
 #[test]
-fn what_makes_no_sense_is_refused_by_name_and_field() {
+fn error_of_an_invalid_annotation_names_key_and_field() {
     let cases = [
         (
             json!({"kuma.io/transparent-proxying": "enabled"}),
@@ -409,7 +409,7 @@ fn what_makes_no_sense_is_refused_by_name_and_field() {
     ];
     for (annotations, text, field) in cases {
         assert_eq!(
-            refusal(&annotated(annotations)),
+            error_and_field(&annotated(annotations)),
             (text.to_owned(), field.to_owned())
         );
     }
@@ -436,7 +436,7 @@ fn direct_access_services_are_trimmed() {
 }
 
 #[test]
-fn probes_are_undone_each_once() {
+fn virtual_probes_are_recovered_without_duplicates() {
     let probe = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
     let spec = json!({"containers": [
         {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
@@ -462,12 +462,12 @@ fn probes_are_undone_each_once() {
 }
 
 #[test]
-fn a_probe_that_means_no_port_is_refused_by_its_path_in_the_pod() {
+fn error_of_a_probe_without_application_port_names_the_field() {
     let spec = json!({"containers": [
         {"name": "a"}, {"name": "b", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
     ]});
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
-    let (text, field) = refusal(&mk_pod(&spec, &running(&json!([])), &annotations));
+    let (text, field) = error_and_field(&mk_pod(&spec, &running(&json!([])), &annotations));
     assert_eq!(field, "spec.containers[1].readinessProbe.httpGet.path");
     assert!(
         text.starts_with("path \"/ready\" of a probe on port 9000"),
@@ -478,7 +478,7 @@ fn a_probe_that_means_no_port_is_refused_by_its_path_in_the_pod() {
 // Jobs
 
 #[test]
-fn a_native_sidecar_is_never_told_to_quit() {
+fn native_sidecar_does_not_have_to_quit() {
     let ended = json!([{"name": "job", "state": {"terminated": {"exitCode": 0}}}]);
     let mut status = running(&ended);
     status["initContainerStatuses"] = json!([{"name": "kuma-sidecar", "state": {"running": {}}}]);
@@ -495,7 +495,7 @@ fn a_native_sidecar_is_never_told_to_quit() {
 }
 
 #[test]
-fn a_failed_container_that_is_started_again_keeps_the_sidecar() {
+fn sidecar_stays_while_a_failed_container_is_restarted() {
     let quits = |policy: &str, code: i32| {
         let statuses = json!([
             {"name": "kuma-sidecar", "state": {"running": {}}},

@@ -1,4 +1,4 @@
-//! What works, but maybe not as meant.
+//! Warnings of conversion: valid but likely unintended configuration.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 use kermode_crds::annotation::WrongValue;
 use kermode_model::{ObjectKey, Protocol, ServiceName};
 
-/// Something to tell the owner of a Pod, in an Event, about a Dataplane that was made nevertheless.
+/// Warning about a Dataplane that was built nevertheless. It becomes an Event on the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertWarning {
-    /// Services disagree about what is spoken on one container port (decision 10).
+    /// Services declare different protocols for one container port (docs/design.md#shared-container-ports).
     #[error(
         "Services declare different protocols for container port {port} ({}); {used} is used. \
          Give their ports the same appProtocol.",
@@ -18,12 +18,12 @@ pub enum ConvertWarning {
     ProtocolConflict {
         /// The container port.
         port: u16,
-        /// The protocol the proxy will speak.
+        /// Protocol that the proxy uses.
         used: Protocol,
-        /// What each Service declares.
+        /// Declaration of each Service.
         declared: Vec<(ServiceName, Protocol)>,
     },
-    /// A Service's port leads to a named container port that the Pod does not have.
+    /// The named target port of a Service's port does not exist in the Pod.
     #[error(
         "Port {port} of Service {service} leads to the container port named \"{target}\", which no container declares \
          for TCP; it is left out. Name the port in spec.containers[*].ports or use its number as targetPort."
@@ -31,13 +31,13 @@ pub enum ConvertWarning {
     TargetPortNotFound {
         /// The Service.
         service: ObjectKey,
-        /// Its port.
+        /// Port of the Service.
         port: u16,
-        /// The name.
+        /// Name of the target port.
         target: Arc<str>,
     },
-    /// An annotation of a Service means nothing and is not followed.
-    #[error("Service {service}: {wrong}; it may be enabled or disabled, and counts as disabled.")]
+    /// An annotation of a Service is invalid and ignored.
+    #[error("Service {service}: {wrong}; it is ignored. Set it to enabled or disabled.")]
     ServiceAnnotation {
         /// The Service.
         service: ObjectKey,
@@ -59,7 +59,7 @@ impl fmt::Display for Declarations<'_> {
 }
 
 impl ConvertWarning {
-    /// The reason of the Event that tells of it.
+    /// Returns the reason of the Event.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ProtocolConflict { .. } => "ConflictingProtocols",

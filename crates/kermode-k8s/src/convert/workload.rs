@@ -1,9 +1,9 @@
-//! The workload a Pod belongs to: its top controller (decision 3).
+//! The workload of a Pod: its top-level controller (docs/design.md#service-less-names).
 
 use super::facts::{OwnerFacts, OwnerId, PodFacts, Workload};
 
-/// The top controller of a Pod, when it has one: the Deployment of its ReplicaSet, the CronJob of its Job, else what
-/// controls it directly. While nothing is known of the ReplicaSet or Job, that one itself.
+/// Returns the top-level controller of a Pod: the Deployment of its ReplicaSet, the CronJob of its Job, else its direct
+/// controller. An unknown ReplicaSet or Job is itself returned.
 pub fn top_workload<'o>(
     pod: &PodFacts,
     owner: impl FnOnce(&OwnerId) -> Option<&'o OwnerFacts>,

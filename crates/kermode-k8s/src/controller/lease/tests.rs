@@ -1,19 +1,21 @@
-//! Elections on an API server of one object, with a clock that only the tests move.
+//! Tests of elections on a simulated API server with one Lease and a paused clock.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use kube::client::Body;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::*;
 
-/// For how long nobody leads at least after a holder was cut off: 15 s less 10 s, less the clock's grain.
+/// Minimum time without a leader after the holder is disconnected: [`DURATION`] less [`RENEW_DEADLINE`], less the
+/// resolution of the clock.
 const MARGIN: Duration = Duration::from_millis(4990);
 
-/// The API server: one Lease, and how long it takes to answer whom.
+/// Simulated API server with one Lease.
 #[derive(Clone, Default)]
 struct LeaseServer(Arc<Mutex<LeaseState>>);
 
@@ -23,13 +25,16 @@ struct LeaseState {
     version: u64,
 }
 
-/// How one replica reaches it.
+/// Network link between a replica and the API server.
 #[derive(Clone, Default)]
 struct Link(Arc<Mutex<Delay>>);
 
+/// Delays of a link.
 #[derive(Clone, Copy, Default)]
 struct Delay {
+    /// Delay of requests.
     before: Duration,
+    /// Delay of responses.
     after: Duration,
 }
 
@@ -39,16 +44,16 @@ impl LeaseServer {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (server, link) = (server.clone(), link.clone());
             async move {
-                let delay = *link.0.lock().unwrap();
+                let delay = *link.0.lock();
                 sleep(delay.before).await;
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await?.to_bytes();
-                let (status, answer) = server.answer(&parts.method, &body);
+                let (status, object) = server.respond(&parts.method, &body);
                 sleep(delay.after).await;
                 let response = Response::builder().status(status);
                 Ok::<_, kube::Error>(
                     response
-                        .body(Body::from(answer.to_string().into_bytes()))
+                        .body(Body::from(object.to_string().into_bytes()))
                         .unwrap(),
                 )
             }
@@ -56,8 +61,8 @@ impl LeaseServer {
         Client::new(service, "system")
     }
 
-    fn answer(&self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
-        let mut state = self.0.lock().unwrap();
+    fn respond(&self, method: &Method, body: &[u8]) -> (StatusCode, Value) {
+        let mut state = self.0.lock();
         let failure = |status: StatusCode, reason: &str| {
             let code = status.as_u16();
             (
@@ -86,10 +91,10 @@ impl LeaseServer {
         (StatusCode::OK, lease)
     }
 
-    /// Puts somebody else's lease there.
-    fn foreign(&self, renewed: &str, duration: i32) {
+    /// Writes the Lease of another holder.
+    fn renew_for_other(&self, renewed: &str, duration: i32) {
         let spec = json!({"holderIdentity": "other", "renewTime": renewed, "leaseDurationSeconds": duration, "leaseTransitions": 7});
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.lock();
         state.version += 1;
         let version = state.version.to_string();
         state.lease = Some(json!({
@@ -101,10 +106,10 @@ impl LeaseServer {
     }
 
     fn spec(&self) -> Value {
-        self.0.lock().unwrap().lease.as_ref().unwrap()["spec"].clone()
+        self.0.lock().lease.as_ref().unwrap()["spec"].clone()
     }
 
-    /// A replica in the election.
+    /// Starts a replica.
     fn candidate(&self, name: &str) -> (Link, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
         let link = Link::default();
         let candidate = Candidate::new(self.client(&link), "system", "leader", name.to_owned());
@@ -116,37 +121,51 @@ impl LeaseServer {
 
 impl Link {
     fn set(&self, before: Duration, after: Duration) {
-        *self.0.lock().unwrap() = Delay { before, after };
+        *self.0.lock() = Delay { before, after };
     }
 
-    /// The network swallows what is sent.
-    fn cut(&self) {
+    /// Drops all requests.
+    fn disconnect(&self) {
         self.set(Duration::from_hours(1), Duration::ZERO);
     }
 }
 
+/// Waits until a replica leads or stops leading; returns the time.
 async fn until(leading: &mut watch::Receiver<bool>, leads: bool) -> Instant {
     leading.wait_for(|leading| *leading == leads).await.unwrap();
     Instant::now()
 }
 
+/// Asserts that the first replica stops leading at least [`MARGIN`] before the second one leads.
+async fn assert_gap(first: &mut watch::Receiver<bool>, second: &mut watch::Receiver<bool>) {
+    let stopped = until(first, false).await;
+    assert!(!*second.borrow());
+    let started = until(second, true).await;
+    let gap = started - stopped;
+    assert!(gap >= MARGIN, "{gap:?}");
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_first_one_leads_and_is_no_transition() {
+async fn first_candidate_leads_without_a_transition() {
     let server = LeaseServer::default();
     let (_link, mut leading, task) = server.candidate("a");
     until(&mut leading, true).await;
     assert_eq!(server.spec()["leaseTransitions"], 0);
     sleep(Duration::from_mins(1)).await;
-    assert_eq!(server.spec()["leaseTransitions"], 0, "renewing is none either");
+    assert_eq!(
+        server.spec()["leaseTransitions"],
+        0,
+        "a renewal is not a transition"
+    );
     assert!(*leading.borrow());
     task.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_is_gone_is_replaced_whatever_its_clock_said() {
+async fn vanished_holder_is_replaced_regardless_of_its_clock() {
     for renewed in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
         let server = LeaseServer::default();
-        server.foreign(renewed, i32::MAX);
+        server.renew_for_other(renewed, i32::MAX);
         let start = Instant::now();
         let (_link, mut leading, task) = server.candidate("a");
         let waited = until(&mut leading, true).await - start;
@@ -161,20 +180,20 @@ async fn a_holder_that_is_gone_is_replaced_whatever_its_clock_said() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_renews_keeps_it_whatever_its_clock_says() {
+async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
     let server = LeaseServer::default();
-    // Its clock runs backwards, from the far future into the past.
+    // The holder's clock runs backwards, from the far future into the past.
     for minute in 0..60 {
         if minute == 0 {
-            server.foreign("2999-01-01T00:00:00.000000Z", 1);
+            server.renew_for_other("2999-01-01T00:00:00.000000Z", 1);
         }
-        server.foreign(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
+        server.renew_for_other(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
         if minute == 0 {
             let (_link, leading, _task) = server.candidate("a");
             tokio::spawn(async move {
                 let mut leading = leading;
                 until(&mut leading, true).await;
-                panic!("it took a lease that is renewed");
+                panic!("a renewed Lease was acquired");
             });
         }
         sleep(RENEW_DEADLINE).await;
@@ -183,47 +202,40 @@ async fn a_holder_that_renews_keeps_it_whatever_its_clock_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_is_cut_off_stops_before_another_one_starts() {
+async fn disconnected_holder_stops_before_another_replica_leads() {
     for millis in (0..4000).step_by(250) {
         let server = LeaseServer::default();
         let (link, mut first, one) = server.candidate("a");
         until(&mut first, true).await;
         let (_link, mut second, two) = server.candidate("b");
         sleep(Duration::from_millis(10_000 + millis)).await;
-        link.cut();
-        let stopped = until(&mut first, false).await;
-        assert!(!*second.borrow());
-        let started = until(&mut second, true).await;
-        let gap = started - stopped;
-        assert!(gap >= MARGIN, "{gap:?}");
+        link.disconnect();
+        assert_gap(&mut first, &mut second).await;
         one.abort();
         two.abort();
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_took_long_does_not_prolong_the_lease() {
+async fn slow_response_does_not_extend_the_lease() {
     let server = LeaseServer::default();
     let (link, mut first, one) = server.candidate("a");
     until(&mut first, true).await;
-    // Looks at the lease soon after the first one writes it.
+    // The second replica reads the Lease soon after the first one writes it.
     sleep(Duration::from_millis(500)).await;
     let (_link, mut second, two) = server.candidate("b");
     sleep(Duration::from_millis(8500)).await;
-    // The write goes through at once, the answer of each of the two calls takes 2.4 s; then nothing gets through.
+    // Requests arrive at once and each of the two responses takes 2.4 s; then the link is cut.
     link.set(Duration::ZERO, Duration::from_millis(2400));
     sleep(Duration::from_millis(7200)).await;
-    link.cut();
-    let stopped = until(&mut first, false).await;
-    let started = until(&mut second, true).await;
-    let gap = started - stopped;
-    assert!(gap >= MARGIN, "{gap:?}");
+    link.disconnect();
+    assert_gap(&mut first, &mut second).await;
     one.abort();
     two.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_given_back_is_taken_at_once() {
+async fn released_lease_is_acquired_at_once() {
     let server = LeaseServer::default();
     let link = Link::default();
     let candidate = Candidate::new(server.client(&link), "system", "leader", "a".to_owned());

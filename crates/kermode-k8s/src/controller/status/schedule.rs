@@ -1,35 +1,35 @@
-//! When which status is written: each key at most once, not before its time, and never more than so many a second.
+//! Schedule of status writes: each key at most once, not before its due time, at a limited rate.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use kermode_model::ObjectKey;
 
-/// Keys by the time from which they may be written. The clock is passed in.
+/// Scheduled keys by due time. The clock is passed in.
 #[derive(Debug)]
 pub(super) struct WriteSchedule {
     due: HashMap<ObjectKey, Instant>,
     order: BTreeSet<(Instant, ObjectKey)>,
-    /// Time between writes when there are many.
+    /// Minimum average time between writes.
     interval: Duration,
-    /// How far writes may run ahead of that after a quiet time.
+    /// Unused time that accumulates at most, as a burst of writes.
     burst: Duration,
     next: Option<Instant>,
 }
 
-/// What to do now.
+/// Next action of the writer.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NextWrite {
-    /// Write this one.
+    /// Write this key now.
     Write(ObjectKey),
-    /// Nothing before then.
+    /// Wait until this time.
     Wait(Instant),
-    /// Nothing until something is pushed.
+    /// Wait until a key is pushed.
     Idle,
 }
 
 impl WriteSchedule {
-    /// A schedule of that many writes a second, and as many at once after a quiet second.
+    /// Creates a schedule with a maximum number of writes per second, which is also the size of a burst.
     pub(super) fn new(per_second: u32) -> Self {
         let burst = Duration::from_secs(1);
         Self {
@@ -41,7 +41,7 @@ impl WriteSchedule {
         }
     }
 
-    /// Has a key written from `at` on, or earlier if that was said before.
+    /// Schedules a key for `at`, unless it is already due earlier.
     pub(super) fn push(&mut self, key: ObjectKey, at: Instant) {
         if let Some(before) = self.due.get(&key).copied() {
             if before <= at {
@@ -53,8 +53,8 @@ impl WriteSchedule {
         self.due.insert(key, at);
     }
 
-    /// The next step. A key that is handed out is forgotten.
-    pub(super) fn step(&mut self, now: Instant) -> NextWrite {
+    /// Returns the next action. A returned key is removed.
+    pub(super) fn next(&mut self, now: Instant) -> NextWrite {
         let Some((due, key)) = self.order.first().cloned() else {
             return NextWrite::Idle;
         };
@@ -69,7 +69,7 @@ impl WriteSchedule {
         NextWrite::Write(key)
     }
 
-    /// Forgets everything.
+    /// Removes all keys.
     pub(super) fn clear(&mut self) {
         self.due.clear();
         self.order.clear();
@@ -85,32 +85,32 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_written_once_however_often_it_is_pushed() {
+    fn key_that_is_pushed_repeatedly_is_written_once() {
         let now = Instant::now();
         let mut schedule = WriteSchedule::new(10);
         schedule.push(key(1), now + Duration::from_secs(5));
         schedule.push(key(1), now);
         schedule.push(key(1), now + Duration::from_secs(9));
         assert_eq!(
-            schedule.step(now),
+            schedule.next(now),
             NextWrite::Write(key(1)),
-            "the earliest time counts"
+            "the earliest due time applies"
         );
-        assert_eq!(schedule.step(now), NextWrite::Idle);
+        assert_eq!(schedule.next(now), NextWrite::Idle);
     }
 
     #[test]
-    fn nothing_is_written_before_its_time() {
+    fn key_is_not_written_before_its_due_time() {
         let now = Instant::now();
         let mut schedule = WriteSchedule::new(10);
         let later = now + Duration::from_secs(30);
         schedule.push(key(1), later);
-        assert_eq!(schedule.step(now), NextWrite::Wait(later));
-        assert_eq!(schedule.step(later), NextWrite::Write(key(1)));
+        assert_eq!(schedule.next(now), NextWrite::Wait(later));
+        assert_eq!(schedule.next(later), NextWrite::Write(key(1)));
     }
 
     #[test]
-    fn many_are_spread_over_time() {
+    fn rate_of_writes_is_limited() {
         let start = Instant::now();
         let mut schedule = WriteSchedule::new(10);
         for number in 0..100 {
@@ -119,7 +119,7 @@ mod tests {
         let (mut now, mut written) = (start, 0);
         let end = start + Duration::from_secs(5);
         while now < end {
-            match schedule.step(now) {
+            match schedule.next(now) {
                 NextWrite::Write(_) => written += 1,
                 NextWrite::Wait(until) => now = until,
                 NextWrite::Idle => break,

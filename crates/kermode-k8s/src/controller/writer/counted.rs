@@ -1,4 +1,4 @@
-//! The leader's part of a Dataplane's status: its inbounds, counted, and whether all are ready.
+//! The leader's part of a Dataplane's status: the number of its inbounds, and whether all are ready.
 
 use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -11,10 +11,10 @@ use super::observed::CountedStatus;
 use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
 
 impl WriterInner {
-    /// What the status should say; `None` when it does, or when there is no object to say it of.
+    /// Returns the status to be written; `None` if it is up to date or the Dataplane does not exist.
     pub(super) fn counted(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
-        let observed = self.observed().get(key)?.status.clone();
+        let observed = self.observed.lock().get(key)?.status.clone();
         status(&desired.dataplane, observed.as_ref(), Timestamp::now())
     }
 }
@@ -30,15 +30,15 @@ impl StatusSource for WriterInner {
 
     fn written(&self, key: &ObjectKey, outcome: WriteOutcome) {
         if let WriteOutcome::Written(observed) = outcome
-            && self.remember(key, observed)
+            && self.store_observed(key, observed)
         {
-            // Somebody may have changed the rest of it at the same time.
+            // A concurrent write may have changed other fields.
             self.queue.push(key.clone());
         }
     }
 }
 
-/// The status of a Dataplane where it differs from the one observed.
+/// Returns the status of a Dataplane; `None` if it equals the observed one.
 fn status(
     dataplane: &Dataplane,
     observed: Option<&CountedStatus>,
@@ -67,7 +67,7 @@ fn condition(inbounds: &InboundsStatus, ready: bool, since: Time) -> Condition {
     } else {
         let unready = inbounds.total - inbounds.ready;
         let message = format!(
-            "{unready} of {} inbounds get no traffic: their container or the sidecar is not ready, or the Pod ends.",
+            "{unready} of {} inbounds receive no traffic: their container or the sidecar is not ready, or the Pod terminates.",
             inbounds.total
         );
         ("InboundsNotReady", message)
@@ -120,13 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn a_status_that_is_right_is_not_written_again() {
+    fn current_status_is_not_written() {
         let first = status(&mk_dataplane(true), None, at(1)).expect("nothing observed yet");
         assert_eq!(status(&mk_dataplane(true), Some(&observed(&first)), at(2)), None);
     }
 
     #[test]
-    fn the_condition_keeps_its_time_until_it_turns() {
+    fn condition_keeps_its_transition_time_until_its_status_changes() {
         let first = status(&mk_dataplane(true), None, at(1)).expect("new");
         let mut more = mk_dataplane(true);
         more.inbounds.push(more.inbounds[0].clone());

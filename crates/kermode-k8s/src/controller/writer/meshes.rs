@@ -1,25 +1,21 @@
-//! Dataplanes whose Mesh is not there: they are written as soon as it is, and nobody is asked in vain until then.
+//! Dataplanes whose Mesh does not exist. They are written when it is created; until then the API server would reject them.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kermode_model::{MeshName, ObjectKey};
+use parking_lot::Mutex;
 
-/// Which Dataplanes wait for which Mesh.
+/// Waiting Dataplanes by mesh.
 #[derive(Debug, Default)]
 pub(super) struct WaitingForMesh(Mutex<HashMap<MeshName, HashSet<ObjectKey>>>);
 
 impl WaitingForMesh {
     pub(super) fn add(&self, mesh: MeshName, key: ObjectKey) {
-        self.all().entry(mesh).or_default().insert(key);
+        self.0.lock().entry(mesh).or_default().insert(key);
     }
 
-    /// Those that waited for a Mesh; they wait no more.
+    /// Removes and returns the Dataplanes that wait for a Mesh.
     pub(super) fn take(&self, mesh: &MeshName) -> HashSet<ObjectKey> {
-        self.all().remove(mesh).unwrap_or_default()
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashMap<MeshName, HashSet<ObjectKey>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().remove(mesh).unwrap_or_default()
     }
 }

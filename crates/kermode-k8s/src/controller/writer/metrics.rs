@@ -1,11 +1,11 @@
-//! What an operator wants to know of the writer.
+//! Metrics of the writer.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
 
-/// Counts writes, by what they did.
+/// Counters of writes by result.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
@@ -17,20 +17,20 @@ struct WriteLabels {
     result: WriteResult,
 }
 
-/// What a write did.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum WriteResult {
-    /// A Dataplane is there that was not.
+    /// A Dataplane was created.
     Created,
-    /// One is right that was not.
+    /// A Dataplane was updated.
     Updated,
-    /// What others had put into one was taken out.
+    /// Fields that others had added to a Dataplane were removed.
     Corrected,
-    /// One is gone.
+    /// A Dataplane was deleted.
     Deleted,
-    /// The status of one says what it did not.
+    /// The status of a Dataplane was written.
     Status,
-    /// Nothing; it will be tried again.
+    /// The write failed and will be retried.
     Failed,
 }
 
@@ -44,17 +44,17 @@ impl Metrics {
         );
         registry.register(
             "dataplane_generation_failures",
-            "Times that a Pod could not be made into a Dataplane, or no more",
+            "Pods that could not be converted to a Dataplane, or whose Dataplane the API server rejected",
             self.not_generated.clone(),
         );
     }
 
-    /// How many writes there were of that result.
+    /// Returns the number of writes with a result.
     pub fn written(&self, result: WriteResult) -> u64 {
         self.writes.get_or_create(&WriteLabels { result }).get()
     }
 
-    /// A Pod could not be converted.
+    /// Counts a Pod that could not be converted.
     pub fn not_generated(&self) {
         self.not_generated.inc();
     }

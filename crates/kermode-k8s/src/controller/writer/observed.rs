@@ -1,4 +1,4 @@
-//! What is kept of a Dataplane from the API server: enough to see that it differs from what it should be.
+//! Observed state of Dataplanes: hashes by which differences from the desired state are detected.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,37 +11,37 @@ use serde_json::Value;
 
 use crate::convert::LABELS;
 
-/// A Dataplane as the API server has it.
+/// State of a Dataplane in the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDataplane {
     pub(super) content: Content,
     pub(super) status: Option<CountedStatus>,
-    /// Whether a Pod owns it. Those that people write themselves are left alone.
+    /// Whether a Pod owns the Dataplane. Dataplanes that users create themselves are not modified.
     pub(super) generated: bool,
-    /// Orders what is told of the object by the watch and by answers to writes.
+    /// Resource version, which orders the states from the watch and from responses to writes.
     pub(super) version: u64,
 }
 
-/// Everything that we write, as hashes: equal objects have equal ones.
+/// Hashes of all fields that the leader writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Content {
-    /// Labels, mesh, spec and owner.
+    /// Hash of labels, mesh, spec and owner.
     pub(super) whole: u64,
-    /// The same without the health of inbounds.
+    /// Hash of the same fields without the health of inbounds.
     pub(super) shape: u64,
 }
 
-/// The leader's part of the status, as hash.
+/// Hash of the leader's part of the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CountedStatus {
-    /// Inbounds and the condition, its time aside.
+    /// Hash of inbounds and condition without its transition time.
     pub(super) hash: u64,
-    /// Whether the condition holds, and since when.
+    /// Status and transition time of the condition.
     pub(super) ready: Option<(bool, Time)>,
 }
 
 impl ObservedDataplane {
-    /// What matters of an object from the watch.
+    /// Computes the state of an object from the watch.
     pub fn new(object: &DynamicObject) -> Self {
         let owner = object
             .metadata
@@ -71,16 +71,16 @@ impl Content {
         Self::new(object.metadata.labels.as_ref(), &object.mesh, spec, pod_uid)
     }
 
-    /// Labels that are not ours are others' business.
+    /// Ignores labels that the control plane does not manage.
     fn new(labels: Option<&BTreeMap<String, String>>, mesh: &str, spec: &Value, pod_uid: &str) -> Self {
-        let hash = |blind: bool| {
+        let hash = |without_health: bool| {
             let mut hasher = DefaultHasher::new();
             for key in LABELS {
                 labels.and_then(|labels| labels.get(key)).hash(&mut hasher);
             }
             mesh.hash(&mut hasher);
             pod_uid.hash(&mut hasher);
-            hash_value(spec, 0, blind, &mut hasher);
+            hash_value(spec, 0, without_health, &mut hasher);
             hasher.finish()
         };
         Self {
@@ -121,11 +121,11 @@ impl CountedStatus {
     }
 }
 
-/// How deep `spec.networking.inbound[*]` lies in a spec.
+/// Depth of `networking.inbound[*]` in a spec.
 const INBOUND: usize = 3;
 
-/// Hashes a value, the order of members aside; `blind` to the health of inbounds.
-fn hash_value(value: &Value, depth: usize, blind: bool, hasher: &mut DefaultHasher) {
+/// Hashes a value regardless of the order of members, and optionally without the health of inbounds.
+fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut DefaultHasher) {
     std::mem::discriminant(value).hash(hasher);
     match value {
         Value::Null => {}
@@ -135,18 +135,18 @@ fn hash_value(value: &Value, depth: usize, blind: bool, hasher: &mut DefaultHash
         Value::Array(items) => {
             items.len().hash(hasher);
             for item in items {
-                hash_value(item, depth + 1, blind, hasher);
+                hash_value(item, depth + 1, without_health, hasher);
             }
         }
         Value::Object(members) => {
-            let seen = members
+            let included = members
                 .iter()
-                .filter(|(name, _)| !(blind && depth == INBOUND && *name == "health"));
-            let sum = seen
+                .filter(|(name, _)| !(without_health && depth == INBOUND && *name == "health"));
+            let sum = included
                 .map(|(name, member)| {
                     let mut hasher = DefaultHasher::new();
                     name.hash(&mut hasher);
-                    hash_value(member, depth + 1, blind, &mut hasher);
+                    hash_value(member, depth + 1, without_health, &mut hasher);
                     hasher.finish()
                 })
                 .fold(0_u64, u64::wrapping_add);
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn health_changes_the_whole_but_not_the_shape() {
+    fn health_changes_whole_but_not_shape() {
         let tags = json!({"a": "b"});
         let (up, down) = (
             content(spec(json!({"ready": true}), tags.clone())),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_called_health_belongs_to_the_shape() {
+    fn tag_named_health_changes_shape() {
         let health = json!({"ready": true});
         let (good, bad) = (
             content(spec(health.clone(), json!({"health": "good"}))),
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn our_labels_count_and_others_do_not() {
+    fn only_managed_labels_change_the_hash() {
         let with = |key: &str| {
             let labels = BTreeMap::from([(key.to_owned(), "x".to_owned())]);
             Content::new(Some(&labels), "default", &json!({}), "uid")
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn moving_a_value_to_another_member_is_a_change() {
+    fn moving_a_value_to_another_member_changes_the_hash() {
         assert_ne!(
             content(json!({"a": 1, "b": 2})).whole,
             content(json!({"a": 2, "b": 1})).whole

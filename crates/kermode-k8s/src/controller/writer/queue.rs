@@ -1,12 +1,12 @@
-//! A queue of keys in which each is at most once, and never handed out twice at the same time.
+//! Work queue of keys. A key is queued at most once and never processed concurrently.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kermode_model::ObjectKey;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// The queue. Its size is bounded by the number of different keys.
+/// Work queue, bounded by the number of distinct keys.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
@@ -21,18 +21,18 @@ struct QueueState {
 }
 
 impl Queue {
-    /// Adds a key unless it waits already. One that is being worked on is handed out again afterwards.
+    /// Queues a key unless it is queued. A key that is being processed is queued again afterwards.
     pub(super) fn push(&self, key: ObjectKey) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.waiting.insert(key.clone()) && !state.working.contains(&key) {
             state.order.push_back(key);
             self.filled.notify_one();
         }
     }
 
-    /// Forgets the work under way, which has been cancelled; its keys wait again.
+    /// Queues the keys that were being processed when their tasks were cancelled.
     pub(super) fn restart(&self) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let cancelled: Vec<_> = state.working.drain().collect();
         for key in cancelled {
             state.waiting.insert(key.clone());
@@ -41,7 +41,7 @@ impl Queue {
         self.filled.notify_one();
     }
 
-    /// The next key; [`Queue::done`] must follow.
+    /// Returns the next key. The caller must call [`Queue::done`] afterwards.
     pub(super) async fn pop(&self) -> ObjectKey {
         loop {
             if let Some(key) = self.try_pop() {
@@ -52,25 +52,21 @@ impl Queue {
     }
 
     fn try_pop(&self) -> Option<ObjectKey> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let key = state.order.pop_front()?;
         state.waiting.remove(&key);
         state.working.insert(key.clone());
         Some(key)
     }
 
-    /// Ends the work on a key.
+    /// Marks a key as processed.
     pub(super) fn done(&self, key: &ObjectKey) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.working.remove(key);
         if state.waiting.contains(key) {
             state.order.push_back(key.clone());
             self.filled.notify_one();
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -83,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_pushed_twice_is_handed_out_once() {
+    fn key_that_is_pushed_twice_is_returned_once() {
         let queue = Queue::default();
         queue.push(key("a"));
         queue.push(key("a"));
@@ -92,12 +88,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_pushed_while_being_worked_on_comes_again_afterwards() {
+    fn key_that_is_pushed_during_processing_is_returned_afterwards() {
         let queue = Queue::default();
         queue.push(key("a"));
         assert_eq!(queue.try_pop(), Some(key("a")));
         queue.push(key("a"));
-        assert_eq!(queue.try_pop(), None, "not while it is being worked on");
+        assert_eq!(queue.try_pop(), None, "not while it is processed");
         queue.done(&key("a"));
         assert_eq!(queue.try_pop(), Some(key("a")));
     }

@@ -1,8 +1,6 @@
-//! One Dataplane: makes what the API server has what it should be.
+//! Reconciles one Dataplane of the API server with its desired state.
 
-use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kermode_crds::Dataplane;
@@ -18,26 +16,26 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, LABELS};
 
-/// A write has failed and been reported; it is to be tried again after that time.
+/// A write has failed and was reported; it must be retried after this pause.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
-/// When to try again what may go well any moment.
-const SOON: Duration = Duration::from_secs(2);
-/// The longest wait before what the API server refused is tried again: nothing here changes its mind.
-const LATER: Duration = Duration::from_mins(1);
-/// How long a status waits for a change that may follow the one it tells of.
+/// Pause after a transient failure, and after the first rejection.
+const SHORT_PAUSE: Duration = Duration::from_secs(2);
+/// Maximum pause after repeated rejections, which only a change of the cluster can end.
+const MAX_PAUSE: Duration = Duration::from_mins(1);
+/// Delay of a status write, which coalesces changes in quick succession.
 const COALESCE: Duration = Duration::from_millis(200);
 
 impl WriterInner {
     #[tracing::instrument(name = "write dataplane", level = "debug", skip_all, fields(%key))]
     pub(super) async fn reconcile(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
-        let observed = self.observed().get(key).cloned();
+        let observed = self.observed.lock().get(key).cloned();
         match (self.source.desired(key), observed) {
             (Some(desired), observed) => self.apply(key, &desired, observed).await,
             (None, Some(observed)) if observed.generated => self.delete(key).await,
             (None, _) => {
-                self.refused().remove(key);
+                self.rejections.lock().remove(key);
                 Ok(())
             }
         }
@@ -51,8 +49,8 @@ impl WriterInner {
     ) -> Result<(), RetryAfter> {
         let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
         let spec = serde_json::to_value(&object.spec).map_err(|error| {
-            tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialised");
-            RetryAfter(LATER)
+            tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialized");
+            RetryAfter(MAX_PAUSE)
         })?;
         let content = Content::of(&object, &spec, &desired.pod_uid);
         if observed
@@ -68,22 +66,22 @@ impl WriterInner {
         let mesh = &desired.dataplane.mesh;
         if !self.source.mesh_exists(mesh) {
             self.waiting.add(mesh.clone(), key.clone());
-            // It may have come between the question and the entry.
+            // The Mesh may have been created between the check and the registration.
             if !self.source.mesh_exists(mesh) {
                 return Err(self.without_mesh(key, desired));
             }
         }
         match self.put(key, &object, spec, content).await {
             Ok(written) => {
-                self.tell(key, desired, observed.as_ref(), content);
-                self.remember(key, written);
-                self.refused().remove(key);
+                self.publish_event(key, desired, observed.as_ref(), content);
+                self.store_observed(key, written);
+                self.rejections.lock().remove(key);
                 self.count_inbounds(key);
                 Ok(())
             }
-            // The namespace is going away and the Pod with it.
+            // The namespace and the Pod are being deleted.
             Err(error) if is_not_found(&error) || is_terminating(&error) => Ok(()),
-            Err(error) if is_conflict(&error) => Err(RetryAfter(SOON)),
+            Err(error) if is_conflict(&error) => Err(RetryAfter(SHORT_PAUSE)),
             Err(error) => Err(self.not_written(key, desired, &error)),
         }
     }
@@ -103,7 +101,7 @@ impl WriterInner {
         if observed.content == content {
             return Ok(observed);
         }
-        // Applying leaves what others have added.
+        // Server-side apply keeps fields of other managers, so they are removed by a replacement.
         let replaced = api
             .replace(&key.name, &replacing(), &without_additions(applied, object, spec))
             .await?;
@@ -111,8 +109,8 @@ impl WriterInner {
         Ok(ObservedDataplane::new(&replaced))
     }
 
-    /// An Event for what an operator wants to see: not for each readiness probe.
-    fn tell(
+    /// Publishes an Event for a created or updated Dataplane, but not for changes of health alone.
+    fn publish_event(
         &self,
         key: &ObjectKey,
         desired: &Desired,
@@ -133,25 +131,29 @@ impl WriterInner {
     }
 
     fn not_written(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
-        let refused = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
-        let again = if refused { self.wait(key) } else { SOON };
-        if again >= LATER {
+        let rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
+        let pause = if rejected {
+            self.pause_after_rejection(key)
+        } else {
+            SHORT_PAUSE
+        };
+        if pause >= MAX_PAUSE {
             self.not_generated(key, desired, error);
         }
         self.failed(&format!("Dataplane {key} cannot be written"), error);
-        RetryAfter(again)
+        RetryAfter(pause)
     }
 
-    /// A Mesh that is missing at the start is being made; one that stays missing is worth an Event.
+    /// Reports a missing Mesh. An Event is published only if the Mesh remains missing, since at startup it is being created.
     fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
-        let again = self.wait(key);
-        if again >= LATER {
+        let pause = self.pause_after_rejection(key);
+        if pause >= MAX_PAUSE {
             let mesh = &desired.dataplane.mesh;
-            let problem = format!("there is no Mesh \"{mesh}\": create it or name another");
+            let problem = format!("Mesh \"{mesh}\" does not exist: create it or correct kuma.io/mesh");
             tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
             self.not_generated(key, desired, &problem);
         }
-        RetryAfter(again)
+        RetryAfter(pause)
     }
 
     fn not_generated(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
@@ -161,22 +163,20 @@ impl WriterInner {
             .warning(&subject(key, desired), "FailedToGenerateKumaDataplane", &message);
     }
 
-    /// How long to wait after another refusal: what is refused now, for want of a Mesh that is being made, may well
-    /// be taken in a moment. Only a refusal that stays is worth an Event.
-    fn wait(&self, key: &ObjectKey) -> Duration {
-        let mut refused = self.refused();
-        let times = refused.entry(key.clone()).or_default();
+    /// Returns the pause after another rejection of a Dataplane. It grows exponentially: the first rejections may be
+    /// transient, for example while a Mesh is being created.
+    fn pause_after_rejection(&self, key: &ObjectKey) -> Duration {
+        let mut rejections = self.rejections.lock();
+        let times = rejections.entry(key.clone()).or_default();
         *times = times.saturating_add(1);
-        SOON.saturating_mul(1 << (*times - 1).min(8)).min(LATER)
-    }
-
-    fn refused(&self) -> MutexGuard<'_, HashMap<ObjectKey, u32>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        SHORT_PAUSE
+            .saturating_mul(1 << (*times - 1).min(8))
+            .min(MAX_PAUSE)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        // The object may be another one by now, written by hand after the one we knew had gone.
+        // The object may have been replaced by one that a user created after the observed one was deleted.
         let current = match api.get_metadata_opt(&key.name).await {
             Ok(Some(current)) => current.metadata,
             Ok(None) => return Ok(()),
@@ -208,13 +208,13 @@ impl WriterInner {
         }
     }
 
-    fn failed(&self, what: &str, error: &kube::Error) -> RetryAfter {
+    fn failed(&self, failure: &str, error: &kube::Error) -> RetryAfter {
         self.metrics.count(WriteResult::Failed);
-        tracing::warn!("{}", describe(what, error));
-        RetryAfter(SOON)
+        tracing::warn!("{}", describe(failure, error));
+        RetryAfter(SHORT_PAUSE)
     }
 
-    /// Has the status written where it does not say what is.
+    /// Schedules a write of the status if it is outdated.
     fn count_inbounds(&self, key: &ObjectKey) {
         if self.counted(key).is_some() {
             self.status.push(key.clone(), Instant::now() + COALESCE);
@@ -237,7 +237,7 @@ fn replacing() -> PostParams {
     }
 }
 
-/// The object as the API server has it, with our fields as they should be and nothing beside them.
+/// Returns the observed object with the desired labels, owner, mesh and spec, without additions by others.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
     labels.retain(|key, _| !LABELS.contains(&key.as_str()));

@@ -1,4 +1,4 @@
-//! What is kept of namespaces and of the controllers between a workload and its pods.
+//! Facts of Namespaces, and of the controllers between a workload and its Pods.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use kermode_model::ObjectKey;
 
 use super::Pairs;
 
-/// What is kept of a Namespace.
+/// Facts of a Namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NamespaceFacts {
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
-    /// Its labels.
+    /// Labels.
     pub labels: Pairs,
-    /// Its annotations with `kuma.io/` in the key.
+    /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
-    /// Whether it is being deleted: the API server refuses to create objects in it.
+    /// Whether the Namespace is being deleted. The API server does not create objects in it.
     pub deleting: bool,
 }
 
@@ -35,17 +35,17 @@ impl From<&Namespace> for NamespaceFacts {
     }
 }
 
-/// A controller of pods, by kind and name; the namespace is that of the pods.
+/// A controller of Pods, by kind and name, in the namespace of the Pods.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Workload {
-    /// Its kind, such as `Deployment`.
+    /// Kind, such as `Deployment`.
     pub kind: Arc<str>,
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
 }
 
 impl Workload {
-    /// A workload from its two parts.
+    /// Creates a workload from kind and name.
     pub fn new(kind: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             kind: kind.into(),
@@ -53,7 +53,7 @@ impl Workload {
         }
     }
 
-    /// The controller among the owners of an object; the first owner where none says that it controls.
+    /// Returns the controlling owner of an object, or its first owner if none is marked as controller.
     pub(super) fn controlling(metadata: &ObjectMeta) -> Option<Self> {
         let owners: &[OwnerReference] = metadata.owner_references.as_deref().unwrap_or_default();
         let controller = owners.iter().find(|owner| owner.controller == Some(true));
@@ -62,26 +62,26 @@ impl Workload {
     }
 }
 
-/// Kinds that stand between a workload and its pods.
+/// Kinds between a workload and its Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OwnerKind {
-    /// Usually made by a Deployment.
+    /// Usually owned by a Deployment.
     ReplicaSet,
-    /// Often made by a CronJob.
+    /// Often owned by a CronJob.
     Job,
 }
 
-/// One controller that may itself have an owner.
+/// Identifier of a controller that may itself have an owner.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnerId {
-    /// Its kind.
+    /// Kind.
     pub kind: OwnerKind,
-    /// Its namespace and name.
+    /// Namespace and name.
     pub key: ObjectKey,
 }
 
 impl OwnerId {
-    /// The owner of a pod, when it is of a kind that may itself have an owner.
+    /// Returns the identifier of a Pod's owner if it is of a kind that may itself have an owner.
     pub fn of(namespace: &Arc<str>, owner: &Workload) -> Option<Self> {
         let kind = match &*owner.kind {
             "ReplicaSet" => OwnerKind::ReplicaSet,
@@ -93,12 +93,12 @@ impl OwnerId {
     }
 }
 
-/// What is kept of a ReplicaSet or Job.
+/// Facts of a ReplicaSet or Job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnerFacts {
-    /// Which one it is.
+    /// Identifier.
     pub id: OwnerId,
-    /// Who controls it.
+    /// Controlling owner.
     pub owner: Option<Workload>,
 }
 

@@ -1,4 +1,4 @@
-//! What is kept of a Pod.
+//! Facts of Pods.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,96 +11,96 @@ use kermode_model::ObjectKey;
 
 use super::{Pairs, SIDECAR, Share, Workload, is_tcp, port_number};
 
-/// What is kept of a Pod.
+/// Facts of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodFacts {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// Tells it from an earlier Pod of the same name.
+    /// UID; differs from that of an earlier Pod of the same name.
     pub uid: Arc<str>,
-    /// Its labels.
+    /// Labels.
     pub labels: Pairs,
-    /// Its annotations with `kuma.io/` in the key.
+    /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
-    /// Its first IP, once it has one.
+    /// First IP; `None` until one is assigned.
     pub ip: Option<IpAddr>,
-    /// Whether it still runs.
+    /// Phase.
     pub phase: PodPhase,
-    /// Whether it is being deleted.
+    /// Whether the Pod is being deleted.
     pub deleting: bool,
-    /// The service account it runs as.
+    /// Name of the service account.
     pub service_account: Arc<str>,
-    /// Its long-running containers: the ordinary ones, then the native sidecars, each in the Pod's order.
+    /// Long-running containers: the ordinary ones, then the native sidecars, each in the order of the Pod.
     pub containers: Box<[ContainerFacts]>,
-    /// HTTP probes by port number, when the Pod says that the proxy answers for the application.
+    /// HTTP probes with a numeric port, if the Pod has virtual probes.
     pub probes: Box<[ProbeFacts]>,
-    /// What controls it.
+    /// Controlling owner.
     pub owner: Option<Workload>,
-    /// Whether ended containers are started again.
+    /// Restart policy of terminated containers.
     pub restart_policy: Option<RestartPolicy>,
 }
 
-/// As much of a Pod's phase as matters here.
+/// Phase of a Pod, as far as conversion distinguishes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PodPhase {
     /// Pending, Running or unknown.
     #[default]
     Active,
-    /// All containers have ended well.
+    /// All containers have terminated successfully.
     Succeeded,
-    /// All containers have ended, one of them badly.
+    /// All containers have terminated, at least one with a failure.
     Failed,
-    /// Failed, because the node was short of something.
+    /// Failed by eviction under node pressure.
     Evicted,
 }
 
-/// Whether ended containers are started again.
+/// Restart policy of terminated containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestartPolicy {
-    /// Always.
+    /// All containers are restarted.
     Always,
-    /// Only those that ended badly.
+    /// Failed containers are restarted.
     OnFailure,
-    /// Never.
+    /// No container is restarted.
     Never,
 }
 
 /// One long-running container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerFacts {
-    /// Its name.
+    /// Name.
     pub name: Arc<str>,
-    /// Whether it is a native sidecar: an init container that keeps running.
+    /// Whether the container is a native sidecar: a restartable init container.
     pub native_sidecar: bool,
-    /// The TCP ports it declares, and their names.
+    /// Names and numbers of the declared TCP ports.
     pub ports: Box<[(Option<Arc<str>>, u16)]>,
-    /// What the kubelet says of it; nothing before it has been looked at.
+    /// State that the kubelet reported; `None` before its first report.
     pub state: Option<ContainerState>,
 }
 
-/// What the kubelet says of a container.
+/// State of a container, as reported by the kubelet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContainerState {
-    /// Whether its readiness probe passes.
+    /// Whether the container is ready.
     pub ready: bool,
-    /// Its exit code, when it has ended.
+    /// Exit code; `None` while the container runs.
     pub exit_code: Option<i32>,
 }
 
-/// One HTTP probe by port number.
+/// One HTTP probe with a numeric port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeFacts {
     /// Index of the container in the Pod's `containers`.
     pub container: usize,
-    /// Which of its probes.
+    /// Kind of the probe.
     pub kind: ProbeKind,
-    /// The port asked.
+    /// Port of the probe.
     pub port: u16,
-    /// The path asked for.
+    /// Path of the probe.
     pub path: Arc<str>,
 }
 
-/// Which of a container's probes.
+/// Kind of a container's probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeKind {
     /// `livenessProbe`.
@@ -114,8 +114,8 @@ pub enum ProbeKind {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// Whether it has been given a sidecar. An annotation tells, so that pods injected earlier stay in the mesh
-    /// whatever the labels say now.
+    /// Whether the Pod has a sidecar, according to the annotation that injection wrote. Pods remain in the mesh even if
+    /// the label that requested injection changes.
     pub fn is_injected(&self) -> bool {
         let key = annotation::SIDECAR_INJECTED;
         self.annotations
@@ -123,17 +123,17 @@ impl PodFacts {
             .is_some_and(|value| annotation::parse_bool(key, value) == Ok(true))
     }
 
-    /// The sidecar.
+    /// Returns the sidecar.
     pub fn sidecar(&self) -> Option<&ContainerFacts> {
         self.containers.iter().find(|container| container.is_sidecar())
     }
 
-    /// All long-running containers but the sidecar.
+    /// Iterates over all long-running containers except the sidecar.
     pub fn application(&self) -> impl Iterator<Item = &ContainerFacts> {
         self.containers.iter().filter(|container| !container.is_sidecar())
     }
 
-    /// Shares whatever other pods are likely to have too.
+    /// Deduplicates values that other Pods are likely to have too.
     pub(crate) fn share(&mut self, with: &mut impl Share) {
         with.text(&mut self.key.namespace);
         with.text(&mut self.service_account);
@@ -192,7 +192,7 @@ impl From<&Pod> for PodFacts {
     }
 }
 
-/// Namespace and name of an object.
+/// Returns namespace and name of an object.
 pub(super) fn key_of(metadata: &ObjectMeta) -> ObjectKey {
     ObjectKey::new(
         metadata.namespace.as_deref().unwrap_or_default(),
@@ -232,7 +232,7 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
         .iter()
         .map(|container| ContainerFacts::new(container, false, ordinary))
         .collect();
-    // A status whose container is not in the spec: the API server sends none, but what it says still holds.
+    // A status without a container in the spec: the API server sends none, but Kuma considers it, and so does this.
     let stray = ordinary.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)
@@ -276,7 +276,7 @@ fn http_probe(container: usize, kind: ProbeKind, probe: &Probe) -> Option<ProbeF
 // === impl ContainerFacts ===
 
 impl ContainerFacts {
-    /// Whether it is our sidecar.
+    /// Whether the container is the sidecar.
     pub fn is_sidecar(&self) -> bool {
         &*self.name == SIDECAR
     }
@@ -319,7 +319,7 @@ impl From<&ContainerStatus> for ContainerState {
 }
 
 impl ProbeKind {
-    /// Name of the field in a container.
+    /// Returns the name of the field in a container.
     pub fn field(self) -> &'static str {
         match self {
             Self::Liveness => "livenessProbe",

@@ -1,4 +1,4 @@
-//! What is kept of a Service.
+//! Facts of Services.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,51 +11,51 @@ use kermode_model::{ObjectKey, Protocol, ServiceName};
 use super::super::protocol;
 use super::{Pairs, is_tcp, port_number};
 
-/// What is kept of a Service.
+/// Facts of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceFacts {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// Labels of the pods behind it; empty when it selects none by itself.
+    /// Selector of Pods; empty for a Service without one.
     pub selector: Pairs,
-    /// Its TCP ports, in its order.
+    /// TCP ports, in the order of the Service.
     pub ports: Box<[ServicePortFacts]>,
-    /// Its ClusterIPs, one for each IP family; none for a headless Service.
+    /// ClusterIPs, one for each IP family; empty for a headless Service.
     pub cluster_ips: Box<[IpAddr]>,
-    /// Whether its ClusterIP is `None`: clients address the pods one by one.
+    /// Whether the ClusterIP is `None`: clients address individual Pods.
     pub headless: bool,
-    /// Whether it only names a host outside the cluster (type `ExternalName`).
+    /// Whether the type is `ExternalName`.
     pub external_name: bool,
-    /// Its annotations with `kuma.io/` in the key.
+    /// Annotations with `kuma.io/` in the key.
     pub annotations: Pairs,
 }
 
 /// A TCP port of a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePortFacts {
-    /// The number clients use.
+    /// Port number for clients.
     pub number: u16,
-    /// Where it leads in a pod.
+    /// Target port in Pods.
     pub target: TargetPort,
-    /// What it says is spoken there, as far as that is known.
+    /// Declared application protocol; `None` if none or an unknown one is declared.
     pub protocol: Option<Protocol>,
-    /// `number` as text: made once here, shared by the tags of every pod behind the Service.
+    /// `number` as a string, shared by the tags of all Pods of the Service.
     pub(crate) number_text: Arc<str>,
-    /// `kuma.io/service` of the inbounds behind it, shared likewise.
+    /// `kuma.io/service` of the inbounds of this port, shared like `number_text`.
     pub(crate) service_name: ServiceName,
 }
 
-/// Where a Service's port leads in a pod.
+/// Target port of a Service's port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetPort {
-    /// To this port, whether or not a container declares it.
+    /// Port number, which need not be declared by a container.
     Number(u16),
-    /// To the container port of that name, which may differ from pod to pod.
+    /// Name of a container port, whose number may differ between Pods.
     Name(Arc<str>),
 }
 
 impl ServiceFacts {
-    /// Whether its pods get inbounds of it: it selects some, is in the cluster and not to be ignored.
+    /// Whether the Service yields inbounds: it has a selector, is not an ExternalName and is not ignored.
     pub fn takes_part(&self) -> bool {
         let ignored = self
             .annotations
@@ -96,7 +96,7 @@ impl ServicePortFacts {
         }
         let number = port_number(port.port)?;
         let target = match &port.target_port {
-            // The API server fills an omitted target in; 0 is how older clients omit it.
+            // The API server sets an omitted target port; older clients send 0 to omit it.
             None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
             Some(IntOrString::Int(target)) => TargetPort::Number(port_number(*target)?),
             Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
@@ -112,7 +112,7 @@ impl ServicePortFacts {
         })
     }
 
-    /// `kuma.io/service` of the inbounds behind this port.
+    /// Returns `kuma.io/service` of the inbounds of this port.
     pub fn service_name(&self) -> &ServiceName {
         &self.service_name
     }
