@@ -1,4 +1,4 @@
-//! ADD: prepares one pod, or leaves it alone.
+//! Operation ADD: applies the rules of one pod, or skips it.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,11 +14,12 @@ use crate::network::Network;
 use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
-/// The pod is in the API before its sandbox is made, but the API server may be away for a moment.
-const ATTEMPTS: u32 = 30;
+/// Maximum number of attempts to get the pod. The pod exists before its sandbox, but the API server may be unavailable.
+const MAX_ATTEMPTS: u32 = 30;
+/// Pause between attempts to get the pod.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Prepares the pod that the environment names.
+/// Applies the rules of the pod that the environment names.
 pub(crate) fn add(
     environment: &Environment,
     network: &Network,
@@ -52,8 +53,10 @@ fn find(pods: &impl PodLookup, namespace: &str, name: &str, pause: Duration) -> 
     loop {
         match pods.find(namespace, name) {
             Ok(pod) => return Ok(pod),
-            Err(error) if attempt == ATTEMPTS => {
-                return Err(Failure::later(&format!("{error:#} (after {ATTEMPTS} attempts)")));
+            Err(error) if attempt == MAX_ATTEMPTS => {
+                return Err(Failure::later(&format!(
+                    "{error:#} (after {MAX_ATTEMPTS} attempts)"
+                )));
             }
             Err(_) => thread::sleep(pause),
         }
@@ -61,7 +64,7 @@ fn find(pods: &impl PodLookup, namespace: &str, name: &str, pause: Duration) -> 
     }
 }
 
-/// In a thread of its own, since entering a network namespace changes the thread for good.
+/// Applies the rules in a separate thread, because a thread cannot leave a network namespace that it has entered.
 fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
     let inside = || {
         let enter = || setns(File::open(path)?, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
@@ -75,7 +78,7 @@ fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failur
     };
     let applied = thread::scope(|scope| scope.spawn(inside).join());
     applied
-        .unwrap_or_else(|_| Err(Failure::rules("the thread that applied them panicked")))
+        .unwrap_or_else(|_| Err(Failure::rules("the applying thread panicked")))
         .map(|_| ())
 }
 

@@ -1,15 +1,15 @@
-//! What the runtime says by environment variables (CNI specification, section 2).
+//! Environment variables that the container runtime sets (CNI specification, section 2).
 
 use std::path::PathBuf;
 
-/// The variables that matter here.
+/// The variables that the plugin uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Environment {
     /// `CNI_COMMAND`.
     pub(crate) command: Option<String>,
     /// `CNI_NETNS`: path of the pod's network namespace.
     pub(crate) network_namespace: Option<PathBuf>,
-    /// `CNI_ARGS`: `KEY=value` pairs between semicolons; Kubernetes names the pod in them.
+    /// `CNI_ARGS`: `KEY=value` pairs separated by semicolons. Kubernetes passes the name of the pod in them.
     pub(crate) arguments: String,
 }
 
@@ -17,7 +17,7 @@ impl Environment {
     /// Reads the variables of this process.
     #[allow(
         clippy::disallowed_methods,
-        reason = "this is the one place of this binary that reads variables"
+        reason = "the only place of this binary that reads variables"
     )]
     pub(crate) fn read() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -28,7 +28,7 @@ impl Environment {
         }
     }
 
-    /// Namespace and name of the pod, when the caller is Kubernetes.
+    /// Returns namespace and name of the pod; `None` if the caller is not Kubernetes.
     pub(crate) fn pod(&self) -> Option<(&str, &str)> {
         Some((
             self.argument("K8S_POD_NAMESPACE")?,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pod_is_named_by_two_arguments() {
+    fn pod_is_named_by_two_arguments() {
         let environment = |arguments: &str| Environment {
             arguments: arguments.to_owned(),
             ..Environment::default()

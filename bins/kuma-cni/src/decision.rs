@@ -1,34 +1,34 @@
-//! Which pods are prepared. The order of the reasons is that of BEHAVIOUR section 4.5.
+//! Decides which pods get rules. The order of the checks is that of docs/reference/transparent-proxying.md#cni.
 
 use std::collections::BTreeMap;
 
 use kermode_model::annotation::SIDECAR_INJECTED;
 
-/// What has to be known of a pod.
+/// Fields of a pod that the decision reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PodSummary {
-    /// Its annotations.
+    /// Annotations.
     pub(crate) annotations: BTreeMap<String, String>,
-    /// Names of its init containers.
+    /// Names of init containers.
     pub(crate) init_containers: Vec<String>,
-    /// How many containers run side by side, native sidecars (init containers that restart) included.
+    /// Number of long-running containers, including native sidecars (restartable init containers).
     pub(crate) running_containers: usize,
 }
 
-/// Why a pod is passed through unchanged.
+/// Reason for which a pod is skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Skip {
-    /// `kuma-init` does the work.
+    /// The pod has the init container `kuma-init`, which applies the rules.
     HasInitContainer,
-    /// There is no sidecar beside the application.
+    /// The pod has one container only, so it has no sidecar.
     Alone,
-    /// The injector did not touch it.
+    /// The pod was not injected.
     NotInjected,
 }
 
 const INIT_CONTAINER: &str = "kuma-init";
 
-/// Whether to leave the pod alone, and why.
+/// Returns the reason for skipping a pod; `None` if it gets rules.
 pub(crate) fn skip(pod: &PodSummary) -> Option<Skip> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(Skip::HasInitContainer);
@@ -59,12 +59,12 @@ mod tests {
     }
 
     #[test]
-    fn an_injected_pod_with_a_sidecar_is_prepared() {
+    fn injected_pod_with_a_sidecar_gets_rules() {
         assert_eq!(skip(&mk_pod(&["init-container"], 2, Some("true"))), None);
     }
 
     #[test]
-    fn the_others_are_left_alone() {
+    fn other_pods_are_skipped() {
         let init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
         assert_eq!(skip(&init), Some(Skip::HasInitContainer));
         assert_eq!(skip(&mk_pod(&[], 1, Some("true"))), Some(Skip::Alone));

@@ -1,11 +1,11 @@
-//! CNI plugin that sets up transparent proxying in a pod's network namespace, in place of the init container.
+//! CNI plugin that sets up transparent proxying in a pod's network namespace, instead of the init container.
 //!
 //! ```text
 //! environment, stdin ──config, network──▶ request ──▶ pod from the API ──decision──▶ annotations ──netfilter──▶ rules
 //! ```
 //!
-//! The runtime runs it once for each pod and operation, chained after the plugin that made the interfaces. Only ADD does
-//! something: the rules vanish with the pod's network namespace.
+//! The container runtime executes it once for each pod and operation, chained after the plugin that creates the
+//! interfaces. Only ADD has an effect: the rules are deleted with the pod's network namespace.
 
 mod add;
 mod config;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What to print. The operations without a result print nothing.
+/// Runs the operation. Returns the output, which is empty for operations without a result.
 fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
     match CniCommand::parse(environment.command.as_deref())? {
         CniCommand::Version => Ok(protocol::versions(&network::version_of(input))),

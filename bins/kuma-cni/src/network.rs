@@ -1,4 +1,4 @@
-//! The network configuration on standard input: our entry of the node's conflist.
+//! Network configuration on standard input: the plugin's entry of the node's conflist.
 
 use std::path::PathBuf;
 
@@ -7,37 +7,37 @@ use serde_json::{Value, json};
 
 use crate::protocol::Failure;
 
-/// Our entry. Keys are Kuma's.
+/// The plugin's entry. The keys are Kuma's.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Network {
-    /// Version of the CNI specification that the runtime speaks.
+    /// Version of the CNI specification that the runtime uses.
     #[serde(rename = "cniVersion", default = "oldest_version")]
     pub(crate) cni_version: String,
-    /// What the plugins before this one made. Passed on unread, so that nothing of it is lost.
+    /// Result of the previous plugins. It is passed on undecoded, so that unknown fields survive.
     #[serde(rename = "prevResult")]
     previous_result: Option<Value>,
-    /// How to find pods, and which to leave alone.
+    /// Settings of the API server and excluded namespaces.
     pub(crate) kubernetes: KubernetesSettings,
-    /// Where nft is; by default beside this program.
+    /// Path of nft; by default nft beside this program, else `/usr/sbin/nft`.
     pub(crate) nft: Option<PathBuf>,
 }
 
-/// How to find pods, and which to leave alone.
+/// Settings of the API server and excluded namespaces.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct KubernetesSettings {
     /// Path of the kubeconfig that the installer wrote.
     pub(crate) kubeconfig: PathBuf,
-    /// Namespaces whose pods are left alone.
+    /// Namespaces whose pods are skipped.
     #[serde(default)]
     pub(crate) exclude_namespaces: Vec<String>,
 }
 
-/// The version of a configuration without one, by the specification.
+/// Returns the version that the specification defines for a configuration without one.
 fn oldest_version() -> String {
     "0.1.0".to_owned()
 }
 
-/// The version an answer has to be of, even to input that cannot be used otherwise.
+/// Returns the version for the response, even for input that is otherwise invalid.
 pub(crate) fn version_of(input: &str) -> String {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     input
@@ -47,12 +47,12 @@ pub(crate) fn version_of(input: &str) -> String {
 }
 
 impl Network {
-    /// Reads standard input.
+    /// Parses the content of standard input.
     pub(crate) fn parse(input: &str) -> Result<Self, Failure> {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
     }
 
-    /// What ADD answers: the interfaces are those of the plugins before, none when there is none (Multus).
+    /// Returns the result of ADD: that of the previous plugins, or an empty one without previous plugins (Multus).
     pub(crate) fn result(&self) -> Value {
         self.previous_result
             .clone()
@@ -71,7 +71,7 @@ mod tests {
     }"#;
 
     #[test]
-    fn the_previous_result_is_passed_on_whole() {
+    fn previous_result_is_passed_on_unchanged() {
         let network = Network::parse(CHAINED).expect("legal");
         let expected =
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] });
@@ -80,20 +80,20 @@ mod tests {
     }
 
     #[test]
-    fn unchained_the_result_is_empty() {
+    fn result_without_previous_plugins_is_empty() {
         let network =
             Network::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#).expect("legal");
         assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));
     }
 
     #[test]
-    fn a_configuration_without_kubeconfig_is_refused() {
+    fn configuration_without_kubeconfig_is_rejected() {
         let failure = Network::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("refused");
         assert!(failure.to_json("1.0.0").contains("kubeconfig"));
     }
 
     #[test]
-    fn the_version_is_found_in_input_of_any_kind() {
+    fn version_is_read_from_any_input() {
         assert_eq!(version_of(CHAINED), "1.0.0");
         assert_eq!(version_of("not json"), "0.1.0");
     }

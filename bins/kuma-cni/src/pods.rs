@@ -1,4 +1,4 @@
-//! Asks the API server for the pod. IO; what follows from the answer is decided in `decision`.
+//! Gets the pod from the API server. The module `decision` decides what to do with it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use kube::{Api, Client, Config};
 
 use crate::decision::PodSummary;
 
-/// Finds pods.
+/// Lookup of pods.
 pub(crate) trait PodLookup {
-    /// The pod as it is now.
+    /// Returns the current state of a pod.
     fn find(&self, namespace: &str, name: &str) -> anyhow::Result<PodSummary>;
 }
 
-/// The API server that a kubeconfig names.
+/// API server that a kubeconfig names.
 pub(crate) struct ApiServer {
     kubeconfig: PathBuf,
 }
 
-/// One attempt; the caller makes several.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for connecting and for reading, for each attempt of the caller.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ApiServer {
-    /// With the kubeconfig at that path, which is read at each call: the installer renews its token.
+    /// Uses the kubeconfig at a path. It is read for each lookup, because the installer renews its token.
     pub(crate) fn new(kubeconfig: &Path) -> Self {
         Self {
             kubeconfig: kubeconfig.to_owned(),
@@ -39,8 +39,8 @@ impl ApiServer {
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .with_context(|| format!("cannot use {path}"))?;
-        config.connect_timeout = Some(PATIENCE);
-        config.read_timeout = Some(PATIENCE);
+        config.connect_timeout = Some(TIMEOUT);
+        config.read_timeout = Some(TIMEOUT);
         let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, namespace);
         Ok(pods.get(name).await?)
     }
@@ -57,7 +57,7 @@ impl PodLookup for ApiServer {
     }
 }
 
-/// Keeps what the decision needs.
+/// Extracts the fields that the decision reads.
 fn facts(pod: Pod) -> PodSummary {
     let spec = pod.spec.unwrap_or_default();
     let init_containers = spec.init_containers.unwrap_or_default();
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_native_sidecar_counts_as_running_beside_the_application() {
+    fn native_sidecar_counts_as_long_running_container() {
         let pod = serde_json::json!({
             "metadata": { "annotations": { "kuma.io/sidecar-injected": "true" } },
             "spec": {

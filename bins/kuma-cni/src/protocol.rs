@@ -2,21 +2,21 @@
 
 use serde_json::json;
 
-/// The versions of the specification that are spoken. An entry of ours in an older conflist gets 0.3.0.
+/// Supported versions of the specification. The installer writes 0.3.0 for older conflists.
 pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
-/// What the runtime wants.
+/// Operation that the runtime requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CniCommand {
-    /// Prepare a pod.
+    /// Apply the rules of a pod.
     Add,
-    /// Say which versions are spoken.
+    /// Report the supported versions.
     Version,
-    /// CHECK, DEL, GC and STATUS: there is nothing to check, undo or collect.
+    /// CHECK, DEL, GC and STATUS, which have no effect.
     Nothing,
 }
 
-/// An error as the runtime wants it: a code with a meaning, a sentence, details.
+/// Error in the form of the specification: code, message and details.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}: {details}")]
 pub(crate) struct Failure {
@@ -40,7 +40,7 @@ impl CniCommand {
 }
 
 impl Failure {
-    /// The runtime speaks a version that is not supported.
+    /// The version of the runtime is not supported.
     pub(crate) fn incompatible(version: &str) -> Self {
         let details = format!(
             "version {version:?} is not one of {}",
@@ -71,7 +71,7 @@ impl Failure {
         }
     }
 
-    /// Our entry of the conflist cannot be used.
+    /// The plugin's entry of the conflist is invalid.
     pub(crate) fn configuration(details: &str) -> Self {
         Self {
             code: 7,
@@ -80,7 +80,7 @@ impl Failure {
         }
     }
 
-    /// The pod cannot be prepared now; the runtime tries again.
+    /// The pod cannot be set up now; the runtime retries.
     pub(crate) fn later(details: &str) -> Self {
         Self {
             code: 11,
@@ -89,7 +89,7 @@ impl Failure {
         }
     }
 
-    /// The pod's annotations cannot be used.
+    /// The annotations of the pod are invalid.
     pub(crate) fn annotations(details: &str) -> Self {
         Self {
             code: 100,
@@ -107,7 +107,7 @@ impl Failure {
         }
     }
 
-    /// As the runtime reads it.
+    /// Encodes the error for the runtime.
     pub(crate) fn to_json(&self, version: &str) -> String {
         let Self {
             code,
@@ -118,9 +118,9 @@ impl Failure {
     }
 }
 
-/// The answer to VERSION.
-pub(crate) fn versions(asked: &str) -> String {
-    json!({ "cniVersion": asked, "supportedVersions": SUPPORTED_VERSIONS }).to_string()
+/// Returns the response to VERSION.
+pub(crate) fn versions(requested: &str) -> String {
+    json!({ "cniVersion": requested, "supportedVersions": SUPPORTED_VERSIONS }).to_string()
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_without_work_are_accepted_and_unknown_ones_are_not() {
+    fn unknown_operations_are_rejected() {
         for command in ["CHECK", "DEL", "GC", "STATUS"] {
             assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Nothing));
         }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_has_the_fields_of_the_specification() {
+    fn error_has_the_fields_of_the_specification() {
         let text = Failure::later("the API server is away").to_json("1.0.0");
         let value: serde_json::Value = serde_json::from_str(&text).expect("json");
         let expected = json!({

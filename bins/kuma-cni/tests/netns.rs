@@ -1,5 +1,5 @@
-//! The plugin as a container runtime runs it, with a stand-in for the API server. Needs root, as it enters a network
-//! namespace and changes rules there.
+//! Tests of the plugin as a container runtime executes it, with a simulated API server. Requires root, because it changes
+//! rules in a network namespace.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
 
@@ -13,7 +13,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
-/// A network namespace that lasts as long as this value.
+/// A network namespace that exists as long as this value.
 struct Namespace(File);
 
 impl Namespace {
@@ -46,13 +46,13 @@ impl Namespace {
     }
 }
 
-/// Answers one request with that pod. Returns a kubeconfig that leads to it.
+/// Serves one request for a pod. Returns a kubeconfig for the server.
 fn api_server(pod: &Value) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let body = pod.to_string();
     thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("the plugin asks");
+        let (mut stream, _) = listener.accept().expect("a connection of the plugin");
         let mut request = String::new();
         BufReader::new(&stream)
             .read_line(&mut request)
@@ -66,8 +66,8 @@ fn api_server(pod: &Value) -> Value {
             stream,
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )
-        .expect("answered");
-        // Closing with unread input would reset the connection before the answer is read.
+        .expect("response sent");
+        // Closing the socket with unread input would reset the connection before the response is read.
         let _ = stream.read_to_end(&mut Vec::new());
     });
     json!({
@@ -107,7 +107,7 @@ fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     )
 }
 
-/// The entry of a conflist, chained, with a kubeconfig on disk.
+/// Returns a chained entry of a conflist, with a kubeconfig on disk.
 fn network(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
     fs::write(&kubeconfig, api_server(pod).to_string()).expect("writable");
@@ -127,7 +127,7 @@ fn mk_pod(annotations: &Value) -> Value {
 }
 
 #[test]
-fn an_injected_pod_gets_the_rules_of_its_annotations() {
+fn injected_pod_gets_the_rules_of_its_annotations() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({
         "kuma.io/sidecar-injected": "true",
@@ -135,34 +135,32 @@ fn an_injected_pod_gets_the_rules_of_its_annotations() {
         "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
     });
     let input = network(folder.path(), &mk_pod(&annotations));
-    let namespace = Namespace::new();
-    let (succeeded, output) = plugin("ADD", &namespace.path(), &input);
-    assert!(succeeded, "{output}");
-    assert_eq!(
-        serde_json::from_str::<Value>(&output).expect("json"),
-        input["prevResult"]
-    );
-    let rules = namespace.rules();
+    let rules = rules_after_add(&input);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
 }
 
 #[test]
-fn a_pod_outside_the_mesh_is_passed_through() {
+fn pod_outside_the_mesh_gets_no_rules() {
     let folder = tempfile::tempdir().expect("a folder");
     let input = network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    assert_eq!(rules_after_add(&input), "");
+}
+
+/// Runs ADD, which must pass on the previous result. Returns the rules in the network namespace.
+fn rules_after_add(input: &Value) -> String {
     let namespace = Namespace::new();
-    let (succeeded, output) = plugin("ADD", &namespace.path(), &input);
+    let (succeeded, output) = plugin("ADD", &namespace.path(), input);
     assert!(succeeded, "{output}");
     assert_eq!(
         serde_json::from_str::<Value>(&output).expect("json"),
         input["prevResult"]
     );
-    assert_eq!(namespace.rules(), "");
+    namespace.rules()
 }
 
 #[test]
-fn a_failure_is_told_as_the_specification_says() {
+fn failure_has_the_form_of_the_specification() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
     let input = network(folder.path(), &mk_pod(&annotations));
@@ -182,7 +180,7 @@ fn a_failure_is_told_as_the_specification_says() {
 }
 
 #[test]
-fn the_other_commands_need_neither_pod_nor_namespace() {
+fn other_operations_need_neither_pod_nor_namespace() {
     let (succeeded, output) = plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
     let versions: Value = serde_json::from_str(&output).expect("json");
     assert!(

@@ -1,4 +1,5 @@
-//! The command line: that of Kuma's `kumactl install transparent-proxy` (BEHAVIOUR section 4.2), as the injector writes it.
+//! Command line, compatible with Kuma's `kumactl install transparent-proxy`
+//! (docs/reference/transparent-proxying.md#command-line). The injector writes it.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use kermode_netfilter::{DnsRedirect, InboundRedirect, OutboundRedirect};
 /// Sets up transparent proxying in a pod.
 #[derive(Debug, Parser)]
 #[command(name = "kuma-init", version, max_term_width = 110)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
+#[allow(clippy::struct_excessive_bools, reason = "independent flags")]
 pub(crate) struct Cli {
     /// Port that outbound connections are redirected to
     #[arg(long, value_name = "PORT", default_value_t = OutboundRedirect::DEFAULT_PORT)]
@@ -23,7 +24,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PORT", default_value_t = InboundRedirect::DEFAULT_PORT)]
     pub(crate) redirect_inbound_port: NonZeroU16,
 
-    /// Port that inbound IPv6 connections are redirected to; 0 leaves IPv6 alone
+    /// Port that inbound IPv6 connections are redirected to; 0 disables the interception of IPv6
     #[arg(long, value_name = "PORT", default_value_t = InboundRedirect::DEFAULT_PORT_V6.to_string())]
     pub(crate) redirect_inbound_port_v6: String,
 
@@ -31,31 +32,31 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "MODE", default_value = "dualstack", value_parser = ["dualstack", "ipv4"])]
     pub(crate) ip_family_mode: String,
 
-    /// UID of the proxy, whose own traffic is left alone
+    /// UID of the proxy, whose own traffic is not intercepted
     #[arg(long, value_name = "UID", conflicts_with = "kuma_dp_user")]
     pub(crate) kuma_dp_uid: Option<u32>,
 
-    /// Name of the proxy's user, in place of its UID
+    /// Name of the proxy's user, instead of its UID
     #[arg(long, value_name = "NAME")]
     pub(crate) kuma_dp_user: Option<String>,
 
-    /// Inbound ports that are left alone: a comma list of ports and ranges
+    /// Inbound ports that are not intercepted: a comma-separated list of ports and ranges
     #[arg(long, value_name = "PORTS", default_value = "")]
     pub(crate) exclude_inbound_ports: String,
 
-    /// Outbound ports that are left alone: a comma list of ports and ranges
+    /// Outbound ports that are not intercepted: a comma-separated list of ports and ranges
     #[arg(long, value_name = "PORTS", default_value = "")]
     pub(crate) exclude_outbound_ports: String,
 
-    /// TCP ports that are left alone for certain UIDs, as ports:uids; may be repeated
+    /// TCP ports that are not intercepted for certain UIDs, as ports:uids; may be repeated
     #[arg(long, value_name = "PORTS:UIDS")]
     pub(crate) exclude_outbound_tcp_ports_for_uids: Vec<String>,
 
-    /// UDP ports that are left alone for certain UIDs, as ports:uids; may be repeated
+    /// UDP ports that are not intercepted for certain UIDs, as ports:uids; may be repeated
     #[arg(long, value_name = "PORTS:UIDS")]
     pub(crate) exclude_outbound_udp_ports_for_uids: Vec<String>,
 
-    /// Ports that are left alone for certain UIDs, as [protocols:][ports:]uids; may be repeated
+    /// Ports that are not intercepted for certain UIDs, as [protocols:][ports:]uids; may be repeated
     #[arg(long, value_name = "[PROTOCOLS:][PORTS:]UIDS")]
     pub(crate) exclude_outbound_ports_for_uids: Vec<String>,
 
@@ -71,7 +72,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PORT", default_value_t = DnsRedirect::DEFAULT_PORT)]
     pub(crate) redirect_dns_port: NonZeroU16,
 
-    /// Do not keep the proxy's DNS queries and redirected ones apart in connection tracking
+    /// Do not use separate connection tracking zones for the proxy's DNS queries and redirected ones
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) skip_dns_conntrack_zone_split: bool,
 
@@ -79,11 +80,11 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "INTERFACE:CIDR")]
     pub(crate) vnet: Vec<String>,
 
-    /// Print the rules that are applied and how long it took
+    /// Print the applied rules and the time it took to apply them
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) verbose: bool,
 
-    /// Change nothing, check that somebody else (the CNI plugin) has set the redirect up, and fail unless it works
+    /// Change nothing; check that the CNI plugin has redirected the traffic, and fail if it is not redirected
     #[arg(long, conflicts_with = "dry_run", default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) validate_only: bool,
 
@@ -91,7 +92,7 @@ pub(crate) struct Cli {
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) dry_run: bool,
 
-    /// Path of nft; by default the one beside this program, else /usr/sbin/nft
+    /// Path of nft [default: nft beside this program, else /usr/sbin/nft]
     #[arg(long, value_name = "PATH")]
     pub(crate) nft: Option<PathBuf>,
 
@@ -99,7 +100,7 @@ pub(crate) struct Cli {
     #[arg(long, hide = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) skip_resolv_conf: bool,
 
-    /// Accepted and ignored: there is one engine
+    /// Accepted and ignored: there is only one engine
     #[arg(long, hide = true, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) experimental_transparent_proxy_engine: bool,
 }
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_is_consistent() {
+    fn command_line_definition_is_consistent() {
         Cli::command().debug_assert();
     }
 }

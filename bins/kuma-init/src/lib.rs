@@ -1,7 +1,7 @@
-//! Sets up transparent proxying in a pod: arguments → settings → rules in the kernel → a check that they work.
+//! Sets up transparent proxying in a pod: reads settings from arguments, applies rules, and checks the redirection.
 //!
-//! Runs as the init container `kuma-init` before anything else of the pod, as user 0 with `NET_ADMIN`; or, where the
-//! CNI plugin makes the rules, as `kuma-validation` with the check alone, as a user without any privilege.
+//! Runs as the init container `kuma-init`, as user 0 with `NET_ADMIN`, before the application. With the CNI plugin, it runs
+//! as `kuma-validation`, which only checks the redirection, as an unprivileged user.
 
 mod cli;
 mod settings;
@@ -18,16 +18,16 @@ use kermode_netfilter::{Checked, IpFamilies, Nft, RuleSet, TrafficConfig, check_
 use crate::cli::Cli;
 
 const FAILED: &str = "failed to setup transparent proxy";
-/// Each step of the check is a matter of microseconds, on a busy node of milliseconds.
+/// Maximum duration of each step of the check. A step takes microseconds, on a busy node milliseconds.
 const CHECK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Does what the command line of this process asks for; 0 for success, 1 for any failure.
+/// Runs the command line of this process. Returns 0 for success and 1 for any failure.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return fail(&one_line(&error)),
         Err(help_or_version) => {
-            // Nothing is left to do when standard output is gone.
+            // A failure to print to a closed standard output is ignored.
             let _ = help_or_version.print();
             return ExitCode::SUCCESS;
         }
@@ -38,10 +38,10 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// The settings that arguments ask for.
+/// Reads settings from arguments.
 ///
 /// # Errors
-/// With what the program says of arguments that it refuses.
+/// Has the text that the program prints for invalid arguments.
 pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
     let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
     settings::read(&cli).context(FAILED)
@@ -50,15 +50,15 @@ pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
 fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.validate_only {
         let config = settings::read(cli).context("cannot check the transparent proxy")?;
-        return say(validation::validate(&config, CHECK_DEADLINE)?);
+        return print(validation::validate(&config, CHECK_DEADLINE)?);
     }
     let config = settings::read(cli).context(FAILED)?;
     if cli.dry_run {
         let rules = RuleSet::new(&config, IpFamilies::detect(&config));
-        return say(format_args!("{rules}# Dry run: nothing was changed."));
+        return print(format_args!("{rules}# Dry run: nothing was changed."));
     }
     apply(cli, &config).context(FAILED)?;
-    say("Transparent proxy set up successfully, you can now run kuma-dp using transparent-proxy.")
+    print("Transparent proxy set up successfully, you can now run kuma-dp using transparent-proxy.")
 }
 
 fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
@@ -67,36 +67,38 @@ fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
     let applied = set_up(config, &nft)?;
     let elapsed = start.elapsed();
     if cli.verbose {
-        say(format_args!(
+        print(format_args!(
             "{}# applied by {} in {elapsed:.1?}",
             applied.rules,
             nft.path().display()
         ))?;
     }
     if let Some(warning) = applied.warning {
-        say(format_args!("# warning: {warning}"))?;
+        print(format_args!("# warning: {warning}"))?;
     }
     match check_redirect(config, applied.families, CHECK_DEADLINE)? {
-        Checked::Redirected(targets) if cli.verbose => say(format_args!(
+        Checked::Redirected(targets) if cli.verbose => print(format_args!(
             "# checked: connections to {targets:?} reach port {}",
             config.outbound.port
         )),
         Checked::Redirected(_) => Ok(()),
-        Checked::Untried(reason) => say(format_args!("# warning: the redirect was not checked: {reason}")),
+        Checked::Untried(reason) => print(format_args!(
+            "# warning: the redirection was not checked: {reason}"
+        )),
     }
 }
 
-fn say(text: impl std::fmt::Display) -> anyhow::Result<()> {
+fn print(text: impl std::fmt::Display) -> anyhow::Result<()> {
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")
 }
 
 fn fail(text: &str) -> ExitCode {
-    // Nobody reads it when standard error is gone; the exit code still says it.
+    // A failure to print to a closed standard error is ignored; the exit code remains.
     let _ = writeln!(io::stderr(), "kuma-init: {text}");
     ExitCode::FAILURE
 }
 
-/// The cause alone: a container's log is no place for a usage text.
+/// Returns the cause in one line, without the usage text, which would clutter a container's log.
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let cause: Vec<_> = text

@@ -1,4 +1,4 @@
-//! The program `kuma-init`; all of it is in the library beside it, where tests of other crates reach it.
+//! The program `kuma-init`. Its code is in the library, which tests of other crates use.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Arguments to settings. Reads the user database and `/etc/resolv.conf` where an argument refers to them.
+//! Converts arguments to settings. Reads the user database and `/etc/resolv.conf` if an argument refers to them.
 
 use std::fs;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::cli::Cli;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// Reads all settings, naming the argument at fault.
+/// Reads all settings. Errors name the invalid argument.
 pub(crate) fn read(cli: &Cli) -> anyhow::Result<TrafficConfig> {
     let networks: Result<_, _> = cli
         .vnet
@@ -38,8 +38,9 @@ fn proxy_uid(cli: &Cli) -> anyhow::Result<u32> {
         bail!("--kuma-dp-user or --kuma-dp-uid should be supplied");
     };
     let user = User::from_name(name).with_context(|| format!("cannot look up --kuma-dp-user {name:?}"))?;
-    let user =
-        user.with_context(|| format!("--kuma-dp-user {name:?} is no user here; give its --kuma-dp-uid"))?;
+    let user = user.with_context(|| {
+        format!("--kuma-dp-user {name:?} does not exist in this image; use --kuma-dp-uid")
+    })?;
     Ok(user.uid.as_raw())
 }
 
@@ -106,7 +107,7 @@ fn dns(cli: &Cli) -> anyhow::Result<Option<DnsRedirect>> {
     }))
 }
 
-/// The servers that resolv.conf(5) names. An interface after `%` is dropped: rules match addresses.
+/// Returns the name servers of resolv.conf(5). An interface after `%` is dropped, because rules match addresses.
 fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let lines = resolv_conf
         .lines()

@@ -1,7 +1,6 @@
-//! `--validate-only`: whether the traffic of this pod is redirected, by rules that somebody else has made.
+//! `--validate-only`: checks whether the traffic of this pod is redirected by the CNI plugin's rules.
 //!
-//! What cannot be checked counts as not redirected: a pod that starts past the mesh is worse than one that does not
-//! start.
+//! If the check is not possible, it fails: a pod that bypasses the mesh is worse than one that does not start.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use kermode_netfilter::{CheckError, Checked, IpFamilies, TrafficConfig, check_re
 const REMEDY: &str =
     "check that the CNI plugin kuma-cni runs on this node, then delete the pod so that it is set up anew";
 
-/// Says that it is, or fails with a sentence that names the remedy.
+/// Returns a success message, or an error that names the remedy.
 pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<String> {
     let families = IpFamilies::detect(config);
     match check_redirect(config, families, deadline) {

@@ -1,12 +1,8 @@
-//! The program in real network namespaces, as the init containers `kuma-init` and `kuma-validation` run it.
+//! Tests of the program in real network namespaces, as the init containers `kuma-init` and `kuma-validation`.
 //!
-//! Needs root (`make test-netns`). Every namespace is anonymous, so nothing of it outlives its test.
+//! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test, this is how it fails"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 #[allow(dead_code, reason = "shared with tests that use more of it")]
 #[path = "../../../crates/kermode-netfilter/tests/netns/lab/namespace.rs"]
@@ -20,7 +16,7 @@ use std::process::Command;
 use namespace::Namespace;
 
 const ROOT: u32 = 0;
-/// The user that `kuma-validation` runs as.
+/// UID of `kuma-validation`.
 const NOBODY: u32 = 65534;
 const ARGUMENTS: [&str; 4] = [
     "--redirect-outbound-port=15001",
@@ -29,7 +25,7 @@ const ARGUMENTS: [&str; 4] = [
     "--redirect-all-dns-traffic",
 ];
 
-/// A pod with addresses and routes of both families, before anything runs in it.
+/// Creates the network namespace of a pod with addresses and routes of both families.
 fn pod() -> Namespace {
     let pod = Namespace::new();
     for command in [
@@ -46,10 +42,10 @@ fn pod() -> Namespace {
     pod
 }
 
-/// A copy where every user may run it, as in an image; the original may be below a directory of root's own.
+/// Copies the program to a directory where all users may execute it. The original may be in a private directory of root.
 ///
-/// Another process writes it: a file that this one had open for writing could be held by a child that another thread
-/// forks meanwhile, and what is held for writing cannot be executed (`ETXTBSY`).
+/// Another process writes the copy: a child that another thread forks could inherit a file descriptor that this process
+/// has open for writing, and such a file cannot be executed (`ETXTBSY`).
 fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let path = directory.path().join("kuma-init");
     let copied = Command::new("install")
@@ -62,7 +58,7 @@ fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     path
 }
 
-/// Whether it succeeds in that namespace, and what it says.
+/// Runs the program in a namespace. Returns whether it succeeded, and its output.
 fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
     let directory = tempfile::tempdir().expect("a directory");
     let program = program(&directory);
@@ -83,7 +79,7 @@ fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
 }
 
 #[test]
-fn a_redirect_that_works_is_validated_by_a_user_without_privileges() {
+fn working_redirection_is_validated_by_an_unprivileged_user() {
     let pod = pod();
     let (done, text) = run(&pod, ROOT, &[]);
     assert!(done, "{text}");
@@ -99,7 +95,7 @@ fn a_redirect_that_works_is_validated_by_a_user_without_privileges() {
 }
 
 #[test]
-fn a_pod_without_redirect_is_failed_with_a_sentence() {
+fn validation_of_a_pod_without_redirection_fails() {
     let pod = pod();
     let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
     assert!(!valid, "{text}");
@@ -117,7 +113,7 @@ fn a_pod_without_redirect_is_failed_with_a_sentence() {
 }
 
 #[test]
-fn rules_for_another_port_are_no_redirect_to_the_proxy() {
+fn validation_of_a_redirection_to_another_port_fails() {
     let pod = pod();
     let (done, text) = run(&pod, ROOT, &[]);
     assert!(done, "{text}");
@@ -138,7 +134,7 @@ fn rules_for_another_port_are_no_redirect_to_the_proxy() {
 }
 
 #[test]
-fn what_cannot_be_checked_is_failed_too() {
+fn validation_that_is_not_possible_fails() {
     let isolated = Namespace::new();
     let (valid, text) = run(&isolated, NOBODY, &["--validate-only"]);
     assert!(

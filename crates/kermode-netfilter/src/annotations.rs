@@ -1,4 +1,5 @@
-//! Reads the settings from a pod's annotations, as the injector wrote them (BEHAVIOUR section 2.6). The CNI plugin's way in.
+//! Reads the settings from the annotations of an injected pod (docs/reference/injection.md#annotations-written), for the
+//! CNI plugin.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -12,10 +13,13 @@ use crate::{DnsRedirect, InboundRedirect, OutboundRedirect, TrafficConfig};
 type Annotations = BTreeMap<String, String>;
 
 impl TrafficConfig {
-    /// Reads the settings of an injected pod. What no annotation says has the injector's default.
+    /// Reads the settings of an injected pod. A missing annotation means the injector's default.
     ///
-    /// The result is that of `kuma-init` with the arguments the injector would have made of the same annotations;
-    /// Kuma's CNI plugin ignores some of them (BEHAVIOUR section 4.5).
+    /// The result equals that of `kuma-init` with the arguments that the injector derives from the same annotations. Kuma's
+    /// CNI plugin ignores some of them (docs/reference/transparent-proxying.md#cni).
+    ///
+    /// # Errors
+    /// Names the annotation, its value and the remedy.
     pub fn from_annotations(annotations: &Annotations) -> Result<Self, SettingError> {
         let reader = Reader(annotations);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Puts the rules into the kernel, in the network namespace of the calling thread.
+//! Applies rules to the kernel by `nft`, in the network namespace of the calling thread.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -7,62 +7,65 @@ use std::process::{Command, Stdio};
 use crate::ruleset::PASSTHROUGH_SOURCE_V6;
 use crate::{IpFamilies, RuleSet, TrafficConfig, ipv6};
 
-/// The tool that hands the text to the kernel.
+/// The program `nft`.
 #[derive(Clone, Debug)]
 pub struct Nft {
     path: PathBuf,
 }
 
-/// What [`set_up`] did.
+/// Result of [`set_up`].
 #[derive(Clone, Debug)]
 pub struct Applied {
-    /// The families that are intercepted.
+    /// Intercepted IP families.
     pub families: IpFamilies,
-    /// The rules in effect.
+    /// Applied rules.
     pub rules: RuleSet,
-    /// What did not work but leaves interception whole, as a sentence.
+    /// Failure that does not affect interception, as a sentence.
     pub warning: Option<String>,
 }
 
-/// Why no rule was changed.
+/// Failure to apply rules. The previous rules remain in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// The tool is not there or cannot be run.
+    /// `nft` does not exist or cannot be executed.
     #[error("cannot run {path}: {source}; use an image that contains nft (the images of this project do)", path = path.display())]
     Run {
-        /// Where it was looked for.
+        /// Path of the program.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// The process may not change rules.
+    /// The process has no permission to change rules.
     #[error(
-        "the kernel refused to change rules: {stderr}; give the container the capability NET_ADMIN and run it as user 0"
+        "the kernel denied the change of rules: {stderr}; give the container the capability NET_ADMIN and run it as user 0"
     )]
     Permission {
-        /// The tool's words.
+        /// Errors that `nft` printed.
         stderr: String,
     },
-    /// The kernel lacks something.
+    /// The kernel lacks a feature.
     #[error(
-        "the kernel does not know what the rules need: {stderr}; load the modules nf_tables, nft_chain_nat, nft_redir and \
+        "the kernel does not support the rules: {stderr}; load the modules nf_tables, nft_chain_nat, nft_redir and \
          nft_ct on the node (Linux 5.2 or later)"
     )]
     Kernel {
-        /// The tool's words.
+        /// Errors that `nft` printed.
         stderr: String,
     },
-    /// Anything else the tool said.
-    #[error("nft refused the rules: {stderr}")]
-    Refused {
-        /// The tool's words.
+    /// Any other error of `nft`.
+    #[error("nft rejected the rules: {stderr}")]
+    Rejected {
+        /// Errors that `nft` printed.
         stderr: String,
     },
 }
 
-/// Makes the rules for this network namespace and puts them in place of those of an earlier call.
+/// Builds the rules for the network namespace of the calling thread and replaces those of an earlier call.
 ///
-/// IPv6 is intercepted when the settings have a port for it and an interface other than loopback has an address.
+/// IPv6 is intercepted if the settings have a port for it and an interface other than loopback has an address.
+///
+/// # Errors
+/// The previous rules remain in force.
 pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<Applied, ApplyError> {
     let families = IpFamilies::detect(config);
     let rules = RuleSet::new(config, families);
@@ -70,7 +73,7 @@ pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<Applied, ApplyError> 
     let warning = match families {
         IpFamilies::V4 => None,
         IpFamilies::DualStack => ipv6::add_to_loopback(PASSTHROUGH_SOURCE_V6).err().map(|error| {
-            format!("cannot add {PASSTHROUGH_SOURCE_V6}/128 to lo: {error}; inbound IPv6 will not reach the application")
+            format!("cannot add {PASSTHROUGH_SOURCE_V6}/128 to lo: {error}; inbound IPv6 traffic does not reach the application")
         }),
     };
     Ok(Applied {
@@ -83,7 +86,7 @@ pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<Applied, ApplyError> 
 // === impl IpFamilies ===
 
 impl IpFamilies {
-    /// What is to be intercepted in the network namespace of the calling thread.
+    /// Returns the families to intercept in the network namespace of the calling thread.
     pub fn detect(config: &TrafficConfig) -> Self {
         let dual_stack = config.inbound.port_v6.is_some() && ipv6::is_available();
         if dual_stack { Self::DualStack } else { Self::V4 }
@@ -93,7 +96,7 @@ impl IpFamilies {
 // === impl Nft ===
 
 impl Default for Nft {
-    /// The one beside the running program, else that of the system.
+    /// Uses `nft` beside the running program, else `/usr/sbin/nft`.
     fn default() -> Self {
         let own = std::env::current_exe()
             .ok()
@@ -106,22 +109,28 @@ impl Default for Nft {
 }
 
 impl Nft {
-    /// The tool at that path.
+    /// Uses the program at a path.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into() }
     }
 
-    /// Where the tool is.
+    /// Returns the path of the program.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Replaces our table by these rules, all or nothing.
+    /// Replaces the table `kuma_mesh` by these rules atomically.
+    ///
+    /// # Errors
+    /// The previous rules remain in force.
     pub fn apply(&self, rules: &RuleSet) -> Result<(), ApplyError> {
         self.run(&["-f", "-"], rules)
     }
 
-    /// Has the kernel check the rules without changing anything.
+    /// Validates the rules without applying them.
+    ///
+    /// # Errors
+    /// When `nft` or the kernel rejects the rules.
     pub fn check(&self, rules: &RuleSet) -> Result<(), ApplyError> {
         self.run(&["-c", "-f", "-"], rules)
     }
@@ -138,8 +147,8 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
-        // Closed by the end of this statement, so that nft sees the end of its input. When it has ended early, its own
-        // words say more than the broken pipe.
+        // This statement closes stdin, which ends the input of nft. A write error is reported only if nft succeeds: after
+        // an early exit its own error is more informative.
         let written = process
             .stdin
             .take()
@@ -166,14 +175,15 @@ impl ApplyError {
         {
             Self::Kernel { stderr }
         } else {
-            Self::Refused { stderr }
+            Self::Rejected { stderr }
         }
     }
 }
 
-/// The error lines of nft, without the pieces of input it quotes; at most a few, since one cause repeats for each rule.
+/// Returns the first error lines of nft without quoted input. One cause may repeat for each rule.
 fn first_errors(stderr: &str) -> String {
-    const KEPT: usize = 3;
+    /// Maximum number of reported lines.
+    const MAX_LINES: usize = 3;
     let lines: Vec<_> = stderr
         .lines()
         .map(str::trim)
@@ -183,10 +193,10 @@ fn first_errors(stderr: &str) -> String {
         .iter()
         .filter(|line| line.contains("rror"))
         .copied()
-        .take(KEPT)
+        .take(MAX_LINES)
         .collect();
     if errors.is_empty() {
-        errors = lines.into_iter().take(KEPT).collect();
+        errors = lines.into_iter().take(MAX_LINES).collect();
     }
     if errors.is_empty() {
         "no message".to_owned()
@@ -200,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_tool_is_named() {
+    fn error_names_a_missing_program() {
         let error = Nft::at("/nonexistent/nft")
             .apply(&rules())
             .expect_err("refused")
@@ -209,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tools_words_become_a_cause_and_a_remedy() {
+    fn errors_of_nft_are_classified_with_a_remedy() {
         let error = ApplyError::from_stderr(
             "/dev/stdin:1:1-2: Error: Could not process rule: Operation not permitted\ntable inet kuma_mesh\n^^^^\n",
         );
@@ -218,7 +228,7 @@ mod tests {
         let error = ApplyError::from_stderr("Error: Could not process rule: No such file or directory");
         assert!(error.to_string().contains("nft_redir"), "{error}");
         let error = ApplyError::from_stderr("Error: syntax error, unexpected newline");
-        assert!(matches!(error, ApplyError::Refused { .. }), "{error}");
+        assert!(matches!(error, ApplyError::Rejected { .. }), "{error}");
         assert!(ApplyError::from_stderr("").to_string().contains("no message"));
     }
 

@@ -1,6 +1,6 @@
-//! Shows that the redirect works: a connection to an address that nobody has must reach a listener of ours.
+//! Checks the redirection: a connection to an unroutable address must reach a local listener of this process.
 //!
-//! The process must not be the proxy's user, and the proxy must not run yet.
+//! The process must not run as the proxy's user, and the proxy must not listen yet.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,16 +13,16 @@ use nix::unistd::geteuid;
 use crate::exclusion::Transport;
 use crate::{IpFamilies, TrafficConfig};
 
-/// The outcome of a check that did not fail.
+/// Result of a check that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Checked {
-    /// A connection was redirected, for each of these addresses.
+    /// Connections to all of these addresses were redirected.
     Redirected(Vec<IpAddr>),
-    /// It could not be tried, for this reason.
+    /// The check was not possible, for this reason.
     Untried(String),
 }
 
-/// The redirect does not work.
+/// Failure of the check.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     /// A connection was not redirected.
@@ -31,29 +31,33 @@ pub enum CheckError {
          something else in the pod's network namespace or the node's network plugin rewrites connections"
     )]
     NotRedirected {
-        /// Where the connection was made to.
+        /// Destination of the connection.
         target: SocketAddr,
-        /// Where it should have ended.
+        /// Port that it should have been redirected to.
         port: u16,
-        /// What came instead.
+        /// Error of the connection.
         source: io::Error,
     },
-    /// The listener could not be made.
+    /// The listener could not be created.
     #[error("cannot listen on {address} to check the redirect: {source}")]
     Listen {
-        /// The address tried.
+        /// Address of the listener.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of the operating system.
         source: io::Error,
     },
 }
 
-/// Addresses reserved for documentation (RFC 5737, RFC 3849): nobody answers there.
+/// IPv4 address that is reserved for documentation (RFC 5737), so no host has it.
 const UNROUTABLE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// IPv6 address that is reserved for documentation (RFC 3849), so no host has it.
 const UNROUTABLE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// Connects to an unroutable address of each family and expects to be answered by a listener made here. Each step waits
-/// no longer than `deadline`.
+/// Connects to an unroutable address of each family and expects a local listener to accept the connection. `deadline`
+/// limits each step.
+///
+/// # Errors
+/// When a connection is not redirected, or the listener cannot be created.
 pub fn check_redirect(
     config: &TrafficConfig,
     families: IpFamilies,
@@ -62,7 +66,7 @@ pub fn check_redirect(
     let uid = geteuid().as_raw();
     if uid == config.proxy_uid {
         return Ok(Checked::Untried(format!(
-            "it runs with the proxy's own UID {uid}"
+            "the check runs with the proxy's UID {uid}"
         )));
     }
     let Some(port) = intercepted_port(config, uid) else {
@@ -81,19 +85,20 @@ pub fn check_redirect(
             FamilyCheck::Redirected => redirected.push(target),
             FamilyCheck::Unroutable => {}
             FamilyCheck::Occupied => {
-                return Ok(Checked::Untried(format!("something listens on {listen} already")));
+                return Ok(Checked::Untried(format!("another process listens on {listen}")));
             }
         }
     }
     if redirected.is_empty() {
-        return Ok(Checked::Untried("the pod has no route out".to_owned()));
+        return Ok(Checked::Untried("the pod has no route to other hosts".to_owned()));
     }
     Ok(Checked::Redirected(redirected))
 }
 
+/// Result of the check of one IP family.
 enum FamilyCheck {
     Redirected,
-    /// The routing table refused before the rules were asked.
+    /// The routing table has no route, so the rules do not apply.
     Unroutable,
     /// The port is taken, presumably by the proxy.
     Occupied,
@@ -123,7 +128,7 @@ fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Resu
     }
 }
 
-/// Asks the routing table only: connecting a UDP socket sends nothing.
+/// Whether the routing table has a route. Connecting a UDP socket sends no packet.
 fn has_route(target: SocketAddr) -> bool {
     let any: IpAddr = if target.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
@@ -139,22 +144,22 @@ fn expect_token(listener: &TcpListener, target: SocketAddr, deadline: Duration) 
     let token = token();
     let mut client = TcpStream::connect_timeout(&target, deadline)?;
     client.set_read_timeout(Some(deadline))?;
-    // Bounds accept, which has nothing to accept when somebody else answered.
+    // Limits the time of accept, which blocks if another listener accepted the connection.
     setsockopt(listener, ReceiveTimeout, &time_value(deadline))?;
     let (mut server, _) = listener.accept()?;
     server.write_all(&token)?;
-    let mut answer = [0; TOKEN_LENGTH];
-    client.read_exact(&mut answer)?;
-    if answer == token {
+    let mut received = [0; TOKEN_LENGTH];
+    client.read_exact(&mut received)?;
+    if received == token {
         Ok(())
     } else {
-        Err(io::Error::other("another listener answered"))
+        Err(io::Error::other("another listener accepted the connection"))
     }
 }
 
 const TOKEN_LENGTH: usize = 16;
 
-/// Unlike what any other listener would say.
+/// Returns a token that no other listener sends.
 fn token() -> [u8; TOKEN_LENGTH] {
     let time = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -167,9 +172,10 @@ fn time_value(duration: Duration) -> TimeVal {
     TimeVal::new(seconds, duration.subsec_micros().into())
 }
 
-/// A TCP port whose connections are intercepted when the given user makes them.
+/// Returns a TCP port for which connections of the user are intercepted.
 fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
-    const FIRST_TRIED: u16 = 20001;
+    /// First candidate, outside the range of common exclusions.
+    const FIRST_CANDIDATE: u16 = 20001;
     let outbound = &config.outbound;
     let for_user = |port: u16| {
         let mut exclusions = outbound
@@ -179,7 +185,7 @@ fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
         exclusions.any(|one| one.uids.contains(uid) && one.ports.contains(port))
     };
     let dns = |port: u16| config.dns.is_some() && port == 53;
-    let candidates = (FIRST_TRIED..=u16::MAX).chain(1..FIRST_TRIED);
+    let candidates = (FIRST_CANDIDATE..=u16::MAX).chain(1..FIRST_CANDIDATE);
     let mut usable =
         candidates.filter(|port| !outbound.excluded_ports.contains(*port) && !for_user(*port) && !dns(*port));
     usable.next()
@@ -191,7 +197,7 @@ mod tests {
     use crate::{PortSet, uid_exclusions};
 
     #[test]
-    fn the_port_tried_is_one_that_is_intercepted() {
+    fn checked_port_is_intercepted() {
         let mut config = TrafficConfig::default();
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);

@@ -1,78 +1,78 @@
-//! What is to be intercepted in a pod. Flags and annotations are read into this, rules are made of it.
+//! Settings of transparent proxying. They are read from flags or annotations; rules are built from them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 
 use crate::{PortSet, UidExclusion};
 
-/// All settings of transparent proxying (BEHAVIOUR section 4.2).
+/// All settings of transparent proxying (docs/reference/transparent-proxying.md#settings).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficConfig {
-    /// UID of the proxy, whose own connections are left alone.
+    /// UID of the proxy, whose own connections are not intercepted.
     pub proxy_uid: u32,
-    /// Connections that reach the pod.
+    /// Interception of incoming connections.
     pub inbound: InboundRedirect,
-    /// Connections that leave the pod's containers.
+    /// Interception of outgoing connections.
     pub outbound: OutboundRedirect,
-    /// DNS queries; left alone when absent.
+    /// Redirection of DNS queries; `None` disables it.
     pub dns: Option<DnsRedirect>,
     /// Networks behind interfaces of the pod whose traffic counts as outbound.
     pub virtual_networks: Vec<VirtualNetwork>,
 }
 
-/// Connections that reach the pod.
+/// Interception of incoming connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InboundRedirect {
-    /// Whether they are intercepted at all. Off for gateways.
+    /// Whether incoming connections are intercepted. False for gateways.
     pub enabled: bool,
-    /// The proxy's port for them.
+    /// Inbound port of the proxy for IPv4.
     pub port: NonZeroU16,
-    /// The same for IPv6. Without it nothing of IPv6 is intercepted, in either direction.
+    /// Inbound port of the proxy for IPv6. `None` disables the interception of IPv6 in both directions.
     pub port_v6: Option<NonZeroU16>,
-    /// Destination ports that are left alone.
+    /// Destination ports that are not intercepted.
     pub excluded_ports: PortSet,
 }
 
-/// Connections that leave the pod's containers.
+/// Interception of outgoing connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutboundRedirect {
-    /// The proxy's port for them, for both IP families.
+    /// Outbound port of the proxy for both IP families.
     pub port: NonZeroU16,
-    /// Destination ports that are left alone.
+    /// Destination ports that are not intercepted.
     pub excluded_ports: PortSet,
-    /// What is left alone when certain users ask for it, DNS included.
+    /// Traffic of certain users that is not intercepted, DNS included.
     pub excluded_uids: Vec<UidExclusion>,
 }
 
-/// Redirection of DNS queries, UDP and TCP.
+/// Redirection of DNS queries over UDP and TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DnsRedirect {
-    /// The proxy's DNS port.
+    /// DNS port of the proxy.
     pub port: NonZeroU16,
-    /// Which queries.
+    /// Servers whose queries are redirected.
     pub servers: DnsServers,
-    /// Keeps the proxy's own queries and the redirected ones apart in connection tracking, where they collide
-    /// otherwise when both use one source port.
+    /// Whether the proxy's own queries and redirected ones use separate connection tracking zones. In one zone, queries
+    /// with the same source port collide.
     pub split_conntrack_zones: bool,
 }
 
-/// Which DNS queries are redirected, by where they go.
+/// Servers whose DNS queries are redirected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DnsServers {
-    /// All of them.
+    /// All servers.
     All,
-    /// Those to the listed servers.
+    /// The listed servers.
     Only(Vec<IpAddr>),
 }
 
 /// A network of virtual machines or containers inside the pod (`--vnet interface:CIDR`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VirtualNetwork {
-    /// Name of the interface; a last character `+` stands for any ending.
+    /// Name of the interface; a trailing `+` matches any suffix.
     pub interface: String,
-    /// Address of the network; traffic inside it is left alone.
+    /// Address of the network. Traffic within the network is not intercepted.
     pub address: IpAddr,
-    /// Length of its prefix in bits.
+    /// Prefix length in bits.
     pub prefix: u8,
 }
 
@@ -91,16 +91,16 @@ impl Default for TrafficConfig {
 }
 
 impl TrafficConfig {
-    /// UID that the injector runs the sidecar with (BEHAVIOUR section 1).
+    /// UID of the sidecar by default (docs/reference/names-and-ports.md#names).
     pub const DEFAULT_PROXY_UID: u32 = 5678;
 }
 
 // === impl InboundRedirect ===
 
 impl InboundRedirect {
-    /// Where inbound connections go unless said otherwise (BEHAVIOUR section 1).
+    /// Default inbound port for IPv4 (docs/reference/names-and-ports.md#ports).
     pub const DEFAULT_PORT: NonZeroU16 = port(15006);
-    /// The same for IPv6.
+    /// Default inbound port for IPv6.
     pub const DEFAULT_PORT_V6: NonZeroU16 = port(15010);
 }
 
@@ -118,7 +118,7 @@ impl Default for InboundRedirect {
 // === impl OutboundRedirect ===
 
 impl OutboundRedirect {
-    /// Where outbound connections go unless said otherwise (BEHAVIOUR section 1).
+    /// Default outbound port (docs/reference/names-and-ports.md#ports).
     pub const DEFAULT_PORT: NonZeroU16 = port(15001);
 }
 
@@ -135,10 +135,10 @@ impl Default for OutboundRedirect {
 // === impl DnsRedirect ===
 
 impl DnsRedirect {
-    /// Where DNS queries go unless said otherwise (BEHAVIOUR section 1).
+    /// Default DNS port (docs/reference/names-and-ports.md#ports).
     pub const DEFAULT_PORT: NonZeroU16 = port(15053);
 
-    /// All queries, to that port.
+    /// Redirects all queries to a port.
     pub fn all(port: NonZeroU16) -> Self {
         Self {
             port,
@@ -148,7 +148,7 @@ impl DnsRedirect {
     }
 }
 
-/// `NonZeroU16::new` for the numbers above, none of which is 0.
+/// `NonZeroU16::new` for the constants above, none of which is 0.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

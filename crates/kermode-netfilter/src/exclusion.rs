@@ -1,17 +1,18 @@
-//! Exclusion of a user's traffic from interception, and its text form `[protocols:]ports:uids` (BEHAVIOUR section 4.4).
+//! Exclusion of users' traffic from interception, and its text form `[protocols:]ports:uids`
+//! (docs/reference/transparent-proxying.md#exclusions).
 
 use crate::interval::Number;
 use crate::parse::{ParseProblem, numbers};
 use crate::{PortSet, UidSet};
 
-/// Traffic that is left alone when it belongs to certain users.
+/// Traffic of certain users that is not intercepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UidExclusion {
-    /// Over which protocol.
+    /// Transport protocol.
     pub transport: Transport,
     /// Destination ports.
     pub ports: PortSet,
-    /// Owners of the sockets.
+    /// UIDs of the sockets' owners.
     pub uids: UidSet,
 }
 
@@ -25,10 +26,10 @@ pub enum Transport {
 }
 
 impl UidExclusion {
-    /// Reads `ports:uids`, an item of `traffic.kuma.io/exclude-outbound-tcp-ports-for-uids` or its UDP sibling.
+    /// Parses `ports:uids`, an item of `traffic.kuma.io/exclude-outbound-tcp-ports-for-uids` or its UDP equivalent.
     ///
-    /// Both sides are lists of numbers and ranges, `*` stands for all ports. Kuma 2.1 refuses `*` and UIDs above
-    /// 65535; both are safe to accept.
+    /// Both parts are lists of numbers and ranges; `*` means all ports. Kuma 2.1 rejects `*` and UIDs above 65535, which
+    /// are accepted here.
     pub(crate) fn for_transport(transport: Transport, item: &str) -> Result<Self, ParseProblem> {
         let Some((ports, uids)) = item.split_once(':').filter(|(_, uids)| !uids.contains(':')) else {
             return Err(ParseProblem::new(
@@ -43,8 +44,8 @@ impl UidExclusion {
         })
     }
 
-    /// Reads `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
-    /// later), where UIDs are one number or one range.
+    /// Parses `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
+    /// later). UIDs are one number or one range.
     pub(crate) fn general(item: &str) -> Result<Vec<Self>, ParseProblem> {
         let fields: Vec<_> = item.split(':').map(str::trim).collect();
         let (protocols, ports, uids) = match fields[..] {
@@ -78,7 +79,7 @@ impl UidExclusion {
     }
 }
 
-/// Whether an error text puts values in quotes: Kuma 2.1 does not, Kuma 2.5 does.
+/// Whether error texts quote values. The texts of Kuma 2.5 do, those of Kuma 2.1 do not.
 #[derive(Clone, Copy)]
 enum Quote {
     No,

@@ -1,4 +1,4 @@
-//! Sets of ports and of UIDs, kept as merged ranges: nftables refuses sets whose ranges overlap.
+//! Sets of ports and UIDs as merged ranges: nftables rejects sets with overlapping ranges.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,19 +6,19 @@ use std::str::FromStr;
 /// A set of TCP or UDP ports.
 pub type PortSet = Intervals<u16>;
 
-/// A set of UIDs, 32 bits wide as the kernel's are.
+/// A set of UIDs, which have 32 bits in the kernel.
 pub type UidSet = Intervals<u32>;
 
-/// A set of numbers as sorted ranges (both ends included) that neither overlap nor touch.
+/// A set of numbers as sorted inclusive ranges that neither overlap nor adjoin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Intervals<T>(Vec<(T, T)>);
 
-/// What an [`Intervals`] is made of.
+/// Element type of [`Intervals`].
 pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntError> {
-    /// The name that error texts use for the type.
+    /// Name of the type in error texts.
     const TYPE: &'static str;
 
-    /// The next number, or none after the last.
+    /// Returns the next number; `None` after the last.
     fn next(self) -> Option<Self>;
 }
 
@@ -31,22 +31,22 @@ impl<T> Default for Intervals<T> {
 }
 
 impl<T: Number> Intervals<T> {
-    /// The set of a single number.
+    /// Creates the set of a single number.
     pub fn single(number: T) -> Self {
         Self(vec![(number, number)])
     }
 
-    /// Whether nothing is in the set.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The ranges, lowest first.
+    /// Returns the ranges in ascending order.
     pub fn ranges(&self) -> &[(T, T)] {
         &self.0
     }
 
-    /// Whether the number is in the set.
+    /// Whether the set contains a number.
     pub fn contains(&self, number: T) -> bool {
         self.0
             .iter()
@@ -55,7 +55,7 @@ impl<T: Number> Intervals<T> {
 }
 
 impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
-    /// Collects ranges in any order. A range whose end is below its start is empty.
+    /// Collects ranges in any order. A range with an end below its start is empty.
     fn from_iter<I: IntoIterator<Item = (T, T)>>(ranges: I) -> Self {
         let mut ranges: Vec<_> = ranges.into_iter().filter(|(first, last)| first <= last).collect();
         ranges.sort_unstable();
@@ -70,7 +70,7 @@ impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
     }
 }
 
-/// As nftables writes it: `443`, `1000-2000` or `{ 443, 1000-2000 }`.
+/// Writes the notation of nftables: `443`, `1000-2000` or `{ 443, 1000-2000 }`.
 impl<T: Number> fmt::Display for Intervals<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let braces = self.0.len() != 1;
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overlapping_and_touching_ranges_become_one() {
+    fn overlapping_and_adjoining_ranges_are_merged() {
         let ports: PortSet = [(1902, 1902), (1000, 2000), (2001, 2001), (5, 5)]
             .into_iter()
             .collect();
@@ -126,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn the_last_number_of_the_type_does_not_overflow() {
+    fn largest_number_of_the_type_does_not_overflow() {
         let uids: UidSet = [(7, u32::MAX), (u32::MAX, u32::MAX)].into_iter().collect();
         assert_eq!(uids.ranges(), [(7, u32::MAX)]);
     }
 
     proptest! {
         #[test]
-        fn merging_keeps_exactly_the_numbers_it_was_given(ranges in prop::collection::vec((0u16..60, 0u16..60), 0..8)) {
+        fn merging_preserves_the_set_of_numbers(ranges in prop::collection::vec((0u16..60, 0u16..60), 0..8)) {
             let expected: BTreeSet<u16> = ranges.iter().flat_map(|&(first, last)| first..=last).collect();
             let set: PortSet = ranges.into_iter().collect();
             let found: BTreeSet<u16> = set.ranges().iter().flat_map(|&(first, last)| first..=last).collect();

@@ -1,4 +1,4 @@
-//! IPv6 in this network namespace: whether there is any, and the address the proxy's inbound listener speaks from.
+//! IPv6 in the current network namespace: detection of addresses, and the source address of the proxy's inbound listener.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -23,10 +23,10 @@ pub fn is_available() -> bool {
     })
 }
 
-/// Gives the loopback interface an address; it may have it already.
+/// Adds an address to the loopback interface, unless it exists.
 ///
-/// Binding to the address would work without (`IP_FREEBIND`, Envoy's `freebind`), but the application's answer to it
-/// would be routed out of the pod. All of 127.0.0.0/8 is local on `lo`, of `::/8` only `::1`.
+/// Envoy could bind to the address without this (`IP_FREEBIND`), but responses to it would be routed out of the pod: on
+/// `lo` all of 127.0.0.0/8 is local, but of `::/8` only `::1`.
 pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,
@@ -41,20 +41,20 @@ pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
         &NetlinkAddr::new(0, 0),
         MsgFlags::empty(),
     )?;
-    let mut answer = [0; 512];
-    let length = recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    match acknowledgement(answer.get(..length).unwrap_or_default()) {
+    let mut response = [0; 512];
+    let length = recv(socket.as_raw_fd(), &mut response, MsgFlags::empty())?;
+    match acknowledgement(response.get(..length).unwrap_or_default()) {
         Some(0 | EEXIST) => Ok(()),
         Some(errno) => Err(io::Error::from_raw_os_error(errno)),
         None => Err(io::Error::other(
-            "unexpected answer from the kernel to RTM_NEWADDR",
+            "unexpected response of the kernel to RTM_NEWADDR",
         )),
     }
 }
 
 const EEXIST: i32 = Errno::EEXIST as i32;
 
-/// A netlink message as in rtnetlink(7): nlmsghdr, ifaddrmsg, one attribute.
+/// Builds a netlink message of rtnetlink(7): nlmsghdr, ifaddrmsg, one attribute.
 fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     const LENGTH: u32 = 16 + 8 + 4 + 16;
     const RTM_NEWADDR: u16 = 20;
@@ -67,7 +67,7 @@ fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     message.extend(RTM_NEWADDR.to_ne_bytes());
     message.extend(REQUEST_ACK_CREATE.to_ne_bytes());
     message.extend(1u32.to_ne_bytes()); // sequence number
-    message.extend(0u32.to_ne_bytes()); // sender; the kernel knows
+    message.extend(0u32.to_ne_bytes()); // port ID of the sender; set by the kernel
     message.extend([AF_INET6, 128, NO_DUPLICATE_DETECTION, 0]);
     message.extend(interface.to_ne_bytes());
     message.extend(20u16.to_ne_bytes());
@@ -76,7 +76,7 @@ fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
     message
 }
 
-/// The error number that an `NLMSG_ERROR` message carries; 0 is success.
+/// Returns the error number of an `NLMSG_ERROR` message; 0 is success.
 fn acknowledgement(message: &[u8]) -> Option<i32> {
     const NLMSG_ERROR: u16 = 2;
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
@@ -89,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_request_is_as_long_as_it_says() {
+    fn length_field_matches_the_length_of_the_request() {
         let message = new_address_request(1, Ipv6Addr::LOCALHOST);
         let length = u32::from_ne_bytes(message[..4].try_into().expect("four bytes"));
         assert_eq!(message.len(), length as usize);
     }
 
     #[test]
-    fn an_acknowledgement_yields_the_error_number() {
+    fn error_number_of_an_acknowledgement_is_returned() {
         let mut message = vec![0; 36];
         message[4..6].copy_from_slice(&2u16.to_ne_bytes());
         message[16..20].copy_from_slice(&(-17i32).to_ne_bytes());

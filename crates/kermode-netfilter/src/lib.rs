@@ -1,11 +1,11 @@
-//! Transparent proxying: settings to rules to text, and applying them.
+//! Transparent proxying: converts settings to nftables rules and applies them.
 //!
 //! ```text
-//! flags, annotations ──parse──▶ TrafficConfig ──RuleSet::new──▶ rules as data ──Display──▶ text ──Nft::apply──▶ kernel
+//! flags, annotations ──parse──▶ TrafficConfig ──RuleSet::new──▶ rules ──Display──▶ nft text ──Nft::apply──▶ kernel
 //! ```
 //!
-//! Everything up to the text is pure. `kuma-init` and `kuma-cni` both go through [`set_up`], so that a pod is
-//! treated alike whichever of them prepares it (BEHAVIOUR section 4).
+//! All stages before `Nft::apply` are pure. `kuma-init` and `kuma-cni` both call [`set_up`], so both configure a pod in the
+//! same way (docs/design.md#one-redirection-engine).
 
 mod annotations;
 mod apply;

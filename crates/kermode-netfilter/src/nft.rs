@@ -1,4 +1,4 @@
-//! The rules as text for `nft -f`: one transaction that replaces our table and touches no other.
+//! Writes rules as text for `nft -f`: one transaction that replaces the table `kuma_mesh` and no other.
 
 use std::fmt::{Display, Formatter, Result};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ const TABLE: &str = "inet kuma_mesh";
 
 impl Display for RuleSet {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        // Declaring the table first lets its deletion succeed whether it was there or not.
+        // The declaration creates a missing table, so that its deletion succeeds.
         writeln!(f, "table {TABLE}")?;
         writeln!(f, "delete table {TABLE}")?;
         writeln!(f, "table {TABLE} {{")?;
@@ -56,7 +56,7 @@ impl Display for Hook {
             Self::RawPrerouting => "type filter hook prerouting priority raw; policy accept;",
             Self::RawOutput => "type filter hook output priority raw; policy accept;",
             Self::NatPrerouting => "type nat hook prerouting priority dstnat; policy accept;",
-            // nft has no name for this priority at this hook; -100 is where iptables' nat table sits.
+            // nft has no name for this priority at this hook; -100 is the priority of iptables' nat table.
             Self::NatOutput => "type nat hook output priority -100; policy accept;",
         })
     }
@@ -103,7 +103,7 @@ impl Display for Verdict {
             Self::Goto(chain) => write!(f, "goto {chain}"),
             Self::Jump(chain) => write!(f, "jump {chain}"),
             Self::Redirect(port) => write!(f, "redirect to :{port}"),
-            // A later zone would not take effect anyway; returning says so.
+            // The first zone takes effect, so later rules need not be evaluated.
             Self::Zone(zone) => write!(f, "ct zone set {zone} return"),
         }
     }

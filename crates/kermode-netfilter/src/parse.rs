@@ -1,4 +1,4 @@
-//! The text forms that flags and annotations share. Every refusal names the setting, its value and the remedy.
+//! Parsers of the values that flags and annotations share. Errors name the setting, its value and the remedy.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, ParseIntError};
@@ -10,21 +10,21 @@ use crate::exclusion::Transport;
 use crate::interval::Number;
 use crate::{Intervals, PortSet, UidExclusion, VirtualNetwork};
 
-/// A setting that cannot be used.
+/// An invalid setting.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} ({key} {value:?}: {remedy})")]
 pub struct SettingError {
-    /// The flag or the annotation's key.
+    /// Name of the flag, or key of the annotation.
     pub key: String,
-    /// The text given.
+    /// Value of the setting.
     pub value: String,
-    /// What is wrong with it.
+    /// Description of the problem.
     pub problem: String,
-    /// What to write instead.
+    /// Remedy.
     pub remedy: &'static str,
 }
 
-/// What is wrong with a value, before it is known which setting it belongs to.
+/// Problem of a value, without the name of its setting.
 #[derive(Clone, Debug)]
 pub(crate) struct ParseProblem {
     text: String,
@@ -56,8 +56,11 @@ impl ParseProblem {
     }
 }
 
-/// Reads a comma list of ports and ranges of ports, as `--exclude-inbound-ports` and the annotation
-/// `traffic.kuma.io/exclude-inbound-ports` take it. Empty text is an empty list.
+/// Parses a comma-separated list of ports and ranges, the value of `--exclude-inbound-ports` and of the annotation
+/// `traffic.kuma.io/exclude-inbound-ports`. An empty string is an empty list.
+///
+/// # Errors
+/// When an item is not a port or a range of ports.
 pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
     numbers(value, |range, number| {
         let text = format!("values or range {range} failed validation: value {number}, is not valid uint16");
@@ -69,10 +72,13 @@ pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
     .map_err(|problem| problem.prefixed("parsing excluded ports failed").of(key, value))
 }
 
-/// Reads the exclusions of UIDs of one setting, items separated by `;`.
+/// Parses the UID exclusions of one setting, separated by `;`.
 ///
-/// `transport` is that of the setting (`…-tcp-ports-for-uids`, `…-udp-ports-for-uids`); without one the items are of
-/// the general form that names its protocols.
+/// `transport` is the protocol of the setting (`…-tcp-ports-for-uids`, `…-udp-ports-for-uids`). Without it, items have the
+/// general form, which may name protocols.
+///
+/// # Errors
+/// When an item is malformed.
 pub fn uid_exclusions(
     key: &str,
     transport: Option<Transport>,
@@ -80,7 +86,7 @@ pub fn uid_exclusions(
 ) -> Result<Vec<UidExclusion>, SettingError> {
     let mut exclusions = Vec::new();
     for item in value.split(';').map(str::trim).filter(|item| !item.is_empty()) {
-        let (read, what) = match transport {
+        let (read, subject) = match transport {
             Some(transport @ Transport::Tcp) => (
                 UidExclusion::for_transport(transport, item).map(|one| vec![one]),
                 "TCP ports for UIDs",
@@ -91,25 +97,31 @@ pub fn uid_exclusions(
             ),
             None => (UidExclusion::general(item), "ports for uids"),
         };
-        let prefix = || format!("parsing excluded outbound {what} failed");
+        let prefix = || format!("parsing excluded outbound {subject} failed");
         exclusions.extend(read.map_err(|problem| problem.prefixed(&prefix()).of(key, value))?);
     }
     Ok(exclusions)
 }
 
-/// Reads the port that inbound IPv6 connections are redirected to; 0 turns the interception of IPv6 off.
+/// Parses the port that inbound IPv6 connections are redirected to; 0 disables the interception of IPv6.
+///
+/// # Errors
+/// When the value is not a number from 0 to 65535.
 pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, SettingError> {
     let port: u16 = number(value).ok_or_else(|| {
         ParseProblem::new(
             "not a port",
-            "write a number from 1 to 65535, or 0 to leave IPv6 alone",
+            "write a number from 1 to 65535, or 0 to disable the interception of IPv6",
         )
         .of(key, value)
     })?;
     Ok(NonZeroU16::new(port))
 }
 
-/// Reads `interface:CIDR`, for instance `docker0:172.17.0.0/16` or `br+:fd00::/64`.
+/// Parses `interface:CIDR`, for instance `docker0:172.17.0.0/16` or `br+:fd00::/64`.
+///
+/// # Errors
+/// When the name of the interface or the network is malformed.
 pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
     read_virtual_network(value).ok_or_else(|| {
         ParseProblem::new(
@@ -121,12 +133,13 @@ pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, Setting
 }
 
 fn read_virtual_network(value: &str) -> Option<VirtualNetwork> {
-    // IFNAMSIZ is 16 with the closing zero byte. The characters are checked since the name ends up in a rule's text.
-    const LONGEST_NAME: usize = 15;
+    /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
+    const MAX_NAME_LENGTH: usize = 15;
     let (interface, network) = value.trim().split_once(':')?;
     let stem = interface.strip_suffix('+').unwrap_or(interface);
-    let legal = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
-    if stem.is_empty() || interface.len() > LONGEST_NAME || !stem.chars().all(legal) {
+    // The name becomes part of a rule's text.
+    let allowed = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
+    if stem.is_empty() || interface.len() > MAX_NAME_LENGTH || !stem.chars().all(allowed) {
         return None;
     }
     let (address, prefix) = network.split_once('/')?;
@@ -140,12 +153,12 @@ fn read_virtual_network(value: &str) -> Option<VirtualNetwork> {
     })
 }
 
-/// Parses a decimal number with optional blanks around it.
+/// Parses a decimal number with optional surrounding whitespace.
 pub(crate) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Option<T> {
     notation::number(text.trim()).ok()
 }
 
-/// Reads a comma list of numbers and ranges `a-b`. `problem` is told the item and the part of it that is bad.
+/// Parses a comma-separated list of numbers and ranges `a-b`. `problem` receives the item and its invalid part.
 pub(crate) fn numbers<T: Number>(
     text: &str,
     problem: impl Fn(&str, &str) -> ParseProblem,
@@ -173,14 +186,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ports_are_read_as_a_list_with_blanks_ranges_and_empty_items() {
+    fn list_of_ports_may_contain_whitespace_ranges_and_empty_items() {
         let set = ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("legal");
         assert_eq!(set.to_string(), "{ 22, 443, 8000-8010 }");
         assert!(ports("--exclude-inbound-ports", "").expect("legal").is_empty());
     }
 
     #[test]
-    fn a_bad_port_is_refused_with_setting_value_and_remedy() {
+    fn error_of_a_bad_port_names_setting_value_and_remedy() {
         let error = ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
             .expect_err("refused")
             .to_string();
@@ -195,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn port_zero_for_ipv6_means_off() {
+    fn port_0_disables_ipv6() {
         assert_eq!(inbound_port_v6("key", "0"), Ok(None));
         assert_eq!(inbound_port_v6("key", "15010"), Ok(NonZeroU16::new(15010)));
         assert!(inbound_port_v6("key", "").is_err());
     }
 
     #[test]
-    fn virtual_networks_are_read_for_both_families() {
+    fn virtual_networks_of_both_families_are_parsed() {
         let network = virtual_network("--vnet", "br+:172.18.0.0/16").expect("legal");
         assert_eq!((network.interface.as_str(), network.prefix), ("br+", 16));
         assert!(

@@ -1,7 +1,7 @@
-//! The rules as data, made of the settings alone.
+//! Rules as data, derived from the settings.
 //!
-//! They do what Kuma's second engine does with iptables, in its order (BEHAVIOUR section 4.3). One table serves both IP
-//! families. `build` makes them, `nft` writes them.
+//! They are equivalent to the iptables rules of Kuma's second engine (docs/reference/transparent-proxying.md#rules). One
+//! table serves both IP families. `build` creates the rules, `nft` writes them as text.
 
 mod build;
 
@@ -11,25 +11,25 @@ use std::num::NonZeroU16;
 use crate::exclusion::Transport;
 use crate::{PortSet, UidSet};
 
-/// The one table that is ours, whole. Its [`Display`](std::fmt::Display) is the text for `nft -f`.
+/// Content of the table `kuma_mesh`. Its [`Display`](std::fmt::Display) is the text for `nft -f`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
-    /// Chains, those that hang on a hook first.
+    /// Chains; those with a hook come first.
     pub chains: Vec<Chain>,
 }
 
-/// A list of rules that ends when one of them decides.
+/// A list of rules that are evaluated until one of them matches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// What others jump to.
+    /// Name.
     pub name: ChainName,
-    /// Where packets enter it; without one, by a jump only.
+    /// Hook at which packets enter the chain; `None` if only other chains jump to it.
     pub hook: Option<Hook>,
-    /// In the order of evaluation.
+    /// Rules in the order of evaluation.
     pub rules: Vec<Rule>,
 }
 
-/// The chains there are; their names follow Kuma's `KUMA_MESH_*`.
+/// Names of chains, which follow Kuma's `KUMA_MESH_*`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChainName {
     /// Connection tracking zones of received packets.
@@ -40,17 +40,17 @@ pub enum ChainName {
     Prerouting,
     /// Connections made in the pod.
     Output,
-    /// Which received connections are intercepted.
+    /// Selection of received connections to intercept.
     Inbound,
-    /// To the proxy's inbound port.
+    /// Redirection to the proxy's inbound port.
     InboundRedirect,
-    /// Which connections made in the pod are intercepted.
+    /// Selection of connections made in the pod to intercept.
     Outbound,
-    /// To the proxy's outbound port.
+    /// Redirection to the proxy's outbound port.
     OutboundRedirect,
 }
 
-/// Where packets enter a chain.
+/// Hook at which packets enter a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
     /// On receipt, before connection tracking.
@@ -63,37 +63,37 @@ pub enum Hook {
     NatOutput,
 }
 
-/// One rule: when all matches hold, the verdict applies.
+/// One rule: the verdict applies to packets that all matches accept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// Conditions; none means always.
+    /// Conditions; an empty list matches all packets.
     pub matches: Vec<Match>,
-    /// What happens then.
+    /// Verdict.
     pub verdict: Verdict,
-    /// The reason, shown by `nft list ruleset`.
+    /// Comment for `nft list ruleset`.
     pub comment: &'static str,
 }
 
 /// A condition on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
-    /// The packet is of IPv4.
+    /// IPv4 packet.
     V4,
-    /// The packet is of IPv6.
+    /// IPv6 packet.
     V6,
-    /// It leaves through the loopback interface.
+    /// The output interface is loopback.
     OutLoopback,
-    /// It came through the interface; a last `+` stands for any ending.
+    /// Input interface; a trailing `+` matches any suffix.
     InInterface(String),
-    /// The socket it comes from belongs to one of the users.
+    /// UIDs of the owner of the sending socket.
     Owner(UidSet),
     /// Source address.
     From(IpAddr),
     /// Destination address.
     To(IpAddr),
-    /// Of that family, and its destination is another address.
+    /// Any other destination address of the same family.
     NotTo(IpAddr),
-    /// Of that family, and its destination is outside the network (prefix length in bits).
+    /// Any destination of the same family outside the network (prefix length in bits).
     NotToNetwork(IpAddr, u8),
     /// Transport protocol.
     Protocol(Transport),
@@ -101,33 +101,33 @@ pub enum Match {
     SourcePort(Transport, u16),
     /// Protocol and destination port.
     Port(Transport, PortSet),
-    /// Protocol, and any destination port but this.
+    /// Protocol, and any other destination port.
     NotPort(Transport, u16),
 }
 
-/// What happens to a packet.
+/// Verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Nothing further in this chain; at the top, the packet is left alone.
+    /// Ends the evaluation of the chain; in a base chain the packet is accepted unchanged.
     Return,
-    /// Go on in another chain and stay there.
+    /// Continues in another chain without returning.
     Goto(ChainName),
-    /// Go on in another chain, then come back.
+    /// Continues in another chain and returns afterwards.
     Jump(ChainName),
-    /// To that port of this host.
+    /// Redirects the connection to a port of this host.
     Redirect(NonZeroU16),
-    /// Track the connection in that zone.
+    /// Tracks the connection in a zone.
     Zone(u16),
 }
 
-/// Which IP families are intercepted.
+/// Intercepted IP families.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpFamilies {
-    /// IPv4 alone; IPv6 is left alone.
+    /// IPv4 only.
     V4,
-    /// Both.
+    /// IPv4 and IPv6.
     DualStack,
 }
 
-/// IPv6 source of what the proxy's inbound listener sends to the application; it has to be an address of `lo`.
+/// IPv6 source address of the proxy's inbound listener towards the application. It must be an address of `lo`.
 pub(crate) const PASSTHROUGH_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

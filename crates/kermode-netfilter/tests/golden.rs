@@ -1,9 +1,9 @@
-//! Golden pairs: settings (`*.input.yaml`) beside the text for nft they become (`*.golden.nft`).
+//! Golden tests: settings (`*.input.yaml`) and the resulting text for nft (`*.golden.nft`).
 //!
-//! `UPDATE_GOLDENS=1 cargo test -p kermode-netfilter --test golden` rewrites the second. That the real nft accepts
-//! each of them is shown by the test `netns`.
+//! `UPDATE_GOLDENS=1 cargo test -p kermode-netfilter --test golden` rewrites the texts. The test `netns` validates each
+//! text with the real nft.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "support/golden.rs"]
 mod golden;
@@ -13,7 +13,7 @@ use std::fs;
 use golden::cases;
 
 #[test]
-fn every_input_becomes_its_golden_text() {
+fn every_input_gives_its_golden_text() {
     let cases = cases();
     assert!(cases.len() > 5, "the goldens are missing");
     let mut differing = Vec::new();
@@ -33,7 +33,7 @@ fn every_input_becomes_its_golden_text() {
     );
 }
 
-/// Whether the goldens are to be rewritten.
+/// Whether the golden files are rewritten.
 #[allow(
     clippy::disallowed_methods,
     reason = "the one switch of the golden tests; not configuration of a binary"

@@ -1,10 +1,10 @@
-//! ADD with pods made up. That rules reach a network namespace is shown by the test `netns` of this crate.
+//! Tests of ADD with simulated pods. The test `netns` of this crate applies rules to a network namespace.
 
 use std::cell::Cell;
 
 use super::*;
 
-/// Fails a number of times, then knows every pod.
+/// Fails a number of times, then returns one pod for every name.
 struct Flaky {
     failures: Cell<u32>,
     pod: PodSummary,
@@ -16,7 +16,7 @@ impl PodLookup for Flaky {
             0 => Ok(self.pod.clone()),
             left => {
                 self.failures.set(left - 1);
-                anyhow::bail!("the API server is away")
+                anyhow::bail!("the API server is unavailable")
             }
         }
     }
@@ -63,33 +63,33 @@ fn network() -> Network {
 }
 
 #[test]
-fn a_pod_of_an_excluded_namespace_is_not_even_looked_up() {
+fn pod_of_an_excluded_namespace_is_not_looked_up() {
     let pods = flaky(u32::MAX);
     assert_eq!(add(&environment("kube-system"), &network(), &pods), Ok(()));
     assert_eq!(pods.failures.get(), u32::MAX);
 }
 
 #[test]
-fn a_sandbox_that_is_no_pod_is_left_alone() {
+fn sandbox_without_a_pod_is_skipped() {
     assert_eq!(add(&Environment::default(), &network(), &flaky(u32::MAX)), Ok(()));
 }
 
 #[test]
-fn the_lookup_is_tried_thirty_times() {
+fn lookup_is_attempted_thirty_times() {
     assert!(find(&flaky(29), "shop", "cart-1", Duration::ZERO).is_ok());
     let failure = find(&flaky(30), "shop", "cart-1", Duration::ZERO)
         .expect_err("given up")
         .to_string();
-    assert!(failure.contains("the API server is away"), "{failure}");
+    assert!(failure.contains("the API server is unavailable"), "{failure}");
 }
 
 #[test]
-fn a_pod_without_sidecar_is_left_alone() {
+fn pod_without_sidecar_is_skipped() {
     assert_eq!(add(&environment("shop"), &network(), &flaky(0)), Ok(()));
 }
 
 #[test]
-fn bad_annotations_fail_the_pod_by_name() {
+fn failure_of_bad_annotations_names_pod_and_annotation() {
     let pods = injected(("traffic.kuma.io/exclude-inbound-ports", "http"));
     let failure = add(&environment("shop"), &network(), &pods)
         .expect_err("refused")
@@ -101,7 +101,7 @@ fn bad_annotations_fail_the_pod_by_name() {
 }
 
 #[test]
-fn an_injected_pod_needs_a_network_namespace() {
+fn injected_pod_requires_a_network_namespace() {
     let pods = injected(("kuma.io/mesh", "default"));
     let failure = add(&environment("shop"), &network(), &pods)
         .expect_err("refused")

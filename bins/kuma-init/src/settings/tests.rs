@@ -1,4 +1,4 @@
-//! Arguments to settings, and what is said of bad ones.
+//! Tests of converting arguments to settings, and of error texts.
 
 use clap::Parser;
 use kermode_netfilter::{DnsRedirect, TrafficConfig};
@@ -14,9 +14,9 @@ fn error(arguments: &[&str]) -> String {
     format!("{:#}", parse(arguments).expect_err("refused"))
 }
 
-/// As BEHAVIOUR section 2.5 has the injector write them, two empty texts among them.
+/// The arguments have the form of docs/reference/injection.md#rendered-containers; two of them are empty.
 #[test]
-fn the_injectors_arguments_are_accepted() {
+fn arguments_of_the_injector_are_accepted() {
     let config = parse(&[
         "--redirect-outbound-port",
         "15001",
@@ -62,14 +62,14 @@ fn the_injectors_arguments_are_accepted() {
 }
 
 #[test]
-fn a_gateways_inbound_is_not_redirected() {
+fn inbound_of_a_gateway_is_not_redirected() {
     let config = parse(&["--redirect-inbound=false", "--kuma-dp-uid", "12345"]).expect("accepted");
     assert!(!config.inbound.enabled);
     assert_eq!(config.proxy_uid, 12345);
 }
 
 #[test]
-fn ipv6_is_left_alone_on_demand() {
+fn port_0_and_mode_ipv4_disable_ipv6() {
     let port_v6 = |arguments: &[&str]| parse(arguments).expect("accepted").inbound.port_v6;
     assert_eq!(
         port_v6(&["--kuma-dp-uid=1", "--redirect-inbound-port-v6", "0"]),
@@ -80,14 +80,14 @@ fn ipv6_is_left_alone_on_demand() {
 }
 
 #[test]
-fn the_proxys_user_may_be_given_by_name() {
+fn user_of_the_proxy_may_be_given_by_name() {
     assert_eq!(parse(&["--kuma-dp-user", "root"]).expect("accepted").proxy_uid, 0);
     assert!(error(&["--kuma-dp-user", "nobody-of-that-name"]).contains("--kuma-dp-uid"));
     assert_eq!(error(&[]), "--kuma-dp-user or --kuma-dp-uid should be supplied");
 }
 
 #[test]
-fn both_dns_flags_are_one_too_many() {
+fn both_dns_flags_together_are_rejected() {
     let both = error(&[
         "--kuma-dp-user",
         "root",
@@ -101,7 +101,7 @@ fn both_dns_flags_are_one_too_many() {
 }
 
 #[test]
-fn a_bad_list_names_its_flag() {
+fn error_of_a_bad_list_names_its_flag() {
     for flag in [
         "--exclude-inbound-ports",
         "--exclude-outbound-ports",
@@ -114,7 +114,7 @@ fn a_bad_list_names_its_flag() {
 }
 
 #[test]
-fn name_servers_are_read_of_both_families() {
+fn name_servers_of_both_families_are_read() {
     let text = "search a b\n# nameserver 1.1.1.1\nnameserver 10.96.0.10\n nameserver\tfe80::1%eth0 # x\nnameserver bad\n";
     let expected: Vec<IpAddr> = vec![
         "10.96.0.10".parse().expect("address"),

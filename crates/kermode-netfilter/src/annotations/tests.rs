@@ -1,4 +1,4 @@
-//! Annotations to settings.
+//! Tests of reading settings from annotations.
 
 use super::*;
 use crate::PortSet;
@@ -12,7 +12,7 @@ fn read(pairs: &[(&str, &str)]) -> Result<TrafficConfig, SettingError> {
 }
 
 #[test]
-fn without_annotations_the_injectors_defaults_hold() {
+fn missing_annotations_mean_the_injectors_defaults() {
     assert_eq!(read(&[]), Ok(TrafficConfig::default()));
 }
 
@@ -70,7 +70,7 @@ fn every_annotation_is_honoured() {
 }
 
 #[test]
-fn ipv6_is_off_with_port_0_and_with_mode_ipv4() {
+fn port_0_and_mode_ipv4_disable_ipv6() {
     assert_eq!(
         read(&[(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
             .expect("legal")
@@ -95,7 +95,7 @@ fn ipv6_is_off_with_port_0_and_with_mode_ipv4() {
 }
 
 #[test]
-fn the_old_spellings_of_the_dns_keys_count_when_the_new_are_absent() {
+fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
     let config = read(&[
         (key::BUILTIN_DNS_DEPRECATED, "true"),
         (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
@@ -114,7 +114,7 @@ fn the_old_spellings_of_the_dns_keys_count_when_the_new_are_absent() {
 }
 
 #[test]
-fn wrong_values_are_refused_by_name() {
+fn error_of_a_wrong_value_names_key_and_value() {
     let error = read(&[(key::GATEWAY, "yes please")])
         .expect_err("refused")
         .to_string();

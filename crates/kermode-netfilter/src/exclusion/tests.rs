@@ -1,4 +1,4 @@
-//! The grammar of UID exclusions, and the texts of its refusals.
+//! Tests of the grammar of UID exclusions and its error texts.
 
 use crate::exclusion::Transport::{Tcp, Udp};
 use crate::parse::uid_exclusions;
@@ -26,12 +26,12 @@ fn general_error(value: &str) -> String {
 }
 
 #[test]
-fn the_pages_example_is_one_port_of_one_user() {
+fn example_of_the_manual_page_is_one_port_of_one_user() {
     assert_eq!(tcp("443:1234"), [("443".to_owned(), "1234".to_owned())]);
 }
 
 #[test]
-fn lists_and_ranges_are_legal_on_both_sides() {
+fn ports_and_uids_may_be_lists_and_ranges() {
     assert_eq!(
         tcp("1900,1902,1000-2000:103,104,106-108; 443 : 70000"),
         [
@@ -48,12 +48,12 @@ fn uids_are_32_bits_wide() {
 }
 
 #[test]
-fn a_star_stands_for_all_ports() {
+fn star_means_all_ports() {
     assert_eq!(tcp("*:1234")[0].0, "1-65535");
 }
 
 #[test]
-fn the_general_form_names_its_protocols() {
+fn general_form_may_name_protocols() {
     let read = |value| {
         let exclusions = uid_exclusions("key", None, value).expect("legal");
         exclusions
@@ -71,7 +71,7 @@ fn the_general_form_names_its_protocols() {
 }
 
 #[test]
-fn refusals_carry_kumas_texts_and_name_the_setting() {
+fn errors_have_kumas_texts_and_name_the_setting() {
     let error = tcp_error("a3000-5000:1");
     assert!(
         error.starts_with(
@@ -103,7 +103,7 @@ fn refusals_carry_kumas_texts_and_name_the_setting() {
 }
 
 #[test]
-fn malformed_items_are_refused() {
+fn malformed_items_are_rejected() {
     for bad in [
         "443", "443:", ":1234", "443:1:2", "443:*", "443:a", "20-10:1", "443:9-1",
     ] {

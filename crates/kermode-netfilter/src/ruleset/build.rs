@@ -1,4 +1,4 @@
-//! Makes the rules of the settings.
+//! Builds the rules from the settings.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,45 +7,46 @@ use crate::config::{DnsRedirect, DnsServers, TrafficConfig};
 use crate::exclusion::Transport::{self, Tcp, Udp};
 use crate::{PortSet, UidSet};
 
-/// What the chains are made of.
+/// Inputs of the chains.
 struct RuleSetBuilder<'a> {
     config: &'a TrafficConfig,
-    landmarks: &'a [Landmarks],
+    addresses: &'a [SpecialAddresses],
     proxy: Match,
 }
 
-/// Addresses with a meaning in the rules, of one IP family.
+/// Special addresses of one IP family.
 #[derive(Clone, Copy)]
-struct Landmarks {
-    /// Source of what the proxy's inbound listener sends to the application.
+struct SpecialAddresses {
+    /// Source address of the proxy's inbound listener towards the application.
     passthrough_source: IpAddr,
     loopback: IpAddr,
 }
 
-const V4: Landmarks = Landmarks {
+const V4: SpecialAddresses = SpecialAddresses {
     passthrough_source: IpAddr::V4(Ipv4Addr::new(127, 0, 0, 6)),
     loopback: IpAddr::V4(Ipv4Addr::LOCALHOST),
 };
-const V6: Landmarks = Landmarks {
+const V6: SpecialAddresses = SpecialAddresses {
     passthrough_source: IpAddr::V6(PASSTHROUGH_SOURCE_V6),
     loopback: IpAddr::V6(Ipv6Addr::LOCALHOST),
 };
 
 const DNS_PORT: u16 = 53;
-/// Connection tracking zones of queries that reach their server and of those that the proxy answers.
+/// Connection tracking zone of queries that reach their server.
 const DIRECT: Verdict = Verdict::Zone(1);
+/// Connection tracking zone of queries that are redirected to the proxy.
 const REDIRECTED: Verdict = Verdict::Zone(2);
 
 // === impl RuleSet ===
 
 impl RuleSet {
-    /// The rules for a pod that speaks the given families. IPv6 also needs a port in the settings.
+    /// Builds the rules for the given IP families. IPv6 also requires a port in the settings.
     pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
         let dual_stack = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
-        let landmarks: &[Landmarks] = if dual_stack { &[V4, V6] } else { &[V4] };
+        let addresses: &[SpecialAddresses] = if dual_stack { &[V4, V6] } else { &[V4] };
         let builder = RuleSetBuilder {
             config,
-            landmarks,
+            addresses,
             proxy: Match::Owner(UidSet::single(config.proxy_uid)),
         };
         let mut chains = Vec::new();
@@ -70,7 +71,7 @@ impl RuleSet {
 impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
         let mut rules = self.family_guard();
-        // Kuma leaves these in the zone of everything else, where the proxy's answer does not belong to them.
+        // Kuma leaves these in the default zone, where the proxy's responses do not match them.
         for interface in self.virtual_interfaces() {
             for query in self.queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);
@@ -96,7 +97,7 @@ impl RuleSetBuilder<'_> {
     }
 
     fn raw_output(&self, dns: &DnsRedirect) -> Chain {
-        let answer = Match::SourcePort(Udp, dns.port.get());
+        let response = Match::SourcePort(Udp, dns.port.get());
         let mut rules = self.family_guard();
         rules.push(rule(
             [query(Udp), self.proxy.clone()],
@@ -104,12 +105,12 @@ impl RuleSetBuilder<'_> {
             "the proxy's own DNS queries",
         ));
         rules.push(rule(
-            [answer, self.proxy.clone()],
+            [response, self.proxy.clone()],
             REDIRECTED,
             "the proxy's answers",
         ));
-        // Kuma tracks these with the redirected ones; their answers then are of an unknown connection, and a later query
-        // from the same source port escapes the redirect.
+        // Kuma tracks these in the zone of redirected queries. Their responses then match no connection, and a later query
+        // from the same source port is not redirected.
         let excluded = self.config.outbound.excluded_uids.iter();
         for exclusion in excluded.filter(|one| one.transport == Udp && one.ports.contains(DNS_PORT)) {
             let owner = Match::Owner(exclusion.uids.clone());
@@ -224,16 +225,17 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// The numbers are those of BEHAVIOUR section 4.3. Rule 5 stands before rule 4, which then needs no owner: the outcome
-    /// is the same, and `meta skuid !=`, unlike iptables' `! --uid-owner`, would not match a packet without an owner.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 5 precedes rule 4, which then needs no
+    /// match on the owner. The result is the same, while `meta skuid !=`, unlike iptables' `! --uid-owner`, would not match
+    /// a packet without an owner.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotPort(Tcp, DNS_PORT));
         // 1
         let mut rules = excluded_ports(&self.config.outbound.excluded_ports);
         // 2
-        for place in self.landmarks {
-            let matches = [Match::OutLoopback, Match::From(place.passthrough_source)];
+        for family in self.addresses {
+            let matches = [Match::OutLoopback, Match::From(family.passthrough_source)];
             rules.push(rule(
                 matches,
                 Verdict::Return,
@@ -241,8 +243,8 @@ impl RuleSetBuilder<'_> {
             ));
         }
         // 3
-        for place in self.landmarks {
-            let matches = [Match::OutLoopback, Match::NotTo(place.loopback)]
+        for family in self.addresses {
+            let matches = [Match::OutLoopback, Match::NotTo(family.loopback)]
                 .into_iter()
                 .chain(not_dns());
             let matches = matches.chain([self.proxy.clone()]);
@@ -270,8 +272,12 @@ impl RuleSetBuilder<'_> {
             );
         }
         // 7
-        for place in self.landmarks {
-            rules.push(rule([Match::To(place.loopback)], Verdict::Return, "to localhost"));
+        for family in self.addresses {
+            rules.push(rule(
+                [Match::To(family.loopback)],
+                Verdict::Return,
+                "to localhost",
+            ));
         }
         // 8
         rules.push(rule(
@@ -301,20 +307,20 @@ impl RuleSetBuilder<'_> {
     }
 
     fn speaks_v6(&self) -> bool {
-        self.landmarks.len() > 1
+        self.addresses.len() > 1
     }
 
     fn speaks(&self, address: IpAddr) -> bool {
         address.is_ipv4() || self.speaks_v6()
     }
 
-    /// Keeps packets of a family that is not intercepted out of a chain.
+    /// Returns a rule that skips IPv6 packets, if IPv6 is not intercepted.
     fn family_guard(&self) -> Vec<Rule> {
         let guard = rule([Match::V6], Verdict::Return, "IPv6 is not intercepted");
         if self.speaks_v6() { Vec::new() } else { vec![guard] }
     }
 
-    /// The interfaces of the virtual networks, each once.
+    /// Returns matches for the interfaces of the virtual networks, without duplicates.
     fn virtual_interfaces(&self) -> impl Iterator<Item = Match> {
         let mut names: Vec<_> = self
             .config
@@ -327,7 +333,7 @@ impl RuleSetBuilder<'_> {
         names.into_iter().cloned().map(Match::InInterface)
     }
 
-    /// The servers whose queries are redirected; a single none for all of them.
+    /// Returns the servers whose queries are redirected; a single `None` stands for all servers.
     fn servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
         let servers = match &dns.servers {
             DnsServers::All => vec![None],
@@ -341,7 +347,7 @@ impl RuleSetBuilder<'_> {
         servers.into_iter()
     }
 
-    /// The conditions for a query that is redirected, once for each server.
+    /// Returns the matches for redirected queries, one list for each server.
     fn queries(&self, dns: &DnsRedirect, transport: Transport) -> impl Iterator<Item = Vec<Match>> {
         self.servers(dns).map(move |server| {
             server

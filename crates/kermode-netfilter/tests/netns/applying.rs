@@ -1,4 +1,4 @@
-//! Applying: what is replaced, what is left alone, how long it takes, and the check afterwards.
+//! Tests of applying rules, and of the check of the redirection.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use kermode_netfilter::{
 use crate::golden;
 use crate::lab::{APP, Namespace, NetnsLab, POD, POD_V6};
 
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Deadline of each step of the check.
+const DEADLINE: Duration = Duration::from_secs(2);
 
 fn rules_of(lab: &NetnsLab) -> String {
     lab.pod.command("nft", &["-s", "list", "ruleset"], "")
@@ -25,7 +26,7 @@ fn every_golden_is_accepted_by_the_real_nft() {
 }
 
 #[test]
-fn applying_again_changes_nothing() {
+fn applying_is_idempotent() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     let once = rules_of(&lab);
     lab.apply(&TrafficConfig::default());
@@ -37,7 +38,7 @@ fn applying_again_changes_nothing() {
 }
 
 #[test]
-fn applying_replaces_our_rules_and_no_others() {
+fn applying_replaces_only_the_own_table() {
     let lab = NetnsLab::bare();
     let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other);
@@ -58,7 +59,7 @@ fn applying_replaces_our_rules_and_no_others() {
 }
 
 #[test]
-fn a_refused_set_of_rules_changes_nothing() {
+fn rejected_rules_change_nothing() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     let before = rules_of(&lab);
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
@@ -69,7 +70,7 @@ fn a_refused_set_of_rules_changes_nothing() {
 }
 
 #[test]
-fn a_pod_without_ipv6_gets_ipv4_alone() {
+fn pod_without_ipv6_gets_ipv4_rules_only() {
     let lab = NetnsLab::without_ipv6();
     let applied = lab.apply(&TrafficConfig::default());
     assert_eq!(applied.families, IpFamilies::V4);
@@ -80,7 +81,7 @@ fn a_pod_without_ipv6_gets_ipv4_alone() {
 }
 
 #[test]
-fn ipv6_is_intercepted_where_there_is_an_address() {
+fn ipv6_is_intercepted_if_the_pod_has_an_address() {
     let lab = NetnsLab::bare();
     assert_eq!(lab.client(POD_V6), "app from fd01::1", "before");
     assert_eq!(
@@ -90,7 +91,7 @@ fn ipv6_is_intercepted_where_there_is_an_address() {
     assert_eq!(lab.client(POD_V6), "inbound-v6 to [fd01::2]:8080 from fd01::1");
 }
 
-/// Without the proxy's stand-ins, since the check listens in their place.
+/// Creates a pod without the proxy, because the check listens on the proxy's port.
 fn pod_before_the_proxy() -> Namespace {
     let pod = Namespace::new();
     pod.ip("link add eth0 type veth peer name eth1");
@@ -104,12 +105,12 @@ fn pod_before_the_proxy() -> Namespace {
 }
 
 #[test]
-fn the_check_finds_that_the_redirect_works_for_both_families() {
+fn check_succeeds_for_both_families() {
     let pod = pod_before_the_proxy();
     let config = TrafficConfig::default();
     let checked = pod.run(|| {
         let applied = set_up(&config, &Nft::default()).expect("the rules are accepted");
-        check_redirect(&config, applied.families, PATIENCE)
+        check_redirect(&config, applied.families, DEADLINE)
     });
     assert!(
         matches!(&checked, Ok(Checked::Redirected(targets)) if targets.len() == 2),
@@ -118,7 +119,7 @@ fn the_check_finds_that_the_redirect_works_for_both_families() {
 }
 
 #[test]
-fn the_check_finds_that_the_redirect_does_not_work() {
+fn check_without_rules_fails() {
     let pod = pod_before_the_proxy();
     let checked = pod.run(|| {
         check_redirect(
@@ -134,11 +135,11 @@ fn the_check_finds_that_the_redirect_does_not_work() {
 }
 
 #[test]
-fn the_check_says_when_it_cannot_be_made() {
+fn check_that_is_not_possible_gives_the_reason() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     let busy = lab
         .pod
-        .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, PATIENCE));
+        .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
         matches!(&busy, Ok(Checked::Untried(reason)) if reason.contains("15001")),
         "{busy:?}"
@@ -147,22 +148,22 @@ fn the_check_says_when_it_cannot_be_made() {
         proxy_uid: 0,
         ..TrafficConfig::default()
     };
-    let own = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, PATIENCE));
+    let own = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, DEADLINE));
     assert!(
         matches!(&own, Ok(Checked::Untried(reason)) if reason.contains("UID 0")),
         "{own:?}"
     );
     let isolated = Namespace::new();
-    let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, PATIENCE));
+    let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
         matches!(&no_route, Ok(Checked::Untried(reason)) if reason.contains("route")),
         "{no_route:?}"
     );
 }
 
-/// Printed, not asserted: the budget is 20 ms (DESIGN section 5), and the machine is shared.
+/// Prints the times, and asserts nothing about them, since the machine may be busy. The budget is 20 ms.
 #[test]
-fn the_time_to_apply_is_measured() {
+fn time_to_apply_is_printed() {
     let lab = NetnsLab::bare();
     let config = TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),

@@ -1,4 +1,4 @@
-//! DNS queries.
+//! Tests of the redirection of DNS queries.
 
 use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
 
@@ -16,16 +16,11 @@ fn all() -> DnsRedirect {
 }
 
 #[test]
-fn an_applications_queries_go_to_the_proxy_and_the_proxys_own_to_the_server() {
+fn queries_of_the_application_go_to_the_proxy_and_those_of_the_proxy_to_the_server() {
     let lab = NetnsLab::new(&with_dns(all()));
     for server in ["10.1.2.1:53", "[fd02::1]:53"] {
-        assert_eq!(lab.udp(APP, server), "dns");
+        assert_redirected(&lab, server);
         assert_eq!(lab.udp(PROXY, server), "server");
-        assert!(
-            lab.tcp(APP, server).starts_with("dns to "),
-            "{}",
-            lab.tcp(APP, server)
-        );
         assert!(
             lab.tcp(PROXY, server).starts_with("server from "),
             "{}",
@@ -35,27 +30,32 @@ fn an_applications_queries_go_to_the_proxy_and_the_proxys_own_to_the_server() {
 }
 
 #[test]
-fn queries_to_localhost_go_to_the_proxy_too() {
+fn queries_to_localhost_go_to_the_proxy() {
     let lab = NetnsLab::new(&with_dns(all()));
     for server in ["127.0.0.1:53", "[::1]:53"] {
-        assert_eq!(lab.udp(APP, server), "dns");
-        assert!(
-            lab.tcp(APP, server).starts_with("dns to "),
-            "{}",
-            lab.tcp(APP, server)
-        );
+        assert_redirected(&lab, server);
     }
 }
 
+/// Asserts that queries of the application over UDP and TCP reach the proxy.
+fn assert_redirected(lab: &NetnsLab, server: &str) {
+    assert_eq!(lab.udp(APP, server), "dns");
+    assert!(
+        lab.tcp(APP, server).starts_with("dns to "),
+        "{}",
+        lab.tcp(APP, server)
+    );
+}
+
 #[test]
-fn other_udp_is_left_alone() {
+fn other_udp_traffic_is_not_redirected() {
     let lab = NetnsLab::new(&with_dns(all()));
     assert_eq!(lab.udp(APP, "10.1.2.1:443"), "server");
     assert_eq!(lab.udp(APP, "[fd02::1]:443"), "server");
 }
 
 #[test]
-fn without_dns_settings_queries_over_udp_are_left_alone() {
+fn queries_over_udp_are_not_redirected_without_dns_settings() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.udp(APP, "10.1.2.1:53"), "server");
     assert_eq!(
@@ -65,7 +65,7 @@ fn without_dns_settings_queries_over_udp_are_left_alone() {
 }
 
 #[test]
-fn only_listed_servers_are_redirected_when_there_is_a_list() {
+fn only_queries_to_listed_servers_are_redirected() {
     let servers = ["10.1.2.9", "fd02::1"]
         .map(|text| text.parse().expect("address"))
         .to_vec();
@@ -77,69 +77,63 @@ fn only_listed_servers_are_redirected_when_there_is_a_list() {
     assert_eq!(lab.udp(APP, "[fd02::1]:53"), "dns");
     assert_eq!(lab.udp(APP, "10.1.2.1:53"), "server");
     assert_eq!(lab.udp(PROXY, "[fd02::1]:53"), "server");
-    // Rule 7 of the outbound chain, which no other test meets: rule 4 leaves port 53 out.
+    // Rule 7 of the outbound chain, which no other test covers: rule 4 excludes port 53.
     assert!(
         lab.tcp(APP, "127.0.0.1:53").contains("refused"),
-        "nobody listens, and it goes nowhere else"
+        "a connection to a port without listener must not be redirected"
     );
     assert!(
         lab.tcp(APP, "[::1]:53").contains("refused"),
-        "nobody listens, and it goes nowhere else"
+        "a connection to a port without listener must not be redirected"
     );
 }
 
-/// The application's query and the proxy's own have the same addresses and ports in turn.
-fn proxys_answer_after_the_applications(lab: &NetnsLab) -> String {
-    let query = |uid| {
-        ask_from(
-            &lab.pod,
-            uid,
-            Transport::Udp,
-            Some("10.1.2.2:40000"),
-            "10.1.2.1:53",
-        )
-    };
-    assert_eq!(query(APP), "dns");
-    query(PROXY)
+/// Sends a query from a fixed source port, so that the queries of two users collide in connection tracking.
+fn query_from_fixed_port(lab: &NetnsLab, uid: u32) -> String {
+    ask_from(
+        &lab.pod,
+        uid,
+        Transport::Udp,
+        Some("10.1.2.2:40000"),
+        "10.1.2.1:53",
+    )
+}
+
+/// Returns the response to the proxy's query after a query of the application.
+fn proxys_response_after_the_applications(lab: &NetnsLab) -> String {
+    assert_eq!(query_from_fixed_port(lab, APP), "dns");
+    query_from_fixed_port(lab, PROXY)
 }
 
 #[test]
-fn the_proxys_query_does_not_collide_with_a_redirected_one() {
+fn query_of_the_proxy_does_not_collide_with_a_redirected_one() {
     assert_eq!(
-        proxys_answer_after_the_applications(&NetnsLab::new(&with_dns(all()))),
+        proxys_response_after_the_applications(&NetnsLab::new(&with_dns(all()))),
         "server"
     );
 }
 
-/// Shows that the test above can fail: this is what the zones are for.
+/// Shows that the previous test can fail, and that the zones are needed.
 #[test]
-fn without_zones_the_proxys_query_collides_with_a_redirected_one() {
+fn query_of_the_proxy_collides_with_a_redirected_one_without_zones() {
     let lab = NetnsLab::new(&with_dns(DnsRedirect {
         split_conntrack_zones: false,
         ..all()
     }));
-    assert_eq!(proxys_answer_after_the_applications(&lab), "dns");
+    assert_eq!(proxys_response_after_the_applications(&lab), "dns");
 }
 
 #[test]
-fn a_query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
+fn query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
     let mut config = with_dns(all());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
     let lab = NetnsLab::new(&config);
-    let query = |uid| {
-        ask_from(
-            &lab.pod,
-            uid,
-            Transport::Udp,
-            Some("10.1.2.2:40000"),
-            "10.1.2.1:53",
-        )
-    };
+    let query = |uid| query_from_fixed_port(&lab, uid);
     assert_eq!((query(1234), query(APP)), ("server".to_owned(), "dns".to_owned()));
 }
 
 #[test]
-fn a_stateful_firewall_in_the_pod_knows_the_answers_to_queries_that_were_not_redirected() {
+fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
     let lab = NetnsLab::new(&config);

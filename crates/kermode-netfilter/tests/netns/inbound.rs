@@ -1,18 +1,18 @@
-//! Connections that reach the pod.
+//! Tests of incoming connections.
 
 use kermode_netfilter::{PortSet, TrafficConfig};
 
 use crate::lab::{NetnsLab, POD, POD_V6};
 
 #[test]
-fn received_connections_go_to_the_proxy_which_sees_their_destination() {
+fn received_connections_are_redirected_with_their_original_destination() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
     assert_eq!(lab.client(POD_V6), "inbound-v6 to [fd01::2]:8080 from fd01::1");
     assert_eq!(
         lab.client("10.1.1.2:1"),
         "inbound to 10.1.1.2:1 from 10.1.1.1",
-        "a port nobody listens on"
+        "a port without listener"
     );
 }
 
@@ -30,7 +30,7 @@ fn excluded_inbound_ports_reach_the_application() {
 }
 
 #[test]
-fn a_gateways_received_connections_are_left_alone() {
+fn received_connections_of_a_gateway_are_not_intercepted() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
     let lab = NetnsLab::new(&config);
@@ -47,7 +47,7 @@ fn ipv6_may_share_the_port_of_ipv4() {
 }
 
 #[test]
-fn without_a_port_for_it_ipv6_is_left_alone_both_ways() {
+fn ipv6_is_not_intercepted_without_a_port() {
     let mut config = TrafficConfig::default();
     config.inbound.port_v6 = None;
     let lab = NetnsLab::new(&config);

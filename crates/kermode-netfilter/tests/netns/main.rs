@@ -1,8 +1,8 @@
-//! The rules in real network namespaces: who answers a connection, and what the answerer sees.
+//! Tests of the rules in real network namespaces: the server that accepts a connection, and the addresses that it sees.
 //!
-//! Needs root (`make test-netns`). Every namespace is anonymous, so nothing of it outlives its test, panics included.
+//! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test, even after a panic.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 #[path = "../support/golden.rs"]
 mod golden;

@@ -1,11 +1,11 @@
-//! Connections made in the pod. Numbers are those of BEHAVIOUR section 4.3, chain `KUMA_MESH_OUTBOUND`.
+//! Tests of outgoing connections. Rules are numbered as in docs/reference/transparent-proxying.md#rules.
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
 
 use crate::lab::{APP, NetnsLab, POD, POD_V6, PROXY, Transport, ask_from};
 
 #[test]
-fn an_applications_connections_go_to_the_proxy_which_sees_their_destination() {
+fn connections_of_the_application_are_redirected_with_their_original_destination() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     assert_eq!(
         lab.tcp(APP, "10.1.2.1:80"),
@@ -18,7 +18,7 @@ fn an_applications_connections_go_to_the_proxy_which_sees_their_destination() {
     assert_eq!(
         lab.tcp(0, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2",
-        "root is no exception"
+        "connections of root are redirected too"
     );
 }
 
@@ -78,7 +78,7 @@ fn rule_5_the_proxys_connections_reach_the_server() {
 }
 
 #[test]
-fn rule_7_localhost_is_left_alone_for_everyone() {
+fn rule_7_connections_to_localhost_are_not_redirected() {
     let lab = NetnsLab::new(&TrafficConfig::default());
     for uid in [APP, PROXY] {
         assert_eq!(lab.tcp(uid, "127.0.0.1:8080"), "app from 127.0.0.1");
@@ -87,14 +87,14 @@ fn rule_7_localhost_is_left_alone_for_everyone() {
 }
 
 #[test]
-fn a_proxy_uid_above_65535_is_told_apart() {
+fn proxy_uid_above_65535_is_distinguished() {
     let config = TrafficConfig {
         proxy_uid: 70000,
         ..TrafficConfig::default()
     };
     let lab = NetnsLab::new(&config);
     assert_eq!(lab.tcp(70000, "10.1.2.1:80"), "server from 10.1.2.2");
-    // 70000 modulo 65536, in case somebody cuts UIDs to 16 bits.
+    // 70000 modulo 65536: detects truncation of UIDs to 16 bits.
     assert_eq!(
         lab.tcp(4464, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"

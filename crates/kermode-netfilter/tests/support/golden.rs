@@ -1,4 +1,4 @@
-//! The golden pairs on disk.
+//! Golden files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,17 +8,17 @@ use std::path::{Path, PathBuf};
 use kermode_netfilter::{DnsServers, IpFamilies, RuleSet, TrafficConfig, virtual_network};
 use serde::Deserialize;
 
-/// One pair.
+/// One input and its golden file.
 pub(crate) struct GoldenCase {
     input: PathBuf,
     settings: GoldenSettings,
 }
 
-/// What an input says.
+/// Content of an input.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct GoldenSettings {
-    /// Which behaviour the pair stands for; for the reader.
+    /// Description of the tested behaviour.
     #[serde(rename = "shows")]
     _shows: String,
     /// Whether the pod has an IPv6 address.
@@ -26,7 +26,7 @@ struct GoldenSettings {
     ipv6: bool,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-    // What only flags can say.
+    // Settings without annotations.
     #[serde(default)]
     dns_servers: Vec<IpAddr>,
     #[serde(default)]
@@ -35,7 +35,7 @@ struct GoldenSettings {
     virtual_networks: Vec<String>,
 }
 
-/// All pairs, by name.
+/// Returns all cases by name.
 pub(crate) fn cases() -> Vec<GoldenCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(folder).expect("the folder of the goldens");
@@ -55,12 +55,12 @@ impl GoldenCase {
         Self { input, settings }
     }
 
-    /// Where the expected text is.
+    /// Returns the path of the golden file.
     pub(crate) fn golden(&self) -> PathBuf {
         PathBuf::from(self.input.to_string_lossy().replace(".input.yaml", ".golden.nft"))
     }
 
-    /// The rules made of the input.
+    /// Builds the rules of the input.
     pub(crate) fn rules(&self) -> RuleSet {
         let settings = &self.settings;
         let mut config = TrafficConfig::from_annotations(&settings.annotations).expect("legal annotations");

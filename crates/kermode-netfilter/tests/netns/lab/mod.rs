@@ -1,5 +1,4 @@
-//! A pod between a client and a server, each in a network namespace of its own, with stand-ins for Envoy and the
-//! application.
+//! A pod, a client and a server, each in its own network namespace, with simulated servers for Envoy and the application.
 //!
 //! ```text
 //! client 10.1.1.1, fd01::1 ── pod 10.1.1.2, fd01::2 · 10.1.2.2, fd02::2 ── server 10.1.2.1, fd02::1
@@ -17,24 +16,24 @@ pub(crate) use namespace::Namespace;
 pub(crate) use socket::{Transport, ask, ask_from};
 use stand_in::StandIn;
 
-/// UID of an ordinary application.
+/// UID of the application.
 pub(crate) const APP: u32 = 1000;
 /// UID of the proxy.
 pub(crate) const PROXY: u32 = TrafficConfig::DEFAULT_PROXY_UID;
-/// The pod as the client sees it, at the application's port.
+/// IPv4 address of the pod for the client, with the application's port.
 pub(crate) const POD: &str = "10.1.1.2:8080";
-/// The same over IPv6.
+/// IPv6 address of the pod for the client, with the application's port.
 pub(crate) const POD_V6: &str = "[fd01::2]:8080";
 
-/// The whole arrangement. Dropping it stops the stand-ins and so frees the namespaces.
+/// The three namespaces. Dropping it stops the simulated servers and frees the namespaces.
 pub(crate) struct NetnsLab {
     pub(crate) pod: Namespace,
     client: Namespace,
-    // They hold the server's namespace.
+    // Hold the server's namespace.
     _stand_ins: Vec<StandIn>,
 }
 
-/// What a pod has besides IPv4.
+/// Whether a pod has IPv6 addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ipv6 {
     Addresses,
@@ -42,19 +41,19 @@ enum Ipv6 {
 }
 
 impl NetnsLab {
-    /// Both families, no rules yet.
+    /// Creates a pod with both families and without rules.
     pub(crate) fn bare() -> Self {
         Self::build(Ipv6::Addresses, PROXY)
     }
 
-    /// Both families, with the rules of the settings.
+    /// Creates a pod with both families and the rules of the settings.
     pub(crate) fn new(config: &TrafficConfig) -> Self {
         let lab = Self::build(Ipv6::Addresses, config.proxy_uid);
         lab.apply(config);
         lab
     }
 
-    /// A pod without any IPv6 address, not even a link-local one; no rules yet.
+    /// Creates a pod without any IPv6 address, including link-local ones, and without rules.
     pub(crate) fn without_ipv6() -> Self {
         Self::build(Ipv6::Nothing, PROXY)
     }
@@ -84,7 +83,7 @@ impl NetnsLab {
         }
     }
 
-    /// Puts the rules in place, as `kuma-init` does.
+    /// Applies the rules like `kuma-init`.
     pub(crate) fn apply(&self, config: &TrafficConfig) -> Applied {
         let applied = self
             .pod
@@ -94,35 +93,35 @@ impl NetnsLab {
         applied
     }
 
-    /// Who answers a user of the pod over TCP.
+    /// Connects as a user of the pod over TCP; returns the response.
     pub(crate) fn tcp(&self, uid: u32, target: &str) -> String {
         ask(&self.pod, uid, Transport::Tcp, target)
     }
 
-    /// Who answers a user of the pod over UDP.
+    /// Sends a query as a user of the pod over UDP; returns the response.
     pub(crate) fn udp(&self, uid: u32, target: &str) -> String {
         ask(&self.pod, uid, Transport::Udp, target)
     }
 
-    /// Who answers the client over TCP.
+    /// Connects from the client over TCP; returns the response.
     pub(crate) fn client(&self, target: &str) -> String {
         ask(&self.client, 0, Transport::Tcp, target)
     }
 
-    /// Who answers the client over UDP.
+    /// Sends a query from the client over UDP; returns the response.
     pub(crate) fn client_udp(&self, target: &str) -> String {
         ask(&self.client, 0, Transport::Udp, target)
     }
 }
 
-/// Makes a pair of interfaces: `peer` in one namespace, the named one in the pod, addresses `10.1.<net>.1` and `.2`.
+/// Connects a namespace and the pod by a veth pair: `peer` and the named interface, addresses `10.1.<net>.1` and `.2`.
 fn connect(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
     other.ip(&format!(
         "link add peer type veth peer name {interface} netns {}",
         pod.path()
     ));
     for (namespace, interface, host) in [(other, "peer", "1"), (pod, interface, "2")] {
-        // Link-local addresses would make a pod without IPv6 impossible.
+        // A pod without IPv6 must not have link-local addresses.
         namespace.ip(&format!("link set {interface} addrgenmode none"));
         namespace.ip(&format!("link set {interface} up"));
         namespace.ip(&format!("addr add 10.1.{net}.{host}/24 dev {interface}"));
@@ -140,8 +139,8 @@ fn stand_ins(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<StandIn> {
     ] {
         all.push(StandIn::tcp(pod, proxy, name, any(port)));
     }
-    // Not the unspecified address: the answer would then carry the source that routing picks, not the one the redirect
-    // sent the query to, and would not be recognised as its answer.
+    // With the unspecified address, routing would select the source of the response, which would differ from the
+    // destination of the redirected query, so that connection tracking would not match it.
     let towards_client = Ipv4Addr::new(10, 1, 1, 2);
     for address in [
         IpAddr::from(Ipv4Addr::LOCALHOST),

@@ -1,4 +1,4 @@
-//! A network namespace without a name: it exists while something holds it.
+//! An anonymous network namespace, which exists while a file descriptor or thread refers to it.
 
 use std::fs::File;
 use std::io::Write;
@@ -9,17 +9,17 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::geteuid;
 
-/// Held open by its file.
+/// A network namespace, held by an open file.
 pub(crate) struct Namespace(File);
 
 impl Namespace {
-    /// A new one, with its loopback interface up.
+    /// Creates a namespace and enables its loopback interface.
     pub(crate) fn new() -> Self {
         assert!(
             geteuid().is_root(),
-            "these tests make network namespaces and change rules in them: run them as root, with `make test-netns`"
+            "these tests create network namespaces and change rules in them: run `make test-netns` as root"
         );
-        // In a thread of its own, so that this one stays where it is.
+        // A separate thread, since unshare moves the calling thread.
         let make = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
             File::open("/proc/thread-self/ns/net").expect("proc is mounted")
@@ -29,7 +29,7 @@ impl Namespace {
         namespace
     }
 
-    /// Runs something inside.
+    /// Runs a function in the namespace.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
             let inside = scope.spawn(|| {
@@ -42,22 +42,22 @@ impl Namespace {
         })
     }
 
-    /// Moves the calling thread inside, for good.
+    /// Moves the calling thread into the namespace permanently.
     pub(crate) fn enter(&self) {
         setns(&self.0, CloneFlags::CLONE_NEWNET).expect("the namespace can be entered");
     }
 
-    /// Another hold on it.
+    /// Returns another reference to the namespace.
     pub(crate) fn hold(&self) -> Self {
         Self(self.0.try_clone().expect("a file can be duplicated"))
     }
 
-    /// Runs `ip` with these arguments inside.
+    /// Runs `ip` in the namespace.
     pub(crate) fn ip(&self, arguments: &str) {
         self.command("ip", arguments.split(' ').collect::<Vec<_>>().as_slice(), "");
     }
 
-    /// Runs a program inside with that input; it must succeed. Returns its output.
+    /// Runs a program in the namespace, which must succeed. Returns its output.
     pub(crate) fn command(&self, program: &str, arguments: &[&str], input: &str) -> String {
         self.run(|| {
             let mut child = Command::new(program)
@@ -78,7 +78,7 @@ impl Namespace {
         })
     }
 
-    /// Where other processes find it while this one lives.
+    /// Returns a path of the namespace that is valid for other processes while this one runs.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

@@ -1,4 +1,4 @@
-//! Asking: a socket of a certain user, perhaps from a certain address, and the answer it gets.
+//! Test clients: sockets of a given user and source address.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -13,24 +13,19 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use nix::unistd::{Uid, setfsuid};
 
+pub(crate) use kermode_netfilter::Transport;
+
 use super::Namespace;
 
-/// How to ask.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Transport {
-    Tcp,
-    Udp,
-}
+/// Timeout of connections and reads. A local connection takes microseconds.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connections inside one machine take microseconds; this only bounds a failure.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// Asks as a user of the namespace; the answer is who answered and what they saw, or `nobody` and why.
+/// Connects or sends a query as a user of the namespace. Returns the response, or `nobody` and the error.
 pub(crate) fn ask(namespace: &Namespace, uid: u32, transport: Transport, target: &str) -> String {
     ask_from(namespace, uid, transport, None, target)
 }
 
-/// The same from a certain address and port; port 0 is any.
+/// Connects or sends a query from an address and port; port 0 means any port.
 pub(crate) fn ask_from(
     namespace: &Namespace,
     uid: u32,
@@ -40,17 +35,17 @@ pub(crate) fn ask_from(
 ) -> String {
     let parse = |text: &str| text.parse::<SocketAddr>().expect("address and port");
     let (source, target) = (source.map(parse), parse(target));
-    let answer = namespace.run(|| {
+    let response = namespace.run(|| {
         let socket = connected(uid, transport, source, target)?;
         match transport {
             Transport::Tcp => read_tcp(TcpStream::from(socket)),
             Transport::Udp => read_udp(&UdpSocket::from(socket)),
         }
     });
-    answer.unwrap_or_else(|error| format!("nobody: {error}"))
+    response.unwrap_or_else(|error| format!("nobody: {error}"))
 }
 
-/// The kernel takes a socket's owner from the file system UID of the thread that makes it.
+/// Sets the file system UID of the thread, which the kernel uses as the owner of its sockets.
 pub(crate) fn become_user(uid: u32) {
     setfsuid(Uid::from_raw(uid));
 }
@@ -76,18 +71,18 @@ fn connected(
     if let Some(source) = source {
         bind_when_free(&socket, source)?;
     }
-    let patience = TimeVal::new(PATIENCE.as_secs().try_into().unwrap_or(1), 0);
-    setsockopt(&socket, sockopt::SendTimeout, &patience)?;
-    setsockopt(&socket, sockopt::ReceiveTimeout, &patience)?;
+    let timeout = TimeVal::new(TIMEOUT.as_secs().try_into().unwrap_or(1), 0);
+    setsockopt(&socket, sockopt::SendTimeout, &timeout)?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &timeout)?;
     connect(socket.as_raw_fd(), &SockaddrStorage::from(target))?;
     Ok(socket)
 }
 
-/// The socket that had the address before may be closed and still live for a moment, in the child of another test between
-/// its fork and its exec.
+/// Binds a socket, and retries while the address is in use: a closed socket may still be open in the child of another test
+/// between fork and exec.
 fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(source);
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     loop {
         match bind(socket.as_raw_fd(), &address) {
             Err(Errno::EADDRINUSE) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
@@ -97,14 +92,14 @@ fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
 }
 
 fn read_tcp(mut stream: TcpStream) -> io::Result<String> {
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
+    let mut response = String::new();
+    stream.read_to_string(&mut response)?;
+    Ok(response)
 }
 
 fn read_udp(socket: &UdpSocket) -> io::Result<String> {
     socket.send(b"who are you?")?;
-    let mut answer = [0; 200];
-    let length = socket.recv(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    let mut response = [0; 200];
+    let length = socket.recv(&mut response)?;
+    Ok(String::from_utf8_lossy(&response[..length]).into_owned())
 }

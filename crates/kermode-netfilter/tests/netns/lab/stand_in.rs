@@ -1,7 +1,7 @@
-//! Somebody who listens and answers with their name: Envoy, the application or a server.
+//! Simulated servers that respond with their name, in place of Envoy, the application and remote servers.
 //!
-//! Over TCP the answer is `<name> from <peer address>` or, for a redirected connection,
-//! `<name> to <original destination> from <peer address>`; over UDP the name alone.
+//! Over TCP the response is `<name> from <peer address>`, or `<name> to <original destination> from <peer address>` for a
+//! redirected connection. Over UDP it is the name.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -16,14 +16,14 @@ use nix::sys::socket::{Shutdown, getsockopt, shutdown, sockopt};
 use super::Namespace;
 use super::socket::become_user;
 
-/// Runs until dropped.
+/// A simulated server, which runs until dropped.
 pub(crate) struct StandIn {
     stop: Box<dyn Fn() + Send>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl StandIn {
-    /// Listens on TCP, both families, as that user.
+    /// Listens on TCP as a user.
     pub(crate) fn tcp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
         let listener = namespace.run(|| {
             become_user(uid);
@@ -32,11 +32,11 @@ impl StandIn {
         let listener = listener.expect("the port is free");
         let stopper = listener.try_clone().expect("a socket can be duplicated");
         let serve = move || {
-            // Shutting the listener down makes accept fail, which ends the loop.
+            // Shutdown of the listener makes accept fail, which ends the loop.
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                // A client that has gone already is its own test's matter.
-                let _ = answer(stream, name);
+                // If the client has closed the connection, its own test fails.
+                let _ = respond(stream, name);
             }
         };
         let stop = move || {
@@ -45,7 +45,7 @@ impl StandIn {
         Self::start(namespace, uid, Box::new(stop), serve)
     }
 
-    /// Listens on UDP, both families, as that user.
+    /// Listens on UDP as a user.
     pub(crate) fn udp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
         let socket = namespace.run(|| {
             become_user(uid);
@@ -95,23 +95,23 @@ impl StandIn {
 impl Drop for StandIn {
     fn drop(&mut self) {
         (self.stop)();
-        // A panic of the thread has been printed already; another while unwinding would abort.
+        // A panic of the thread was printed; a second panic during unwinding would abort.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-fn answer(mut stream: TcpStream, name: &str) -> io::Result<()> {
+fn respond(mut stream: TcpStream, name: &str) -> io::Result<()> {
     let peer = stream.peer_addr()?.ip().to_canonical();
     let local = stream.local_addr()?;
     let local = SocketAddr::new(local.ip().to_canonical(), local.port());
     match original_destination(&stream, peer) {
         Ok(original) if original != local => write!(stream, "{name} to {original} from {peer}"),
-        // The kernel knows no other where it does not track connections.
+        // Without connection tracking there is no original destination.
         _ => write!(stream, "{name} from {peer}"),
     }
 }
 
-/// What Envoy's `original_dst` listener filter asks for.
+/// Returns the original destination, like Envoy's `original_dst` listener filter.
 fn original_destination(stream: &TcpStream, peer: IpAddr) -> nix::Result<SocketAddr> {
     if peer.is_ipv4() {
         let address = getsockopt(stream, sockopt::OriginalDst)?;
