@@ -1,7 +1,7 @@
-//! What this replica knows, for whoever looks for a fault: JSON over plain HTTP, on loopback only.
+//! Debug endpoint: state of this replica as JSON over plain HTTP, for troubleshooting.
 //!
-//! `kubectl port-forward` reaches it; nobody else on the network does. It tells no secrets: keys and tokens are in none
-//! of what it shows, configuration of proxies is named and dated but not printed.
+//! It listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no secrets: no keys, no tokens, and
+//! only names and versions of proxies' resources. [`kermode_protocol::debug`] has the types of the responses.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -12,21 +12,24 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
 use kermode_model::ObjectKey;
+use kermode_protocol::debug::{
+    CONFIG, CONTENTS, PROXIES, Proxies, REMOVALS, RESOURCES, Removal, ResourceEntry, Resources,
+};
 use kermode_removals::EndpointRemovals;
 use kermode_status::Statuses;
 use kermode_xds::store::{ResourceKind, Store, View};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use kermode_config::Config;
 
-/// How long the resources of a proxy may take to be made.
-const MAKING: Duration = Duration::from_secs(1);
+/// Time to wait for the generation of a proxy's resources.
+const GENERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where it listens.
+/// Address to listen on.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// What can be looked at.
+/// Sources of the responses; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Debug {
     pub(crate) config: Arc<Config>,
@@ -35,31 +38,21 @@ pub(crate) struct Debug {
     pub(crate) store: Arc<Store>,
 }
 
+/// Query parameters of [`RESOURCES`].
 #[derive(Debug, Deserialize)]
 struct OneProxy {
-    /// `<pod>.<namespace>`
+    /// Name of the proxy, `<pod>.<namespace>`.
     proxy: String,
 }
 
-/// A removal that somebody has not acknowledged.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Removal {
-    proxy: String,
-    age_seconds: f64,
-    unacknowledged_by: usize,
-    /// The first of them.
-    among_them: Vec<String>,
-}
-
-/// The routes.
+/// Returns the routes of the endpoint.
 pub(crate) fn router(debug: Debug) -> Router {
     Router::new()
-        .route("/debug", get(contents))
-        .route("/debug/config", get(config))
-        .route("/debug/proxies", get(proxies))
-        .route("/debug/removals", get(removals))
-        .route("/debug/resources", get(resources))
+        .route(CONTENTS, get(contents))
+        .route(CONFIG, get(config))
+        .route(PROXIES, get(proxies))
+        .route(REMOVALS, get(removals))
+        .route(RESOURCES, get(resources))
         .with_state(debug)
 }
 
@@ -76,7 +69,7 @@ async fn config(State(debug): State<Debug>) -> Json<Config> {
     Json(Config::clone(&debug.config))
 }
 
-async fn proxies(State(debug): State<Debug>) -> Json<Value> {
+async fn proxies(State(debug): State<Debug>) -> Json<Proxies> {
     Json(debug.statuses.connected())
 }
 
@@ -94,36 +87,34 @@ async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
 async fn resources(
     State(debug): State<Debug>,
     Query(OneProxy { proxy }): Query<OneProxy>,
-) -> Result<Json<Value>, (StatusCode, String)> {
+) -> Result<Json<Resources>, (StatusCode, String)> {
     let key = ObjectKey::from_proxy_name(&proxy).ok_or_else(|| {
         let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
         (StatusCode::BAD_REQUEST, text)
     })?;
     let mut subscription = debug.store.watch(&key);
-    let mut shown = subscription.read(|view, _| view.as_ref().map(listing));
-    if shown.is_none() {
-        // Of a proxy that is not connected here nothing is kept: asking has it made.
-        let _ = tokio::time::timeout(MAKING, subscription.changed()).await;
-        shown = subscription.read(|view, _| view.as_ref().map(listing));
+    let mut resources = subscription.read(|view, _| view.as_ref().map(listing));
+    if resources.is_none() {
+        // Resources of a proxy without a stream are not kept. The subscription generates them.
+        let _ = tokio::time::timeout(GENERATION_TIMEOUT, subscription.changed()).await;
+        resources = subscription.read(|view, _| view.as_ref().map(listing));
     }
-    let text = format!("{key} is no proxy of this mesh: it has no Dataplane, or its Mesh is not there\n");
-    shown.map(Json).ok_or((StatusCode::NOT_FOUND, text))
+    let text = format!("{key} has no resources; check that its Dataplane and its Mesh exist\n");
+    resources.map(Json).ok_or((StatusCode::NOT_FOUND, text))
 }
 
-/// What a proxy is to have, by kind.
-fn listing(view: &View<'_>) -> Value {
+/// Returns the resources of a proxy by kind.
+fn listing(view: &View<'_>) -> Resources {
     let of_kind = |kind: ResourceKind| {
         let mut entries: Vec<_> = view.wildcard(kind).collect();
         entries.sort_by(|one, other| one.name().cmp(other.name()));
-        let shown = entries.into_iter().map(|entry| {
-            json!({
-                "name": &*entry.versioned_name.name,
-                "version": &*entry.versioned_name.version,
-                "bytes": entry.encoded.len(),
-                "published": entry.sequence,
-            })
+        let entries = entries.into_iter().map(|entry| ResourceEntry {
+            bytes: entry.encoded.len(),
+            name: entry.versioned_name.name.to_string(),
+            published: entry.sequence,
+            version: entry.versioned_name.version.to_string(),
         });
-        (format!("{kind:?}"), shown.collect::<Value>())
+        (format!("{kind:?}"), entries.collect())
     };
-    Value::Object(ResourceKind::ALL.map(of_kind).into_iter().collect())
+    ResourceKind::ALL.map(of_kind).into_iter().collect()
 }

@@ -17,6 +17,7 @@ pub mod ads;
 pub mod bootstrap;
 pub mod certificates;
 pub mod client;
+pub mod debug;
 pub mod removals;
 pub mod rpc;
 pub mod secrets;

@@ -5,6 +5,7 @@
 //! of versions every few minutes, since they change with every endpoint of the mesh. The lease holder writes the status
 //! of Meshes ([`MeshStatuses`]).
 
+mod debug;
 mod mesh;
 mod proxy;
 
@@ -18,6 +19,7 @@ use kermode_crds::Dataplane;
 use kermode_k8s::controller::status::{StatusSource, StatusWriter, WantedStatus, WriteOutcome};
 use kermode_k8s::controller::writer::Metrics;
 use kermode_model::ObjectKey;
+use kermode_protocol::debug::Proxies;
 use kermode_xds::server::{ProxyId, Report, StatusSink};
 use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
@@ -73,14 +75,14 @@ impl Statuses {
     }
 
     /// Returns the sidecar status of every connected proxy as a JSON object, by proxy name (`<pod>.<namespace>`).
-    pub fn connected(&self) -> serde_json::Value {
+    pub fn connected(&self) -> Proxies {
         let proxies = self.state.proxies();
         let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
-        let shown = connected.map(|(key, proxy)| {
-            let sidecar = proxy.status(&self.state.replica).sidecar;
-            (key.proxy_name(), serde_json::json!(sidecar))
+        let connected = connected.filter_map(|(key, proxy)| {
+            let sidecar = proxy.status(&self.state.replica).sidecar?;
+            Some((key.proxy_name(), debug::proxy(sidecar)))
         });
-        serde_json::Value::Object(shown.collect())
+        connected.collect()
     }
 
     /// Handles the deletion of a Dataplane. While its proxy is connected, the Dataplane is created again and needs its
