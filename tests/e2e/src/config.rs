@@ -1,4 +1,4 @@
-//! What the tests read from their environment; nothing else looks there.
+//! Configuration of the tests, the only module that reads the environment.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Longer than the lease lasts and than connections are kept without an answer; not so long that Kubernetes takes the node
-/// for dead and then needs a minute to forget that.
+/// Default length of an outage. It is longer than the lease and than the timeout of dead connections, but too short for
+/// Kubernetes to mark the node as unreachable, which would take a minute to recover.
 const OUTAGE: Duration = Duration::from_secs(30);
 
-/// Where things are and what is wanted.
+/// Paths and options of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Root of the repository.
     pub(crate) repository: PathBuf,
-    /// Cargo's output folder, in which the image builder leaves programs and images.
+    /// Cargo's output folder, which contains the programs and images.
     pub(crate) target: PathBuf,
     /// The cluster tool's folder.
     pub(crate) cache: PathBuf,
-    /// Leave the cluster up.
+    /// Whether the cluster stays up after the tests.
     pub(crate) keep: bool,
-    /// How long the API server is away in the test of that.
+    /// Length of the outage of the API server.
     pub(crate) outage: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Config {
         let repository = sources
             .ancestors()
             .nth(2)
-            .context("the tests are not in tests/e2e")?
+            .context("the crate is not in tests/e2e")?
             .to_owned();
         let cache = match variable("KERMODE_CACHE") {
             Some(folder) => PathBuf::from(folder),
@@ -56,22 +56,21 @@ impl Config {
         })
     }
 
-    /// Sees that these are the only tests on a cluster, for as long as the result is kept: two would remove each
-    /// other's objects.
+    /// Locks a cluster for these tests until the result is dropped: two runs would remove each other's objects.
     ///
     /// # Errors
-    /// When others run.
-    pub(crate) fn alone(&self, cluster: &str) -> Result<File> {
+    /// Other tests hold the lock.
+    pub(crate) fn lock(&self, cluster: &str) -> Result<File> {
         let folder = self.cache.join("locks");
         std::fs::create_dir_all(&folder)?;
         let lock = File::create(folder.join(format!("{cluster}-tests.lock")))?;
         lock.try_lock().with_context(|| {
-            format!("other tests run on cluster {cluster}: choose another with --cluster")
+            format!("other tests run on cluster {cluster}: select another cluster with --cluster")
         })?;
         Ok(lock)
     }
 
-    /// A released program, as it is in the images.
+    /// Returns the path of a release program, as in the images.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)

@@ -1,4 +1,4 @@
-//! What the tests are written with: a cluster, kubectl, bounded waiting, Envoy's statistics, packet captures.
+//! Test harness: a cluster, kubectl, waits with deadlines, Envoy's statistics, packet captures.
 
 pub(crate) mod capture;
 pub(crate) mod cluster;

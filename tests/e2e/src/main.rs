@@ -1,7 +1,7 @@
 //! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again.
 //!
-//! The tests share one installation and one application and run from `cases` in the order of `cases::all`: what needs
-//! an untouched cluster comes first, what takes the control plane away comes last.
+//! The tests share one installation and one application. They run in the order of `cases::all`: tests of an untouched
+//! cluster come first, tests that stop the control plane last.
 
 mod cases;
 mod config;
@@ -23,13 +23,13 @@ use crate::world::World;
 /// End-to-end tests on a real Kubernetes.
 #[derive(Parser)]
 struct Arguments {
-    /// Run the tests whose name contains this text; what they need is set up all the same.
+    /// Run the tests whose name contains this text, with everything that they need.
     #[arg(long)]
     filter: Option<String>,
-    /// Name of the cluster; one that is up is used as it is, without its earlier tests' leftovers.
+    /// Name of the cluster. A running cluster is used after removal of the objects of earlier tests.
     #[arg(long, default_value = "e2e")]
     cluster: String,
-    /// List the tests and run none.
+    /// List the tests without running them.
     #[arg(long)]
     list: bool,
 }
@@ -52,7 +52,7 @@ async fn main() -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = Config::read()?;
-    let _alone = config.alone(&arguments.cluster)?;
+    let _lock = config.lock(&arguments.cluster)?;
     let cluster = Cluster::up(&arguments.cluster, &config).await?;
     let report = tokio::select! {
         report = run(cluster, &tests, &config) => report,
@@ -76,12 +76,11 @@ async fn main() -> Result<ExitCode> {
 }
 
 async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Result<runner::Report> {
-    diagnosis::forget(config);
-    diagnosis::forget(config);
+    diagnosis::remove_old(config);
     let world = World::new(cluster, config).context("the tests cannot start")?;
     world
         .clear()
         .await
-        .context("what earlier tests left behind cannot be removed")?;
+        .context("objects of earlier tests cannot be removed")?;
     Ok(runner::run(&world, tests).await)
 }

@@ -1,4 +1,4 @@
-//! Pods: those that tests make themselves, and what is read of any.
+//! Pods: builders for tests, and accessors.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -11,7 +11,7 @@ use crate::world::World;
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
-/// A Pod of the demo program, as people write one.
+/// Returns a Pod of the demo program, before injection.
 pub(crate) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
@@ -19,8 +19,8 @@ pub(crate) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> 
     }))?)
 }
 
-/// Asks the API server to admit a labelled Pod, without making it, and sees that it gets a sidecar: the webhook was
-/// called, and its certificate trusted.
+/// Creates a labelled Pod in a dry run and checks that it gets a sidecar, which shows that the API server calls the
+/// webhook and trusts its certificate.
 pub(crate) async fn trial(world: &World) -> Result<()> {
     let mut pod = pod(world, "default", "e2e-trial", &["server"])?;
     pod.labels_mut()
@@ -36,7 +36,7 @@ pub(crate) async fn trial(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Names of init containers and containers.
+/// Returns the names of init containers and containers.
 pub(crate) fn containers(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
     let spec = pod.spec.iter();
     let init = spec
@@ -50,7 +50,7 @@ pub(crate) fn containers(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
     )
 }
 
-/// Whether a pod is ready and stays.
+/// Whether a Pod is ready and not being deleted.
 pub(crate) fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod
         .status
@@ -60,7 +60,7 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
     ready && pod.metadata.deletion_timestamp.is_none()
 }
 
-/// A pod's IP address.
+/// Returns the IP address of a Pod.
 pub(crate) fn ip(pod: &Pod) -> Result<&str> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
     ip.with_context(|| format!("pod {} has no address", pod.name_any()))

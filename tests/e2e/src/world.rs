@@ -1,7 +1,7 @@
-//! What the tests share: the cluster, an installation made once, an application deployed once.
+//! Shared state of the tests: the cluster, one installation, one application.
 //!
-//! A test asks for what it needs. What could not be set up fails every test that asks for it at once, with the
-//! reason, and the others go on.
+//! A test requests the parts that it needs. A part that could not be set up fails every test that needs it, with the
+//! reason; other tests run.
 
 use std::time::Duration;
 
@@ -29,16 +29,16 @@ pub(crate) const APP: &str = "e2e-mesh";
 pub(crate) const OUTSIDE: &str = "e2e-outside";
 /// The server's `kuma.io/service`, which is also the name of Envoy's cluster for it.
 pub(crate) const SERVER: &str = "server_e2e-mesh_svc_80";
-/// What the client calls.
+/// URL that the client calls.
 pub(crate) const SERVER_URL: &str = "http://server.e2e-mesh.svc/";
 
 const MESH_MANIFEST: &str = include_str!("../manifests/mesh.yaml");
 const APP_MANIFEST: &str = include_str!("../manifests/app.yaml");
 const OUTSIDE_MANIFEST: &str = include_str!("../manifests/outside.yaml");
-/// How long a Deployment may take to roll out.
+/// Deadline of a rollout.
 const ROLLOUT: Duration = Duration::from_secs(90);
 
-/// What the tests share.
+/// Shared state of the tests.
 pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) config: Config,
@@ -60,7 +60,7 @@ impl World {
         })
     }
 
-    /// Removes what an earlier run that kept its cluster left in it.
+    /// Removes objects of an earlier run that kept its cluster.
     pub(crate) async fn clear(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         for namespace in [APP, OUTSIDE, SYSTEM] {
@@ -82,7 +82,7 @@ impl World {
         Ok(())
     }
 
-    /// Deletes what was installed, the webhooks first: nothing may wait for a control plane that is gone.
+    /// Deletes the installation. Webhooks go first, so that no request waits for a deleted control plane.
     pub(crate) async fn uninstall(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         let webhooks = [
@@ -96,7 +96,7 @@ impl World {
         Ok(())
     }
 
-    /// What `kumactl install control-plane` prints with these flags and the images of this build.
+    /// Returns the manifests of `kumactl install control-plane` with these flags and the images of this build.
     pub(crate) async fn manifests(&self, flags: &[&str]) -> Result<String> {
         let mut arguments = vec!["install".to_owned(), "control-plane".to_owned()];
         for (flag, image) in [
@@ -120,7 +120,7 @@ impl World {
         host::output(&self.config.program("kumactl"), &arguments).await
     }
 
-    /// Sees that the control plane is installed and ready.
+    /// Ensures that the control plane is installed and ready.
     pub(crate) async fn installed(&self) -> Result<()> {
         let outcome = self.installed.get_or_init(|| async {
             let install = async {
@@ -136,7 +136,7 @@ impl World {
             .map_err(|error| anyhow!("the control plane was not installed: {error}"))
     }
 
-    /// Sees that the application runs, in a mesh with mTLS STRICT, and that the client gets answers.
+    /// Ensures that the application runs, in a mesh with mTLS STRICT, and that its client gets responses.
     pub(crate) async fn deployed(&self) -> Result<()> {
         self.installed().await?;
         let outcome = self.deployed.get_or_init(|| async {
@@ -152,7 +152,7 @@ impl World {
             .map_err(|error| anyhow!("the application was not deployed: {error}"))
     }
 
-    /// Waits until the API server reaches the webhooks: a Service leads to a pod some time after the pod is ready.
+    /// Waits until the API server reaches the webhooks: a Service routes to a Pod some time after the Pod is ready.
     pub(crate) async fn admits(&self) -> Result<()> {
         until(
             "a Pod to be admitted",
@@ -165,8 +165,8 @@ impl World {
         .await
     }
 
-    /// Waits until the control plane has made the Mesh `default`: a sign that it works.
-    pub(crate) async fn mesh_is_made(&self) -> Result<()> {
+    /// Waits until the control plane has created the Mesh `default`, which shows that it works.
+    pub(crate) async fn mesh_is_created(&self) -> Result<()> {
         until("Mesh default", Duration::from_secs(30), async || {
             let output = self
                 .cluster
@@ -180,12 +180,12 @@ impl World {
         .await
     }
 
-    /// Switches mTLS on.
+    /// Applies the Mesh with mTLS STRICT.
     pub(crate) async fn strict(&self) -> Result<()> {
         self.cluster.kubectl.apply_over(MESH_MANIFEST).await.map(drop)
     }
 
-    /// Deploys the application and its neighbours outside of the mesh; returns when the client gets answers.
+    /// Deploys the application and the Pods outside of the mesh; returns when the client gets responses.
     pub(crate) async fn deploy(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         kubectl.apply(&self.app(APP_MANIFEST)?).await?;
@@ -207,13 +207,13 @@ impl World {
         .await
     }
 
-    /// A manifest of the application with the demo's image in it.
+    /// Returns a manifest with the reference of the demo image.
     fn app(&self, manifest: &str) -> Result<String> {
         let image = self.cluster.image("kermode-demo")?;
         Ok(manifest.replace("image: kermode-demo\n", &format!("image: {image}\n")))
     }
 
-    // === what is in the cluster ===
+    // === objects of the cluster ===
 
     pub(crate) fn pods(&self, namespace: &str) -> Api<Pod> {
         Api::namespaced(self.cluster.client.clone(), namespace)
@@ -223,13 +223,13 @@ impl World {
         Api::namespaced(self.cluster.client.clone(), namespace)
     }
 
-    /// Dataplanes as they are on the wire: the tests know names and values from the specification, not from our types.
+    /// Returns the API of Dataplanes, untyped: the tests take names and values from the reference, not from product types.
     pub(crate) fn dataplanes(&self, namespace: &str) -> Api<DynamicObject> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane"));
         Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)
     }
 
-    /// The pods of a Deployment that are ready and not on their way out, by name.
+    /// Returns the ready Pods of a Deployment that are not being deleted, sorted by name.
     pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
         let labelled = ListParams::default().labels(&format!("app={app}"));
         let mut pods = self.pods(namespace).list(&labelled).await?.items;
@@ -238,7 +238,7 @@ impl World {
         Ok(pods)
     }
 
-    /// The name of a ready pod of a Deployment with one replica.
+    /// Returns the name of a ready Pod of a Deployment with one replica.
     pub(crate) async fn pod(&self, namespace: &str, app: &str) -> Result<String> {
         let pods = self.ready_pods(namespace, app).await?;
         let pod = pods
@@ -281,7 +281,7 @@ impl World {
         .await
     }
 
-    /// What the client counted since it started.
+    /// Returns the counters of the client since its start.
     pub(crate) async fn counters(&self) -> Result<demo::Counters> {
         let pod = self.pod(APP, "client").await?;
         demo::counters(&self.cluster.kubectl, APP, &pod).await

@@ -1,4 +1,4 @@
-//! kuma-cp on the host with something missing: it ends with one sentence that names the object and the remedy.
+//! kuma-cp on the host with a missing prerequisite: it ends with an error that names the object and the remedy.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::harness::host::{control_plane, free_port, last_words};
+use crate::harness::host::{control_plane, free_port, last_line_of_failure};
 use crate::harness::runner::Note;
 use crate::world::{SYSTEM, World};
 
 const LOOPBACK: &str = "127.0.0.1";
 const SERVICE_ACCOUNT: &str = "e2e-without-permissions";
 
-pub(super) async fn a_configuration_file_that_cannot_be_read_is_named(world: &World) -> Result<Note> {
+pub(super) async fn unreadable_configuration_file_is_named(world: &World) -> Result<Note> {
     let mut command = start(world, world.cluster.kubectl.kubeconfig(), &[])?;
     command.arg("--config-file=/does/not/exist.yaml");
     expect(command, &["/does/not/exist.yaml", "No such file"]).await
 }
 
-pub(super) async fn a_setting_that_does_not_exist_is_named(world: &World) -> Result<Note> {
+pub(super) async fn unknown_setting_is_named(world: &World) -> Result<Note> {
     let folder = TempDir::new()?;
     let file = folder.path().join("config.yaml");
     std::fs::write(&file, "dpServer:\n  prot: 5678\n  port: many\n")?;
@@ -41,10 +41,10 @@ pub(super) async fn missing_custom_resource_definitions_are_named(world: &World)
     expect(command, &needles).await
 }
 
-pub(super) async fn a_missing_permission_is_named(world: &World) -> Result<Note> {
+pub(super) async fn missing_permission_is_named(world: &World) -> Result<Note> {
     world.installed().await?;
     let folder = TempDir::new()?;
-    let kubeconfig = powerless(world, folder.path()).await?;
+    let kubeconfig = without_rights(world, folder.path()).await?;
     let command = start(world, &kubeconfig, &[])?;
     let outcome = expect(
         command,
@@ -64,7 +64,7 @@ pub(super) async fn a_missing_permission_is_named(world: &World) -> Result<Note>
     outcome
 }
 
-pub(super) async fn a_taken_port_is_named(world: &World) -> Result<Note> {
+pub(super) async fn occupied_port_is_named(world: &World) -> Result<Note> {
     world.installed().await?;
     let taken = TcpListener::bind((LOOPBACK, 0))?;
     let port = taken.local_addr()?.port().to_string();
@@ -80,14 +80,16 @@ pub(super) async fn a_taken_port_is_named(world: &World) -> Result<Note> {
     .await
 }
 
-/// A control plane that listens where nobody else does.
+/// Returns a command for a control plane on free ports.
 fn start(world: &World, kubeconfig: &Path, overrides: &[(&str, &str)]) -> Result<Command> {
     let ports = [
         free_port(LOOPBACK)?.to_string(),
         free_port(LOOPBACK)?.to_string(),
         free_port(LOOPBACK)?.to_string(),
     ];
-    let kubeconfig = kubeconfig.to_str().context("the kubeconfig's path is no text")?;
+    let kubeconfig = kubeconfig
+        .to_str()
+        .context("the path of the kubeconfig is not UTF-8")?;
     let mut environment = vec![
         ("KUBECONFIG", kubeconfig),
         ("KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE", SYSTEM),
@@ -103,17 +105,17 @@ fn start(world: &World, kubeconfig: &Path, overrides: &[(&str, &str)]) -> Result
     Ok(control_plane(&world.config.program("kuma-cp"), &environment))
 }
 
-/// The sentence must contain all needles.
+/// Checks that the last line of output contains all needles.
 async fn expect(command: Command, needles: &[&str]) -> Result<Note> {
-    let sentence = last_words(command).await?;
+    let line = last_line_of_failure(command).await?;
     for needle in needles {
-        ensure!(sentence.contains(needle), "{needle:?} is missing in: {sentence}");
+        ensure!(line.contains(needle), "{needle:?} is missing in: {line}");
     }
     Ok(String::new())
 }
 
-/// A kubeconfig for a ServiceAccount that may do nothing.
-async fn powerless(world: &World, folder: &Path) -> Result<PathBuf> {
+/// Writes a kubeconfig for a ServiceAccount without rights.
+async fn without_rights(world: &World, folder: &Path) -> Result<PathBuf> {
     let kubectl = &world.cluster.kubectl;
     kubectl
         .run(&["create", "serviceaccount", SERVICE_ACCOUNT, "--namespace=default"])

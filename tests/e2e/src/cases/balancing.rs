@@ -1,4 +1,4 @@
-//! Load balancing by the client's sidecar, by its own count.
+//! Load balancing by the client's sidecar, according to its statistics.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, SERVER, World};
 
-pub(super) async fn the_client_s_sidecar_spreads_requests_over_all_replicas(world: &World) -> Result<Note> {
+pub(super) async fn client_sidecar_balances_requests_over_all_replicas(world: &World) -> Result<Note> {
     world.deployed().await?;
     let pods = world.ready_pods(APP, "server").await?;
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let before = world.counters().await?;
     let gained = until(
-        "60 answers, some from every replica",
+        "60 responses, with some from every replica",
         Duration::from_secs(30),
         async || {
             let gained = world.counters().await?.since(&before);

@@ -1,4 +1,4 @@
-//! The webhooks' certificate: nobody has to care for it.
+//! Certificate of the webhooks: the control plane maintains it without help.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::harness::wait::{until, when};
 use crate::pods::trial;
 use crate::world::{SYSTEM, World};
 
-/// The registrations, by kind and name.
+/// Webhook registrations, by kind and name.
 const REGISTRATIONS: [(&str, &str); 2] = [
     (
         "MutatingWebhookConfiguration",
@@ -27,12 +27,12 @@ const REGISTRATIONS: [(&str, &str); 2] = [
     ),
 ];
 const AUTHORITY: &str = "kuma-control-plane-ca";
-/// How long putting it right may take: a watch event and a patch.
+/// Deadline of the repair, which takes a watch event and a patch.
 const SOON: Duration = Duration::from_secs(15);
 
-pub(super) async fn a_ca_bundle_that_is_wiped_or_wrong_is_put_right(world: &World) -> Result<Note> {
+pub(super) async fn missing_or_wrong_ca_bundle_is_restored(world: &World) -> Result<Note> {
     world.installed().await?;
-    // A certificate, as the API server insists on, but not the right one: that of the API server.
+    // The API server requires a valid certificate, so the wrong one is that of the API server itself.
     let wrong = world.cluster.kubectl.run(&[
         "get",
         "configmap",
@@ -66,13 +66,13 @@ pub(super) async fn a_ca_bundle_that_is_wiped_or_wrong_is_put_right(world: &Worl
     Ok(String::new())
 }
 
-pub(super) async fn the_authority_s_secret_is_restored_when_it_is_deleted(world: &World) -> Result<Note> {
+pub(super) async fn deleted_ca_secret_is_restored(world: &World) -> Result<Note> {
     world.installed().await?;
     let before = bundles(world, REGISTRATIONS[0], |all| all.iter().all(Value::is_string)).await?;
     let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
     let deleted = secrets.delete(AUTHORITY, &DeleteParams::default()).await;
     deleted.context("the authority's Secret")?;
-    // A new authority would cut off every sidecar that trusts the old one.
+    // Sidecars trust the existing authority, so the Secret must contain it again.
     until("the authority's Secret", SOON, async || {
         let secret = secrets.get_opt(AUTHORITY).await?;
         let data = secret.and_then(|secret| secret.data);
@@ -85,7 +85,7 @@ pub(super) async fn the_authority_s_secret_is_restored_when_it_is_deleted(world:
     Ok(String::new())
 }
 
-/// Waits until the caBundles of a registration's webhooks are as they should be, and returns them.
+/// Waits until the caBundles of a registration fulfil the condition, and returns them.
 async fn bundles(
     world: &World,
     registration: (&str, &str),
@@ -105,7 +105,7 @@ async fn bundles(
     .await
 }
 
-/// Does the same to the caBundle of each webhook of a registration.
+/// Applies an operation to the caBundle of each webhook of a registration.
 async fn patch(world: &World, registration: (&str, &str), count: usize, operation: &Value) -> Result<()> {
     let operations: Vec<Value> = (0..count)
         .map(|index| {

@@ -1,4 +1,4 @@
-//! Dataplanes: what the control plane makes of Pods and Services, as users see it.
+//! Dataplanes that the control plane derives from Pods and Services, as users see them.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::pods::{ip, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SERVER, SYSTEM, World};
 
 const SOON: Duration = Duration::from_secs(30);
-/// Port of a Dataplane whose pod no Service selects.
+/// Port of the inbound of a service-less Pod.
 const SERVICE_LESS: u64 = 49151;
 
-pub(super) async fn every_injected_pod_has_one_and_nobody_else(world: &World) -> Result<Note> {
+pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut expected = Vec::new();
     for pod in world.ready_pods(APP, "server").await? {
@@ -54,17 +54,17 @@ pub(super) async fn every_injected_pod_has_one_and_nobody_else(world: &World) ->
         .map(ResourceExt::name_any)
         .collect();
     ensure!(found == expected, "Dataplanes {found:?} for pods {expected:?}");
-    let strangers = world
+    let outside = world
         .dataplanes(OUTSIDE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
-    ensure!(strangers == 0, "{strangers} Dataplanes in {OUTSIDE}");
+    ensure!(outside == 0, "{outside} Dataplanes in {OUTSIDE}");
     Ok(String::new())
 }
 
-/// What `kubectl get dataplanes <podName>` shows must be the pod.
+/// Checks the result of `kubectl get dataplanes <podName>` against the Pod.
 async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
     let (name, here) = (pod.name_any(), format!("--namespace={APP}"));
     until(&format!("Dataplane {name}"), SOON, async || {
@@ -97,7 +97,7 @@ fn own_tags(tags: &Value, pod: &Pod) -> Value {
     all
 }
 
-pub(super) async fn an_unready_pod_says_so_and_gets_no_traffic(world: &World) -> Result<Note> {
+pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut unready = pod(world, APP, "unready", &["server"])?;
     unready.labels_mut().insert("app".to_owned(), "server".to_owned());
@@ -159,7 +159,7 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn it_disappears_with_its_pod(world: &World) -> Result<Note> {
+pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut short = pod(world, APP, "short-lived", &["server"])?;
     // Nobody calls it: there is nothing to drain.
@@ -195,7 +195,9 @@ pub(super) async fn it_disappears_with_its_pod(world: &World) -> Result<Note> {
 /// No port.
 const NONSENSE: &str = "kuma.io/envoy-admin-port=nine";
 
-pub(super) async fn one_that_cannot_be_generated_stays_as_it_was_and_says_why(world: &World) -> Result<Note> {
+pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_names_the_reason(
+    world: &World,
+) -> Result<Note> {
     world.deployed().await?;
     let kubectl = &world.cluster.kubectl;
     let name = world.pod(APP, "server").await?;

@@ -17,41 +17,41 @@ use crate::pods::{SIDECAR, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
 const SOON: Duration = Duration::from_secs(45);
-/// Until a replica that has just begun says for certain that it has missed nobody, and some more.
+/// Deadline for a replica that has just started to know all proxies, with a margin.
 const CERTAIN: Duration = Duration::from_secs(90);
 const FIRST: &str = "leaving-first";
 const LEAVING: &str = "leaving";
 const WITNESS: &str = "witness";
-/// Each is connected to another replica with a probability of two thirds.
+/// Number of attempts; each witness is connected to another replica with a probability of two thirds.
 const WITNESSES: usize = 12;
-/// What the sidecar logs when nobody will begin a request any more.
-const OVER: &str = "every proxy has acknowledged that this endpoint is gone";
+/// Log line of the sidecar once no proxy sends new requests to it.
+const COMPLETE: &str = "every proxy has acknowledged that this endpoint is gone";
 
-pub(super) async fn it_is_over_when_the_proxies_of_all_replicas_have_acknowledged_it(
+pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it(
     world: &World,
 ) -> Result<Note> {
     replicated(world).await?;
-    let told = follow(world).await;
+    let outcome = follow(world).await;
     for pod in [FIRST, LEAVING, WITNESS] {
         remove(world, pod).await?;
     }
-    told
+    outcome
 }
 
 async fn follow(world: &World) -> Result<Note> {
     let replicas = Replica::all(world).await?;
-    // Replicas that have just begun cannot know whom they have missed.
+    // Replicas that have just started cannot know whether proxies are missing.
     departing(world, FIRST).await?;
     world.pods(APP).delete(FIRST, &DeleteParams::default()).await?;
-    over(world, FIRST).await?;
+    completed(world, FIRST).await?;
 
     let leaving = departing(world, LEAVING).await?;
     let own = Replica::of(&replicas, &leaving).await?;
     let (witness, other) = witness(world, &replicas, own).await?;
     let frozen = Frozen::program(&witness, "kuma-dp")?;
-    let begun = Instant::now();
+    let start_time = Instant::now();
     world.pods(APP).delete(LEAVING, &DeleteParams::default()).await?;
-    until("the witness to be waited for", SOON, async || {
+    until("the removal to wait for the witness", SOON, async || {
         let removal = other.removal(LEAVING).await?;
         let names = removal["amongThem"].to_string();
         Ok(when(names.contains(WITNESS), (), || {
@@ -69,18 +69,21 @@ async fn follow(world: &World) -> Result<Note> {
     )
     .await?;
     let log = log(world, LEAVING).await?;
-    ensure!(!log.contains(OVER), "the witness is not waited for:\n{log}");
-    let waited = begun.elapsed();
+    ensure!(
+        !log.contains(COMPLETE),
+        "the removal does not wait for the witness:\n{log}"
+    );
+    let waited = start_time.elapsed();
     drop(frozen);
-    let line = over(world, LEAVING).await?;
+    let line = completed(world, LEAVING).await?;
     ensure!(line.contains(&format!("replicas={REPLICAS}")), "{line}");
     Ok(format!(
-        "the frozen one was waited for, {waited:.1?} until it went on: {}",
+        "the removal waited {waited:.1?} for the frozen proxy: {}",
         line.trim()
     ))
 }
 
-/// A server whose sidecar is an ordinary container, so that it drains for its whole time, and for as long as this takes.
+/// Creates a server with a classic sidecar, which drains for its whole drain time: longer than the test.
 async fn departing(world: &World, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
@@ -89,19 +92,19 @@ async fn departing(world: &World, name: &str) -> Result<Pod> {
     start(world, name, &["server"], &annotations).await
 }
 
-/// Waits until a departing sidecar has heard that nobody will begin a request any more; its line of log.
-async fn over(world: &World, name: &str) -> Result<String> {
-    let what = format!("sidecar of {name} to hear of its end");
+/// Waits until a departing sidecar logs that its removal is complete, and returns the line.
+async fn completed(world: &World, name: &str) -> Result<String> {
+    let what = format!("the sidecar of {name} to log its complete removal");
     until(&what, CERTAIN, async || {
         let log = log(world, name).await?;
-        let line = log.lines().find(|line| line.contains(OVER));
+        let line = log.lines().find(|line| line.contains(COMPLETE));
         let line = line.unwrap_or_default().to_owned();
         Ok(when(!line.is_empty(), line, || log.clone()))
     })
     .await
 }
 
-/// A client whose sidecar is connected to another replica than `own`, and that replica.
+/// Creates a client whose sidecar is connected to another replica than `own`, and returns both.
 async fn witness<'r>(world: &World, replicas: &'r [Replica], own: &Replica) -> Result<(Pod, &'r Replica)> {
     for _ in 0..WITNESSES {
         let witness = start(world, WITNESS, &["client", SERVER_URL, "--interval=100ms"], &[]).await?;
@@ -114,7 +117,7 @@ async fn witness<'r>(world: &World, replicas: &'r [Replica], own: &Replica) -> R
     anyhow::bail!("{WITNESSES} pods in a row were connected to {}", own.name)
 }
 
-/// Makes a pod and waits until it is ready. A server is one more of those that the client calls.
+/// Creates a Pod and waits until it is ready. The client also calls servers made by this function.
 async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &str)]) -> Result<Pod> {
     let mut new = pod(world, APP, name, args)?;
     new.labels_mut().insert("app".to_owned(), args[0].to_owned());
@@ -142,7 +145,7 @@ async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &
     .await
 }
 
-/// What the departing sidecar has logged.
+/// Returns the log of a departing sidecar.
 async fn log(world: &World, name: &str) -> Result<String> {
     let here = format!("--namespace={APP}");
     world
@@ -152,7 +155,7 @@ async fn log(world: &World, name: &str) -> Result<String> {
         .await
 }
 
-/// A replica of the control plane, and the way to its `/debug`.
+/// Replica of the control plane, with access to its `/debug`.
 struct Replica {
     name: String,
     debug: Forward,
@@ -173,7 +176,7 @@ impl Replica {
         Ok(all)
     }
 
-    /// The one that a pod's sidecar is connected to.
+    /// Returns the replica that the sidecar of a Pod is connected to.
     async fn of<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
         let proxy = format!("{}.{APP}", pod.name_any());
         until(&format!("the replica of {proxy}"), SOON, async || {
@@ -183,12 +186,12 @@ impl Replica {
                     return Ok(when(true, replica, String::new));
                 }
             }
-            Ok(when(false, &replicas[0], || "it is connected to none".to_owned()))
+            Ok(when(false, &replicas[0], || "it is not connected".to_owned()))
         })
         .await
     }
 
-    /// The account of a pod's removal, while it is open.
+    /// Returns the status of an open endpoint removal; null when there is none.
     async fn removal(&self, pod: &str) -> Result<Value> {
         let removals: Vec<Value> = serde_json::from_str(&self.debug.get("/debug/removals").await?)?;
         let proxy = format!("{pod}.{APP}");

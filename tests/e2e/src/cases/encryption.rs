@@ -1,4 +1,4 @@
-//! mTLS between the sidecars: by Envoy's count, by the certificate that the server saw, and on the wire.
+//! mTLS between sidecars, shown by Envoy's statistics, the certificate that the server saw, and a packet capture.
 
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -18,11 +18,11 @@ const SOON: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
-/// What is readable on the wire: requests carry it in their path, and answers repeat it in their body, so it is seen
-/// also where HTTP/2 packs the headers.
+/// Text that is readable on the wire without encryption. Requests carry it in the path and responses repeat it in the
+/// body, because HTTP/2 compresses headers.
 const MARKER: &str = "readable-on-the-wire";
 
-pub(super) async fn sidecars_shake_hands_and_the_server_knows_the_client(world: &World) -> Result<Note> {
+pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(world: &World) -> Result<Note> {
     world.deployed().await?;
     let client = world.pod(APP, "client").await?;
     let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
@@ -49,7 +49,7 @@ pub(super) async fn sidecars_shake_hands_and_the_server_knows_the_client(world: 
         .counters()
         .await?
         .last_answer
-        .context("the client got no answer")?;
+        .context("the client got no response")?;
     let shown = answer["headers"]["x-forwarded-client-cert"]
         .as_str()
         .unwrap_or_default();
@@ -66,7 +66,7 @@ pub(super) async fn sidecars_shake_hands_and_the_server_knows_the_client(world: 
     ))
 }
 
-pub(super) async fn no_plain_text_crosses_between_pods(world: &World) -> Result<Note> {
+pub(super) async fn traffic_between_pods_is_encrypted(world: &World) -> Result<Note> {
     world.deployed().await?;
     let seen = observe(world).await?;
     ensure!(
@@ -93,7 +93,7 @@ pub(super) async fn no_plain_text_crosses_between_pods(world: &World) -> Result<
     ))
 }
 
-pub(super) async fn without_mtls_the_same_capture_sees_plain_text(world: &World) -> Result<Note> {
+pub(super) async fn capture_without_mtls_shows_plain_text(world: &World) -> Result<Note> {
     world.deployed().await?;
     let off = [
         "patch",
@@ -120,7 +120,7 @@ pub(super) async fn without_mtls_the_same_capture_sees_plain_text(world: &World)
     Ok(format!("{} readable segments; {failures}", seen.plain.len()))
 }
 
-/// Waits until the server does or does not know who calls it.
+/// Waits until the server sees, or does not see, the identity of the client.
 async fn identity_shown(world: &World, shown: bool) -> Result<()> {
     let before = world.counters().await?;
     until("the Mesh's mTLS to change for running pods", SOON, async || {
@@ -134,19 +134,19 @@ async fn identity_shown(world: &World, shown: bool) -> Result<()> {
     .await
 }
 
-/// What a capture saw of a request in the mesh and of one outside of it.
-struct Seen {
-    /// Segments with the mesh's marker in them.
+/// Captured segments of a request in the mesh and of one outside of it.
+struct Observation {
+    /// Segments with the marker of the request in the mesh.
     plain: Vec<Segment>,
     /// Segments of encrypted data from the client's pod to a server's pod.
     encrypted: usize,
-    /// Segments from the client's pod to the Service's own port, which only the client's sidecar should see.
+    /// Segments from the client's pod to the Service's own port, which only the client's own sidecar should receive.
     unredirected: usize,
     /// Segments with the marker of the request outside of the mesh.
     control: usize,
 }
 
-async fn observe(world: &World) -> Result<Seen> {
+async fn observe(world: &World) -> Result<Observation> {
     let kubectl = &world.cluster.kubectl;
     let client = world.pod(APP, "client").await?;
     let address = ip(&world.pods(APP).get(&client).await?)?.to_owned();
@@ -159,7 +159,7 @@ async fn observe(world: &World) -> Result<Seen> {
         answer.contains(&inside),
         "the server does not repeat the marker: {answer}"
     );
-    // The control comes second: when it is in the capture, all that went before is.
+    // The control request comes second: once it is in the capture, all earlier packets are.
     demo::get(
         kubectl,
         OUTSIDE,
@@ -190,7 +190,7 @@ async fn observe(world: &World) -> Result<Seen> {
     let unredirected = segments
         .iter()
         .filter(|segment| segment.source.ip().to_string() == address && segment.destination.port() == 80);
-    Ok(Seen {
+    Ok(Observation {
         unredirected: unredirected.count(),
         encrypted: between.filter(|segment| segment.is_tls_data()).count(),
         plain: shown(&segments, &inside),

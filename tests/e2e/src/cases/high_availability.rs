@@ -1,5 +1,5 @@
-//! Three replicas of the control plane, and one thing after the other breaks: running traffic never fails, and new pods
-//! work as soon as one replica is well.
+//! Three replicas of the control plane with one fault after the other: running traffic never fails, and new Pods work as
+//! soon as one replica works.
 
 use std::time::{Duration, Instant};
 
@@ -23,25 +23,25 @@ use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
 pub(super) const REPLICAS: usize = 3;
 const SOON: Duration = Duration::from_secs(45);
-/// Servers of the application, as it is deployed and when sidecars are to be shared.
+/// Numbers of servers, as deployed and for the rebalancing test.
 const SERVERS: usize = 3;
 const MANY_SERVERS: usize = 12;
-/// How many sidecars a replica may have beyond its share.
+/// Limit of the sidecars that a replica may hold beyond its share.
 const SLACK: usize = 3;
-/// Until the replicas have not changed for a minute, and the sidecars that are sent elsewhere are there.
+/// Deadline of rebalancing: the set of replicas must be stable for a minute, then sidecars move.
 const SHARED: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Where a replica says whether it is ready.
+/// Port that serves the readiness of a replica.
 const DIAGNOSTICS: u16 = 5680;
-/// Twice what it takes until a lease that nobody renews is taken.
+/// Deadline of an election: twice the time in which an expired lease is taken over.
 const NEW_LEADER: Duration = Duration::from_secs(30);
-/// After an outage of ten minutes the kubelet takes nearly two minutes to ask for its pods again.
+/// Deadline of the recovery: after an outage of ten minutes, the kubelet lists its Pods only after nearly two minutes.
 const RECOVERED: Duration = Duration::from_secs(150);
-/// They end when they cannot renew their leases, except in a cluster that has one of each and elects nobody. One that
-/// stayed would take every node for dead afterwards, and CoreDNS with it.
+/// Components that end when they cannot renew their leases, except in this cluster, where each has one instance and no
+/// election. If they kept running, they would mark the node as dead after the outage.
 const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-/// A connection without an answer is given up after 19 s; then the sidecar of a new pod tries again.
+/// Deadline for dead connections: they are closed after 19 s, then the sidecar of a new Pod retries.
 const NOTICED: Duration = Duration::from_secs(40);
 
 pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
@@ -76,15 +76,15 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     ))
 }
 
-pub(super) async fn replicas_that_are_added_get_their_share_of_sidecars(world: &World) -> Result<Note> {
+pub(super) async fn added_replicas_get_their_share_of_sidecars(world: &World) -> Result<Note> {
     world.deployed().await?;
-    let shared = shared(world).await;
+    let shared = rebalanced(world).await;
     replicas::scale(world, SERVERS).await?;
     shared
 }
 
-/// Has many sidecars at one replica, and then two more replicas.
-async fn shared(world: &World) -> Result<Note> {
+/// Connects many sidecars to one replica, then adds two replicas.
+async fn rebalanced(world: &World) -> Result<Note> {
     scale(world, 1).await?;
     replicas::scale(world, MANY_SERVERS).await?;
     let load = Load::begin(world).await?;
@@ -106,10 +106,10 @@ async fn shared(world: &World) -> Result<Note> {
     ))
 }
 
-pub(super) async fn a_lease_from_the_far_future_blocks_nobody(world: &World) -> Result<Note> {
+pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world: &World) -> Result<Note> {
     replicated(world).await?;
     let leases = leases(world);
-    // As from a node whose clock is wrong, and that has died. Replicas may write meanwhile, so it is tried again.
+    // Simulates a dead node with a wrong clock. Replicas may write the Lease meanwhile, so the write is retried.
     let spec = json!({"spec": {
         "holderIdentity": "stranger",
         "renewTime": "2999-01-01T00:00:00.000000Z",
@@ -138,9 +138,7 @@ pub(super) async fn a_lease_from_the_far_future_blocks_nobody(world: &World) -> 
     Ok(format!("a replica leads after {:.1?}", start.elapsed()))
 }
 
-pub(super) async fn connections_to_the_api_server_that_lead_nowhere_are_noticed(
-    world: &World,
-) -> Result<Note> {
+pub(super) async fn dead_connections_to_the_api_server_are_detected(world: &World) -> Result<Note> {
     replicated(world).await?;
     let load = Load::begin(world).await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
@@ -162,7 +160,7 @@ pub(super) async fn no_request_fails_while_etcd_is_away(world: &World) -> Result
     without(world, "etcd", world.config.outage / 3, 0).await
 }
 
-/// Takes a component away for a while; meanwhile some replicas and the Envoy of a spare client crash.
+/// Stops a component for a while. Meanwhile some replicas and the Envoy of a spare client crash.
 async fn without(world: &World, component: &str, outage: Duration, crashes: usize) -> Result<Note> {
     replicated(world).await?;
     let spare = spare(world).await?;
@@ -170,7 +168,7 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let (killed, others) = replicas.split_at_checked(crashes).context("replicas")?;
     for component in [component].iter().chain(&CONTROLLERS) {
-        world.cluster.take_away(component).await?;
+        world.cluster.stop_component(component).await?;
     }
     let start = Instant::now();
     let meanwhile = async {
@@ -178,7 +176,7 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
             kill_program(replica, "kuma-cp")?;
         }
         kill_program(&spare.pod, "envoy")?;
-        // They serve what they know, so they are ready, however long it takes.
+        // Replicas serve their last state, so they stay ready for the whole outage.
         while start.elapsed() < outage {
             for replica in others {
                 ensure!(is_ready(replica).await?, "{} is not ready", replica.name_any());
@@ -189,7 +187,7 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     };
     let meanwhile = meanwhile.await;
     for component in [component].iter().chain(&CONTROLLERS) {
-        world.cluster.give_back(component).await?;
+        world.cluster.start_component(component).await?;
     }
     meanwhile?;
     let worked = client(world, AFTER, RECOVERED).await;
@@ -203,11 +201,11 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     remove(world, AFTER).await?;
     let (worked, ours) = (
         worked?,
-        ours.context("the kubelet has not heard of the pod")?.as_secs(),
+        ours.context("the kubelet does not know the Pod")?.as_secs(),
     );
     restored(world).await?;
     for replica in killed {
-        // It waited for the API server: one that ended again and again would be started later and later.
+        // The replica waits for the API server instead of ending, which would lead to growing restart delays.
         let now = world.pods(SYSTEM).get(&replica.name_any()).await?;
         let started = restarts(&now) - restarts(replica);
         ensure!(started == 1, "{} was started {started} times", replica.name_any());
@@ -220,9 +218,7 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     ))
 }
 
-pub(super) async fn an_envoy_that_crashes_without_a_control_plane_serves_again(
-    world: &World,
-) -> Result<Note> {
+pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World) -> Result<Note> {
     replicated(world).await?;
     let spare = spare(world).await?;
     let load = Load::begin(world).await?;
@@ -255,7 +251,7 @@ pub(super) async fn an_envoy_that_crashes_without_a_control_plane_serves_again(
 
 // === replicas ===
 
-/// Sees that the application runs and three replicas are ready.
+/// Ensures that the application runs and three replicas are ready.
 pub(super) async fn replicated(world: &World) -> Result<()> {
     world.deployed().await?;
     scale(world, REPLICAS).await?;
@@ -303,7 +299,7 @@ async fn holder(world: &World) -> Result<String> {
         .unwrap_or_default())
 }
 
-/// The replica that leads, and its identity.
+/// Returns the lease holder and its identity.
 async fn leader(world: &World) -> Result<(Pod, String)> {
     let holder = holder(world).await?;
     let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
@@ -311,7 +307,7 @@ async fn leader(world: &World) -> Result<(Pod, String)> {
     Ok((leader.with_context(|| format!("{holder} is no replica"))?, holder))
 }
 
-/// Waits until all sidecars of the application are connected; how many to each replica.
+/// Waits until all sidecars of the application are connected. Returns their number at each replica.
 async fn reconnected(world: &World) -> Result<Vec<usize>> {
     let sidecars = world
         .dataplanes(APP)
@@ -336,12 +332,12 @@ async fn reconnected(world: &World) -> Result<Vec<usize>> {
     .await
 }
 
-/// Whether a replica says that it is ready.
+/// Whether a replica reports that it is ready.
 async fn is_ready(replica: &Pod) -> Result<bool> {
     Ok(diagnostics(replica, "/ready").await?.starts_with("HTTP/1.1 200"))
 }
 
-/// What a replica says about itself.
+/// Returns the response of a diagnostics endpoint of a replica.
 async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
     let mut stream = TcpStream::connect((ip(replica)?, DIAGNOSTICS)).await?;
     stream
@@ -352,7 +348,7 @@ async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// How often the containers of a pod were started again.
+/// Returns the number of container restarts of a Pod.
 fn restarts(pod: &Pod) -> i32 {
     let statuses = pod
         .status
@@ -363,7 +359,7 @@ fn restarts(pod: &Pod) -> i32 {
 
 // === traffic ===
 
-/// The client that calls all the time.
+/// The continuous client.
 struct Load {
     before: Counters,
     start: Instant,
@@ -377,15 +373,15 @@ impl Load {
         })
     }
 
-    /// Sees that no request failed and that there were some all the time.
+    /// Checks that no request failed and that requests were made all the time.
     async fn end(self, world: &World) -> Result<String> {
         let gained = world.counters().await?.since(&self.before);
         ensure!(gained.failed == 0, "{}", gained.failures());
-        // One every 50 ms, on a machine that has more to do.
+        // The client sends one request each 50 ms; the bound allows for a busy machine.
         let expected = self.start.elapsed().as_secs() * 10;
         ensure!(
             gained.succeeded >= expected,
-            "{} answers, not {expected}",
+            "{} responses, not {expected}",
             gained.succeeded
         );
         Ok(gained.failures())
@@ -395,14 +391,14 @@ impl Load {
 const SPARE: &str = "spare";
 const AFTER: &str = "after-outage";
 
-/// A client of its own, whose Envoy may crash.
+/// Separate client, whose Envoy may crash.
 struct Spare {
     pod: Pod,
     before: Counters,
 }
 
 async fn spare(world: &World) -> Result<Spare> {
-    // A test that failed may have left it.
+    // An earlier failed test may have left the Pod.
     remove(world, SPARE).await?;
     client(world, SPARE, SOON).await?;
     Ok(Spare {
@@ -416,21 +412,21 @@ impl Spare {
         demo::counters(&world.cluster.kubectl, APP, SPARE).await
     }
 
-    /// Sees that it had answers during nearly all of the time; those of the crash itself may fail.
+    /// Checks that it got responses nearly all the time. Requests during the crash may fail.
     async fn end(self, world: &World, time: Duration) -> Result<String> {
         let gained = self.counters(world).await?.since(&self.before);
         remove(world, SPARE).await?;
         let expected = time.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
         ensure!(
             gained.succeeded >= expected && gained.failed <= 50,
-            "{}, {expected} answers expected",
+            "{}, {expected} responses expected",
             gained.failures()
         );
         Ok(gained.failures())
     }
 }
 
-/// How long it takes until a new pod of the mesh gets answers.
+/// Returns the time until a new Pod of the mesh gets responses.
 async fn works(world: &World, name: &str) -> Result<Duration> {
     works_within(world, name, SOON).await
 }
@@ -441,7 +437,7 @@ async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Dura
     worked
 }
 
-/// Removes a pod, if it is there.
+/// Deletes a Pod, if it exists.
 pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
     let at_once = DeleteParams::default().grace_period(0);
     match world.pods(APP).delete(name, &at_once).await {
@@ -450,7 +446,7 @@ pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
     }
 }
 
-/// Makes a client and waits until it has answers.
+/// Creates a client and waits until it gets responses.
 async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> {
     let start = Instant::now();
     let new = pod(world, APP, name, &["client", SERVER_URL, "--interval=100ms"])?;

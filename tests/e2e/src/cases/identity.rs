@@ -1,5 +1,4 @@
-//! Who may call whom for how long: a CA is replaced while the client calls, and proxies that want to be somebody else get
-//! nothing.
+//! Identities of proxies: a CA rotation under traffic, and proxies that claim a false identity.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +23,7 @@ use crate::harness::wait::{until, when};
 use crate::pods::{SIDECAR, is_ready};
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
-/// Certificates of a minute, the shortest there are. They are renewed within half of it once another CA signs.
+/// Mesh with certificates of one minute, the shortest lifetime. Once a new CA signs, they are renewed within half of it.
 const SHORT_LIVES: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
@@ -41,15 +40,15 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// From the making of a root to every sidecar trusting it: a watch event and a message on a stream. A sidecar that was told
-/// that the mesh has no mTLS, as an earlier test had it, comes back within 30 s.
+/// Deadline from a new root to the trust of every sidecar: a watch event and a message on a stream. A sidecar that saw
+/// the mesh without mTLS, in an earlier test, retries within 30 s.
 const AT_ONCE: Duration = Duration::from_secs(45);
-/// How long a step of the change may take.
+/// Deadline of a rotation step.
 const STEP: Duration = Duration::from_mins(1);
 
-// === a new CA ===
+// === CA rotation ===
 
-pub(super) async fn a_new_ca_replaces_the_old_one_without_a_failed_request(world: &World) -> Result<Note> {
+pub(super) async fn ca_rotation_fails_no_request(world: &World) -> Result<Note> {
     world.deployed().await?;
     world.cluster.kubectl.apply_over(SHORT_LIVES).await?;
     let outcome = rotate(world).await;
@@ -186,8 +185,8 @@ async fn check_events(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Brings a step forward, as people in a hurry can once they have seen that everybody is ready for it: left alone, a
-/// step waits for longer than a certificate lives.
+/// Brings steps forward, as an operator can once every proxy is ready. By default a step waits for longer than the
+/// lifetime of a certificate.
 async fn bring_forward(world: &World, steps: &[&str]) -> Result<()> {
     let times: BTreeMap<_, _> = steps.iter().map(|step| (*step, seconds().to_string())).collect();
     let patch = json!({"stringData": times}).to_string();
@@ -282,14 +281,14 @@ fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
     })
 }
 
-/// The root of the CA that was made last.
+/// Returns the root of the newest CA.
 async fn newest_root(world: &World) -> Result<CertificateDer<'static>> {
     let data = newest(world).await?.data.unwrap_or_default();
     let pem = data.get("certificate").context("the Secret has no certificate")?;
     Ok(CertificateDer::from_pem_slice(&pem.0)?)
 }
 
-/// The Secret of the CA that was made last.
+/// Returns the Secret of the newest CA.
 async fn newest(world: &World) -> Result<Secret> {
     let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
     let number = |secret: &Secret| match secret.name_any().as_str() {
@@ -316,21 +315,21 @@ fn seconds() -> u64 {
 
 // === hostile proxies ===
 
-/// Where a stolen token lies in a hostile Pod.
+/// Path of a stolen token in a hostile Pod.
 const STOLEN: &str = "/stolen/token";
 
-/// A Pod that runs the sidecar's own program with a name and a token of its choice.
+/// Pod that runs kuma-dp with a name and a token of its choice.
 struct Impostor {
     name: &'static str,
-    /// The proxy that it says it is.
+    /// Name of the proxy that it claims to be.
     claims: String,
-    /// A token that it got hold of; its own otherwise.
+    /// Stolen token; by default the Pod uses its own.
     token: Option<String>,
-    /// How the control plane counts it.
+    /// Reason label of the metric that counts the denial.
     reason: &'static str,
 }
 
-pub(super) async fn proxies_that_want_to_be_somebody_else_get_no_certificate(world: &World) -> Result<Note> {
+pub(super) async fn proxies_with_a_false_identity_get_no_certificate(world: &World) -> Result<Note> {
     world.deployed().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
     let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
@@ -367,7 +366,7 @@ async fn impostors(world: &World) -> Result<Vec<Impostor>> {
     };
     let bound = ["--bound-object-kind=Pod", "--bound-object-name"];
     let bound_to = |pod: &str| format!("{}={pod}", bound[1]);
-    // The token of a Pod that has gone since.
+    // Token of a deleted Pod.
     let gone = sleeper(world, "e2e-gone")?;
     world.pods(APP).create(&PostParams::default(), &gone).await?;
     let of_gone = token(&[bound[0], &bound_to("e2e-gone")]).await?;
@@ -450,7 +449,7 @@ async fn attempt(
     Ok(notes.join(", "))
 }
 
-/// The control plane's log names each attempt, and no token.
+/// Checks that the control plane's log names each attempt and contains no token.
 async fn logged(world: &World, impostors: &[Impostor]) -> Result<()> {
     let mut log = String::new();
     for pod in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
@@ -485,7 +484,7 @@ async fn refusals(diagnostics: &Forward, reason: &str) -> Result<u64> {
     Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
 }
 
-/// The sidecar's container as it was injected into the client.
+/// Returns the sidecar container of the client.
 async fn sidecar(world: &World) -> Result<Value> {
     let pods = world
         .pods(APP)
@@ -519,7 +518,7 @@ fn pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
         spec["volumes"] = json!([{"name": "stolen", "secret": {"secretName": impostor.name}}]);
     }
     spec["containers"] = json!([container]);
-    // Nobody shall help them.
+    // Impostors get no sidecar of their own.
     let labels = json!({"kuma.io/sidecar-injection": "disabled"});
     Ok(serde_json::from_value(json!({
         "metadata": {"name": impostor.name, "labels": labels}, "spec": spec,

@@ -1,4 +1,4 @@
-//! Injection: who gets a sidecar, and that nothing else about the pod changes.
+//! Injection: which Pods get a sidecar, and that the rest of the Pod is unchanged.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Container;
@@ -10,9 +10,9 @@ use crate::pods::{SIDECAR, containers};
 use crate::world::{APP, OUTSIDE, World};
 
 const INIT: &str = "kuma-init";
-/// The port on which the sidecar answers HTTP probes for the application.
+/// Port on which the sidecar serves HTTP probes of the application.
 const VIRTUAL_PROBES: i64 = 9000;
-/// What the API server's own admission adds to every container.
+/// Mount path that the API server's admission adds to every container.
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Result<Note> {
@@ -67,7 +67,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
     Ok(String::new())
 }
 
-pub(super) async fn the_application_is_unchanged(world: &World) -> Result<Note> {
+pub(super) async fn application_containers_are_unchanged(world: &World) -> Result<Note> {
     world.deployed().await?;
     for app in ["server", "client"] {
         let template = world
@@ -120,8 +120,8 @@ pub(super) async fn the_application_is_unchanged(world: &World) -> Result<Note> 
     Ok(String::new())
 }
 
-/// The container must be the template's but for what the API server itself adds, and for HTTP probes, which go
-/// through the sidecar: the application cannot see either.
+/// Checks that a container equals that of the template, apart from additions of the API server and from HTTP probes,
+/// which go through the sidecar.
 fn same(wanted: &Container, found: &Container) -> Result<()> {
     let (mut wanted, mut found) = (json!(wanted), json!(found));
     for probe in ["readinessProbe", "livenessProbe"] {
@@ -146,7 +146,7 @@ fn same(wanted: &Container, found: &Container) -> Result<()> {
     Ok(())
 }
 
-/// A probe as it should be after injection.
+/// Returns the expected probe after injection.
 fn rewritten(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();
@@ -185,12 +185,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_api_server_adds_is_no_difference() {
+    fn additions_of_the_api_server_are_ignored() {
         same(&container(wanted()), &container(found())).expect("the same");
     }
 
     #[test]
-    fn a_variable_a_mount_or_a_probe_too_many_is_a_difference() {
+    fn additional_variable_mount_or_probe_is_a_difference() {
         for (path, value) in [
             (
                 "/env",

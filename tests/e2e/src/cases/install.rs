@@ -12,7 +12,7 @@ use crate::world::{CONTROL_PLANE, SYSTEM, World};
 
 const INJECTION: &str = "kuma.io/sidecar-injection";
 
-pub(super) async fn applying_the_manifests_makes_the_control_plane_ready(world: &World) -> Result<Note> {
+pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &World) -> Result<Note> {
     world.installed().await?;
     let client = || world.cluster.client.clone();
     let namespace = Api::<Namespace>::all(client()).get(SYSTEM).await?;
@@ -63,7 +63,7 @@ pub(super) async fn applying_the_manifests_makes_the_control_plane_ready(world: 
     Ok(String::new())
 }
 
-pub(super) async fn the_custom_resources_are_served(world: &World) -> Result<Note> {
+pub(super) async fn custom_resources_are_served(world: &World) -> Result<Note> {
     world.installed().await?;
     let definitions = Api::<CustomResourceDefinition>::all(world.cluster.client.clone());
     let expected = [
@@ -111,7 +111,7 @@ pub(super) async fn the_custom_resources_are_served(world: &World) -> Result<Not
     Ok(String::new())
 }
 
-pub(super) async fn access_rights_are_least(world: &World) -> Result<Note> {
+pub(super) async fn access_rights_are_minimal(world: &World) -> Result<Note> {
     world.installed().await?;
     let client = || world.cluster.client.clone();
     let cluster_role = Api::<ClusterRole>::all(client()).get(CONTROL_PLANE).await?;
@@ -180,7 +180,7 @@ async fn can_i(world: &World, verb: &str, resource: &str, namespace: &str) -> Re
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-pub(super) async fn webhooks_fail_closed_for_what_is_labelled_and_open_for_the_rest(
+pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_others(
     world: &World,
 ) -> Result<Note> {
     world.installed().await?;
@@ -209,8 +209,8 @@ pub(super) async fn webhooks_fail_closed_for_what_is_labelled_and_open_for_the_r
     Ok(String::new())
 }
 
-pub(super) async fn the_default_mesh_is_made(world: &World) -> Result<Note> {
+pub(super) async fn default_mesh_is_created(world: &World) -> Result<Note> {
     world.installed().await?;
-    world.mesh_is_made().await?;
+    world.mesh_is_created().await?;
     Ok(String::new())
 }

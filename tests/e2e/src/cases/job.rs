@@ -1,4 +1,4 @@
-//! A Job in the mesh: its init container has the mesh already, and the sidecar does not keep it from completing.
+//! A Job in the mesh: its init container can use the mesh, and the sidecar does not prevent its completion.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
 use crate::world::{APP, SERVER_URL, World};
 
-/// The sidecar of a pod that has ended may drain its whole drain time.
+/// Deadline of completion: the sidecar may drain for its whole drain time.
 const SOON: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
-pub(super) async fn a_job_calls_from_its_init_container_and_completes(world: &World) -> Result<Note> {
+pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(world: &World) -> Result<Note> {
     world.deployed().await?;
     let call = |name: &str| {
         let image = world.cluster.image("kermode-demo")?;

@@ -1,4 +1,4 @@
-//! Meshes: what people get wrong in them, what their status says, and whether traffic may leave them.
+//! Meshes: validation, status, initial permission, and passthrough.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::world::{APP, OUTSIDE, World};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// What people write, and what they are told.
+/// Invalid objects, with the expected part of the error.
 const MISTAKES: [(&str, &str); 6] = [
     (
         "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team.one}, spec: {}}",
@@ -49,9 +49,9 @@ const MISTAKES: [(&str, &str); 6] = [
     ),
 ];
 
-pub(super) async fn what_people_get_wrong_is_refused_with_field_and_remedy(world: &World) -> Result<Note> {
+pub(super) async fn invalid_resources_are_rejected_with_field_and_remedy(world: &World) -> Result<Note> {
     world.installed().await?;
-    world.mesh_is_made().await?;
+    world.mesh_is_created().await?;
     let dry_run = ["apply", "--dry-run=server", "--filename=-"];
     for (object, words) in MISTAKES {
         let output = world.cluster.kubectl.attempt(&dry_run, object).await?;
@@ -62,7 +62,7 @@ pub(super) async fn what_people_get_wrong_is_refused_with_field_and_remedy(world
     Ok(format!("{} mistakes", MISTAKES.len()))
 }
 
-pub(super) async fn its_status_tells_what_is_in_force(world: &World) -> Result<Note> {
+pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Result<Note> {
     world.deployed().await?;
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
     let meshes: Api<DynamicObject> = Api::all_with(world.cluster.client.clone(), &kind);
@@ -86,7 +86,7 @@ pub(super) async fn its_status_tells_what_is_in_force(world: &World) -> Result<N
     ))
 }
 
-pub(super) async fn its_first_permission_allows_everything_and_stays_deleted(world: &World) -> Result<Note> {
+pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world: &World) -> Result<Note> {
     world.installed().await?;
     let kubectl = &world.cluster.kubectl;
     let here = "--namespace=kong-mesh-system";
@@ -113,7 +113,7 @@ pub(super) async fn its_first_permission_allows_everything_and_stays_deleted(wor
         kubectl
             .run(&["delete", "meshtrafficpermission", "allow-all-e2e-second", here])
             .await?;
-        // The Mesh changes, and what people deleted is not made again.
+        // A change of the Mesh does not restore a deleted permission.
         let edit = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", edit])
@@ -125,7 +125,10 @@ pub(super) async fn its_first_permission_allows_everything_and_stays_deleted(wor
             Ok(when(seen, (), || text))
         })
         .await?;
-        ensure!(read("allow-all-e2e-second").await.is_err(), "it was made again");
+        ensure!(
+            read("allow-all-e2e-second").await.is_err(),
+            "the deleted permission exists again"
+        );
         Ok(())
     };
     let outcome = outcome.await;
@@ -134,7 +137,7 @@ pub(super) async fn its_first_permission_allows_everything_and_stays_deleted(wor
     Ok(String::new())
 }
 
-pub(super) async fn without_passthrough_nothing_leaves_it(world: &World) -> Result<Note> {
+pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(world: &World) -> Result<Note> {
     world.deployed().await?;
     let kubectl = &world.cluster.kubectl;
     let client = world.pod(APP, "client").await?;
@@ -149,7 +152,7 @@ pub(super) async fn without_passthrough_nothing_leaves_it(world: &World) -> Resu
         }))
     })
     .await;
-    // Calls within the mesh go on.
+    // Calls within the mesh continue.
     let inside = demo::get(kubectl, APP, &client, "client", crate::world::SERVER_URL).await;
     passthrough(world, true).await?;
     let refused = refused?;

@@ -1,4 +1,4 @@
-//! The sidecar as an ordinary container, which is what API servers before 1.29 get and what an annotation can ask for.
+//! The classic sidecar, an ordinary container: the default for API servers before 1.29, and selectable by annotation.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use crate::harness::wait::{until, when};
 use crate::pods::{SIDECAR, containers, pod};
 use crate::world::{APP, SERVER_URL, World};
 
-/// How long a pod may take from its creation to the end of its application.
+/// Deadline from the creation of a Pod to the end of its application.
 const SOON: Duration = Duration::from_mins(1);
 const NAME: &str = "classic";
 
-pub(super) async fn a_classic_sidecar_is_ready_before_the_application_starts(world: &World) -> Result<Note> {
+pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut caller = pod(world, APP, NAME, &["get", SERVER_URL, "--count", "5"])?;
     let asked = [
@@ -29,8 +29,7 @@ pub(super) async fn a_classic_sidecar_is_ready_before_the_application_starts(wor
     }
     let pods = world.pods(APP);
     let made = pods.create(&PostParams::default(), &caller).await?;
-    // The application asks once for each request and is not started again: it has the mesh from its first moment, or
-    // it fails.
+    // The application makes each request once and is not restarted, so it fails unless the mesh works from the start.
     let ended = until("the application to end", SOON, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();

@@ -1,4 +1,4 @@
-//! What operators see of the control plane, after the tests before have given it something to show.
+//! Debug endpoints and metrics of the control plane, after earlier tests have created data.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
-/// Counts removals that every connected proxy has acknowledged.
+/// Metric that counts complete endpoint removals.
 const REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count";
 
-/// One metric of each stage, and whether something has been counted by now.
+/// One metric of each stage, and whether it must be greater than zero by now.
 const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_engine_lag_seconds_count", true),
     ("kuma_cp_engine_work_seconds_count", true),
@@ -37,7 +37,7 @@ const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_dataplane_writes_total", true),
 ];
 
-pub(super) async fn debug_endpoints_are_reached_by_port_forward_alone(world: &World) -> Result<Note> {
+pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(world: &World) -> Result<Note> {
     world.deployed().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
     let debug = world.cluster.kubectl.forward(SYSTEM, &target, 5684).await?;
@@ -63,7 +63,7 @@ pub(super) async fn debug_endpoints_are_reached_by_port_forward_alone(world: &Wo
     Ok(format!("{clusters} clusters; from a pod: {refusal}"))
 }
 
-pub(super) async fn metrics_tell_of_every_stage(world: &World) -> Result<Note> {
+pub(super) async fn every_stage_has_metrics(world: &World) -> Result<Note> {
     world.deployed().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
     let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
@@ -84,7 +84,7 @@ pub(super) async fn metrics_tell_of_every_stage(world: &World) -> Result<Note> {
     Ok(format!("acknowledged after {:.3} s", took.unwrap_or_default()))
 }
 
-/// The largest value of a metric's lines.
+/// Returns the largest value of a metric.
 fn value(text: &str, metric: &str) -> Option<f64> {
     let lines = text.lines().filter(|line| line.starts_with(metric));
     lines

@@ -1,4 +1,4 @@
-//! The control plane goes away: for a while, and for good.
+//! Outage, restart and uninstallation of the control plane.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
 
 const SOON: Duration = Duration::from_secs(45);
 
-pub(super) async fn labelled_namespaces_wait_and_others_go_on_while_the_control_plane_is_down(
+pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_control_plane_is_down(
     world: &World,
 ) -> Result<Note> {
     world.deployed().await?;
@@ -23,7 +23,7 @@ pub(super) async fn labelled_namespaces_wait_and_others_go_on_while_the_control_
     scale(world, 1).await?;
     world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
     outcome?;
-    // What was refused before starts now.
+    // Pods that were rejected before start now.
     let late = pod(world, APP, "late", &["server"])?;
     let created = until("a pod of the labelled namespace", SOON, async || {
         Ok(
@@ -46,8 +46,8 @@ pub(super) async fn labelled_namespaces_wait_and_others_go_on_while_the_control_
     Ok(world.counters().await?.since(&before).failures())
 }
 
-/// The old replica's last moments are when a Pod could meet nobody.
-pub(super) async fn a_restart_of_the_control_plane_refuses_no_pod(world: &World) -> Result<Note> {
+/// A Pod could fail between the end of the old replica and the start of the new one.
+pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Result<Note> {
     world.installed().await?;
     trial(world).await?;
     let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
@@ -129,7 +129,7 @@ async fn scale(world: &World, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn uninstalling_leaves_nothing_behind(world: &World) -> Result<Note> {
+pub(super) async fn uninstallation_removes_everything(world: &World) -> Result<Note> {
     world.installed().await?;
     world.clear().await?;
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\

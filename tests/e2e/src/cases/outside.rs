@@ -1,5 +1,5 @@
-//! kuma-cp outside of the cluster, by a kubeconfig: the API server calls its webhooks at a URL, and proxies find it at
-//! the host's address.
+//! kuma-cp outside of the cluster, with a kubeconfig: the API server calls its webhooks by URL, and proxies connect to
+//! the address of the host.
 
 use std::process::Stdio;
 
@@ -11,7 +11,7 @@ use crate::harness::host::{control_plane, end, free_port};
 use crate::harness::runner::Note;
 use crate::world::{APP, SYSTEM, World};
 
-pub(super) async fn a_control_plane_outside_of_the_cluster_serves_it(world: &World) -> Result<Note> {
+pub(super) async fn control_plane_outside_the_cluster_serves_it(world: &World) -> Result<Note> {
     world.clear().await?;
     let host = world.cluster.settings.host.as_str();
     let webhooks = free_port(host)?;
@@ -33,7 +33,7 @@ fn start(world: &World, host: &str, webhooks: u16) -> Result<Child> {
         .kubectl
         .kubeconfig()
         .to_str()
-        .context("the kubeconfig's path is no text")?;
+        .context("the path of the kubeconfig is not UTF-8")?;
     let (webhooks, proxies, diagnostics) = (
         webhooks.to_string(),
         free_port(host)?.to_string(),
@@ -72,7 +72,7 @@ fn start(world: &World, host: &str, webhooks: u16) -> Result<Child> {
 
 async fn serves(world: &World) -> Result<()> {
     world.admits().await?;
-    world.mesh_is_made().await?;
+    world.mesh_is_created().await?;
     world.strict().await?;
     world.deploy().await?;
     let answer = world.counters().await?.last_answer.context("no answer")?;

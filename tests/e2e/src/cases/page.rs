@@ -1,4 +1,4 @@
-//! The page's worked example of a Dataplane, compared field by field; its status; and what happens when people change it.
+//! The Dataplane example of the manual page: its fields, its status, and the repair of manual changes.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ metadata:
   labels: {kuma.io/sidecar-injection: enabled}
 ";
 
-pub(super) async fn the_page_s_example_gives_the_page_s_dataplane(world: &World) -> Result<Note> {
+pub(super) async fn example_of_the_manual_page_gives_its_dataplane(world: &World) -> Result<Note> {
     world.installed().await?;
     world.cluster.kubectl.apply(NAMESPACE_MANIFEST).await?;
     let outcome = example(world).await;
@@ -84,7 +84,7 @@ async fn read(world: &World) -> Result<Value> {
     Ok(serde_json::to_value(found)?)
 }
 
-/// Every field of the page's example, and nothing beside them but what the page says of the Pod's own settings.
+/// Compares every field of the example, and the settings of the Pod that the manual page describes.
 fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
     let networking = &dataplane["spec"]["networking"];
     let inbound = |container_port: u16, protocol: &str, service: &str, service_port: u16| {
@@ -102,7 +102,7 @@ fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
             },
         })
     };
-    // Services by name, their ports in their order.
+    // Inbounds are sorted by Service name, then in the order of its ports.
     let expected = json!([
         inbound(8080, "http", "my-other-service", 81),
         inbound(8080, "http", "my-service", 80),
@@ -197,7 +197,7 @@ async fn has_event(world: &World, reason: &str) -> Result<()> {
     .await
 }
 
-/// What an operator sees.
+/// Checks the columns of kubectl.
 async fn columns(world: &World) -> Result<()> {
     let here = format!("--namespace={NAMESPACE}");
     let text = world.cluster.kubectl.run(&["get", "dp", &here]).await?;

@@ -1,4 +1,4 @@
-//! ContainerPatches and confinement: what the manual page shows, on a real API server and with a real kubelet.
+//! ContainerPatches and restricted security profiles, with a real API server and kubelet.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use crate::world::{APP, SERVER_URL, SYSTEM, World};
 
 const PATCHES: &str = include_str!("../../manifests/patches.yaml");
 const ANNOTATION: &str = "kuma.io/container-patches";
-/// How long a pod that makes a few requests may take from its creation to its end.
+/// Deadline from the creation to the end of a Pod that makes a few requests.
 const SOON: Duration = Duration::from_mins(1);
 
-pub(super) async fn the_page_s_example_gives_the_page_s_result(world: &World) -> Result<Note> {
+pub(super) async fn example_of_the_manual_page_gives_its_result(world: &World) -> Result<Note> {
     let pod = admitted(world, "container-patch-1").await?;
     let sidecar = container(&pod, SIDECAR)?;
     let expected = json!({"runAsGroup": 5678, "runAsUser": 5678, "privileged": true});
@@ -43,7 +43,7 @@ pub(super) async fn the_page_s_example_gives_the_page_s_result(world: &World) ->
     Ok(String::new())
 }
 
-pub(super) async fn a_missing_patch_refuses_the_pod_and_names_it(world: &World) -> Result<Note> {
+pub(super) async fn missing_patch_rejects_the_pod_and_is_named(world: &World) -> Result<Note> {
     let error = match admitted(world, "container-patch-1, missing-1,missing-2").await {
         Ok(_) => anyhow::bail!("the Pod was admitted"),
         Err(error) => format!("{error:#}"),
@@ -53,7 +53,7 @@ pub(super) async fn a_missing_patch_refuses_the_pod_and_names_it(world: &World) 
     Ok(String::new())
 }
 
-pub(super) async fn a_patch_outside_the_system_namespace_or_without_json_is_refused(
+pub(super) async fn patch_outside_the_system_namespace_or_without_json_is_rejected(
     world: &World,
 ) -> Result<Note> {
     world.installed().await?;
@@ -69,7 +69,7 @@ pub(super) async fn a_patch_outside_the_system_namespace_or_without_json_is_refu
     Ok(String::new())
 }
 
-pub(super) async fn net_bind_service_is_all_the_sidecar_needs(world: &World) -> Result<Note> {
+pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result<Note> {
     let mut caller = patched(world, "net-bind-service-alone").await?;
     caller.metadata.name = Some("confined".to_owned());
     if let Some(spec) = &mut caller.spec {
@@ -98,14 +98,12 @@ pub(super) async fn net_bind_service_is_all_the_sidecar_needs(world: &World) -> 
     Ok(String::new())
 }
 
-pub(super) async fn pods_of_the_restricted_profile_pass_kubernetes_own_admission(
-    world: &World,
-) -> Result<Note> {
+pub(super) async fn restricted_pods_pass_pod_security_admission(world: &World) -> Result<Note> {
     world.installed().await?;
     let restricted = injected(world, "restricted").await?;
     let confined = try_out(world, &restricted).await?;
     ensure!(confined.is_empty(), "Pod Security refused it: {confined}");
-    // The same Pod for a namespace that asks for nothing is not rendered that way, and is refused.
+    // Rendered for a namespace without a security level, the same Pod is rejected.
     let ordinary = injected(world, "privileged").await?;
     let refusal = try_out(world, &ordinary).await?;
     ensure!(
@@ -115,7 +113,7 @@ pub(super) async fn pods_of_the_restricted_profile_pass_kubernetes_own_admission
     Ok(String::new())
 }
 
-/// A Pod as `kumactl inject` renders it with the CNI for a namespace that enforces this Pod Security level.
+/// Returns a Pod that `kumactl inject` rendered with the CNI, for a namespace with this Pod Security level.
 async fn injected(world: &World, level: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let file = |name: &str, text: &str| {
@@ -139,7 +137,7 @@ async fn injected(world: &World, level: &str) -> Result<String> {
     host::output(&world.config.program("kumactl"), &arguments).await
 }
 
-/// Asks a namespace that enforces `restricted` to admit a Pod; what it says when it does not.
+/// Creates a Pod in a dry run in a namespace that enforces `restricted`. Returns the message of a rejection.
 async fn try_out(world: &World, pod: &str) -> Result<String> {
     let kubectl = &world.cluster.kubectl;
     let namespace = json!({
@@ -164,7 +162,7 @@ async fn try_out(world: &World, pod: &str) -> Result<String> {
     })
 }
 
-/// A Pod that satisfies `restricted` by itself.
+/// Returns a Pod that satisfies `restricted` before injection.
 fn confined_pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -183,7 +181,7 @@ fn confined_pod() -> Value {
     })
 }
 
-/// A Pod of the application's namespace that names these patches, which are there.
+/// Applies the patches and returns a Pod that names them.
 async fn patched(world: &World, patches: &str) -> Result<Pod> {
     world.deployed().await?;
     world.cluster.kubectl.apply(PATCHES).await?;
@@ -193,7 +191,7 @@ async fn patched(world: &World, patches: &str) -> Result<Pod> {
     Ok(pod)
 }
 
-/// What such a Pod looks like once it is admitted, without making it.
+/// Returns the admitted Pod of a dry run.
 async fn admitted(world: &World, patches: &str) -> Result<Pod> {
     let pod = patched(world, patches).await?;
     let trial = PostParams {

@@ -1,4 +1,4 @@
-//! Who may call whom: by the identity in the caller's certificate.
+//! MeshTrafficPermissions: the identity in the client's certificate decides.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::world::{APP, SYSTEM, World};
 const SOON: Duration = Duration::from_secs(30);
 const NAME: &str = "e2e-not-the-client";
 
-/// More specific than what the control plane allows at first, so it decides.
+/// Permission that is more specific than the initial one and therefore decides.
 const DENIED: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshTrafficPermission
@@ -33,7 +33,7 @@ spec:
       action: Deny
 ";
 
-pub(super) async fn a_client_without_permission_is_refused_by_the_server_s_sidecar(
+pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
     world: &World,
 ) -> Result<Note> {
     world.deployed().await?;
@@ -56,7 +56,7 @@ pub(super) async fn a_client_without_permission_is_refused_by_the_server_s_sidec
 }
 
 async fn refused(world: &World) -> Result<Note> {
-    // The servers learn of it one by one: count again from the last answer that there was.
+    // Servers apply the permission one by one: restart the count after each response.
     let mut earlier = world.counters().await?;
     let gained = until("the client to be refused by every server", SOON, async || {
         let now = world.counters().await?;

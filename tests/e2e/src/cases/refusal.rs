@@ -1,4 +1,4 @@
-//! Pods that are refused at admission, with a sentence that says why.
+//! Pods that are rejected at admission, with the reason.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -9,7 +9,7 @@ use crate::harness::runner::Note;
 use crate::pods::pod;
 use crate::world::{APP, World};
 
-pub(super) async fn a_wrong_injection_label_is_refused_with_key_and_value(world: &World) -> Result<Note> {
+pub(super) async fn invalid_injection_label_is_rejected_with_key_and_value(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut pod = pod(world, APP, "wrong-label", &["server"])?;
     pod.labels_mut()
@@ -17,7 +17,7 @@ pub(super) async fn a_wrong_injection_label_is_refused_with_key_and_value(world:
     refused(world, &pod, &["kuma.io/sidecar-injection", "perhaps", "enabled"]).await
 }
 
-pub(super) async fn a_mesh_that_does_not_exist_is_refused_by_name(world: &World) -> Result<Note> {
+pub(super) async fn unknown_mesh_is_rejected_by_name(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut pod = pod(world, APP, "wrong-mesh", &["server"])?;
     pod.annotations_mut()

@@ -1,4 +1,4 @@
-//! Replicas come and go while the client keeps calling: traffic follows without anybody's help.
+//! Server replicas change while the client sends requests: traffic follows.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,24 +15,24 @@ use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, SERVER, World};
 
-/// From a pod being ready, or on its way out, to the client's Envoy and requests having followed.
+/// Deadline from a change of the Pods to the client's Envoy and its requests.
 const SOON: Duration = Duration::from_secs(30);
-/// Requests to look at once traffic has followed: enough that a replica is not missed by chance.
+/// Number of requests to check after a change: enough that each replica certainly serves some.
 const REQUESTS: u64 = 60;
 
-pub(super) async fn more_replicas_are_used(world: &World) -> Result<Note> {
+pub(super) async fn traffic_follows_added_replicas(world: &World) -> Result<Note> {
     changed(world, async || scale(world, 5).await).await
 }
 
-pub(super) async fn fewer_replicas_are_enough(world: &World) -> Result<Note> {
+pub(super) async fn traffic_follows_removed_replicas(world: &World) -> Result<Note> {
     changed(world, async || scale(world, 2).await).await
 }
 
-pub(super) async fn a_restart_is_followed(world: &World) -> Result<Note> {
+pub(super) async fn traffic_follows_a_rollout_restart(world: &World) -> Result<Note> {
     changed(world, async || world.restart(APP, "server").await).await
 }
 
-pub(super) async fn a_deleted_pod_is_replaced(world: &World) -> Result<Note> {
+pub(super) async fn traffic_follows_the_replacement_of_a_deleted_pod(world: &World) -> Result<Note> {
     changed(world, async || {
         let pods = world.ready_pods(APP, "server").await?;
         let name = pods.first().context("no server is ready")?.name_any();
@@ -53,8 +53,8 @@ pub(super) async fn a_deleted_pod_is_replaced(world: &World) -> Result<Note> {
     .await
 }
 
-/// Makes a change while the client calls, waits until its Envoy knows exactly the pods that are ready and all of them
-/// answer, and tells how many requests failed on the way.
+/// Makes a change under traffic, then waits until the client's Envoy knows exactly the ready Pods and all of them
+/// respond. Reports the number of failed requests.
 async fn changed(world: &World, change: impl AsyncFnOnce() -> Result<()>) -> Result<Note> {
     world.deployed().await?;
     let before = world.counters().await?;
@@ -94,7 +94,7 @@ async fn changed(world: &World, change: impl AsyncFnOnce() -> Result<()>) -> Res
     Ok(after.since(&before).failures())
 }
 
-/// A pod that is no endpoint any more may still answer what it was sent before, but not more than that.
+/// Checks that removed Pods respond only to the few requests that were already in flight.
 fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
     let late: u64 = gained
         .by_pod
@@ -110,7 +110,7 @@ fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Has so many servers of the application.
+/// Scales the servers of the application and waits for the rollout.
 pub(super) async fn scale(world: &World, replicas: usize) -> Result<()> {
     let (here, replicas_flag) = (format!("--namespace={APP}"), format!("--replicas={replicas}"));
     world

@@ -8,19 +8,19 @@ use crate::harness::runner::Note;
 use crate::pods::ip;
 use crate::world::{APP, OUTSIDE, SERVER_URL, World};
 
-/// What a stranger sends past HTTP: any answer would be the application's.
+/// Plain HTTP request over TCP: any response would come from the application.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
-pub(super) async fn a_pod_outside_the_mesh_is_refused(world: &World) -> Result<Note> {
+pub(super) async fn pod_outside_the_mesh_is_rejected(world: &World) -> Result<Note> {
     world.deployed().await?;
-    // It can call, so what follows is the mesh's doing.
+    // A request outside of the mesh succeeds, so later failures are caused by the mesh.
     let outsider = world.pod(OUTSIDE, "outsider").await?;
     let url = format!("http://server.{OUTSIDE}.svc/");
     demo::get(&world.cluster.kubectl, OUTSIDE, &outsider, "client", &url).await?;
     refused(world, OUTSIDE, "outsider").await
 }
 
-pub(super) async fn a_pod_that_opted_out_is_refused(world: &World) -> Result<Note> {
+pub(super) async fn pod_that_opted_out_is_rejected(world: &World) -> Result<Note> {
     world.deployed().await?;
     refused(world, APP, "opted-out").await
 }

@@ -1,5 +1,4 @@
-//! A packet capture in the node's network, where everything passes that pods say to one another: tcpdump, read while
-//! it runs.
+//! Packet capture in the node's network namespace, which all traffic between Pods passes: tcpdump, read while it runs.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,10 +14,10 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::packet::{Segment, segments};
 
-/// How long tcpdump may take to start and to end.
+/// Deadline for the start and the end of tcpdump.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// A capture that runs.
+/// Running capture.
 pub(crate) struct Capture {
     child: Child,
     messages: Lines<BufReader<ChildStderr>>,
@@ -27,7 +26,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Starts to capture what goes to and comes from the pods; returns when it does.
+    /// Captures traffic from and to Pods; returns when the capture runs.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
         let filter = format!("tcp and net {}", cluster.settings.pods);
         let mut child = cluster
@@ -74,15 +73,15 @@ impl Capture {
         })
     }
 
-    /// What was captured so far.
+    /// Returns the segments captured so far.
     pub(crate) fn so_far(&self) -> Result<Vec<Segment>> {
         segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends the capture and returns it whole.
+    /// Ends the capture and returns all segments.
     ///
     /// # Errors
-    /// Also when packets were lost: then it proves nothing.
+    /// tcpdump fails, or packets were lost, so that the capture proves nothing.
     pub(crate) async fn end(mut self) -> Result<Vec<Segment>> {
         let pid = self.child.id().context("tcpdump has ended by itself")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;

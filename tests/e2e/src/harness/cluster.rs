@@ -1,4 +1,4 @@
-//! The cluster: brought up by the cluster tool, reached by kubectl and by a client of its API.
+//! The cluster: the cluster tool starts it; kubectl and an API client use it.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,13 +12,13 @@ use tokio::process::Command;
 use super::kubectl::Kubectl;
 use crate::config::Config;
 
-/// A cluster that is up, with the images in it.
+/// Running cluster with the images.
 pub(crate) struct Cluster {
-    /// kubectl, as users have it.
+    /// kubectl of the cluster.
     pub(crate) kubectl: Kubectl,
-    /// A client with an administrator's rights.
+    /// API client with administrator rights.
     pub(crate) client: kube::Client,
-    /// Addresses.
+    /// Addresses of the cluster.
     pub(crate) settings: Settings,
     /// References of the images by name.
     pub(crate) images: BTreeMap<String, String>,
@@ -28,12 +28,12 @@ pub(crate) struct Cluster {
     config: Config,
 }
 
-/// The cluster tool's `cluster.json`, as far as it is used.
+/// The fields of the cluster tool's `cluster.json` that tests use.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Settings {
-    /// The host's address as the node sees it.
+    /// Address of the host, as seen from the node.
     pub(crate) host: String,
-    /// The pods' network.
+    /// Network of the Pods.
     pub(crate) pods: String,
 }
 
@@ -43,10 +43,10 @@ struct Init {
 }
 
 impl Cluster {
-    /// Brings the cluster up unless it is, and loads the images it does not have.
+    /// Brings the cluster up unless it is running, and loads missing images.
     ///
     /// # Errors
-    /// With the words of the cluster tool.
+    /// The cluster tool fails; it has printed the reason.
     pub(crate) async fn up(name: &str, config: &Config) -> Result<Self> {
         tool(config, &["up", name]).await?;
         tool(config, &["load-images", name]).await?;
@@ -67,29 +67,29 @@ impl Cluster {
     /// Takes the cluster down.
     ///
     /// # Errors
-    /// With the words of the cluster tool.
+    /// The cluster tool fails; it has printed the reason.
     pub(crate) async fn down(name: &str, config: &Config) -> Result<()> {
         tool(config, &["down", name]).await
     }
 
-    /// Kills a component of Kubernetes and keeps it down until [`Cluster::give_back`].
-    pub(crate) async fn take_away(&self, component: &str) -> Result<()> {
+    /// Kills a component of Kubernetes and keeps it down until [`Cluster::start_component`].
+    pub(crate) async fn stop_component(&self, component: &str) -> Result<()> {
         tool(&self.config, &["stop", "--name", &self.name, component]).await
     }
 
-    /// Lets a component run again; returns when it is ready.
-    pub(crate) async fn give_back(&self, component: &str) -> Result<()> {
+    /// Starts a component again; returns when it is ready.
+    pub(crate) async fn start_component(&self, component: &str) -> Result<()> {
         tool(&self.config, &["start", "--name", &self.name, component]).await
     }
 
-    /// Reference of an image.
+    /// Returns the reference of an image.
     pub(crate) fn image(&self, name: &str) -> Result<&str> {
         let reference = self.images.get(name);
-        Ok(reference.with_context(|| format!("there is no image {name}: run make images"))?)
+        Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
     }
 
-    /// A program of the host in the node's network. No shell and no second process comes between: ending the child
-    /// ends the program.
+    /// Returns a command that runs a program of the host in the node's network namespace, without an intermediate process:
+    /// the end of the child is the end of the program.
     pub(crate) fn in_node_network(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command

@@ -1,4 +1,4 @@
-//! The demo program in pods: one request of it, and the counters of a client that calls all the time.
+//! The demo program in Pods: single requests, and the counters of a continuous client.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,27 @@ use serde_json::Value;
 
 use super::kubectl::Kubectl;
 
-/// Where a client serves its counters.
+/// URL of the counters, inside of the client's Pod.
 const COUNTERS: &str = "http://127.0.0.1:8081/";
 
-/// What a client counted since it started.
+/// Counters of a client since its start.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Counters {
-    /// Answers with a status below 400.
+    /// Responses with a status below 400.
     pub(crate) succeeded: u64,
-    /// The other requests.
+    /// Requests with another status, or without a response.
     pub(crate) failed: u64,
-    /// Successful answers by the pod that gave them.
+    /// Successful responses by the Pod that sent them.
     pub(crate) by_pod: BTreeMap<String, u64>,
     /// Failures by reason.
     pub(crate) by_failure: BTreeMap<String, u64>,
-    /// The last successful answer.
+    /// Body of the last successful response.
     pub(crate) last_answer: Option<Value>,
 }
 
 impl Counters {
-    /// What was counted since an earlier look at the same client.
+    /// Returns the increase since earlier counters of the same client.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             succeeded: self.succeeded.saturating_sub(earlier.succeeded),
@@ -39,7 +39,7 @@ impl Counters {
         }
     }
 
-    /// Failures in a few words.
+    /// Summarises the failures.
     pub(crate) fn failures(&self) -> String {
         let total = self.succeeded + self.failed;
         let reasons: Vec<_> = self
@@ -63,16 +63,16 @@ fn grown(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeM
     gains.filter(|(_, gain)| *gain > 0).collect()
 }
 
-/// The counters of the client in a pod.
+/// Reads the counters of the client in a Pod.
 pub(crate) async fn counters(kubectl: &Kubectl, namespace: &str, pod: &str) -> Result<Counters> {
     let text = get(kubectl, namespace, pod, "client", COUNTERS).await?;
     serde_json::from_str(&text).with_context(|| format!("counters of {namespace}/{pod}: {text}"))
 }
 
-/// The answer to a GET request made in a container.
+/// Makes a GET request in a container and returns the body of the response.
 ///
 /// # Errors
-/// When there is none, or its status is 400 or more.
+/// There is no response, or its status is 400 or more.
 pub(crate) async fn get(
     kubectl: &Kubectl,
     namespace: &str,
@@ -92,7 +92,7 @@ pub(crate) async fn get(
 /// Makes a GET request that must fail, in the client container of a Pod, and returns the kind of failure.
 ///
 /// # Errors
-/// When the request succeeds.
+/// The request succeeds.
 pub(crate) async fn get_refused(kubectl: &Kubectl, namespace: &str, pod: &str, url: &str) -> Result<String> {
     let command = ["kermode-demo", "get", url, "--expect-fail"];
     let printed = kubectl.exec(namespace, pod, "client", &command).await?;
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_since_an_earlier_look_counts() {
+    fn difference_contains_only_new_requests() {
         let counters = |succeeded, failed, pods: &[(&str, u64)]| Counters {
             succeeded,
             failed,

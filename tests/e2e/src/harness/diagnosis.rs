@@ -1,5 +1,4 @@
-//! What helps to understand a failure: objects, events and logs. All of it goes to a file, what points at the cause to
-//! the terminal.
+//! Diagnosis of a failed test: objects, events and logs. A file gets everything, the terminal the relevant lines.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -8,31 +7,31 @@ use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::world::{APP, OUTSIDE, SYSTEM, World};
 
-/// Lines of a part that are shown on the terminal.
+/// Limit of lines of each part on the terminal.
 const SHOWN: usize = 6;
 
-/// A part of it.
+/// Part of a diagnosis.
 struct Part {
     title: String,
     text: String,
-    /// Words of the lines that are shown on the terminal.
-    telling: &'static [&'static str],
+    /// Words that select lines for the terminal.
+    relevant: &'static [&'static str],
 }
 
-/// Removes what earlier runs wrote.
-pub(crate) fn forget(config: &Config) {
-    // What is not there need not be removed, and what cannot be is written over.
+/// Removes the files of earlier runs.
+pub(crate) fn remove_old(config: &Config) {
+    // The folder may not exist, and files that remain are overwritten.
     let _ = std::fs::remove_dir_all(folder(config));
 }
 
-/// Writes everything to a file and returns what points at the cause, with the file's path.
+/// Writes everything to a file. Returns the relevant lines and the path of the file.
 pub(crate) async fn collect(world: &World, test: &str) -> String {
     let (mut whole, mut shown) = (String::new(), String::new());
     for part in parts(&world.cluster).await {
         // Writing to a String cannot fail.
         let _ = writeln!(whole, "--- {}\n{}\n", part.title, part.text);
-        let telling = |line: &&str| part.telling.iter().any(|word| line.contains(word));
-        let lines: Vec<&str> = part.text.lines().filter(telling).collect();
+        let relevant = |line: &&str| part.relevant.iter().any(|word| line.contains(word));
+        let lines: Vec<&str> = part.text.lines().filter(relevant).collect();
         if !lines.is_empty() {
             let _ = writeln!(shown, "    --- {}", part.title);
         }
@@ -45,7 +44,7 @@ pub(crate) async fn collect(world: &World, test: &str) -> String {
     let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, whole));
     let outcome = written.map_or_else(
         |error| format!(" cannot be written: {error}"),
-        |()| " has all of it".into(),
+        |()| " contains everything".into(),
     );
     shown + "    " + &file.display().to_string() + &outcome
 }
@@ -62,12 +61,12 @@ async fn parts(cluster: &Cluster) -> Vec<Part> {
         Part {
             title: "pods".to_owned(),
             text: pods,
-            telling: &["e2e-", SYSTEM],
+            relevant: &["e2e-", SYSTEM],
         },
         Part {
             title: ours.to_owned(),
             text: objects,
-            telling: &[],
+            relevant: &[],
         },
     ];
     for namespace in [SYSTEM, APP, OUTSIDE] {
@@ -84,12 +83,12 @@ async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
         Part {
             title: format!("events of {namespace}"),
             text: events,
-            telling: &["Warning"],
+            relevant: &["Warning"],
         },
         Part {
             title: format!("descriptions of {namespace}"),
             text: descriptions,
-            telling: &[],
+            relevant: &[],
         },
     ];
     let pods = kubectl(cluster, &["get", "pods", &here, "--output=name"]).await;
@@ -99,7 +98,7 @@ async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
         parts.push(Part {
             title: format!("logs of {namespace} {pod}"),
             text,
-            telling: &["ERROR", "WARN"],
+            relevant: &["ERROR", "WARN"],
         });
     }
     parts

@@ -1,4 +1,4 @@
-//! Envoy's own statistics, asked of its admin interface from inside the pod.
+//! Envoy's statistics, read from its admin interface inside the Pod.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use super::demo;
 use super::kubectl::Kubectl;
 
-/// Envoy's admin interface, on loopback in the pod.
+/// Envoy's admin interface, on loopback in the Pod.
 const ADMIN: &str = "http://127.0.0.1:9901";
 
-/// The Envoy beside an application's container.
+/// Envoy of a Pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Envoy<'k> {
     kubectl: &'k Kubectl,
@@ -22,21 +22,21 @@ pub(crate) struct Envoy<'k> {
     container: String,
 }
 
-/// Counters and gauges by name; those that were never used are left out.
+/// Counters and gauges by name, without unused ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Statistics(BTreeMap<String, u64>);
 
-/// An endpoint of a cluster, as the client's Envoy counts it.
+/// Endpoint of a cluster, with the request count of the client's Envoy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Where requests are sent.
+    /// Address that requests are sent to.
     pub(crate) address: SocketAddr,
-    /// Requests sent.
+    /// Number of requests.
     pub(crate) requests: u64,
 }
 
 impl<'k> Envoy<'k> {
-    /// The Envoy of a pod, reached from one of the pod's containers that has the demo program.
+    /// Returns the Envoy of a Pod, accessed from a container that has the demo program.
     pub(crate) fn new(kubectl: &'k Kubectl, namespace: &str, pod: &str, container: &str) -> Self {
         Self {
             kubectl,
@@ -46,14 +46,14 @@ impl<'k> Envoy<'k> {
         }
     }
 
-    /// Statistics whose names match a regular expression.
+    /// Returns the statistics whose names match a regular expression.
     pub(crate) async fn statistics(&self, filter: &str) -> Result<Statistics> {
         Ok(Statistics::parse(
             &self.get(&format!("/stats?usedonly&filter={filter}")).await?,
         ))
     }
 
-    /// The endpoints of a cluster; none when there is no such cluster.
+    /// Returns the endpoints of a cluster; none for an unknown cluster.
     pub(crate) async fn endpoints(&self, cluster: &str) -> Result<Vec<Endpoint>> {
         endpoints(&self.get("/clusters?format=json").await?, cluster)
     }
@@ -82,7 +82,7 @@ impl Statistics {
         )
     }
 
-    /// Sum of the statistics whose names begin and end like this.
+    /// Returns the sum of the statistics whose names have this prefix and suffix.
     pub(crate) fn sum(&self, prefix: &str, suffix: &str) -> u64 {
         let names = self
             .0
@@ -92,7 +92,7 @@ impl Statistics {
     }
 }
 
-// === the clusters' JSON ===
+// === JSON of clusters ===
 
 #[derive(Deserialize)]
 struct Clusters {
@@ -117,7 +117,7 @@ struct HostStatus {
 #[derive(Deserialize)]
 struct Statistic {
     name: String,
-    /// 64 bit numbers are texts in proto JSON; one that is 0 is left out.
+    /// Proto JSON writes 64-bit numbers as strings and omits 0.
     #[serde(default)]
     value: Option<String>,
 }
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn statistics_are_summed_by_both_ends_of_their_names() {
+    fn statistics_are_summed_by_prefix_and_suffix() {
         let text = "cluster.a_b_svc_80.ssl.handshake: 3\nlistener.x.ssl.handshake: 4\nh.p50: P0(1,1)\n\
                     cluster.c_b_svc_80.ssl.handshake: 5";
         let statistics = Statistics::parse(text);

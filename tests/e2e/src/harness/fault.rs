@@ -1,4 +1,4 @@
-//! Breaking things from outside of Kubernetes: processes in containers, and connections that lead nowhere.
+//! Faults from outside of Kubernetes: killed or frozen processes in containers, and dead connections.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,26 +14,26 @@ use tokio::io::AsyncWriteExt;
 use super::cluster::Cluster;
 use crate::pods::ip;
 
-/// Our table in the node's network.
+/// nftables table of the tests in the node's network namespace.
 const TABLE: &str = "inet kermode-e2e-severed";
 
-/// Kills a process of a pod by the program's name, without a chance to say goodbye.
+/// Kills the process of a Pod that runs a program, with SIGKILL.
 ///
 /// # Errors
-/// When there is not exactly one.
+/// The Pod does not have exactly one such process.
 pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
     let pid = pid_of(pod, program)?;
     kill(pid, Signal::SIGKILL).with_context(|| format!("{program} of {}", pod.name_any()))
 }
 
-/// A process of a pod that does nothing until this is dropped.
+/// Process of a Pod that is frozen until this value is dropped.
 pub(crate) struct Frozen(Pid);
 
 impl Frozen {
-    /// Stops a process of a pod by the program's name.
+    /// Freezes the process of a Pod that runs a program, with SIGSTOP.
     ///
     /// # Errors
-    /// When there is not exactly one.
+    /// The Pod does not have exactly one such process.
     pub(crate) fn program(pod: &Pod, program: &str) -> Result<Self> {
         let pid = pid_of(pod, program)?;
         kill(pid, Signal::SIGSTOP).with_context(|| format!("{program} of {}", pod.name_any()))?;
@@ -43,7 +43,7 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        // One that has gone meanwhile needs nothing.
+        // The process may have ended meanwhile.
         let _ = kill(self.0, Signal::SIGCONT);
     }
 }
@@ -59,20 +59,20 @@ fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
     Ok(Pid::from_raw(pids[0]))
 }
 
-/// Whether a process runs the program in the pod, whose cgroup has the UID in its name.
+/// Whether a process runs the program in the Pod. Names of cgroups contain the UID of the Pod.
 fn is_program(pid: i32, uid: &str, program: &str) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
     read("comm").trim() == program && read("cgroup").contains(&format!("pod{uid}"))
 }
 
-/// Connections that lead nowhere, until [`Severed::mend`].
+/// Dead connections, until [`Severed::mend`].
 pub(crate) struct Severed<'c> {
     cluster: &'c Cluster,
 }
 
 impl<'c> Severed<'c> {
-    /// Swallows all packets of the connections that these pods have with a port of the node; new ones are fine.
+    /// Drops all packets of the current connections between these Pods and a port of the node. New connections work.
     pub(crate) async fn connections(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
         let listed = cluster
             .in_node_network("ss")
@@ -107,7 +107,7 @@ impl<'c> Severed<'c> {
         Ok((Self { cluster }, ends.len()))
     }
 
-    /// Lets the packets through again.
+    /// Removes the rules that drop packets.
     pub(crate) async fn mend(self) -> Result<()> {
         nft(self.cluster, &format!("delete table {TABLE}\n")).await
     }
@@ -125,7 +125,7 @@ async fn nft(cluster: &Cluster, rules: &str) -> Result<()> {
     stdin.write_all(rules.as_bytes()).await?;
     drop(stdin);
     let output = child.wait_with_output().await?;
-    let words = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "nft: {words} in {rules}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "nft: {errors} in {rules}");
     Ok(())
 }

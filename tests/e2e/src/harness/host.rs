@@ -10,13 +10,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// How long a start that must fail may take to do so, and an end to come about.
+/// Deadline for a start that must fail, and for a shutdown.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// What a program prints that ends by itself.
+/// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// With its own words when its exit code is not 0.
+/// The exit code is not 0; the error contains its messages.
 pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -35,7 +35,7 @@ pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String>
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// A control plane outside of the cluster, with only the environment that it is given.
+/// Returns a command for a control plane outside of the cluster, with exactly this environment.
 pub(crate) fn control_plane(program: &Path, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command
@@ -47,11 +47,11 @@ pub(crate) fn control_plane(program: &Path, environment: &[(&str, &str)]) -> Com
     command
 }
 
-/// Runs a program that must end by itself with an error, and returns the last line it prints.
+/// Runs a program that must fail, and returns the last line of its output.
 ///
 /// # Errors
-/// When it goes on, or ends well.
-pub(crate) async fn last_words(mut command: Command) -> Result<String> {
+/// The program keeps running or succeeds.
+pub(crate) async fn last_line_of_failure(mut command: Command) -> Result<String> {
     let output = command.output();
     let output = tokio::time::timeout(LIMIT, output)
         .await
@@ -64,22 +64,22 @@ pub(crate) async fn last_words(mut command: Command) -> Result<String> {
         output.status
     );
     let last = text.lines().rfind(|line| !line.trim().is_empty());
-    Ok(last.context("it ended without a word")?.to_owned())
+    Ok(last.context("the program printed nothing")?.to_owned())
 }
 
-/// A port of an address that nobody uses at the moment.
+/// Returns a port that is currently free.
 pub(crate) fn free_port(host: &str) -> Result<u16> {
     let listener = TcpListener::bind(SocketAddr::new(host.parse()?, 0))?;
     Ok(listener.local_addr()?.port())
 }
 
-/// Ends a program in the way Kubernetes does, and sees that it ends well.
+/// Ends a program with SIGTERM, as Kubernetes does, and checks that it succeeds.
 pub(crate) async fn end(mut child: Child) -> Result<()> {
-    let pid = child.id().context("it has ended by itself")?;
+    let pid = child.id().context("the program has already ended")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
     let status = tokio::time::timeout(LIMIT, child.wait())
         .await
-        .context("it does not end on SIGTERM")??;
+        .context("the program does not end on SIGTERM")??;
     ensure!(status.success(), "on SIGTERM: {status}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! kubectl: what users do is done with what users have.
+//! kubectl: tests perform the actions of users with the tool of users.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 
-/// One kubectl and one cluster.
+/// kubectl for one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Kubectl {
     program: PathBuf,
@@ -20,12 +20,12 @@ impl Kubectl {
         Self { program, kubeconfig }
     }
 
-    /// The kubeconfig it uses.
+    /// Returns the path of the kubeconfig.
     pub(crate) fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// Runs it to its end, whatever comes of it.
+    /// Runs kubectl and returns its output, whatever the exit status.
     pub(crate) async fn attempt(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
         let mut child = Command::new(&self.program)
             .args(arguments)
@@ -37,16 +37,16 @@ impl Kubectl {
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         if let Some(mut pipe) = child.stdin.take() {
-            // A kubectl that ends without reading says why itself.
+            // A kubectl that ends without reading reports the reason itself.
             let _ = pipe.write_all(stdin.as_bytes()).await;
         }
         Ok(child.wait_with_output().await?)
     }
 
-    /// Runs it and returns what it prints.
+    /// Runs kubectl and returns its standard output.
     ///
     /// # Errors
-    /// With kubectl's own words.
+    /// kubectl fails; the error contains its messages.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with(arguments, "").await
     }
@@ -56,7 +56,7 @@ impl Kubectl {
         self.run_with(&["apply", "--filename=-"], manifests).await
     }
 
-    /// Applies manifests over what others have written.
+    /// Applies manifests server-side and takes over the ownership of fields.
     pub(crate) async fn apply_over(&self, manifests: &str) -> Result<String> {
         let arguments = [
             "apply",
@@ -68,7 +68,7 @@ impl Kubectl {
         self.run_with(&arguments, manifests).await
     }
 
-    /// Deletes what manifests name; what is not there is fine.
+    /// Deletes the objects of manifests; missing objects are ignored.
     pub(crate) async fn delete(&self, manifests: &str, wait: bool) -> Result<String> {
         let wait = format!("--wait={wait}");
         self.run_with(
@@ -78,10 +78,10 @@ impl Kubectl {
         .await
     }
 
-    /// Runs a program in a container and returns what it prints.
+    /// Runs a program in a container and returns its standard output.
     ///
     /// # Errors
-    /// When it cannot be run, or its exit code is not 0; with what it printed.
+    /// The program cannot be run or its exit code is not 0; the error contains its output.
     pub(crate) async fn exec(
         &self,
         namespace: &str,
@@ -109,27 +109,27 @@ impl Kubectl {
     }
 }
 
-/// A port of a pod on this machine's loopback, while it lives.
+/// Port of a Pod, forwarded to the loopback interface of this machine until dropped.
 #[derive(Debug)]
 pub(crate) struct Forward {
     port: u16,
     _kubectl: Child,
-    /// Read no further, but kept: kubectl ends when nobody could read what it says of a connection.
+    /// Kept open without being read: kubectl ends when it cannot print messages about a connection.
     _printed: Lines<BufReader<ChildStdout>>,
 }
 
 impl Forward {
-    /// Answers GET with the body.
+    /// Makes a GET request and returns the body.
     ///
     /// # Errors
-    /// When there is no answer, or one whose status is not 200.
+    /// There is no response, or its status is not 200.
     pub(crate) async fn get(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
         let request = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("no answer of HTTP")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await?;
+        let (head, body) = response.split_once("\r\n\r\n").context("no HTTP response")?;
         let status = head.lines().next().unwrap_or_default();
         ensure!(status.ends_with(" 200 OK"), "{path}: {status}: {body}");
         Ok(body.to_owned())
@@ -137,7 +137,7 @@ impl Forward {
 }
 
 impl Kubectl {
-    /// Makes a port of a pod reachable, loopback in the pod included.
+    /// Forwards a port of a Pod, including ports on loopback.
     pub(crate) async fn forward(&self, namespace: &str, target: &str, port: u16) -> Result<Forward> {
         let mut child = Command::new(&self.program)
             .args([
@@ -160,7 +160,7 @@ impl Kubectl {
         let port = line.split(" -> ").next().and_then(|from| from.rsplit(':').next());
         let port = port.and_then(|port| port.parse().ok());
         Ok(Forward {
-            port: port.with_context(|| format!("kubectl port-forward said {line:?}"))?,
+            port: port.with_context(|| format!("kubectl port-forward printed {line:?}"))?,
             _kubectl: child,
             _printed: printed,
         })

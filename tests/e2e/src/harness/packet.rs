@@ -1,6 +1,6 @@
-//! Packets of a capture file: TCP payloads with their addresses. Pure.
+//! Parses a capture file into TCP payloads with their addresses. Pure.
 //!
-//! The file is what tcpdump writes of the pseudo device `any` (pcap, Linux cooked capture v1 or v2).
+//! tcpdump writes the file for the pseudo device `any` (pcap, Linux cooked capture v1 or v2).
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html>, <https://www.tcpdump.org/linktypes.html>
 
 use std::fmt;
@@ -16,7 +16,7 @@ const SLL2: u32 = 276;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const PROTOCOL_TCP: u8 = 6;
 
-/// A TCP segment with data.
+/// TCP segment with data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) source: SocketAddrV4,
@@ -25,12 +25,12 @@ pub(crate) struct Segment {
 }
 
 impl Segment {
-    /// Whether it begins with a TLS record that carries encrypted data.
+    /// Whether the payload begins with a TLS record of application data.
     pub(crate) fn is_tls_data(&self) -> bool {
         self.payload.starts_with(&[0x17, 0x03, 0x03])
     }
 
-    /// Whether a text is in it, readable.
+    /// Whether the payload contains a text.
     pub(crate) fn shows(&self, text: &str) -> bool {
         self.payload
             .windows(text.len())
@@ -49,10 +49,10 @@ impl fmt::Display for Segment {
     }
 }
 
-/// The TCP segments of a file that carry data. A record that is cut short ends the list: the capture goes on.
+/// Returns the TCP segments with data. An incomplete record ends the list: the capture still runs.
 ///
 /// # Errors
-/// When it is no capture file that this code understands.
+/// The file has an unknown format.
 pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
     if file.len() < FILE_HEADER {
         return Ok(Vec::new());
@@ -81,7 +81,7 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
     Ok(found)
 }
 
-/// The TCP segment in an IPv4 packet, if it has data.
+/// Parses the TCP segment of an IPv4 packet; none when it has no data.
 fn segment(packet: &[u8]) -> Option<Segment> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     if *packet.get(9)? != PROTOCOL_TCP {
@@ -142,7 +142,7 @@ mod tests {
                 0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0, 0, 0, 0, 0, 0, 0,
             ]);
             packet.extend(*payload);
-            // The link layer pads short packets: not part of the payload.
+            // The link layer pads short packets; the padding is not part of the payload.
             packet.extend([0; 6]);
             let length = u32::try_from(packet.len()).expect("small").to_le_bytes();
             file.extend([0; 8]);
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_are_found_with_their_addresses() {
+    fn payloads_are_parsed_with_their_addresses() {
         let found = segments(&file(&[b"GET /marker HTTP/1.1", b"", &[0x17, 3, 3, 0, 1, 9]])).expect("valid");
         assert_eq!(found.len(), 2, "an empty segment has no data");
         assert_eq!(found[0].source, "10.0.0.1:8080".parse().expect("valid"));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capture_that_is_still_being_written_ends_with_its_last_whole_packet() {
+    fn incomplete_capture_ends_with_its_last_whole_packet() {
         let whole = file(&[b"one", b"two"]);
         for length in 0..whole.len() {
             let count = segments(&whole[..length]).expect("valid so far").len();

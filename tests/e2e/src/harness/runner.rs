@@ -1,4 +1,4 @@
-//! Runs tests one after the other, prints a line for each, and lets none hide another.
+//! Runs tests sequentially and prints one line for each; a failure does not stop later tests.
 
 use std::fmt;
 use std::io::Write;
@@ -10,20 +10,20 @@ use futures::future::LocalBoxFuture;
 use super::diagnosis;
 use crate::world::World;
 
-/// How long a test may take, however many conditions it waits for, beside outages of a length that is chosen.
+/// Deadline of a test, in addition to the configured length of an outage.
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// What a test tells beyond having passed: numbers worth reading.
+/// Numbers that a passed test reports.
 pub(crate) type Note = String;
 
-/// A test.
+/// Test with its name.
 pub(crate) struct Test {
-    /// What it shows, as a sentence.
+    /// Behaviour that the test shows.
     pub(crate) name: &'static str,
     run: fn(&World) -> LocalBoxFuture<'_, Result<Note>>,
 }
 
-/// How many passed and failed.
+/// Numbers of passed and failed tests.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) passed: u32,
@@ -69,7 +69,7 @@ pub(crate) async fn run(world: &World, tests: &[Test]) -> Report {
     report
 }
 
-/// Prints lines. Nobody is left to be told when that fails.
+/// Prints lines. A failure to print is ignored.
 pub(crate) fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");

@@ -1,33 +1,32 @@
-//! Waiting for a condition with a deadline: never for a time.
+//! Waits for a condition with a deadline.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at. Short enough not to slow the tests down, long enough to leave two cores to
-/// the cluster.
+/// Interval between checks of a condition: short enough for fast tests, long enough to leave two cores to the cluster.
 const INTERVAL: Duration = Duration::from_millis(200);
 
-/// What a look at a condition found.
+/// Result of a check.
 pub(crate) enum Progress<T> {
-    /// It holds.
+    /// The condition holds.
     Done(T),
-    /// Not yet, and why, for the text of a failure.
+    /// The condition does not hold yet, with its state for the error text.
     NotYet(String),
 }
 
-/// Looks until the condition holds, and returns what it found. `what` completes "waited in vain for …".
+/// Checks until the condition holds, and returns the result. `what` names the condition in the error text.
 ///
 /// # Errors
-/// When the deadline has passed, with what was seen last; or at once when the look itself fails.
+/// The deadline has passed (with the last state), or the check itself fails.
 pub(crate) async fn until<T>(
     what: &str,
     within: Duration,
-    mut look: impl AsyncFnMut() -> Result<Progress<T>>,
+    mut check: impl AsyncFnMut() -> Result<Progress<T>>,
 ) -> Result<T> {
     let end = Instant::now() + within;
     loop {
-        let missing = match look().await? {
+        let missing = match check().await? {
             Progress::Done(value) => return Ok(value),
             Progress::NotYet(missing) => missing,
         };
@@ -38,7 +37,7 @@ pub(crate) async fn until<T>(
     }
 }
 
-/// `Done` when `holds`.
+/// Returns `Done` when `holds`.
 pub(crate) fn when<T>(holds: bool, value: T, otherwise: impl FnOnce() -> String) -> Progress<T> {
     if holds {
         Progress::Done(value)
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waiting_in_vain_says_what_for_and_what_was_there() {
+    async fn timeout_error_names_the_condition_and_its_last_state() {
         let result = until("pigs to fly", Duration::ZERO, async || {
             Ok(Progress::<()>::NotYet("2 of 3 on the ground".to_owned()))
         });
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_condition_that_holds_later_is_found() {
+    async fn wait_ends_when_the_condition_holds() {
         let mut looks = 0;
         let found = until("the second look", Duration::from_mins(1), async || {
             looks += 1;
