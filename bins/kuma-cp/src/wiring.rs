@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use kermode_admission::connection_close;
-use kermode_authorities::serving::Serving;
+use kermode_authorities::serving::ServingIdentity;
 use kermode_engine::watches;
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
@@ -97,7 +97,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let client = connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
     preflight::check(&client, &namespace).await?;
-    let serving = Serving::load(&client, &namespace, config.serving_names()).await?;
+    let serving = ServingIdentity::load(&client, &namespace, config.serving_names()).await?;
     let ca_pem = serving.ca_pem();
 
     let plane = Plane::new(config, client.clone(), &registry);

@@ -1,20 +1,24 @@
-//! The builtin CAs of each mesh, kept in Secrets of the system namespace under Kuma's names (BEHAVIOUR 6.7).
+//! The builtin CAs of each mesh, stored in Secrets of the system namespace under Kuma's names
+//! (docs/reference/certificates.md#secrets).
 //!
-//! All replicas must sign with the same CA and trust the same roots. The Secrets decide, and none is ever changed: a CA
-//! that follows another one comes in a Secret of its own, with the moments at which it takes over. Of replicas that
-//! begin such a change at once, one creates that Secret and the others find it; from then on the clock is all that
-//! is needed. A lost Secret is restored from memory, and a key that is lost while its certificate is still there is
-//! never quietly replaced, because proxies that trust the old certificate would no longer trust the new ones.
+//! All replicas must sign with the same CA and trust the same roots. The Secrets are the source of truth and are never
+//! updated: each generation of a CA has its own Secret, with the times at which it takes over. When several replicas
+//! start a rotation at once, one creates the Secret and the others read it; from then on the phases depend on the clock
+//! alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its certificate exists is
+//! never replaced by a new CA, because proxies that trust the old certificate would not trust the new one.
+//!
+//! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is in
+//! [`serving`].
 
-mod keeper;
 mod metrics;
+mod rotation;
 mod secrets;
 pub mod serving;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -23,139 +27,148 @@ use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 use kermode_protocol::certificates::RootsUpdate;
 use kube::Client;
-use tokio::sync::{Mutex, watch};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 pub use self::metrics::Metrics;
-use self::secrets::{Names, SECRET_TYPE, VALUE, contents, parse, reconcile};
+use self::secrets::{SECRET_TYPE, SecretNames, VALUE, contents, parse, reconcile};
 
-/// How long CAs are used before their Secrets are looked at again for a certificate.
-const FRESH: Duration = Duration::from_secs(10);
-/// How long after a failed look the next one is.
-const RETRY: Duration = Duration::from_secs(1);
-/// How long the API server may take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Age of cached CAs up to which a certificate is issued without reading the Secrets again.
+const CACHE_TTL: Duration = Duration::from_secs(10);
+/// Interval between reads of the Secrets after one failed.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Time limit for reading and creating the Secrets of a backend.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A mesh's backend; the two name the Secrets.
-type Id = (MeshName, String);
-/// What proxies are told of roots.
+/// Mesh and name of its mTLS backend; the names of the Secrets are made of both.
+type BackendId = (MeshName, String);
+/// Roots of a backend as they are sent to proxies; `None` before they are read. The channel closes when the mesh uses
+/// another backend.
 pub type Roots = watch::Receiver<Option<Arc<RootsUpdate>>>;
 
-/// Finds the CAs of a mesh, making the first one at first use; cheap to clone.
+/// CAs of all meshes; cheap to clone. The first CA of a mesh is created at first use.
 #[derive(Clone)]
 pub struct Authorities {
-    shared: Arc<Shared>,
+    state: Arc<AuthoritiesState>,
 }
 
-struct Shared {
+struct AuthoritiesState {
     client: Client,
     namespace: String,
-    slots: StdMutex<HashMap<Id, Arc<Slot>>>,
-    /// What operators ask for, by mesh.
-    requests: StdMutex<HashMap<MeshName, String>>,
+    backends: Mutex<HashMap<BackendId, Arc<BackendEntry>>>,
+    /// Value of the rotation annotation, by mesh.
+    requests: Mutex<HashMap<MeshName, String>>,
 }
 
-/// The CAs of one backend. The lock is held while they are read, so that a crowd of new proxies causes one read; other
-/// meshes do not wait for it.
-struct Slot {
-    known: Mutex<Known>,
+/// CAs of one backend. The lock is held while the Secrets are read, so that concurrent requests cause one read. Other
+/// backends are not affected.
+struct BackendEntry {
+    cache: tokio::sync::Mutex<CachedPlan>,
     roots: watch::Sender<Option<Arc<RootsUpdate>>>,
 }
 
 #[derive(Default)]
-struct Known {
+struct CachedPlan {
     succession: Option<Arc<Succession>>,
-    /// When the Secrets were read; nothing after they changed.
-    read: Option<Instant>,
-    /// When the Secrets were read at all.
-    confirmed: Option<Instant>,
-    /// When reading them failed.
-    failed: Option<Instant>,
+    /// Time of the last read; `None` after the Secrets changed.
+    read_at: Option<Instant>,
+    /// Time of the last read, kept when the Secrets change.
+    confirmed_at: Option<Instant>,
+    /// Time of the last failed read.
+    failed_at: Option<Instant>,
 }
 
 // === impl Authorities ===
 
 impl Authorities {
-    /// Authorities whose Secrets live in that namespace.
+    /// Creates the authorities; `namespace` is that of the Secrets.
     pub fn new(client: Client, namespace: String) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            state: Arc::new(AuthoritiesState {
                 client,
                 namespace,
-                slots: StdMutex::default(),
-                requests: StdMutex::default(),
+                backends: Mutex::default(),
+                requests: Mutex::default(),
             }),
         }
     }
 
-    /// The CAs of a mesh's backend.
+    /// Returns the CAs of a mesh's backend.
     ///
     /// # Errors
-    /// When the Secrets cannot be read or made, or do not belong together; at once when nothing is in memory, and
-    /// after [`STALENESS`] otherwise, since a change of CA may have begun.
+    /// When the Secrets cannot be read or created, or are inconsistent. With CAs in the cache, the error is returned only
+    /// after [`STALENESS`], since a rotation may have started.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<Succession>> {
         let id = (mesh.clone(), backend.to_owned());
-        let slot = self.slot(&id);
-        let mut known = slot.known.lock().await;
-        let fresh = known.read.is_some_and(|read| read.elapsed() < FRESH);
-        self.refreshed(&id, &mut known, fresh).await
+        let backend = self.backend(&id);
+        let mut cache = backend.cache.lock().await;
+        let fresh = cache.read_at.is_some_and(|at| at.elapsed() < CACHE_TTL);
+        self.read_unless_fresh(&id, &mut cache, fresh).await
     }
 
-    /// The same, however long ago it was read, unless its Secrets have changed since.
-    async fn unchanged(&self, id: &Id) -> anyhow::Result<Arc<Succession>> {
-        let slot = self.slot(id);
-        let mut known = slot.known.lock().await;
-        let fresh = known.read.is_some();
-        self.refreshed(id, &mut known, fresh).await
+    /// Returns the CAs from the cache at any age, and reads them only if the Secrets have changed since.
+    async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<Succession>> {
+        let backend = self.backend(id);
+        let mut cache = backend.cache.lock().await;
+        let fresh = cache.read_at.is_some();
+        self.read_unless_fresh(id, &mut cache, fresh).await
     }
 
-    /// What proxies are told of the roots of a mesh's backend. The sender goes when the mesh has another backend.
+    /// Subscribes to the roots of a mesh's backend.
     pub fn roots(&self, mesh: &MeshName, backend: &str) -> Roots {
-        self.slot(&(mesh.clone(), backend.to_owned())).roots.subscribe()
+        self.backend(&(mesh.clone(), backend.to_owned()))
+            .roots
+            .subscribe()
     }
 
-    async fn refreshed(&self, id: &Id, known: &mut Known, fresh: bool) -> anyhow::Result<Arc<Succession>> {
-        if let Some(succession) = known.succession.as_ref().filter(|_| fresh) {
+    async fn read_unless_fresh(
+        &self,
+        id: &BackendId,
+        cache: &mut CachedPlan,
+        fresh: bool,
+    ) -> anyhow::Result<Arc<Succession>> {
+        if let Some(succession) = cache.succession.as_ref().filter(|_| fresh) {
             return Ok(succession.clone());
         }
-        let lately = known.failed.is_some_and(|failed| failed.elapsed() < RETRY);
-        let read = if lately {
+        let failed_recently = cache.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
+        let read = if failed_recently {
             Err(anyhow::anyhow!("the API server has just failed"))
         } else {
-            let read = self.read(id, known.succession.as_deref());
-            timeout(TIMEOUT, read)
+            let read = self.read(id, cache.succession.as_deref());
+            timeout(READ_TIMEOUT, read)
                 .await
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")))
         };
         match read {
             Ok(succession) => {
                 let (now, succession) = (Instant::now(), Arc::new(succession));
-                *known = Known {
+                *cache = CachedPlan {
                     succession: Some(succession.clone()),
-                    read: Some(now),
-                    confirmed: Some(now),
-                    failed: None,
+                    read_at: Some(now),
+                    confirmed_at: Some(now),
+                    failed_at: None,
                 };
                 Ok(succession)
             }
             Err(error) => {
-                if !lately {
-                    known.failed = Some(Instant::now());
+                if !failed_recently {
+                    cache.failed_at = Some(Instant::now());
                     let (mesh, backend) = id;
-                    tracing::warn!(%mesh, backend, "CA cannot be looked at: {error:#}");
+                    tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
-                let usable = known.confirmed.is_some_and(|read| read.elapsed() < STALENESS);
-                let succession = known.succession.clone().filter(|_| usable);
+                let usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < STALENESS);
+                let succession = cache.succession.clone().filter(|_| usable);
                 succession.ok_or(error)
             }
         }
     }
 
-    async fn read(&self, id: &Id, in_memory: Option<&Succession>) -> anyhow::Result<Succession> {
-        let Shared {
+    async fn read(&self, id: &BackendId, in_memory: Option<&Succession>) -> anyhow::Result<Succession> {
+        let AuthoritiesState {
             client, namespace, ..
-        } = &*self.shared;
-        let names = Names::of(&id.0, &id.1);
+        } = &*self.state;
+        let names = SecretNames::of(&id.0, &id.1);
         let mut found = Vec::new();
         if let Some(data) = secret::get(client, namespace, &names.key).await? {
             found.push(self.parse(&names, 1, &data)?);
@@ -167,25 +180,25 @@ impl Authorities {
         }
         let first = found.iter().find(|generation| generation.number == 1).cloned();
         let Some(reconciled) = reconcile(found, in_memory, SystemTime::now()) else {
-            let first = self.make_first(id, &names).await?;
-            return Succession::new(vec![first]).context("there is one");
+            let first = self.create_first(id, &names).await?;
+            return Succession::new(vec![first]).context("a first generation");
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
             tracing::warn!(namespace, name, "Secret is gone: restored from memory");
-            self.make(&names, lost).await?;
+            self.create(&names, lost).await?;
         }
         if let Some(first) = first {
-            self.show_certificate(&names, &first.authority).await?;
+            self.write_certificate(&names, &first.authority).await?;
         }
         Ok(reconciled.succession)
     }
 
-    async fn make_first(&self, id: &Id, names: &Names) -> anyhow::Result<Generation> {
-        let Shared {
+    async fn create_first(&self, id: &BackendId, names: &SecretNames) -> anyhow::Result<Generation> {
+        let AuthoritiesState {
             client, namespace, ..
-        } = &*self.shared;
-        let Names { key, certificate, .. } = names;
+        } = &*self.state;
+        let SecretNames { key, certificate, .. } = names;
         anyhow::ensure!(
             secret::get(client, namespace, certificate).await?.is_none(),
             "Secret {namespace}/{key} is gone but {certificate} is there: restore it from a backup; or delete \
@@ -197,57 +210,59 @@ impl Authorities {
             schedule: None,
             request: self.requests().get(&id.0).cloned(),
         };
-        let first = self.make(names, &generated).await?;
-        self.show_certificate(names, &first.authority).await?;
+        let first = self.create(names, &generated).await?;
+        self.write_certificate(names, &first.authority).await?;
         Ok(first)
     }
 
-    /// Creates the Secret of a CA. Another replica may have been faster: what is there then counts.
-    async fn make(&self, names: &Names, generation: &Generation) -> anyhow::Result<Generation> {
-        let Shared {
+    /// Creates the Secret of a CA, and returns the CA in it: that of another replica if it was faster.
+    async fn create(&self, names: &SecretNames, generation: &Generation) -> anyhow::Result<Generation> {
+        let AuthoritiesState {
             client, namespace, ..
-        } = &*self.shared;
+        } = &*self.state;
         let name = names.of_generation(generation.number);
-        let made =
+        let data =
             secret::get_or_create(client, namespace, &name, SECRET_TYPE, || contents(generation)).await?;
-        self.parse(names, generation.number, &made)
+        self.parse(names, generation.number, &data)
     }
 
-    /// For people and tools that look for the first certificate where Kuma keeps it.
-    async fn show_certificate(&self, names: &Names, authority: &Authority) -> anyhow::Result<()> {
-        let Shared {
+    /// Creates the Secret with the certificate of the first CA, which users and tools read under Kuma's name.
+    async fn write_certificate(&self, names: &SecretNames, authority: &Authority) -> anyhow::Result<()> {
+        let AuthoritiesState {
             client, namespace, ..
-        } = &*self.shared;
+        } = &*self.state;
         let certificate = authority.certificate_pem().into_bytes();
         let contents = || secret::SecretData::from([(VALUE.to_owned(), certificate)]);
         secret::get_or_create(client, namespace, &names.certificate, SECRET_TYPE, contents).await?;
         Ok(())
     }
 
-    fn parse(&self, names: &Names, number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
-        let namespace = &self.shared.namespace;
+    fn parse(
+        &self,
+        names: &SecretNames,
+        number: u32,
+        data: &secret::SecretData,
+    ) -> anyhow::Result<Generation> {
+        let namespace = &self.state.namespace;
         parse(number, data).with_context(|| format!("Secret {namespace}/{}", names.of_generation(number)))
     }
 
-    fn slot(&self, id: &Id) -> Arc<Slot> {
-        let slot = || {
-            Arc::new(Slot {
-                known: Mutex::default(),
+    fn backend(&self, id: &BackendId) -> Arc<BackendEntry> {
+        let entry = || {
+            Arc::new(BackendEntry {
+                cache: tokio::sync::Mutex::default(),
                 roots: watch::Sender::new(None),
             })
         };
-        self.slots().entry(id.clone()).or_insert_with(slot).clone()
+        self.backends().entry(id.clone()).or_insert_with(entry).clone()
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<Id, Arc<Slot>>> {
-        self.shared.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    fn backends(&self) -> MutexGuard<'_, HashMap<BackendId, Arc<BackendEntry>>> {
+        self.state.backends.lock()
     }
 
     fn requests(&self) -> MutexGuard<'_, HashMap<MeshName, String>> {
-        self.shared
-            .requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.state.requests.lock()
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is told of CAs: how far a change has come, when a root ends, how often one began.
+//! Metrics of the CAs: phase of the rotation, expiry of roots, rotations started, failures.
 
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,14 +10,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use super::Id;
+use super::BackendId;
 
 /// Metrics of the CAs; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     phase: Family<PhaseLabels, Gauge>,
     expiry: Family<RootLabels, Gauge<f64, AtomicU64>>,
-    begun: Family<BegunLabels, Counter>,
+    rotations: Family<RotationLabels, Counter>,
     failures: Counter,
 }
 
@@ -43,26 +43,26 @@ struct RootLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BegunLabels {
+struct RotationLabels {
     mesh: String,
-    reason: Reason,
+    reason: RotationReason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Reason {
+enum RotationReason {
     Requested,
     Ageing,
 }
 
 impl Metrics {
-    /// Registers them.
+    /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "How far the change of a mesh's CA has come: 1 for the phase that it is in";
         registry.register("mesh_ca_phase", help, self.phase.clone());
         let help = "When a root that the mesh trusts ends, in seconds since the Unix epoch";
         registry.register("mesh_ca_expiry_timestamp_seconds", help, self.expiry.clone());
         let help = "Changes of a mesh's CA that this replica began";
-        registry.register("mesh_ca_rotations", help, self.begun.clone());
+        registry.register("mesh_ca_rotations", help, self.rotations.clone());
         let help = "Failed attempts to read or write the Secrets of CAs";
         registry.register("mesh_ca_secret_failures", help, self.failures.clone());
     }
@@ -71,16 +71,18 @@ impl Metrics {
         self.failures.inc();
     }
 
-    pub(super) fn begun(&self, id: &Id, due: Due) {
+    pub(super) fn rotation_started(&self, id: &BackendId, due: Due) {
         let reason = match due {
-            Due::Requested => Reason::Requested,
-            Due::Ageing => Reason::Ageing,
+            Due::Requested => RotationReason::Requested,
+            Due::Ageing => RotationReason::Ageing,
         };
         let mesh = id.0.to_string();
-        self.begun.get_or_create(&BegunLabels { mesh, reason }).inc();
+        self.rotations
+            .get_or_create(&RotationLabels { mesh, reason })
+            .inc();
     }
 
-    pub(super) fn show(&self, id: &Id, succession: &Succession, now: SystemTime) {
+    pub(super) fn observe(&self, id: &BackendId, succession: &Succession, now: SystemTime) {
         let (mesh, backend) = (id.0.to_string(), id.1.clone());
         let current = match succession.phase(now) {
             Phase::Settled => PhaseLabel::Settled,

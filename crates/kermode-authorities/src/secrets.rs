@@ -1,4 +1,4 @@
-//! A CA in a Secret, and what the Secrets that are there make of the CAs in memory. No IO.
+//! Encoding of a CA in a Secret, and reconciliation of the Secrets found with the CAs in memory. No IO.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,64 +8,69 @@ use kermode_identity::{Authority, Generation, Schedule, Succession};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 
-/// Type and keys of the Secrets; type and first key as Kuma has them.
+/// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
+/// Key of the private key, or of the certificate in the Secret with the certificate alone; as in Kuma.
 pub(super) const VALUE: &str = "value";
+/// Key of the certificate.
 const CERTIFICATE: &str = "certificate";
-/// Of a CA that follows another one: moments in seconds since the Unix epoch, and what had been asked for.
+/// Key of the time from which a later generation signs, in seconds since the Unix epoch.
 const SIGNS_FROM: &str = "signs-from";
+/// Key of the time until which the previous generation is trusted, in seconds since the Unix epoch.
 const PREDECESSOR_UNTIL: &str = "predecessor-trusted-until";
+/// Key of the value of the rotation annotation that was in effect when the CA was created.
 const REQUEST: &str = "request";
 
-/// Names of the Secrets of a mesh's backend.
+/// SecretNames of the Secrets of a mesh's backend.
 #[derive(Clone, Debug)]
-pub(super) struct Names {
-    /// Key of the first CA.
+pub(super) struct SecretNames {
+    /// Secret of the first generation.
     pub(super) key: String,
-    /// Its certificate, for people and tools that look for it where Kuma keeps it.
+    /// Secret with the certificate of the first generation, for users and tools.
     pub(super) certificate: String,
-    /// What those of later CAs begin with.
-    later: String,
+    /// Prefix of the Secrets of later generations.
+    later_prefix: String,
 }
 
-/// What there is, and what has to be written.
+/// Result of [`reconcile`].
 #[derive(Debug)]
 pub(super) struct Reconciled {
     pub(super) succession: Succession,
-    /// CAs whose Secrets are gone though they are in use.
+    /// CAs in use whose Secrets are missing.
     pub(super) lost: Vec<Generation>,
 }
 
-// === impl Names ===
+// === impl SecretNames ===
 
-impl Names {
+impl SecretNames {
     pub(super) fn of(mesh: &MeshName, backend: &str) -> Self {
         Self {
             key: format!("{mesh}.ca-builtin-key-{backend}"),
             certificate: format!("{mesh}.ca-builtin-cert-{backend}"),
-            later: format!("{mesh}.ca-builtin-rotation-{backend}."),
+            later_prefix: format!("{mesh}.ca-builtin-rotation-{backend}."),
         }
     }
 
-    /// The Secret of a CA.
+    /// Name of the Secret of a generation.
     pub(super) fn of_generation(&self, number: u32) -> String {
         if number == 1 {
             self.key.clone()
         } else {
-            format!("{}{number}", self.later)
+            format!("{}{number}", self.later_prefix)
         }
     }
 
-    /// The number of a later CA, if that is what the Secret is.
+    /// Number of the later generation that a Secret holds, judged by its name.
     pub(super) fn number(&self, secret: &str) -> Option<u32> {
-        let number = secret.strip_prefix(&self.later)?.parse().ok()?;
-        // One name for each.
+        let number = secret.strip_prefix(&self.later_prefix)?.parse().ok()?;
+        // Other spellings of the number, such as `02`, are not names of generations.
         (number > 1 && self.of_generation(number) == secret).then_some(number)
     }
 }
 
-// === contents ===
+// === encoding ===
 
+/// Encodes a generation as the data of its Secret.
 pub(super) fn contents(generation: &Generation) -> secret::SecretData {
     let authority = &generation.authority;
     let mut data = secret::SecretData::from([
@@ -83,23 +88,24 @@ pub(super) fn contents(generation: &Generation) -> secret::SecretData {
     data
 }
 
+/// Decodes the data of a Secret.
 pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
     let text = |key: &str| data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
     let required = |key: &str| text(key).with_context(|| format!("it has no {key}"));
     let authority =
         Authority::from_pem(required(CERTIFICATE)?, required(VALUE)?).context("it does not hold a CA")?;
-    let moment = |key: &str| -> anyhow::Result<SystemTime> {
+    let time = |key: &str| -> anyhow::Result<SystemTime> {
         let seconds = required(key)?.parse();
         let seconds = seconds.with_context(|| format!("its {key} is no number of seconds"))?;
-        let moment = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        moment.with_context(|| format!("its {key} is too far away"))
+        let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        time.with_context(|| format!("its {key} is too far away"))
     };
     let schedule = if number == 1 {
         None
     } else {
         Some(Schedule {
-            signs_from: moment(SIGNS_FROM)?,
-            predecessor_until: moment(PREDECESSOR_UNTIL)?,
+            signs_from: time(SIGNS_FROM)?,
+            predecessor_until: time(PREDECESSOR_UNTIL)?,
         })
     };
     Ok(Generation {
@@ -110,14 +116,15 @@ pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Ge
     })
 }
 
-fn seconds(moment: SystemTime) -> u64 {
-    moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-// === what is found and what is remembered ===
+// === reconciliation ===
 
-/// The Secrets decide. Only a CA in use whose Secret is gone is kept from memory: proxies trust it. One that was
-/// announced and does not sign yet may be deleted to call its rotation off. `None` when there is nothing at all.
+/// Returns the CAs of a backend. The Secrets are authoritative, except that a CA in use whose Secret is missing is kept
+/// from memory, since proxies trust it. Deleting the Secret of a CA that does not sign yet cancels its rotation. `None`
+/// without any CA.
 pub(super) fn reconcile(
     found: Vec<Generation>,
     in_memory: Option<&Succession>,
@@ -160,18 +167,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn generation_survives_a_round_trip() {
         for number in [1, 2] {
             let generation = mk_generation(number, SystemTime::now());
-            let again = parse(number, &contents(&generation)).expect("it is whole");
-            assert_eq!(again.schedule, generation.schedule);
-            assert_eq!(again.request, generation.request);
-            assert_eq!(again.authority.certificate(), generation.authority.certificate());
+            let parsed = parse(number, &contents(&generation)).expect("it is whole");
+            assert_eq!(parsed.schedule, generation.schedule);
+            assert_eq!(parsed.request, generation.request);
+            assert_eq!(parsed.authority.certificate(), generation.authority.certificate());
         }
     }
 
     #[test]
-    fn a_secret_that_lacks_something_says_what() {
+    fn incomplete_secret_is_an_error_that_names_the_key() {
         let mut data = contents(&mk_generation(2, SystemTime::now()));
         data.remove(SIGNS_FROM);
         let error = format!("{:#}", parse(2, &data).expect_err("no moment"));
@@ -182,8 +189,8 @@ mod tests {
     }
 
     #[test]
-    fn secrets_of_other_backends_are_not_taken_for_later_cas() {
-        let names = Names::of(&MeshName::from("default"), "ca-1");
+    fn secrets_of_other_backends_are_not_later_generations() {
+        let names = SecretNames::of(&MeshName::from("default"), "ca-1");
         assert_eq!(names.number(&names.of_generation(7)), Some(7));
         for other in [
             "default.ca-builtin-rotation-ca-1.1",
@@ -198,15 +205,15 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_in_use_is_restored_and_an_announced_one_is_called_off() {
+    fn ca_in_use_is_restored_and_a_future_one_is_cancelled() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
         let memory = Succession::new(vec![first.clone(), second.clone()]).expect("two");
         let schedule = second.schedule.expect("it follows another");
 
-        let called_off = reconcile(vec![first.clone()], Some(&memory), start).expect("one");
-        assert!(called_off.lost.is_empty());
-        assert_eq!(numbers(called_off.succession.generations()), [1]);
+        let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("one");
+        assert!(cancelled.lost.is_empty());
+        assert_eq!(numbers(cancelled.succession.generations()), [1]);
 
         let restored = reconcile(vec![second.clone()], Some(&memory), start).expect("both");
         assert_eq!(numbers(&restored.lost), [1]);
@@ -215,7 +222,7 @@ mod tests {
         let restored = reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both");
         assert_eq!(numbers(&restored.lost), [2]);
 
-        // The old one may be deleted once nobody trusts it.
+        // The old CA may be deleted once it is no longer trusted.
         let end = schedule.predecessor_until;
         let settled = reconcile(vec![second], Some(&memory), end).expect("one");
         assert!(settled.lost.is_empty());

@@ -1,5 +1,5 @@
-//! The control plane's own TLS: one CA for all replicas, kept in a Secret, and a short-lived certificate that each
-//! replica issues to itself and renews while it runs.
+//! Serving certificates of the control plane: one CA for all replicas, stored in a Secret, and a short-lived certificate
+//! that each replica issues to itself and renews.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -15,21 +15,23 @@ use rustls_pki_types::PrivateKeyDer;
 
 /// Name of the Secret with the CA.
 pub const CA_SECRET: &str = "kuma-control-plane-ca";
+/// Key of the certificate in the Secret.
 const CERTIFICATE_KEY: &str = "ca.crt";
+/// Key of the private key in the Secret.
 const PRIVATE_KEY: &str = "ca.key";
-/// Lifetime of a replica's own certificate.
+/// Lifetime of a serving certificate.
 const LIFETIME: Duration = Duration::from_hours(24 * 7);
-/// How often the age of the certificate is looked at.
-const CHECK: Duration = Duration::from_hours(1);
+/// Interval at which the age of the certificate is checked.
+const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
-/// Issues and renews this replica's certificate, and looks after the CA behind it.
-pub struct Serving {
+/// Serving certificate of this replica, and the CA that issues it.
+pub struct ServingIdentity {
     client: Client,
     namespace: String,
     own: OwnCertificate,
 }
 
-/// This replica's certificate and what it takes to renew it.
+/// Serving certificate with the CA and names to renew it.
 struct OwnCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
@@ -37,9 +39,9 @@ struct OwnCertificate {
     current: Arc<ServingCertificate>,
 }
 
-impl Serving {
-    /// Reads the CA from its Secret, making it first if need be, and issues a certificate for the names (DNS names
-    /// and IP addresses).
+impl ServingIdentity {
+    /// Reads the CA from its Secret, which is created if it does not exist, and issues a certificate for the names (DNS
+    /// names and IP addresses).
     pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
         let generated = ServingAuthority::generate(SystemTime::now())?;
         let data =
@@ -53,28 +55,28 @@ impl Serving {
         })
     }
 
-    /// The CA as PEM: what API server and proxies have to trust.
+    /// Certificate of the CA, PEM; API server and proxies have to trust it.
     pub fn ca_pem(&self) -> String {
         self.own.authority.certificate_pem()
     }
 
-    /// What the servers present.
+    /// Certificate that the servers present; replaced in place when it is renewed.
     pub fn certificate(&self) -> Arc<ServingCertificate> {
         self.own.current.clone()
     }
 
-    /// Renews the certificate in time and keeps the CA's Secret, until shutdown.
+    /// Renews the certificate before it expires and restores the Secret if it is deleted, until shutdown.
     ///
     /// # Errors
-    /// When the Secret holds another CA than this replica uses: two in force at once would cut off whoever trusts
-    /// the other. A restart makes all replicas agree.
+    /// When the Secret is replaced by one with another CA: clients of this replica and of the others would trust
+    /// different CAs. A restart makes all replicas use the new one.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut finished = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
         loop {
             tokio::select! {
                 () = &mut finished => return Ok(()),
-                () = tokio::time::sleep(CHECK) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 Some(found) = secrets.next() => self.check_secret(found).await?,
             }
             if self.own.renew_if_due(SystemTime::now())? {
@@ -117,7 +119,7 @@ impl OwnCertificate {
         })
     }
 
-    /// Whether the certificate was old enough to be replaced.
+    /// Renews the certificate if it is due. Returns whether it was renewed.
     fn renew_if_due(&mut self, now: SystemTime) -> anyhow::Result<bool> {
         if !self.issued.needs_rotation(now) {
             return Ok(false);
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_certificate_is_replaced_before_it_expires_and_not_earlier() {
+    fn certificate_is_renewed_before_it_expires_and_not_earlier() {
         let start = SystemTime::now();
         let authority = ServingAuthority::generate(start).expect("a CA");
         let names = vec!["localhost".to_owned()];
@@ -170,7 +172,7 @@ mod tests {
 
         assert!(!own.renew_if_due(start + LIFETIME / 2).expect("nothing to do"));
         assert_eq!(own.issued.certificate.chain, first);
-        let late = start + LIFETIME - CHECK;
+        let late = start + LIFETIME - CHECK_INTERVAL;
         assert!(own.renew_if_due(late).expect("renewed"));
         assert_ne!(own.issued.certificate.chain, first);
         assert!(own.issued.certificate.validity.contains(late + LIFETIME / 2));

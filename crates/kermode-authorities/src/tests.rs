@@ -1,9 +1,9 @@
-//! Replicas of a control plane before one API server that has Secrets, and changes of CA from beginning to end.
+//! Replicas of a control plane that share an API server, and rotations from start to end.
 
 use kermode_identity::Phase;
 use kermode_k8s::controller::recorder::Events;
 
-use super::keeper::{Keeper, Wanted};
+use super::rotation::{CaSettings, RotationController};
 use super::*;
 use crate::testing::ApiServer;
 
@@ -15,46 +15,49 @@ const LONG: Duration = Duration::from_secs(30);
 /// A replica of the control plane.
 struct Replica {
     authorities: Authorities,
-    keeper: Keeper,
+    controller: RotationController,
 }
 
 impl Replica {
     fn new(api_server: &ApiServer) -> Self {
         let authorities = Authorities::new(api_server.client(), NAMESPACE.to_owned());
-        let keeper = Keeper {
+        let controller = RotationController {
             authorities: authorities.clone(),
             metrics: Metrics::default(),
             events: Events::start(api_server.client(), None),
             meshes: HashMap::new(),
             phases: HashMap::new(),
         };
-        Self { authorities, keeper }
+        Self {
+            authorities,
+            controller,
+        }
     }
 
     async fn get(&self) -> anyhow::Result<Arc<Succession>> {
         self.authorities.get(&mesh(), "ca-1").await
     }
 
-    /// What the watch of Meshes does, then what the keeper does.
-    async fn attend(&mut self, request: Option<&str>) {
-        let wanted = Wanted {
+    /// Applies a Mesh with the rotation annotation, then reconciles.
+    async fn reconcile(&mut self, request: Option<&str>) {
+        let settings = CaSettings {
             backend: "ca-1".to_owned(),
             lifetime: LIFETIME,
             request: request.map(str::to_owned),
             uid: None,
         };
-        self.keeper.set(&mesh(), Some(wanted));
-        self.keeper.attend().await;
+        self.controller.set(&mesh(), Some(settings));
+        self.controller.reconcile_all().await;
     }
 
-    /// What the watch of Secrets does.
+    /// Invalidates the caches as the watch of Secrets does.
     async fn secrets_changed(&self) {
-        self.authorities.secrets_changed().await;
+        self.authorities.invalidate_all().await;
     }
 
     fn roots(&self) -> Arc<RootsUpdate> {
         let roots = self.authorities.roots(&mesh(), "ca-1").borrow().clone();
-        roots.expect("proxies are told of them")
+        roots.expect("roots are published")
     }
 }
 
@@ -76,7 +79,7 @@ const FIRST_CERTIFICATE: &str = "default.ca-builtin-cert-ca-1";
 const SECOND: &str = "default.ca-builtin-rotation-ca-1.2";
 
 #[tokio::test]
-async fn replicas_that_start_together_have_one_ca() {
+async fn replicas_that_start_together_share_one_ca() {
     let api_server = ApiServer::default();
     let replicas: Vec<_> = (0..3).map(|_| Replica::new(&api_server)).collect();
     let found = futures::future::join_all(replicas.iter().map(Replica::get)).await;
@@ -89,28 +92,28 @@ async fn replicas_that_start_together_have_one_ca() {
 }
 
 #[tokio::test]
-async fn a_change_of_ca_goes_through_its_phases_on_every_replica() {
+async fn rotation_goes_through_its_phases_on_every_replica() {
     let api_server = ApiServer::default();
     let mut replicas = [Replica::new(&api_server), Replica::new(&api_server)];
     for replica in &mut replicas {
-        replica.attend(None).await;
+        replica.reconcile(None).await;
         assert_eq!((replica.roots().roots_der.len(), replica.roots().signer), (1, 1));
     }
     let old = replicas[0].roots().roots_der[0].clone();
 
     for replica in &mut replicas {
-        replica.attend(Some("please")).await;
+        replica.reconcile(Some("please")).await;
     }
     for expected in [(2, 1), (2, 2), (1, 2)] {
         for replica in &mut replicas {
             replica.secrets_changed().await;
-            replica.attend(Some("please")).await;
+            replica.reconcile(Some("please")).await;
             let roots = replica.roots();
             assert_eq!((roots.roots_der.len(), roots.signer), expected);
             assert_eq!(roots.roots_der.contains(&old), expected.0 == 2);
         }
         assert_eq!(replicas[0].roots(), replicas[1].roots());
-        // A step takes the life of a certificate and a twentieth of it, and some seconds.
+        // A phase takes the lifetime of a certificate, a twentieth of it, and some seconds.
         api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
     }
     assert_eq!(
@@ -119,11 +122,11 @@ async fn a_change_of_ca_goes_through_its_phases_on_every_replica() {
         "one replica began"
     );
 
-    // The old one may be deleted, and stays so.
+    // The Secret of the old CA may be deleted and is not restored.
     api_server.delete(FIRST);
     for replica in &mut replicas {
         replica.secrets_changed().await;
-        replica.attend(Some("please")).await;
+        replica.reconcile(Some("please")).await;
         assert_eq!(numbers(&replica.get().await.expect("a CA")), [2]);
     }
     assert_eq!(api_server.names(), [FIRST_CERTIFICATE, SECOND]);
@@ -134,16 +137,16 @@ async fn a_change_of_ca_goes_through_its_phases_on_every_replica() {
 }
 
 #[tokio::test]
-async fn the_replica_that_begins_tells_of_it_on_the_mesh() {
+async fn replica_that_starts_a_rotation_writes_events_about_the_mesh() {
     let api_server = ApiServer::default();
     let mut replicas = [Replica::new(&api_server), Replica::new(&api_server)];
-    replicas[0].attend(None).await;
-    replicas[0].attend(Some("please")).await;
-    replicas[1].attend(Some("please")).await;
+    replicas[0].reconcile(None).await;
+    replicas[0].reconcile(Some("please")).await;
+    replicas[1].reconcile(Some("please")).await;
     api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
     for replica in &mut replicas {
         replica.secrets_changed().await;
-        replica.attend(Some("please")).await;
+        replica.reconcile(Some("please")).await;
     }
     let events = || api_server.events();
     let written = async {
@@ -162,13 +165,18 @@ async fn the_replica_that_begins_tells_of_it_on_the_mesh() {
 }
 
 #[tokio::test]
-async fn replicas_that_begin_at_once_agree_on_one_ca() {
+async fn replicas_that_rotate_at_once_agree_on_one_ca() {
     let api_server = ApiServer::default();
     let mut replicas: Vec<_> = (0..3).map(|_| Replica::new(&api_server)).collect();
     for replica in &mut replicas {
-        replica.attend(None).await;
+        replica.reconcile(None).await;
     }
-    futures::future::join_all(replicas.iter_mut().map(|replica| replica.attend(Some("please")))).await;
+    futures::future::join_all(
+        replicas
+            .iter_mut()
+            .map(|replica| replica.reconcile(Some("please"))),
+    )
+    .await;
     let known = futures::future::join_all(replicas.iter().map(Replica::get)).await;
     let known: Vec<_> = known.into_iter().map(|known| known.expect("CAs")).collect();
     for succession in &known {
@@ -179,33 +187,33 @@ async fn replicas_that_begin_at_once_agree_on_one_ca() {
 }
 
 #[tokio::test]
-async fn a_request_that_was_there_before_the_first_ca_asks_for_no_second() {
+async fn request_made_before_the_first_ca_starts_no_rotation() {
     let api_server = ApiServer::default();
-    Replica::new(&api_server).attend(Some("please")).await;
+    Replica::new(&api_server).reconcile(Some("please")).await;
     assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
-    Replica::new(&api_server).attend(Some("please")).await;
+    Replica::new(&api_server).reconcile(Some("please")).await;
     assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
 }
 
 #[tokio::test]
-async fn a_change_that_was_only_announced_is_called_off_by_deleting_its_secret() {
+async fn deleting_the_secret_of_a_future_ca_cancels_the_rotation() {
     let api_server = ApiServer::default();
     let mut replica = Replica::new(&api_server);
-    replica.attend(None).await;
-    replica.attend(Some("please")).await;
+    replica.reconcile(None).await;
+    replica.reconcile(Some("please")).await;
     api_server.delete(SECOND);
     replica.secrets_changed().await;
-    replica.attend(None).await;
+    replica.reconcile(None).await;
     assert_eq!(numbers(&replica.get().await.expect("a CA")), [1]);
     assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
 }
 
 #[tokio::test]
-async fn the_secret_of_a_ca_in_use_is_restored_as_it_was() {
+async fn deleted_secret_of_a_ca_in_use_is_restored() {
     let api_server = ApiServer::default();
     let mut replica = Replica::new(&api_server);
-    replica.attend(None).await;
-    replica.attend(Some("please")).await;
+    replica.reconcile(None).await;
+    replica.reconcile(Some("please")).await;
     api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
     replica.secrets_changed().await;
     let before = replica.get().await.expect("CAs");
@@ -219,7 +227,7 @@ async fn the_secret_of_a_ca_in_use_is_restored_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_lost_key_is_not_replaced_by_another_ca() {
+async fn lost_key_is_not_replaced_by_a_new_ca() {
     let api_server = ApiServer::default();
     Replica::new(&api_server).get().await.expect("a CA");
     api_server.delete(FIRST);
@@ -231,18 +239,18 @@ async fn a_lost_key_is_not_replaced_by_another_ca() {
 }
 
 #[tokio::test]
-async fn memory_is_used_for_a_while_when_secrets_cannot_be_read_and_not_longer() {
+async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     let api_server = ApiServer::default();
     let replica = Replica::new(&api_server);
     replica.get().await.expect("a CA");
     api_server.set_failing(true);
-    let slot = replica.authorities.slot(&(mesh(), "ca-1".to_owned()));
+    let backend = replica.authorities.backend(&(mesh(), "ca-1".to_owned()));
     let read_before = async |age: Duration| {
-        let mut known = slot.known.lock().await;
+        let mut cache = backend.cache.lock().await;
         let then = Instant::now()
             .checked_sub(age)
             .expect("the machine has run that long");
-        (known.read, known.confirmed, known.failed) = (Some(then), Some(then), None);
+        (cache.read_at, cache.confirmed_at, cache.failed_at) = (Some(then), Some(then), None);
     };
     read_before(STALENESS / 2).await;
     replica.get().await.expect("memory will do");

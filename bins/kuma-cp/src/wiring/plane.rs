@@ -108,7 +108,9 @@ impl Plane {
     ) -> impl Future<Output = ()> + Send + use<> {
         let metrics = authorities::Metrics::default();
         metrics.register(&mut registry.lock());
-        self.authorities.clone().keep(metrics, self.events.clone())
+        self.authorities
+            .clone()
+            .run_rotation(metrics, self.events.clone())
     }
 
     /// What follows the other replicas.

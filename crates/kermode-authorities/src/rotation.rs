@@ -1,0 +1,319 @@
+//! Rotation of CAs: starts one when it is requested or due, and publishes the roots of each phase to proxies.
+//!
+//! The controller sleeps until a Mesh or a Secret changes, or until the next phase of a rotation. Every replica runs it:
+//! a rotation starts with the creation of a Secret, which only one replica can do.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kermode_crds::{Mesh, annotation};
+use kermode_identity::{Authority, Due, Generation, Phase, Schedule, Succession};
+use kermode_k8s::controller::recorder::{EventType, Events};
+use kermode_k8s::controller::secret;
+use kermode_k8s::controller::watch::watch_config;
+use kermode_model::{self as model, MeshName};
+use kermode_protocol::certificates::RootsUpdate;
+use kube::core::DeserializeGuard;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
+use tokio::time::sleep;
+
+use super::secrets::{SECRET_TYPE, SecretNames};
+use super::{Authorities, BackendId, Metrics};
+
+/// Interval between attempts after a failure.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Certificates of the old CA are renewed within their lifetime divided by this, once the new CA signs.
+const RENEWAL_DIVISOR: u32 = 2;
+/// Longest sleep between checks: timers stop while a machine is suspended, but certificates still expire.
+const MAX_SLEEP: Duration = Duration::from_hours(1);
+
+/// Controller that rotates the CAs of all meshes.
+pub(super) struct RotationController {
+    pub(super) authorities: Authorities,
+    pub(super) metrics: Metrics,
+    pub(super) events: Events,
+    /// Meshes with mTLS.
+    pub(super) meshes: HashMap<MeshName, CaSettings>,
+    /// Last phase of each backend, and whether this replica started the rotation and writes its Events.
+    pub(super) phases: HashMap<BackendId, (Phase, bool)>,
+}
+
+/// Settings of a Mesh for its CA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct CaSettings {
+    pub(super) backend: String,
+    pub(super) lifetime: Duration,
+    pub(super) request: Option<String>,
+    pub(super) uid: Option<String>,
+}
+
+impl Authorities {
+    /// Rotates the CAs until the future is dropped.
+    pub async fn run_rotation(self, metrics: Metrics, events: Events) {
+        let controller = RotationController {
+            authorities: self,
+            metrics,
+            events,
+            meshes: HashMap::new(),
+            phases: HashMap::new(),
+        };
+        controller.run().await;
+    }
+}
+
+impl RotationController {
+    async fn run(mut self) {
+        let state = self.authorities.state.clone();
+        let mut secrets = pin!(secret::changes(&state.client, &state.namespace, SECRET_TYPE));
+        let meshes: Api<DeserializeGuard<Mesh>> = Api::all(state.client.clone());
+        let mut meshes = pin!(watcher(meshes, watch_config()).default_backoff());
+        let mut listed = Vec::new();
+        let mut pause = MAX_SLEEP;
+        loop {
+            let is_changed = tokio::select! {
+                Some(()) = secrets.next() => {
+                    self.authorities.invalidate_all().await;
+                    true
+                }
+                Some(event) = meshes.next() => self.on_mesh_event(event, &mut listed),
+                () = sleep(pause) => true,
+            };
+            if is_changed {
+                pause = self.reconcile_all().await;
+            }
+        }
+    }
+
+    /// Applies an event of the watch of Meshes. Meshes of a list are collected in `listed` until the list is complete.
+    /// Returns whether the known meshes may have changed.
+    fn on_mesh_event(
+        &mut self,
+        event: Result<watcher::Event<DeserializeGuard<Mesh>>, watcher::Error>,
+        listed: &mut Vec<DeserializeGuard<Mesh>>,
+    ) -> bool {
+        let name_of = |mesh: &DeserializeGuard<Mesh>| MeshName::from(mesh.name_any().as_str());
+        match event {
+            // The engine's watch of the same objects fails and logs, too.
+            Err(_) => return false,
+            Ok(watcher::Event::Init) => {
+                listed.clear();
+                return false;
+            }
+            Ok(watcher::Event::InitApply(mesh)) => {
+                listed.push(mesh);
+                return false;
+            }
+            Ok(watcher::Event::InitDone) => {
+                let names: Vec<MeshName> = listed.iter().map(name_of).collect();
+                for mesh in listed.drain(..) {
+                    self.on_mesh(mesh);
+                }
+                let known: Vec<MeshName> = self.meshes.keys().cloned().collect();
+                for deleted in known.iter().filter(|mesh| !names.contains(mesh)) {
+                    self.set(deleted, None);
+                }
+            }
+            Ok(watcher::Event::Apply(mesh)) => self.on_mesh(mesh),
+            Ok(watcher::Event::Delete(mesh)) => self.set(&name_of(&mesh), None),
+        }
+        true
+    }
+
+    fn on_mesh(&mut self, mesh: DeserializeGuard<Mesh>) {
+        // The last valid version of a Mesh stays in force.
+        let Ok(mesh) = mesh.0 else { return };
+        let Ok(converted) = model::Mesh::try_from(&mesh) else {
+            return;
+        };
+        let request = mesh.annotations().get(annotation::ROTATE_CA).cloned();
+        let settings = converted.mtls.map(|mtls| CaSettings {
+            backend: mtls.backend,
+            lifetime: mtls.certificate_lifetime,
+            request,
+            uid: mesh.uid(),
+        });
+        self.set(&converted.name, settings);
+    }
+
+    /// Sets or removes the settings of a mesh.
+    pub(super) fn set(&mut self, mesh: &MeshName, settings: Option<CaSettings>) {
+        let backend = settings.as_ref().map(|settings| settings.backend.clone());
+        let request = settings.as_ref().and_then(|settings| settings.request.clone());
+        let mut requests = self.authorities.requests();
+        match request {
+            Some(request) => requests.insert(mesh.clone(), request),
+            None => requests.remove(mesh),
+        };
+        drop(requests);
+        let before = match settings {
+            Some(settings) => self.meshes.insert(mesh.clone(), settings),
+            None => self.meshes.remove(mesh),
+        };
+        // Streams of the roots of the previous backend end; their proxies open new ones for the current backend.
+        if let Some(before) = before
+            && backend.as_ref() != Some(&before.backend)
+        {
+            let id = (mesh.clone(), before.backend);
+            self.phases.remove(&id);
+            self.authorities.backends().remove(&id);
+        }
+    }
+
+    /// Reconciles the CAs of all meshes. Returns the time until the next call.
+    pub(super) async fn reconcile_all(&mut self) -> Duration {
+        let mut pause = MAX_SLEEP;
+        for (mesh, settings) in self.meshes.clone() {
+            let id = (mesh, settings.backend.clone());
+            match self.reconcile(&id, &settings).await {
+                Ok(next) => pause = pause.min(next),
+                Err(error) => {
+                    self.metrics.failed();
+                    tracing::warn!(mesh = %id.0, backend = id.1, "CA cannot be reconciled: {error:#}");
+                    pause = pause.min(RETRY_INTERVAL);
+                }
+            }
+        }
+        pause
+    }
+
+    async fn reconcile(&mut self, id: &BackendId, settings: &CaSettings) -> anyhow::Result<Duration> {
+        let mut succession = self.authorities.get_cached(id).await?;
+        let now = SystemTime::now();
+        if let Some(due) = succession.due(now, settings.request.as_deref()) {
+            let is_own = self.start_rotation(id, settings, &succession, due, now).await?;
+            succession = self.authorities.get_cached(id).await?;
+            self.report_phase(id, settings, &succession, now, Some(is_own));
+        } else {
+            self.report_phase(id, settings, &succession, now, None);
+        }
+        self.metrics.observe(id, &succession, now);
+        self.authorities
+            .publish_roots(id, &succession, now, settings.lifetime);
+        let next = succession.next_change(now);
+        let next = next.and_then(|next| next.duration_since(now).ok());
+        Ok(next.unwrap_or(MAX_SLEEP).min(MAX_SLEEP))
+    }
+
+    /// Starts a rotation. Returns whether this replica created the new CA.
+    async fn start_rotation(
+        &self,
+        id: &BackendId,
+        settings: &CaSettings,
+        succession: &Succession,
+        due: Due,
+        now: SystemTime,
+    ) -> anyhow::Result<bool> {
+        let newest = succession.newest();
+        let next = Generation {
+            number: newest.number + 1,
+            authority: Arc::new(Authority::generate(&id.0, now)?),
+            schedule: Some(Schedule::starting(now, settings.lifetime)),
+            // A rotation that starts because the CA expires also completes a pending request.
+            request: settings.request.clone(),
+        };
+        let stored = self
+            .authorities
+            .create(&SecretNames::of(&id.0, &id.1), &next)
+            .await
+            .inspect_err(|_| self.metrics.failed())?;
+        self.authorities.invalidate(id).await;
+        let is_own = stored.authority.certificate() == next.authority.certificate();
+        if is_own {
+            self.metrics.rotation_started(id, due);
+            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?due, "a new CA was made");
+        }
+        Ok(is_own)
+    }
+
+    /// Reports a new phase: in the log of every replica, and in an Event of the replica that started the rotation.
+    fn report_phase(
+        &mut self,
+        id: &BackendId,
+        settings: &CaSettings,
+        succession: &Succession,
+        now: SystemTime,
+        is_own: Option<bool>,
+    ) {
+        let phase = succession.phase(now);
+        let before = self.phases.get(id).copied();
+        let is_own = is_own.or(before.map(|before| before.1)).unwrap_or_default();
+        self.phases.insert(id.clone(), (phase, is_own));
+        if before.map(|before| before.0) == Some(phase) || (before.is_none() && phase == Phase::Settled) {
+            return;
+        }
+        let newest = succession.newest().number;
+        let (reason, message) = match phase {
+            Phase::Distributing => (
+                "CARotationStarted",
+                format!("CA {newest} was made. Its root is trusted from now on; the old CA still signs."),
+            ),
+            Phase::Reissuing => (
+                "CARotationSigning",
+                format!("CA {newest} signs from now on. Certificates of the old one are replaced."),
+            ),
+            Phase::Settled => (
+                "CARotationFinished",
+                format!(
+                    "Only the root of CA {newest} is trusted from now on. Secrets of earlier CAs may be deleted."
+                ),
+            ),
+        };
+        tracing::info!(mesh = %id.0, backend = id.1, ?phase, "{message}");
+        if is_own {
+            let mesh = ObjectReference {
+                api_version: Some("kuma.io/v1alpha1".to_owned()),
+                kind: Some("Mesh".to_owned()),
+                name: Some(id.0.to_string()),
+                uid: settings.uid.clone(),
+                ..ObjectReference::default()
+            };
+            self.events
+                .about(mesh, EventType::Normal, "RotateCA", reason, &message);
+        }
+    }
+}
+
+// === impl Authorities ===
+
+impl Authorities {
+    /// Marks all cached CAs as outdated: any Secret may have changed.
+    pub(super) async fn invalidate_all(&self) {
+        let backends: Vec<_> = self.backends().values().cloned().collect();
+        for backend in backends {
+            backend.cache.lock().await.read_at = None;
+        }
+    }
+
+    /// Marks the cached CAs of a backend as outdated.
+    async fn invalidate(&self, id: &BackendId) {
+        self.backend(id).cache.lock().await.read_at = None;
+    }
+
+    /// Publishes the roots of a mesh to its proxies, if they changed.
+    pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, succession: &Succession) {
+        let id = (mesh.clone(), mtls.backend.clone());
+        self.publish_roots(&id, succession, SystemTime::now(), mtls.certificate_lifetime);
+    }
+
+    fn publish_roots(&self, id: &BackendId, succession: &Succession, now: SystemTime, lifetime: Duration) {
+        let trust = succession.trust(now);
+        let update = RootsUpdate {
+            roots_der: trust.bundle.to_der(),
+            roots_version: trust.version,
+            signer: trust.signer,
+            renew_within: u32::try_from((lifetime / RENEWAL_DIVISOR).as_secs()).unwrap_or(u32::MAX),
+        };
+        self.backend(id).roots.send_if_modified(|current| {
+            let is_new = current.as_deref() != Some(&update);
+            if is_new {
+                *current = Some(Arc::new(update));
+            }
+            is_new
+        });
+    }
+}
