@@ -119,7 +119,7 @@ impl Resource {
 /// proxy with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
 /// a fixed specification, so replicas, releases and restarts agree; the hasher of `std` promises none of that. It also
 /// hashes at memory speed, and each full publication of a mesh hashes megabytes. It does not resist deliberate
-/// collisions, which are harmless here: whoever controls the content of a resource could only delay its own updates.
+/// collisions, which are harmless here: an author of a resource could only delay its own updates.
 fn version(parts: &[&[u8]]) -> Arc<str> {
     let mut hasher = Xxh3Default::new();
     for part in parts {

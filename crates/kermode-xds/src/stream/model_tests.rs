@@ -416,7 +416,7 @@ impl World {
 
     /// Checks that an on-demand cluster was subscribed to by name and sent after the resources that it waits for.
     fn check_on_demand(&self, name: &str, version: &str) {
-        assert!(self.subscribed.contains(name), "nobody subscribed to {name}");
+        assert!(self.subscribed.contains(name), "{name} is not subscribed");
         if version == TOMBSTONE || !self.holds_are_strict {
             return;
         }
