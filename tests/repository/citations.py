@@ -1,7 +1,7 @@
 """Finds citations that lead nowhere and mentions of documents outside the repository.
 
-Every mention of a Markdown file, in any tracked text file, must name a tracked file, from the repository's root or
-from the folder of the mentioning file; with `#anchor`, a heading of that file. Relative links in Markdown files must
+Every mention of a Markdown file, in any tracked text file, must name a tracked file: its path, or the end of its path,
+from the repository's root or the folder of the mentioning file. With `#anchor`, it must name a heading of that file. Relative links in Markdown files must
 name tracked files or folders. Names of documents and numbered lists that are not in the repository are refused.
 """
 
@@ -95,7 +95,8 @@ def mentions(name: str, text: str, known: dict):
     for match in MENTION.finditer(text):
         path, anchor = match.groups()
         candidates = [posixpath.normpath(path), posixpath.normpath(posixpath.join(posixpath.dirname(name), path))]
-        targets = [candidate for candidate in candidates if candidate in known]
+        # Tests name the files of a folder without the folder.
+        targets = [target for target in known if target in candidates or target.endswith(f"/{path}")]
         if not targets:
             yield match.start(), f"no file {path}"
         elif anchor and not any(anchor in known[target] for target in targets):

@@ -1,6 +1,6 @@
 import unittest
 
-from repository import citations
+from repository import citations, files
 
 GUIDE = "# Guide\n\n## First `step`, then\n\n```\n# not a heading\n```\n\n## Again\n\n## Again\n"
 
@@ -8,6 +8,26 @@ GUIDE = "# Guide\n\n## First `step`, then\n\n```\n# not a heading\n```\n\n## Aga
 def check(**texts):
     texts = {name.replace("__", "/").replace("_", "."): text for name, text in texts.items()}
     return citations.violations({"docs/guide.md": GUIDE, **texts})
+
+
+# Files whose citations are still to be replaced. The list only shrinks.
+REMAINING = (
+    "bins/kuma-cp/src/lib.rs:",
+    "bins/kuma-dp/tests/sidecar/main.rs:",
+    "crates/kermode-crds/src/dataplane.rs:",
+    "crates/kermode-crds/src/traffic_permission.rs:",
+    "crates/kermode-crds/src/validate.rs:",
+    "crates/kermode-identity/src/authority.rs:",
+    "crates/kermode-identity/src/certificate.rs:",
+    "crates/kermode-identity/src/issuer.rs:",
+    "crates/kermode-identity/src/spiffe.rs:",
+)
+
+
+class RepositoryTest(unittest.TestCase):
+    def test_every_citation_of_this_repository_leads_somewhere(self):
+        found = [line for line in citations.violations(files.tracked()) if not line.startswith(REMAINING)]
+        self.assertEqual(found, [], "\n" + "\n".join(found))
 
 
 class CitationsTest(unittest.TestCase):
