@@ -107,7 +107,7 @@ pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> 
         .and_then(|spec| spec.containers.first_mut())
         .context("no container")?;
     container.ports = serde_json::from_value(json!([{"name": "http", "containerPort": 8080}]))?;
-    // A port that nobody listens on.
+    // A port without a listener.
     container.readiness_probe =
         serde_json::from_value(json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1}))?;
     world.pods(APP).create(&PostParams::default(), &unready).await?;
