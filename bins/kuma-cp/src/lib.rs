@@ -1,6 +1,5 @@
-//! The control plane: webhooks, controllers, xDS and certificates in one process (DESIGN section 4).
-//!
-//! A library so that its parts can be tested and measured without a process; the binary only calls [`main`].
+//! The control plane: webhooks, controllers, xDS and certificates in one process (docs/design.md#control-plane). This crate
+//! reads the configuration and connects the library crates; the binary only calls [`main`].
 
 mod debug;
 mod proxies;
@@ -15,12 +14,12 @@ use kermode_runtime::traces::{self, NoExporter, Traces};
 
 use kermode_config::{Config, LogFormat, OpenTelemetry};
 
-/// How many steps of tasks come before a look at sockets and timers, while tasks are waiting. A change is pushed to some
-/// hundred proxies before the acknowledgements of the first ones are read: those can wait, the last proxy should not.
-const PUSHES_FIRST: u32 = 512;
-/// After how many steps of its own tasks a thread takes one of those that had no room in its queue. They are pushes that
-/// have not begun, where its own are acknowledgements.
-const ALL_PUSHES: u32 = 3;
+/// Number of task polls between polls of sockets and timers, while tasks are ready. A change is sent to some hundred
+/// proxies before the ACKs of the first ones are read: ACKs can wait, the last proxy should not.
+const EVENT_INTERVAL: u32 = 512;
+/// Number of polls of its own tasks after which a thread takes one from the global queue. Tasks of the global queue are
+/// responses that have not started, while its own are mostly ACKs.
+const GLOBAL_QUEUE_INTERVAL: u32 = 3;
 
 /// Kermode control plane
 #[derive(Parser)]
@@ -40,7 +39,7 @@ enum Command {
     },
 }
 
-/// The program: reads its arguments and runs until a signal.
+/// Runs the program until a signal.
 pub fn main() -> ExitCode {
     let Command::Run { config_file } = Arguments::parse().command;
     match run(config_file) {
@@ -68,8 +67,8 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .event_interval(PUSHES_FIRST)
-        .global_queue_interval(ALL_PUSHES)
+        .event_interval(EVENT_INTERVAL)
+        .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
         .build()?;
     let traces = {
         let _context = runtime.enter();
@@ -86,7 +85,7 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     runtime.block_on(wiring::run(config))
 }
 
-/// Begins to send traces, if they are wanted.
+/// Starts to send traces, if the configuration enables them.
 fn traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
     let OpenTelemetry {
         enabled,

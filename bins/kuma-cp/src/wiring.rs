@@ -1,4 +1,4 @@
-//! Puts the parts together and runs them until a signal.
+//! Creates the components, connects them and runs them until a signal.
 
 mod components;
 mod listeners;
@@ -31,18 +31,19 @@ use self::plane::Plane;
 use crate::debug::{self, Debug};
 use kermode_config::Config;
 
-/// How many messages of the watches may wait for the engine.
-const WAITING: usize = 4096;
-/// Connections of the API server, whose burst of new Pods may take one each; a quarter of them is for one address.
+/// Capacity of the channel from the watches to the engine, in messages.
+const WATCH_QUEUE: usize = 4096;
+/// Limit of connections to the webhooks. In a burst of new Pods the API server may open one for each; one address may have
+/// a quarter of them.
 const MAX_ADMISSION_CONNECTIONS: usize = 2048;
-/// Connections of proxies, one each: more than may have a stream, so that the others are told why not.
+/// Limit of connections of proxies, one each: above the limit of streams, so that surplus proxies get a status.
 const MAX_PROXY_CONNECTIONS: usize = 22_000;
 
-/// How long a replica that has to go still serves: until every node has learnt that the Service no longer leads here.
-/// An admission refused meanwhile would be a Pod refused.
+/// Time for which a replica that shuts down still serves, until every node has removed it from the Service. A rejected
+/// connection of the API server would deny a Pod.
 const LINGER: Duration = Duration::from_secs(5);
 
-/// Between two attempts to reach the API server while starting.
+/// Interval between attempts to reach the API server during the start.
 const RECONNECT: Duration = Duration::from_secs(2);
 
 /// Runs the control plane.
@@ -101,7 +102,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let ca_pem = serving.ca_pem();
 
     let plane = Plane::new(config, client.clone(), &registry);
-    let (sink, messages) = mpsc::channel(WAITING);
+    let (sink, messages) = mpsc::channel(WATCH_QUEUE);
     for watch in watches::all(&client, &namespace, &sink) {
         spawn(&mut components, "watch", until(shutdown, watch));
     }
@@ -119,7 +120,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     );
     let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
     spawn(&mut components, "status of proxies", until(shutdown, statuses));
-    // Every replica does this: a new CA begins with a Secret that only one of them can create.
+    // Every replica runs this: a rotation starts with a Secret that only one of them can create.
     let authorities = plane.keep_authorities(&registry);
     spawn(&mut components, "CAs of meshes", until(shutdown, authorities));
     spawn_leader(&mut components, config, &client, &plane, &ca_pem, shutdown);
@@ -137,7 +138,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
 
     let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;
     let certificate = serving.certificate();
-    // Apart, so that no admission waits for thousands of proxies that connect at once.
+    // On its own thread, so that thousands of proxies that connect at once do not delay an admission.
     let admission = {
         let listener = listeners.admission.into_std()?;
         let (certificate, shutdown) = (certificate.clone(), shutdown.clone());
@@ -149,7 +150,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     };
     spawn(&mut components, "admission server", admission);
     let proxies = plane.proxies(&client, &registry, shutdown);
-    let sharing = rebalancing::keep(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
+    let sharing = rebalancing::run(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
     spawn(&mut components, "sharing of proxies", until(shutdown, sharing));
     let proxies = tls::serve(
         listeners.proxies,
@@ -188,7 +189,7 @@ async fn connect() -> anyhow::Result<Client> {
                 tracing::info!(%url, version, "connected to the API server");
                 return Ok(client);
             }
-            // Ending would make the kubelet wait longer and longer before it starts this again.
+            // If the process ended, the kubelet would restart it with a growing backoff.
             Err(error) if is_unreachable(&error) => {
                 let reason = describe(&format!("API server {url}"), &error);
                 tracing::warn!("{reason}; trying again in {RECONNECT:?}");
@@ -199,7 +200,7 @@ async fn connect() -> anyhow::Result<Client> {
     }
 }
 
-/// The API server's version, once it says that it is ready: without etcd it still answers this and nothing else.
+/// Returns the version of the API server once it is ready. Without etcd it answers the request for its version only.
 async fn version_when_ready(client: &Client) -> kube::Result<String> {
     let version = client.apiserver_version().await?.git_version;
     let request = http::Request::get("/readyz").body(Vec::new());
@@ -208,12 +209,12 @@ async fn version_when_ready(client: &Client) -> kube::Result<String> {
         .await
     {
         Err(error) if is_unreachable(&error) => Err(error),
-        // Whoever may not ask goes on.
+        // Without access to `/readyz` the start continues.
         Ok(_) | Err(_) => Ok(version),
     }
 }
 
-/// Whether nobody answered, or one that is not well yet.
+/// Whether the API server did not respond, or is not ready.
 fn is_unreachable(error: &kube::Error) -> bool {
     match error {
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
@@ -222,7 +223,7 @@ fn is_unreachable(error: &kube::Error) -> bool {
     }
 }
 
-/// What only the leader does.
+/// Spawns the components that work while this replica holds the Lease.
 fn spawn_leader(
     components: &mut Components,
     config: &Config,
@@ -256,7 +257,7 @@ fn spawn_leader(
         leading: plane.leading.clone(),
     };
     spawn(components, "status of Meshes", until(shutdown, meshes.run()));
-    // Every replica may do this: they share the CA, so they write the same.
+    // Every replica runs this: they share the CA, so they write the same.
     let registrations = registration::keep(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(
         components,
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_api_server_without_etcd_is_waited_for_and_one_that_may_not_be_asked_is_not() {
+    async fn start_waits_for_etcd_and_continues_without_access_to_readyz() {
         for waits in [500, 503] {
             let error = version_when_ready(&mk_client(waits))
                 .await

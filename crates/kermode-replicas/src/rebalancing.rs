@@ -1,9 +1,8 @@
-//! Shares the proxies among the replicas.
+//! Rebalancing of proxies among the replicas.
 //!
-//! A proxy stays with its replica as long as that one runs. So after a rolling update the replica that began first has most
-//! of them, the one that began last hardly any, and a replica that is added has none. One that has many more than its share
-//! sends some elsewhere, a few at a time: they come back by the Service, to any replica, and are sent only what has
-//! changed.
+//! A proxy stays with its replica as long as the replica runs. After a rolling update the replica that started first has
+//! most of the proxies, and a replica that is added has none. A replica that holds many more than its share evicts some
+//! streams, a few at a time. Their proxies reconnect through the Service to any replica and receive only what changed.
 
 use std::time::Duration;
 
@@ -14,122 +13,124 @@ use tokio::time::sleep;
 
 use kermode_k8s::shared_index::SharedIndex;
 
-/// How many proxies a replica may have beyond its share: this part of it,
-const SLACK: usize = 4;
-/// but always as many as this. The Service spreads by chance.
-const LEAST_SLACK: usize = 3;
-/// How many are sent elsewhere at once.
-const AT_ONCE: usize = 10;
-/// Between two times.
-const PAUSE: Duration = Duration::from_secs(1);
-/// Between two looks while there is nothing to do.
-const LOOK: Duration = Duration::from_secs(10);
-/// After how many looks in a row that found not too many those are forgotten that were sent.
-const CALM: u32 = 12;
-/// How often as many as are too many are sent elsewhere before it is given up for a while: with two replicas every second
-/// one comes back, and if all do, then the Service leads them here on purpose.
-const TRIES: usize = 4;
-/// For how long.
-const REST: Duration = Duration::from_mins(30);
+/// A replica rebalances once it holds its share divided by this more proxies than its share.
+const EXCESS_DIVISOR: usize = 4;
+/// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences mean
+/// nothing.
+const MIN_EXCESS: usize = 3;
+/// Number of proxies evicted in one step.
+const BATCH: usize = 10;
+/// Interval between steps, so that the other replicas are not flooded.
+const STEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between checks while the proxies are balanced.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// Number of consecutive balanced checks after which the counter of moved proxies is reset.
+const BALANCED_CHECKS: u32 = 12;
+/// Number of evictions per excess proxy before rebalancing is suspended. With two replicas, every second proxy comes back;
+/// if all do, the Service prefers this replica on purpose.
+const MAX_ATTEMPTS: usize = 4;
+/// Time for which rebalancing is suspended.
+const SUSPENSION: Duration = Duration::from_mins(30);
 
-/// What is decided from.
+/// Input of a decision.
 #[derive(Clone, Copy, Debug)]
-struct Shares {
-    /// Proxies that this replica has.
+struct ProxyCounts {
+    /// Proxies connected to this replica.
     own: usize,
-    /// All that there are; some may be connected to no replica.
+    /// All proxies in the index, connected or not.
     proxies: usize,
-    /// Replicas that are ready, this one included.
+    /// Ready replicas, including this one.
     replicas: usize,
 }
 
-/// What to do next.
+/// Next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    /// Send so many elsewhere.
-    Send(usize),
-    /// Look again soon.
-    Look,
-    /// Leave it for long.
-    Rest,
+    /// Evict this number of proxies.
+    Evict(usize),
+    /// Check again soon.
+    Check,
+    /// Suspend rebalancing.
+    Suspend,
 }
 
-/// Remembers how many have been sent elsewhere since there were too many.
+/// State of rebalancing since the excess began.
 #[derive(Debug, Default)]
-struct Sharing {
-    /// How many were too many at most.
+struct Rebalancer {
+    /// Largest excess seen.
     peak: usize,
-    sent: usize,
-    /// How often in a row there were not too many.
-    calm: u32,
+    /// Proxies evicted.
+    moved: usize,
+    /// Consecutive checks without excess.
+    balanced: u32,
 }
 
-/// Sends proxies elsewhere whenever there are too many, until the process ends.
-pub async fn keep(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<Replicas>) {
-    let mut sharing = Sharing::default();
+/// Evicts proxies whenever this replica holds too many, until the future is dropped.
+pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<Replicas>) {
+    let mut rebalancer = Rebalancer::default();
     loop {
         let shares = {
             let replicas = replicas.borrow();
-            // Those of a replica that has just ended are on their way to one that they choose themselves, and to one that has
-            // just begun not every node leads.
-            replicas.are_stable().then(|| Shares {
+            // Proxies of a replica that has just ended are reconnecting, and not every node routes to a replica that has just
+            // started.
+            replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxies(),
                 proxies: index.read().view().dataplanes().count(),
                 replicas: replicas.ready + 1,
             })
         };
-        match shares.map_or(Step::Look, |shares| sharing.step(shares)) {
-            Step::Send(count) => {
+        match shares.map_or(Step::Check, |shares| rebalancer.step(shares)) {
+            Step::Evict(count) => {
                 let sent = ads.evict_proxies(count);
                 tracing::info!(
                     sent,
                     ?shares,
                     "more proxies than its share: some are sent to other replicas"
                 );
-                sleep(PAUSE).await;
+                sleep(STEP_INTERVAL).await;
             }
-            Step::Look => sleep(LOOK).await,
-            Step::Rest => {
+            Step::Check => sleep(CHECK_INTERVAL).await,
+            Step::Suspend => {
                 tracing::warn!(
                     ?shares,
                     "more proxies than its share, but those sent elsewhere come back; does the Service prefer this replica?"
                 );
-                sleep(REST).await;
+                sleep(SUSPENSION).await;
             }
         }
     }
 }
 
-impl Shares {
-    /// How many more proxies there are than this replica should have.
+impl ProxyCounts {
+    /// Number of proxies above the share and the tolerated excess.
     fn excess(self) -> usize {
         let share = self.proxies.div_ceil(self.replicas.max(1));
-        let slack = (share / SLACK).max(LEAST_SLACK);
-        self.own.saturating_sub(share + slack)
+        let tolerance = (share / EXCESS_DIVISOR).max(MIN_EXCESS);
+        self.own.saturating_sub(share + tolerance)
     }
 }
 
-impl Sharing {
-    fn step(&mut self, shares: Shares) -> Step {
-        let excess = shares.excess();
+impl Rebalancer {
+    fn step(&mut self, counts: ProxyCounts) -> Step {
+        let excess = counts.excess();
         if excess == 0 {
-            self.calm = self.calm.saturating_add(1);
-            // Those that were sent away a moment ago may be on their way back.
-            if self.calm >= CALM {
+            self.balanced = self.balanced.saturating_add(1);
+            // Proxies evicted a moment ago may still come back.
+            if self.balanced >= BALANCED_CHECKS {
                 *self = Self::default();
             }
-            return Step::Look;
+            return Step::Check;
         }
-        self.calm = 0;
+        self.balanced = 0;
         self.peak = self.peak.max(excess);
-        let allowance = (self.peak * TRIES).saturating_sub(self.sent);
-        let count = excess.min(AT_ONCE).min(allowance);
+        let allowance = (self.peak * MAX_ATTEMPTS).saturating_sub(self.moved);
+        let count = excess.min(BATCH).min(allowance);
         if count == 0 {
             *self = Self::default();
-            return Step::Rest;
+            return Step::Suspend;
         }
-        self.sent += count;
-        Step::Send(count)
+        self.moved += count;
+        Step::Evict(count)
     }
 }
 
@@ -137,8 +138,8 @@ impl Sharing {
 mod tests {
     use super::*;
 
-    fn shares(own: usize, proxies: usize, replicas: usize) -> Shares {
-        Shares {
+    fn shares(own: usize, proxies: usize, replicas: usize) -> ProxyCounts {
+        ProxyCounts {
             own,
             proxies,
             replicas,
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_service_spreads_by_chance_is_left_alone() {
+    fn random_differences_are_tolerated() {
         for (own, proxies, replicas) in [
             (0, 0, 1),
             (100, 100, 1),
@@ -165,43 +166,46 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_had_all_ends_with_little_more_than_its_share_of_any_number() {
+    fn replica_that_had_all_proxies_ends_close_to_its_share() {
         for (proxies, replicas) in [(16, 3), (1_000, 2), (10_000, 3), (10_000, 10)] {
-            let (mut own, mut sharing, mut steps) = (proxies, Sharing::default(), 0);
-            while let Step::Send(count) = sharing.step(shares(own, proxies, replicas)) {
-                assert!((1..=AT_ONCE).contains(&count));
-                // One in so many comes back.
+            let (mut own, mut rebalancer, mut steps) = (proxies, Rebalancer::default(), 0);
+            while let Step::Evict(count) = rebalancer.step(shares(own, proxies, replicas)) {
+                assert!((1..=BATCH).contains(&count));
+                // Of the evicted proxies, 1 / replicas come back.
                 own -= count - count / replicas;
                 steps += 1;
             }
-            assert_eq!(sharing.step(shares(own, proxies, replicas)), Step::Look);
+            assert_eq!(rebalancer.step(shares(own, proxies, replicas)), Step::Check);
             let share = proxies / replicas;
-            assert!(own <= share + share / 3 + LEAST_SLACK, "{own} of {proxies}");
+            assert!(own <= share + share / 3 + MIN_EXCESS, "{own} of {proxies}");
             assert!(steps <= proxies, "{steps}");
         }
     }
 
     #[test]
-    fn proxies_that_always_come_back_are_left_alone_for_long() {
-        let mut sharing = Sharing::default();
+    fn rebalancing_is_suspended_when_all_proxies_come_back() {
+        let mut rebalancer = Rebalancer::default();
         let all_here = shares(100, 100, 2);
-        let sent: usize = std::iter::from_fn(|| match sharing.step(all_here) {
-            Step::Send(count) => Some(count),
-            Step::Look | Step::Rest => None,
+        let sent: usize = std::iter::from_fn(|| match rebalancer.step(all_here) {
+            Step::Evict(count) => Some(count),
+            Step::Check | Step::Suspend => None,
         })
         .sum();
-        assert_eq!(sent, all_here.excess() * TRIES);
-        let mut sharing = Sharing::default();
+        assert_eq!(sent, all_here.excess() * MAX_ATTEMPTS);
+        let mut rebalancer = Rebalancer::default();
         let rest = (0..1_000).find(|turn| {
-            // Now and then they are not back yet.
+            // Every second check happens before the proxies are back.
             let shares = if turn % 2 == 0 {
                 all_here
             } else {
                 shares(0, 100, 2)
             };
-            sharing.step(shares) == Step::Rest
+            rebalancer.step(shares) == Step::Suspend
         });
         assert!(rest.is_some(), "it never gives up");
-        assert!(matches!(sharing.step(all_here), Step::Send(_)), "after the rest");
+        assert!(
+            matches!(rebalancer.step(all_here), Step::Evict(_)),
+            "after the rest"
+        );
     }
 }

@@ -1,7 +1,8 @@
-//! The other replicas: where they serve proxies, and when one was last lost.
+//! Tracking of the replicas of the control plane: the addresses at which they serve proxies, and the time of the last
+//! start or end of one.
 //!
-//! Replicas do not talk to each other. They are told of to a departing sidecar, which asks each of them who may still send
-//! it requests (`kermode_removals`).
+//! Replicas do not communicate with each other. A draining sidecar gets their addresses and requests the
+//! removal status of its endpoint from each of them (`kermode_removals`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,47 +17,47 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-/// What selects the Pods of a control plane, as installed.
+/// Label selector of the Pods of the control plane, as installed.
 const SELECTOR: &str = "app=kuma-control-plane";
-/// The container that is the replica.
+/// Name of the container that runs the replica.
 const CONTAINER: &str = "control-plane";
-/// How many messages of the watch may wait.
-const WAITING: usize = 16;
+/// Capacity of the channel from the watch.
+const QUEUE: usize = 16;
 
-/// A Pod of the control plane, as far as it runs.
+/// Pod of the control plane whose process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Replica {
     ip: IpAddr,
-    /// Another one is another process, which knows nothing of what the one before had.
+    /// ID of the container. A new ID is a new process, which has none of the streams of the previous one.
     container_id: String,
-    /// Whether it is behind the Service.
+    /// Whether the Pod is an endpoint of the Service.
     ready: bool,
 }
 
 impl Replica {
-    /// Whether a later look at the same Pod shows the same process.
-    fn is_still(&self, later: &Self) -> bool {
+    /// Whether a later state of the same Pod is the same process.
+    fn is_same_process(&self, later: &Self) -> bool {
         (self.ip, &self.container_id) == (later.ip, &later.container_id)
     }
 }
 
-/// The replicas that have been seen.
+/// Running replicas.
 #[derive(Debug)]
-struct Roll {
-    /// The Pod that this process runs in.
+struct ReplicaTracker {
+    /// Pod of this process.
     own: ObjectKey,
     /// Port at which replicas serve proxies.
     port: u16,
     running: HashMap<ObjectKey, Replica>,
     synced: bool,
-    /// When one of the replicas last began or ended.
+    /// Time of the last start or end of a replica.
     since: Instant,
 }
 
-/// Follows the Pods of the control plane until the receiver goes away.
-pub async fn keep(client: Client, own: ObjectKey, port: u16, replicas: watch::Sender<Replicas>) {
+/// Watches the Pods of the control plane until the receiver is dropped.
+pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sender<Replicas>) {
     let pods = Api::<Pod>::namespaced(client, &own.namespace);
-    let (sink, mut updates) = mpsc::channel(WAITING);
+    let (sink, mut updates) = mpsc::channel(QUEUE);
     let following = follow(
         "pods of the control plane",
         watcher(pods, watch_config().labels(SELECTOR)),
@@ -64,17 +65,17 @@ pub async fn keep(client: Client, own: ObjectKey, port: u16, replicas: watch::Se
         |update| update,
         sink,
     );
-    let noting = async {
-        let mut roll = Roll::new(own, port, Instant::now());
+    let tracking = async {
+        let mut tracker = ReplicaTracker::new(own, port, Instant::now());
         while let Some(update) = updates.recv().await {
-            roll.note(update, Instant::now());
-            replicas.send_replace(roll.replicas());
+            tracker.on_update(update, Instant::now());
+            replicas.send_replace(tracker.replicas());
         }
     };
-    tokio::join!(following, noting);
+    tokio::join!(following, tracking);
 }
 
-/// The replica that a Pod is, if its process runs. One that does not has no streams.
+/// Converts a Pod. `None` while its process does not run and so has no streams.
 fn replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let is_running = |status: &&ContainerStatus| {
@@ -89,9 +90,9 @@ fn replica(pod: &Pod) -> Option<Replica> {
     })
 }
 
-// === impl Roll ===
+// === impl ReplicaTracker ===
 
-impl Roll {
+impl ReplicaTracker {
     fn new(own: ObjectKey, port: u16, now: Instant) -> Self {
         Self {
             own,
@@ -102,7 +103,7 @@ impl Roll {
         }
     }
 
-    fn note(&mut self, update: Update<Replica>, now: Instant) {
+    fn on_update(&mut self, update: Update<Replica>, now: Instant) {
         let (before, after) = match update {
             Update::Synced => {
                 self.synced = true;
@@ -112,8 +113,8 @@ impl Roll {
             Update::Applied(pod, replica) => (self.running.insert(pod, replica.clone()), Some(replica)),
         };
         let is_the_same = match (&before, &after) {
-            (Some(before), Some(after)) => before.is_still(after),
-            // Those of the first list have been there before.
+            (Some(before), Some(after)) => before.is_same_process(after),
+            // Replicas of the first list have not started just now.
             (None, Some(_)) => !self.synced,
             (_, None) => false,
         };
@@ -168,8 +169,13 @@ mod tests {
         ObjectKey::new("kong-mesh-system", name)
     }
 
-    fn others(roll: &Roll) -> Vec<String> {
-        roll.replicas().others.iter().map(ToString::to_string).collect()
+    fn others(tracker: &ReplicaTracker) -> Vec<String> {
+        tracker
+            .replicas()
+            .others
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -183,44 +189,44 @@ mod tests {
     }
 
     #[test]
-    fn the_others_are_known_once_all_were_listed_and_an_end_is_remembered() {
+    fn other_replicas_are_known_after_the_first_list_and_changes_are_dated() {
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
         let one = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
-        let mut roll = Roll::new(pod("a"), 5678, start);
+        let mut tracker = ReplicaTracker::new(pod("a"), 5678, start);
         for (name, ip) in [("a", "10.0.0.1"), ("c", "fd00::3"), ("b", "10.0.0.2")] {
-            roll.note(Update::Applied(pod(name), one(ip)), later(1));
+            tracker.on_update(Update::Applied(pod(name), one(ip)), later(1));
         }
-        assert_eq!(roll.replicas().unchanged_since, None, "there may be more");
-        roll.note(Update::Synced, later(1));
-        assert_eq!(others(&roll), ["10.0.0.2:5678", "[fd00::3]:5678"]);
-        assert_eq!(roll.replicas().unchanged_since, Some(start));
+        assert_eq!(tracker.replicas().unchanged_since, None, "there may be more");
+        tracker.on_update(Update::Synced, later(1));
+        assert_eq!(others(&tracker), ["10.0.0.2:5678", "[fd00::3]:5678"]);
+        assert_eq!(tracker.replicas().unchanged_since, Some(start));
 
-        // Readiness comes and goes without an end.
-        assert_eq!(roll.replicas().ready, 2);
+        // A change of readiness is not an end.
+        assert_eq!(tracker.replicas().ready, 2);
         let unready = Replica {
             ready: false,
             ..one("10.0.0.2")
         };
-        roll.note(Update::Applied(pod("b"), unready), later(2));
+        tracker.on_update(Update::Applied(pod("b"), unready), later(2));
         assert_eq!(
-            (roll.replicas().ready, roll.replicas().unchanged_since),
+            (tracker.replicas().ready, tracker.replicas().unchanged_since),
             (1, Some(start))
         );
-        // A container that was started again has other streams.
-        let again = Replica {
+        // A restarted container has none of the previous streams.
+        let restarted = Replica {
             container_id: "containerd://again".to_owned(),
             ..one("10.0.0.2")
         };
-        roll.note(Update::Applied(pod("b"), again), later(3));
+        tracker.on_update(Update::Applied(pod("b"), restarted), later(3));
         assert_eq!(
-            (others(&roll).len(), roll.replicas().unchanged_since),
+            (others(&tracker).len(), tracker.replicas().unchanged_since),
             (2, Some(later(3)))
         );
-        roll.note(Update::Gone(pod("c")), later(4));
-        assert_eq!(others(&roll), ["10.0.0.2:5678"]);
-        assert_eq!(roll.replicas().unchanged_since, Some(later(4)));
-        roll.note(Update::Applied(pod("d"), one("10.0.0.4")), later(5));
-        assert_eq!(roll.replicas().unchanged_since, Some(later(5)));
+        tracker.on_update(Update::Gone(pod("c")), later(4));
+        assert_eq!(others(&tracker), ["10.0.0.2:5678"]);
+        assert_eq!(tracker.replicas().unchanged_since, Some(later(4)));
+        tracker.on_update(Update::Applied(pod("d"), one("10.0.0.4")), later(5));
+        assert_eq!(tracker.replicas().unchanged_since, Some(later(5)));
     }
 }

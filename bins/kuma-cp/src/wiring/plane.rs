@@ -121,7 +121,7 @@ impl Plane {
     ) -> impl Future<Output = ()> + Send + use<> {
         let namespace = config.store.kubernetes.system_namespace.as_str();
         let own = ObjectKey::new(namespace, config.instance_name());
-        tracking::keep(client, own, config.dp_server.port, self.replicas.clone())
+        tracking::run(client, own, config.dp_server.port, self.replicas.clone())
     }
 
     pub(super) async fn webhooks(
