@@ -1,4 +1,4 @@
-//! The builtin CA of a mesh: the only signer of its workloads' certificates. Held by the control plane.
+//! Builtin CA of a mesh, kept by the control plane: signs the certificates of its workloads.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,14 +9,14 @@ use rustls_pki_types::CertificateDer;
 use crate::issuer::{Issuer, Leaf, uri_name};
 use crate::{Entitlement, Error, IssuedCertificate, SigningRequest, SpiffeId, Validity};
 
-/// A mesh's CA (BEHAVIOUR section 6.7, with ECDSA P-256 in place of RSA).
+/// CA of a mesh (`docs/reference/certificates.md#certificate-authorities`), with an ECDSA P-256 key.
 #[derive(Debug)]
 pub struct Authority {
     issuer: Issuer,
 }
 
 impl Authority {
-    /// Makes a new CA for the mesh, valid for ten years.
+    /// Generates a CA for the mesh, valid for ten years.
     pub fn generate(mesh: &MeshName, now: SystemTime) -> Result<Self, Error> {
         let id = uri_name("mesh name", SpiffeId::of_mesh(mesh).as_str())?;
         Ok(Self {
@@ -24,14 +24,14 @@ impl Authority {
         })
     }
 
-    /// Reads a CA from PEM: its certificate, and its key as PKCS#8.
+    /// Reads a CA from PEM: its certificate and its key (PKCS#8).
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
         Ok(Self {
             issuer: Issuer::from_pem(certificate, key)?,
         })
     }
 
-    /// Reads a signing request and certifies its key: [`SigningRequest::read`] and [`Authority::sign`].
+    /// Reads a signing request and signs its key: [`SigningRequest::read`] and [`Authority::sign`].
     pub fn sign_csr(
         &self,
         csr: &[u8],
@@ -42,10 +42,10 @@ impl Authority {
         self.sign(&SigningRequest::read(csr)?, entitlement, lifetime, now)
     }
 
-    /// Certifies the key of a signing request for what the entitlement names: all of it, and nothing else.
+    /// Issues a certificate for the key of a signing request, with exactly the names of the entitlement.
     ///
     /// # Errors
-    /// When the request asks for other names, or the entitlement has none, or this CA is not valid.
+    /// Fails when the request has other names, the entitlement has no service, or this CA is not valid at `now`.
     pub fn sign(
         &self,
         request: &SigningRequest,
@@ -77,22 +77,22 @@ impl Authority {
         )
     }
 
-    /// The CA certificate: a root for the mesh's [`crate::TrustBundle`].
+    /// Returns the CA certificate, a root of the mesh's [`crate::TrustBundle`].
     pub fn certificate(&self) -> &CertificateDer<'static> {
         self.issuer.certificate()
     }
 
-    /// When the CA certificate is valid.
+    /// Returns the validity of the CA certificate.
     pub fn validity(&self) -> Validity {
         self.issuer.validity()
     }
 
-    /// The CA certificate as PEM, for its Secret.
+    /// Returns the CA certificate as PEM, for its Secret.
     pub fn certificate_pem(&self) -> String {
         self.issuer.certificate_pem()
     }
 
-    /// The CA key as PEM (PKCS#8), for its Secret and nowhere else.
+    /// Returns the CA key as PEM (PKCS#8). Write it to the CA's Secret only.
     pub fn key_pem(&self) -> String {
         self.issuer.key_pem()
     }

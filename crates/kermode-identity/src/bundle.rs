@@ -1,21 +1,21 @@
-//! The roots a mesh trusts: one, or several while its CA is being replaced.
+//! Trust bundle of a mesh: one root, or several during a rotation of its CA.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use crate::{Error, pem};
 
-/// Root certificates, in the order they were added and without repeats.
+/// Root certificates in insertion order, without duplicates.
 ///
-/// A CA is replaced without dropped requests by trusting both roots first, then signing with the new one, then
-/// forgetting the old one.
+/// A rotation adds the new root, then signs with the new CA, then removes the old root, so that peers accept each other's
+/// certificates at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustBundle {
     roots: Vec<CertificateDer<'static>>,
 }
 
 impl TrustBundle {
-    /// A bundle of these roots.
+    /// Returns a bundle of these roots.
     pub fn new(roots: impl IntoIterator<Item = CertificateDer<'static>>) -> Self {
         let mut bundle = Self::default();
         for root in roots {
@@ -24,7 +24,10 @@ impl TrustBundle {
         bundle
     }
 
-    /// Every certificate of a PEM text. Text without any is an error, since it would trust nobody.
+    /// Reads all certificates of a PEM text.
+    ///
+    /// # Errors
+    /// Fails for malformed text and for text without a certificate.
     pub fn from_pem(text: &str) -> Result<Self, Error> {
         let bad = |reason: String| Error::Pem {
             what: "trust bundle",
@@ -39,24 +42,24 @@ impl TrustBundle {
         Ok(Self::new(roots))
     }
 
-    /// Adds a root unless it is there already.
+    /// Adds a root unless the bundle contains it.
     pub fn add(&mut self, root: CertificateDer<'static>) {
         if !self.roots.contains(&root) {
             self.roots.push(root);
         }
     }
 
-    /// The roots.
+    /// Returns the roots.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
     }
 
-    /// Whether nothing is trusted.
+    /// Returns whether the bundle has no root.
     pub fn is_empty(&self) -> bool {
         self.roots.is_empty()
     }
 
-    /// Whether a root is in both: the two are of the same mesh, at different times.
+    /// Returns whether the bundles have a common root, which makes them versions of the same mesh's bundle.
     pub fn shares_a_root_with(&self, other: &Self) -> bool {
         self.roots.iter().any(|root| other.roots.contains(root))
     }
@@ -66,7 +69,7 @@ impl TrustBundle {
         self.roots.iter().map(|root| root.to_vec()).collect()
     }
 
-    /// The roots as PEM text.
+    /// Returns the roots as PEM text.
     pub fn to_pem(&self) -> String {
         pem::encode_certificates(self.roots.iter().map(AsRef::as_ref))
     }
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_survives_pem_and_drops_repeats() {
+    fn bundle_survives_pem_without_duplicates() {
         let mk_root = |byte: u8| CertificateDer::from(vec![byte; 90]);
         let bundle = TrustBundle::new([mk_root(1), mk_root(2), mk_root(1)]);
         assert_eq!(bundle.roots().len(), 2);
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_of_nothing_is_refused() {
+    fn empty_bundle_is_rejected() {
         assert!(TrustBundle::from_pem("no certificate here").is_err());
     }
 }

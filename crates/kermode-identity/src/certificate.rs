@@ -1,4 +1,4 @@
-//! What a CA hands out: a certificate chain and the span of time it is valid for.
+//! Issued certificate: its chain and validity.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -7,21 +7,20 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// How far before the moment of signing a certificate becomes valid, so that a peer whose clock is a little behind
-/// accepts it (BEHAVIOUR section 6.7).
+/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by less accepts it.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
-/// The span of time in which a certificate is valid, in whole seconds as X.509 has them.
+/// Validity of a certificate, in whole seconds as in X.509.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// First moment.
+    /// Start.
     pub not_before: SystemTime,
-    /// Last moment.
+    /// End.
     pub not_after: SystemTime,
 }
 
 impl Validity {
-    /// From `now`, backdated by [`BACKDATE`], for `lifetime`.
+    /// Returns the validity from `now`, backdated by [`BACKDATE`], for `lifetime`.
     pub(crate) fn starting(now: SystemTime, lifetime: Duration) -> Result<Self, Error> {
         let seconds = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = UNIX_EPOCH + Duration::from_secs(seconds);
@@ -35,7 +34,7 @@ impl Validity {
         }
     }
 
-    /// From seconds since the Unix epoch, as the certificate RPC carries them.
+    /// Returns the validity between two times in seconds since the Unix epoch, as in the certificate RPC.
     pub fn from_unix(not_before: i64, not_after: i64) -> Self {
         let time = |seconds: i64| {
             let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -51,18 +50,18 @@ impl Validity {
         }
     }
 
-    /// The same as seconds since the Unix epoch: not before, not after.
+    /// Returns start and end in seconds since the Unix epoch.
     pub fn to_unix(self) -> (i64, i64) {
         let seconds = |time: SystemTime| OffsetDateTime::from(time).unix_timestamp();
         (seconds(self.not_before), seconds(self.not_after))
     }
 
-    /// Whether `now` lies within.
+    /// Returns whether `now` is within the validity.
     pub fn contains(&self, now: SystemTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// When to renew: at 4/5 of the span, which leaves a fifth of it for a control plane that is away.
+    /// Returns the time of renewal: 4/5 of the span. The rest covers an outage of the control plane.
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5
@@ -82,12 +81,12 @@ impl Validity {
 pub struct IssuedCertificate {
     /// The certificate, then those between it and the root; the root itself is left to the [`crate::TrustBundle`].
     pub chain: Vec<CertificateDer<'static>>,
-    /// When it is valid.
+    /// Validity of the leaf.
     pub validity: Validity,
 }
 
 impl IssuedCertificate {
-    /// The chain as PEM text, leaf first.
+    /// Returns the chain as PEM text, leaf first.
     pub fn chain_pem(&self) -> String {
         pem::encode_certificates(self.chain.iter().map(AsRef::as_ref))
     }
@@ -98,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn validity_is_backdated_whole_seconds_and_survives_the_wire() {
+    fn validity_is_backdated_in_whole_seconds_and_survives_the_rpc() {
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
         let validity = Validity::starting(now, Duration::from_secs(100)).unwrap();
         assert_eq!(validity.to_unix(), (1_699_999_990, 1_700_000_100));
@@ -112,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lifetime_of_less_than_a_second_is_refused() {
+    fn lifetime_below_a_second_is_rejected() {
         assert!(matches!(
             Validity::starting(UNIX_EPOCH, Duration::from_millis(900)),
             Err(Error::Lifetime)

@@ -1,7 +1,7 @@
-//! Reads a signing request: whose key it is, after the request has proven to own it, and which names it asks for.
+//! Certificate signing requests: their key, verified with their signature, and their names.
 //!
-//! Names come from the Dataplane alone. A request that asks for anything else is not taken for a mistake but refused,
-//! so that an attempt shows.
+//! A certificate's names come from the Dataplane. A request with other names is rejected rather than ignored, so that
+//! attempts become visible.
 
 use std::borrow::Cow;
 
@@ -17,12 +17,12 @@ use x509_parser::x509::AlgorithmIdentifier;
 
 use crate::{Entitlement, Error};
 
-/// More than any request with an accepted key needs; bounds the work done for a stranger.
+/// Limit on a request, in bytes. Requests with an accepted key are smaller; callers are not authenticated by the request.
 const MAX_LENGTH: usize = 8 * 1024;
-/// Scheme of the name by which a request is bound to the proxy that made it. It is in no certificate.
+/// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain it.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
-/// A request whose key has signed it.
+/// Certificate signing request with a verified signature.
 #[derive(Debug)]
 pub struct SigningRequest {
     pub(crate) key: SubjectPublicKeyInfo,
@@ -30,10 +30,11 @@ pub struct SigningRequest {
 }
 
 impl SigningRequest {
-    /// Reads a request (PKCS#10, DER or PEM) signed by its own key, ECDSA P-256 or Ed25519.
+    /// Reads a request (PKCS#10, DER or PEM) with an ECDSA P-256 or Ed25519 key.
     ///
     /// # Errors
-    /// When it is none, is too long, has another kind of key, is not signed by it, or asks for anything but URI names.
+    /// Fails when the request is malformed, too long, has another type of key, an invalid signature, or anything but URI
+    /// names.
     pub fn read(csr: &[u8]) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::RequestUnreadable { reason };
         if csr.len() > MAX_LENGTH {
@@ -43,7 +44,7 @@ impl SigningRequest {
         let (rest, request) =
             X509CertificationRequest::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
         if !rest.is_empty() {
-            return Err(unreadable("bytes follow its end".to_owned()));
+            return Err(unreadable("it is followed by other bytes".to_owned()));
         }
         let info = &request.certification_request_info;
         accept_algorithm(&info.subject_pki.algorithm)?;
@@ -62,11 +63,10 @@ impl SigningRequest {
         })
     }
 
-    /// Whether the request was made by that proxy, `<pod>.<namespace>`: it names it, and no other. A request that
-    /// somebody else has seen is of no use to him.
+    /// Checks that the request names `proxy` (`<pod>.<namespace>`) as its maker. Another proxy cannot use a copied request.
     ///
     /// # Errors
-    /// When it names another proxy, or none.
+    /// Fails when the request names another proxy, several, or none.
     pub fn check_made_by(&self, proxy: &str) -> Result<(), Error> {
         let mut named = self.uris.iter().filter_map(|uri| uri.strip_prefix(PROXY_SCHEME));
         match (named.next(), named.next()) {
@@ -76,7 +76,7 @@ impl SigningRequest {
         }
     }
 
-    /// Whether it asks for names of the entitlement only.
+    /// Checks that the requested names are part of the entitlement.
     pub(crate) fn check_names(&self, entitlement: &Entitlement) -> Result<(), Error> {
         let mut names = self.uris.iter().filter(|uri| !uri.starts_with(PROXY_SCHEME));
         if names.all(|uri| entitlement.uris().contains(uri)) {
@@ -101,13 +101,13 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
             ParsedExtension::SubjectAlternativeName(names) => {
                 for name in &names.general_names {
                     let GeneralName::URI(uri) = name else {
-                        return Err(asks("a name that is no URI"));
+                        return Err(asks("a name that is not a URI"));
                     };
                     uris.push((*uri).to_owned());
                 }
             }
             ParsedExtension::BasicConstraints(_) => return Err(asks("to be a CA")),
-            _ => return Err(asks("an extension that is none of its business")),
+            _ => return Err(asks("an extension that is not allowed")),
         }
     }
     Ok(uris)

@@ -1,15 +1,13 @@
-//! What can go wrong with keys and certificates, said so that the reader knows what to change.
+//! Errors of keys, certificates and signing requests. Messages name the object, the problem and the remedy.
 
-/// A refusal or failure of this crate.
+/// Error of this crate.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name of the mesh cannot stand in a certificate.
-    #[error(
-        "{what} `{text}` cannot stand in a certificate: only printable ASCII is allowed there; rename it"
-    )]
+    /// A name of the mesh is not allowed in a certificate.
+    #[error("{what} `{text}` cannot stand in a certificate: only printable ASCII is allowed; rename it")]
     Name {
-        /// What the name names.
+        /// Kind of the name.
         what: &'static str,
         /// The name.
         text: String,
@@ -17,20 +15,20 @@ pub enum Error {
     /// PEM text that should hold a CA's certificate or key does not.
     #[error("{what} is not usable: {reason}; put a PEM block of the right kind there")]
     Pem {
-        /// Which input.
+        /// Kind of the input.
         what: &'static str,
-        /// What is wrong with it.
+        /// Reason.
         reason: String,
     },
     /// A certificate cannot be read.
     #[error("certificate of {what} cannot be read: {reason}")]
     Certificate {
-        /// Whose certificate.
+        /// Kind of the certificate.
         what: &'static str,
-        /// What is wrong with it.
+        /// Reason.
         reason: String,
     },
-    /// A certificate that shall sign others is not a CA's.
+    /// The certificate of a CA lacks the CA constraint.
     #[error(
         "certificate `{subject}` is not a CA: it needs basicConstraints CA:TRUE; issue it as a CA certificate"
     )]
@@ -38,13 +36,13 @@ pub enum Error {
         /// Subject of the certificate.
         subject: String,
     },
-    /// Certificate and key of a CA do not belong together.
+    /// Certificate and key of a CA are not a pair.
     #[error("key does not belong to the CA certificate `{subject}`: store the pair that was made together")]
     KeyMismatch {
         /// Subject of the certificate.
         subject: String,
     },
-    /// The CA is past its end (or not yet valid), so nothing it signed would verify.
+    /// The CA has expired or is not valid yet, so its signatures would not verify.
     #[error("CA `{subject}` is not valid now; rotate it, or check the clock")]
     AuthorityExpired {
         /// Subject of the CA certificate.
@@ -53,10 +51,10 @@ pub enum Error {
     /// The signing request cannot be read.
     #[error("certificate signing request cannot be read: {reason}; send one PKCS#10 request, DER or PEM")]
     RequestUnreadable {
-        /// What is wrong with it.
+        /// Reason.
         reason: String,
     },
-    /// The signing request is for a kind of key that is not accepted.
+    /// The signing request has a type of key that is not accepted.
     #[error(
         "certificate signing request has a key of type {found}; only ECDSA P-256 and Ed25519 are accepted"
     )]
@@ -64,18 +62,18 @@ pub enum Error {
         /// The algorithm, as text or as an object identifier.
         found: String,
     },
-    /// The signing request is not signed by the key it is for.
+    /// The signature of the signing request is invalid.
     #[error(
         "signature of the certificate signing request does not verify with its own key; sign it with that key"
     )]
     RequestSignature,
-    /// The signing request asks for what the proxy does not get.
+    /// The signing request contains something that is not allowed.
     #[error("certificate signing request asks for {what}; leave it out: names come from the Dataplane")]
     RequestAsks {
-        /// What it asks for.
+        /// Description of the part.
         what: &'static str,
     },
-    /// The signing request does not say which proxy made it.
+    /// The signing request does not name the proxy that made it.
     #[error(
         "certificate signing request does not name the proxy that made it; use the sidecar's own version"
     )]
@@ -83,20 +81,20 @@ pub enum Error {
     /// The signing request was made by another proxy.
     #[error("certificate signing request was made by another proxy; make one with a key of your own")]
     RequestOfAnother,
-    /// There is nothing to certify.
+    /// The Dataplane has no service.
     #[error(
         "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"
     )]
     NoEntitlement,
-    /// A certificate was asked for that would never be valid.
+    /// The requested lifetime is zero.
     #[error("certificate lifetime must be positive; check `dpCert.rotation.expiration` of the Mesh")]
     Lifetime,
-    /// The cryptographic library refused; the operating system's randomness is the usual cause.
+    /// The cryptographic library failed; the usual cause is missing randomness of the operating system.
     #[error("{doing} failed: {reason}")]
     Crypto {
-        /// What was being done.
+        /// Failed step.
         doing: &'static str,
-        /// What the library says.
+        /// Error of the library.
         reason: String,
     },
 }

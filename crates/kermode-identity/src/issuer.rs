@@ -1,4 +1,4 @@
-//! The part that every CA here shares: a key, its certificate, and signing with them.
+//! Common part of all CAs: key, certificate and signing.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -15,10 +15,10 @@ use x509_parser::prelude::FromDer;
 
 use crate::{Error, IssuedCertificate, Validity, pem};
 
-/// How long a CA made here is valid (BEHAVIOUR section 6.7).
+/// Lifetime of a generated CA.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
-/// A CA's certificate and key.
+/// Certificate and key of a CA.
 pub(crate) struct Issuer {
     certificate: CertificateDer<'static>,
     validity: Validity,
@@ -26,18 +26,19 @@ pub(crate) struct Issuer {
     inner: rcgen::Issuer<'static, KeyPair>,
 }
 
-/// What a leaf certificate shall contain besides what is the same in all of them.
+/// Variable parts of a leaf certificate.
 pub(crate) struct Leaf {
     pub(crate) names: Vec<SanType>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
     pub(crate) lifetime: Duration,
 }
 
-/// How far a CA's validity reaches back: another replica whose clock is behind has to sign with it at once.
+/// Time by which a CA's validity starts before its generation. A replica whose clock is behind has to be able to sign with it
+/// immediately.
 const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 impl Issuer {
-    /// Makes a self-signed CA that may sign leaves only.
+    /// Generates a self-signed CA with a path length of 0.
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("making a CA key"))?;
         let mut validity = Validity::starting(now, AUTHORITY_LIFETIME)?;
@@ -57,7 +58,7 @@ impl Issuer {
         Self::assemble(certificate.into(), key)
     }
 
-    /// Reads a CA from its two PEM texts, each with one block (certificates after the first are ignored).
+    /// Reads a CA from PEM. Certificates after the first are ignored.
     pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
         let bad = |what| {
             move |error: rustls_pki_types::pem::Error| Error::Pem {
@@ -101,7 +102,7 @@ impl Issuer {
         })
     }
 
-    /// Signs a leaf for somebody's public key. It ends with the CA at the latest.
+    /// Signs a leaf for a public key. Its validity ends with that of the CA at the latest.
     pub(crate) fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -161,14 +162,14 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// What all certificates have: span, random serial, empty subject.
+/// Returns the parameters that all certificates have: validity, random serial number, empty subject.
 fn params(validity: Validity) -> Result<CertificateParams, Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto {
         doing: "making a serial number",
         reason: "no randomness".to_owned(),
     })?;
-    // RFC 5280 wants a positive number: the highest bit is the sign. The next one set keeps the length constant.
+    // RFC 5280 requires a positive number: the highest bit is the sign. Setting the next bit keeps the length constant.
     serial[0] = serial[0] & 0x7f | 0x40;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -178,7 +179,7 @@ fn params(validity: Validity) -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-/// A URI for a certificate; `what` it names is said when it has characters that cannot stand there.
+/// Returns a URI name. `what` describes the name in errors about its characters.
 pub(crate) fn uri_name(what: &'static str, text: &str) -> Result<SanType, Error> {
     let refuse = || Error::Name {
         what,

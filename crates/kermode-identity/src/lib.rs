@@ -1,8 +1,8 @@
-//! SPIFFE identities: certificate authority, issuing and rotation, clock passed in.
+//! SPIFFE identities: certificate authorities, issuance and rotation. No IO; the clock is passed in.
 //!
-//! The control plane holds the [`Succession`] of a mesh's [`Authority`]s and signs what a Dataplane's [`Entitlement`] allows; `kuma-dp`
-//! holds a [`WorkloadKey`] that never leaves its memory and decides with [`Rotation`] when to ask again. The two
-//! speak the messages of `kermode-protocol`. Nothing here does IO.
+//! The control plane keeps the [`Succession`] of a mesh's [`Authority`]s and issues certificates with the names of a
+//! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate when
+//! [`Rotation`] says so. They exchange the messages of `kermode-protocol`.
 
 mod authority;
 mod bundle;

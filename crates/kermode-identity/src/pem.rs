@@ -1,11 +1,12 @@
-//! PEM text of DER bytes: the form that Kubernetes Secrets and Envoy's data sources hold.
+//! PEM encoding, as used in Kubernetes Secrets and Envoy's data sources.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+/// Length of a line, in characters (RFC 7468).
 const LINE: usize = 64;
 
-/// One PEM block (RFC 7468: lines of 64 characters).
+/// Encodes one PEM block.
 pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     let body = STANDARD.encode(der);
     let mut text = String::with_capacity(body.len() + body.len() / LINE + 2 * label.len() + 40);
@@ -21,7 +22,7 @@ pub(crate) fn encode(label: &str, der: &[u8]) -> String {
     text
 }
 
-/// Certificates one after the other.
+/// Encodes certificates as consecutive PEM blocks.
 pub(crate) fn encode_certificates<'a>(certificates: impl IntoIterator<Item = &'a [u8]>) -> String {
     certificates
         .into_iter()
@@ -35,7 +36,7 @@ mod tests {
     use rustls_pki_types::{CertificateDer, pem::PemObject};
 
     #[test]
-    fn what_is_encoded_is_read_back_by_another_parser() {
+    fn encoded_text_is_read_by_another_parser() {
         for length in [0_usize, 1, 47, 48, 49, 96, 700] {
             let der = vec![0xa5_u8; length];
             let text = encode("CERTIFICATE", &der);

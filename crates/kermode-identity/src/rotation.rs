@@ -1,63 +1,64 @@
-//! When to ask for the next certificate: a state machine without IO, for `kuma-dp`.
+//! State machine of the renewal of a workload's certificate, run by the sidecar agent. No IO.
 
 use std::time::{Duration, SystemTime};
 
 use crate::Validity;
 
-/// Wait after the first failure in a row; doubles with each further one.
+/// Backoff after the first of consecutive failures; it doubles with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-/// Longest wait after a failure: short against the fifth of a lifetime that is left when renewal begins.
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
-/// Wait after an answer that will not change soon (mTLS is off in the mesh), unless somebody asks.
-const DECLINED_RETRY: Duration = Duration::from_mins(1);
-/// Renewal is due this part of the span before 4/5 of it at the earliest: proxies that started together spread.
+/// Upper bound of the backoff: short compared with the fifth of a lifetime that remains when renewal starts.
+const MAX_RETRY: Duration = Duration::from_secs(10);
+/// Pause while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
+const DISABLED_RETRY: Duration = Duration::from_mins(1);
+/// Divisor of the span: renewals are spread over this fraction of the span before its 4/5, because proxies may have started
+/// together.
 const SPREAD: u32 = 10;
-/// Never renew sooner than this after a success, whatever the clocks say: two clocks that disagree by more than a
-/// lifetime must not turn into a storm of requests.
-const SHORTEST_LIFE: Duration = Duration::from_secs(1);
+/// Minimum time between a success and the next renewal. It bounds the request rate when two clocks differ by more than a
+/// lifetime.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What to do next.
+/// Next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ask for a certificate now.
+    /// Request a certificate now.
     Renew,
-    /// Nothing to do for this long.
+    /// Wait for this time.
     Wait(Duration),
 }
 
-/// How long a certificate still is good for, as its owner should see it.
+/// Remaining lifetime of a certificate, classified for warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Remaining {
-    /// Long enough.
+    /// At least a tenth of the span.
     Enough,
-    /// Less than a tenth of its span: its renewal has failed for a while.
+    /// Less than a tenth of the span: renewals have failed for a while.
     Little(Duration),
     /// It has expired.
     Nothing,
 }
 
-/// Decides when a certificate is asked for: at once, then between 7/10 and 4/5 of each one's span, with back-off on
-/// failure.
+/// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's span, with
+/// backoff after failures.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     due: SystemTime,
     failures: u32,
-    declined: bool,
+    disabled: bool,
     wanted: bool,
 }
 
 impl Rotation {
-    /// Nothing is held yet: due at once.
+    /// Returns the schedule without a certificate: a request is due immediately.
     pub fn new(now: SystemTime) -> Self {
         Self {
             due: now,
             failures: 0,
-            declined: false,
+            disabled: false,
             wanted: false,
         }
     }
 
-    /// What to do at `now`.
+    /// Returns the next step at `now`.
     pub fn next(&self, now: SystemTime) -> Step {
         match self.due.duration_since(now) {
             Ok(wait) if !wait.is_zero() => Step::Wait(wait),
@@ -65,46 +66,44 @@ impl Rotation {
         }
     }
 
-    /// A certificate was received. `jitter`, between 0 and 1, spreads proxies that received theirs together.
+    /// Handles a new certificate. `jitter` is between 0 and 1.
     pub fn issued(&mut self, validity: Validity, now: SystemTime, jitter: f64) {
         let span = validity.not_after.duration_since(validity.not_before);
         let early = (span.unwrap_or_default() / SPREAD).mul_f64(jitter.clamp(0.0, 1.0));
-        *self = Self::new((validity.renew_at() - early).max(now + SHORTEST_LIFE));
+        *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
     }
 
-    /// The certificate shall be replaced within that time, at the moment that `jitter`, between 0 and 1, makes of it;
-    /// or when it is due anyhow, if that is sooner.
+    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of it, unless one is due earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
     }
 
-    /// The request failed. `jitter`, between 0 and 1, spreads proxies that failed at the same moment: the wait is
-    /// between half and all of the back-off.
+    /// Handles a failed request. The pause is 50 % to 100 % of the backoff; `jitter` is between 0 and 1.
     pub fn failed(&mut self, now: SystemTime, jitter: f64) {
         let backoff = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
-            .min(LONGEST_RETRY);
+            .min(MAX_RETRY);
         self.failures = self.failures.saturating_add(1);
-        self.declined = false;
+        self.disabled = false;
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
-    /// The answer was that there are no certificates to be had (mTLS is off): ask again, but slowly. Once somebody
-    /// has wanted one it is a failure like any other: one part of the control plane is ahead of the other.
+    /// Handles a request that found mTLS disabled: the next one follows after a long pause. If Envoy waits for a certificate, it
+    /// counts as a failure, since Envoy's configuration already has mTLS.
     pub fn declined(&mut self, now: SystemTime, jitter: f64) {
         if self.wanted {
             self.failed(now, jitter);
         } else {
             *self = Self {
-                declined: true,
-                ..Self::new(now + DECLINED_RETRY)
+                disabled: true,
+                ..Self::new(now + DISABLED_RETRY)
             };
         }
     }
 
-    /// Somebody needs the certificate: a slow wait after [`Rotation::declined`] ends, and there will be no other.
+    /// Handles that Envoy waits for a certificate: ends the long pause of [`Rotation::declined`] and prevents further ones.
     pub fn wanted(&mut self, now: SystemTime) {
-        if self.declined {
+        if self.disabled {
             *self = Self::new(now);
         }
         self.wanted = true;
@@ -112,7 +111,7 @@ impl Rotation {
 }
 
 impl Remaining {
-    /// Of a certificate at `now`.
+    /// Classifies the remaining lifetime at `now`.
     pub fn of(validity: Validity, now: SystemTime) -> Self {
         let span = validity.not_after.duration_since(validity.not_before);
         match validity.not_after.duration_since(now) {
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_certificate_is_due_at_once_and_the_next_at_four_fifths() {
+    fn first_certificate_is_due_immediately_and_the_next_at_four_fifths() {
         let mut rotation = Rotation::new(at(1000));
         assert_eq!(rotation.next(at(1000)), Step::Renew);
         rotation.issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
@@ -154,21 +153,21 @@ mod tests {
         }
         assert_eq!(waits[0], FIRST_RETRY);
         assert!(waits.is_sorted());
-        assert_eq!(waits.last(), Some(&LONGEST_RETRY));
+        assert_eq!(waits.last(), Some(&MAX_RETRY));
         rotation.issued(Validity::from_unix(0, 100), at(1), 0.0);
         rotation.failed(at(80), 0.0);
         assert_eq!(rotation.next(at(80)), Step::Wait(FIRST_RETRY / 2));
     }
 
     #[test]
-    fn a_clock_far_ahead_does_not_cause_a_storm() {
+    fn clock_far_ahead_does_not_cause_a_request_storm() {
         let mut rotation = Rotation::new(at(9_000_000));
         rotation.issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
-        assert_eq!(rotation.next(at(9_000_000)), Step::Wait(SHORTEST_LIFE));
+        assert_eq!(rotation.next(at(9_000_000)), Step::Wait(MIN_INTERVAL));
     }
 
     #[test]
-    fn a_mesh_without_mtls_is_asked_slowly_until_somebody_wants_a_certificate() {
+    fn mesh_without_mtls_is_polled_slowly_until_envoy_waits() {
         let mut rotation = Rotation::new(at(0));
         rotation.declined(at(0), 1.0);
         assert_eq!(rotation.next(at(1)), Step::Wait(Duration::from_secs(59)));
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn wanting_a_certificate_does_not_shorten_a_back_off() {
+    fn waiting_envoy_does_not_shorten_a_backoff() {
         let mut rotation = Rotation::new(at(0));
         rotation.failed(at(0), 1.0);
         rotation.wanted(at(0));
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_ca_brings_renewal_forward_and_never_back() {
+    fn rotation_of_the_ca_only_advances_the_renewal() {
         let mut rotation = Rotation::new(at(1000));
         rotation.issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
         rotation.renew_within(Duration::from_secs(100), at(1000), 0.5);
@@ -206,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_control_plane_that_is_away_is_asked_until_the_end_and_after_it() {
+    fn requests_continue_during_an_outage_and_after_expiry() {
         let validity = Validity::from_unix(0, 1000);
         let mut rotation = Rotation::new(at(0));
         rotation.issued(validity, at(0), 0.0);
@@ -231,7 +230,7 @@ mod tests {
             }
         }
         assert_eq!(seen, ["enough", "little", "nothing"]);
-        // Every 7.5 s once the back-off is at its longest.
+        // Every 7.5 s once the backoff is at its limit.
         assert!((40..60).contains(&attempts), "{attempts}");
     }
 }

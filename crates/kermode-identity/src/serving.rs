@@ -1,5 +1,4 @@
-//! The control plane's own TLS: a private CA that proxies and the API server are told to trust, and leaves for its
-//! service names.
+//! TLS of the control plane itself: a private CA, trusted by proxies and the API server, and server certificates.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,28 +10,28 @@ use rustls_pki_types::PrivatePkcs8KeyDer;
 use crate::issuer::{Issuer, Leaf};
 use crate::{Error, IssuedCertificate, Validity};
 
-/// The CA behind the control plane's own certificates.
+/// CA of the control plane's server certificates.
 #[derive(Debug)]
 pub struct ServingAuthority {
     issuer: Issuer,
 }
 
 impl ServingAuthority {
-    /// Makes a new CA, valid for ten years.
+    /// Generates a CA, valid for ten years.
     pub fn generate(now: SystemTime) -> Result<Self, Error> {
         Ok(Self {
             issuer: Issuer::generate("kuma-control-plane", Vec::new(), now)?,
         })
     }
 
-    /// Reads a CA from PEM: its certificate, and its key as PKCS#8.
+    /// Reads a CA from PEM: its certificate and its key (PKCS#8).
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
         Ok(Self {
             issuer: Issuer::from_pem(certificate, key)?,
         })
     }
 
-    /// Makes a key and a server certificate for these DNS names and IP addresses.
+    /// Generates a key and issues a server certificate for these DNS names and IP addresses.
     pub fn issue(
         &self,
         names: &[impl AsRef<str>],
@@ -60,36 +59,36 @@ impl ServingAuthority {
         })
     }
 
-    /// When the CA certificate is valid.
+    /// Returns the validity of the CA certificate.
     pub fn validity(&self) -> Validity {
         self.issuer.validity()
     }
 
-    /// The CA certificate as PEM, for `caBundle` fields and proxies.
+    /// Returns the CA certificate as PEM, for `caBundle` fields and proxies.
     pub fn certificate_pem(&self) -> String {
         self.issuer.certificate_pem()
     }
 
-    /// The CA key as PEM (PKCS#8), for its Secret and nowhere else.
+    /// Returns the CA key as PEM (PKCS#8). Write it to the CA's Secret only.
     pub fn key_pem(&self) -> String {
         self.issuer.key_pem()
     }
 }
 
-/// A server certificate with its key.
+/// Server certificate with its key.
 pub struct ServingCertificate {
-    /// The certificate.
+    /// Certificate.
     pub certificate: IssuedCertificate,
     key: Vec<u8>,
 }
 
 impl ServingCertificate {
-    /// Whether it is time to issue another one: past 4/5 of its span.
+    /// Returns whether 4/5 of the certificate's span have passed.
     pub fn needs_rotation(&self, now: SystemTime) -> bool {
         now >= self.certificate.validity.renew_at()
     }
 
-    /// The private key (PKCS#8), for a TLS configuration.
+    /// Returns the private key (PKCS#8), for a TLS configuration.
     pub fn private_key(&self) -> PrivatePkcs8KeyDer<'static> {
         self.key.clone().into()
     }

@@ -1,26 +1,26 @@
-//! Names that stand in certificates, and which of them a Dataplane may have (BEHAVIOUR section 6.7).
+//! Names in certificates, and the names of a Dataplane (`docs/reference/certificates.md#spiffe-ids`).
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use kermode_model::{Dataplane, MeshName, ServiceName};
 
-/// The SPIFFE identity of a service in a mesh: `spiffe://<mesh>/<service>`.
+/// SPIFFE ID of a service in a mesh: `spiffe://<mesh>/<service>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId(String);
 
 impl SpiffeId {
-    /// The identity that every proxy of the service carries.
+    /// Returns the ID that every proxy of the service has.
     pub fn of_service(mesh: &MeshName, service: &ServiceName) -> Self {
         Self(format!("spiffe://{mesh}/{service}"))
     }
 
-    /// The identity of the mesh itself, carried by its CA: `spiffe://<mesh>`.
+    /// Returns the ID of the mesh, which its CA has: `spiffe://<mesh>`.
     pub fn of_mesh(mesh: &MeshName) -> Self {
         Self(format!("spiffe://{mesh}"))
     }
 
-    /// The URI.
+    /// Returns the URI.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -32,15 +32,15 @@ impl fmt::Display for SpiffeId {
     }
 }
 
-/// Everything a proxy's certificate shall say about it, and nothing else: the URIs of its subject alternative names.
+/// Names of a proxy's certificate: the URIs of its subject alternative names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entitlement {
     uris: Vec<String>,
 }
 
 impl Entitlement {
-    /// What this Dataplane entitles its proxy to: `spiffe://<mesh>/<service>` per service, then
-    /// `kuma://<tag>/<value>` per tag and value, both sorted and without repeats.
+    /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` per service, then `kuma://<tag>/<value>` per tag
+    /// and value, both sorted and without duplicates.
     pub fn of(dataplane: &Dataplane) -> Self {
         let services = dataplane.services();
         let spiffe = services
@@ -48,7 +48,7 @@ impl Entitlement {
             .map(|service| SpiffeId::of_service(&dataplane.mesh, service).0);
         let inbounds = dataplane.inbounds.iter().map(|inbound| &inbound.tags);
         let gateway = dataplane.gateway.iter().map(|gateway| &gateway.tags);
-        // Pairs are sorted, not URIs: a tag that is the beginning of another would sort differently with its `/`.
+        // Sorting URIs instead of pairs would order a tag that is a prefix of another differently, because of the `/`.
         let tags: BTreeSet<(&str, &str)> = inbounds
             .chain(gateway)
             .flatten()
@@ -62,12 +62,12 @@ impl Entitlement {
         }
     }
 
-    /// The URIs, in the order they stand in the certificate.
+    /// Returns the URIs in the certificate's order.
     pub fn uris(&self) -> &[String] {
         &self.uris
     }
 
-    /// Whether there is a service among them; a certificate without one would authenticate nobody.
+    /// Returns whether a URI names a service. Peers accept no certificate without one.
     pub(crate) fn names_a_service(&self) -> bool {
         self.uris.iter().any(|uri| uri.starts_with("spiffe://"))
     }
@@ -105,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn services_come_first_then_tags_sorted_by_key_and_value_without_repeats() {
+    fn services_precede_tags_sorted_by_key_and_value_without_duplicates() {
         let dataplane = mk_dataplane(&[
             &[
                 ("kuma.io/service", "web_demo_svc_80"),
@@ -133,7 +133,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_gateway_is_entitled_to_its_own_tags() {
+    fn gateway_is_entitled_to_its_own_tags() {
         let mut dataplane = mk_dataplane(&[]);
         let tags = mk_tags(&[("kuma.io/service", "edge_demo_svc_443")]);
         dataplane.gateway = Some(Gateway {
@@ -150,7 +150,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_dataplane_without_service_names_none() {
+    fn dataplane_without_service_names_no_service() {
         assert!(!Entitlement::of(&mk_dataplane(&[&[("app", "web")]])).names_a_service());
     }
 }

@@ -1,9 +1,9 @@
-//! The CAs of a mesh, one after the other: which one signs, which ones are trusted, and when the next one is due.
+//! Generations of a mesh's CA: which one signs, which ones are trusted, and when a rotation is due.
 //!
-//! A new CA comes with a schedule that never changes, so that everybody who knows it agrees at any moment without
-//! another word: first its root is trusted beside the old one, then it signs, at last the old root is forgotten.
-//! Each step waits for longer than a certificate lives. Whoever holds a valid certificate has asked for it within
-//! that time and was told both roots; and what the old CA signed has expired before its root goes.
+//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first its root is trusted beside the old
+//! one, then it signs, then the old root is removed. Each phase is longer than the lifetime of a certificate. Every proxy
+//! with a valid certificate has thus received both roots before the new CA signs, and all certificates of the old CA have
+//! expired before its root is removed (`docs/reference/certificates.md#rotation`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,77 +12,77 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{Authority, TrustBundle};
 
-/// For how long a replica of the control plane may go on with what it knew of the CAs when it cannot look again.
+/// Time for which a replica may use the CAs that it read last, while it cannot read them again.
 pub const STALENESS: Duration = Duration::from_secs(20);
-/// What a step takes beside a certificate's life: [`STALENESS`], and clocks that are wrong by as much as
-/// [`crate::BACKDATE`] this way and that,
+/// Time of a phase in addition to a certificate's lifetime: [`STALENESS`], and clocks that are wrong by up to
+/// [`crate::BACKDATE`] in both directions.
 const MARGIN: Duration = Duration::from_secs(40);
-/// and this part of the life, since long lives meet worse clocks.
+/// Divisor of the lifetime: a phase is longer by this fraction of it, because clocks may drift more during long lifetimes.
 const MARGIN_PART: u32 = 20;
 
-/// When a new CA takes over. Whole seconds, as it is written down.
+/// Schedule of a new CA, in whole seconds as in its Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
-    /// From here on it signs.
+    /// Time from which the CA signs.
     pub signs_from: SystemTime,
-    /// Until here the root before it is trusted.
+    /// Time until which the previous root is trusted.
     pub predecessor_until: SystemTime,
 }
 
-/// One CA and what is written down about it.
+/// One CA with the metadata of its Secret.
 #[derive(Clone, Debug)]
 pub struct Generation {
-    /// Counts up from 1.
+    /// Number, starting at 1.
     pub number: u32,
     /// The CA.
     pub authority: Arc<Authority>,
-    /// When it takes over; the first one has nobody to take over from.
+    /// Schedule; absent in the first generation.
     pub schedule: Option<Schedule>,
-    /// What had been asked for when it was made, see [`Succession::due`].
+    /// Rotation request that it was generated for, see [`Succession::due`].
     pub request: Option<String>,
 }
 
-/// The CAs of a mesh's backend, at least one.
+/// Generations of the CA of a mesh's backend; at least one.
 #[derive(Clone, Debug)]
 pub struct Succession {
     generations: Vec<Generation>,
 }
 
-/// How far a change of the CA has come.
+/// Phase of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// One root, no change.
+    /// One root; no rotation.
     Settled,
-    /// The new root is being told to everybody; the old CA signs.
+    /// Proxies receive the new root; the old CA signs.
     Distributing,
-    /// The new CA signs; the old root is trusted for those whose certificates it signed.
+    /// The new CA signs; the old root is still trusted.
     Reissuing,
 }
 
-/// Why a new CA is due.
+/// Reason of a due rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// Somebody asked for it.
+    /// The user requested it.
     Requested,
-    /// The present one is past 4/5 of its span.
+    /// 4/5 of the current CA's span have passed.
     Ageing,
 }
 
-/// Whom a mesh trusts at a moment, and who signs.
+/// Trust bundle and signer of a mesh at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
-    /// The roots.
+    /// Root certificates.
     pub bundle: TrustBundle,
-    /// Grows with each change of the roots, so that of two answers the older one is known.
+    /// Version; increases with every change of the roots.
     pub version: u64,
-    /// Number of the CA that signs.
+    /// Number of the generation that signs.
     pub signer: u32,
 }
 
 // === impl Schedule ===
 
 impl Schedule {
-    /// Of a CA that is made now, in a mesh whose certificates live that long.
+    /// Returns the schedule of a CA that is generated at `now`, for certificates of `lifetime`.
     pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
         let step = lifetime + lifetime / MARGIN_PART + MARGIN;
         let step = Duration::from_secs(step.as_secs() + 1);
@@ -98,26 +98,26 @@ impl Schedule {
 // === impl Succession ===
 
 impl Succession {
-    /// Of these CAs, in any order; `None` of none.
+    /// Returns the succession of these generations, in any order. Returns `None` without a generation.
     pub fn new(mut generations: Vec<Generation>) -> Option<Self> {
         generations.sort_by_key(|generation| generation.number);
         generations.dedup_by_key(|generation| generation.number);
         (!generations.is_empty()).then_some(Self { generations })
     }
 
-    /// All of them, the oldest first.
+    /// Returns all generations, the oldest first.
     pub fn generations(&self) -> &[Generation] {
         &self.generations
     }
 
-    /// The newest, whether or not it signs yet.
+    /// Returns the newest generation, whether or not it signs yet.
     pub fn newest(&self) -> &Generation {
         &self.generations[self.generations.len() - 1]
     }
 
-    /// The one that signs.
+    /// Returns the generation that signs.
     pub fn signer(&self, now: SystemTime) -> &Generation {
-        // A CA that has ended cannot be waited for.
+        // An expired CA does not sign, whatever the schedule.
         let ready = |generation: &&Generation| {
             generation
                 .schedule
@@ -130,8 +130,8 @@ impl Succession {
             .unwrap_or_else(|| self.newest())
     }
 
-    /// How long a certificate that is signed now may live: no longer than its root is trusted, should the mesh's
-    /// setting have grown since the schedule was made.
+    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which its root is
+    /// trusted. The mesh's setting may have increased since the schedule was made.
     pub fn lifetime(&self, now: SystemTime, wanted: Duration) -> Duration {
         let signer = self.signer(now).number;
         let mut later = self
@@ -143,7 +143,7 @@ impl Succession {
         until.map_or(wanted, |until| wanted.min(until))
     }
 
-    /// Those whose roots are trusted, the oldest first.
+    /// Returns the generations whose roots are trusted, the oldest first.
     pub fn trusted(&self, now: SystemTime) -> impl Iterator<Item = &Generation> {
         let next = self.generations.iter().skip(1).map(Some).chain([None]);
         self.generations
@@ -157,7 +157,7 @@ impl Succession {
             .map(|(generation, _)| generation)
     }
 
-    /// Whom to trust, and who signs.
+    /// Returns trust bundle and signer.
     pub fn trust(&self, now: SystemTime) -> Trust {
         let roots: Vec<CertificateDer<'static>> = self
             .trusted(now)
@@ -171,7 +171,7 @@ impl Succession {
         }
     }
 
-    /// How far a change has come.
+    /// Returns the phase of the rotation.
     pub fn phase(&self, now: SystemTime) -> Phase {
         if self.trusted(now).count() == 1 {
             Phase::Settled
@@ -182,7 +182,7 @@ impl Succession {
         }
     }
 
-    /// When the answers above change by themselves.
+    /// Returns the next time at which signer, trust bundle or due rotation change.
     pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
         let ageing = (self.generations.len() == 1 || self.phase(now) == Phase::Settled)
             .then(|| self.newest().authority.validity().renew_at());
@@ -197,8 +197,8 @@ impl Succession {
             .min()
     }
 
-    /// Whether a new CA should be made. `request` is what is asked for at present, any text: one that is not that of
-    /// the newest CA asks for another. A change that has begun is finished first.
+    /// Returns whether and why a new CA has to be generated. `request` is the user's current rotation request, any text. It
+    /// requests a rotation if it differs from that of the newest CA. A rotation in progress is finished first.
     pub fn due(&self, now: SystemTime, request: Option<&str>) -> Option<Due> {
         if self.phase(now) != Phase::Settled {
             return None;

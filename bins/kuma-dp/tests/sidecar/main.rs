@@ -242,7 +242,7 @@ async fn a_token_that_is_refused_is_read_again_and_never_logged() {
 
 #[tokio::test]
 async fn kuma_dp_ends_with_an_envoy_that_was_asked_to_end() {
-    // As the control plane does when a job has finished (BEHAVIOUR section 3.7).
+    // As the control plane does when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
     agent.until_ready_is(200).await;

@@ -46,7 +46,7 @@ fn sign(authority: &Authority, csr: &[u8]) -> Result<IssuedCertificate, Error> {
     authority.sign_csr(csr, &Entitlement::of(&mk_web()), 24 * HOUR, now())
 }
 
-/// What rustls, as a server of the mesh, thinks of the certificate at `time`.
+/// Verifies the certificate at `time` with rustls, as a server of the mesh.
 fn verify(bundle: &TrustBundle, issued: &IssuedCertificate, time: SystemTime) -> Result<(), rustls::Error> {
     let mut roots = RootCertStore::empty();
     for root in bundle.roots() {
@@ -72,7 +72,7 @@ fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 #[test]
-fn a_workload_certificate_verifies_against_the_mesh_root_within_its_span_only() {
+fn workload_certificate_verifies_against_the_mesh_root_within_its_span_only() {
     let authority = mk_authority();
     let issued = sign(&authority, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
     let bundle = TrustBundle::new([authority.certificate().clone()]);
@@ -83,7 +83,7 @@ fn a_workload_certificate_verifies_against_the_mesh_root_within_its_span_only() 
 }
 
 #[test]
-fn a_certificate_of_another_authority_of_the_same_name_does_not_verify() {
+fn certificate_of_another_authority_of_the_same_name_does_not_verify() {
     let issued = sign(
         &mk_authority(),
         &WorkloadKey::generate().unwrap().csr_der().unwrap(),
@@ -94,7 +94,7 @@ fn a_certificate_of_another_authority_of_the_same_name_does_not_verify() {
 }
 
 #[test]
-fn both_roots_verify_while_an_authority_is_replaced() {
+fn both_roots_verify_during_a_rotation() {
     let (old, new) = (mk_authority(), mk_authority());
     let bundle = TrustBundle::new([old.certificate().clone(), new.certificate().clone()]);
     for authority in [old, new] {
@@ -103,8 +103,8 @@ fn both_roots_verify_while_an_authority_is_replaced() {
     }
 }
 
-/// A signing request with what `change` adds.
-fn mk_greedy_csr(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+/// A signing request with the additions of `change`.
+fn mk_modified_csr(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     change(&mut params);
@@ -119,7 +119,7 @@ fn uri(text: &str) -> SanType {
 type Change = Box<dyn FnOnce(&mut CertificateParams)>;
 
 #[test]
-fn a_request_that_asks_for_more_than_its_own_is_refused() {
+fn request_with_names_beyond_the_entitlement_is_rejected() {
     let authority = mk_authority();
     let own = "spiffe://default/web_demo_svc_80";
     let names = |names: Vec<SanType>| -> Change { Box::new(|params| params.subject_alt_names = names) };
@@ -159,17 +159,17 @@ fn a_request_that_asks_for_more_than_its_own_is_refused() {
         ),
     ];
     for (what, change) in greedy {
-        let error = sign(&authority, &mk_greedy_csr(change));
+        let error = sign(&authority, &mk_modified_csr(change));
         assert!(
             matches!(error, Err(Error::RequestAsks { .. })),
             "{what}: {error:?}"
         );
     }
-    assert!(sign(&authority, &mk_greedy_csr(names(vec![uri(own)]))).is_ok());
+    assert!(sign(&authority, &mk_modified_csr(names(vec![uri(own)]))).is_ok());
 }
 
 #[test]
-fn a_request_is_of_use_to_the_proxy_that_made_it_only() {
+fn request_is_accepted_only_from_the_proxy_that_made_it() {
     let key = WorkloadKey::generate().unwrap();
     let request = |csr: Vec<u8>| SigningRequest::read(&csr).unwrap();
     let bound = request(key.csr_der_of("web-0.shop").unwrap());
@@ -186,7 +186,7 @@ fn a_request_is_of_use_to_the_proxy_that_made_it_only() {
         Err(Error::RequestUnbound)
     ));
     let both = vec![uri("kermode-proxy:web-0.shop"), uri("kermode-proxy:web-1.shop")];
-    let both = request(mk_greedy_csr(|params| params.subject_alt_names = both));
+    let both = request(mk_modified_csr(|params| params.subject_alt_names = both));
     assert!(matches!(
         both.check_made_by("web-0.shop"),
         Err(Error::RequestOfAnother)
@@ -194,7 +194,7 @@ fn a_request_is_of_use_to_the_proxy_that_made_it_only() {
 }
 
 #[test]
-fn names_are_those_of_the_entitlement_and_not_the_proxy_s() {
+fn names_are_those_of_the_entitlement() {
     let key = WorkloadKey::generate().unwrap();
     let issued = sign(&mk_authority(), &key.csr_der_of("web-0.shop").unwrap()).unwrap();
     let (_, certificate) = X509Certificate::from_der(&issued.chain[0]).unwrap();
@@ -223,7 +223,7 @@ fn serial_numbers_differ_for_the_same_key() {
 }
 
 #[test]
-fn the_authority_is_as_the_mesh_says() {
+fn authority_has_the_names_of_its_mesh() {
     let authority = mk_authority();
     let (_, root) = X509Certificate::from_der(authority.certificate()).unwrap();
     assert_eq!(root.subject().to_string(), "O=Kuma, OU=Mesh, CN=default");
@@ -245,7 +245,7 @@ fn the_authority_is_as_the_mesh_says() {
 }
 
 #[test]
-fn an_authority_read_from_its_pem_signs_for_the_same_root() {
+fn authority_read_from_its_pem_signs_for_the_same_root() {
     let authority = mk_authority();
     let again = Authority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
     assert_eq!(again.certificate(), authority.certificate());
@@ -261,14 +261,14 @@ fn an_authority_read_from_its_pem_signs_for_the_same_root() {
 }
 
 #[test]
-fn an_authority_with_the_key_of_another_is_refused() {
+fn authority_with_the_key_of_another_is_rejected() {
     let error =
         Authority::from_pem(&mk_authority().certificate_pem(), &mk_authority().key_pem()).unwrap_err();
     assert!(matches!(error, Error::KeyMismatch { .. }), "{error}");
 }
 
 #[test]
-fn a_leaf_is_not_taken_for_an_authority() {
+fn leaf_is_not_accepted_as_an_authority() {
     let key = WorkloadKey::generate().unwrap();
     let leaf = sign(&mk_authority(), &key.csr_der().unwrap()).unwrap();
     let error = Authority::from_pem(&leaf.chain_pem(), &key.private_key_pem()).unwrap_err();
@@ -276,7 +276,7 @@ fn a_leaf_is_not_taken_for_an_authority() {
 }
 
 #[test]
-fn a_request_signed_by_another_key_is_refused() {
+fn request_signed_by_another_key_is_rejected() {
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     for index in [csr.len() - 1, csr.len() - 20] {
         let mut forged = csr.clone();
@@ -287,7 +287,7 @@ fn a_request_signed_by_another_key_is_refused() {
 }
 
 #[test]
-fn a_request_whose_key_was_swapped_is_refused() {
+fn request_with_a_replaced_key_is_rejected() {
     let (mine, victim) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let mut csr = mk_csr(&mine);
     let (from, to) = (
@@ -303,7 +303,7 @@ fn a_request_whose_key_was_swapped_is_refused() {
 }
 
 #[test]
-fn rsa_and_p384_keys_are_refused_and_ed25519_is_not() {
+fn rsa_and_p384_keys_are_rejected_and_ed25519_is_accepted() {
     let authority = mk_authority();
     let rsa = include_bytes!("rsa.csr.pem");
     assert!(matches!(sign(&authority, rsa), Err(Error::RequestKey { .. })));
@@ -317,14 +317,14 @@ fn rsa_and_p384_keys_are_refused_and_ed25519_is_not() {
 }
 
 #[test]
-fn a_request_in_pem_is_understood() {
+fn request_in_pem_is_accepted() {
     let key = KeyPair::generate().unwrap();
     let pem = crate::pem::encode("CERTIFICATE REQUEST", &mk_csr(&key));
     assert!(sign(&mk_authority(), pem.as_bytes()).is_ok());
 }
 
 #[test]
-fn garbage_and_trailing_bytes_are_refused() {
+fn garbage_and_trailing_bytes_are_rejected() {
     let mut csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     csr.push(0);
     for bytes in [csr.as_slice(), b"", b"-----BEGIN", &[0x30; 10_000]] {
@@ -336,7 +336,7 @@ fn garbage_and_trailing_bytes_are_refused() {
 }
 
 #[test]
-fn a_dataplane_without_a_service_gets_no_certificate() {
+fn dataplane_without_a_service_gets_no_certificate() {
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let entitlement = Entitlement::of(&mk_dataplane(&[]));
     let error = mk_authority()
@@ -346,7 +346,7 @@ fn a_dataplane_without_a_service_gets_no_certificate() {
 }
 
 #[test]
-fn a_leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
+fn leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
     let authority = mk_authority();
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let end = authority.validity().not_after;
@@ -362,7 +362,7 @@ fn a_leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
 }
 
 #[test]
-fn a_tag_that_cannot_stand_in_a_certificate_is_named() {
+fn tag_that_is_not_allowed_in_a_certificate_is_named() {
     let dataplane = mk_dataplane(&[&[("kuma.io/service", "web"), ("team", "größe")]]);
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let error = mk_authority()
@@ -372,7 +372,7 @@ fn a_tag_that_cannot_stand_in_a_certificate_is_named() {
 }
 
 #[test]
-fn debug_text_shows_nothing_of_the_key() {
+fn debug_hides_the_key() {
     let authority = mk_authority();
     let text = format!("{authority:?}");
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(

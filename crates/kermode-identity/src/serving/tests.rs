@@ -33,7 +33,7 @@ fn verify(authority: &ServingAuthority, issued: &IssuedCertificate, name: &str) 
 }
 
 #[test]
-fn a_serving_certificate_verifies_for_its_names_and_no_other() {
+fn serving_certificate_verifies_for_its_names_and_no_other() {
     let authority = ServingAuthority::generate(now()).unwrap();
     let names = ["kuma-control-plane.kong-mesh-system", "127.0.0.1"];
     let serving = authority.issue(&names, DAY, now()).unwrap();
@@ -55,7 +55,7 @@ fn rotation_is_due_at_four_fifths_of_the_span() {
 }
 
 #[test]
-fn an_authority_read_from_its_pem_issues_for_the_same_root() {
+fn authority_read_from_its_pem_issues_for_the_same_root() {
     let authority = ServingAuthority::generate(now()).unwrap();
     let again = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
     let serving = again.issue(&["cp"], DAY, now()).unwrap();
@@ -63,7 +63,7 @@ fn an_authority_read_from_its_pem_issues_for_the_same_root() {
 }
 
 #[test]
-fn a_name_that_cannot_stand_in_a_certificate_is_refused() {
+fn name_that_is_not_allowed_in_a_certificate_is_rejected() {
     let authority = ServingAuthority::generate(now()).unwrap();
     assert!(matches!(
         authority.issue(&["c p"], DAY, now()),
@@ -72,7 +72,7 @@ fn a_name_that_cannot_stand_in_a_certificate_is_refused() {
 }
 
 #[test]
-fn debug_text_shows_nothing_of_the_key() {
+fn debug_hides_the_key() {
     let serving = ServingAuthority::generate(now())
         .unwrap()
         .issue(&["cp"], DAY, now())

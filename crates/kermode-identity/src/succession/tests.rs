@@ -25,7 +25,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
     }
 }
 
-/// The second CA is made at the start.
+/// Two generations; the second is generated at the start.
 fn mk_succession() -> (Succession, Schedule) {
     let schedule = Schedule::starting(start(), LIFETIME);
     let second = mk_generation(2, Some(schedule), Some("please"));
@@ -41,7 +41,7 @@ fn roots(succession: &Succession, now: SystemTime) -> Vec<u32> {
 }
 
 #[test]
-fn a_root_is_trusted_first_signs_then_and_is_alone_at_last() {
+fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
     let (succession, schedule) = mk_succession();
     let second = Duration::from_secs(1);
     let steps = [
@@ -69,7 +69,7 @@ fn a_root_is_trusted_first_signs_then_and_is_alone_at_last() {
 }
 
 #[test]
-fn versions_grow_with_each_change_of_the_roots() {
+fn version_increases_with_each_change_of_the_roots() {
     let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
     let (both, schedule) = mk_succession();
     let versions = [
@@ -80,10 +80,10 @@ fn versions_grow_with_each_change_of_the_roots() {
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
 
-/// Proxies that renew at whatever age, replicas whose clocks differ and that have not looked again for a while: any
-/// certificate that is valid is accepted by any proxy whose own is.
+/// Proxies renew at any age; replicas have different clocks and stale CAs. Any valid certificate is accepted by any proxy with a
+/// valid certificate.
 #[test]
-fn every_valid_certificate_is_accepted_by_everybody_at_every_moment() {
+fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
     let schedule = Schedule::starting(start(), lifetime);
     let first = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
@@ -138,7 +138,7 @@ fn every_valid_certificate_is_accepted_by_everybody_at_every_moment() {
 }
 
 #[test]
-fn a_lifetime_that_grows_during_a_change_waits_for_its_end() {
+fn longer_lifetime_takes_effect_after_the_rotation() {
     let (succession, schedule) = mk_succession();
     let week = Duration::from_hours(7 * 24);
     let left = schedule.predecessor_until.duration_since(start()).unwrap();
@@ -150,7 +150,7 @@ fn a_lifetime_that_grows_during_a_change_waits_for_its_end() {
 }
 
 #[test]
-fn one_request_makes_one_ca_and_a_change_is_finished_before_the_next() {
+fn one_request_makes_one_ca_and_rotations_do_not_overlap() {
     let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
     assert_eq!(alone.due(start(), None), None);
     assert_eq!(alone.due(start(), Some("")), None);
@@ -164,7 +164,7 @@ fn one_request_makes_one_ca_and_a_change_is_finished_before_the_next() {
 }
 
 #[test]
-fn a_ca_is_replaced_at_four_fifths_of_its_span_without_being_asked() {
+fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
     let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
     let due = alone.newest().authority.validity().renew_at();
     assert_eq!(alone.due(due - Duration::from_secs(1), None), None);
@@ -173,7 +173,7 @@ fn a_ca_is_replaced_at_four_fifths_of_its_span_without_being_asked() {
 }
 
 #[test]
-fn certificates_of_both_cas_are_of_the_same_names() {
+fn certificates_of_both_cas_have_the_same_names() {
     let (succession, schedule) = mk_succession();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
@@ -185,7 +185,7 @@ fn certificates_of_both_cas_are_of_the_same_names() {
 }
 
 #[test]
-fn a_ca_that_has_ended_is_not_waited_for() {
+fn expired_ca_is_replaced_immediately() {
     let authority = mk_authority(start());
     let late = authority.validity().not_after + Duration::from_secs(1);
     let schedule = Schedule::starting(late, LIFETIME);
