@@ -88,7 +88,7 @@ async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> 
     .await
 }
 
-/// The tags with what the ReplicaSet's controller adds to the labels.
+/// Returns the tags with the label that the ReplicaSet controller adds.
 fn own_tags(tags: &Value, pod: &Pod) -> Value {
     let mut all = tags.clone();
     if let Some(hash) = pod.labels().get("pod-template-hash") {
@@ -132,7 +132,7 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
             .into_iter()
             .any(|container| container.started == Some(true));
         let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
-        // `{}` and `{"ready": false}` are the same; no health at all would mean ready.
+        // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
         let health = &data["spec"]["networking"]["inbound"][0]["health"];
         let unready = health.is_object() && health["ready"] != true;
         Ok(when(runs && unready && !is_ready(&pod), (), || {
@@ -162,7 +162,7 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
 pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<Note> {
     world.deployed().await?;
     let mut short = pod(world, APP, "short-lived", &["server"])?;
-    // Nobody calls it: there is nothing to drain.
+    // The Pod has no clients, so it need not drain.
     short
         .annotations_mut()
         .insert("kuma.io/sidecar-drain-time".to_owned(), "1s".to_owned());
@@ -192,7 +192,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
     Ok(String::new())
 }
 
-/// No port.
+/// Annotation whose value is not a port.
 const NONSENSE: &str = "kuma.io/envoy-admin-port=nine";
 
 pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_names_the_reason(
@@ -227,7 +227,7 @@ pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_name
     Ok(format!("the metric says {failures}"))
 }
 
-/// Waits for Event and metric.
+/// Waits for the Event and the metric.
 async fn told_of(world: &World, pod: &str) -> Result<f64> {
     let kubectl = &world.cluster.kubectl;
     let here = format!("--namespace={APP}");
