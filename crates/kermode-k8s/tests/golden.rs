@@ -1,9 +1,9 @@
-//! Golden pairs: `dataplane.NN.input.yaml`, the objects of a cluster in the order they are told of, beside
-//! `dataplane.NN.golden.yaml`, the Dataplane that comes of it and what is told on the Pod.
+//! Golden tests: `dataplane.NN.input.yaml` holds the objects of a cluster in the order of their watch events;
+//! `dataplane.NN.golden.yaml` holds the resulting Dataplane and the Events on the Pod.
 //!
-//! `UPDATE_GOLDENS=1` writes the goldens; read the difference before it is committed.
+//! `UPDATE_GOLDENS=1` rewrites the golden files.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 use std::path::{Path, PathBuf};
 
@@ -39,7 +39,7 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
     }
 }
 
-/// What is in force in the end: the last word on the one Pod of the input.
+/// Returns the final result for the Pod of the input.
 fn outcome(input: &[Value]) -> Vec<Value> {
     let settings = input
         .iter()
@@ -55,13 +55,13 @@ fn outcome(input: &[Value]) -> Vec<Value> {
     let mut last = Vec::new();
     for object in objects {
         for change in apply(&mut index, object).dataplanes {
-            last = told(&change);
+            last = describe(&change);
         }
     }
     last
 }
 
-fn told(change: &DataplaneChange) -> Vec<Value> {
+fn describe(change: &DataplaneChange) -> Vec<Value> {
     match change {
         DataplaneChange::Upsert {
             dataplane,
@@ -69,11 +69,11 @@ fn told(change: &DataplaneChange) -> Vec<Value> {
             warnings,
         } => {
             let object = dataplane_object(dataplane, pod_uid);
-            let mut told = vec![serde_json::to_value(object).expect("it is JSON")];
-            told.extend(warnings.iter().map(|warning| {
+            let mut documents = vec![serde_json::to_value(object).expect("it is JSON")];
+            documents.extend(warnings.iter().map(|warning| {
                 json!({"kind": "Event", "reason": warning.reason(), "message": warning.to_string()})
             }));
-            told
+            documents
         }
         DataplaneChange::Delete(key) => vec![json!({"deleted": key.to_string()})],
         DataplaneChange::Failed { key, error, .. } => vec![json!({

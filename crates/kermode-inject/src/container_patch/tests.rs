@@ -108,8 +108,8 @@ fn failure_names_patch_operation_and_path() {
 }
 
 #[test]
-fn result_that_kubernetes_would_reject_or_drop_is_a_failure() {
-    for (path, value, problem) in [
+fn invalid_fields_env_ports_and_resources_are_failures() {
+    assert_failures([
         ("/notAField", json!("x"), "notAField: unknown field"),
         ("/env/0/valueFrm", json!({}), "env[0].valueFrm: unknown field"),
         (
@@ -145,6 +145,12 @@ fn result_that_kubernetes_would_reject_or_drop_is_a_failure() {
             json!([{"containerPort": 70000}]),
             "ports[0].containerPort",
         ),
+    ]);
+}
+
+#[test]
+fn invalid_security_contexts_probes_and_names_are_failures() {
+    assert_failures([
         (
             "/securityContext/runAsNonRoot",
             json!("yes"),
@@ -193,7 +199,12 @@ fn result_that_kubernetes_would_reject_or_drop_is_a_failure() {
         ),
         ("/name", json!("Kuma_Sidecar"), "name: must be"),
         ("", json!([]), "not a container"),
-    ] {
+    ]);
+}
+
+/// Asserts that `add` operations with these paths and values fail with these problems.
+fn assert_failures<const COUNT: usize>(cases: [(&str, Value, &str); COUNT]) {
+    for (path, value, problem) in cases {
         let (stage, text) = problems(path, &value);
         assert_eq!(stage, PatchStage::Decode, "{path} {value}");
         assert!(text.contains(problem), "{path} {value}: {text}");

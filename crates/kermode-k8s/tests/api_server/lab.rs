@@ -1,6 +1,6 @@
-//! A namespace of a real API server, and replicas that write Dataplanes into it. Pods are told of, not created.
+//! A namespace of a real API server, and replicas that write Dataplanes to it. Pods exist in the replicas' indexes only.
 //!
-//! A replica takes whatever it does not know of for an orphan, so one test runs at a time.
+//! A replica deletes Dataplanes of unknown Pods, so tests run one at a time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -21,11 +21,12 @@ use serde_json::{Value, json};
 use tokio::sync::{MutexGuard, OnceCell, watch};
 use tokio::task::JoinSet;
 
-const SOON: Duration = Duration::from_secs(20);
+/// Timeout of waiting for a state of the API server.
+const TIMEOUT: Duration = Duration::from_secs(20);
 static DEFINED: OnceCell<()> = OnceCell::const_new();
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// A namespace.
+/// A namespace of the API server.
 pub(crate) struct ApiServerLab {
     client: Client,
     pub(crate) namespace: String,
@@ -33,7 +34,7 @@ pub(crate) struct ApiServerLab {
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
-/// A replica that leads. Its Pods are in this index only.
+/// A leading replica. Its Pods exist in its index only.
 pub(crate) struct LabReplica {
     index: LabIndex,
     pub(crate) writer: Writer,
@@ -70,7 +71,7 @@ impl DesiredSource for LabIndex {
     }
 }
 
-/// `containerStatuses` of a Pod whose one container is ready, or is not.
+/// Returns the `containerStatuses` of a Pod with one container.
 pub(crate) fn ready(ready: bool) -> Value {
     json!([{"name": "app", "ready": ready, "image": "", "imageID": "", "restartCount": 0}])
 }
@@ -104,7 +105,7 @@ impl ApiServerLab {
         }
     }
 
-    /// What the API server says to a Mesh.
+    /// Creates a Mesh as a dry run; returns the error of the API server.
     pub(crate) async fn try_mesh(&self, name: &str, spec: Value) -> Result<(), String> {
         let api: Api<DynamicObject> = Api::all_with(
             self.client.clone(),
@@ -121,21 +122,21 @@ impl ApiServerLab {
         made.map(drop).map_err(|error| error.to_string())
     }
 
-    /// A replica that knows all Pods.
+    /// Starts a replica whose desired state is complete.
     pub(crate) fn replica(&self) -> LabReplica {
         let replica = self.replica_without_pods();
         replica.writer.desired_is_complete();
         replica
     }
 
-    /// A replica that does not know yet which Pods there are.
+    /// Starts a replica whose desired state is incomplete.
     pub(crate) fn replica_without_pods(&self) -> LabReplica {
         let replica = self.replica_without_mesh();
         replica.make_mesh("default");
         replica
     }
 
-    /// A replica that knows neither Meshes nor which Pods there are.
+    /// Starts a replica without Meshes, whose desired state is incomplete.
     pub(crate) fn replica_without_mesh(&self) -> LabReplica {
         let index = LabIndex::default();
         index.0.lock().unwrap().apply_service(service(&self.namespace));
@@ -153,35 +154,36 @@ impl ApiServerLab {
         }
     }
 
-    /// Tells a replica of a Pod.
+    /// Applies a Pod to a replica.
     pub(crate) async fn pod(&self, replica: &LabReplica, name: &str, healthy: bool) {
-        self.tell(replica, name, &json!({"app": "web"}), healthy).await;
+        self.apply_labelled(replica, name, &json!({"app": "web"}), healthy)
+            .await;
     }
 
     pub(crate) async fn relabel(&self, replica: &LabReplica, name: &str, labels: &Value) {
-        self.tell(replica, name, labels, true).await;
+        self.apply_labelled(replica, name, labels, true).await;
     }
 
-    async fn tell(&self, replica: &LabReplica, name: &str, labels: &Value, healthy: bool) {
+    async fn apply_labelled(&self, replica: &LabReplica, name: &str, labels: &Value, healthy: bool) {
         let pod = pod_json(&self.namespace, name, "10.0.0.1", labels, &ready(healthy));
-        self.tell_of(replica, pod).await;
+        self.apply(replica, pod).await;
     }
 
-    /// Tells a replica of a Pod of a mesh.
+    /// Applies a Pod of a mesh to a replica.
     pub(crate) async fn pod_of_mesh(&self, replica: &LabReplica, name: &str, mesh: &str) {
         let mut pod = pod_json(&self.namespace, name, "10.0.0.2", &json!({}), &ready(true));
         pod["metadata"]["annotations"]["kuma.io/mesh"] = mesh.into();
-        self.tell_of(replica, pod).await;
+        self.apply(replica, pod).await;
     }
 
-    async fn tell_of(&self, replica: &LabReplica, pod: Value) {
+    async fn apply(&self, replica: &LabReplica, pod: Value) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
-        replica.hand_on(changes);
+        replica.touch_changed(changes);
         tokio::task::yield_now().await;
     }
 
-    /// Deletes the namespace; without a controller manager it stays in that state.
+    /// Deletes the namespace, which remains terminating without a controller manager.
     pub(crate) async fn end_namespace(&self, replica: &LabReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
@@ -193,7 +195,7 @@ impl ApiServerLab {
         replica.index.0.lock().unwrap().apply_namespace(facts);
     }
 
-    /// Waits until the replica has written something in another namespace, after all that was told before.
+    /// Waits until the replica has written a later Dataplane in another namespace, so that all earlier writes are done.
     pub(crate) async fn sentinel_elsewhere(&self, replica: &LabReplica) {
         let namespace = format!("{}-elsewhere", self.namespace);
         make_namespace(&self.client, &namespace).await;
@@ -211,9 +213,9 @@ impl ApiServerLab {
         elsewhere.dataplane_until("sentinel", |_| true).await;
     }
 
-    /// Waits until a Dataplane is as it should be.
+    /// Waits until a Dataplane satisfies a condition.
     pub(crate) async fn dataplane_until(&self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let found = self.dataplanes.get_opt(name).await.expect("an answer");
             let found = serde_json::to_value(found).unwrap();
@@ -226,7 +228,7 @@ impl ApiServerLab {
     }
 
     pub(crate) async fn until_gone(&self, name: &str) {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + TIMEOUT;
         while self.dataplanes.get_opt(name).await.expect("an answer").is_some() {
             assert!(Instant::now() < deadline, "Dataplane {name} stays");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -246,7 +248,7 @@ impl ApiServerLab {
     }
 
     pub(crate) async fn event_until(&self, pod: &str, reason: &str) {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let events = self.events(pod).await;
             if events.iter().any(|event| event.reason.as_deref() == Some(reason)) {
@@ -259,7 +261,7 @@ impl ApiServerLab {
 }
 
 impl LabReplica {
-    /// Tells it of a Mesh.
+    /// Applies a Mesh to the replica.
     pub(crate) fn make_mesh(&self, name: &str) {
         let mesh = Mesh::new(name);
         let name = mesh.name.clone();
@@ -267,7 +269,7 @@ impl LabReplica {
         self.writer.mesh_changed(&name);
     }
 
-    fn hand_on(&self, changes: Changes) {
+    fn touch_changed(&self, changes: Changes) {
         for change in changes.dataplanes {
             match change {
                 DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
@@ -305,7 +307,7 @@ async fn define(client: Client) {
             .expect("applied");
     }
     let dataplanes = Api::<DynamicObject>::all_with(client, &ApiResource::erase::<Dataplane>(&()));
-    let deadline = Instant::now() + SOON;
+    let deadline = Instant::now() + TIMEOUT;
     while dataplanes.list(&ListParams::default().limit(1)).await.is_err() {
         assert!(Instant::now() < deadline, "Dataplanes are not served");
         tokio::time::sleep(Duration::from_millis(50)).await;

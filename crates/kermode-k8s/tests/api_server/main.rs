@@ -1,12 +1,12 @@
-//! The writer against a real API server: what people do to Dataplanes, and what replicas do to one another.
+//! Tests of the writer with a real API server: edits by users, and concurrent replicas.
 //!
-//! `make test-api-server` brings one up. Each test has a namespace of its own.
+//! `make test-api-server` starts an API server. Each test has its own namespace.
 
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests are tests"
+    reason = "a panic fails the test"
 )]
 
 mod lab;
@@ -37,7 +37,7 @@ fn is_right(dataplane: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn a_pod_gets_its_dataplane_its_status_and_an_event() {
+async fn pod_gets_a_dataplane_with_status_and_an_event() {
     let lab = ApiServerLab::start("plain").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -61,7 +61,7 @@ async fn a_pod_gets_its_dataplane_its_status_and_an_event() {
 }
 
 #[tokio::test]
-async fn what_people_change_is_put_right() {
+async fn edits_of_users_are_reverted() {
     let lab = ApiServerLab::start("edited").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -113,12 +113,12 @@ async fn what_people_change_is_put_right() {
         .await;
     assert_eq!(
         dataplane["metadata"]["labels"]["team"], "shop",
-        "what is not ours stays: {dataplane:#}"
+        "labels of users must remain: {dataplane:#}"
     );
 }
 
 #[tokio::test]
-async fn a_status_that_people_change_is_put_right() {
+async fn status_edits_of_users_are_reverted() {
     let lab = ApiServerLab::start("status").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -135,7 +135,7 @@ async fn a_status_that_people_change_is_put_right() {
 }
 
 #[tokio::test]
-async fn a_dataplane_that_people_delete_comes_back() {
+async fn dataplane_that_a_user_deletes_is_recreated() {
     let lab = ApiServerLab::start("deleted").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -151,7 +151,7 @@ async fn a_dataplane_that_people_delete_comes_back() {
 }
 
 #[tokio::test]
-async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
+async fn orphaned_dataplanes_are_deleted_and_those_of_users_remain() {
     let lab = ApiServerLab::start("orphans").await;
     for (name, owners) in [
         (
@@ -173,7 +173,7 @@ async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
     }
     let replica = lab.replica_without_pods();
     lab.pod(&replica, "web", true).await;
-    // Nothing is deleted while the replica may not know all Pods.
+    // Nothing is deleted while the desired state is incomplete.
     assert!(lab.dataplanes.get_opt("orphan").await.unwrap().is_some());
     replica.writer.desired_is_complete();
     lab.until_gone("orphan").await;
@@ -182,7 +182,7 @@ async fn what_a_crash_has_left_behind_goes_and_what_people_wrote_stays() {
 }
 
 #[tokio::test]
-async fn health_is_written_without_an_event_and_shape_with_one() {
+async fn change_of_health_causes_no_event() {
     let lab = ApiServerLab::start("events").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -205,11 +205,11 @@ async fn health_is_written_without_an_event_and_shape_with_one() {
         .filter(|event| event.reason.as_deref() == Some("UpdatedKumaDataplane"))
         .collect();
     assert_eq!(updates.len(), 1, "{events:#?}");
-    assert!(updates[0].series.is_none(), "told more than once: {events:#?}");
+    assert!(updates[0].series.is_none(), "repeated Event: {events:#?}");
 }
 
 #[tokio::test]
-async fn each_change_is_one_write_and_an_echo_is_none() {
+async fn change_is_written_once_and_its_watch_event_causes_no_write() {
     let lab = ApiServerLab::start("echo").await;
     let replica = lab.replica();
     lab.pod(&replica, "web", true).await;
@@ -217,7 +217,7 @@ async fn each_change_is_one_write_and_an_echo_is_none() {
     for turn in 0..20 {
         lab.pod(&replica, "web", turn % 2 == 1).await;
     }
-    // A Pod that comes last is done last: by then everything about the first is.
+    // Keys are processed in order: when the last Pod is written, so are all changes of the first.
     lab.pod(&replica, "sentinel", true).await;
     lab.dataplane_until("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
@@ -231,7 +231,7 @@ async fn each_change_is_one_write_and_an_echo_is_none() {
 }
 
 #[tokio::test]
-async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
+async fn two_leading_replicas_do_not_overwrite_each_other() {
     let lab = ApiServerLab::start("two").await;
     let replicas = [lab.replica(), lab.replica()];
     for replica in &replicas {
@@ -244,7 +244,7 @@ async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
         .await
         .expect("edited");
     lab.dataplane_until("web", is_right).await;
-    // Its status comes a while after everything that was told before has been written.
+    // The status of a later Dataplane is written after all earlier writes.
     for replica in &replicas {
         lab.pod(replica, "sentinel", true).await;
     }
@@ -259,12 +259,12 @@ async fn two_replicas_that_both_believe_to_lead_do_not_fight() {
             metrics.written(WriteResult::Updated) + metrics.written(WriteResult::Corrected)
         })
         .sum();
-    // Each may put the edit right, in two steps, and be late for a Dataplane that the other has made; no more.
+    // Each replica may revert the edit in two steps, and apply a Dataplane that the other one has created.
     assert!(written <= 8, "{written} writes for one edit");
 }
 
 #[tokio::test]
-async fn nothing_is_made_in_a_namespace_that_ends() {
+async fn nothing_is_created_in_a_terminating_namespace() {
     let lab = ApiServerLab::start("ending").await;
     let replica = lab.replica();
     lab.end_namespace(&replica).await;
@@ -274,19 +274,19 @@ async fn nothing_is_made_in_a_namespace_that_ends() {
     assert_eq!(
         metrics.written(WriteResult::Failed),
         0,
-        "the API server was asked in vain"
+        "a request was sent that must fail"
     );
     assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
 }
 
 #[tokio::test]
-async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
+async fn dataplane_is_written_when_its_mesh_is_created() {
     let lab = ApiServerLab::start("meshless").await;
     let replica = lab.replica_without_mesh();
     replica.make_mesh("other");
     replica.writer.desired_is_complete();
     lab.pod(&replica, "web", true).await;
-    // By the time one that came later is there, this one would be.
+    // Keys are processed in order, so the first Dataplane would exist when the second one does.
     lab.pod_of_mesh(&replica, "sentinel", "other").await;
     lab.dataplane_until("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
@@ -300,14 +300,14 @@ async fn a_dataplane_waits_for_its_mesh_and_comes_with_it() {
             metrics.written(WriteResult::Failed)
         ),
         (1, 0),
-        "asked for in vain"
+        "a request was sent that must fail"
     );
     replica.make_mesh("default");
     lab.dataplane_until("web", is_right).await;
 }
 
 #[tokio::test]
-async fn the_schema_of_meshes_refuses_names_that_are_no_dns_labels() {
+async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
     let lab = ApiServerLab::start("names").await;
     let mtls = |kind: &str, name: &str| json!({"mtls": {"backends": [{"name": name, "type": kind}]}});
     let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes";
@@ -330,7 +330,7 @@ async fn the_schema_of_meshes_refuses_names_that_are_no_dns_labels() {
 }
 
 #[tokio::test]
-async fn the_schema_of_dataplanes_bounds_inbounds_and_takes_no_health_for_unready() {
+async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
     let lab = ApiServerLab::start("schema").await;
     let dataplane = |inbounds: Vec<Value>| {
         let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "by-hand"},
@@ -365,7 +365,7 @@ async fn the_schema_of_dataplanes_bounds_inbounds_and_takes_no_health_for_unread
 }
 
 #[test]
-fn a_pod_s_heartbeat_changes_nothing() {
+fn heartbeat_of_a_pod_changes_nothing() {
     use kermode_k8s::convert::facts::PodFacts;
     use kermode_k8s::index::Index;
 
@@ -385,9 +385,9 @@ fn a_pod_s_heartbeat_changes_nothing() {
     assert_eq!(index.conversions(), 1);
 }
 
-/// The objects that other tests read decode as the type too.
+/// Other tests read dynamic objects; this one decodes the type.
 #[test]
-fn a_dataplane_of_ours_reads_as_its_type() {
+fn dataplane_decodes_as_its_type() {
     let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "a"},
         "spec": {}, "status": {"inbounds": {"ready": 1, "total": 2, "summary": "1/2"}}});
     let read: Dataplane = serde_json::from_value(object).expect("a Dataplane");
