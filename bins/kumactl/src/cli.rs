@@ -1,4 +1,4 @@
-//! The command line: which subcommands there are. Each subcommand's flags are declared in its own module.
+//! Subcommands of the command line. Each subcommand declares its flags in its own module.
 
 use clap::{Parser, Subcommand};
 
@@ -11,22 +11,22 @@ use crate::validate::ValidateCommand;
 #[derive(Debug, Parser)]
 #[command(name = "kumactl", version, propagate_version = true)]
 pub(crate) struct Cli {
-    /// What to do.
+    /// Subcommand.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// The subcommands.
+/// Subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print the Dataplanes that the control plane would make of Pods, or explain them.
+    /// Print or explain the Dataplanes that the control plane would write for Pods.
     Dataplane(DataplaneArgs),
-    /// Put sidecars into the Pods of manifests, as the control plane would, or explain what it would do.
+    /// Inject sidecars into manifests as the control plane would, or explain the decisions.
     Inject(InjectArgs),
-    /// Print what has to be applied to a cluster.
+    /// Print manifests to apply to a cluster.
     #[command(subcommand)]
     Install(Box<InstallCommand>),
-    /// Check a resource before it is applied.
+    /// Check resources before they are applied.
     #[command(subcommand)]
     Validate(ValidateCommand),
     /// Print the version.

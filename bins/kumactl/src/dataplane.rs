@@ -1,5 +1,5 @@
-//! `kumactl dataplane`: Pods and what is around them in, the Dataplanes that the control plane would make of them out,
-//! or an explanation. The conversion is the control plane's own; nothing here talks to a cluster.
+//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. The
+//! conversion is that of the control plane. No cluster is contacted.
 
 mod explanation;
 
@@ -16,40 +16,40 @@ use kermode_manifests::{documents, yaml};
 
 use crate::output;
 
-/// Exit code for Pods that cannot be converted.
+/// Exit code if a Pod cannot be converted.
 const INVALID: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a file cannot be read or means nothing
+  1  a file cannot be read or is not valid
   2  wrong flags
-  3  a Pod cannot be made into a Dataplane; what can be is printed all the same";
+  3  a Pod cannot be converted; the Dataplanes of the other Pods are printed";
 
-/// The flags.
+/// Flags of `kumactl dataplane`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct DataplaneArgs {
-    /// Pods, and the Services, ReplicaSets, Jobs and Namespaces around them, as YAML or JSON; repeatable, - is the
-    /// standard input. From a cluster: kubectl get pods,services,replicasets,jobs,namespaces -o yaml. Other objects
-    /// are left out.
+    /// Manifests of Pods and of their Services, ReplicaSets, Jobs and Namespaces, as YAML or JSON; repeatable; - is the
+    /// standard input. From a cluster: kubectl get pods,services,replicasets,jobs,namespaces -o yaml. Other objects are
+    /// ignored.
     #[arg(short, long, required = true, value_name = "FILE")]
     file: Vec<PathBuf>,
 
-    /// Namespace of objects that name none.
+    /// Namespace of objects without a namespace.
     #[arg(short, long, default_value = "default", value_name = "NAME")]
     namespace: String,
 
-    /// Zone of the control plane.
+    /// Name of the control plane's zone.
     #[arg(long, value_name = "NAME")]
     zone: Option<String>,
 
-    /// Print for each inbound and tag where it comes from and which labels were dropped, and not the Dataplanes.
+    /// Print the source of each inbound and tag, and the dropped labels, in place of the Dataplanes.
     #[arg(long)]
     explain: bool,
 }
 
-/// Does it.
+/// Runs the command.
 pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
     let mut objects = Vec::new();
     for file in &args.file {
@@ -83,7 +83,7 @@ fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> 
     )?)
 }
 
-/// Says aloud what the Dataplanes do not.
+/// Prints warnings and skipped Pods to the standard error.
 fn report(outcome: &PodOutcome) {
     let pod = &outcome.pod;
     if let Err(reason) = &outcome.dataplane {

@@ -1,5 +1,5 @@
-//! `kumactl`: what an operator asks of Kermode from a terminal. This file only parses, dispatches and reports;
-//! one module a subcommand does the work.
+//! `kumactl`, the command line tool of Kermode. This file parses the command line and dispatches; each subcommand has a
+//! module.
 
 mod cli;
 mod dataplane;
@@ -17,10 +17,10 @@ use cli::{Cli, Command};
 
 pub use install::control_plane_objects;
 
-/// Does what the command line of this process asks for.
+/// Runs the command line of this process.
 ///
-/// The exit code is 0 for success, 1 for a failure, 2 for a command line that means nothing, and what a subcommand's
-/// help says besides.
+/// The exit code is 0 for success, 1 for a failure, 2 for an invalid command line, and 3 where the help of a subcommand
+/// says so.
 pub fn main() -> ExitCode {
     let done = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {

@@ -1,4 +1,4 @@
-//! The program `kumactl`; all of it is in the library beside it, where tests of other crates reach it.
+//! The program `kumactl`. Its code is in the library, which tests of other crates use, too.
 
 use std::process::ExitCode;
 

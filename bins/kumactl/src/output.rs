@@ -1,10 +1,10 @@
-//! Everything the tool writes to the terminal goes through here, so that no other module prints.
+//! Output to the terminal. No other module prints.
 
 use std::io::{ErrorKind, Write, stdout};
 
 use anyhow::{Context, Result};
 
-/// Writes the command's result to the standard output. A reader that has seen enough (`| head`) is no error.
+/// Writes the command's result to the standard output. A closed pipe (`| head`) is not an error.
 pub(crate) fn result(text: &str) -> Result<()> {
     let mut stdout = stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -13,7 +13,7 @@ pub(crate) fn result(text: &str) -> Result<()> {
     }
 }
 
-/// Says something on the standard error that does not stop the command.
+/// Prints a notice to the standard error.
 #[allow(
     clippy::print_stderr,
     reason = "this is the one place where the tool reports to people"
@@ -22,7 +22,7 @@ pub(crate) fn notice(kind: &str, text: &str) {
     eprintln!("{kind}: {text}");
 }
 
-/// Says on the standard error why the command failed, causes included.
+/// Prints an error and its causes to the standard error.
 #[allow(
     clippy::print_stderr,
     reason = "this is the one place where the tool reports errors"

@@ -1,4 +1,4 @@
-//! `kumactl validate`: checks a resource as the control plane's webhook would, before it is applied.
+//! `kumactl validate`: runs the checks of the control plane's webhooks before a resource is applied.
 
 mod container_patch;
 mod diff;
@@ -10,15 +10,15 @@ use clap::Subcommand;
 
 use container_patch::ContainerPatchArgs;
 
-/// What can be checked.
+/// Subcommands of `kumactl validate`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ValidateCommand {
-    /// Check ContainerPatches, and show what they change in the containers of a Pod.
+    /// Check ContainerPatches, and print the changes that they make to the containers of a Pod.
     #[command(name = "containerpatch", visible_alias = "container-patch")]
     ContainerPatch(ContainerPatchArgs),
 }
 
-/// Checks what was asked for.
+/// Runs a subcommand.
 pub(crate) fn run(command: &ValidateCommand) -> Result<ExitCode> {
     match command {
         ValidateCommand::ContainerPatch(args) => container_patch::run(args),

@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::output;
 
-/// The version of this build; also the tag of the images that it installs.
+/// Version of this build, and the default tag of the images.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Prints the version.

@@ -1,4 +1,4 @@
-//! What a script sees of the program: exit code, standard output, standard error.
+//! Tests of the program as a script uses it: exit code, standard output, standard error.
 
 #![allow(clippy::expect_used, reason = "in a test, this is how it fails")]
 
@@ -17,7 +17,7 @@ fn kumactl(arguments: &[&str], input: &str) -> Output {
         .spawn()
         .expect("it starts");
     let mut stdin = child.stdin.take().expect("piped");
-    // It may have ended without reading.
+    // The program may have ended without reading its input.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
     child.wait_with_output().expect("it ends")

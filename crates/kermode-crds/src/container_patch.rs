@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::object::custom_resource;
 
-/// A named list of patches; lives in the control plane's namespace and serves Pods of all namespaces.
+/// A named list of patches. It is in the control plane's namespace and applies to Pods of all namespaces.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ContainerPatch {
     /// API version and kind.
@@ -16,24 +16,24 @@ pub struct ContainerPatch {
     /// Name and namespace.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Unused, kept for compatibility.
+    /// Unused field of Kuma.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<String>,
-    /// The patches.
+    /// Patches of both containers.
     #[serde(default)]
     pub spec: ContainerPatchSpec,
 }
 
 custom_resource!(ContainerPatch, "containerpatches", NamespaceResourceScope);
 
-/// The patches of a [`ContainerPatch`].
+/// Patches of a [`ContainerPatch`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPatchSpec {
-    /// For `kuma-sidecar`.
+    /// Operations on `kuma-sidecar`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sidecar_patch: Vec<JsonPatchBlock>,
-    /// For `kuma-init`.
+    /// Operations on `kuma-init`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub init_patch: Vec<JsonPatchBlock>,
 }
@@ -43,34 +43,34 @@ pub struct ContainerPatchSpec {
 pub struct JsonPatchBlock {
     /// The operation.
     pub op: JsonPatchOp,
-    /// JSON pointer to what changes.
+    /// JSON pointer to the changed value.
     pub path: String,
     /// JSON pointer to the source of `move` and `copy`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The new value of `add` and `replace`: text that must itself be JSON.
+    /// The new value of `add` and `replace`: the text of a JSON document.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
 }
 
-/// What an operation does.
+/// Kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum JsonPatchOp {
-    /// Adds a member or inserts an element; missing parents are made.
+    /// Adds a member or inserts an element; missing parents are created.
     Add,
-    /// Removes what is there.
+    /// Removes the value.
     Remove,
-    /// Replaces what is there.
+    /// Replaces the value.
     Replace,
-    /// Removes and adds elsewhere.
+    /// Moves the value to another path.
     Move,
-    /// Adds elsewhere.
+    /// Copies the value to another path.
     Copy,
 }
 
 impl JsonPatchOp {
-    /// The operation's name in a JSON patch.
+    /// Returns the name of the operation in a JSON patch.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "add",

@@ -15,29 +15,29 @@ pub use status::{
     ConfigurationStatus, DataplaneStatus, InboundsStatus, RejectionStatus, SidecarStatus, condition,
 };
 
-/// A proxy of the mesh; shares name and namespace with its Pod.
+/// A proxy of the mesh, with the name and namespace of its Pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Dataplane {
     /// API version and kind.
     #[serde(flatten)]
     pub types: Option<TypeMeta>,
-    /// Name, namespace, owner.
+    /// Name, namespace and owner.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// The mesh it belongs to.
+    /// Mesh of the proxy.
     #[serde(default)]
     pub mesh: String,
-    /// What it serves and how it is reached.
+    /// Inbounds and addresses.
     #[serde(default)]
     pub spec: DataplaneSpec,
-    /// What became of it. Written through its own subresource.
+    /// State, written through the status subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<DataplaneStatus>,
 }
 
 custom_resource!(Dataplane, "dataplanes", NamespaceResourceScope);
 
-/// Contents of a [`Dataplane`] (BEHAVIOUR section 8).
+/// Contents of a [`Dataplane`], see `docs/reference/resources.md#dataplane`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataplaneSpec {
@@ -65,7 +65,7 @@ pub struct Networking {
     /// One entry for each port of each Service that selects the Pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inbound: Vec<InboundSpec>,
-    /// How traffic is redirected.
+    /// Redirection of traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transparent_proxying: Option<TransparentProxyingSpec>,
     /// Envoy's admin interface.
@@ -77,12 +77,12 @@ pub struct Networking {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct InboundSpec {
-    /// The container port.
+    /// Container port.
     pub port: u16,
-    /// Its tags.
+    /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
-    /// Its health; absent when nothing is known, which counts as ready.
+    /// Health; absent means ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
 }
@@ -90,7 +90,7 @@ pub struct InboundSpec {
 /// Health of an inbound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether it may receive traffic. Kuma leaves `false` out when it writes the object.
+    /// Whether the inbound may receive traffic. Kuma omits `false` when it writes the object.
     #[serde(default)]
     pub ready: bool,
 }
@@ -101,7 +101,7 @@ pub struct GatewaySpec {
     /// `DELEGATED`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Its tags.
+    /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
 }
@@ -112,7 +112,7 @@ pub struct GatewaySpec {
 pub struct TransparentProxyingSpec {
     /// Target port of inbound connections.
     pub redirect_port_inbound: u16,
-    /// The same for IPv6.
+    /// Target port of inbound IPv6 connections.
     #[serde(
         rename = "redirectPortInboundV6",
         default,
@@ -121,10 +121,10 @@ pub struct TransparentProxyingSpec {
     pub redirect_port_inbound_v6: Option<u16>,
     /// Target port of outbound connections.
     pub redirect_port_outbound: u16,
-    /// Services reached by pod IP.
+    /// Services whose Pods the proxy reaches by IP address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub direct_access_services: Vec<String>,
-    /// The only services reached.
+    /// Services that the proxy is configured for; all if empty.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub reachable_services: Vec<String>,
 }
@@ -132,16 +132,16 @@ pub struct TransparentProxyingSpec {
 /// Envoy's admin interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admin {
-    /// Its port.
+    /// Port.
     pub port: u16,
 }
 
 /// Virtual probes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbesSpec {
-    /// Port the kubelet asks on.
+    /// Port of the listener for probes.
     pub port: u16,
-    /// One entry a probe.
+    /// One entry for each probe.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<ProbeEndpoint>,
 }
@@ -150,11 +150,11 @@ pub struct ProbesSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbeEndpoint {
-    /// The application's port.
+    /// Port of the application.
     pub inbound_port: u16,
-    /// The path asked of the application.
+    /// Path that the proxy requests from the application.
     pub inbound_path: String,
-    /// The path asked of the proxy.
+    /// Path that the kubelet requests from the proxy.
     pub path: String,
 }
 

@@ -1,8 +1,7 @@
-//! The CustomResourceDefinitions, as JSON ready to be applied.
+//! CustomResourceDefinitions, as JSON.
 //!
-//! Structural: what we know is described and checked, so that `kubectl explain` tells something and a typing error is
-//! refused by the API server itself. Kuma has fields that we do not know; wherever its manifests may carry one, it is
-//! kept ([`open`]) rather than pruned.
+//! The schemas are structural: every known field is described and checked, so that `kubectl explain` documents it and the
+//! API server refuses a misspelled value. Objects that may have further fields in Kuma keep unknown fields ([`open`]).
 
 mod container_patch;
 mod dataplane;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{GROUP, VERSION};
 
-/// All CustomResourceDefinitions, in the order they are installed.
+/// Returns all CustomResourceDefinitions, in the order of installation.
 pub fn all() -> Vec<Value> {
     vec![
         container_patch::container_patch(),
@@ -28,7 +27,7 @@ pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
 
-/// What a kind is called.
+/// Names of a kind.
 struct Names {
     kind: &'static str,
     plural: &'static str,
@@ -72,14 +71,14 @@ fn definition(names: Names, scope: &str, version: Value) -> Value {
 
 fn object(properties: Value) -> Value {
     let mut schema = json!({"type": "object"});
-    // An empty list would not be stored, and every `kubectl apply` would find a difference.
+    // The API server does not store an empty map, so `kubectl diff` would always report one.
     if properties.as_object().is_some_and(|members| !members.is_empty()) {
         schema["properties"] = properties;
     }
     schema
 }
 
-/// An object that may have members besides those described.
+/// An object that keeps fields that are not described.
 fn open(properties: Value) -> Value {
     let mut schema = object(properties);
     schema["x-kubernetes-preserve-unknown-fields"] = true.into();
@@ -96,7 +95,7 @@ fn required(mut schema: Value, members: &[&str]) -> Value {
     schema
 }
 
-/// A rule in CEL. Its message is what the user reads.
+/// Adds a CEL rule. The user sees its message.
 fn rule(mut schema: Value, rule: &str, message: &str) -> Value {
     let rules = &mut schema["x-kubernetes-validations"];
     if rules.is_null() {
@@ -112,7 +111,7 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
-/// A port number from `least`, which is 0 where that means none.
+/// A port number from `least`; 0 means no port.
 fn port(least: u16, description: &str) -> Value {
     json!({"type": "integer", "minimum": least, "maximum": u16::MAX, "description": description})
 }
@@ -121,19 +120,19 @@ fn column(name: &str, kind: &str, path: &str) -> Value {
     json!({"name": name, "type": kind, "jsonPath": path})
 }
 
-/// A column that only `kubectl get -o wide` shows.
+/// A column of `kubectl get -o wide` only.
 fn wide(mut column: Value) -> Value {
     column["priority"] = 1.into();
     column
 }
 
-/// Conditions as all of Kubernetes has them; each writer owns those of its own types.
+/// Conditions in the form of Kubernetes. Each field manager owns the condition types that it writes.
 fn conditions() -> Value {
     let condition = object(json!({
-        "type": text("What it is about."),
+        "type": text("Type of the condition."),
         "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-        "reason": text("Why, in one word for programs."),
-        "message": text("Why, in a sentence for people."),
+        "reason": text("Machine-readable reason."),
+        "message": text("Human-readable message."),
         "lastTransitionTime": {"type": "string", "format": "date-time"},
         "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
     }));

@@ -1,4 +1,4 @@
-//! Mesh: what all proxies of a mesh have in common.
+//! Mesh: settings that all proxies of a mesh share.
 
 use std::time::Duration;
 
@@ -17,13 +17,13 @@ pub struct Mesh {
     /// API version and kind.
     #[serde(flatten)]
     pub types: Option<TypeMeta>,
-    /// Its name.
+    /// Name.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Its settings. Fields that Kermode does not know are kept by the API server and ignored here.
+    /// Settings. The API server keeps fields that Kermode does not know.
     #[serde(default)]
     pub spec: MeshSpec,
-    /// What became of it. Written through its own subresource.
+    /// State, written through the status subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<MeshStatus>,
 }
@@ -41,11 +41,11 @@ pub struct MeshSpec {
     pub networking: Option<MeshNetworking>,
 }
 
-/// Mutual TLS: the backends there are and the one in use.
+/// Mutual TLS: backends, and the backend in use.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MtlsSpec {
-    /// Name of the backend in use; mTLS is off without one.
+    /// Name of the backend in use; mutual TLS is off without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled_backend: Option<String>,
     /// The backends.
@@ -53,13 +53,13 @@ pub struct MtlsSpec {
     pub backends: Vec<Backend>,
 }
 
-/// One way of issuing certificates.
+/// A backend: one certificate authority.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// `builtin`.
+    /// Type; Kermode supports `builtin`.
     #[serde(rename = "type")]
     pub kind: String,
     /// `STRICT` (the default) or `PERMISSIVE`.
@@ -73,15 +73,15 @@ pub struct Backend {
 /// Workload certificates of a [`Backend`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DpCert {
-    /// Their renewal.
+    /// Rotation of the certificates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Rotation>,
 }
 
-/// Renewal of workload certificates.
+/// Rotation of workload certificates.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Rotation {
-    /// Lifetime, a Go duration; `24h` unless set.
+    /// Lifetime of a certificate, in Go's notation; `24h` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expiration: Option<String>,
 }
@@ -97,67 +97,67 @@ pub struct MeshNetworking {
 /// Outbound traffic of a mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshOutbound {
-    /// Whether traffic to addresses outside the mesh is let through; `true` unless set.
+    /// Whether traffic to addresses outside of the mesh passes through; `true` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passthrough: Option<bool>,
 }
 
-/// What became of a [`Mesh`], in the words of the leading control plane.
+/// State of a [`Mesh`], written by the leader.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshStatus {
-    /// What inbounds accept: `STRICT`, `PERMISSIVE` or `Disabled`.
+    /// Mode of mutual TLS: `STRICT`, `PERMISSIVE` or `Disabled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtls: Option<String>,
-    /// How many Dataplanes belong to it.
+    /// Number of Dataplanes.
     #[serde(default)]
     pub dataplanes: usize,
-    /// How many values of `kuma.io/service` they have.
+    /// Number of services of the Dataplanes.
     #[serde(default)]
     pub services: usize,
-    /// `Accepted`: whether the resource is in force as it is.
+    /// Conditions; `Accepted` says whether the settings are in effect.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
-/// What a name has to be.
+/// Requirement on names, as in error messages.
 pub(crate) const DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last \
                                     no dash";
-/// The type of backend that there is.
+/// Type of the supported backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
-/// Why a Mesh resource cannot be used.
+/// A Mesh resource that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMesh {
     /// The mesh's name cannot be a trust domain.
     #[error("metadata.name: {0:?} {DNS_LABEL}")]
     Name(String),
-    /// The backend's name cannot be a part of a Secret's.
+    /// The backend's name cannot be part of the name of a Secret.
     #[error("spec.mtls.backends[{0}].name: {1:?} {DNS_LABEL}")]
     BackendName(usize, String),
     /// The enabled backend is not in the list.
     #[error("spec.mtls.enabledBackend: has to be set to one of the backends in the mesh, not {0:?}")]
     UnknownBackend(String),
-    /// The backend's type is none of ours.
+    /// The backend's type is not supported.
     #[error("spec.mtls.backends[{0}].type: {1:?} is not supported: use builtin")]
     UnknownType(usize, String),
-    /// The mode is neither of the two.
+    /// The mode is unknown.
     #[error("spec.mtls.backends[{0}].mode: {1:?} is unknown: use STRICT or PERMISSIVE")]
     UnknownMode(usize, String),
-    /// The lifetime of certificates is not a usable duration.
+    /// The lifetime of certificates is not a duration, or too short.
     #[error("spec.mtls.backends[{0}].dpCert.rotation.expiration: {1}")]
     Expiration(usize, String),
 }
 
 impl InvalidMesh {
-    /// The same, field and message apart.
+    /// Splits the error into field and message.
     pub(crate) fn problem(&self) -> Problem {
         Problem::of(self)
     }
 }
 
-/// Lifetime of a workload certificate unless the mesh says otherwise.
+/// Default lifetime of a workload certificate.
 const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
-/// Shorter lives leave no time to renew at 4/5 of them.
+/// Minimum lifetime of a workload certificate. Shorter lifetimes leave no time for a renewal after 4/5 of them.
 const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_mins(1);
 
 // === wire to model ===
@@ -213,7 +213,7 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
     }))
 }
 
-/// The name is a part of the names of Secrets. What other types make of theirs is their business.
+/// Checks the name of a builtin backend, which is part of the names of Secrets. Other types have no such limit.
 pub(crate) fn backend_name(index: usize, backend: &Backend) -> Result<(), InvalidMesh> {
     if backend.kind == BUILTIN && !model::is_dns_label(&backend.name) {
         return Err(InvalidMesh::BackendName(index, backend.name.clone()));

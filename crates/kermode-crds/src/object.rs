@@ -1,7 +1,7 @@
-//! What the custom resources share: identification by group, version and kind.
+//! Common code of the custom resources: group, version and kind.
 //!
-//! Kuma puts `mesh` beside `metadata` and `spec`, where kube's derive has no room for a field; so the
-//! [`kube::Resource`] implementation is written here once instead.
+//! Kuma's resources have the field `mesh` beside `metadata` and `spec`. kube's derive macro does not support that, so this
+//! macro implements [`kube::Resource`].
 
 /// Implements [`kube::Resource`] and a constructor's type information for a custom resource.
 macro_rules! custom_resource {
@@ -36,7 +36,7 @@ macro_rules! custom_resource {
         }
 
         impl $type {
-            /// The type information that belongs into every object sent to the API server.
+            /// Returns the `apiVersion` and `kind` of every object sent to the API server.
             pub fn type_meta() -> kube::core::TypeMeta {
                 kube::core::TypeMeta::resource::<Self>()
             }

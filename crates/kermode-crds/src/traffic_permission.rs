@@ -1,4 +1,4 @@
-//! MeshTrafficPermission: who may call whom (BEHAVIOUR section 8).
+//! MeshTrafficPermission: access rights between services, see `docs/reference/resources.md#meshtrafficpermission`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::object::custom_resource;
 use crate::validate::Problem;
 
-/// A permission; lives in the control plane's namespace, its mesh in the label `kuma.io/mesh`.
+/// A permission. It is in the control plane's namespace, and its label `kuma.io/mesh` names the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MeshTrafficPermission {
     /// API version and kind.
@@ -20,7 +20,7 @@ pub struct MeshTrafficPermission {
     /// Name, namespace and mesh label.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Its target and rules.
+    /// Target and rules.
     #[serde(default)]
     pub spec: MeshTrafficPermissionSpec,
 }
@@ -35,10 +35,10 @@ custom_resource!(
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MeshTrafficPermissionSpec {
-    /// The inbounds it protects.
+    /// Inbounds that the permission applies to.
     #[serde(default)]
     pub target_ref: TargetRef,
-    /// The callers.
+    /// Clients that the rule applies to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<FromSpec>,
 }
@@ -49,27 +49,27 @@ pub struct TargetRef {
     /// `Mesh`, `MeshSubset`, `MeshService` or `MeshServiceSubset`.
     #[serde(default)]
     pub kind: String,
-    /// The service, for the kinds that name one.
+    /// Service, for the kinds that name one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// The tags, for the subset kinds.
+    /// Tags, for the subset kinds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
 }
 
-/// One group of callers and the verdict.
+/// A rule: a group of clients and the action.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FromSpec {
-    /// The callers.
+    /// Clients that the rule applies to.
     #[serde(default)]
     pub target_ref: TargetRef,
-    /// The verdict.
+    /// Action for these clients.
     #[serde(default)]
     pub default: PermissionConf,
 }
 
-/// The verdict of a rule.
+/// Action of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PermissionConf {
     /// `Allow`, `Deny` or `AllowWithShadowDeny`.
@@ -77,13 +77,13 @@ pub struct PermissionConf {
     pub action: String,
 }
 
-/// Why a permission cannot be used.
+/// A permission that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPermission {
     /// The kind of a reference is unknown.
     #[error("{0}.kind: {1:?} is not supported: use Mesh, MeshSubset, MeshService or MeshServiceSubset")]
     Kind(String, String),
-    /// A reference to a service names none.
+    /// A reference to a service has no name.
     #[error("{0}.name: must be set with kind {1}")]
     Name(String, String),
     /// The action is unknown.
@@ -94,7 +94,7 @@ pub enum InvalidPermission {
 // === wire to model ===
 
 impl InvalidPermission {
-    /// The same, field and message apart.
+    /// Splits the error into field and message.
     pub(crate) fn problem(&self) -> Problem {
         Problem::of(self)
     }
@@ -122,7 +122,7 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     }
 }
 
-/// Where the target stands.
+/// Field of the target.
 pub(crate) const TARGET: &str = "spec.targetRef";
 
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {

@@ -1,7 +1,7 @@
-//! What is wrong with resources that people write, beyond what their schema tells (BEHAVIOUR section 8).
+//! Validation of custom resources beyond their schema, see `docs/reference/resources.md#validation`.
 //!
-//! Pure: the validating webhook asks, and answers with all problems at once. Objects are read as the JSON they are,
-//! since a typed reading would stop at the first wrong member and hide the rest.
+//! The validating webhook calls it and reports all problems at once. Objects are read as JSON, because deserialising a type
+//! would stop at the first problem.
 
 mod dataplane;
 mod mesh;
@@ -14,12 +14,12 @@ pub use dataplane::dataplane;
 pub use mesh::mesh;
 pub use traffic_permission::traffic_permission;
 
-/// One thing that is wrong.
+/// A problem of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where, as a path into the object.
+    /// Path of the field.
     pub field: String,
-    /// What, and where it is not plain, what to do.
+    /// Problem, and the remedy if it is not obvious.
     pub message: String,
 }
 
@@ -33,7 +33,7 @@ impl Problem {
 }
 
 impl Problem {
-    /// Of an error whose text begins with the field.
+    /// Splits an error text that begins with the field.
     pub(crate) fn of(error: &impl fmt::Display) -> Self {
         let text = error.to_string();
         match text.split_once(": ") {

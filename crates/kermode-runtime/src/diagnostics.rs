@@ -19,7 +19,7 @@ struct Diagnostics {
     registry: Arc<Mutex<Registry>>,
 }
 
-/// The routes of the diagnostics server.
+/// Returns the routes of the diagnostics server.
 pub fn router(readiness: Readiness, registry: Arc<Mutex<Registry>>) -> Router {
     Router::new()
         .route("/healthy", get(async || "healthy\n"))
@@ -31,7 +31,7 @@ pub fn router(readiness: Readiness, registry: Arc<Mutex<Registry>>) -> Router {
 /// Serves the routes until shutdown.
 ///
 /// # Errors
-/// When the listener fails.
+/// If the listener fails.
 pub async fn serve(
     listener: tokio::net::TcpListener,
     router: Router,

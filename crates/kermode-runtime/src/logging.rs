@@ -6,17 +6,17 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt};
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
-    /// For people: one line an event.
+    /// One line of text for each event.
     #[default]
     Text,
-    /// For machines: one JSON object a line.
+    /// One JSON object for each event.
     Json,
 }
 
-/// The level is not one that can be set.
+/// The log level or filter is invalid.
 #[derive(Debug, thiserror::Error)]
 #[error("log level {0:?} is unknown: use error, warn, info, debug or trace")]
 pub struct UnknownLevel(String);
@@ -24,17 +24,17 @@ pub struct UnknownLevel(String);
 /// Starts logging. `level` is a level, or a filter such as `info,kermode_xds=debug`.
 ///
 /// # Errors
-/// When the level cannot be read.
+/// If the level is invalid.
 pub fn init(level: &str, format: Format) -> Result<(), UnknownLevel> {
-    // A second initialisation can only come from a test; the first one stays.
+    // Only tests initialise logging twice. The first initialisation stays.
     let _ = Registry::default().with(layer(level, format)?).try_init();
     Ok(())
 }
 
-/// Starts logging and sending traces.
+/// Starts logging and the export of traces.
 ///
 /// # Errors
-/// When the level cannot be read.
+/// If the level is invalid.
 #[cfg(feature = "opentelemetry")]
 pub fn init_with_traces(
     level: &str,

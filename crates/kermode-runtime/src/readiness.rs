@@ -1,9 +1,9 @@
-//! Readiness by guards: a process is ready once every part that had to start has said so.
+//! Readiness by guards: a process is ready once every registered part has started.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Knows which parts are still starting.
+/// Set of the parts that have not started yet.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     pending: Arc<Mutex<BTreeSet<&'static str>>>,
@@ -18,7 +18,7 @@ pub struct Guard {
 }
 
 impl Readiness {
-    /// Registers a part that has to start first.
+    /// Registers a part that must start before the process is ready.
     pub fn expect(&self, part: &'static str) -> Guard {
         self.lock().insert(part);
         Guard {
@@ -27,7 +27,7 @@ impl Readiness {
         }
     }
 
-    /// The parts that are still starting, sorted.
+    /// Returns the parts that have not started yet, sorted.
     pub fn pending(&self) -> Vec<&'static str> {
         self.lock().iter().copied().collect()
     }
@@ -38,7 +38,7 @@ impl Readiness {
 }
 
 impl Guard {
-    /// Says that the part has started.
+    /// Marks the part as started.
     pub fn ready(self) {
         self.readiness.lock().remove(self.part);
         tracing::info!(part = self.part, "ready");

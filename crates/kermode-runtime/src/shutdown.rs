@@ -1,43 +1,43 @@
-//! Shutdown in two stages: the first signal asks every component to finish, a second one ends the process.
+//! Shutdown in two stages: the first signal starts the shutdown of every component, a second signal ends the process.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
-/// Asks to finish. Dropping it asks as well.
+/// Starts the shutdown. Dropping it starts the shutdown, too.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<bool>);
 
-/// Learns of the request to finish. Cheap to clone, one for each component.
+/// Observes the shutdown. Cheap to clone, one for each component.
 #[derive(Clone, Debug)]
 pub struct Shutdown(watch::Receiver<bool>);
 
-/// A pair of both.
+/// Creates a connected pair.
 pub fn channel() -> (Trigger, Shutdown) {
     let (sender, receiver) = watch::channel(false);
     (Trigger(sender), Shutdown(receiver))
 }
 
 impl Trigger {
-    /// Asks every component to finish.
+    /// Starts the shutdown of every component.
     pub fn shut_down(&self) {
         self.0.send_replace(true);
     }
 }
 
 impl Shutdown {
-    /// Whether finishing has been asked for.
+    /// Whether the shutdown has started.
     pub fn requested(&self) -> bool {
         *self.0.borrow()
     }
 
-    /// The value behind it, for whoever waits in a way of their own: true once finishing is asked for.
+    /// Returns the underlying value: true once the shutdown has started.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.clone()
     }
 
-    /// Completes when finishing is asked for.
+    /// Completes when the shutdown starts.
     pub async fn wait(mut self) {
-        // An error means that the trigger is gone, which asks as well.
+        // An error means that the trigger was dropped, which starts the shutdown, too.
         let _ = self.0.wait_for(|requested| *requested).await;
     }
 }
@@ -50,10 +50,10 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Starts listening; from now on the signals no longer end the process by themselves.
+    /// Installs the handlers. The signals no longer end the process.
     ///
     /// # Errors
-    /// When the handlers cannot be installed.
+    /// If the handlers cannot be installed.
     pub fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -61,7 +61,7 @@ impl Signals {
         })
     }
 
-    /// The next signal's name.
+    /// Waits for the next signal and returns its name.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

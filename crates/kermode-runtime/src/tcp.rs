@@ -1,30 +1,30 @@
-//! Connections that stay open for days and are silent most of the time.
+//! Socket options of connections that stay open for days and are idle most of the time.
 
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 
-/// After so long without a word from a peer the kernel asks whether it is still there,
+/// Idle time before the kernel sends the first keep-alive probe.
 const QUIET: Duration = Duration::from_secs(20);
-/// asks again in such steps,
+/// Time between keep-alive probes.
 const PROBE: Duration = Duration::from_secs(10);
-/// and gives up when nothing has been answered for so long, be it a question or what was sent.
+/// Time after which the kernel closes a connection with an unacknowledged probe or unacknowledged data.
 const UNANSWERED: Duration = Duration::from_secs(40);
 
-/// Has small messages sent without waiting for one another, and a peer that is gone without a word found out within a minute
-/// by the kernel: asking each by a ping of HTTP/2 would be most of what thousands of idle connections cost. A peer that
-/// only hangs, but whose kernel answers, is noticed once it is sent more than fits into its buffers.
+/// Sends small messages without delay, and detects a vanished peer within a minute by keep-alive probes of the kernel.
+/// HTTP/2 pings would account for most of the cost of thousands of idle connections. A peer that hangs while its kernel
+/// responds is detected once its buffers are full.
 ///
 /// # Errors
-/// When the kernel refuses an option.
+/// If the kernel refuses an option.
 pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &seconds(QUIET))?;
     setsockopt(stream, sockopt::TcpKeepInterval, &seconds(PROBE))?;
-    // Linux asks this and not the number of probes when it is set.
+    // If it is set, Linux uses it in place of the number of probes.
     setsockopt(stream, sockopt::TcpUserTimeout, &(seconds(UNANSWERED) * 1000))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! TLS with a certificate that can be replaced while serving, and inside of it whatever is spoken there: [`Protocol`].
+//! TLS server with a certificate that can be replaced while serving. [`Protocol`] is the protocol inside of TLS.
 //!
-//! Whoever reaches the port can open connections, so each has to bring a request soon, and no address gets all of
-//! them: a pod that only connects must not keep the API server out.
+//! Every Pod can open connections to the port. So a connection without a request is closed, and the connections from one
+//! address are limited: a Pod that only connects must not lock out the API server.
 
 mod http;
 mod sources;
@@ -23,18 +23,18 @@ use self::sources::{Place, Sources};
 use crate::shutdown::Shutdown;
 use crate::tcp;
 
-/// A handshake that takes longer is a client that does not mean it.
+/// Time limit of the TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Neither does one that then sends no complete head of a request.
+/// Time limit from the handshake to the complete head of the first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// One address may have this part of all connections,
+/// Share of all connections that one address may have, as a divisor.
 const SHARE: usize = 4;
-/// but always as many as this: many proxies may be behind one node's address.
+/// Lower bound of the connections that one address may have: many proxies may share the address of a node.
 const SMALLEST_SHARE: usize = 16;
-/// How long open connections may take to finish at shutdown.
+/// Time limit of open connections at shutdown.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Why TLS cannot be set up.
+/// A TLS server that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Certificate and key do not fit each other or cannot be used.
@@ -42,17 +42,17 @@ pub enum TlsError {
     Certificate(#[from] rustls::Error),
 }
 
-/// The certificate in use; replacing it affects new connections only.
+/// Certificate in use. Replacing it affects only new connections.
 #[derive(Debug)]
 pub struct ServingCertificate {
     current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl ServingCertificate {
-    /// Starts with a chain (leaf first) and its key.
+    /// Creates it from a chain (leaf first) and its key.
     ///
     /// # Errors
-    /// When the two do not fit.
+    /// If certificate and key do not match.
     pub fn new(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -65,7 +65,7 @@ impl ServingCertificate {
     /// Replaces chain and key.
     ///
     /// # Errors
-    /// When the two do not fit; the old ones stay in use then.
+    /// If certificate and key do not match. The previous ones stay in use.
     pub fn replace(
         &self,
         chain: Vec<CertificateDer<'static>>,
@@ -105,9 +105,9 @@ impl ResolvesServerCert for Resolver {
     }
 }
 
-/// What is spoken inside of TLS.
+/// Protocol inside of TLS.
 pub trait Protocol: Send + Sync + 'static {
-    /// Its names in the handshake (ALPN), the most wanted first.
+    /// ALPN names, in the order of preference.
     fn names(&self) -> Vec<Vec<u8>>;
 
     /// Serves a connection until its end.
@@ -118,10 +118,10 @@ pub trait Protocol: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), BrokenConnection>>;
 }
 
-/// Why a connection did not end as it should.
+/// Error that ended a connection.
 pub type BrokenConnection = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a connection and its server say to each other.
+/// Signals between a connection and its server.
 #[derive(Clone, Debug)]
 pub struct Signs {
     asked: Arc<Notify>,
@@ -129,22 +129,22 @@ pub struct Signs {
 }
 
 impl Signs {
-    /// To be called with each request: a connection without any is closed.
+    /// Records a request. A connection without a request is closed.
     pub fn asked(&self) {
         self.asked.notify_one();
     }
 
-    /// When no more requests are to be accepted.
+    /// Completes when no more requests are accepted.
     pub fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
 }
 
-/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, a quarter of them from one
-/// address; more wait to be accepted, and more from that address are closed.
+/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, and a quarter of them from one
+/// address. Further connections wait to be accepted; further connections from that address are closed.
 ///
 /// # Errors
-/// When TLS cannot be set up.
+/// If TLS cannot be set up.
 pub async fn serve(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
@@ -160,7 +160,7 @@ pub async fn serve(
     serve_within(bounds, listener, certificate, protocol, shutdown).await
 }
 
-/// What clients may use.
+/// Limits of clients.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     connections: usize,
@@ -181,7 +181,7 @@ async fn serve_within(
     let permits = Arc::new(Semaphore::new(bounds.connections));
     let sources = Sources::new(bounds.per_source);
     let protocol = Arc::new(protocol);
-    // Closed when the last connection has dropped its end.
+    // The channel closes when the last connection has dropped its sender.
     let (open, mut closed) = mpsc::channel::<()>(1);
     let finished = shutdown.clone().wait();
     tokio::pin!(finished);
@@ -223,7 +223,7 @@ async fn serve_within(
     Ok(())
 }
 
-/// Serves until the connection ends, or drops it when no request comes in time.
+/// Serves a connection until its end. A connection without a request is dropped at the time limit.
 async fn unless_silent(
     asked: Arc<Notify>,
     patience: Duration,
@@ -236,7 +236,7 @@ async fn unless_silent(
             return Ok(());
         }
     }
-    // Alone: for the rest of its life nothing beside it is looked at whenever it is woken.
+    // Once a request has arrived, the connection is polled without the timer.
     connection.await
 }
 
@@ -246,13 +246,13 @@ fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Re
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(Resolver(certificate)));
     config.alpn_protocols = protocols;
-    // Clients stay connected for long, and when many come back at once, no cache would be large enough for all of them.
+    // Sessions are not cached: clients stay connected for long, and no cache holds all clients that reconnect at once.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A connection and what it uses up.
+/// A connection with its slots.
 struct Accepted {
     stream: TcpStream,
     _permit: OwnedSemaphorePermit,
@@ -261,8 +261,8 @@ struct Accepted {
 
 async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Sources) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
-    // Twice as many at a turn as the runtime would have it: after each, thousands of handshakes may go first, and whoever
-    // finds no room in the kernel's queue is not heard for up to minutes.
+    // Accepts twice as many connections in a row as the runtime's budget allows. Thousands of handshakes may run before the
+    // next turn, and a client that finds the kernel's accept queue full retries for up to minutes.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
             let place = sources.admit(peer.ip())?;
@@ -277,7 +277,7 @@ async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Source
         }
         Err(error) => {
             tracing::warn!(%error, "connection could not be accepted");
-            // Typically out of file descriptors: give open connections time to end.
+            // Usually a lack of file descriptors: wait for open connections to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }

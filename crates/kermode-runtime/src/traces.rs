@@ -1,7 +1,7 @@
-//! Traces of what a program does, sent to an OpenTelemetry collector (OTLP over gRPC).
+//! Export of traces to an OpenTelemetry collector (OTLP over gRPC).
 //!
-//! Spans of our own crates and of the Kubernetes client are sent; they are finer than logs (debug), and cost nothing
-//! while nobody asked for them. What the collector does not take in time is dropped: a slow one delays nobody.
+//! Spans of Kermode's crates and of the Kubernetes client are exported, at level debug; they cost nothing while the export is
+//! off. Spans that the collector does not accept in time are dropped, so a slow collector delays nothing.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// How long the collector may take for one batch, and for the last one at the end.
+/// Time limit of one batch, the last one at the end included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Whose spans are sent.
+/// Filter of the exported spans.
 const SOURCES: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
 
-/// Where traces go.
+/// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
     /// URL of the collector, such as `http://otel-collector.observability:4317`.
@@ -28,11 +28,11 @@ pub struct Settings {
     pub service: &'static str,
     /// Name of this replica, `service.instance.id`.
     pub instance: String,
-    /// The share of traces that are sent, from 0 to 1.
+    /// Fraction of traces that are exported, from 0 to 1.
     pub sampling_ratio: f64,
 }
 
-/// Traces cannot be sent.
+/// The exporter cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be sent to {endpoint:?}: {cause}; set the URL of an OTLP collector over gRPC")]
 pub struct NoExporter {
@@ -40,7 +40,7 @@ pub struct NoExporter {
     cause: String,
 }
 
-/// Sends traces; what is left is sent when it is dropped.
+/// Exporter of traces. Dropping it exports the remaining spans.
 #[derive(Debug)]
 pub struct Traces {
     provider: SdkTracerProvider,
@@ -48,10 +48,10 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Begins to send. To be called in the context of a Tokio runtime; the collector need not be there yet.
+    /// Starts the export. Must be called in the context of a Tokio runtime. The collector does not have to be reachable yet.
     ///
     /// # Errors
-    /// When the endpoint is no URL.
+    /// If the endpoint is not a URL.
     pub fn start(settings: Settings) -> Result<Self, NoExporter> {
         let exporter = SpanExporter::builder()
             .with_tonic()
@@ -81,7 +81,7 @@ impl Traces {
         })
     }
 
-    /// What a subscriber needs to have its spans sent.
+    /// Layer of a subscriber that exports its spans.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes whatever is exported, without reading more of it than the test needs.
+    /// Accepts exported spans and reads only the parts that the test needs.
     async fn collector(seen: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await

@@ -1,4 +1,4 @@
-//! Explanations as text.
+//! Explanations of Dataplanes as text.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use kermode_k8s::convert::facts::TargetPort;
 use kermode_k8s::convert::{InboundExplained, LabelDropped, ServiceSelection, TagSource};
 use kermode_k8s::offline::{PodOutcome, SOME_ADDRESS};
 
-/// All of them, in the order of the Pods.
+/// Formats the explanations in the order of the Pods.
 pub(super) fn text(outcomes: &[PodOutcome]) -> String {
     if outcomes.is_empty() {
         return "No object is a Pod.\n".to_owned();

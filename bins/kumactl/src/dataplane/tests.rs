@@ -1,4 +1,4 @@
-//! Objects in, Dataplanes and explanations out.
+//! Tests of `kumactl dataplane`: Dataplanes and explanations.
 
 use kermode_k8s::offline::PodOutcome;
 
@@ -51,7 +51,7 @@ fn made(texts: &[&str]) -> Vec<PodOutcome> {
 }
 
 #[test]
-fn a_pod_becomes_the_dataplane_that_the_control_plane_would_write() {
+fn pod_yields_the_dataplane_of_the_control_plane() {
     let outcomes = made(&[POD, SERVICES]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     assert_eq!(dataplane["kind"], "Dataplane");
@@ -66,7 +66,7 @@ fn a_pod_becomes_the_dataplane_that_the_control_plane_would_write() {
 }
 
 #[test]
-fn each_tag_of_the_dataplane_is_explained_with_the_same_value() {
+fn every_tag_is_explained_with_its_value() {
     let outcomes = made(&[POD, SERVICES]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     let tags = dataplane["spec"]["networking"]["inbound"][0]["tags"]
@@ -85,7 +85,7 @@ fn each_tag_of_the_dataplane_is_explained_with_the_same_value() {
 }
 
 #[test]
-fn the_explanation_says_where_everything_comes_from() {
+fn explanation_names_the_source_of_every_part() {
     let text = explanation::text(&made(&[POD, SERVICES]));
     let expected = "\
 Pod shop/web-0: Dataplane in mesh default
@@ -111,7 +111,7 @@ Pod shop/web-0: Dataplane in mesh default
 }
 
 #[test]
-fn a_pod_without_service_is_named_after_its_workload() {
+fn service_less_pod_is_named_after_its_workload() {
     let owned = POD.replace(
         "  name: web-0",
         "  name: web-0\n  ownerReferences: [{kind: ReplicaSet, name: web-5d8, apiVersion: apps/v1, uid: u, controller: true}]",
@@ -127,7 +127,7 @@ fn a_pod_without_service_is_named_after_its_workload() {
 }
 
 #[test]
-fn a_pod_without_sidecar_or_address_is_told() {
+fn pod_without_sidecar_or_address_is_reported() {
     let plain = POD.replace("'true'", "'false'");
     let text = explanation::text(&made(&[&plain]));
     assert!(text.contains("no Dataplane: it has no sidecar"), "{text}");
@@ -139,7 +139,7 @@ fn a_pod_without_sidecar_or_address_is_told() {
 }
 
 #[test]
-fn a_pod_that_cannot_be_converted_says_which_field() {
+fn error_of_a_pod_names_the_field() {
     let wrong = POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
     let text = explanation::text(&made(&[&wrong]));
     assert!(

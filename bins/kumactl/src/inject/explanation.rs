@@ -1,10 +1,10 @@
-//! Explanations as text.
+//! Explanations of injection decisions as text.
 
 use kermode_inject::Outcome;
 
 use kermode_manifests::InjectedWorkload;
 
-/// All of them, in the order of the manifests.
+/// Formats the explanations in the order of the manifests.
 pub(crate) fn text(workloads: &[InjectedWorkload]) -> String {
     if workloads.is_empty() {
         return "No object is or makes a Pod.\n".to_owned();
@@ -32,7 +32,7 @@ fn of(workload: &InjectedWorkload) -> String {
     lines.join("\n")
 }
 
-/// The outcome with its machine-readable reason.
+/// Formats the outcome with its machine-readable reason.
 fn verdict(workload: &InjectedWorkload) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {

@@ -1,4 +1,4 @@
-//! Manifests in, manifests and explanations out.
+//! Tests of `kumactl inject`: injected manifests, explanations and configuration.
 
 use serde_json::{Value, json};
 
@@ -71,7 +71,7 @@ fn containers(pod: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn every_kind_of_workload_is_injected_in_its_template() {
+fn pod_template_of_every_kind_of_workload_is_injected() {
     for (kind, version) in [
         ("Deployment", "apps/v1"),
         ("StatefulSet", "apps/v1"),
@@ -103,7 +103,7 @@ fn every_kind_of_workload_is_injected_in_its_template() {
 }
 
 #[test]
-fn everything_else_is_passed_through_as_it_is_written_and_in_its_place() {
+fn other_documents_keep_their_text_and_position() {
     let service =
         "# The service, \"quoted\" as its author likes it\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
     let opted_out = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {kuma.io/sidecar-injection: 'false'}}\n\
@@ -116,7 +116,7 @@ fn everything_else_is_passed_through_as_it_is_written_and_in_its_place() {
 }
 
 #[test]
-fn members_of_lists_are_injected_whatever_the_list() {
+fn items_of_every_kind_of_list_are_injected() {
     let pods = json!({"apiVersion": "v1", "kind": "PodList", "items": [
         {"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}},
         {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
@@ -134,7 +134,7 @@ fn members_of_lists_are_injected_whatever_the_list() {
 }
 
 #[test]
-fn what_was_injected_is_left_alone_the_next_time() {
+fn injected_manifests_are_unchanged_by_a_second_injection() {
     let once = inject(&workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
     let twice = inject(&once, CLUSTER);
     assert_eq!(twice.text, once);
@@ -142,7 +142,7 @@ fn what_was_injected_is_left_alone_the_next_time() {
 }
 
 #[test]
-fn an_explanation_tells_each_step_and_what_each_operation_changes() {
+fn explanation_lists_each_step_and_operation() {
     let pod = POD.replace(
         "labels:",
         "annotations: {kuma.io/container-patches: p, kuma.io/sidecar-drain-time: 58s}\n      labels:",
@@ -172,7 +172,7 @@ fn an_explanation_tells_each_step_and_what_each_operation_changes() {
 }
 
 #[test]
-fn the_drain_time_fits_the_grace_period_that_the_api_server_fills_in() {
+fn drain_time_fits_the_default_grace_period() {
     let pod = POD.replace("      terminationGracePeriodSeconds: 60\n", "");
     let text = inject(&workload("Deployment", "apps/v1", "", &pod), CLUSTER).text;
     let drain_time = "- name: KUMA_DATAPLANE_DRAIN_TIME\n          value: 25s\n";
@@ -181,7 +181,7 @@ fn the_drain_time_fits_the_grace_period_that_the_api_server_fills_in() {
 }
 
 #[test]
-fn a_request_beside_the_template_is_told() {
+fn label_beside_the_template_is_reported() {
     let deployment = workload("Deployment", "apps/v1", "", POD).replace(
         "metadata: {name: web}",
         "metadata: {name: web, labels: {kuma.io/sidecar-injection: enabled}}",
@@ -196,7 +196,7 @@ fn a_request_beside_the_template_is_told() {
 }
 
 #[test]
-fn a_mesh_counts_only_if_it_is_there_once_any_is_given() {
+fn default_mesh_is_assumed_only_without_any_mesh() {
     let mesh = |name: &str| {
         format!("{CLUSTER}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
     };
@@ -212,7 +212,7 @@ fn a_mesh_counts_only_if_it_is_there_once_any_is_given() {
 }
 
 #[test]
-fn the_configuration_that_we_install_is_understood() {
+fn configuration_of_the_installation_is_accepted() {
     let objects = crate::control_plane_objects(&[
         "--zone=a",
         "--set=runtime.kubernetes.injector.containerPatches=[x]",
@@ -234,7 +234,7 @@ fn the_configuration_that_we_install_is_understood() {
 }
 
 #[test]
-fn all_mistakes_of_a_configuration_are_told_at_once() {
+fn all_problems_of_a_configuration_are_reported_at_once() {
     let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
     let text = loaded(file, None).expect_err("refused").to_string();
     for part in [
@@ -251,7 +251,7 @@ fn all_mistakes_of_a_configuration_are_told_at_once() {
 }
 
 #[test]
-fn settings_are_those_of_the_control_plane_unless_the_file_says_otherwise() {
+fn defaults_are_those_of_the_control_plane() {
     let args = ConfigArgs::default();
     let config = config::load(&args).expect("defaults");
     let expected = kermode_inject::Settings {

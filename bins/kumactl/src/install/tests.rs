@@ -67,12 +67,12 @@ fn golden(name: &str, flags: &[&str]) {
 }
 
 #[test]
-fn an_installation_without_flags_is_as_reviewed() {
+fn installation_without_flags_equals_the_golden() {
     golden("default", &[]);
 }
 
 #[test]
-fn every_flag_is_where_it_belongs() {
+fn installation_with_every_flag_equals_the_golden() {
     golden(
         "flags",
         &[
@@ -94,7 +94,7 @@ fn every_flag_is_where_it_belongs() {
 }
 
 #[test]
-fn a_control_plane_outside_the_cluster_is_called_by_address() {
+fn webhooks_of_an_external_control_plane_have_a_url() {
     golden(
         "outside",
         &["--webhook-url=https://192.0.2.1:5443/", "--without-deployment"],
@@ -102,7 +102,7 @@ fn a_control_plane_outside_the_cluster_is_called_by_address() {
 }
 
 #[test]
-fn the_definitions_come_before_everything_but_the_namespace() {
+fn definitions_follow_the_namespace() {
     let definitions = kermode_crds::definition::all();
     let objects = objects(&[]);
     assert_eq!(objects[0]["kind"], "Namespace");
@@ -110,7 +110,7 @@ fn the_definitions_come_before_everything_but_the_namespace() {
 }
 
 #[test]
-fn access_rights_have_no_wildcard_and_nothing_dangerous() {
+fn access_rights_have_no_wildcards() {
     for object in objects(&[]) {
         if !matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")) {
             continue;
@@ -131,7 +131,7 @@ fn access_rights_have_no_wildcard_and_nothing_dangerous() {
 }
 
 #[test]
-fn every_object_is_named_once_and_those_of_a_namespace_name_it() {
+fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
     let objects = objects(&["--namespace=mesh", "--replicas=2"]);
     let cluster_wide = [
         "Namespace",
@@ -159,7 +159,7 @@ fn every_object_is_named_once_and_those_of_a_namespace_name_it() {
 }
 
 #[test]
-fn the_control_plane_passes_the_restricted_level_its_namespace_enforces() {
+fn control_plane_meets_pod_security_restricted() {
     let objects = objects(&[]);
     let labels = &find(&objects, "Namespace")["metadata"]["labels"];
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
@@ -179,7 +179,7 @@ fn the_control_plane_passes_the_restricted_level_its_namespace_enforces() {
 /// What the corpus calls 2.1.7/mutating-webhooks: names, selectors and policies of the injector's three entries.
 /// The namespace selectors are wider by one expression, which keeps the control plane's own Pods out.
 #[test]
-fn the_injector_is_registered_as_kuma_registers_it() {
+fn injector_is_registered_as_in_kuma() {
     let objects = objects(&[]);
     let webhooks = find(&objects, "MutatingWebhookConfiguration")["webhooks"].clone();
     let labelled = json!({"kuma.io/sidecar-injection": "enabled"});
@@ -210,7 +210,7 @@ fn the_injector_is_registered_as_kuma_registers_it() {
 }
 
 #[test]
-fn a_pod_webhook_that_fails_closed_leaves_the_system_namespace_alone() {
+fn webhooks_that_fail_closed_exclude_the_system_namespace() {
     for flags in [
         &["--namespace=mesh"][..],
         &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
@@ -225,7 +225,7 @@ fn a_pod_webhook_that_fails_closed_leaves_the_system_namespace_alone() {
 }
 
 #[test]
-fn the_webhook_that_only_warns_can_stand_in_nobody_s_way() {
+fn warning_webhook_is_ignored_on_failure() {
     let webhooks = find(&objects(&[]), "ValidatingWebhookConfiguration")["webhooks"].clone();
     let webhooks = webhooks.as_array().expect("webhooks");
     let warner = webhooks
@@ -240,14 +240,14 @@ fn the_webhook_that_only_warns_can_stand_in_nobody_s_way() {
 }
 
 #[test]
-fn the_certificate_in_the_webhooks_is_left_to_the_control_plane() {
+fn registrations_have_no_ca_bundle() {
     for object in objects(&[]) {
         assert!(!object.to_string().contains("caBundle"), "{object}");
     }
 }
 
 #[test]
-fn env_vars_follow_those_from_the_pod() {
+fn env_vars_follow_the_fields_of_the_pod() {
     let deployment = find(&objects(&["--env-var", "B=1", "--env-var", "A=2"]), "Deployment");
     let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
     let names: Vec<&str> = env
@@ -260,7 +260,7 @@ fn env_vars_follow_those_from_the_pod() {
 }
 
 #[test]
-fn another_configuration_replaces_the_pods() {
+fn changed_configuration_replaces_the_pods() {
     let checksum = |flags: &[&str]| {
         find(&objects(flags), "Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
             .clone()
@@ -270,7 +270,7 @@ fn another_configuration_replaces_the_pods() {
 }
 
 #[test]
-fn what_is_missing_yet_is_refused_with_a_way_out() {
+fn unsupported_flags_are_refused_with_a_remedy() {
     assert!(refusal(&["--mode=global"]).contains("not supported yet"));
     assert!(refusal(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
     assert!(refusal(&["--cni-enabled"]).contains("leave the flag out"));

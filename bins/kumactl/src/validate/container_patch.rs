@@ -1,5 +1,4 @@
-//! `kumactl validate containerpatch`: the checks that the webhook makes when a ContainerPatch is applied and, with a
-//! Pod, those that it makes at injection.
+//! `kumactl validate containerpatch`: runs the checks of the validating webhook and, with a Pod, those of the injector.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,20 +25,20 @@ const INVALID: u8 = 3;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  the ContainerPatches can be used
-  1  a file cannot be read or means nothing
+  1  a file cannot be read or is not valid
   2  wrong flags
-  3  a ContainerPatch would be refused, by itself or with the Pod";
+  3  a ContainerPatch would be denied, by itself or with the Pod";
 
-/// The flags.
+/// Flags of `kumactl validate containerpatch`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct ContainerPatchArgs {
-    /// ContainerPatches as YAML or JSON; - is the standard input. Several are applied in their order.
+    /// ContainerPatches as YAML or JSON; - is the standard input. They are applied in their order.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// A Pod, or something that makes Pods: its sidecar and init container are rendered without and with the
-    /// ContainerPatches, and the difference is shown.
+    /// Pod, or workload with a Pod template. The difference that the ContainerPatches make to its sidecar and init container
+    /// is printed.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -47,7 +46,7 @@ pub(crate) struct ContainerPatchArgs {
     config: ConfigArgs,
 }
 
-/// What came of it.
+/// Result of the checks.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) text: String,
@@ -63,7 +62,7 @@ impl Report {
     }
 }
 
-/// Checks.
+/// Runs the command.
 pub(crate) fn run(args: &ContainerPatchArgs) -> Result<ExitCode> {
     let config = config::load(&args.config)?;
     let objects = documents::objects(&documents::read(&args.file)?);
@@ -106,7 +105,7 @@ pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) ->
     Ok(report)
 }
 
-/// What names no namespace is taken to be meant for the control plane's.
+/// Returns the patch with a namespace: that of the control plane by default.
 fn placed(patch: &Value, system_namespace: &str) -> Value {
     let mut patch = patch.clone();
     if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -160,7 +159,7 @@ fn try_on(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) 
     Ok(())
 }
 
-/// The Pod as one that wants a sidecar with these ContainerPatches and no others.
+/// Returns the Pod with a request for injection with exactly these ContainerPatches.
 fn asking(pod: &Value, names: &[&str]) -> Value {
     let mut pod = pod.clone();
     if pod["metadata"].is_null() {
@@ -195,7 +194,7 @@ fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> Injection
         },
         control_plane_url: &url,
         control_plane_ca_pem: "",
-        // Which one it is makes no difference to ContainerPatches.
+        // ContainerPatches do not depend on the mesh.
         mesh_exists: &|_| true,
         container_patch: &|name| cluster.container_patch(name),
     };

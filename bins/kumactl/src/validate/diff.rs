@@ -1,8 +1,8 @@
-//! What differs between two texts, line by line, as `diff -u` shows it.
+//! Difference of two texts by lines, in the format of `diff -u`.
 
-/// Lines shown around a change.
+/// Number of unchanged lines around a change.
 const AROUND: usize = 3;
-/// Most cells of the table; beyond it everything between the first and the last change counts as replaced.
+/// Limit on the cells of the table. Beyond it, everything between the first and the last change is shown as replaced.
 const MOST_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ enum Line<'a> {
     New(&'a str),
 }
 
-/// The changes with the lines around them; empty when the texts are equal.
+/// Returns the changes with the lines around them; empty if the texts are equal.
 pub(super) fn unified(before: &str, after: &str) -> String {
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let lines = compared(&before, &after);
@@ -41,14 +41,14 @@ fn compared<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// By a longest common subsequence.
+/// Compares the lines by a longest common subsequence.
 fn between<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
     if before.len().saturating_mul(width) > MOST_CELLS {
         let gone = before.iter().map(|line| Line::Gone(line));
         return gone.chain(after.iter().map(|line| Line::New(line))).collect();
     }
-    // Length of the longest one of what is left, from each pair of places on.
+    // Length of the longest common subsequence of the remaining lines, for each pair of positions.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
     for left in (0..before.len()).rev() {
         for right in (0..after.len()).rev() {
@@ -78,7 +78,7 @@ fn between<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Stretches of lines to show, from and to.
+/// Ranges of lines to show.
 fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut hunks: Vec<(usize, usize)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! What became of a Dataplane, as `kubectl get dataplanes` shows it.
+//! Status of a Dataplane.
 //!
-//! Two write it, each its own part under its own field manager: the leader `inbounds` and the condition `Ready`, the
-//! replica that serves the proxy `sidecar` and the other conditions.
+//! Two field managers write it: the leader writes `inbounds` and the condition `Ready`; the replica that serves the proxy
+//! writes `sidecar` and the other conditions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kermode_model as model;
@@ -13,42 +13,42 @@ pub mod condition {
     pub const READY: &str = "Ready";
     /// The sidecar has a stream to the control plane.
     pub const CONNECTED: &str = "Connected";
-    /// The sidecar refused nothing of its newest configuration.
+    /// The sidecar has not rejected any part of its newest configuration.
     pub const CONFIGURATION_ACCEPTED: &str = "ConfigurationAccepted";
 }
 
 /// Status of a Dataplane.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DataplaneStatus {
-    /// Its inbounds, counted.
+    /// Numbers of inbounds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbounds: Option<InboundsStatus>,
-    /// Its sidecar.
+    /// State of the sidecar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar: Option<SidecarStatus>,
-    /// See [`condition`].
+    /// Conditions, with the types in [`condition`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
 }
 
-/// Inbounds of a Dataplane, counted.
+/// Numbers of inbounds of a Dataplane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboundsStatus {
-    /// How many may receive traffic.
+    /// Number of inbounds that may receive traffic.
     #[serde(default)]
     pub ready: usize,
-    /// How many there are.
+    /// Number of all inbounds.
     #[serde(default)]
     pub total: usize,
-    /// Both as text; a gateway has none.
+    /// Both numbers as text; absent for a gateway.
     #[serde(default)]
     pub summary: String,
-    /// The values of `kuma.io/service`, separated by commas. A printer column shows no list.
+    /// Values of `kuma.io/service`, separated by commas, because a printer column cannot show a list.
     #[serde(default)]
     pub services: String,
 }
 
-/// The sidecar of a Dataplane, as the control plane that serves it sees it.
+/// State of a sidecar, as observed by the replica that serves it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SidecarStatus {
@@ -58,41 +58,41 @@ pub struct SidecarStatus {
     /// Version of Envoy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub envoy_version: String,
-    /// The replica of the control plane that serves it; absent while none does.
+    /// Replica that serves the sidecar; absent while it is not connected.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub control_plane: String,
-    /// Its configuration.
+    /// State of its configuration.
     #[serde(default)]
     pub configuration: ConfigurationStatus,
 }
 
-/// Configuration of a sidecar. Versions count the changes that the serving replica has seen; another replica's
-/// cannot be compared with them.
+/// State of a sidecar's configuration. Versions count the changes that the serving replica has applied; versions of
+/// different replicas cannot be compared.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigurationStatus {
     /// Newest version sent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sent: String,
-    /// Newest version that was applied as a whole.
+    /// Newest version that was acknowledged completely.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub acknowledged: String,
-    /// What was refused last.
+    /// Last rejection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rejection: Option<RejectionStatus>,
 }
 
-/// Configuration that a sidecar refused.
+/// A configuration that Envoy rejected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RejectionStatus {
-    /// When.
+    /// Time of the rejection.
     pub time: Time,
     /// Kind of the resources.
     pub kind: String,
-    /// Their names.
+    /// Names of the resources.
     #[serde(default)]
     pub resources: Vec<String>,
-    /// Envoy's explanation.
+    /// Error message of Envoy.
     pub message: String,
 }
 

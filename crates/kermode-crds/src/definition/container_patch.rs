@@ -10,9 +10,9 @@ pub(super) fn container_patch() -> Value {
         "description": "One JSON patch operation (RFC 6902); add creates missing parents.",
         "properties": {
             "op": {"type": "string", "enum": ["add", "remove", "replace", "move", "copy"]},
-            "path": {"type": "string", "description": "JSON pointer to what changes."},
+            "path": {"type": "string", "description": "JSON pointer to the changed value."},
             "from": {"type": "string", "description": "JSON pointer to the source of move and copy."},
-            "value": {"type": "string", "description": "Text that is itself a JSON document."},
+            "value": {"type": "string", "description": "New value, as the text of a JSON document."},
         },
         "required": ["op", "path"],
     });

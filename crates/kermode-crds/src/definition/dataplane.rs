@@ -11,25 +11,25 @@ pub(super) fn dataplane() -> Value {
     let spec = open(json!({
         "networking": networking(),
         "metrics": open(json!({
-            "type": text("How metrics are collected: prometheus."),
+            "type": text("Collector of the metrics; always prometheus."),
             "conf": open(json!({
-                "port": port(0, "Port to scrape."),
-                "path": text("Path to scrape."),
+                "port": port(0, "Port of the metrics endpoint."),
+                "path": text("Path of the metrics endpoint."),
             })),
         })),
         "probes": open(json!({
-            "port": port(0, "Port on which the proxy answers for the application."),
+            "port": port(0, "Port of the listener that answers probes for the application."),
             "endpoints": {"type": "array", "items": open(json!({
                 "inboundPort": port(1, "Port of the application."),
-                "inboundPath": text("Path asked of the application."),
-                "path": text("Path asked of the proxy."),
+                "inboundPath": text("Path that the proxy requests from the application."),
+                "path": text("Path that the kubelet requests from the proxy."),
             }))},
         })),
     }));
     let schema = root(json!({
-        "mesh": {"type": "string", "description": "The mesh the proxy belongs to."},
-        "spec": described(required(spec, &["networking"]), "What the proxy serves and how it is reached."),
-        "status": described(status(), "What became of it; written by the control plane."),
+        "mesh": {"type": "string", "description": "Mesh of the proxy."},
+        "spec": described(required(spec, &["networking"]), "Inbounds and addresses of the proxy."),
+        "status": described(status(), "State of the proxy, written by the control plane."),
     }));
     let version = json!({
         "schema": {"openAPIV3Schema": schema},
@@ -72,7 +72,7 @@ fn networking() -> Value {
     let inbounds = json!({
         "type": "array",
         "description": "One entry for each port of each Service that selects the Pod.",
-        // The API server bounds the cost of rules by it, too.
+        // The API server needs this bound to estimate the cost of the CEL rules.
         "maxItems": Inbound::MOST,
         "items": inbound(),
     });
@@ -86,7 +86,7 @@ fn networking() -> Value {
         "inbound": inbounds,
         "outbound": {
             "type": "array",
-            "description": "Kept for Kuma's sake; Kermode generates outbounds and reads none.",
+            "description": "Accepted for compatibility with Kuma, without effect; Kermode generates outbounds.",
             "items": open(json!({})),
         },
         "transparentProxying": transparent_proxying(),
@@ -100,21 +100,20 @@ fn networking() -> Value {
 }
 
 fn inbound() -> Value {
-    // Kuma leaves `false` out when it writes the object.
-    let ready =
-        json!({"type": "boolean", "default": false, "description": "Whether it may receive traffic."});
+    // Kuma omits `false` when it writes the object.
+    let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
     let health = open(json!({"ready": ready}));
     let schema = open(json!({
         "port": port(1, "The container port."),
-        "servicePort": port(0, "Port of the workload, where it differs."),
-        "address": text("Address it listens on, where it differs from the proxy's."),
-        "serviceAddress": text("Address of the workload, where it differs."),
+        "servicePort": port(0, "Port of the application, if it differs from port."),
+        "address": text("Address of the inbound, if it differs from that of the proxy."),
+        "serviceAddress": text("Address of the application, if it differs from address."),
         "tags": rule(
             tags(),
             "'kuma.io/service' in self",
             "mandatory tag \"kuma.io/service\" is missing",
         ),
-        "health": described(health, "Absent when nothing is known, which counts as ready; {} is not ready."),
+        "health": described(health, "Health of the inbound. Absent means ready; {} means not ready."),
     }));
     required(schema, &["port", "tags"])
 }
@@ -122,7 +121,7 @@ fn inbound() -> Value {
 fn tags() -> Value {
     json!({
         "type": "object",
-        "description": "What others select it by.",
+        "description": "Tags that select the inbound or gateway.",
         "additionalProperties": {"type": "string", "minLength": 1},
     })
 }
@@ -131,11 +130,11 @@ fn transparent_proxying() -> Value {
     let names =
         |description: &str| json!({"type": "array", "description": description, "items": {"type": "string"}});
     open(json!({
-        "redirectPortInbound": port(0, "Where inbound connections are redirected to."),
-        "redirectPortInboundV6": port(0, "The same for IPv6."),
-        "redirectPortOutbound": port(0, "Where outbound connections are redirected to."),
-        "directAccessServices": names("Services reached by pod IP; * for all."),
-        "reachableServices": names("The only services reached."),
+        "redirectPortInbound": port(0, "Port that inbound IPv4 connections are redirected to."),
+        "redirectPortInboundV6": port(0, "Port that inbound IPv6 connections are redirected to."),
+        "redirectPortOutbound": port(0, "Port that outbound connections are redirected to."),
+        "directAccessServices": names("Services whose Pods the proxy reaches by IP address; * selects all."),
+        "reachableServices": names("Services that the proxy is configured for; all if empty."),
     }))
 }
 
@@ -145,24 +144,24 @@ fn status() -> Value {
         "time": {"type": "string", "format": "date-time"},
         "kind": text("Kind of the resources."),
         "resources": {"type": "array", "items": {"type": "string"}},
-        "message": text("Envoy's explanation."),
+        "message": text("Error message of Envoy."),
     }));
     let configuration = object(json!({
-        "sent": text("Newest version sent, in the count of that control plane."),
-        "acknowledged": text("Newest version that the proxy has applied as a whole."),
-        "lastRejection": described(rejection, "The last configuration that the proxy refused."),
+        "sent": text("Newest version sent, as counted by the serving replica."),
+        "acknowledged": text("Newest version that the proxy has acknowledged completely."),
+        "lastRejection": described(rejection, "Last configuration that Envoy rejected."),
     }));
     object(json!({
         "inbounds": object(json!({
-            "ready": count("Inbounds that may receive traffic."),
-            "total": count("All inbounds."),
-            "summary": text("Both as text."),
+            "ready": count("Number of inbounds that may receive traffic."),
+            "total": count("Number of inbounds."),
+            "summary": text("Ready and total as text."),
             "services": text("Values of kuma.io/service, separated by commas."),
         })),
         "sidecar": object(json!({
             "version": text("Version of kuma-dp."),
             "envoyVersion": text("Version of Envoy."),
-            "controlPlane": text("The replica of the control plane that serves it."),
+            "controlPlane": text("Replica of the control plane that serves the proxy."),
             "configuration": configuration,
         })),
         "conditions": conditions(),

@@ -8,14 +8,14 @@ use super::{
 };
 use crate::mesh::{BUILTIN, DNS_LABEL};
 
-/// What [`kermode_model::is_dns_label`] takes, its length aside.
+/// Pattern of [`kermode_model::is_dns_label`], without its length limit.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-/// More than anybody rotates through; the API server bounds the cost of rules by it.
+/// Limit on the number of backends. The API server needs a bound to estimate the cost of the CEL rules.
 const MAX_BACKENDS: u32 = 64;
 
 pub(super) fn mesh() -> Value {
     let outbound = open(json!({
-        "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside the mesh is let through; true unless set."},
+        "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside of the mesh passes through; true by default."},
     }));
     let spec = open(json!({
         "mtls": mtls(),
@@ -23,14 +23,14 @@ pub(super) fn mesh() -> Value {
     }));
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let status = object(json!({
-        "mtls": text("What inbounds accept: STRICT, PERMISSIVE or Disabled."),
-        "dataplanes": count("Dataplanes of the mesh."),
-        "services": count("Values of kuma.io/service among them."),
+        "mtls": text("Mode of mutual TLS: STRICT, PERMISSIVE or Disabled."),
+        "dataplanes": count("Number of Dataplanes of the mesh."),
+        "services": count("Number of services of these Dataplanes."),
         "conditions": conditions(),
     }));
     let schema = root(json!({
         "spec": described(spec, "Settings of the mesh."),
-        "status": described(status, "What became of it; written by the control plane."),
+        "status": described(status, "State of the mesh, written by the control plane."),
     }));
     let schema = rule(
         schema,
@@ -72,8 +72,8 @@ fn mtls() -> Value {
     let rotation = open(json!({"expiration": text("Lifetime of a workload certificate, such as 24h.")}));
     let backend = open(json!({
         "name": {"type": "string", "minLength": 1, "maxLength": 253},
-        "type": text("Who signs: builtin."),
-        "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "What inbounds accept; STRICT unless set."},
+        "type": text("Type of the certificate authority; Kermode supports builtin."),
+        "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "Traffic that inbounds accept: STRICT, the default, only mutual TLS; PERMISSIVE plaintext, too."},
         "dpCert": open(json!({"rotation": rotation})),
     }));
     let backend = rule(
@@ -84,7 +84,7 @@ fn mtls() -> Value {
         &format!("name {DNS_LABEL}"),
     );
     let schema = open(json!({
-        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mTLS is off without one."},
+        "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mutual TLS is off without one."},
         "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend},
     }));
     rule(

@@ -10,7 +10,7 @@ fn schema(plural: &str) -> Value {
     found.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
-/// Members that a schema describes at a path.
+/// Returns the fields that a schema describes at a path.
 fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
     let at = path
         .iter()
@@ -26,7 +26,7 @@ fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
         .collect()
 }
 
-/// Members of a value, which must all be described: others would be pruned from what we write.
+/// Asserts that the schema describes every field of a value. The API server would prune other fields.
 fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value) {
     let described = members(schema, path);
     for (name, member) in value.as_object().expect("an object") {
@@ -41,7 +41,7 @@ fn assert_described(schema: &Value, path: &mut Vec<&'static str>, value: &Value)
 }
 
 #[test]
-fn whatever_the_status_of_a_dataplane_says_is_in_the_schema() {
+fn every_field_of_the_status_is_in_the_schema() {
     let time =
         || k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH);
     let status = crate::DataplaneStatus {
@@ -75,7 +75,7 @@ fn whatever_the_status_of_a_dataplane_says_is_in_the_schema() {
 }
 
 #[test]
-fn unknown_members_survive_wherever_kuma_has_some() {
+fn fields_of_kuma_are_kept() {
     let schema = schema("dataplanes");
     let spec = &schema["properties"]["spec"];
     let networking = &spec["properties"]["networking"];
@@ -122,7 +122,7 @@ fn dataplanes_have_a_short_name_and_the_category() {
 }
 
 #[test]
-fn nothing_is_written_that_the_api_server_would_not_store() {
+fn definitions_contain_only_what_the_api_server_stores() {
     fn look(value: &Value, path: &str) {
         match value {
             Value::Object(members) => {

@@ -1,4 +1,4 @@
-//! Dataplanes.
+//! Validation of Dataplanes.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use super::tags::{self, Of};
 
 const PORT_RANGE: &str = "port must be in the range [1, 65535]";
 
-/// What is wrong with a Dataplane. `mesh_exists` says whether there is a Mesh of a name.
+/// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh exists.
 pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
@@ -59,7 +59,7 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
             inbounds.len()
         );
         problems.push(Problem::new("spec.networking.inbound", message));
-        // One problem says it; those of thousands of inbounds would hide it.
+        // The problems of thousands of inbounds would hide this one.
         return problems;
     }
     for (index, inbound) in inbounds.iter().enumerate() {
@@ -103,8 +103,8 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
     tags::check(&format!("{field}.tags"), &inbound["tags"], Of::Inbound, problems);
 }
 
-/// `{}` is not ready, as Kuma writes it; the API server fills `ready: false` in. Anything but yes or no is a typing
-/// error.
+/// Checks `health.ready`. The empty object `{}` means not ready, as in Kuma; the API server sets `ready: false`. Any value
+/// other than a boolean is a problem.
 fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     let Some(members) = health.as_object() else {
         if !health.is_null() {
@@ -118,7 +118,7 @@ fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Envoy's admin interface listens on loopback, where an inbound may listen too.
+/// Checks that no inbound on loopback has the port of Envoy's admin interface, which listens there, too.
 fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
     let admin = &networking["admin"]["port"];
     if admin.is_null() || *admin == 0 {
@@ -147,7 +147,7 @@ fn is_port(port: &Value) -> bool {
         .is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
 }
 
-/// A name of RFC 1123, whose last label is no number: such a name would be a mistyped IP address.
+/// Whether the text is a DNS name (RFC 1123). A last label of digits is refused as a mistyped IP address.
 fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
@@ -183,7 +183,7 @@ mod tests {
         problems.iter().map(ToString::to_string).collect()
     }
 
-    /// The one problem of a good Dataplane in which something was replaced.
+    /// Returns the only problem of a valid Dataplane with one value replaced.
     fn problem_with(pointer: &str, value: Value) -> String {
         let mut object = mk_dataplane();
         let (parent, member) = pointer.rsplit_once('/').expect("a pointer");

@@ -1,4 +1,4 @@
-//! Meshes.
+//! Validation of Meshes.
 
 use std::collections::HashSet;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Problem;
 use crate::mesh::{Backend, Mesh, backend_name, certificate_lifetime, mode};
 
-/// What is wrong with a Mesh. Backends that are not in use may be of any type: a Mesh may carry those of Kuma.
+/// Returns the problems of a Mesh. Backends that are not in use may have any type of Kuma.
 pub fn mesh(object: &Value) -> Vec<Problem> {
     let mesh = match Mesh::deserialize(object) {
         Ok(mesh) => mesh,

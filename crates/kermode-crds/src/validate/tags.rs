@@ -1,11 +1,11 @@
-//! Tags of inbounds and gateways.
+//! Validation of the tags of inbounds and gateways.
 
 use kermode_model::{Protocol, tag};
 use serde_json::Value;
 
 use super::Problem;
 
-/// What must be there.
+/// Required tag.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Of {
     Inbound,

@@ -1,4 +1,4 @@
-//! MeshTrafficPermissions.
+//! Validation of MeshTrafficPermissions.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Problem;
 use crate::traffic_permission::{MeshTrafficPermission, TARGET, TargetRef, principal, rule};
 
-/// What is wrong with a MeshTrafficPermission. `system_namespace` is the only one where it counts.
+/// Returns the problems of a MeshTrafficPermission. It is valid only in `system_namespace`.
 pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &str) -> Vec<Problem> {
     let mut problems = Vec::new();
     if namespace != system_namespace {
@@ -40,7 +40,7 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// What a kind has no use for: whoever wrote it meant something else than what would be in force.
+/// Reports fields that the kind ignores: the permission would apply to more than its author intended.
 fn superfluous(field: &str, target: &TargetRef) -> Vec<Problem> {
     let named = target.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();

@@ -1,4 +1,4 @@
-//! HTTP/1.1 and HTTP/2 with a router, by hyper.
+//! HTTP/1.1 and HTTP/2 over TLS, by hyper with a router.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use tokio_rustls::server::TlsStream;
 
 use super::{BrokenConnection, Protocol, Signs};
 
-/// The API server keeps a connection for 90 s without using it, as Go's clients do. Closing earlier would now and then
-/// cross one of its requests, which it does not send again: with that, a webhook that must answer refuses a Pod.
+/// Time after which an idle connection is closed. The API server reuses idle connections for 90 s, as Go's clients do. If the
+/// server closed them earlier, a request could cross the close, and a webhook with failure policy Fail would deny a Pod.
 const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
-/// How much of an answer waits in a stream for a client that does not read as fast, in bytes: two frames.
+/// Limit on the buffered response of one stream whose client reads slowly, in bytes: two frames.
 const SEND_BUFFER: usize = 32 * 1024;
-/// Requests that one connection may have at once.
+/// Limit on concurrent requests of one connection.
 const MAX_STREAMS: u32 = 1024;
 
-/// Serves what the handshake agreed on. Nothing is guessed from what the client sends, since a client that sends
-/// nothing would be waited for.
+/// Serves the protocol that the handshake negotiated. Detecting it from the first bytes would wait for a client that sends
+/// nothing.
 impl Protocol for Router {
     fn names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
@@ -51,7 +51,7 @@ impl Protocol for Router {
     }
 }
 
-/// Lets a connection go on until its end, from `finished` on with what has begun alone.
+/// Drives a connection until its end. Once `finished` completes, only requests in progress are served.
 async fn until<C>(
     finished: impl Future<Output = ()>,
     mut connection: Pin<Box<C>>,

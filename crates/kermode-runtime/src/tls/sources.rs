@@ -1,10 +1,10 @@
-//! Counts connections by the address they come from, so that one client cannot use up what all of them share.
+//! Limit on the connections from one address, so that one client cannot use all connections of the server.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The open connections; cheap to clone. Addresses without any are not kept.
+/// Number of open connections by address. Cheap to clone. Addresses without connections are removed.
 #[derive(Clone, Debug)]
 pub(super) struct Sources {
     limit: usize,
@@ -14,11 +14,11 @@ pub(super) struct Sources {
 #[derive(Debug, Default)]
 struct Source {
     open: usize,
-    /// Whether a refusal was logged already: the log must not grow by what a client does.
+    /// Whether a refused connection was logged already. A client must not be able to fill the log.
     told: bool,
 }
 
-/// The place of one connection; free again when dropped.
+/// Slot of one connection, released when dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     sources: Sources,
@@ -26,7 +26,7 @@ pub(super) struct Place {
 }
 
 impl Sources {
-    /// Allows that many connections from each address.
+    /// Creates the limit, in connections from one address.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -34,9 +34,9 @@ impl Sources {
         }
     }
 
-    /// Takes a place, unless the address has all that it may have.
+    /// Takes a slot. Returns `None` if the address is at its limit.
     pub(super) fn admit(&self, address: IpAddr) -> Option<Place> {
-        // A socket for both families shows IPv4 peers as mapped addresses.
+        // A dual-stack socket reports IPv4 peers as mapped addresses.
         let address = address.to_canonical();
         let mut open = self.open();
         let source = open.entry(address).or_default();

@@ -1,4 +1,4 @@
-//! The server against clients that want more than their share.
+//! Tests of the limits on connections.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::shutdown;
 
-/// A test that waits longer has failed.
+/// Time after which a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const NEIGHBOUR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// Whether the server closes the connection, in whatever way.
+/// Whether the server closes the connection, with or without an error.
 async fn is_closed(client: &mut Client) -> bool {
     let mut rest = Vec::new();
     tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest))
@@ -73,7 +73,7 @@ async fn is_closed(client: &mut Client) -> bool {
         .is_ok()
 }
 
-/// Asks by HTTP/1.1; the connection stays open.
+/// Sends a request by HTTP/1.1; the connection stays open.
 async fn asks(client: &mut Client) -> String {
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
     client.write_all(request).await.expect("it is open");
@@ -83,7 +83,7 @@ async fn asks(client: &mut Client) -> String {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_nothing_is_disconnected_whatever_it_negotiated() {
+async fn client_without_a_request_is_disconnected() {
     let server = Server::start(Bounds {
         connections: 8,
         per_source: 8,
@@ -107,7 +107,7 @@ async fn a_client_that_asks_nothing_is_disconnected_whatever_it_negotiated() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_asked_outlives_the_time_for_the_first_request() {
+async fn connection_with_a_request_outlives_the_limit_of_the_first_request() {
     let asked = Arc::new(Notify::new());
     asked.notify_one();
     let connection = Box::pin(std::future::pending());
@@ -118,7 +118,7 @@ async fn a_connection_that_has_asked_outlives_the_time_for_the_first_request() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_asked_may_ask_again_after_a_pause() {
+async fn connection_serves_another_request_after_a_pause() {
     let server = Server::start(Bounds {
         connections: 8,
         per_source: 8,
@@ -136,7 +136,7 @@ async fn a_connection_that_has_asked_may_ask_again_after_a_pause() {
 }
 
 #[tokio::test]
-async fn one_address_cannot_take_the_connections_of_others() {
+async fn connections_of_one_address_are_limited() {
     let server = Server::start(Bounds {
         connections: 8,
         per_source: 2,
@@ -161,7 +161,7 @@ async fn one_address_cannot_take_the_connections_of_others() {
 }
 
 #[tokio::test]
-async fn at_shutdown_connections_without_a_request_are_closed_and_nothing_more_is_waited_for() {
+async fn shutdown_closes_connections_without_a_request_at_once() {
     let server = Server::start(Bounds {
         connections: 8,
         per_source: 8,

@@ -1,4 +1,4 @@
-//! ContainerPatches by themselves and on a Pod.
+//! Tests of ContainerPatches by themselves and with a Pod.
 
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ fn checked(patches: &[Value], pod: Option<&Value>) -> Report {
 }
 
 #[test]
-fn what_could_never_apply_is_told_with_its_place() {
+fn operation_that_never_applies_is_reported_with_its_path() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "add", "path": "/image", "value": "bare"}]}));
     let report = checked(&[patch], Some(&mk_pod()));
     assert!(!report.valid);
@@ -33,7 +33,7 @@ fn what_could_never_apply_is_told_with_its_place() {
 }
 
 #[test]
-fn another_namespace_is_refused_none_is_the_control_planes() {
+fn namespace_defaults_to_that_of_the_control_plane_and_others_are_refused() {
     let mut patch = mk_patch(json!({}));
     assert!(checked(std::slice::from_ref(&patch), None).valid);
     patch["metadata"]["namespace"] = "shop".into();
@@ -46,7 +46,7 @@ fn another_namespace_is_refused_none_is_the_control_planes() {
 }
 
 #[test]
-fn the_difference_of_both_containers_is_shown() {
+fn difference_of_both_containers_is_printed() {
     let patch = mk_patch(json!({
         "sidecarPatch": [{"op": "add", "path": "/securityContext/privileged", "value": "true"}],
         "initPatch": [{"op": "remove", "path": "/args"}],
@@ -71,7 +71,7 @@ fn the_difference_of_both_containers_is_shown() {
 }
 
 #[test]
-fn what_only_the_pod_shows_to_be_wrong_is_refused() {
+fn patch_that_fails_only_with_the_pod_is_refused() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
     assert!(checked(std::slice::from_ref(&patch), None).valid);
     let report = checked(&[patch], Some(&mk_pod()));
@@ -84,7 +84,7 @@ fn what_only_the_pod_shows_to_be_wrong_is_refused() {
 }
 
 #[test]
-fn a_file_without_any_is_a_mistake() {
+fn file_without_container_patches_is_refused() {
     let config = config::load(&ConfigArgs::default()).expect("defaults");
     assert!(report(&[mk_pod()], None, &config).is_err());
 }
