@@ -1,4 +1,4 @@
-//! An API server of our own, brought up and taken down by the cluster tool.
+//! A private API server, started and stopped by the cluster tool.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,28 +9,28 @@ use serde::Deserialize;
 use crate::config::Config;
 use crate::process::Process;
 
-/// etcd and an API server; taken down when dropped.
+/// etcd and an API server. Dropping it stops both.
 #[derive(Debug)]
 pub struct ApiServer {
     name: String,
     config: Config,
     folder: PathBuf,
-    /// Addresses.
+    /// Addresses from the cluster tool.
     pub addresses: Addresses,
 }
 
-/// The cluster tool's `cluster.json`, as far as it is used.
+/// The fields of the cluster tool's `cluster.json` that are used.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Addresses {
-    /// The host's address as the API server sees it.
+    /// Address of the host that the API server can reach.
     pub host: String,
 }
 
 impl ApiServer {
-    /// Brings one up.
+    /// Starts etcd and an API server.
     ///
     /// # Errors
-    /// With the words of the cluster tool.
+    /// When the cluster tool fails.
     pub fn up(name: &str, config: &Config) -> Result<Self> {
         tool(config, &["api-only", "--name", name, "up"])?;
         let folder = config.cache.join("clusters").join(name);
@@ -45,12 +45,12 @@ impl ApiServer {
         })
     }
 
-    /// The administrator's kubeconfig.
+    /// Path of the administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// Its process and etcd's: programs that were given files of its folder.
+    /// Returns the processes of the API server and etcd. They are found by the cluster's folder in their arguments.
     ///
     /// # Errors
     /// When the two are not found.
@@ -61,7 +61,7 @@ impl ApiServer {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // It may have ended meanwhile.
+            // The process may have ended meanwhile.
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command);
             let program = command.split('\0').next().unwrap_or_default();
@@ -84,7 +84,7 @@ impl ApiServer {
     /// Applies manifests.
     ///
     /// # Errors
-    /// With the words of kubectl.
+    /// With kubectl's error output.
     pub fn apply(&self, manifests: &str) -> Result<()> {
         let path = self
             .config
@@ -96,10 +96,10 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Runs kubectl and returns what it prints.
+    /// Runs kubectl and returns its output.
     ///
     /// # Errors
-    /// With its words.
+    /// With its error output.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.folder.join("bin/kubectl"));
         command.env("KUBECONFIG", self.kubeconfig()).args(arguments);
@@ -109,15 +109,15 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // The tool says what went wrong.
+        // The tool prints its own errors.
         let _ = tool(&self.config, &["down", &self.name]);
     }
 }
 
-/// Runs a program and returns what it prints.
+/// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// With what it says on standard error.
+/// With its standard error.
 pub fn output(mut command: Command) -> Result<String> {
     let program = Path::new(command.get_program()).display().to_string();
     let output = command

@@ -1,10 +1,10 @@
-//! What benchmarks read from their environment; nothing else looks there.
+//! Configuration of the benchmarks, read from the environment in this place only.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// Where things are and what is wanted.
+/// Paths and scope of a run.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Root of the repository.
@@ -13,9 +13,9 @@ pub struct Config {
     pub target: PathBuf,
     /// The cluster tool's folder.
     pub cache: PathBuf,
-    /// Short, for a first impression.
+    /// Whether to run fewer and shorter rounds.
     pub quick: bool,
-    /// Sizes to measure at, instead of the benchmark's own.
+    /// Sizes to measure at instead of the benchmark's own; empty without a choice.
     pub sizes: Vec<usize>,
 }
 
@@ -23,7 +23,7 @@ impl Config {
     /// Reads the environment.
     ///
     /// # Errors
-    /// When there is no home to look for the cluster tool's folder in.
+    /// When neither `KERMODE_CACHE` nor `HOME` is set, or `SIZES` is malformed.
     #[allow(
         clippy::disallowed_methods,
         reason = "the one place where benchmarks read their environment"
@@ -44,13 +44,13 @@ impl Config {
             sizes: variable("SIZES")
                 .map(|sizes| sizes.split(',').map(str::parse).collect())
                 .transpose()
-                .context("SIZES has to be numbers with commas between")?
+                .context("SIZES has to be a comma-separated list of numbers")?
                 .unwrap_or_default(),
             quick: variable("QUICK").is_some_and(|value| value != "0"),
         })
     }
 
-    /// A released program, as it is in the images.
+    /// Path of a release build, the one that the images contain.
     pub fn program(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)

@@ -13,33 +13,40 @@ use crate::cluster::{ApiServer, output};
 use crate::config::Config;
 use crate::process::Process;
 
-const START: Duration = Duration::from_mins(1);
-const STOP: Duration = Duration::from_secs(20);
-/// What `kumactl install` installs into.
+/// Time until `/ready` has to succeed.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// Time from SIGTERM to SIGKILL.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+/// Namespace of `kumactl install`.
 const SYSTEM: &str = "kong-mesh-system";
 
-/// A running control plane; ended when dropped.
+/// A running control plane. Dropping it ends the process.
 #[derive(Debug)]
 pub struct ControlPlane {
     child: Child,
-    /// Where the webhooks are.
+    /// Address of the webhooks.
     pub webhooks: SocketAddr,
-    /// Where the server for proxies is.
+    /// Address of the server for proxies.
     pub proxies: SocketAddr,
-    /// Where `/ready` and `/metrics` are.
+    /// Address of `/ready` and `/metrics`.
     pub diagnostics: SocketAddr,
-    /// The CA of its certificates, PEM.
+    /// CA of its serving certificates, PEM.
     pub ca_pem: String,
 }
 
 impl ControlPlane {
-    /// Installs and starts it, and waits until it is ready. `environment` comes on top of what it needs.
+    /// Installs the manifests, starts the process and waits until it is ready. `environment` is added to the required
+    /// variables.
     ///
     /// # Errors
-    /// When a part of that fails; its log is in `target/bench`.
+    /// When a step fails; the log is `target/bench/kuma-cp.log`.
     pub fn start(api_server: &ApiServer, config: &Config, environment: &[(&str, &str)]) -> Result<Self> {
         let host = api_server.addresses.host.as_str();
-        let (webhooks, proxies, diagnostics) = (free(host)?, free(host)?, free(host)?);
+        let (webhooks, proxies, diagnostics) = (
+            unused_address(host)?,
+            unused_address(host)?,
+            unused_address(host)?,
+        );
         install(api_server, config, webhooks)?;
         let log = File::create(config.target.join("bench/kuma-cp.log"))?;
         let mut command = Command::new(config.program("kuma-cp"));
@@ -71,7 +78,7 @@ impl ControlPlane {
             ca_pem: String::new(),
         };
         started.wait()?;
-        // The leader makes it, and only once it leads.
+        // The leader creates the default Mesh, so its existence shows that the Lease is held.
         api_server.kubectl(&["wait", "--for=create", "--timeout=60s", "meshes.kuma.io/default"])?;
         let secret = ["get", "secret", "--namespace", SYSTEM, "kuma-control-plane-ca"];
         let data = [r"--output=go-template={{index .data `ca.crt` | base64decode}}"];
@@ -79,18 +86,18 @@ impl ControlPlane {
         Ok(started)
     }
 
-    /// The process, for its use of resources.
+    /// Returns the process, for its CPU time and memory.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the length of a clock tick is unknown.
     pub fn process(&self) -> Result<Process> {
         Process::new(self.child.id())
     }
 
-    /// What a counter of its metrics without labels says; nothing counted is 0.
+    /// Returns the value of a metric without labels; 0 when the metric is missing.
     ///
     /// # Errors
-    /// When it does not show its metrics.
+    /// When `/metrics` cannot be read.
     pub fn metric(&self, name: &str) -> Result<f64> {
         let mut command = Command::new("curl");
         command.args(["--silent", "--fail"]);
@@ -102,15 +109,15 @@ impl ControlPlane {
         Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 
-    /// Waits until `/ready` says so.
+    /// Waits until `/ready` succeeds.
     fn wait(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START;
+        let deadline = Instant::now() + START_TIMEOUT;
         while !self.is_ready() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("kuma-cp ended: {status}; see target/bench/kuma-cp.log");
             }
             if Instant::now() > deadline {
-                bail!("kuma-cp is not ready after {START:?}; see target/bench/kuma-cp.log");
+                bail!("kuma-cp is not ready after {START_TIMEOUT:?}; see target/bench/kuma-cp.log");
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -127,15 +134,15 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
-        let ask = i32::try_from(self.child.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
-        let deadline = Instant::now() + STOP;
-        while ask.is_ok() && Instant::now() < deadline {
+        let terminated = i32::try_from(self.child.id()).map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while terminated.is_ok() && Instant::now() < deadline {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // It would outlive us otherwise.
+        // A process that ignores SIGTERM must not outlive the benchmark.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -148,7 +155,7 @@ fn install(api_server: &ApiServer, config: &Config, webhooks: SocketAddr) -> Res
     api_server.apply(&output(command)?)
 }
 
-/// An address with a port that nobody uses.
-fn free(host: &str) -> Result<SocketAddr> {
+/// Returns an address with an unused port.
+fn unused_address(host: &str) -> Result<SocketAddr> {
     Ok(TcpListener::bind((host, 0))?.local_addr()?)
 }

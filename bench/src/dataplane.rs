@@ -1,5 +1,5 @@
-//! Dataplanes at scale: a population of injected Pods without a kubelet, a watch that notes when their Dataplanes
-//! change, and counts of what the API server was asked.
+//! Dataplanes at scale: injected Pods without a kubelet, a watch that records when their Dataplanes change, and counts of the
+//! API server's requests.
 
 pub mod notes;
 pub mod population;

@@ -1,7 +1,7 @@
-//! What it costs to tell each of many clients something over a connection of its own and to hear that it has come, with
-//! nothing but the libraries that `kuma-cp` uses: no xDS, no resources, no state.
+//! Cost of one message to each of many clients and one response from each, over a connection for each client, with only the
+//! libraries that `kuma-cp` uses: no xDS, no resources, no state.
 //!
-//! That much of the CPU time of a control plane is the price of its transport: it can be lowered by another transport only.
+//! This is the share of the transport in a control plane's CPU time. Only another transport lowers it.
 
 mod client;
 mod server;
@@ -17,56 +17,57 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, watch};
 
-use crate::figures::say;
+use crate::figures::print_line;
 use crate::process::Process;
 
-/// What is told, in bytes. `make bench-control-plane` sends a sidecar 280 of a change at 100 sidecars, 690 at 1,000.
-const TOLD: usize = 500;
-/// What is answered, in bytes: an acknowledgement.
-const ANSWER: usize = 120;
-/// No exchange takes that long; this only bounds a failure.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Size of a message, in bytes. `make bench-control-plane` sends a sidecar 280 bytes for a change at 100 sidecars, 690 at
+/// 1,000.
+const MESSAGE_SIZE: usize = 500;
+/// Size of a response, in bytes: that of an ACK.
+const RESPONSE_SIZE: usize = 120;
+/// Timeout of an exchange.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// What is between the two ends.
+/// Transport between server and clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// TCP alone.
     Tcp,
-    /// TLS over it.
+    /// TLS over TCP.
     Tls,
-    /// One stream of HTTP/2 over both, as gRPC has it.
+    /// One HTTP/2 stream over TLS, as in gRPC.
     Http2,
 }
 
 /// Connected clients and their server.
 pub struct Exchange {
-    told: watch::Sender<u64>,
-    heard: Arc<Heard>,
+    message: watch::Sender<u64>,
+    responses: Arc<Responses>,
     server: Runtime,
     clients: Clients,
     process: Process,
 }
 
-/// All clients, on one thread, which ends with this.
+/// All clients, on one thread. Dropping it ends the thread.
 struct Clients {
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
-    /// The thread's.
+    /// CPU time of the thread.
     usage: Process,
 }
 
-/// What some exchanges took of the server's CPU time, and in all until the last answer was there.
+/// Cost of a round of exchanges.
 #[derive(Clone, Copy, Debug)]
-pub struct Took {
+pub struct RoundCost {
     /// CPU time of the server.
     pub cpu: Duration,
-    /// Wall time.
+    /// Wall time until the last response.
     pub wall: Duration,
 }
 
-/// Counts answers.
-struct Heard {
-    answers: AtomicUsize,
+/// Counts the responses of an exchange.
+struct Responses {
+    received: AtomicUsize,
     clients: usize,
     all: Notify,
 }
@@ -75,65 +76,65 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// Says why something failed; that it did shows in answers that do not come.
+/// Prints why a task failed. The exchange itself then fails by its timeout.
 async fn report(what: &str, work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
-        say(&format!("  {what}: {error:#}"));
+        print_line(&format!("  {what}: {error:#}"));
     }
 }
 
 // === impl Exchange ===
 
 impl Exchange {
-    /// Connects so many clients, by loopback, and has each answer once.
+    /// Connects the clients over loopback and exchanges one message with each.
     ///
     /// # Errors
-    /// When they cannot be connected.
+    /// When a client cannot be connected.
     pub fn start(transport: Transport, clients: usize) -> Result<Self> {
         let server = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let listener = server.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        let (told, telling) = watch::channel(0);
-        let heard = Arc::new(Heard {
-            answers: AtomicUsize::default(),
+        let (message, messages) = watch::channel(0);
+        let responses = Arc::new(Responses {
+            received: AtomicUsize::default(),
             clients,
             all: Notify::new(),
         });
         let (acceptor, trusted) = server::acceptor()?;
-        let serving = server::accept(listener, transport, acceptor, telling, heard.clone());
+        let serving = server::accept(listener, transport, acceptor, messages, responses.clone());
         server.spawn(report("the server cannot accept", serving));
         let clients = Clients::start(client::connect(address, transport, clients, trusted))?;
         let exchange = Self {
-            told,
-            heard,
+            message,
+            responses,
             server,
             clients,
             process: Process::new(std::process::id())?,
         };
-        exchange.all()?;
+        exchange.exchange()?;
         Ok(exchange)
     }
 
-    /// Tells all clients something, so many times, each time when all have answered.
+    /// Runs exchanges with all clients, each after all have responded to the one before.
     ///
     /// # Errors
-    /// When they do not answer.
-    pub fn rounds(&self, times: usize) -> Result<Took> {
-        let (before, begun) = (self.cpu()?, Instant::now());
+    /// When a client does not respond.
+    pub fn rounds(&self, times: usize) -> Result<RoundCost> {
+        let (before, started_at) = (self.cpu()?, Instant::now());
         for _ in 0..times {
-            self.all()?;
+            self.exchange()?;
         }
-        Ok(Took {
+        Ok(RoundCost {
             cpu: self.cpu()?.saturating_sub(before),
-            wall: begun.elapsed(),
+            wall: started_at.elapsed(),
         })
     }
 
-    fn all(&self) -> Result<()> {
-        self.heard.answers.store(0, Ordering::SeqCst);
-        self.told.send_modify(|round| *round += 1);
-        let all = async { tokio::time::timeout(PATIENCE, self.heard.all.notified()).await };
-        self.server.block_on(all).context("not all clients answered")
+    fn exchange(&self) -> Result<()> {
+        self.responses.received.store(0, Ordering::SeqCst);
+        self.message.send_modify(|round| *round += 1);
+        let all = async { tokio::time::timeout(TIMEOUT, self.responses.all.notified()).await };
+        self.server.block_on(all).context("not all clients responded")
     }
 
     fn cpu(&self) -> Result<Duration> {
@@ -150,16 +151,16 @@ impl Clients {
             .build()?;
         let stop = Arc::new(Notify::new());
         let stopped = stop.clone();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // An error means that nobody wants to know.
-            let _ = tell.send(nix::unistd::gettid());
+            // An error means that the starting thread has ended.
+            let _ = sender.send(nix::unistd::gettid());
             runtime.block_on(async {
                 tokio::spawn(report("clients cannot connect", connecting));
                 stopped.notified().await;
             });
         });
-        let thread_id = told.recv().context("the clients' thread is gone")?;
+        let thread_id = receiver.recv().context("the clients' thread panicked")?;
         Ok(Self {
             stop,
             thread: Some(thread),
@@ -175,11 +176,11 @@ impl Drop for Clients {
     }
 }
 
-// === impl Heard ===
+// === impl Responses ===
 
-impl Heard {
-    fn one(&self) {
-        if self.answers.fetch_add(1, Ordering::SeqCst) + 1 == self.clients {
+impl Responses {
+    fn count_one(&self) {
+        if self.received.fetch_add(1, Ordering::SeqCst) + 1 == self.clients {
             self.all.notify_one();
         }
     }
@@ -190,12 +191,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everybody_is_told_and_answers_whatever_is_between() {
+    fn every_client_receives_and_responds_over_each_transport() {
         for transport in [Transport::Tcp, Transport::Tls, Transport::Http2] {
             let exchange = Exchange::start(transport, 3).expect("connected");
-            exchange.rounds(5).expect("answers");
-            let answers = exchange.heard.answers.load(Ordering::SeqCst);
-            assert_eq!(answers, 3, "one of each in the last round, {transport:?}");
+            exchange.rounds(5).expect("responses");
+            let received = exchange.responses.received.load(Ordering::SeqCst);
+            assert_eq!(
+                received, 3,
+                "one response of each client in the last exchange, {transport:?}"
+            );
         }
     }
 }

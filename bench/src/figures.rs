@@ -1,4 +1,4 @@
-//! What a benchmark found, as a table for people and `target/bench/NAME.json` for machines.
+//! Figures of a benchmark: a table on standard output and `target/bench/NAME.json`.
 
 use std::path::Path;
 
@@ -10,30 +10,30 @@ use crate::spread::{Spread, short};
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Figure {
-    /// What was measured.
+    /// Name of the figure.
     pub figure: String,
-    /// How much; the middle of several rounds.
+    /// Median of the rounds.
     pub value: f64,
-    /// Of what.
+    /// Unit of the value.
     pub unit: &'static str,
-    /// What it has to be, where it has to be something.
+    /// Target, such as `<= 30`; none for figures without one.
     pub target: Option<String>,
-    /// Whether it is that.
+    /// Whether the target is met.
     pub met: Option<bool>,
 }
 
-/// What a figure has to be.
+/// Target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
     /// At most this.
     AtMost(f64),
     /// At least this.
     AtLeast(f64),
-    /// It is for information only.
+    /// No target: the figure is for information.
     None,
 }
 
-/// All figures of a benchmark. Lines are written to standard output as they come.
+/// All figures of a benchmark. Each is printed when it is added.
 #[derive(Debug, Default)]
 pub struct Figures(Vec<Figure>);
 
@@ -53,7 +53,7 @@ impl Figures {
             (Some(text), _) => format!("   target {text}: MISSED"),
             (None, _) => String::new(),
         };
-        say(&format!(
+        print_line(&format!(
             "{figure:<46} {:>24} {unit}{verdict}",
             rounds.to_string()
         ));
@@ -66,21 +66,21 @@ impl Figures {
         });
     }
 
-    /// Writes the file. Whether all targets are met.
+    /// Writes the JSON file. Returns whether all targets are met.
     ///
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<bool> {
         let text = serde_json::to_string_pretty(&self.0)? + "\n";
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        say(&format!("written to {}", path.display()));
+        print_line(&format!("figures written to {}", path.display()));
         Ok(self.0.iter().all(|figure| figure.met != Some(false)))
     }
 }
 
-/// Writes a line to standard output.
-#[allow(clippy::print_stdout, reason = "the table is what a benchmark is run for")]
-pub fn say(line: &str) {
+/// Prints a line to standard output.
+#[allow(clippy::print_stdout, reason = "the table is the output of a benchmark")]
+pub fn print_line(line: &str) {
     println!("{line}");
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_that_is_no_number_misses_its_target() {
+    fn figure_without_a_value_misses_its_target() {
         let mut figures = Figures::default();
         for target in [Target::AtMost(1.0), Target::AtLeast(1.0)] {
             figures.add("f", &Spread::default(), "ms", target);

@@ -1,4 +1,4 @@
-//! Kept HTTPS connections, HTTP/1.1 as the API server uses for webhooks.
+//! Persistent HTTPS connections with HTTP/1.1, as the API server opens them to webhooks.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,35 +15,35 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// Makes connections to one server.
+/// Opens connections to one server.
 #[derive(Clone)]
 pub struct Endpoint {
     address: SocketAddr,
     config: Arc<ClientConfig>,
 }
 
-/// One kept connection.
+/// One persistent connection.
 #[derive(Debug)]
 pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
 }
 
 impl Endpoint {
-    /// A server whose certificate that CA signed for the address.
+    /// Returns an endpoint whose certificate has to be issued by the CA for the address.
     ///
     /// # Errors
-    /// When the CA is none.
+    /// When the CA cannot be parsed.
     pub fn new(address: SocketAddr, ca_pem: &str) -> Result<Self> {
         Ok(Self {
             address,
-            config: Arc::new(trusting(ca_pem, b"http/1.1")?),
+            config: Arc::new(client_config(ca_pem, b"http/1.1")?),
         })
     }
 
     /// Opens a connection.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// When the server cannot be reached or fails the handshake.
     pub async fn connect(&self) -> Result<Connection> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
@@ -57,11 +57,11 @@ impl Endpoint {
     }
 }
 
-/// TLS for one protocol, with servers whose certificate that CA signed.
+/// Returns a TLS configuration that trusts one CA and offers one ALPN protocol.
 ///
 /// # Errors
-/// When the CA is none.
-pub fn trusting(ca_pem: &str, protocol: &[u8]) -> Result<ClientConfig> {
+/// When the CA cannot be parsed.
+pub fn client_config(ca_pem: &str, protocol: &[u8]) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca_pem.as_bytes())?)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -74,10 +74,10 @@ pub fn trusting(ca_pem: &str, protocol: &[u8]) -> Result<ClientConfig> {
 }
 
 impl Connection {
-    /// Posts JSON and reads the whole answer.
+    /// Posts JSON and returns the body of the response.
     ///
     /// # Errors
-    /// When it is none, or one of an error.
+    /// When the connection breaks or the status is not 200.
     pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Bytes> {
         let request = Request::post(path)
             .header("host", "localhost")
@@ -86,7 +86,7 @@ impl Connection {
             .header("content-type", "application/json")
             .header("accept-encoding", "gzip")
             .body(Full::new(body))?;
-        self.sender.ready().await.context("the connection is gone")?;
+        self.sender.ready().await.context("the connection was closed")?;
         let response = self.sender.send_request(request).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();

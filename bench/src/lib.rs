@@ -4,10 +4,10 @@
 //! api-only cluster ──manifests──▶ kuma-cp (a process) ◀──load── client      /proc ──▶ figures ──▶ target/bench/NAME.json
 //! ```
 //!
-//! One is for comparison and starts none of these: `exchange`, what connections cost without a control plane.
+//! `exchange` starts none of these: it measures connections without a control plane, for comparison.
 //!
-//! Other work may share the machine, so CPU time and ratios count before wall time, and everything is measured in
-//! several rounds whose spread is shown.
+//! Other work may share the machine. So CPU time and ratios are more reliable than wall time, and most figures are the
+//! median of several rounds, shown with their spread.
 
 pub mod cluster;
 pub mod config;

@@ -1,4 +1,4 @@
-//! What a process uses, from `/proc`.
+//! CPU time and memory of a process, from `/proc`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -16,23 +16,23 @@ pub struct Process {
 }
 
 impl Process {
-    /// The process of that id.
+    /// Returns the process with an id.
     ///
     /// # Errors
-    /// When the system does not say how it counts.
+    /// When the length of a clock tick is unknown.
     pub fn new(pid: u32) -> Result<Self> {
-        Self::found_in(PathBuf::from(format!("/proc/{pid}")), pid)
+        Self::in_folder(PathBuf::from(format!("/proc/{pid}")), pid)
     }
 
-    /// A thread of this process, for its CPU time: memory is not a thread's.
+    /// Returns a thread of this process, for its CPU time. Threads have no memory figures.
     ///
     /// # Errors
-    /// When the system does not say how it counts.
+    /// When the length of a clock tick is unknown.
     pub fn thread(id: u32) -> Result<Self> {
-        Self::found_in(PathBuf::from(format!("/proc/self/task/{id}")), id)
+        Self::in_folder(PathBuf::from(format!("/proc/self/task/{id}")), id)
     }
 
-    fn found_in(folder: PathBuf, pid: u32) -> Result<Self> {
+    fn in_folder(folder: PathBuf, pid: u32) -> Result<Self> {
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the clock's ticks are unknown")?;
         Ok(Self {
             pid,
@@ -41,38 +41,38 @@ impl Process {
         })
     }
 
-    /// CPU time of all its threads until now, in steps of 10 ms as a rule.
+    /// Returns the CPU time of all threads so far. The resolution is usually 10 ms.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the process has ended.
     pub fn cpu(&self) -> Result<Duration> {
-        let text = std::fs::read_to_string(self.folder.join("stat")).context("the process is gone")?;
-        let ticks = ticks(&text).context("/proc/PID/stat has another form")?;
+        let text = std::fs::read_to_string(self.folder.join("stat")).context("the process has ended")?;
+        let ticks = ticks(&text).context("/proc/PID/stat has an unexpected format")?;
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
-    /// Lets all its threads run before whatever else the machine does, or no longer. Whether that was possible: it
-    /// takes root and `chrt` of util-linux. For short measurements of latency at less than full load only.
-    pub fn prefer(&self, prefer: bool) -> bool {
-        let policy = if prefer { ["--rr", "1"] } else { ["--other", "0"] };
+    /// Gives all threads a real-time priority, or takes it back. Returns whether that succeeded: it needs root and `chrt` of
+    /// util-linux. Use it only for short measurements of latency below full load.
+    pub fn set_realtime(&self, realtime: bool) -> bool {
+        let policy = if realtime { ["--rr", "1"] } else { ["--other", "0"] };
         let mut command = Command::new("chrt");
         command.args(["--all-tasks", policy[0], "--pid", policy[1]]);
         command.arg(self.pid.to_string());
         command.status().is_ok_and(|status| status.success())
     }
 
-    /// Resident memory, in bytes.
+    /// Returns the resident memory in bytes.
     ///
     /// # Errors
-    /// When it is gone.
+    /// When the process has ended.
     pub fn resident(&self) -> Result<u64> {
         let text =
-            std::fs::read_to_string(self.folder.join("smaps_rollup")).context("the process is gone")?;
-        resident(&text).context("/proc/PID/smaps_rollup has another form")
+            std::fs::read_to_string(self.folder.join("smaps_rollup")).context("the process has ended")?;
+        resident(&text).context("/proc/PID/smaps_rollup has an unexpected format")
     }
 }
 
-/// User and system time. The name in parentheses before them may have anything in it.
+/// Parses user and system time. The process name in parentheses before them may contain any character.
 fn ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);
@@ -89,14 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_found_behind_any_name() {
+    fn cpu_times_are_parsed_behind_any_process_name() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 2 0 0 0 31 11 0 0 20 0 3 0 99 1 2";
         assert_eq!(ticks(stat), Some(42));
         assert_eq!(ticks("7 (a"), None);
     }
 
     #[test]
-    fn resident_memory_is_in_bytes() {
+    fn resident_memory_is_converted_to_bytes() {
         assert_eq!(
             resident("55-66 ---p [rollup]\nRss:            1204 kB\nPss: 3 kB\n"),
             Some(1204 * 1024)
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_something() {
+    fn own_process_has_memory_and_cpu_time() {
         let process = Process::new(std::process::id()).expect("ticks");
         assert!(process.resident().expect("memory") > 100_000);
         let before = process.cpu().expect("time");

@@ -1,8 +1,8 @@
-//! Sidecars without Envoys: connections to the control plane that ask, and answer, as an Envoy behind `kuma-dp` does.
+//! Simulated sidecars: connections to the control plane that send the requests of an Envoy behind `kuma-dp`.
 //!
-//! Thousands of them live on one thread beside the control plane under test, so they keep nothing of what they get but
-//! counts: `http2` speaks as much of HTTP/2 as one gRPC stream takes, `envoy` as much of delta ADS, `probes` note when
-//! something that is waited for has arrived.
+//! Thousands of them run on one thread beside the control plane under test, so they keep only counts of what they receive.
+//! `http2` implements the part of HTTP/2 that one gRPC stream needs, `envoy` that part of delta ADS, and `probes` record when
+//! an expected change arrives.
 
 mod client;
 mod envoy;

@@ -1,8 +1,8 @@
-//! Several rounds as one value and its spread; quantiles of many latencies.
+//! Median and spread of several rounds; quantiles of many latencies.
 
 use std::fmt;
 
-/// The rounds of one measurement.
+/// Rounds of one measurement, sorted.
 #[derive(Clone, Debug, Default)]
 pub struct Spread {
     sorted: Vec<f64>,
@@ -19,7 +19,7 @@ impl FromIterator<f64> for Spread {
 }
 
 impl Spread {
-    /// The round in the middle; NaN without rounds.
+    /// Returns the median; NaN without rounds.
     pub fn median(&self) -> f64 {
         quantile(&self.sorted, 0.5)
     }
@@ -38,19 +38,19 @@ impl fmt::Display for Spread {
     }
 }
 
-/// A value of sorted ones at a place from 0 to 1: the nearest that is there. NaN without any.
-pub fn quantile(sorted: &[f64], place: f64) -> f64 {
+/// Returns a quantile, `at` from 0 to 1, of sorted values: the nearest existing value. NaN without values.
+pub fn quantile(sorted: &[f64], at: f64) -> f64 {
     #[allow(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "an index of a list that fits in memory"
     )]
-    let index = (place * sorted.len().saturating_sub(1) as f64).round() as usize;
+    let index = (at * sorted.len().saturating_sub(1) as f64).round() as usize;
     sorted.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// Three or so digits that count.
+/// Formats a value with about three significant digits.
 pub fn short(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 => 0,
@@ -66,13 +66,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_middle_round_stands_for_all_and_the_others_are_shown() {
+    fn spread_shows_median_minimum_and_maximum() {
         let spread: Spread = [3.0, 1.0, 200.0].into_iter().collect();
         assert_eq!(spread.to_string(), "3.00 (1.00–200)");
     }
 
     #[test]
-    fn quantiles_are_values_that_were_there() {
+    fn quantiles_are_existing_values() {
         let values: Vec<f64> = (1..=100).map(f64::from).collect();
         assert!((quantile(&values, 0.99) - 99.0).abs() < f64::EPSILON);
         assert!((quantile(&values, 1.0) - 100.0).abs() < f64::EPSILON);

@@ -1,4 +1,4 @@
-//! The injection webhook under reviews as an API server sends them.
+//! The injection webhook under the AdmissionReviews of an API server.
 
 pub mod load;
 pub mod reviews;

@@ -1,5 +1,5 @@
-//! `make bench-dataplane`: a real `kuma-cp` beside an API server with many injected Pods and no kubelet: how soon all
-//! have their Dataplanes, what that costs, how soon a change of readiness is followed, and what is written for nothing.
+//! `make bench-dataplane`: `kuma-cp` beside an API server with many injected Pods and no kubelet. Measures time and cost
+//! until all have their Dataplanes, the latency of a readiness change, and writes caused by irrelevant updates.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,36 +8,38 @@ use anyhow::{Context, Result, ensure};
 use kermode_bench::cluster::ApiServer;
 use kermode_bench::config::Config;
 use kermode_bench::control_plane::ControlPlane;
-use kermode_bench::dataplane::notes::Notes;
+use kermode_bench::dataplane::notes::DataplaneWatch;
 use kermode_bench::dataplane::population::{self, pod_key};
 use kermode_bench::dataplane::requests::Requests;
-use kermode_bench::figures::{Figures, Target, say};
+use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::process::Process;
 use kermode_bench::spread::{Spread, quantile};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// Status updates that no Dataplane has anything of.
-const BEATS: usize = 10_000;
-/// Longer than anything takes.
-const PATIENCE: Duration = Duration::from_mins(5);
-/// Between changes of readiness, so that each is measured alone.
+/// Number of status updates that do not affect a Dataplane.
+const HEARTBEATS: usize = 10_000;
+/// Timeout of any single step.
+const TIMEOUT: Duration = Duration::from_mins(5);
+/// Pause between readiness changes, so that each is measured alone.
 const PACE: Duration = Duration::from_millis(40);
 
-/// Rounds that changes of readiness are counted in.
+/// Number of rounds that the readiness changes are divided into.
 const ROUNDS: usize = 5;
-/// How many Services are changed.
+/// Number of Services that are changed.
 const SERVICE_CHANGES: usize = 100;
 
+/// Bytes of a megabyte.
 const MB: f64 = 1_000_000.0;
-/// What the control plane may use without Pods, and for each, in bytes.
+/// Target of the control plane's memory without Pods, in bytes.
 const BASE: f64 = 60.0 * MB;
+/// Target of the control plane's memory for each Pod, in bytes.
 const PER_POD: f64 = 4_000.0;
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
     std::fs::create_dir_all(config.target.join("bench"))?;
-    let (sizes, turns): (&[usize], usize) = if config.quick {
+    let (sizes, flips): (&[usize], usize) = if config.quick {
         (&[1_000], 500)
     } else {
         (&[1_000, 10_000], 2_000)
@@ -47,8 +49,8 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let mut figures = Figures::default();
     for pods in sizes.iter().copied() {
-        say(&format!("{pods} pods over {} services ...", population::SERVICES));
-        runtime.block_on(measure(&config, pods, turns, &mut figures))?;
+        print_line(&format!("{pods} pods over {} services ...", population::SERVICES));
+        runtime.block_on(measure(&config, pods, flips, &mut figures))?;
     }
     let met = figures.write(&config.target.join("bench/dataplane.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -60,7 +62,7 @@ struct Bench<'f> {
     figures: &'f mut Figures,
 }
 
-async fn measure(config: &Config, pods: usize, turns: usize, figures: &mut Figures) -> Result<()> {
+async fn measure(config: &Config, pods: usize, flips: usize, figures: &mut Figures) -> Result<()> {
     let api_server = ApiServer::up("bench-dataplane", config)?;
     let client = connect(&api_server).await?;
     let mut bench = Bench {
@@ -70,26 +72,26 @@ async fn measure(config: &Config, pods: usize, turns: usize, figures: &mut Figur
     };
     let start = Instant::now();
     population::make(&bench.client, pods).await?;
-    say(&format!(
-        "  the Pods were made in {:.1} s",
+    print_line(&format!(
+        "  Pods created in {:.1} s",
         start.elapsed().as_secs_f64()
     ));
-    let (control_plane, notes) = bench.start(&api_server, config).await?;
+    let (control_plane, watch) = bench.start(&api_server, config).await?;
     let process = control_plane.process()?;
     bench.memory(&process)?;
-    let mut preferred = api_server.processes()?;
-    preferred.extend([process.clone(), Process::new(std::process::id())?]);
-    let all_preferred = preferred.iter().all(|process| process.prefer(true));
-    if !all_preferred {
-        say("  other work of the machine is part of the latencies: chrt is not there or not allowed");
+    let mut processes = api_server.processes()?;
+    processes.extend([process.clone(), Process::new(std::process::id())?]);
+    let all_realtime = processes.iter().all(|process| process.set_realtime(true));
+    if !all_realtime {
+        print_line("  chrt is missing or not permitted: other work on the machine adds to the latencies");
     }
-    let measured = bench.readiness(&notes, &process, turns).await;
-    for process in preferred {
-        process.prefer(false);
+    let measured = bench.readiness(&watch, &process, flips).await;
+    for process in processes {
+        process.set_realtime(false);
     }
     measured?;
     bench.services(&control_plane, &process).await?;
-    bench.beats(&notes, &process).await
+    bench.heartbeats(&watch, &process).await
 }
 
 fn number(count: usize) -> f64 {
@@ -112,14 +114,18 @@ impl Bench<'_> {
         self.figures.add(&figure, rounds, unit, target);
     }
 
-    /// From the start of a control plane that finds all Pods to the last Dataplane.
-    async fn start(&mut self, api_server: &ApiServer, config: &Config) -> Result<(ControlPlane, Notes)> {
+    /// Starts the control plane and waits until every Pod has a Dataplane with a status.
+    async fn start(
+        &mut self,
+        api_server: &ApiServer,
+        config: &Config,
+    ) -> Result<(ControlPlane, DataplaneWatch)> {
         let start = Instant::now();
         let control_plane = ControlPlane::start(api_server, config, &[])?;
         let ready = start.elapsed();
-        let notes = Notes::start(self.client.clone());
-        let last = notes.until(self.pods, PATIENCE).await?;
-        notes.until_counted(self.pods, PATIENCE).await?;
+        let watch = DataplaneWatch::start(self.client.clone());
+        let last = watch.until(self.pods, TIMEOUT).await?;
+        watch.until_counted(self.pods, TIMEOUT).await?;
         let counted = start.elapsed();
         let requests = Requests::read(&self.client).await?;
         self.add(
@@ -158,10 +164,10 @@ impl Bench<'_> {
         self.add("Events", calls(requests.writes("events")), "calls", Target::None);
         let cpu = control_plane.process()?.cpu()?.as_secs_f64();
         self.add("CPU time of kuma-cp until then", cpu, "s", Target::None);
-        // The same at every size, if no step looks at all Pods for each.
+        // Independent of the number of Pods unless some step is quadratic.
         let each = cpu * 1000.0 / number(self.pods);
         self.add("the same a Pod", each, "ms", Target::None);
-        Ok((control_plane, notes))
+        Ok((control_plane, watch))
     }
 
     fn memory(&mut self, process: &Process) -> Result<()> {
@@ -172,14 +178,14 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// From the request that changes the Pod's readiness to the Dataplane's change in a watch: the API server's own
-    /// time for the Pod, for the Dataplane and for two watches is in it.
-    async fn readiness(&mut self, notes: &Notes, process: &Process, turns: usize) -> Result<()> {
+    /// Measures the time from the request that changes a Pod's readiness to the Dataplane's change in a watch. It includes the
+    /// API server's time for both writes and both watches.
+    async fn readiness(&mut self, watch: &DataplaneWatch, process: &Process, flips: usize) -> Result<()> {
         let before = process.cpu()?;
         let mut rounds = Vec::with_capacity(ROUNDS);
         for round in 0..ROUNDS {
-            let turns = round * turns / ROUNDS..(round + 1) * turns / ROUNDS;
-            rounds.push(self.round(notes, turns).await?);
+            let flips = round * flips / ROUNDS..(round + 1) * flips / ROUNDS;
+            rounds.push(self.round(watch, flips).await?);
         }
         let target = if self.pods <= 1_000 {
             Target::AtMost(50.0)
@@ -191,29 +197,29 @@ impl Bench<'_> {
         self.add_rounds("readiness to Dataplane p50", &half, "ms", Target::None);
         self.add_rounds("readiness to Dataplane p99", &most, "ms", target);
         let cpu = process.cpu()?.saturating_sub(before).as_secs_f64() * 1000.0;
-        let turns = f64::from(u32::try_from(turns).context("too many turns")?);
-        self.add("CPU time of kuma-cp a change", cpu / turns, "ms", Target::None);
+        let flips = f64::from(u32::try_from(flips).context("too many flips")?);
+        self.add("CPU time of kuma-cp a change", cpu / flips, "ms", Target::None);
         Ok(())
     }
 
-    /// Sorted latencies of changes of readiness, in milliseconds.
-    async fn round(&self, notes: &Notes, turns: std::ops::Range<usize>) -> Result<Vec<f64>> {
-        let mut latencies = Vec::with_capacity(turns.len());
-        for turn in turns {
-            let number = turn % self.pods;
-            let ready = (turn / self.pods) % 2 == 1;
+    /// Returns the sorted latencies of readiness changes, in milliseconds.
+    async fn round(&self, watch: &DataplaneWatch, flips: std::ops::Range<usize>) -> Result<Vec<f64>> {
+        let mut latencies = Vec::with_capacity(flips.len());
+        for flip in flips {
+            let number = flip % self.pods;
+            let ready = (flip / self.pods) % 2 == 1;
             let (_, name) = pod_key(number);
-            let asked = Instant::now();
+            let requested_at = Instant::now();
             population::set_ready(&self.client, number, ready).await?;
-            let turned = notes.until_ready(&name, ready, PATIENCE).await?;
-            latencies.push(turned.saturating_duration_since(asked).as_secs_f64() * 1000.0);
+            let changed_at = watch.until_ready(&name, ready, TIMEOUT).await?;
+            latencies.push(changed_at.saturating_duration_since(requested_at).as_secs_f64() * 1000.0);
             tokio::time::sleep(PACE).await;
         }
         latencies.sort_by(f64::total_cmp);
         Ok(latencies)
     }
 
-    /// What a change of a Service costs: the Pods that it selects, however many others there are.
+    /// Measures that a change of a Service costs only the Pods that it selects.
     async fn services(&mut self, control_plane: &ControlPlane, process: &Process) -> Result<()> {
         self.settle().await?;
         let selected = number(self.pods) / number(population::SERVICES);
@@ -233,7 +239,7 @@ impl Bench<'_> {
         let exactly = Target::AtMost(selected);
         ensure!(
             written >= selected * changes && converted >= selected * changes,
-            "not all Dataplanes follow the Services: {converted} conversions, {written} writes"
+            "not all Dataplanes were updated after the Services changed: {converted} conversions, {written} writes"
         );
         let what = format!("conversions a change of a Service that selects {selected}");
         self.add(&what, converted / changes, "pods", exactly);
@@ -252,28 +258,28 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What is written because of updates that change nothing.
-    async fn beats(&mut self, notes: &Notes, process: &Process) -> Result<()> {
-        // The statuses of the changes before are written by now, or soon.
+    /// Measures writes caused by updates that change nothing.
+    async fn heartbeats(&mut self, watch: &DataplaneWatch, process: &Process) -> Result<()> {
+        // Statuses of the earlier changes may still be written.
         self.settle().await?;
         let (requests, cpu) = (Requests::read(&self.client).await?, process.cpu()?);
         let start = Instant::now();
         let client = self.client.clone();
         let pods = self.pods;
-        population::all((0..BEATS).map(|beat| {
+        population::all((0..HEARTBEATS).map(|number| {
             let client = client.clone();
-            async move { population::beat(&client, beat % pods, beat).await }
+            async move { population::heartbeat(&client, number % pods, number).await }
         }))
         .await?;
-        say(&format!(
-            "  {BEATS} status updates in {:.1} s",
+        print_line(&format!(
+            "  {HEARTBEATS} status updates in {:.1} s",
             start.elapsed().as_secs_f64()
         ));
-        // A change that comes after all of them shows that they have been dealt with.
+        // A relevant change after the updates shows that all of them were processed.
         let last = self.pods - 1;
         let (_, name) = pod_key(last);
         population::set_ready(&self.client, last, false).await?;
-        notes.until_ready(&name, false, PATIENCE).await?;
+        watch.until_ready(&name, false, TIMEOUT).await?;
         self.settle().await?;
         let after = Requests::read(&self.client).await?;
         let writes = after.writes("dataplanes") - requests.writes("dataplanes");
@@ -290,17 +296,17 @@ impl Bench<'_> {
             Target::AtMost(0.0),
         );
         let cpu = (process.cpu()?.saturating_sub(cpu)).as_secs_f64() * 1_000_000.0;
-        let beats = f64::from(u32::try_from(BEATS)?);
+        let updates = f64::from(u32::try_from(HEARTBEATS)?);
         self.add(
             "CPU time of kuma-cp such an update",
-            cpu / beats,
+            cpu / updates,
             "us",
             Target::None,
         );
         Ok(())
     }
 
-    /// Until nothing has been written for a second.
+    /// Waits until no Dataplane was written for a second.
     async fn settle(&self) -> Result<()> {
         let mut before = Requests::read(&self.client).await?.writes("dataplanes");
         loop {

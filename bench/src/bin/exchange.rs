@@ -1,11 +1,11 @@
-//! `make bench-exchange`: what of a control plane's CPU time is the price of a connection for each sidecar.
+//! `make bench-exchange`: share of the transport in a control plane's CPU time, with a connection for each sidecar.
 
 use anyhow::Result;
 use kermode_bench::config::Config;
-use kermode_bench::exchange::{Exchange, Took, Transport};
+use kermode_bench::exchange::{Exchange, RoundCost, Transport};
 use kermode_bench::figures::{Figures, Target};
 
-/// Exchanges of a round: CPU time is counted in steps of 10 ms.
+/// Number of exchanges in a round. CPU time has a resolution of 10 ms, so a single exchange is too short.
 const EXCHANGES: u32 = 20;
 
 fn main() -> Result<()> {
@@ -25,17 +25,17 @@ fn main() -> Result<()> {
         ] {
             let exchange = Exchange::start(transport, clients)?;
             let rounds = (0..rounds).map(|_| exchange.rounds(EXCHANGES as usize));
-            let rounds: Vec<Took> = rounds.collect::<Result<_>>()?;
-            let mut add = |what: &str, of: fn(&Took) -> std::time::Duration| {
-                let each = |took| of(took).as_secs_f64() * 1000.0 / f64::from(EXCHANGES);
+            let rounds: Vec<RoundCost> = rounds.collect::<Result<_>>()?;
+            let mut add = |what: &str, of: fn(&RoundCost) -> std::time::Duration| {
+                let each = |cost| of(cost).as_secs_f64() * 1000.0 / f64::from(EXCHANGES);
                 let figure = format!("{clients} clients, {name}: {what}");
                 figures.add(&figure, &rounds.iter().map(each).collect(), "ms", Target::None);
             };
-            add("CPU time of the server", |took| took.cpu);
-            add("until all have answered", |took| took.wall);
+            add("CPU time of the server", |cost| cost.cpu);
+            add("until all have answered", |cost| cost.wall);
         }
     }
-    // No figure has a target: they say how near others can come to theirs.
+    // The figures have no targets: they are lower bounds for those of other benchmarks.
     figures.write(&config.target.join("bench/exchange.json"))?;
     Ok(())
 }

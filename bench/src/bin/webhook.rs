@@ -1,4 +1,4 @@
-//! `make bench-webhook`: latency, throughput, CPU time and memory of the injection webhook of a real `kuma-cp`.
+//! `make bench-webhook`: latency, throughput, CPU time and memory of `kuma-cp`'s injection webhook.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,20 +7,20 @@ use anyhow::Result;
 use kermode_bench::cluster::ApiServer;
 use kermode_bench::config::Config;
 use kermode_bench::control_plane::ControlPlane;
-use kermode_bench::figures::{Figures, Target, say};
+use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::https::Endpoint;
 use kermode_bench::process::Process;
 use kermode_bench::webhook::load::{Load, Round, Until};
 use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 
-/// Asked about in turn.
+/// Number of different reviews, sent in turn.
 const REVIEWS: usize = 64;
-/// Reviews before anything is measured.
+/// Number of reviews before the measurements.
 const WARM_UP: usize = 20_000;
-/// Memory that may come and go by chance over a long run, in KiB: less than 2 bytes a review.
-const NO_GROWTH: f64 = 1024.0;
+/// Target of the memory growth over a long run, in KiB: less than 2 bytes a review, which allocator noise explains.
+const MAX_GROWTH: f64 = 1024.0;
 
-/// How much is measured.
+/// Scope of the measurements.
 struct Effort {
     rounds: usize,
     round: Duration,
@@ -46,7 +46,7 @@ fn main() -> Result<ExitCode> {
             growth: 1_000_000,
         }
     };
-    // One thread: what the load takes of the machine should not be more than it needs.
+    // One thread, so that the load takes no more of the machine than it needs.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -55,7 +55,7 @@ fn main() -> Result<ExitCode> {
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// One whose Pods are injected, one whose Pods are not.
+/// Returns manifests of a namespace with injection and one without.
 fn namespaces() -> String {
     format!(
         "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}, labels: {{kuma.io/sidecar-injection: enabled}}}}\n\
@@ -74,7 +74,7 @@ async fn measure(control_plane: &ControlPlane, effort: &Effort) -> Result<Figure
 
     let mut one = Load::open(&endpoint, 1, injected, Expected::Injected).await?;
     let latency = Target::AtMost(2.0);
-    let rounds_of_one = undisturbed(&server, rounds(&mut one, &server, effort)).await?;
+    let rounds_of_one = with_realtime_priority(&server, rounds(&mut one, &server, effort)).await?;
     report(&mut figures, "1 connection", &rounds_of_one, latency);
     let rounds_of_many = rounds(&mut many, &server, effort).await?;
     report(&mut figures, "16 connections", &rounds_of_many, Target::None);
@@ -88,15 +88,15 @@ async fn measure(control_plane: &ControlPlane, effort: &Effort) -> Result<Figure
     Ok(figures)
 }
 
-/// Measures without waiting for other work of the machine, which would be most of the slowest percent.
-async fn undisturbed<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Runs a measurement with real-time priority: waiting for other work on the machine would dominate the slowest percent.
+async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
     let both = [server.clone(), Process::new(std::process::id())?];
-    if !both.iter().all(|process| process.prefer(true)) {
-        say("other work of the machine is part of the latencies: chrt is not there or not allowed");
+    if !both.iter().all(|process| process.set_realtime(true)) {
+        print_line("chrt is missing or not permitted: other work on the machine adds to the latencies");
     }
     let result = work.await;
     for process in both {
-        process.prefer(false);
+        process.set_realtime(false);
     }
     result
 }
@@ -128,7 +128,7 @@ fn report(figures: &mut Figures, load: &str, rounds: &[Round], p99: Target) {
 }
 
 async fn growth(figures: &mut Figures, load: &mut Load, server: &Process, reviews: usize) -> Result<()> {
-    say(&format!("memory over {reviews} reviews ..."));
+    print_line(&format!("memory over {reviews} reviews ..."));
     let before = server.resident()?;
     load.round(server, Until::Count(reviews)).await?;
     let after = server.resident()?;
@@ -139,7 +139,7 @@ async fn growth(figures: &mut Figures, load: &mut Load, server: &Process, review
         &name,
         &[grown].into_iter().collect(),
         "KiB",
-        Target::AtMost(NO_GROWTH),
+        Target::AtMost(MAX_GROWTH),
     );
     Ok(())
 }

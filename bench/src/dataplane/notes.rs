@@ -1,7 +1,7 @@
-//! A watch of Dataplanes of its own, which notes when each was there and when its health turned.
+//! A watch of Dataplanes that records when each appeared and when its health changed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -9,130 +9,131 @@ use futures::StreamExt;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// What a watch has told so far.
+/// State of all watched Dataplanes.
 #[derive(Debug)]
-pub struct Notes {
-    shared: Arc<Shared>,
+pub struct DataplaneWatch {
+    observations: Arc<Observations>,
     task: JoinHandle<()>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    seen: Mutex<HashMap<String, Seen>>,
+struct Observations {
+    seen: Mutex<HashMap<String, Observed>>,
     changed: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct Observed {
     ready: bool,
-    turned: Instant,
+    changed_at: Instant,
     counted: bool,
 }
 
-impl Notes {
+impl DataplaneWatch {
     /// Starts watching.
     pub fn start(client: Client) -> Self {
         let kind = GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane");
         let resource = ApiResource::from_gvk(&kind);
         let api: Api<DynamicObject> = Api::all_with(client, &resource);
-        let shared = Arc::new(Shared::default());
-        let notes = shared.clone();
+        let observations = Arc::new(Observations::default());
+        let recorder = observations.clone();
         let task = tokio::spawn(async move {
             let events = watcher(api, watcher::Config::default()).default_backoff();
             let mut applied = std::pin::pin!(events.applied_objects());
             while let Some(event) = applied.next().await {
                 if let Ok(object) = event {
-                    notes.note(&object, Instant::now());
+                    recorder.record(&object, Instant::now());
                 }
             }
         });
-        Self { shared, task }
+        Self { observations, task }
     }
 
-    /// Waits until so many Dataplanes are there.
+    /// Waits until `number` Dataplanes exist. Returns when the last one appeared or changed.
     ///
     /// # Errors
-    /// When that takes longer than `most`.
-    pub async fn until(&self, number: usize, most: Duration) -> Result<Instant> {
-        self.wait(most, &format!("{number} Dataplanes"), |seen| {
-            let last = seen.values().map(|seen| seen.turned).max();
+    /// When that takes longer than `timeout`.
+    pub async fn until(&self, number: usize, timeout: Duration) -> Result<Instant> {
+        self.wait(timeout, &format!("{number} Dataplanes"), |seen| {
+            let last = seen.values().map(|seen| seen.changed_at).max();
             last.filter(|_| seen.len() >= number)
         })
         .await
     }
 
-    /// Waits until the status of all of so many Dataplanes counts their inbounds.
+    /// Waits until `number` Dataplanes have a status that counts their inbounds.
     ///
     /// # Errors
-    /// When that takes longer than `most`.
-    pub async fn until_counted(&self, number: usize, most: Duration) -> Result<()> {
-        self.wait(most, &format!("status of {number} Dataplanes"), |seen| {
+    /// When that takes longer than `timeout`.
+    pub async fn until_counted(&self, number: usize, timeout: Duration) -> Result<()> {
+        self.wait(timeout, &format!("status of {number} Dataplanes"), |seen| {
             (seen.values().filter(|seen| seen.counted).count() >= number).then_some(())
         })
         .await
     }
 
-    /// Waits until a Dataplane's health is as said; returns when it turned.
+    /// Waits until a Dataplane is ready or unready. Returns when that changed.
     ///
     /// # Errors
-    /// When that takes longer than `most`.
-    pub async fn until_ready(&self, name: &str, ready: bool, most: Duration) -> Result<Instant> {
-        self.wait(most, name, |seen| {
+    /// When that takes longer than `timeout`.
+    pub async fn until_ready(&self, name: &str, ready: bool, timeout: Duration) -> Result<Instant> {
+        self.wait(timeout, name, |seen| {
             let seen = seen.get(name).filter(|seen| seen.ready == ready)?;
-            Some(seen.turned)
+            Some(seen.changed_at)
         })
         .await
     }
 
     async fn wait<T>(
         &self,
-        most: Duration,
+        timeout: Duration,
         what: &str,
-        arrived: impl Fn(&HashMap<String, Seen>) -> Option<T>,
+        arrived: impl Fn(&HashMap<String, Observed>) -> Option<T>,
     ) -> Result<T> {
         let wait = async {
             loop {
-                let changed = self.shared.changed.notified();
-                if let Some(found) = arrived(&self.shared.seen()) {
+                let changed = self.observations.changed.notified();
+                if let Some(found) = arrived(&self.observations.seen()) {
                     return found;
                 }
                 changed.await;
             }
         };
-        let found = tokio::time::timeout(most, wait).await;
-        found.with_context(|| format!("{what}: not after {most:?}; see target/bench/kuma-cp.log"))
+        let found = tokio::time::timeout(timeout, wait).await;
+        found.with_context(|| format!("{what}: not observed after {timeout:?}; see target/bench/kuma-cp.log"))
     }
 }
 
-impl Drop for Notes {
+impl Drop for DataplaneWatch {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl Shared {
-    fn seen(&self) -> MutexGuard<'_, HashMap<String, Seen>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+impl Observations {
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, Observed>> {
+        self.seen.lock()
     }
 
-    fn note(&self, object: &DynamicObject, now: Instant) {
+    fn record(&self, object: &DynamicObject, now: Instant) {
         let ready = object.data["spec"]["networking"]["inbound"][0]["health"]["ready"] == true;
         let counted = object.data["status"]["inbounds"]["total"].is_number();
         let mut all = self.seen();
-        let seen = all.entry(object.name_any()).or_insert(Seen {
+        let seen = all.entry(object.name_any()).or_insert(Observed {
             ready,
-            turned: now,
+            changed_at: now,
             counted,
         });
         if seen.ready != ready {
-            (seen.ready, seen.turned) = (ready, now);
+            (seen.ready, seen.changed_at) = (ready, now);
         }
         seen.counted = counted;
         drop(all);
-        // One waiter at a time.
+        // There is at most one waiter.
         self.changed.notify_one();
     }
 }

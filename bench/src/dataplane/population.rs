@@ -1,4 +1,4 @@
-//! The population: namespaces, Services and injected Pods as the API server would have them if kubelets ran them.
+//! Namespaces, Services and injected Pods, with the statuses that kubelets would write.
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -10,14 +10,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-/// How many Services there are.
+/// Number of Services.
 pub const SERVICES: usize = 500;
-/// Over how many namespaces they are spread.
+/// Number of namespaces that the Services are spread over.
 const NAMESPACES: usize = 10;
-/// Requests under way at once.
+/// Maximum number of concurrent requests.
 const CONCURRENCY: usize = 32;
 
-/// Namespace and name of a Pod by its number.
+/// Returns namespace and name of a Pod by its number.
 pub fn pod_key(number: usize) -> (String, String) {
     let service = number % SERVICES;
     (namespace(service), format!("pod-{number}"))
@@ -27,17 +27,17 @@ fn namespace(service: usize) -> String {
     format!("bench-{}", service % NAMESPACES)
 }
 
-/// Makes everything; the Pods run and are ready.
+/// Creates all objects. The Pods are running and ready.
 ///
 /// # Errors
-/// In the API server's words.
+/// When the API server rejects a request.
 pub async fn make(client: &Client, pods: usize) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for number in 0..NAMESPACES {
         let name = format!("bench-{number}");
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         namespaces.create(&PostParams::default(), &object).await?;
-        // What the controller manager would do.
+        // Created by the controller manager in a full cluster.
         let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
         create::<ServiceAccount>(client, &name, account).await?;
     }
@@ -55,18 +55,18 @@ async fn make_pod(client: &Client, number: usize) -> Result<()> {
     set_status(client, number, json!({"status": status(number, true)})).await
 }
 
-/// Turns a Pod's readiness.
+/// Sets a Pod's readiness.
 ///
 /// # Errors
-/// In the API server's words.
+/// When the API server rejects a request.
 pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()> {
     set_status(client, number, json!({"status": status(number, ready)})).await
 }
 
-/// Declares another protocol for a Service's port, which every Dataplane behind it shows.
+/// Sets the protocol of a Service's port, which appears in every Dataplane of the Service.
 ///
 /// # Errors
-/// In the API server's words.
+/// When the API server rejects a request.
 pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Result<()> {
     let name = format!("service-{number}");
     let api: Api<Service> = Api::namespaced(client.clone(), &namespace(number));
@@ -77,19 +77,20 @@ pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Res
     Ok(())
 }
 
-/// Changes what a kubelet reports now and then and what a Dataplane has nothing of.
+/// Updates a condition of a Pod that does not affect its Dataplane, as kubelets do from time to time.
 ///
 /// # Errors
-/// In the API server's words.
-pub async fn beat(client: &Client, number: usize, beat: usize) -> Result<()> {
-    let condition = json!({"type": "PodScheduled", "status": "True", "message": format!("beat {beat}")});
+/// When the API server rejects a request.
+pub async fn heartbeat(client: &Client, number: usize, heartbeat: usize) -> Result<()> {
+    let condition =
+        json!({"type": "PodScheduled", "status": "True", "message": format!("heartbeat {heartbeat}")});
     set_status(client, number, json!({"status": {"conditions": [condition]}})).await
 }
 
-/// Runs requests, many at a time, until all have succeeded or one has failed.
+/// Runs requests concurrently until all have succeeded or one has failed.
 ///
 /// # Errors
-/// Those of the first that fails.
+/// With the first error.
 pub async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
     futures::stream::iter(requests)
         .buffer_unordered(CONCURRENCY)
@@ -133,7 +134,7 @@ fn service(number: usize) -> Value {
     })
 }
 
-/// As the webhook leaves it.
+/// Returns a Pod as the injection webhook patches it.
 fn pod(name: &str, number: usize) -> Value {
     let app = format!("app-{}", number % SERVICES);
     json!({

@@ -1,4 +1,4 @@
-//! What the API server has been asked, by its own count.
+//! Counts of the API server's requests, from its metrics.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ impl Requests {
     /// Reads the API server's metrics.
     ///
     /// # Errors
-    /// When it does not show them.
+    /// When the metrics cannot be read.
     pub async fn read(client: &Client) -> Result<Self> {
         let request = http::Request::get("/metrics").body(Vec::new())?;
         let text = client
@@ -23,7 +23,7 @@ impl Requests {
         Ok(Self::parse(&text))
     }
 
-    /// Requests that write a resource, subresources included.
+    /// Returns the number of requests that write a resource, including its subresources.
     pub fn writes(&self, resource: &str) -> u64 {
         let of_resource = |name: &str| {
             name == resource
@@ -39,7 +39,7 @@ impl Requests {
             .sum()
     }
 
-    /// Requests of one verb for exactly one resource.
+    /// Returns the number of requests of one verb for exactly one resource.
     pub fn of(&self, resource: &str, verb: &str) -> u64 {
         let key = (resource.to_owned(), verb.to_owned());
         self.0.get(&key).copied().unwrap_or_default()
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_added_up_over_answers_and_told_apart_by_resource() {
+    fn requests_are_summed_over_status_codes_for_each_resource() {
         let text = "# HELP x\n\
             apiserver_request_total{code=\"200\",component=\"apiserver\",dry_run=\"\",group=\"kuma.io\",resource=\"dataplanes\",\
             scope=\"resource\",subresource=\"\",verb=\"APPLY\",version=\"v1alpha1\"} 12\n\

@@ -1,4 +1,4 @@
-//! The clients' end.
+//! Clients of the exchange.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,17 +10,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{ANSWER, Io, TOLD, Transport};
-use crate::https::trusting;
+use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Transport};
+use crate::https::client_config;
 
-/// Connects so many clients one after the other; they answer on the calling thread until its runtime ends.
+/// Connects the clients one after the other. They respond as tasks of the calling runtime.
 pub(super) async fn connect(
     address: SocketAddr,
     transport: Transport,
     clients: usize,
     trusted: String,
 ) -> Result<()> {
-    let connector = TlsConnector::from(Arc::new(trusting(&trusted, b"h2")?));
+    let connector = TlsConnector::from(Arc::new(client_config(&trusted, b"h2")?));
     for _ in 0..clients {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
@@ -41,10 +41,10 @@ pub(super) async fn connect(
 }
 
 async fn plain(mut io: impl Io) -> Result<()> {
-    let mut told = [0; TOLD];
+    let mut message = [0; MESSAGE_SIZE];
     loop {
-        io.read_exact(&mut told).await?;
-        io.write_all(&[1; ANSWER]).await?;
+        io.read_exact(&mut message).await?;
+        io.write_all(&[1; RESPONSE_SIZE]).await?;
         io.flush().await?;
     }
 }
@@ -54,16 +54,16 @@ async fn http2(io: impl Io) -> Result<()> {
     tokio::spawn(connection);
     let request = http::Request::post("https://localhost/").body(())?;
     let (response, mut send) = requests.send_request(request, false)?;
-    let mut told = response.await?.into_body();
-    let answer = Bytes::from_static(&[1; ANSWER]);
+    let mut messages = response.await?.into_body();
+    let reply = Bytes::from_static(&[1; RESPONSE_SIZE]);
     let mut received = 0;
-    while let Some(data) = told.data().await {
+    while let Some(data) = messages.data().await {
         let data = data?;
-        told.flow_control().release_capacity(data.len())?;
+        messages.flow_control().release_capacity(data.len())?;
         received += data.len();
-        if received == TOLD {
+        if received == MESSAGE_SIZE {
             received = 0;
-            send.send_data(answer.clone(), false)?;
+            send.send_data(reply.clone(), false)?;
         }
     }
     Ok(())

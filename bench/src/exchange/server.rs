@@ -1,4 +1,4 @@
-//! The server's end.
+//! Server of the exchange.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,12 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::{ANSWER, Heard, Io, TOLD, Transport};
+use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Responses, Transport};
 
-/// How long the certificate is good.
+/// Validity of the certificate.
 const DAY: Duration = Duration::from_hours(24);
 
-/// What the server shows, and the CA to trust.
+/// Returns the TLS acceptor of the server, and the CA for the clients.
 pub(super) fn acceptor() -> Result<(TlsAcceptor, String)> {
     let now = SystemTime::now();
     let authority = ServingAuthority::generate(now)?;
@@ -33,13 +33,13 @@ pub(super) fn acceptor() -> Result<(TlsAcceptor, String)> {
     Ok((TlsAcceptor::from(Arc::new(config)), authority.certificate_pem()))
 }
 
-/// Serves whoever connects.
+/// Accepts connections and serves each in a task.
 pub(super) async fn accept(
     listener: TcpListener,
     transport: Transport,
     acceptor: TlsAcceptor,
-    telling: watch::Receiver<u64>,
-    heard: Arc<Heard>,
+    messages: watch::Receiver<u64>,
+    responses: Arc<Responses>,
 ) -> Result<()> {
     loop {
         let (stream, _) = listener.accept().await?;
@@ -47,10 +47,10 @@ pub(super) async fn accept(
             stream,
             transport,
             acceptor.clone(),
-            telling.clone(),
-            heard.clone(),
+            messages.clone(),
+            responses.clone(),
         );
-        // What goes wrong shows in answers that do not come.
+        // A failure shows as a missing response.
         tokio::spawn(serving);
     }
 }
@@ -59,53 +59,53 @@ async fn serve(
     stream: TcpStream,
     transport: Transport,
     acceptor: TlsAcceptor,
-    telling: watch::Receiver<u64>,
-    heard: Arc<Heard>,
+    messages: watch::Receiver<u64>,
+    responses: Arc<Responses>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     match transport {
-        Transport::Tcp => plain(stream, telling, &heard).await,
-        Transport::Tls => plain(acceptor.accept(stream).await?, telling, &heard).await,
-        Transport::Http2 => http2(acceptor.accept(stream).await?, telling, &heard).await,
+        Transport::Tcp => plain(stream, messages, &responses).await,
+        Transport::Tls => plain(acceptor.accept(stream).await?, messages, &responses).await,
+        Transport::Http2 => http2(acceptor.accept(stream).await?, messages, &responses).await,
     }
 }
 
-async fn plain(mut io: impl Io, mut telling: watch::Receiver<u64>, heard: &Heard) -> Result<()> {
-    let mut answer = [0; ANSWER];
-    while telling.changed().await.is_ok() {
-        io.write_all(&[7; TOLD]).await?;
+async fn plain(mut io: impl Io, mut messages: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
+    let mut response = [0; RESPONSE_SIZE];
+    while messages.changed().await.is_ok() {
+        io.write_all(&[7; MESSAGE_SIZE]).await?;
         io.flush().await?;
-        io.read_exact(&mut answer).await?;
-        heard.one();
+        io.read_exact(&mut response).await?;
+        responses.count_one();
     }
     Ok(())
 }
 
-/// The connection and its only call in one task, as in `kuma-cp`.
-async fn http2(io: impl Io, mut telling: watch::Receiver<u64>, heard: &Heard) -> Result<()> {
+/// Serves the connection and its only call in one task, as `kuma-cp` does.
+async fn http2(io: impl Io, mut messages: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
     let mut connection = h2::server::handshake(io).await?;
     let Some(call) = connection.accept().await else {
         return Ok(());
     };
     let (request, mut respond) = call?;
     let mut send = respond.send_response(http::Response::new(()), false)?;
-    let mut answers = request.into_body();
-    let told = Bytes::from_static(&[7; TOLD]);
+    let mut body = request.into_body();
+    let message = Bytes::from_static(&[7; MESSAGE_SIZE]);
     let mut call = pin!(async {
         let mut received = 0;
         loop {
             tokio::select! {
-                more = telling.changed() => {
+                more = messages.changed() => {
                     more?;
-                    send.send_data(told.clone(), false)?;
+                    send.send_data(message.clone(), false)?;
                 }
-                Some(data) = answers.data() => {
+                Some(data) = body.data() => {
                     let data = data?;
-                    answers.flow_control().release_capacity(data.len())?;
+                    body.flow_control().release_capacity(data.len())?;
                     received += data.len();
-                    if received == ANSWER {
+                    if received == RESPONSE_SIZE {
                         received = 0;
-                        heard.one();
+                        responses.count_one();
                     }
                 }
                 else => return anyhow::Ok(()),
@@ -114,7 +114,7 @@ async fn http2(io: impl Io, mut telling: watch::Receiver<u64>, heard: &Heard) ->
     });
     std::future::poll_fn(|context| {
         let ended = call.as_mut().poll(context);
-        // What the call sends goes out with the connection, which therefore comes after it.
+        // The connection is polled after the call, because it writes what the call sends.
         match (ended, connection.poll_closed(context)) {
             (Poll::Ready(ended), _) => Poll::Ready(ended),
             (Poll::Pending, Poll::Ready(closed)) => Poll::Ready(closed.map_err(Into::into)),

@@ -1,5 +1,5 @@
-//! What an Envoy asks and answers on a delta ADS stream from its start: all clusters, the endpoints of those that are
-//! discovered, then, when it has them, all listeners; and each response acknowledged. Routes are in the listeners.
+//! Requests of an Envoy on a delta ADS stream: all clusters, the endpoints of EDS clusters, then all listeners, and an ACK of
+//! each response. Routes are part of the listeners.
 
 use std::collections::HashSet;
 
@@ -16,7 +16,7 @@ const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// `Cluster.DiscoveryType.EDS`.
 const EDS: i32 = 3;
 
-/// How far a start has come.
+/// Stage of the initial configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Clusters,
@@ -25,15 +25,15 @@ enum Stage {
     Complete,
 }
 
-/// The Envoy of one connection.
+/// State of the Envoy of one connection.
 #[derive(Debug)]
 pub(super) struct Envoy {
     stage: Stage,
-    /// Clusters whose endpoints are awaited; forgotten once they are there.
+    /// Clusters whose endpoints have not arrived yet.
     awaited: HashSet<String>,
 }
 
-/// A resource, as far as it is looked at.
+/// The fields of a resource that are read.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Resource {
     #[prost(message, optional, tag = "2")]
@@ -57,7 +57,7 @@ struct Cluster {
 // === impl Envoy ===
 
 impl Envoy {
-    /// One that starts, and its first request.
+    /// Returns a starting Envoy and its first request.
     pub(super) fn start(id: &str, cluster: &str) -> (Self, DeltaDiscoveryRequest) {
         let node = Node {
             id: id.to_owned(),
@@ -76,15 +76,15 @@ impl Envoy {
         (envoy, request)
     }
 
-    /// Whether it would serve.
+    /// Whether the Envoy has its initial configuration.
     pub(super) fn is_complete(&self) -> bool {
         self.stage == Stage::Complete
     }
 
-    /// Takes a response; returns what it sends, in order.
+    /// Processes a response. Returns the requests to send, in order.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the response cannot be decoded.
     pub(super) fn on_response(
         &mut self,
         client: usize,

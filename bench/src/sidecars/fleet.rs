@@ -1,45 +1,46 @@
-//! Many sidecars, and what they have been sent.
+//! Many simulated sidecars, and counts of what they received.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
-use super::client::{self, Who};
+use super::client::{self, SidecarIdentity};
 use super::population::Sidecar;
 use super::probes::Probes;
 use crate::https;
 
-/// Sidecars that run until dropped.
+/// Simulated sidecars. Dropping it ends them.
 #[derive(Debug)]
 pub struct Fleet {
-    shared: Arc<Shared>,
+    state: Arc<FleetState>,
     size: usize,
     tasks: JoinSet<()>,
 }
 
-/// What sidecars have been sent so far.
+/// Counts of what all sidecars have received so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Responses.
+    /// Number of responses.
     pub responses: u64,
-    /// Their bytes, before TLS.
+    /// Size of the responses in bytes, before TLS.
     pub bytes: u64,
-    /// Resources in them.
+    /// Number of resources in the responses.
     pub resources: u64,
 }
 
-pub(super) struct Shared {
+pub(super) struct FleetState {
     pub(super) address: SocketAddr,
     pub(super) tls: TlsConnector,
     pub(super) probes: Arc<Probes>,
-    /// How many have their whole configuration.
+    /// Number of sidecars with their whole configuration.
     pub(super) complete: AtomicUsize,
     pub(super) changed: Notify,
     responses: AtomicU64,
@@ -51,19 +52,19 @@ pub(super) struct Shared {
 // === impl Fleet ===
 
 impl Fleet {
-    /// Starts sidecars, all at once.
+    /// Starts all sidecars at once.
     ///
     /// # Errors
-    /// When the CA is none.
+    /// When the CA cannot be parsed.
     pub fn start(
         address: SocketAddr,
         ca_pem: &str,
         sidecars: &[Sidecar],
         probes: &Arc<Probes>,
     ) -> Result<Self> {
-        let shared = Arc::new(Shared {
+        let state = Arc::new(FleetState {
             address,
-            tls: TlsConnector::from(Arc::new(https::trusting(ca_pem, b"h2")?)),
+            tls: TlsConnector::from(Arc::new(https::client_config(ca_pem, b"h2")?)),
             probes: probes.clone(),
             complete: AtomicUsize::new(0),
             changed: Notify::new(),
@@ -74,61 +75,61 @@ impl Fleet {
         });
         let mut tasks = JoinSet::new();
         for (number, sidecar) in sidecars.iter().enumerate() {
-            let who = Who {
+            let identity = SidecarIdentity {
                 number,
                 id: format!("default.{}.{}", sidecar.name, sidecar.namespace),
                 cluster: sidecar.service.clone(),
                 authorization: sidecar.authorization.clone(),
             };
-            tasks.spawn(client::run(shared.clone(), who));
+            tasks.spawn(client::run(state.clone(), identity));
         }
         Ok(Self {
-            shared,
+            state,
             size: sidecars.len(),
             tasks,
         })
     }
 
-    /// How many there are.
+    /// Number of sidecars.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// Waits until all have their whole configuration; returns when the last one had.
+    /// Waits until all sidecars have their whole configuration. Returns when the last one had.
     ///
     /// # Errors
-    /// When that takes longer than `most`, with what went wrong most often.
-    pub async fn complete(&self, most: Duration) -> Result<Instant> {
-        let complete = || self.shared.complete.load(Ordering::Relaxed);
+    /// When that takes longer than `timeout`, with the failures of the sidecars.
+    pub async fn complete(&self, timeout: Duration) -> Result<Instant> {
+        let complete = || self.state.complete.load(Ordering::Relaxed);
         let wait = async {
             while complete() < self.size {
-                self.shared.changed.notified().await;
+                self.state.changed.notified().await;
             }
             Instant::now()
         };
-        tokio::time::timeout(most, wait).await.with_context(|| {
+        tokio::time::timeout(timeout, wait).await.with_context(|| {
             let (complete, size, failures) = (complete(), self.size, self.failures());
-            format!("{complete} of {size} sidecars have their configuration after {most:?}; failures: {failures:?}")
+            format!("{complete} of {size} sidecars have their configuration after {timeout:?}; failures: {failures:?}")
         })
     }
 
-    /// Whether all still have their configuration and connection.
+    /// Whether all sidecars are connected and have their configuration.
     pub fn is_complete(&self) -> bool {
-        self.shared.complete.load(Ordering::Relaxed) == self.size
+        self.state.complete.load(Ordering::Relaxed) == self.size
     }
 
-    /// What they have been sent.
+    /// Returns the counts of what all sidecars received.
     pub fn sent(&self) -> Sent {
         Sent {
-            responses: self.shared.responses.load(Ordering::Relaxed),
-            bytes: self.shared.bytes.load(Ordering::Relaxed),
-            resources: self.shared.resources.load(Ordering::Relaxed),
+            responses: self.state.responses.load(Ordering::Relaxed),
+            bytes: self.state.bytes.load(Ordering::Relaxed),
+            resources: self.state.resources.load(Ordering::Relaxed),
         }
     }
 
-    /// What went wrong, and how often.
+    /// Returns the failures of the sidecars and how often each occurred.
     pub fn failures(&self) -> BTreeMap<String, usize> {
-        self.shared.failures().clone()
+        self.state.failures().clone()
     }
 
     /// Ends all connections.
@@ -137,27 +138,27 @@ impl Fleet {
     }
 }
 
-// === impl Shared ===
+// === impl FleetState ===
 
-impl Shared {
+impl FleetState {
     pub(super) fn count(&self, bytes: usize, resources: usize) {
         self.resources.fetch_add(resources as u64, Ordering::Relaxed);
         self.responses.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn note_failure(&self, error: &anyhow::Error) {
+    pub(super) fn record_failure(&self, error: &anyhow::Error) {
         *self.failures().entry(format!("{error:#}")).or_default() += 1;
     }
 
-    fn failures(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, usize>> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.failures.lock()
     }
 }
 
-impl std::fmt::Debug for Shared {
+impl std::fmt::Debug for FleetState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("FleetState")
             .field("address", &self.address)
             .finish_non_exhaustive()
     }

@@ -1,5 +1,4 @@
-//! Namespaces, Services and injected Pods as the API server would have them if kubelets ran them, some Pods with a
-//! sidecar that can prove whose it is.
+//! Namespaces, Services and injected Pods, with the statuses that kubelets would write, and tokens of their sidecars.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,40 +11,40 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-/// Over how many namespaces the Services are spread.
+/// Number of namespaces that the Services are spread over.
 const NAMESPACES: usize = 10;
-/// Requests under way at once.
+/// Maximum number of concurrent requests.
 const CONCURRENCY: usize = 32;
-/// Longer than any benchmark.
+/// Lifetime of tokens, in seconds: longer than any benchmark.
 const TOKEN_SECONDS: i64 = 6 * 3600;
-/// Pods of each Service that have no sidecar here and may be replaced.
+/// Number of Pods of each Service without a simulated sidecar, which may be replaced.
 const SPARE: usize = 1;
 
-/// A sidecar that can prove whose it is.
+/// A simulated sidecar and its token.
 #[derive(Clone, Debug)]
 pub struct Sidecar {
-    /// Its Pod's namespace.
+    /// Namespace of its Pod.
     pub namespace: String,
-    /// Its Pod's name.
+    /// Name of its Pod.
     pub name: String,
-    /// The Service that its Pod belongs to.
+    /// Name of the Service's resource in Envoy.
     pub service: String,
-    /// The metadata that proves it: `Bearer` and a token bound to the Pod.
+    /// Value of the `authorization` header: `Bearer` and a token bound to the Pod.
     pub authorization: Arc<str>,
 }
 
-/// A Pod by its number.
+/// A Pod, identified by its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     number: usize,
     service: usize,
 }
 
-/// Writes Pods; cheap to clone.
+/// Writes Pods. Cheap to clone.
 #[derive(Clone)]
 pub struct Pods(Client);
 
-/// Everything that there is.
+/// All objects of the benchmark.
 #[derive(Debug)]
 pub struct Population {
     writer: Pods,
@@ -58,13 +57,13 @@ pub struct Population {
 // === impl Member ===
 
 impl Member {
-    /// Its Pod's address. Every Pod there ever is has another one.
+    /// Returns the Pod's address. No two Pods of a run have the same.
     pub fn ip(&self) -> String {
         let [_, b, c, d] = u32::try_from(self.number + 1).unwrap_or(u32::MAX).to_be_bytes();
         format!("10.{}.{c}.{d}", b + 1)
     }
 
-    /// What Envoy calls its Service.
+    /// Returns the name of its Service's resource in Envoy.
     pub fn resource(&self) -> String {
         format!("service-{}_{}_svc_80", self.service, self.namespace())
     }
@@ -85,10 +84,10 @@ fn namespace(service: usize) -> String {
 // === impl Population ===
 
 impl Population {
-    /// Makes so many Services and Pods, and for each Service a spare Pod; all run and are ready.
+    /// Creates Services and Pods, and a spare Pod for each Service. All Pods are running and ready.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn make(client: &Client, services: usize, pods: usize) -> Result<Self> {
         let population = Self {
             writer: Pods(client.clone()),
@@ -106,19 +105,19 @@ impl Population {
 
     async fn with_spares(mut self) -> Result<Self> {
         for number in 0..self.services * SPARE {
-            let member = self.newcomer(number % self.services);
+            let member = self.next_member(number % self.services);
             self.spare.push_back(member);
         }
         all(self.spare.iter().map(|member| self.writer.make(member))).await?;
         Ok(self)
     }
 
-    /// All Pods, spare ones included.
+    /// Number of Pods, including spare ones.
     pub fn size(&self) -> usize {
         self.pods + self.spare.len()
     }
 
-    /// A Pod that is not spare.
+    /// Returns a Pod that is not spare.
     pub fn member(&self, number: usize) -> Member {
         Member {
             number,
@@ -126,27 +125,27 @@ impl Population {
         }
     }
 
-    /// A spare Pod that is to go, and one of the same Service that is to come.
+    /// Returns a spare Pod to delete and a Pod of the same Service to create.
     ///
     /// # Errors
-    /// When there is none.
+    /// When no spare Pod is left.
     pub fn replacement(&mut self) -> Result<(Member, Member)> {
         let old = self.spare.pop_front().context("no spare Pod is left")?;
-        let new = self.newcomer(old.service);
+        let new = self.next_member(old.service);
         self.spare.push_back(new.clone());
         Ok((old, new))
     }
 
-    fn newcomer(&mut self, service: usize) -> Member {
+    fn next_member(&mut self, service: usize) -> Member {
         let number = self.next;
         self.next += 1;
         Member { number, service }
     }
 
-    /// Tokens for the sidecars of all Pods that are not spare.
+    /// Requests the tokens of all Pods that are not spare.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn sidecars(&self) -> Result<Vec<Sidecar>> {
         futures::stream::iter((0..self.pods).map(|number| self.sidecar(self.member(number))))
             .buffered(CONCURRENCY)
@@ -171,10 +170,10 @@ impl Population {
             ..TokenRequest::default()
         };
         let accounts: Api<ServiceAccount> = Api::namespaced(self.writer.0.clone(), &namespace);
-        let answer = accounts
+        let created = accounts
             .create_token_request("default", &PostParams::default(), &request)
             .await?;
-        let status = answer.status.context("a token request without an answer")?;
+        let status = created.status.context("the token request has no status")?;
         Ok(Sidecar {
             service: member.resource(),
             namespace,
@@ -183,25 +182,25 @@ impl Population {
         })
     }
 
-    /// What writes Pods.
+    /// Returns the writer of Pods.
     pub fn pods(&self) -> Pods {
         self.writer.clone()
     }
 
-    /// So many changes of what kubelets report now and then and nobody's configuration has anything of.
+    /// Writes `number` status updates that affect no configuration, as kubelets do from time to time.
     ///
     /// # Errors
-    /// In the API server's words.
-    pub async fn beats(&self, number: usize) -> Result<()> {
-        let beat = |beat: usize| async move {
+    /// When the API server rejects a request.
+    pub async fn heartbeats(&self, number: usize) -> Result<()> {
+        let heartbeat = |beat: usize| async move {
             let condition =
-                json!({"type": "PodScheduled", "status": "True", "message": format!("beat {beat}")});
+                json!({"type": "PodScheduled", "status": "True", "message": format!("heartbeat {beat}")});
             let patch = json!({"status": {"conditions": [condition]}});
             self.writer
                 .patch_status(&self.member(beat % self.pods), patch)
                 .await
         };
-        all((0..number).map(beat)).await
+        all((0..number).map(heartbeat)).await
     }
 
     async fn make_namespaces(&self) -> Result<()> {
@@ -210,7 +209,7 @@ impl Population {
             let name = namespace(number);
             let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
             namespaces.create(&PostParams::default(), &object).await?;
-            // What the controller manager would do.
+            // Created by the controller manager in a full cluster.
             let accounts: Api<ServiceAccount> = Api::namespaced(self.writer.0.clone(), &name);
             let account = serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
             accounts.create(&PostParams::default(), &account).await?;
@@ -236,19 +235,19 @@ impl Population {
 // === impl Pods ===
 
 impl Pods {
-    /// Makes a Pod that runs and is ready.
+    /// Creates a running and ready Pod.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn make(&self, member: &Member) -> Result<()> {
         self.create(member).await?;
         self.set_ready(member, true).await
     }
 
-    /// Makes a Pod that nothing is known of yet.
+    /// Creates a Pod without a status.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn create(&self, member: &Member) -> Result<()> {
         let object = serde_json::from_value(pod(member))?;
         let created = self.of(member).create(&PostParams::default(), &object).await;
@@ -256,19 +255,19 @@ impl Pods {
         Ok(())
     }
 
-    /// Tells of a Pod that it runs and whether it is ready.
+    /// Sets the status of a Pod: running, and ready or not.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn set_ready(&self, member: &Member, ready: bool) -> Result<()> {
         self.patch_status(member, json!({"status": status(&member.ip(), ready)}))
             .await
     }
 
-    /// Deletes a Pod, which has no time to end.
+    /// Deletes a Pod without a grace period.
     ///
     /// # Errors
-    /// In the API server's words.
+    /// When the API server rejects a request.
     pub async fn delete(&self, member: &Member) -> Result<()> {
         let deleted = self
             .of(member)
@@ -305,7 +304,7 @@ async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) 
         .await
 }
 
-/// As the webhook leaves it.
+/// Returns a Pod as the injection webhook patches it.
 fn pod(member: &Member) -> Value {
     json!({
         "metadata": {

@@ -1,4 +1,4 @@
-//! Load: connections that each ask one question after the other.
+//! Load: connections that send one review after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use crate::https::{Connection, Endpoint};
 use crate::process::Process;
 use crate::spread::quantile;
 
+/// Path of the injection webhook.
 const PATH: &str = "/inject-sidecar?timeout=10s";
 
 /// When a round ends.
@@ -19,22 +20,22 @@ const PATH: &str = "/inject-sidecar?timeout=10s";
 pub enum Until {
     /// After a time.
     Elapsed(Duration),
-    /// After so many reviews.
+    /// After a number of reviews.
     Count(usize),
 }
 
-/// What a round showed.
+/// Measurements of a round.
 #[derive(Clone, Debug)]
 pub struct Round {
     /// Latencies in milliseconds, sorted.
     latencies: Vec<f64>,
-    /// How long it took.
+    /// Wall time.
     elapsed: Duration,
     /// CPU time of the server.
     cpu: Duration,
 }
 
-/// Kept connections and what is asked over them.
+/// Persistent connections and the reviews sent over them.
 pub struct Load {
     connections: Vec<Connection>,
     reviews: Arc<Vec<Review>>,
@@ -47,7 +48,7 @@ impl Load {
     /// Opens the connections.
     ///
     /// # Errors
-    /// When the server does not take them.
+    /// When a connection cannot be opened.
     pub async fn open(
         endpoint: &Endpoint,
         concurrency: usize,
@@ -64,12 +65,12 @@ impl Load {
     /// Runs a round.
     ///
     /// # Errors
-    /// With the first wrong answer.
+    /// With the first wrong response.
     pub async fn round(&mut self, server: &Process, until: Until) -> Result<Round> {
-        let asked = AtomicUsize::new(0);
+        let started = AtomicUsize::new(0);
         let (start, before) = (Instant::now(), server.cpu()?);
-        let goes_on = || {
-            let number = asked.fetch_add(1, Ordering::Relaxed);
+        let next_review = || {
+            let number = started.fetch_add(1, Ordering::Relaxed);
             let more = match until {
                 Until::Elapsed(time) => start.elapsed() < time,
                 Until::Count(count) => number < count,
@@ -79,12 +80,12 @@ impl Load {
         let (reviews, expected) = (&self.reviews, self.expected);
         let callers = self.connections.iter_mut().map(|connection| async {
             let mut latencies = Vec::new();
-            while let Some(number) = goes_on() {
+            while let Some(number) = next_review() {
                 let review = &reviews[number % reviews.len()];
-                let asked = Instant::now();
-                let answer = connection.post(PATH, review.body.clone()).await?;
-                latencies.push(asked.elapsed().as_secs_f64() * 1000.0);
-                review.check(&answer, expected)?;
+                let sent_at = Instant::now();
+                let response = connection.post(PATH, review.body.clone()).await?;
+                latencies.push(sent_at.elapsed().as_secs_f64() * 1000.0);
+                review.check(&response, expected)?;
             }
             Ok::<_, anyhow::Error>(latencies)
         });
@@ -102,22 +103,22 @@ impl Load {
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
 impl Round {
-    /// Latency at a place from 0 to 1, in milliseconds.
-    pub fn latency(&self, place: f64) -> f64 {
-        quantile(&self.latencies, place)
+    /// Returns a quantile of the latency, `at` from 0 to 1, in milliseconds.
+    pub fn latency(&self, at: f64) -> f64 {
+        quantile(&self.latencies, at)
     }
 
-    /// Reviews a second.
+    /// Returns the throughput in reviews per second.
     pub fn throughput(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Microseconds of the server's CPU time for each review.
+    /// Returns the server's CPU time per review, in microseconds.
     pub fn cpu(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.latencies.len() as f64
     }
 
-    /// Reviews that a second of the server's CPU time answers.
+    /// Returns the number of reviews per second of the server's CPU time.
     pub fn per_core(&self) -> f64 {
         self.latencies.len() as f64 / self.cpu.as_secs_f64()
     }

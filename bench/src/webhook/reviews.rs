@@ -1,35 +1,36 @@
-//! Reviews: one recorded from an API server of Kubernetes 1.34 (the first Pod of a Deployment with two containers),
-//! varied in what differs from Pod to Pod.
+//! AdmissionReviews: one recorded from an API server of Kubernetes 1.34 (the first Pod of a Deployment with two containers),
+//! varied in UID, pod-template-hash and namespace.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use serde_json::Value;
 
+/// The recorded review.
 const RECORDED: &str = include_str!("../../data/review.json");
-/// The namespace of the recorded Pod.
+/// Namespace of the recorded Pod.
 pub const NAMESPACE: &str = "shop";
 
-/// A question, and what its answer must begin with.
+/// A review with its UID, which the response repeats.
 #[derive(Clone, Debug)]
 pub struct Review {
-    /// The question.
+    /// Encoded AdmissionReview.
     pub body: Bytes,
     uid: String,
 }
 
-/// What is to become of the Pods.
+/// Expected treatment of the Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// They get a sidecar.
+    /// The Pod gets a sidecar.
     Injected,
-    /// They are left alone.
+    /// The Pod is skipped.
     Skipped,
 }
 
-/// So many reviews of Pods in a namespace.
+/// Returns `number` reviews of Pods in a namespace.
 ///
 /// # Errors
-/// When the recorded one does not read.
+/// When the recorded review cannot be parsed.
 pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
     let recorded: Value = serde_json::from_str(RECORDED)?;
     let uid = recorded["request"]["uid"]
@@ -52,23 +53,23 @@ pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
 }
 
 impl Review {
-    /// Checks an answer as far as that is cheap.
+    /// Checks UID, verdict and presence of a patch in the first bytes of a response.
     ///
     /// # Errors
-    /// When it is to another question, or another one than expected.
-    pub fn check(&self, answer: &[u8], expected: Expected) -> Result<()> {
-        let head = &answer[..answer.len().min(300)];
+    /// When the response belongs to another review or differs from what is expected.
+    pub fn check(&self, response: &[u8], expected: Expected) -> Result<()> {
+        let head = &response[..response.len().min(300)];
         let in_head = |text: &str| head.windows(text.len()).any(|window| window == text.as_bytes());
         ensure!(
             in_head(&format!("\"uid\":\"{}\"", self.uid)) && in_head("\"allowed\":true"),
-            "{} is answered by {}",
+            "review {}: unexpected response {}",
             self.uid,
             String::from_utf8_lossy(head)
         );
         let patched = in_head("\"patch\":\"");
         ensure!(
             patched == (expected == Expected::Injected),
-            "{}: patched: {patched}",
+            "review {}: has a patch: {patched}",
             self.uid
         );
         Ok(())
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reviews_differ_in_uid_and_template_and_are_of_a_real_size() {
+    fn reviews_differ_in_uid_and_template_and_have_a_realistic_size() {
         let reviews = make("plain", 3).expect("reviews");
         let read = |index: usize| -> Value { serde_json::from_slice(&reviews[index].body).expect("JSON") };
         let (first, second) = (read(1), read(2));
@@ -93,34 +94,34 @@ mod tests {
     }
 
     #[test]
-    fn wrong_answers_are_noticed() {
+    fn wrong_responses_are_errors() {
         let review = make(NAMESPACE, 1).expect("reviews").remove(0);
-        let answer =
+        let response =
             |uid: &str, rest: &str| format!("{{\"response\":{{\"uid\":\"{uid}\",\"allowed\":true{rest}}}}}");
         let (patch, other) = (",\"patch\":\"W10=\"", "00000001-0000");
         assert!(
             review
-                .check(answer(&review.uid, patch).as_bytes(), Expected::Injected)
+                .check(response(&review.uid, patch).as_bytes(), Expected::Injected)
                 .is_ok()
         );
         assert!(
             review
-                .check(answer(&review.uid, "").as_bytes(), Expected::Skipped)
+                .check(response(&review.uid, "").as_bytes(), Expected::Skipped)
                 .is_ok()
         );
         assert!(
             review
-                .check(answer(other, patch).as_bytes(), Expected::Injected)
+                .check(response(other, patch).as_bytes(), Expected::Injected)
                 .is_err()
         );
         assert!(
             review
-                .check(answer(&review.uid, patch).as_bytes(), Expected::Skipped)
+                .check(response(&review.uid, patch).as_bytes(), Expected::Skipped)
                 .is_err()
         );
         assert!(
             review
-                .check(answer(&review.uid, "").as_bytes(), Expected::Injected)
+                .check(response(&review.uid, "").as_bytes(), Expected::Injected)
                 .is_err()
         );
     }

@@ -1,4 +1,4 @@
-//! What is measured against, and how thoroughly.
+//! The control plane under test and the scope of the measurements.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,9 +7,9 @@ use anyhow::Result;
 use kermode_bench::cluster::ApiServer;
 use kermode_bench::config::Config;
 use kermode_bench::control_plane::ControlPlane;
-use kermode_bench::dataplane::notes::Notes;
+use kermode_bench::dataplane::notes::DataplaneWatch;
 use kermode_bench::dataplane::requests::Requests;
-use kermode_bench::figures::{Figures, Target, say};
+use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::process::Process;
 use kermode_bench::sidecars::population::{Population, Sidecar};
 use kermode_bench::sidecars::probes::Probes;
@@ -17,21 +17,23 @@ use kermode_bench::spread::Spread;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// Longer than anything takes.
-pub(super) const PATIENCE: Duration = Duration::from_mins(10);
+/// Timeout of any single step.
+pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
+/// Bytes of a mebibyte.
 pub(super) const MIB: f64 = 1024.0 * 1024.0;
-/// The least number of Services, and how many Pods each has where that makes more of them.
-const SERVICES: usize = 50;
-const PODS: usize = 20;
+/// Minimum number of Services.
+const MIN_SERVICES: usize = 50;
+/// Number of Pods of a Service, above the minimum number of Services.
+const PODS_PER_SERVICE: usize = 20;
 
-/// How much is measured.
+/// Scope of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Effort {
-    /// Changes of each sort.
+    /// Number of changes of each kind.
     pub(super) repetitions: usize,
     pub(super) idle: Duration,
-    /// Status updates that nobody has anything of.
-    pub(super) beats: usize,
+    /// Number of status updates that affect no configuration.
+    pub(super) heartbeats: usize,
     pub(super) churn: Duration,
 }
 
@@ -45,7 +47,7 @@ pub(super) struct Bench<'f> {
     pub(super) probes: Arc<Probes>,
     pub(super) effort: Effort,
     figures: &'f mut Figures,
-    // Goes last: everything else needs it.
+    // Dropped last: everything else needs it.
     _api_server: ApiServer,
 }
 
@@ -57,7 +59,7 @@ impl Effort {
         Self {
             repetitions: if quick { 10 } else { 20 },
             idle: Duration::from_secs(idle),
-            beats: if quick { 2_000 } else { 10_000 },
+            heartbeats: if quick { 2_000 } else { 10_000 },
             churn: Duration::from_secs(churn),
         }
     }
@@ -66,15 +68,15 @@ impl Effort {
 // === impl Bench ===
 
 impl<'f> Bench<'f> {
-    /// Makes the Pods, starts the control plane and waits until it is done with them.
+    /// Creates the Pods, starts the control plane and waits until it has written all Dataplanes.
     pub(super) async fn start(
         config: &Config,
         sidecars: usize,
         effort: Effort,
         figures: &'f mut Figures,
     ) -> Result<Self> {
-        let services = SERVICES.max(sidecars / PODS);
-        say(&format!("{sidecars} sidecars, {services} Services ..."));
+        let services = MIN_SERVICES.max(sidecars / PODS_PER_SERVICE);
+        print_line(&format!("{sidecars} sidecars, {services} Services ..."));
         let api_server = ApiServer::up("bench-control-plane", config)?;
         api_server.apply(INJECTED)?;
         let kubeconfig = Kubeconfig::read_from(api_server.kubeconfig())?;
@@ -84,14 +86,14 @@ impl<'f> Bench<'f> {
         let start = Instant::now();
         let population = Population::make(&client, services, sidecars).await?;
         let tokens = population.sidecars().await?;
-        say(&format!(
-            "  Pods and tokens made in {:.1} s",
+        print_line(&format!(
+            "  Pods and tokens created in {:.1} s",
             start.elapsed().as_secs_f64()
         ));
         let control_plane = ControlPlane::start(&api_server, config, &[])?;
-        let notes = Notes::start(client.clone());
-        notes.until(population.size(), PATIENCE).await?;
-        drop(notes);
+        let dataplanes = DataplaneWatch::start(client.clone());
+        dataplanes.until(population.size(), TIMEOUT).await?;
+        drop(dataplanes);
         let process = control_plane.process()?;
         let bench = Self {
             sidecars: tokens,
@@ -118,7 +120,7 @@ impl<'f> Bench<'f> {
         self.figures.add(&figure, &rounds, unit, target);
     }
 
-    /// Until the control plane has written nothing for two seconds.
+    /// Waits until the control plane has written no Dataplane for two seconds.
     pub(super) async fn settle(&self) -> Result<()> {
         let mut before = Requests::read(&self.client).await?.writes("dataplanes");
         let mut quiet = 0;
@@ -132,6 +134,6 @@ impl<'f> Bench<'f> {
     }
 }
 
-/// The namespace of the Pods that the webhook is asked about.
+/// Namespace of the Pods in the AdmissionReviews.
 const INJECTED: &str =
     "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop, labels: {kuma.io/sidecar-injection: enabled}}\n";

@@ -1,4 +1,4 @@
-//! Changes: how soon every sidecar has learnt of one, and what it costs; what it costs when there is none.
+//! Propagation and cost of changes: one at a time, at a steady rate, irrelevant ones, and none at all.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use kermode_bench::figures::{Target, say};
+use kermode_bench::figures::{Target, print_line};
 use kermode_bench::sidecars::fleet::Fleet;
 use kermode_bench::sidecars::population::{Member, Pods};
 use kermode_bench::sidecars::probes::Probes;
 use kermode_bench::spread::quantile;
 
-use super::bench::{Bench, MIB, PATIENCE};
+use super::bench::{Bench, MIB, TIMEOUT};
 
-/// How long acknowledgements may take after the last sidecar has learnt of a change, before the next one.
-const REST: Duration = Duration::from_millis(300);
-/// Between replacements.
+/// Pause after the last sidecar has received a change, for the ACKs.
+const ACK_PAUSE: Duration = Duration::from_millis(300);
+/// Interval between replacements.
 const PACE: Duration = Duration::from_millis(100);
 
-/// What happens to a Pod.
+/// Change of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Change {
     Unready,
@@ -28,7 +28,7 @@ enum Change {
     Created,
 }
 
-/// What changes of one sort came to: a value for each.
+/// Measurements of the changes of one kind.
 #[derive(Default)]
 struct Rounds {
     p50: Vec<f64>,
@@ -41,7 +41,7 @@ struct Rounds {
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
 impl Bench<'_> {
-    /// Nothing happens.
+    /// Measures an idle control plane.
     pub(super) async fn idle(&mut self, fleet: &Fleet) -> Result<()> {
         self.settle().await?;
         let (before, sent) = (self.process.cpu()?, fleet.sent());
@@ -61,7 +61,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// One change at a time.
+    /// Measures changes one at a time.
     pub(super) async fn changes(&mut self, fleet: &Fleet) -> Result<()> {
         let repetitions = self.effort.repetitions;
         let mut flips = Rounds::default();
@@ -75,23 +75,23 @@ impl Bench<'_> {
             self.round(fleet, &member, change, &mut flips).await?;
         }
         self.report("readiness flip", &flips);
-        let (mut gone, mut come) = (Rounds::default(), Rounds::default());
+        let (mut deletions, mut creations) = (Rounds::default(), Rounds::default());
         for _ in 0..repetitions {
             let (old, new) = self.population.replacement()?;
-            self.round(fleet, &old, Change::Deleted, &mut gone).await?;
+            self.round(fleet, &old, Change::Deleted, &mut deletions).await?;
             self.population.pods().create(&new).await?;
-            tokio::time::sleep(REST).await;
-            self.round(fleet, &new, Change::Created, &mut come).await?;
+            tokio::time::sleep(ACK_PAUSE).await;
+            self.round(fleet, &new, Change::Created, &mut creations).await?;
         }
-        self.report("pod deletion", &gone);
-        self.report("pod creation", &come);
+        self.report("pod deletion", &deletions);
+        self.report("pod creation", &creations);
         Ok(())
     }
 
     async fn round(&self, fleet: &Fleet, member: &Member, change: Change, rounds: &mut Rounds) -> Result<()> {
         let (cpu, sent) = (self.process.cpu()?, fleet.sent());
         let present = matches!(change, Change::Ready | Change::Created);
-        // Time runs from before the API server is asked.
+        // Latency includes the request to the API server.
         let probe = self
             .probes
             .begin(&member.resource(), &member.ip(), present, fleet.size());
@@ -101,8 +101,8 @@ impl Bench<'_> {
             Change::Ready | Change::Created => pods.set_ready(member, true).await?,
             Change::Deleted => pods.delete(member).await?,
         }
-        let after = self.probes.finish(&probe, PATIENCE).await?;
-        tokio::time::sleep(REST).await;
+        let after = self.probes.finish(&probe, TIMEOUT).await?;
+        tokio::time::sleep(ACK_PAUSE).await;
         rounds.p50.push(quantile(&after, 0.5));
         rounds.p99.push(quantile(&after, 0.99));
         rounds.max.push(quantile(&after, 1.0));
@@ -144,12 +144,12 @@ impl Bench<'_> {
         );
     }
 
-    /// Changes that nobody has anything of.
-    pub(super) async fn beats(&mut self, fleet: &Fleet) -> Result<()> {
+    /// Measures updates that affect no configuration.
+    pub(super) async fn heartbeats(&mut self, fleet: &Fleet) -> Result<()> {
         let (before, sent) = (self.process.cpu()?, fleet.sent());
         let encoded = self.control_plane.metric("kuma_cp_xds_resources_encoded_total")?;
-        let number = self.effort.beats;
-        self.population.beats(number).await?;
+        let number = self.effort.heartbeats;
+        self.population.heartbeats(number).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / number as f64;
         let responses = (fleet.sent().responses - sent.responses) as f64;
@@ -170,7 +170,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Replacements at a steady pace.
+    /// Measures replacements of Pods at a steady rate.
     pub(super) async fn churn(&mut self, fleet: &Fleet) -> Result<()> {
         let (before, sent) = (self.process.cpu()?, fleet.sent());
         let (start, mut pace) = (Instant::now(), tokio::time::interval(PACE));
@@ -190,13 +190,13 @@ impl Bench<'_> {
         let took = start.elapsed().as_secs_f64();
         let cores = self.process.cpu()?.saturating_sub(before).as_secs_f64() / took;
         let number = lags.len() as f64;
-        say(&format!("  {number} replacements in {took:.1} s"));
+        print_line(&format!("  {number} replacements in {took:.1} s"));
         let mut all = lags.concat();
         all.sort_by(f64::total_cmp);
-        for (figure, place) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             self.add(
                 &format!("10 replacements/s: lag {figure}"),
-                &[quantile(&all, place)],
+                &[quantile(&all, at)],
                 "ms",
                 Target::None,
             );
@@ -206,7 +206,7 @@ impl Bench<'_> {
         self.add("10 replacements/s: sent", &[mib], "MiB/s", Target::None);
         ensure!(
             fleet.is_complete(),
-            "sidecars were cut off: {:?}",
+            "sidecars lost their connection: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident()? as f64 / MIB;
@@ -215,7 +215,7 @@ impl Bench<'_> {
     }
 }
 
-/// A Pod goes and another one comes. When each sidecar has learnt of either, in milliseconds.
+/// Deletes a Pod and creates another one. Returns when each sidecar received either change, in milliseconds.
 async fn replace(
     pods: Pods,
     probes: Arc<Probes>,
@@ -228,7 +228,7 @@ async fn replace(
     pods.create(&new).await?;
     let come = probes.begin(&new.resource(), &new.ip(), true, sidecars);
     pods.set_ready(&new, true).await?;
-    let mut lags = probes.finish(&gone, PATIENCE).await?;
-    lags.extend(probes.finish(&come, PATIENCE).await?);
+    let mut lags = probes.finish(&gone, TIMEOUT).await?;
+    lags.extend(probes.finish(&come, TIMEOUT).await?);
     Ok(lags)
 }

@@ -1,4 +1,4 @@
-//! All sidecars at once: how soon they have their configuration, what that takes, and what it does to admissions.
+//! All sidecars connect at once: time and cost until they have their configuration, and the latency of admission meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,27 +6,27 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use kermode_bench::figures::{Target, say};
+use kermode_bench::figures::{Target, print_line};
 use kermode_bench::https::Endpoint;
 use kermode_bench::sidecars::fleet::Fleet;
 use kermode_bench::spread::quantile;
 use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 
-use super::bench::{Bench, MIB, PATIENCE};
+use super::bench::{Bench, MIB, TIMEOUT};
 
-/// Between reviews.
+/// Interval between reviews.
 const PACE: Duration = Duration::from_millis(10);
-/// One response for each of clusters, endpoints and listeners.
+/// Number of responses of an initial configuration: clusters, endpoints and listeners.
 const RESPONSES: u64 = 3;
 
 impl Bench<'_> {
-    /// Connects all sidecars to a control plane that has not served any.
+    /// Connects all sidecars to a control plane that has not served any before.
     pub(super) async fn connect(&mut self) -> Result<Fleet> {
         let alone = self.process.resident()?;
         self.add("resident memory before", &[mib(alone)], "MiB", Target::None);
         let scout = self.fleet(1)?;
-        scout.complete(PATIENCE).await?;
-        // Whatever else comes by itself.
+        scout.complete(TIMEOUT).await?;
+        // Time for further responses, which would be an error.
         tokio::time::sleep(Duration::from_millis(200)).await;
         let each = scout.sent();
         scout.stop().await;
@@ -56,21 +56,19 @@ impl Bench<'_> {
         Ok(fleet)
     }
 
-    /// Connects them again, while the API server asks about Pods.
+    /// Reconnects all sidecars while Pods are reviewed.
     pub(super) async fn reconnect(&mut self, fleet: Fleet) -> Result<Fleet> {
         fleet.stop().await;
         self.settle().await?;
         let endpoint = Endpoint::new(self.control_plane.webhooks, &self.control_plane.ca_pem)?;
         let reviewing = Reviewing::start(endpoint)?;
-        // The first reviews pay for what later ones find.
+        // Warms up the webhook.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let begun = Instant::now();
         let (fleet, took, _) = self.all_at_once().await?;
         let meanwhile = begun..Instant::now();
         let reviewed = reviewing.stop()?;
-        let during = reviewed
-            .into_iter()
-            .filter(|(asked, _)| meanwhile.contains(asked));
+        let during = reviewed.into_iter().filter(|(due, _)| meanwhile.contains(due));
         let mut during: Vec<f64> = during.map(|(_, latency)| latency).collect();
         during.sort_by(f64::total_cmp);
         self.add(
@@ -79,10 +77,10 @@ impl Bench<'_> {
             "s",
             Target::None,
         );
-        say(&format!("  {} reviews meanwhile", during.len()));
-        for (figure, place) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+        print_line(&format!("  {} reviews meanwhile", during.len()));
+        for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             let figure = format!("webhook meanwhile {figure}");
-            self.add(&figure, &[quantile(&during, place)], "ms", Target::None);
+            self.add(&figure, &[quantile(&during, at)], "ms", Target::None);
         }
         Ok(fleet)
     }
@@ -90,7 +88,7 @@ impl Bench<'_> {
     pub(super) fn memory(&mut self, fleet: &Fleet) -> Result<()> {
         ensure!(
             fleet.is_complete(),
-            "sidecars were cut off: {:?}",
+            "sidecars lost their connection: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident()?;
@@ -111,15 +109,15 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The sidecars, the time until all are configured and the control plane's CPU time for it.
+    /// Connects all sidecars. Returns them, the time until all are configured and the control plane's CPU time, in seconds.
     async fn all_at_once(&mut self) -> Result<(Fleet, f64, f64)> {
         let (start, before) = (Instant::now(), self.process.cpu()?);
         let fleet = self.fleet(self.size())?;
-        let last = fleet.complete(PATIENCE).await?;
+        let last = fleet.complete(TIMEOUT).await?;
         let took = (last - start).as_secs_f64();
         let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64();
         if !fleet.failures().is_empty() {
-            say(&format!("  attempts that failed: {:?}", fleet.failures()));
+            print_line(&format!("  failed attempts: {:?}", fleet.failures()));
         }
         Ok((fleet, took, cpu))
     }
@@ -136,14 +134,13 @@ impl Bench<'_> {
     }
 }
 
-/// Reviews that are asked for at a steady pace, on a thread of their own: what the sidecars here keep busy is not what is
-/// measured.
+/// Sends reviews at a steady rate, on a thread of its own so that the simulated sidecars do not delay them.
 struct Reviewing {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Reviewed>>,
 }
 
-/// When each review was asked for and how many milliseconds its answer took.
+/// Due time and latency in milliseconds of each review.
 type Reviewed = Vec<(Instant, f64)>;
 
 impl Reviewing {
@@ -161,7 +158,7 @@ impl Reviewing {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
-            .map_err(|_| anyhow::anyhow!("the reviewing thread is gone"))?
+            .map_err(|_| anyhow::anyhow!("the reviewing thread panicked"))?
     }
 }
 
@@ -173,11 +170,11 @@ async fn review(endpoint: Endpoint, stop: &AtomicBool) -> Result<Reviewed> {
     while !stop.load(Ordering::Relaxed) {
         let due = pace.tick().await.into_std();
         let review = &reviews[reviewed.len() % reviews.len()];
-        let answer = connection
+        let response = connection
             .post("/inject-sidecar?timeout=10s", review.body.clone())
             .await?;
-        review.check(&answer, Expected::Injected)?;
-        // From when it should have been asked: while one waits, those behind it wait too.
+        review.check(&response, Expected::Injected)?;
+        // Measured from the due time, because a slow review delays those behind it.
         reviewed.push((due, due.elapsed().as_secs_f64() * 1000.0));
     }
     Ok(reviewed)

@@ -1,5 +1,5 @@
-//! `make bench-control-plane`: a real `kuma-cp` beside an API server with many injected Pods and no kubelet, and a sidecar
-//! for each: how soon all have their configuration, how soon they learn of changes, and what both cost.
+//! `make bench-control-plane`: `kuma-cp` beside an API server with many injected Pods, no kubelet, and a simulated sidecar for
+//! each Pod. Measures time and cost of the initial configuration and of changes.
 
 mod bench;
 mod changes;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use kermode_bench::config::Config;
-use kermode_bench::figures::{Figures, say};
+use kermode_bench::figures::{Figures, print_line};
 
 use bench::{Bench, Effort};
 
@@ -22,7 +22,7 @@ fn main() -> Result<ExitCode> {
         _ => &[100, 1_000, 5_000, 10_000],
     };
     let effort = Effort::of(config.quick);
-    // One thread: what the sidecars take of the machine should not be more than they need.
+    // One thread, so that the sidecars take no more of the machine than they need.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -40,10 +40,10 @@ async fn measure(config: &Config, sidecars: usize, effort: Effort, figures: &mut
     bench.memory(&fleet)?;
     bench.idle(&fleet).await?;
     bench.changes(&fleet).await?;
-    bench.beats(&fleet).await?;
+    bench.heartbeats(&fleet).await?;
     bench.churn(&fleet).await?;
-    let again = bench.reconnect(fleet).await?;
-    again.stop().await;
-    say("");
+    let reconnected = bench.reconnect(fleet).await?;
+    reconnected.stop().await;
+    print_line("");
     Ok(())
 }
