@@ -160,7 +160,7 @@ fn explanation_lists_each_step_and_operation() {
         "  sidecar mode: the API server does not support native sidecars",
         "  container patches: ContainerPatch \"p\", sidecarPatch[0] (replace /resources/limits/cpu): \
            /resources/limits/cpu was \"1000m\", is \"2\"",
-        "  drain time: 5 s of the grace period are left for stopping, so it is cut to 55s",
+        "  drain time: 5 s of the grace period are reserved for stopping, so it is cut to 55s",
         "  warning: drain time 58s does not fit into the grace period of 1m0s and was cut to 55s: raise \
            spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time",
     ] {
@@ -190,7 +190,7 @@ fn label_beside_the_template_is_reported() {
     assert!(!injected.workloads[0].is_injected());
     let text = explanation::text(&injected.workloads);
     assert!(
-        text.contains("put it into spec.template.metadata.labels"),
+        text.contains("move it to spec.template.metadata.labels"),
         "{text}"
     );
 }
