@@ -1,5 +1,5 @@
-//! Envoy's stream across control planes that come and go: a model Envoy has to end with what the control plane says, and a
-//! new one with what the last one had.
+//! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the control plane,
+//! and a restarted one with that of its predecessor.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,7 @@ fn unsubscribe(kind: &str, name: &str) -> DeltaDiscoveryRequest {
     }
 }
 
-fn answer(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+fn ack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         type_url: response.type_url.clone(),
         response_nonce: response.nonce.clone(),
@@ -45,13 +45,13 @@ fn answer(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     }
 }
 
-fn refusal(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
+fn nack(response: &DeltaDiscoveryResponse) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         error_detail: Some(Status {
             code: 3,
             message: "no".to_owned(),
         }),
-        ..answer(response)
+        ..ack(response)
     }
 }
 
@@ -85,21 +85,21 @@ fn names(list: &[(&str, &str)]) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A session whose Envoy has clusters a, b and the endpoints of both, acknowledged.
+/// A session whose Envoy acknowledged clusters a and b and the endpoints of both.
 fn mk_served(cache: &mut Cache) -> Session {
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), cache);
     session.on_open();
     let clusters = session.on_response(response(CDS, "1", &[("a", "1"), ("b", "1")], &[]));
-    session.on_request(answer(&clusters), cache);
+    session.on_request(ack(&clusters), cache);
     session.on_request(subscribe(EDS, &["a", "b"]), cache);
     let endpoints = session.on_response(response(EDS, "2", &[("a", "1"), ("b", "1")], &[]));
-    session.on_request(answer(&endpoints), cache);
+    session.on_request(ack(&endpoints), cache);
     session
 }
 
 #[test]
-fn what_passes_has_nonces_of_its_own_and_the_node_once() {
+fn relayed_messages_have_own_nonces_and_the_node_once() {
     let mut cache = mk_cache();
     let mut session = Session::default();
     assert_eq!(
@@ -115,7 +115,7 @@ fn what_passes_has_nonces_of_its_own_and_the_node_once() {
     for expected in ["1", "2"] {
         let clusters = session.on_response(response(CDS, "of the control plane", &[("a", "1")], &[]));
         assert_eq!(clusters.nonce, expected);
-        let passed = session.on_request(answer(&clusters), &mut cache).request.unwrap();
+        let passed = session.on_request(ack(&clusters), &mut cache).request.unwrap();
         assert_eq!(
             (passed.response_nonce.as_str(), passed.node),
             ("of the control plane", None)
@@ -132,7 +132,7 @@ fn what_passes_has_nonces_of_its_own_and_the_node_once() {
 }
 
 #[test]
-fn a_new_envoy_gets_what_the_last_one_acknowledged() {
+fn restarted_envoy_gets_the_acknowledged_configuration() {
     let mut cache = mk_cache();
     drop(mk_served(&mut cache));
     let mut session = Session::default();
@@ -141,14 +141,14 @@ fn a_new_envoy_gets_what_the_last_one_acknowledged() {
     session.on_closed();
     let clusters = session.go_offline(&cache);
     assert_eq!(items(&clusters[0]), names(&[("a", "1"), ("b", "1")]));
-    // What it asks for now is answered at once, and nothing is to be passed on.
-    let output = session.on_request(answer(&clusters[0]), &mut cache);
+    // Further subscriptions get a response from the cache and are not forwarded.
+    let output = session.on_request(ack(&clusters[0]), &mut cache);
     assert_eq!(output, Output::default());
     let output = session.on_request(subscribe(EDS, &["b"]), &mut cache);
     assert_eq!(items(&output.responses[0]), names(&[("b", "1")]));
-    session.on_request(answer(&output.responses[0]), &mut cache);
+    session.on_request(ack(&output.responses[0]), &mut cache);
 
-    // The control plane is back: it hears what Envoy has, and only then answers what is asked.
+    // The control plane is back: it gets Envoy's versions first and responds afterwards.
     let opening = session.on_open();
     let known: Vec<_> = opening
         .iter()
@@ -161,11 +161,11 @@ fn a_new_envoy_gets_what_the_last_one_acknowledged() {
 }
 
 #[test]
-fn a_refused_version_does_not_replace_the_good_one() {
+fn rejected_version_does_not_replace_the_acknowledged_one() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     let bad = session.on_response(response(CDS, "3", &[("a", "2")], &["b"]));
-    let passed = session.on_request(refusal(&bad), &mut cache).request.unwrap();
+    let passed = session.on_request(nack(&bad), &mut cache).request.unwrap();
     assert!(passed.error_detail.is_some() && passed.response_nonce == "3");
     session.on_closed();
     let opening = session.on_open();
@@ -179,21 +179,21 @@ fn a_refused_version_does_not_replace_the_good_one() {
 }
 
 #[test]
-fn what_was_not_answered_yet_is_not_good_and_its_late_answer_goes_nowhere() {
+fn response_in_flight_is_not_cached_and_its_late_ack_is_not_forwarded() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
     session.on_closed();
     let opening = session.on_open();
     assert_eq!(opening[0].initial_resource_versions["a"], IN_FLIGHT_VERSION);
-    assert_eq!(session.on_request(answer(&late), &mut cache).request, None);
-    // It is what Envoy has all the same.
+    assert_eq!(session.on_request(ack(&late), &mut cache).request, None);
+    // Envoy has applied it nevertheless.
     session.on_closed();
     assert_eq!(session.on_open()[0].initial_resource_versions["a"], "2");
 }
 
 #[test]
-fn an_envoy_that_has_everything_is_sent_nothing_when_the_control_plane_goes() {
+fn complete_envoy_gets_nothing_when_the_control_plane_is_lost() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     session.on_closed();
@@ -204,14 +204,14 @@ fn an_envoy_that_has_everything_is_sent_nothing_when_the_control_plane_goes() {
 }
 
 #[test]
-fn a_load_that_the_control_plane_did_not_finish_is_finished() {
+fn incomplete_configuration_is_completed_from_the_cache() {
     let mut cache = mk_cache();
     drop(mk_served(&mut cache));
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
     session.on_open();
     let clusters = session.on_response(response(CDS, "1", &[("a", "2"), ("b", "1")], &[]));
-    session.on_request(answer(&clusters), &mut cache);
+    session.on_request(ack(&clusters), &mut cache);
     session.on_request(subscribe(EDS, &["a", "b"]), &mut cache);
     session.on_closed();
     let sent = session.go_offline(&cache);
@@ -220,31 +220,31 @@ fn a_load_that_the_control_plane_did_not_finish_is_finished() {
 }
 
 #[test]
-fn what_has_gone_is_not_kept() {
+fn removed_resources_are_not_cached() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     let removal = session.on_response(response(CDS, "3", &[], &["b"]));
-    session.on_request(answer(&removal), &mut cache);
+    session.on_request(ack(&removal), &mut cache);
     session.on_request(unsubscribe(EDS, "b"), &mut cache);
     assert_eq!((cache.get(CDS, "b"), cache.get(EDS, "b")), (None, None));
 
-    // While Envoy was away: a new one is sent all there is, and the rest has gone.
+    // A restarted Envoy receives all existing resources; others no longer exist.
     let mut next = Session::default();
     next.on_request(subscribe(CDS, &[]), &mut cache);
     next.on_open();
     let clusters = next.on_response(response(CDS, "1", &[("c", "1")], &[]));
-    next.on_request(answer(&clusters), &mut cache);
+    next.on_request(ack(&clusters), &mut cache);
     assert_eq!(cache.get(CDS, "a"), None);
     assert!(cache.get(CDS, "c").is_some());
 }
 
 #[test]
-fn what_does_not_exist_is_known_not_to_exist() {
+fn nonexistence_is_cached() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     session.on_request(subscribe(EDS, &["none"]), &mut cache);
     let nothing = session.on_response(response(EDS, "3", &[], &["none"]));
-    session.on_request(answer(&nothing), &mut cache);
+    session.on_request(ack(&nothing), &mut cache);
     session.on_closed();
     assert!(
         !session.on_open()[1]
@@ -263,7 +263,7 @@ fn what_does_not_exist_is_known_not_to_exist() {
 }
 
 #[test]
-fn an_empty_mesh_is_an_answer_and_an_unknown_one_is_not() {
+fn empty_mesh_gets_a_response_and_an_unknown_one_does_not() {
     let mut cache = mk_cache();
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
@@ -274,7 +274,7 @@ fn an_empty_mesh_is_an_answer_and_an_unknown_one_is_not() {
     );
     session.on_open();
     let nothing = session.on_response(response(CDS, "1", &[], &[]));
-    session.on_request(answer(&nothing), &mut cache);
+    session.on_request(ack(&nothing), &mut cache);
 
     let mut next = Session::default();
     next.on_request(subscribe(CDS, &[]), &mut cache);
@@ -282,7 +282,7 @@ fn an_empty_mesh_is_an_answer_and_an_unknown_one_is_not() {
 }
 
 #[test]
-fn a_kind_without_names_is_not_asked_for_since_that_would_mean_everything() {
+fn empty_subscription_is_not_resumed() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     for name in ["a", "b"] {
@@ -305,7 +305,7 @@ fn a_kind_without_names_is_not_asked_for_since_that_would_mean_everything() {
 }
 
 #[test]
-fn names_beside_the_wildcard_are_asked_for_with_it() {
+fn names_beside_the_wildcard_are_resumed_with_it() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
@@ -314,7 +314,7 @@ fn names_beside_the_wildcard_are_asked_for_with_it() {
 }
 
 #[test]
-fn an_envoy_that_is_still_there_says_what_it_has() {
+fn running_envoy_resumes_with_its_versions() {
     let mut cache = mk_cache();
     drop(mk_served(&mut cache));
     let mut session = Session::default();
@@ -329,30 +329,30 @@ fn an_envoy_that_is_still_there_says_what_it_has() {
 }
 
 #[test]
-fn a_cache_that_is_full_drops_what_is_not_used_before_it_gives_up() {
+fn full_cache_drops_unused_resources_before_it_is_disabled() {
     let size = encode_resource(EDS, "a", "1", Bytes::from_static(b"body")).len();
     let mut cache = Cache::new(4 * (size + 140));
     let mut session = mk_served(&mut cache);
     assert!(cache.get(EDS, "a").is_some());
-    // An Envoy that uses other things: those of the last one go.
+    // An Envoy with other subscriptions replaces the resources of its predecessor.
     let mut next = Session::default();
     next.on_request(subscribe(EDS, &["c", "d"]), &mut cache);
     next.on_open();
     let endpoints = next.on_response(response(EDS, "1", &[("c", "1"), ("d", "1")], &[]));
-    next.on_request(answer(&endpoints), &mut cache);
+    next.on_request(ack(&endpoints), &mut cache);
     assert!(cache.get(EDS, "c").is_some() && cache.get(EDS, "a").is_none());
-    // Too much for one: nothing at all is kept.
+    // Resources of one Envoy that exceed the limit disable the cache.
     session.on_open();
     let more: Vec<String> = (0..9).map(|number| number.to_string()).collect();
     let more: Vec<(&str, &str)> = more.iter().map(|name| (name.as_str(), "1")).collect();
     let clusters = session.on_response(response(CDS, "5", &more, &[]));
-    session.on_request(answer(&clusters), &mut cache);
+    session.on_request(ack(&clusters), &mut cache);
     assert!(cache.get(CDS, "0").is_none() && cache.get(EDS, "c").is_none());
 }
 
-// === any interleaving ===
+// === arbitrary interleavings ===
 
-/// A control plane's stream: as much of delta xDS as it takes, written independently of the machine's own notions.
+/// Stream of a control plane: the part of delta xDS that the test needs, independent of the state machine.
 #[derive(Default)]
 struct Server {
     streams: BTreeMap<String, ServerKind>,
@@ -371,11 +371,11 @@ struct ServerKind {
 
 struct Sent {
     nonce: String,
-    /// The resource, and what the client had before.
+    /// The resource, and the client's version before.
     changed: Option<(String, String, Option<String>)>,
 }
 
-/// Envoy takes no such version.
+/// Envoy rejects this version.
 fn is_bad(version: &str) -> bool {
     version.ends_with('5')
 }
@@ -389,13 +389,13 @@ impl Server {
         if is_first {
             assert!(
                 request.response_nonce.is_empty(),
-                "an answer to another stream's response"
+                "an ACK of another stream's response"
             );
             kind.client.extend(request.initial_resource_versions.clone());
             kind.wildcard = request.resource_names_subscribe.is_empty();
             kind.greet = kind.wildcard;
         } else if !request.response_nonce.is_empty() {
-            let sent = kind.in_flight.take().expect("an answer to nothing");
+            let sent = kind.in_flight.take().expect("an ACK without a response");
             assert_eq!(sent.nonce, request.response_nonce);
             if request.error_detail.is_some() {
                 let (name, version, before) = sent.changed.expect("something to refuse");
@@ -438,7 +438,7 @@ impl Server {
             for name in &gone {
                 kind.client.remove(name);
             }
-            // Removals go alone, and so does each resource: what is refused is known.
+            // Each removal and each resource has its own response, so the rejected one is known.
             let changed = changed.filter(|_| gone.is_empty());
             let sent = changed.map(|(name, version)| {
                 let before = kind.client.insert(name.clone(), version.clone());
@@ -457,13 +457,13 @@ impl Server {
     }
 }
 
-/// Envoy as far as it matters: clusters are wanted all, endpoints those of its clusters.
+/// Model of Envoy: subscribes to all clusters and to the endpoints of its clusters.
 #[derive(Default)]
 struct Envoy {
     clusters: BTreeMap<String, String>,
     endpoints: BTreeMap<String, String>,
     asked: bool,
-    unanswered: std::collections::VecDeque<DeltaDiscoveryResponse>,
+    in_flight_responses: std::collections::VecDeque<DeltaDiscoveryResponse>,
 }
 
 impl Envoy {
@@ -471,13 +471,13 @@ impl Envoy {
         if !std::mem::replace(&mut self.asked, true) {
             return vec![subscribe(CDS, &[])];
         }
-        let Some(next) = self.unanswered.pop_front() else {
+        let Some(next) = self.in_flight_responses.pop_front() else {
             return Vec::new();
         };
         if items(&next).values().any(|version| is_bad(version)) {
-            return vec![refusal(&next)];
+            return vec![nack(&next)];
         }
-        let mut requests = vec![answer(&next)];
+        let mut requests = vec![ack(&next)];
         if next.type_url == EDS {
             for name in &next.removed_resources {
                 self.endpoints.remove(name);
@@ -520,7 +520,7 @@ impl Simulation {
         let any = !requests.is_empty();
         for request in requests {
             let output = self.session.on_request(request, &mut self.cache);
-            self.envoy.unanswered.extend(output.responses);
+            self.envoy.in_flight_responses.extend(output.responses);
             if let Some(request) = output.request {
                 let server = self.server.as_mut().expect("nothing is passed on to nobody");
                 server.on_request(&request);
@@ -531,8 +531,12 @@ impl Simulation {
 
     fn server_steps(&mut self) -> bool {
         let next = self.server.as_mut().and_then(|server| server.next(&self.world));
-        next.map(|next| self.envoy.unanswered.push_back(self.session.on_response(next)))
-            .is_some()
+        next.map(|next| {
+            self.envoy
+                .in_flight_responses
+                .push_back(self.session.on_response(next))
+        })
+        .is_some()
     }
 
     fn server_comes(&mut self) {
@@ -552,7 +556,7 @@ impl Simulation {
             self.session.on_closed();
         }
         let responses = self.session.go_offline(&self.cache);
-        self.envoy.unanswered.extend(responses);
+        self.envoy.in_flight_responses.extend(responses);
     }
 
     fn settle(&mut self) {
