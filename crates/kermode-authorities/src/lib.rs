@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use kermode_identity::{Authority, Generation, STALENESS, Succession};
+use kermode_identity::{Authority, Generation, RotationPlan, STALENESS};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 use kermode_protocol::certificates::RootsUpdate;
@@ -70,7 +70,7 @@ struct BackendEntry {
 
 #[derive(Default)]
 struct CachedPlan {
-    succession: Option<Arc<Succession>>,
+    plan: Option<Arc<RotationPlan>>,
     /// Time of the last read; `None` after the Secrets changed.
     read_at: Option<Instant>,
     /// Time of the last read, kept when the Secrets change.
@@ -99,7 +99,7 @@ impl Authorities {
     /// # Errors
     /// When the Secrets cannot be read or created, or are inconsistent. With CAs in the cache, the error is returned only
     /// after [`STALENESS`], since a rotation may have started.
-    pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<Succession>> {
+    pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = (mesh.clone(), backend.to_owned());
         let backend = self.backend(&id);
         let mut cache = backend.cache.lock().await;
@@ -108,7 +108,7 @@ impl Authorities {
     }
 
     /// Returns the CAs from the cache at any age, and reads them only if the Secrets have changed since.
-    async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<Succession>> {
+    async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
         let backend = self.backend(id);
         let mut cache = backend.cache.lock().await;
         let fresh = cache.read_at.is_some();
@@ -127,29 +127,29 @@ impl Authorities {
         id: &BackendId,
         cache: &mut CachedPlan,
         fresh: bool,
-    ) -> anyhow::Result<Arc<Succession>> {
-        if let Some(succession) = cache.succession.as_ref().filter(|_| fresh) {
-            return Ok(succession.clone());
+    ) -> anyhow::Result<Arc<RotationPlan>> {
+        if let Some(plan) = cache.plan.as_ref().filter(|_| fresh) {
+            return Ok(plan.clone());
         }
         let failed_recently = cache.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
         let read = if failed_recently {
             Err(anyhow::anyhow!("the API server has just failed"))
         } else {
-            let read = self.read(id, cache.succession.as_deref());
+            let read = self.read(id, cache.plan.as_deref());
             timeout(READ_TIMEOUT, read)
                 .await
                 .unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")))
         };
         match read {
-            Ok(succession) => {
-                let (now, succession) = (Instant::now(), Arc::new(succession));
+            Ok(plan) => {
+                let (now, plan) = (Instant::now(), Arc::new(plan));
                 *cache = CachedPlan {
-                    succession: Some(succession.clone()),
+                    plan: Some(plan.clone()),
                     read_at: Some(now),
                     confirmed_at: Some(now),
                     failed_at: None,
                 };
-                Ok(succession)
+                Ok(plan)
             }
             Err(error) => {
                 if !failed_recently {
@@ -158,13 +158,13 @@ impl Authorities {
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
                 let usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < STALENESS);
-                let succession = cache.succession.clone().filter(|_| usable);
-                succession.ok_or(error)
+                let plan = cache.plan.clone().filter(|_| usable);
+                plan.ok_or(error)
             }
         }
     }
 
-    async fn read(&self, id: &BackendId, in_memory: Option<&Succession>) -> anyhow::Result<Succession> {
+    async fn read(&self, id: &BackendId, in_memory: Option<&RotationPlan>) -> anyhow::Result<RotationPlan> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
@@ -181,7 +181,7 @@ impl Authorities {
         let first = found.iter().find(|generation| generation.number == 1).cloned();
         let Some(reconciled) = reconcile(found, in_memory, SystemTime::now()) else {
             let first = self.create_first(id, &names).await?;
-            return Succession::new(vec![first]).context("a first generation");
+            return RotationPlan::new(vec![first]).context("a first generation");
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
@@ -191,7 +191,7 @@ impl Authorities {
         if let Some(first) = first {
             self.write_certificate(&names, &first.authority).await?;
         }
-        Ok(reconciled.succession)
+        Ok(reconciled.plan)
     }
 
     async fn create_first(&self, id: &BackendId, names: &SecretNames) -> anyhow::Result<Generation> {

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kermode_identity::{Due, Phase, Succession};
+use kermode_identity::{Due, Phase, RotationPlan};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -82,9 +82,9 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn observe(&self, id: &BackendId, succession: &Succession, now: SystemTime) {
+    pub(super) fn observe(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
         let (mesh, backend) = (id.0.to_string(), id.1.clone());
-        let current = match succession.phase(now) {
+        let current = match plan.phase(now) {
             Phase::Settled => PhaseLabel::Settled,
             Phase::Distributing => PhaseLabel::Distributing,
             Phase::Reissuing => PhaseLabel::Reissuing,
@@ -101,11 +101,8 @@ impl Metrics {
             };
             self.phase.get_or_create(&labels).set(i64::from(phase == current));
         }
-        let trusted: Vec<u32> = succession
-            .trusted(now)
-            .map(|generation| generation.number)
-            .collect();
-        for generation in succession.generations() {
+        let trusted: Vec<u32> = plan.trusted(now).map(|generation| generation.number).collect();
+        for generation in plan.generations() {
             let labels = RootLabels {
                 mesh: mesh.clone(),
                 backend: backend.clone(),

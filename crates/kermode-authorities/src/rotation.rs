@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::{Mesh, annotation};
-use kermode_identity::{Authority, Due, Generation, Phase, Schedule, Succession};
+use kermode_identity::{Authority, Due, Generation, Phase, RotationPlan, Schedule};
 use kermode_k8s::controller::recorder::{EventType, Events};
 use kermode_k8s::controller::secret;
 use kermode_k8s::controller::watch::watch_config;
@@ -182,19 +182,18 @@ impl RotationController {
     }
 
     async fn reconcile(&mut self, id: &BackendId, settings: &CaSettings) -> anyhow::Result<Duration> {
-        let mut succession = self.authorities.get_cached(id).await?;
+        let mut plan = self.authorities.get_cached(id).await?;
         let now = SystemTime::now();
-        if let Some(due) = succession.due(now, settings.request.as_deref()) {
-            let is_own = self.start_rotation(id, settings, &succession, due, now).await?;
-            succession = self.authorities.get_cached(id).await?;
-            self.report_phase(id, settings, &succession, now, Some(is_own));
+        if let Some(due) = plan.due(now, settings.request.as_deref()) {
+            let is_own = self.start_rotation(id, settings, &plan, due, now).await?;
+            plan = self.authorities.get_cached(id).await?;
+            self.report_phase(id, settings, &plan, now, Some(is_own));
         } else {
-            self.report_phase(id, settings, &succession, now, None);
+            self.report_phase(id, settings, &plan, now, None);
         }
-        self.metrics.observe(id, &succession, now);
-        self.authorities
-            .publish_roots(id, &succession, now, settings.lifetime);
-        let next = succession.next_change(now);
+        self.metrics.observe(id, &plan, now);
+        self.authorities.publish_roots(id, &plan, now, settings.lifetime);
+        let next = plan.next_change(now);
         let next = next.and_then(|next| next.duration_since(now).ok());
         Ok(next.unwrap_or(MAX_SLEEP).min(MAX_SLEEP))
     }
@@ -204,11 +203,11 @@ impl RotationController {
         &self,
         id: &BackendId,
         settings: &CaSettings,
-        succession: &Succession,
+        plan: &RotationPlan,
         due: Due,
         now: SystemTime,
     ) -> anyhow::Result<bool> {
-        let newest = succession.newest();
+        let newest = plan.newest();
         let next = Generation {
             number: newest.number + 1,
             authority: Arc::new(Authority::generate(&id.0, now)?),
@@ -235,18 +234,18 @@ impl RotationController {
         &mut self,
         id: &BackendId,
         settings: &CaSettings,
-        succession: &Succession,
+        plan: &RotationPlan,
         now: SystemTime,
         is_own: Option<bool>,
     ) {
-        let phase = succession.phase(now);
+        let phase = plan.phase(now);
         let before = self.phases.get(id).copied();
         let is_own = is_own.or(before.map(|before| before.1)).unwrap_or_default();
         self.phases.insert(id.clone(), (phase, is_own));
         if before.map(|before| before.0) == Some(phase) || (before.is_none() && phase == Phase::Settled) {
             return;
         }
-        let newest = succession.newest().number;
+        let newest = plan.newest().number;
         let (reason, message) = match phase {
             Phase::Distributing => (
                 "CARotationStarted",
@@ -295,13 +294,13 @@ impl Authorities {
     }
 
     /// Publishes the roots of a mesh to its proxies, if they changed.
-    pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, succession: &Succession) {
+    pub fn publish(&self, mesh: &MeshName, mtls: &model::Mtls, plan: &RotationPlan) {
         let id = (mesh.clone(), mtls.backend.clone());
-        self.publish_roots(&id, succession, SystemTime::now(), mtls.certificate_lifetime);
+        self.publish_roots(&id, plan, SystemTime::now(), mtls.certificate_lifetime);
     }
 
-    fn publish_roots(&self, id: &BackendId, succession: &Succession, now: SystemTime, lifetime: Duration) {
-        let trust = succession.trust(now);
+    fn publish_roots(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime, lifetime: Duration) {
+        let trust = plan.trust(now);
         let update = RootsUpdate {
             roots_der: trust.bundle.to_der(),
             roots_version: trust.version,

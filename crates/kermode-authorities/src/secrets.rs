@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use kermode_identity::{Authority, Generation, Schedule, Succession};
+use kermode_identity::{Authority, Generation, RotationPlan, Schedule};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 
@@ -35,7 +35,7 @@ pub(super) struct SecretNames {
 /// Result of [`reconcile`].
 #[derive(Debug)]
 pub(super) struct Reconciled {
-    pub(super) succession: Succession,
+    pub(super) plan: RotationPlan,
     /// CAs in use whose Secrets are missing.
     pub(super) lost: Vec<Generation>,
 }
@@ -127,7 +127,7 @@ fn seconds(time: SystemTime) -> u64 {
 /// without any CA.
 pub(super) fn reconcile(
     found: Vec<Generation>,
-    in_memory: Option<&Succession>,
+    in_memory: Option<&RotationPlan>,
     now: SystemTime,
 ) -> Option<Reconciled> {
     let is_found = |number: u32| found.iter().any(|generation| generation.number == number);
@@ -141,7 +141,7 @@ pub(super) fn reconcile(
     });
     let all = found.into_iter().chain(lost.iter().cloned()).collect();
     Some(Reconciled {
-        succession: Succession::new(all)?,
+        plan: RotationPlan::new(all)?,
         lost,
     })
 }
@@ -208,16 +208,16 @@ mod tests {
     fn ca_in_use_is_restored_and_a_future_one_is_cancelled() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
-        let memory = Succession::new(vec![first.clone(), second.clone()]).expect("two");
+        let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two");
         let schedule = second.schedule.expect("it follows another");
 
         let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("one");
         assert!(cancelled.lost.is_empty());
-        assert_eq!(numbers(cancelled.succession.generations()), [1]);
+        assert_eq!(numbers(cancelled.plan.generations()), [1]);
 
         let restored = reconcile(vec![second.clone()], Some(&memory), start).expect("both");
         assert_eq!(numbers(&restored.lost), [1]);
-        assert_eq!(numbers(restored.succession.generations()), [1, 2]);
+        assert_eq!(numbers(restored.plan.generations()), [1, 2]);
 
         let restored = reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both");
         assert_eq!(numbers(&restored.lost), [2]);

@@ -34,7 +34,7 @@ impl Replica {
         }
     }
 
-    async fn get(&self) -> anyhow::Result<Arc<Succession>> {
+    async fn get(&self) -> anyhow::Result<Arc<RotationPlan>> {
         self.authorities.get(&mesh(), "ca-1").await
     }
 
@@ -65,13 +65,13 @@ fn mesh() -> MeshName {
     MeshName::from("default")
 }
 
-fn numbers(succession: &Succession) -> Vec<u32> {
-    let generations = succession.generations();
+fn numbers(plan: &RotationPlan) -> Vec<u32> {
+    let generations = plan.generations();
     generations.iter().map(|generation| generation.number).collect()
 }
 
-fn root(succession: &Succession) -> Vec<u8> {
-    succession.newest().authority.certificate().to_vec()
+fn root(plan: &RotationPlan) -> Vec<u8> {
+    plan.newest().authority.certificate().to_vec()
 }
 
 const FIRST: &str = "default.ca-builtin-key-ca-1";
@@ -179,10 +179,10 @@ async fn replicas_that_rotate_at_once_agree_on_one_ca() {
     .await;
     let known = futures::future::join_all(replicas.iter().map(Replica::get)).await;
     let known: Vec<_> = known.into_iter().map(|known| known.expect("CAs")).collect();
-    for succession in &known {
-        assert_eq!(numbers(succession), [1, 2]);
-        assert_eq!(root(succession), root(&known[0]));
-        assert_eq!(succession.newest().schedule, known[0].newest().schedule);
+    for plan in &known {
+        assert_eq!(numbers(plan), [1, 2]);
+        assert_eq!(root(plan), root(&known[0]));
+        assert_eq!(plan.newest().schedule, known[0].newest().schedule);
     }
 }
 

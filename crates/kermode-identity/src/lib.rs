@@ -1,6 +1,6 @@
 //! SPIFFE identities: certificate authorities, issuance and rotation. No IO; the clock is passed in.
 //!
-//! The control plane keeps the [`Succession`] of a mesh's [`Authority`]s and issues certificates with the names of a
+//! The control plane keeps the [`RotationPlan`] of a mesh's [`Authority`]s and issues certificates with the names of a
 //! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate when
 //! [`Rotation`] says so. They exchange the messages of `kermode-protocol`.
 
@@ -12,9 +12,9 @@ mod error;
 mod issuer;
 mod pem;
 mod rotation;
+mod rotation_plan;
 mod serving;
 mod spiffe;
-mod succession;
 mod workload;
 
 pub use authority::Authority;
@@ -23,7 +23,7 @@ pub use certificate::{BACKDATE, IssuedCertificate, Validity};
 pub use csr::SigningRequest;
 pub use error::Error;
 pub use rotation::{Remaining, Rotation, Step};
+pub use rotation_plan::{Due, Generation, Phase, RotationPlan, STALENESS, Schedule, Trust};
 pub use serving::{ServingAuthority, ServingCertificate};
 pub use spiffe::{Entitlement, SpiffeId};
-pub use succession::{Due, Generation, Phase, STALENESS, Schedule, Succession, Trust};
 pub use workload::WorkloadKey;

@@ -38,13 +38,13 @@ pub struct Generation {
     pub authority: Arc<Authority>,
     /// Schedule; absent in the first generation.
     pub schedule: Option<Schedule>,
-    /// Rotation request that it was generated for, see [`Succession::due`].
+    /// Rotation request that it was generated for, see [`RotationPlan::due`].
     pub request: Option<String>,
 }
 
 /// Generations of the CA of a mesh's backend; at least one.
 #[derive(Clone, Debug)]
-pub struct Succession {
+pub struct RotationPlan {
     generations: Vec<Generation>,
 }
 
@@ -95,10 +95,10 @@ impl Schedule {
     }
 }
 
-// === impl Succession ===
+// === impl RotationPlan ===
 
-impl Succession {
-    /// Returns the succession of these generations, in any order. Returns `None` without a generation.
+impl RotationPlan {
+    /// Returns the plan of these generations, in any order. Returns `None` without a generation.
     pub fn new(mut generations: Vec<Generation>) -> Option<Self> {
         generations.sort_by_key(|generation| generation.number);
         generations.dedup_by_key(|generation| generation.number);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use kermode_authorities::Authorities;
-use kermode_identity::{Entitlement, IssuedCertificate, SigningRequest, Succession, Trust};
+use kermode_identity::{Entitlement, IssuedCertificate, RotationPlan, SigningRequest, Trust};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_limit::KeyedLimit;
 use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
@@ -106,13 +106,13 @@ impl IssuanceState {
         let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
         let signing = SigningRequest::read(&request.csr_der)?;
         signing.check_made_by(&proxy.proxy_name())?;
-        let succession = self.authority(&mesh, &mtls).await?;
+        let plan = self.authority(&mesh, &mtls).await?;
         let (now, entitlement) = (SystemTime::now(), Entitlement::of(&dataplane));
-        let lifetime = succession.lifetime(now, mtls.certificate_lifetime);
-        let signer = succession.signer(now);
+        let lifetime = plan.lifetime(now, mtls.certificate_lifetime);
+        let signer = plan.signer(now);
         let issued = signer.authority.sign(&signing, &entitlement, lifetime, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
-        let trust = succession.trust(now);
+        let trust = plan.trust(now);
         Ok(response(&issued, &trust))
     }
 
@@ -140,7 +140,7 @@ impl IssuanceState {
         Ok((dataplane, mesh, mtls))
     }
 
-    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<Succession>, Denial> {
+    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
         let found = self.authorities.get(&mesh.name, &mtls.backend).await;
         found.map_err(|error| {
             tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");

@@ -26,23 +26,20 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
 }
 
 /// Two generations; the second is generated at the start.
-fn mk_succession() -> (Succession, Schedule) {
+fn mk_plan() -> (RotationPlan, Schedule) {
     let schedule = Schedule::starting(start(), LIFETIME);
     let second = mk_generation(2, Some(schedule), Some("please"));
-    let succession = Succession::new(vec![second, mk_generation(1, None, None)]).unwrap();
-    (succession, schedule)
+    let plan = RotationPlan::new(vec![second, mk_generation(1, None, None)]).unwrap();
+    (plan, schedule)
 }
 
-fn roots(succession: &Succession, now: SystemTime) -> Vec<u32> {
-    succession
-        .trusted(now)
-        .map(|generation| generation.number)
-        .collect()
+fn roots(plan: &RotationPlan, now: SystemTime) -> Vec<u32> {
+    plan.trusted(now).map(|generation| generation.number).collect()
 }
 
 #[test]
 fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
-    let (succession, schedule) = mk_succession();
+    let (plan, schedule) = mk_plan();
     let second = Duration::from_secs(1);
     let steps = [
         (start(), Phase::Distributing, vec![1, 2], 1),
@@ -57,21 +54,21 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
         (schedule.predecessor_until, Phase::Settled, vec![2], 2),
     ];
     for (now, phase, trusted, signer) in steps {
-        assert_eq!(succession.phase(now), phase);
-        assert_eq!(roots(&succession, now), trusted);
-        assert_eq!(succession.signer(now).number, signer);
+        assert_eq!(plan.phase(now), phase);
+        assert_eq!(roots(&plan, now), trusted);
+        assert_eq!(plan.signer(now).number, signer);
     }
-    assert_eq!(succession.next_change(start()), Some(schedule.signs_from));
+    assert_eq!(plan.next_change(start()), Some(schedule.signs_from));
     assert_eq!(
-        succession.next_change(schedule.signs_from),
+        plan.next_change(schedule.signs_from),
         Some(schedule.predecessor_until)
     );
 }
 
 #[test]
 fn version_increases_with_each_change_of_the_roots() {
-    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
-    let (both, schedule) = mk_succession();
+    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let (both, schedule) = mk_plan();
     let versions = [
         alone.trust(start()).version,
         both.trust(start()).version,
@@ -86,8 +83,8 @@ fn version_increases_with_each_change_of_the_roots() {
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
     let schedule = Schedule::starting(start(), lifetime);
-    let first = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
-    let both = Succession::new(vec![
+    let first = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let both = RotationPlan::new(vec![
         first.newest().clone(),
         mk_generation(2, Some(schedule), None),
     ])
@@ -139,33 +136,33 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
 
 #[test]
 fn longer_lifetime_takes_effect_after_the_rotation() {
-    let (succession, schedule) = mk_succession();
+    let (plan, schedule) = mk_plan();
     let week = Duration::from_hours(7 * 24);
     let left = schedule.predecessor_until.duration_since(start()).unwrap();
-    assert_eq!(succession.lifetime(start(), week), left);
-    assert_eq!(succession.lifetime(start(), LIFETIME), LIFETIME);
+    assert_eq!(plan.lifetime(start(), week), left);
+    assert_eq!(plan.lifetime(start(), LIFETIME), LIFETIME);
     let last = schedule.signs_from - Duration::from_secs(1);
-    assert_eq!(succession.lifetime(last, LIFETIME), LIFETIME);
-    assert_eq!(succession.lifetime(schedule.signs_from, week), week);
+    assert_eq!(plan.lifetime(last, LIFETIME), LIFETIME);
+    assert_eq!(plan.lifetime(schedule.signs_from, week), week);
 }
 
 #[test]
 fn one_request_makes_one_ca_and_rotations_do_not_overlap() {
-    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     assert_eq!(alone.due(start(), None), None);
     assert_eq!(alone.due(start(), Some("")), None);
     assert_eq!(alone.due(start(), Some("please")), Some(Due::Requested));
-    let (succession, schedule) = mk_succession();
-    assert_eq!(succession.due(schedule.signs_from, Some("again")), None);
+    let (plan, schedule) = mk_plan();
+    assert_eq!(plan.due(schedule.signs_from, Some("again")), None);
     let end = schedule.predecessor_until;
-    assert_eq!(succession.due(end, Some("please")), None);
-    assert_eq!(succession.due(end, None), None);
-    assert_eq!(succession.due(end, Some("again")), Some(Due::Requested));
+    assert_eq!(plan.due(end, Some("please")), None);
+    assert_eq!(plan.due(end, None), None);
+    assert_eq!(plan.due(end, Some("again")), Some(Due::Requested));
 }
 
 #[test]
 fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
-    let alone = Succession::new(vec![mk_generation(1, None, None)]).unwrap();
+    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let due = alone.newest().authority.validity().renew_at();
     assert_eq!(alone.due(due - Duration::from_secs(1), None), None);
     assert_eq!(alone.due(due, None), Some(Due::Ageing));
@@ -174,11 +171,11 @@ fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
 
 #[test]
 fn certificates_of_both_cas_have_the_same_names() {
-    let (succession, schedule) = mk_succession();
+    let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     for now in [start(), schedule.signs_from] {
-        let signer = succession.signer(now);
+        let signer = plan.signer(now);
         let issued = signer.authority.sign_csr(&csr, &entitlement, LIFETIME, now);
         assert_eq!(issued.unwrap().validity.not_before, now - BACKDATE);
     }
@@ -193,7 +190,7 @@ fn expired_ca_is_replaced_immediately() {
         authority: mk_authority(late),
         ..mk_generation(2, Some(schedule), None)
     };
-    let succession = Succession::new(vec![mk_generation(1, None, None), second]).unwrap();
-    assert_eq!(succession.signer(late).number, 2);
-    assert!(Succession::new(Vec::new()).is_none());
+    let plan = RotationPlan::new(vec![mk_generation(1, None, None), second]).unwrap();
+    assert_eq!(plan.signer(late).number, 2);
+    assert!(RotationPlan::new(Vec::new()).is_none());
 }

@@ -128,8 +128,8 @@ impl IssuanceState {
         let (proxy, _) = self.authenticate(metadata, &request.name).await?;
         let (_, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
         let permit = self.streams.try_acquire(&proxy)?;
-        let succession = self.authority(&mesh, &mtls).await?;
-        self.authorities.publish(&mesh.name, &mtls, &succession);
+        let plan = self.authority(&mesh, &mtls).await?;
+        self.authorities.publish(&mesh.name, &mtls, &plan);
         let roots = self.authorities.roots(&mesh.name, &mtls.backend);
         Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))
     }

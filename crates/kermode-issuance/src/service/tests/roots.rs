@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use kermode_identity::{Generation, Schedule, Succession};
+use kermode_identity::{Generation, RotationPlan, Schedule};
 use kermode_model::MeshName;
 use tonic::Code;
 
@@ -35,7 +35,7 @@ async fn new_root_is_sent_at_once() {
         schedule: Some(Schedule::starting(now, mtls.certificate_lifetime)),
         request: None,
     };
-    let both = Succession::new(vec![known.newest().clone(), next]).expect("two");
+    let both = RotationPlan::new(vec![known.newest().clone(), next]).expect("two");
     // Publishing the same roots again sends nothing.
     server.authorities.publish(&mesh.name, &mtls, &known);
     server.authorities.publish(&mesh.name, &mtls, &both);
