@@ -1,8 +1,8 @@
-//! Limits on concurrent use: connections of an address, streams of a proxy, calls in total; and on rates.
+//! Limits on concurrency (connections of an address, streams of a proxy, calls in total) and on rates.
 //!
 //! A [`KeyedLimit`] grants permits per key and in total. A [`Permit`] counts until it is dropped. A [`RevocablePermit`]
-//! can also be taken back: when its key is at the limit and acquires a newer one, or when
-//! [`KeyedLimit::revoke_keys`] evicts its key. Keys without permits take no memory. Limits on rates are in [`rate`].
+//! can also be revoked: it is superseded when its key is at the limit and acquires another permit, or evicted by
+//! [`KeyedLimit::revoke_keys`]. Keys without permits take no memory. Limits on rates are in [`rate`].
 
 pub mod rate;
 
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-/// Number of concurrent permits per key and in total. Cheap to clone; clones share the permits.
+/// Limit on the number of concurrent permits per key and in total. Cheap to clone; clones share the permits.
 #[derive(Debug)]
 pub struct KeyedLimit<K> {
     per_key: usize,
@@ -21,29 +21,29 @@ pub struct KeyedLimit<K> {
     granted: Arc<Mutex<Granted<K>>>,
 }
 
-/// Permits that exist.
+/// Permits that are not dropped yet.
 #[derive(Debug)]
 struct Granted<K> {
-    keys: HashMap<K, OfKey>,
+    keys: HashMap<K, KeyPermits>,
     /// Number of all permits, including revoked ones that are not dropped yet.
     total: usize,
 }
 
 /// Permits of one key that are not revoked.
 #[derive(Debug, Default)]
-struct OfKey {
+struct KeyPermits {
     /// Number of permits that cannot be revoked.
     permanent: usize,
     /// Revocable permits, oldest first. Dropping the sender supersedes the permit; sending evicts it.
     revocable: VecDeque<oneshot::Sender<()>>,
 }
 
-/// Limit that prevents a permit.
+/// Limit that was reached when a permit was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitReached {
-    /// The key holds this many permits already.
+    /// The limit per key, with its value.
     PerKey(usize),
-    /// All keys together hold this many permits already.
+    /// The limit of all keys, with its value.
     Total(usize),
 }
 
@@ -52,18 +52,18 @@ pub enum LimitReached {
 pub enum Revoked {
     /// A newer permit of the same key replaced it.
     Superseded,
-    /// [`KeyedLimit::revoke_keys`] chose its key.
+    /// [`KeyedLimit::revoke_keys`] evicted its key.
     Evicted,
 }
 
-/// Permission to use one of the limited things until it is dropped.
+/// Permit that counts until it is dropped.
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash> {
     key: K,
     granted: Arc<Mutex<Granted<K>>>,
 }
 
-/// Permission to use one of the limited things until it is dropped, or asked back by [`RevocablePermit::revoked`].
+/// Permit that counts until it is dropped, and whose holder is notified by [`RevocablePermit::revoked`] to drop it.
 #[derive(Debug)]
 pub struct RevocablePermit<K: Eq + Hash> {
     key: K,
@@ -99,13 +99,13 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     /// Acquires a permit.
     ///
     /// # Errors
-    /// When the key, or all keys together, have all permits that they may have.
+    /// When the limit per key or the total limit is reached.
     pub fn try_acquire(&self, key: &K) -> Result<Permit<K>, LimitReached> {
         let mut granted = self.granted.lock();
         if granted.total >= self.total {
             return Err(LimitReached::Total(self.total));
         }
-        if granted.keys.get(key).map_or(0, OfKey::len) >= self.per_key {
+        if granted.keys.get(key).map_or(0, KeyPermits::len) >= self.per_key {
             return Err(LimitReached::PerKey(self.per_key));
         }
         granted.total += 1;
@@ -116,18 +116,17 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         })
     }
 
-    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded: its holder may be a
-    /// connection that broke unnoticed.
+    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded, because its holder may be
+    /// a broken connection that has not timed out yet.
     ///
     /// # Errors
     /// When the limit is reached and the key has no revocable permit to supersede.
     pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, LimitReached> {
         let mut granted = self.granted.lock();
         let is_full = granted.total >= self.total;
-        let (held, can_supersede) = granted
-            .keys
-            .get(key)
-            .map_or((0, false), |of_key| (of_key.len(), !of_key.revocable.is_empty()));
+        let (held, can_supersede) = granted.keys.get(key).map_or((0, false), |permits| {
+            (permits.len(), !permits.revocable.is_empty())
+        });
         if !can_supersede {
             if is_full {
                 return Err(LimitReached::Total(self.total));
@@ -137,12 +136,12 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
             }
         }
         granted.total += 1;
-        let of_key = granted.keys.entry(key.clone()).or_default();
+        let permits = granted.keys.entry(key.clone()).or_default();
         if is_full || held >= self.per_key {
-            of_key.revocable.pop_front();
+            permits.revocable.pop_front();
         }
         let (sender, revoked) = oneshot::channel();
-        of_key.revocable.push_back(sender);
+        permits.revocable.push_back(sender);
         Ok(RevocablePermit {
             key: key.clone(),
             granted: self.granted.clone(),
@@ -163,21 +162,21 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     /// Evicts all revocable permits of up to `count` keys, chosen at random. Returns the number of keys chosen.
     pub fn revoke_keys(&self, count: usize) -> usize {
         let mut granted = self.granted.lock();
-        // A random start, so that keys which come back are not chosen every time.
+        // Starts at a random key, so that the same keys are not evicted every time.
         let start = fastrand::usize(..=granted.keys.len());
         let (before, after) = (granted.keys.iter().take(start), granted.keys.iter().skip(start));
         let revocable = after
             .chain(before)
-            .filter(|(_, of_key)| !of_key.revocable.is_empty());
+            .filter(|(_, permits)| !permits.revocable.is_empty());
         let chosen: Vec<_> = revocable.take(count).map(|(key, _)| key.clone()).collect();
         for key in &chosen {
             let evicted = granted
                 .keys
                 .get_mut(key)
-                .map(|of_key| std::mem::take(&mut of_key.revocable));
+                .map(|permits| std::mem::take(&mut permits.revocable));
             granted.remove_if_empty(key);
             for permit in evicted.into_iter().flatten() {
-                // An error means that the holder has ended already.
+                // An error means that the permit is being dropped.
                 let _ = permit.send(());
             }
         }
@@ -189,15 +188,15 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
 
 impl<K: Eq + Hash> Granted<K> {
     fn remove_if_empty(&mut self, key: &K) {
-        if self.keys.get(key).is_some_and(|of_key| of_key.len() == 0) {
+        if self.keys.get(key).is_some_and(|permits| permits.len() == 0) {
             self.keys.remove(key);
         }
     }
 }
 
-// === impl OfKey ===
+// === impl KeyPermits ===
 
-impl OfKey {
+impl KeyPermits {
     fn len(&self) -> usize {
         self.permanent + self.revocable.len()
     }
@@ -209,8 +208,8 @@ impl<K: Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         let mut granted = self.granted.lock();
         granted.total -= 1;
-        if let Some(of_key) = granted.keys.get_mut(&self.key) {
-            of_key.permanent -= 1;
+        if let Some(permits) = granted.keys.get_mut(&self.key) {
+            permits.permanent -= 1;
         }
         granted.remove_if_empty(&self.key);
     }
@@ -219,7 +218,7 @@ impl<K: Eq + Hash> Drop for Permit<K> {
 // === impl RevocablePermit ===
 
 impl<K: Eq + Hash> RevocablePermit<K> {
-    /// Completes when the permit is revoked. Its holder has to end and drop it.
+    /// Completes when the permit is revoked. The holder then has to drop it.
     pub async fn revoked(&mut self) -> Revoked {
         match (&mut self.revoked).await {
             Ok(()) => Revoked::Evicted,
@@ -233,8 +232,8 @@ impl<K: Eq + Hash> Drop for RevocablePermit<K> {
         self.revoked.close();
         let mut granted = self.granted.lock();
         granted.total -= 1;
-        if let Some(of_key) = granted.keys.get_mut(&self.key) {
-            of_key.revocable.retain(|sender| !sender.is_closed());
+        if let Some(permits) = granted.keys.get_mut(&self.key) {
+            permits.revocable.retain(|sender| !sender.is_closed());
         }
         granted.remove_if_empty(&self.key);
     }

@@ -1,19 +1,19 @@
 //! Limits on rates: a token bucket, a token bucket per key, and a fixed window. No IO; the clock is passed in.
 //!
 //! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines and
-//! Events, where the number per minute has to be exact and the suppressed ones are counted.
+//! Events: the number per period is exact, and suppressed ones are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
-/// Upper bound of the time that is credited to an idle bucket; keeps the arithmetic exact.
+/// Upper bound of the idle time for which a bucket gains tokens. Bounds the floating-point error.
 const MAX_IDLE: Duration = Duration::from_hours(1);
 
 /// Rate of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rate {
-    /// Number of requests that pass at once after a quiet time.
+    /// Number of requests that pass at once after an idle period.
     pub burst: f64,
     /// Number of requests per second after the burst.
     pub per_second: f64,
@@ -27,19 +27,19 @@ pub struct TokenBucket {
     refilled_at: Instant,
 }
 
-/// Token bucket per key. Keys whose bucket is full again are removed from time to time.
+/// Token bucket per key. Keys with a full bucket are removed from time to time.
 #[derive(Debug)]
 pub struct KeyedRateLimit<K> {
     rate: Rate,
     buckets: HashMap<K, TokenBucket>,
-    /// Number of keys at which full buckets are removed.
+    /// Number of keys at which full buckets are removed next.
     prune_at: usize,
 }
 
-/// Number of keys below which no bucket is removed.
+/// Number of keys below which full buckets are not removed.
 const MIN_PRUNE_AT: usize = 1024;
 
-/// At most `limit` admissions per `period`, counted from the first one; suppressed ones are counted.
+/// Fixed window: at most `limit` admissions per `period`, which starts with its first admission. Counts suppressed ones.
 #[derive(Clone, Debug)]
 pub struct Window {
     limit: u32,
@@ -91,7 +91,7 @@ impl TokenBucket {
 // === impl KeyedRateLimit ===
 
 impl<K: Eq + Hash> KeyedRateLimit<K> {
-    /// Creates a limit at which every key has a full bucket.
+    /// Creates a limit without keys. A new key starts with a full bucket.
     pub fn new(rate: Rate) -> Self {
         Self {
             rate,
@@ -100,13 +100,14 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
         }
     }
 
-    /// Whether [`Self::try_take`] would succeed for the key. Takes no memory for a new key.
+    /// Whether [`Self::try_take`] would succeed for the key. Does not store a new key.
     pub fn has_token(&mut self, key: &K, now: Instant) -> bool {
-        let known = self.buckets.get_mut(key);
-        known.is_none_or(|bucket| bucket.has_token(now))
+        self.buckets
+            .get_mut(key)
+            .is_none_or(|bucket| bucket.has_token(now))
     }
 
-    /// Takes a token of the key if it has one.
+    /// Takes a token from the key's bucket if there is one.
     pub fn try_take(&mut self, key: K, now: Instant) -> bool {
         if self.buckets.len() >= self.prune_at {
             self.buckets.retain(|_, bucket| !bucket.is_full(now));
@@ -119,7 +120,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
             .try_take(now)
     }
 
-    /// Number of keys in memory.
+    /// Number of keys that have a bucket.
     pub fn keys(&self) -> usize {
         self.buckets.len()
     }
@@ -139,7 +140,7 @@ impl Window {
         }
     }
 
-    /// Admits one and returns the number suppressed since the last admission, or `None` at the limit.
+    /// Returns the number suppressed since the last admission if one more is admitted, or `None` at the limit.
     pub fn try_admit(&mut self, now: Instant) -> Option<u64> {
         let is_over = |start| now.saturating_duration_since(start) >= self.period;
         if self.started_at.is_none_or(is_over) {
@@ -180,7 +181,7 @@ mod tests {
         let mut bucket = TokenBucket::new(RATE, now);
         let later = now + 10 * MAX_IDLE;
         assert_eq!((0..100).filter(|_| bucket.try_take(later)).count(), 20);
-        assert!(!bucket.try_take(now), "the clock never runs backwards");
+        assert!(!bucket.try_take(now), "an earlier time adds no tokens");
     }
 
     #[test]
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn window_admits_its_limit_and_reports_what_it_suppressed() {
+    fn window_admits_its_limit_and_counts_suppressed_ones() {
         let now = Instant::now();
         let mut window = Window::new(10, 60 * SECOND);
         let admitted = (0..1000).filter_map(|_| window.try_admit(now));

@@ -23,7 +23,7 @@ async fn oldest_permit_of_a_key_is_superseded_and_dropped_keys_take_no_memory() 
 }
 
 #[tokio::test]
-async fn evicted_key_is_notified_once_and_may_acquire_again() {
+async fn evicted_key_is_notified_once_and_can_acquire_a_new_permit() {
     let limit = KeyedLimit::new(2, 100);
     let mut permit = acquire(&limit, "web-0");
     assert_eq!(limit.revoke_keys(5), 1);
