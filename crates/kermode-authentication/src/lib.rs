@@ -1,6 +1,6 @@
-//! Identity of the proxy that calls an RPC of the control plane, and the interface by which the RPCs check it.
+//! Identity of a proxy that calls the control plane, and the interface by which the gRPC services check it.
 //!
-//! The servers of ADS, certificates and endpoint removals depend on this interface only. `kuma-cp` implements it with
+//! The services of ADS, certificates and endpoint removals depend on this interface only. `kuma-cp` implements it with
 //! the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies).
 
 use std::sync::Arc;
@@ -9,20 +9,20 @@ use futures::future::BoxFuture;
 use kermode_model::ObjectKey;
 use tonic::Status;
 
-/// Proven identity of a caller.
+/// Authenticated identity of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyIdentity {
-    /// Namespace and name of its Pod, which are also those of its Dataplane.
+    /// Namespace and name of the proxy's Pod. The Dataplane has the same.
     pub key: ObjectKey,
     /// Service account that the Pod runs as.
     pub service_account: Arc<str>,
-    /// UID of the Pod; distinguishes Pods that had the same name one after the other.
+    /// UID of the Pod; distinguishes it from an earlier or later Pod of the same name.
     pub uid: Arc<str>,
 }
 
 /// Authenticates callers and authorizes their access to a Dataplane.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Authenticates the caller by the metadata of the call, before any message of the call is read.
+    /// Authenticates the caller by the metadata of the call. Called before any message of the call is read.
     ///
     /// # Errors
     /// The status that the call is rejected with.
@@ -31,8 +31,8 @@ pub trait Authenticator: Send + Sync + 'static {
         metadata: &'a http::HeaderMap,
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>>;
 
-    /// Checks against the current index that the Dataplane with the identity's name belongs to its Pod. Streams call this
-    /// when they begin and after every change, so it must be fast and must not block.
+    /// Checks against the current index that the Dataplane named by the identity belongs to the identity's Pod. Streams
+    /// call this when they begin and after every change, so it must be fast and must not block.
     ///
     /// # Errors
     /// The status that the call is rejected with; `NOT_FOUND` when the Dataplane may still appear.
