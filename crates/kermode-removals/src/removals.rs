@@ -1,4 +1,5 @@
-//! The handle that `kuma-cp`, ADS streams and the RPC share: the state behind a lock, metrics, and notification of watchers.
+//! The handle that `kuma-cp`, ADS streams and the gRPC service share: state behind a lock, metrics, and notification of
+//! watchers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +20,12 @@ use crate::status::{OpenRemoval, RemovalReport, RemovalStatus};
 /// Maximum number of proxies that an [`OpenRemoval`] names.
 const MAX_EXAMPLES: usize = 20;
 
-/// Interval at which a watched removal is evaluated again when no removal starts or completes: the number of pending
-/// proxies falls, and absent proxies expire.
+/// Interval at which a watched removal is evaluated while no removal starts or completes. In between, the number of
+/// pending proxies falls and absent proxies expire without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns the mesh of a proxy and the sequence number up to which that mesh was published; none when the proxy has no
-/// Dataplane or its mesh was never published.
+/// Returns the mesh of a proxy and the sequence number up to which that mesh is published, or `None` when the proxy has
+/// no Dataplane or its mesh was never published.
 pub type PublishedSequence = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
 /// Removals of all endpoints. Cheap to clone; clones share the state.
@@ -43,12 +44,13 @@ struct RemovalsInner {
     acknowledged_after: Histogram,
 }
 
-/// Acknowledgements of one ADS stream. Dropping it reports the end of the stream.
+/// Reports the acknowledgements of one ADS stream. Dropping it reports the end of the stream.
 #[derive(Debug)]
 pub struct StreamAcknowledgements {
     inner: Arc<RemovalsInner>,
     proxy: ObjectKey,
     stream: u64,
+    /// Highest sequence number that was reported.
     acknowledged: u64,
 }
 
@@ -83,7 +85,7 @@ impl EndpointRemovals {
         );
     }
 
-    /// Reports that an endpoint of the mesh is published, or about to be.
+    /// Reports that an endpoint of the mesh was published or is about to be published.
     pub fn endpoint_added(&self, endpoint: ObjectKey, mesh: MeshName) {
         self.inner.update(|state, _| {
             state.add_endpoint(endpoint, mesh);
@@ -91,8 +93,8 @@ impl EndpointRemovals {
         });
     }
 
-    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a mesh was
-    /// published. Does nothing for a proxy that is no endpoint.
+    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a mesh is
+    /// published. Does nothing for a proxy that is not an endpoint.
     pub fn endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
         let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
             return;
@@ -102,19 +104,19 @@ impl EndpointRemovals {
             .update(|state, now| state.remove_endpoint(endpoint, sequence, now));
     }
 
-    /// Reports that the Dataplane of a proxy was deleted. Its endpoint has to be reported as removed before.
+    /// Reports that the Dataplane of a proxy was deleted. The removal of its endpoint must have been reported before.
     pub fn dataplane_deleted(&self, proxy: &ObjectKey) {
         self.inner.update(|state, now| state.delete_dataplane(proxy, now));
     }
 
     /// Returns the status of an endpoint's removal.
     pub fn status(&self, endpoint: &ObjectKey) -> RemovalStatus {
-        // Absent proxies expire here because only a reader of the status waits for them.
+        // Expires absent proxies here rather than by a timer, since only readers of the status depend on it.
         self.inner.update(RemovalState::expire_absent);
         self.inner.state.lock().status(endpoint)
     }
 
-    /// Returns the removals that some proxy has not acknowledged, oldest first.
+    /// Returns the removals that at least one proxy has not acknowledged, oldest first.
     pub fn open(&self) -> Vec<OpenRemoval> {
         let now = Instant::now();
         let state = self.inner.state.lock();
@@ -144,8 +146,8 @@ impl EndpointRemovals {
         }
     }
 
-    /// Returns a stream of reports on an endpoint's removal: the current one, then one after each change. It does not end by
-    /// itself, since a proxy that connects later may still have the endpoint.
+    /// Returns a stream of reports on an endpoint's removal: the current report, then one after each change. The stream
+    /// never ends, since a proxy that connects later may still have the endpoint.
     pub fn watch(
         &self,
         endpoint: ObjectKey,
@@ -185,19 +187,19 @@ impl EndpointRemovals {
     }
 }
 
-/// One caller that follows a removal.
+/// One caller that watches a removal.
 struct Watcher {
     removals: EndpointRemovals,
     endpoint: ObjectKey,
     published: Arc<PublishedSequence>,
     changed: watch::Receiver<()>,
     replicas: watch::Receiver<Replicas>,
-    /// The report that was returned last.
+    /// Last report that was returned.
     last: Option<RemovalReport>,
 }
 
 impl Watcher {
-    /// Completes once the report differs from the last one.
+    /// Returns the next report that differs from the last one.
     async fn next_report(&mut self) -> RemovalReport {
         loop {
             self.changed.mark_unchanged();
@@ -207,7 +209,7 @@ impl Watcher {
                 self.last = Some(report.clone());
                 return report;
             }
-            // `removals` holds the sender of `changed`, so that one cannot fail.
+            // `changed` cannot be closed, because `removals` holds its sender.
             let _ = tokio::time::timeout(POLL_INTERVAL, async {
                 tokio::select! {
                     _ = self.changed.changed() => {}
@@ -222,7 +224,8 @@ impl Watcher {
 // === impl StreamAcknowledgements ===
 
 impl StreamAcknowledgements {
-    /// Reports that the proxy has applied every endpoint change up to a sequence number. Lower numbers are ignored.
+    /// Reports that the proxy has applied every endpoint change up to a sequence number. A number that is not higher than the
+    /// last one is ignored.
     pub fn acknowledge(&mut self, sequence: Option<u64>) {
         let Some(sequence) = sequence.filter(|sequence| *sequence > self.acknowledged) else {
             return;

@@ -1,4 +1,4 @@
-//! Endpoint-removal RPC: the server's side of [`kermode_protocol::removals`].
+//! gRPC service of endpoint removals: the server side of [`kermode_protocol::removals`].
 
 use std::sync::Arc;
 
@@ -22,12 +22,12 @@ use crate::status::{RemovalReport, RemovalStatus};
 /// Maximum size of a request, in bytes. Requests are empty.
 const MAX_REQUEST_SIZE: usize = 1024;
 
-/// Maximum number of concurrent calls of a proxy; a further one supersedes the oldest. A sidecar makes one.
+/// Maximum number of concurrent calls of a proxy; a further call supersedes the oldest. A sidecar needs one.
 const MAX_CALLS_PER_PROXY: usize = 4;
-/// Maximum number of concurrent calls of all proxies. Each evaluates its removal once a second.
+/// Maximum number of concurrent calls of all proxies. Bounds CPU time, since each call evaluates its removal once a second.
 const MAX_CALLS: usize = 5_000;
 
-/// Serves the endpoint-removal RPC. Cheap to clone.
+/// The gRPC service of endpoint removals. Cheap to clone.
 #[derive(Clone)]
 pub struct RemovalService {
     inner: Arc<ServiceInner>,
@@ -59,7 +59,7 @@ fn response(report: &RemovalReport) -> WatchRemovalResponse {
 // === impl RemovalService ===
 
 impl RemovalService {
-    /// Serves the status of `removals`.
+    /// Creates the service of the status of `removals`.
     pub fn new(
         removals: EndpointRemovals,
         published: Arc<PublishedSequence>,
@@ -110,7 +110,7 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
             let identity = inner.authenticator.authenticate(&metadata).await?;
-            // A terminating Pod still has its Dataplane. A Pod whose name is already another Pod's is rejected here.
+            // A terminating Pod still has its Dataplane. A Pod whose name belongs to another Pod by now is rejected here.
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;
@@ -126,7 +126,7 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
 fn too_many_calls(reached: LimitReached) -> Status {
     let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
     Status::resource_exhausted(format!(
-        "{limit} sidecars watch the removal of their endpoint at this replica, which is the limit; try another replica"
+        "this replica serves {limit} watches of endpoint removals, which is its limit; try another replica"
     ))
 }
 

@@ -1,8 +1,8 @@
-//! Acknowledged sequence numbers of all proxies, and the removals that wait for them. No IO, no clock.
+//! Acknowledged sequence numbers of all proxies, and the removals that they complete. No IO; the clock is passed in.
 //!
 //! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to it. A removal
-//! waits for the proxies whose number is lower than its own, which is a range of an ordered set. So memory grows with
-//! the number of proxies, not with proxies times removals.
+//! is pending for the proxies whose number is lower than that of the removal: a range of an ordered set. Memory therefore
+//! grows with the number of proxies, not with proxies times removals.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::status::RemovalStatus;
 struct KnownProxy {
     id: u64,
     mesh: MeshName,
-    /// Newest stream; none after it ended.
+    /// Newest stream; `None` after it ended.
     stream: Option<u64>,
     /// Highest sequence number that the proxy acknowledged.
     acknowledged: u64,
-    /// End of its last stream.
+    /// End of the proxy's last stream.
     closed_at: Option<Instant>,
-    /// Its Dataplane was deleted: nothing waits for the proxy once its stream has ended.
+    /// Whether the proxy's Dataplane was deleted. The proxy is removed when its stream ends.
     is_deleted: bool,
 }
 
@@ -34,43 +34,46 @@ struct Removal {
     /// Sequence number that a proxy has to acknowledge.
     sequence: u64,
     started_at: Instant,
-    /// Whether this replica published a removal. Otherwise the sidecar of an endpoint unknown here queried it.
+    /// Whether this replica published the removal. Otherwise the sidecar of an endpoint unknown to this replica queried it.
     is_published: bool,
-    /// Time until every proxy had acknowledged it. A proxy that connects later may still have the endpoint.
+    /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have the
+    /// endpoint.
     acknowledged_after: Option<Duration>,
-    /// The endpoint's Dataplane was deleted, so its status will not be queried any more.
+    /// Whether the endpoint's Dataplane was deleted, so that the status will not be queried any more.
     is_deleted: bool,
 }
 
 /// Acknowledgements and open removals of one mesh.
 #[derive(Debug, Default)]
 struct Acknowledgements {
-    /// Acknowledged sequence number and id of each proxy.
+    /// Acknowledged sequence number and id of each proxy, ordered by sequence number.
     proxies: BTreeSet<(u64, u64)>,
-    /// Sequence number and endpoint of each removal that some proxy has not acknowledged.
+    /// Sequence number and endpoint of each removal that is not complete, ordered by sequence number.
     open: BTreeSet<(u64, ObjectKey)>,
 }
 
-/// State of [`crate::removals::EndpointRemovals`]. Methods return the durations, from publication to the last acknowledgement, of the
-/// endpoint removals that they completed.
+/// State of [`crate::removals::EndpointRemovals`].
+///
+/// Methods return the durations, from publication to the last acknowledgement, of the endpoint removals that they
+/// completed.
 #[derive(Debug, Default)]
 pub(crate) struct RemovalState {
     meshes: HashMap<MeshName, Acknowledgements>,
     proxies: HashMap<ObjectKey, KnownProxy>,
     last_id: u64,
-    /// Proxies whose stream has ended, in the order of the ends.
+    /// Proxies whose stream has ended, and the times of the ends, oldest first.
     absent: VecDeque<(Instant, ObjectKey)>,
-    /// Endpoints in proxies' configuration, and their meshes.
+    /// Endpoints in the configuration of proxies, and their meshes.
     endpoints: HashMap<ObjectKey, MeshName>,
     removals: HashMap<ObjectKey, Removal>,
-    /// Number of open entries that are queries: nothing was removed.
+    /// Number of open removals that are queries, so were not published by this replica.
     queries: usize,
 }
 
 // === impl RemovalState ===
 
 impl RemovalState {
-    /// Adds an endpoint, or takes its removal back.
+    /// Adds an endpoint and discards its removal, if any.
     pub(crate) fn add_endpoint(&mut self, endpoint: ObjectKey, mesh: MeshName) {
         self.discard_removal(&endpoint);
         self.endpoints.insert(endpoint, mesh);
@@ -94,13 +97,13 @@ impl RemovalState {
         self.start(endpoint, mesh, sequence, true, now)
     }
 
-    /// Whether the proxy is an endpoint or has a removal here.
+    /// Whether the proxy is an endpoint or has a removal at this replica.
     pub(crate) fn is_known(&self, proxy: &ObjectKey) -> bool {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }
 
-    /// Starts a query for a proxy that has been no endpoint since this replica started. A proxy that comes from another
-    /// replica may still have it as an endpoint, until it has applied everything published here up to `sequence`.
+    /// Starts a query for a proxy that was not an endpoint since this replica started. Proxies that connect from another
+    /// replica may still have it as an endpoint until they have applied every change up to `sequence`.
     pub(crate) fn query(
         &mut self,
         proxy: &ObjectKey,
@@ -114,7 +117,7 @@ impl RemovalState {
         self.start(proxy, mesh, sequence, false, now)
     }
 
-    /// Notes that the Dataplane of a proxy was deleted. The removal of its endpoint was started before.
+    /// Records that the Dataplane of a proxy was deleted. The removal of its endpoint was started before.
     pub(crate) fn delete_dataplane(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
         let is_complete = self.removals.get_mut(proxy).is_some_and(|removal| {
             removal.is_deleted = true;
@@ -134,7 +137,7 @@ impl RemovalState {
         }
     }
 
-    /// Adds a stream of a proxy. What the proxy has is unknown until it acknowledges something.
+    /// Adds a stream of a proxy. Its configuration is unknown until it acknowledges a response.
     pub(crate) fn open_stream(
         &mut self,
         proxy: &ObjectKey,
@@ -148,11 +151,11 @@ impl RemovalState {
         } else {
             Vec::new()
         };
-        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
+        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
         let last_id = &mut self.last_id;
         let known = self.proxies.entry(proxy.clone()).or_insert_with(|| {
             *last_id += 1;
-            of_mesh.proxies.insert((0, *last_id));
+            acknowledgements.proxies.insert((0, *last_id));
             KnownProxy {
                 id: *last_id,
                 mesh: mesh.clone(),
@@ -167,7 +170,7 @@ impl RemovalState {
         completed
     }
 
-    /// Notes that a proxy has applied every endpoint change up to `sequence`. Only its newest stream counts.
+    /// Records that a proxy has applied every endpoint change up to `sequence`. Streams other than its newest are ignored.
     pub(crate) fn acknowledge(
         &mut self,
         proxy: &ObjectKey,
@@ -182,10 +185,10 @@ impl RemovalState {
             return Vec::new();
         }
         let mesh = known.mesh.clone();
-        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
-        of_mesh.proxies.remove(&(known.acknowledged, known.id));
+        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
+        acknowledgements.proxies.remove(&(known.acknowledged, known.id));
         known.acknowledged = sequence;
-        of_mesh.proxies.insert((sequence, known.id));
+        acknowledgements.proxies.insert((sequence, known.id));
         self.complete_removals(&mesh, now)
     }
 
@@ -214,7 +217,7 @@ impl RemovalState {
                 self.absent.push_front((since, proxy));
                 break;
             }
-            // The proxy may have had another stream since; that one's end has an entry of its own.
+            // The proxy may have opened another stream since. The end of that stream has its own entry.
             let is_expired = |known: &KnownProxy| {
                 let closed_at = known.closed_at.unwrap_or(since);
                 known.stream.is_none() && now.saturating_duration_since(closed_at) >= RECONNECT_TIMEOUT
@@ -238,7 +241,7 @@ impl RemovalState {
         }
     }
 
-    /// Returns the published removals that are not acknowledged, with their start and the proxies they wait for.
+    /// Returns the published removals that are not complete, with their start and the proxies that have not acknowledged.
     pub(crate) fn open_removals(&self) -> impl Iterator<Item = (&ObjectKey, Instant, Vec<&ObjectKey>)> {
         let open = self
             .removals
@@ -255,9 +258,13 @@ impl RemovalState {
         })
     }
 
-    /// Number of published removals that are not acknowledged.
+    /// Number of published removals that are not complete.
     pub(crate) fn open_count(&self) -> usize {
-        let open: usize = self.meshes.values().map(|of_mesh| of_mesh.open.len()).sum();
+        let open: usize = self
+            .meshes
+            .values()
+            .map(|acknowledgements| acknowledgements.open.len())
+            .sum();
         open.saturating_sub(self.queries)
     }
 
@@ -269,8 +276,8 @@ impl RemovalState {
         is_published: bool,
         now: Instant,
     ) -> Vec<Duration> {
-        let of_mesh = self.meshes.entry(mesh.clone()).or_default();
-        of_mesh.open.insert((sequence, endpoint.clone()));
+        let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
+        acknowledgements.open.insert((sequence, endpoint.clone()));
         self.queries += usize::from(!is_published);
         let removal = Removal {
             mesh: mesh.clone(),
@@ -290,10 +297,11 @@ impl RemovalState {
         endpoint: &ObjectKey,
         removal: &Removal,
     ) -> impl Iterator<Item = u64> + use<'a> {
-        // The endpoint's own sidecar is not waited for.
+        // The endpoint's own sidecar need not acknowledge.
         let own = self.proxies.get(endpoint).map(|known| known.id);
-        let of_mesh = self.meshes.get(&removal.mesh);
-        let behind = of_mesh.map(|of_mesh| of_mesh.proxies.range(..(removal.sequence, 0)));
+        let acknowledgements = self.meshes.get(&removal.mesh);
+        let behind =
+            acknowledgements.map(|acknowledgements| acknowledgements.proxies.range(..(removal.sequence, 0)));
         behind
             .into_iter()
             .flatten()
@@ -304,7 +312,11 @@ impl RemovalState {
     /// Completes the open removals of a mesh that every proxy has acknowledged, in the order of their sequence numbers.
     fn complete_removals(&mut self, mesh: &MeshName, now: Instant) -> Vec<Duration> {
         let mut completed = Vec::new();
-        while let Some((_, endpoint)) = self.meshes.get(mesh).and_then(|of_mesh| of_mesh.open.first()) {
+        while let Some((_, endpoint)) = self
+            .meshes
+            .get(mesh)
+            .and_then(|acknowledgements| acknowledgements.open.first())
+        {
             let endpoint = endpoint.clone();
             let is_pending = self
                 .removals
@@ -325,8 +337,8 @@ impl RemovalState {
         let is_published = removal.is_published;
         self.queries -= usize::from(!is_published);
         let open = (removal.sequence, endpoint.clone());
-        if let Some(of_mesh) = self.meshes.get_mut(&removal.mesh) {
-            of_mesh.open.remove(&open);
+        if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh) {
+            acknowledgements.open.remove(&open);
         }
         if removal.is_deleted {
             self.removals.remove(endpoint);
@@ -339,23 +351,25 @@ impl RemovalState {
             return;
         };
         let open = (removal.sequence, endpoint.clone());
-        if let Some(of_mesh) = self.meshes.get_mut(&removal.mesh)
-            && of_mesh.open.remove(&open)
+        if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh)
+            && acknowledgements.open.remove(&open)
         {
             self.queries -= usize::from(!removal.is_published);
         }
     }
 
-    /// Removes a proxy, so that no removal waits for it any more.
+    /// Removes a proxy and completes the removals that only this proxy had not acknowledged.
     fn remove_proxy(&mut self, proxy: &ObjectKey, now: Instant) -> Vec<Duration> {
         let Some(known) = self.proxies.remove(proxy) else {
             return Vec::new();
         };
-        if let Some(of_mesh) = self.meshes.get_mut(&known.mesh) {
-            of_mesh.proxies.remove(&(known.acknowledged, known.id));
+        if let Some(acknowledgements) = self.meshes.get_mut(&known.mesh) {
+            acknowledgements.proxies.remove(&(known.acknowledged, known.id));
         }
         let completed = self.complete_removals(&known.mesh, now);
-        let is_unused = |of_mesh: &Acknowledgements| of_mesh.proxies.is_empty() && of_mesh.open.is_empty();
+        let is_unused = |acknowledgements: &Acknowledgements| {
+            acknowledgements.proxies.is_empty() && acknowledgements.open.is_empty()
+        };
         if self.meshes.get(&known.mesh).is_some_and(is_unused) {
             self.meshes.remove(&known.mesh);
         }

@@ -1,4 +1,4 @@
-//! Status of endpoint removals, as sidecars and operators read it.
+//! Status of endpoint removals, for sidecars and operators.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use kermode_model::ObjectKey;
 /// Status of an endpoint's removal among the proxies of this replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalStatus {
-    /// No removal of the endpoint is known here.
+    /// This replica has no removal of the endpoint.
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {
@@ -23,19 +23,19 @@ pub enum RemovalStatus {
     },
 }
 
-/// Everything that one replica reports about a removal.
+/// Report of one replica on a removal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemovalReport {
     /// Status among the proxies that have a stream at this replica.
     pub status: RemovalStatus,
-    /// Addresses at which the other replicas serve proxies and report in turn.
+    /// Addresses at which the other replicas serve proxies. Each has to be queried too.
     pub other_replicas: Arc<[SocketAddr]>,
-    /// Whether every proxy that may have the endpoint is counted by this replica or by one of the others. False for a while
-    /// after a replica started or ended.
+    /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False until
+    /// the replicas are known, and within [`crate::RECONNECT_TIMEOUT`] of the start or end of a replica.
     pub is_complete: bool,
 }
 
-/// Removal that some proxies have not acknowledged, for operators.
+/// Removal that at least one proxy has not acknowledged, for operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenRemoval {
     /// Dataplane of the removed endpoint.

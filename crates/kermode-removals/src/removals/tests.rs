@@ -5,17 +5,17 @@ use futures::StreamExt as _;
 use super::*;
 use crate::replicas::RECONNECT_TIMEOUT;
 
-/// Endpoint that is removed.
+/// The endpoint that the tests remove.
 fn web() -> ObjectKey {
     ObjectKey::new("shop", "web")
 }
 
-/// Proxy that has the endpoint.
+/// A proxy whose configuration contains the endpoint.
 fn client() -> ObjectKey {
     ObjectKey::new("shop", "a")
 }
 
-/// Replicas that have not changed for long.
+/// Replicas that have not changed within the reconnect timeout.
 fn stable() -> Replicas {
     Replicas {
         unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
@@ -29,8 +29,8 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     let mesh = MeshName::from("default");
     removals.endpoint_added(web(), mesh.clone());
     let mut acknowledgements = removals.stream_opened(&client(), &mesh);
-    let (_replicas, alone) = watch::channel(stable());
-    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), alone));
+    let (_replicas, receiver) = watch::channel(stable());
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
     let mut status = async || reports.next().await.map(|report| report.status);
 
     assert_eq!(status().await, Some(RemovalStatus::NotRemoved));
@@ -91,9 +91,9 @@ async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
     let mesh = MeshName::from("default");
     let mut acknowledgements = removals.stream_opened(&client(), &mesh);
     acknowledgements.acknowledge(Some(7));
-    let (_replicas, alone) = watch::channel(stable());
+    let (_replicas, receiver) = watch::channel(stable());
     let published = move |_: &ObjectKey| Some((mesh.clone(), 8));
-    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published), alone));
+    let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published), receiver));
     let mut status = async || reports.next().await.map(|report| report.status);
 
     assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));

@@ -1,4 +1,4 @@
-//! Removals and acknowledgements, with a clock that the tests set.
+//! Removals and acknowledgements, with the time passed in.
 
 use super::*;
 
@@ -89,7 +89,7 @@ fn removal_completes_at_once_without_proxies_other_than_its_own_sidecar() {
 }
 
 #[test]
-fn proxies_of_another_mesh_do_not_delay_a_removal() {
+fn proxies_of_another_mesh_need_not_acknowledge_a_removal() {
     let mut fixture = Fixture::new();
     fixture.state.add_endpoint(key("db"), "other".into());
     assert_eq!(fixture.remove("db", 5), after(0));
@@ -114,7 +114,7 @@ fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
         NONE,
-        "the older stream does not count"
+        "acknowledgements of the older stream are ignored"
     );
     assert_eq!(fixture.acknowledge("b", 3, 8), after(1));
 }
@@ -148,9 +148,9 @@ fn deleted_proxy_is_pending_until_its_stream_ends() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     fixture.remove("web", 8);
-    let (left, closed) = (fixture.at(2), fixture.at(3));
+    let (deleted, closed) = (fixture.at(2), fixture.at(3));
     assert_eq!(
-        fixture.state.delete_dataplane(&key("b"), left),
+        fixture.state.delete_dataplane(&key("b"), deleted),
         NONE,
         "its stream is open"
     );
@@ -164,7 +164,7 @@ fn deleted_proxy_is_pending_until_its_stream_ends() {
 }
 
 #[test]
-fn endpoint_that_is_added_again_has_no_removal() {
+fn readded_endpoint_has_no_removal() {
     let mut fixture = Fixture::new();
     fixture.remove("web", 8);
     fixture.add("web");
