@@ -1,4 +1,4 @@
-//! The task of one connection: accepts calls, drives them, and decides when the connection ends.
+//! The task of one connection: accepts calls, polls them, and decides when the connection ends.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -14,32 +14,32 @@ use tokio::time::{Sleep, sleep};
 use crate::handler::{AfterCall, CallHandler};
 use crate::repoll::Repoll;
 
-/// Maximum number of concurrent calls of a connection. A sidecar agent has at most four: ADS, trust bundles, a certificate
-/// and the removal of its endpoint.
+/// Maximum number of concurrent calls of a connection. An agent makes at most four: ADS, trust bundles, a certificate and
+/// the removal of its endpoint.
 const MAX_CONCURRENT_CALLS: u32 = 32;
-/// Maximum size of a request's head, in bytes. A service-account token takes some 2,000.
+/// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;
-/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that one call that is not read
-/// does not stop the others.
+/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that a call whose handler does not
+/// read does not block the others.
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Maximum number of bytes of a response that are buffered for a slow client: two frames.
+/// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 
 /// Time after which a connection without calls is sent GOAWAY, and time after GOAWAY after which a connection with calls is
-/// dropped. It bounds how long a client without use for the connection, or one that ignores GOAWAY, occupies a slot.
+/// dropped. Bounds the time for which an unused connection, or a client that ignores GOAWAY, occupies a connection slot.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Output of the futures that run beside the connection.
+/// Output of the futures that are polled together with the connection.
 enum Event {
     CallEnded(AfterCall),
     ShutdownRequested,
 }
 
-/// Serves a connection until its end. `on_call` runs for every accepted call.
+/// Serves a connection until it ends. Calls `on_call` for every accepted call.
 ///
 /// Once `shutdown` completes, the client is sent GOAWAY and the connection ends with its last call, or a minute later. A
-/// connection without calls is sent GOAWAY after a minute. There is no timeout for the first call: the caller of this
-/// function has to set one.
+/// connection without calls is sent GOAWAY after a minute. This function has no timeout for the first call; the caller has
+/// to set one.
 ///
 /// # Errors
 /// When the connection breaks or the client violates HTTP/2.
@@ -59,7 +59,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buffer_size(SEND_BUFFER_SIZE)
         .handshake(io);
-    // The handshake is boxed so that the task does not reserve space for it beside the connection.
+    // Boxed, so that the future does not reserve space for both the handshake and the connection.
     Repoll::new(Box::pin(drive(Box::pin(handshake), handler, on_call, shutdown)))
 }
 
@@ -78,8 +78,8 @@ where
         connection = handshake => Box::new(connection?),
         _ = &mut shutdown => return Ok(()),
     };
-    // Only futures that were woken are polled here. The shutdown signal is shared by all connections, so polling it directly
-    // at each wake-up would contend.
+    // `FuturesUnordered` polls only futures that were woken. All connections share the shutdown signal, so polling it at
+    // every wake-up would cause contention.
     let events = FuturesUnordered::from_iter([shutdown]);
     let driver = Driver {
         connection,
@@ -98,7 +98,7 @@ struct Driver<IO> {
     open_calls: usize,
     /// Whether GOAWAY was sent.
     is_closing: bool,
-    /// End of the idle time, or of the time for the last calls once the connection is closing.
+    /// End of the idle timeout, or of the time for the last calls once the connection is closing.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -109,17 +109,17 @@ where
     async fn run(mut self, handler: impl CallHandler, on_call: impl Fn()) -> Result<(), h2::Error> {
         loop {
             tokio::select! {
-                // Calls come before the connection, which writes what they send.
+                // Calls are polled before the connection, which then writes their responses.
                 biased;
                 Some(event) = self.events.next() => match event {
-                    Event::CallEnded(after) => self.call_ended(after),
+                    Event::CallEnded(after) => self.end_call(after),
                     Event::ShutdownRequested => self.close(),
                 },
                 call = self.connection.accept() => {
                     let Some(call) = call else { return Ok(()) };
                     let (request, respond) = call?;
                     on_call();
-                    self.call_began(handler.clone().serve(request, respond));
+                    self.start_call(handler.clone().serve(request, respond));
                 }
                 () = elapsed(&mut self.deadline) => {
                     if self.is_closing {
@@ -131,7 +131,7 @@ where
         }
     }
 
-    fn call_began(&mut self, call: impl Future<Output = AfterCall> + Send + 'static) {
+    fn start_call(&mut self, call: impl Future<Output = AfterCall> + Send + 'static) {
         self.open_calls += 1;
         if !self.is_closing {
             self.deadline = None;
@@ -139,7 +139,7 @@ where
         self.events.push(call.map(Event::CallEnded).boxed());
     }
 
-    fn call_ended(&mut self, after: AfterCall) {
+    fn end_call(&mut self, after: AfterCall) {
         self.open_calls -= 1;
         if after == AfterCall::CloseConnection {
             self.close();
@@ -148,7 +148,7 @@ where
         }
     }
 
-    /// Sends GOAWAY, unless that was done before.
+    /// Sends GOAWAY, unless it was sent before.
     fn close(&mut self) {
         if !self.is_closing {
             self.is_closing = true;
@@ -158,7 +158,7 @@ where
     }
 }
 
-/// Completes at the deadline; never without one.
+/// Completes at the deadline, or never if there is none.
 async fn elapsed(deadline: &mut Option<Pin<Box<Sleep>>>) {
     match deadline {
         Some(deadline) => deadline.await,

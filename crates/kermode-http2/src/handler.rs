@@ -1,12 +1,12 @@
-//! Interface between a connection and the code that answers its calls.
+//! Interface between a connection and the code that serves its calls.
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
 
-/// Answers the calls of a connection. Each call gets a clone.
+/// Serves the calls of a connection. Each call gets a clone.
 pub trait CallHandler: Clone + Send + 'static {
-    /// Serves one call to its end. The future runs in the task of the connection and is dropped with it, so it must not
+    /// Serves one call until it ends. The future runs in the task of the connection and is dropped with it, so it must not
     /// block.
     fn serve(
         self,

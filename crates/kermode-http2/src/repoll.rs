@@ -1,8 +1,8 @@
-//! A future that is polled again at once when it was woken during its own poll.
+//! A future that is polled again immediately if it was woken during its own poll.
 //!
-//! The calls of a connection and the connection itself wake the task that they share: a response is handed to HTTP/2, a
-//! request comes from there. The runtime would queue the task behind all others, which are thousands when a change is pushed
-//! to a whole mesh, and the connection's memory would have left the processor's caches by then.
+//! The calls of a connection and the connection itself are polled in one task and wake it for each other: a call by sending
+//! a response, the connection by receiving a request. The runtime would queue the woken task behind all other tasks, which
+//! are thousands when a change is pushed to a whole mesh. By then the connection's memory would have left the CPU caches.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
-/// Maximum number of consecutive polls, after which the task yields to others.
+/// Maximum number of consecutive polls. After it the task yields, so that others are not delayed.
 const MAX_POLLS: usize = 8;
 
-/// State between polls: a wake-up has to be passed on to the task.
+/// State between polls: the next wake-up has to wake the task.
 const IDLE: u8 = 0;
 /// State during a poll.
 const POLLING: u8 = 1;
-/// State after a wake-up that no poll has followed yet.
+/// State after a wake-up, until the next poll.
 const WOKEN: u8 = 2;
 
-/// Polls a future again as long as it wakes itself; see the module.
+/// Polls a future again while it wakes itself, up to [`MAX_POLLS`] times.
 pub(crate) struct Repoll<T> {
     future: BoxFuture<'static, T>,
     signal: Arc<Signal>,
@@ -59,7 +59,7 @@ impl<T> Future for Repoll<T> {
         } = &mut *self;
         signal.task.register(context.waker());
         for _ in 0..MAX_POLLS {
-            // A swap rather than a store: the poll has to see everything that happened before a wake-up that this erases.
+            // A swap rather than a store, because the poll has to see all writes before the wake-up that is overwritten here.
             signal.state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
@@ -71,7 +71,7 @@ impl<T> Future for Repoll<T> {
                 return Poll::Pending;
             }
         }
-        // The state stays `WOKEN`, so that no other wake-up wakes the task a second time.
+        // The state stays `WOKEN`, so that further wake-ups do not wake the task a second time.
         context.waker().wake_by_ref();
         Poll::Pending
     }
@@ -97,19 +97,19 @@ mod tests {
 
     /// Counts wake-ups.
     #[derive(Default)]
-    struct Task(AtomicU8);
+    struct WakeCounter(AtomicU8);
 
-    impl Wake for Task {
+    impl Wake for WakeCounter {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn poll(repoll: &mut Repoll<u8>, task: &Arc<Task>) -> Poll<u8> {
+    fn poll(repoll: &mut Repoll<u8>, task: &Arc<WakeCounter>) -> Poll<u8> {
         repoll.poll_unpin(&mut Context::from_waker(&Waker::from(task.clone())))
     }
 
-    /// A future that wakes itself during each of so many polls.
+    /// Returns a future that wakes itself during each of its first `times` polls.
     fn waking_itself(times: u8) -> Repoll<u8> {
         let mut polled = 0;
         Repoll::new(Box::pin(std::future::poll_fn(move |context| {
@@ -124,14 +124,14 @@ mod tests {
 
     #[test]
     fn future_that_wakes_itself_is_polled_without_waking_its_task() {
-        let task = Arc::new(Task::default());
+        let task = Arc::new(WakeCounter::default());
         assert_eq!(poll(&mut waking_itself(3), &task), Poll::Ready(4));
         assert_eq!(task.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
-    fn future_that_never_rests_yields_after_eight_polls() {
-        let task = Arc::new(Task::default());
+    fn future_that_always_wakes_itself_yields_after_eight_polls() {
+        let task = Arc::new(WakeCounter::default());
         let mut repoll = waking_itself(10);
         assert_eq!(poll(&mut repoll, &task), Poll::Pending);
         assert_eq!(task.0.load(Ordering::Relaxed), 1);
@@ -145,7 +145,7 @@ mod tests {
             let first = receiver.recv().await.unwrap_or_default();
             first + receiver.recv().await.unwrap_or_default()
         }));
-        let (old, new) = (Arc::new(Task::default()), Arc::new(Task::default()));
+        let (old, new) = (Arc::new(WakeCounter::default()), Arc::new(WakeCounter::default()));
         assert_eq!(poll(&mut repoll, &old), Poll::Pending);
         assert_eq!(poll(&mut repoll, &new), Poll::Pending);
         sender.try_send(1).expect("capacity");

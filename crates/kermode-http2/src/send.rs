@@ -1,11 +1,11 @@
-//! Sending with the flow control of HTTP/2.
+//! Sending under HTTP/2 flow control.
 
 use std::future::poll_fn;
 
 use bytes::Bytes;
 use h2::SendStream;
 
-/// Sends a part of `data` as soon as the client's window allows any, and removes it from `data`.
+/// Waits for capacity in the client's window, then sends as much of `data` as fits and removes it from `data`.
 ///
 /// # Errors
 /// When the call or its connection has ended.

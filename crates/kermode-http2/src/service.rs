@@ -1,4 +1,4 @@
-//! Calls that a `tower::Service` answers, such as tonic's routes.
+//! Calls that are served by a `tower::Service`, such as tonic's routes.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -18,12 +18,13 @@ use tower::{Service, ServiceExt as _};
 use crate::handler::{AfterCall, CallHandler};
 use crate::send::{reset, send_some};
 
-/// Time until the head of the response has to be sent. Within it the client sends its request and is authenticated.
+/// Time within which the service has to return the headers of the response. Includes receiving the request and
+/// authenticating the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time that the client may take to read one message.
+/// Time within which the client has to read one message.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Answers calls by a service. The connection stays open after each of them.
+/// Serves calls with a service. The connection stays open after every call.
 #[derive(Clone, Debug)]
 pub struct ServiceHandler<S>(pub S);
 
@@ -46,7 +47,7 @@ where
     }
 }
 
-/// Calls the service and sends its response, until the client resets the call.
+/// Calls the service and sends its response. Ends early when the client resets the call.
 async fn call<S, B>(service: S, request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>)
 where
     S: Service<http::Request<RequestBody>, Response = http::Response<B>, Error = Infallible>,
@@ -65,7 +66,7 @@ where
         Err(error) => return tracing::debug!(%error, "response could not be sent"),
     };
     if !is_empty && let Err(error) = send_body(&mut stream, body).await {
-        tracing::debug!(%error, "call broke");
+        tracing::debug!(%error, "call ended with an error");
         stream.send_reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR));
     }
 }
@@ -95,7 +96,7 @@ async fn send_body(stream: &mut SendStream<Bytes>, body: impl Body<Data = Bytes>
     }
 }
 
-/// Sends all data, as fast as the client reads it.
+/// Sends all data, as far as the client's window allows.
 pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes) -> Result<(), h2::Error> {
     while !data.is_empty() {
         send_some(stream, &mut data).await?;

@@ -1,4 +1,4 @@
-//! Connections in memory, with a client that speaks HTTP/2 and nothing above it.
+//! Connections in memory, with a plain HTTP/2 client.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use crate::service::{RequestBody, ServiceHandler, send_all};
 /// Time after which a test fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A service that returns the body of the request and a trailer. A call of `/never` gets no response, one of `/endless` a
-/// response that does not end; both signal when they begin and end.
+/// A service that returns the body of the request and a trailer. `/never` sends no response and signals its start.
+/// `/endless` sends a response that does not end. Every call signals when it is dropped.
 #[derive(Clone, Default)]
 struct Echo {
     began: Arc<Notify>,
@@ -87,11 +87,11 @@ impl TestConnection {
         let (near, far) = tokio::io::duplex(1 << 14);
         let (close, closing) = oneshot::channel();
         let (echo, called) = (Echo::default(), Arc::new(AtomicBool::new(false)));
-        let note = called.clone();
+        let called_by_server = called.clone();
         let serving = serve(
             far,
             ServiceHandler(echo.clone()),
-            move || note.store(true, Ordering::Relaxed),
+            move || called_by_server.store(true, Ordering::Relaxed),
             async { drop(closing.await) },
         );
         let serving = tokio::spawn(serving);
@@ -117,8 +117,8 @@ impl TestConnection {
 
 async fn connect(near: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>) {
     let (client, connection) = h2::client::handshake(near).await.expect("a handshake");
-    let moving = tokio::spawn(async { drop(connection.await) });
-    (client, moving)
+    let driving = tokio::spawn(async { drop(connection.await) });
+    (client, driving)
 }
 
 /// Returns the body and the trailers.
@@ -139,7 +139,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[tokio::test]
-async fn calls_are_passed_to_the_service_and_responses_arrive_complete() {
+async fn service_receives_the_whole_request_and_the_client_the_whole_response() {
     let mut test = TestConnection::new().await;
     assert!(!test.called.load(Ordering::Relaxed));
     let (response, mut body) = test.call("/echo").await;
@@ -203,7 +203,7 @@ async fn closing_connection_ends_with_its_last_call() {
     let response = soon(response).await.expect("a response");
     test.close.send(()).expect("the connection runs");
     let refuses_calls = async {
-        // GOAWAY takes a moment to arrive.
+        // Until GOAWAY arrives, the client accepts calls.
         while let Ok(ready) = test.client.clone().ready().await {
             drop(ready);
             tokio::task::yield_now().await;
@@ -216,7 +216,7 @@ async fn closing_connection_ends_with_its_last_call() {
     soon(test.serving).await.expect("no panic").expect("no error");
 }
 
-/// Like [`soon`], for minutes of a paused clock.
+/// Like [`soon`], for a paused clock that advances by minutes.
 async fn within_minutes<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(10 * IDLE_TIMEOUT, future)
         .await
