@@ -1,7 +1,8 @@
-//! gRPC server of delta ADS: authenticates a stream, then moves messages between it and its state machine.
+//! gRPC server of delta ADS: authenticates a stream, then passes messages between its transport and its state machine.
 //!
 //! A stream consists of a state machine ([`crate::stream`]) and a watcher of the store, and runs in the task of its HTTP/2
-//! connection. Its memory is bounded: it stops while the client does not read, and the store keeps only two cursors for it.
+//! connection. Its memory is bounded: it sends nothing while the client does not read, and it reads the store through two
+//! cursors instead of a queue.
 
 mod call;
 mod messages;
@@ -57,24 +58,25 @@ impl ProxyId {
 pub struct Settings {
     /// Limits of each stream.
     pub limits: Limits,
-    /// Time for authenticating the caller of a stream, and then again for its Dataplane to appear.
+    /// Time limit for authenticating the caller of a stream, and then, separately, for its Dataplane to appear.
     pub authentication_timeout: Duration,
-    /// Maximum number of streams of a proxy; a further one supersedes the oldest.
+    /// Maximum number of streams of a proxy; a further stream supersedes the oldest.
     pub streams_per_proxy: usize,
     /// Maximum number of streams of all proxies at this replica.
     pub total_streams: usize,
-    /// Maximum number of streams that get their first configuration at the same time; no message of the others is read
-    /// meanwhile. The first configuration takes a hundred times the memory of an idle stream, and a higher number does not
-    /// finish it sooner.
+    /// Maximum number of streams that get their first configuration at the same time. Messages of waiting streams are not
+    /// read. The first configuration takes a hundred times the memory of an idle stream, and a higher number does not
+    /// reduce the time until all streams have it.
     pub concurrent_starts: usize,
-    /// Time after which a stream that still gets its first configuration lets another one start, so that a slow proxy does not
-    /// delay the others. The first request has to arrive within it.
+    /// Time after which a stream that does not have its first configuration yet no longer counts against
+    /// [`Self::concurrent_starts`], so that a slow proxy does not delay the others. The first request has to arrive within
+    /// the same time.
     pub start_timeout: Duration,
-    /// Time that a stream waits to start. It is less than the 30 s after which `kuma-dp` reconnects.
+    /// Maximum time that a stream waits to start. Less than the 30 s after which `kuma-dp` reconnects.
     pub start_queue_timeout: Duration,
-    /// Time that a proxy may take to read one response before its stream is ended.
+    /// Time within which a proxy has to read one response; its stream is ended otherwise.
     pub read_timeout: Duration,
-    /// Period over which streams are ended at shutdown, so that proxies do not reconnect all at once.
+    /// Period over which the ends of streams are spread at shutdown, so that proxies do not reconnect all at once.
     pub shutdown_period: Duration,
 }
 

@@ -1,7 +1,7 @@
-//! The publisher: generates the Envoy resources of the touched parts of the mesh view and puts them into the store.
+//! Publisher: generates the Envoy resources of the touched parts of the mesh view and writes them to the store.
 //!
-//! Called by the engine after each batch of watch events. Own resources of a proxy are published only while it has a
-//! stream here.
+//! Called by the engine after each batch of watch events. Own resources of a proxy are published only while the proxy has
+//! a stream on this replica.
 
 mod direct;
 
@@ -32,7 +32,7 @@ struct Metrics {
     changed: Counter,
 }
 
-/// Parts to publish for a batch of changes, each once; a mesh includes its services.
+/// Parts to publish for a batch of changes, without duplicates; a mesh includes its services.
 #[derive(Default)]
 struct Work {
     meshes: HashSet<MeshName>,
@@ -45,7 +45,7 @@ struct Work {
 // === impl Publisher ===
 
 impl Publisher {
-    /// A publisher into a store.
+    /// Creates a publisher that writes to a store.
     pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
@@ -69,8 +69,8 @@ impl Publisher {
         self.publish(view, &mut work);
     }
 
-    /// Publishes own resources of the proxies that have a stream now and removes those of the proxies that have none.
-    /// `changed` are the proxies whose demand may have changed.
+    /// Publishes the own resources of proxies that have a stream now and removes those of proxies that have none. `changed`
+    /// contains the proxies whose demand may have changed.
     pub fn update_demand(&mut self, view: &MeshView, changed: HashSet<ObjectKey>) {
         let (connected, disconnected): (HashSet<_>, HashSet<_>) = changed
             .into_iter()
@@ -85,15 +85,15 @@ impl Publisher {
         self.publish(view, &mut work);
     }
 
-    /// The store that it publishes into.
+    /// Returns the store.
     pub fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
         work.proxies.retain(|proxy| self.store.has_stream(proxy));
-        // A proxy without its Mesh keeps its configuration. It has to be removed before the Mesh's resources are,
-        // since its streams would otherwise remove all resources from a serving Envoy.
+        // A proxy without its Mesh keeps its configuration. The proxy is removed from the store before the Mesh's resources
+        // are, since its streams would otherwise remove all resources from a serving Envoy.
         work.proxies.retain(|proxy| self.has_mesh_or_remove(view, proxy));
         for mesh in &work.meshes {
             self.publish_mesh(view, mesh);
@@ -103,7 +103,7 @@ impl Publisher {
             for service in services {
                 self.publish_service(view, mesh, service);
             }
-            // Proxies that are published as a whole, below, include these changes.
+            // Proxies that are published as a whole below get these changes there.
             let mut changes = self.direct.update_services(view, mesh, services);
             changes.retain(|changes| !work.proxies.contains(&changes.proxy));
             for changes in changes {
@@ -118,7 +118,7 @@ impl Publisher {
         }
     }
 
-    /// Sequence number of the last published change of a mesh's shared resources.
+    /// Returns the sequence number of the last published change of a mesh's shared resources.
     pub fn published(&self, mesh: &MeshName) -> u64 {
         self.store.mesh_sequence(mesh)
     }
@@ -176,7 +176,7 @@ impl Publisher {
             .inc_by(self.store.replace_service(mesh_name, name, resources) as u64);
     }
 
-    /// Whether a proxy has a Dataplane and a Mesh. A proxy without is removed.
+    /// Returns whether a proxy has a Dataplane and a Mesh. Removes the proxy otherwise.
     fn has_mesh_or_remove(&mut self, view: &MeshView, key: &ObjectKey) -> bool {
         let mesh = view
             .dataplane(key)

@@ -9,8 +9,8 @@
 //! version changed count as changes, and only streams that read the scope are woken.
 //!
 //! A stream holds cursors into the change logs of its two scopes, not a copy of the resources. If a log no longer
-//! reaches back to the cursor, the stream compares all names once. So neither an idle nor a slow stream makes the store
-//! grow. Own resources of a proxy are published only while the proxy has a stream on this replica, see
+//! reaches back to the cursor, the stream compares all names once. The store therefore grows neither with idle nor with
+//! slow streams. Own resources of a proxy are published only while the proxy has a stream on this replica, see
 //! [`Store::demand_changed`].
 //!
 //! Locking: each scope has one `RwLock`. Readers hold it for one synchronous step of a stream, writers for inserting
@@ -196,12 +196,12 @@ impl Store {
         self.meshes.get(mesh).map_or(0, |scope| scope.read().sequence())
     }
 
-    /// Watches the view of one proxy, for one stream. While the watcher exists, the proxy counts as one with a stream.
+    /// Watches the view of one proxy, for one stream. The proxy counts as having a stream while the watcher exists.
     pub fn watch(self: &Arc<Self>, proxy: &ObjectKey) -> Watcher {
         Watcher::new(self.clone(), proxy.clone())
     }
 
-    /// Returns whether a proxy has a stream on this replica, so that its own resources have to be published.
+    /// Returns whether a proxy has a stream on this replica. Own resources are published only for such proxies.
     pub fn has_stream(&self, proxy: &ObjectKey) -> bool {
         self.demand.has_stream(proxy)
     }
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies for which that may have
-    /// happened; [`Store::has_stream`] tells the current state. Cancel safe. Only one task may wait.
+    /// happened; [`Store::has_stream`] returns the current state. Cancel safe. Only one task may wait.
     pub async fn demand_changed(&self) -> HashSet<ObjectKey> {
         self.demand.changed().await
     }

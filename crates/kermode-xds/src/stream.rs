@@ -14,10 +14,10 @@
 //! - **Rejections**: a rejected response with several resources is sent again in halves until the invalid resource is
 //!   isolated. That resource is not sent again until it changes, and delays nothing else.
 //! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if it has them, and does not
-//!   request them again (envoyproxy/envoy#47302). So they are sent after every version of their cluster.
-//! - **On-demand resources**: a wildcard subscription does not bring them, a subscription by name does. A name that does
-//!   not exist is answered with a tombstone if the profile has one, and stays subscribed. A response can wait, for a
-//!   bounded time, for the acknowledgement of other resources ([`hold`]).
+//!   request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of their cluster.
+//! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
+//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. A resource can wait, for a bounded
+//!   time, for the acknowledgement of other resources ([`hold`]).
 
 mod hold;
 mod order;
@@ -43,8 +43,8 @@ pub struct Limits {
     pub response_bytes: usize,
     /// Maximum number of names that a client may subscribe to, all kinds together.
     pub names: usize,
-    /// Maximum number of changed names of one kind that are remembered while a response is in flight. Beyond it the
-    /// stream compares all names after the ACK or NACK.
+    /// Maximum number of changed names of one kind that are stored while a response is in flight. Beyond it the stream
+    /// compares all names after the ACK or NACK.
     pub pending: usize,
     /// Maximum time that an on-demand resource waits for the acknowledgement of other resources. Less than the 5 s after
     /// which Envoy gives up an on-demand discovery.
@@ -116,7 +116,7 @@ pub enum RequestError {
     },
 }
 
-/// Maximum number of unserved types that are remembered until the proxy is known. Envoy requests fewer.
+/// Maximum number of unserved types that are stored until the proxy is known. Bounds memory; Envoy requests fewer.
 const UNSERVED: usize = 16;
 
 /// State of one delta ADS stream.
@@ -158,7 +158,7 @@ impl Stream {
         }
     }
 
-    /// Handles a request. Without a view, that is before the proxy is known, only its subscriptions are recorded: an
+    /// Handles a request. Without a view, that is before the proxy is published, the request is only recorded, because an
     /// Envoy that receives an empty response starts without configuration.
     pub fn on_request(
         &mut self,
@@ -259,8 +259,8 @@ impl Stream {
         if !endpoints.is_requested() && !has_none || endpoints.rejected_count() > 0 {
             return None;
         }
-        let waiting = endpoints.oldest_change(view);
-        Some(waiting.map_or(view.sequence(), |oldest| oldest.saturating_sub(1)))
+        let oldest = endpoints.oldest_change(view);
+        Some(oldest.map_or(view.sequence(), |oldest| oldest.saturating_sub(1)))
     }
 
     fn check_limits(&self) -> Result<(), RequestError> {

@@ -1,10 +1,10 @@
-//! Publisher: effects of changes of the mesh view on the resources that streams see, with the real generator.
+//! Publisher: effects of changes of the mesh view on the views of streams, with the real generator.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
+    reason = "test helpers fail like assertions"
 )]
 
 use std::collections::BTreeSet;
@@ -24,11 +24,11 @@ use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 
 /// A mesh view and a publisher of its changes.
-struct Plane {
+struct Fixture {
     view: MeshView,
     store: Arc<Store>,
     publisher: Publisher,
-    /// A stream of each proxy that has been in the view.
+    /// A stream for each proxy that has been in the view.
     streams: Vec<(ObjectKey, Watcher)>,
     registry: Registry,
 }
@@ -78,21 +78,21 @@ fn cluster_ip(last: u8) -> ServiceAddresses {
     }
 }
 
-impl Plane {
+impl Fixture {
     /// Services `a` and `b` with one pod each.
     fn new() -> Self {
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
         let mut registry = Registry::default();
         publisher.register(&mut registry);
-        let mut plane = Self {
+        let mut fixture = Self {
             view: MeshView::default(),
             store,
             publisher,
             streams: Vec::new(),
             registry,
         };
-        plane.change(|view| {
+        fixture.change(|view| {
             [
                 view.upsert_mesh(Mesh::new("default")),
                 view.set_addresses(&"a".into(), Some(cluster_ip(1))),
@@ -102,7 +102,7 @@ impl Plane {
             ]
             .concat()
         });
-        plane
+        fixture
     }
 
     fn change(&mut self, change: impl FnOnce(&mut MeshView) -> Vec<Touched>) {
@@ -143,7 +143,7 @@ impl Plane {
         })
     }
 
-    fn sees(&self, name: &str, kind: ResourceKind, resource: &str) -> bool {
+    fn has_resource(&self, name: &str, kind: ResourceKind, resource: &str) -> bool {
         self.names(name, kind)
             .is_some_and(|names| names.iter().any(|name| name == resource))
     }
@@ -161,24 +161,24 @@ fn changes(subscription: &mut Watcher) -> Vec<(ResourceKind, String)> {
 
 #[test]
 fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
-    let plane = Plane::new();
+    let fixture = Fixture::new();
     for service in ["a", "b"] {
-        assert!(plane.sees("a-0", ResourceKind::Cluster, service));
-        assert!(plane.sees("a-0", ResourceKind::Endpoints, service));
+        assert!(fixture.has_resource("a-0", ResourceKind::Cluster, service));
+        assert!(fixture.has_resource("a-0", ResourceKind::Endpoints, service));
     }
-    assert!(plane.sees("a-0", ResourceKind::Listener, "inbound:10.0.0.1:8080"));
+    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.1:8080"));
     assert!(
-        !plane.sees("a-0", ResourceKind::Listener, "inbound:10.0.0.2:8080"),
+        !fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.2:8080"),
         "an inbound of another proxy"
     );
-    assert!(plane.sees("a-0", ResourceKind::Listener, "outbound:10.96.0.2:80"));
+    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.96.0.2:80"));
 }
 
 #[test]
 fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
-    let mut plane = Plane::new();
-    let (mut subscription, before) = (plane.follow("a-0"), plane.encoded());
-    plane.change(|view| {
+    let mut fixture = Fixture::new();
+    let (mut subscription, before) = (fixture.follow("a-0"), fixture.encoded());
+    fixture.change(|view| {
         let mut unready = mk_dataplane("b-0", 2, "b");
         unready.inbounds[0].ready = Some(false);
         view.upsert_dataplane(unready)
@@ -188,7 +188,7 @@ fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
         [(ResourceKind::Endpoints, "b".to_owned())]
     );
     assert_eq!(
-        plane.encoded() - before,
+        fixture.encoded() - before,
         3,
         "cluster, endpoints and listener of one service"
     );
@@ -196,33 +196,33 @@ fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
 
 #[test]
 fn equal_dataplane_is_not_encoded() {
-    let mut plane = Plane::new();
-    let before = plane.encoded();
-    plane.change(|view| view.upsert_dataplane(mk_dataplane("b-0", 2, "b")));
-    assert_eq!(plane.encoded(), before);
+    let mut fixture = Fixture::new();
+    let before = fixture.encoded();
+    fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-0", 2, "b")));
+    assert_eq!(fixture.encoded(), before);
 }
 
 #[test]
 fn cost_of_a_change_is_independent_of_the_size_of_the_mesh() {
     let cost = |proxies: u8| {
-        let mut plane = Plane::new();
-        plane.change(|view| {
+        let mut fixture = Fixture::new();
+        fixture.change(|view| {
             let others = (10..10 + proxies).map(|i| mk_dataplane(&format!("c-{i}"), i, &format!("c{i}")));
             others
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let before = plane.encoded();
-        plane.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        plane.encoded() - before
+        let before = fixture.encoded();
+        fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
+        fixture.encoded() - before
     };
     assert_eq!(cost(1), cost(100));
 }
 
 #[test]
 fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
-    let mut plane = Plane::new();
-    plane.change(|view| {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| {
         let mut mesh = Mesh::new("default");
         mesh.mtls = Some(Mtls {
             backend: "ca-1".into(),
@@ -232,8 +232,8 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
         });
         view.upsert_mesh(mesh)
     });
-    let (mut a, mut b, before) = (plane.follow("a-0"), plane.follow("b-0"), plane.encoded());
-    plane.change(|view| {
+    let (mut a, mut b, before) = (fixture.follow("a-0"), fixture.follow("b-0"), fixture.encoded());
+    fixture.change(|view| {
         let permission = TrafficPermission {
             target: Tags::from([(tag::SERVICE.into(), "b".into())]),
             rules: vec![PermissionRule {
@@ -246,16 +246,16 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
     let listener = (ResourceKind::Listener, "inbound:10.0.0.2:8080".to_owned());
     assert_eq!(changes(&mut b), [listener]);
     assert_eq!(changes(&mut a), []);
-    assert_eq!(plane.encoded() - before, 1, "one listener of one proxy");
+    assert_eq!(fixture.encoded() - before, 1, "one listener of one proxy");
 }
 
 #[test]
 fn service_without_endpoints_is_removed() {
-    let mut plane = Plane::new();
-    plane.change(|view| view.remove_dataplane(&key("b-0")));
-    assert!(!plane.sees("a-0", ResourceKind::Cluster, "b"));
+    let mut fixture = Fixture::new();
+    fixture.change(|view| view.remove_dataplane(&key("b-0")));
+    assert!(!fixture.has_resource("a-0", ResourceKind::Cluster, "b"));
     assert_eq!(
-        plane.names("b-0", ResourceKind::Cluster),
+        fixture.names("b-0", ResourceKind::Cluster),
         None,
         "its proxy has been removed"
     );
@@ -263,48 +263,48 @@ fn service_without_endpoints_is_removed() {
 
 #[test]
 fn proxy_has_no_view_without_its_mesh() {
-    let mut plane = Plane::new();
-    plane.change(|view| {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| {
         let elsewhere = Dataplane {
             mesh: "other".into(),
             ..mk_dataplane("c-0", 3, "c")
         };
         view.upsert_dataplane(elsewhere)
     });
-    assert_eq!(plane.names("c-0", ResourceKind::Listener), None);
-    plane.change(|view| view.upsert_mesh(Mesh::new("other")));
-    assert!(plane.sees("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
+    assert_eq!(fixture.names("c-0", ResourceKind::Listener), None);
+    fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
+    assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
 
-    let mut subscription = plane.follow("c-0");
-    plane.change(|view| view.remove_mesh(&"other".into()));
+    let mut subscription = fixture.follow("c-0");
+    fixture.change(|view| view.remove_mesh(&"other".into()));
     assert!(
         subscription.read(|view, _| view.is_none()),
         "without a view the stream removes nothing from Envoy"
     );
-    plane.change(|view| view.upsert_mesh(Mesh::new("other")));
-    assert!(plane.sees("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
+    fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
+    assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
 }
 
 #[test]
 fn proxy_sees_only_reachable_services() {
-    let mut plane = Plane::new();
-    plane.change(|view| {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| {
         let mut limited = mk_dataplane("a-0", 1, "a");
         limited.transparent_proxying.as_mut().unwrap().reachable_services = vec!["b".into()];
         view.upsert_dataplane(limited)
     });
-    assert!(plane.sees("a-0", ResourceKind::Cluster, "b"));
-    assert!(!plane.sees("a-0", ResourceKind::Cluster, "a"));
+    assert!(fixture.has_resource("a-0", ResourceKind::Cluster, "b"));
+    assert!(!fixture.has_resource("a-0", ResourceKind::Cluster, "a"));
     assert!(
-        plane.sees("b-0", ResourceKind::Cluster, "a"),
+        fixture.has_resource("b-0", ResourceKind::Cluster, "a"),
         "the setting of another proxy has no effect"
     );
 }
 
 #[test]
 fn proxy_gets_no_outbound_listener_for_its_own_address() {
-    let mut plane = Plane::new();
-    plane.change(|view| {
+    let mut fixture = Fixture::new();
+    fixture.change(|view| {
         view.set_addresses(
             &"b".into(),
             Some(ServiceAddresses {
@@ -313,40 +313,40 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
             }),
         )
     });
-    assert!(plane.sees("a-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"));
+    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"));
     assert!(
-        !plane.sees("b-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"),
+        !fixture.has_resource("b-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"),
         "the address of its own inbound"
     );
 }
 
 #[test]
 fn direct_access_follows_the_pods_of_its_services() {
-    let mut plane = Plane::new();
-    plane.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
-    assert!(plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
-    plane.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-    assert!(plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.3:8080"));
-    plane.change(|view| view.remove_dataplane(&key("b-0")));
-    assert!(!plane.sees("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+    let mut fixture = Fixture::new();
+    fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
+    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
+    fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
+    assert!(fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.3:8080"));
+    fixture.change(|view| view.remove_dataplane(&key("b-0")));
+    assert!(!fixture.has_resource("a-0", ResourceKind::Listener, "direct_access_10.0.0.2:8080"));
 }
 
 #[test]
 fn pod_change_costs_direct_access_to_all_services_one_listener() {
     let cost = |services: u8| {
-        let mut plane = Plane::new();
-        plane.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
-        plane.change(|view| {
+        let mut fixture = Fixture::new();
+        fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
+        fixture.change(|view| {
             let others = (10..10 + services).map(|i| mk_dataplane(&format!("c-{i}"), i, &format!("c{i}")));
             others
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let (mut stream, before) = (plane.follow("a-0"), plane.encoded());
-        plane.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        let encoded = plane.encoded() - before;
+        let (mut stream, before) = (fixture.follow("a-0"), fixture.encoded());
+        fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
+        let encoded = fixture.encoded() - before;
         let added = changes(&mut stream);
-        plane.change(|view| view.remove_dataplane(&key("b-1")));
+        fixture.change(|view| view.remove_dataplane(&key("b-1")));
         (encoded, added, changes(&mut stream))
     };
     let (few, many) = (cost(1), cost(100));
@@ -385,7 +385,7 @@ fn service_name(number: u8) -> String {
 
 fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
     match write {
-        // Pods do not take over one another's addresses here: one of each is enough for direct access.
+        // The addresses of Pods are disjoint: address reuse does not matter for direct access.
         Write::Pod(pod, services, ip) => {
             let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
             let inbound = dataplane.inbounds.remove(0);
@@ -421,7 +421,7 @@ fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
     }
 }
 
-/// Listeners that the proxy `a-0` needs for direct access, from the whole view.
+/// Returns the listeners that the proxy `a-0` needs for direct access, computed from the whole view.
 fn direct_access_from_scratch(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();
@@ -454,48 +454,48 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn published_direct_access_is_that_of_the_whole_view_after_any_writes(
+    fn published_direct_access_matches_the_whole_view_after_any_writes(
         batches in prop::collection::vec(prop::collection::vec(any_write(), 1..4), 1..12)
     ) {
-        let mut plane = Plane::new();
-        plane.change(|view| write(view, &Write::Access(Vec::new(), Vec::new())));
+        let mut fixture = Fixture::new();
+        fixture.change(|view| write(view, &Write::Access(Vec::new(), Vec::new())));
         for batch in &batches {
-            plane.change(|view| batch.iter().flat_map(|one| write(view, one)).collect());
-            let mut published = plane.names("a-0", ResourceKind::Listener).unwrap();
+            fixture.change(|view| batch.iter().flat_map(|item| write(view, item)).collect());
+            let mut published = fixture.names("a-0", ResourceKind::Listener).unwrap();
             published.retain(|name| name.starts_with("direct_access_"));
-            prop_assert_eq!(published, direct_access_from_scratch(&plane.view), "{:?}", batch);
+            prop_assert_eq!(published, direct_access_from_scratch(&fixture.view), "{:?}", batch);
         }
     }
 }
 
 #[tokio::test]
 async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
-    let mut plane = Plane::new();
-    plane
+    let mut fixture = Fixture::new();
+    fixture
         .publisher
-        .update_demand(&plane.view, plane.store.demand_changed().await);
-    assert_eq!(plane.store.len(), (1, 2));
-    plane.streams.retain(|(proxy, _)| *proxy != key("a-0"));
-    plane
+        .update_demand(&fixture.view, fixture.store.demand_changed().await);
+    assert_eq!(fixture.store.len(), (1, 2));
+    fixture.streams.retain(|(proxy, _)| *proxy != key("a-0"));
+    fixture
         .publisher
-        .update_demand(&plane.view, plane.store.demand_changed().await);
-    assert_eq!(plane.store.len(), (1, 1), "its scope has been removed");
+        .update_demand(&fixture.view, fixture.store.demand_changed().await);
+    assert_eq!(fixture.store.len(), (1, 1), "its scope has been removed");
 
-    let touched = plane.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
-    let before = plane.encoded();
-    plane.publisher.apply(&plane.view, &touched);
-    assert_eq!(plane.store.len(), (1, 1));
-    let service = plane.encoded() - before;
+    let touched = fixture.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
+    let before = fixture.encoded();
+    fixture.publisher.apply(&fixture.view, &touched);
+    assert_eq!(fixture.store.len(), (1, 1));
+    let service = fixture.encoded() - before;
 
-    let mut stream = plane.follow("a-0");
-    plane
+    let mut stream = fixture.follow("a-0");
+    fixture
         .publisher
-        .update_demand(&plane.view, plane.store.demand_changed().await);
+        .update_demand(&fixture.view, fixture.store.demand_changed().await);
     stream.changed().await;
     let own = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
     assert!(
         own.is_some_and(|listeners| listeners > 0),
-        "published when the proxy has a stream again"
+        "published once the proxy has another stream"
     );
-    assert!(plane.encoded() > before + service);
+    assert!(fixture.encoded() > before + service);
 }

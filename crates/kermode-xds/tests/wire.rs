@@ -1,6 +1,6 @@
-//! The messages of `kermode_protocol::ads`, compared with those that are generated from Envoy's definitions.
+//! The messages of `kermode_protocol::ads`, compared with the types generated from Envoy's protobuf definitions.
 
-#![allow(clippy::unwrap_used, reason = "a test's helpers fail as its assertions do")]
+#![allow(clippy::unwrap_used, reason = "test helpers fail like assertions")]
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use envoy_types::pb::google::{protobuf, rpc};
 use kermode_protocol::ads::*;
 use prost::Message as _;
 
-/// The metadata that the bootstrap gives Envoy.
+/// The node metadata of Envoy's bootstrap.
 fn metadata() -> protobuf::Struct {
     let text = |text: &str| protobuf::Value {
         kind: Some(protobuf::value::Kind::StringValue(text.into())),
@@ -39,8 +39,8 @@ fn build() -> core::BuildVersion {
 }
 
 #[test]
-fn a_node_tells_its_versions() {
-    let node = our_request().node.unwrap();
+fn versions_are_read_from_the_node() {
+    let node = request().node.unwrap();
     let versions = Versions {
         agent: "0.1.0".into(),
         envoy: "1.40.0".into(),
@@ -54,8 +54,8 @@ fn a_node_tells_its_versions() {
     assert_eq!(broken.versions(), Versions::default());
 }
 
-/// A request of Envoy, with fields that we do not read.
-fn envoys_request() -> generated::DeltaDiscoveryRequest {
+/// A request of Envoy, with fields that Kermode does not decode.
+fn generated_request() -> generated::DeltaDiscoveryRequest {
     generated::DeltaDiscoveryRequest {
         node: Some(core::Node {
             id: "default.web-0.shop".into(),
@@ -79,7 +79,7 @@ fn envoys_request() -> generated::DeltaDiscoveryRequest {
     }
 }
 
-fn our_request() -> DeltaDiscoveryRequest {
+fn request() -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         node: Some(Node {
             id: "default.web-0.shop".into(),
@@ -100,23 +100,23 @@ fn our_request() -> DeltaDiscoveryRequest {
 }
 
 #[test]
-fn a_request_of_envoy_is_read_and_what_we_do_not_know_is_skipped() {
-    let read = DeltaDiscoveryRequest::decode(&*envoys_request().encode_to_vec()).unwrap();
-    assert_eq!(read, our_request());
+fn request_of_envoy_is_decoded_without_its_unknown_fields() {
+    let read = DeltaDiscoveryRequest::decode(&*generated_request().encode_to_vec()).unwrap();
+    assert_eq!(read, request());
 }
 
 #[test]
-fn a_request_is_encoded_as_the_generated_message_is() {
-    let mut theirs = envoys_request();
-    theirs.node.as_mut().unwrap().user_agent_name.clear();
-    assert_eq!(our_request().encode_to_vec(), theirs.encode_to_vec());
+fn request_is_encoded_like_the_generated_message() {
+    let mut generated_message = generated_request();
+    generated_message.node.as_mut().unwrap().user_agent_name.clear();
+    assert_eq!(request().encode_to_vec(), generated_message.encode_to_vec());
 }
 
 #[test]
-fn a_response_is_encoded_as_the_generated_message_is() {
+fn response_is_encoded_like_the_generated_message() {
     let type_url = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
     let body = Bytes::from_static(b"\x0a\x03web");
-    let ours = DeltaDiscoveryResponse {
+    let message = DeltaDiscoveryResponse {
         system_version_info: "v".into(),
         resources: vec![
             encode_resource(type_url, "web", "1", body.clone()),
@@ -135,7 +135,7 @@ fn a_response_is_encoded_as_the_generated_message_is() {
         }),
         ..Default::default()
     };
-    let theirs = generated::DeltaDiscoveryResponse {
+    let generated_message = generated::DeltaDiscoveryResponse {
         system_version_info: "v".into(),
         resources: vec![resource("web", "1"), resource("api", "2")],
         type_url: type_url.into(),
@@ -143,8 +143,8 @@ fn a_response_is_encoded_as_the_generated_message_is() {
         removed_resources: vec!["old".into()],
         ..Default::default()
     };
-    assert_eq!(ours.encode_to_vec(), theirs.encode_to_vec());
-    let read = DeltaDiscoveryResponse::decode(&*theirs.encode_to_vec()).unwrap();
-    assert_eq!(read, ours);
+    assert_eq!(message.encode_to_vec(), generated_message.encode_to_vec());
+    let read = DeltaDiscoveryResponse::decode(&*generated_message.encode_to_vec()).unwrap();
+    assert_eq!(read, message);
     assert_eq!(Resource::decode(read.resources[0].clone()).unwrap().name, "web");
 }

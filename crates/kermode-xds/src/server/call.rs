@@ -26,12 +26,13 @@ use super::{AdsServerState, Metrics, ProxyId};
 use crate::store::Watcher;
 use crate::stream::{Event, Output, Response, Stream};
 
-/// Maximum length of Envoy's error message for a rejected response, in bytes. The message is kept, logged and shown.
+/// Maximum length of Envoy's error message for a rejected response, in bytes. The message is stored for each rejected
+/// resource, logged, and shown in statuses.
 const MAX_ERROR_MESSAGE: usize = 1024;
-/// Maximum number of characters of an invalid node id that the error message repeats.
+/// Maximum number of characters of an invalid node id in the error message. The id is the caller's input of any length.
 const MAX_SHOWN_ID: usize = 100;
 
-/// A stream that was authenticated, authorized and may start.
+/// An authenticated and authorized stream that may start.
 struct AdmittedStream {
     identity: ProxyIdentity,
     proxy: ProxyId,
@@ -40,10 +41,10 @@ struct AdmittedStream {
     start_permit: StartPermit,
 }
 
-/// Permit of a stream that does not have its whole first configuration yet.
+/// Permit to get the first configuration. Held until the stream has all of it, or until the expiry.
 struct StartPermit {
     _permit: OwnedSemaphorePermit,
-    /// Time at which the permit is returned although the stream has not started.
+    /// Time at which the permit is released although the stream has not started.
     expiry: Pin<Box<Sleep>>,
 }
 
@@ -97,7 +98,7 @@ impl Call {
         let state = self.state.clone();
         let mut shutdown = ShutdownDeadline::new();
         shutdown.push(shutdown_deadline(state.shutdown.clone(), state.settings.shutdown_period).boxed());
-        // Boxed, because this part takes long only at the start of a stream and is dropped after it.
+        // Boxed, so that its memory is freed once the stream has started.
         let admission = Box::pin(admit(&state, identity, &mut self.requests));
         let admitted = tokio::select! {
             admitted = admission => admitted,
@@ -113,12 +114,13 @@ impl Call {
     }
 }
 
-/// Authenticates the caller. Only metadata has been read so far: an unauthenticated caller costs no more than its receive window.
+/// Authenticates the caller by metadata. No message is read before, so an unauthenticated caller takes at most the memory
+/// of its receive window.
 async fn authenticate(state: &AdsServerState, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
     let authenticated = state.authenticator.authenticate(&metadata);
     tokio::time::timeout(state.settings.authentication_timeout, authenticated)
         .await
-        .map_err(|_| Status::unavailable("authentication took too long"))?
+        .map_err(|_| Status::unavailable("authentication timed out"))?
 }
 
 /// Counts and logs a rejected stream. Returns the status.
@@ -135,10 +137,10 @@ async fn admit(
     requests: &mut Requests,
 ) -> Result<AdmittedStream, Status> {
     let mut watcher = state.store.watch(&identity.key);
-    let known = dataplane_known(state, &identity, &mut watcher);
-    match tokio::time::timeout(state.settings.authentication_timeout, known).await {
-        Ok(known) => known?,
-        // Returns the reason for the wait.
+    let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
+    match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
+        Ok(authorized) => authorized?,
+        // The status is the reason for which the stream waited.
         Err(_) => state.authenticator.authorize(&identity)?,
     }
     let waiting = GaugeGuard::new(&state.metrics.waiting);
@@ -147,7 +149,7 @@ async fn admit(
     drop(waiting);
     let Ok(Ok(permit)) = permit else {
         return Err(Status::unavailable(
-            "too many proxies wait for their first configuration at this replica; try again",
+            "too many proxies wait for their first configuration from this replica; try again",
         ));
     };
     let start_permit = StartPermit {
@@ -156,15 +158,15 @@ async fn admit(
     };
     let first = tokio::time::timeout(state.settings.start_timeout, requests.message())
         .await
-        .map_err(|_| Status::deadline_exceeded("no request came"))??
-        .ok_or_else(|| Status::cancelled("no request came"))?;
-    // The Pod may have been deleted meanwhile, and another Pod may have its name.
+        .map_err(|_| Status::deadline_exceeded("the first request did not arrive in time"))??
+        .ok_or_else(|| Status::cancelled("the call ended before its first request"))?;
+    // The Pod may have been deleted while the stream waited, and another Pod may have its name.
     state.authenticator.authorize(&identity)?;
     let proxy = claimed_proxy(&first)?;
     if proxy.key != identity.key {
-        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream rejected: the node id is that of another proxy");
+        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream rejected: the node id belongs to another proxy");
         return Err(Status::permission_denied(format!(
-            "the token is that of Pod {}, the node id that of {}",
+            "the token belongs to Pod {}, but the node id to {}",
             identity.key, proxy.key
         )));
     }
@@ -192,9 +194,9 @@ fn claimed_proxy(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
     })
 }
 
-/// Waits until the caller's Dataplane is indexed: a sidecar may connect before the watch has delivered its Pod. Publishing the
-/// proxy's resources wakes the watcher.
-async fn dataplane_known(
+/// Waits until the caller's Dataplane is indexed, because a sidecar may connect before the watch has delivered its Pod.
+/// Publishing the proxy's resources wakes the watcher.
+async fn wait_for_dataplane(
     state: &AdsServerState,
     identity: &ProxyIdentity,
     watcher: &mut Watcher,
@@ -202,7 +204,7 @@ async fn dataplane_known(
     loop {
         match state.authenticator.authorize(identity) {
             Err(status) if status.code() == Code::NotFound => watcher.changed().await,
-            decided => return decided,
+            authorized => return authorized,
         }
     }
 }
@@ -210,12 +212,12 @@ async fn dataplane_known(
 fn limit_reached(reached: LimitReached) -> Status {
     let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
     Status::resource_exhausted(format!(
-        "this replica has {limit} streams, which is its limit: run more replicas"
+        "this replica serves {limit} streams, which is its limit: run more replicas"
     ))
 }
 
 fn shutting_down() -> Status {
-    Status::unavailable("this replica shuts down; connect to another one")
+    Status::unavailable("this replica is shutting down; connect to another one")
 }
 
 fn truncate_error_message(request: &mut DeltaDiscoveryRequest) {
@@ -243,11 +245,11 @@ impl Drop for GaugeGuard<'_> {
 
 /// Reason why a stream ends.
 enum StreamEnd {
-    /// The client ended it, or its connection broke.
+    /// The client ended the stream, or the connection broke.
     ClientGone,
-    /// The server ends it with this status.
+    /// The server ends the stream with this status.
     Status(Status),
-    /// The server ends it with this status and then its connection, so that the proxy may reach another replica.
+    /// The server ends the stream with this status and then the connection, so that the proxy may reach another replica.
     CloseConnection(Status),
 }
 
@@ -259,19 +261,19 @@ struct Session {
     stream: Stream,
     start_permit: Option<StartPermit>,
     metrics: Metrics,
-    /// Nonce and send time of each response in flight: at most one of each served kind.
+    /// Nonce and send time of each response in flight: at most one for each served kind.
     in_flight: Vec<(String, Instant)>,
     reporter: Reporter,
     acknowledgements: StreamAcknowledgements,
-    /// Whether the end of the stream was logged.
-    end_is_logged: bool,
+    /// Whether the server ended the stream, so that its drop is not logged as a disconnect.
+    is_ended_by_server: bool,
 }
 
-/// Responses to send, in this order, or the status that the stream ends with.
+/// Result of a step: responses to send, in this order, or the status that ends the stream.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
-/// Completes when the stream has to end because of shutdown. The set polls its only future after a wake-up only: all streams
-/// share the shutdown signal, and polling it at every wake-up would contend.
+/// Completes when the stream has to end because of shutdown. `FuturesUnordered` polls its only future only when it was
+/// woken: all streams share the shutdown signal, so polling it at every wake-up would cause contention.
 type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
@@ -296,7 +298,7 @@ impl Session {
             in_flight: Vec::new(),
             reporter: Reporter::open(state.clone(), proxy.clone(), versions),
             proxy,
-            end_is_logged: false,
+            is_ended_by_server: false,
         });
         let step = session.on_request(first);
         (session, step)
@@ -309,7 +311,7 @@ impl Session {
                 call.state.metrics.refused.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
-            self.end_is_logged = true;
+            self.is_ended_by_server = true;
         }
         end
     }
@@ -330,7 +332,7 @@ impl Session {
                 let mut sending = std::pin::pin!(call.responses.send(response));
                 let sent = match futures::poll!(&mut sending) {
                     Poll::Ready(sent) => sent.map_err(|status| self.broken(&status)),
-                    // Boxed, because most responses are sent at once.
+                    // Boxed, because most responses are sent without waiting.
                     Poll::Pending => {
                         let timeout = call.state.settings.read_timeout;
                         Box::pin(self.finish_sending(sending, timeout, &mut shutdown)).await
@@ -363,7 +365,7 @@ impl Session {
         }
     }
 
-    /// Finishes sending to a proxy that reads slowly. Sending may block, so shutdown and deadlines are polled at the same time.
+    /// Finishes sending to a proxy that reads slowly. Sending may wait, so shutdown and deadlines are polled at the same time.
     async fn finish_sending(
         &mut self,
         mut sending: Pin<&mut impl Future<Output = Result<(), Status>>>,
@@ -399,8 +401,8 @@ impl Session {
         }
         let Self { watcher, stream, .. } = self;
         let (changed, output, acknowledged) = watcher.read(|view, changes| {
-            // Changes are applied first: the view contains them already, and a listener waits only for clusters that the
-            // state machine knows to have changed.
+            // Changes are applied first, because the view contains them already, and a listener waits only for clusters whose
+            // change the state machine has recorded.
             let changed = stream.on_change(changes, view.as_ref());
             let output = stream.on_request(request, view.as_ref());
             (
@@ -420,7 +422,7 @@ impl Session {
         let Self { watcher, stream, .. } = self;
         let (output, acknowledged) = watcher.read(|view, changes| {
             let output = stream.on_change(changes, view.as_ref());
-            // With endpoints in flight, the ACK reports a higher sequence number soon.
+            // While endpoints are in flight the number is not reported, because their ACK will report a higher one.
             let acknowledged = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
@@ -475,16 +477,16 @@ impl Session {
     }
 }
 
-// A stream whose connection breaks is dropped without running to its end.
+// Logs in `drop`, because a session is dropped without completing when its connection breaks.
 impl Drop for Session {
     fn drop(&mut self) {
-        if !self.end_is_logged {
+        if !self.is_ended_by_server {
             tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
         }
     }
 }
 
-/// Completes when the start permit expires; never without one.
+/// Completes when the start permit expires, or never if there is none.
 async fn expired(start_permit: &mut Option<StartPermit>) {
     match start_permit {
         Some(permit) => permit.expiry.as_mut().await,

@@ -1,9 +1,9 @@
 //! Framing of gRPC messages in both directions of an ADS call.
 //!
-//! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. That is too much for
-//! thousands of mostly idle streams whose first messages are the largest. Here the buffer of a request has the size of the
-//! request and is dropped with it. A response is sent in pieces, each built when the client can receive it, from resources
-//! that all streams share.
+//! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. These buffers take too
+//! much memory for thousands of mostly idle streams whose first messages are the largest. Here the buffer of a request has
+//! the size of the request and is dropped with it. A response is sent in pieces from resources that all streams share; each
+//! piece is built when the client can receive it.
 
 use std::collections::VecDeque;
 
@@ -17,7 +17,7 @@ use tonic::Status;
 
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
-/// Size of a message's prefix in bytes: compression flag and length.
+/// Size of the gRPC prefix of a message, in bytes: compression flag and length.
 const PREFIX: usize = 5;
 /// Maximum size of a piece of a response, in bytes: an HTTP/2 frame of the default size.
 const PIECE: usize = 16 * 1024;
@@ -40,7 +40,7 @@ struct Received(BytesMut);
 /// Sender of the call's responses and of its final status.
 pub(super) struct Responses {
     stream: SendStream<Bytes>,
-    /// Whether a response was sent in part.
+    /// Whether a part of a response was sent and the rest was not.
     is_partial: bool,
 }
 
@@ -61,7 +61,7 @@ impl Requests {
         }
     }
 
-    /// Returns the next request; none once the client has sent its last. Cancel safe.
+    /// Returns the next request, or `None` once the client has sent its last. Cancel safe.
     ///
     /// # Errors
     /// When the call breaks, or a request is malformed or too large.
@@ -141,7 +141,7 @@ impl Responses {
         })
     }
 
-    /// Sends a response. Completes when the last piece fits into the client's receive window and the send buffer.
+    /// Sends a response. Completes when the last piece was accepted by flow control and the send buffer.
     ///
     /// # Errors
     /// When the call breaks or the response is too large.
@@ -161,8 +161,8 @@ impl Responses {
         kermode_http2::reset(&mut self.stream).await;
     }
 
-    /// Ends the call with a status, without waiting for the client. After a partial response the call is reset instead: a
-    /// status there would make the client report a malformed message.
+    /// Ends the call with a status, without waiting for the client. After a partial response the call is reset instead,
+    /// because the client would report a status there as a malformed message.
     pub(super) fn end(mut self, status: Option<&Status>) {
         if self.is_partial {
             self.stream.send_reset(Reason::CANCEL);
@@ -176,7 +176,8 @@ impl Responses {
 // === impl Framed ===
 
 impl Framed {
-    /// Encodes a response. The resources come last, so that all other fields are one part; protobuf allows any order.
+    /// Encodes a response. The resources come last, so that all other fields form one part; protobuf allows any order of
+    /// fields.
     fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
         let size = response.encoded_len();
         let length = u32::try_from(size).map_err(|_| Status::internal("the response is too large"))?;
@@ -204,7 +205,7 @@ impl Framed {
         })
     }
 
-    /// Encodes a small response, such as most changes, in one part.
+    /// Encodes a response in one part. Most changes are small enough.
     fn single_part(response: &DeltaDiscoveryResponse, length: u32) -> Result<Self, Status> {
         let mut part = Vec::with_capacity(PREFIX + response.encoded_len());
         part.put_u8(0);
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn split_requests_are_decoded_and_leave_no_buffer() {
+    fn requests_in_any_fragments_are_decoded_and_leave_no_buffer() {
         let (one, two) = (request("one"), request("two"));
         let bytes = [framed(&one), framed(&two)].concat();
         for size in [1, 3, 7, bytes.len()] {

@@ -22,7 +22,8 @@ pub struct Metrics {
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
     acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
-    /// Metrics of each kind, looked up in the families above once: a change of the mesh is counted thousands of times.
+    /// Metrics of each kind from the families above. Stored, because a look-up in a family takes a lock and every change of
+    /// the mesh is counted for thousands of streams.
     kinds: Arc<[KindMetrics]>,
 }
 
@@ -105,7 +106,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Returns the metrics of a kind; none stands for kinds that are not served.
+    /// Returns the metrics of a kind; `None` stands for all kinds that are not served.
     pub(super) fn of(&self, kind: Option<ResourceKind>) -> &KindMetrics {
         let index = kind.map_or(ResourceKind::ALL.len(), |kind| kind as usize);
         &self.kinds[index]

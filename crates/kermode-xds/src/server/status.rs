@@ -11,14 +11,14 @@ use crate::stream::Stream;
 
 /// Receives the reports of streams. It runs in the streams' tasks, so it must be fast and must not block.
 pub trait StatusSink: Send + Sync + 'static {
-    /// Receives one report. A proxy that reconnects may have several streams for a while; newer ones have higher numbers.
+    /// Receives one report. A reconnecting proxy may have several streams for a while; newer streams have higher numbers.
     fn report(&self, proxy: &ProxyId, stream: u64, report: Report<'_>);
 }
 
-/// Event of a stream.
+/// Report on an event of a stream.
 #[derive(Clone, Debug)]
 pub enum Report<'r> {
-    /// An authorized proxy opened it. The current versions can be read from the second field at any time.
+    /// An authorized proxy opened the stream. The second field returns its current versions at any time.
     Connected(Versions, Arc<Numbers>),
     /// Configuration was sent or acknowledged. A change of versions alone is reported once until [`Numbers::read`] is called.
     Progress(Progress),
@@ -26,7 +26,7 @@ pub enum Report<'r> {
     Rejected {
         /// Envoy's name of the kind, such as `Listener`.
         kind: &'r str,
-        /// Names of the resources in the response. More than one are sent again in smaller responses.
+        /// Names of the resources in the response. If there is more than one, they are sent again in smaller responses.
         resources: &'r [&'r str],
         /// Envoy's error message.
         message: &'r str,
@@ -38,16 +38,16 @@ pub enum Report<'r> {
 /// Progress of a proxy. Versions are sequence numbers of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// The newest version sent.
+    /// Newest version that was sent.
     pub sent: u64,
-    /// The newest version that the proxy has applied completely.
+    /// Newest version that the proxy has applied completely.
     pub acknowledged: u64,
     /// Number of resources whose current version the proxy has rejected.
     pub refused: usize,
 }
 
-/// Current versions of a stream. They change for every proxy with every change of the mesh and are written to statuses only
-/// every few minutes, so they are read on demand instead of being reported.
+/// Current versions of a stream. Read on demand instead of being reported, because they change for every proxy with every
+/// change of the mesh, but are written to statuses only every few minutes.
 #[derive(Debug, Default)]
 pub struct Numbers {
     sent: AtomicU64,
@@ -77,7 +77,7 @@ impl From<Progress> for Numbers {
 }
 
 impl Numbers {
-    /// Returns the newest version sent and the newest version applied completely.
+    /// Returns the newest version that was sent and the newest version that the proxy has applied completely.
     pub fn read(&self) -> (u64, u64) {
         // Cleared before the versions are read, so that any later change is reported.
         self.is_reported.store(false, Ordering::SeqCst);

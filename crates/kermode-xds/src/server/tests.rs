@@ -71,7 +71,7 @@ impl StatusSink for Rejections {
     }
 }
 
-struct World {
+struct Fixture {
     store: Arc<Store>,
     authenticator: WebOnly,
     server: AdsServer,
@@ -80,8 +80,8 @@ struct World {
 
 type Responses = Streaming<DeltaDiscoveryResponse>;
 
-impl World {
-    /// A server that knows the Dataplane `web`.
+impl Fixture {
+    /// Creates a server for which the Dataplane `web` exists.
     fn new() -> Self {
         Self::with(Settings::default())
     }
@@ -99,17 +99,17 @@ impl World {
             EndpointRemovals::default(),
             watch,
         );
-        let world = Self {
+        let fixture = Self {
             store,
             authenticator,
             server,
             shutdown,
         };
-        world.publish("1");
-        world
+        fixture.publish("1");
+        fixture
     }
 
-    /// A server that starts one stream at a time, without a timeout.
+    /// Creates a server that starts one stream at a time, with a start timeout that no test reaches.
     fn one_at_a_time() -> Self {
         Self::with(Settings {
             concurrent_starts: 1,
@@ -201,9 +201,9 @@ const LARGE: usize = 60_000;
 
 impl RawCall {
     /// Opens a call with a first request of `size` bytes and a receive window of `window` bytes.
-    async fn open(world: &World, token: &str, size: usize, window: u32) -> Self {
+    async fn open(fixture: &Fixture, token: &str, size: usize, window: u32) -> Self {
         let (near, far) = tokio::io::duplex(1 << 17);
-        let transport = Transport::new(world.server.clone(), Routes::default());
+        let transport = Transport::new(fixture.server.clone(), Routes::default());
         tokio::spawn(transport.serve(far, || (), std::future::pending()));
         let (client, connection) = h2::client::Builder::new()
             .initial_window_size(window)
@@ -231,13 +231,13 @@ impl RawCall {
         }
     }
 
-    /// Whether the server has read the first request, which opens its receive window again.
+    /// Whether the server has read the first request, and so reopened its receive window.
     fn is_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE);
         self.requests.capacity() == LARGE
     }
 
-    /// Whether the call is reset, rather than ended, after so many bytes.
+    /// Whether the call is reset, rather than ended with a status, after this number of bytes.
     async fn is_reset_after(&mut self, bytes: usize) -> bool {
         let mut received = 0;
         loop {
@@ -257,7 +257,7 @@ impl RawCall {
     }
 }
 
-/// Runs all tasks on the test's thread until they wait.
+/// Runs all other tasks of the test's thread until they wait.
 async fn run_other_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -282,62 +282,62 @@ fn subscription(node_id: &str) -> DeltaDiscoveryRequest {
 async fn next_response(responses: &mut Responses) -> Result<DeltaDiscoveryResponse, Code> {
     let response = tokio::time::timeout(TIMEOUT, responses.message())
         .await
-        .expect("no response");
+        .expect("a response in time");
     response.map_err(|status| status.code())?.ok_or(Code::Ok)
 }
 
 #[tokio::test]
 async fn request_is_not_read_before_authentication() {
-    let world = World::new();
-    let mut slow = RawCall::open(&world, "slow", LARGE, 65_535).await;
+    let fixture = Fixture::new();
+    let mut slow = RawCall::open(&fixture, "slow", LARGE, 65_535).await;
     run_other_tasks().await;
     assert!(!slow.is_read(), "the request was read");
-    let rejected = RawCall::open(&world, "unknown", LARGE, 65_535).await;
+    let rejected = RawCall::open(&fixture, "unknown", LARGE, 65_535).await;
     assert_eq!(rejected.status().await, "16");
 }
 
 #[tokio::test]
 async fn slow_authentication_ends_with_unavailable() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
-    let mut responses = world.open("slow", futures::stream::pending()).await;
+    let mut responses = fixture.open("slow", futures::stream::pending()).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
 }
 
 #[tokio::test]
 async fn node_id_of_another_proxy_is_rejected() {
-    let world = World::new();
+    let fixture = Fixture::new();
     for (node, code) in [
         ("default.other.shop", Code::PermissionDenied),
         ("default.web.other", Code::PermissionDenied),
         ("web", Code::InvalidArgument),
     ] {
         let requests = futures::stream::iter([subscription(node)]).chain(futures::stream::pending());
-        let mut responses = world.open("web", requests).await;
+        let mut responses = fixture.open("web", requests).await;
         assert_eq!(next_response(&mut responses).await, Err(code), "{node}");
     }
 }
 
 #[tokio::test]
 async fn request_above_the_size_limit_is_rejected() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let mut request = subscription("default.web.shop");
     request.resource_names_subscribe = vec!["x".repeat(MAX_REQUEST)];
     let requests = futures::stream::iter([request]).chain(futures::stream::pending());
-    let mut responses = world.open("web", requests).await;
+    let mut responses = fixture.open("web", requests).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::OutOfRange));
 }
 
 #[tokio::test]
 async fn early_proxy_is_served_once_its_dataplane_is_known() {
-    let world = World::new();
-    world.authenticator.is_known.store(false, Ordering::Relaxed);
-    let mut responses = world.subscribe().await;
+    let fixture = Fixture::new();
+    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    let mut responses = fixture.subscribe().await;
     tokio::task::yield_now().await;
-    world.authenticator.is_known.store(true, Ordering::Relaxed);
-    world.publish("2");
+    fixture.authenticator.is_known.store(true, Ordering::Relaxed);
+    fixture.publish("2");
     assert_eq!(
         next_response(&mut responses)
             .await
@@ -350,37 +350,37 @@ async fn early_proxy_is_served_once_its_dataplane_is_known() {
 
 #[tokio::test]
 async fn proxy_without_a_dataplane_gets_not_found() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
-    world.authenticator.is_known.store(false, Ordering::Relaxed);
-    let mut responses = world.subscribe().await;
+    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    let mut responses = fixture.subscribe().await;
     assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
-async fn stream_ends_when_its_pod_is_no_longer_that_of_the_dataplane() {
-    let world = World::new();
-    let mut responses = world.subscribe().await;
+async fn stream_ends_when_its_dataplane_belongs_to_another_pod() {
+    let fixture = Fixture::new();
+    let mut responses = fixture.subscribe().await;
     next_response(&mut responses).await.expect("clusters");
-    world.authenticator.is_known.store(false, Ordering::Relaxed);
-    world.publish("of the next Pod");
+    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture.publish("2");
     assert_eq!(next_response(&mut responses).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
 async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let mut streams = Vec::new();
     for _ in 0..=Settings::default().streams_per_proxy {
-        let mut responses = world.subscribe().await;
+        let mut responses = fixture.subscribe().await;
         next_response(&mut responses).await.expect("clusters");
         streams.push(responses);
     }
     assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
-    world.publish("2");
-    // One response is in flight until it is acknowledged, so only the end of the stream could arrive.
+    fixture.publish("2");
+    // A response is in flight until it is acknowledged, so only the end of the stream could arrive.
     for open in &mut streams[1..] {
         assert!(futures::poll!(open.next()).is_pending());
     }
@@ -388,12 +388,12 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
 
 #[tokio::test]
 async fn long_error_message_of_a_rejection_is_truncated() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let rejections = Rejections::default();
-    world.server.report_to(rejections.clone());
+    fixture.server.report_to(rejections.clone());
     let (sender, receiver) = mpsc::channel(1);
     sender.send(subscription("default.web.shop")).await.expect("open");
-    let mut responses = world.open("web", ReceiverStream::new(receiver)).await;
+    let mut responses = fixture.open("web", ReceiverStream::new(receiver)).await;
     let nonce = next_response(&mut responses).await.expect("clusters").nonce;
     let rejection = DeltaDiscoveryRequest {
         response_nonce: nonce,
@@ -430,14 +430,14 @@ fn node_id_is_parsed_into_mesh_and_dataplane() {
 
 #[tokio::test]
 async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
-    let world = World::one_at_a_time();
-    let (first, mut responses) = world.begin().await;
+    let fixture = Fixture::one_at_a_time();
+    let (first, mut responses) = fixture.begin().await;
     let clusters = next_response(&mut responses).await.expect("clusters");
 
-    let mut other = RawCall::open(&world, "web", LARGE, 65_535).await;
+    let mut other = RawCall::open(&fixture, "web", LARGE, 65_535).await;
     run_other_tasks().await;
-    assert!(!other.is_read(), "the stream has to wait");
-    let waiting = &world.server.state.metrics.waiting;
+    assert!(!other.is_read(), "the waiting stream was read");
+    let waiting = &fixture.server.state.metrics.waiting;
     assert_eq!(waiting.get(), 1);
 
     for (kind, nonce) in [
@@ -467,56 +467,56 @@ async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
 
 #[tokio::test]
 async fn stream_that_does_not_finish_starting_delays_others_only_until_the_timeout() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let mut first = world.subscribe().await;
+    let mut first = fixture.subscribe().await;
     next_response(&mut first).await.expect("clusters");
-    let mut second = world.subscribe().await;
+    let mut second = fixture.subscribe().await;
     next_response(&mut second).await.expect("a start");
 }
 
 #[tokio::test]
 async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
-    let world = World::one_at_a_time();
-    let (first, mut responses) = world.begin().await;
+    let fixture = Fixture::one_at_a_time();
+    let (first, mut responses) = fixture.begin().await;
     next_response(&mut responses).await.expect("clusters");
-    let mut second = world.subscribe().await;
+    let mut second = fixture.subscribe().await;
     run_other_tasks().await;
-    world.authenticator.is_known.store(false, Ordering::Relaxed);
+    fixture.authenticator.is_known.store(false, Ordering::Relaxed);
     drop(first);
     assert_eq!(next_response(&mut second).await, Err(Code::NotFound));
 }
 
 #[tokio::test]
 async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         concurrent_starts: 1,
         start_timeout: TIMEOUT,
         start_queue_timeout: Duration::from_millis(1),
         ..Settings::default()
     });
-    let mut first = world.subscribe().await;
+    let mut first = fixture.subscribe().await;
     next_response(&mut first).await.expect("clusters");
-    let mut second = world.subscribe().await;
+    let mut second = fixture.subscribe().await;
     assert_eq!(next_response(&mut second).await, Err(Code::Unavailable));
 }
 
 #[tokio::test]
 async fn proxy_above_the_total_limit_is_rejected_and_its_connection_closed() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         total_streams: 1,
         ..Settings::default()
     });
-    let _other = world
+    let _other = fixture
         .server
         .state
         .open_streams
         .acquire_superseding(&ObjectKey::new("shop", "api"));
-    let (channel, serving) = world.connect().await;
-    let mut responses = World::open_on(channel.clone(), as_web(futures::stream::pending())).await;
+    let (channel, serving) = fixture.connect().await;
+    let mut responses = Fixture::open_on(channel.clone(), as_web(futures::stream::pending())).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::ResourceExhausted));
     drop(responses);
     closed(serving).await;
@@ -525,19 +525,19 @@ async fn proxy_above_the_total_limit_is_rejected_and_its_connection_closed() {
 
 #[tokio::test]
 async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
-    let world = World::new();
-    let (channel, serving) = world.connect().await;
+    let fixture = Fixture::new();
+    let (channel, serving) = fixture.connect().await;
     let requests = futures::stream::iter([subscription("default.web.shop")]);
     let requests = as_web(requests.chain(futures::stream::pending()));
-    let mut responses = World::open_on(channel.clone(), requests).await;
+    let mut responses = Fixture::open_on(channel.clone(), requests).await;
     next_response(&mut responses).await.expect("a response");
-    assert_eq!(world.server.proxies(), 1);
-    assert_eq!(world.server.evict_proxies(3), 1);
+    assert_eq!(fixture.server.proxies(), 1);
+    assert_eq!(fixture.server.evict_proxies(3), 1);
     assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
     drop(responses);
     closed(serving).await;
     drop(channel);
-    assert_eq!(world.server.proxies(), 0);
+    assert_eq!(fixture.server.proxies(), 0);
 }
 
 /// Returns a request with the token of `web`.
@@ -557,13 +557,13 @@ async fn closed(serving: JoinHandle<Result<(), h2::Error>>) {
 
 #[tokio::test]
 async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
-    let world = World::new();
+    let fixture = Fixture::new();
     let mut unread = Vec::new();
     for _ in 0..=Settings::default().streams_per_proxy {
-        unread.push(RawCall::open(&world, "web", 1, 0).await);
+        unread.push(RawCall::open(&fixture, "web", 1, 0).await);
         run_other_tasks().await;
     }
-    let connected = &world.server.state.metrics.connected;
+    let connected = &fixture.server.state.metrics.connected;
     assert_eq!(
         connected.get(),
         i64::try_from(Settings::default().streams_per_proxy).expect("few")
@@ -573,43 +573,43 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
 
 #[tokio::test]
 async fn client_that_does_not_read_delays_others_only_until_the_timeout() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let _unread = RawCall::open(&world, "web", 1, 0).await;
-    let mut second = world.subscribe().await;
+    let _unread = RawCall::open(&fixture, "web", 1, 0).await;
+    let mut second = fixture.subscribe().await;
     next_response(&mut second).await.expect("a start");
 }
 
 #[tokio::test]
 async fn stream_of_a_client_that_does_not_read_is_ended() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         read_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
-    let unread = RawCall::open(&world, "web", 1, 0).await;
+    let unread = RawCall::open(&fixture, "web", 1, 0).await;
     assert_eq!(unread.status().await, "4");
-    let mut read_in_part = RawCall::open(&world, "web", 1, 10).await;
+    let mut read_in_part = RawCall::open(&fixture, "web", 1, 10).await;
     assert!(read_in_part.is_reset_after(10).await);
 }
 
 #[tokio::test]
 async fn client_that_does_not_read_does_not_delay_shutdown() {
-    let world = World::with(Settings {
+    let fixture = Fixture::with(Settings {
         shutdown_period: Duration::ZERO,
         ..Settings::default()
     });
-    let unread = RawCall::open(&world, "web", 1, 0).await;
+    let unread = RawCall::open(&fixture, "web", 1, 0).await;
     run_other_tasks().await;
-    world.shutdown.send_replace(true);
+    fixture.shutdown.send_replace(true);
     assert_eq!(unread.status().await, "14");
 }
 
 #[tokio::test]
 async fn ads_call_without_a_token_is_rejected_by_the_ads_server() {
-    let world = World::new();
-    let call = RawCall::open(&world, "unknown", 1, 65_535).await;
+    let fixture = Fixture::new();
+    let call = RawCall::open(&fixture, "unknown", 1, 65_535).await;
     assert_eq!(call.status().await, "16");
 }

@@ -1,4 +1,4 @@
-//! Calls of a proxy's connection: ADS goes to the [`AdsServer`], everything else to a service.
+//! Dispatch of the calls of a proxy's connection: ADS to the [`AdsServer`], all others to a service.
 
 use std::convert::Infallible;
 
@@ -31,7 +31,7 @@ where
         + 'static,
     S::Future: Send,
 {
-    /// Passes calls other than ADS to `others`.
+    /// Creates a transport that passes calls other than ADS to `others`.
     pub fn new(ads: AdsServer, others: S) -> Self {
         Self {
             ads,
@@ -39,7 +39,7 @@ where
         }
     }
 
-    /// Serves a connection until its end. `on_call` runs for every call. Once `shutdown` completes, the client is sent GOAWAY
+    /// Serves a connection until it ends. Calls `on_call` for every call. Once `shutdown` completes, the client is sent GOAWAY
     /// and the connection ends with its last call; see [`kermode_http2::serve`].
     ///
     /// # Errors

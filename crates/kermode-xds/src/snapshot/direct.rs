@@ -1,4 +1,4 @@
-//! Publisher: proxies with direct access to Pods, and the effect of one service's change on each of them.
+//! Direct access to Pods: proxies that have it, and the effect of a service's change on the listeners of each.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -7,13 +7,13 @@ use kermode_model::direct_access::{DirectAccess, EndpointAddresses};
 use kermode_model::view::MeshView;
 use kermode_model::{Dataplane, MeshName, ObjectKey, ServiceName};
 
-/// Published proxies with direct access, by mesh. Meshes without such proxies cost nothing.
+/// Published proxies with direct access, by mesh. A mesh without such proxies has no entry.
 #[derive(Debug, Default)]
 pub(super) struct DirectProxies(HashMap<MeshName, MeshProxies>);
 
 #[derive(Debug)]
 struct MeshProxies {
-    /// State of the mesh's endpoints that the proxies' listeners were published from.
+    /// Endpoints of the mesh from which the listeners of the proxies were published.
     addresses: EndpointAddresses,
     proxies: HashMap<ObjectKey, DirectAccess>,
 }
@@ -63,8 +63,8 @@ impl DirectProxies {
         changes.collect()
     }
 
-    /// Registers a proxy, or removes it when it has no direct access any more. Returns the addresses that it calls
-    /// directly; `None` without direct access.
+    /// Registers a proxy, or removes it if it no longer has direct access. Returns the addresses that the proxy calls
+    /// directly, or `None` without direct access.
     pub(super) fn register(
         &mut self,
         view: &MeshView,

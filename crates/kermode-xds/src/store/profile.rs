@@ -24,16 +24,16 @@ pub enum Visibility {
 pub struct Profile {
     /// Mesh whose shared resources the proxy gets.
     pub mesh: MeshName,
-    /// Services whose shared resources the proxy may get at all.
+    /// Services whose shared resources the proxy may get.
     pub visibility: Visibility,
-    /// Services whose shared resources a wildcard subscription brings, as far as they are visible. Resources of the
-    /// other visible services are sent on demand: only to a subscription by name.
+    /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible services
+    /// are sent on demand, that is only to a subscription by name.
     pub eager: Visibility,
-    /// Shared resources that the proxy does not get, whatever their service. An outbound listener would replace an
+    /// Shared resources that the proxy does not get, regardless of their service: outbound listeners that would replace an
     /// inbound listener of the proxy at the same address.
     pub hidden: HashSet<Key>,
-    /// Source of the resources that answer a subscription to a name that does not exist. Without one, and for a name
-    /// for which it returns none, the answer is `removed_resources`.
+    /// Source of the resources that are sent for subscribed names that do not exist. Without a source, and for names for
+    /// which it returns `None`, the response lists the name in `removed_resources`.
     pub tombstones: Option<Tombstones>,
 }
 

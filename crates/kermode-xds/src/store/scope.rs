@@ -24,7 +24,7 @@ pub struct Entry {
     pub encoded: Bytes,
     /// Service that the resource belongs to, if any.
     pub service: Option<ServiceName>,
-    /// Present if only a subscription by name brings the resource.
+    /// Present if the resource is sent only to a subscription by name.
     pub on_demand: Option<Box<OnDemand>>,
     /// Sequence number with which the resource was created. Later versions keep it.
     pub created: u64,
@@ -37,8 +37,8 @@ pub struct Entry {
 pub struct Change {
     /// Sequence number of the change.
     pub sequence: u64,
-    /// Lower bound of the sequence number with which the resource was published. The same as `sequence` if the resource
-    /// changed, 0 if the profile did.
+    /// Lower bound of the sequence number with which the resource was published: `sequence` if the resource changed, 0 if
+    /// the profile did.
     pub since: u64,
     /// Key of the resource.
     pub key: Key,
@@ -54,7 +54,7 @@ pub(super) struct Scope {
     /// Entries by kind and name. Services that share a Pod's port have listeners of the same name; all of them are
     /// stored, ordered by service, and a view takes the first that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// The first entry of each name, without on-demand ones. Only in the scope of a mesh, which many streams read.
+    /// First entry of each name, without on-demand entries. Present only in the scope of a mesh, which many streams read.
     versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     without_service: BTreeSet<Key>,
@@ -128,7 +128,7 @@ impl Entry {
         }
     }
 
-    /// Returns whether only a subscription by name brings the resource.
+    /// Returns whether the resource is sent only to a subscription by name.
     pub fn is_on_demand(&self) -> bool {
         self.on_demand.is_some()
     }

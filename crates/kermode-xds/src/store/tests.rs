@@ -40,7 +40,7 @@ fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     })
 }
 
-/// Returns name and version of every cluster that a wildcard brings.
+/// Returns name and version of every cluster that a wildcard subscription includes.
 fn clusters(watcher: &mut Watcher) -> Vec<String> {
     let mut all: Vec<String> = watcher.read(|view, _| {
         let entries = view.map(|view| view.wildcard(ResourceKind::Cluster).collect::<Vec<_>>());
@@ -71,7 +71,7 @@ fn first_read_returns_all_and_later_reads_only_changes() {
 }
 
 #[test]
-fn publishing_the_same_again_changes_nothing_and_wakes_no_stream() {
+fn publishing_unchanged_resources_wakes_no_stream() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "1")]);
     store.replace_mesh(&mesh(), vec![mk_cluster("a", "1")]);
@@ -304,9 +304,9 @@ fn changed_profile_concerns_only_the_services_and_names_that_changed() {
     assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["a=1"]);
 
-    let learn = |profile: &mut Profile| profile.eager = only(&["a", "b"]);
-    assert!(store.update_profile(&proxy("web"), learn));
-    assert!(!store.update_profile(&proxy("web"), learn), "no change");
+    let add_eager = |profile: &mut Profile| profile.eager = only(&["a", "b"]);
+    assert!(store.update_profile(&proxy("web"), add_eager));
+    assert!(!store.update_profile(&proxy("web"), add_eager), "no change");
     assert_eq!(changed_names(&mut watcher), Some(vec!["b".into()]));
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
 
@@ -325,7 +325,7 @@ fn changed_profile_concerns_only_the_services_and_names_that_changed() {
 }
 
 #[test]
-fn wildcard_brings_neither_on_demand_resources_nor_services_that_are_not_eager() {
+fn wildcard_includes_neither_on_demand_resources_nor_services_that_are_not_eager() {
     let store = Arc::new(Store::default());
     let on_demand = Resource {
         on_demand: Some(Box::new(OnDemand::default())),

@@ -15,7 +15,7 @@ pub struct View<'a> {
     pub(super) own: &'a Scope,
     pub(super) shared: &'a Scope,
     pub(super) profile: &'a Profile,
-    /// Cursor into the shared scope before this view.
+    /// Cursor into the log of the shared scope before this view was read.
     pub(super) read_before: Option<u64>,
     /// Newest sequence number of the store.
     pub(super) sequence: u64,
@@ -24,7 +24,7 @@ pub struct View<'a> {
 // === impl View ===
 
 impl<'a> View<'a> {
-    /// Returns the resource that a subscription by name brings.
+    /// Returns the resource of this name for a subscription by name.
     pub fn get(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -36,8 +36,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns the resource that a wildcard subscription brings of this name. It is the one that a subscription by name
-    /// brings, or none.
+    /// Returns the resource of this name for a wildcard subscription: the same as for a subscription by name, or `None`.
     pub fn get_by_wildcard(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
@@ -47,7 +46,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns the resources that a wildcard subscription brings, in no order.
+    /// Returns the resources for a wildcard subscription, in no particular order.
     pub fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
         let view = *self;
         let own = self.own.of_kind(kind).filter_map(first_by_wildcard);
@@ -68,7 +67,7 @@ impl<'a> View<'a> {
     /// Returns the tombstone of a name, if the profile has one.
     pub fn tombstone(&self, kind: ResourceKind, name: &Arc<str>) -> Option<Entry> {
         let mut tombstone = self.profile.tombstones.as_ref()?.get(kind, name)?;
-        // The text that the stream already holds, so that it is not stored twice.
+        // Shares the text that the stream already holds.
         tombstone.name = name.clone();
         Some(Entry::new(tombstone))
     }
@@ -79,7 +78,7 @@ impl<'a> View<'a> {
     }
 
     /// Returns the names and versions of the mesh's shared resources, or `None` if a wildcard subscription of the proxy
-    /// does not bring most of them.
+    /// includes only some services.
     pub fn shared(&self, kind: ResourceKind) -> Option<&'a VersionedNames> {
         match self.wildcard_services() {
             None => self.shared.versioned_names(kind),
@@ -98,7 +97,7 @@ impl<'a> View<'a> {
         self.sequence
     }
 
-    /// Returns the services whose resources a wildcard subscription may bring, or `None` for all.
+    /// Returns the services that a wildcard subscription may include, or `None` for all.
     fn wildcard_services(&self) -> Option<&'a HashSet<ServiceName>> {
         match (&self.profile.visibility, &self.profile.eager) {
             (_, Visibility::Only(services)) | (Visibility::Only(services), Visibility::All) => Some(services),
@@ -106,7 +105,7 @@ impl<'a> View<'a> {
         }
     }
 
-    /// Returns the resources that a wildcard subscription brings of one service, or of none.
+    /// Returns the resources of one service, or of none, for a wildcard subscription.
     fn of_service(
         self,
         kind: ResourceKind,
@@ -119,7 +118,7 @@ impl<'a> View<'a> {
         })
     }
 
-    /// Returns the first of these shared resources that a wildcard subscription brings.
+    /// Returns the first of these shared resources that a wildcard subscription includes.
     fn first_eager(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
         candidates.iter().find(|entry| {
             !entry.is_on_demand()
@@ -137,7 +136,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Returns the first of these own resources that a wildcard subscription brings.
+/// Returns the first of these own resources that a wildcard subscription includes.
 fn first_by_wildcard(candidates: &[Arc<Entry>]) -> Option<&Arc<Entry>> {
     candidates.iter().find(|entry| !entry.is_on_demand())
 }

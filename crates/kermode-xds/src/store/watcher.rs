@@ -53,7 +53,7 @@ impl Watcher {
     /// Waits until the view may have changed. Cancel safe.
     pub async fn changed(&mut self) {
         let own = self.own.changed.changed();
-        // This watcher holds the scopes and thereby the senders, so no channel can be closed.
+        // The channels cannot be closed, because this watcher holds the scopes, which hold the senders.
         let _ = match &mut self.shared {
             None => own.await,
             Some((_, shared)) => tokio::select! {
@@ -75,10 +75,10 @@ impl Watcher {
             return step(None, Changes::Some(Vec::new()));
         };
         if *mesh != profile.mesh {
-            // The proxy moved to another mesh after `follow_mesh`. That change wakes the stream again.
+            // The proxy moved to another mesh after `follow_mesh`. The change of its profile wakes the stream again.
             return step(None, Changes::Some(Vec::new()));
         }
-        // Borrowed, since thousands of streams would contend for the reference count of a clone.
+        // Borrowed, since cloning the `Arc` in thousands of streams would cause contention on its reference count.
         let scope = shared.scope.read();
         let read_before = shared.cursor;
         let from_own = advance(&mut self.own.changed, &mut self.own.cursor, &own, &scope);
@@ -135,8 +135,8 @@ impl ScopeCursor {
 
 /// Moves a cursor to the end of its scope's log. Returns the changes that it passed, or `None` if they are unknown.
 ///
-/// A logged service stands for the resources that `shared` has of it now. Resources that it had before are in the log
-/// of `shared`.
+/// A logged service stands for its present resources in `shared`. Removals of its earlier resources are in the log of
+/// `shared`.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,

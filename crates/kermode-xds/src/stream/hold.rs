@@ -1,8 +1,8 @@
 //! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
 //!
-//! A resource names the others in [`OnDemand::after`]. Only the resource itself waits: other names of its kind, other
-//! kinds and the first response to a wildcard are sent meanwhile, and no resource waits for a held one. The caller
-//! measures the time, see [`Stream::next_deadline`].
+//! A resource lists the others in [`OnDemand::after`]. Only the resource itself waits: other names of its kind, other
+//! kinds and the first response to a wildcard are not delayed, and no resource waits for a held one. The clock is passed
+//! in, see [`Stream::next_deadline`].
 //!
 //! [`OnDemand::after`]: kermode_envoy::OnDemand::after
 //! [`Stream::next_deadline`]: super::Stream::next_deadline
@@ -37,7 +37,7 @@ impl Holds {
     /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
     pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
         let mut before = std::mem::take(&mut self.0);
-        // Meshes without on-demand resources, and their streams, do not pay for the search.
+        // Skips the search in meshes without on-demand resources.
         let on_demand = ResourceKind::ALL
             .into_iter()
             .filter(|kind| view.has_on_demand(*kind));

@@ -40,8 +40,8 @@ enum Op {
     Publish(u8, Option<Spec>),
     /// Makes the services of this mask visible, or all.
     Reach(Option<u8>),
-    /// Makes a wildcard subscription bring the services of this mask, or all.
-    Learn(Option<u8>),
+    /// Makes a wildcard subscription include the services of this mask, or all.
+    Eager(Option<u8>),
     Own(u8),
     /// Delivers at most this number of responses to Envoy.
     ToClient(u8),
@@ -57,7 +57,7 @@ enum Op {
     Expire,
 }
 
-/// Sidecars that a property is about.
+/// Kinds of sidecars, each tested by a property.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sidecars {
     /// All services visible; listeners refer to several of them.
@@ -68,12 +68,12 @@ enum Sidecars {
     OnDemand,
 }
 
-struct World {
+struct Simulation {
     store: Arc<Store>,
     desired: BTreeMap<u8, Spec>,
     published: Vec<Resource>,
     reach: Option<u8>,
-    learned: Option<u8>,
+    eager: Option<u8>,
     tombstones: Option<Tombstones>,
     own: u8,
     limits: Limits,
@@ -85,13 +85,13 @@ struct World {
     to_server: VecDeque<DeltaDiscoveryRequest>,
     /// Nonces of the responses in flight, by kind.
     in_flight: HashMap<ResourceKind, String>,
-    /// Versions that were sent on this stream and that no later event makes worth sending again.
+    /// Versions that were sent on this stream and must not be sent again unless an event removes them from this map.
     sent: HashMap<(ResourceKind, String), String>,
     /// Names of the rejected resources after the last step of the stream.
     rejected: HashSet<(ResourceKind, String)>,
-    /// Clusters that the client has subscribed to by name, as far as the stream has received it.
+    /// Clusters that the client has subscribed to by name, in requests that the stream has received.
     subscribed: HashSet<String>,
-    /// Resources that the client has, by ACK or by report, or NACKed.
+    /// Resources that the client ACKed, NACKed or reported on a new stream.
     acknowledged: HashSet<(ResourceKind, String)>,
     /// Whether no hold has expired yet.
     holds_are_strict: bool,
@@ -183,18 +183,18 @@ impl Spec {
     }
 }
 
-impl World {
+impl Simulation {
     fn new(limits: Limits, sidecars: Sidecars) -> Self {
         // A short log, so that streams fall behind it.
         let store = Arc::new(Store::with_log_capacity(6));
         let watcher = store.watch(&proxy());
         let tombstones = (sidecars == Sidecars::OnDemand).then(|| Tombstones::new(tombstone));
-        let mut world = Self {
+        let mut simulation = Self {
             store,
             desired: BTreeMap::new(),
             published: Vec::new(),
             reach: None,
-            learned: None,
+            eager: None,
             tombstones,
             own: 0,
             limits,
@@ -211,8 +211,8 @@ impl World {
             acknowledged: HashSet::new(),
             holds_are_strict: true,
         };
-        world.to_server = world.envoy.connect().into();
-        world
+        simulation.to_server = simulation.envoy.connect().into();
+        simulation
     }
 
     fn step(&mut self, op: Op) {
@@ -228,8 +228,8 @@ impl World {
                 self.reach = mask;
                 self.publish_own();
             }
-            Op::Learn(mask) => {
-                self.learned = mask;
+            Op::Eager(mask) => {
+                self.eager = mask;
                 self.publish_own();
             }
             Op::Own(content) => {
@@ -285,7 +285,7 @@ impl World {
     fn publish_own(&mut self) {
         let profile = Profile {
             visibility: visibility(self.reach),
-            eager: visibility(self.learned),
+            eager: visibility(self.eager),
             tombstones: self.tombstones.clone(),
             ..Profile::new("default".into())
         };
@@ -300,7 +300,7 @@ impl World {
         self.handle(output);
     }
 
-    /// Lets the deadline of every hold pass. Returns whether there was one.
+    /// Lets the deadline of every hold pass. Returns whether there was a hold.
     fn expire(&mut self) -> bool {
         self.read();
         let Some(deadline) = self.stream.next_deadline(self.now) else {
@@ -314,7 +314,11 @@ impl World {
             .watcher
             .read(|view, _| stream.on_deadline(now, view.as_ref()));
         self.handle(output);
-        assert_eq!(self.stream.next_deadline(self.now), None, "a hold has no end");
+        assert_eq!(
+            self.stream.next_deadline(self.now),
+            None,
+            "a hold outlasts its deadline"
+        );
         true
     }
 
@@ -381,9 +385,10 @@ impl World {
                 }
             }
         }
-        // A rejected version that was replaced by the one that the client has, and then returned, may be sent once more.
-        for healed in self.rejected.difference(&rejected) {
-            self.sent.remove(healed);
+        // A rejection ends when the resource changes, even back to the version that the client has. The rejected version may
+        // then be sent once more.
+        for no_longer_rejected in self.rejected.difference(&rejected) {
+            self.sent.remove(no_longer_rejected);
         }
         self.rejected = rejected;
         for response in output.responses {
@@ -456,7 +461,7 @@ impl World {
 
     fn deliver_everything(&mut self) {
         for round in 0.. {
-            assert!(round < 500, "no end of messages: {:?}", self.stream);
+            assert!(round < 500, "messages do not end: {:?}", self.stream);
             self.read();
             if self.to_client.is_empty() && self.to_server.is_empty() {
                 break;
@@ -480,7 +485,7 @@ impl World {
         self.compare(|_| true);
     }
 
-    /// Returns names and bodies that Envoy is to have of a kind.
+    /// Returns names and bodies of the resources of a kind that Envoy is meant to have.
     fn expected(&self, kind: ResourceKind) -> BTreeMap<String, String> {
         let body = |resource: &Resource| {
             let body = String::from_utf8(resource.body.to_vec()).unwrap();
@@ -510,7 +515,7 @@ impl World {
             .map(|name| (name.clone(), TOMBSTONE.to_owned()));
         let by_wildcard = visible
             .iter()
-            .filter(|resource| resource.on_demand.is_none() && is_in(self.learned, resource))
+            .filter(|resource| resource.on_demand.is_none() && is_in(self.eager, resource))
             .map(|resource| body(resource));
         let own = self.own_resources();
         let own = own.iter().filter(|resource| resource.kind == kind).map(body);
@@ -539,7 +544,7 @@ impl World {
                 let names = self.envoy.names.get(&kind).unwrap_or(&none);
                 for name in names.iter().filter(|name| !expected.contains_key(*name)) {
                     let is_answered = self.envoy.missing.contains(&(kind, name.clone()));
-                    assert!(is_answered, "{kind:?} {name} was never answered");
+                    assert!(is_answered, "the subscription to {kind:?} {name} got no response");
                 }
             }
             for (name, body) in expected.clone() {
@@ -618,7 +623,7 @@ fn ops(sidecars: Sidecars, expire: bool) -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
         60 => publish.prop_map(|(i, spec)| Op::Publish(i, spec)),
         10 => mask(limited).prop_map(Op::Reach),
-        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::Learn),
+        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::Eager),
         10 => (0..4_u8).prop_map(Op::Own),
         60 => (1..4_u8).prop_map(Op::ToClient),
         60 => (1..5_u8).prop_map(Op::ToServer),
@@ -638,12 +643,12 @@ fn run(sidecars: Sidecars, ops: Vec<Op>, response_bytes: usize, pending: usize) 
         pending,
         ..Limits::default()
     };
-    let mut world = World::new(limits, sidecars);
+    let mut simulation = Simulation::new(limits, sidecars);
     for op in ops {
-        world.step(op);
+        simulation.step(op);
     }
-    world.publish_own();
-    world.settle();
+    simulation.publish_own();
+    simulation.settle();
 }
 
 fn response_bytes() -> impl Strategy<Value = usize> {
@@ -655,7 +660,7 @@ fn pending() -> impl Strategy<Value = usize> {
 }
 
 proptest! {
-    // Wrong orders are rare.
+    // More cases than by default, because few sequences of operations reveal a wrong order.
     #![proptest_config({
         let default = ProptestConfig::default();
         ProptestConfig { cases: 8 * default.cases, ..default }
@@ -679,7 +684,7 @@ proptest! {
     }
 
     #[test]
-    fn envoy_with_on_demand_clusters_gets_each_after_its_prerequisites_and_no_name_gets_stuck(
+    fn envoy_gets_on_demand_clusters_after_their_prerequisites_and_ends_with_its_expected_configuration(
         ops in ops(Sidecars::OnDemand, false),
         response_bytes in response_bytes(),
         pending in pending(),

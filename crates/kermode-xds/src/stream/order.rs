@@ -2,8 +2,8 @@
 //!
 //! The stream does not decode resources, so it derives dependencies from the order of publication: a publisher writes a
 //! listener's clusters before the listener or together with it. A change waits only for resources that were published
-//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait. So every
-//! wait ends, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
+//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait, so every wait
+//! is finite, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
 //! subscribed to them; it does not for clusters that are not of type EDS.
 
 use std::collections::HashSet;
@@ -18,10 +18,10 @@ use crate::store::{Entry, View};
 /// removal.
 pub(super) const SENDING: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
-/// Changes of one kind that have to wait at the moment.
+/// Changes of one kind that have to wait in the current step.
 #[derive(Debug)]
 pub(super) enum SendOrder {
-    /// None.
+    /// No change has to wait.
     Any,
     /// New and changed resources with this sequence number or a later one.
     Upserts {

@@ -1,4 +1,4 @@
-//! Behaviour of a stream, one property a test.
+//! Behaviour of a stream, one property per test.
 
 use std::collections::HashSet;
 
@@ -187,21 +187,21 @@ impl Fixture {
 
     /// Sends a request and ACKs all responses. Returns the responses.
     fn settle(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
-        let mut seen = Vec::new();
+        let mut shown = Vec::new();
         let mut responses = self.send(request);
         while !responses.is_empty() {
-            seen.extend(show_all(&responses));
+            shown.extend(show_all(&responses));
             responses = responses
                 .iter()
                 .flat_map(|response| self.send(ack(response)))
                 .collect();
         }
-        seen
+        shown
     }
 }
 
 #[test]
-fn wildcard_is_answered_even_without_resources() {
+fn wildcard_subscription_gets_a_response_even_without_resources() {
     for wildcard in [request(Cluster), subscribe(Cluster, &["*"]), request(Listener)] {
         let mut fixture = Fixture::with(&[]);
         let responses = fixture.send(wildcard);
@@ -249,7 +249,7 @@ fn removed_proxy_keeps_its_configuration() {
 }
 
 #[test]
-fn unknown_name_is_answered_once_and_sent_when_it_is_created() {
+fn unknown_name_is_reported_as_removed_once_and_sent_when_it_is_created() {
     let mut fixture = Fixture::with(&[]);
     assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
     assert!(fixture.publish(&[(Endpoints, "other=1")]).is_empty());
@@ -260,7 +260,7 @@ fn unknown_name_is_answered_once_and_sent_when_it_is_created() {
 }
 
 #[test]
-fn repeated_subscription_is_answered_again() {
+fn repeated_subscription_gets_another_response() {
     let mut fixture = Fixture::with(&[(Endpoints, "a=1"), (Endpoints, "b=1")]);
     fixture.settle(subscribe(Endpoints, &["a", "b"]));
     assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints a=1"]);
@@ -277,7 +277,7 @@ fn wildcard_and_names_of_one_kind_coexist() {
     assert_eq!(show_all(&responses), ["Cluster b=1 dst|10.0.0.1:80=1"]);
     fixture.send(ack(&responses[0]));
 
-    // The client does not know whether the wildcard brings the resource, so it is sent again.
+    // The wildcard still includes the resource, so it is sent again, as the protocol requires.
     assert_eq!(
         fixture.settle(unsubscribe(Cluster, "dst|10.0.0.1:80")),
         ["Cluster dst|10.0.0.1:80=1"]
@@ -679,7 +679,7 @@ fn too_many_names_are_an_error() {
 }
 
 #[test]
-fn unserved_type_is_answered_without_resources() {
+fn unserved_type_gets_a_response_without_resources() {
     let mut fixture = Fixture::with(&[]);
     let request = DeltaDiscoveryRequest {
         type_url: "x/Other".into(),
@@ -726,7 +726,7 @@ fn unknown_name_has_a_tombstone_until_it_is_created_and_after_it_is_removed() {
     let responses = fixture.remove(&[(Cluster, "a")]);
     assert_eq!(show_all(&responses), ["Cluster a=none"]);
     fixture.send(ack(&responses[0]));
-    // The policy knows no tombstone for other kinds.
+    // The profile has no tombstones for other kinds.
     assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
     assert_eq!(fixture.settle(unsubscribe(Cluster, "a")), ["Cluster -a"]);
 }

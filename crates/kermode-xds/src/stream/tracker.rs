@@ -1,5 +1,5 @@
-//! Tracker: state of one kind of resource on one stream. Subscriptions of the client, versions that the client has, and
-//! names that are pending or in flight.
+//! Tracker: state of one resource kind on one stream. Holds the subscriptions of the client, the versions that the client
+//! has, and the names that are pending or in flight.
 
 mod acknowledgement;
 mod overlay;
@@ -19,8 +19,7 @@ pub(super) use sending::Batch;
 /// Name of the wildcard subscription.
 pub(super) const WILDCARD: &str = "*";
 
-/// Stands for an unknown version: the client may have any version of the resource, or none. Differs from every version
-/// of a published resource.
+/// Version of a resource of which the client may have any version or none. Differs from every published version.
 const UNKNOWN_VERSION: &str = "";
 
 #[derive(Debug)]
@@ -38,7 +37,7 @@ pub(super) struct Tracker {
     /// Versions that the client has, or will have after an ACK of the response in flight.
     client: Overlay<Arc<VersionedName>>,
     rejected: BTreeMap<Arc<str>, Rejection>,
-    /// Names that may have to be sent. Decided when a response is composed.
+    /// Names that may have to be sent. Compared with the client's versions when a response is composed.
     pending: BTreeMap<Arc<str>, Pending>,
     /// Set if any name may have to be sent, with the sequence number of the oldest change.
     compare_all: Option<u64>,
@@ -78,13 +77,13 @@ struct InFlight {
     since: u64,
 }
 
-/// Resource that the client is to have of a name.
+/// Resource that the client is meant to have for a name.
 enum Target<'a> {
     Stored(&'a Arc<Entry>),
     Tombstone(Box<Entry>),
 }
 
-/// Change by which the client gets to its target.
+/// Change that brings the client to its target.
 enum Action<'a> {
     None,
     Upsert(&'a Arc<Entry>),
@@ -146,7 +145,7 @@ impl Tracker {
         self.pending.keys()
     }
 
-    /// Returns the pending resources, those of rejected responses included, that the client does not have in this version.
+    /// Returns the pending resources, including those of rejected responses, that the client does not have in this version.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
         let pending = self.pending.iter().map(|(name, pending)| (name, pending.forced));
         let retried = self.retries.iter().flatten().map(|name| (name, false));
@@ -252,8 +251,8 @@ impl Tracker {
         }
     }
 
-    /// Returns the sequence number of the oldest resource that the client is to have and does not have. Resources that
-    /// are sent on demand do not count: no other resource that is sent unrequested refers to them.
+    /// Returns the sequence number of the oldest resource that the client is meant to have and does not have. On-demand
+    /// resources do not count, because no resource of a wildcard subscription refers to them.
     pub(super) fn oldest_missing(&self, view: &View<'_>) -> Option<u64> {
         let sent = self.in_flight.as_ref().and_then(|sent| sent.oldest_new);
         let names = self.pending.keys().chain(self.retries.iter().flatten());
@@ -299,7 +298,7 @@ impl Tracker {
                 })
     }
 
-    /// Returns whether a resource exists for the proxy and the client has neither ACKed nor NACKed any version of it.
+    /// Returns whether a resource is visible to the proxy and the client has neither ACKed nor NACKed any version of it.
     pub(super) fn is_awaited(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         if self.rejected.contains_key(name) || view.get(self.kind, name).is_none() {
             return false;
@@ -339,7 +338,7 @@ impl Tracker {
     }
 
     fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<Target<'a>> {
-        // Most wildcard subscriptions come without names; their look-up would cost a hash.
+        // Skips hashing the name for the most common case, a wildcard subscription without names.
         let explicit = (self.names.len() > 0).then(|| self.names.get(name)).flatten();
         match explicit {
             Some(name) => {
@@ -372,7 +371,7 @@ impl Tracker {
         }
     }
 
-    /// Drops the rejection of a resource that is gone, or whose target is another version.
+    /// Drops the rejection of a resource that was removed or has another version now.
     fn drop_stale_rejection(&mut self, name: &str, view: &View<'_>) {
         let Some(rejection) = self.rejected.get(name) else {
             return;

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 
 pub(crate) struct ControlPlane {
     store: Arc<Store>,
-    seen: Arc<watch::Sender<Seen>>,
+    status: Arc<watch::Sender<ReportedStatus>>,
     removals: EndpointRemovals,
     address: SocketAddr,
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
@@ -33,7 +33,7 @@ pub(crate) struct ControlPlane {
 
 /// Status that the server reported.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct ReportedStatus {
     pub(crate) connected: usize,
     /// Number of resources that Envoy rejected and that have not changed since.
     pub(crate) invalid: usize,
@@ -45,15 +45,15 @@ pub(crate) struct Seen {
 /// Authenticates every caller as the proxy under test.
 struct AnyCaller;
 
-/// Collects the status, with the numbers of the newest stream. They are read with each report, so that every change is
+/// Collects the status, with the numbers of the newest stream. Reads the numbers at each report, so that every change is
 /// reported.
-struct Sink(Arc<watch::Sender<Seen>>, Mutex<Arc<Numbers>>);
+struct Sink(Arc<watch::Sender<ReportedStatus>>, Mutex<Arc<Numbers>>);
 
 fn proxy() -> ObjectKey {
     ObjectKey::new("shop", "web-0")
 }
 
-impl Seen {
+impl ReportedStatus {
     /// Returns whether every response was acknowledged.
     pub(crate) fn settled(&self) -> bool {
         self.connected == 1 && (self.invalid > 0 || self.progress.sent == self.progress.acknowledged)
@@ -64,7 +64,7 @@ impl ControlPlane {
     pub(crate) async fn start() -> Self {
         let mut plane = Self {
             store: Arc::new(Store::default()),
-            seen: Arc::new(watch::Sender::new(Seen::default())),
+            status: Arc::new(watch::Sender::new(ReportedStatus::default())),
             removals: EndpointRemovals::default(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             running: None,
@@ -77,7 +77,7 @@ impl ControlPlane {
         self.address
     }
 
-    /// Starts the server, at the address that it had before.
+    /// Starts the server, at its earlier address if it had one.
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("an address");
         self.address = listener.local_addr().expect("an address");
@@ -94,16 +94,16 @@ impl ControlPlane {
             self.removals.clone(),
             requested.clone(),
         );
-        server.report_to(Sink(self.seen.clone(), Mutex::default()));
+        server.report_to(Sink(self.status.clone(), Mutex::default()));
         let task = tokio::spawn(async move {
             let transport = Transport::new(server, Routes::default());
             let mut connections = JoinSet::new();
             loop {
                 let stream = tokio::select! {
                     accepted = listener.accept() => accepted.expect("a connection").0,
-                    () = requested_of(requested.clone()) => break,
+                    () = shutdown_requested(requested.clone()) => break,
                 };
-                let closing = requested_of(requested.clone());
+                let closing = shutdown_requested(requested.clone());
                 connections.spawn(transport.clone().serve(stream, || (), closing));
             }
             drop(listener);
@@ -116,7 +116,7 @@ impl ControlPlane {
         let (shutdown, task) = self.running.take().expect("a running server");
         shutdown.send_replace(true);
         task.await.expect("the server ends");
-        self.until("the stream has ended", |seen| seen.connected == 0)
+        self.until("the stream has ended", |status| status.connected == 0)
             .await;
     }
 
@@ -126,13 +126,13 @@ impl ControlPlane {
             .replace_service(&"default".into(), &service.into(), resources);
     }
 
-    /// Registers an endpoint, which proxies may send requests to.
+    /// Reports an endpoint to the endpoint removals.
     pub(crate) fn add_endpoint(&self, endpoint: &str) {
         self.removals
             .endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
-    /// Registers the removal of an endpoint, which is published already. Returns when Envoy has acknowledged it.
+    /// Reports the published removal of an endpoint. Returns when Envoy has acknowledged it.
     pub(crate) async fn remove_endpoint(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
@@ -160,18 +160,22 @@ impl ControlPlane {
         self.store.replace_proxy(&proxy(), profile, resources);
     }
 
-    pub(crate) fn seen(&self) -> Seen {
-        self.seen.borrow().clone()
+    pub(crate) fn status(&self) -> ReportedStatus {
+        self.status.borrow().clone()
     }
 
-    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Seen) -> bool) {
-        let mut seen = self.seen.subscribe();
-        let waiting = tokio::time::timeout(TIMEOUT, seen.wait_for(holds));
-        assert!(waiting.await.is_ok(), "not reached: {what}; {:?}", self.seen());
+    pub(crate) async fn until(&self, condition: &str, holds: impl Fn(&ReportedStatus) -> bool) {
+        let mut status = self.status.subscribe();
+        let waiting = tokio::time::timeout(TIMEOUT, status.wait_for(holds));
+        assert!(
+            waiting.await.is_ok(),
+            "not reached: {condition}; {:?}",
+            self.status()
+        );
     }
 }
 
-async fn requested_of(mut requested: watch::Receiver<bool>) {
+async fn shutdown_requested(mut requested: watch::Receiver<bool>) {
     let _ = requested.wait_for(|requested| *requested).await;
 }
 
@@ -193,23 +197,23 @@ impl Authenticator for AnyCaller {
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
         let mut numbers = self.1.lock().expect("no panic");
-        self.0.send_modify(|seen| match report {
+        self.0.send_modify(|status| match report {
             Report::Connected(_, newest) => {
                 *numbers = newest;
-                seen.connected += 1;
-                seen.progress = Progress::default();
+                status.connected += 1;
+                status.progress = Progress::default();
             }
-            Report::Disconnected => seen.connected -= 1,
+            Report::Disconnected => status.connected -= 1,
             Report::Progress(progress) => {
                 let _ = numbers.read();
-                seen.invalid = progress.refused;
-                seen.progress = progress;
+                status.invalid = progress.refused;
+                status.progress = progress;
             }
             Report::Rejected {
                 resources, message, ..
             } => {
                 let names = resources.iter().map(|name| (*name).to_owned()).collect();
-                seen.rejected.push((names, message.to_owned()));
+                status.rejected.push((names, message.to_owned()));
             }
         });
     }

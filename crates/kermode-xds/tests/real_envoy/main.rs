@@ -1,7 +1,7 @@
 //! The ADS server against the Envoy that Kermode ships: updates, removals, rejections and reconnects.
 //!
-//! Endpoints have no fetch timeout here. A cluster whose endpoints the server wrongly does not send again waits for ever,
-//! and its test fails.
+//! The fetch timeout of endpoints is disabled. If the server fails to send the endpoints of a changed cluster, the cluster
+//! never finishes warming and its test fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ mod control_plane;
 mod envoy;
 mod resources;
 
-use control_plane::{ControlPlane, Seen};
+use control_plane::{ControlPlane, ReportedStatus};
 use envoy::Envoy;
 use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
 
@@ -24,16 +24,16 @@ async fn envoy_starts_only_once_its_proxy_is_known() {
     plane.share("web", vec![cluster("web", 1), endpoints("web", &[])]);
     let envoy = Envoy::start(plane.address()).await;
     plane
-        .until("Envoy is connected", |seen| seen.connected == 1)
+        .until("Envoy is connected", |status| status.connected == 1)
         .await;
     let state = envoy.state().await;
     assert!(
         state.ends_with("INITIALIZING"),
-        "an empty response would make Envoy live, not {state}"
+        "Envoy became live without configuration: {state}"
     );
     plane.publish_proxy(Vec::new());
     envoy
-        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
     assert_eq!(envoy.clusters().await, ["web"]);
 }
@@ -44,7 +44,7 @@ async fn envoy_without_configuration_becomes_live() {
     plane.publish_proxy(Vec::new());
     let envoy = Envoy::start(plane.address()).await;
     envoy
-        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
 }
 
@@ -75,7 +75,7 @@ async fn traffic_follows_endpoints_and_clusters() {
     );
     envoy.until_text(port, "second").await;
 
-    // Envoy rebuilds the cluster and does not request the endpoints that it has.
+    // Envoy rebuilds the cluster without requesting its endpoints again.
     plane.share(
         "web",
         vec![
@@ -104,7 +104,9 @@ async fn no_request_goes_to_an_endpoint_whose_removal_is_acknowledged() {
     plane.add_endpoint("first");
     let envoy = Envoy::start(plane.address()).await;
     envoy.until_text(port, "first").await;
-    plane.until("Envoy has everything", Seen::settled).await;
+    plane
+        .until("every response is acknowledged", ReportedStatus::settled)
+        .await;
 
     plane.share(
         "web",
@@ -121,7 +123,7 @@ async fn new_service_is_usable_as_soon_as_its_listener_exists() {
     plane.publish_proxy(Vec::new());
     let envoy = Envoy::start(plane.address()).await;
     envoy
-        .until("it is live", "/ready", |text| text.trim() == "LIVE")
+        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
     let names = (0..20)
         .map(|i| (format!("s{i}"), free_port()))
@@ -192,11 +194,11 @@ async fn invalid_resource_is_reported_and_delays_nothing() {
     let envoy = Envoy::start(plane.address()).await;
     envoy.until_text(port, "hello").await;
     plane
-        .until("the invalid resource is rejected", |seen| {
-            seen.invalid == 1 && seen.settled()
+        .until("the invalid resource is rejected", |status| {
+            status.invalid == 1 && status.settled()
         })
         .await;
-    let rejections = plane.seen().rejected;
+    let rejections = plane.status().rejected;
     assert!(
         rejections
             .iter()
@@ -204,26 +206,28 @@ async fn invalid_resource_is_reported_and_delays_nothing() {
         "{rejections:?}"
     );
 
-    // After another change the invalid resource is not sent again.
+    // Another change does not make the server send the invalid resource again.
     plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
     envoy
         .until("the other cluster exists", "/clusters?format=json", |text| {
             text.contains("\"api\"")
         })
         .await;
-    assert_eq!(plane.seen().rejected, rejections);
+    assert_eq!(plane.status().rejected, rejections);
 
     plane.share("bad", vec![cluster("bad", 1), endpoints("bad", &[])]);
-    plane.until("it is accepted", |seen| seen.invalid == 0).await;
+    plane
+        .until("the corrected resource is accepted", |status| status.invalid == 0)
+        .await;
     envoy
-        .until("it exists", "/clusters?format=json", |text| {
+        .until("the corrected cluster exists", "/clusters?format=json", |text| {
             text.contains("\"bad\"")
         })
         .await;
 }
 
 #[tokio::test]
-async fn reconnect_brings_only_differences() {
+async fn reconnecting_envoy_gets_only_differences() {
     let backend = Backend::start("hello").await;
     let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
     let service = |name: &str, port: u16, revision: u32| {
@@ -258,7 +262,7 @@ async fn reconnect_brings_only_differences() {
     envoy.until_stat("cluster_manager.warming_clusters", 0).await;
     envoy.until_stat("listener_manager.listener_removed", 1).await;
     plane
-        .until("every response is acknowledged", control_plane::Seen::settled)
+        .until("every response is acknowledged", ReportedStatus::settled)
         .await;
     for port in &ports[..2] {
         envoy.until_text(*port, "hello").await;

@@ -1,8 +1,8 @@
 //! Model of Envoy as a client of the management server, which checks the responses that it receives.
 //!
 //! Bodies are text: `eds:1`, `static:1` for clusters, `1` for endpoints, `c0,c1/r0:1` for listeners (clusters, then an
-//! optional route). Envoy rejects a body that ends in `!`. A subscribed name is sticky: Envoy does not request it again
-//! after `removed_resources` named it, it only takes what it is sent.
+//! optional route). Envoy rejects a body that ends in `!`. A subscribed name stays subscribed: Envoy does not request
+//! it again after a response listed it in `removed_resources`, but accepts the resource if it is sent later.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -27,7 +27,7 @@ pub(super) struct Envoy {
     pub(super) warming: BTreeSet<String>,
     /// Whether Envoy has requested listeners.
     pub(super) listening: bool,
-    /// Subscribed names that were answered with `removed_resources`.
+    /// Subscribed names that a response listed in `removed_resources`.
     pub(super) missing: BTreeSet<(ResourceKind, String)>,
 }
 
@@ -38,7 +38,7 @@ impl Envoy {
 
     /// Returns the first requests of a stream.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        // Envoy does not report the parts of a rejected response that it applied, so no server can know of them. The model
+        // Envoy does not report the parts of a rejected response that it applied, so the server does not have them. The model
         // drops them.
         self.applied = self.versions.clone();
         let mut requests = vec![self.first(Cluster)];
@@ -92,7 +92,7 @@ impl Envoy {
 
     /// Handles a response. Returns the resulting requests; the ACK or NACK is the last, apart from a first request.
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
-        let kind = ResourceKind::from_type_url(&response.type_url).expect("a kind we know");
+        let kind = ResourceKind::from_type_url(&response.type_url).expect("a served kind");
         let resources: Vec<(String, String, String)> = response.resources.iter().map(read).collect();
         // Envoy accepts and drops resources that it unsubscribed from meanwhile.
         let names = self.names.get(&kind).cloned().unwrap_or_default();
@@ -179,7 +179,7 @@ impl Envoy {
         }
         let had = self.applied.entry(kind).or_default().remove(name).is_some();
         if had {
-            // A cluster that was rejected and never applied is missing to its listeners as before.
+            // The rejection of a cluster that was never applied is kept, because listeners may still refer to the cluster.
             self.rejected.remove(&(kind, name.to_owned()));
         }
     }

@@ -43,7 +43,7 @@ impl Tracker {
 
     fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
         if sent.items.is_empty() {
-            // Only removals, which cannot be sent in another form.
+            // Only removals, which cannot be split to find an invalid resource.
             return;
         }
         if sent.items.len() == 1 && sent.removed.is_empty() {
@@ -82,8 +82,7 @@ impl Tracker {
         }
     }
 
-    /// Sets the version that the client has after a NACK. A name that the client unsubscribed from meanwhile is no
-    /// longer recorded, and stays so.
+    /// Sets the version that the client has after a NACK. Does nothing for a name from which the client has unsubscribed.
     fn restore(&mut self, name: &Arc<str>, before: Arc<VersionedName>) {
         if self.client.contains(name) {
             self.client.insert(before);

@@ -1,4 +1,4 @@
-//! Map of the names of one stream, stored as the difference from what all streams of the mesh share.
+//! Map of the names of one stream, stored as the difference from the map that all streams of the mesh share.
 //!
 //! Thousands of proxies have nearly the same resources. An overlay therefore refers to one version of the mesh's
 //! persistent map, whose nodes all streams share, and holds only the names for which the client differs from it. Without
@@ -25,13 +25,13 @@ pub(super) struct Overlay<V> {
     base: VersionedNames,
     /// Sequence number up to which the base follows the shared map; `None` if it does not follow.
     followed: Option<u64>,
-    /// Names whose value is not the one of the base. `None` for a name of the base that this map does not contain.
+    /// Values that differ from the base, by name. `None` for a name of the base that this map does not contain.
     differences: HashMap<Arc<str>, Option<V>>,
     len: usize,
 }
 
-/// Number of differences up to which neither another base is tried nor memory returned: the gain is below a kilobyte. 1
-/// in tests, which use few names.
+/// Number of differences up to which `settle` neither tries another base nor returns memory, because the gain is below a
+/// kilobyte. 1 in tests, which use few names.
 const FEW: usize = if cfg!(test) { 1 } else { 16 };
 
 // === impl Value ===
@@ -171,7 +171,7 @@ impl<V: Value> Overlay<V> {
     pub(super) fn settle(&mut self, shared: Option<&VersionedNames>, now: u64) {
         if self.followed.is_none() && self.differences.len() > FEW {
             match shared {
-                // With a larger shared map, the names that this map lacks would be more than the present differences.
+                // With a larger shared map, there would be more names that this map lacks than there are differences now.
                 Some(shared) if shared.size() < self.len + self.differences.len() => {
                     self.differences = self.differences_from(shared);
                     self.base = shared.clone();

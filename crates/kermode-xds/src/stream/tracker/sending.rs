@@ -1,4 +1,4 @@
-//! Composition of the next response, and the state that remains once it is sent.
+//! Composition of the next response, and the record of the response in flight.
 
 use std::sync::Arc;
 
@@ -34,8 +34,8 @@ pub(in crate::stream) struct Item {
     pub(in crate::stream) is_tombstone: bool,
     /// Sequence number with which the resource was created, if listeners may refer to it.
     created: Option<u64>,
-    /// Whether the resource is sent even if the client has this version. Then the client does not keep the version that
-    /// it has if it NACKs this one.
+    /// Whether the resource is sent even if the client has this version. After a NACK of such a resource, the version that
+    /// the client has is unknown.
     forced: bool,
 }
 
@@ -119,7 +119,7 @@ impl Tracker {
             }
             false
         });
-        // An empty map may still own a node for eleven names, and most trackers have nothing pending.
+        // Not assigned if empty: an empty map may still own a node for eleven names, and most trackers have nothing pending.
         if !pending.is_empty() {
             self.pending = pending;
         }
@@ -142,7 +142,7 @@ impl Tracker {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
                 Action::Upsert(entry) => batch.upsert(entry, 0, forced),
-                // Sent once already, so it does not have to wait as a removal does.
+                // Was sent before, so it does not have to wait like a removal.
                 Action::Tombstone(entry) => batch.tombstone(*entry, 0, forced),
                 Action::Remove => self.enqueue(name, 0, view.sequence(), forced),
                 Action::None => self.drop_stale_rejection(&name, view),

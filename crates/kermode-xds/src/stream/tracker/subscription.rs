@@ -1,4 +1,4 @@
-//! Subscriptions of the client: the wildcard and explicit names, side by side.
+//! Subscriptions of the client: the wildcard and explicit names, which may be combined.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -97,7 +97,7 @@ impl Tracker {
             view.and_then(|view| view.get(self.kind, name))
                 .map(|entry| &entry.versioned_name)
         };
-        // The text of the store, so that streams share it.
+        // Shares the text of the store.
         let name: Arc<str> = known
             .or_else(stored)
             .map_or_else(|| name.into(), |resource| resource.name.clone());
@@ -120,7 +120,7 @@ impl Tracker {
             return;
         };
         if self.wildcard {
-            // The client does not know whether the wildcard brings the resource, so it is sent, or its removal is.
+            // The protocol requires a response: the resource, or its removal if the wildcard does not include it.
             self.enqueue(name, 0, 0, true);
         } else {
             self.client.remove(&name);
@@ -129,13 +129,12 @@ impl Tracker {
         }
     }
 
-    /// Drops the versions of resources that the client had by wildcard alone.
+    /// Drops the versions of resources that the client had only by wildcard.
     fn retain_explicit_names(&mut self) {
         self.client.retain(|name| self.names.contains(name));
     }
 
-    /// Returns a name and version that the client reports. The store's own copy if it is the same, so that streams share
-    /// it.
+    /// Returns a name and version that the client reports. Shares the store's copy if it is the same.
     fn versioned_name(&self, name: &str, version: &str, view: Option<&View<'_>>) -> Arc<VersionedName> {
         let current = view
             .and_then(|view| view.get(self.kind, name))
