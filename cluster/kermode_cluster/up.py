@@ -32,7 +32,7 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             down.remove(place)
         programs = build.kubernetes()
         images = {} if api_only else archives.system_images()
-        start = time.monotonic()
+        start_time = time.monotonic()
         try:
             start(place, programs, images, api_only, controllers)
         except BaseException as error:
@@ -44,7 +44,7 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}\n{logs}") from error
             raise
-    print(f"cluster {name} is up after {time.monotonic() - start:.1f} s")
+    print(f"cluster {name} is up after {time.monotonic() - start_time:.1f} s")
     status.explain(place)
 
 
