@@ -1,1 +1,1 @@
-"""Checks of the repository's own text: citations lead somewhere, functions stay short."""
+"""Checks of the repository's text: targets of citations exist, functions are short."""

@@ -1,8 +1,9 @@
-"""Finds citations that lead nowhere and mentions of documents outside the repository.
+"""Finds citations without a target and mentions of documents outside of the repository.
 
-Every mention of a Markdown file, in any tracked text file, must name a tracked file: its path, or the end of its path,
-from the repository's root or the folder of the mentioning file. With `#anchor`, it must name a heading of that file. Relative links in Markdown files must
-name tracked files or folders. Names of documents and numbered lists that are not in the repository are refused.
+Every mention of a Markdown file, in any tracked text file, must name a tracked file: by its path from the repository's root
+or from the folder of the mentioning file, or by the end of its path. `#anchor` must be a heading of that file. Relative links
+in Markdown files must name tracked files or folders. Names of documents and numbers of lists that are not in the repository
+are violations.
 """
 
 import posixpath
@@ -104,7 +105,7 @@ def mentions(name: str, text: str, known: dict):
 
 
 def links(name: str, prose: str, known: dict, paths: set):
-    """Yields relative links of a Markdown file that lead nowhere."""
+    """Yields relative links of a Markdown file whose target does not exist."""
     for match in LINK.finditer(prose):
         link = match[1] or match[2]
         if SCHEME.match(link):
@@ -124,4 +125,4 @@ def outside(name: str, text: str):
         for match in pattern.finditer(text):
             corpus = match[0].rstrip("/.").startswith(CORPUS) and name.startswith(CORPUS_USERS)
             if not corpus:
-                yield match.start(), f"{match[0]!r} names something outside the repository"
+                yield match.start(), f"{match[0]!r} names a document outside the repository"
