@@ -1,5 +1,5 @@
-// Command coredns is the DNS server of the local cluster: CoreDNS with only
-// the plugins its Corefile names, so it builds quickly into a small static binary.
+// Command coredns is the DNS server of the local cluster: CoreDNS with only the
+// plugins that the Corefile uses, which keeps the build short and the binary small.
 package main
 
 import (
@@ -16,8 +16,8 @@ import (
 )
 
 func init() {
-	// A query passes the plugins in this order, whatever their order in the
-	// Corefile; it is CoreDNS's own order for these plugins (plugin.cfg).
+	// Order in which a query passes the plugins, regardless of the Corefile.
+	// It is the order in CoreDNS's own plugin.cfg.
 	dnsserver.Directives = []string{
 		"health",
 		"ready",

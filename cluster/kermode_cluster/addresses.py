@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .errors import ClusterError
 from .processes import run
 
-# Services live only inside a node's network namespace, so every cluster can have the same range.
+# Service addresses exist only inside a node's network namespace, so every cluster can have the same range.
 SERVICES = "10.96.0.0/16"
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
@@ -60,7 +60,7 @@ def free(taken_networks, taken_interfaces, reserved) -> Addresses:
         wanted = [ipaddress.ip_network(candidate.link), ipaddress.ip_network(candidate.pods)]
         if number in reserved or candidate.interface in taken_interfaces:
             continue
-        if not any(mine.overlaps(other) for mine in wanted for other in networks):
+        if not any(network.overlaps(other) for network in wanted for other in networks):
             return candidate
     raise ClusterError(
         "no free network for the cluster: 10.180.N.0/30 and 10.244.N.0/24 are taken for every N; "
@@ -69,7 +69,7 @@ def free(taken_networks, taken_interfaces, reserved) -> Addresses:
 
 
 def taken() -> tuple:
-    """Networks (routes and addresses) and interface names in use on this host."""
+    """Returns the networks (routes and addresses) and interface names in use on this host."""
     networks = set()
     for route in json.loads(run("ip", "-4", "-json", "route", "show", "table", "all")):
         if route.get("dst", "default") != "default":

@@ -31,14 +31,14 @@ class Api:
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, body=data, headers={"Content-Type": content_type})
-            answer = connection.getresponse()
-            text = answer.read().decode()
+            response = connection.getresponse()
+            text = response.read().decode()
         except http.client.HTTPException as error:
             raise OSError(f"API server at {self.server}: {error!r}") from error
         finally:
             connection.close()
-        if answer.status >= 300:
-            raise ClusterError(f"{method} {path}: the API server answered {answer.status}: {text.strip()[:500]}")
+        if response.status >= 300:
+            raise ClusterError(f"{method} {path}: the API server responded with status {response.status}: {text.strip()[:500]}")
         return json.loads(text) if text.startswith("{") else {"text": text}
 
     def get(self, path: str) -> dict:

@@ -40,16 +40,16 @@ def present(place: paths.ClusterPaths) -> set:
 
 def load(place: paths.ClusterPaths, images) -> list:
     """Imports (reference, archive) pairs that the cluster does not have. Returns the imported references."""
-    there = present(place)
+    existing = present(place)
     imported = []
     for reference, archive in images:
-        if reference in there:
+        if reference in existing:
             continue
         # The archive goes through standard input, because some folders of the host are hidden in the node.
         with open(archive, "rb") as content:
             result = subprocess.run([*node.entering(place), "ctr", "-n", "k8s.io", "image", "import", "-"],
                                     stdin=content, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            raise ClusterError(f"importing {archive} into cluster {place.name}: {result.stderr.strip()}")
+            raise ClusterError(f"cannot import {archive} into cluster {place.name}: {result.stderr.strip()}")
         imported.append(reference)
     return imported

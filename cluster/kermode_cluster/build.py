@@ -51,7 +51,7 @@ def go_program(name: str, linker_flags: str = "") -> Path:
         return binary
     with files.locked(paths.cache() / "locks" / f"build-{name}.lock"):
         if not binary.exists():
-            note = " (the first time this takes some minutes)" if name == "kubernetes" else ""
+            note = " (the first build takes several minutes)" if name == "kubernetes" else ""
             print(f"building {name}{note} ...", flush=True)
             folder.mkdir(parents=True, exist_ok=True)
             partial = folder / f".{name}.partial"

@@ -39,7 +39,7 @@ class Authority:
         return certificate, key
 
     def kubeconfig(self, path: Path, cluster: str, server: str, subject: str) -> None:
-        """Returns a kubeconfig for one user, with embedded certificates, as JSON, which is valid YAML."""
+        """Writes a kubeconfig for one user, with embedded certificates, as JSON, which is valid YAML."""
         certificate, key = self.issue(path.name, subject)
         files.write_json(path, {
             "apiVersion": "v1",
@@ -69,8 +69,8 @@ def api_server_names(addresses: Addresses) -> str:
     """Returns all names and addresses by which clients call the API server."""
     names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
              "kubernetes.default.svc.cluster.local"]
-    numbers = ["127.0.0.1", API_SERVICE, addresses.node]
-    return ",".join([f"DNS:{name}" for name in names] + [f"IP:{number}" for number in numbers])
+    ips = ["127.0.0.1", API_SERVICE, addresses.node]
+    return ",".join([f"DNS:{name}" for name in names] + [f"IP:{ip}" for ip in ips])
 
 
 def kubeconfig_credentials(path: Path) -> dict:

@@ -63,15 +63,15 @@ def remaining(cgroup: str) -> list:
 
 def remove(cgroup: str) -> None:
     """Removes the cgroup and its children. Their processes have been killed, but may take a moment to end."""
-    def gone() -> bool:
+    def removed() -> bool:
         for folder in remaining(cgroup):
             try:
                 folder.rmdir()
             except OSError:
                 pass
         return not remaining(cgroup)
-    if not wait_until(gone, seconds=15):
+    if not wait_until(removed, seconds=15):
         raise ClusterError(
-            f"cgroup {remaining(cgroup)[0]} still has processes: see its cgroup.procs, end them, "
+            f"cgroup {remaining(cgroup)[0]} still has processes: end those in its cgroup.procs "
             "and run cluster-down again"
         )

@@ -22,11 +22,11 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     command("up", "bring a cluster up, or repair it")
-    api_only = command("api-only", "etcd and API server alone, for API tests and benchmarks", positional=False)
+    api_only = command("api-only", "run only etcd and API server, for API tests and benchmarks", positional=False)
     api_only.add_argument("action", choices=["up", "down"])
-    api_only.add_argument("--controllers", action="store_true", help="run the controller manager too")
-    command("down", "take a cluster down, leaving nothing behind")
-    command("status", "what runs and how to use it")
+    api_only.add_argument("--controllers", action="store_true", help="also run the controller manager")
+    command("down", "take a cluster down and remove everything that belongs to it")
+    command("status", "print the state of a cluster and how to use it")
     command("load-images", "import the built images that a cluster does not have")
     commands.add_parser("images", help="build Kermode's images that changed")
     commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     command("kubeconfig", "print the path of the kubeconfig")
     kubectl = command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
-    for name, text in (("stop", "kill a component and keep it down"), ("start", "let a stopped component run again")):
+    for name, text in (("stop", "kill a component and keep it down"), ("start", "start a stopped component")):
         fault = command(name, text, positional=False)
         fault.add_argument("component", help="such as kube-apiserver or etcd; status lists them")
     inside = command("exec", "run a program inside the node's namespaces", positional=False)
@@ -52,7 +52,7 @@ def registry() -> str:
     """Returns the registry to push to."""
     found = os.environ.get("KERMODE_REGISTRY")
     if not found:
-        raise ClusterError("KERMODE_REGISTRY is not set: give a registry and its path, such as "
+        raise ClusterError("KERMODE_REGISTRY is not set: set it to a registry and a path, such as "
                            "KERMODE_REGISTRY=registry.example.org/kermode")
     return found.rstrip("/")
 

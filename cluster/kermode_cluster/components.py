@@ -12,7 +12,8 @@ class Component:
     name: str
     command: list
     after: list = field(default_factory=list)
-    # Readiness: a URL that returns 200, or a unix socket that accepts; with None, a started program is ready.
+    # Readiness check: a URL that returns 200, or a unix socket that accepts connections. Without either, a started program is
+    # ready.
     url: str = None
     socket: str = None
 

@@ -10,8 +10,8 @@ PLUGINS = "/opt/cni/bin"
 
 def containerd(pause_image: str) -> str:
     """Returns containerd's configuration, with default paths inside the node."""
-    # restrict_oom_score_adj: without CAP_SYS_RESOURCE runc cannot lower the sandbox's score, and
-    # every sandbox would fail with "can't get final child's PID from pipe: EOF".
+    # restrict_oom_score_adj: without CAP_SYS_RESOURCE, runc cannot lower the OOM score of a sandbox, and every sandbox
+    # would fail with "can't get final child's PID from pipe: EOF".
     return f"""version = 2
 root = "/var/lib/containerd"
 state = "/run/containerd"
@@ -35,8 +35,8 @@ state = "/run/containerd"
 def network(addresses: Addresses, mtu: int) -> str:
     """Returns the CNI configuration list.
 
-    `ptp` and not `bridge`: every packet between pods is routed and so passes the Service rules, also
-    on hosts without the br_netfilter module; a pod reaches itself through a Service the same way.
+    With `ptp`, every packet between Pods is routed and passes the Service rules, even on hosts without the br_netfilter
+    module, which `bridge` would need. A Pod reaches itself through a Service in the same way.
     """
     return json.dumps({
         "cniVersion": "0.4.0",

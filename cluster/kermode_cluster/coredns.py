@@ -11,14 +11,14 @@ def objects(image: str, servers: list) -> list:
     """Returns (API path, object) of all objects to apply, in order."""
     core, apps = "/api/v1", "/apis/apps/v1"
     rbac = "/apis/rbac.authorization.k8s.io/v1"
-    here = f"/namespaces/{NAMESPACE}"
+    namespaced = f"/namespaces/{NAMESPACE}"
     return [
-        (f"{core}{here}/serviceaccounts/coredns", service_account()),
+        (f"{core}{namespaced}/serviceaccounts/coredns", service_account()),
         (f"{rbac}/clusterroles/system:coredns", cluster_role()),
         (f"{rbac}/clusterrolebindings/system:coredns", cluster_role_binding()),
-        (f"{core}{here}/configmaps/coredns", config_map(servers)),
-        (f"{core}{here}/services/kube-dns", service()),
-        (f"{apps}{here}/deployments/coredns", deployment(image)),
+        (f"{core}{namespaced}/configmaps/coredns", config_map(servers)),
+        (f"{core}{namespaced}/services/kube-dns", service()),
+        (f"{apps}{namespaced}/deployments/coredns", deployment(image)),
     ]
 
 

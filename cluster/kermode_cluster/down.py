@@ -1,4 +1,4 @@
-"""Takes a cluster down and removes everything it left, whatever its state."""
+"""Takes a cluster down and removes everything that belongs to it, in any state of the cluster."""
 
 import shutil
 
@@ -11,14 +11,15 @@ def down(name: str) -> None:
     place = paths.ClusterPaths(name)
     with files.locked(place.lock):
         if not place.root.exists():
-            print(f"there is no cluster {name}")
+            print(f"cluster {name} does not exist")
             return
         remove(place)
     print(f"cluster {name} is down")
 
 
 def remove(place: paths.ClusterPaths) -> None:
-    """Ends the node, then removes what lies outside its namespaces. The folder goes last, because it names the rest."""
+    """Ends the node, then removes the objects outside of its namespaces. The folder is removed last, because it contains the
+    names of the others."""
     if not place.root.exists():
         return
     node.end(place)
@@ -27,7 +28,7 @@ def remove(place: paths.ClusterPaths) -> None:
         hostnet.disconnect(place.name, Addresses(settings["number"]))
     cgroups.remove(place.cgroup)
     shutil.rmtree(place.root)
-    # `up` reserves its folder under the same lock, so no cluster appears in between.
+    # `up` creates its folder under the same lock, so no cluster can be created after the check.
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         if not paths.all_clusters():
             hostnet.restore_forwarding()

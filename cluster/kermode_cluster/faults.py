@@ -17,26 +17,26 @@ def stop(place: paths.ClusterPaths, component: str) -> None:
 
 
 def start(place: paths.ClusterPaths, component: str) -> None:
-    """Starts a component again; returns when it is ready."""
+    """Starts a stopped component and returns once it is ready."""
     change(place, component, lambda stopped: stopped - {component})
     settle(place, component, lambda state: state["ready"], "is ready")
 
 
-def change(place: paths.ClusterPaths, component: str, to) -> None:
+def change(place: paths.ClusterPaths, component: str, update) -> None:
     """Writes the list of stopped components and signals process 1."""
     known = [spec["name"] for spec in files.read_json(place.spec) or ()]
     if component not in known:
         raise ClusterError(f"cluster {place.name} has no component {component!r}: {', '.join(known)}")
     with files.locked(place.lock):
-        files.write_json(place.stopped, sorted(to(set(files.read_json(place.stopped) or ()))))
+        files.write_json(place.stopped, sorted(update(set(files.read_json(place.stopped) or ()))))
     init = node.identity(place)
     if init is None:
         raise ClusterError(f"cluster {place.name} is not running")
     os.kill(init.pid, signal.SIGHUP)
 
 
-def settle(place: paths.ClusterPaths, component: str, condition, what: str) -> None:
+def settle(place: paths.ClusterPaths, component: str, condition, state: str) -> None:
     """Waits until process 1 reports the state."""
     if not wait_until(lambda: condition((files.read_json(place.state) or {})[component]), seconds=DEADLINE):
-        raise ClusterError(f"waited {DEADLINE} s in vain until {component} {what}:\n"
+        raise ClusterError(f"timed out after {DEADLINE} s waiting until {component} {state}:\n"
                            + files.tail(place.logs / f"{component}.log"))

@@ -65,15 +65,15 @@ def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
 
 def disconnect(name: str, addresses: Addresses) -> None:
     """Removes what `connect` created on the host; the routes disappear with the interface."""
-    def gone() -> bool:
+    def removed() -> bool:
         if addresses.interface not in interfaces():
             return True
-        # The kernel also removes the interface, some time after the end of the node's namespace.
+        # The kernel removes the interface, too, but only some time after the end of the node's namespace.
         run("ip", "link", "delete", addresses.interface, check=False)
         return False
-    if not wait_until(gone, seconds=10):
+    if not wait_until(removed, seconds=10):
         raise ClusterError(f"interface {addresses.interface} cannot be removed: "
-                           f"try ip link delete {addresses.interface}")
+                           f"run ip link delete {addresses.interface}")
     if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():
         run("nft", "delete", "table", "ip", table(name))
 

@@ -116,7 +116,7 @@ def built() -> dict:
     """Returns references of the built images."""
     references = files.read_json(LIST)
     if not references or not all(archive_of(name).exists() for name in references):
-        raise ClusterError("there are no images yet: run make images")
+        raise ClusterError("no images are built: run make images")
     return references
 
 
@@ -132,18 +132,18 @@ def push(registry: str) -> dict:
     pushed = {}
     with tempfile.TemporaryDirectory(dir=paths.IMAGE_OUTPUT) as storage:
         buildah = ("buildah", "--storage-driver", "vfs", "--root", f"{storage}/root", "--runroot", f"{storage}/run")
-        # Without this setting, buildah creates /etc/cni on the host, although it needs no network here.
+        # Without this setting, buildah creates /etc/cni on the host, although a push needs no container network.
         settings = Path(storage) / "containers.conf"
         settings.write_text(f'[network]\nnetwork_config_dir = "{storage}/networks"\n', encoding="utf-8")
         environment = dict(os.environ, CONTAINERS_CONF=str(settings))
         for name, reference in built().items():
             tag = reference.rpartition(":")[2]
             target = f"{registry}/{name}:{tag}"
-            there = target if registry.startswith("oci:") else f"docker://{target}"
+            destination = target if registry.startswith("oci:") else f"docker://{target}"
             if registry.startswith("oci:"):
                 Path(registry.partition(":")[2]).mkdir(parents=True, exist_ok=True)
             identifier = run(*buildah, "pull", "--quiet", f"oci-archive:{archive_of(name)}", env=environment).strip()
-            run(*buildah, "push", "--quiet", identifier, there, env=environment)
+            run(*buildah, "push", "--quiet", identifier, destination, env=environment)
             pushed[name] = target
     files.write_json(paths.IMAGE_OUTPUT / "pushed.json", pushed)
     return pushed

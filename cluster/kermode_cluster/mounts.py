@@ -14,7 +14,7 @@ BOUND = {"/var/lib/kubelet": "kubelet", "/var/lib/containerd": "containerd", "/v
 def prepare(place: ClusterPaths) -> None:
     """Mounts all folders. The mount namespace is private, so the mounts end with it."""
     run("mount", "--make-rprivate", "/")
-    # Mounts made by pods with mountPropagation must reach the other pods of this node.
+    # Mounts of Pods with mountPropagation must be visible in the other Pods of this node.
     run("mount", "--make-rshared", "/")
     for target in OVERLAID:
         upper = place.overlay(target)

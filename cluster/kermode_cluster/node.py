@@ -55,17 +55,17 @@ def entering(place: paths.ClusterPaths) -> list:
 def descendants(init: int, parents: dict) -> set:
     """Returns all descendants of `init` in a map from pid to parent. Pure.
 
-    Containers have PID namespaces of their own below the node's, so ancestry is what they share: no
-    process of a node can be adopted by one outside, since process 1 of its namespace adopts orphans.
+    Containers have their own PID namespaces, so processes of a node are recognised by their ancestry. Orphans stay
+    descendants, because process 1 of their namespace adopts them.
     """
     children = {}
-    for pid, parent in parents.items():
-        children.setdefault(parent, []).append(pid)
-    found, open_ends = set(), [init]
-    while open_ends:
-        pid = open_ends.pop()
+    for pid, ancestor in parents.items():
+        children.setdefault(ancestor, []).append(pid)
+    found, pending = set(), [init]
+    while pending:
+        pid = pending.pop()
         found.add(pid)
-        open_ends += children.get(pid, [])
+        pending += children.get(pid, [])
     return found
 
 
@@ -104,5 +104,5 @@ def end(place: paths.ClusterPaths) -> None:
         return
     init.kill()
     if not wait_until(lambda: not init.alive(), seconds=30):
-        raise ClusterError(f"process {init.pid} of cluster {place.name} does not end: "
+        raise ClusterError(f"process {init.pid} of cluster {place.name} still runs after SIGKILL: "
                            + json.dumps(processes(init), indent=2))

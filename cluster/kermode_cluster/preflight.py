@@ -64,5 +64,5 @@ def check(api_only: bool) -> None:
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     if any(place.is_relative_to(target) for target in OVERLAID) or \
             run("stat", "--file-system", "--format=%T", existing).strip() == "overlayfs":
-        raise ClusterError(f"{place} lies on a folder or file system that nodes overlay: "
+        raise ClusterError(f"{place} is on an overlay, or in a folder that nodes overlay: "
                            "set KERMODE_CACHE to a folder on a real disk outside /etc, /opt and /var/lib")

@@ -11,7 +11,7 @@ from .errors import ClusterError
 
 
 def run(*command, stdin: str = None, check: bool = True, env: dict = None) -> str:
-    """Runs a command and returns its output; an exception carries its error text."""
+    """Runs a command and returns its output. The exception of a failed command contains its error output."""
     result = subprocess.run(
         [str(part) for part in command],
         input=stdin,
@@ -22,8 +22,8 @@ def run(*command, stdin: str = None, check: bool = True, env: dict = None) -> st
         check=False,
     )
     if check and result.returncode != 0:
-        said = (result.stderr or result.stdout).strip()
-        raise ClusterError(f"{' '.join(str(part) for part in command)}: exit code {result.returncode}: {said}")
+        message = (result.stderr or result.stdout).strip()
+        raise ClusterError(f"{' '.join(str(part) for part in command)}: exit code {result.returncode}: {message}")
     return result.stdout
 
 

@@ -26,7 +26,7 @@ def explain(place: paths.ClusterPaths) -> None:
     if shutil.which("kubectl"):
         print(f"  kubectl of the same version: {place.bin / 'kubectl'}")
     else:
-        print(f"  export PATH={place.bin}:$PATH   # brings kubectl")
+        print(f"  export PATH={place.bin}:$PATH   # contains kubectl")
 
 
 def show(name: str) -> int:
@@ -37,8 +37,8 @@ def show(name: str) -> int:
         print(f"cluster {name}: down")
         return 1
     init = node.identity(place)
-    works = healthy(place)
-    print(f"cluster {name}: {'healthy' if works else 'not healthy' if init else 'crashed (up repairs it)'}")
+    is_healthy = healthy(place)
+    print(f"cluster {name}: {'healthy' if is_healthy else 'not healthy' if init else 'crashed (up repairs it)'}")
     for key in ("server", "node", "host", "pods", "services"):
         print(f"  {key:10}{settings[key]}")
     if init is not None:
@@ -48,7 +48,7 @@ def show(name: str) -> int:
             note = f", restarted {state['restarts']} times" if state["restarts"] else ""
             print(f"  {component:25}{'ready' if state['ready'] else 'not ready'}{note}")
     explain(place)
-    return 0 if works else 1
+    return 0 if is_healthy else 1
 
 
 def require(name: str) -> paths.ClusterPaths:

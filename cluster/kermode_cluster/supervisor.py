@@ -1,8 +1,8 @@
 """Process 1 of a node: prepares its mounts, runs its components, reaps orphans.
 
-A node is one PID, mount, network, UTS and IPC namespace. When this process ends the kernel ends all
-others in it (shims and containers too), and with them go mounts, interfaces, routes and rules:
-that is what makes `down` complete. Called by node.py as `python3 -m kermode_cluster.supervisor NAME`.
+A node is one PID, mount, network, UTS and IPC namespace. When this process ends, the kernel kills all other processes of
+the node, including shims and containers, and removes mounts, interfaces, routes and rules; `down` relies on that. node.py
+runs this module as `python3 -m kermode_cluster.supervisor NAME`.
 """
 
 import http.client
@@ -59,7 +59,7 @@ class Running:
         self.start_at = time.monotonic() + RESTART_DELAY
 
     def stop(self) -> None:
-        """Kills the process, as a crash of its machine would."""
+        """Kills the process with SIGKILL and keeps it down."""
         self.stopped = True
         self.ready = False
         if self.pid is not None:
@@ -69,8 +69,8 @@ class Running:
         """Whether the component is ready now."""
         if self.spec["url"]:
             try:
-                with NO_PROXY.open(self.spec["url"], timeout=2) as answer:
-                    return answer.status == 200
+                with NO_PROXY.open(self.spec["url"], timeout=2) as response:
+                    return response.status == 200
             except (OSError, http.client.HTTPException, urllib.error.URLError):
                 return False
         if self.spec["socket"]:
@@ -116,8 +116,8 @@ def step(running: list, stopped: set = frozenset()) -> bool:
 
 def supervise(running: list, state: Path, stopped: Path) -> None:
     """Runs until SIGTERM. SIGHUP reloads the list of stopped components."""
-    wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    wake_reader, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGHUP, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
@@ -129,14 +129,14 @@ def supervise(running: list, state: Path, stopped: Path) -> None:
         if report != reported:
             files.write_json(state, report)
             reported = report
-        if select.select([wake], [], [], 5.0 if settled else 0.05)[0]:
-            os.read(wake, 4096)
+        if select.select([wake_reader], [], [], 5.0 if settled else 0.05)[0]:
+            os.read(wake_reader, 4096)
 
 
 def main() -> int:
     """Announces this process, prepares the node, waits for its network, and runs the components."""
     place = ClusterPaths(sys.argv[1])
-    # /proc is still the host's here, so the pid is that of the host.
+    # /proc is that of the host until prepare(), so the pid is that on the host.
     identity = Identity.of(int(os.readlink("/proc/self")))
     socket.sethostname(place.node_name)
     prepare(place)

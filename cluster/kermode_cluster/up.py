@@ -40,7 +40,7 @@ def up(name: str, api_only: bool = False, controllers: bool = True) -> None:
             try:
                 down.remove(place)
             except ClusterError as second:
-                logs += f"\nand cleaning up failed: {second}"
+                logs += f"\nthe removal of the cluster also failed: {second}"
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}\n{logs}") from error
             raise
@@ -173,26 +173,26 @@ def all_ready(place) -> bool:
     return bool(state) and all(component["ready"] for component in state.values())
 
 
-def wait(place, what: str, condition) -> None:
+def wait(place, condition_name: str, condition) -> None:
     """Waits for a condition. Fails when the node ends or a component keeps failing."""
     def outcome():
         if node.identity(place) is None:
-            raise ClusterError(f"the node ended while waiting for {what}")
+            raise ClusterError(f"the node ended while waiting for {condition_name}")
         for name, state in (files.read_json(place.state) or {}).items():
             if state["restarts"] >= 3:
                 raise ClusterError(f"{name} failed {state['restarts']} times (exit code {state['exit_code']})")
         return condition()
     if not wait_until(outcome, seconds=DEADLINE, interval=0.1):
-        raise ClusterError(f"waited {DEADLINE} s in vain for {what}")
+        raise ClusterError(f"timed out after {DEADLINE} s waiting for {condition_name}")
 
 
 def failed_logs(place) -> str:
     """Returns the last log lines of components that failed or are not ready."""
     state = files.read_json(place.state) or {}
-    guilty = [name for name, at in state.items() if at["restarts"] or not at["ready"]] or ["supervisor"]
+    failed = [name for name, report in state.items() if report["restarts"] or not report["ready"]] or ["supervisor"]
     kept = paths.cache() / "failed" / place.name
     shutil.rmtree(kept, ignore_errors=True)
     if place.logs.is_dir():
         shutil.copytree(place.logs, kept)
-    parts = [f"--- end of {name}.log\n{files.tail(kept / f'{name}.log')}" for name in guilty]
+    parts = [f"--- end of {name}.log\n{files.tail(kept / f'{name}.log')}" for name in failed]
     return "\n".join(parts + [f"all logs: {kept}"])

@@ -1,6 +1,6 @@
-// Command kubernetes is every Kubernetes component of the local cluster in one
-// binary. The name it is called by (a symlink per component) picks the
-// component, so one build and one file on disk serve them all.
+// Command kubernetes contains all Kubernetes components of the local cluster in
+// one binary. The name in argv[0] selects the component: each component is a
+// symbolic link to the binary.
 package main
 
 import (
@@ -35,7 +35,7 @@ func main() {
 	case "kubectl":
 		command = kubectl.NewDefaultKubectlCommand()
 	default:
-		fmt.Fprintf(os.Stderr, "%s: call this binary by the name of a Kubernetes component (kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl)\n", name)
+		fmt.Fprintf(os.Stderr, "%s is not a Kubernetes component: run this binary under the name of one (kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl)\n", name)
 		os.Exit(2)
 	}
 	os.Exit(cli.Run(command))

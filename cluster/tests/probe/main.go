@@ -1,5 +1,5 @@
-// Command probe is what the cluster tests run in pods: a server, a client and
-// an admission webhook in one static binary.
+// Command probe is the program of the Pods in the cluster tests: a server, a
+// client and an admission webhook in one static binary.
 package main
 
 import (
@@ -30,21 +30,22 @@ func main() {
 	}
 }
 
-// serve answers every request with a fixed text.
+// serve responds to every request with a fixed text.
 func serve(address, text string) {
 	log.Fatal(http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, text)
 	})))
 }
 
-// call prints the answer of a URL, trying for a while: a Service's rules follow its pods with a delay.
+// call prints the response of a URL. It retries for 30 s, because the rules of a
+// Service follow its Pods with a delay.
 func call(url string) {
 	client := http.Client{Timeout: 2 * time.Second}
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-		answer, err := client.Get(url)
+		response, err := client.Get(url)
 		if err == nil {
-			body, _ := io.ReadAll(answer.Body)
-			answer.Body.Close()
+			body, _ := io.ReadAll(response.Body)
+			response.Body.Close()
 			fmt.Print(string(body))
 			return
 		}
@@ -54,7 +55,7 @@ func call(url string) {
 	}
 }
 
-// webhook labels every object it is asked about.
+// webhook adds a label to every object under review.
 func webhook(address, certificate, key, label string) {
 	patch := fmt.Sprintf(`[{"op":"add","path":"/metadata/labels","value":{%q:"true"}}]`, label)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -64,7 +64,7 @@ class Cluster:
         self.api.call("POST", SERVICES, {
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]}})
-        self.until(f"pod {name} is ready", lambda: self.api.condition(f"{PODS}/{name}", "Ready"))
+        self.until(f"Pod {name} is ready", lambda: self.api.condition(f"{PODS}/{name}", "Ready"))
 
     def pod(self, name: str) -> dict:
         """Reads a Pod."""
@@ -73,15 +73,15 @@ class Cluster:
     def finish(self, name: str) -> str:
         """Waits for a Pod to end and returns its phase."""
         def phase():
-            now = self.pod(name)["status"].get("phase")
-            return now if now in ("Succeeded", "Failed") else None
-        return self.until(f"pod {name} ended", phase)
+            current = self.pod(name)["status"].get("phase")
+            return current if current in ("Succeeded", "Failed") else None
+        return self.until(f"Pod {name} has ended", phase)
 
-    def until(self, what: str, condition):
+    def until(self, condition_name: str, condition):
         """Waits for a condition; the failure shows the state of the Pods."""
         value = wait_until(condition, seconds=SECONDS, interval=0.1)
         if not value:
-            raise AssertionError(f"not within {SECONDS} s: {what}\n{self.kubectl('describe', 'pods')}")
+            raise AssertionError(f"timed out after {SECONDS} s: {condition_name}\n{self.kubectl('describe', 'pods')}")
         return value
 
 

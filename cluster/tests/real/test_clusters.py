@@ -32,13 +32,13 @@ def fetch(url: str) -> str:
     """Makes a GET request from the host, without a proxy; returns an empty text on failure."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=2) as answer:
-            return answer.read().decode().strip()
+        with opener.open(url, timeout=2) as response:
+            return response.read().decode().strip()
     except OSError:
         return ""
 
 
-class ClustersWork(unittest.TestCase):
+class Clusters(unittest.TestCase):
     """Features for Pods, controllers and operators."""
 
     def test_pod_calls_a_service_of_its_own_cluster_by_name(self):
@@ -91,11 +91,11 @@ class ClustersWork(unittest.TestCase):
         uid = one.pod("holder")["metadata"]["uid"]
         token = one.kubectl("create", "token", "default", "--bound-object-kind=Pod",
                             "--bound-object-name=holder", f"--bound-object-uid={uid}").strip()
-        status = one.api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {
+        review = one.api.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", {
             "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}})["status"]
-        self.assertTrue(status["authenticated"])
-        self.assertEqual(status["user"]["username"], "system:serviceaccount:default:default")
-        self.assertEqual(status["user"]["extra"]["authentication.kubernetes.io/pod-name"], ["holder"])
+        self.assertTrue(review["authenticated"])
+        self.assertEqual(review["user"]["username"], "system:serviceaccount:default:default")
+        self.assertEqual(review["user"]["extra"]["authentication.kubernetes.io/pod-name"], ["holder"])
 
     def test_deletion_of_an_owner_deletes_its_dependents(self):
         one = CLUSTERS[0]
@@ -105,11 +105,11 @@ class ClustersWork(unittest.TestCase):
             "name": "owned", "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner",
                                                   "uid": owner["metadata"]["uid"]}]}})
         one.api.call("DELETE", f"{maps}/owner")
-        one.until("owned is collected", lambda: not any(
+        one.until("the garbage collector has deleted the dependent", lambda: not any(
             item["metadata"]["name"] == "owned" for item in one.api.get(maps)["items"]))
 
 
-class WebhooksWork(unittest.TestCase):
+class Webhooks(unittest.TestCase):
     """The API server calls admission webhooks in the cluster and on the host."""
 
     def register(self, cluster: Cluster, name: str, client: dict) -> None:
@@ -185,7 +185,7 @@ def assert_nothing_left(test: unittest.TestCase, place: paths.ClusterPaths, numb
     test.assertNotIn(addresses.pods, run("ip", "route", "show", "table", "all"))
 
 
-class WhatFailsIsCleaned(unittest.TestCase):
+class Failures(unittest.TestCase):
     """Failed starts and crashes."""
 
     NAME = "kermode-test-three"
@@ -220,12 +220,12 @@ class WhatFailsIsCleaned(unittest.TestCase):
         scheduler = next(pid for pid, command in node.processes(node.identity(one.place)).items()
                          if "kube-scheduler" in command)
         Identity.of(scheduler).kill()
-        one.until("the scheduler is back", lambda: (
+        one.until("the scheduler has restarted", lambda: (
             files.read_json(one.place.state)["kube-scheduler"]["restarts"] == 1
             and files.read_json(one.place.state)["kube-scheduler"]["ready"]))
 
 
-class ZTakingOneDown(unittest.TestCase):
+class ZDown(unittest.TestCase):
     """Runs last, because it takes one of the clusters down."""
 
     def test_down_removes_one_cluster_and_the_other_keeps_working(self):

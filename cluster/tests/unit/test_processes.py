@@ -36,7 +36,7 @@ class Processes(unittest.TestCase):
         self.assertEqual(child.wait(), -9)
         self.assertFalse(found.alive())
 
-    def test_a_zombie_is_not_alive(self):
+    def test_zombie_is_not_alive(self):
         child = subprocess.Popen(["true"])
         found = Identity.of(child.pid)
         self.assertTrue(wait_until(lambda: not found.alive(), 5))
