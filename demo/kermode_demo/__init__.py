@@ -1,4 +1,4 @@
-"""`make demo`: from a fresh machine to a mesh that can be looked at.
+"""`make demo`: builds Kermode, installs it on a cluster, and shows a mesh.
 
-Flow: cli -> place (whose cluster) -> install (images, control plane) -> application -> report.
+Flow: cli -> place (target cluster) -> install (control plane) -> application -> report.
 """

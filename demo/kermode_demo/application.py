@@ -74,13 +74,13 @@ def counters(kubectl: Kubectl, name: str, namespace: str) -> dict:
     return json.loads(fetch(kubectl, pod, namespace, "client", "http://127.0.0.1:8081/"))
 
 
-def grown(before: dict, after: dict) -> dict:
+def increase(before: dict, after: dict) -> dict:
     """Returns the increase of each counter. Pure."""
-    gains = {key: count - before.get(key, 0) for key, count in after.items()}
-    return {key: count for key, count in gains.items() if count > 0}
+    increases = {key: count - before.get(key, 0) for key, count in after.items()}
+    return {key: count for key, count in increases.items() if count > 0}
 
 
 def remove(kubectl: Kubectl) -> None:
     """Deletes the application."""
     for name in ("outside", "app", "mesh"):
-        kubectl.run("delete", "--ignore-not-found", "--filename=-", stdin=manifest(name, "gone"))
+        kubectl.run("delete", "--ignore-not-found", "--filename=-", stdin=manifest(name, "unused"))

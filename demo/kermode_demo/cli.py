@@ -20,9 +20,9 @@ def parser() -> argparse.ArgumentParser:
     """Returns the parser of commands and arguments."""
     main_parser = argparse.ArgumentParser(prog="kermode_demo", description="Kermode's demo")
     commands = main_parser.add_subparsers(dest="command", required=True)
-    for name, text in (("up", "install the mesh and the demo, show what it does"),
-                       ("install", "install the mesh alone"),
-                       ("show", "show again what a running demo does"),
+    for name, text in (("up", "install the mesh and the demo, and print the report"),
+                       ("install", "install only the mesh"),
+                       ("show", "print the report of a running demo"),
                        ("down", "remove everything")):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--cluster", default="kermode", help="local cluster (default: kermode)")
@@ -33,12 +33,12 @@ def built() -> Path:
     """Installs missing packages and builds programs and images. Returns the path of kumactl."""
     step("Debian packages")
     subprocess.run([str(paths.CLUSTER_SOURCES / "install-packages")], check=True)
-    step("programs and images (the first build takes a while)")
+    step("programs and images (the first build takes several minutes)")
     images.show(images.build())
     return images.compile_binaries() / "kumactl"
 
 
-def kumactl_there() -> Path:
+def existing_kumactl() -> Path:
     """Returns the kumactl of an earlier build, which is sufficient for removal."""
     found = sorted(paths.TARGET.glob("*/release/kumactl"))
     return found[0] if found else images.compile_binaries() / "kumactl"
@@ -60,7 +60,7 @@ def up(place) -> None:
     kubectl, references = installed(place)
     step("demo application")
     application.deploy(kubectl, references)
-    step("what it does")
+    step("report")
     report.show(kubectl, place.environment())
 
 
@@ -69,7 +69,7 @@ def down(place) -> None:
     if not isinstance(place, Local):
         kubectl = place.kubectl()
         application.remove(kubectl)
-        install.uninstall(kubectl, kumactl_there(), images.built())
+        install.uninstall(kubectl, existing_kumactl(), images.built())
     place.tear_down()
 
 

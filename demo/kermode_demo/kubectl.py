@@ -42,7 +42,7 @@ class Kubectl:
         self.run("apply", "--filename=-", stdin=text)
 
     def apply_over(self, text: str) -> tuple:
-        """Applies manifests server-side, which keeps fields that others own. Returns (True, ""), or (False, reason) when
+        """Applies manifests server-side, which keeps the fields of other field managers. Returns (True, ""), or (False, reason) when
         a webhook cannot be reached and the caller may retry."""
         result = self.attempt("apply", "--server-side", "--field-manager=kermode-demo", "--filename=-", stdin=text)
         if result.returncode != 0 and "failed calling webhook" not in result.stderr:

@@ -5,8 +5,8 @@ import time
 from .errors import DemoError
 from .kubectl import Kubectl
 
-# Reasons of a waiting container that time does not resolve.
-HOPELESS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull", "ImagePullBackOff")
+# Reasons of a waiting container that do not resolve by themselves.
+PERMANENT = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull", "ImagePullBackOff")
 # Number of container failures after which waiting stops.
 RESTARTS = 3
 
@@ -33,7 +33,7 @@ def wait(what: str, condition, seconds: float = 120, interval: float = 0.5):
             shown = text
             say(f"{what}: {text}")
         if time.monotonic() >= end:
-            raise DemoError(f"waited {seconds:.0f} s for {what}: {text}")
+            raise DemoError(f"timed out after {seconds:.0f} s waiting for {what}: {text}")
         time.sleep(interval)
 
 
@@ -56,13 +56,13 @@ def current(pods: list, deployment: dict) -> list:
                    for container in pod["spec"]["containers"])]
 
 
-def hopeless(pods: list) -> str:
+def permanent_failure(pods: list) -> str:
     """Returns the reason why these Pods cannot become ready, if there is one. Pure."""
     for pod in pods:
         status = pod.get("status", {})
         for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
             waiting = container.get("state", {}).get("waiting", {})
-            if waiting.get("reason") in HOPELESS or container.get("restartCount", 0) >= RESTARTS:
+            if waiting.get("reason") in PERMANENT or container.get("restartCount", 0) >= RESTARTS:
                 reason = waiting.get("reason") or f"{container['restartCount']} restarts"
                 return f"container {container['name']} of Pod {pod['metadata']['name']}: {reason}"
     return ""
@@ -74,9 +74,9 @@ def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
         deployment = kubectl.get("deployment", name, namespace)
         done, text = rolled_out(deployment)
         pods = kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]
-        why = hopeless(current(pods, deployment))
-        if why and not done:
-            raise DemoError(why)
+        failure = permanent_failure(current(pods, deployment))
+        if failure and not done:
+            raise DemoError(failure)
         return done, text
     try:
         wait(f"Deployment {name}", outcome)
@@ -87,17 +87,17 @@ def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
 
 def diagnosis(kubectl: Kubectl, namespace: str, name: str) -> str:
     """Returns objects, events and last log lines of a Deployment that does not become ready."""
-    here = f"--namespace={namespace}"
+    namespace_flag = f"--namespace={namespace}"
     parts = [
-        ("objects", ("get", "deployments,replicasets,pods", here, "--output=wide")),
-        ("events", ("get", "events", here, "--sort-by=.lastTimestamp")),
+        ("objects", ("get", "deployments,replicasets,pods", namespace_flag, "--output=wide")),
+        ("events", ("get", "events", namespace_flag, "--sort-by=.lastTimestamp")),
     ]
-    pods = kubectl.attempt("get", "pods", here, f"--selector=app={name}", "--output=name").stdout.split()
+    pods = kubectl.attempt("get", "pods", namespace_flag, f"--selector=app={name}", "--output=name").stdout.split()
     for pod in pods[:2]:
-        parts.append((pod, ("describe", pod, here)))
-        parts.append((f"logs of {pod}", ("logs", pod, here, "--all-containers", "--prefix", "--tail=30")))
+        parts.append((pod, ("describe", pod, namespace_flag)))
+        parts.append((f"logs of {pod}", ("logs", pod, namespace_flag, "--all-containers", "--prefix", "--tail=30")))
         parts.append((f"earlier logs of {pod}",
-                      ("logs", pod, here, "--all-containers", "--prefix", "--tail=30", "--previous")))
+                      ("logs", pod, namespace_flag, "--all-containers", "--prefix", "--tail=30", "--previous")))
     texts = []
     for title, arguments in parts:
         result = kubectl.attempt(*arguments)

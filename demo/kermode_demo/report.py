@@ -7,9 +7,9 @@ from .kubectl import Kubectl
 from .progress import say, wait
 
 REPLICAS = 3
-# Number of requests after which each of three replicas has certainly served some.
+# Number of requests to wait for: enough that each of three replicas serves some.
 REQUESTS = 60
-REFUSALS = 4
+REJECTIONS = 4
 # Statistics of the cluster in the client's sidecar, and of the listener in front of the server.
 STATISTICS = ("^(cluster\\.demo-server_kermode-demo_svc_80|listener\\..*_8080)\\."
               "(ssl\\.(handshake|connection_error|fail_verify_.*|versions\\..*|ciphers\\..*)|upstream_rq_[245]xx)$")
@@ -73,30 +73,31 @@ def traffic(kubectl: Kubectl) -> tuple:
 
     def enough():
         now = application.counters(kubectl, "demo-client", NAMESPACE)
-        by_pod = application.grown(before["byPod"], now["byPod"])
-        failures = application.grown(before["byFailure"], now["byFailure"])
-        why = "".join(f"; {reason}: {count}" for reason, count in failures.items())
+        by_pod = application.increase(before["byPod"], now["byPod"])
+        failures = application.increase(before["byFailure"], now["byFailure"])
+        reasons = "".join(f"; {reason}: {count}" for reason, count in failures.items())
         done = sum(by_pod.values()) >= REQUESTS and len(by_pod) >= REPLICAS
         return (by_pod, failures, now["lastAnswer"]) if done else None, \
-            f"answers so far from {len(by_pod)} of {REPLICAS} replicas{why}"
-    return wait("answers from all replicas", enough, seconds=60)
+            f"responses from {len(by_pod)} of {REPLICAS} replicas so far{reasons}"
+    return wait("responses from all replicas", enough, seconds=60)
 
 
-def refused(kubectl: Kubectl, name: str, namespace: str) -> dict:
+def rejected(kubectl: Kubectl, name: str, namespace: str) -> dict:
     """Waits until some requests of a client outside the mesh have failed. Returns its failures by reason. A successful
-    request is an error, since the mesh must reject it; so is a name that does not resolve, since it proves nothing."""
+    request is an error, because the mesh must reject it. A name that does not resolve is an error as well: such a request
+    never reaches the mesh."""
     before = application.counters(kubectl, name, namespace)
 
     def enough():
         now = application.counters(kubectl, name, namespace)
         if now["succeeded"] > before["succeeded"]:
             raise DemoError(f"{name} in namespace {namespace} is outside the mesh but got responses: {now}")
-        failures = application.grown(before["byFailure"], now["byFailure"])
+        failures = application.increase(before["byFailure"], now["byFailure"])
         if any(reason.startswith("name:") for reason in failures):
             raise DemoError(f"{name} in namespace {namespace} cannot resolve the server's name: {failures}")
         count = sum(failures.values())
-        return failures if count >= REFUSALS else None, f"{count} refusals so far"
-    return wait(f"refusals of {name}", enough, seconds=60)
+        return failures if count >= REJECTIONS else None, f"{count} failed requests so far"
+    return wait(f"failed requests of {name}", enough, seconds=60)
 
 
 def handshakes(kubectl: Kubectl, name: str, container: str) -> list:
@@ -108,26 +109,26 @@ def handshakes(kubectl: Kubectl, name: str, container: str) -> list:
 
 def show(kubectl: Kubectl, environment: list) -> None:
     """Prints the report."""
-    by_pod, failures, answer = traffic(kubectl)
-    outside = [(name, namespace, refused(kubectl, name, namespace))
+    by_pod, failures, response = traffic(kubectl)
+    outside = [(name, namespace, rejected(kubectl, name, namespace))
                for name, namespace in (("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE))]
     print("\nPods: in the labelled namespace, every Pod has a sidecar unless it opted out.\n")
     print(pods(kubectl.get("pods", namespace=NAMESPACE)["items"] + kubectl.get("pods", namespace=OUTSIDE)["items"]))
     print("\nDataplanes: the control plane derives them from Pods and Services.\n")
     print(dataplanes(kubectl.get("dataplanes", namespace=NAMESPACE)["items"]))
     print("\nRequests: demo-client calls http://demo-server.kermode-demo.svc/ without knowledge of replicas or TLS.\n"
-          "Those of the last seconds:\n")
+          "Requests of the last seconds:\n")
     rows = sorted(by_pod.items()) + [("failed", sum(failures.values()))]
     print(table(["replica", "requests"], rows))
     print("\nIdentity: the certificate of the client, as the server's sidecar passes it on in the header\n"
           "x-forwarded-client-cert. The first URI is the service, the others are the caller's tags.\n")
-    uris = identities(answer["headers"].get("x-forwarded-client-cert", ""))["URI"]
+    uris = identities(response["headers"].get("x-forwarded-client-cert", ""))["URI"]
     if not uris:
-        raise DemoError(f"the server saw no client certificate: {answer}")
+        raise DemoError(f"the server saw no client certificate: {response}")
     for uri in uris:
         say(uri)
-    print("\nEnvoy's own statistics, in the sidecars of client and server, since they began: with the requests that came\n"
-          "before the first server was ready.\n")
+    print("\nEnvoy's own statistics, in the sidecars of client and server, since their start, including requests before\n"
+          "the first server was ready.\n")
     rows = [("client", *pair) for pair in handshakes(kubectl, "demo-client", "client")]
     rows += [("server", *pair) for pair in handshakes(kubectl, "demo-server", "server")]
     print(table(["sidecar of", "statistic", "value"], rows))

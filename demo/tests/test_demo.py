@@ -52,10 +52,9 @@ class Progress(unittest.TestCase):
     def test_wait_ends_for_pods_that_keep_failing(self):
         def pod(**status):
             return {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "c", **status}]}}
-        self.assertEqual(progress.hopeless([pod(state={"waiting": {"reason": "ContainerCreating"}})]), "")
-        self.assertIn("ImagePullBackOff", progress.hopeless([pod(state={"waiting": {"reason": "ImagePullBackOff"}})]))
-        self.assertIn("3 restarts", progress.hopeless([pod(restartCount=3)]))
-
+        self.assertEqual(progress.permanent_failure([pod(state={"waiting": {"reason": "ContainerCreating"}})]), "")
+        self.assertIn("ImagePullBackOff", progress.permanent_failure([pod(state={"waiting": {"reason": "ImagePullBackOff"}})]))
+        self.assertIn("3 restarts", progress.permanent_failure([pod(restartCount=3)]))
 
     def test_pods_of_an_earlier_rollout_are_ignored(self):
         def pod(image):
@@ -81,7 +80,7 @@ class Application(unittest.TestCase):
         self.assertIsNone(application.sidecar_image({"spec": {"containers": [{"name": "server"}]}}))
 
     def test_only_increases_are_reported(self):
-        self.assertEqual(application.grown({"a": 1, "b": 2}, {"a": 1, "b": 5, "c": 1}), {"b": 3, "c": 1})
+        self.assertEqual(application.increase({"a": 1, "b": 2}, {"a": 1, "b": 5, "c": 1}), {"b": 3, "c": 1})
 
 
 class Report(unittest.TestCase):
