@@ -28,8 +28,8 @@ pub struct Dataplane {
 }
 
 impl Dataplane {
-    /// Every value of `kuma.io/service` that the proxy has, sorted, each once. A gateway identified by its Deployment
-    /// has only the name under [`tag::GATEWAY_SERVICE`].
+    /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or for a gateway
+    /// that is identified by its Deployment the value of [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
         let gateway = self.gateway.iter().map(|gateway| {
@@ -62,9 +62,9 @@ impl Inbound {
     /// Port of the only inbound of a service-less workload; nothing listens on it
     /// (docs/reference/dataplane.md#service-less-pods).
     pub const SERVICELESS_PORT: u16 = 49151;
-    /// Maximum number of inbounds of a Dataplane. Each is an endpoint in every proxy that calls the workload, and
-    /// only a selector that matches Pods by mistake leads to more.
-    pub const MOST: usize = 256;
+    /// Maximum number of inbounds of a Dataplane. Each inbound is an endpoint in every proxy that calls the workload.
+    /// Only a selector that matches Pods by mistake exceeds the limit.
+    pub const MAX_PER_DATAPLANE: usize = 256;
 
     /// The service this inbound belongs to.
     pub fn service(&self) -> Option<ServiceName> {
@@ -73,7 +73,7 @@ impl Inbound {
             .map(|name| ServiceName::new(name.clone()))
     }
 
-    /// The declared protocol, TCP when there is none or an unknown one.
+    /// The declared protocol; TCP if none or an unknown one is declared.
     pub fn protocol(&self) -> Protocol {
         self.tags
             .get(tag::PROTOCOL)
@@ -104,7 +104,7 @@ pub struct Gateway {
 /// Operator of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayKind {
-    /// By the user (Kong, Traefik …), with a sidecar of Kermode.
+    /// The user runs the gateway (Kong, Traefik …), with a sidecar of Kermode.
     Delegated,
 }
 

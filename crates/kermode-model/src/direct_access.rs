@@ -1,8 +1,8 @@
 //! Direct access: the Pod addresses that a proxy may call by IP (`kuma.io/direct-access-services`).
 //!
-//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and passes it every
-//! service that the mesh view touched. The few addresses that changed are then compared with the [`DirectAccess`] of
-//! each proxy.
+//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and updates it with
+//! every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each proxy only for the
+//! addresses that changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -31,16 +31,16 @@ struct EndpointUse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectAccess {
     proxy: ObjectKey,
-    /// Services called by Pod IP; `None` for all.
+    /// Services called by Pod IP; `None` if all.
     services: Option<BTreeSet<ServiceName>>,
-    /// Services for which the proxy has outbound listeners; `None` for all.
+    /// Services for which the proxy has outbound listeners; `None` if for all.
     reachable: Option<BTreeSet<ServiceName>>,
 }
 
 // === impl EndpointAddresses ===
 
 impl EndpointAddresses {
-    /// The addresses of all services of a mesh.
+    /// Indexes the endpoints of all services of a mesh.
     pub fn of(view: &MeshView, mesh: &MeshName) -> Self {
         let mut addresses = Self::default();
         for (name, service) in view.services(mesh) {
@@ -49,8 +49,8 @@ impl EndpointAddresses {
         addresses
     }
 
-    /// Replaces the endpoints of a service; `None` removes them. Unready endpoints count. Returns the addresses at
-    /// which something changed.
+    /// Replaces the endpoints of a service, unready ones included; `None` removes them. Returns the addresses whose
+    /// endpoint was added, removed or changed.
     pub fn update(&mut self, name: &ServiceName, service: Option<&Service>) -> BTreeSet<SocketAddr> {
         let mut stale = self.by_service.remove(name).unwrap_or_default();
         let mut changed = BTreeSet::new();
@@ -92,7 +92,7 @@ impl EndpointAddresses {
 // === impl DirectAccess ===
 
 impl DirectAccess {
-    /// Direct access as a Dataplane declares it; `None` when it declares none.
+    /// Direct access that a Dataplane declares; `None` if it declares none.
     pub fn of(dataplane: &Dataplane) -> Option<Self> {
         let settings = dataplane.transparent_proxying.as_ref()?;
         let direct = &settings.direct_access_services;
@@ -128,8 +128,10 @@ impl DirectAccess {
         addresses
     }
 
-    /// Whether the proxy calls an address directly: a service of its list has an endpoint there, in another Pod, and
-    /// no outbound listener of the proxy has the address already, as those of headless services do.
+    /// Whether the proxy calls an address directly.
+    ///
+    /// True if a listed service has an endpoint of another Pod at the address, and the proxy has no outbound listener
+    /// for the address, as it has for endpoints of reachable headless services.
     pub fn includes(&self, of_mesh: &EndpointAddresses, address: SocketAddr) -> bool {
         let Some(uses) = of_mesh.by_address.get(&address) else {
             return false;
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn own_pod_and_reachable_headless_endpoints_are_left_out() {
+    fn own_pod_and_reachable_headless_endpoints_are_excluded() {
         let mut addresses = EndpointAddresses::default();
         let web = mk_service(false, &[(1, "client"), (2, "web-0"), (3, "db-0")]);
         addresses.update(&"web".into(), Some(&web));

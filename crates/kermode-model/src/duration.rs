@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-/// Error of a text that is not a duration.
+/// A text is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration: write a number and a unit (ms, s, m, h), for example 30s or 1m30s")]
 pub struct InvalidDuration {

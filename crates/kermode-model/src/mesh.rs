@@ -11,7 +11,7 @@ pub struct Mesh {
     pub name: MeshName,
     /// Mutual TLS; `None` without an enabled backend.
     pub mtls: Option<Mtls>,
-    /// Whether proxies pass traffic to addresses outside the mesh through (`networking.outbound.passthrough`).
+    /// Whether proxies pass through traffic to addresses outside the mesh (`networking.outbound.passthrough`).
     pub outbound_passthrough: bool,
 }
 

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Mesh of a workload that names none.
+/// Mesh of a workload without an explicit mesh.
 pub const DEFAULT_MESH: &str = "default";
 
 /// Maximum length of a DNS label, in bytes (RFC 1123).
 pub const MAX_DNS_LABEL: usize = 63;
 
-/// Whether a text is a DNS label (RFC 1123) in lower case, like the name of a Kubernetes namespace. Names of meshes
-/// have to be: they are SPIFFE trust domains and parts of the names of Secrets.
+/// Whether a text is a DNS label (RFC 1123) in lower case, like the name of a Kubernetes namespace. Mesh names must be
+/// DNS labels, because they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
     let outer =
         |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
@@ -29,7 +29,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Wraps a text without a check: the API server has validated the object it comes from.
+            /// Creates a name without validation: the API server has validated the object that contains it.
             pub fn new(name: impl Into<Arc<str>>) -> Self {
                 Self(name.into())
             }
@@ -101,7 +101,7 @@ impl ObjectKey {
         }
     }
 
-    /// The name of the object inside a mesh, as in Kuma: `<name>.<namespace>`.
+    /// The name of the proxy in its mesh, as in Kuma: `<name>.<namespace>`.
     pub fn proxy_name(&self) -> String {
         format!("{}.{}", self.name, self.namespace)
     }

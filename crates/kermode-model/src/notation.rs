@@ -82,7 +82,7 @@ pub fn map(text: &str) -> Option<BTreeMap<String, String>> {
 /// # Errors
 /// If the text is empty, contains anything but digits, or is out of the range of `T`.
 pub fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, ParseIntError> {
-    // A lone sign is the shortest text that is refused for the same reason.
+    // A lone sign yields `FromStr`'s error for an invalid digit, which is the right error for a signed number too.
     let digits = if text.starts_with('+') { "+" } else { text };
     digits.parse()
 }

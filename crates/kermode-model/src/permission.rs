@@ -1,4 +1,4 @@
-//! MeshTrafficPermission: which callers an inbound admits, and which permission applies to which inbound.
+//! MeshTrafficPermission: the callers that an inbound allows, and the inbounds that a permission applies to.
 //!
 //! The mesh view holds one [`PermissionSet`] for each mesh. Its rules for an inbound become Envoy's RBAC filter in
 //! `kermode-envoy`.
@@ -17,16 +17,16 @@ pub struct TrafficPermission {
     pub rules: Vec<PermissionRule>,
 }
 
-/// Verdict for one group of callers.
+/// Action for one group of callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PermissionRule {
     /// The callers.
     pub from: Principal,
-    /// Whether they may call.
+    /// Action for their requests.
     pub action: Action,
 }
 
-/// A group of callers, recognised by the URIs of their certificate.
+/// A group of callers, identified by the URIs in their certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
     /// The calling service; any when absent.
@@ -35,14 +35,14 @@ pub struct Principal {
     pub tags: Tags,
 }
 
-/// The verdict of a rule.
+/// Action of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Admit the call.
+    /// Allow the caller.
     Allow,
-    /// Refuse the call.
+    /// Deny the caller.
     Deny,
-    /// Admit the call, and count it as one that a Deny would have refused.
+    /// Allow the caller, and count it as shadow-denied, which shows the effect that `Deny` would have.
     AllowWithShadowDeny,
 }
 
@@ -53,7 +53,7 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 /// Position of a permission in its set; a later permission overrules an earlier one.
 ///
 /// A permission for a service overrules one for other tags, which overrules one for the whole mesh; more tags
-/// overrule fewer. Among equals the first name of the alphabet wins, as in Kuma.
+/// overrule fewer. Among equals, the alphabetically first name wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
     names_service: bool,
@@ -124,11 +124,11 @@ mod tests {
     use super::*;
 
     fn tags(tags: &[(&str, &str)]) -> Tags {
-        let shared = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
-        tags.iter().map(shared).collect()
+        let pair = |(key, value): &(&str, &str)| ((*key).into(), (*value).into());
+        tags.iter().map(pair).collect()
     }
 
-    /// A permission that is recognised by the caller it names.
+    /// A permission that tests identify by its caller.
     fn mk_permission(caller: &str, target: &[(&str, &str)]) -> TrafficPermission {
         TrafficPermission {
             target: tags(target),
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn more_specific_permissions_come_later_and_so_do_earlier_names() {
+    fn rules_are_ordered_by_specificity_and_then_by_descending_name() {
         let service = ("kuma.io/service", "web_ns_svc_80");
         let targets: [(&str, &[(&str, &str)]); 6] = [
             ("a-subset", &[("version", "1")]),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn edited_target_replaces_the_permission_at_its_old_position() {
+    fn permission_with_an_edited_target_replaces_the_old_one() {
         let (mut set, key) = (PermissionSet::default(), ObjectKey::new("system", "a"));
         assert_eq!(set.insert(key.clone(), mk_permission("old", &[])), None);
         let edited = mk_permission("new", &[("version", "1")]);

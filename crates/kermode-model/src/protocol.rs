@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// Application protocol of a port, ordered by specificity: of several protocols declared for one port, the
-/// greatest applies.
+/// Application protocol of a port, ordered by specificity: if several protocols are declared for one port, the greatest
+/// one applies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     /// Opaque bytes.
@@ -31,7 +31,7 @@ impl Protocol {
         }
     }
 
-    /// Parses the value of the tag `kuma.io/protocol`; `None` for a value that Kuma does not know.
+    /// Parses the value of the tag `kuma.io/protocol`; `None` for an unknown protocol.
     pub fn from_tag(text: &str) -> Option<Self> {
         match text {
             "tcp" => Some(Self::Tcp),

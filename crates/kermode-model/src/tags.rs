@@ -1,4 +1,4 @@
-//! Tags: keys and values that identify an inbound. Users see them on the Dataplane.
+//! Tags: keys and values that identify an inbound, visible on the Dataplane.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The mesh view: all meshes, dataplanes, services and permissions, as generators of Envoy resources read them.
+//! The mesh view: all meshes, dataplanes, services and permissions. The generators in `kermode-envoy` read it.
 //!
-//! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns
-//! the [`Touched`] parts, for which resources have to be generated again; a write that changes nothing returns none.
-//! The cost of a write depends on what it touches, not on the size of the mesh.
+//! The index in `kermode-k8s` writes whole objects. Each write compares the object with its last state and returns the
+//! [`Touched`] parts, whose Envoy resources must be regenerated; a write without a change returns none. The cost of a
+//! write depends on the touched parts, not on the size of the mesh.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -60,26 +60,26 @@ impl Service {
 /// One inbound of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The dataplane it belongs to.
+    /// Dataplane of the endpoint.
     pub dataplane: ObjectKey,
     /// Tags of the inbound.
     pub tags: Tags,
-    /// Its declared protocol.
+    /// Declared protocol of the inbound.
     pub protocol: Protocol,
-    /// Whether it may receive traffic.
+    /// Whether the endpoint may receive traffic.
     pub ready: bool,
 }
 
-/// A part of the view whose Envoy resources have to be generated again.
+/// A part of the view whose Envoy resources must be regenerated.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
     /// The mesh itself: mTLS or passthrough.
     Mesh(MeshName),
-    /// A service: endpoints, addresses or protocol. It may have been removed.
+    /// The endpoints, addresses or protocol of a service, which may have been removed.
     Service(MeshName, ServiceName),
-    /// A dataplane, apart from the health of its inbounds. It may have been removed.
+    /// A dataplane, which may have been removed. Not touched by changes of the health of its inbounds.
     Dataplane(ObjectKey),
-    /// The permissions that apply to an inbound of a dataplane, by its port.
+    /// The permissions that apply to the inbound of a dataplane on this port.
     Inbound(ObjectKey, u16),
 }
 
@@ -100,7 +100,7 @@ impl MeshEntry {
 // === impl MeshView ===
 
 impl MeshView {
-    /// The Mesh resource of that name.
+    /// The Mesh resource with a name.
     pub fn mesh(&self, name: &MeshName) -> Option<&Arc<Mesh>> {
         self.meshes.get(name)?.mesh.as_ref()
     }
@@ -165,7 +165,7 @@ impl MeshView {
         vec![Touched::Mesh(name)]
     }
 
-    /// Removes a Mesh resource. Its dataplanes stay in the view and are configured again when the Mesh is recreated.
+    /// Removes a Mesh resource. Its dataplanes stay in the view, so that a recreated Mesh applies to them.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
         let Some(entry) = self.meshes.get_mut(name) else {
             return Vec::new();
@@ -196,7 +196,7 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
-    /// Removes a permission, whatever its mesh. Touches the inbounds that it selected.
+    /// Removes a permission from its mesh. Touches the inbounds that it selected.
     pub fn remove_permission(&mut self, key: &ObjectKey) -> Vec<Touched> {
         let mut meshes = self.meshes.iter_mut();
         let removed = meshes.find_map(|(mesh, entry)| Some((mesh.clone(), entry.permissions.remove(key)?)));
@@ -209,7 +209,7 @@ impl MeshView {
         self.selected_inbounds(&mesh, &permission)
     }
 
-    /// The inbounds of a mesh to which a permission applies, sorted, each once.
+    /// The inbounds of a mesh to which a permission applies, sorted, without duplicates.
     fn selected_inbounds(&self, mesh: &MeshName, permission: &TrafficPermission) -> Vec<Touched> {
         let mut selected = BTreeSet::new();
         for dataplane in self.dataplanes_of(mesh) {
@@ -228,7 +228,7 @@ impl MeshView {
         }
         if let Some(old) = self.addresses.remove(name) {
             for address in &old.cluster_ips {
-                // Another Service may have been given the ClusterIP in the meantime.
+                // The ClusterIP may have been reassigned to another Service.
                 if self.by_address.get(address) == Some(name) {
                     self.by_address.remove(address);
                 }

@@ -14,7 +14,7 @@ fn keys() -> Vec<&'static str> {
         .collect()
 }
 
-/// Product code: `src` of every crate and binary, without test modules and the files that declare the keys.
+/// Files of product code: `src` of every crate and binary, without test modules and the files that declare the keys.
 fn product_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     let mut directories = Vec::new();
@@ -48,7 +48,7 @@ fn product_files(root: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Files that are compiled only for tests, by name.
+/// Names of files that are compiled only for tests.
 const TEST_FILES: [&str; 3] = ["tests.rs", "property.rs", "builders.rs"];
 const DECLARATIONS: [&str; 2] = ["kermode-model/src/annotation.rs", "kermode-model/src/tags.rs"];
 

@@ -73,7 +73,7 @@ fn networking() -> Value {
         "type": "array",
         "description": "One entry for each port of each Service that selects the Pod.",
         // The API server needs this bound to estimate the cost of the CEL rules.
-        "maxItems": Inbound::MOST,
+        "maxItems": Inbound::MAX_PER_DATAPLANE,
         "items": inbound(),
     });
     let gateway = open(json!({

@@ -52,10 +52,10 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
         ),
         (false, false) => {}
     }
-    if inbounds.len() > Inbound::MOST {
+    if inbounds.len() > Inbound::MAX_PER_DATAPLANE {
         let message = format!(
             "must have at most {} items, not {}",
-            Inbound::MOST,
+            Inbound::MAX_PER_DATAPLANE,
             inbounds.len()
         );
         problems.push(Problem::new("spec.networking.inbound", message));

@@ -7,8 +7,8 @@ use kermode_model::Inbound;
 
 use super::facts::ProbeKind;
 
-/// Reason for which a Pod cannot be converted to a Dataplane. The text becomes an Event on the Pod, so most texts do not
-/// name the Pod. Texts that exist in Kuma are the same as Kuma's.
+/// Error of the conversion of a Pod to a Dataplane. The text becomes an Event on the Pod, so most texts do not name the
+/// Pod. Errors that exist in Kuma have Kuma's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// Services select the Pod, but none of their ports matches a container port.
@@ -21,7 +21,7 @@ pub enum ConvertError {
     #[error(
         "{services} Services select the Pod by {found} ports, and a Dataplane has at most {} inbounds: narrow their \
          selectors, or annotate those that need no mesh with {}: enabled",
-        Inbound::MOST,
+        Inbound::MAX_PER_DATAPLANE,
         annotation::IGNORE
     )]
     TooManyInbounds {

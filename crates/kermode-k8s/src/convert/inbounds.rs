@@ -52,7 +52,7 @@ impl InboundSource<'_> {
                     warnings.extend(not_found(service, port));
                     continue;
                 };
-                declared.note(number, port);
+                declared.record(number, port);
                 let (pod, settings, gateway) = (self.pod, self.settings, self.gateway);
                 inbounds.push(Inbound {
                     port: number,
@@ -73,13 +73,13 @@ impl InboundSource<'_> {
         Ok(inbounds)
     }
 
-    /// Checks the number of inbounds before they are built, so that no change pays for building too many.
+    /// Checks the number of inbounds before they are built, so that an excessive number costs little.
     fn check_number(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
             .filter(|port| resolve_target(self.pod, &port.target).is_some())
             .count();
-        if found > Inbound::MOST {
+        if found > Inbound::MAX_PER_DATAPLANE {
             let services = services.len();
             return Err(ConvertError::TooManyInbounds { services, found });
         }
@@ -140,7 +140,7 @@ struct DeclaredProtocols(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
 
 impl DeclaredProtocols {
     /// Records the declared protocol of a port. A Service without a declaration causes no conflict.
-    fn note(&mut self, number: u16, port: &ServicePortFacts) {
+    fn record(&mut self, number: u16, port: &ServicePortFacts) {
         if let Some(protocol) = port.protocol {
             let of_port = self.0.entry(number).or_default();
             of_port.push((port.service_name().clone(), protocol));

@@ -1,4 +1,4 @@
-//! Every write to the view returns exactly the parts that it touched.
+//! Effects of writes to the view, and the touched parts that they return.
 
 use std::net::IpAddr;
 
@@ -93,7 +93,7 @@ fn service_is_removed_with_its_last_dataplane() {
 }
 
 #[test]
-fn dataplane_of_another_mesh_is_removed_from_its_former_mesh() {
+fn dataplane_that_moves_to_another_mesh_is_removed_from_the_former_one() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
