@@ -1,7 +1,7 @@
-//! From the mesh view to Envoy: the resources of a mesh.
+//! Envoy resources of a mesh, generated from the mesh view without IO.
 //!
-//! Pure. The control plane calls [`generate`] for what a change touched and hands the [`Resource`]s, encoded
-//! once, to `kermode-xds`. The only crate besides `kermode-xds` that sees Envoy's types.
+//! The publisher in `kermode-xds` calls [`generate`] for the parts of the view that a change touched, and stores the
+//! encoded [`Resource`]s. No crate besides this one and `kermode-xds` depends on Envoy's types.
 
 pub mod generate;
 pub mod names;

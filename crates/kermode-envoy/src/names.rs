@@ -1,5 +1,5 @@
-//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). Users grep them, and other crates look
-//! them up.
+//! Names of Envoy resources and SPIFFE ids (docs/reference/envoy.md#names). They are an interface: users search for
+//! them in statistics and logs.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use kermode_model::{MeshName, ServiceName};
 pub const ADMIN: &str = "kuma:envoy:admin";
 /// Listener that answers the kubelet's HTTP probes.
 pub const PROBES: &str = "probe:listener";
-/// Cluster that connects to the Pod an application addressed, with the mesh's TLS.
+/// Cluster that connects to the Pod that the application addressed, with the mesh's TLS.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
 /// Inbound listener of one port. IPv6 addresses are in brackets, here and in all other names.
@@ -38,7 +38,7 @@ pub fn direct_access(address: SocketAddr) -> String {
     format!("{DIRECT_ACCESS}_{address}")
 }
 
-/// Listener and cluster for traffic without a listener of its own.
+/// Listener and cluster for traffic to addresses without a listener.
 pub(crate) fn passthrough(direction: &str, ipv6: bool) -> String {
     format!("{direction}:passthrough:{}", if ipv6 { "ipv6" } else { "ipv4" })
 }
@@ -63,7 +63,7 @@ pub(crate) fn sni(mesh: &MeshName, service: &ServiceName) -> String {
     format!("{service}{{mesh={mesh}}}")
 }
 
-/// A name in the form for statistics: unsafe characters become underscores.
+/// Converts a name for use in statistics: unsafe characters become underscores.
 pub(crate) fn stat(name: &str) -> String {
     let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     name.chars().map(|c| if safe(c) { c } else { '_' }).collect()

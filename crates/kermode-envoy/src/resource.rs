@@ -63,15 +63,15 @@ pub struct Resource {
     pub body: Bytes,
     /// Service that the resource belongs to; `None` for resources of one proxy or of the whole mesh.
     pub service: Option<ServiceName>,
-    /// Present if only a subscription by name brings the resource, not a wildcard.
+    /// Present if the resource is sent only for a subscription by name, not for a wildcard.
     pub on_demand: Option<Box<OnDemand>>,
 }
 
 /// Delivery of a resource that is sent on demand only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDemand {
-    /// Kinds and names of resources that the proxy ACKs or NACKs before it is sent this one. The wait is bounded by a
-    /// deadline of the stream. Names that do not exist are not waited for.
+    /// Kinds and names of resources that the proxy must ACK or NACK before this one is sent. A deadline of the stream
+    /// bounds the wait. Names that do not exist are ignored.
     pub after: Vec<(ResourceKind, Arc<str>)>,
 }
 
@@ -115,8 +115,8 @@ impl Resource {
 
 /// Returns the version of a resource with this content: XXH3 with 128 bits and seed 0, in hexadecimal.
 ///
-/// Envoy is sent a change only if the version differs, so a collision between two versions of one resource leaves a
-/// proxy with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
+/// A change is sent only if the version differs, so a collision between two versions of one resource leaves a proxy
+/// with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
 /// a fixed specification, so replicas, releases and restarts agree; the hasher of `std` promises none of that. It also
 /// hashes at memory speed, and each full publication of a mesh hashes megabytes. It does not resist deliberate
 /// collisions, which are harmless here: an author of a resource could only delay its own updates.

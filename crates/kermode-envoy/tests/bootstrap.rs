@@ -1,10 +1,6 @@
-//! The bootstrap: its contents, and validation by the real Envoy.
+//! Contents of the bootstrap, and its validation by the real Envoy.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 
@@ -31,7 +27,7 @@ fn envoy_accepts_the_bootstrap() {
 fn invalid_bootstrap_is_rejected() {
     let mut bootstrap = mk_bootstrap();
     bootstrap["static_resources"]["listeners"] = json!([{ "name": "a", "no_such_field": 1 }]);
-    let log = envoy::validate(&bootstrap).expect_err("Envoy refuses an unknown field");
+    let log = envoy::validate(&bootstrap).expect_err("Envoy rejects an unknown field");
     assert!(log.contains("no_such_field"), "{log}");
 }
 
@@ -68,6 +64,6 @@ fn statistics_have_no_custom_tag_expressions() {
     assert_eq!(
         mk_bootstrap().get("stats_config"),
         None,
-        "they were 94 % of Envoy's start CPU at 1000 services"
+        "tag expressions took 94 % of Envoy's CPU time at startup with 1000 services"
     );
 }

@@ -1,10 +1,6 @@
-//! Resources whose versions change with a change of the mesh, and which Envoy is therefore sent.
+//! Resources whose versions change with a change of the mesh: the resources that Envoy is sent.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 

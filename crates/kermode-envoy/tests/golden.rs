@@ -1,11 +1,7 @@
 //! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` has all resources of one of
 //! its proxies. The real Envoy validates each. `UPDATE_GOLDENS=1` rewrites the golden files.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 

@@ -1,10 +1,6 @@
 //! Envoy with real redirection, in its own network namespace (needs `unshare`, `ip`, `nft` and `curl`).
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 
@@ -14,9 +10,9 @@ use std::process::Command;
 use support::envoy;
 use support::input::Input;
 
-/// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and to the redirect port itself,
-/// and prints Envoy's count of connections after each. The limit of descriptors ends a loop. Connections of Envoy and
-/// of the client are distinguished by source port; in a Pod, Envoy has its own user.
+/// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and to the redirect port itself, and
+/// prints Envoy's number of connections after each. The limit of file descriptors would end a loop. Only connections
+/// from the source ports of the client are redirected; in a Pod, Envoy is exempted by its user instead.
 const SCRIPT: &str = r#"
 set -eu
 ulimit -n 4000

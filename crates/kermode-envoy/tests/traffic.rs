@@ -1,12 +1,9 @@
-//! Requests through two real Envoys on loopback, the sidecars of a client and of a server. Two parts of the generated
-//! resources are changed, because they need a Pod: listeners are bound to free ports instead of being selected by
-//! redirection, and secrets come from files instead of `kuma-dp`.
+//! Requests through two real Envoys on loopback: the sidecars of a client and of a server.
+//!
+//! Two parts of the generated resources need a Pod and are replaced: listeners are bound to free ports instead of being
+//! selected by redirection, and secrets come from files instead of `kuma-dp`.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test's helpers fail as its assertions do"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod support;
 
@@ -34,8 +31,8 @@ struct Mesh {
     _secrets: [TempDir; 2],
 }
 
-/// Services: `web` admits all callers, `locked` another caller only, and one of the two endpoints of `half` has no
-/// application.
+/// Services: `web` allows all callers, `locked` allows only a caller that does not exist, and one of the two endpoints
+/// of `half` has no application.
 const SERVICES: [(&str, &str); 3] = [
     ("web_demo_svc_80", "10.96.0.1:80"),
     ("locked_demo_svc_80", "10.96.0.2:80"),
@@ -118,21 +115,24 @@ services:
     )
 }
 
-/// A port that forwards to the application, one for each service.
+/// Opens a port that forwards to the application. Each service has its own port.
 fn forward_to(application: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address");
     std::thread::spawn(move || {
-        for inward in listener.incoming().map_while(Result::ok) {
-            // Only the address that the redirection rules would let through may come.
-            assert_eq!(inward.peer_addr().expect("a peer").ip().to_string(), "127.0.0.6");
-            let outward = TcpStream::connect(application).expect("the application");
+        for downstream in listener.incoming().map_while(Result::ok) {
+            // Envoy must connect from the address that the redirection rules exempt.
+            assert_eq!(
+                downstream.peer_addr().expect("a peer").ip().to_string(),
+                "127.0.0.6"
+            );
+            let upstream = TcpStream::connect(application).expect("the application");
             for (mut from, mut to) in [
                 (
-                    inward.try_clone().expect("a socket"),
-                    outward.try_clone().expect("a socket"),
+                    downstream.try_clone().expect("a socket"),
+                    upstream.try_clone().expect("a socket"),
                 ),
-                (outward, inward),
+                (upstream, downstream),
             ] {
                 std::thread::spawn(move || {
                     let _ = std::io::copy(&mut from, &mut to);
@@ -156,7 +156,7 @@ fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Starts the proxy of an input. `ports` are the ports that its peers' listeners are bound to.
+/// Starts the proxy of an input. `ports` maps the ports of its peers to the ports that their listeners are bound to.
 fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
     let input = Input::parse(input);
     let resources: Vec<_> = input
@@ -207,11 +207,11 @@ fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
 
 fn move_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
     if let Some(port) = value.get_mut("portValue") {
-        let wanted = port
+        let generated = port
             .as_u64()
             .and_then(|port| u16::try_from(port).ok())
             .expect("a port");
-        *port = json!(ports.get(&wanted).unwrap_or(&wanted));
+        *port = json!(ports.get(&generated).unwrap_or(&generated));
     }
     for_each_child(value, &mut |child| move_ports(child, ports));
 }
@@ -235,28 +235,31 @@ fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
 #[test]
 fn application_gets_the_verified_identity_of_its_caller() {
     let mesh = Mesh::start("STRICT");
-    let answer = send(
+    let response = send(
         mesh.outbound(0),
         "GET /hello HTTP/1.1\r\nhost: web\r\nx-kuma-tags: forged\r\n\
          x-forwarded-client-cert: URI=spiffe://default/forged\r\nconnection: close\r\n\r\n",
     );
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(answer.contains(&format!("uri={CLIENT}")), "no caller in {answer}");
-    assert!(!answer.contains("forged"), "{answer}");
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+    assert!(
+        response.contains(&format!("uri={CLIENT}")),
+        "no caller in {response}"
+    );
+    assert!(!response.contains("forged"), "{response}");
 }
 
 #[test]
 fn caller_without_a_permission_is_rejected() {
     let mesh = Mesh::start("STRICT");
-    let answer = get(mesh.outbound(1), "/");
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    let response = get(mesh.outbound(1), "/");
+    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
     assert_eq!(mesh.application.requests(), 0);
     assert!(mesh.server.counters("inbound_.*rbac.denied") > 0);
 }
 
 #[test]
 fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
-    for (mode, refused) in [("STRICT", true), ("PERMISSIVE", false)] {
+    for (mode, rejected) in [("STRICT", true), ("PERMISSIVE", false)] {
         let mesh = Mesh::start(mode);
         let name = mesh
             .input
@@ -268,23 +271,23 @@ fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
             .skip_while(|c| !c.is_ascii_digit())
             .take_while(char::is_ascii_digit)
             .collect();
-        let answer = get(mesh.server.address_of(&format!("inbound:127.0.0.1:{port}")), "/");
-        assert_eq!(answer.is_empty(), refused, "{mode}: {answer}");
+        let response = get(mesh.server.address_of(&format!("inbound:127.0.0.1:{port}")), "/");
+        assert_eq!(response.is_empty(), rejected, "{mode}: {response}");
         let meshed = get(mesh.outbound(0), "/");
         assert!(meshed.starts_with("HTTP/1.1 200"), "{mode}: {meshed}");
     }
 }
 
 #[test]
-fn request_to_a_stopped_application_is_retried_once_at_another_endpoint() {
+fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
     let mesh = Mesh::start("STRICT");
     let address = mesh.outbound(2);
     for _ in 0..20 {
         let request =
             "POST /order HTTP/1.1\r\nhost: half\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
-        let answer = send(address, request);
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        assert!(!answer.contains("x-kermode-undelivered"), "{answer}");
+        let response = send(address, request);
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
+        assert!(!response.contains("x-kermode-undelivered"), "{response}");
     }
     assert_eq!(mesh.application.requests(), 20);
     assert!(mesh.client.counters("cluster.half_demo_svc_80.upstream_rq_retry") > 0);
@@ -300,18 +303,18 @@ fn websocket_passes_through_both_sidecars() {
               sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n",
         )
         .expect("a request");
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut byte = [0];
-    while !answer.ends_with(b"\r\n\r\n") {
+    while !response.ends_with(b"\r\n\r\n") {
         socket
             .read_exact(&mut byte)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&answer)));
-        answer.push(byte[0]);
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&response)));
+        response.push(byte[0]);
     }
     assert!(
-        answer.starts_with(b"HTTP/1.1 101"),
+        response.starts_with(b"HTTP/1.1 101"),
         "{}",
-        String::from_utf8_lossy(&answer)
+        String::from_utf8_lossy(&response)
     );
     socket.write_all(b"x").expect("an open socket");
     socket.read_exact(&mut byte).expect("an echo");

@@ -1,7 +1,7 @@
 //! Readiness of Envoy on the Pod's address (docs/reference/envoy.md#readiness-and-probes).
 //!
-//! Envoy's admin interface listens on loopback, since its clients can stop the proxy. This listener forwards only the
-//! path `/ready`, which the kubelet probes on the Pod's address.
+//! Envoy's admin interface listens on loopback only, because its clients can stop the proxy. This listener on the Pod's
+//! address forwards only the path `/ready`, which the kubelet probes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -17,7 +17,7 @@ use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
-    // The admin interface itself listens on that address.
+    // On loopback, the address is already in use by the admin interface.
     if dataplane.address.is_loopback() {
         return Vec::new();
     }

@@ -31,8 +31,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A cluster with endpoints from ADS, requested under the cluster's name: if two clusters shared the name of their
-/// endpoints, Envoy would leave the second one waiting.
+/// A cluster with endpoints from ADS under the cluster's own name. If two clusters shared one name for their endpoints,
+/// Envoy would leave the second one waiting for endpoints.
 pub(crate) fn discovered(name: &str) -> Cluster {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
@@ -88,7 +88,7 @@ pub(crate) fn endpoints(
     }
 }
 
-/// Makes a cluster connect from the address that the redirection rules exempt, so that connections reach the
+/// Makes a cluster connect from the source address that the redirection rules exempt, so that its connections reach the
 /// application instead of Envoy.
 pub(crate) fn from_proxy_address(cluster: Cluster, ipv6: bool) -> Cluster {
     let source: IpAddr = if ipv6 {

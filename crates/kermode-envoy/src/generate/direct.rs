@@ -1,6 +1,6 @@
 //! Direct access: Pods called by their own IP, with the mesh's TLS (docs/reference/envoy.md#direct-access).
 //!
-//! Which addresses a proxy calls is decided by [`kermode_model::direct_access`].
+//! [`kermode_model::direct_access`] determines the addresses of each proxy.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
-/// The cluster that the listeners of all addresses lead to.
+/// The cluster of the listeners of all addresses.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
         transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),

@@ -1,9 +1,11 @@
 //! HTTP connection managers, each with one route.
 //!
-//! Two rules avoid lost requests during rollouts and never repeat a request that an application may have received
-//! (docs/design.md#safe-retries). The client's sidecar retries a request only if it was not sent on a connection. If
-//! the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, it marks
-//! the 503 as undelivered, and the client's sidecar retries another endpoint.
+//! Two rules avoid lost requests during rollouts without repeating a request that an application may have received
+//! (docs/design.md#safe-retries):
+//!
+//! 1. The client's sidecar retries a request only if it was not sent on a connection.
+//! 2. If the server's sidecar cannot connect to its application, which often exits before its endpoint is removed, it
+//!    marks the 503 response as undelivered, and the client's sidecar retries the request at another endpoint.
 
 use std::time::Duration;
 
@@ -50,7 +52,7 @@ const CONNECTION_FAILURE: &str = "UF";
 
 /// Requests from other sidecars to the application.
 pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
-    // For connections that the application closed before the request was sent.
+    // The application may close a connection before the request is sent on it.
     let retry = RetryPolicy {
         retry_on: "reset-before-request".into(),
         num_retries: number(2),
@@ -81,7 +83,7 @@ pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filt
     })
 }
 
-/// Requests to Envoy's admin interface and virtual probes: no retries, default timeouts.
+/// Requests to Envoy's admin interface and of virtual probes: no retries, default timeouts.
 pub(crate) fn plain(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
     manager(HttpConnectionManager {
         stat_prefix: names::stat(stat_prefix),
@@ -147,7 +149,7 @@ fn grpc_stats() -> HttpFilter {
 fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
-        // No timeout: the application decides how long a response takes.
+        // Zero disables the timeout: a response may take any time.
         timeout: duration(Duration::ZERO),
         retry_policy: Some(retry),
         ..Default::default()

@@ -19,8 +19,8 @@ use super::{http, listener, permission};
 use crate::proto::{duration, listener_filter};
 use crate::{Resource, ResourceKind, names};
 
-/// Timeout for the first bytes of a client of a permissive inbound. Clients of the mesh always send first; a client
-/// that waits for the server's greeting (MySQL, SMTP) is taken for plain text afterwards.
+/// Timeout for the first bytes of a client of a permissive inbound. Afterwards the connection is treated as plain text,
+/// because some clients wait for the server to send first (MySQL, SMTP). Client sidecars always send first.
 const DETECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Timeout of a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,8 +88,8 @@ fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     ports
 }
 
-/// The inbound that determines protocol and service name of a listener: the one with the most specific protocol, then
-/// the first by service name, independent of the order in the Dataplane.
+/// The inbound that determines protocol and service name of a listener: the inbound with the most specific protocol, of
+/// several the first by service name. Independent of the order in the Dataplane.
 fn main<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)

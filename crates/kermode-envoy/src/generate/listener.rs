@@ -24,8 +24,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         name: name.into(),
         address: Some(address(socket)),
         traffic_direction: direction.into(),
-        // With one accept queue for all workers, no connection is lost in a worker's queue when the listener is
-        // replaced.
+        // All workers share one accept queue. With a queue per worker, connections in the queues would be lost when the
+        // listener is replaced.
         enable_reuse_port: if direction == TrafficDirection::Inbound {
             boolean(false)
         } else {

@@ -4,7 +4,7 @@
 //! Each function generates the resources of one part of the view ([`kermode_model::view::Touched`]), so the cost of a
 //! change depends on what it touches. The resources of a service ([`service`]) are the same for all its clients.
 //!
-//! Encoding is deterministic: versions are hashes of the encoded bytes and have to be equal in all replicas. Messages
+//! Encoding is deterministic: versions are hashes of the encoded bytes and must be equal in all replicas. Messages
 //! with protobuf maps of more than one entry are therefore not encoded from `HashMap`s.
 
 mod admin;
@@ -34,8 +34,8 @@ pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 /// Resources for the clients of a service: cluster, endpoints and outbound listeners. All proxies of the mesh share
 /// them, except those that [`own_outbound_names`] excludes for a proxy. Empty for a service without an address.
 ///
-/// Two headless services with the same Pod port have listeners of the same name: a proxy gets the one of the first
-/// service by name.
+/// If two headless services select the same Pod port, their listeners have the same name, and a proxy gets the listener
+/// of the first service by name.
 pub fn service(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
     outbound::generate(mesh, name, service)
 }
@@ -47,7 +47,7 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
 
 /// Own resources of a proxy: inbound listeners and local clusters, passthrough, admin and probe listeners.
 ///
-/// `permissions` are those of the mesh. With mTLS on, an inbound without an allowing rule admits no caller.
+/// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
 pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
     let mut resources = inbound::generate(mesh, dataplane, permissions);
     resources.extend(passthrough::generate(mesh, dataplane));
@@ -56,8 +56,8 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// The listener of one inbound port, the only resource of a proxy that depends on permissions. `None` when the
-/// dataplane has no such inbound.
+/// The listener of one inbound port, the only kind of resource that depends on permissions. `None` if the dataplane has
+/// no such inbound.
 pub fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,

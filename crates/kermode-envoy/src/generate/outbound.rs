@@ -14,7 +14,7 @@ use super::{http, listener};
 use crate::proto::number;
 use crate::{Resource, ResourceKind, names};
 
-/// Maximum number of connection attempts for one TCP connection of a client, each to an endpoint.
+/// Maximum number of connection attempts to endpoints for one TCP connection of a client.
 const CONNECT_ATTEMPTS: u32 = 5;
 /// Idle timeout of HTTP connections to endpoints. Shorter than [`listener::IDLE_TIMEOUT`] of the server side, so that
 /// no request is sent on a connection that the server is closing.
@@ -45,8 +45,8 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     if service.addresses.headless {
         for (address, endpoint) in &service.endpoints {
             let cluster_name = names::instance(name, *address);
-            // Unready endpoints are included: the client chose the Pod, and peers of a StatefulSet connect before
-            // they are ready. So a change of readiness changes none of these resources.
+            // Unready endpoints are included: the client has chosen the Pod, and peers of a StatefulSet connect to each
+            // other before they are ready. Therefore a change of readiness changes none of these resources.
             let cluster = cluster::fixed(&cluster_name, *address);
             let cluster = with_upstream_options(cluster, name, endpoint.protocol, mesh_tls.as_ref());
             resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
@@ -56,8 +56,8 @@ pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Ve
     resources.into_iter().map(|resource| resource.of(name)).collect()
 }
 
-/// Resources of [`super::service`] that a proxy must not get: those of headless services for its own Pod, whose
-/// listeners have the addresses of its inbound listeners (docs/reference/dataplane.md#outbounds).
+/// Resources of [`super::service`] that a proxy must not get: the resources of headless services for its own Pod, whose
+/// outbound listeners would have the same addresses as its inbound listeners (docs/reference/dataplane.md#outbounds).
 pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> {
     let mut own = Vec::new();
     for inbound in &dataplane.inbounds {
@@ -81,7 +81,7 @@ fn with_upstream_options(
 ) -> Cluster {
     let cluster = Cluster {
         transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
-        // A removed endpoint gets no new requests and finishes open ones, whatever its health.
+        // Envoy removes an endpoint at once, even if it is healthy: it gets no new requests and finishes open ones.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(keepalive()),
         ..cluster
@@ -93,7 +93,7 @@ fn with_upstream_options(
     }
 }
 
-/// TCP keepalive: detects nodes that disappear without closing their connections, without work for Envoy.
+/// TCP keepalive, by which the kernel detects nodes that disappear without closing their connections.
 fn keepalive() -> UpstreamConnectionOptions {
     let tcp_keepalive = TcpKeepalive {
         keepalive_time: number(60),

@@ -2,8 +2,8 @@
 //! (docs/reference/envoy.md#passthrough).
 //!
 //! Redirected connections arrive at these listeners. Envoy hands a connection to the listener of its original
-//! destination if there is one, and passes it through otherwise. As in Kuma, plain text reaches ports without an
-//! inbound even in strict mode: only services are protected.
+//! destination if that listener exists, and passes it through otherwise. As in Kuma, plain text reaches ports without
+//! an inbound even in strict mode, because only services are protected.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -52,7 +52,7 @@ fn clusters(mesh: &Mesh, ipv6: bool) -> Vec<Resource> {
     };
     let inbound = cluster::original_destination(&names::passthrough(INBOUND, ipv6));
     let inbound = cluster::from_proxy_address(inbound, ipv6);
-    // Without the cluster the listener closes connections.
+    // Without passthrough the cluster does not exist, and the listener closes the connections.
     let outbound = mesh
         .outbound_passthrough
         .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, ipv6)));
@@ -67,13 +67,13 @@ fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &Transpar
     };
     let name = names::passthrough(direction, socket.is_ipv6());
     let own_ports = own_ports(redirect);
-    let on = FilterChain {
+    let pass = FilterChain {
         name: "passthrough".into(),
         ..listener::chain(vec![listener::tcp_proxy(&name, &name, 1)])
     };
     let listener = Listener {
         use_original_dst: boolean(true),
-        filter_chains: own_ports.into_iter().map(reject).chain([on]).collect(),
+        filter_chains: own_ports.into_iter().map(reject).chain([pass]).collect(),
         ..listener::new(&name, socket, traffic)
     };
     listener::encode(&listener)
@@ -90,8 +90,8 @@ fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
     ports
 }
 
-/// A chain without filters that closes connections to one of Envoy's own redirect ports, which Envoy would otherwise
-/// pass to itself without end.
+/// A chain without filters, which closes connections to one of Envoy's own redirect ports. Envoy would otherwise
+/// connect to itself in an endless loop.
 fn reject(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),

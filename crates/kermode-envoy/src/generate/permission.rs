@@ -1,8 +1,8 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
-//! In a list of rules the last rule that matches the caller decides; in Envoy's policy any match allows. So each rule
-//! becomes a principal that excludes the callers of later rules with another action. Without an allowing rule the
-//! list of principals is empty, and Envoy admits no caller.
+//! In a list of rules, the last rule that matches the caller decides; in Envoy's policy, any match allows. Therefore
+//! each rule becomes a principal that excludes the callers of later rules with another action. Without an allowing
+//! rule, the list of principals is empty, and Envoy denies all callers.
 
 use std::collections::HashMap;
 
@@ -20,8 +20,8 @@ use crate::proto::{exact, network_filter};
 
 const POLICY: &str = "MeshTrafficPermission";
 
-/// The filter of a listener for inbounds that share an application port: it admits a caller that may call any of
-/// them.
+/// The RBAC filter of a listener. If several inbounds share the listener, it allows every caller that is allowed for
+/// any of them.
 pub(crate) fn filter(
     mesh: &MeshName,
     listener: &str,
@@ -132,7 +132,7 @@ fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
         principals,
         ..Default::default()
     };
-    // At most one entry: the order of a HashMap differs from run to run.
+    // At most one entry, because the order of a HashMap is not deterministic.
     let policies = HashMap::from([(POLICY.to_owned(), policy)]);
     let policies = policies
         .into_iter()

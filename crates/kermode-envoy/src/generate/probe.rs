@@ -1,7 +1,7 @@
 //! Listener for virtual probes (docs/reference/injection.md#virtual-probes).
 //!
-//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener, which
-//! forwards each to its path of the application.
+//! The kubelet has no certificate of the mesh, so injection rewrites HTTP probes to this plain-text listener. It maps
+//! each probe to the original port and path of the application.
 
 use std::net::SocketAddr;
 
@@ -38,7 +38,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     let socket = SocketAddr::new(dataplane.address, probes.port);
     let listener = Listener {
         filter_chains: vec![listener::chain(vec![manager])],
-        // A liveness probe that fails under load restarts the application.
+        // Liveness probes must not fail under load, because the kubelet would restart the application.
         ignore_global_conn_limit: true,
         ..listener::new(names::PROBES, socket, TrafficDirection::Inbound)
     };
@@ -74,7 +74,7 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
 fn to_application(probe: &ApplicationProbe) -> Action {
     Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
-        // The prefix of an exact match is the whole path; the query stays.
+        // For an exact match, the rewritten prefix is the whole path without the query, which is kept.
         prefix_rewrite: without_query(&probe.inbound_path).into(),
         ..Default::default()
     })

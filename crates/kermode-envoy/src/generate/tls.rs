@@ -27,8 +27,8 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// ALPN protocol that clients offer, by which a permissive inbound distinguishes the mesh's TLS from the
-/// application's own.
+/// ALPN protocol that client sidecars offer. A permissive inbound distinguishes the mesh's TLS from TLS of the
+/// application by it.
 pub(crate) const ALPN: &str = "kuma";
 
 const TLS: &str = "envoy.transport_sockets.tls";
@@ -55,7 +55,7 @@ impl MeshTls {
         })
     }
 
-    /// TLS to one service: the server certificate has to be of that service.
+    /// TLS to one service; the server's certificate must have the SPIFFE id of the service.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
         self.upstream(
             exact(names::spiffe_id(&self.mesh, service)),
@@ -71,7 +71,7 @@ impl MeshTls {
     /// TLS of an inbound: accepts certificates of all workloads of the mesh; RBAC decides about access.
     pub(crate) fn downstream(&self) -> TransportSocket {
         let context = DownstreamTlsContext {
-            // No ALPN on the server side: with "kuma" negotiated, Envoy's codec detection takes HTTP/2 for HTTP/1.
+            // No ALPN on the server side: if "kuma" were negotiated, Envoy would detect HTTP/2 as HTTP/1.
             common_tls_context: Some(self.common(prefix(names::spiffe_prefix(&self.mesh)), Vec::new())),
             require_client_certificate: boolean(true),
             ..Default::default()
@@ -139,7 +139,7 @@ fn secret(name: &str) -> SdsSecretConfig {
     let sds_config = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::ApiConfigSource(source)),
         resource_api_version: ApiVersion::V3.into(),
-        // Zero disables the timeout: without its certificate a listener rejects all connections.
+        // Zero disables the timeout: a listener without its certificate would reject all connections.
         initial_fetch_timeout: duration(Duration::ZERO),
         ..Default::default()
     };

@@ -1,4 +1,4 @@
-//! Certificates like those of a mesh, as files in the form of Envoy's secrets.
+//! Certificates of a mesh for tests, as Envoy secrets in JSON.
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, SanType};
 use serde_json::{Value, json};
@@ -22,11 +22,12 @@ impl Authority {
         }
     }
 
-    /// The secret with a certificate of these URIs.
+    /// A secret with a certificate for these URIs.
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        // No subject, as the mesh's have none; rcgen's default would equal the issuer's and pass for self-signed.
+        // No subject, as in certificates of a mesh. With rcgen's default, which is also the subject of the issuer, the
+        // certificate would look self-signed.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = uris
             .iter()

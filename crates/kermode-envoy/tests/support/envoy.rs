@@ -55,15 +55,15 @@ pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> 
     })
 }
 
-/// A configuration with the resources as static ones: Envoy validates only the configuration it is started with.
+/// Adds the resources to a bootstrap as static resources, because `--mode validate` fetches no dynamic ones.
 pub(crate) fn with_static(mut bootstrap: Value, resources: &[Resource]) -> Value {
     for resource in resources {
         let (list, value) = match resource.kind {
             ResourceKind::Cluster => ("clusters", readable::json(resource)),
             ResourceKind::Listener => ("listeners", readable::json(resource)),
-            // There is no list of endpoints: a cluster of their own takes them.
+            // Static resources have no list of endpoints, so a cluster is added for them.
             ResourceKind::Endpoints => ("clusters", endpoints_only(resource)),
-            other => panic!("cannot be built in: {other:?}"),
+            other => panic!("cannot be a static resource: {other:?}"),
         };
         let list = &mut bootstrap["static_resources"][list];
         if list.is_null() {

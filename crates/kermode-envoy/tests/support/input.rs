@@ -21,7 +21,7 @@ pub(crate) struct Input {
     mtls: Option<String>,
     #[serde(default = "yes")]
     passthrough: bool,
-    /// Admits all callers when absent.
+    /// All callers are allowed when absent.
     permissions: Option<Vec<PermissionInput>>,
     #[serde(default)]
     services: BTreeMap<String, ServiceInput>,
@@ -177,7 +177,7 @@ impl Input {
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
         );
-        // Among permissions of equal precedence the first name wins, and in the input the last one.
+        // Among permissions of equal precedence the first name wins, but the last one in the input is to win.
         for (number, permission) in permissions.into_iter().rev().enumerate() {
             let key = ObjectKey::new("kuma-control-plane", format!("permission-{number:02}"));
             view.upsert_permission(&key, &MeshName::new(MESH), permission);

@@ -1,4 +1,4 @@
-//! Processes of tests: an Envoy that is stopped with the test, and an application.
+//! Servers of tests: an Envoy process that ends with the test, and an application.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,10 +13,10 @@ use tempfile::TempDir;
 
 use super::envoy;
 
-/// Timeout of all waits, long enough for a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Timeout of all waits; long enough for a busy machine.
+const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A running Envoy that serves.
+/// A live Envoy process.
 pub(crate) struct Running {
     child: Child,
     admin: SocketAddr,
@@ -24,7 +24,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts Envoy and waits until it serves.
+    /// Starts Envoy and waits until it is live.
     pub(crate) fn start(config: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("envoy.json");
@@ -47,7 +47,7 @@ impl Running {
             .stdout(Stdio::null())
             .spawn()
             .expect("Envoy runs");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let admin = std::fs::read_to_string(&admin_path)
                 .ok()
@@ -57,11 +57,11 @@ impl Running {
             {
                 return Self { child, admin, folder };
             }
-            let ended = child.try_wait().expect("a child");
-            if ended.is_some() || Instant::now() > deadline {
+            let exited = child.try_wait().expect("a child");
+            if exited.is_some() || Instant::now() > deadline {
                 let _ = child.kill();
                 let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-                panic!("Envoy did not come up:\n{log}");
+                panic!("Envoy did not become live:\n{log}");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
@@ -95,10 +95,10 @@ impl Running {
     }
 
     fn admin(&self, path: &str) -> String {
-        let answer = get(self.admin, path);
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let response = get(self.admin, path);
+        let (head, body) = response.split_once("\r\n\r\n").expect("a response");
         if head.contains("transfer-encoding: chunked") {
-            joined(body)
+            decode_chunks(body)
         } else {
             body.to_owned()
         }
@@ -106,7 +106,7 @@ impl Running {
 }
 
 impl Drop for Running {
-    #[allow(clippy::print_stderr, reason = "a failed test shows what Envoy said")]
+    #[allow(clippy::print_stderr, reason = "a failed test prints the log of Envoy")]
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -173,20 +173,20 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
             .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
         let mut body = vec![0; length.unwrap_or_default()];
         reader.read_exact(&mut body).ok()?;
-        let mut answer = String::new();
-        // A forged header of an undelivered request: sidecars have to ignore it.
+        let mut response = String::new();
+        // The header of undelivered requests, which sidecars must remove from responses of an application.
         write!(
-            answer,
+            response,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",
             head.len(),
         )
         .ok()?;
-        connection.write_all(answer.as_bytes()).ok()?;
+        connection.write_all(response.as_bytes()).ok()?;
     }
 }
 
-/// The chunks of a body, joined.
-fn joined(mut body: &str) -> String {
+/// Decodes a chunked body.
+fn decode_chunks(mut body: &str) -> String {
     let mut text = String::new();
     while let Some((size, rest)) = body.split_once("\r\n") {
         let (chunk, rest) = rest.split_at(usize::from_str_radix(size, 16).expect("a size"));
@@ -206,11 +206,11 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> String {
 
 /// Sends text and reads to the end; empty when the connection fails.
 pub(crate) fn send(address: SocketAddr, text: &str) -> String {
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     if let Ok(mut connection) = TcpStream::connect(address) {
-        connection.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        connection.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         let _ = connection.write_all(text.as_bytes());
-        let _ = connection.read_to_end(&mut answer);
+        let _ = connection.read_to_end(&mut response);
     }
-    String::from_utf8_lossy(&answer).into_owned()
+    String::from_utf8_lossy(&response).into_owned()
 }

@@ -26,9 +26,9 @@ pub(crate) fn json(resource: &Resource) -> Value {
     sorted(serde_json::to_value(message).expect("a message that JSON can hold"))
 }
 
-/// Path of the descriptors: the crate contains them without an API, and cargo knows its directory.
+/// Path of the descriptors. The crate contains the file but has no API for it, so `cargo metadata` locates it.
 fn descriptors() -> PathBuf {
-    // Without a platform cargo needs the packages of all platforms.
+    // Without a platform, cargo would need the packages of all platforms.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
         .args([
@@ -42,7 +42,7 @@ fn descriptors() -> PathBuf {
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
         .output()
         .expect("cargo metadata runs");
-    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata answers JSON");
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("cargo metadata prints JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     let package = packages
         .iter()

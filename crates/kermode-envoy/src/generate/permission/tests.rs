@@ -1,4 +1,4 @@
-//! Principals admit the same callers as the rules they are made from, for all short lists of rules and all callers.
+//! Equivalence of rules and generated principals, for all lists of up to three rules and all callers.
 
 use super::*;
 use kermode_model::{Principal as Caller, ServiceName};
@@ -37,7 +37,7 @@ fn every_rule() -> Vec<PermissionRule> {
     callers.iter().flat_map(rule).collect()
 }
 
-/// Certificates with each combination of the URIs that the rules name.
+/// Certificates with every combination of the URIs in the rules.
 fn every_certificate() -> Vec<Vec<&'static str>> {
     let uris = ["spiffe://default/a", "spiffe://default/b", "kuma://role/x"];
     (0..8_u8)
@@ -51,7 +51,7 @@ fn every_certificate() -> Vec<Vec<&'static str>> {
         .collect()
 }
 
-/// Evaluates a principal as Envoy documents it.
+/// Evaluates a principal according to Envoy's documentation.
 fn matches(principal: &Principal, uris: &[&str]) -> bool {
     match principal.identifier.as_ref().expect("an identifier") {
         Identifier::Any(any) => *any,
@@ -60,11 +60,11 @@ fn matches(principal: &Principal, uris: &[&str]) -> bool {
         Identifier::Authenticated(authenticated) => uris
             .iter()
             .any(|uri| authenticated.principal_name == Some(exact(*uri))),
-        other => panic!("not used: {other:?}"),
+        other => panic!("unexpected identifier: {other:?}"),
     }
 }
 
-/// Evaluates a list of rules as Kuma documents it.
+/// Evaluates a list of rules according to Kuma's documentation.
 fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
     let matching = |rule: &&&PermissionRule| {
         let service = rule
@@ -101,13 +101,13 @@ fn check(rules: &[&PermissionRule]) {
         assert_eq!(
             matched(|action| action == Action::AllowWithShadowDeny),
             verdict == Some(Action::AllowWithShadowDeny),
-            "denied in the shadow: {uris:?} by {rules:#?}",
+            "shadow-denied: {uris:?} by {rules:#?}",
         );
     }
 }
 
 #[test]
-fn last_matching_rule_decides_for_every_list_of_three_and_every_caller() {
+fn last_matching_rule_decides_for_every_caller() {
     let rules = every_rule();
     check(&[]);
     for a in &rules {
