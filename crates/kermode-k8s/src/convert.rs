@@ -1,7 +1,7 @@
 //! First stage of the flow: converts Pods and Services to Dataplanes, without IO or clock.
 //!
-//! [`facts`] holds the relevant fields of an object, and [`convert`] builds a Dataplane from them. The rules are those of
-//! the manual page ("Tag generation", "Lifecycle") and of docs/reference/dataplane.md#lifecycle.
+//! [`facts`] holds the relevant fields of an object, and [`convert`] builds a Dataplane from them. The rules are those
+//! of the manual page ("Tag generation", "Lifecycle") and of docs/reference/dataplane.md#lifecycle.
 
 mod annotations;
 pub mod completion;
@@ -52,8 +52,8 @@ pub struct Converted {
 
 /// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has terminated or has no IP.
 ///
-/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting`]. `workload` is the
-/// top-level controller of the Pod; see [`top_workload`].
+/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting`]. `workload` is
+/// the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
 /// When the Pod's annotations or its Services are invalid; see [`ConvertError`].
@@ -94,7 +94,7 @@ pub fn convert(
     Ok(Some(Converted { dataplane, warnings }))
 }
 
-/// Returns the mesh of a Pod: from its annotation, else from its Namespace's annotation, else `default`.
+/// Returns the mesh of a Pod: its annotation, else the annotation of its Namespace, else `default`.
 pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
     let of_namespace = namespace.and_then(|namespace| namespace.annotations.get(annotation::MESH));
     pod.annotations

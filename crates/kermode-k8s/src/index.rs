@@ -1,11 +1,12 @@
-//! The index: Kubernetes objects to the mesh view, incrementally and in memory. No IO.
+//! The index: derives the mesh view from Kubernetes objects, incrementally and in memory. No IO.
 //!
-//! Each write returns its [`Changes`] and converts only the Pods that depend on the object: a Service affects the
-//! Pods that it selects or selected, a ReplicaSet or Job its Pods, a Namespace the Pods whose mesh it sets. The state
-//! does not depend on the order of the writes, except for the last valid Dataplane of a Pod that cannot be converted.
+//! Each write returns its [`Changes`] and converts only the Pods that depend on the object: for a Service, the Pods
+//! that it selects or selected; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh it sets. The
+//! state does not depend on the order of the writes, with one exception: a Pod that cannot be converted keeps its last
+//! valid Dataplane.
 //!
-//! Initial lists are best applied in the order Namespaces, owners, Services, Pods, which converts each Pod once. A
-//! Pod whose Services are not listed yet looks service-less, so nothing may be published before all lists are
+//! Each Pod is converted only once if the initial lists are applied in the order Namespaces, owners, Services, Pods. A
+//! Pod whose Services are not listed yet appears to have none, so nothing may be published before all lists are
 //! complete.
 
 mod addresses;
@@ -221,7 +222,7 @@ impl Index {
         let namespace = self.namespaces.get(name);
         let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
-        // Only the mesh depends on the Namespace, and injection annotates most Pods with it.
+        // Only the mesh of a Pod depends on the Namespace, and most Pods have it as an annotation from injection.
         let moved: Vec<_> = keys
             .filter(|key| {
                 self.pods.get(key).is_some_and(|entry| {

@@ -1,4 +1,4 @@
-//! From Kubernetes objects to the mesh view: conversion of objects, the index, and controllers with Kubernetes IO.
+//! Builds the mesh view from Kubernetes objects: conversion, the index, and controllers with Kubernetes IO.
 
 pub mod controller;
 pub mod convert;

@@ -68,8 +68,8 @@ struct ManifestObjects {
     owners: Vec<OwnerFacts>,
 }
 
-/// Converts the Pods among the objects, in order. `namespace` applies to objects that name none. Objects of other kinds
-/// are ignored.
+/// Converts the Pods among the objects, in order. `namespace` is the namespace of objects without one. Objects of other
+/// kinds are ignored.
 ///
 /// # Errors
 /// For the first object that cannot be decoded.
@@ -88,19 +88,21 @@ pub fn dataplanes(
 impl ManifestObjects {
     fn add(&mut self, object: &Value, namespace: &str) -> Result<(), InvalidObject> {
         match object["kind"].as_str() {
-            Some("Pod") => self.pods.push(PodFacts::from(&placed::<Pod>(object, namespace)?)),
-            Some("Service") => self
-                .services
-                .push(ServiceFacts::from(&placed::<Service>(object, namespace)?)),
+            Some("Pod") => self
+                .pods
+                .push(PodFacts::from(&read_namespaced::<Pod>(object, namespace)?)),
+            Some("Service") => self.services.push(ServiceFacts::from(&read_namespaced::<Service>(
+                object, namespace,
+            )?)),
             Some("Namespace") => self
                 .namespaces
                 .push(NamespaceFacts::from(&read::<Namespace>(object.clone())?)),
-            Some("ReplicaSet") => self
-                .owners
-                .push(OwnerFacts::from(&placed::<ReplicaSet>(object, namespace)?)),
+            Some("ReplicaSet") => self.owners.push(OwnerFacts::from(&read_namespaced::<ReplicaSet>(
+                object, namespace,
+            )?)),
             Some("Job") => self
                 .owners
-                .push(OwnerFacts::from(&placed::<Job>(object, namespace)?)),
+                .push(OwnerFacts::from(&read_namespaced::<Job>(object, namespace)?)),
             _ => {}
         }
         Ok(())
@@ -151,7 +153,7 @@ fn object_of(dataplane: &kermode_model::Dataplane, uid: &Arc<str>) -> Value {
     serde_json::to_value(dataplane_object(dataplane, uid)).unwrap_or_default()
 }
 
-fn placed<T: DeserializeOwned>(object: &Value, namespace: &str) -> Result<T, InvalidObject> {
+fn read_namespaced<T: DeserializeOwned>(object: &Value, namespace: &str) -> Result<T, InvalidObject> {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata

@@ -8,7 +8,7 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::controller::writer;
 use crate::index::{Index, PodIdentity};
 
-/// The index behind a lock; cheap to clone. No IO while the lock is held.
+/// The index behind a lock; cheap to clone. The lock must not be held during IO.
 #[derive(Clone, Debug, Default)]
 pub struct SharedIndex(Arc<RwLock<Index>>);
 
@@ -28,10 +28,10 @@ impl SharedIndex {
         self.0.write()
     }
 
-    /// Calls `check` with the identity of a Pod, if it is in the index. Copies nothing: every proxy is checked whenever
-    /// one of its resources changes.
+    /// Calls `check` with the identity of a Pod, or `None` if the Pod has no running proxy. Does not copy the identity,
+    /// because every proxy is checked whenever one of its resources changes.
     pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
-        check(self.read().pod_entitlement(key))
+        check(self.read().pod_identity(key))
     }
 
     /// Returns a Dataplane and its Mesh, if both exist.

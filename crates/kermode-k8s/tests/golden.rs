@@ -18,7 +18,7 @@ fn decode<T: DeserializeOwned>(object: &Value) -> T {
 }
 
 fn documents(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).expect("the file is there");
+    let text = std::fs::read_to_string(path).expect("a readable file");
     serde_saphyr::from_multiple(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
@@ -91,7 +91,7 @@ fn golden_text(documents: &[Value]) -> String {
 
 fn inputs() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let entries = std::fs::read_dir(folder).expect("the folder is there");
+    let entries = std::fs::read_dir(folder).expect("a readable folder");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut inputs: Vec<_> = paths
         .filter(|path| path.to_string_lossy().ends_with(".input.yaml"))
@@ -101,11 +101,11 @@ fn inputs() -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_input_gives_its_golden() {
+fn every_input_matches_its_golden_file() {
     let update = std::env::var_os("UPDATE_GOLDENS").is_some();
     let mut differing = Vec::new();
     let inputs = inputs();
-    assert!(inputs.len() >= 14, "only {} inputs are there", inputs.len());
+    assert!(inputs.len() >= 14, "only {} inputs were found", inputs.len());
     for input in inputs {
         let golden = PathBuf::from(input.to_string_lossy().replace(".input.yaml", ".golden.yaml"));
         let actual = outcome(&documents(&input));
@@ -119,7 +119,7 @@ fn every_input_gives_its_golden() {
     }
     assert!(
         differing.is_empty(),
-        "differing from their golden:\n{}",
+        "outcomes that differ from their golden file:\n{}",
         differing.join("\n")
     );
 }

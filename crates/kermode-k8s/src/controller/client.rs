@@ -17,8 +17,8 @@ use tower::{BoxError, ServiceBuilder};
 
 /// Timeout for establishing a connection, including TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Idle time after which the kernel sends TCP keepalive probes. With interval and retries, a dead peer is detected after
-/// 19 s.
+/// Idle time after which the kernel sends TCP keepalive probes. With interval and retries, a dead peer is detected
+/// after 19 s.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// Interval between TCP keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
@@ -26,8 +26,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Time after which the kernel closes a connection with unacknowledged data (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Timeout for reads, which detects a frozen API server. Exceeds the duration of a watch ([`super::watch::watch_config`]),
-/// after which a working API server ends the response.
+/// Timeout for reads, which detects a frozen API server. Exceeds the duration of a watch
+/// ([`super::watch::watch_config`]), after which a working API server ends the response.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
 /// Creates a client for a configuration.
@@ -59,7 +59,7 @@ fn with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Cli
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
-        // Retries responses that ask for a retry, such as 429.
+        // Retries on retryable status codes, such as 429.
         .option_layer(
             config
                 .default_retry
@@ -87,8 +87,8 @@ mod tests {
         r#"{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
     const EVENT: &str = r#"{"type":"ADDED","object":{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"new","resourceVersion":"2"}}}"#;
 
-    /// Serves a list, a first watch that sends nothing, and later watches with one event.
-    async fn frozen_once(listener: TcpListener) {
+    /// Serves lists without objects, a first watch that sends nothing, and later watches with one event.
+    async fn serve_with_frozen_first_watch(listener: TcpListener) {
         let mut watches = 0;
         let mut held = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -121,7 +121,7 @@ mod tests {
     async fn watch_of_a_frozen_api_server_is_restarted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(frozen_once(listener));
+        let server = tokio::spawn(serve_with_frozen_first_watch(listener));
         let config = Config::new(url.parse().unwrap());
         let client = with_read_timeout(config, Duration::from_millis(200)).unwrap();
         let events = kube::runtime::watcher(

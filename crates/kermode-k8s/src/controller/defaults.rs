@@ -1,6 +1,8 @@
-//! Objects that the leader makes: the Mesh `default`, and for every Mesh a first MeshTrafficPermission that allows
-//! everything, so that switching mTLS on does not cut the mesh off. The permission is made once: what people make of it
-//! afterwards stays. The Mesh `default` is there whenever a replica begins to lead, unless the configuration says no.
+//! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
+//!
+//! The initial permission allows all traffic, so that mTLS can be enabled without interrupting the mesh. It is created
+//! once per Mesh, so later edits and its deletion are preserved. The Mesh `default` is created whenever a replica
+//! becomes the leader, unless the configuration disables it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,23 +23,24 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
 
-/// How long after a failed attempt it is made again.
+/// Pause before a failed request is retried. Short and constant, because a mesh without its initial permission denies
+/// all traffic once mTLS is enabled.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Makes what is missing.
+/// Creates missing default objects.
 pub struct Defaults {
-    /// For reading and writing.
+    /// Client of the API server.
     pub client: Client,
-    /// Where permissions live.
+    /// Namespace of the MeshTrafficPermissions.
     pub system_namespace: String,
-    /// Do not make the Mesh `default`.
+    /// Whether the Mesh `default` is not created.
     pub skip_mesh_creation: bool,
-    /// Whether this replica leads.
+    /// Whether this replica is the leader.
     pub leading: watch::Receiver<bool>,
 }
 
 impl Defaults {
-    /// Runs until dropped, working while this replica leads.
+    /// Creates missing objects while this replica leads, until dropped.
     pub async fn run(self) {
         while_leading(self.leading.clone(), || self.work()).await;
     }
@@ -45,21 +48,21 @@ impl Defaults {
     async fn work(&self) {
         if !self.skip_mesh_creation {
             while let Err(error) = self.create_default_mesh().await {
-                retry("Mesh default cannot be created", &error).await;
+                log_and_pause("Mesh default cannot be created", &error).await;
             }
         }
         let meshes: Api<PartialObjectMeta<Mesh>> = Api::all(self.client.clone());
         let events = watcher(meshes, watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
-            // A watch that fails is logged where the engine's own one fails too.
+            // The engine's watch of Meshes fails for the same reasons and logs them.
             let Ok(mesh) = event else { continue };
-            while let Err(error) = self.create_first_permission(&mesh).await {
-                let what = format!(
+            while let Err(error) = self.create_initial_permission(&mesh).await {
+                let failure = format!(
                     "MeshTrafficPermission of Mesh {} cannot be created",
                     mesh.name_any()
                 );
-                retry(&what, &error).await;
+                log_and_pause(&failure, &error).await;
             }
         }
     }
@@ -81,7 +84,7 @@ impl Defaults {
         created(api.create(&PostParams::default(), &mesh).await)
     }
 
-    async fn create_first_permission(&self, mesh: &PartialObjectMeta<Mesh>) -> kube::Result<()> {
+    async fn create_initial_permission(&self, mesh: &PartialObjectMeta<Mesh>) -> kube::Result<()> {
         if mesh
             .annotations()
             .contains_key(annotation::INITIAL_POLICIES_CREATED)
@@ -103,20 +106,20 @@ impl Defaults {
         };
         tracing::info!(
             mesh = name,
-            "MeshTrafficPermission that allows all traffic created"
+            "initial MeshTrafficPermission created: it allows all traffic"
         );
         Ok(())
     }
 }
 
-/// Waits before another attempt: a mesh without its first permission refuses everything once mTLS is on.
-async fn retry(what: &str, error: &kube::Error) {
-    tracing::warn!("{}; retrying", describe(what, error));
+/// Logs a failure and waits for the pause before the next attempt.
+async fn log_and_pause(failure: &str, error: &kube::Error) {
+    tracing::warn!("{}; retrying", describe(failure, error));
     tokio::time::sleep(RETRY).await;
 }
 
 fn allow_all(mesh: &str) -> MeshTrafficPermission {
-    let everybody = || TargetRef {
+    let whole_mesh = || TargetRef {
         kind: "Mesh".to_owned(),
         ..TargetRef::default()
     };
@@ -128,9 +131,9 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
             ..ObjectMeta::default()
         },
         spec: MeshTrafficPermissionSpec {
-            target_ref: everybody(),
+            target_ref: whole_mesh(),
             from: vec![FromSpec {
-                target_ref: everybody(),
+                target_ref: whole_mesh(),
                 default: PermissionConf {
                     action: "Allow".to_owned(),
                 },
@@ -139,6 +142,7 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
     }
 }
 
+/// Treats an object that already exists as created.
 fn created<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
         Ok(_) => Ok(()),

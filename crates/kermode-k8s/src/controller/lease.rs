@@ -1,7 +1,7 @@
 //! Leader election by a Lease: at most one replica writes Dataplanes and Events.
 //!
-//! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew between
-//! nodes does no harm. The holder stops leading well before a candidate may acquire the Lease.
+//! As in client-go, a candidate measures with its own clock how long the Lease has been unchanged, so clock skew
+//! between nodes does no harm. The holder stops leading well before a candidate may acquire the Lease.
 
 use std::time::Duration;
 
@@ -62,12 +62,12 @@ impl Candidate {
         }
     }
 
-    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether it is held. Releases it
-    /// at the end, so that another replica leads at once.
+    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether it is held. Then
+    /// releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // The deadline starts when the renewal was sent, not when its response arrived: candidates count from the write,
-        // which the API server may have done long before its response.
+        // The deadline starts when the renewal is sent, not when its response arrives: candidates measure from the
+        // write, which may precede the response by a long time.
         let mut renewed = Instant::now();
         loop {
             let start = Instant::now();
@@ -126,7 +126,7 @@ impl Candidate {
                     metadata,
                     spec: Some(self.spec(None)),
                 };
-                return won(self.api.create(&PostParams::default(), &lease).await);
+                return unless_conflict(self.api.create(&PostParams::default(), &lease).await);
             }
             Err(error) => return Err(error),
         };
@@ -134,12 +134,12 @@ impl Candidate {
             return Ok(false);
         }
         let spec = self.spec(lease.spec.as_ref());
-        // The resourceVersion makes this fail after a concurrent write.
+        // The replacement fails after a concurrent write, because it contains the resourceVersion.
         let lease = Lease {
             spec: Some(spec),
             ..lease
         };
-        won(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+        unless_conflict(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
     fn may_take(&mut self, lease: &Lease) -> bool {
@@ -151,32 +151,32 @@ impl Candidate {
         let unchanged = self
             .observed
             .as_ref()
-            .filter(|seen| seen.holder == holder && seen.renewed == renewed);
-        let since = unchanged.map_or_else(Instant::now, |seen| seen.since);
+            .filter(|observed| observed.holder == holder && observed.renewed == renewed);
+        let since = unchanged.map_or_else(Instant::now, |observed| observed.since);
         let expired = since.elapsed() >= DURATION;
-        let mine = holder.as_ref() == Some(&self.identity);
+        let held = holder.as_ref() == Some(&self.identity);
         let free = holder.is_none();
         self.observed = Some(ObservedLease {
             holder,
             renewed,
             since,
         });
-        mine || free || expired
+        held || free || expired
     }
 
     fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let mine = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
+        let renewed = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
         let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            acquire_time: mine
+            acquire_time: renewed
                 .and_then(|old| old.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
             // The first acquisition is not a transition.
-            lease_transitions: Some(if mine.is_some() || old.is_none() {
+            lease_transitions: Some(if renewed.is_some() || old.is_none() {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -204,7 +204,8 @@ impl Candidate {
     }
 }
 
-fn won(result: kube::Result<Lease>) -> kube::Result<bool> {
+/// Returns false if another replica wrote the Lease concurrently.
+fn unless_conflict(result: kube::Result<Lease>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),
         Err(error) if is_conflict(&error) => Ok(false),

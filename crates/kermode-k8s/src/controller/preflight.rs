@@ -50,7 +50,7 @@ where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
     let failure = format!("{} cannot be listed", K::plural(&()));
-    // Lists metadata only: an object that cannot be decoded must not prevent the start; its watch skips it.
+    // Lists metadata only: an object that cannot be decoded must not prevent the start, because its watch skips it.
     api.list_metadata(&ListParams::default().limit(1))
         .await
         .map(drop)

@@ -68,8 +68,8 @@ impl Events {
         self.about(object, type_, "Reconcile", reason, message);
     }
 
-    /// Writes an Event about an object of any kind, in the namespace of the reference. `action` names the operation that
-    /// caused the Event.
+    /// Writes an Event about an object of any kind, in the namespace of the reference. `action` names the operation
+    /// that caused the Event.
     pub fn about(
         &self,
         object: ObjectReference,
@@ -81,7 +81,7 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            // The API server rejects longer notes.
+            // The API server rejects notes of more than 1024 characters.
             note: Some(message.chars().take(1024).collect()),
             action: action.to_owned(),
             secondary: None,

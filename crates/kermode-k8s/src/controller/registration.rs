@@ -1,5 +1,5 @@
-//! Maintains the `caBundle` of the webhook registrations. The manifests contain none, so each application of them removes
-//! it, and without it the API server cannot call the webhooks.
+//! Maintains the `caBundle` of the webhook registrations. The API server cannot call a webhook without it. The
+//! manifests contain no `caBundle`, so applying them removes it.
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -67,8 +67,8 @@ where
     }
 }
 
-/// Sets the bundle of all webhooks. Retries until the write succeeds or the registration is deleted: without the bundle,
-/// labelled Pods are denied.
+/// Sets the bundle of all webhooks. Retries until the write succeeds or the registration is deleted: without the
+/// bundle, labelled Pods are denied.
 async fn set_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -114,7 +114,7 @@ fn bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> 
     if operations.is_empty() {
         return None;
     }
-    // Guards against webhooks that were added or reordered since it was read.
+    // The patch fails if webhooks were added or reordered since the registration was read.
     let version = registration.resource_version().unwrap_or_default();
     let guard = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
     let patch = std::iter::once(guard).chain(operations).collect();

@@ -37,8 +37,8 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
     Ok(found.map(data))
 }
 
-/// Reads a Secret, or creates it with the contents that `create` returns. If several replicas create it concurrently, all
-/// return the contents of the Secret that was created first.
+/// Reads a Secret, or creates it with the contents that `create` returns. If several replicas create it concurrently,
+/// all return the contents of the Secret that was created first.
 ///
 /// # Errors
 /// When a request fails; the message names the Secret.
@@ -131,7 +131,8 @@ pub fn changes(client: &Client, namespace: &str, kind: &str) -> impl Stream<Item
     })
 }
 
-/// Returns a stream of the contents of a Secret that yields when they may have changed; `None` if it does not exist.
+/// Returns a stream that yields the contents of a Secret whenever they may have changed; `None` if the Secret does not
+/// exist.
 pub fn follow(
     client: &Client,
     namespace: &str,

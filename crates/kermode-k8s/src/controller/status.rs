@@ -1,7 +1,7 @@
 //! Writes a part of Dataplanes' status in the background: coalesced, only on change, at a limited rate.
 //!
-//! Each part has one writer with its own field manager, so the parts do not overwrite each other. The content is computed
-//! when the write is due, so a burst of changes results in one write of the last state.
+//! Each part has one writer with its own field manager, so the parts do not overwrite each other. The content is
+//! computed when the write is due, so a burst of changes results in one write of the last state.
 
 mod schedule;
 
@@ -22,7 +22,7 @@ use self::schedule::{NextWrite, WriteSchedule};
 use super::failure::{describe, is_conflict, is_not_found};
 use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
-/// Pause before a failed write is retried. A status is informative, so it is longer than for Dataplanes.
+/// Pause before a failed write is retried. Longer than for Dataplanes, because a status is informative only.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Status to be written.

@@ -44,12 +44,12 @@ impl<T> From<Option<T>> for Conversion<T> {
     }
 }
 
-/// Number of objects per page of a list. Kept facts are allocated between dropped objects, so the page size determines how
-/// much a list fragments the heap.
+/// Number of objects per page of a list. Kept facts are allocated between dropped objects, so the page size determines
+/// how much a list fragments the heap.
 const PAGE_SIZE: u32 = 100;
 
-/// Duration of a watch in seconds, after which it is resumed. The API server sends no bookmarks for a kind without changes,
-/// so the duration must be shorter than the client's read timeout.
+/// Duration of a watch request, in seconds, after which the watch is resumed. Must be shorter than the client's read
+/// timeout, because the API server sends no bookmarks for a kind without changes.
 const WATCH_TIMEOUT: u32 = 80;
 
 /// Returns the common configuration of all watches: small pages, and a duration below the client's read timeout.
@@ -171,7 +171,7 @@ impl Iterator for WatchBackoff {
 }
 
 impl kube::runtime::utils::Backoff for WatchBackoff {
-    /// Does nothing: kube resets the backoff when an attempt starts, but only a stable watch counts as recovered.
+    /// Does nothing: kube calls this when an attempt starts, but only a stable watch has recovered.
     fn reset(&mut self) {}
 }
 
@@ -245,7 +245,7 @@ impl KnownKeys {
     }
 }
 
-/// Follows a watch whose objects are reported without content.
+/// Follows a watch and reports only the keys of its objects.
 #[cfg(test)]
 pub(super) async fn follow_unconverted<K: Resource + Send>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,

@@ -1,8 +1,8 @@
 //! Writes Dataplanes: reconciles the Dataplanes of the API server with those of the index.
 //!
-//! Only the leader writes, only on a difference, and by server-side apply with its own field manager. Manual edits and
-//! deletions are reverted when the watch reports them. Nothing is written until both sides are complete: a Pod that is not
-//! listed yet must not be taken for a deleted one.
+//! Only the leader writes, only if the states differ, and by server-side apply with its own field manager. Manual edits
+//! and deletions are reverted when the watch reports them. Nothing is written until both states are complete, because a
+//! Pod that is not listed yet would look like a deleted one.
 
 mod counted;
 mod meshes;
@@ -138,7 +138,7 @@ impl Writer {
         self.inner.queue.push(key);
     }
 
-    /// Reports that Dataplanes may differ from their desired state, to be reconciled after a delay.
+    /// Reports that Dataplanes may differ from their desired state. They are reconciled after a delay.
     pub fn touch_later(&self, keys: Vec<ObjectKey>, after: Duration) {
         if after.is_zero() {
             self.touch_all(keys);
@@ -175,8 +175,8 @@ impl Writer {
         }
     }
 
-    /// Watches Dataplanes until dropped. Calls `gone` for each deleted Dataplane: its status, which other writers wrote, is
-    /// lost even if the Dataplane is created again.
+    /// Watches Dataplanes until dropped. Calls `gone` for each deleted Dataplane, because the status fields of other
+    /// writers are lost even if the Dataplane is recreated.
     pub async fn watch(self, gone: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);

@@ -3,9 +3,9 @@
 
 use super::facts::{PodFacts, RestartPolicy};
 
-/// Whether the application has terminated for good, so that the still running sidecar must quit.
+/// Whether the sidecar still runs although the application has terminated and is not restarted.
 ///
-/// The kubelet itself terminates a native sidecar.
+/// Always false for a native sidecar, which the kubelet terminates.
 pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
     let sidecar = pod.sidecar().filter(|sidecar| !sidecar.native_sidecar);
     let sidecar_runs = sidecar

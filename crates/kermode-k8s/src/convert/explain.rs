@@ -13,7 +13,7 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 pub struct DataplaneExplanation {
     /// Whether each Service of the namespace selects the Pod, by name of the Service.
     pub services: Vec<(Arc<str>, ServiceSelection)>,
-    /// The inbounds in order; of a gateway, the inbounds that it would have otherwise.
+    /// The inbounds in order; for a gateway, the inbounds that it would have without the gateway annotation.
     pub inbounds: Vec<InboundExplained>,
     /// Labels that did not become tags.
     pub dropped: Vec<(Arc<str>, LabelDropped)>,
@@ -75,12 +75,12 @@ pub fn explain(
             .flat_map(|service| service.ports.iter().map(move |port| (service, port)));
         ports
             .map(|(service, port)| {
-                let lead = inbounds::resolve_target(pod, &port.target);
+                let target = inbounds::resolve_target(pod, &port.target);
                 InboundExplained {
                     service: Some((service.key.clone(), port.number, port.target.clone())),
-                    port: lead.map(|lead| lead.number),
-                    container: lead.and_then(|lead| lead.container).cloned(),
-                    ready: lead.and_then(|lead| health::of_port(pod, lead.number)),
+                    port: target.map(|target| target.number),
+                    container: target.and_then(|target| target.container).cloned(),
+                    ready: target.and_then(|target| health::of_port(pod, target.number)),
                     tags: sorted(|visit| tags::of_service_port(pod, service, port, settings, gateway, visit)),
                 }
             })

@@ -1,7 +1,7 @@
 //! Facts: the fields of Kubernetes objects that the control plane reads. All other fields are dropped on receipt.
 //!
-//! Facts are compared with their predecessors, so writes that change no relevant field (heartbeats, resource versions)
-//! cause no work. The index deduplicates equal strings of many Pods.
+//! The index compares new facts with the stored ones, so an update that changes no relevant field (heartbeat, resource
+//! version) causes no work. The index also deduplicates equal strings of many Pods.
 
 mod cluster;
 mod pod;

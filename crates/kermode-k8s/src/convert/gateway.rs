@@ -1,4 +1,4 @@
-//! Delegated gateways: the user's own ingress with a sidecar (docs/reference/dataplane.md#gateways).
+//! Delegated gateways: an ingress of the user with a sidecar (docs/reference/dataplane.md#gateways).
 
 use std::sync::Arc;
 

@@ -4,9 +4,10 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// The container that declares the port determines the health. If no container declares it, but one declares no ports at
-/// all, that one may serve the port, so all containers of the application must be ready, as for Kubernetes' own
-/// endpoints. If all of several containers declare ports, but not this one, the health is unknown.
+/// The container that declares the port determines the health. If no container declares the port, the
+/// only container or a container that declares no ports at all may serve it. Then all containers of the application must
+/// be ready, as for the endpoints of Kubernetes. If several containers all declare ports, but none declares this port,
+/// the health is unknown.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {

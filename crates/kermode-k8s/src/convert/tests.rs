@@ -1,4 +1,4 @@
-//! Tests of errors, warnings and health, beside the golden tests.
+//! Unit tests of conversion: errors, warnings, health and details that the golden tests do not cover.
 
 use std::net::IpAddr;
 
@@ -154,7 +154,7 @@ fn undeclared_port_is_ready_if_all_containers_are() {
 }
 
 #[test]
-fn undeclared_port_of_a_single_container_has_its_health() {
+fn undeclared_port_of_a_single_container_has_the_health_of_the_container() {
     let spec = json!({"containers": [{"name": "app", "ports": [{"containerPort": 9090}]}]});
     let statuses = json!([{"name": "app", "ready": false}]);
     assert_eq!(
@@ -478,7 +478,7 @@ fn error_of_a_probe_without_application_port_names_the_field() {
 // Jobs
 
 #[test]
-fn native_sidecar_does_not_have_to_quit() {
+fn native_sidecar_is_not_asked_to_quit() {
     let ended = json!([{"name": "job", "state": {"terminated": {"exitCode": 0}}}]);
     let mut status = running(&ended);
     status["initContainerStatuses"] = json!([{"name": "kuma-sidecar", "state": {"running": {}}}]);
@@ -495,7 +495,7 @@ fn native_sidecar_does_not_have_to_quit() {
 }
 
 #[test]
-fn sidecar_stays_while_a_failed_container_is_restarted() {
+fn sidecar_quits_only_if_no_container_is_restarted() {
     let quits = |policy: &str, code: i32| {
         let statuses = json!([
             {"name": "kuma-sidecar", "state": {"running": {}}},

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kermode_crds::annotation::WrongValue;
 use kermode_model::{ObjectKey, Protocol, ServiceName};
 
-/// Warning about a Dataplane that was built nevertheless. It becomes an Event on the Pod.
+/// Warning about a Dataplane that was built nevertheless. The text becomes an Event on the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertWarning {
     /// Services declare different protocols for one container port (docs/design.md#shared-container-ports).

@@ -1,4 +1,4 @@
-//! Objects for tests of the index, decoded from JSON like real ones.
+//! Kubernetes objects for tests of the index, decoded from JSON.
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};

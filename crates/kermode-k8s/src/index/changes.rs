@@ -1,4 +1,4 @@
-//! Changes caused by a write to the index: touched parts of the mesh view, and Dataplanes to write.
+//! Changes caused by a write to the index: touched parts of the mesh view, Dataplanes to write, and finished Jobs.
 
 use std::sync::Arc;
 
@@ -10,27 +10,27 @@ use crate::convert::{ConvertError, ConvertWarning};
 /// Changes caused by one write to the index, or several. Empty when nothing changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
-    /// Parts of the mesh view whose Envoy resources have to be generated again, sorted, each once.
+    /// Parts of the mesh view whose Envoy resources must be regenerated, sorted and without duplicates.
     pub touched: Vec<Touched>,
     /// Dataplanes to write, and warnings about Pods to report.
     pub dataplanes: Vec<DataplaneChange>,
-    /// Dataplanes whose application has finished, so that their sidecar has to quit.
+    /// Dataplanes whose application has finished and whose sidecar must quit.
     pub completed: Vec<Arc<Dataplane>>,
 }
 
 /// A change of one Dataplane.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataplaneChange {
-    /// The Dataplane has to be created or replaced.
+    /// The Dataplane must be created or replaced.
     Upsert {
         /// The Dataplane, with the key of its Pod.
         dataplane: Arc<Dataplane>,
         /// UID of the Pod that owns it.
         pod_uid: Arc<str>,
-        /// Warnings to report on the Pod; empty if the same ones were reported before.
+        /// Warnings to report on the Pod; empty if the same warnings have already been reported.
         warnings: Arc<[ConvertWarning]>,
     },
-    /// The Dataplane has to be deleted.
+    /// The Dataplane must be deleted.
     Delete(ObjectKey),
     /// The Pod cannot be converted. Its last valid Dataplane stays in use.
     Failed {
@@ -38,7 +38,7 @@ pub enum DataplaneChange {
         key: ObjectKey,
         /// UID of the Pod.
         pod_uid: Arc<str>,
-        /// Reason.
+        /// Error of the conversion.
         error: ConvertError,
     },
 }
@@ -85,7 +85,7 @@ pub struct PodIdentity<'i> {
     pub uid: &'i str,
 }
 
-/// A Dataplane as it has to be written.
+/// Desired state of a Dataplane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Desired<'i> {
     /// The Dataplane.

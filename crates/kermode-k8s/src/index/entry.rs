@@ -69,7 +69,7 @@ impl Entry {
         self.request_quit(changes);
     }
 
-    /// Warnings about the Pod that are in effect.
+    /// Current warnings about the Pod.
     pub(super) fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
             key: self.key().clone(),
@@ -123,8 +123,8 @@ impl Entry {
         }
     }
 
-    /// Adds a Dataplane to the view. That of a failed Pod is removed instead: the Pod no longer runs, and its address
-    /// may already belong to another Pod.
+    /// Adds a Dataplane to the view. The Dataplane of a failed Pod is removed instead, because the Pod no longer runs
+    /// and its address may already belong to another Pod.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -157,7 +157,7 @@ impl Entry {
         }
     }
 
-    /// Adds the Dataplane to the completed ones when its application has finished, once for each time.
+    /// Adds the Dataplane to the completed ones when its application finishes; reports each completion once.
     fn request_quit(&mut self, changes: &mut Changes) {
         let quits = completion::sidecar_should_quit(&self.facts);
         if let Some(current) = self.current.as_ref().filter(|_| quits && !self.quit_requested) {

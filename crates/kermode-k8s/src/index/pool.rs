@@ -1,4 +1,4 @@
-//! Interning of texts and labels: equal ones of many objects share one allocation. Examples are label keys,
+//! Interning of strings and labels: equal values of many objects share one allocation. Examples are label keys,
 //! namespaces, and the labels and annotations of a workload's Pods.
 
 use std::collections::HashSet;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use crate::convert::facts::{Pairs, Share};
 
-/// Number of interned values below which unused ones are not removed: looking for them costs more than they occupy.
-const SMALL: usize = 1024;
+/// Number of interned values below which unused ones are not removed: a scan costs more than the memory that it frees.
+const MIN_REMOVAL: usize = 1024;
 
-/// Interned texts and labels.
+/// Interned strings and labels.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     texts: Interner<Arc<str>>,
@@ -46,13 +46,13 @@ impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self {
             all: HashSet::new(),
-            removal_at: SMALL,
+            removal_at: MIN_REMOVAL,
         }
     }
 }
 
 impl<T: Clone + Eq + Hash> Interner<T> {
-    /// Replaces a value by its interned equal, if there is one. Returns whether it did.
+    /// Replaces a value by the equal interned value, if one exists. Returns whether the value was replaced.
     fn replace(&self, value: &mut T) -> bool {
         let shared = self.all.get(value);
         if let Some(shared) = shared {
@@ -64,7 +64,7 @@ impl<T: Clone + Eq + Hash> Interner<T> {
     fn add(&mut self, value: T, in_use: impl Fn(&T) -> bool) {
         if self.all.len() >= self.removal_at {
             self.all.retain(in_use);
-            self.removal_at = (self.all.len() * 2).max(SMALL);
+            self.removal_at = (self.all.len() * 2).max(MIN_REMOVAL);
         }
         self.all.insert(value);
     }
@@ -109,7 +109,7 @@ mod tests {
         }
         let (texts, pairs) = (pool.texts.all.len(), pool.pairs.all.len());
         assert!(
-            texts <= 4 * SMALL && pairs <= 2 * SMALL,
+            texts <= 4 * MIN_REMOVAL && pairs <= 2 * MIN_REMOVAL,
             "{texts} texts, {pairs} pairs are left"
         );
     }

@@ -13,7 +13,7 @@ use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, r
 use super::*;
 use crate::convert::facts::PodPhase;
 
-/// A write. Numbers stand for names of a small set, so that writes affect one another.
+/// A write. Names are numbers from a small range, so that writes affect one another.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),
@@ -66,15 +66,15 @@ fn any_permission() -> impl Strategy<Value = PermissionShape> {
 }
 
 fn any_pod() -> impl Strategy<Value = PodShape> {
-    let ours = (
+    let first = (
         prop::bool::weighted(0.9),
         0..4u8,
         any::<bool>(),
         prop::option::of(0..2u8),
         any::<bool>(),
     );
-    let rest = (0..8u8, prop::bool::weighted(0.1), any::<bool>(), 0..2u8);
-    (ours, rest).prop_map(
+    let second = (0..8u8, prop::bool::weighted(0.1), any::<bool>(), 0..2u8);
+    (first, second).prop_map(
         |((injected, labels, own_mesh, owner, ready), (status, wrong_annotation, named_port, uid))| {
             PodShape {
                 injected,
@@ -263,7 +263,7 @@ struct Observed {
     desired: BTreeMap<ObjectKey, (Dataplane, String)>,
     dataplanes: BTreeMap<ObjectKey, Dataplane>,
     services: Services,
-    at: BTreeMap<SocketAddr, ServiceName>,
+    by_address: BTreeMap<SocketAddr, ServiceName>,
     rules: Rules,
 }
 
@@ -293,7 +293,7 @@ fn has_all(tags: &Tags, target: &Tags) -> bool {
     target.iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// The inbounds that changed permissions select in the dataplanes as they are.
+/// Returns the inbounds of the observed dataplanes that the changed permissions select.
 fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Observed) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
     for key in differing(before, after, Clone::clone) {
@@ -326,7 +326,7 @@ fn services_of(view: &MeshView) -> Services {
     .collect()
 }
 
-fn at(view: &MeshView) -> BTreeMap<SocketAddr, ServiceName> {
+fn services_by_address(view: &MeshView) -> BTreeMap<SocketAddr, ServiceName> {
     let all = (0..3u8).flat_map(|service| (80..83u16).map(move |port| (cluster_ip(service), port).into()));
     all.filter_map(|address| Some((address, view.service_at(address)?.clone())))
         .collect()
@@ -347,12 +347,12 @@ fn observe(index: &Index) -> Observed {
         desired: desired.collect(),
         dataplanes: view_dataplanes(index.view()),
         services: services_of(index.view()),
-        at: at(index.view()),
+        by_address: services_by_address(index.view()),
         rules: rules_of(index.view()),
     }
 }
 
-/// The state that a conversion of all objects from scratch leads to.
+/// Returns the state after a conversion of all objects from scratch.
 fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
     let mut view = MeshView::default();
     for (key, (mesh, permission)) in permissions {
@@ -382,12 +382,12 @@ fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
         desired,
         dataplanes: view_dataplanes(&view),
         services: services_of(&view),
-        at: at(&view),
+        by_address: services_by_address(&view),
         rules: rules_of(&view),
     }
 }
 
-/// Removes the Pods that cannot be converted, whose state depends on earlier writes.
+/// Removes the Pods that cannot be converted, because their state depends on earlier writes.
 fn without(mut seen: Observed, failed: &BTreeSet<ObjectKey>) -> Observed {
     seen.desired.retain(|key, _| !failed.contains(key));
     seen.dataplanes.retain(|key, _| !failed.contains(key));
@@ -407,7 +407,7 @@ fn without_health(dataplane: &Dataplane) -> Dataplane {
     dataplane
 }
 
-/// Keys whose values differ.
+/// Returns the keys whose values differ.
 fn differing<K: Ord + Clone, V, T: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
@@ -428,7 +428,7 @@ fn expected_touched(before: &Observed, after: &Observed) -> BTreeSet<Touched> {
         .collect()
 }
 
-/// Checks that the returned changes of Dataplanes lead from the desired state before the write to that after it.
+/// Checks that the returned changes turn the desired state before the write into the desired state after it.
 fn check_dataplane_changes(
     before: &Observed,
     after: &Observed,

@@ -30,9 +30,9 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished, since a later caller is not
-    /// its proxy.
-    pub fn pod_entitlement(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
+    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: its proxy no longer runs, so
+    /// a caller with its identity is not the proxy.
+    pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
         self.view.dataplane(key)?;
         Some(PodIdentity {
@@ -41,7 +41,7 @@ impl Index {
         })
     }
 
-    /// The Dataplane that has to exist under a key; `None` when there must be none.
+    /// The Dataplane that must exist under a key; `None` if it must not exist.
     pub fn desired(&self, key: &ObjectKey) -> Option<Desired<'_>> {
         self.pods
             .get(key)?
@@ -50,19 +50,19 @@ impl Index {
             .map(CurrentDataplane::desired)
     }
 
-    /// All Dataplanes that have to exist, in no order.
+    /// All Dataplanes that must exist, in no order.
     pub fn all_desired(&self) -> impl Iterator<Item = Desired<'_>> {
         let current = self.pods.values().filter_map(|entry| entry.current.as_ref());
         current.map(CurrentDataplane::desired)
     }
 
-    /// Warnings about Pods that are in effect, in no order: Pods that cannot be converted, and Pods whose conversion
-    /// may not be as intended.
+    /// Current warnings about Pods, in no order: Pods that cannot be converted, and Pods with likely unintended
+    /// configuration.
     pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         self.pods.values().flat_map(Entry::warnings)
     }
 
-    /// Pods that cannot be converted, with the reason, in no order.
+    /// Pods that cannot be converted, with their errors, in no order.
     pub fn failed(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
         let pods = self.pods.iter();
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))

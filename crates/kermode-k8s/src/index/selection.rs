@@ -1,8 +1,8 @@
-//! Candidates for the selection of Pods by Services of one namespace, in both directions, without a scan of the
-//! namespace.
+//! Lookup of the Pods that a Service may select, and of the Services that may select a Pod, within one namespace and
+//! without a scan of the namespace.
 //!
-//! A Pod is indexed by each of its labels, a Service by one pair of its selector. A lookup returns few candidates;
-//! the caller checks whether a selector matches.
+//! A Pod is indexed by each of its labels, a Service by one pair of its selector. A lookup returns a few candidates;
+//! the caller evaluates the selectors.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -45,8 +45,8 @@ impl Selection {
         }
     }
 
-    /// Indexes a Service by the pair of its selector that the fewest other Services use. So a label that all Services
-    /// of a namespace share does not make all of them candidates for every Pod.
+    /// Indexes a Service by the pair of its selector that the fewest other Services are indexed by. Otherwise a label
+    /// that all Services of a namespace share would make all of them candidates for every Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
         let others = |pair: &&Pair| self.services_by_pair.get(*pair).map_or(0, HashSet::len);
         let Some(pair) = selector.iter().min_by_key(others).cloned() else {
@@ -70,7 +70,7 @@ impl Selection {
             .flatten()
     }
 
-    /// Names of the Pods that a selector may match: those with its rarest label.
+    /// Names of the Pods that a selector may match: the Pods with its rarest label.
     pub(super) fn pods_for(&self, selector: &Pairs) -> impl Iterator<Item = &Arc<str>> {
         let with_label = |pair: &Pair| self.pods_by_label.get(pair);
         let rarest = selector
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn services_that_share_a_label_are_distinguished_by_another() {
+    fn services_that_share_a_label_are_indexed_by_another_label() {
         let mut selection = Selection::default();
         for app in ["a", "b", "c", "d"] {
             selection.add_service(&app.into(), &pairs(&[("app", app), ("env", "prod")]));
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn removed_pods_and_services_leave_nothing_behind() {
+    fn selection_is_empty_after_all_pods_and_services_are_removed() {
         let mut selection = Selection::default();
         let labels = pairs(&[("app", "a"), ("env", "prod")]);
         selection.add_pod(&"pod".into(), &labels);

@@ -111,7 +111,7 @@ fn namespace_converts_only_pods_whose_mesh_it_sets() {
 }
 
 #[test]
-fn owner_listed_after_its_pods_names_them() {
+fn owner_that_is_listed_after_its_pods_determines_their_service_name() {
     let mut index = Index::default();
     let mut pod = pod_json("web-5d4f-abc", "10.0.0.1", web());
     pod["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true, "uid": "", "apiVersion": "apps/v1"}]);
@@ -200,7 +200,7 @@ fn invalid_pod_keeps_its_last_valid_dataplane_with_current_health() {
 }
 
 #[test]
-fn too_many_services_leave_the_last_valid_dataplane() {
+fn pod_with_too_many_services_keeps_its_last_valid_dataplane() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
@@ -242,7 +242,7 @@ fn pod_does_not_inherit_the_dataplane_of_its_predecessor() {
         &*changes.dataplanes,
         [DataplaneChange::Delete(_), DataplaneChange::Failed { .. }]
     ));
-    assert_eq!(index.pod_entitlement(&key("web-0")), None);
+    assert_eq!(index.pod_identity(&key("web-0")), None);
 }
 
 #[test]
@@ -250,12 +250,12 @@ fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
     let mut index = Index::default();
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
-    assert!(index.pod_entitlement(&key("web-1")).is_some());
+    assert!(index.pod_identity(&key("web-1")).is_some());
     let mut failed = pod_json("web-1", "10.0.0.1", web());
     failed["status"]["phase"] = json!("Failed");
     let changes = index.apply_pod(read_pod(&failed));
     assert_eq!(upserted(&changes), ["web-1"]);
-    assert_eq!(index.pod_entitlement(&key("web-1")), None);
+    assert_eq!(index.pod_identity(&key("web-1")), None);
 
     index.apply_pod(mk_pod("web-2", "10.0.0.1", web()));
     failed["metadata"]["labels"]["more"] = json!("labels");
@@ -270,20 +270,20 @@ fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
 }
 
 #[test]
-fn identity_of_a_proxy_is_that_of_its_pod() {
+fn identity_of_a_pod_is_its_service_account_and_uid() {
     let mut index = Index::default();
     index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
-    let identity = index.pod_entitlement(&key("web-1")).expect("the Pod exists");
+    let identity = index.pod_identity(&key("web-1")).expect("the Pod exists");
     assert_eq!(
         (identity.service_account, identity.uid),
         ("robot", "uid-of-web-1")
     );
     index.remove_pod(&key("web-1"));
-    assert_eq!(index.pod_entitlement(&key("web-1")), None);
+    assert_eq!(index.pod_identity(&key("web-1")), None);
 }
 
 #[test]
-fn finished_job_is_returned_once() {
+fn finished_job_is_reported_once() {
     let mut index = Index::default();
     let mut pod = pod_json("job-1", "10.0.0.1", json!({}));
     pod["spec"]["restartPolicy"] = json!("Never");
@@ -318,13 +318,13 @@ fn equal_text_of_many_pods_is_one_allocation() {
     index.apply_pod(mk_pod("b", "10.0.0.2", web()));
     let label = |name: &str| index.pod(&key(name)).and_then(|pod| pod.labels.get("app"));
     let (Some(a), Some(b)) = (label("a"), label("b")) else {
-        panic!("both are there");
+        panic!("both Pods exist");
     };
     assert!(Arc::ptr_eq(a, b));
 }
 
 #[test]
-fn removed_objects_leave_nothing_behind() {
+fn index_is_empty_after_all_objects_are_removed() {
     let mut index = Index::default();
     index.apply_namespace(mk_namespace("demo", None));
     index.apply_service(mk_service("web", "10.96.0.1", web(), http()));

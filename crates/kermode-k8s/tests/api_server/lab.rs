@@ -1,4 +1,5 @@
-//! A namespace of a real API server, and replicas that write Dataplanes to it. Pods exist in the replicas' indexes only.
+//! A namespace of a real API server, and replicas that write Dataplanes to it. Pods exist in the replicas' indexes
+//! only.
 //!
 //! A replica deletes Dataplanes of unknown Pods, so tests run one at a time.
 
@@ -95,7 +96,7 @@ impl ApiServerLab {
             .expect("KUBECONFIG names an API server: run make test-api-server");
         DEFINED.get_or_init(|| define(client.clone())).await;
         let namespace = format!("{name}-{:x}", std::process::id());
-        make_namespace(&client, &namespace).await;
+        create_namespace(&client, &namespace).await;
         let resource = ApiResource::erase::<Dataplane>(&());
         Self {
             dataplanes: Api::namespaced_with(client.clone(), &namespace, &resource),
@@ -132,7 +133,7 @@ impl ApiServerLab {
     /// Starts a replica whose desired state is incomplete.
     pub(crate) fn replica_without_pods(&self) -> LabReplica {
         let replica = self.replica_without_mesh();
-        replica.make_mesh("default");
+        replica.apply_mesh("default");
         replica
     }
 
@@ -184,12 +185,15 @@ impl ApiServerLab {
     }
 
     /// Deletes the namespace, which remains terminating without a controller manager.
-    pub(crate) async fn end_namespace(&self, replica: &LabReplica) {
+    pub(crate) async fn delete_namespace(&self, replica: &LabReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
             .await
             .expect("deleted");
-        let namespace = api.get(&self.namespace).await.expect("it stays");
+        let namespace = api
+            .get(&self.namespace)
+            .await
+            .expect("the Namespace is terminating");
         assert!(namespace.metadata.deletion_timestamp.is_some());
         let facts = NamespaceFacts::from(&namespace);
         replica.index.0.lock().unwrap().apply_namespace(facts);
@@ -198,7 +202,7 @@ impl ApiServerLab {
     /// Waits until the replica has written a later Dataplane in another namespace, so that all earlier writes are done.
     pub(crate) async fn sentinel_elsewhere(&self, replica: &LabReplica) {
         let namespace = format!("{}-elsewhere", self.namespace);
-        make_namespace(&self.client, &namespace).await;
+        create_namespace(&self.client, &namespace).await;
         let elsewhere = Self {
             client: self.client.clone(),
             dataplanes: Api::namespaced_with(
@@ -217,7 +221,7 @@ impl ApiServerLab {
     pub(crate) async fn dataplane_until(&self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + TIMEOUT;
         loop {
-            let found = self.dataplanes.get_opt(name).await.expect("an answer");
+            let found = self.dataplanes.get_opt(name).await.expect("a response");
             let found = serde_json::to_value(found).unwrap();
             if !found.is_null() && right(&found) {
                 return found;
@@ -229,7 +233,7 @@ impl ApiServerLab {
 
     pub(crate) async fn until_gone(&self, name: &str) {
         let deadline = Instant::now() + TIMEOUT;
-        while self.dataplanes.get_opt(name).await.expect("an answer").is_some() {
+        while self.dataplanes.get_opt(name).await.expect("a response").is_some() {
             assert!(Instant::now() < deadline, "Dataplane {name} stays");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -262,7 +266,7 @@ impl ApiServerLab {
 
 impl LabReplica {
     /// Applies a Mesh to the replica.
-    pub(crate) fn make_mesh(&self, name: &str) {
+    pub(crate) fn apply_mesh(&self, name: &str) {
         let mesh = Mesh::new(name);
         let name = mesh.name.clone();
         self.index.0.lock().unwrap().apply_mesh(mesh);
@@ -314,7 +318,7 @@ async fn define(client: Client) {
     }
 }
 
-async fn make_namespace(client: &Client, name: &str) {
+async fn create_namespace(client: &Client, name: &str) {
     let namespace = Namespace {
         metadata: ObjectMeta {
             name: Some(name.to_owned()),

@@ -81,24 +81,24 @@ async fn edits_of_users_are_reverted() {
                 {"port": 8080, "tags": {"kuma.io/service": "x", "mine": "y"}}]}}}),
         ),
         (
-            "a label gone",
+            "a removed label",
             json!({"metadata": {"labels": {"kuma.io/mesh": null}}}),
         ),
         (
-            "a label added",
+            "an added label",
             json!({"metadata": {"labels": {"kuma.io/zone": "mine"}}}),
         ),
     ];
-    for (what, edit) in edits {
+    for (description, edit) in edits {
         let edited = lab.dataplanes.patch("web", &merge(), &Patch::Merge(edit)).await;
-        let edited = edited.unwrap_or_else(|error| panic!("{what}: {error}"));
+        let edited = edited.unwrap_or_else(|error| panic!("{description}: {error}"));
         let dataplane = lab
             .dataplane_until("web", |dataplane| {
                 is_right(dataplane)
                     && dataplane["metadata"]["resourceVersion"] != json!(edited.resource_version())
             })
             .await;
-        assert!(is_right(&dataplane), "{what}: {dataplane:#}");
+        assert!(is_right(&dataplane), "{description}: {dataplane:#}");
     }
     let team = json!({"metadata": {"labels": {"team": "shop"}}});
     lab.dataplanes
@@ -124,13 +124,13 @@ async fn status_edits_of_users_are_reverted() {
     lab.pod(&replica, "web", true).await;
     let counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
     lab.dataplane_until("web", counted).await;
-    let lie = json!({"status": {"inbounds": {"summary": "9/9"}}});
-    let lied = lab
+    let edit = json!({"status": {"inbounds": {"summary": "9/9"}}});
+    let edited = lab
         .dataplanes
-        .patch_status("web", &merge(), &Patch::Merge(lie))
+        .patch_status("web", &merge(), &Patch::Merge(edit))
         .await
         .expect("patched");
-    assert_eq!(lied.data["status"]["inbounds"]["summary"], "9/9");
+    assert_eq!(edited.data["status"]["inbounds"]["summary"], "9/9");
     lab.dataplane_until("web", counted).await;
 }
 
@@ -151,7 +151,7 @@ async fn dataplane_that_a_user_deletes_is_recreated() {
 }
 
 #[tokio::test]
-async fn orphaned_dataplanes_are_deleted_and_those_of_users_remain() {
+async fn orphaned_dataplane_is_deleted_and_dataplane_of_a_user_remains() {
     let lab = ApiServerLab::start("orphans").await;
     for (name, owners) in [
         (
@@ -217,7 +217,7 @@ async fn change_is_written_once_and_its_watch_event_causes_no_write() {
     for turn in 0..20 {
         lab.pod(&replica, "web", turn % 2 == 1).await;
     }
-    // Keys are processed in order: when the last Pod is written, so are all changes of the first.
+    // Keys are processed in order: once the last Pod is written, all changes of the first one are written.
     lab.pod(&replica, "sentinel", true).await;
     lab.dataplane_until("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
@@ -267,7 +267,7 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
 async fn nothing_is_created_in_a_terminating_namespace() {
     let lab = ApiServerLab::start("ending").await;
     let replica = lab.replica();
-    lab.end_namespace(&replica).await;
+    lab.delete_namespace(&replica).await;
     lab.pod(&replica, "web", true).await;
     lab.sentinel_elsewhere(&replica).await;
     let metrics = replica.writer.metrics();
@@ -283,10 +283,10 @@ async fn nothing_is_created_in_a_terminating_namespace() {
 async fn dataplane_is_written_when_its_mesh_is_created() {
     let lab = ApiServerLab::start("meshless").await;
     let replica = lab.replica_without_mesh();
-    replica.make_mesh("other");
+    replica.apply_mesh("other");
     replica.writer.desired_is_complete();
     lab.pod(&replica, "web", true).await;
-    // Keys are processed in order, so the first Dataplane would exist when the second one does.
+    // Keys are processed in order: the Dataplane of `web` would exist before that of `sentinel`.
     lab.pod_of_mesh(&replica, "sentinel", "other").await;
     lab.dataplane_until("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
@@ -302,7 +302,7 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
         (1, 0),
         "a request was sent that must fail"
     );
-    replica.make_mesh("default");
+    replica.apply_mesh("default");
     lab.dataplane_until("web", is_right).await;
 }
 
@@ -324,8 +324,8 @@ async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
         ("team", mtls("builtin", "CA_1"), "spec.mtls.backends[0]"),
         ("team", mtls("builtin", &long), "spec.mtls.backends[0]"),
     ] {
-        let refusal = lab.try_mesh(name, spec).await.expect_err(name);
-        assert!(refusal.contains(rule) && refusal.contains(field), "{refusal}");
+        let error = lab.try_mesh(name, spec).await.expect_err(name);
+        assert!(error.contains(rule) && error.contains(field), "{error}");
     }
 }
 
@@ -348,16 +348,16 @@ async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
         json!({"ready": false})
     );
     let many = dataplane(vec![inbound(json!({"ready": true})); 257]);
-    let refusal = lab.dataplanes.create(&PostParams::default(), &many).await;
-    let refusal = refusal.expect_err("too many").to_string();
+    let error = lab.dataplanes.create(&PostParams::default(), &many).await;
+    let error = error.expect_err("too many").to_string();
     assert!(
-        refusal.contains("spec.networking.inbound") && refusal.contains("256"),
-        "{refusal}"
+        error.contains("spec.networking.inbound") && error.contains("256"),
+        "{error}"
     );
     let wrong = dataplane(vec![inbound(json!({"ready": "yes"}))]);
-    let refusal = lab.dataplanes.create(&PostParams::default(), &wrong).await;
+    let error = lab.dataplanes.create(&PostParams::default(), &wrong).await;
     assert!(
-        refusal
+        error
             .expect_err("no boolean")
             .to_string()
             .contains("health.ready")

@@ -217,7 +217,7 @@ async fn disconnected_holder_stops_before_another_replica_leads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn slow_response_does_not_extend_the_lease() {
+async fn delayed_response_does_not_extend_leadership() {
     let server = LeaseServer::default();
     let (link, mut first, one) = server.candidate("a");
     until(&mut first, true).await;

@@ -12,7 +12,7 @@ pub(super) struct WriteSchedule {
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
-    /// Unused time that accumulates at most, as a burst of writes.
+    /// Maximum unused time that accumulates. It allows a burst of writes.
     burst: Duration,
     next: Option<Instant>,
 }

@@ -1,4 +1,5 @@
-//! Dataplanes whose Mesh does not exist. They are written when it is created; until then the API server would reject them.
+//! Dataplanes whose Mesh does not exist. They are written once it is created; until then, the API server would
+//! reject them.
 
 use std::collections::{HashMap, HashSet};
 

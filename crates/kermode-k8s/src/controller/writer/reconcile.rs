@@ -16,7 +16,7 @@ use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, LABELS};
 
-/// A write has failed and was reported; it must be retried after this pause.
+/// Pause after which a failed write must be retried. The failure has already been reported.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
@@ -144,7 +144,8 @@ impl WriterInner {
         RetryAfter(pause)
     }
 
-    /// Reports a missing Mesh. An Event is published only if the Mesh remains missing, since at startup it is being created.
+    /// Reports a missing Mesh. An Event is published only if the Mesh remains missing: at startup it may be about to be
+    /// created.
     fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
         if pause >= MAX_PAUSE {

@@ -1,4 +1,4 @@
-//! Facts of Namespaces, and of the controllers between a workload and its Pods.
+//! Facts of Namespaces, and of the ReplicaSets and Jobs between a workload and its Pods.
 
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ impl Workload {
     }
 }
 
-/// Kinds between a workload and its Pods.
+/// Kinds of controllers between a workload and its Pods.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OwnerKind {
     /// Usually owned by a Deployment.

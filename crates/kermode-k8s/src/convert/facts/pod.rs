@@ -16,7 +16,7 @@ use super::{Pairs, SIDECAR, Share, Workload, is_tcp, port_number};
 pub struct PodFacts {
     /// Namespace and name.
     pub key: ObjectKey,
-    /// UID; differs from that of an earlier Pod of the same name.
+    /// UID; distinguishes the Pod from an earlier Pod of the same name.
     pub uid: Arc<str>,
     /// Labels.
     pub labels: Pairs,
@@ -114,8 +114,8 @@ pub enum ProbeKind {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// Whether the Pod has a sidecar, according to the annotation that injection wrote. Pods remain in the mesh even if
-    /// the label that requested injection changes.
+    /// Whether the Pod has a sidecar, according to the annotation from injection. A Pod stays in the mesh even if the
+    /// label that requested injection changes.
     pub fn is_injected(&self) -> bool {
         let key = annotation::SIDECAR_INJECTED;
         self.annotations
@@ -133,7 +133,7 @@ impl PodFacts {
         self.containers.iter().filter(|container| !container.is_sidecar())
     }
 
-    /// Deduplicates values that other Pods are likely to have too.
+    /// Deduplicates values that are likely to occur in other Pods.
     pub(crate) fn share(&mut self, with: &mut impl Share) {
         with.text(&mut self.key.namespace);
         with.text(&mut self.service_account);
@@ -232,7 +232,7 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
         .iter()
         .map(|container| ContainerFacts::new(container, false, ordinary))
         .collect();
-    // A status without a container in the spec: the API server sends none, but Kuma considers it, and so does this.
+    // Statuses without a container in the spec are included, as in Kuma; the API server does not send any.
     let stray = ordinary.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)

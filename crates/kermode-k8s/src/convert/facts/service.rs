@@ -96,7 +96,7 @@ impl ServicePortFacts {
         }
         let number = port_number(port.port)?;
         let target = match &port.target_port {
-            // The API server sets an omitted target port; older clients send 0 to omit it.
+            // The API server defaults an omitted target port to the port; older clients send 0 to omit it.
             None | Some(IntOrString::Int(0)) => TargetPort::Number(number),
             Some(IntOrString::Int(target)) => TargetPort::Number(port_number(*target)?),
             Some(IntOrString::String(name)) => TargetPort::Name(name.as_str().into()),
