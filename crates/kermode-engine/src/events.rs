@@ -1,4 +1,4 @@
-//! Watch events: what the engine receives, and the list of watches that it waits for before it publishes.
+//! Watch events, the input of the engine, and the set of watches whose initial list is still missing.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use kermode_model::{Mesh, MeshName, TrafficPermission};
 
 macro_rules! watch_kinds {
     ($($kind:ident = $name:literal,)*) => {
-        /// Kinds of watch. The same list starts the watches and says which first lists the engine waits for.
+        /// Kinds of watch. The engine starts one watch for each kind and waits for its initial list.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
         pub enum WatchKind {
             $(#[doc = concat!("Watch of ", $name, ".")] $kind,)*
@@ -48,7 +48,7 @@ pub struct WatchEvent {
     pub(crate) update: ObjectUpdate,
 }
 
-/// Update of an object, or the end of a first list, by kind.
+/// Update of an object, or the end of an initial list, by kind.
 #[derive(Debug)]
 pub enum ObjectUpdate {
     /// A Pod.
@@ -67,7 +67,7 @@ pub enum ObjectUpdate {
     ContainerPatch(Update<ContainerPatchSpec>),
 }
 
-/// Watches that have not delivered their first list yet.
+/// Watches that have not delivered their initial list yet.
 #[derive(Debug)]
 pub(crate) struct InitialSync(BTreeSet<WatchKind>);
 
@@ -85,7 +85,7 @@ impl From<ObjectUpdate> for WatchEvent {
 // === impl ObjectUpdate ===
 
 impl ObjectUpdate {
-    /// The watch whose first list ends with this event.
+    /// Returns the watch whose initial list ends with this event; `None` for updates of objects.
     pub(crate) fn synced_watch(&self) -> Option<WatchKind> {
         match self {
             Self::Pod(Update::Synced) => Some(WatchKind::Pods),
@@ -110,12 +110,12 @@ impl Default for InitialSync {
 }
 
 impl InitialSync {
-    /// Records that a watch has delivered its first list; a repetition has no effect.
+    /// Records that a watch has delivered its initial list. Idempotent.
     pub(crate) fn synced(&mut self, watch: WatchKind) {
         self.0.remove(&watch);
     }
 
-    /// Whether all watches have delivered their first list.
+    /// Whether all watches have delivered their initial list.
     pub(crate) fn is_complete(&self) -> bool {
         self.0.is_empty()
     }
@@ -125,7 +125,7 @@ impl InitialSync {
 mod tests {
     use super::*;
 
-    /// The event with which a watch ends its first list.
+    /// Returns the event at the end of a watch's initial list.
     fn mk_synced(watch: WatchKind) -> ObjectUpdate {
         match watch {
             WatchKind::Namespaces => ObjectUpdate::Namespace(Update::Synced),
@@ -140,14 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn every_watch_is_recognised_by_its_own_end_of_list() {
+    fn synced_event_of_every_kind_identifies_its_watch() {
         for watch in WatchKind::ALL {
             assert_eq!(mk_synced(*watch).synced_watch(), Some(*watch));
         }
     }
 
     #[test]
-    fn initial_sync_is_complete_after_each_watch_and_not_after_repetitions() {
+    fn initial_sync_is_complete_once_every_watch_has_synced() {
         let mut sync = InitialSync::default();
         let (last, others) = WatchKind::ALL.split_last().expect("watches");
         for watch in others.iter().chain(others) {

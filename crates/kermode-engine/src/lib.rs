@@ -5,9 +5,9 @@
 //!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Events
 //! ```
 //!
-//! The events that wait in the channel are applied as one batch: the first change of a burst is published at once,
-//! the following ones together. Nothing is published before every watch has delivered its first list, since proxies
-//! would lose the endpoints that are not listed yet.
+//! All events in the channel are applied as one batch: the first change of a burst is published at once, the rest
+//! together. Nothing is published before every watch has delivered its initial list, because proxies would lose
+//! endpoints that are not listed yet.
 
 mod events;
 mod metrics;
@@ -39,18 +39,18 @@ const BATCH: usize = 1024;
 
 /// Estimated time to push a change to one proxy.
 const PUSH_PER_PROXY: Duration = Duration::from_micros(30);
-/// Upper bound of the delay of writes: people look at Dataplanes, and a quarter of a second is not noticed.
+/// Upper bound of the delay of writes. Users, who read Dataplanes with `kubectl`, do not notice it.
 const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
 
 /// Inputs and outputs of the engine.
 pub struct Engine {
-    /// Index that the engine alone writes.
+    /// Index; only the engine writes it.
     pub index: SharedIndex,
     /// Directory of the webhooks; updated with the index.
     pub directory: Directory,
     /// Generates and publishes Envoy resources.
     pub publisher: Publisher,
-    /// Tracks which proxies have not acknowledged the removal of an endpoint.
+    /// Tracks the proxies that have not acknowledged the removal of an endpoint.
     pub removals: EndpointRemovals,
     /// Writes Dataplanes to the API server.
     pub writer: Writer,
@@ -71,8 +71,8 @@ struct Startup {
     unready: Guard,
 }
 
-/// Delay of writes to the API server after a change, so that they do not compete with the push of the change to this
-/// many proxies.
+/// Returns the delay of writes to the API server after a change, so that the writes do not compete with the push of
+/// the change to `proxies` proxies.
 fn write_delay(proxies: usize) -> Duration {
     let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
     PUSH_PER_PROXY.saturating_mul(proxies).min(MAX_WRITE_DELAY)
@@ -81,7 +81,7 @@ fn write_delay(proxies: usize) -> Duration {
 // === impl Engine ===
 
 impl Engine {
-    /// Runs until all senders of events are gone. `unready` is released after the first publication.
+    /// Runs until all senders of events are dropped. Releases `unready` after the first publication.
     pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, unready: Guard) {
         let mut startup = Some(Startup {
             sync: InitialSync::default(),
@@ -99,13 +99,13 @@ impl Engine {
                     self.on_batch(&mut startup, &mut batch, events.len());
                 }
                 Ok(()) = leading.changed() => {
-                    // Warnings that arose before this replica was the leader.
+                    // A new leader also records the warnings from before its election.
                     if *leading.borrow_and_update() && startup.is_none() {
                         self.record_all_warnings();
                     }
                 }
                 proxies = store.demand_changed() => {
-                    // The first publication covers the proxies that have connected before it.
+                    // The first publication includes all proxies that are connected by then.
                     if startup.is_none() {
                         self.publisher.update_demand(self.index.read().view(), proxies);
                     }
@@ -114,8 +114,7 @@ impl Engine {
         }
     }
 
-    /// Applies a batch, which is left empty, and publishes its effects once all watches have delivered their first
-    /// list.
+    /// Drains and applies a batch. Publishes its effects once all watches have delivered their initial list.
     fn on_batch(&mut self, startup: &mut Option<Startup>, batch: &mut Vec<WatchEvent>, waiting: usize) {
         let begun = Instant::now();
         let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
@@ -124,8 +123,8 @@ impl Engine {
         let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
         let completed = startup.take_if(|startup| startup.sync.is_complete());
         if completed.is_some() {
-            // Pods may have been converted without their Services until now: only the final state counts.
-            changes = self.everything();
+            // Pods that were listed before their Services were converted without them, so earlier changes are dropped.
+            changes = self.initial_changes();
         }
         if startup.is_some() {
             return;
@@ -148,8 +147,9 @@ impl Engine {
 
     fn publish(&mut self, touched: &[Touched]) {
         self.publisher.apply(self.index.read().view(), touched);
-        let of_mesh_status = |touched: &Touched| matches!(touched, Touched::Mesh(_) | Touched::Dataplane(_));
-        if touched.iter().any(of_mesh_status) {
+        let changes_mesh_status =
+            |touched: &Touched| matches!(touched, Touched::Mesh(_) | Touched::Dataplane(_));
+        if touched.iter().any(changes_mesh_status) {
             self.meshes_changed.notify_one();
         }
         for touched in touched {
@@ -159,8 +159,8 @@ impl Engine {
         }
     }
 
-    /// The changes from an empty mesh view to the index as it is.
-    fn everything(&self) -> Changes {
+    /// Returns the changes that lead from an empty mesh view to the current index.
+    fn initial_changes(&self) -> Changes {
         let index = self.index.read();
         let meshes = index.view().meshes().map(|mesh| Touched::Mesh(mesh.name.clone()));
         let proxies = index
@@ -170,7 +170,7 @@ impl Engine {
         let touched = meshes.chain(proxies).collect();
         Changes {
             touched,
-            // The writer compares all Dataplanes when it starts, so only warnings are left.
+            // The writer reconciles all Dataplanes when it starts, so only the warnings are needed.
             dataplanes: index.warnings().collect(),
             ..Changes::default()
         }
@@ -250,7 +250,7 @@ impl Engine {
         }
     }
 
-    /// Registers the ready endpoints of the first publication with the tracker of endpoint removals.
+    /// Registers the ready endpoints of the first publication for the tracking of endpoint removals.
     fn add_ready_endpoints(&self) {
         let index = self.index.read();
         let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
@@ -260,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// Registers the addition or removal of an endpoint, which has been published.
+    /// Registers the addition or removal of an endpoint after its publication.
     fn update_removals(&self, change: &DataplaneChange) {
         let published = |mesh: &MeshName| self.publisher.published(mesh);
         match change {
@@ -279,7 +279,7 @@ impl Engine {
         }
     }
 
-    /// Logs and records what a change means for its Pod. Returns the Dataplane that has to be written.
+    /// Logs a failed conversion and records the warnings of a change. Returns the Dataplane to write.
     fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
         let changed = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_are_delayed_by_the_number_of_proxies_up_to_a_limit() {
+    fn write_delay_grows_with_the_number_of_proxies_up_to_a_limit() {
         assert_eq!(write_delay(0), Duration::ZERO);
         assert_eq!(write_delay(1_000), Duration::from_millis(30));
         assert_eq!(write_delay(usize::MAX), MAX_WRITE_DELAY);

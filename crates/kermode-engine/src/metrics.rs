@@ -1,4 +1,4 @@
-//! Metrics of the engine: its delay behind the watches, and the cost of its work.
+//! Metrics of the engine: its lag behind the watches, and the cost of its work.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +48,7 @@ impl Metrics {
         registry.register_with_unit("engine_work", help, Unit::Seconds, self.work.clone());
     }
 
-    /// Counts a batch; `waiting` further events are in the channel.
+    /// Counts a batch. `waiting` is the number of events that are still in the channel.
     pub(crate) fn batch_received(&self, batch: usize, waiting: usize) {
         self.messages.inc_by(batch as u64);
         self.waiting

@@ -1,4 +1,4 @@
-//! Watches of the API server: for each kind, what is kept of an object and which event of the engine it becomes.
+//! Watches of the API server: for each kind, the conversion of its objects and the resulting engine event.
 
 use std::fmt::Debug;
 
@@ -18,10 +18,10 @@ use tokio::sync::mpsc;
 
 use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
 
-/// One watch, to be polled until the engine has ended.
+/// One watch. It must be polled until the engine ends.
 pub type Watch = BoxFuture<'static, ()>;
 
-/// The watches of all kinds that the engine reads.
+/// Starts the watches of all kinds that the engine reads.
 pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Vec<Watch> {
     let kinds = WatchKind::ALL.iter();
     kinds
@@ -57,7 +57,8 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             move |patch| decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
-        // Only the owner of a ReplicaSet or Job is read, and its status changes with every Pod: metadata suffices.
+        // Metadata suffices for ReplicaSets and Jobs: only their owner is read, and their status changes with every
+        // Pod.
         WatchKind::ReplicaSets => starter.start(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
@@ -118,7 +119,7 @@ impl Starter<'_> {
     }
 }
 
-/// Facts of a ReplicaSet or Job; it matters only if it has an owner itself.
+/// Converts a ReplicaSet or Job. Objects without an owner are ignored.
 fn convert_owner<K>(object: &K) -> Conversion<OwnerFacts>
 where
     for<'a> OwnerFacts: From<&'a K>,
