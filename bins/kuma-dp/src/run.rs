@@ -1,4 +1,4 @@
-//! `kuma-dp run`: connects the components of `kermode-agent` and runs until Envoy's last end.
+//! `kuma-dp run`: connects the components of `kermode-agent` and runs until Envoy ends without a restart.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use tonic::transport::Server;
 
 use crate::config::Config;
 
-/// Components run until Envoy's last end, because the drain needs all of them, and are dropped then.
+/// Running components. They are dropped after Envoy has ended, because the drain needs all of them.
 type Components = JoinSet<anyhow::Result<()>>;
 
 /// Runs Envoy and the components. Returns Envoy's exit code, or the error of a component.

@@ -77,7 +77,7 @@ impl fmt::Debug for ControlPlaneConfig {
 // === impl ControlPlane ===
 
 impl ControlPlane {
-    /// Returns a factory. Nothing is connected yet.
+    /// Returns a factory of channels. It opens no connection.
     ///
     /// # Errors
     /// Fails when the address or a root certificate is malformed.
@@ -194,7 +194,7 @@ async fn connect(target: &Target, resolver: &TokioResolver) -> io::Result<TcpStr
     Err(last)
 }
 
-/// Resolves `host` with the agent's own resolver: the images have no libc that could.
+/// Resolves `host` with the agent's own resolver: the images contain no libc.
 async fn resolve(host: &str, resolver: &TokioResolver) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);

@@ -22,7 +22,7 @@ pub struct SystemDns {
 }
 
 impl SystemDns {
-    /// Reads the file. Without name servers, which is legal, only IP addresses can be reached.
+    /// Reads the file. It may list no name servers; then only IP addresses can be reached.
     pub fn read(path: &Path) -> Self {
         let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
         let (config, options) = parsed.unwrap_or_else(|error| {

@@ -8,7 +8,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(200);
 /// Limit on consecutive restarts. After it the kubelet restarts the container, with longer delays.
 const LIMIT: u32 = 5;
-/// Run time after which a crash is not attributed to the start.
+/// Run time after which a crash starts a new series of restarts.
 const STABLE: Duration = Duration::from_mins(1);
 
 /// Counter of consecutive restarts.

@@ -17,7 +17,7 @@ use crate::shutdown::{Action, Event, Shutdown};
 /// Interval of counting Envoy's connections during the drain of a native sidecar.
 const COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Supervises `envoy`, and after a crash the ones that `start` returns, to the end. Returns the exit code of the process.
+/// Supervises `envoy` and, after crashes, the replacements that `start` returns. Returns the exit code of this process.
 ///
 /// # Errors
 /// Fails when Envoy cannot be started or waited for.

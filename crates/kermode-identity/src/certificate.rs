@@ -7,15 +7,16 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by less accepts it.
+/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by at
+/// most this time accepts a new certificate.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// Validity of a certificate, in whole seconds as in X.509.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Validity {
-    /// Start.
+    /// Start of the validity.
     pub not_before: SystemTime,
-    /// End.
+    /// End of the validity.
     pub not_after: SystemTime,
 }
 
@@ -61,13 +62,14 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the time of renewal: 4/5 of the span. The rest covers an outage of the control plane.
+    /// Returns the time at which renewal is due: after 4/5 of the span. The remaining fifth covers an outage of the
+    /// control plane.
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5
     }
 
-    /// Ends it no later than `limit`, since a chain is only as valid as its issuer.
+    /// Returns the validity with its end limited to `limit`: a certificate does not outlive its issuer.
     pub(crate) fn ending_by(self, limit: SystemTime) -> Self {
         Self {
             not_after: self.not_after.min(limit),
@@ -79,7 +81,7 @@ impl Validity {
 /// A signed certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedCertificate {
-    /// The certificate, then those between it and the root; the root itself is left to the [`crate::TrustBundle`].
+    /// The leaf, then the intermediate certificates. The root is not included: it is part of the [`crate::TrustBundle`].
     pub chain: Vec<CertificateDer<'static>>,
     /// Validity of the leaf.
     pub validity: Validity,

@@ -1,4 +1,4 @@
-//! Names in certificates, and the names of a Dataplane (`docs/reference/certificates.md#spiffe-ids`).
+//! SPIFFE IDs, and the names in the certificate of a Dataplane (`docs/reference/certificates.md#spiffe-ids`).
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,7 +15,7 @@ impl SpiffeId {
         Self(format!("spiffe://{mesh}/{service}"))
     }
 
-    /// Returns the ID of the mesh, which its CA has: `spiffe://<mesh>`.
+    /// Returns the ID of the mesh, which is the name of its CA: `spiffe://<mesh>`.
     pub fn of_mesh(mesh: &MeshName) -> Self {
         Self(format!("spiffe://{mesh}"))
     }

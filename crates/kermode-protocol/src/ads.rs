@@ -1,7 +1,7 @@
 //! Messages of delta ADS, limited to the fields that Kermode reads and writes.
 //!
 //! Derived by hand from Envoy's `envoy/service/discovery/v3/discovery.proto`. A resource is encoded once and passed on
-//! as bytes by everyone between the generator and Envoy. Unlisted fields are skipped when a message is decoded.
+//! as bytes from the generator to Envoy. Unlisted fields are skipped when a message is decoded.
 //! `kermode-xds/tests/wire.rs` compares every message with the one that is generated from Envoy's definitions, byte
 //! for byte.
 
@@ -23,7 +23,7 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
 /// Limit on one request, in bytes, at every hop. A reconnecting Envoy lists the name and version of each of its
-/// resources in one request, which makes requests the large messages of a sidecar.
+/// resources in one request, so the first request is the largest message of a sidecar.
 pub const MAX_REQUEST: usize = 4 << 20;
 
 /// Request of a proxy: a change of its subscription, an ACK or NACK, or both.

@@ -47,7 +47,7 @@ pub fn bootstrap(config: &BootstrapConfig) -> Value {
         "admin": { "address": { "socket_address": { "address": "127.0.0.1", "port_value": config.admin_port } } },
         "dynamic_resources": dynamic_resources(),
         "static_resources": { "clusters": [agent_cluster(&config.agent_socket)] },
-        // Clusters of on-demand outbounds lead back into this Envoy.
+        // Clusters of on-demand outbounds connect to internal listeners of the same Envoy.
         "bootstrap_extensions": [{
             "name": "envoy.bootstrap.internal_listener",
             "typed_config": {

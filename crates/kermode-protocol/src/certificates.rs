@@ -22,7 +22,8 @@ pub struct IssueCertificateRequest {
     /// Name of the proxy, `<pod>.<namespace>`.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Certificate signing request (PKCS#10, DER). The control plane signs its key and ignores its other fields.
+    /// Certificate signing request (PKCS#10, DER). The control plane signs its key. Names come from
+    /// the Dataplane; a request for other names is rejected.
     #[prost(bytes = "vec", tag = "3")]
     pub csr_der: Vec<u8>,
 }

@@ -24,14 +24,14 @@ pub type Proxies = BTreeMap<String, ConnectedProxy>;
 /// Resources of one proxy by kind, sorted by name within a kind.
 pub type Resources = BTreeMap<String, Vec<ResourceEntry>>;
 
-/// Connected proxy. Absent texts are empty.
+/// Connected proxy. Unknown values are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConnectedProxy {
-    /// State of its configuration.
+    /// State of the proxy's configuration.
     #[serde(default)]
     pub configuration: Configuration,
-    /// Name of the replica that serves it.
+    /// Name of the replica that serves the proxy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub control_plane: String,
     /// Version of Envoy.

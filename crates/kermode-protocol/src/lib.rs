@@ -1,4 +1,4 @@
-//! Messages between the control plane, the sidecar agent (`kuma-dp`) and Envoy, and what both ends of a call share.
+//! Messages between the control plane, the sidecar agent (`kuma-dp`) and Envoy, and the code that both ends of a call share.
 //!
 //! | module | between |
 //! |---|---|
@@ -7,10 +7,10 @@
 //! | [`removals`] | control plane and agent: removal of the agent's own endpoint |
 //! | [`secrets`] | agent and Envoy: secret discovery (SDS) |
 //! | [`bootstrap`] | agent and Envoy: Envoy's start configuration |
-//! | [`debug`] | control plane and people's tools: answers of `/debug` |
+//! | [`debug`] | control plane and operators' tools: responses of `/debug` |
 //!
-//! [`rpc`] is the server's side of a gRPC method that was written by hand, [`client`] the agent's side of all calls.
-//! Messages are derived by hand from their protobuf definitions: no code generator runs, and no crate that uses them
+//! [`rpc`] adapts hand-written gRPC methods to tonic's router; [`client`] is the agent's side of all calls.
+//! Messages are derived by hand from their protobuf definitions: no code generator runs, and no dependent crate
 //! compiles Envoy's full API.
 
 pub mod ads;

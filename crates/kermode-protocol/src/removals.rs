@@ -1,9 +1,9 @@
-//! Endpoint-removal RPC: a terminating sidecar watches until no proxy sends requests to its endpoint any more.
+//! Endpoint-removal RPC: a terminating sidecar watches until no proxy sends requests to its endpoint.
 //!
-//! One server-streaming call, authenticated as for ADS. The first response is sent at once, further ones after each
-//! change, until the caller closes the stream. Replicas of the control plane do not talk to each other: each response
-//! lists the addresses of the others, and the sidecar calls them as well. The names on the wire predate the term
-//! *endpoint removal* and stay, so that sidecars and control planes of different versions understand each other.
+//! One server-streaming call, authenticated as for ADS. The first response is sent immediately, further ones after each
+//! change, until the caller closes the stream. Replicas of the control plane do not communicate with each other: each
+//! response lists the addresses of the others, and the sidecar calls them as well. The names on the wire predate the
+//! term *endpoint removal* and stay, so that sidecars and control planes of different versions understand each other.
 
 /// Name of the gRPC service, package included.
 pub const SERVICE_NAME: &str = "kermode.departure.v1.DepartureService";
@@ -15,7 +15,7 @@ pub const WATCH_REMOVAL: &str = "/kermode.departure.v1.DepartureService/WatchDep
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct WatchRemovalRequest {}
 
-/// Status of the removal as one replica sees it.
+/// Removal status, as far as one replica has observed it.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct WatchRemovalResponse {
     /// Whether the control plane has removed the endpoint from the proxies' configuration.
@@ -28,11 +28,11 @@ pub struct WatchRemovalResponse {
     /// Time from the publication of the removal to its last acknowledgement, in milliseconds; 0 before that.
     #[prost(uint64, tag = "3")]
     pub took_ms: u64,
-    /// Addresses (`<ip>:<port>`) of the other replicas' endpoint-removal RPC. Each answers for the proxies that are
-    /// connected to it.
+    /// Addresses (`<ip>:<port>`) of the other replicas' endpoint-removal RPC. Each reports only on the proxies that
+    /// are connected to it.
     #[prost(string, repeated, tag = "4")]
     pub other_replicas: Vec<String>,
-    /// Whether the replicas account for all proxies: none of them started or ended within the last minute.
+    /// Whether the replicas account for all proxies, which they do if no replica started or ended within the last minute.
     #[prost(bool, tag = "5")]
     pub complete: bool,
 }

@@ -1,4 +1,4 @@
-//! Server side of a gRPC method that was written by hand: adapts it to tonic's router.
+//! Adapter of hand-written gRPC methods to tonic's router.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};

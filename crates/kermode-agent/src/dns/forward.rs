@@ -64,8 +64,8 @@ impl Upstreams {
     }
 }
 
-/// Each query uses a socket of its own: the kernel picks an unpredictable source port, which a forger has to guess in
-/// addition to the ID.
+/// Forwards a query over UDP. Each query uses its own socket: the kernel picks an unpredictable source port, which a
+/// forger has to guess in addition to the ID.
 async fn over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
     let any: IpAddr = if server.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()

@@ -8,7 +8,7 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodab
 /// Length of the encoded header, in bytes.
 const HEADER: usize = 12;
 
-/// Query with exactly one question, which is what every resolver sends.
+/// Query with exactly one question, as all resolvers send it.
 #[derive(Clone, Debug)]
 pub struct Query<'a> {
     bytes: &'a [u8],
@@ -126,7 +126,7 @@ pub(crate) mod tests {
     const FLAG_TRUNCATED: u8 = 0x02;
     const FLAG_RECURSION_DESIRED: u8 = 0x01;
 
-    /// A query of type A for `name` with an EDNS record after the question.
+    /// Returns a query of type A for `name` with an EDNS record after the question.
     pub(crate) fn mk_query(id: u16, name: &str) -> Vec<u8> {
         let mut bytes = id.to_be_bytes().to_vec();
         bytes.extend([FLAG_RECURSION_DESIRED, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
@@ -139,7 +139,7 @@ pub(crate) mod tests {
         bytes
     }
 
-    /// A response to a query, with `code` and one byte in place of the records.
+    /// Returns a response to a query, with `code` and one byte in place of the records.
     pub(crate) fn mk_response(query: &[u8], code: ResponseCode) -> Vec<u8> {
         let mut response = query.to_vec();
         response[2] |= FLAG_RESPONSE;

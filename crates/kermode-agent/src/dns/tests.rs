@@ -1,4 +1,4 @@
-//! The server between real sockets: clients, and name servers that fail, stay silent or are forged.
+//! DNS server with real sockets. Name servers respond, fail, do not respond or are impersonated.
 
 use hickory_proto::op::ResponseCode;
 

@@ -1,7 +1,7 @@
 //! `kuma-dp exec-envoy`: replaces itself by Envoy, which the kernel then kills when the parent ends.
 //!
 //! A process sets the kernel's parent-death signal on itself, and the signal survives `exec`. Setting it between the
-//! parent's `fork` and `exec` would need unsafe code; a program between them does not.
+//! parent's `fork` and `exec` would need unsafe code; an intermediate program does not.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;

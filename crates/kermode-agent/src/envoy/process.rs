@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// Running Envoy. Dropping it kills Envoy; the kernel does when this process ends in any other way.
+/// Running Envoy. Dropping it kills Envoy. If this process ends without dropping it, the kernel kills Envoy.
 #[derive(Debug)]
 pub struct Envoy {
     child: Child,

@@ -1,5 +1,5 @@
-//! State machine of one ADS stream of Envoy: its subscriptions, what it acknowledged, and who responds, the control plane or
-//! the cache. No IO.
+//! State machine of one ADS stream of Envoy: its subscriptions, the acknowledged versions, and the source of responses, which
+//! is the control plane or the cache. No IO.
 //!
 //! Envoy's stream outlives the upstream streams. A new upstream stream starts with all of Envoy's subscriptions and
 //! acknowledged versions, so the control plane sends only differences. Nonces are replaced because each upstream stream
@@ -55,7 +55,7 @@ enum Upstream {
     Started,
 }
 
-/// Envoy's subscription to one type, and what it acknowledged.
+/// Envoy's subscription to one type, and the acknowledged versions.
 #[derive(Debug)]
 struct Subscription {
     kind: Arc<str>,
@@ -305,7 +305,7 @@ impl Session {
         nonce
     }
 
-    /// Enforces the cache's limit: drops resources of earlier Envoys, then disables the cache.
+    /// Enforces the cache's limit: drops resources of earlier Envoys. If the rest exceeds the limit, disables the cache.
     fn enforce_limit(&self, cache: &mut Cache) {
         if !cache.exceeds_limit() {
             return;

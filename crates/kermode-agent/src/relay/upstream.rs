@@ -115,8 +115,8 @@ impl UpstreamStream {
                         .and_then(Result::err)
                         .unwrap_or_else(|| Status::unavailable("the control plane ended the stream"));
                     let jitter = fastrand::f64();
-                    // A status of the server moves few proxies at a time. A broken connection is shared by all proxies of a
-                    // replica, so they spread over a longer time.
+                    // A replica ends few streams at a time by a status. A broken connection affects all proxies of a replica,
+                    // so their reconnections are spread over a longer time.
                     let pause = if status.source().is_some() {
                         self.backoff.lost(jitter)
                     } else {

@@ -1,4 +1,4 @@
-//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The bootstrap puts the agent's version there.
+//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The agent's version comes from the bootstrap.
 
 use std::collections::HashMap;
 
@@ -70,7 +70,7 @@ impl Node {
 }
 
 impl Struct {
-    /// Text value at a path of nested structs.
+    /// Returns the text value at a path of nested structs.
     fn text(&self, path: &[&str]) -> Option<&str> {
         let (first, rest) = path.split_first()?;
         let value = self.fields.get(*first)?;
