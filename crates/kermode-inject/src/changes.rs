@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::pointer;
 
 /// Maximum length of a displayed value, in characters; longer ones are truncated.
-const LONGEST: usize = 160;
+const MAX_SHOWN: usize = 160;
 
 /// Returns one line for each difference, with its JSON pointer.
 pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
@@ -69,10 +69,10 @@ fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>)
 
 fn shown(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() <= LONGEST {
+    if text.chars().count() <= MAX_SHOWN {
         return text;
     }
-    let start: String = text.chars().take(LONGEST).collect();
+    let start: String = text.chars().take(MAX_SHOWN).collect();
     format!("{start}...")
 }
 

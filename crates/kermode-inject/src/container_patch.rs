@@ -195,7 +195,7 @@ pub fn apply(
     let introduced: Vec<String> = problems
         .iter()
         .filter(|problem| !before.contains(problem))
-        .map(|problem| culprit(container, operations, role, problem).describe(problem))
+        .map(|problem| introducing_operation(container, operations, role, problem).describe(problem))
         .collect();
     if introduced.is_empty() {
         Ok(patched)
@@ -245,9 +245,9 @@ fn apply_all(container: &Value, operations: &[Operation<'_>]) -> Result<Value, S
     Ok(operation::without_nulls(patched))
 }
 
-/// Finds the operation that introduces a problem, by bisection: the operations before it yield a container without the
-/// problem, and with it the problem is present.
-fn culprit<'a, 'b>(
+/// Finds by bisection the operation that introduces a problem: the container does not have the problem before the
+/// operation, and has it afterwards.
+fn introducing_operation<'a, 'b>(
     container: &Value,
     operations: &'a [Operation<'b>],
     role: ContainerRole,
@@ -268,7 +268,7 @@ fn names(operations: &[Operation<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut last = None;
     for operation in operations {
-        // A patch that is listed twice is named twice: its operations start at index 0 again.
+        // A ContainerPatch that is listed twice is named twice: each application starts at index 0.
         if last != Some(operation.patch) || operation.index == 0 {
             names.push(operation.patch.to_owned());
         }

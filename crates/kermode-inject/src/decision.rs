@@ -28,13 +28,14 @@ pub(crate) struct ObjectMetadata<'a> {
     pub(crate) namespace_annotations: Values<'a>,
 }
 
+/// Decides on a Pod. `exceptions` holds the labels of Pods that are never injected; the value `*` matches any value.
 pub(crate) fn decide(
     pod: &Pod<'_>,
     metadata: &ObjectMetadata<'_>,
     exceptions: &BTreeMap<String, String>,
     trace: &mut Trace,
 ) -> Result<InjectionDecision, Denial> {
-    if let Some(key) = exception(&pod.labels, exceptions) {
+    if let Some(key) = matching_exception(&pod.labels, exceptions) {
         trace.note(TraceTopic::Decision, || {
             format!("label {key} is in the setting exceptions.labels: skipped")
         });
@@ -67,40 +68,40 @@ pub(crate) fn decide(
 }
 
 fn describe(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> String {
-    let place = values.place(SIDECAR_INJECTION);
+    let location = values.location(SIDECAR_INJECTION);
     let Some(value) = values.get(SIDECAR_INJECTION) else {
-        return format!("{place} is absent");
+        return format!("{location} is absent");
     };
     match requested {
-        Ok(Some(true)) => format!("{place} is {value}: injected"),
-        Ok(_) => format!("{place} is {value}: skipped"),
-        Err(_) => format!("{place} is {value:?}, which is not a valid value: denied"),
+        Ok(Some(true)) => format!("{location} is {value}: injected"),
+        Ok(_) => format!("{location} is {value}: skipped"),
+        Err(_) => format!("{location} is {value:?}, which is not a valid value: denied"),
     }
 }
 
-fn exception<'e>(
+fn matching_exception<'e>(
     labels: &BTreeMap<String, String>,
     exceptions: &'e BTreeMap<String, String>,
 ) -> Option<&'e str> {
-    let mut found = exceptions.iter().filter(|(key, value)| {
+    let mut matching = exceptions.iter().filter(|(key, value)| {
         labels
             .get(*key)
-            .is_some_and(|found| *value == "*" || *value == found)
+            .is_some_and(|label| *value == "*" || *value == label)
     });
-    found.next().map(|(key, _)| key.as_str())
+    matching.next().map(|(key, _)| key.as_str())
 }
 
 /// Finds the sidecar. A ContainerPatch may have renamed it, so an injected Pod's containers are also matched by their
 /// environment.
 fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
-    let marked = pod
+    let injected = pod
         .annotations
         .get(SIDECAR_INJECTED)
         .is_some_and(|value| value == "true");
     pod.containers
         .iter()
         .chain(&pod.init_containers)
-        .find(|container| container.name == SIDECAR || (marked && looks_like_sidecar(container)))
+        .find(|container| container.name == SIDECAR || (injected && looks_like_sidecar(container)))
 }
 
 fn looks_like_sidecar(container: &Container<'_>) -> bool {
@@ -114,6 +115,7 @@ fn looks_like_sidecar(container: &Container<'_>) -> bool {
 // === impl ObjectMetadata ===
 
 impl<'a> ObjectMetadata<'a> {
+    /// Returns the labels or annotations that a source stands for.
     pub(crate) fn of(&self, source: InjectionSource) -> Values<'a> {
         match source {
             InjectionSource::PodLabel => self.pod_labels,

@@ -15,6 +15,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
 const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
+/// Environment variable of the drain time.
 const VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
 /// Limits the drain time of a sidecar to the grace period less [`MARGIN`]. Setting, annotation, variable and
@@ -44,7 +45,7 @@ pub(crate) fn fit(
     };
     let grace_period_stated = grace_period.is_some();
     let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
-    let longest = grace_period.saturating_sub(MARGIN).max(MIN_DRAIN_TIME);
+    let max_drain_time = grace_period.saturating_sub(MARGIN).max(MIN_DRAIN_TIME);
     let configured = configured || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
         let origin = if configured { "configured" } else { "the default" };
@@ -56,7 +57,7 @@ pub(crate) fn fit(
         let (drain, grace) = (duration::format(drain_time), duration::format(grace_period));
         format!("{drain}, {origin}; the grace period is {grace}, {grace_origin}")
     });
-    if drain_time <= longest {
+    if drain_time <= max_drain_time {
         return;
     }
     let mut warn = |warning: String| {
@@ -72,7 +73,7 @@ pub(crate) fn fit(
         ));
         return;
     }
-    let cut = duration::format(longest);
+    let cut = duration::format(max_drain_time);
     trace.note(TraceTopic::Drain, || {
         format!("5 s of the grace period are reserved for stopping, so it is cut to {cut}")
     });

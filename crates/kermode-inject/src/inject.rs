@@ -112,7 +112,7 @@ fn run(
         pod: &pod,
         plan: &plan,
         context,
-        own: metadata.pod_annotations,
+        annotations: metadata.pod_annotations,
         reason,
     }
     .patch(&mut warnings, trace)?;
@@ -130,7 +130,7 @@ struct Rendering<'a> {
     plan: &'a Plan<'a>,
     context: &'a Context<'a>,
     /// Annotations of the Pod.
-    own: Values<'a>,
+    annotations: Values<'a>,
     reason: InjectionSource,
 }
 
@@ -140,14 +140,14 @@ impl Rendering<'_> {
     fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Denial> {
         let (pod, plan) = (self.pod, self.plan);
         let patches = Selected::look_up(
-            self.own.list(key::CONTAINER_PATCHES),
+            self.annotations.list(key::CONTAINER_PATCHES),
             &plan.settings.container_patches,
             self.context.container_patch,
             trace,
         )?;
-        let token = render::token(pod, &self.own, trace)?;
+        let token = render::token(pod, &self.annotations, trace)?;
         let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
-        let written = annotations::written(plan, self.reason, &self.own);
+        let written = annotations::written(plan, self.reason, &self.annotations);
         let init = self.init(&patches, &written, trace)?;
 
         let mut builder = PatchBuilder::new(pod);
@@ -184,7 +184,7 @@ impl Rendering<'_> {
         let mut sidecar =
             container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
         if plan.placement == Placement::Native {
-            // A patch may have removed it; the Pod would then wait for the sidecar to terminate before it starts others.
+            // If a ContainerPatch removed the policy, the kubelet would wait for the sidecar to terminate.
             sidecar["restartPolicy"] = "Always".into();
         }
         drop_own_token_if_replaced(&mut sidecar);
@@ -209,7 +209,7 @@ impl Rendering<'_> {
         annotations.extend(written.clone());
         TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::TrafficSettings {
             problem: error.to_string(),
-            object: self.own.object.to_owned(),
+            object: self.annotations.object.to_owned(),
         })?;
         let init = render::init::init(self.plan, &annotations, self.pod.run_as_non_root)?;
         trace.note(TraceTopic::Init, || self.describe_init());

@@ -12,7 +12,7 @@ pub(crate) const TMP_VOLUME: &str = "kuma-sidecar-tmp";
 pub(crate) const TOKEN_VOLUME: &str = "kuma-sidecar-token";
 /// Mount path of service account tokens.
 pub(crate) const TOKEN_DIRECTORY: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Path of Envoy's readiness check on the admin port.
+/// Path of the readiness check on Envoy's admin port.
 pub(crate) const READY_PATH: &str = "/ready";
 /// Path of the program `kuma-init` in its image.
 pub(crate) const INIT_PROGRAM: &str = "/usr/bin/kuma-init";

@@ -31,7 +31,7 @@ impl PatchBuilder {
         Patch(self.operations)
     }
 
-    /// Sets the annotations that do not already have their value.
+    /// Sets annotations. An annotation that already has its value gets no operation.
     pub(crate) fn annotations(
         &mut self,
         before: &BTreeMap<String, String>,

@@ -106,8 +106,8 @@ impl<'a> Plan<'a> {
         })
     }
 
-    /// Whether the init container precedes the Pod's own in classic mode. `kuma-validation` always does: it must fail
-    /// before another container sends traffic.
+    /// Whether the init container precedes the Pod's own in classic mode. `kuma-validation` always comes first: it must
+    /// fail before another container sends traffic.
     pub(crate) fn init_is_first(&self) -> bool {
         self.init_first || self.settings.cni_enabled
     }
@@ -124,7 +124,7 @@ fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
         let values = metadata.of(source);
         if let Some(mesh) = values.text(key::MESH) {
             trace.note(TraceTopic::Mesh, || {
-                format!("{} is {mesh}", values.place(key::MESH))
+                format!("{} is {mesh}", values.location(key::MESH))
             });
             return mesh.to_owned();
         }
@@ -136,18 +136,18 @@ fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
 }
 
 fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result<Placement, Denial> {
-    let words = [
+    let choices = [
         ("auto", SidecarMode::Auto),
         ("native", SidecarMode::Native),
         ("classic", SidecarMode::Classic),
     ];
-    let own = pod.word(key::SIDECAR_MODE, &words)?;
-    let mode = own.unwrap_or(settings.sidecar_mode);
+    let annotated = pod.choice(key::SIDECAR_MODE, &choices)?;
+    let mode = annotated.unwrap_or(settings.sidecar_mode);
     trace.note(TraceTopic::SidecarMode, || {
-        let word = words.iter().find(|(_, meaning)| *meaning == mode);
+        let word = choices.iter().find(|(_, choice)| *choice == mode);
         let word = word.map_or("", |(word, _)| *word);
-        match own {
-            Some(_) => format!("{} is {word}", pod.place(key::SIDECAR_MODE)),
+        match annotated {
+            Some(_) => format!("{} is {word}", pod.location(key::SIDECAR_MODE)),
             None => format!("the setting sidecarMode is {word}"),
         }
     });
@@ -185,18 +185,20 @@ fn is_restricted(settings: &Settings, namespace_labels: &Values<'_>, trace: &mut
     let restricted = enforced == Some("restricted");
     trace.note(TraceTopic::SecurityProfile, || {
         let profile = if restricted { "restricted" } else { "default" };
-        let place = namespace_labels.place(ENFORCED_POD_SECURITY);
-        format!("{place} is {}: {profile}", enforced.unwrap_or("absent"))
+        let location = namespace_labels.location(ENFORCED_POD_SECURITY);
+        format!("{location} is {}: {profile}", enforced.unwrap_or("absent"))
     });
     restricted
 }
 
 fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Denial> {
-    let words = [
+    let choices = [
         ("wait", DrainMode::Wait),
         ("acknowledged", DrainMode::Acknowledged),
     ];
-    Ok(pod.word(key::DRAIN_MODE, &words)?.unwrap_or(settings.drain_mode))
+    Ok(pod
+        .choice(key::DRAIN_MODE, &choices)?
+        .unwrap_or(settings.drain_mode))
 }
 
 /// Returns the configured variables. The annotation overrides the settings; both override the injector's variables.

@@ -35,7 +35,7 @@ pub(crate) struct Pod<'a> {
 
 /// Objects and lists that the Pod lacks.
 #[derive(Clone, Copy, Debug, Default)]
-#[allow(clippy::struct_excessive_bools)] // four independent facts, each read in one place
+#[allow(clippy::struct_excessive_bools)] // independent fields
 pub(crate) struct Missing {
     pub(crate) metadata: bool,
     pub(crate) annotations: bool,
@@ -125,7 +125,7 @@ fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, De
 fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Denial> {
     match value.as_array() {
         Some(items) if items.len() <= MAX_ITEMS => Ok(items),
-        Some(_) => Err(invalid(path, "fewer items")),
+        Some(_) => Err(invalid(path, "at most 100000 items")),
         None => Err(invalid(path, "a list")),
     }
 }

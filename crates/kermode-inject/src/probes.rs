@@ -8,6 +8,7 @@ use crate::names::SIDECAR;
 use crate::pod::{Container, Pod};
 use crate::trace::{Trace, TraceTopic};
 
+/// Fields of a container that hold a probe.
 const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// A rewritten probe.
@@ -93,7 +94,7 @@ fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) ->
         Some(Value::Number(number)) => number.as_u64(),
         Some(Value::String(name)) => match named_port(container, name) {
             Some(number) => Some(number),
-            // Kubernetes also treats a string of digits as a name, so parsing it as a number comes second.
+            // Kubernetes treats a string of digits as a port name too, so the lookup by name comes first.
             None => Some(
                 name.parse()
                     .map_err(|_| denial(format!("the container has no port named {name:?}")))?,

@@ -120,7 +120,7 @@ pub enum SidecarMode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecurityProfile {
-    /// The user and group of the manual page only, or `Restricted` if the Namespace enforces Pod Security `restricted`.
+    /// User and group only; `Restricted` in a Namespace that enforces Pod Security `restricted`.
     #[default]
     Default,
     /// The requirements of Pod Security `restricted`.

@@ -4,20 +4,20 @@
 use crate::denial::{Denial, quoted};
 use crate::pod::{Container, Pod};
 
-/// Denies a Pod with such application containers. Init containers may use the sidecar's user on purpose and cause a
-/// warning only.
+/// Denies a Pod whose application containers run as the sidecar's user. Init containers may use this user on purpose, so
+/// they give a warning only.
 pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Result<(), Denial> {
-    let as_sidecar = |containers: &[Container<'_>]| -> Vec<String> {
+    let names_with_sidecar_uid = |containers: &[Container<'_>]| -> Vec<String> {
         let runs_as_sidecar =
             |container: &&Container<'_>| container.run_as_user().or(pod.run_as_user) == Some(i64::from(uid));
-        let found = containers.iter().filter(runs_as_sidecar);
-        found.map(|container| container.name.to_owned()).collect()
+        let matching = containers.iter().filter(runs_as_sidecar);
+        matching.map(|container| container.name.to_owned()).collect()
     };
-    let names = as_sidecar(&pod.containers);
+    let names = names_with_sidecar_uid(&pod.containers);
     if !names.is_empty() {
         return Err(Denial::SameUid { names });
     }
-    let names = as_sidecar(&pod.init_containers);
+    let names = names_with_sidecar_uid(&pod.init_containers);
     if !names.is_empty() {
         warnings.push(format!(
             "init containers [{}] run as UID {uid} of the sidecar, so their traffic is not redirected: use another \

@@ -41,7 +41,7 @@ impl<'a> Values<'a> {
         self.entries.get(key).map(String::as_str)
     }
 
-    /// Returns a value that is not empty.
+    /// Returns a value; `None` if it is absent or empty.
     pub(crate) fn text(&self, key: &str) -> Option<&'a str> {
         self.get(key).filter(|value| !value.is_empty())
     }
@@ -114,23 +114,27 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// Parses one of several words.
-    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Result<Option<T>, Denial> {
+    /// Parses a word that stands for one of several values.
+    pub(crate) fn choice<T: Copy>(
+        &self,
+        key: &'static str,
+        choices: &[(&str, T)],
+    ) -> Result<Option<T>, Denial> {
         let Some(text) = self.get(key) else {
             return Ok(None);
         };
-        let found = words
+        let found = choices
             .iter()
             .find(|(word, _)| *word == text)
-            .map(|(_, meaning)| *meaning);
+            .map(|(_, choice)| *choice);
         found.map(Some).ok_or_else(|| {
-            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let known: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
             self.unparsable(key, format!("wrong value {text:?}, use {}", known.join(" or ")))
         })
     }
 
     /// Describes the location of a key, for example `label key of Pod default/app`.
-    pub(crate) fn place(&self, key: &str) -> String {
+    pub(crate) fn location(&self, key: &str) -> String {
         format!("{} {key} of {}", self.noun, self.object)
     }
 

@@ -15,27 +15,28 @@ pub(crate) fn of(
     reason: InjectionSource,
     metadata: &ObjectMetadata<'_>,
 ) -> Vec<String> {
-    let found = [
+    let warnings = [
         host_network(pod),
-        weak_request(reason, metadata),
-        dns_elsewhere(plan),
-        forbidden_init(plan),
+        fail_open_request(reason, metadata),
+        unserved_dns_port(plan),
+        init_under_restricted_profile(plan),
         deprecated(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
         deprecated(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
     ];
-    found.into_iter().flatten().collect()
+    warnings.into_iter().flatten().collect()
 }
 
 fn host_network(pod: &Pod<'_>) -> Option<String> {
     pod.host_network.then(|| {
-        "the Pod uses the network of its node, so traffic of the node would be redirected too: \
+        "the Pod uses the network of its node, so the node's traffic would be redirected too: \
          label the Pod kuma.io/sidecar-injection: disabled"
             .to_owned()
     })
 }
 
-/// Only a label with the value `enabled` matches the webhooks that fail closed (docs/reference/injection.md#registration).
-fn weak_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
+/// Warns about a request that only a fail-open webhook matches: the fail-closed webhooks select the label value `enabled`
+/// (docs/reference/injection.md#registration).
+fn fail_open_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let key = key::SIDECAR_INJECTION;
     let values = metadata.of(reason);
     match reason {
@@ -55,7 +56,7 @@ fn weak_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Optio
     }
 }
 
-fn dns_elsewhere(plan: &Plan<'_>) -> Option<String> {
+fn unserved_dns_port(plan: &Plan<'_>) -> Option<String> {
     let dns = &plan.settings.builtin_dns;
     let served = dns.enabled.then_some(dns.port);
     let redirected = plan.dns_port.filter(|port| served != Some(*port))?;
@@ -65,7 +66,7 @@ fn dns_elsewhere(plan: &Plan<'_>) -> Option<String> {
     ))
 }
 
-fn forbidden_init(plan: &Plan<'_>) -> Option<String> {
+fn init_under_restricted_profile(plan: &Plan<'_>) -> Option<String> {
     (plan.restricted && !plan.settings.cni_enabled).then(|| {
         "kuma-init needs NET_ADMIN and NET_RAW, which Pod Security restricted forbids: use the CNI plugin"
             .to_owned()

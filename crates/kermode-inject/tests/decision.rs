@@ -60,13 +60,13 @@ fn first_present_source_decides() {
         InjectionSource::NamespaceAnnotation,
     ];
     for (first, source) in sources.into_iter().enumerate() {
-        for (word, opposite, on) in [
+        for (value, opposite, enabled) in [
             ("enabled", "disabled", true),
             ("true", "false", true),
             ("false", "true", false),
         ] {
             let mut values = [None; 4];
-            values[first] = Some(word);
+            values[first] = Some(value);
             // Later sources are ignored, even if their value is invalid.
             if let Some(next) = values.get_mut(first + 1) {
                 *next = Some(opposite);
@@ -75,9 +75,9 @@ fn first_present_source_decides() {
                 *last = Some("nonsense");
             }
             match decide_with(values).unwrap() {
-                Outcome::Injected(injection) => assert!(on && injection.reason == source, "{values:?}"),
+                Outcome::Injected(injection) => assert!(enabled && injection.reason == source, "{values:?}"),
                 Outcome::Skipped(reason) => {
-                    assert!(!on && reason == SkipReason::Disabled(source), "{values:?}");
+                    assert!(!enabled && reason == SkipReason::Disabled(source), "{values:?}");
                 }
             }
         }
@@ -152,7 +152,7 @@ fn mesh_of_pod_or_namespace_must_exist() {
 }
 
 #[test]
-fn weak_request_and_host_network_give_warnings() {
+fn fail_open_request_and_host_network_give_warnings() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {

@@ -117,7 +117,7 @@ fn every_input_gives_its_golden() {
         "golden files are missing in {}",
         folder().display()
     );
-    let mut wrong = Vec::new();
+    let mut differing = Vec::new();
     for name in names {
         let input = std::fs::read_to_string(folder().join(format!("{name}.input.yaml"))).unwrap();
         let (pod, fixture) = read(&input);
@@ -130,15 +130,15 @@ fn every_input_gives_its_golden() {
         let golden = std::fs::read_to_string(&path).unwrap_or_default();
         let golden: Value = serde_saphyr::from_str(&golden).unwrap_or(Value::Null);
         if golden != actual {
-            wrong.push(format!(
+            differing.push(format!(
                 "--- {name}\n{}",
                 serde_saphyr::to_string(&actual).unwrap()
             ));
         }
     }
     assert!(
-        wrong.is_empty(),
-        "differ from their golden (UPDATE_GOLDENS=1 rewrites):\n{}",
-        wrong.join("\n")
+        differing.is_empty(),
+        "results differ from the golden files; if intended, rewrite them with UPDATE_GOLDENS=1:\n{}",
+        differing.join("\n")
     );
 }

@@ -118,14 +118,14 @@ fn mutated_pods_and_patches_do_not_panic() {
     while duration.map_or(count < ITERATIONS, |duration| start.elapsed() < duration) {
         let seed = first.wrapping_add(count);
         let input = Mutator::new(seed).mutated(&seeds);
-        let Ok(got_sidecar) = catch_unwind(AssertUnwindSafe(|| process(&input))) else {
+        let Ok(sidecar_injected) = catch_unwind(AssertUnwindSafe(|| process(&input))) else {
             let shown = String::from_utf8_lossy(&input[..input.len().min(4_000)]);
             panic!("seed {seed} panics, input of {} bytes: {shown}", input.len());
         };
-        injected += u64::from(got_sidecar);
+        injected += u64::from(sidecar_injected);
         count += 1;
     }
-    println!("{count} inputs from seed {first} on, {injected} injected");
+    println!("{count} inputs, first seed {first}, {injected} injected");
     assert!(
         injected * 20 > count,
         "fewer than 5 % of the inputs were injected"
@@ -159,7 +159,7 @@ fn huge() -> Vec<(&'static str, Value)> {
     });
     let with = |pointer: &str, value: Value| {
         let mut pod = pod.clone();
-        *pod.pointer_mut(pointer).expect("there") = value;
+        *pod.pointer_mut(pointer).expect("the pointer exists") = value;
         pod
     };
     let annotated =
@@ -187,7 +187,7 @@ fn huge() -> Vec<(&'static str, Value)> {
             with("/spec/volumes", many(40_000, json!({"name": "v"}))),
         ),
         (
-            "a name",
+            "name",
             with("/spec/containers/0/name", "a".repeat(2_000_000).into()),
         ),
         (
@@ -199,7 +199,7 @@ fn huge() -> Vec<(&'static str, Value)> {
             annotated("kuma.io/sidecar-env-vars", "a=b;", 200_000),
         ),
         (
-            "exclusions",
+            "UID exclusions",
             annotated(
                 "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids",
                 "1:2;",
@@ -207,12 +207,15 @@ fn huge() -> Vec<(&'static str, Value)> {
             ),
         ),
         (
-            "ports by number",
+            "excluded ports",
             annotated("traffic.kuma.io/exclude-inbound-ports", "12,", 150_000),
         ),
-        ("a level", annotated("kuma.io/envoy-log-level", "trace", 300_000)),
-        ("a mesh", annotated("kuma.io/mesh", "m", 1_000_000)),
-        ("a wrong word", annotated("kuma.io/gateway", "yes", 300_000)),
+        (
+            "log level",
+            annotated("kuma.io/envoy-log-level", "trace", 300_000),
+        ),
+        ("mesh", annotated("kuma.io/mesh", "m", 1_000_000)),
+        ("invalid boolean", annotated("kuma.io/gateway", "yes", 300_000)),
     ]
 }
 
@@ -224,6 +227,6 @@ fn assert_memory_is_bounded() {
         .find(|line| line.starts_with("VmHWM:"))
         .expect("Linux");
     let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    println!("at most {peak} KiB");
+    println!("peak memory: {peak} KiB");
     assert!(peak < MAX_MEMORY, "{peak} KiB");
 }

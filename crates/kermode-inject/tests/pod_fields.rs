@@ -18,28 +18,29 @@ use serde_json::{Map, Value, json};
 
 use crate::fixture::Fixture;
 
-const INVENTED: &str = "fieldOfTheFuture";
+/// Name of a field that no schema has.
+const UNKNOWN_FIELD: &str = "fieldOfTheFuture";
 
 /// Generator of values for the types of the schema.
-struct Maker {
+struct PodGenerator {
     types: Map<String, Value>,
     /// Whether every object gets an unknown field.
-    invents: bool,
+    adds_unknown_fields: bool,
 }
 
-impl Maker {
-    fn new(invents: bool) -> Self {
+impl PodGenerator {
+    fn new(adds_unknown_fields: bool) -> Self {
         let mut schema: Value = serde_json::from_str(include_str!("pod/schema.json")).unwrap();
         let types = schema["types"].take();
         Self {
             types: types.as_object().expect("types").clone(),
-            invents,
+            adds_unknown_fields,
         }
     }
 
     /// Returns a Pod with all fields, two items in every list and two members in every map.
     fn pod(&self) -> Value {
-        let mut pod = self.make("Pod");
+        let mut pod = self.generate("Pod");
         pod["apiVersion"] = "v1".into();
         pod["kind"] = "Pod".into();
         pod["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
@@ -51,12 +52,12 @@ impl Maker {
         pod
     }
 
-    fn make(&self, kind: &str) -> Value {
+    fn generate(&self, kind: &str) -> Value {
         if let Some(item) = kind.strip_prefix("[]") {
-            return json!([self.make(item), self.make(item)]);
+            return json!([self.generate(item), self.generate(item)]);
         }
         if let Some(member) = kind.strip_prefix("{}") {
-            return json!({"one": self.make(member), "two": self.make(member)});
+            return json!({"one": self.generate(member), "two": self.generate(member)});
         }
         match kind {
             "string" => "8080".into(),
@@ -64,19 +65,19 @@ impl Maker {
             "integer" => 7.into(),
             "boolean" => true.into(),
             "object" => json!({"f:any": {}}),
-            named => match &self.types[named] {
-                Value::String(other) => self.make(other),
+            name => match &self.types[name] {
+                Value::String(alias) => self.generate(alias),
                 fields => self.object(fields.as_object().expect("fields")),
             },
         }
     }
 
     fn object(&self, fields: &Map<String, Value>) -> Value {
-        let made =
-            |(name, kind): (&String, &Value)| (name.clone(), self.make(kind.as_str().expect("a type")));
-        let mut object: Map<String, Value> = fields.iter().map(made).collect();
-        if self.invents {
-            object.insert(INVENTED.to_owned(), json!({"deep": [1, null, {"er": 1.5}]}));
+        let generate_field =
+            |(name, kind): (&String, &Value)| (name.clone(), self.generate(kind.as_str().expect("a type")));
+        let mut object: Map<String, Value> = fields.iter().map(generate_field).collect();
+        if self.adds_unknown_fields {
+            object.insert(UNKNOWN_FIELD.to_owned(), json!({"deep": [1, null, {"er": 1.5}]}));
         }
         object.into()
     }
@@ -135,7 +136,7 @@ fn settings(sidecar_mode: SidecarMode, virtual_probes_enabled: bool) -> Settings
 
 #[test]
 fn schema_matches_the_bindings() {
-    let pod = Maker::new(false).pod();
+    let pod = PodGenerator::new(false).pod();
     let decoded: Pod = serde_json::from_value(pod.clone()).expect("a Pod");
     let encoded = serde_json::to_value(decoded).unwrap();
     assert_eq!(encoded, pod, "schema and bindings have different fields");
@@ -143,16 +144,16 @@ fn schema_matches_the_bindings() {
 
 #[test]
 fn known_and_unknown_fields_survive() {
-    let pod = Maker::new(true).pod();
-    let invented = pod.to_string().matches(INVENTED).count();
+    let pod = PodGenerator::new(true).pod();
+    let unknown_fields = pod.to_string().matches(UNKNOWN_FIELD).count();
     assert!(
-        invented > 500,
-        "too few objects with an unknown field: {invented}"
+        unknown_fields > 500,
+        "too few objects with an unknown field: {unknown_fields}"
     );
     for mode in [SidecarMode::Native, SidecarMode::Classic] {
         let after = injected(&pod, &settings(mode, false));
         assert_kept("", &pod, &after);
-        assert_eq!(after.to_string().matches(INVENTED).count(), invented);
+        assert_eq!(after.to_string().matches(UNKNOWN_FIELD).count(), unknown_fields);
         let sidecar = after.to_string().matches("\"kuma-sidecar\"").count();
         assert_eq!(sidecar, 1, "{mode:?}");
     }
@@ -160,7 +161,7 @@ fn known_and_unknown_fields_survive() {
 
 #[test]
 fn only_path_and_port_of_probes_change() {
-    let mut pod = Maker::new(true).pod();
+    let mut pod = PodGenerator::new(true).pod();
     let after = injected(&pod, &settings(SidecarMode::Native, true));
     for container in pod["spec"]["containers"].as_array_mut().unwrap() {
         for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {

@@ -145,26 +145,26 @@ fn settings(native: bool) -> Settings {
 }
 
 /// Asserts that `after` contains all of `before`: members may be added, lists may grow at both ends.
-fn holds(before: &Value, after: &Value, path: &str) {
+fn assert_contains(before: &Value, after: &Value, path: &str) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
             for (key, member) in before {
                 // Injection may replace a null member.
                 if !member.is_null() {
-                    holds(member, &after[key], &format!("{path}/{key}"));
+                    assert_contains(member, &after[key], &format!("{path}/{key}"));
                 }
             }
         }
         (Value::Array(before), Value::Array(after)) if path.matches('/').count() == 2 => {
-            let from = (0..=after.len() - before.len()).find(|start| {
+            let start = (0..=after.len() - before.len()).find(|start| {
                 before
                     .iter()
                     .zip(&after[*start..])
                     .all(|(before, after)| before["name"] == after["name"])
             });
-            let from = from.unwrap_or_else(|| panic!("{path} lost items"));
-            for (before, after) in before.iter().zip(&after[from..]) {
-                holds(before, after, &format!("{path}/item"));
+            let start = start.unwrap_or_else(|| panic!("{path} lost items"));
+            for (before, after) in before.iter().zip(&after[start..]) {
+                assert_contains(before, after, &format!("{path}/item"));
             }
         }
         _ => assert_eq!(before, after, "{path}"),
@@ -188,7 +188,7 @@ proptest! {
             json_patch::patch(&mut after, &injection.patch).expect("the patch applies");
             let mut before = pod;
             before["metadata"].as_object_mut().unwrap().remove("annotations");
-            holds(&before, &after, "");
+            assert_contains(&before, &after, "");
             prop_assert_eq!(&after["metadata"]["annotations"]["kuma.io/sidecar-injected"], "true");
             // A second call, by another webhook registration, skips the Pod.
             let second = fixture.with(|context| inject(&after, &settings, context)).unwrap();

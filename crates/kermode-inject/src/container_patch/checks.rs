@@ -1,4 +1,4 @@
-//! Rules of Kubernetes' own validation of containers, as far as a ContainerPatch is likely to violate them.
+//! Checks the rules of Kubernetes' container validation that a ContainerPatch is likely to violate.
 //!
 //! <https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Container>
 
@@ -12,22 +12,23 @@ use super::ContainerRole;
 use crate::quantity::{self, Amount};
 
 pub(super) fn check(container: &Container, role: ContainerRole, problems: &mut Vec<String>) {
-    let mut found = |field: String, problem: &str| problems.push(format!("{field}: {problem}"));
-    check_name(container, &mut found);
-    check_env(container.env.as_deref().unwrap_or_default(), &mut found);
-    check_ports(container, &mut found);
-    check_mounts(container, &mut found);
-    check_resources(container, &mut found);
-    check_words(container, &mut found);
+    let mut report = |field: String, problem: &str| problems.push(format!("{field}: {problem}"));
+    check_name(container, &mut report);
+    check_env(container.env.as_deref().unwrap_or_default(), &mut report);
+    check_ports(container, &mut report);
+    check_mounts(container, &mut report);
+    check_resources(container, &mut report);
+    check_enums(container, &mut report);
     if let Some(context) = &container.security_context {
-        check_security_context(context, &mut found);
+        check_security_context(context, &mut report);
     }
-    check_probes(container, role, &mut found);
+    check_probes(container, role, &mut report);
 }
 
+/// Callback for a problem: its field and description.
 type Report<'a> = dyn FnMut(String, &str) + 'a;
 
-fn check_name(container: &Container, found: &mut Report<'_>) {
+fn check_name(container: &Container, report: &mut Report<'_>) {
     let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let name = &container.name;
     if name.is_empty()
@@ -36,54 +37,54 @@ fn check_name(container: &Container, found: &mut Report<'_>) {
         || name.starts_with('-')
         || name.ends_with('-')
     {
-        found(
+        report(
             "name".to_owned(),
             "must be lower-case letters, digits and -, at most 63",
         );
     }
 }
 
-fn check_env(variables: &[EnvVar], found: &mut Report<'_>) {
+fn check_env(variables: &[EnvVar], report: &mut Report<'_>) {
     let mut first = BTreeMap::new();
     for (index, variable) in variables.iter().enumerate() {
         if variable.name.is_empty() || variable.name.contains('=') {
-            found(format!("env[{index}].name"), "must not be empty nor contain =");
+            report(format!("env[{index}].name"), "must not be empty or contain =");
         }
         if variable.value_from.is_some() && variable.value.as_ref().is_some_and(|value| !value.is_empty()) {
-            found(format!("env[{index}]"), "has both value and valueFrom");
+            report(format!("env[{index}]"), "has both value and valueFrom");
         }
         if let Some(earlier) = first.get(&variable.name) {
             let problem = format!(
                 "duplicate of env[{earlier}] ({}): replace /env/{earlier} instead, or use kuma.io/sidecar-env-vars",
                 variable.name
             );
-            found(format!("env[{index}].name"), &problem);
+            report(format!("env[{index}].name"), &problem);
         } else {
             first.insert(&variable.name, index);
         }
     }
 }
 
-fn check_ports(container: &Container, found: &mut Report<'_>) {
+fn check_ports(container: &Container, report: &mut Report<'_>) {
     let mut names = BTreeSet::new();
     for (index, port) in container.ports.iter().flatten().enumerate() {
         if !(1..=65535).contains(&port.container_port) {
-            found(format!("ports[{index}].containerPort"), "must be from 1 to 65535");
+            report(format!("ports[{index}].containerPort"), "must be from 1 to 65535");
         }
         if port.host_port.is_some_and(|port| !(0..=65535).contains(&port)) {
-            found(format!("ports[{index}].hostPort"), "must be from 1 to 65535");
+            report(format!("ports[{index}].hostPort"), "must be from 1 to 65535");
         }
         let Some(name) = port.name.as_ref().filter(|name| !name.is_empty()) else {
             continue;
         };
         if !is_port_name(name) {
-            found(
+            report(
                 format!("ports[{index}].name"),
                 "must be lower-case letters, digits and -, at most 15, with a letter",
             );
         }
         if !names.insert(name) {
-            found(
+            report(
                 format!("ports[{index}].name"),
                 "duplicate of an earlier port's name",
             );
@@ -102,20 +103,20 @@ fn is_port_name(name: &str) -> bool {
         && !name.contains("--")
 }
 
-fn check_mounts(container: &Container, found: &mut Report<'_>) {
+fn check_mounts(container: &Container, report: &mut Report<'_>) {
     let mut paths = BTreeSet::new();
     for (index, mount) in container.volume_mounts.iter().flatten().enumerate() {
         if mount.name.is_empty() {
-            found(format!("volumeMounts[{index}].name"), "must not be empty");
+            report(format!("volumeMounts[{index}].name"), "must not be empty");
         }
         if mount.mount_path.is_empty() || mount.mount_path.contains(':') {
-            found(
+            report(
                 format!("volumeMounts[{index}].mountPath"),
-                "must not be empty nor contain :",
+                "must not be empty or contain :",
             );
         }
         if !paths.insert(&mount.mount_path) {
-            found(
+            report(
                 format!("volumeMounts[{index}].mountPath"),
                 "duplicate of an earlier mount's path",
             );
@@ -123,7 +124,7 @@ fn check_mounts(container: &Container, found: &mut Report<'_>) {
     }
 }
 
-fn check_resources(container: &Container, found: &mut Report<'_>) {
+fn check_resources(container: &Container, report: &mut Report<'_>) {
     let Some(resources) = &container.resources else {
         return;
     };
@@ -131,7 +132,7 @@ fn check_resources(container: &Container, found: &mut Report<'_>) {
     for (kind, amounts) in [("requests", &resources.requests), ("limits", &resources.limits)] {
         for (name, quantity) in amounts.iter().flatten() {
             if amount(Some(quantity)).is_some_and(Amount::is_negative) {
-                found(format!("resources.{kind}.{name}"), "must not be negative");
+                report(format!("resources.{kind}.{name}"), "must not be negative");
             }
         }
     }
@@ -140,7 +141,7 @@ fn check_resources(container: &Container, found: &mut Report<'_>) {
         if let (Some(request), Some(limit)) = (amount(Some(request)), amount(limit))
             && request > limit
         {
-            found(
+            report(
                 format!("resources.requests.{name}"),
                 "must not be above the limit",
             );
@@ -148,8 +149,8 @@ fn check_resources(container: &Container, found: &mut Report<'_>) {
     }
 }
 
-fn check_words(container: &Container, found: &mut Report<'_>) {
-    for (field, value, words) in [
+fn check_enums(container: &Container, report: &mut Report<'_>) {
+    for (field, value, choices) in [
         (
             "imagePullPolicy",
             &container.image_pull_policy,
@@ -163,18 +164,21 @@ fn check_words(container: &Container, found: &mut Report<'_>) {
     ] {
         if value
             .as_ref()
-            .is_some_and(|value| !value.is_empty() && !words.contains(&value.as_str()))
+            .is_some_and(|value| !value.is_empty() && !choices.contains(&value.as_str()))
         {
-            found(field.to_owned(), &format!("must be one of {}", words.join(", ")));
+            report(
+                field.to_owned(),
+                &format!("must be one of {}", choices.join(", ")),
+            );
         }
     }
 }
 
-fn check_security_context(context: &SecurityContext, found: &mut Report<'_>) {
-    let mut found = |field: &str, problem: &str| found(format!("securityContext.{field}"), problem);
+fn check_security_context(context: &SecurityContext, report: &mut Report<'_>) {
+    let mut report = |field: &str, problem: &str| report(format!("securityContext.{field}"), problem);
     let no_escalation = context.allow_privilege_escalation == Some(false);
     if no_escalation && context.privileged == Some(true) {
-        found(
+        report(
             "allowPrivilegeEscalation",
             "cannot be false while privileged is true",
         );
@@ -184,13 +188,13 @@ fn check_security_context(context: &SecurityContext, found: &mut Report<'_>) {
         .iter()
         .flat_map(|capabilities| capabilities.add.iter().flatten());
     if no_escalation && added.into_iter().any(|name| name == "CAP_SYS_ADMIN") {
-        found(
+        report(
             "allowPrivilegeEscalation",
             "cannot be false while CAP_SYS_ADMIN is added",
         );
     }
     if context.run_as_non_root == Some(true) && context.run_as_user == Some(0) {
-        found(
+        report(
             "runAsNonRoot",
             "cannot be true while runAsUser is 0: the container would never start",
         );
@@ -200,7 +204,7 @@ fn check_security_context(context: &SecurityContext, found: &mut Report<'_>) {
         ("runAsGroup", context.run_as_group),
     ] {
         if id.is_some_and(|id| !(0..=i64::from(i32::MAX)).contains(&id)) {
-            found(field, "must be from 0 to 2147483647");
+            report(field, "must be from 0 to 2147483647");
         }
     }
     let profiles = [
@@ -229,34 +233,34 @@ fn check_security_context(context: &SecurityContext, found: &mut Report<'_>) {
             }
             _ => "type must be RuntimeDefault, Unconfined or Localhost",
         };
-        found(field, problem);
+        report(field, problem);
     }
 }
 
-fn check_probes(container: &Container, role: ContainerRole, found: &mut Report<'_>) {
-    for (field, probe, once) in [
+fn check_probes(container: &Container, role: ContainerRole, report: &mut Report<'_>) {
+    for (field, probe, single_success) in [
         ("livenessProbe", &container.liveness_probe, true),
         ("readinessProbe", &container.readiness_probe, false),
         ("startupProbe", &container.startup_probe, true),
     ] {
         let Some(probe) = probe else { continue };
         if role == ContainerRole::Init {
-            found(
+            report(
                 field.to_owned(),
-                "an init container that runs to its end has no probes",
+                "not allowed for an init container that runs to completion",
             );
         }
-        check_probe(field, probe, once, found);
+        check_probe(field, probe, single_success, report);
     }
     if role == ContainerRole::Init && container.lifecycle.is_some() {
-        found(
+        report(
             "lifecycle".to_owned(),
-            "an init container that runs to its end has no hooks",
+            "not allowed for an init container that runs to completion",
         );
     }
 }
 
-fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Report<'_>) {
+fn check_probe(field: &str, probe: &Probe, single_success: bool, report: &mut Report<'_>) {
     let handlers = [
         probe.exec.is_some(),
         probe.grpc.is_some(),
@@ -264,7 +268,7 @@ fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Report<'_>) {
         probe.tcp_socket.is_some(),
     ];
     if handlers.iter().filter(|handler| **handler).count() != 1 {
-        found(
+        report(
             field.to_owned(),
             "needs exactly one of exec, grpc, httpGet and tcpSocket",
         );
@@ -277,11 +281,11 @@ fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Report<'_>) {
         ("failureThreshold", probe.failure_threshold),
     ] {
         if number.is_some_and(|number| number < 0) {
-            found(format!("{field}.{name}"), "must not be negative");
+            report(format!("{field}.{name}"), "must not be negative");
         }
     }
-    if once && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
-        found(format!("{field}.successThreshold"), "must be 1");
+    if single_success && probe.success_threshold.is_some_and(|threshold| threshold > 1) {
+        report(format!("{field}.successThreshold"), "must be 1");
     }
     let ports = [
         probe.http_get.as_ref().map(|http| &http.port),
@@ -289,7 +293,7 @@ fn check_probe(field: &str, probe: &Probe, once: bool, found: &mut Report<'_>) {
     ];
     for port in ports.into_iter().flatten() {
         if matches!(port, IntOrString::Int(number) if !(1..=65535).contains(number)) {
-            found(format!("{field}.port"), "must be from 1 to 65535");
+            report(format!("{field}.port"), "must be from 1 to 65535");
         }
     }
 }

@@ -147,7 +147,7 @@ fn missing(path: &[String]) -> String {
     format!("there is no {}", pointer::join(path))
 }
 
-/// A decimal index, possibly negative, without leading zeros.
+/// Parses a decimal index, possibly negative, without leading zeros.
 fn index(token: &str) -> Option<i64> {
     let digits = token.strip_prefix('-').unwrap_or(token);
     let plain =

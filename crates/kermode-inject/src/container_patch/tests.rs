@@ -32,7 +32,7 @@ fn patched(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
     apply(base, &operations, ContainerRole::Running)
 }
 
-/// Returns the problems of one `add` operation.
+/// Returns stage and problems of a failing `add` operation.
 fn problems(path: &str, value: &Value) -> (PatchStage, String) {
     let failure = patched(
         &mk_sidecar(),
@@ -283,10 +283,10 @@ fn size_and_depth_are_bounded() {
 
 #[test]
 fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
-    let find = |name: &str| (name == "there").then(ContainerPatchSpec::default);
+    let find = |name: &str| (name == "existing").then(ContainerPatchSpec::default);
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let missing = Selected::look_up(
-        Some(names(&["b", "there", "a"])),
+        Some(names(&["b", "existing", "a"])),
         &names(&["default"]),
         &find,
         &mut Trace::off(),
@@ -298,7 +298,7 @@ fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
     );
     assert!(
         Selected::look_up(
-            Some(names(&["there"])),
+            Some(names(&["existing"])),
             &names(&["default"]),
             &find,
             &mut Trace::off()

@@ -27,8 +27,8 @@ pub(crate) fn token(pod: &Pod<'_>, annotations: &Values<'_>, trace: &mut Trace) 
             });
         }
         trace.note(TraceTopic::Token, || {
-            let place = annotations.place(SERVICE_ACCOUNT_TOKEN_VOLUME);
-            format!("{place} names the volume {volume}")
+            let location = annotations.location(SERVICE_ACCOUNT_TOKEN_VOLUME);
+            format!("{location} names the volume {volume}")
         });
         return Ok(Token {
             mount: mount_of(volume),

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{InitContainer, ProbeSettings, Resources, SidecarContainer};
 
-fn over<'de, D, T>(deserializer: D, base: T) -> Result<T, D::Error>
+fn merge_over<'de, D, T>(deserializer: D, base: T) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Serialize + DeserializeOwned,
@@ -28,23 +28,23 @@ fn merge(base: &mut Value, given: Value) {
 }
 
 pub(super) fn readiness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
-    over(deserializer, SidecarContainer::default().readiness_probe)
+    merge_over(deserializer, SidecarContainer::default().readiness_probe)
 }
 
 pub(super) fn liveness<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
-    over(deserializer, SidecarContainer::default().liveness_probe)
+    merge_over(deserializer, SidecarContainer::default().liveness_probe)
 }
 
 pub(super) fn startup<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ProbeSettings, D::Error> {
-    over(deserializer, SidecarContainer::default().startup_probe)
+    merge_over(deserializer, SidecarContainer::default().startup_probe)
 }
 
 pub(super) fn sidecar_resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
-    over(deserializer, SidecarContainer::default().resources)
+    merge_over(deserializer, SidecarContainer::default().resources)
 }
 
 pub(super) fn init_resources<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Resources, D::Error> {
-    over(deserializer, InitContainer::default().resources)
+    merge_over(deserializer, InitContainer::default().resources)
 }
 
 #[cfg(test)]
@@ -62,12 +62,12 @@ mod tests {
             },
         }))
         .unwrap();
-        let (ours, default) = (settings.sidecar_container, SidecarContainer::default());
-        assert_eq!(ours.liveness_probe.period_seconds, 7);
-        assert_eq!(ours.liveness_probe.initial_delay_seconds, 60);
-        assert_eq!(ours.resources.limits.cpu.as_str(), "2");
-        assert_eq!(ours.resources.limits.memory, default.resources.limits.memory);
-        assert_eq!(ours.resources.requests, default.resources.requests);
+        let (sidecar, default) = (settings.sidecar_container, SidecarContainer::default());
+        assert_eq!(sidecar.liveness_probe.period_seconds, 7);
+        assert_eq!(sidecar.liveness_probe.initial_delay_seconds, 60);
+        assert_eq!(sidecar.resources.limits.cpu.as_str(), "2");
+        assert_eq!(sidecar.resources.limits.memory, default.resources.limits.memory);
+        assert_eq!(sidecar.resources.requests, default.resources.requests);
     }
 
     #[test]

@@ -5,28 +5,28 @@ use super::{ProbeSettings, Settings};
 impl Settings {
     /// Returns all problems, each with the path of its setting.
     pub fn problems(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        self.check_images(&mut found);
-        self.check_ports(&mut found);
-        self.check_sidecar(&mut found);
+        let mut problems = Vec::new();
+        self.check_images(&mut problems);
+        self.check_ports(&mut problems);
+        self.check_sidecar(&mut problems);
         if self.ebpf.enabled {
-            found.push("ebpf.enabled: eBPF mode is not supported; set it to false".to_owned());
+            problems.push("ebpf.enabled: eBPF mode is not supported; set it to false".to_owned());
         }
-        found
+        problems
     }
 
-    fn check_images(&self, found: &mut Vec<String>) {
+    fn check_images(&self, problems: &mut Vec<String>) {
         for (path, image) in [
             ("sidecarContainer.image", &self.sidecar_container.image),
             ("initContainer.image", &self.init_container.image),
         ] {
             if image.trim().is_empty() {
-                found.push(format!("{path}: must not be empty"));
+                problems.push(format!("{path}: must not be empty"));
             }
         }
     }
 
-    fn check_ports(&self, found: &mut Vec<String>) {
+    fn check_ports(&self, problems: &mut Vec<String>) {
         let sidecar = &self.sidecar_container;
         for (path, port) in [
             (
@@ -46,47 +46,45 @@ impl Settings {
             ("builtinDNS.port", self.builtin_dns.port),
         ] {
             if port == 0 {
-                found.push(format!("{path}: must be a port from 1 to 65535"));
+                problems.push(format!("{path}: must be a port from 1 to 65535"));
             }
         }
         // The sidecar listens on this port and the two after it.
         if self.builtin_dns.port > u16::MAX - 2 {
-            found.push(
+            problems.push(
                 "builtinDNS.port: must be at most 65533, since the two following ports are used too"
                     .to_owned(),
             );
         }
     }
 
-    fn check_sidecar(&self, found: &mut Vec<String>) {
+    fn check_sidecar(&self, problems: &mut Vec<String>) {
         let sidecar = &self.sidecar_container;
         if sidecar.drain_time.is_zero() {
-            found.push("sidecarContainer.drainTime: must be above zero".to_owned());
+            problems.push("sidecarContainer.drainTime: must be above zero".to_owned());
         }
         if sidecar.uid == 0 {
-            found.push(
+            problems.push(
                 "sidecarContainer.uid: must not be 0, since traffic of this user is not redirected"
                     .to_owned(),
             );
         }
-        check_probe("readinessProbe", &sidecar.readiness_probe, 1, found);
-        check_probe("livenessProbe", &sidecar.liveness_probe, 1, found);
-        check_probe("startupProbe", &sidecar.startup_probe, 0, found);
+        check_probe("readinessProbe", &sidecar.readiness_probe, 1, problems);
+        check_probe("livenessProbe", &sidecar.liveness_probe, 1, problems);
+        check_probe("startupProbe", &sidecar.startup_probe, 0, problems);
     }
 }
 
-fn check_probe(name: &str, probe: &ProbeSettings, least_delay: u32, found: &mut Vec<String>) {
-    for (field, value, least) in [
-        ("initialDelaySeconds", probe.initial_delay_seconds, least_delay),
+fn check_probe(name: &str, probe: &ProbeSettings, min_delay: u32, problems: &mut Vec<String>) {
+    for (field, value, min) in [
+        ("initialDelaySeconds", probe.initial_delay_seconds, min_delay),
         ("timeoutSeconds", probe.timeout_seconds, 1),
         ("periodSeconds", probe.period_seconds, 1),
         ("successThreshold", probe.success_threshold, 1),
         ("failureThreshold", probe.failure_threshold, 1),
     ] {
-        if value < least {
-            found.push(format!(
-                "sidecarContainer.{name}.{field}: must be at least {least}"
-            ));
+        if value < min {
+            problems.push(format!("sidecarContainer.{name}.{field}: must be at least {min}"));
         }
     }
 }

@@ -75,10 +75,10 @@ impl Mutator {
             }
             4 => {
                 let piece = input[from..to].to_vec();
-                let most = MAX_LENGTH / piece.len().max(1);
-                let most = if self.0.u8(..) == 0 { most.max(1) } else { 8 };
-                let times = self.0.usize(1..=most);
-                input.splice(from..from, piece.repeat(times));
+                let max_repeats = MAX_LENGTH / piece.len().max(1);
+                let max_repeats = if self.0.u8(..) == 0 { max_repeats.max(1) } else { 8 };
+                let repeats = self.0.usize(1..=max_repeats);
+                input.splice(from..from, piece.repeat(repeats));
             }
             _ => {
                 let other = self.0.choice(seeds).cloned().unwrap_or_default();
