@@ -41,7 +41,7 @@ pub fn main() -> ExitCode {
 /// Reads settings from arguments.
 ///
 /// # Errors
-/// Has the text that the program prints for invalid arguments.
+/// When an argument is invalid; the error has the text that the program prints.
 pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
     let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
     settings::read(&cli).context(FAILED)
@@ -82,7 +82,7 @@ fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
             config.outbound.port
         )),
         Checked::Redirected(_) => Ok(()),
-        Checked::Untried(reason) => print(format_args!(
+        Checked::NotPossible(reason) => print(format_args!(
             "# warning: the redirection was not checked: {reason}"
         )),
     }

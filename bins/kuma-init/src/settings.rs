@@ -107,12 +107,12 @@ fn dns(cli: &Cli) -> anyhow::Result<Option<DnsRedirect>> {
     }))
 }
 
-/// Returns the name servers of resolv.conf(5). An interface after `%` is dropped, because rules match addresses.
+/// Returns the name servers of resolv.conf(5). A zone after `%` is dropped, because rules match addresses only.
 fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let lines = resolv_conf
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("nameserver"));
-    let addresses = lines.filter_map(|rest| rest.split_whitespace().next()?.split('%').next());
+    let addresses = lines.filter_map(|value| value.split_whitespace().next()?.split('%').next());
     addresses.filter_map(|address| address.parse().ok()).collect()
 }
 

@@ -1,14 +1,13 @@
-//! `--validate-only`: checks whether the traffic of this pod is redirected by the CNI plugin's rules.
+//! `--validate-only`: checks that the CNI plugin's rules redirect the traffic of this pod.
 //!
-//! If the check is not possible, it fails: a pod that bypasses the mesh is worse than one that does not start.
+//! A check that is not possible counts as failed: a pod that bypasses the mesh is worse than one that does not start.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use kermode_netfilter::{CheckError, Checked, IpFamilies, TrafficConfig, check_redirect};
 
-const REMEDY: &str =
-    "check that the CNI plugin kuma-cni runs on this node, then delete the pod so that it is set up anew";
+const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then recreate the pod";
 
 /// Returns a success message, or an error that names the remedy.
 pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<String> {
@@ -22,7 +21,7 @@ pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<Str
                 config.outbound.port
             ))
         }
-        Ok(Checked::Untried(reason)) => {
+        Ok(Checked::NotPossible(reason)) => {
             bail!("cannot check that traffic of this pod is redirected to the proxy: {reason}; {REMEDY}")
         }
         Err(CheckError::NotRedirected { target, port, source }) => bail!(

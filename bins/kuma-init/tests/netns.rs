@@ -44,15 +44,15 @@ fn pod() -> Namespace {
 
 /// Copies the program to a directory where all users may execute it. The original may be in a private directory of root.
 ///
-/// Another process writes the copy: a child that another thread forks could inherit a file descriptor that this process
-/// has open for writing, and such a file cannot be executed (`ETXTBSY`).
+/// `install` writes the copy in a separate process. If this process wrote the file, a child forked by another thread could
+/// inherit the open file descriptor, and the file could not be executed (`ETXTBSY`).
 fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let path = directory.path().join("kuma-init");
     let copied = Command::new("install")
         .args(["--mode=755", env!("CARGO_BIN_EXE_kuma-init")])
         .arg(&path)
         .status()
-        .expect("coreutils are there");
+        .expect("install (coreutils) runs");
     assert!(copied.success(), "the program cannot be copied");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permitted");
     path
@@ -69,7 +69,7 @@ fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
             .uid(uid)
             .gid(uid)
             .output()
-            .expect("it starts")
+            .expect("the program starts")
     });
     let text = [output.stdout, output.stderr].concat();
     (
@@ -81,8 +81,8 @@ fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
 #[test]
 fn working_redirection_is_validated_by_an_unprivileged_user() {
     let pod = pod();
-    let (done, text) = run(&pod, ROOT, &[]);
-    assert!(done, "{text}");
+    let (succeeded, text) = run(&pod, ROOT, &[]);
+    assert!(succeeded, "{text}");
     let before = pod.command("nft", &["-s", "list", "ruleset"], "");
     let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
     assert!(valid, "{text}");
@@ -115,8 +115,8 @@ fn validation_of_a_pod_without_redirection_fails() {
 #[test]
 fn validation_of_a_redirection_to_another_port_fails() {
     let pod = pod();
-    let (done, text) = run(&pod, ROOT, &[]);
-    assert!(done, "{text}");
+    let (succeeded, text) = run(&pod, ROOT, &[]);
+    assert!(succeeded, "{text}");
     let directory = tempfile::tempdir().expect("a directory");
     let program = program(&directory);
     let output = pod.run(|| {
@@ -128,7 +128,7 @@ fn validation_of_a_redirection_to_another_port_fails() {
             ])
             .uid(NOBODY)
             .output()
-            .expect("it starts")
+            .expect("the program starts")
     });
     assert!(!output.status.success());
 }

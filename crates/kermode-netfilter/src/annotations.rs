@@ -107,7 +107,7 @@ fn boolean(key: &str, value: &str) -> Result<bool, SettingError> {
     notation::boolean(value).ok_or_else(|| wrong_value(key, value, "use enabled or disabled"))
 }
 
-/// Delegated gateways may also be identified by their Deployment (`provided`).
+/// Parses `kuma.io/gateway`: a boolean, or `provided` for a gateway that is identified by its Deployment.
 fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
     if value == "provided" {
         Ok(true)
@@ -133,11 +133,11 @@ fn uid(key: &str, value: &str) -> Result<u32, SettingError> {
 }
 
 fn wrong_value(key: &str, value: &str, remedy: &'static str) -> SettingError {
-    ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).of(key, value)
+    ParseProblem::new(format!("annotation {key:?} has wrong value {value:?}"), remedy).for_setting(key, value)
 }
 
 fn unparsable(key: &str, value: &str, remedy: &'static str) -> SettingError {
-    ParseProblem::new(format!("failed to parse annotation {key:?}"), remedy).of(key, value)
+    ParseProblem::new(format!("failed to parse annotation {key:?}"), remedy).for_setting(key, value)
 }
 
 #[cfg(test)]

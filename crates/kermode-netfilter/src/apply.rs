@@ -20,7 +20,7 @@ pub struct Applied {
     pub families: IpFamilies,
     /// Applied rules.
     pub rules: RuleSet,
-    /// Failure that does not affect interception, as a sentence.
+    /// Problem that does not prevent interception, as a sentence.
     pub warning: Option<String>,
 }
 
@@ -98,10 +98,10 @@ impl IpFamilies {
 impl Default for Nft {
     /// Uses `nft` beside the running program, else `/usr/sbin/nft`.
     fn default() -> Self {
-        let own = std::env::current_exe()
+        let beside_program = std::env::current_exe()
             .ok()
             .map(|program| program.with_file_name("nft"));
-        let path = own
+        let path = beside_program
             .filter(|path| path.is_file())
             .unwrap_or_else(|| PathBuf::from("/usr/sbin/nft"));
         Self { path }
@@ -136,7 +136,7 @@ impl Nft {
     }
 
     fn run(&self, arguments: &[&str], rules: &RuleSet) -> Result<(), ApplyError> {
-        let failed = |source| ApplyError::Run {
+        let run_error = |source| ApplyError::Run {
             path: self.path.clone(),
             source,
         };
@@ -146,18 +146,18 @@ impl Nft {
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(failed)?;
-        // This statement closes stdin, which ends the input of nft. A write error is reported only if nft succeeds: after
-        // an early exit its own error is more informative.
+            .map_err(run_error)?;
+        // This statement closes stdin, which ends the input of nft. A write error is reported only if nft succeeds: if nft
+        // fails, its own error is more informative.
         let written = process
             .stdin
             .take()
             .map_or(Ok(()), |mut stdin| stdin.write_all(rules.to_string().as_bytes()));
-        let output = process.wait_with_output().map_err(failed)?;
+        let output = process.wait_with_output().map_err(run_error)?;
         if !output.status.success() {
             return Err(ApplyError::from_stderr(&String::from_utf8_lossy(&output.stderr)));
         }
-        written.map_err(failed)
+        written.map_err(run_error)
     }
 }
 
@@ -166,12 +166,12 @@ impl Nft {
 impl ApplyError {
     fn from_stderr(stderr: &str) -> Self {
         let stderr = first_errors(stderr);
-        let says = |text: &str| stderr.contains(text);
-        if says("Operation not permitted") || says("Permission denied") {
+        let mentions = |text: &str| stderr.contains(text);
+        if mentions("Operation not permitted") || mentions("Permission denied") {
             Self::Permission { stderr }
-        } else if says("No such file or directory")
-            || says("not supported")
-            || says("Unable to initialize Netlink")
+        } else if mentions("No such file or directory")
+            || mentions("not supported")
+            || mentions("Unable to initialize Netlink")
         {
             Self::Kernel { stderr }
         } else {
@@ -213,7 +213,7 @@ mod tests {
     fn error_names_a_missing_program() {
         let error = Nft::at("/nonexistent/nft")
             .apply(&rules())
-            .expect_err("refused")
+            .expect_err("rejected")
             .to_string();
         assert!(error.contains("/nonexistent/nft"), "{error}");
     }

@@ -19,7 +19,7 @@ pub enum Checked {
     /// Connections to all of these addresses were redirected.
     Redirected(Vec<IpAddr>),
     /// The check was not possible, for this reason.
-    Untried(String),
+    NotPossible(String),
 }
 
 /// Failure of the check.
@@ -65,12 +65,12 @@ pub fn check_redirect(
 ) -> Result<Checked, CheckError> {
     let uid = geteuid().as_raw();
     if uid == config.proxy_uid {
-        return Ok(Checked::Untried(format!(
+        return Ok(Checked::NotPossible(format!(
             "the check runs with the proxy's UID {uid}"
         )));
     }
     let Some(port) = intercepted_port(config, uid) else {
-        return Ok(Checked::Untried(format!(
+        return Ok(Checked::NotPossible(format!(
             "all ports are excluded from interception for UID {uid}"
         )));
     };
@@ -85,12 +85,16 @@ pub fn check_redirect(
             FamilyCheck::Redirected => redirected.push(target),
             FamilyCheck::Unroutable => {}
             FamilyCheck::Occupied => {
-                return Ok(Checked::Untried(format!("another process listens on {listen}")));
+                return Ok(Checked::NotPossible(format!(
+                    "another process listens on {listen}"
+                )));
             }
         }
     }
     if redirected.is_empty() {
-        return Ok(Checked::Untried("the pod has no route to other hosts".to_owned()));
+        return Ok(Checked::NotPossible(
+            "the pod has no route to other hosts".to_owned(),
+        ));
     }
     Ok(Checked::Redirected(redirected))
 }
@@ -177,17 +181,17 @@ fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     /// First candidate, outside the range of common exclusions.
     const FIRST_CANDIDATE: u16 = 20001;
     let outbound = &config.outbound;
-    let for_user = |port: u16| {
+    let excluded_for_user = |port: u16| {
         let mut exclusions = outbound
             .excluded_uids
             .iter()
-            .filter(|one| one.transport == Transport::Tcp);
-        exclusions.any(|one| one.uids.contains(uid) && one.ports.contains(port))
+            .filter(|exclusion| exclusion.transport == Transport::Tcp);
+        exclusions.any(|exclusion| exclusion.uids.contains(uid) && exclusion.ports.contains(port))
     };
     let dns = |port: u16| config.dns.is_some() && port == 53;
     let candidates = (FIRST_CANDIDATE..=u16::MAX).chain(1..FIRST_CANDIDATE);
-    let mut usable =
-        candidates.filter(|port| !outbound.excluded_ports.contains(*port) && !for_user(*port) && !dns(*port));
+    let mut usable = candidates
+        .filter(|port| !outbound.excluded_ports.contains(*port) && !excluded_for_user(*port) && !dns(*port));
     usable.next()
 }
 
@@ -202,11 +206,11 @@ mod tests {
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);
         assert_eq!(intercepted_port(&config, 0), Some(1));
-        config.outbound.excluded_uids = uid_exclusions("key", None, "tcp:1-52:0").expect("legal");
+        config.outbound.excluded_uids = uid_exclusions("key", None, "tcp:1-52:0").expect("valid");
         config.dns = Some(crate::DnsRedirect::all(crate::DnsRedirect::DEFAULT_PORT));
         assert_eq!(intercepted_port(&config, 0), Some(54));
         assert_eq!(intercepted_port(&config, 7), Some(1));
-        config.outbound.excluded_uids = uid_exclusions("key", None, "0").expect("legal");
+        config.outbound.excluded_uids = uid_exclusions("key", None, "0").expect("valid");
         assert_eq!(intercepted_port(&config, 0), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Settings of transparent proxying. They are read from flags or annotations; rules are built from them.
+//! Settings of transparent proxying, read from flags or annotations. `ruleset` builds the rules from them.
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -148,7 +148,7 @@ impl DnsRedirect {
     }
 }
 
-/// `NonZeroU16::new` for the constants above, none of which is 0.
+/// Converts a constant above 0.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

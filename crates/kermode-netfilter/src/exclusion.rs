@@ -79,7 +79,7 @@ impl UidExclusion {
     }
 }
 
-/// Whether error texts quote values. The texts of Kuma 2.5 do, those of Kuma 2.1 do not.
+/// Whether error texts quote values: the texts of Kuma 2.5 quote them, those of Kuma 2.1 do not.
 #[derive(Clone, Copy)]
 enum Quote {
     No,

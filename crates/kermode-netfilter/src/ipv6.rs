@@ -16,17 +16,20 @@ pub fn is_available() -> bool {
     let Ok(mut addresses) = getifaddrs() else {
         return false;
     };
-    addresses.any(|one| {
-        let loopback = one.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-        let address = one.address.as_ref().and_then(|address| address.as_sockaddr_in6());
+    addresses.any(|interface| {
+        let loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        let address = interface
+            .address
+            .as_ref()
+            .and_then(|address| address.as_sockaddr_in6());
         !loopback && address.is_some()
     })
 }
 
 /// Adds an address to the loopback interface, unless it exists.
 ///
-/// Envoy could bind to the address without this (`IP_FREEBIND`), but responses to it would be routed out of the pod: on
-/// `lo` all of 127.0.0.0/8 is local, but of `::/8` only `::1`.
+/// Envoy could bind to the address without this (`IP_FREEBIND`), but responses to it would be routed out of the pod: the
+/// kernel treats all of 127.0.0.0/8 as local, but of `::/8` only the addresses of an interface.
 pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,

@@ -39,7 +39,8 @@ impl ParseProblem {
         }
     }
 
-    pub(crate) fn of(self, key: &str, value: &str) -> SettingError {
+    /// Adds key and value of the setting.
+    pub(crate) fn for_setting(self, key: &str, value: &str) -> SettingError {
         SettingError {
             key: key.to_owned(),
             value: value.to_owned(),
@@ -69,7 +70,11 @@ pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
             "write a list of ports and ranges, for instance 443,8000-8010",
         )
     })
-    .map_err(|problem| problem.prefixed("parsing excluded ports failed").of(key, value))
+    .map_err(|problem| {
+        problem
+            .prefixed("parsing excluded ports failed")
+            .for_setting(key, value)
+    })
 }
 
 /// Parses the UID exclusions of one setting, separated by `;`.
@@ -86,19 +91,19 @@ pub fn uid_exclusions(
 ) -> Result<Vec<UidExclusion>, SettingError> {
     let mut exclusions = Vec::new();
     for item in value.split(';').map(str::trim).filter(|item| !item.is_empty()) {
-        let (read, subject) = match transport {
+        let (parsed, subject) = match transport {
             Some(transport @ Transport::Tcp) => (
-                UidExclusion::for_transport(transport, item).map(|one| vec![one]),
+                UidExclusion::for_transport(transport, item).map(|exclusion| vec![exclusion]),
                 "TCP ports for UIDs",
             ),
             Some(transport @ Transport::Udp) => (
-                UidExclusion::for_transport(transport, item).map(|one| vec![one]),
+                UidExclusion::for_transport(transport, item).map(|exclusion| vec![exclusion]),
                 "UDP ports for UIDs",
             ),
             None => (UidExclusion::general(item), "ports for uids"),
         };
         let prefix = || format!("parsing excluded outbound {subject} failed");
-        exclusions.extend(read.map_err(|problem| problem.prefixed(&prefix()).of(key, value))?);
+        exclusions.extend(parsed.map_err(|problem| problem.prefixed(&prefix()).for_setting(key, value))?);
     }
     Ok(exclusions)
 }
@@ -113,7 +118,7 @@ pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, Set
             "not a port",
             "write a number from 1 to 65535, or 0 to disable the interception of IPv6",
         )
-        .of(key, value)
+        .for_setting(key, value)
     })?;
     Ok(NonZeroU16::new(port))
 }
@@ -128,7 +133,7 @@ pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, Setting
             "not a virtual network",
             "write interface:CIDR, for instance docker0:172.17.0.0/16",
         )
-        .of(key, value)
+        .for_setting(key, value)
     })
 }
 
@@ -145,8 +150,8 @@ fn read_virtual_network(value: &str) -> Option<VirtualNetwork> {
     let (address, prefix) = network.split_once('/')?;
     let address: IpAddr = address.parse().ok()?;
     let prefix: u8 = number(prefix)?;
-    let longest = if address.is_ipv4() { 32 } else { 128 };
-    (prefix <= longest).then(|| VirtualNetwork {
+    let max_prefix = if address.is_ipv4() { 32 } else { 128 };
+    (prefix <= max_prefix).then(|| VirtualNetwork {
         interface: interface.to_owned(),
         address,
         prefix,
@@ -187,15 +192,15 @@ mod tests {
 
     #[test]
     fn list_of_ports_may_contain_whitespace_ranges_and_empty_items() {
-        let set = ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("legal");
+        let set = ports("--exclude-inbound-ports", " 22, 8000-8010 ,,443").expect("valid");
         assert_eq!(set.to_string(), "{ 22, 443, 8000-8010 }");
-        assert!(ports("--exclude-inbound-ports", "").expect("legal").is_empty());
+        assert!(ports("--exclude-inbound-ports", "").expect("valid").is_empty());
     }
 
     #[test]
     fn error_of_a_bad_port_names_setting_value_and_remedy() {
         let error = ports("traffic.kuma.io/exclude-inbound-ports", "22,http")
-            .expect_err("refused")
+            .expect_err("rejected")
             .to_string();
         assert_eq!(
             error,
@@ -216,11 +221,11 @@ mod tests {
 
     #[test]
     fn virtual_networks_of_both_families_are_parsed() {
-        let network = virtual_network("--vnet", "br+:172.18.0.0/16").expect("legal");
+        let network = virtual_network("--vnet", "br+:172.18.0.0/16").expect("valid");
         assert_eq!((network.interface.as_str(), network.prefix), ("br+", 16));
         assert!(
             virtual_network("--vnet", "iface:::1/64")
-                .expect("legal")
+                .expect("valid")
                 .address
                 .is_ipv6()
         );

@@ -1,6 +1,6 @@
 //! Rules as data, derived from the settings.
 //!
-//! They are equivalent to the iptables rules of Kuma's second engine (docs/reference/transparent-proxying.md#rules). One
+//! The rules are equivalent to the iptables rules of Kuma's second engine (docs/reference/transparent-proxying.md#rules). One
 //! table serves both IP families. `build` creates the rules, `nft` writes them as text.
 
 mod build;
@@ -18,7 +18,7 @@ pub struct RuleSet {
     pub chains: Vec<Chain>,
 }
 
-/// A list of rules that are evaluated until one of them matches.
+/// A list of rules, evaluated in order until a verdict ends the evaluation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
     /// Name.
@@ -53,13 +53,13 @@ pub enum ChainName {
 /// Hook at which packets enter a chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
-    /// On receipt, before connection tracking.
+    /// Received packet, before connection tracking.
     RawPrerouting,
-    /// On sending, before connection tracking.
+    /// Sent packet, before connection tracking.
     RawOutput,
     /// First packet of a received connection.
     NatPrerouting,
-    /// First packet of a connection made here.
+    /// First packet of a connection made in the pod.
     NatOutput,
 }
 

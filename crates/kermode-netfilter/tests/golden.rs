@@ -15,7 +15,7 @@ use golden::cases;
 #[test]
 fn every_input_gives_its_golden_text() {
     let cases = cases();
-    assert!(cases.len() > 5, "the goldens are missing");
+    assert!(cases.len() > 5, "golden files are missing");
     let mut differing = Vec::new();
     for case in cases {
         let text = case.rules().to_string();
@@ -28,16 +28,13 @@ fn every_input_gives_its_golden_text() {
     }
     assert!(
         differing.is_empty(),
-        "run with UPDATE_GOLDENS=1 and review the difference:\n{}",
+        "results differ from the golden files; if intended, rewrite them with UPDATE_GOLDENS=1:\n{}",
         differing.join("\n")
     );
 }
 
 /// Whether the golden files are rewritten.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one switch of the golden tests; not configuration of a binary"
-)]
+#[allow(clippy::disallowed_methods, reason = "switch of the golden tests")]
 fn updating() -> bool {
     std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")
 }

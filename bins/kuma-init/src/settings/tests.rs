@@ -11,7 +11,7 @@ fn parse(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
 }
 
 fn error(arguments: &[&str]) -> String {
-    format!("{:#}", parse(arguments).expect_err("refused"))
+    format!("{:#}", parse(arguments).expect_err("rejected"))
 }
 
 /// The arguments have the form of docs/reference/injection.md#rendered-containers; two of them are empty.
@@ -82,7 +82,7 @@ fn port_0_and_mode_ipv4_disable_ipv6() {
 #[test]
 fn user_of_the_proxy_may_be_given_by_name() {
     assert_eq!(parse(&["--kuma-dp-user", "root"]).expect("accepted").proxy_uid, 0);
-    assert!(error(&["--kuma-dp-user", "nobody-of-that-name"]).contains("--kuma-dp-uid"));
+    assert!(error(&["--kuma-dp-user", "no-such-user"]).contains("--kuma-dp-uid"));
     assert_eq!(error(&[]), "--kuma-dp-user or --kuma-dp-uid should be supplied");
 }
 

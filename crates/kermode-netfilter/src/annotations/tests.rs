@@ -32,7 +32,7 @@ fn every_annotation_is_honoured() {
         (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, "443:1234"),
         (key::EXCLUDE_OUTBOUND_PORTS_FOR_UIDS, "0"),
     ])
-    .expect("legal");
+    .expect("valid");
     let port = |number| NonZeroU16::new(number).expect("not zero");
     assert_eq!(config.proxy_uid, 70000);
     assert_eq!(
@@ -52,7 +52,7 @@ fn every_annotation_is_honoured() {
         .outbound
         .excluded_uids
         .iter()
-        .map(|one| (one.transport, one.ports.to_string()))
+        .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))
         .collect();
     let (tcp, udp) = (Transport::Tcp, Transport::Udp);
     let expected = [
@@ -73,21 +73,21 @@ fn every_annotation_is_honoured() {
 fn port_0_and_mode_ipv4_disable_ipv6() {
     assert_eq!(
         read(&[(key::TRANSPARENT_PROXYING_INBOUND_V6_PORT, "0")])
-            .expect("legal")
+            .expect("valid")
             .inbound
             .port_v6,
         None
     );
     assert_eq!(
         read(&[(key::IP_FAMILY_MODE, "ipv4")])
-            .expect("legal")
+            .expect("valid")
             .inbound
             .port_v6,
         None
     );
     assert!(
         read(&[(key::IP_FAMILY_MODE, "dualstack")])
-            .expect("legal")
+            .expect("valid")
             .inbound
             .port_v6
             .is_some()
@@ -100,14 +100,14 @@ fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
         (key::BUILTIN_DNS_DEPRECATED, "true"),
         (key::BUILTIN_DNS_PORT_DEPRECATED, "1053"),
     ])
-    .expect("legal");
-    assert_eq!(config.dns.expect("on").port.get(), 1053);
+    .expect("valid");
+    assert_eq!(config.dns.expect("enabled").port.get(), 1053);
     assert_eq!(
         read(&[
             (key::BUILTIN_DNS_DEPRECATED, "true"),
             (key::BUILTIN_DNS, "disabled")
         ])
-        .expect("legal")
+        .expect("valid")
         .dns,
         None
     );
@@ -116,7 +116,7 @@ fn deprecated_dns_keys_apply_if_the_new_ones_are_absent() {
 #[test]
 fn error_of_a_wrong_value_names_key_and_value() {
     let error = read(&[(key::GATEWAY, "yes please")])
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string();
     assert!(
         error.contains("annotation \"kuma.io/gateway\" has wrong value \"yes please\""),
@@ -128,7 +128,7 @@ fn error_of_a_wrong_value_names_key_and_value() {
         (key::TRANSPARENT_PROXYING_OUTBOUND_PORT, "65536"),
         (key::BUILTIN_DNS, "on"),
     ] {
-        let error = read(&[(key, value)]).expect_err("refused").to_string();
+        let error = read(&[(key, value)]).expect_err("rejected").to_string();
         assert!(error.contains(key) && error.contains(value), "{error}");
     }
 }

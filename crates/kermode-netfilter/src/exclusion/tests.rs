@@ -6,22 +6,22 @@ use crate::parse::uid_exclusions;
 const TCP_KEY: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";
 
 fn tcp(value: &str) -> Vec<(String, String)> {
-    let exclusions = uid_exclusions(TCP_KEY, Some(Tcp), value).expect("legal");
+    let exclusions = uid_exclusions(TCP_KEY, Some(Tcp), value).expect("valid");
     exclusions
         .iter()
-        .map(|one| (one.ports.to_string(), one.uids.to_string()))
+        .map(|exclusion| (exclusion.ports.to_string(), exclusion.uids.to_string()))
         .collect()
 }
 
 fn tcp_error(value: &str) -> String {
     uid_exclusions(TCP_KEY, Some(Tcp), value)
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string()
 }
 
 fn general_error(value: &str) -> String {
     uid_exclusions("--exclude-outbound-ports-for-uids", None, value)
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string()
 }
 
@@ -55,10 +55,10 @@ fn star_means_all_ports() {
 #[test]
 fn general_form_may_name_protocols() {
     let read = |value| {
-        let exclusions = uid_exclusions("key", None, value).expect("legal");
+        let exclusions = uid_exclusions("key", None, value).expect("valid");
         exclusions
             .iter()
-            .map(|one| (one.transport, one.ports.to_string()))
+            .map(|exclusion| (exclusion.transport, exclusion.ports.to_string()))
             .collect::<Vec<_>>()
     };
     assert_eq!(

@@ -33,9 +33,9 @@ const V6: SpecialAddresses = SpecialAddresses {
 
 const DNS_PORT: u16 = 53;
 /// Connection tracking zone of queries that reach their server.
-const DIRECT: Verdict = Verdict::Zone(1);
+const DIRECT_ZONE: Verdict = Verdict::Zone(1);
 /// Connection tracking zone of queries that are redirected to the proxy.
-const REDIRECTED: Verdict = Verdict::Zone(2);
+const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 
 // === impl RuleSet ===
 
@@ -70,12 +70,12 @@ impl RuleSet {
 
 impl RuleSetBuilder<'_> {
     fn raw_prerouting(&self, dns: &DnsRedirect) -> Chain {
-        let mut rules = self.family_guard();
-        // Kuma leaves these in the default zone, where the proxy's responses do not match them.
+        let mut rules = self.ipv6_guard();
+        // Kuma leaves these queries in the default zone, where the proxy's responses do not match their connections.
         for interface in self.virtual_interfaces() {
             for query in self.queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);
-                rules.push(rule(matches, REDIRECTED, "DNS queries of a virtual network"));
+                rules.push(rule(matches, REDIRECTED_ZONE, "DNS queries of a virtual network"));
             }
         }
         for server in self.servers(dns) {
@@ -85,7 +85,7 @@ impl RuleSetBuilder<'_> {
                 .chain([Match::SourcePort(Udp, DNS_PORT)]);
             rules.push(rule(
                 matches,
-                DIRECT,
+                DIRECT_ZONE,
                 "answers to DNS queries that were not redirected",
             ));
         }
@@ -98,26 +98,28 @@ impl RuleSetBuilder<'_> {
 
     fn raw_output(&self, dns: &DnsRedirect) -> Chain {
         let response = Match::SourcePort(Udp, dns.port.get());
-        let mut rules = self.family_guard();
+        let mut rules = self.ipv6_guard();
         rules.push(rule(
             [query(Udp), self.proxy.clone()],
-            DIRECT,
+            DIRECT_ZONE,
             "the proxy's own DNS queries",
         ));
         rules.push(rule(
             [response, self.proxy.clone()],
-            REDIRECTED,
+            REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Kuma tracks these in the zone of redirected queries. Their responses then match no connection, and a later query
-        // from the same source port is not redirected.
+        // Kuma tracks queries of excluded users in the zone of redirected queries. Their responses then match no connection,
+        // and a later query from the same source port is not redirected.
         let excluded = self.config.outbound.excluded_uids.iter();
-        for exclusion in excluded.filter(|one| one.transport == Udp && one.ports.contains(DNS_PORT)) {
+        for exclusion in
+            excluded.filter(|exclusion| exclusion.transport == Udp && exclusion.ports.contains(DNS_PORT))
+        {
             let owner = Match::Owner(exclusion.uids.clone());
-            rules.push(rule([query(Udp), owner], DIRECT, "excluded for the user"));
+            rules.push(rule([query(Udp), owner], DIRECT_ZONE, "excluded for the user"));
         }
         let queries = self.queries(dns, Udp);
-        rules.extend(queries.map(|query| rule(query, REDIRECTED, "DNS queries to be redirected")));
+        rules.extend(queries.map(|query| rule(query, REDIRECTED_ZONE, "DNS queries to be redirected")));
         Chain {
             name: ChainName::RawOutput,
             hook: Some(Hook::RawOutput),
@@ -126,7 +128,7 @@ impl RuleSetBuilder<'_> {
     }
 
     fn prerouting(&self) -> Chain {
-        let mut rules = self.family_guard();
+        let mut rules = self.ipv6_guard();
         if let Some(dns) = &self.config.dns {
             for interface in self.virtual_interfaces() {
                 for query in self.queries(dns, Udp) {
@@ -144,7 +146,7 @@ impl RuleSetBuilder<'_> {
             .config
             .virtual_networks
             .iter()
-            .filter(|network| self.speaks(network.address))
+            .filter(|network| self.intercepts(network.address))
         {
             let from = Match::InInterface(network.interface.clone());
             let outside = Match::NotToNetwork(network.address, network.prefix);
@@ -161,7 +163,7 @@ impl RuleSetBuilder<'_> {
     }
 
     fn output(&self) -> Chain {
-        let mut rules = self.family_guard();
+        let mut rules = self.ipv6_guard();
         for exclusion in &self.config.outbound.excluded_uids {
             let ports = Match::Port(exclusion.transport, exclusion.ports.clone());
             let owner = Match::Owner(exclusion.uids.clone());
@@ -209,7 +211,7 @@ impl RuleSetBuilder<'_> {
             )
         };
         let port = self.config.inbound.port;
-        let rules = match self.config.inbound.port_v6.filter(|_| self.speaks_v6()) {
+        let rules = match self.config.inbound.port_v6.filter(|_| self.intercepts_v6()) {
             Some(port_v6) if port_v6 != port => {
                 vec![
                     redirect(Some(Match::V4), port),
@@ -225,9 +227,8 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 5 precedes rule 4, which then needs no
-    /// match on the owner. The result is the same, while `meta skuid !=`, unlike iptables' `! --uid-owner`, would not match
-    /// a packet without an owner.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 5 precedes rule 4, so that rule 4 needs no
+    /// match on the owner: `meta skuid !=`, unlike iptables' `! --uid-owner`, does not match a packet without an owner.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotPort(Tcp, DNS_PORT));
@@ -306,18 +307,22 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    fn speaks_v6(&self) -> bool {
+    fn intercepts_v6(&self) -> bool {
         self.addresses.len() > 1
     }
 
-    fn speaks(&self, address: IpAddr) -> bool {
-        address.is_ipv4() || self.speaks_v6()
+    fn intercepts(&self, address: IpAddr) -> bool {
+        address.is_ipv4() || self.intercepts_v6()
     }
 
     /// Returns a rule that skips IPv6 packets, if IPv6 is not intercepted.
-    fn family_guard(&self) -> Vec<Rule> {
+    fn ipv6_guard(&self) -> Vec<Rule> {
         let guard = rule([Match::V6], Verdict::Return, "IPv6 is not intercepted");
-        if self.speaks_v6() { Vec::new() } else { vec![guard] }
+        if self.intercepts_v6() {
+            Vec::new()
+        } else {
+            vec![guard]
+        }
     }
 
     /// Returns matches for the interfaces of the virtual networks, without duplicates.
@@ -339,7 +344,7 @@ impl RuleSetBuilder<'_> {
             DnsServers::All => vec![None],
             DnsServers::Only(servers) => servers
                 .iter()
-                .filter(|server| self.speaks(**server))
+                .filter(|server| self.intercepts(**server))
                 .copied()
                 .map(Some)
                 .collect(),

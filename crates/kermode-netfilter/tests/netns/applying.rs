@@ -38,7 +38,7 @@ fn applying_is_idempotent() {
 }
 
 #[test]
-fn applying_replaces_only_the_own_table() {
+fn applying_replaces_only_its_own_table() {
     let lab = NetnsLab::bare();
     let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other);
@@ -64,8 +64,8 @@ fn rejected_rules_change_nothing() {
     let before = rules_of(&lab);
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
-    let refused = lab.pod.run(|| Nft::default().apply(&broken));
-    assert!(refused.is_err(), "a jump to a chain that is not there");
+    let result = lab.pod.run(|| Nft::default().apply(&broken));
+    assert!(result.is_err(), "a jump to a missing chain");
     assert_eq!(rules_of(&lab), before);
 }
 
@@ -137,31 +137,31 @@ fn check_without_rules_fails() {
 #[test]
 fn check_that_is_not_possible_gives_the_reason() {
     let lab = NetnsLab::new(&TrafficConfig::default());
-    let busy = lab
+    let port_in_use = lab
         .pod
         .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&busy, Ok(Checked::Untried(reason)) if reason.contains("15001")),
-        "{busy:?}"
+        matches!(&port_in_use, Ok(Checked::NotPossible(reason)) if reason.contains("15001")),
+        "{port_in_use:?}"
     );
     let config = TrafficConfig {
         proxy_uid: 0,
         ..TrafficConfig::default()
     };
-    let own = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, DEADLINE));
+    let proxy_user = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&own, Ok(Checked::Untried(reason)) if reason.contains("UID 0")),
-        "{own:?}"
+        matches!(&proxy_user, Ok(Checked::NotPossible(reason)) if reason.contains("UID 0")),
+        "{proxy_user:?}"
     );
     let isolated = Namespace::new();
     let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&no_route, Ok(Checked::Untried(reason)) if reason.contains("route")),
+        matches!(&no_route, Ok(Checked::NotPossible(reason)) if reason.contains("route")),
         "{no_route:?}"
     );
 }
 
-/// Prints the times, and asserts nothing about them, since the machine may be busy. The budget is 20 ms.
+/// Prints durations without asserting them, since the machine may be busy. The budget is 20 ms.
 #[test]
 fn time_to_apply_is_printed() {
     let lab = NetnsLab::bare();

@@ -2,7 +2,7 @@
 
 use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
 
-use crate::lab::{APP, NetnsLab, PROXY, Transport, ask_from};
+use crate::lab::{APP, NetnsLab, PROXY, Transport, request_from};
 
 fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     TrafficConfig {
@@ -90,7 +90,7 @@ fn only_queries_to_listed_servers_are_redirected() {
 
 /// Sends a query from a fixed source port, so that the queries of two users collide in connection tracking.
 fn query_from_fixed_port(lab: &NetnsLab, uid: u32) -> String {
-    ask_from(
+    request_from(
         &lab.pod,
         uid,
         Transport::Udp,
@@ -100,7 +100,7 @@ fn query_from_fixed_port(lab: &NetnsLab, uid: u32) -> String {
 }
 
 /// Returns the response to the proxy's query after a query of the application.
-fn proxys_response_after_the_applications(lab: &NetnsLab) -> String {
+fn proxy_response_after_application_query(lab: &NetnsLab) -> String {
     assert_eq!(query_from_fixed_port(lab, APP), "dns");
     query_from_fixed_port(lab, PROXY)
 }
@@ -108,7 +108,7 @@ fn proxys_response_after_the_applications(lab: &NetnsLab) -> String {
 #[test]
 fn query_of_the_proxy_does_not_collide_with_a_redirected_one() {
     assert_eq!(
-        proxys_response_after_the_applications(&NetnsLab::new(&with_dns(all()))),
+        proxy_response_after_application_query(&NetnsLab::new(&with_dns(all()))),
         "server"
     );
 }
@@ -120,13 +120,13 @@ fn query_of_the_proxy_collides_with_a_redirected_one_without_zones() {
         split_conntrack_zones: false,
         ..all()
     }));
-    assert_eq!(proxys_response_after_the_applications(&lab), "dns");
+    assert_eq!(proxy_response_after_application_query(&lab), "dns");
 }
 
 #[test]
 fn query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
     let mut config = with_dns(all());
-    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
+    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
     let lab = NetnsLab::new(&config);
     let query = |uid| query_from_fixed_port(&lab, uid);
     assert_eq!((query(1234), query(APP)), ("server".to_owned(), "dns".to_owned()));
@@ -135,7 +135,7 @@ fn query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
 #[test]
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     let mut config = with_dns(all());
-    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("legal");
+    config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
     let lab = NetnsLab::new(&config);
     let firewall = "table inet firewall {
         chain input {

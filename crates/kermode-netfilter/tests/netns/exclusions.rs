@@ -10,7 +10,7 @@ fn lab(annotations: &[(&str, &str)]) -> NetnsLab {
         .iter()
         .chain(annotations)
         .map(|&(key, value)| (key.to_owned(), value.to_owned()));
-    NetnsLab::new(&TrafficConfig::from_annotations(&pairs.collect()).expect("legal"))
+    NetnsLab::new(&TrafficConfig::from_annotations(&pairs.collect()).expect("valid"))
 }
 
 const TCP: &str = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids";

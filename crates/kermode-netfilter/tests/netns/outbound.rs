@@ -2,7 +2,7 @@
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
 
-use crate::lab::{APP, NetnsLab, POD, POD_V6, PROXY, Transport, ask_from};
+use crate::lab::{APP, NetnsLab, POD, POD_V6, PROXY, Transport, request_from};
 
 #[test]
 fn connections_of_the_application_are_redirected_with_their_original_destination() {
@@ -38,7 +38,7 @@ fn rule_1_excluded_outbound_ports_reach_the_server() {
 #[test]
 fn rule_2_the_inbound_listener_reaches_the_application_from_its_own_source() {
     let lab = NetnsLab::new(&TrafficConfig::default());
-    let from = |source, target| ask_from(&lab.pod, PROXY, Transport::Tcp, Some(source), target);
+    let from = |source, target| request_from(&lab.pod, PROXY, Transport::Tcp, Some(source), target);
     assert_eq!(from("127.0.0.6:0", POD), "app from 127.0.0.6");
     assert_eq!(from("[::6]:0", POD_V6), "app from ::6");
 }
@@ -104,7 +104,7 @@ fn proxy_uid_above_65535_is_distinguished() {
 #[test]
 fn traffic_of_a_virtual_network_counts_as_outbound() {
     let config = TrafficConfig {
-        virtual_networks: vec![virtual_network("--vnet", "eth+:10.1.1.0/24").expect("legal")],
+        virtual_networks: vec![virtual_network("--vnet", "eth+:10.1.1.0/24").expect("valid")],
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };

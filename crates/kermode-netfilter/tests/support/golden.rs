@@ -63,7 +63,7 @@ impl GoldenCase {
     /// Builds the rules of the input.
     pub(crate) fn rules(&self) -> RuleSet {
         let settings = &self.settings;
-        let mut config = TrafficConfig::from_annotations(&settings.annotations).expect("legal annotations");
+        let mut config = TrafficConfig::from_annotations(&settings.annotations).expect("valid annotations");
         if let Some(dns) = &mut config.dns {
             dns.split_conntrack_zones = !settings.skip_conntrack_zone_split;
             if !settings.dns_servers.is_empty() {
@@ -73,7 +73,7 @@ impl GoldenCase {
         let networks = settings
             .virtual_networks
             .iter()
-            .map(|text| virtual_network("--vnet", text).expect("legal"));
+            .map(|text| virtual_network("--vnet", text).expect("valid"));
         config.virtual_networks = networks.collect();
         let families = if settings.ipv6 {
             IpFamilies::DualStack

@@ -5,16 +5,16 @@
 //! ```
 
 mod namespace;
+mod simulated_server;
 mod socket;
-mod stand_in;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kermode_netfilter::{Applied, Nft, TrafficConfig, set_up};
 
 pub(crate) use namespace::Namespace;
-pub(crate) use socket::{Transport, ask, ask_from};
-use stand_in::StandIn;
+use simulated_server::SimulatedServer;
+pub(crate) use socket::{Transport, request, request_from};
 
 /// UID of the application.
 pub(crate) const APP: u32 = 1000;
@@ -29,15 +29,15 @@ pub(crate) const POD_V6: &str = "[fd01::2]:8080";
 pub(crate) struct NetnsLab {
     pub(crate) pod: Namespace,
     client: Namespace,
-    // Hold the server's namespace.
-    _stand_ins: Vec<StandIn>,
+    /// Simulated servers, which also keep the server's namespace alive.
+    _servers: Vec<SimulatedServer>,
 }
 
-/// Whether a pod has IPv6 addresses.
+/// Whether the namespaces have IPv6 addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ipv6 {
     Addresses,
-    Nothing,
+    Absent,
 }
 
 impl NetnsLab {
@@ -55,7 +55,7 @@ impl NetnsLab {
 
     /// Creates a pod without any IPv6 address, including link-local ones, and without rules.
     pub(crate) fn without_ipv6() -> Self {
-        Self::build(Ipv6::Nothing, PROXY)
+        Self::build(Ipv6::Absent, PROXY)
     }
 
     fn build(ipv6: Ipv6, proxy: u32) -> Self {
@@ -75,11 +75,11 @@ impl NetnsLab {
             }
             pod.ip("-6 route add default via fd02::1");
         }
-        let stand_ins = stand_ins(&pod, &server, proxy);
+        let servers = simulated_servers(&pod, &server, proxy);
         Self {
             client,
             pod,
-            _stand_ins: stand_ins,
+            _servers: servers,
         }
     }
 
@@ -95,22 +95,22 @@ impl NetnsLab {
 
     /// Connects as a user of the pod over TCP; returns the response.
     pub(crate) fn tcp(&self, uid: u32, target: &str) -> String {
-        ask(&self.pod, uid, Transport::Tcp, target)
+        request(&self.pod, uid, Transport::Tcp, target)
     }
 
     /// Sends a query as a user of the pod over UDP; returns the response.
     pub(crate) fn udp(&self, uid: u32, target: &str) -> String {
-        ask(&self.pod, uid, Transport::Udp, target)
+        request(&self.pod, uid, Transport::Udp, target)
     }
 
     /// Connects from the client over TCP; returns the response.
     pub(crate) fn client(&self, target: &str) -> String {
-        ask(&self.client, 0, Transport::Tcp, target)
+        request(&self.client, 0, Transport::Tcp, target)
     }
 
     /// Sends a query from the client over UDP; returns the response.
     pub(crate) fn client_udp(&self, target: &str) -> String {
-        ask(&self.client, 0, Transport::Udp, target)
+        request(&self.client, 0, Transport::Udp, target)
     }
 }
 
@@ -128,35 +128,40 @@ fn connect(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
     }
 }
 
-fn stand_ins(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<StandIn> {
+fn simulated_servers(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<SimulatedServer> {
     let any = |port: u16| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
-    let mut all = Vec::new();
+    let mut servers = Vec::new();
     for (name, port) in [
         ("outbound", 15001),
         ("inbound", 15006),
         ("inbound-v6", 15010),
         ("dns", 15053),
     ] {
-        all.push(StandIn::tcp(pod, proxy, name, any(port)));
+        servers.push(SimulatedServer::tcp(pod, proxy, name, any(port)));
     }
-    // With the unspecified address, routing would select the source of the response, which would differ from the
-    // destination of the redirected query, so that connection tracking would not match it.
+    // A UDP server on the unspecified address responds from the address that routing selects. Connection tracking would not
+    // match such a response to the redirected query.
     let towards_client = Ipv4Addr::new(10, 1, 1, 2);
     for address in [
         IpAddr::from(Ipv4Addr::LOCALHOST),
         Ipv6Addr::LOCALHOST.into(),
         towards_client.into(),
     ] {
-        all.push(StandIn::udp(pod, proxy, "dns", SocketAddr::new(address, 15053)));
+        servers.push(SimulatedServer::udp(
+            pod,
+            proxy,
+            "dns",
+            SocketAddr::new(address, 15053),
+        ));
     }
     for port in [8080, 9000] {
-        all.push(StandIn::tcp(pod, APP, "app", any(port)));
+        servers.push(SimulatedServer::tcp(pod, APP, "app", any(port)));
     }
     for port in [53, 80, 443, 2000] {
-        all.push(StandIn::tcp(server, 0, "server", any(port)));
+        servers.push(SimulatedServer::tcp(server, 0, "server", any(port)));
     }
     for port in [53, 443] {
-        all.push(StandIn::udp(server, 0, "server", any(port)));
+        servers.push(SimulatedServer::udp(server, 0, "server", any(port)));
     }
-    all
+    servers
 }

@@ -20,11 +20,11 @@ impl Namespace {
             "these tests create network namespaces and change rules in them: run `make test-netns` as root"
         );
         // A separate thread, since unshare moves the calling thread.
-        let make = || {
+        let create = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
             File::open("/proc/thread-self/ns/net").expect("proc is mounted")
         };
-        let namespace = Self(thread::spawn(make).join().expect("the namespace is made"));
+        let namespace = Self(thread::spawn(create).join().expect("the namespace is created"));
         namespace.ip("link set lo up");
         namespace
     }
@@ -32,11 +32,11 @@ impl Namespace {
     /// Runs a function in the namespace.
     pub(crate) fn run<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
-            let inside = scope.spawn(|| {
+            let thread = scope.spawn(|| {
                 self.enter();
                 job()
             });
-            inside
+            thread
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
@@ -48,7 +48,7 @@ impl Namespace {
     }
 
     /// Returns another reference to the namespace.
-    pub(crate) fn hold(&self) -> Self {
+    pub(crate) fn try_clone(&self) -> Self {
         Self(self.0.try_clone().expect("a file can be duplicated"))
     }
 
@@ -72,7 +72,7 @@ impl Namespace {
                 .expect("piped")
                 .write_all(input.as_bytes())
                 .expect("the input is read");
-            let output = child.wait_with_output().expect("it ends");
+            let output = child.wait_with_output().expect("the program ends");
             assert!(output.status.success(), "{program} {arguments:?} failed");
             String::from_utf8_lossy(&output.stdout).into_owned()
         })

@@ -20,13 +20,13 @@ use super::Namespace;
 /// Timeout of connections and reads. A local connection takes microseconds.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects or sends a query as a user of the namespace. Returns the response, or `nobody` and the error.
-pub(crate) fn ask(namespace: &Namespace, uid: u32, transport: Transport, target: &str) -> String {
-    ask_from(namespace, uid, transport, None, target)
+/// Connects or sends a query as a user of the namespace. Returns the response, or the error.
+pub(crate) fn request(namespace: &Namespace, uid: u32, transport: Transport, target: &str) -> String {
+    request_from(namespace, uid, transport, None, target)
 }
 
 /// Connects or sends a query from an address and port; port 0 means any port.
-pub(crate) fn ask_from(
+pub(crate) fn request_from(
     namespace: &Namespace,
     uid: u32,
     transport: Transport,
@@ -42,7 +42,7 @@ pub(crate) fn ask_from(
             Transport::Udp => read_udp(&UdpSocket::from(socket)),
         }
     });
-    response.unwrap_or_else(|error| format!("nobody: {error}"))
+    response.unwrap_or_else(|error| format!("error: {error}"))
 }
 
 /// Sets the file system UID of the thread, which the kernel uses as the owner of its sockets.
@@ -98,7 +98,7 @@ fn read_tcp(mut stream: TcpStream) -> io::Result<String> {
 }
 
 fn read_udp(socket: &UdpSocket) -> io::Result<String> {
-    socket.send(b"who are you?")?;
+    socket.send(b"query")?;
     let mut response = [0; 200];
     let length = socket.recv(&mut response)?;
     Ok(String::from_utf8_lossy(&response[..length]).into_owned())

@@ -17,12 +17,12 @@ use super::Namespace;
 use super::socket::become_user;
 
 /// A simulated server, which runs until dropped.
-pub(crate) struct StandIn {
+pub(crate) struct SimulatedServer {
     stop: Box<dyn Fn() + Send>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl StandIn {
+impl SimulatedServer {
     /// Listens on TCP as a user.
     pub(crate) fn tcp(namespace: &Namespace, uid: u32, name: &'static str, address: SocketAddr) -> Self {
         let listener = namespace.run(|| {
@@ -56,10 +56,10 @@ impl StandIn {
             .set_read_timeout(Some(Duration::from_millis(50)))
             .expect("not zero");
         let stopped = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&stopped);
+        let stop_flag = Arc::clone(&stopped);
         let serve = move || {
             let mut query = [0; 200];
-            while !seen.load(Ordering::Relaxed) {
+            while !stop_flag.load(Ordering::Relaxed) {
                 if let Ok((_, peer)) = socket.recv_from(&mut query) {
                     let _ = socket.send_to(name.as_bytes(), peer);
                 }
@@ -79,7 +79,7 @@ impl StandIn {
         stop: Box<dyn Fn() + Send>,
         serve: impl FnOnce() + Send + 'static,
     ) -> Self {
-        let namespace = namespace.hold();
+        let namespace = namespace.try_clone();
         let thread = thread::spawn(move || {
             namespace.enter();
             become_user(uid);
@@ -92,7 +92,7 @@ impl StandIn {
     }
 }
 
-impl Drop for StandIn {
+impl Drop for SimulatedServer {
     fn drop(&mut self) {
         (self.stop)();
         // A panic of the thread was printed; a second panic during unwinding would abort.
