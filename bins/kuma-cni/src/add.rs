@@ -17,7 +17,7 @@ use crate::protocol::Failure;
 /// Maximum number of attempts to get the pod. The pod exists before its sandbox, but the API server may be unavailable.
 const MAX_ATTEMPTS: u32 = 30;
 /// Pause between attempts to get the pod.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// Applies the rules of the pod that the environment names.
 pub(crate) fn add(
@@ -36,7 +36,7 @@ pub(crate) fn add(
     {
         return Ok(());
     }
-    let pod = find(pods, namespace, name, PAUSE)?;
+    let pod = find_with_retries(pods, namespace, name, RETRY_PAUSE)?;
     if skip(&pod).is_some() {
         return Ok(());
     }
@@ -48,13 +48,18 @@ pub(crate) fn add(
     apply_in(path, &config, &nft)
 }
 
-fn find(pods: &impl PodLookup, namespace: &str, name: &str, pause: Duration) -> Result<PodSummary, Failure> {
+fn find_with_retries(
+    pods: &impl PodLookup,
+    namespace: &str,
+    name: &str,
+    pause: Duration,
+) -> Result<PodSummary, Failure> {
     let mut attempt = 1;
     loop {
         match pods.find(namespace, name) {
             Ok(pod) => return Ok(pod),
             Err(error) if attempt == MAX_ATTEMPTS => {
-                return Err(Failure::later(&format!(
+                return Err(Failure::retryable(&format!(
                     "{error:#} (after {MAX_ATTEMPTS} attempts)"
                 )));
             }
@@ -66,7 +71,7 @@ fn find(pods: &impl PodLookup, namespace: &str, name: &str, pause: Duration) -> 
 
 /// Applies the rules in a separate thread, because a thread cannot leave a network namespace that it has entered.
 fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
-    let inside = || {
+    let enter_and_apply = || {
         let enter = || setns(File::open(path)?, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
         enter().map_err(|error| {
             Failure::io(&format!(
@@ -76,9 +81,9 @@ fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failur
         })?;
         set_up(config, nft).map_err(|error| Failure::rules(&error.to_string()))
     };
-    let applied = thread::scope(|scope| scope.spawn(inside).join());
+    let applied = thread::scope(|scope| scope.spawn(enter_and_apply).join());
     applied
-        .unwrap_or_else(|_| Err(Failure::rules("the applying thread panicked")))
+        .unwrap_or_else(|_| Err(Failure::rules("the thread that applies the rules panicked")))
         .map(|_| ())
 }
 

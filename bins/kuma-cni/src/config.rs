@@ -17,7 +17,7 @@ impl Environment {
     /// Reads the variables of this process.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the only place of this binary that reads variables"
+        reason = "this function alone reads variables in this binary"
     )]
     pub(crate) fn read() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -54,10 +54,10 @@ mod tests {
             arguments: arguments.to_owned(),
             ..Environment::default()
         };
-        let whole = environment(
+        let complete = environment(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-1;K8S_POD_INFRA_CONTAINER_ID=x",
         );
-        assert_eq!(whole.pod(), Some(("shop", "cart-1")));
+        assert_eq!(complete.pod(), Some(("shop", "cart-1")));
         assert_eq!(environment("K8S_POD_NAMESPACE=shop").pod(), None);
         assert_eq!(environment("K8S_POD_NAMESPACE=;K8S_POD_NAME=cart-1").pod(), None);
         assert_eq!(environment("").pod(), None);

@@ -21,7 +21,7 @@ pub(crate) enum Skip {
     /// The pod has the init container `kuma-init`, which applies the rules.
     HasInitContainer,
     /// The pod has one container only, so it has no sidecar.
-    Alone,
+    SingleContainer,
     /// The pod was not injected.
     NotInjected,
 }
@@ -34,7 +34,7 @@ pub(crate) fn skip(pod: &PodSummary) -> Option<Skip> {
         return Some(Skip::HasInitContainer);
     }
     if pod.running_containers < 2 {
-        return Some(Skip::Alone);
+        return Some(Skip::SingleContainer);
     }
     let injected = pod
         .annotations
@@ -67,7 +67,7 @@ mod tests {
     fn other_pods_are_skipped() {
         let init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
         assert_eq!(skip(&init), Some(Skip::HasInitContainer));
-        assert_eq!(skip(&mk_pod(&[], 1, Some("true"))), Some(Skip::Alone));
+        assert_eq!(skip(&mk_pod(&[], 1, Some("true"))), Some(Skip::SingleContainer));
         assert_eq!(skip(&mk_pod(&[], 2, None)), Some(Skip::NotInjected));
         assert_eq!(
             skip(&mk_pod(&[], 2, Some("enabled"))),

@@ -52,7 +52,7 @@ fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
             )?;
             Ok(network.result().to_string())
         }
-        CniCommand::Nothing => Ok(String::new()),
+        CniCommand::Ignored => Ok(String::new()),
     }
 }
 

@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn previous_result_is_passed_on_unchanged() {
-        let network = Network::parse(CHAINED).expect("legal");
+        let network = Network::parse(CHAINED).expect("valid");
         let expected =
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] });
         assert_eq!(network.result(), expected);
@@ -82,13 +82,13 @@ mod tests {
     #[test]
     fn result_without_previous_plugins_is_empty() {
         let network =
-            Network::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#).expect("legal");
+            Network::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#).expect("valid");
         assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));
     }
 
     #[test]
     fn configuration_without_kubeconfig_is_rejected() {
-        let failure = Network::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("refused");
+        let failure = Network::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("rejected");
         assert!(failure.to_json("1.0.0").contains("kubeconfig"));
     }
 

@@ -1,4 +1,4 @@
-//! Gets the pod from the API server. The module `decision` decides what to do with it.
+//! Gets the pod from the API server.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,22 +52,25 @@ impl PodLookup for ApiServer {
             .enable_all()
             .build()?;
         let pod = runtime.block_on(self.fetch(namespace, name));
-        pod.map(facts)
+        pod.map(summarize)
             .with_context(|| format!("cannot get pod {namespace}/{name}"))
     }
 }
 
 /// Extracts the fields that the decision reads.
-fn facts(pod: Pod) -> PodSummary {
+fn summarize(pod: Pod) -> PodSummary {
     let spec = pod.spec.unwrap_or_default();
     let init_containers = spec.init_containers.unwrap_or_default();
     let native_sidecars = init_containers
         .iter()
-        .filter(|one| one.restart_policy.as_deref() == Some("Always"));
+        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     PodSummary {
         running_containers: spec.containers.len() + native_sidecars.count(),
         annotations: pod.metadata.annotations.unwrap_or_default(),
-        init_containers: init_containers.into_iter().map(|one| one.name).collect(),
+        init_containers: init_containers
+            .into_iter()
+            .map(|container| container.name)
+            .collect(),
     }
 }
 
@@ -84,9 +87,9 @@ mod tests {
                 "containers": [{ "name": "app" }],
             },
         });
-        let facts = facts(serde_json::from_value(pod).expect("a pod"));
-        assert_eq!(facts.running_containers, 2);
-        assert_eq!(facts.init_containers, ["kuma-sidecar", "migrate"]);
-        assert_eq!(facts.annotations.len(), 1);
+        let summary = summarize(serde_json::from_value(pod).expect("a pod"));
+        assert_eq!(summary.running_containers, 2);
+        assert_eq!(summary.init_containers, ["kuma-sidecar", "migrate"]);
+        assert_eq!(summary.annotations.len(), 1);
     }
 }

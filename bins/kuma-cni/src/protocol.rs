@@ -13,7 +13,7 @@ pub(crate) enum CniCommand {
     /// Report the supported versions.
     Version,
     /// CHECK, DEL, GC and STATUS, which have no effect.
-    Nothing,
+    Ignored,
 }
 
 /// Error in the form of the specification: code, message and details.
@@ -30,7 +30,7 @@ impl CniCommand {
         match command {
             Some("ADD") => Ok(Self::Add),
             Some("VERSION") => Ok(Self::Version),
-            Some("CHECK" | "DEL" | "GC" | "STATUS") => Ok(Self::Nothing),
+            Some("CHECK" | "DEL" | "GC" | "STATUS") => Ok(Self::Ignored),
             Some(other) => Err(Failure::environment(&format!("CNI_COMMAND {other:?} is unknown"))),
             None => Err(Failure::environment(
                 "CNI_COMMAND is not set; this program is run by a container runtime",
@@ -66,7 +66,7 @@ impl Failure {
     pub(crate) fn io(details: &str) -> Self {
         Self {
             code: 5,
-            message: "input or output failed",
+            message: "I/O failure",
             details: details.to_owned(),
         }
     }
@@ -81,7 +81,7 @@ impl Failure {
     }
 
     /// The pod cannot be set up now; the runtime retries.
-    pub(crate) fn later(details: &str) -> Self {
+    pub(crate) fn retryable(details: &str) -> Self {
         Self {
             code: 11,
             message: "try again later",
@@ -93,7 +93,7 @@ impl Failure {
     pub(crate) fn annotations(details: &str) -> Self {
         Self {
             code: 100,
-            message: "the pod's annotations cannot be used",
+            message: "invalid annotations of the pod",
             details: details.to_owned(),
         }
     }
@@ -102,7 +102,7 @@ impl Failure {
     pub(crate) fn rules(details: &str) -> Self {
         Self {
             code: 101,
-            message: "the rules of transparent proxying cannot be applied",
+            message: "cannot apply the rules of transparent proxying",
             details: details.to_owned(),
         }
     }
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn unknown_operations_are_rejected() {
         for command in ["CHECK", "DEL", "GC", "STATUS"] {
-            assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Nothing));
+            assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Ignored));
         }
         assert!(CniCommand::parse(Some("add")).is_err());
         assert!(CniCommand::parse(None).is_err());
@@ -138,10 +138,10 @@ mod tests {
 
     #[test]
     fn error_has_the_fields_of_the_specification() {
-        let text = Failure::later("the API server is away").to_json("1.0.0");
+        let text = Failure::retryable("the API server is unavailable").to_json("1.0.0");
         let value: serde_json::Value = serde_json::from_str(&text).expect("json");
         let expected = json!({
-            "cniVersion": "1.0.0", "code": 11, "msg": "try again later", "details": "the API server is away"
+            "cniVersion": "1.0.0", "code": 11, "msg": "try again later", "details": "the API server is unavailable"
         });
         assert_eq!(value, expected);
     }

@@ -1,7 +1,7 @@
 //! Tests of the plugin as a container runtime executes it, with a simulated API server. Requires root, because it changes
 //! rules in a network namespace.
 
-#![allow(clippy::expect_used, clippy::panic, reason = "helpers of tests are tests")]
+#![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -13,20 +13,20 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
-/// A network namespace that exists as long as this value.
+/// A network namespace, held by an open file.
 struct Namespace(File);
 
 impl Namespace {
     fn new() -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
-            "these tests make a network namespace: run them as root"
+            "these tests create a network namespace: run them as root"
         );
-        let make = || {
+        let create = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
             File::open("/proc/thread-self/ns/net").expect("proc is mounted")
         };
-        Self(thread::spawn(make).join().expect("made"))
+        Self(thread::spawn(create).join().expect("created"))
     }
 
     fn path(&self) -> String {
@@ -78,7 +78,7 @@ fn api_server(pod: &Value) -> Value {
     })
 }
 
-/// Runs the plugin. Returns whether it succeeded and what it printed.
+/// Runs the plugin. Returns whether it succeeded, and its output.
 fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
         .env_clear()
@@ -100,7 +100,7 @@ fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
         .expect("piped")
         .write_all(input.to_string().as_bytes())
         .expect("read");
-    let output = child.wait_with_output().expect("it ends");
+    let output = child.wait_with_output().expect("the plugin ends");
     (
         output.status.success(),
         String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::*;
 
-/// Fails a number of times, then returns one pod for every name.
+/// Lookup that fails a number of times, then returns the same pod for every name.
 struct Flaky {
     failures: Cell<u32>,
     pod: PodSummary,
@@ -59,7 +59,7 @@ fn network() -> Network {
     Network::parse(
         r#"{"cniVersion":"1.0.0","kubernetes":{"kubeconfig":"/k","exclude_namespaces":["kube-system"]}}"#,
     )
-    .expect("legal")
+    .expect("valid")
 }
 
 #[test]
@@ -76,9 +76,9 @@ fn sandbox_without_a_pod_is_skipped() {
 
 #[test]
 fn lookup_is_attempted_thirty_times() {
-    assert!(find(&flaky(29), "shop", "cart-1", Duration::ZERO).is_ok());
-    let failure = find(&flaky(30), "shop", "cart-1", Duration::ZERO)
-        .expect_err("given up")
+    assert!(find_with_retries(&flaky(29), "shop", "cart-1", Duration::ZERO).is_ok());
+    let failure = find_with_retries(&flaky(30), "shop", "cart-1", Duration::ZERO)
+        .expect_err("attempts exhausted")
         .to_string();
     assert!(failure.contains("the API server is unavailable"), "{failure}");
 }
@@ -92,7 +92,7 @@ fn pod_without_sidecar_is_skipped() {
 fn failure_of_bad_annotations_names_pod_and_annotation() {
     let pods = injected(("traffic.kuma.io/exclude-inbound-ports", "http"));
     let failure = add(&environment("shop"), &network(), &pods)
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string();
     assert!(
         failure.contains("shop/cart-1") && failure.contains("traffic.kuma.io/exclude-inbound-ports"),
@@ -104,15 +104,15 @@ fn failure_of_bad_annotations_names_pod_and_annotation() {
 fn injected_pod_requires_a_network_namespace() {
     let pods = injected(("kuma.io/mesh", "default"));
     let failure = add(&environment("shop"), &network(), &pods)
-        .expect_err("refused")
+        .expect_err("rejected")
         .to_string();
     assert!(failure.contains("CNI_NETNS"), "{failure}");
-    let elsewhere = Environment {
+    let missing_namespace = Environment {
         network_namespace: Some("/nonexistent/netns".into()),
         ..environment("shop")
     };
-    let failure = add(&elsewhere, &network(), &pods)
-        .expect_err("refused")
+    let failure = add(&missing_namespace, &network(), &pods)
+        .expect_err("rejected")
         .to_string();
     assert!(failure.contains("/nonexistent/netns"), "{failure}");
 }
