@@ -9,7 +9,7 @@ use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
-use kermode_runtime::tls::{BrokenConnection, Protocol, Signs};
+use kermode_runtime::tls::{BrokenConnection, ConnectionSignals, Protocol};
 use kermode_status::Statuses;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
@@ -93,11 +93,11 @@ impl Protocol for Proxies {
     fn serve(
         &self,
         stream: TlsStream<TcpStream>,
-        signs: Signs,
+        signals: ConnectionSignals,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.transport.clone();
-        let closing = signs.shutdown().wait();
-        let serving = transport.serve(stream, move || signs.asked(), closing);
+        let closing = signals.shutdown().wait();
+        let serving = transport.serve(stream, move || signals.request_received(), closing);
         Box::pin(async move { Ok(serving.await?) })
     }
 }

@@ -1,7 +1,9 @@
 //! Readiness by guards: a process is ready once every registered part has started.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 /// Set of the parts that have not started yet.
 #[derive(Clone, Debug, Default)]
@@ -11,7 +13,7 @@ pub struct Readiness {
 
 /// One part that has not started yet. Dropping it without [`Guard::ready`] leaves the process unready.
 #[derive(Debug)]
-#[must_use = "a part is pending until its guard says ready"]
+#[must_use = "a part is pending until `ready` is called on its guard"]
 pub struct Guard {
     readiness: Readiness,
     part: &'static str,
@@ -20,7 +22,7 @@ pub struct Guard {
 impl Readiness {
     /// Registers a part that must start before the process is ready.
     pub fn expect(&self, part: &'static str) -> Guard {
-        self.lock().insert(part);
+        self.pending.lock().insert(part);
         Guard {
             readiness: self.clone(),
             part,
@@ -29,18 +31,14 @@ impl Readiness {
 
     /// Returns the parts that have not started yet, sorted.
     pub fn pending(&self) -> Vec<&'static str> {
-        self.lock().iter().copied().collect()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().iter().copied().collect()
     }
 }
 
 impl Guard {
     /// Marks the part as started.
     pub fn ready(self) {
-        self.readiness.lock().remove(self.part);
+        self.readiness.pending.lock().remove(self.part);
         tracing::info!(part = self.part, "ready");
     }
 }
@@ -50,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_once_every_guard_has_said_so() {
+    fn process_is_ready_once_every_part_is() {
         let readiness = Readiness::default();
         let (a, b) = (readiness.expect("a"), readiness.expect("b"));
         a.ready();
@@ -60,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_dies_while_starting_is_never_ready() {
+    fn part_that_ends_while_starting_is_never_ready() {
         let readiness = Readiness::default();
         drop(readiness.expect("a"));
         assert_eq!(readiness.pending(), ["a"]);

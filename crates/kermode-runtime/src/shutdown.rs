@@ -30,7 +30,7 @@ impl Shutdown {
         *self.0.borrow()
     }
 
-    /// Returns the underlying value: true once the shutdown has started.
+    /// Returns a receiver of the state: true once the shutdown has started.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.clone()
     }

@@ -1,15 +1,16 @@
 //! TLS server with a certificate that can be replaced while serving. [`Protocol`] is the protocol inside of TLS.
 //!
-//! Every Pod can open connections to the port. So a connection without a request is closed, and the connections from one
-//! address are limited: a Pod that only connects must not lock out the API server.
+//! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
+//! connections from one address is limited: a Pod that only connects must not lock out the API server.
 
 mod http;
 mod sources;
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use parking_lot::RwLock;
 use rustls::crypto::ring;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use self::sources::{Place, Sources};
+use self::sources::{SourceLimit, SourcePermit};
 use crate::shutdown::Shutdown;
 use crate::tcp;
 
@@ -27,29 +28,29 @@ use crate::tcp;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit from the handshake to the complete head of the first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Share of all connections that one address may have, as a divisor.
-const SHARE: usize = 4;
-/// Lower bound of the connections that one address may have: many proxies may share the address of a node.
-const SMALLEST_SHARE: usize = 16;
-/// Time limit of open connections at shutdown.
-const GRACE: Duration = Duration::from_secs(10);
+/// The limit on the connections of one address is the limit on all connections divided by this.
+const PER_ADDRESS_DIVISOR: usize = 4;
+/// Lower bound of the limit on the connections of one address: many proxies may share the address of a node.
+const MIN_PER_ADDRESS: usize = 16;
+/// Time that the server waits for open connections at shutdown.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// A TLS server that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Certificate and key do not fit each other or cannot be used.
+    /// Certificate and key do not match, or are not supported.
     #[error("serving certificate cannot be used: {0}")]
     Certificate(#[from] rustls::Error),
 }
 
-/// Certificate in use. Replacing it affects only new connections.
+/// Certificate of a server. Replacing it affects only new connections.
 #[derive(Debug)]
 pub struct ServingCertificate {
     current: RwLock<Arc<CertifiedKey>>,
 }
 
 impl ServingCertificate {
-    /// Creates it from a chain (leaf first) and its key.
+    /// Creates the certificate from a chain (leaf first) and its private key.
     ///
     /// # Errors
     /// If certificate and key do not match.
@@ -58,7 +59,7 @@ impl ServingCertificate {
         key: PrivateKeyDer<'static>,
     ) -> Result<Arc<Self>, TlsError> {
         Ok(Arc::new(Self {
-            current: RwLock::new(certified(chain, key)?),
+            current: RwLock::new(certified_key(chain, key)?),
         }))
     }
 
@@ -71,16 +72,13 @@ impl ServingCertificate {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<(), TlsError> {
-        let new = certified(chain, key)?;
-        *self
-            .current
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = new;
+        let new = certified_key(chain, key)?;
+        *self.current.write() = new;
         Ok(())
     }
 }
 
-fn certified(
+fn certified_key(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
@@ -96,12 +94,7 @@ struct Resolver(Arc<ServingCertificate>);
 
 impl ResolvesServerCert for Resolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self
-            .0
-            .current
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some(current.clone())
+        Some(self.0.current.read().clone())
     }
 }
 
@@ -114,7 +107,7 @@ pub trait Protocol: Send + Sync + 'static {
     fn serve(
         &self,
         stream: TlsStream<TcpStream>,
-        signs: Signs,
+        signals: ConnectionSignals,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>>;
 }
 
@@ -123,18 +116,18 @@ pub type BrokenConnection = Box<dyn std::error::Error + Send + Sync>;
 
 /// Signals between a connection and its server.
 #[derive(Clone, Debug)]
-pub struct Signs {
-    asked: Arc<Notify>,
+pub struct ConnectionSignals {
+    request_received: Arc<Notify>,
     shutdown: Shutdown,
 }
 
-impl Signs {
+impl ConnectionSignals {
     /// Records a request. A connection without a request is closed.
-    pub fn asked(&self) {
-        self.asked.notify_one();
+    pub fn request_received(&self) {
+        self.request_received.notify_one();
     }
 
-    /// Completes when no more requests are accepted.
+    /// Returns the shutdown of the server, after which the connection accepts no more requests.
     pub fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
@@ -152,34 +145,35 @@ pub async fn serve(
     max_connections: usize,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
-    let bounds = Bounds {
+    let limits = ServerLimits {
         connections: max_connections,
-        per_source: (max_connections / SHARE).max(SMALLEST_SHARE),
+        per_source: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
         first_request: FIRST_REQUEST_TIMEOUT,
     };
-    serve_within(bounds, listener, certificate, protocol, shutdown).await
+    serve_with_limits(limits, listener, certificate, protocol, shutdown).await
 }
 
-/// Limits of clients.
+/// Limits of a server.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
+struct ServerLimits {
+    /// Number of open connections.
     connections: usize,
-    /// Connections from one address.
+    /// Number of open connections from one address.
     per_source: usize,
-    /// From the handshake to the head of the first request.
+    /// Time from the handshake to the head of the first request.
     first_request: Duration,
 }
 
-async fn serve_within(
-    bounds: Bounds,
+async fn serve_with_limits(
+    limits: ServerLimits,
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     protocol: impl Protocol,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
     let acceptor = acceptor(certificate, protocol.names())?;
-    let permits = Arc::new(Semaphore::new(bounds.connections));
-    let sources = Sources::new(bounds.per_source);
+    let permits = Arc::new(Semaphore::new(limits.connections));
+    let source_limit = SourceLimit::new(limits.per_source);
     let protocol = Arc::new(protocol);
     // The channel closes when the last connection has dropped its sender.
     let (open, mut closed) = mpsc::channel::<()>(1);
@@ -188,12 +182,12 @@ async fn serve_within(
     loop {
         let accepted = tokio::select! {
             () = &mut finished => break,
-            accepted = next(&listener, &permits, &sources) => accepted,
+            accepted = accept(&listener, &permits, &source_limit) => accepted,
         };
         let Some(accepted) = accepted else { continue };
         let (acceptor, protocol, open) = (acceptor.clone(), protocol.clone(), open.clone());
-        let signs = Signs {
-            asked: Arc::default(),
+        let signals = ConnectionSignals {
+            request_received: Arc::default(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(async move {
@@ -201,7 +195,7 @@ async fn serve_within(
             let Accepted {
                 stream,
                 _permit,
-                _place,
+                _source_permit,
             } = accepted;
             let handshake = Box::pin(acceptor.accept(stream));
             let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -209,30 +203,34 @@ async fn serve_within(
                 Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
-            let asked = signs.asked.clone();
-            let serving = unless_silent(asked, bounds.first_request, protocol.serve(tls, signs));
+            let request_received = signals.request_received.clone();
+            let serving = close_without_request(
+                request_received,
+                limits.first_request,
+                protocol.serve(tls, signals),
+            );
             if let Err(error) = serving.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
     }
     drop((listener, open));
-    if tokio::time::timeout(GRACE, closed.recv()).await.is_err() {
+    if tokio::time::timeout(GRACE_PERIOD, closed.recv()).await.is_err() {
         tracing::warn!("connections were still open at the end of the grace period");
     }
     Ok(())
 }
 
 /// Serves a connection until its end. A connection without a request is dropped at the time limit.
-async fn unless_silent(
-    asked: Arc<Notify>,
-    patience: Duration,
+async fn close_without_request(
+    request_received: Arc<Notify>,
+    time_limit: Duration,
     mut connection: BoxFuture<'static, Result<(), BrokenConnection>>,
 ) -> Result<(), BrokenConnection> {
     tokio::select! {
         ended = &mut connection => return ended,
-        asked = tokio::time::timeout(patience, asked.notified()) => if asked.is_err() {
-            tracing::debug!("connection closed: no request came");
+        received = tokio::time::timeout(time_limit, request_received.notified()) => if received.is_err() {
+            tracing::debug!("connection closed: no request was received in time");
             return Ok(());
         }
     }
@@ -252,27 +250,31 @@ fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Re
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A connection with its slots.
+/// A connection with its permits.
 struct Accepted {
     stream: TcpStream,
     _permit: OwnedSemaphorePermit,
-    _place: Place,
+    _source_permit: SourcePermit,
 }
 
-async fn next(listener: &TcpListener, permits: &Arc<Semaphore>, sources: &Sources) -> Option<Accepted> {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+    source_limit: &SourceLimit,
+) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
-    // Accepts twice as many connections in a row as the runtime's budget allows. Thousands of handshakes may run before the
-    // next turn, and a client that finds the kernel's accept queue full retries for up to minutes.
+    // Tokio's cooperative budget would interrupt a series of accepts, and thousands of handshakes may run before the task is
+    // polled again. A client that finds the kernel's accept queue full retries for up to minutes.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
-            let place = sources.admit(peer.ip())?;
+            let source_permit = source_limit.try_acquire(peer.ip())?;
             if let Err(error) = tcp::tune(&stream) {
-                tracing::warn!(%error, "a peer that goes without a word may not be noticed");
+                tracing::warn!(%error, "socket options could not be set; a vanished peer may stay undetected");
             }
             Some(Accepted {
                 stream,
                 _permit: permit,
-                _place: place,
+                _source_permit: source_permit,
             })
         }
         Err(error) => {

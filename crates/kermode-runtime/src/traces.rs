@@ -14,10 +14,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{FilterFn, LevelFilter};
 use tracing_subscriber::registry::LookupSpan;
 
-/// Time limit of one batch, the last one at the end included.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Filter of the exported spans.
-const SOURCES: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
+/// Time limit of the export of one batch, and of the remaining spans at shutdown.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Prefixes of the targets whose spans are exported.
+const TARGETS: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
 
 /// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,7 +56,7 @@ impl Traces {
         let exporter = SpanExporter::builder()
             .with_tonic()
             .with_endpoint(&settings.endpoint)
-            .with_timeout(PATIENCE)
+            .with_timeout(EXPORT_TIMEOUT)
             .build()
             .map_err(|cause| NoExporter {
                 endpoint: settings.endpoint,
@@ -81,15 +81,15 @@ impl Traces {
         })
     }
 
-    /// Layer of a subscriber that exports its spans.
+    /// Returns the layer that exports the spans of a subscriber.
     pub fn layer<S>(&self) -> impl Layer<S> + use<S>
     where
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
-        let ours = |metadata: &Metadata<'_>| {
-            metadata.is_span() && SOURCES.iter().any(|source| metadata.target().starts_with(source))
+        let is_exported = |metadata: &Metadata<'_>| {
+            metadata.is_span() && TARGETS.iter().any(|prefix| metadata.target().starts_with(prefix))
         };
-        let filter = FilterFn::new(ours).with_max_level_hint(LevelFilter::DEBUG);
+        let filter = FilterFn::new(is_exported).with_max_level_hint(LevelFilter::DEBUG);
         let tracer = self.provider.tracer(self.service);
         tracing_opentelemetry::layer()
             .with_tracer(tracer)
@@ -99,8 +99,8 @@ impl Traces {
 
 impl Drop for Traces {
     fn drop(&mut self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(PATIENCE) {
-            tracing::debug!("the last traces were not sent: {error}");
+        if let Err(error) = self.provider.shutdown_with_timeout(EXPORT_TIMEOUT) {
+            tracing::debug!("the last spans were not exported: {error}");
         }
     }
 }
@@ -114,18 +114,18 @@ mod tests {
 
     use super::*;
 
-    /// Accepts exported spans and reads only the parts that the test needs.
-    async fn collector(seen: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
+    /// Starts a collector that passes the path and the body of each request to the channel. Returns its URL.
+    async fn collector(exports: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
         let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
-        let take = async move |uri: Uri, body: Bytes| {
-            let _ = seen.send((uri.path().to_owned(), body.to_vec()));
+        let handler = async move |uri: Uri, body: Bytes| {
+            let _ = exports.send((uri.path().to_owned(), body.to_vec()));
             let headers = [("content-type", "application/grpc"), ("grpc-status", "0")];
             (StatusCode::OK, headers)
         };
-        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(take)).await });
+        tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(handler)).await });
         endpoint
     }
 
@@ -134,10 +134,10 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn our_spans_reach_the_collector_and_others_do_not() {
-        let (seen, mut exported) = mpsc::unbounded_channel();
+    async fn spans_of_kermode_reach_the_collector_and_others_do_not() {
+        let (exports, mut exported) = mpsc::unbounded_channel();
         let traces = Traces::start(Settings {
-            endpoint: collector(seen).await,
+            endpoint: collector(exports).await,
             service: "kuma-test",
             instance: "replica-1".to_owned(),
             sampling_ratio: 1.0,
@@ -149,7 +149,7 @@ mod tests {
         });
         tokio::task::spawn_blocking(|| drop(traces))
             .await
-            .expect("it ends");
+            .expect("no panic");
         let (path, body) = exported.recv().await.expect("an export");
         assert_eq!(
             path,
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_endpoint_that_is_no_url_is_named() {
+    async fn error_names_an_endpoint_that_is_not_a_url() {
         let settings = Settings {
             endpoint: "not a url".to_owned(),
             service: "kuma-test",

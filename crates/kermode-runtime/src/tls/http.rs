@@ -1,4 +1,4 @@
-//! HTTP/1.1 and HTTP/2 over TLS, by hyper with a router.
+//! HTTP/1.1 and HTTP/2 over TLS: an axum router served by hyper.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
-use super::{BrokenConnection, Protocol, Signs};
+use super::{BrokenConnection, ConnectionSignals, Protocol};
 
 /// Time after which an idle connection is closed. The API server reuses idle connections for 90 s, as Go's clients do. If the
 /// server closed them earlier, a request could cross the close, and a webhook with failure policy Fail would deny a Pod.
@@ -23,8 +23,8 @@ const SEND_BUFFER: usize = 32 * 1024;
 /// Limit on concurrent requests of one connection.
 const MAX_STREAMS: u32 = 1024;
 
-/// Serves the protocol that the handshake negotiated. Detecting it from the first bytes would wait for a client that sends
-/// nothing.
+/// Serves the protocol that the TLS handshake negotiated. Detecting the protocol from the first bytes would wait for a client
+/// that sends nothing.
 impl Protocol for Router {
     fn names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
@@ -33,35 +33,41 @@ impl Protocol for Router {
     fn serve(
         &self,
         stream: TlsStream<TcpStream>,
-        signs: Signs,
+        signals: ConnectionSignals,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let finished = signs.shutdown().wait();
+        let shutdown = signals.shutdown().wait();
         let router = TowerToHyperService::new(self.clone());
         let service = service_fn(move |request| {
-            signs.asked();
+            signals.request_received();
             router.call(request)
         });
         let io = TokioIo::new(stream);
         if is_h2 {
-            Box::pin(until(finished, Box::pin(http2().serve_connection(io, service))))
+            Box::pin(serve_until(
+                shutdown,
+                Box::pin(http2().serve_connection(io, service)),
+            ))
         } else {
-            Box::pin(until(finished, Box::pin(http1().serve_connection(io, service))))
+            Box::pin(serve_until(
+                shutdown,
+                Box::pin(http1().serve_connection(io, service)),
+            ))
         }
     }
 }
 
-/// Drives a connection until its end. Once `finished` completes, only requests in progress are served.
-async fn until<C>(
-    finished: impl Future<Output = ()>,
+/// Drives a connection until its end. Once `shutdown` completes, only requests in progress are served.
+async fn serve_until<C>(
+    shutdown: impl Future<Output = ()>,
     mut connection: Pin<Box<C>>,
 ) -> Result<(), BrokenConnection>
 where
     C: GracefulConnection<Error = hyper::Error>,
 {
     tokio::select! {
-        ended = &mut connection => return Ok(ended?),
-        () = finished => connection.as_mut().graceful_shutdown(),
+        result = &mut connection => return Ok(result?),
+        () = shutdown => connection.as_mut().graceful_shutdown(),
     }
     Ok(connection.await?)
 }

@@ -15,9 +15,9 @@ use super::*;
 use crate::shutdown;
 
 /// Time after which a test fails.
-const PATIENCE: Duration = Duration::from_secs(30);
-const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-const NEIGHBOUR: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+const TIMEOUT: Duration = Duration::from_secs(30);
+const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const OTHER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 struct Server {
     address: SocketAddr,
@@ -29,18 +29,18 @@ struct Server {
 type Client = tokio_rustls::client::TlsStream<TcpStream>;
 
 impl Server {
-    async fn start(bounds: Bounds) -> Self {
+    async fn start(limits: ServerLimits) -> Self {
         let pair = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
         let chain = vec![pair.cert.der().clone()];
         let mut roots = RootCertStore::empty();
         roots.add(chain[0].clone()).expect("a root");
         let key = PrivatePkcs8KeyDer::from(pair.signing_key.serialize_der());
         let certificate = ServingCertificate::new(chain, key.into()).expect("a pair");
-        let listener = TcpListener::bind((HOME, 0)).await.expect("a port");
+        let listener = TcpListener::bind((ADDRESS, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (trigger, shutdown) = shutdown::channel();
         let router = Router::new().route("/", get(async || "hello"));
-        let serving = tokio::spawn(serve_within(bounds, listener, certificate, router, shutdown));
+        let serving = tokio::spawn(serve_with_limits(limits, listener, certificate, router, shutdown));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("versions")
@@ -68,23 +68,23 @@ impl Server {
 /// Whether the server closes the connection, with or without an error.
 async fn is_closed(client: &mut Client) -> bool {
     let mut rest = Vec::new();
-    tokio::time::timeout(PATIENCE, client.read_to_end(&mut rest))
+    tokio::time::timeout(TIMEOUT, client.read_to_end(&mut rest))
         .await
         .is_ok()
 }
 
-/// Sends a request by HTTP/1.1; the connection stays open.
-async fn asks(client: &mut Client) -> String {
+/// Sends an HTTP/1.1 request and returns the response. The connection stays open.
+async fn send_request(client: &mut Client) -> String {
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    client.write_all(request).await.expect("it is open");
-    let mut answer = vec![0; 1024];
-    let length = client.read(&mut answer).await.expect("it is open");
-    String::from_utf8_lossy(&answer[..length]).into_owned()
+    client.write_all(request).await.expect("an open connection");
+    let mut response = vec![0; 1024];
+    let length = client.read(&mut response).await.expect("an open connection");
+    String::from_utf8_lossy(&response[..length]).into_owned()
 }
 
 #[tokio::test]
 async fn client_without_a_request_is_disconnected() {
-    let server = Server::start(Bounds {
+    let server = Server::start(ServerLimits {
         connections: 8,
         per_source: 8,
         first_request: Duration::from_millis(200),
@@ -92,26 +92,30 @@ async fn client_without_a_request_is_disconnected() {
     .await;
     let http1: &[u8] = b"http/1.1";
     for protocols in [&[][..], &[http1], &[b"h2"]] {
-        let mut silent = server.connect(HOME, protocols).await.expect("a handshake");
-        assert!(is_closed(&mut silent).await, "{protocols:?} and silence");
-        // Half of HTTP/2's preface, or of a head.
-        let mut slow = server.connect(HOME, protocols).await.expect("a handshake");
-        slow.write_all(b"PRI * HTTP").await.expect("it is open");
-        assert!(is_closed(&mut slow).await, "{protocols:?} and half a word");
+        let mut silent = server.connect(ADDRESS, protocols).await.expect("a handshake");
+        assert!(is_closed(&mut silent).await, "{protocols:?}, nothing sent");
+        // The beginning of HTTP/2's preface, and of no valid HTTP/1.1 request.
+        let mut slow = server.connect(ADDRESS, protocols).await.expect("a handshake");
+        slow.write_all(b"PRI * HTTP").await.expect("an open connection");
+        assert!(is_closed(&mut slow).await, "{protocols:?}, part of a request");
     }
     // The whole preface and settings, but no request.
-    let mut idle = server.connect(HOME, &[b"h2"]).await.expect("a handshake");
+    let mut idle = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    idle.write_all(preface).await.expect("it is open");
+    idle.write_all(preface).await.expect("an open connection");
     assert!(is_closed(&mut idle).await, "HTTP/2 without a request");
 }
 
 #[tokio::test]
 async fn connection_with_a_request_outlives_the_limit_of_the_first_request() {
-    let asked = Arc::new(Notify::new());
-    asked.notify_one();
+    let request_received = Arc::new(Notify::new());
+    request_received.notify_one();
     let connection = Box::pin(std::future::pending());
-    let mut serving = std::pin::pin!(unless_silent(asked, Duration::ZERO, connection));
+    let mut serving = std::pin::pin!(close_without_request(
+        request_received,
+        Duration::ZERO,
+        connection
+    ));
     assert!(futures::poll!(&mut serving).is_pending());
     tokio::time::sleep(Duration::from_millis(5)).await;
     assert!(futures::poll!(&mut serving).is_pending());
@@ -119,63 +123,72 @@ async fn connection_with_a_request_outlives_the_limit_of_the_first_request() {
 
 #[tokio::test]
 async fn connection_serves_another_request_after_a_pause() {
-    let server = Server::start(Bounds {
+    let server = Server::start(ServerLimits {
         connections: 8,
         per_source: 8,
         first_request: Duration::from_millis(200),
     })
     .await;
-    let mut kept = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
-    assert!(asks(&mut kept).await.ends_with("hello"));
-    let mut silent = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
+    let mut used = server
+        .connect(ADDRESS, &[b"http/1.1"])
+        .await
+        .expect("a handshake");
+    assert!(send_request(&mut used).await.ends_with("hello"));
+    let mut silent = server
+        .connect(ADDRESS, &[b"http/1.1"])
+        .await
+        .expect("a handshake");
     assert!(
         is_closed(&mut silent).await,
-        "the time for a first request is over"
+        "the time limit of the first request has passed"
     );
-    assert!(asks(&mut kept).await.ends_with("hello"));
+    assert!(send_request(&mut used).await.ends_with("hello"));
 }
 
 #[tokio::test]
 async fn connections_of_one_address_are_limited() {
-    let server = Server::start(Bounds {
+    let server = Server::start(ServerLimits {
         connections: 8,
         per_source: 2,
-        first_request: PATIENCE,
+        first_request: TIMEOUT,
     })
     .await;
-    let mut first = server.connect(HOME, &[]).await.expect("its share");
-    let _second = server.connect(HOME, &[]).await.expect("its share");
-    assert!(server.connect(HOME, &[]).await.is_err(), "more than its share");
-    let mut neighbour = server.connect(NEIGHBOUR, &[]).await.expect("another address");
-    assert!(asks(&mut neighbour).await.ends_with("hello"));
-    assert!(asks(&mut first).await.ends_with("hello"));
+    let mut first = server.connect(ADDRESS, &[]).await.expect("within the limit");
+    let _second = server.connect(ADDRESS, &[]).await.expect("within the limit");
+    assert!(server.connect(ADDRESS, &[]).await.is_err(), "above the limit");
+    let mut other = server.connect(OTHER_ADDRESS, &[]).await.expect("another address");
+    assert!(send_request(&mut other).await.ends_with("hello"));
+    assert!(send_request(&mut first).await.ends_with("hello"));
     drop(first);
-    let again = async {
-        while server.connect(HOME, &[]).await.is_err() {
+    let reconnected = async {
+        while server.connect(ADDRESS, &[]).await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(PATIENCE, again)
+    tokio::time::timeout(TIMEOUT, reconnected)
         .await
-        .expect("the place is free again");
+        .expect("a permit was released");
 }
 
 #[tokio::test]
 async fn shutdown_closes_connections_without_a_request_at_once() {
-    let server = Server::start(Bounds {
+    let server = Server::start(ServerLimits {
         connections: 8,
         per_source: 8,
-        first_request: PATIENCE,
+        first_request: TIMEOUT,
     })
     .await;
-    let mut asked = server.connect(HOME, &[b"http/1.1"]).await.expect("a handshake");
-    assert!(asks(&mut asked).await.ends_with("hello"));
-    let mut idle = server.connect(HOME, &[b"h2"]).await.expect("a handshake");
+    let mut used = server
+        .connect(ADDRESS, &[b"http/1.1"])
+        .await
+        .expect("a handshake");
+    assert!(send_request(&mut used).await.ends_with("hello"));
+    let mut idle = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    idle.write_all(preface).await.expect("it is open");
+    idle.write_all(preface).await.expect("an open connection");
     server.trigger.shut_down();
-    assert!(is_closed(&mut asked).await, "HTTP/1.1");
+    assert!(is_closed(&mut used).await, "HTTP/1.1");
     drop(idle);
-    let ended = tokio::time::timeout(PATIENCE, server.serving).await;
-    ended.expect("an end").expect("no panic").expect("TLS");
+    let result = tokio::time::timeout(TIMEOUT, server.serving).await;
+    result.expect("an end").expect("no panic").expect("TLS");
 }
