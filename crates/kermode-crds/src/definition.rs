@@ -1,7 +1,7 @@
 //! CustomResourceDefinitions, as JSON.
 //!
 //! The schemas are structural: every known field is described and checked, so that `kubectl explain` documents it and the
-//! API server refuses a misspelled value. Objects that may have further fields in Kuma keep unknown fields ([`open`]).
+//! API server refuses a misspelled value. Schemas made with [`open`] keep unknown fields, because Kuma has further fields.
 
 mod container_patch;
 mod dataplane;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{GROUP, VERSION};
 
-/// Returns all CustomResourceDefinitions, in the order of installation.
+/// Returns all CustomResourceDefinitions, in the order in which they are installed.
 pub fn all() -> Vec<Value> {
     vec![
         container_patch::container_patch(),
@@ -22,7 +22,7 @@ pub fn all() -> Vec<Value> {
     ]
 }
 
-/// Name of the CustomResourceDefinition of a plural.
+/// Returns the name of the CustomResourceDefinition of a resource, given in the plural.
 pub fn name(plural: &str) -> String {
     format!("{plural}.{GROUP}")
 }
@@ -78,7 +78,7 @@ fn object(properties: Value) -> Value {
     schema
 }
 
-/// An object that keeps fields that are not described.
+/// Schema of an object that keeps unknown fields.
 fn open(properties: Value) -> Value {
     let mut schema = object(properties);
     schema["x-kubernetes-preserve-unknown-fields"] = true.into();
@@ -111,7 +111,7 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
-/// A port number from `least`; 0 means no port.
+/// Schema of a port number, from `least`; 0 means no port.
 fn port(least: u16, description: &str) -> Value {
     json!({"type": "integer", "minimum": least, "maximum": u16::MAX, "description": description})
 }
@@ -130,14 +130,15 @@ fn wide(mut column: Value) -> Value {
 fn conditions() -> Value {
     let condition = object(json!({
         "type": text("Type of the condition."),
-        "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+        "status": {"type": "string", "enum": ["True", "False", "Unknown"], "description": "Status of the condition."},
         "reason": text("Machine-readable reason."),
         "message": text("Human-readable message."),
-        "lastTransitionTime": {"type": "string", "format": "date-time"},
-        "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+        "lastTransitionTime": {"type": "string", "format": "date-time", "description": "Time of the last change of the status."},
+        "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0, "description": "Generation of the object that the condition refers to."},
     }));
     json!({
         "type": "array",
+        "description": "Conditions, one for each type.",
         "items": required(condition, &["type", "status", "reason", "message", "lastTransitionTime"]),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],

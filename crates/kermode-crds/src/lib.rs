@@ -1,8 +1,7 @@
 //! The `kuma.io/v1alpha1` API: custom resources, their CustomResourceDefinitions, and their validation.
 //!
-//! The types here are wire types. `kermode-model` has the types that the rest of Kermode computes with; the conversions
-//! between the two are in this crate. The keys of labels and annotations are declared in `kermode-model`, too, and
-//! exported here.
+//! The types of this crate are wire types, with conversions to and from the types of `kermode-model` that the rest of
+//! Kermode uses. The keys of labels and annotations are declared in `kermode-model` and re-exported here.
 
 mod container_patch;
 mod dataplane;
@@ -30,5 +29,5 @@ pub use traffic_permission::{
 
 /// API group of all custom resources.
 pub const GROUP: &str = "kuma.io";
-/// Their only version.
+/// API version of all custom resources.
 pub const VERSION: &str = "v1alpha1";

@@ -119,7 +119,7 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Requirement on names, as in error messages.
+/// Requirement on names, a part of error messages.
 pub(crate) const DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last \
                                     no dash";
 /// Type of the supported backends.
@@ -261,12 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_mesh_has_no_mtls_and_lets_traffic_out() {
+    fn empty_mesh_has_no_mtls_and_passes_outbound_traffic() {
         assert_eq!(convert(json!({})), Ok(model::Mesh::new("default")));
     }
 
     #[test]
-    fn the_enabled_backend_is_strict_for_a_day_by_default() {
+    fn enabled_backend_is_strict_with_certificates_of_a_day_by_default() {
         let backend = json!({"name": "ca-1", "type": "builtin"});
         let mesh =
             convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}})).expect("valid");
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_later_features_are_ignored() {
+    fn unknown_settings_are_ignored() {
         assert_eq!(
             convert(json!({"metrics": {"backends": []}})),
             Ok(model::Mesh::new("default"))

@@ -1,9 +1,9 @@
-//! Common code of the custom resources: group, version and kind.
+//! Macro that implements group, version and kind of the custom resources.
 //!
 //! Kuma's resources have the field `mesh` beside `metadata` and `spec`. kube's derive macro does not support that, so this
 //! macro implements [`kube::Resource`].
 
-/// Implements [`kube::Resource`] and a constructor's type information for a custom resource.
+/// Implements [`kube::Resource`] and `type_meta` for a custom resource.
 macro_rules! custom_resource {
     ($type:ident, $plural:literal, $scope:ty) => {
         impl kube::Resource for $type {

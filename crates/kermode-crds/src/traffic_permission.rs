@@ -122,7 +122,7 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     }
 }
 
-/// Field of the target.
+/// Path of the field that selects the inbounds.
 pub(crate) const TARGET: &str = "spec.targetRef";
 
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_target_becomes_the_tags_of_its_inbounds() {
+    fn target_of_each_kind_selects_inbounds_by_tags() {
         let from = json!([]);
         let target = |target| convert(target, from.clone()).target;
         assert_eq!(target(json!({"kind": "Mesh"})), tags(&[]));
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_caller_becomes_a_principal_and_each_action_a_verdict() {
+    fn client_of_each_kind_becomes_a_principal_with_its_action() {
         let from = json!([
             {"targetRef": {"kind": "Mesh"}, "default": {"action": "Deny"}},
             {"targetRef": {"kind": "MeshSubset", "tags": {"team": "a"}}, "default": {"action": "AllowWithShadowDeny"}},

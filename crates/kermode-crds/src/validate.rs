@@ -1,7 +1,7 @@
 //! Validation of custom resources beyond their schema, see `docs/reference/resources.md#validation`.
 //!
-//! The validating webhook calls it and reports all problems at once. Objects are read as JSON, because deserialising a type
-//! would stop at the first problem.
+//! The validating webhook calls this module and reports all problems at once. Dataplanes are read as JSON, because
+//! deserialising would stop at the first problem.
 
 mod dataplane;
 mod mesh;
@@ -30,9 +30,7 @@ impl Problem {
             message: message.into(),
         }
     }
-}
 
-impl Problem {
     /// Splits an error text that begins with the field.
     pub(crate) fn of(error: &impl fmt::Display) -> Self {
         let text = error.to_string();

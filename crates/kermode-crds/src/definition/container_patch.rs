@@ -2,14 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{Names, definition, object, root};
+use super::{Names, definition, described, object, root, text};
 
 pub(super) fn container_patch() -> Value {
     let block = json!({
         "type": "object",
-        "description": "One JSON patch operation (RFC 6902); add creates missing parents.",
+        "description": "One JSON patch operation.",
         "properties": {
-            "op": {"type": "string", "enum": ["add", "remove", "replace", "move", "copy"]},
+            "op": {
+                "type": "string",
+                "enum": ["add", "remove", "replace", "move", "copy"],
+                "description": "Operation of RFC 6902; add creates missing parents.",
+            },
             "path": {"type": "string", "description": "JSON pointer to the changed value."},
             "from": {"type": "string", "description": "JSON pointer to the source of move and copy."},
             "value": {"type": "string", "description": "New value, as the text of a JSON document."},
@@ -21,7 +25,10 @@ pub(super) fn container_patch() -> Value {
         "sidecarPatch": list("Operations on kuma-sidecar, in order."),
         "initPatch": list("Operations on kuma-init, in order."),
     }));
-    let schema = root(json!({"mesh": {"type": "string"}, "spec": spec}));
+    let schema = root(json!({
+        "mesh": text("Accepted for compatibility with Kuma, without effect."),
+        "spec": described(spec, "Patches of the containers that injection adds."),
+    }));
     let version = json!({"schema": {"openAPIV3Schema": schema}});
     let names = Names {
         kind: "ContainerPatch",

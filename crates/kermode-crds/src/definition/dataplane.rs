@@ -10,21 +10,8 @@ use super::{
 pub(super) fn dataplane() -> Value {
     let spec = open(json!({
         "networking": networking(),
-        "metrics": open(json!({
-            "type": text("Collector of the metrics; always prometheus."),
-            "conf": open(json!({
-                "port": port(0, "Port of the metrics endpoint."),
-                "path": text("Path of the metrics endpoint."),
-            })),
-        })),
-        "probes": open(json!({
-            "port": port(0, "Port of the listener that answers probes for the application."),
-            "endpoints": {"type": "array", "items": open(json!({
-                "inboundPort": port(1, "Port of the application."),
-                "inboundPath": text("Path that the proxy requests from the application."),
-                "path": text("Path that the kubelet requests from the proxy."),
-            }))},
-        })),
+        "metrics": metrics(),
+        "probes": probes(),
     }));
     let schema = root(json!({
         "mesh": {"type": "string", "description": "Mesh of the proxy."},
@@ -68,6 +55,34 @@ fn columns() -> Value {
     ])
 }
 
+fn metrics() -> Value {
+    let endpoint = open(json!({
+        "port": port(0, "Port of the metrics endpoint."),
+        "path": text("Path of the metrics endpoint."),
+    }));
+    let schema = open(json!({
+        "type": text("Collector of the metrics; always prometheus."),
+        "conf": described(endpoint, "Endpoint that the collector scrapes."),
+    }));
+    described(
+        schema,
+        "Metrics endpoint of the proxy, from annotations of the Pod.",
+    )
+}
+
+fn probes() -> Value {
+    let endpoint = open(json!({
+        "inboundPort": port(1, "Port of the application."),
+        "inboundPath": text("Path that the proxy requests from the application."),
+        "path": text("Path that the kubelet requests from the proxy."),
+    }));
+    let schema = open(json!({
+        "port": port(0, "Port of the listener that answers probes for the application."),
+        "endpoints": {"type": "array", "description": "One entry for each HTTP probe.", "items": endpoint},
+    }));
+    described(schema, "HTTP probes that the proxy passes to the application.")
+}
+
 fn networking() -> Value {
     let inbounds = json!({
         "type": "array",
@@ -104,7 +119,7 @@ fn inbound() -> Value {
     let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
     let health = open(json!({"ready": ready}));
     let schema = open(json!({
-        "port": port(1, "The container port."),
+        "port": port(1, "Container port."),
         "servicePort": port(0, "Port of the application, if it differs from port."),
         "address": text("Address of the inbound, if it differs from that of the proxy."),
         "serviceAddress": text("Address of the application, if it differs from address."),
@@ -129,21 +144,25 @@ fn tags() -> Value {
 fn transparent_proxying() -> Value {
     let names =
         |description: &str| json!({"type": "array", "description": description, "items": {"type": "string"}});
-    open(json!({
+    let schema = open(json!({
         "redirectPortInbound": port(0, "Port that inbound IPv4 connections are redirected to."),
         "redirectPortInboundV6": port(0, "Port that inbound IPv6 connections are redirected to."),
         "redirectPortOutbound": port(0, "Port that outbound connections are redirected to."),
         "directAccessServices": names("Services whose Pods the proxy reaches by IP address; * selects all."),
         "reachableServices": names("Services that the proxy is configured for; all if empty."),
-    }))
+    }));
+    described(
+        schema,
+        "Redirection of traffic. Absent without transparent proxying.",
+    )
 }
 
 fn status() -> Value {
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let rejection = object(json!({
-        "time": {"type": "string", "format": "date-time"},
+        "time": {"type": "string", "format": "date-time", "description": "Time of the rejection."},
         "kind": text("Kind of the resources."),
-        "resources": {"type": "array", "items": {"type": "string"}},
+        "resources": {"type": "array", "description": "Names of the resources.", "items": {"type": "string"}},
         "message": text("Error message of Envoy."),
     }));
     let configuration = object(json!({
@@ -151,19 +170,21 @@ fn status() -> Value {
         "acknowledged": text("Newest version that the proxy has acknowledged completely."),
         "lastRejection": described(rejection, "Last configuration that Envoy rejected."),
     }));
+    let inbounds = object(json!({
+        "ready": count("Number of inbounds that may receive traffic."),
+        "total": count("Number of inbounds."),
+        "summary": text("Ready and total as text."),
+        "services": text("Values of kuma.io/service, separated by commas."),
+    }));
+    let sidecar = object(json!({
+        "version": text("Version of kuma-dp."),
+        "envoyVersion": text("Version of Envoy."),
+        "controlPlane": text("Replica of the control plane that serves the proxy."),
+        "configuration": described(configuration, "Versions of the proxy's configuration."),
+    }));
     object(json!({
-        "inbounds": object(json!({
-            "ready": count("Number of inbounds that may receive traffic."),
-            "total": count("Number of inbounds."),
-            "summary": text("Ready and total as text."),
-            "services": text("Values of kuma.io/service, separated by commas."),
-        })),
-        "sidecar": object(json!({
-            "version": text("Version of kuma-dp."),
-            "envoyVersion": text("Version of Envoy."),
-            "controlPlane": text("Replica of the control plane that serves the proxy."),
-            "configuration": configuration,
-        })),
+        "inbounds": described(inbounds, "Inbounds, counted by the leader."),
+        "sidecar": described(sidecar, "State of the sidecar, written by the replica that serves it."),
         "conditions": conditions(),
     }))
 }

@@ -17,9 +17,10 @@ pub(super) fn mesh() -> Value {
     let outbound = open(json!({
         "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside of the mesh passes through; true by default."},
     }));
+    let networking = open(json!({"outbound": described(outbound, "Traffic that leaves the mesh.")}));
     let spec = open(json!({
         "mtls": mtls(),
-        "networking": open(json!({"outbound": described(outbound, "Traffic that leaves the mesh.")})),
+        "networking": described(networking, "Settings of traffic."),
     }));
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let status = object(json!({
@@ -70,11 +71,12 @@ pub(super) fn mesh() -> Value {
 
 fn mtls() -> Value {
     let rotation = open(json!({"expiration": text("Lifetime of a workload certificate, such as 24h.")}));
+    let certificates = open(json!({"rotation": described(rotation, "Rotation of workload certificates.")}));
     let backend = open(json!({
-        "name": {"type": "string", "minLength": 1, "maxLength": 253},
+        "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the backend, unique in the mesh."},
         "type": text("Type of the certificate authority; Kermode supports builtin."),
-        "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "Traffic that inbounds accept: STRICT, the default, only mutual TLS; PERMISSIVE plaintext, too."},
-        "dpCert": open(json!({"rotation": rotation})),
+        "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "Traffic that inbounds accept: only mutual TLS with STRICT, the default; mutual TLS and plaintext with PERMISSIVE."},
+        "dpCert": described(certificates, "Workload certificates."),
     }));
     let backend = rule(
         required(backend, &["name", "type"]),
@@ -85,7 +87,7 @@ fn mtls() -> Value {
     );
     let schema = open(json!({
         "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mutual TLS is off without one."},
-        "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend},
+        "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend, "description": "Certificate authorities of the mesh."},
     }));
     rule(
         described(schema, "Mutual TLS."),

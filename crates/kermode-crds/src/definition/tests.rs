@@ -75,7 +75,7 @@ fn every_field_of_the_status_is_in_the_schema() {
 }
 
 #[test]
-fn fields_of_kuma_are_kept() {
+fn unknown_fields_of_kuma_are_kept() {
     let schema = schema("dataplanes");
     let spec = &schema["properties"]["spec"];
     let networking = &spec["properties"]["networking"];
@@ -96,7 +96,7 @@ fn every_definition_is_structural() {
     fn check(path: &str, schema: &Value) {
         assert!(
             schema["type"].is_string(),
-            "{path}: the API server wants a type everywhere"
+            "{path}: the API server requires a type"
         );
         for (name, member) in schema["properties"].as_object().into_iter().flatten() {
             check(&format!("{path}.{name}"), member);
@@ -123,7 +123,7 @@ fn dataplanes_have_a_short_name_and_the_category() {
 
 #[test]
 fn definitions_contain_only_what_the_api_server_stores() {
-    fn look(value: &Value, path: &str) {
+    fn check(value: &Value, path: &str) {
         match value {
             Value::Object(members) => {
                 assert!(
@@ -132,14 +132,14 @@ fn definitions_contain_only_what_the_api_server_stores() {
                 );
                 members
                     .iter()
-                    .for_each(|(name, member)| look(member, &format!("{path}/{name}")));
+                    .for_each(|(name, member)| check(member, &format!("{path}/{name}")));
             }
-            Value::Array(items) => items.iter().for_each(|item| look(item, path)),
+            Value::Array(items) => items.iter().for_each(|item| check(item, path)),
             _ => {}
         }
     }
     for definition in all() {
-        look(
+        check(
             &definition,
             definition["metadata"]["name"].as_str().expect("a name"),
         );

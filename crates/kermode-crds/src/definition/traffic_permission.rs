@@ -2,42 +2,31 @@
 
 use serde_json::{Value, json};
 
-use super::{Names, definition, object, required, root};
+use super::{Names, definition, described, object, required, root, text};
 
 pub(super) fn mesh_traffic_permission() -> Value {
-    let target = |kinds: Value| {
-        json!({
-            "type": "object",
-            "properties": {
-                "kind": {"type": "string", "enum": kinds},
-                "name": {"type": "string"},
-                "mesh": {"type": "string"},
-                "tags": {"type": "object", "additionalProperties": {"type": "string"}},
-            },
-        })
-    };
-    let kinds = json!([
-        "Mesh",
-        "MeshSubset",
-        "MeshService",
-        "MeshServiceSubset",
-        "MeshGatewayRoute"
-    ]);
+    let action = object(json!({
+        "action": {
+            "type": "string",
+            "enum": ["Allow", "Deny", "AllowWithShadowDeny"],
+            "description": "Allow, Deny, or AllowWithShadowDeny, which allows requests and counts them as shadow_denied in Envoy's statistics.",
+        },
+    }));
     let from = json!({
         "type": "array",
+        "description": "Rules: groups of clients, and the action for each group.",
         "items": {
             "type": "object",
             "properties": {
-                "targetRef": target(kinds.clone()),
-                "default": object(json!({
-                    "action": {"type": "string", "enum": ["Allow", "Deny", "AllowWithShadowDeny"]},
-                })),
+                "targetRef": target_ref("Clients that the rule applies to."),
+                "default": described(action, "Action for these clients."),
             },
             "required": ["targetRef"],
         },
     });
-    let spec = object(json!({"targetRef": target(kinds), "from": from}));
-    let schema = root(json!({"spec": required(spec, &["targetRef"])}));
+    let target = target_ref("Inbounds that the permission applies to.");
+    let spec = required(object(json!({"targetRef": target, "from": from})), &["targetRef"]);
+    let schema = root(json!({"spec": described(spec, "Inbounds, and the clients that may call them.")}));
     let version = json!({"schema": {"openAPIV3Schema": schema}});
     let names = Names {
         kind: "MeshTrafficPermission",
@@ -46,4 +35,30 @@ pub(super) fn mesh_traffic_permission() -> Value {
         short: &[],
     };
     definition(names, "Namespaced", version)
+}
+
+/// Reference to a group of proxies.
+fn target_ref(description: &str) -> Value {
+    let kinds = json!([
+        "Mesh",
+        "MeshSubset",
+        "MeshService",
+        "MeshServiceSubset",
+        "MeshGatewayRoute"
+    ]);
+    let schema = object(json!({
+        "kind": {
+            "type": "string",
+            "enum": kinds,
+            "description": "Kind of the group. MeshGatewayRoute is not supported by Kermode.",
+        },
+        "name": text("Value of kuma.io/service; required with MeshService and MeshServiceSubset."),
+        "mesh": text("Accepted for compatibility with Kuma, without effect."),
+        "tags": {
+            "type": "object",
+            "description": "Tags of the proxies, for MeshSubset and MeshServiceSubset.",
+            "additionalProperties": {"type": "string"},
+        },
+    }));
+    described(schema, description)
 }

@@ -6,7 +6,7 @@ use kermode_model::{DEFAULT_MESH, Inbound};
 use serde_json::Value;
 
 use super::Problem;
-use super::tags::{self, Of};
+use super::tags::{self, TagOwner};
 
 const PORT_RANGE: &str = "port must be in the range [1, 65535]";
 
@@ -47,7 +47,7 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
         (true, true) => tags::check(
             "spec.networking.gateway.tags",
             &gateway["tags"],
-            Of::Gateway,
+            TagOwner::Gateway,
             &mut problems,
         ),
         (false, false) => {}
@@ -59,7 +59,7 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
             inbounds.len()
         );
         problems.push(Problem::new("spec.networking.inbound", message));
-        // The problems of thousands of inbounds would hide this one.
+        // Problems of thousands of inbounds would hide this problem.
         return problems;
     }
     for (index, inbound) in inbounds.iter().enumerate() {
@@ -100,7 +100,12 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
         }
     }
     check_health(&format!("{field}.health"), &inbound["health"], problems);
-    tags::check(&format!("{field}.tags"), &inbound["tags"], Of::Inbound, problems);
+    tags::check(
+        &format!("{field}.tags"),
+        &inbound["tags"],
+        TagOwner::Inbound,
+        problems,
+    );
 }
 
 /// Checks `health.ready`. The empty object `{}` means not ready, as in Kuma; the API server sets `ready: false`. Any value
@@ -195,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_one_has_no_problem() {
+    fn valid_dataplane_has_no_problem() {
         assert_eq!(problems(&mk_dataplane()), [""; 0]);
         let mut by_name = mk_dataplane();
         by_name["spec"]["networking"]["address"] = "web-0.web.ns.svc".into();
@@ -203,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_must_lead_somewhere() {
+    fn address_must_be_an_ip_address_or_a_dns_name() {
         let at = "/spec/networking/address";
         for (address, message) in [
             ("", "address can't be empty"),
@@ -221,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_inbound_or_a_gateway_and_not_both() {
+    fn either_inbounds_or_a_gateway_are_required() {
         assert_eq!(
             problem_with("/spec/networking/inbound", json!([])),
             "spec.networking: has to contain at least one inbound interface or gateway"
@@ -236,11 +241,15 @@ mod tests {
         assert_eq!(problems(&alone), [""; 0]);
         let by_deployment = json!({"spec": {"networking": {
             "address": "10.0.0.1", "gateway": {"tags": {"kuma.io/service-name": "edge_ns_svc"}}}}});
-        assert_eq!(problems(&by_deployment), [""; 0], "as the converter makes them");
+        assert_eq!(
+            problems(&by_deployment),
+            [""; 0],
+            "a gateway identified by its Deployment"
+        );
     }
 
     #[test]
-    fn tags_are_those_that_certificates_and_policies_can_carry() {
+    fn names_and_values_of_tags_are_restricted() {
         let tags = |tags: Value| problem_with("/spec/networking/inbound", json!([{"port": 1, "tags": tags}]));
         let service = "web_ns_svc_80";
         let field = "spec.networking.inbound[0].tags";
@@ -264,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_ports() {
+    fn port_out_of_range_is_a_problem() {
         assert_eq!(
             problem_with("/spec/networking/inbound/0/port", json!(70000)),
             format!("spec.networking.inbound[0].port: {PORT_RANGE}")
@@ -272,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn health_is_yes_or_no_and_nothing_means_no() {
+    fn health_is_a_boolean_and_may_be_empty() {
         let mut object = mk_dataplane();
         for health in [
             json!({}),
@@ -295,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_only_so_many_inbounds() {
+    fn number_of_inbounds_is_limited() {
         let inbound = mk_dataplane()["spec"]["networking"]["inbound"][0].clone();
         let field = "/spec/networking/inbound";
         let mut object = mk_dataplane();
@@ -308,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_admin_port_is_no_inbound_of_loopback() {
+    fn admin_port_differs_from_inbounds_on_loopback() {
         let mut object = mk_dataplane();
         object["spec"]["networking"]["admin"] = json!({"port": 80});
         assert_eq!(problems(&object), [""; 0], "another address");
@@ -320,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mesh_that_does_not_exist_is_named() {
+    fn missing_mesh_is_named() {
         assert_eq!(
             problem_with("/mesh", "nowhere".into()),
             "mesh: there is no Mesh \"nowhere\": create it or name another"
@@ -328,17 +337,17 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_at_once_and_nonsense_is_survived() {
+    fn all_problems_are_reported_at_once_for_any_json() {
         let object =
             json!({"mesh": "x", "spec": {"networking": {"inbound": [{}, {"port": "80", "tags": []}]}}});
         assert_eq!(problems(&object).len(), 6);
-        for nonsense in [
+        for malformed in [
             json!(null),
             json!([]),
             json!({"spec": 1}),
             json!({"spec": {"networking": []}}),
         ] {
-            assert!(!problems(&nonsense).is_empty(), "{nonsense}");
+            assert!(!problems(&malformed).is_empty(), "{malformed}");
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::Problem;
 use crate::mesh::{Backend, Mesh, backend_name, certificate_lifetime, mode};
 
-/// Returns the problems of a Mesh. Backends that are not in use may have any type of Kuma.
+/// Returns the problems of a Mesh. Only the enabled backend must have a supported type.
 pub fn mesh(object: &Value) -> Vec<Problem> {
     let mesh = match Mesh::deserialize(object) {
         Ok(mesh) => mesh,
@@ -29,7 +29,7 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
             let message = format!("{:?} name is already used for another backend", backend.name);
             problems.push(Problem::new(field, message));
         }
-        for problem in check(index, backend) {
+        for problem in check_backend(index, backend) {
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
@@ -38,7 +38,7 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
     problems
 }
 
-fn check(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
+fn check_backend(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
     let name = backend_name(index, backend).err();
     let name = name.filter(|_| !backend.name.is_empty());
     let mode = mode(index, backend).err();
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_mesh_has_no_problem_whatever_else_it_carries() {
+    fn valid_mesh_may_have_unsupported_backends() {
         let backends =
             json!([{"name": "ca-1", "type": "builtin"}, {"name": "old", "type": "vault", "conf": {}}]);
         assert_eq!(
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_once_each() {
+    fn each_problem_is_reported_once() {
         let backends = json!([
             {"name": "ca-1", "type": "builtin", "mode": "LAX"},
             {"name": "ca-1", "type": "builtin", "dpCert": {"rotation": {"expiration": "soon"}}},
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_enabled_backend_is_in_the_list_and_of_our_type() {
+    fn enabled_backend_must_exist_and_be_builtin() {
         assert_eq!(
             problems(json!({"enabledBackend": "ca-2"})),
             ["spec.mtls.enabledBackend: has to be set to one of the backends in the mesh, not \"ca-2\""]
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_dns_labels() {
+    fn names_must_be_dns_labels() {
         let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last no dash";
         let named = |name: &str| {
             let problems = mesh(&json!({"metadata": {"name": name}, "spec": {}}));
@@ -115,12 +115,12 @@ mod tests {
         assert_eq!(
             problems(json!({"enabledBackend": "CA_1", "backends": backends})),
             [format!("spec.mtls.backends[0].name: \"CA_1\" {rule}")],
-            "once, and none of the other type"
+            "one problem, none for the backend of another type"
         );
     }
 
     #[test]
-    fn nonsense_is_a_problem_of_its_field() {
+    fn malformed_spec_is_one_problem() {
         assert_eq!(mesh(&json!({"spec": {"mtls": 1}})).len(), 1);
     }
 }

@@ -5,40 +5,40 @@ use serde_json::Value;
 
 use super::Problem;
 
-/// Required tag.
+/// Owner of the tags, which decides the required tag.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Of {
+pub(super) enum TagOwner {
     Inbound,
     Gateway,
 }
 
-pub(super) fn check(field: &str, tags: &Value, of: Of, problems: &mut Vec<Problem>) {
+pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {
         problems.push(missing(field));
         return;
     };
-    let by_deployment = of == Of::Gateway && tags.contains_key(tag::GATEWAY_SERVICE);
-    if !tags.contains_key(tag::SERVICE) && !by_deployment {
+    let has_gateway_service = owner == TagOwner::Gateway && tags.contains_key(tag::GATEWAY_SERVICE);
+    if !tags.contains_key(tag::SERVICE) && !has_gateway_service {
         problems.push(missing(field));
     }
     for (key, value) in tags {
-        let at = format!("{field}[{key:?}]");
-        if key.is_empty() || !key.bytes().all(|byte| is_of_a_value(byte) || byte == b'/') {
+        let tag_field = format!("{field}[{key:?}]");
+        if key.is_empty() || !key.bytes().all(|byte| is_value_byte(byte) || byte == b'/') {
             let message = "tag name must consist of alphanumeric characters, dots, dashes, colons, slashes and underscores";
-            problems.push(Problem::new(&at, message));
+            problems.push(Problem::new(&tag_field, message));
         }
         match value.as_str() {
-            None | Some("") => problems.push(Problem::new(&at, "tag value must be non-empty")),
-            Some(value) if !value.bytes().all(is_of_a_value) => {
+            None | Some("") => problems.push(Problem::new(&tag_field, "tag value must be non-empty")),
+            Some(value) if !value.bytes().all(is_value_byte) => {
                 let message =
                     "tag value must consist of alphanumeric characters, dots, dashes, colons and underscores";
-                problems.push(Problem::new(&at, message));
+                problems.push(Problem::new(&tag_field, message));
             }
             Some(value) if key == tag::PROTOCOL && Protocol::from_tag(value).is_none() => {
                 let message = format!(
                     "tag \"{key}\" has an invalid value \"{value}\". Allowed values: grpc, http, http2, kafka, tcp"
                 );
-                problems.push(Problem::new(&at, message));
+                problems.push(Problem::new(&tag_field, message));
             }
             Some(_) => {}
         }
@@ -49,6 +49,6 @@ fn missing(field: &str) -> Problem {
     Problem::new(field, format!("mandatory tag \"{}\" is missing", tag::SERVICE))
 }
 
-fn is_of_a_value(byte: u8) -> bool {
+fn is_value_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':')
 }

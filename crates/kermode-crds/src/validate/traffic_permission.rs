@@ -40,7 +40,7 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// Reports fields that the kind ignores: the permission would apply to more than its author intended.
+/// Returns problems of fields that the kind ignores. The permission would apply to more proxies than intended.
 fn superfluous(field: &str, target: &TargetRef) -> Vec<Problem> {
     let named = target.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_permission_has_no_problem() {
+    fn valid_permission_has_no_problem() {
         let from = json!([{
             "targetRef": {"kind": "MeshServiceSubset", "name": "web_ns_svc_80", "tags": {"version": "1"}},
             "default": {"action": "Deny"},
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn all_problems_are_told_with_their_fields() {
+    fn all_problems_are_reported_with_their_fields() {
         let from = json!([
             {"targetRef": {"kind": "MeshService"}, "default": {"action": "Allow"}},
             {"targetRef": {"kind": "Mesh", "name": "web"}, "default": {"action": "Perhaps"}},
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn it_belongs_into_the_system_namespace() {
+    fn permission_outside_the_system_namespace_is_a_problem() {
         let object = json!({"spec": {"targetRef": {"kind": "Mesh"}, "from": [
             {"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}});
         let problems = traffic_permission(&object, "shop", "system");
