@@ -1,7 +1,7 @@
 //! The control plane's configuration: the layout of Kuma's file, `KUMA_*` variables, defaults and validation.
 //!
-//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands, so both accept and
-//! refuse the same text. `docs/reference/configuration.md` lists every setting.
+//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands, so both accept
+//! the same files and report the same problems. `docs/reference/configuration.md` lists every setting.
 
 mod load;
 mod settings;
@@ -229,7 +229,7 @@ impl Config {
         }
     }
 
-    /// Problems of values that have the right type.
+    /// Returns the problems of values that have the right type.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.runtime.kubernetes.injector.problems();
         let ratio = self.tracing.open_telemetry.sampling_ratio;

@@ -111,7 +111,7 @@ mod tests {
             config(&["labels.openshift\\.io/build=*x"])
                 .map_err(|error| matches!(error, InvalidAssignment::Value(..))),
             Err(true),
-            "an alias of nothing is not YAML"
+            "an undefined alias is not valid YAML"
         );
         assert_eq!(
             config(&["labels.openshift\\.io/build='*'"]),

@@ -1,11 +1,11 @@
-//! The control plane's configuration file. It contains only settings that differ between installations; the control
-//! plane has the defaults.
+//! The control plane's configuration file. It contains only settings that differ between installations; all other settings
+//! have the defaults of `kermode-config`.
 
 use serde_json::{Map, Value, json};
 
 use crate::{InstallError, Installation, NAME, assignment};
 
-/// Content of the file.
+/// Returns the content of the file.
 ///
 /// # Errors
 /// With all assignments that cannot be used.

@@ -22,17 +22,17 @@ pub(crate) fn mutating(installation: &Installation) -> Value {
     let policy = installation.injector_failure_policy.as_str();
     let labelled = json!({annotation::SIDECAR_INJECTION: "enabled"});
     // Pods of the control plane must start while no replica is ready.
-    let elsewhere = json!([{
+    let outside_system_namespace = json!([{
         "key": "kubernetes.io/metadata.name",
         "operator": "NotIn",
         "values": [installation.namespace],
     }]);
     let mut by_namespace = injector("namespace-kuma-injector.kuma.io", policy, installation);
     by_namespace["namespaceSelector"] =
-        json!({"matchLabels": labelled.clone(), "matchExpressions": elsewhere.clone()});
+        json!({"matchLabels": labelled.clone(), "matchExpressions": outside_system_namespace.clone()});
     let mut by_pod = injector("pods-kuma-injector.kuma.io", policy, installation);
     by_pod["objectSelector"] = json!({"matchLabels": labelled});
-    by_pod["namespaceSelector"] = json!({"matchExpressions": elsewhere});
+    by_pod["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
     // This webhook matches every Pod of the cluster, so it must not block any.
     let any = injector("kuma-injector.kuma.io", "Ignore", installation);
     json!({
@@ -110,7 +110,7 @@ fn workloads(installation: &Installation) -> Value {
         ),
         rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
     ]);
-    let mut warner = webhook(
+    let mut webhook_of_workloads = webhook(
         "workloads.kuma-admission.kuma.io",
         "Ignore",
         WORKLOADS_PATH,
@@ -118,9 +118,9 @@ fn workloads(installation: &Installation) -> Value {
         installation,
     );
     let labelled = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
-    warner["objectSelector"] = json!({"matchExpressions": [labelled]});
-    warner["timeoutSeconds"] = 2.into();
-    warner
+    webhook_of_workloads["objectSelector"] = json!({"matchExpressions": [labelled]});
+    webhook_of_workloads["timeoutSeconds"] = 2.into();
+    webhook_of_workloads
 }
 
 fn webhook(name: &str, policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {

@@ -199,14 +199,14 @@ fn environment(installation: &Installation) -> Vec<Value> {
     let from_pod = FROM_POD
         .iter()
         .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
-    let given = installation
+    let from_installation = installation
         .environment
         .iter()
         .map(|(name, value)| json!({"name": name, "value": value}));
-    from_pod.chain(given).collect()
+    from_pod.chain(from_installation).collect()
 }
 
-/// Checksum of the configuration, FNV-1a. It detects changes; it does not have to resist collisions made on purpose.
+/// Checksum (FNV-1a) of the configuration. It only detects changes and is not cryptographic.
 fn checksum(config: &str) -> String {
     let hash = config.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -66,13 +66,14 @@ impl ClusterObjects {
         self.namespaces.get(name)
     }
 
-    /// Whether the Mesh exists. Without any Mesh, the Mesh `default` exists, because the control plane creates it.
+    /// Whether the Mesh exists. Without any Mesh among the objects, `default` is assumed to exist, because
+    /// the control plane creates it.
     pub fn has_mesh(&self, name: &str) -> bool {
-        self.meshes.contains(name) || (!self.knows_meshes() && name == DEFAULT_MESH)
+        self.meshes.contains(name) || (!self.has_meshes() && name == DEFAULT_MESH)
     }
 
     /// Whether the objects contain a Mesh.
-    pub fn knows_meshes(&self) -> bool {
+    pub fn has_meshes(&self) -> bool {
         !self.meshes.is_empty()
     }
 

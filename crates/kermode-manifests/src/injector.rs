@@ -9,7 +9,7 @@ use crate::cluster::{ClusterObjects, Metadata};
 use crate::documents::{Document, is_list, with_kind_of};
 use crate::{ManifestError, yaml};
 
-/// Injector of manifests, with everything that the control plane would read from the cluster.
+/// Injector of manifests, with the configuration and the objects that the control plane would read from the cluster.
 pub struct Injector<'a> {
     /// Configuration of the control plane.
     pub config: &'a Config,
@@ -124,12 +124,12 @@ impl Injector<'_> {
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.assumptions(&namespace);
-        let mut arriving = pod.clone();
+        let mut admitted = pod.clone();
         if !pointer.is_empty() {
-            name_after(&own_name, &mut arriving);
+            set_generate_name(&own_name, &mut admitted);
         }
-        assumptions.extend(with_defaults(&mut arriving));
-        let explanation = self.decide(&arriving, &namespace);
+        assumptions.extend(set_defaults(&mut admitted));
+        let explanation = self.decide(&admitted, &namespace);
         if let Ok(Outcome::Injected(injection)) = &explanation.result {
             if pod["metadata"].is_null() {
                 pod["metadata"] = json!({});
@@ -149,14 +149,14 @@ impl Injector<'_> {
     }
 
     fn decide(&self, pod: &Value, namespace: &str) -> InjectionExplanation {
-        let unknown = Metadata::default();
-        let texts = self.cluster.namespace(namespace).unwrap_or(&unknown);
+        let absent = Metadata::default();
+        let metadata = self.cluster.namespace(namespace).unwrap_or(&absent);
         let url = self.config.control_plane_url();
         let context = Context {
             namespace: Namespace {
                 name: namespace,
-                labels: &texts.labels,
-                annotations: &texts.annotations,
+                labels: &metadata.labels,
+                annotations: &metadata.annotations,
             },
             control_plane_url: &url,
             control_plane_ca_pem: self.ca_pem,
@@ -173,7 +173,7 @@ impl Injector<'_> {
                 "Namespace {namespace} is not among the objects: taken to have no labels and annotations"
             ));
         }
-        if !self.cluster.knows_meshes() {
+        if !self.cluster.has_meshes() {
             assumptions.push("no Mesh is among the objects: default is taken to exist".to_owned());
         }
         assumptions
@@ -181,7 +181,7 @@ impl Injector<'_> {
 }
 
 /// Sets the `generateName` of Pods that a workload creates from its template.
-fn name_after(workload: &str, template: &mut Value) {
+fn set_generate_name(workload: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});
     }
@@ -190,8 +190,8 @@ fn name_after(workload: &str, template: &mut Value) {
     }
 }
 
-/// Sets the defaults that the API server sets before it calls the webhook, as far as the injector reads them.
-fn with_defaults(pod: &mut Value) -> Option<String> {
+/// Sets the defaults that the injector reads and the API server would have set. Returns the assumption.
+fn set_defaults(pod: &mut Value) -> Option<String> {
     const GRACE_PERIOD: &str = "terminationGracePeriodSeconds";
     let spec = pod.get_mut("spec")?.as_object_mut()?;
     if spec.get(GRACE_PERIOD).is_some_and(|seconds| !seconds.is_null()) {
@@ -199,6 +199,6 @@ fn with_defaults(pod: &mut Value) -> Option<String> {
     }
     spec.insert(GRACE_PERIOD.to_owned(), 30.into());
     Some(format!(
-        "spec.{GRACE_PERIOD} is absent: the API server makes it 30"
+        "spec.{GRACE_PERIOD} is absent: the API server sets it to 30"
     ))
 }
