@@ -1,5 +1,5 @@
-//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. The
-//! conversion is that of the control plane. No cluster is contacted.
+//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. It uses the
+//! control plane's conversion and contacts no cluster.
 
 mod explanation;
 
@@ -92,7 +92,7 @@ fn report(outcome: &PodOutcome) {
     if outcome.address_assumed {
         output::notice(
             "Assumed",
-            &format!("{pod} has no IP yet: {SOME_ADDRESS} stands for it"),
+            &format!("{pod} has no IP yet: {SOME_ADDRESS} is used in its place"),
         );
     }
     for warning in &outcome.warnings {

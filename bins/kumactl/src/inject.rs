@@ -1,5 +1,5 @@
-//! `kumactl inject`: prints manifests with sidecars, or an explanation of the decisions. `kermode-manifests` injects with
-//! the code of the control plane's webhook. No cluster is contacted.
+//! `kumactl inject`: prints manifests with sidecars, or an explanation of the decisions. It injects with the code of the
+//! control plane's webhook, through `kermode-manifests`, and contacts no cluster.
 
 pub(crate) mod config;
 mod explanation;
@@ -94,12 +94,12 @@ fn report(manifests: &InjectedManifests, ca_pem: &str) {
         for warning in workload.warnings() {
             output::notice("Warning", &format!("{}: {warning}", workload.name));
         }
-        if let Err(refusal) = &workload.explanation.result {
-            output::notice("Refused", &format!("{}: {refusal}", workload.name));
+        if let Err(denial) = &workload.explanation.result {
+            output::notice("Refused", &format!("{}: {denial}", workload.name));
         }
     }
     if ca_pem.is_empty() && manifests.workloads.iter().any(InjectedWorkload::is_injected) {
-        let text = "KUMA_CONTROL_PLANE_CA_CERT is empty: to run the manifests, give the CA certificate of the control plane with --ca-cert";
+        let text = "KUMA_CONTROL_PLANE_CA_CERT is empty: before you apply the manifests, set it with --ca-cert to the CA certificate of the control plane";
         output::notice("Warning", text);
     }
 }

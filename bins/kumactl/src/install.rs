@@ -1,5 +1,5 @@
-//! `kumactl install`: prints the manifests of the control plane. Flags become an installation, which `kermode-install`
-//! renders. No cluster is contacted.
+//! `kumactl install`: prints the manifests of the control plane. The flags are turned into an installation, which
+//! `kermode-install` renders. The command contacts no cluster.
 
 mod args;
 mod env_var;
@@ -22,9 +22,9 @@ use args::ControlPlaneArgs;
 pub(crate) enum InstallCommand {
     /// Print the manifests of the control plane for `kubectl apply -f -`.
     ///
-    /// The output is complete and in the order in which it is applied: namespace, custom resource definitions, access
-    /// rights, configuration, control plane, webhooks. It can be applied again at any time; the certificates that the
-    /// control plane adds to its webhooks are kept.
+    /// The output is complete and in the order in which it must be applied: namespace, custom resource definitions, access
+    /// rights, configuration, control plane, webhooks. The manifests can be applied again at any time; the CA certificates
+    /// that the control plane adds to its webhooks are kept.
     ControlPlane(ControlPlaneArgs),
 }
 

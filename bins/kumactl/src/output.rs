@@ -1,4 +1,4 @@
-//! Output to the terminal. No other module prints.
+//! Output of the program. No other module prints.
 
 use std::io::{ErrorKind, Write, stdout};
 
@@ -14,19 +14,13 @@ pub(crate) fn result(text: &str) -> Result<()> {
 }
 
 /// Prints a notice to the standard error.
-#[allow(
-    clippy::print_stderr,
-    reason = "this is the one place where the tool reports to people"
-)]
+#[allow(clippy::print_stderr, reason = "all notices are printed here")]
 pub(crate) fn notice(kind: &str, text: &str) {
     eprintln!("{kind}: {text}");
 }
 
 /// Prints an error and its causes to the standard error.
-#[allow(
-    clippy::print_stderr,
-    reason = "this is the one place where the tool reports errors"
-)]
+#[allow(clippy::print_stderr, reason = "all errors are printed here")]
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("Error: {error:#}");
 }

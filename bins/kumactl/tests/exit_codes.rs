@@ -1,6 +1,6 @@
-//! Tests of the program as a script uses it: exit code, standard output, standard error.
+//! Tests of the program's exit code, standard output and standard error.
 
-#![allow(clippy::expect_used, reason = "in a test, this is how it fails")]
+#![allow(clippy::expect_used, reason = "a failed expectation fails the test")]
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -15,53 +15,50 @@ fn kumactl(arguments: &[&str], input: &str) -> Output {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("it starts");
+        .expect("a process");
     let mut stdin = child.stdin.take().expect("piped");
     // The program may have ended without reading its input.
     let _ = stdin.write_all(input.as_bytes());
     drop(stdin);
-    child.wait_with_output().expect("it ends")
+    child.wait_with_output().expect("an exit code")
 }
 
-fn seen(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let output = kumactl(arguments, input);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
 #[test]
-fn an_injected_pod_is_printed_with_code_0() {
-    let (code, out, err) = seen(&["inject", "-f", "-"], POD);
+fn injected_pod_is_printed_with_code_0() {
+    let (code, out, err) = run(&["inject", "-f", "-"], POD);
     assert_eq!(code, Some(0), "{err}");
     assert!(out.contains("kuma-sidecar"), "{out}");
     assert!(err.contains("--ca-cert"), "{err}");
 }
 
 #[test]
-fn a_refused_pod_gives_code_3_and_no_manifests() {
-    let refused = POD.replace("enabled", "perhaps");
-    let both = format!("{POD}---\n{refused}");
-    let (code, out, err) = seen(&["inject", "-f", "-"], &both);
+fn denied_pod_gives_code_3_and_no_manifests() {
+    let denied = POD.replace("enabled", "perhaps");
+    let both = format!("{POD}---\n{denied}");
+    let (code, out, err) = run(&["inject", "-f", "-"], &both);
     assert_eq!((code, out.as_str()), (Some(3), ""), "{err}");
     assert!(err.contains("Refused: Pod default/a: annotation"), "{err}");
-    let (code, out, _) = seen(&["inject", "-f", "-", "--explain"], &both);
+    let (code, out, _) = run(&["inject", "-f", "-", "--explain"], &both);
     assert_eq!(code, Some(3));
     assert!(out.contains("refused (WrongValue)"), "{out}");
 }
 
 #[test]
-fn what_does_not_read_gives_code_1_and_wrong_flags_code_2() {
-    assert_eq!(seen(&["inject", "-f", "-"], "a: [").0, Some(1));
-    assert_eq!(seen(&["inject", "-f", "/nothing/there"], "").0, Some(1));
-    assert_eq!(seen(&["inject"], "").0, Some(2));
-    assert_eq!(
-        seen(&["validate", "containerpatch", "-f", "-"], "a: 1").0,
-        Some(1)
-    );
+fn unreadable_files_give_code_1_and_wrong_flags_code_2() {
+    assert_eq!(run(&["inject", "-f", "-"], "a: [").0, Some(1));
+    assert_eq!(run(&["inject", "-f", "/nothing/there"], "").0, Some(1));
+    assert_eq!(run(&["inject"], "").0, Some(2));
+    assert_eq!(run(&["validate", "containerpatch", "-f", "-"], "a: 1").0, Some(1));
 }
 
 #[test]
-fn an_invalid_container_patch_gives_code_3() {
+fn invalid_container_patch_gives_code_3() {
     let patch = |value: &str| {
         format!(
             "apiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {{name: p}}\n\
@@ -69,8 +66,8 @@ fn an_invalid_container_patch_gives_code_3() {
         )
     };
     let check = ["validate", "containerpatch", "-f", "-"];
-    assert_eq!(seen(&check, &patch("true")).0, Some(0));
-    let (code, out, _) = seen(&check, &patch("100m"));
+    assert_eq!(run(&check, &patch("true")).0, Some(0));
+    let (code, out, _) = run(&check, &patch("100m"));
     assert_eq!(code, Some(3));
     assert!(out.contains("value is not valid JSON"), "{out}");
 }

@@ -11,11 +11,11 @@ pub(super) fn text(outcomes: &[PodOutcome]) -> String {
     if outcomes.is_empty() {
         return "No object is a Pod.\n".to_owned();
     }
-    let texts: Vec<String> = outcomes.iter().map(of).collect();
+    let texts: Vec<String> = outcomes.iter().map(explain_pod).collect();
     texts.join("\n")
 }
 
-fn of(outcome: &PodOutcome) -> String {
+fn explain_pod(outcome: &PodOutcome) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     let mut line = |depth: usize, line: &str| {
@@ -31,20 +31,20 @@ fn of(outcome: &PodOutcome) -> String {
     if outcome.address_assumed {
         line(
             1,
-            &format!("assumed: it has no IP yet, {SOME_ADDRESS} stands for it"),
+            &format!("assumed: it has no IP yet, {SOME_ADDRESS} is used in its place"),
         );
     }
     for (service, selection) in &outcome.explanation.services {
-        line(1, &format!("Service {service} {}", selected(selection)));
+        line(1, &format!("Service {service} {}", selection_text(selection)));
     }
-    let gateway = outcome
+    let is_gateway = outcome
         .dataplane
         .as_ref()
         .is_ok_and(|dataplane| dataplane["spec"]["networking"]["gateway"].is_object());
-    if gateway {
+    if is_gateway {
         line(
             1,
-            "it is a gateway: nothing is intercepted on the way in, so it has no inbounds; the first of these gives it its tags",
+            "it is a gateway: inbound traffic is not redirected, so it has no inbounds; its tags are those of the first of these",
         );
     }
     for inbound in &outcome.explanation.inbounds {
@@ -54,15 +54,15 @@ fn of(outcome: &PodOutcome) -> String {
         }
         line(2, health(inbound.ready));
         for (key, value, source) in &inbound.tags {
-            line(2, &format!("{key}: {value}  # {}", origin(*source)));
+            line(2, &format!("{key}: {value}  # {}", source_text(*source)));
         }
     }
-    for (key, why) in &outcome.explanation.dropped {
-        let why = match why {
+    for (key, cause) in &outcome.explanation.dropped {
+        let cause = match cause {
             LabelDropped::Reserved => "keys that contain kuma.io/ never become tags",
             LabelDropped::Empty => "it has no value",
         };
-        line(1, &format!("label {key} becomes no tag: {why}"));
+        line(1, &format!("label {key} becomes no tag: {cause}"));
     }
     for warning in &outcome.warnings {
         line(1, &format!("warning: {warning}"));
@@ -70,7 +70,7 @@ fn of(outcome: &PodOutcome) -> String {
     text
 }
 
-fn selected(selection: &ServiceSelection) -> String {
+fn selection_text(selection: &ServiceSelection) -> String {
     match selection {
         ServiceSelection::Selects => "selects it".to_owned(),
         ServiceSelection::Differs { key, wanted, found } => match found {
@@ -86,35 +86,35 @@ fn selected(selection: &ServiceSelection) -> String {
 fn heading(inbound: &InboundExplained) -> String {
     let Some((service, number, target)) = &inbound.service else {
         return format!(
-            "inbound {}: no Service selects it; the port stands for that and is not listened on",
+            "inbound {}: no Service selects it; the port is a placeholder, nothing listens on it",
             inbound.port.unwrap_or_default()
         );
     };
-    let from = format!("port {number} of Service {}", service.name);
+    let source = format!("port {number} of Service {}", service.name);
     match (inbound.port, target, &inbound.container) {
         (None, TargetPort::Name(name), _) => {
-            format!("{from} makes no inbound: no container has a TCP port named {name}")
+            format!("{source} makes no inbound: no container has a TCP port named {name}")
         }
-        (None, TargetPort::Number(port), _) => format!("{from} makes no inbound: its target is {port}"),
+        (None, TargetPort::Number(port), _) => format!("{source} makes no inbound: its target is {port}"),
         (Some(port), TargetPort::Name(name), Some(container)) => {
-            format!("inbound {port}: {from}, whose target {name} is a port of container {container}")
+            format!("inbound {port}: {source}, whose target {name} is a port of container {container}")
         }
         (Some(port), _, Some(container)) => {
-            format!("inbound {port}: {from}, whose target is declared by container {container}")
+            format!("inbound {port}: {source}, whose target is declared by container {container}")
         }
-        (Some(port), _, None) => format!("inbound {port}: {from}, whose target no container declares"),
+        (Some(port), _, None) => format!("inbound {port}: {source}, whose target no container declares"),
     }
 }
 
 fn health(ready: Option<bool>) -> &'static str {
     match ready {
-        Some(true) => "ready: application and sidecar are",
-        Some(false) => "not ready: application or sidecar is not, or the Pod ends",
+        Some(true) => "ready: application and sidecar are ready",
+        Some(false) => "not ready: application or sidecar is not ready, or the Pod terminates",
         None => "of unknown health, which counts as ready: there is no status of its containers",
     }
 }
 
-fn origin(source: TagSource) -> &'static str {
+fn source_text(source: TagSource) -> &'static str {
     match source {
         TagSource::Label => "label of the Pod",
         TagSource::Namespace => "the Pod's namespace",

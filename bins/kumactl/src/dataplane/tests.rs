@@ -33,10 +33,10 @@ items:
 - kind: Service
   metadata: {name: quiet, annotations: {kuma.io/ignore: enabled}}
   spec: {selector: {app: web}, ports: [{port: 1}]}
-- {kind: ConfigMap, metadata: {name: not-ours}}
+- {kind: ConfigMap, metadata: {name: other}}
 ";
 
-fn made(texts: &[&str]) -> Vec<PodOutcome> {
+fn convert(texts: &[&str]) -> Vec<PodOutcome> {
     let args = DataplaneArgs {
         file: Vec::new(),
         namespace: "shop".to_owned(),
@@ -52,7 +52,7 @@ fn made(texts: &[&str]) -> Vec<PodOutcome> {
 
 #[test]
 fn pod_yields_the_dataplane_of_the_control_plane() {
-    let outcomes = made(&[POD, SERVICES]);
+    let outcomes = convert(&[POD, SERVICES]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     assert_eq!(dataplane["kind"], "Dataplane");
     assert_eq!(dataplane["metadata"]["namespace"], "shop");
@@ -67,7 +67,7 @@ fn pod_yields_the_dataplane_of_the_control_plane() {
 
 #[test]
 fn every_tag_is_explained_with_its_value() {
-    let outcomes = made(&[POD, SERVICES]);
+    let outcomes = convert(&[POD, SERVICES]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     let tags = dataplane["spec"]["networking"]["inbound"][0]["tags"]
         .as_object()
@@ -86,7 +86,7 @@ fn every_tag_is_explained_with_its_value() {
 
 #[test]
 fn explanation_names_the_source_of_every_part() {
-    let text = explanation::text(&made(&[POD, SERVICES]));
+    let text = explanation::text(&convert(&[POD, SERVICES]));
     let expected = "\
 Pod shop/web-0: Dataplane in mesh default
   Service db does not select it: its label app is web, not db
@@ -118,7 +118,7 @@ fn service_less_pod_is_named_after_its_workload() {
     );
     let replica_set = "{kind: ReplicaSet, metadata: {name: web-5d8, ownerReferences: \
                        [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
-    let text = explanation::text(&made(&[&owned, replica_set]));
+    let text = explanation::text(&convert(&[&owned, replica_set]));
     assert!(text.contains("inbound 49151: no Service selects it"), "{text}");
     assert!(
         text.contains("kuma.io/service: web_shop_svc  # workload"),
@@ -129,10 +129,10 @@ fn service_less_pod_is_named_after_its_workload() {
 #[test]
 fn pod_without_sidecar_or_address_is_reported() {
     let plain = POD.replace("'true'", "'false'");
-    let text = explanation::text(&made(&[&plain]));
+    let text = explanation::text(&convert(&[&plain]));
     assert!(text.contains("no Dataplane: it has no sidecar"), "{text}");
-    let young = POD.replace("status: {podIP: 10.0.0.1}", "");
-    let outcomes = made(&[&young]);
+    let without_address = POD.replace("status: {podIP: 10.0.0.1}", "");
+    let outcomes = convert(&[&without_address]);
     let dataplane = outcomes[0].dataplane.as_ref().expect("a Dataplane");
     assert_eq!(dataplane["spec"]["networking"]["address"], "192.0.2.1");
     assert!(outcomes[0].address_assumed);
@@ -141,7 +141,7 @@ fn pod_without_sidecar_or_address_is_reported() {
 #[test]
 fn error_of_a_pod_names_the_field() {
     let wrong = POD.replace("annotations: {", "annotations: {kuma.io/gateway: sometimes, ");
-    let text = explanation::text(&made(&[&wrong]));
+    let text = explanation::text(&convert(&[&wrong]));
     assert!(
         text.contains(
             "metadata.annotations[\"kuma.io/gateway\"]: invalid delegated gateway type 'sometimes'"

@@ -18,7 +18,7 @@ pub(crate) struct ConfigArgs {
     kubernetes_version: Option<String>,
 }
 
-/// Loads the configuration. Variables of the environment do not apply, because they are not those of the control plane.
+/// Loads the configuration. Environment variables do not apply: those of this process are not those of the control plane.
 pub(crate) fn load(args: &ConfigArgs) -> Result<Config> {
     let mut config = Config::load(args.config.as_deref(), |_| None)?;
     config.runtime.kubernetes.injector.native_sidecars_supported = match &args.kubernetes_version {

@@ -7,14 +7,14 @@ use kermode_manifests::InjectedWorkload;
 /// Formats the explanations in the order of the manifests.
 pub(crate) fn text(workloads: &[InjectedWorkload]) -> String {
     if workloads.is_empty() {
-        return "No object is or makes a Pod.\n".to_owned();
+        return "No object is a Pod or has a Pod template.\n".to_owned();
     }
-    let texts: Vec<String> = workloads.iter().map(of).collect();
+    let texts: Vec<String> = workloads.iter().map(explain_workload).collect();
     texts.join("\n")
 }
 
-fn of(workload: &InjectedWorkload) -> String {
-    let mut lines = vec![format!("{}: {}", workload.name, verdict(workload))];
+fn explain_workload(workload: &InjectedWorkload) -> String {
+    let mut lines = vec![format!("{}: {}", workload.name, outcome(workload))];
     let mut line = |topic: &str, text: &str| lines.push(format!("  {topic}: {text}"));
     for text in &workload.assumptions {
         line("assumed", text);
@@ -25,20 +25,20 @@ fn of(workload: &InjectedWorkload) -> String {
     for warning in workload.warnings() {
         line("warning", warning);
     }
-    if let Err(refusal) = &workload.explanation.result {
-        line("refused", &refusal.to_string());
+    if let Err(denial) = &workload.explanation.result {
+        line("refused", &denial.to_string());
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
 /// Formats the outcome with its machine-readable reason.
-fn verdict(workload: &InjectedWorkload) -> String {
+fn outcome(workload: &InjectedWorkload) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {
             format!("injected ({}), mesh {}", injection.reason, injection.mesh)
         }
         Ok(Outcome::Skipped(reason)) => format!("left alone ({reason})"),
-        Err(refusal) => format!("refused ({})", refusal.reason()),
+        Err(denial) => format!("refused ({})", denial.reason()),
     }
 }

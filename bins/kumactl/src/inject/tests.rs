@@ -24,7 +24,7 @@ const POD: &str = "    metadata:
       - {name: web, image: \"web:1\", unknownField: {kept: true}}
 ";
 
-fn loaded(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
+fn load(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("config.yaml");
     std::fs::write(&path, file).expect("written");
@@ -32,21 +32,21 @@ fn loaded(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
     let path = path.display().to_string();
     let version = version.map(|version| format!("--kubernetes-version={version}"));
     let flags = args.into_iter().chain([path]).chain(version);
-    config::load(&parsed(flags).config)
+    config::load(&parse_args(flags).config)
 }
 
-fn parsed(flags: impl Iterator<Item = String>) -> InjectArgs {
+fn parse_args(flags: impl Iterator<Item = String>) -> InjectArgs {
     #[derive(clap::Parser)]
-    struct Alone {
+    struct Command {
         #[command(flatten)]
         args: InjectArgs,
     }
     let line = ["inject".to_owned()].into_iter().chain(flags);
-    <Alone as clap::Parser>::parse_from(line).args
+    <Command as clap::Parser>::parse_from(line).args
 }
 
 fn inject(manifests: &str, cluster: &str) -> InjectedManifests {
-    let config = loaded("", Some("1.28")).expect("settings");
+    let config = load("", Some("1.28")).expect("settings");
     let documents = documents::parse(manifests).expect("YAML");
     let mut objects = documents::objects(&documents);
     objects.extend(documents::objects(&documents::parse(cluster).expect("YAML")));
@@ -104,8 +104,7 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
 
 #[test]
 fn other_documents_keep_their_text_and_position() {
-    let service =
-        "# The service, \"quoted\" as its author likes it\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
+    let service = "# The service, \"quoted\" in a comment\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
     let opted_out = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {kuma.io/sidecar-injection: 'false'}}\n\
         spec: {containers: [{name: a}]}\n";
     let deployment = workload("Deployment", "apps/v1", "", POD);
@@ -122,7 +121,7 @@ fn items_of_every_kind_of_list_are_injected() {
         {"metadata": {"name": "b"}, "spec": {"hostNetwork": "wrong", "containers": []}},
     ]});
     let injected = inject(&pods.to_string(), CLUSTER);
-    assert!(injected.is_denied(), "the second one is no Pod");
+    assert!(injected.is_denied(), "the second item is not a Pod");
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [{"kind": "X"}, {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]},
@@ -202,9 +201,9 @@ fn default_mesh_is_assumed_only_without_any_mesh() {
     };
     let deployment = workload("Deployment", "apps/v1", "", POD);
     assert!(!inject(&deployment, &mesh("default")).is_denied());
-    let refused = inject(&deployment, &mesh("other"));
-    assert!(refused.is_denied());
-    let text = explanation::text(&refused.workloads);
+    let denied = inject(&deployment, &mesh("other"));
+    assert!(denied.is_denied());
+    let text = explanation::text(&denied.workloads);
     assert!(
         text.starts_with("Deployment shop/web: refused (MeshNotFound)"),
         "{text}"
@@ -224,7 +223,7 @@ fn configuration_of_the_installation_is_accepted() {
     let file = map.expect("a ConfigMap")["data"]["config.yaml"]
         .as_str()
         .expect("text");
-    let config = loaded(file, None).expect("understood");
+    let config = load(file, None).expect("understood");
     assert_eq!(config.injector().container_patches, ["x"]);
     assert!(config.injector().native_sidecars_supported);
     assert_eq!(
@@ -236,7 +235,7 @@ fn configuration_of_the_installation_is_accepted() {
 #[test]
 fn all_problems_of_a_configuration_are_reported_at_once() {
     let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
-    let text = loaded(file, None).expect_err("refused").to_string();
+    let text = load(file, None).expect_err("refused").to_string();
     for part in [
         "unknown key runtime.kubernetes.injector.sidecarMood",
         "runtime.kubernetes.injector.virtualProbesPort",
@@ -244,9 +243,9 @@ fn all_problems_of_a_configuration_are_reported_at_once() {
     ] {
         assert!(text.contains(part), "{part} is missing in {text}");
     }
-    assert!(loaded("", Some("new")).is_err());
+    assert!(load("", Some("new")).is_err());
     let empty_image = "runtime: {kubernetes: {injector: {initContainer: {image: ''}}}}";
-    let text = loaded(empty_image, None).expect_err("refused").to_string();
+    let text = load(empty_image, None).expect_err("refused").to_string();
     assert!(text.contains("initContainer.image"), "{text}");
 }
 
@@ -266,7 +265,7 @@ fn configuration_with_every_section_is_accepted() {
     let mut full = serde_json::to_value(Config::default()).expect("serialisable");
     full["tracing"]["openTelemetry"]["enabled"] = true.into();
     full["runtime"]["kubernetes"]["injector"]["virtualProbesPort"] = 9001.into();
-    let config = loaded(&full.to_string(), None).expect("accepted");
+    let config = load(&full.to_string(), None).expect("accepted");
     assert!(config.tracing.open_telemetry.enabled);
     assert_eq!(config.injector().virtual_probes_port, 9001);
 }
@@ -284,7 +283,7 @@ fn configuration_that_the_control_plane_refuses_is_refused_with_the_same_text() 
         let path = directory.path().join("config.yaml");
         std::fs::write(&path, text).expect("written");
         let args = ["--file=-".to_owned(), format!("--config={}", path.display())];
-        let by_command = config::load(&parsed(args.into_iter()).config).expect_err("refused");
+        let by_command = config::load(&parse_args(args.into_iter()).config).expect_err("refused");
         let by_control_plane = Config::load(Some(&path), |_| None).expect_err("refused");
         assert_eq!(format!("{by_command:#}"), by_control_plane.to_string());
     }

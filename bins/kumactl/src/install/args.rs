@@ -40,8 +40,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_enum, default_value_t = FailurePolicyArg::Fail)]
     pub(super) injector_failure_policy: FailurePolicyArg,
 
-    /// Environment variable of the control plane, KEY=VALUE; repeatable. A value with a single "=" is one variable, commas
-    /// included. A value with more is a comma-separated list of KEY=VALUE.
+    /// Environment variable of the control plane, KEY=VALUE; repeatable. With a single "=", commas belong to the value. With
+    /// several, the text is a comma-separated list of KEY=VALUE.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) env_var: Vec<String>,
 
@@ -59,8 +59,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_name = "https://HOST:PORT")]
     pub(super) webhook_url: Option<String>,
 
-    /// Leave out the Deployment, for a control plane outside of the cluster. The Service has no selector, so that an
-    /// EndpointSlice that you create can lead to the control plane.
+    /// Leave out the Deployment, for a control plane outside of the cluster. The Service has no selector: create
+    /// an EndpointSlice with the address of the control plane.
     #[arg(long)]
     pub(super) without_deployment: bool,
 

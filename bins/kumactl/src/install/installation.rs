@@ -1,4 +1,4 @@
-//! Flags of `kumactl install control-plane` to an installation: checks every flag and reports all problems at once.
+//! Conversion of the flags of `kumactl install control-plane` to an installation. All problems are reported at once.
 
 use std::collections::BTreeMap;
 
@@ -57,8 +57,8 @@ fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     }
     if args.cni_enabled {
         problems.push(
-            "--cni-enabled: there is no CNI plugin to install yet, and without one Pods would run past the mesh: \
-             leave the flag out, an init container sets up the redirection"
+            "--cni-enabled: installing the CNI plugin is not supported yet: leave the flag out, and an init container \
+             redirects the traffic of each Pod"
                 .to_owned(),
         );
     }
@@ -98,7 +98,7 @@ fn images(args: &ImageArgs, problems: &mut Vec<String>) -> Images {
         let empty = registry.is_empty() || repository.is_empty() || version.is_empty();
         if empty || name.contains(char::is_whitespace) {
             problems.push(format!(
-                "image {name:?}: registry, repository and version must be given and contain no blanks"
+                "image {name:?}: registry, repository and version must not be empty or contain blanks"
             ));
         }
         name

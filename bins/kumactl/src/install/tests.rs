@@ -1,4 +1,4 @@
-//! Tests of whole installations: golden manifests, and what must hold for every choice of flags.
+//! Tests of whole installations: golden manifests, and properties of every installation.
 
 use std::path::PathBuf;
 
@@ -30,7 +30,7 @@ fn find(objects: &[Value], kind: &str) -> Value {
     object
 }
 
-fn refusal(flags: &[&str]) -> String {
+fn error_of(flags: &[&str]) -> String {
     match super::objects(args(flags)) {
         Ok(_) => panic!("{flags:?} is accepted"),
         Err(error) => format!("{error:#}"),
@@ -44,8 +44,8 @@ const PINNED: [&str; 3] = [
     "--dataplane-init-version=1.2.3",
 ];
 
-/// Compares with `goldens/<name>.yaml`; with UPDATE_GOLDENS set, writes it. The custom resource definitions are left
-/// out: kermode-crds tests what is in them, here only their place matters.
+/// Compares with `goldens/<name>.yaml`; with UPDATE_GOLDENS set, writes it. CustomResourceDefinitions are left out:
+/// `kermode-crds` tests their content.
 fn golden(name: &str, flags: &[&str]) {
     let flags: Vec<&str> = PINNED.iter().chain(flags).copied().collect();
     let mut objects = objects(&flags);
@@ -176,8 +176,8 @@ fn control_plane_meets_pod_security_restricted() {
     }
 }
 
-/// What the corpus calls 2.1.7/mutating-webhooks: names, selectors and policies of the injector's three entries.
-/// The namespace selectors are wider by one expression, which keeps the control plane's own Pods out.
+/// Names, selectors and failure policies of the injector's three webhooks equal those of Kuma 2.1.7, except that the
+/// namespace selectors also exclude the control plane's namespace.
 #[test]
 fn injector_is_registered_as_in_kuma() {
     let objects = objects(&[]);
@@ -228,15 +228,15 @@ fn webhooks_that_fail_closed_exclude_the_system_namespace() {
 fn warning_webhook_is_ignored_on_failure() {
     let webhooks = find(&objects(&[]), "ValidatingWebhookConfiguration")["webhooks"].clone();
     let webhooks = webhooks.as_array().expect("webhooks");
-    let warner = webhooks
+    let webhook = webhooks
         .iter()
         .find(|webhook| webhook["name"] == "workloads.kuma-admission.kuma.io");
-    let warner = warner.expect("the warner");
-    assert_eq!(warner["failurePolicy"], "Ignore");
-    assert_eq!(warner["sideEffects"], "None");
-    assert!(warner["timeoutSeconds"].as_u64() <= Some(2));
+    let webhook = webhook.expect("the webhook");
+    assert_eq!(webhook["failurePolicy"], "Ignore");
+    assert_eq!(webhook["sideEffects"], "None");
+    assert!(webhook["timeoutSeconds"].as_u64() <= Some(2));
     let labelled = json!([{"key": "kuma.io/sidecar-injection", "operator": "Exists"}]);
-    assert_eq!(warner["objectSelector"], json!({"matchExpressions": labelled}));
+    assert_eq!(webhook["objectSelector"], json!({"matchExpressions": labelled}));
 }
 
 #[test]
@@ -271,15 +271,15 @@ fn changed_configuration_replaces_the_pods() {
 
 #[test]
 fn unsupported_flags_are_refused_with_a_remedy() {
-    assert!(refusal(&["--mode=global"]).contains("not supported yet"));
-    assert!(refusal(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
-    assert!(refusal(&["--cni-enabled"]).contains("leave the flag out"));
-    assert!(refusal(&["--mode=zone"]).contains("--zone"));
+    assert!(error_of(&["--mode=global"]).contains("not supported yet"));
+    assert!(error_of(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
+    assert!(error_of(&["--cni-enabled"]).contains("leave the flag out"));
+    assert!(error_of(&["--mode=zone"]).contains("--zone"));
 }
 
 #[test]
 fn all_wrong_flags_are_reported_at_once() {
-    let text = refusal(&[
+    let text = error_of(&[
         "--namespace=Mesh",
         "--webhook-url=http://x",
         "--env-var=A",
@@ -289,6 +289,6 @@ fn all_wrong_flags_are_reported_at_once() {
     for flag in ["--namespace", "--webhook-url", "--env-var", "image", "--zone"] {
         assert!(text.contains(flag), "{flag} is missing in: {text}");
     }
-    let text = refusal(&["--set=a", "--set=.=1"]);
+    let text = error_of(&["--set=a", "--set=.=1"]);
     assert_eq!(text.matches("--set").count(), 2, "{text}");
 }

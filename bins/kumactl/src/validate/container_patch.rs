@@ -82,16 +82,16 @@ fn first_pod(file: &Path) -> Result<Value> {
         .iter()
         .filter_map(|object| object.pointer(pod_pointer(object)?));
     let pod = pods.next().cloned();
-    pod.with_context(|| format!("{} has no Pod, nor anything that makes Pods", file.display()))
+    pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
 pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
         .filter(|object| object["kind"] == "ContainerPatch")
-        .map(|patch| placed(patch, config.system_namespace()))
+        .map(|patch| with_namespace(patch, config.system_namespace()))
         .collect();
-    ensure!(!patches.is_empty(), "there is no ContainerPatch in it");
+    ensure!(!patches.is_empty(), "the file contains no ContainerPatch");
     let mut report = Report {
         valid: true,
         ..Report::default()
@@ -100,13 +100,13 @@ pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) ->
         check(patch, config, &mut report);
     }
     if let (Some(pod), true) = (pod, report.valid) {
-        try_on(pod, &patches, config, &mut report)?;
+        check_with_pod(pod, &patches, config, &mut report)?;
     }
     Ok(report)
 }
 
 /// Returns the patch with a namespace: that of the control plane by default.
-fn placed(patch: &Value, system_namespace: &str) -> Value {
+fn with_namespace(patch: &Value, system_namespace: &str) -> Value {
     let mut patch = patch.clone();
     if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata
@@ -132,12 +132,12 @@ fn check(patch: &Value, config: &Config, report: &mut Report) {
     }
 }
 
-fn try_on(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
+fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
     let names: Vec<&str> = patches.iter().map(name).collect();
     let cluster = ClusterObjects::new(patches, config.system_namespace())?;
-    let explanation = injected(&asking(pod, &names), &cluster, config);
+    let explanation = injected(&with_injection_request(pod, &names), &cluster, config);
     for rendered in &explanation.containers {
-        report.text.push_str(&shown(rendered, &names)?);
+        report.text.push_str(&difference(rendered, &names)?);
     }
     match &explanation.result {
         Ok(Outcome::Injected(injection)) => {
@@ -148,35 +148,35 @@ fn try_on(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) 
         Ok(Outcome::Skipped(reason)) => {
             report.valid = false;
             report.line(&format!(
-                "the Pod would not be injected ({reason}): try another one"
+                "the Pod would not be injected ({reason}): use another Pod with --against"
             ));
         }
-        Err(refusal) => {
+        Err(denial) => {
             report.valid = false;
-            report.line(&format!("refused: {refusal}"));
+            report.line(&format!("refused: {denial}"));
         }
     }
     Ok(())
 }
 
-/// Returns the Pod with a request for injection with exactly these ContainerPatches.
-fn asking(pod: &Value, names: &[&str]) -> Value {
+/// Returns the Pod with the label and the annotation that request injection with exactly these ContainerPatches.
+fn with_injection_request(pod: &Value, names: &[&str]) -> Value {
     let mut pod = pod.clone();
     if pod["metadata"].is_null() {
         pod["metadata"] = json!({});
     }
-    let wishes = [
+    let requested = [
         ("labels", SIDECAR_INJECTION, "enabled".to_owned()),
         ("annotations", CONTAINER_PATCHES, names.join(",")),
     ];
-    for (map, key, value) in wishes {
+    for (map, key, value) in requested {
         if let Some(metadata) = pod["metadata"].as_object_mut() {
-            let texts = metadata.entry(map).or_insert(Value::Null);
-            if texts.is_null() {
-                *texts = json!({});
+            let entries = metadata.entry(map).or_insert(Value::Null);
+            if entries.is_null() {
+                *entries = json!({});
             }
-            if let Some(texts) = texts.as_object_mut() {
-                texts.insert(key.to_owned(), value.into());
+            if let Some(entries) = entries.as_object_mut() {
+                entries.insert(key.to_owned(), value.into());
             }
         }
     }
@@ -184,13 +184,13 @@ fn asking(pod: &Value, names: &[&str]) -> Value {
 }
 
 fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> InjectionExplanation {
-    let nothing = BTreeMap::new();
+    let empty = BTreeMap::new();
     let url = config.control_plane_url();
     let context = Context {
         namespace: Namespace {
             name: pod["metadata"]["namespace"].as_str().unwrap_or("default"),
-            labels: &nothing,
-            annotations: &nothing,
+            labels: &empty,
+            annotations: &empty,
         },
         control_plane_url: &url,
         control_plane_ca_pem: "",
@@ -201,7 +201,7 @@ fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> Injection
     explain(pod, config.injector(), &context)
 }
 
-fn shown(rendered: &Rendered, names: &[&str]) -> Result<String> {
+fn difference(rendered: &Rendered, names: &[&str]) -> Result<String> {
     let (before, after) = (
         yaml::document(&rendered.before)?,
         yaml::document(&rendered.after)?,

@@ -1,52 +1,55 @@
 //! Difference of two texts by lines, in the format of `diff -u`.
 
-/// Number of unchanged lines around a change.
-const AROUND: usize = 3;
-/// Limit on the cells of the table. Beyond it, everything between the first and the last change is shown as replaced.
-const MOST_CELLS: usize = 4_000_000;
+/// Number of unchanged lines that are shown before and after a change.
+const CONTEXT: usize = 3;
+/// Limit on the cells of the table of subsequence lengths. Beyond it, all lines from the first to the last change are shown
+/// as replaced.
+const MAX_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line<'a> {
     Same(&'a str),
-    Gone(&'a str),
-    New(&'a str),
+    Removed(&'a str),
+    Added(&'a str),
 }
 
-/// Returns the changes with the lines around them; empty if the texts are equal.
+/// Returns the changes with their context; empty if the texts are equal.
 pub(super) fn unified(before: &str, after: &str) -> String {
     let (before, after): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
-    let lines = compared(&before, &after);
+    let lines = compare(&before, &after);
     hunks(&lines)
         .into_iter()
         .map(|(from, to)| hunk(&lines, from, to))
         .collect()
 }
 
-fn compared<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
-    let alike = |(left, right): &(&&str, &&str)| left == right;
-    let start = before.iter().zip(after).take_while(alike).count();
+fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
+    let equal = |(left, right): &(&&str, &&str)| left == right;
+    let start = before.iter().zip(after).take_while(equal).count();
     let (middle_before, middle_after) = (&before[start..], &after[start..]);
     let end = middle_before
         .iter()
         .rev()
         .zip(middle_after.iter().rev())
-        .take_while(alike)
+        .take_while(equal)
         .count();
     let middle_before = &middle_before[..middle_before.len() - end];
     let middle_after = &middle_after[..middle_after.len() - end];
     let same = |lines: &[&'a str]| lines.iter().map(|line| Line::Same(line)).collect::<Vec<_>>();
     let mut lines = same(&before[..start]);
-    lines.extend(between(middle_before, middle_after));
+    lines.extend(compare_middle(middle_before, middle_after));
     lines.extend(same(&before[before.len() - end..]));
     lines
 }
 
 /// Compares the lines by a longest common subsequence.
-fn between<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
+fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
-    if before.len().saturating_mul(width) > MOST_CELLS {
-        let gone = before.iter().map(|line| Line::Gone(line));
-        return gone.chain(after.iter().map(|line| Line::New(line))).collect();
+    if before.len().saturating_mul(width) > MAX_CELLS {
+        let removed = before.iter().map(|line| Line::Removed(line));
+        return removed
+            .chain(after.iter().map(|line| Line::Added(line)))
+            .collect();
     }
     // Length of the longest common subsequence of the remaining lines, for each pair of positions.
     let mut longest = vec![0_u32; (before.len() + 1) * width];
@@ -68,17 +71,17 @@ fn between<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
         } else if right == after.len()
             || (both && longest[(left + 1) * width + right] >= longest[left * width + right + 1])
         {
-            lines.push(Line::Gone(before[left]));
+            lines.push(Line::Removed(before[left]));
             left += 1;
         } else {
-            lines.push(Line::New(after[right]));
+            lines.push(Line::Added(after[right]));
             right += 1;
         }
     }
     lines
 }
 
-/// Ranges of lines to show.
+/// Returns the ranges of lines to show.
 fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut hunks: Vec<(usize, usize)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
@@ -86,8 +89,8 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
             continue;
         }
         let (from, to) = (
-            index.saturating_sub(AROUND),
-            (index + 1 + AROUND).min(lines.len()),
+            index.saturating_sub(CONTEXT),
+            (index + 1 + CONTEXT).min(lines.len()),
         );
         match hunks.last_mut() {
             Some(last) if last.1 >= from => last.1 = to,
@@ -100,21 +103,21 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
 fn hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
     let count =
         |lines: &[Line<'_>], unless: fn(&Line<'_>) -> bool| lines.iter().filter(|line| !unless(line)).count();
-    let is_new = |line: &Line<'_>| matches!(line, Line::New(_));
-    let is_gone = |line: &Line<'_>| matches!(line, Line::Gone(_));
-    let (earlier, shown) = (&lines[..from], &lines[from..to]);
+    let is_added = |line: &Line<'_>| matches!(line, Line::Added(_));
+    let is_removed = |line: &Line<'_>| matches!(line, Line::Removed(_));
+    let (preceding, shown) = (&lines[..from], &lines[from..to]);
     let mut text = format!(
         "@@ -{},{} +{},{} @@\n",
-        count(earlier, is_new) + 1,
-        count(shown, is_new),
-        count(earlier, is_gone) + 1,
-        count(shown, is_gone),
+        count(preceding, is_added) + 1,
+        count(shown, is_added),
+        count(preceding, is_removed) + 1,
+        count(shown, is_removed),
     );
     for line in shown {
         let (sign, line) = match line {
             Line::Same(line) => (' ', line),
-            Line::Gone(line) => ('-', line),
-            Line::New(line) => ('+', line),
+            Line::Removed(line) => ('-', line),
+            Line::Added(line) => ('+', line),
         };
         text.push(sign);
         text.push_str(line);
@@ -128,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn changes_are_shown_with_what_is_around_them() {
+    fn changes_are_shown_with_context() {
         let before = "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\nk\nl\n";
         let after = "a\nb\nc\nd\nE\nf\ng\nh\ni\nj\nk\nl\nm\n";
         assert_eq!(
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_beyond_all_measure_are_replaced_as_a_whole() {
+    fn large_differences_are_shown_as_replaced() {
         let many = |letter: &str| {
             let lines: Vec<String> = (0..3_000).map(|index| format!("{letter}{index}")).collect();
             lines.join("\n")

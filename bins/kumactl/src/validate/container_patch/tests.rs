@@ -1,4 +1,4 @@
-//! Tests of ContainerPatches by themselves and with a Pod.
+//! Tests of ContainerPatches, alone and with a Pod.
 
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ fn mk_pod() -> Value {
     json!({"metadata": {"name": "a"}, "spec": {"containers": [{"name": "a"}]}})
 }
 
-fn checked(patches: &[Value], pod: Option<&Value>) -> Report {
+fn check(patches: &[Value], pod: Option<&Value>) -> Report {
     let config = config::load(&ConfigArgs::default()).expect("defaults");
     report(patches, pod, &config).expect("a report")
 }
@@ -26,7 +26,7 @@ fn checked(patches: &[Value], pod: Option<&Value>) -> Report {
 #[test]
 fn operation_that_never_applies_is_reported_with_its_path() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "add", "path": "/image", "value": "bare"}]}));
-    let report = checked(&[patch], Some(&mk_pod()));
+    let report = check(&[patch], Some(&mk_pod()));
     assert!(!report.valid);
     let expected = "ContainerPatch p: invalid\n  spec.sidecarPatch[0] (add /image): value is not valid JSON";
     assert!(report.text.starts_with(expected), "{}", report.text);
@@ -35,9 +35,9 @@ fn operation_that_never_applies_is_reported_with_its_path() {
 #[test]
 fn namespace_defaults_to_that_of_the_control_plane_and_others_are_refused() {
     let mut patch = mk_patch(json!({}));
-    assert!(checked(std::slice::from_ref(&patch), None).valid);
+    assert!(check(std::slice::from_ref(&patch), None).valid);
     patch["metadata"]["namespace"] = "shop".into();
-    let report = checked(&[patch], None);
+    let report = check(&[patch], None);
     assert!(
         report.text.contains("can only be placed in kong-mesh-system"),
         "{}",
@@ -51,7 +51,7 @@ fn difference_of_both_containers_is_printed() {
         "sidecarPatch": [{"op": "add", "path": "/securityContext/privileged", "value": "true"}],
         "initPatch": [{"op": "remove", "path": "/args"}],
     }));
-    let report = checked(&[patch], Some(&mk_pod()));
+    let report = check(&[patch], Some(&mk_pod()));
     assert!(report.valid, "{}", report.text);
     for line in [
         "--- kuma-sidecar",
@@ -66,15 +66,15 @@ fn difference_of_both_containers_is_printed() {
             report.text
         );
     }
-    let same = checked(&[mk_patch(json!({}))], Some(&mk_pod()));
+    let same = check(&[mk_patch(json!({}))], Some(&mk_pod()));
     assert!(same.text.ends_with("unchanged\n"), "{}", same.text);
 }
 
 #[test]
 fn patch_that_fails_only_with_the_pod_is_refused() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
-    assert!(checked(std::slice::from_ref(&patch), None).valid);
-    let report = checked(&[patch], Some(&mk_pod()));
+    assert!(check(std::slice::from_ref(&patch), None).valid);
+    let report = check(&[patch], Some(&mk_pod()));
     assert!(!report.valid);
     assert!(
         report.text.contains("refused: could not apply patches [\"p\"]"),
