@@ -1,16 +1,30 @@
 //! Table of ports, from the defaults of the configuration and the manifests of the installation.
 
 use kermode_config::Config;
-use kermode_install::PORTS;
+use kermode_install::{PORTS, Port};
 
 use crate::{Part, code, table};
 
+/// A port that a Service of the installation exposes: port, key of its setting, use.
+type Exposed = (Port, &'static str, &'static str);
+/// A port of one Pod: process, port, key of its setting, use.
+type Internal = (&'static str, u16, &'static str, &'static str);
+
 pub(crate) fn parts() -> Vec<Part> {
     let config = Config::default();
-    let injector = config.injector();
-    let sidecar = &injector.sidecar_container;
-    let mut rows = Vec::new();
-    for (port, key, meaning) in [
+    let rows = exposed()
+        .into_iter()
+        .map(exposed_row)
+        .chain(internal(&config).into_iter().map(internal_row));
+    vec![Part {
+        file: "names-and-ports.md",
+        name: "ports".to_owned(),
+        text: table(["process", "port", "setting", "use"], rows),
+    }]
+}
+
+fn exposed() -> [Exposed; 3] {
+    [
         (
             PORTS[0],
             "runtime.kubernetes.admissionServer.port",
@@ -26,17 +40,23 @@ pub(crate) fn parts() -> Vec<Part> {
             "diagnostics.serverPort",
             "`/healthy`, `/ready`, `/metrics`",
         ),
-    ] {
-        let container = format!(
-            "{} (Service `{}`: {})",
-            port.container, port.service_name, port.service
-        );
-        rows.push(["`kuma-cp`".to_owned(), container, code(key), meaning.to_owned()]);
-    }
-    let dns = injector.builtin_dns.port;
-    for (process, port, key, meaning) in [
+    ]
+}
+
+fn exposed_row((port, key, usage): Exposed) -> [String; 4] {
+    let ports = format!(
+        "{} (Service `{}`: {})",
+        port.container, port.service_name, port.service
+    );
+    ["`kuma-cp`".to_owned(), ports, code(key), usage.to_owned()]
+}
+
+fn internal(config: &Config) -> [Internal; 7] {
+    let injector = config.injector();
+    let sidecar = &injector.sidecar_container;
+    [
         (
-            "kuma-cp",
+            "`kuma-cp`",
             config.diagnostics.debug_port,
             "diagnostics.debugPort",
             "`/debug`, on loopback",
@@ -71,18 +91,15 @@ pub(crate) fn parts() -> Vec<Part> {
             "virtualProbesPort",
             "HTTP probes of the application, on the Pod's IP",
         ),
-        ("kuma-dp", dns, "builtinDNS.port", "DNS, redirected from 53"),
-    ] {
-        let process = if process == "Envoy" {
-            process.to_owned()
-        } else {
-            code(process)
-        };
-        rows.push([process, port.to_string(), code(key), meaning.to_owned()]);
-    }
-    vec![Part {
-        file: "names-and-ports.md",
-        name: "ports".to_owned(),
-        text: table(["process", "port", "setting", "use"], rows),
-    }]
+        (
+            "`kuma-dp`",
+            injector.builtin_dns.port,
+            "builtinDNS.port",
+            "DNS, redirected from 53",
+        ),
+    ]
+}
+
+fn internal_row((process, port, key, usage): Internal) -> [String; 4] {
+    [process.to_owned(), port.to_string(), code(key), usage.to_owned()]
 }
