@@ -57,7 +57,7 @@ fn tags(keys: &[Key]) -> String {
     table(["tag", "of", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-/// Name of the key; a suffix gets its variable part.
+/// Returns the name of the key. A suffix gets a placeholder for its variable part.
 fn name(key: &Key) -> String {
     if key.name.starts_with('.') {
         format!("`<port>{}`", key.name)

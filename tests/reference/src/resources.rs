@@ -6,17 +6,17 @@ use serde_json::Value;
 use crate::{Part, code, table};
 
 pub(crate) fn parts() -> Vec<Part> {
-    definition::all().iter().flat_map(of_resource).collect()
+    definition::all().iter().flat_map(parts_of).collect()
 }
 
-fn of_resource(definition: &Value) -> [Part; 2] {
+fn parts_of(definition: &Value) -> [Part; 2] {
     let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();
     let version = &definition["spec"]["versions"][0];
     let mut fields = Vec::new();
     collect(&version["schema"]["openAPIV3Schema"], "", false, &mut fields);
-    let part = |what: &str, text| Part {
+    let part = |table: &str, text| Part {
         file: "resources.md",
-        name: format!("{kind} {what}"),
+        name: format!("{kind} {table}"),
         text,
     };
     [
@@ -25,7 +25,7 @@ fn of_resource(definition: &Value) -> [Part; 2] {
     ]
 }
 
-/// Collects the described fields of a schema, depth first. `metadata` and the type are those of every object.
+/// Collects the fields of a schema, depth first. Fields that every object has are skipped.
 fn collect(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4]>) {
     if matches!(path, "apiVersion" | "kind" | "metadata") {
         return;
@@ -33,7 +33,12 @@ fn collect(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4
     if !path.is_empty() {
         let required = if required { "yes" } else { "" };
         let meaning = schema["description"].as_str().unwrap_or_default();
-        rows.push([code(path), kind(schema), required.to_owned(), meaning.to_owned()]);
+        rows.push([
+            code(path),
+            type_name(schema),
+            required.to_owned(),
+            meaning.to_owned(),
+        ]);
     }
     let (schema, path) = match schema.get("items") {
         Some(items) => (items, format!("{path}[]")),
@@ -55,22 +60,22 @@ fn collect(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4
     }
 }
 
-fn kind(schema: &Value) -> String {
-    if let Some(words) = schema["enum"].as_array() {
-        let words: Vec<String> = words
+fn type_name(schema: &Value) -> String {
+    if let Some(values) = schema["enum"].as_array() {
+        let values: Vec<String> = values
             .iter()
             .filter_map(Value::as_str)
-            .filter(|word| !word.is_empty())
+            .filter(|value| !value.is_empty())
             .map(code)
             .collect();
-        return words.join(", ");
+        return values.join(", ");
     }
     if !schema["additionalProperties"].is_null() {
         return "map".to_owned();
     }
     let name = schema["type"].as_str().unwrap_or("any");
     match (schema["minimum"].as_u64(), schema["maximum"].as_u64()) {
-        (Some(least), Some(most)) => format!("{name}, {least} to {most}"),
+        (Some(minimum), Some(maximum)) => format!("{name}, {minimum} to {maximum}"),
         _ => name.to_owned(),
     }
 }

@@ -42,7 +42,7 @@ fn generated_tables_equal_the_code() {
     );
 }
 
-/// Names of the metrics that product code registers, without the prefix of the registry.
+/// Returns the names of the metrics that the product registers, without the prefix of the registry.
 fn registered() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut directories = vec![root().join("crates"), root().join("bins/kuma-cp/src")];
@@ -62,7 +62,7 @@ fn registered() -> BTreeSet<String> {
     names
 }
 
-/// First argument of every call of `register` and `register_with_unit` that is a string literal.
+/// Returns the string literals that are the first argument of `register` and `register_with_unit`.
 fn registrations(source: &str) -> Vec<String> {
     ["registry.register(", "registry.register_with_unit("]
         .iter()
