@@ -29,7 +29,7 @@ impl Config {
     /// Reads the environment.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the one place where the tests read their environment"
+        reason = "the only module of the tests that reads the environment"
     )]
     pub(crate) fn read() -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -50,22 +50,26 @@ impl Config {
             cache,
             keep: variable("KERMODE_KEEP").is_some_and(|value| value != "0"),
             outage: match variable("KERMODE_E2E_OUTAGE") {
-                Some(seconds) => Duration::from_secs(seconds.parse().context("KERMODE_E2E_OUTAGE: seconds")?),
+                Some(seconds) => Duration::from_secs(
+                    seconds
+                        .parse()
+                        .context("KERMODE_E2E_OUTAGE is not a number of seconds")?,
+                ),
                 None => OUTAGE,
             },
         })
     }
 
-    /// Locks a cluster for these tests until the result is dropped: two runs would remove each other's objects.
+    /// Locks a cluster for this run until the result is dropped. Two runs on a cluster would remove each other's objects.
     ///
     /// # Errors
-    /// Other tests hold the lock.
+    /// Another run holds the lock.
     pub(crate) fn lock(&self, cluster: &str) -> Result<File> {
         let folder = self.cache.join("locks");
         std::fs::create_dir_all(&folder)?;
         let lock = File::create(folder.join(format!("{cluster}-tests.lock")))?;
         lock.try_lock().with_context(|| {
-            format!("other tests run on cluster {cluster}: select another cluster with --cluster")
+            format!("cluster {cluster} is used by another run: select another cluster with --cluster")
         })?;
         Ok(lock)
     }

@@ -1,6 +1,6 @@
 //! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again.
 //!
-//! The tests share one installation and one application. They run in the order of `cases::all`: tests of an untouched
+//! The tests share one installation and one application. They run in the order of `cases::all`: tests of a new
 //! cluster come first, tests that stop the control plane last.
 
 mod cases;
@@ -26,7 +26,7 @@ struct Arguments {
     /// Run the tests whose name contains this text, with everything that they need.
     #[arg(long)]
     filter: Option<String>,
-    /// Name of the cluster. A running cluster is used after removal of the objects of earlier tests.
+    /// Name of the cluster. If it is already running, the objects of earlier tests are removed first.
     #[arg(long, default_value = "e2e")]
     cluster: String,
     /// List the tests without running them.
@@ -41,7 +41,7 @@ async fn main() -> Result<ExitCode> {
     if let Some(text) = &arguments.filter {
         tests.retain(|test| test.name.contains(text.as_str()));
         if tests.is_empty() {
-            bail!("no test's name contains {text:?}: --list shows them");
+            bail!("no test has {text:?} in its name: --list prints all names");
         }
     }
     if arguments.list {
@@ -59,7 +59,7 @@ async fn main() -> Result<ExitCode> {
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted")),
     };
     if config.keep {
-        runner::say(&format!(
+        runner::print_line(&format!(
             "KERMODE_KEEP is set: cluster {} stays up",
             arguments.cluster
         ));
@@ -67,7 +67,7 @@ async fn main() -> Result<ExitCode> {
         Cluster::down(&arguments.cluster, &config).await?;
     }
     let report = report?;
-    runner::say(&report.to_string());
+    runner::print_line(&report.to_string());
     Ok(if report.failed == 0 {
         ExitCode::SUCCESS
     } else {

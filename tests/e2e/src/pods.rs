@@ -21,8 +21,8 @@ pub(crate) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> 
 
 /// Creates a labelled Pod in a dry run and checks that it gets a sidecar, which shows that the API server calls the
 /// webhook and trusts its certificate.
-pub(crate) async fn trial(world: &World) -> Result<()> {
-    let mut pod = pod(world, "default", "e2e-trial", &["server"])?;
+pub(crate) async fn dry_run(world: &World) -> Result<()> {
+    let mut pod = pod(world, "default", "e2e-dry-run", &["server"])?;
     pod.labels_mut()
         .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
     let parameters = PostParams {
@@ -32,7 +32,10 @@ pub(crate) async fn trial(world: &World) -> Result<()> {
     let admitted = world.pods("default").create(&parameters, &pod).await?;
     let (init, containers) = containers(&admitted);
     let injected = init.iter().chain(&containers).any(|name| *name == SIDECAR);
-    ensure!(injected, "a trial Pod got no sidecar: {init:?} {containers:?}");
+    ensure!(
+        injected,
+        "the Pod of the dry run has no sidecar: {init:?} {containers:?}"
+    );
     Ok(())
 }
 
@@ -63,5 +66,5 @@ pub(crate) fn is_ready(pod: &Pod) -> bool {
 /// Returns the IP address of a Pod.
 pub(crate) fn ip(pod: &Pod) -> Result<&str> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    ip.with_context(|| format!("pod {} has no address", pod.name_any()))
+    ip.with_context(|| format!("Pod {} has no IP address", pod.name_any()))
 }

@@ -1,7 +1,7 @@
 //! Shared state of the tests: the cluster, one installation, one application.
 //!
 //! A test requests the parts that it needs. A part that could not be set up fails every test that needs it, with the
-//! reason; other tests run.
+//! reason. Other tests still run.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::{Progress, until, when};
 use crate::harness::{demo, host};
-use crate::pods::{is_ready, trial};
+use crate::pods::{dry_run, is_ready};
 
 /// Namespace of the control plane.
 pub(crate) const SYSTEM: &str = "kong-mesh-system";
@@ -50,7 +50,11 @@ impl World {
     pub(crate) fn new(cluster: Cluster, config: &Config) -> Result<Self> {
         for program in ["kumactl", "kuma-cp"] {
             let path = config.program(program);
-            anyhow::ensure!(path.exists(), "{} is not there: run make images", path.display());
+            anyhow::ensure!(
+                path.exists(),
+                "{} does not exist: run make images",
+                path.display()
+            );
         }
         Ok(Self {
             cluster,
@@ -64,7 +68,7 @@ impl World {
     pub(crate) async fn clear(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         for namespace in [APP, OUTSIDE, SYSTEM] {
-            let here = format!("--namespace={namespace}");
+            let namespace_flag = format!("--namespace={namespace}");
             kubectl
                 .run(&[
                     "delete",
@@ -72,7 +76,7 @@ impl World {
                     "--all",
                     "--force",
                     "--grace-period=0",
-                    &here,
+                    &namespace_flag,
                 ])
                 .await?;
         }
@@ -157,7 +161,7 @@ impl World {
         until(
             "a Pod to be admitted",
             Duration::from_secs(15),
-            async || match trial(self).await {
+            async || match dry_run(self).await {
                 Ok(()) => Ok(Progress::Done(())),
                 Err(error) => Ok(Progress::NotYet(format!("{error:#}"))),
             },
@@ -200,7 +204,7 @@ impl World {
             self.rolled_out(namespace, name).await?;
         }
         let before = self.counters().await?;
-        until("answers to the client", Duration::from_secs(30), async || {
+        until("responses to the client", Duration::from_secs(30), async || {
             let gained = self.counters().await?.since(&before);
             Ok(when(gained.succeeded > 0, (), || gained.failures()))
         })
@@ -243,7 +247,7 @@ impl World {
         let pods = self.ready_pods(namespace, app).await?;
         let pod = pods
             .first()
-            .with_context(|| format!("no pod of {namespace}/{app} is ready"))?;
+            .with_context(|| format!("no Pod of {namespace}/{app} is ready"))?;
         Ok(pod.name_any())
     }
 

@@ -1,4 +1,4 @@
-//! kuma-cp on the host with a missing prerequisite: it ends with an error that names the object and the remedy.
+//! kuma-cp on the host with a missing prerequisite: it exits with an error that names the object and the remedy.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ fn start(world: &World, kubeconfig: &Path, overrides: &[(&str, &str)]) -> Result
 async fn expect(command: Command, needles: &[&str]) -> Result<Note> {
     let line = last_line_of_failure(command).await?;
     for needle in needles {
-        ensure!(line.contains(needle), "{needle:?} is missing in: {line}");
+        ensure!(line.contains(needle), "{needle:?} is missing from: {line}");
     }
     Ok(String::new())
 }

@@ -18,13 +18,13 @@ pub(super) async fn client_sidecar_balances_requests_over_all_replicas(world: &W
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let before = world.counters().await?;
     let gained = until(
-        "60 responses, with some from every replica",
+        "60 responses, at least one from every replica",
         Duration::from_secs(30),
         async || {
             let gained = world.counters().await?.since(&before);
             let pods: BTreeSet<String> = gained.by_pod.keys().cloned().collect();
-            let good = gained.succeeded >= 60 && pods == names;
-            Ok(when(good, gained.clone(), || {
+            let done = gained.succeeded >= 60 && pods == names;
+            Ok(when(done, gained.clone(), || {
                 format!("{:?}; {}", gained.by_pod, gained.failures())
             }))
         },
@@ -46,13 +46,13 @@ pub(super) async fn client_sidecar_balances_requests_over_all_replicas(world: &W
         .collect::<Result<_>>()?;
     ensure!(
         addresses == expected,
-        "Envoy's endpoints of {SERVER} are {addresses:?}, the pods {expected:?}"
+        "Envoy's endpoints of {SERVER} are {addresses:?}, the Pods are {expected:?}"
     );
     let idle: Vec<_> = endpoints
         .iter()
         .filter(|endpoint| endpoint.requests == 0)
         .collect();
-    ensure!(idle.is_empty(), "Envoy never sent a request to {idle:?}");
+    ensure!(idle.is_empty(), "Envoy sent no request to {idle:?}");
     let counts: Vec<String> = endpoints
         .iter()
         .map(|endpoint| endpoint.requests.to_string())

@@ -1,4 +1,4 @@
-//! Certificate of the webhooks: the control plane maintains it without help.
+//! CA of the webhooks: the control plane restores the caBundles and the Secret.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
-use crate::pods::trial;
+use crate::pods::dry_run;
 use crate::world::{SYSTEM, World};
 
 /// Webhook registrations, by kind and name.
@@ -26,13 +26,13 @@ const REGISTRATIONS: [(&str, &str); 2] = [
         "kuma-validating-webhook-configuration",
     ),
 ];
-const AUTHORITY: &str = "kuma-control-plane-ca";
-/// Deadline of the repair, which takes a watch event and a patch.
-const SOON: Duration = Duration::from_secs(15);
+const CA_SECRET: &str = "kuma-control-plane-ca";
+/// Deadline of the restoration, which takes a watch event and a patch.
+const DEADLINE: Duration = Duration::from_secs(15);
 
 pub(super) async fn missing_or_wrong_ca_bundle_is_restored(world: &World) -> Result<Note> {
     world.installed().await?;
-    // The API server requires a valid certificate, so the wrong one is that of the API server itself.
+    // The API server accepts only valid certificates as caBundle, so the test uses the CA of the API server.
     let wrong = world.cluster.kubectl.run(&[
         "get",
         "configmap",
@@ -42,27 +42,27 @@ pub(super) async fn missing_or_wrong_ca_bundle_is_restored(world: &World) -> Res
     ]);
     let wrong = json!(ByteString(wrong.await?.into_bytes()));
     for registration in REGISTRATIONS {
-        let right = bundles(world, registration, |all| all.iter().all(Value::is_string)).await?;
-        patch(world, registration, right.len(), &json!({"op": "remove"})).await?;
-        bundles(world, registration, |all| all == right)
+        let original = bundles(world, registration, |all| all.iter().all(Value::is_string)).await?;
+        patch(world, registration, original.len(), &json!({"op": "remove"})).await?;
+        bundles(world, registration, |all| all == original)
             .await
-            .context("after it was removed")?;
+            .context("after its removal")?;
         patch(
             world,
             registration,
-            right.len(),
+            original.len(),
             &json!({"op": "replace", "value": wrong}),
         )
         .await?;
-        bundles(world, registration, |all| all == right)
+        bundles(world, registration, |all| all == original)
             .await
-            .context("after it was replaced")?;
+            .context("after its replacement")?;
         world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
-        bundles(world, registration, |all| all == right)
+        bundles(world, registration, |all| all == original)
             .await
             .context("after applying the manifests again")?;
     }
-    trial(world).await?;
+    dry_run(world).await?;
     Ok(String::new())
 }
 
@@ -70,11 +70,11 @@ pub(super) async fn deleted_ca_secret_is_restored(world: &World) -> Result<Note>
     world.installed().await?;
     let before = bundles(world, REGISTRATIONS[0], |all| all.iter().all(Value::is_string)).await?;
     let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
-    let deleted = secrets.delete(AUTHORITY, &DeleteParams::default()).await;
-    deleted.context("the authority's Secret")?;
-    // Sidecars trust the existing authority, so the Secret must contain it again.
-    until("the authority's Secret", SOON, async || {
-        let secret = secrets.get_opt(AUTHORITY).await?;
+    let deleted = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
+    deleted.context("the Secret of the CA")?;
+    // Sidecars trust the existing CA, so the restored Secret must contain the same CA.
+    until("the Secret of the CA", DEADLINE, async || {
+        let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
         let good = before.iter().all(|bundle| *bundle == certificate);
@@ -89,19 +89,23 @@ pub(super) async fn deleted_ca_secret_is_restored(world: &World) -> Result<Note>
 async fn bundles(
     world: &World,
     registration: (&str, &str),
-    right: impl Fn(&[Value]) -> bool,
+    condition: impl Fn(&[Value]) -> bool,
 ) -> Result<Vec<Value>> {
     let api = api(world, registration.0);
-    until(&format!("the caBundle of {}", registration.1), SOON, async || {
-        let object = api.get(registration.1).await?;
-        let webhooks = object.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
-        let all: Vec<Value> = webhooks
-            .iter()
-            .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
-            .collect();
-        let good = !all.is_empty() && right(&all);
-        Ok(when(good, all, || "it is missing or wrong".to_owned()))
-    })
+    until(
+        &format!("the caBundle of {}", registration.1),
+        DEADLINE,
+        async || {
+            let object = api.get(registration.1).await?;
+            let webhooks = object.data["webhooks"].as_array().map_or(&[][..], Vec::as_slice);
+            let all: Vec<Value> = webhooks
+                .iter()
+                .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
+                .collect();
+            let good = !all.is_empty() && condition(&all);
+            Ok(when(good, all, || "it is missing or wrong".to_owned()))
+        },
+    )
     .await
 }
 

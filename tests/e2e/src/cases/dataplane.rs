@@ -14,7 +14,7 @@ use crate::harness::wait::{until, when};
 use crate::pods::{ip, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SERVER, SYSTEM, World};
 
-const SOON: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Port of the inbound of a service-less Pod.
 const SERVICE_LESS: u64 = 49151;
 
@@ -31,7 +31,7 @@ pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &
             "k8s.kuma.io/service-name": "server",
             "k8s.kuma.io/service-port": "80",
         });
-        check(world, &pod, 8080, &tags).await?;
+        check_dataplane(world, &pod, 8080, &tags).await?;
         expected.push(pod.name_any());
     }
     for pod in world.ready_pods(APP, "client").await? {
@@ -42,7 +42,7 @@ pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &
             "kuma.io/instance": pod.name_any(),
             "k8s.kuma.io/namespace": APP,
         });
-        check(world, &pod, SERVICE_LESS, &tags).await?;
+        check_dataplane(world, &pod, SERVICE_LESS, &tags).await?;
         expected.push(pod.name_any());
     }
     expected.sort();
@@ -53,7 +53,7 @@ pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &
         .iter()
         .map(ResourceExt::name_any)
         .collect();
-    ensure!(found == expected, "Dataplanes {found:?} for pods {expected:?}");
+    ensure!(found == expected, "Dataplanes {found:?} for Pods {expected:?}");
     let outside = world
         .dataplanes(OUTSIDE)
         .list(&ListParams::default())
@@ -65,13 +65,13 @@ pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &
 }
 
 /// Checks the result of `kubectl get dataplanes <podName>` against the Pod.
-async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
-    let (name, here) = (pod.name_any(), format!("--namespace={APP}"));
-    until(&format!("Dataplane {name}"), SOON, async || {
+async fn check_dataplane(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
+    let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP}"));
+    until(&format!("Dataplane {name}"), DEADLINE, async || {
         let text = world
             .cluster
             .kubectl
-            .run(&["get", "dataplanes", &name, &here, "--output=json"])
+            .run(&["get", "dataplanes", &name, &namespace_flag, "--output=json"])
             .await?;
         let dataplane: Value = serde_json::from_str(&text)?;
         let networking = &dataplane["spec"]["networking"];
@@ -79,7 +79,7 @@ async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> 
         let good = inbounds.len() == 1
             && networking["address"] == ip(pod)?
             && inbounds[0]["port"] == port
-            && inbounds[0]["tags"].as_object() == own_tags(tags, pod).as_object()
+            && inbounds[0]["tags"].as_object() == with_template_hash(tags, pod).as_object()
             && inbounds[0]["health"]["ready"] == true
             && dataplane["mesh"] == "default"
             && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
@@ -88,8 +88,8 @@ async fn check(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> 
     .await
 }
 
-/// Returns the tags with the label that the ReplicaSet controller adds.
-fn own_tags(tags: &Value, pod: &Pod) -> Value {
+/// Adds the tag of the label that the ReplicaSet controller sets on the Pod.
+fn with_template_hash(tags: &Value, pod: &Pod) -> Value {
     let mut all = tags.clone();
     if let Some(hash) = pod.labels().get("pod-template-hash") {
         all["pod-template-hash"] = hash.as_str().into();
@@ -107,7 +107,7 @@ pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> 
         .and_then(|spec| spec.containers.first_mut())
         .context("no container")?;
     container.ports = serde_json::from_value(json!([{"name": "http", "containerPort": 8080}]))?;
-    // A port without a listener.
+    // No process listens on this port.
     container.readiness_probe =
         serde_json::from_value(json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1}))?;
     world.pods(APP).create(&PostParams::default(), &unready).await?;
@@ -121,24 +121,28 @@ pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> 
 }
 
 async fn gets_no_traffic(world: &World) -> Result<()> {
-    until("Dataplane unready with its health", SOON, async || {
-        let dataplane = world.dataplanes(APP).get_opt("unready").await?;
-        let pod = world.pods(APP).get("unready").await?;
-        let started = pod
-            .status
-            .iter()
-            .flat_map(|status| status.container_statuses.iter().flatten());
-        let runs = started
-            .into_iter()
-            .any(|container| container.started == Some(true));
-        let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
-        // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
-        let health = &data["spec"]["networking"]["inbound"][0]["health"];
-        let unready = health.is_object() && health["ready"] != true;
-        Ok(when(runs && unready && !is_ready(&pod), (), || {
-            format!("runs: {runs}, {data}")
-        }))
-    })
+    until(
+        "Dataplane unready to be marked as unready",
+        DEADLINE,
+        async || {
+            let dataplane = world.dataplanes(APP).get_opt("unready").await?;
+            let pod = world.pods(APP).get("unready").await?;
+            let started = pod
+                .status
+                .iter()
+                .flat_map(|status| status.container_statuses.iter().flatten());
+            let runs = started
+                .into_iter()
+                .any(|container| container.started == Some(true));
+            let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
+            // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
+            let health = &data["spec"]["networking"]["inbound"][0]["health"];
+            let unready = health.is_object() && health["ready"] != true;
+            Ok(when(runs && unready && !is_ready(&pod), (), || {
+                format!("container started: {runs}, Dataplane {data}")
+            }))
+        },
+    )
     .await?;
     let address = ip(&world.pods(APP).get("unready").await?)?.to_owned();
     let client = world.pod(APP, "client").await?;
@@ -154,7 +158,7 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
         .any(|endpoint| endpoint.address.ip().to_string() == address);
     ensure!(
         !known,
-        "the client's Envoy sends requests to the unready pod: {endpoints:?}"
+        "the client's Envoy has an endpoint for the unready Pod: {endpoints:?}"
     );
     Ok(())
 }
@@ -168,23 +172,27 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
         .insert("kuma.io/sidecar-drain-time".to_owned(), "1s".to_owned());
     let pods = world.pods(APP);
     pods.create(&PostParams::default(), &short).await?;
-    until("pod short-lived and its Dataplane", SOON, async || {
-        let ready = is_ready(&pods.get("short-lived").await?);
-        let known = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
-        Ok(when(ready && known, (), || {
-            format!("ready: {ready}, has a Dataplane: {known}")
-        }))
-    })
+    until(
+        "Pod short-lived to be ready and to have a Dataplane",
+        DEADLINE,
+        async || {
+            let ready = is_ready(&pods.get("short-lived").await?);
+            let known = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
+            Ok(when(ready && known, (), || {
+                format!("ready: {ready}, has a Dataplane: {known}")
+            }))
+        },
+    )
     .await?;
     pods.delete("short-lived", &DeleteParams::default()).await?;
     until(
-        "the end of pod short-lived and of its Dataplane",
-        SOON,
+        "the deletion of Pod short-lived and of its Dataplane",
+        DEADLINE,
         async || {
             let pod = pods.get_opt("short-lived").await?.is_some();
             let dataplane = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
             Ok(when(!pod && !dataplane, (), || {
-                format!("pod: {pod}, Dataplane: {dataplane}")
+                format!("Pod exists: {pod}, Dataplane exists: {dataplane}")
             }))
         },
     )
@@ -193,7 +201,7 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
 }
 
 /// Annotation whose value is not a port.
-const NONSENSE: &str = "kuma.io/envoy-admin-port=nine";
+const INVALID_ADMIN_PORT: &str = "kuma.io/envoy-admin-port=nine";
 
 pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_names_the_reason(
     world: &World,
@@ -201,21 +209,35 @@ pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_name
     world.deployed().await?;
     let kubectl = &world.cluster.kubectl;
     let name = world.pod(APP, "server").await?;
-    let here = format!("--namespace={APP}");
+    let namespace_flag = format!("--namespace={APP}");
     let pod = world.pods(APP).get(&name).await?;
     let before = world.dataplanes(APP).get(&name).await?;
     let annotated = pod.annotations().get("kuma.io/envoy-admin-port");
-    let right = format!(
+    let original = format!(
         "kuma.io/envoy-admin-port={}",
-        annotated.context("injection writes the port")?
+        annotated.context("the Pod has no annotation with the admin port")?
     );
     kubectl
-        .run(&["annotate", "pod", &name, "--overwrite", NONSENSE, &here])
+        .run(&[
+            "annotate",
+            "pod",
+            &name,
+            "--overwrite",
+            INVALID_ADMIN_PORT,
+            &namespace_flag,
+        ])
         .await?;
-    let outcome = told_of(world, &name).await;
+    let outcome = failure_is_reported(world, &name).await;
     let kept = world.dataplanes(APP).get(&name).await;
     kubectl
-        .run(&["annotate", "pod", &name, "--overwrite", &right, &here])
+        .run(&[
+            "annotate",
+            "pod",
+            &name,
+            "--overwrite",
+            &original,
+            &namespace_flag,
+        ])
         .await?;
     let failures = outcome?;
     let kept = kept?;
@@ -224,19 +246,21 @@ pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_name
         "{:#}",
         kept.data["spec"]
     );
-    Ok(format!("the metric says {failures}"))
+    Ok(format!("{failures} failures counted"))
 }
 
-/// Waits for the Event and the metric.
-async fn told_of(world: &World, pod: &str) -> Result<f64> {
+/// Waits for the Event on the Pod. Returns the value of the metric.
+async fn failure_is_reported(world: &World, pod: &str) -> Result<f64> {
     let kubectl = &world.cluster.kubectl;
-    let here = format!("--namespace={APP}");
+    let namespace_flag = format!("--namespace={APP}");
     let about = format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
-    let words = "Failed to generate Kuma Dataplane: failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
-    until("an Event on the Pod", SOON, async || {
+    let expected = "Failed to generate Kuma Dataplane: failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
+    until("an Event on the Pod", DEADLINE, async || {
         let message = "--output=jsonpath={.items[*].message}";
-        let text = kubectl.run(&["get", "events", &here, &about, message]).await?;
-        Ok(when(text.contains(words), (), || format!("{text:?}")))
+        let text = kubectl
+            .run(&["get", "events", &namespace_flag, &about, message])
+            .await?;
+        Ok(when(text.contains(expected), (), || format!("{text:?}")))
     })
     .await?;
     let target = format!("deployment/{CONTROL_PLANE}");

@@ -14,7 +14,7 @@ use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World};
 
-const SOON: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
@@ -45,12 +45,12 @@ pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(wo
         );
         incoming += handshakes;
     }
-    let answer = world
+    let response = world
         .counters()
         .await?
         .last_answer
         .context("the client got no response")?;
-    let shown = answer["headers"]["x-forwarded-client-cert"]
+    let shown = response["headers"]["x-forwarded-client-cert"]
         .as_str()
         .unwrap_or_default();
     ensure!(
@@ -68,28 +68,29 @@ pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(wo
 
 pub(super) async fn traffic_between_pods_is_encrypted(world: &World) -> Result<Note> {
     world.deployed().await?;
-    let seen = observe(world).await?;
+    let observed = observe(world).await?;
     ensure!(
-        seen.plain.is_empty(),
+        observed.plain.is_empty(),
         "a request in the mesh was readable: {}",
-        seen.plain
+        observed
+            .plain
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("; ")
     );
     ensure!(
-        seen.encrypted > 0,
-        "no encrypted data went from the client's pod to the server's"
+        observed.encrypted > 0,
+        "no encrypted data went from the client's Pod to a server's Pod"
     );
     ensure!(
-        seen.unredirected == 0,
-        "{} segments left the client's pod for the Service",
-        seen.unredirected
+        observed.unredirected == 0,
+        "{} segments went from the client's Pod to the Service",
+        observed.unredirected
     );
     Ok(format!(
-        "{} encrypted segments between the pods, none readable; {} readable outside of the mesh",
-        seen.encrypted, seen.control
+        "{} encrypted segments between the Pods, none readable; {} readable outside of the mesh",
+        observed.encrypted, observed.control
     ))
 }
 
@@ -111,26 +112,30 @@ pub(super) async fn capture_without_mtls_shows_plain_text(world: &World) -> Resu
     let outcome = outcome.await;
     world.strict().await?;
     identity_shown(world, true).await?;
-    let seen = outcome?;
+    let observed = outcome?;
     let failures = world.counters().await?.since(&before).failures();
     ensure!(
-        !seen.plain.is_empty(),
-        "nothing was readable without mTLS: the capture proves nothing"
+        !observed.plain.is_empty(),
+        "the capture contains no readable request without mTLS"
     );
-    Ok(format!("{} readable segments; {failures}", seen.plain.len()))
+    Ok(format!("{} readable segments; {failures}", observed.plain.len()))
 }
 
 /// Waits until the server sees, or does not see, the identity of the client.
 async fn identity_shown(world: &World, shown: bool) -> Result<()> {
     let before = world.counters().await?;
-    until("the Mesh's mTLS to change for running pods", SOON, async || {
-        let counters = world.counters().await?;
-        let answer = counters.last_answer.clone().unwrap_or_default();
-        let header = answer["headers"]["x-forwarded-client-cert"].as_str().is_some();
-        Ok(when(header == shown, (), || {
-            format!("last answer {answer}; {}", counters.since(&before).failures())
-        }))
-    })
+    until(
+        "the Mesh's mTLS to change for running Pods",
+        DEADLINE,
+        async || {
+            let counters = world.counters().await?;
+            let response = counters.last_answer.clone().unwrap_or_default();
+            let has_identity = response["headers"]["x-forwarded-client-cert"].as_str().is_some();
+            Ok(when(has_identity == shown, (), || {
+                format!("last response {response}; {}", counters.since(&before).failures())
+            }))
+        },
+    )
     .await
 }
 
@@ -138,9 +143,9 @@ async fn identity_shown(world: &World, shown: bool) -> Result<()> {
 struct Observation {
     /// Segments with the marker of the request in the mesh.
     plain: Vec<Segment>,
-    /// Segments of encrypted data from the client's pod to a server's pod.
+    /// Segments of encrypted data from the client's Pod to a server's Pod.
     encrypted: usize,
-    /// Segments from the client's pod to the Service's own port, which only the client's own sidecar should receive.
+    /// Segments from the client's Pod to the Service's own port, which only the client's own sidecar should receive.
     unredirected: usize,
     /// Segments with the marker of the request outside of the mesh.
     control: usize,
@@ -154,12 +159,12 @@ async fn observe(world: &World) -> Result<Observation> {
     let (inside, outside) = (format!("{MARKER}-in-the-mesh"), format!("{MARKER}-outside"));
 
     let capture = Capture::start(&world.cluster).await?;
-    let answer = demo::get(kubectl, APP, &client, "client", &format!("{SERVER_URL}{inside}")).await?;
+    let response = demo::get(kubectl, APP, &client, "client", &format!("{SERVER_URL}{inside}")).await?;
     ensure!(
-        answer.contains(&inside),
-        "the server does not repeat the marker: {answer}"
+        response.contains(&inside),
+        "the server does not repeat the marker: {response}"
     );
-    // The control request comes second: once it is in the capture, all earlier packets are.
+    // The control request comes second: once it is in the capture, all earlier packets are in the capture as well.
     demo::get(
         kubectl,
         OUTSIDE,
@@ -170,10 +175,12 @@ async fn observe(world: &World) -> Result<Observation> {
     .await?;
     until(
         "the request outside of the mesh in the capture",
-        SOON,
+        DEADLINE,
         async || {
-            let count = shown(&capture.so_far()?, &outside).len();
-            Ok(when(count > 0, (), || "it is not there".to_owned()))
+            let count = segments_with(&capture.so_far()?, &outside).len();
+            Ok(when(count > 0, (), || {
+                "the capture does not contain it".to_owned()
+            }))
         },
     )
     .await?;
@@ -193,12 +200,12 @@ async fn observe(world: &World) -> Result<Observation> {
     Ok(Observation {
         unredirected: unredirected.count(),
         encrypted: between.filter(|segment| segment.is_tls_data()).count(),
-        plain: shown(&segments, &inside),
-        control: shown(&segments, &outside).len(),
+        plain: segments_with(&segments, &inside),
+        control: segments_with(&segments, &outside).len(),
     })
 }
 
-fn shown(segments: &[Segment], text: &str) -> Vec<Segment> {
+fn segments_with(segments: &[Segment], text: &str) -> Vec<Segment> {
     segments
         .iter()
         .filter(|segment| segment.shows(text))

@@ -1,5 +1,5 @@
-//! Three replicas of the control plane with one fault after the other: running traffic never fails, and new Pods work as
-//! soon as one replica works.
+//! Three replicas of the control plane, with one fault after the other. Requests never fail, and new Pods get responses as
+//! soon as one replica is available.
 
 use std::time::{Duration, Instant};
 
@@ -22,27 +22,28 @@ use crate::pods::{ip, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
 pub(super) const REPLICAS: usize = 3;
-const SOON: Duration = Duration::from_secs(45);
-/// Numbers of servers, as deployed and for the rebalancing test.
+const DEADLINE: Duration = Duration::from_secs(45);
+/// Number of servers in the manifest of the application.
 const SERVERS: usize = 3;
+/// Number of servers for the rebalancing test.
 const MANY_SERVERS: usize = 12;
-/// Limit of the sidecars that a replica may hold beyond its share.
-const SLACK: usize = 3;
+/// Number of sidecars that a replica may hold beyond its share.
+const EXCESS: usize = 3;
 /// Deadline of rebalancing: the set of replicas must be stable for a minute, then sidecars move.
-const SHARED: Duration = Duration::from_secs(110);
+const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Port that serves the readiness of a replica.
+/// Port of the diagnostics server of a replica, which serves its readiness and metrics.
 const DIAGNOSTICS: u16 = 5680;
-/// Deadline of an election: twice the time in which an expired lease is taken over.
-const NEW_LEADER: Duration = Duration::from_secs(30);
-/// Deadline of the recovery: after an outage of ten minutes, the kubelet lists its Pods only after nearly two minutes.
-const RECOVERED: Duration = Duration::from_secs(150);
-/// Components that end when they cannot renew their leases, except in this cluster, where each has one instance and no
-/// election. If they kept running, they would mark the node as dead after the outage.
+/// Deadline of an election: twice the time within which another replica acquires an expired lease.
+const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
+/// Deadline of the recovery. After an outage of ten minutes, the kubelet lists its Pods only after nearly two minutes.
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
+/// Components that would exit when they cannot renew their leases. In this cluster they have one instance and no election,
+/// so the test stops them; otherwise they would mark the node as unreachable after the outage.
 const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-/// Deadline for dead connections: they are closed after 19 s, then the sidecar of a new Pod retries.
-const NOTICED: Duration = Duration::from_secs(40);
+/// Deadline of the detection of dead connections: replicas close them after 19 s, then the sidecar of a new Pod retries.
+const DETECTION_DEADLINE: Duration = Duration::from_secs(40);
 
 pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
     world: &World,
@@ -51,28 +52,28 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let load = Load::begin(world).await?;
     let (leader, old) = leader(world).await?;
     kill_program(&leader, "kuma-cp")?;
-    let one = works(world, "after-leader").await?;
-    let led = until("another leader", NEW_LEADER, async || {
+    let after_leader = time_to_first_response(world, "after-leader").await?;
+    let elected = until("another leader", ELECTION_DEADLINE, async || {
         let holder = holder(world).await?;
         Ok(when(holder != old, holder.clone(), || {
-            format!("the lease is {holder}'s")
+            format!("the holder is {holder}")
         }))
     });
-    led.await?;
+    elected.await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let other = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
     kill_program(other.context("another replica")?, "kuma-cp")?;
-    let two = works(world, "after-other").await?;
+    let after_other = time_to_first_response(world, "after-other").await?;
     restored(world).await?;
     for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
         kill_program(&replica, "kuma-cp")?;
     }
-    let all = works(world, "after-all").await?;
+    let after_all = time_to_first_response(world, "after-all").await?;
     restored(world).await?;
     let connected = reconnected(world).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; sidecars by replica at the end: {connected:?}; a new pod worked {one:.1?} after the leader's end, {two:.1?} after another's, {all:.1?} after all"
+        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response {after_leader:.1?} after the end of the leader, {after_other:.1?} after that of another replica, {after_all:.1?} after that of all"
     ))
 }
 
@@ -90,14 +91,18 @@ async fn rebalanced(world: &World) -> Result<Note> {
     let load = Load::begin(world).await?;
     replicated(world).await?;
     let start = Instant::now();
-    let counts = until("every replica to have its share", SHARED, async || {
-        let counts = reconnected(world).await?;
-        let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
-        let most = counts.iter().max().copied().unwrap_or_default();
-        Ok(when(most <= share + SLACK, counts.clone(), || {
-            format!("{counts:?}")
-        }))
-    })
+    let counts = until(
+        "every replica to have its share",
+        REBALANCING_DEADLINE,
+        async || {
+            let counts = reconnected(world).await?;
+            let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
+            let most = counts.iter().max().copied().unwrap_or_default();
+            Ok(when(most <= share + EXCESS, counts.clone(), || {
+                format!("{counts:?}")
+            }))
+        },
+    )
     .await?;
     let took = start.elapsed();
     let load = load.end(world).await?;
@@ -111,31 +116,33 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world:
     let leases = leases(world);
     // Simulates a dead node with a wrong clock. Replicas may write the Lease meanwhile, so the write is retried.
     let spec = json!({"spec": {
-        "holderIdentity": "stranger",
+        "holderIdentity": "other-node",
         "renewTime": "2999-01-01T00:00:00.000000Z",
         "acquireTime": "2999-01-01T00:00:00.000000Z",
         "leaseDurationSeconds": i32::MAX,
         "leaseTransitions": 41,
     }});
-    until("the stranger to hold the lease", SOON, async || {
+    until("other-node to hold the lease", DEADLINE, async || {
         leases
             .patch(LEASE, &PatchParams::default(), &Patch::Merge(&spec))
             .await?;
         let holder = holder(world).await?;
-        Ok(when(holder == "stranger", (), || format!("it is {holder}'s")))
+        Ok(when(holder == "other-node", (), || {
+            format!("the holder is {holder}")
+        }))
     })
     .await?;
     let start = Instant::now();
-    let lease = until("a replica to hold the lease", NEW_LEADER, async || {
+    let lease = until("a replica to hold the lease", ELECTION_DEADLINE, async || {
         let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
         Ok(when(holder.starts_with(CONTROL_PLANE), spec, || {
-            format!("it is {holder}'s")
+            format!("the holder is {holder}")
         }))
     })
     .await?;
     ensure!(lease.lease_transitions == Some(42), "{lease:?}");
-    Ok(format!("a replica leads after {:.1?}", start.elapsed()))
+    Ok(format!("a replica holds the lease after {:.1?}", start.elapsed()))
 }
 
 pub(super) async fn dead_connections_to_the_api_server_are_detected(world: &World) -> Result<Note> {
@@ -143,12 +150,12 @@ pub(super) async fn dead_connections_to_the_api_server_are_detected(world: &Worl
     let load = Load::begin(world).await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let (severed, count) = Severed::connections(&world.cluster, &replicas, API_PORT).await?;
-    let noticed = works_within(world, "after-silence", NOTICED).await;
-    severed.mend().await?;
-    let noticed = noticed?;
+    let detected = time_to_first_response_within(world, "after-silence", DETECTION_DEADLINE).await;
+    severed.restore().await?;
+    let detected = detected?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; a new pod worked {noticed:.1?} after {count} connections were severed"
+        "{load}; a new Pod got a response {detected:.1?} after {count} connections were severed"
     ))
 }
 
@@ -190,31 +197,31 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
         world.cluster.start_component(component).await?;
     }
     meanwhile?;
-    let worked = client(world, AFTER, RECOVERED).await;
+    let worked = client(world, AFTER, RECOVERY_DEADLINE).await;
     let started = world
         .pods(APP)
         .get(AFTER)
         .await?
         .status
         .and_then(|status| status.start_time);
-    let ours = started.map(|started| Timestamp::now().duration_since(started.0));
+    let since_start = started.map(|started| Timestamp::now().duration_since(started.0));
     remove(world, AFTER).await?;
-    let (worked, ours) = (
+    let (worked, since_start) = (
         worked?,
-        ours.context("the kubelet does not know the Pod")?.as_secs(),
+        since_start.context("the Pod has no start time")?.as_secs(),
     );
     restored(world).await?;
     for replica in killed {
-        // The replica waits for the API server instead of ending, which would lead to growing restart delays.
-        let now = world.pods(SYSTEM).get(&replica.name_any()).await?;
-        let started = restarts(&now) - restarts(replica);
+        // The replica waits for the API server. If it exited, the kubelet would delay each restart longer.
+        let current = world.pods(SYSTEM).get(&replica.name_any()).await?;
+        let started = restarts(&current) - restarts(replica);
         ensure!(started == 1, "{} was started {started} times", replica.name_any());
     }
     let spared = spare.end(world, outage).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load} in {outage:?}; the client whose Envoy crashed: {spared}; a new pod worked {worked:.1?} after, {ours} s \
-         after the kubelet had heard of it"
+        "{load} in {outage:?}; the client whose Envoy crashed: {spared}; a new Pod got a response {worked:.1?} \
+         after its creation, {since_start} s after the kubelet accepted it"
     ))
 }
 
@@ -223,29 +230,33 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World
     let spare = spare(world).await?;
     let load = Load::begin(world).await?;
     scale(world, 0).await?;
-    until("the end of the control plane", SOON, async || {
-        let left = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
-        Ok(when(left == 0, (), || format!("{left} pods")))
+    until("the control plane's Pods to be deleted", DEADLINE, async || {
+        let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        Ok(when(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
     let start = Instant::now();
     kill_program(&spare.pod, "envoy")?;
     let crashed = demo::counters(&world.cluster.kubectl, APP, SPARE).await?;
-    let again = until("answers to the client whose Envoy crashed", SOON, async || {
-        let gained = spare.counters(world).await?.since(&crashed);
-        Ok(when(gained.succeeded >= 20, start.elapsed(), || {
-            gained.failures()
-        }))
-    })
+    let recovered = until(
+        "responses to the client whose Envoy crashed",
+        DEADLINE,
+        async || {
+            let gained = spare.counters(world).await?.since(&crashed);
+            Ok(when(gained.succeeded >= 20, start.elapsed(), || {
+                gained.failures()
+            }))
+        },
+    )
     .await;
     scale(world, REPLICAS).await?;
     restored(world).await?;
-    let again = again?;
-    works(world, "after-nothing").await?;
+    let recovered = recovered?;
+    time_to_first_response(world, "after-scale-up").await?;
     let spared = spare.end(world, Duration::ZERO).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; the client whose Envoy crashed had 20 answers after {again:.1?}: {spared}"
+        "{load}; the client whose Envoy crashed got 20 responses after {recovered:.1?}: {spared}"
     ))
 }
 
@@ -256,22 +267,22 @@ pub(super) async fn replicated(world: &World) -> Result<()> {
     world.deployed().await?;
     scale(world, REPLICAS).await?;
     restored(world).await?;
-    until("a leader", NEW_LEADER, async || {
+    until("a leader", ELECTION_DEADLINE, async || {
         let holder = holder(world).await?;
         let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-        let leads = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
-        Ok(when(leads, (), || format!("the lease is {holder}'s")))
+        let elected = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
+        Ok(when(elected, (), || format!("the holder is {holder}")))
     })
     .await
 }
 
 async fn scale(world: &World, replicas: usize) -> Result<()> {
-    let (here, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
+    let (namespace_flag, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
     let deployment = format!("deployment/{CONTROL_PLANE}");
     world
         .cluster
         .kubectl
-        .run(&["scale", &deployment, &here, &replicas])
+        .run(&["scale", &deployment, &namespace_flag, &replicas])
         .await?;
     Ok(())
 }
@@ -304,7 +315,10 @@ async fn leader(world: &World) -> Result<(Pod, String)> {
     let holder = holder(world).await?;
     let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let leader = pods.into_iter().find(|pod| holder.starts_with(&pod.name_any()));
-    Ok((leader.with_context(|| format!("{holder} is no replica"))?, holder))
+    Ok((
+        leader.with_context(|| format!("the lease holder {holder} is not a ready replica"))?,
+        holder,
+    ))
 }
 
 /// Waits until all sidecars of the application are connected. Returns their number at each replica.
@@ -315,18 +329,23 @@ async fn reconnected(world: &World) -> Result<Vec<usize>> {
         .await?
         .items
         .len();
-    until("all sidecars to be connected", SOON, async || {
+    until("all sidecars to be connected", DEADLINE, async || {
         let mut counts = Vec::new();
         for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
             let metrics = diagnostics(&replica, "/metrics").await?;
             let count = metrics
                 .lines()
                 .find_map(|line| line.strip_prefix("kuma_cp_xds_connected_proxies "));
-            counts.push(count.context("no metric of connected proxies")?.trim().parse()?);
+            counts.push(
+                count
+                    .context("the replica has no metric of connected proxies")?
+                    .trim()
+                    .parse()?,
+            );
         }
         let connected: usize = counts.iter().sum();
         Ok(when(connected == sidecars, counts, || {
-            format!("{connected} of {sidecars}")
+            format!("{connected} of {sidecars} are connected")
         }))
     })
     .await
@@ -343,9 +362,9 @@ async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
     stream
         .write_all(format!("GET {path} HTTP/1.1\r\nhost: e2e\r\nconnection: close\r\n\r\n").as_bytes())
         .await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    Ok(answer)
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await?;
+    Ok(response)
 }
 
 /// Returns the number of container restarts of a Pod.
@@ -359,7 +378,7 @@ fn restarts(pod: &Pod) -> i32 {
 
 // === traffic ===
 
-/// The continuous client.
+/// Requests of the continuous client during a test.
 struct Load {
     before: Counters,
     start: Instant,
@@ -381,7 +400,7 @@ impl Load {
         let expected = self.start.elapsed().as_secs() * 10;
         ensure!(
             gained.succeeded >= expected,
-            "{} responses, not {expected}",
+            "{} responses, fewer than {expected}",
             gained.succeeded
         );
         Ok(gained.failures())
@@ -391,16 +410,16 @@ impl Load {
 const SPARE: &str = "spare";
 const AFTER: &str = "after-outage";
 
-/// Separate client, whose Envoy may crash.
+/// Separate client, whose Envoy the test kills.
 struct Spare {
     pod: Pod,
     before: Counters,
 }
 
 async fn spare(world: &World) -> Result<Spare> {
-    // An earlier failed test may have left the Pod.
+    // The Pod exists if an earlier test failed.
     remove(world, SPARE).await?;
-    client(world, SPARE, SOON).await?;
+    client(world, SPARE, DEADLINE).await?;
     Ok(Spare {
         pod: world.pods(APP).get(SPARE).await?,
         before: demo::counters(&world.cluster.kubectl, APP, SPARE).await?,
@@ -412,7 +431,7 @@ impl Spare {
         demo::counters(&world.cluster.kubectl, APP, SPARE).await
     }
 
-    /// Checks that it got responses nearly all the time. Requests during the crash may fail.
+    /// Checks that the client got responses nearly all the time. Requests during the crash may fail.
     async fn end(self, world: &World, time: Duration) -> Result<String> {
         let gained = self.counters(world).await?.since(&self.before);
         remove(world, SPARE).await?;
@@ -427,11 +446,11 @@ impl Spare {
 }
 
 /// Returns the time until a new Pod of the mesh gets responses.
-async fn works(world: &World, name: &str) -> Result<Duration> {
-    works_within(world, name, SOON).await
+async fn time_to_first_response(world: &World, name: &str) -> Result<Duration> {
+    time_to_first_response_within(world, name, DEADLINE).await
 }
 
-async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Duration> {
+async fn time_to_first_response_within(world: &World, name: &str, limit: Duration) -> Result<Duration> {
     let worked = client(world, name, limit).await;
     remove(world, name).await?;
     worked
@@ -439,10 +458,10 @@ async fn works_within(world: &World, name: &str, limit: Duration) -> Result<Dura
 
 /// Deletes a Pod, if it exists.
 pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
-    let at_once = DeleteParams::default().grace_period(0);
-    match world.pods(APP).delete(name, &at_once).await {
+    let immediately = DeleteParams::default().grace_period(0);
+    match world.pods(APP).delete(name, &immediately).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        deleted => deleted.map(drop).with_context(|| format!("pod {name}")),
+        deleted => deleted.map(drop).with_context(|| format!("Pod {name}")),
     }
 }
 
@@ -450,7 +469,7 @@ pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
 async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> {
     let start = Instant::now();
     let new = pod(world, APP, name, &["client", SERVER_URL, "--interval=100ms"])?;
-    until(&format!("pod {name} to be admitted"), limit, async || {
+    until(&format!("Pod {name} to be admitted"), limit, async || {
         Ok(match world.pods(APP).create(&PostParams::default(), &new).await {
             Ok(_) => Progress::Done(()),
             Err(error) => Progress::NotYet(error.to_string()),
@@ -458,7 +477,7 @@ async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> 
     })
     .await?;
     until(
-        &format!("answers to pod {name}"),
+        &format!("responses to Pod {name}"),
         limit.saturating_sub(start.elapsed()),
         async || {
             Ok(match demo::counters(&world.cluster.kubectl, APP, name).await {

@@ -23,8 +23,9 @@ use crate::harness::wait::{until, when};
 use crate::pods::{SIDECAR, is_ready};
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
-/// Mesh with certificates of one minute, the shortest lifetime. Once a new CA signs, they are renewed within half of it.
-const SHORT_LIVES: &str = "
+/// Mesh whose certificates live for one minute, the shortest lifetime. After a change of the signing CA, they are renewed
+/// within half of it.
+const SHORT_LIFETIME: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
 metadata:
@@ -40,9 +41,9 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// Deadline from a new root to the trust of every sidecar: a watch event and a message on a stream. A sidecar that saw
-/// the mesh without mTLS, in an earlier test, retries within 30 s.
-const AT_ONCE: Duration = Duration::from_secs(45);
+/// Deadline of the propagation of a new root to every sidecar, which takes a watch event and a response on a stream. A
+/// sidecar that saw the mesh without mTLS, in an earlier test, retries within 30 s.
+const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
 /// Deadline of a rotation step.
 const STEP: Duration = Duration::from_mins(1);
 
@@ -50,7 +51,7 @@ const STEP: Duration = Duration::from_mins(1);
 
 pub(super) async fn ca_rotation_fails_no_request(world: &World) -> Result<Note> {
     world.deployed().await?;
-    world.cluster.kubectl.apply_over(SHORT_LIVES).await?;
+    world.cluster.kubectl.apply_over(SHORT_LIFETIME).await?;
     let outcome = rotate(world).await;
     world.strict().await?;
     outcome
@@ -77,7 +78,7 @@ async fn rotate(world: &World) -> Result<Note> {
     for (pod, secrets) in &sidecar_secrets(world).await? {
         ensure!(
             secrets.trusts(&[&old]),
-            "{pod} does not trust the mesh's root alone at the start"
+            "{pod} trusts other roots than that of the mesh at the start"
         );
     }
     let before = world.counters().await?;
@@ -106,7 +107,7 @@ async fn rotate(world: &World) -> Result<Note> {
     ensure!(last.completed > first.completed, "there were no handshakes");
     check_events(world).await?;
     Ok(format!(
-        "{} in {} handshakes; roots everywhere after {:.1} s, re-issued after {:.0} s, old root gone after {:.0} s",
+        "{} in {} handshakes; both roots trusted after {:.1} s, re-issued after {:.0} s, old root removed after {:.0} s",
         gained.failures(),
         last.completed - first.completed,
         rotation.trusted.as_secs_f64(),
@@ -124,7 +125,7 @@ async fn handshakes(envoy: &Envoy<'_>) -> Result<Handshakes> {
     })
 }
 
-/// Requests a rotation and brings each of its steps forward. The servers restart between two steps, so that new
+/// Requests a rotation and starts each of its steps early. The servers restart between two steps, so that new
 /// handshakes are made with the certificates of that step.
 async fn replace_ca(world: &World, old: &CertificateDer<'static>) -> Result<Rotation> {
     let start = std::time::Instant::now();
@@ -134,30 +135,36 @@ async fn replace_ca(world: &World, old: &CertificateDer<'static>) -> Result<Rota
         .kubectl
         .run(&["annotate", "mesh", "default", "--overwrite", &request])
         .await?;
-    let new = until("a new root", AT_ONCE, async || {
+    let new = until("a new root", PROPAGATION_DEADLINE, async || {
         let newest = newest_root(world).await?;
         Ok(when(newest != *old, newest, || {
-            "there is the old one only".to_owned()
+            "the old root is the newest".to_owned()
         }))
     })
     .await?;
-    let last_check = reached(world, AT_ONCE, "every sidecar to trust both roots", |secrets| {
-        secrets.trusts(&[old, &new])
-    })
+    let last_check = reached(
+        world,
+        PROPAGATION_DEADLINE,
+        "every sidecar to trust both roots",
+        |secrets| secrets.trusts(&[old, &new]),
+    )
     .await?;
     let trusted = start.elapsed().saturating_sub(last_check);
-    bring_forward(world, &["signs-from"]).await?;
-    reached(world, STEP, "every certificate to be of the new CA", |secrets| {
-        secrets.chains_to(&new) && !secrets.chains_to(old)
-    })
+    run_now(world, &["signs-from"]).await?;
+    reached(
+        world,
+        STEP,
+        "every certificate to be signed by the new CA",
+        |secrets| secrets.chains_to(&new) && !secrets.chains_to(old),
+    )
     .await?;
     let reissued = start.elapsed();
     world.restart(APP, "server").await?;
-    bring_forward(world, &["predecessor-trusted-until"]).await?;
+    run_now(world, &["predecessor-trusted-until"]).await?;
     reached(
         world,
-        AT_ONCE,
-        "every sidecar to trust the new root alone",
+        PROPAGATION_DEADLINE,
+        "every sidecar to trust only the new root",
         |secrets| secrets.trusts(&[&new]) && secrets.chains_to(&new),
     )
     .await?;
@@ -185,14 +192,14 @@ async fn check_events(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Brings steps forward, as an operator can once every proxy is ready. By default a step waits for longer than the
-/// lifetime of a certificate.
-async fn bring_forward(world: &World, steps: &[&str]) -> Result<()> {
+/// Sets the times of steps to now, as an operator can once every proxy is ready for them. By default a step waits longer
+/// than the lifetime of a certificate.
+async fn run_now(world: &World, steps: &[&str]) -> Result<()> {
     let times: BTreeMap<_, _> = steps.iter().map(|step| (*step, seconds().to_string())).collect();
     let patch = json!({"stringData": times}).to_string();
     let name = format!("secret/{}", newest(world).await?.name_any());
-    let here = format!("--namespace={SYSTEM}");
-    let arguments = ["patch", &name, &here, "--type=merge", "--patch", &patch];
+    let namespace_flag = format!("--namespace={SYSTEM}");
+    let arguments = ["patch", &name, &namespace_flag, "--type=merge", "--patch", &patch];
     world.cluster.kubectl.run(&arguments).await.map(drop)
 }
 
@@ -230,15 +237,15 @@ impl SidecarSecrets {
 async fn reached(
     world: &World,
     within: Duration,
-    what: &str,
-    good: impl Fn(&SidecarSecrets) -> bool,
+    condition: &str,
+    holds: impl Fn(&SidecarSecrets) -> bool,
 ) -> Result<Duration> {
-    until(what, within, async || {
+    until(condition, within, async || {
         let start = std::time::Instant::now();
         let sidecars = sidecar_secrets(world).await?;
         let missing: Vec<_> = sidecars
             .iter()
-            .filter(|(_, secrets)| !good(secrets))
+            .filter(|(_, secrets)| !holds(secrets))
             .map(|(pod, secrets)| format!("{pod} trusts {} roots", secrets.roots.len()))
             .collect();
         Ok(when(
@@ -250,7 +257,7 @@ async fn reached(
     .await
 }
 
-/// Secrets of the sidecars of the client and of the servers, by Pod name.
+/// Returns the secrets of the sidecars of the client and of the servers, by Pod name.
 async fn sidecar_secrets(world: &World) -> Result<BTreeMap<String, SidecarSecrets>> {
     let mut sidecars = BTreeMap::new();
     for app in ["client", "server"] {
@@ -258,7 +265,7 @@ async fn sidecar_secrets(world: &World) -> Result<BTreeMap<String, SidecarSecret
             let name = pod.name_any();
             let url = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
             let dump = demo::get(&world.cluster.kubectl, APP, &name, app, url).await;
-            // The Pod may end meanwhile.
+            // The Pod may have been deleted since it was listed.
             let Ok(dump) = dump else { continue };
             sidecars.insert(name.clone(), parse_secrets(&dump).with_context(|| name)?);
         }
@@ -336,12 +343,12 @@ pub(super) async fn proxies_with_a_false_identity_get_no_certificate(world: &Wor
     let impostors = impostors(world).await?;
     let mut before = BTreeMap::new();
     for impostor in &impostors {
-        before.insert(impostor.reason, refusals(&diagnostics, impostor.reason).await?);
+        before.insert(impostor.reason, denials(&diagnostics, impostor.reason).await?);
     }
     let outcome = attempt(world, &diagnostics, &impostors, &before).await;
     for impostor in &impostors {
-        let now = DeleteParams::default().grace_period(0);
-        world.pods(APP).delete(impostor.name, &now).await.ok();
+        let immediately = DeleteParams::default().grace_period(0);
+        world.pods(APP).delete(impostor.name, &immediately).await.ok();
     }
     let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), APP);
     for impostor in impostors.iter().filter(|impostor| impostor.token.is_some()) {
@@ -358,8 +365,8 @@ async fn impostors(world: &World) -> Result<Vec<Impostor>> {
     );
     let server = servers.first().context("no server is ready")?.name_any();
     let token = async |arguments: &[&str]| {
-        let here = format!("--namespace={APP}");
-        let mut command = vec!["create", "token", "default", &here];
+        let namespace_flag = format!("--namespace={APP}");
+        let mut command = vec!["create", "token", "default", &namespace_flag];
         command.extend(arguments);
         let token = world.cluster.kubectl.run(&command).await?;
         anyhow::Ok(Some(token.trim().to_owned()))
@@ -367,11 +374,11 @@ async fn impostors(world: &World) -> Result<Vec<Impostor>> {
     let bound = ["--bound-object-kind=Pod", "--bound-object-name"];
     let bound_to = |pod: &str| format!("{}={pod}", bound[1]);
     // Token of a deleted Pod.
-    let gone = sleeper(world, "e2e-gone")?;
-    world.pods(APP).create(&PostParams::default(), &gone).await?;
-    let of_gone = token(&[bound[0], &bound_to("e2e-gone")]).await?;
-    let now = DeleteParams::default().grace_period(0);
-    world.pods(APP).delete("e2e-gone", &now).await?;
+    let deleted = sleeper(world, "e2e-deleted")?;
+    world.pods(APP).create(&PostParams::default(), &deleted).await?;
+    let deleted_pod_token = token(&[bound[0], &bound_to("e2e-deleted")]).await?;
+    let immediately = DeleteParams::default().grace_period(0);
+    world.pods(APP).delete("e2e-deleted", &immediately).await?;
     let impostor = |name, claims: &str, token, reason| Impostor {
         name,
         claims: claims.to_owned(),
@@ -384,10 +391,15 @@ async fn impostors(world: &World) -> Result<Vec<Impostor>> {
         impostor(
             "e2e-other-audience",
             &victim,
-            token(&[bound[0], &bound_to(&server), "--audience=somebody"]).await?,
+            token(&[bound[0], &bound_to(&server), "--audience=other"]).await?,
             "InvalidToken",
         ),
-        impostor("e2e-of-gone", &format!("e2e-gone.{APP}"), of_gone, "InvalidToken"),
+        impostor(
+            "e2e-token-of-deleted",
+            &format!("e2e-deleted.{APP}"),
+            deleted_pod_token,
+            "InvalidToken",
+        ),
     ])
 }
 
@@ -412,8 +424,8 @@ async fn attempt(
     let mut notes = Vec::new();
     for impostor in impostors {
         let Impostor { name, reason, .. } = impostor;
-        let words = until(
-            &format!("{name} to be refused"),
+        let message = until(
+            &format!("the denial of a certificate to {name}"),
             Duration::from_mins(1),
             async || {
                 let log = world
@@ -436,12 +448,15 @@ async fn attempt(
         .await?;
         if let Some(token) = &impostor.token {
             let signature = token.rsplit('.').next().unwrap_or(token);
-            ensure!(!words.contains(signature), "{name}'s log shows its token");
+            ensure!(
+                !message.contains(signature),
+                "the log of {name} contains its token"
+            );
         }
-        let counted = refusals(diagnostics, reason).await?;
+        let counted = denials(diagnostics, reason).await?;
         ensure!(
             counted > before.get(reason).copied().unwrap_or_default(),
-            "{name}: no refusal was counted for {reason}"
+            "{name}: no denial with reason {reason} was counted"
         );
         notes.push(format!("{reason} {counted}"));
     }
@@ -464,20 +479,20 @@ async fn logged(world: &World, impostors: &[Impostor]) -> Result<()> {
     {
         ensure!(
             log.contains(reason),
-            "{name}: {reason} is not in the control plane's log"
+            "{name}: the log of the control plane does not contain {reason}"
         );
         if let Some(token) = token {
             let signature = token.rsplit('.').next().unwrap_or(token);
             ensure!(
                 !log.contains(signature),
-                "{name}: the control plane's log shows the token"
+                "{name}: the log of the control plane contains the token"
             );
         }
     }
     Ok(())
 }
 
-async fn refusals(diagnostics: &Forward, reason: &str) -> Result<u64> {
+async fn denials(diagnostics: &Forward, reason: &str) -> Result<u64> {
     let text = diagnostics.get("/metrics").await?;
     let labels = format!("kuma_cp_certificate_refusals_total{{reason=\"{reason}\"}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&labels));
@@ -495,7 +510,7 @@ async fn sidecar(world: &World) -> Result<Value> {
         .iter()
         .find(|pod| is_ready(pod))
         .context("no client is ready")?;
-    let spec = pod.spec.as_ref().context("a Pod has a spec")?;
+    let spec = pod.spec.as_ref().context("the Pod has no spec")?;
     let mut containers = spec.init_containers.iter().flatten().chain(&spec.containers);
     let found = containers.find(|container| container.name == SIDECAR);
     Ok(serde_json::to_value(found.context("the client has no sidecar")?)?)
@@ -503,12 +518,12 @@ async fn sidecar(world: &World) -> Result<Value> {
 
 fn pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
     let mut environment: Vec<Value> = sidecar["env"].as_array().cloned().unwrap_or_default();
-    let wrong = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
-    environment.retain(|variable| !wrong.iter().any(|name| variable["name"] == *name));
-    environment.push(json!({"name": wrong[0], "value": impostor.claims}));
+    let replaced = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
+    environment.retain(|variable| !replaced.iter().any(|name| variable["name"] == *name));
+    environment.push(json!({"name": replaced[0], "value": impostor.claims}));
     let own = "/var/run/secrets/kubernetes.io/serviceaccount/token";
     let path = if impostor.token.is_some() { STOLEN } else { own };
-    environment.push(json!({"name": wrong[1], "value": path}));
+    environment.push(json!({"name": replaced[1], "value": path}));
     let mut container = json!({
         "name": "impostor", "image": sidecar["image"], "args": sidecar["args"], "env": environment,
     });

@@ -21,7 +21,7 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
         let pods = world.ready_pods(APP, app).await?;
         ensure!(
             pods.len() == count,
-            "{} pods of {app} are ready, not {count}",
+            "{} Pods of {app} are ready, not {count}",
             pods.len()
         );
         for pod in pods {
@@ -41,11 +41,15 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
                 "{} has {sidecars} containers {SIDECAR}",
                 pod.name_any()
             );
-            let mark = pod
+            let annotation = pod
                 .annotations()
                 .get("kuma.io/sidecar-injected")
                 .map(String::as_str);
-            ensure!(mark == Some("true"), "{} is marked {mark:?}", pod.name_any());
+            ensure!(
+                annotation == Some("true"),
+                "{} has kuma.io/sidecar-injected {annotation:?}",
+                pod.name_any()
+            );
         }
     }
     for (namespace, app) in [(APP, "opted-out"), (OUTSIDE, "outsider"), (OUTSIDE, "server")] {
@@ -56,12 +60,16 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
                 "{}: {init:?} {containers:?}",
                 pod.name_any()
             );
-            let marks: Vec<_> = pod
+            let annotations: Vec<_> = pod
                 .annotations()
                 .keys()
                 .filter(|key| key.contains("kuma.io/"))
                 .collect();
-            ensure!(marks.is_empty(), "{} has annotations {marks:?}", pod.name_any());
+            ensure!(
+                annotations.is_empty(),
+                "{} has annotations {annotations:?}",
+                pod.name_any()
+            );
         }
     }
     Ok(String::new())
@@ -83,12 +91,12 @@ pub(super) async fn application_containers_are_unchanged(world: &World) -> Resul
             .first()
             .context("a template without containers")?;
         for pod in world.ready_pods(APP, app).await? {
-            let spec = pod.spec.clone().context("a pod without spec")?;
+            let spec = pod.spec.clone().context("a Pod without spec")?;
             let found = spec
                 .containers
                 .iter()
                 .find(|container| container.name == wanted.name);
-            same(wanted, found.context("the application's container is gone")?)
+            check_same(wanted, found.context("the application's container is missing")?)
                 .with_context(|| format!("container {} of {}", wanted.name, pod.name_any()))?;
             let others: Vec<&str> = spec
                 .containers
@@ -122,12 +130,12 @@ pub(super) async fn application_containers_are_unchanged(world: &World) -> Resul
 
 /// Checks that a container equals that of the template, apart from additions of the API server and from HTTP probes,
 /// which go through the sidecar.
-fn same(wanted: &Container, found: &Container) -> Result<()> {
+fn check_same(wanted: &Container, found: &Container) -> Result<()> {
     let (mut wanted, mut found) = (json!(wanted), json!(found));
     for probe in ["readinessProbe", "livenessProbe"] {
         let (before, after) = (wanted[probe].take(), found[probe].take());
         ensure!(
-            rewritten(before.clone(), &wanted) == after,
+            with_virtual_probe(before.clone(), &wanted) == after,
             "{probe}: {before} became {after}"
         );
     }
@@ -139,7 +147,7 @@ fn same(wanted: &Container, found: &Container) -> Result<()> {
     }
     for side in [&mut wanted, &mut found] {
         side.as_object_mut()
-            .context("a container is an object")?
+            .context("the container is not a JSON object")?
             .retain(|_, value| !value.is_null());
     }
     ensure!(wanted == found, "{wanted} became {found}");
@@ -147,7 +155,7 @@ fn same(wanted: &Container, found: &Container) -> Result<()> {
 }
 
 /// Returns the expected probe after injection.
-fn rewritten(mut probe: Value, container: &Value) -> Value {
+fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();
         let named = ports.into_iter().find(|port| port["name"] == http["port"]);
@@ -186,7 +194,7 @@ mod tests {
 
     #[test]
     fn additions_of_the_api_server_are_ignored() {
-        same(&container(wanted()), &container(found())).expect("the same");
+        check_same(&container(wanted()), &container(found())).expect("no difference");
     }
 
     #[test]
@@ -205,7 +213,7 @@ mod tests {
         ] {
             let mut changed = found();
             *changed.pointer_mut(path).expect(path) = value;
-            same(&container(wanted()), &container(changed)).expect_err(path);
+            check_same(&container(wanted()), &container(changed)).expect_err(path);
         }
     }
 }

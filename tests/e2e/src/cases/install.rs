@@ -27,7 +27,7 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &
     );
     ensure!(
         !namespace.labels().contains_key(INJECTION),
-        "namespace {SYSTEM} asks for injection"
+        "namespace {SYSTEM} has the label {INJECTION}"
     );
     let service = Api::<Service>::namespaced(client(), SYSTEM)
         .get(CONTROL_PLANE)
@@ -46,7 +46,7 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &
         );
     }
     let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-    let pod = pods.first().context("no pod of the control plane is ready")?;
+    let pod = pods.first().context("no Pod of the control plane is ready")?;
     let restarts: i32 = pod
         .status
         .iter()
@@ -54,12 +54,15 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &
         .map(|c| c.restart_count)
         .sum();
     ensure!(restarts == 0, "the control plane was restarted {restarts} times");
-    let again = world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
-    let changed: Vec<&str> = again
+    let second = world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
+    let changed: Vec<&str> = second
         .lines()
         .filter(|line| !line.ends_with(" unchanged"))
         .collect();
-    ensure!(changed.is_empty(), "applying the same again changed {changed:?}");
+    ensure!(
+        changed.is_empty(),
+        "applying the manifests twice changed {changed:?}"
+    );
     Ok(String::new())
 }
 
@@ -81,7 +84,7 @@ pub(super) async fn custom_resources_are_served(world: &World) -> Result<Note> {
         let established = conditions
             .into_iter()
             .flatten()
-            .any(|is| is.type_ == "Established" && is.status == "True");
+            .any(|condition| condition.type_ == "Established" && condition.status == "True");
         ensure!(
             established,
             "CustomResourceDefinition {plural}.kuma.io is not established"
@@ -147,7 +150,7 @@ pub(super) async fn access_rights_are_minimal(world: &World) -> Result<Note> {
         let found = can_i(world, verb, resource, namespace).await?;
         ensure!(
             found == expected,
-            "may the control plane {verb} {resource} in {namespace}? {found}"
+            "kubectl auth can-i {verb} {resource} in {namespace} as the control plane: {found}"
         );
     }
     Ok(String::new())
@@ -162,20 +165,23 @@ fn no_wildcard(rule: &PolicyRule) -> Result<()> {
     let mut items = lists.into_iter().flatten().flatten();
     ensure!(
         !items.any(|item| item.contains('*')),
-        "a rule with a wildcard: {rule:?}"
+        "the rule contains a wildcard: {rule:?}"
     );
     Ok(())
 }
 
 async fn can_i(world: &World, verb: &str, resource: &str, namespace: &str) -> Result<String> {
-    let (who, here) = (
+    let (user_flag, namespace_flag) = (
         format!("--as=system:serviceaccount:{SYSTEM}:{CONTROL_PLANE}"),
         format!("--namespace={namespace}"),
     );
     let output = world
         .cluster
         .kubectl
-        .attempt(&["auth", "can-i", verb, resource, &who, &here], "")
+        .attempt(
+            &["auth", "can-i", verb, resource, &user_flag, &namespace_flag],
+            "",
+        )
         .await?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -195,7 +201,7 @@ pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_other
         ("kuma-injector.kuma.io", "Ignore"),
     ] {
         let webhook = webhooks.iter().find(|webhook| webhook.name == name);
-        let webhook = webhook.with_context(|| format!("there is no webhook {name}"))?;
+        let webhook = webhook.with_context(|| format!("webhook {name} does not exist"))?;
         let found = webhook.failure_policy.as_deref().unwrap_or_default();
         ensure!(found == policy, "failure policy of {name}: {found}");
         let service = webhook
@@ -203,8 +209,8 @@ pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_other
             .service
             .as_ref()
             .context("a webhook without a Service")?;
-        let right = service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE;
-        ensure!(right, "{name} is at {service:?}");
+        let correct = service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE;
+        ensure!(correct, "{name} has the client config {service:?}");
     }
     Ok(String::new())
 }

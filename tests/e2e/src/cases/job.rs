@@ -14,7 +14,7 @@ use crate::harness::wait::{until, when};
 use crate::world::{APP, SERVER_URL, World};
 
 /// Deadline of completion: the sidecar may drain for its whole drain time.
-const SOON: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
@@ -41,28 +41,29 @@ pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(world:
 }
 
 async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
-    until("the Job to complete", SOON, async || {
+    until("the Job to complete", DEADLINE, async || {
         let status = jobs.get(NAME).await?.status.unwrap_or_default();
-        ensure!(status.failed.unwrap_or(0) == 0, "a pod of the Job failed");
+        ensure!(status.failed.unwrap_or(0) == 0, "a Pod of the Job failed");
         Ok(when(status.succeeded == Some(1), (), || format!("{status:?}")))
     })
     .await?;
     let pod = pod(world).await?;
     for container in ["first", "second"] {
-        let (here, chosen) = (format!("--namespace={APP}"), format!("--container={container}"));
+        let (namespace_flag, container_flag) =
+            (format!("--namespace={APP}"), format!("--container={container}"));
         let log = world
             .cluster
             .kubectl
-            .run(&["logs", &pod.name_any(), &here, &chosen])
+            .run(&["logs", &pod.name_any(), &namespace_flag, &container_flag])
             .await?;
         ensure!(
             log.contains(IDENTITY),
-            "container {container} was not known as {IDENTITY}: {log}"
+            "the server did not see {IDENTITY} for container {container}: {log}"
         );
     }
-    until("the end of its Dataplane", SOON, async || {
-        let there = world.dataplanes(APP).get_opt(&pod.name_any()).await?.is_some();
-        Ok(when(!there, (), || "it is still there".to_owned()))
+    until("the deletion of its Dataplane", DEADLINE, async || {
+        let exists = world.dataplanes(APP).get_opt(&pod.name_any()).await?.is_some();
+        Ok(when(!exists, (), || "it still exists".to_owned()))
     })
     .await
 }
@@ -70,5 +71,5 @@ async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
 async fn pod(world: &World) -> Result<Pod> {
     let labelled = ListParams::default().labels(&format!("job-name={NAME}"));
     let pods = world.pods(APP).list(&labelled).await?;
-    pods.items.into_iter().next().context("the Job has no pod")
+    pods.items.into_iter().next().context("the Job has no Pod")
 }

@@ -12,10 +12,10 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
 use crate::world::{APP, OUTSIDE, World};
 
-const SOON: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Invalid objects, with the expected part of the error.
-const MISTAKES: [(&str, &str); 6] = [
+const INVALID: [(&str, &str); 6] = [
     (
         "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team.one}, spec: {}}",
         "metadata.name must be a DNS label",
@@ -53,27 +53,30 @@ pub(super) async fn invalid_resources_are_rejected_with_field_and_remedy(world: 
     world.installed().await?;
     world.mesh_is_created().await?;
     let dry_run = ["apply", "--dry-run=server", "--filename=-"];
-    for (object, words) in MISTAKES {
+    for (object, expected) in INVALID {
         let output = world.cluster.kubectl.attempt(&dry_run, object).await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(!output.status.success(), "{object} was taken");
-        ensure!(said.contains(words), "{words:?} is missing in: {said}");
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{object} was accepted");
+        ensure!(
+            message.contains(expected),
+            "{expected:?} is missing from: {message}"
+        );
     }
-    Ok(format!("{} mistakes", MISTAKES.len()))
+    Ok(format!("{} invalid objects", INVALID.len()))
 }
 
 pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Result<Note> {
     world.deployed().await?;
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
     let meshes: Api<DynamicObject> = Api::all_with(world.cluster.client.clone(), &kind);
-    let status = until("the status of Mesh default", SOON, async || {
+    let status = until("the status of Mesh default", DEADLINE, async || {
         let status = meshes.get("default").await?.data["status"].clone();
-        let told = status["mtls"] == "STRICT"
+        let complete = status["mtls"] == "STRICT"
             && status["conditions"][0]["type"] == "Accepted"
             && status["conditions"][0]["status"] == "True"
             && status["dataplanes"].as_u64() >= Some(2)
             && status["services"].as_u64() >= Some(2);
-        Ok(when(told, status.clone(), || format!("{status:#}")))
+        Ok(when(complete, status.clone(), || format!("{status:#}")))
     })
     .await?;
     let text = world.cluster.kubectl.run(&["get", "meshes"]).await?;
@@ -89,9 +92,15 @@ pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Resu
 pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world: &World) -> Result<Note> {
     world.installed().await?;
     let kubectl = &world.cluster.kubectl;
-    let here = "--namespace=kong-mesh-system";
+    let namespace_flag = "--namespace=kong-mesh-system";
     let read = async |name: &str| -> Result<Value> {
-        let arguments = ["get", "meshtrafficpermission", name, here, "--output=json"];
+        let arguments = [
+            "get",
+            "meshtrafficpermission",
+            name,
+            namespace_flag,
+            "--output=json",
+        ];
         Ok(serde_json::from_str(&kubectl.run(&arguments).await?)?)
     };
     let allowed = read("allow-all-default").await?;
@@ -105,29 +114,36 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
     let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
     kubectl.apply(mesh).await?;
     let outcome = async {
-        until("allow-all of a second Mesh", SOON, async || {
+        until("allow-all of a second Mesh", DEADLINE, async || {
             let found = read("allow-all-e2e-second").await;
             Ok(when(found.is_ok(), (), || format!("{found:?}")))
         })
         .await?;
         kubectl
-            .run(&["delete", "meshtrafficpermission", "allow-all-e2e-second", here])
+            .run(&[
+                "delete",
+                "meshtrafficpermission",
+                "allow-all-e2e-second",
+                namespace_flag,
+            ])
             .await?;
         // A change of the Mesh does not restore a deleted permission.
-        let edit = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
+        let patch = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
         kubectl
-            .run(&["patch", "mesh", "e2e-second", "--type=merge", edit])
+            .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
-        until("the status of the changed Mesh", SOON, async || {
+        until("the status of the changed Mesh", DEADLINE, async || {
             let path = "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
             let text = kubectl.run(&["get", "mesh", "e2e-second", path]).await?;
-            let seen = text.split_once(' ').is_some_and(|(now, seen)| now == seen);
-            Ok(when(seen, (), || text))
+            let current = text
+                .split_once(' ')
+                .is_some_and(|(generation, observed)| generation == observed);
+            Ok(when(current, (), || text))
         })
         .await?;
         ensure!(
             read("allow-all-e2e-second").await.is_err(),
-            "the deleted permission exists again"
+            "the deleted permission was created a second time"
         );
         Ok(())
     };
@@ -144,25 +160,25 @@ pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(world: &World
     let url = format!("http://server.{OUTSIDE}.svc/");
     demo::get(kubectl, APP, &client, "client", &url).await?;
     passthrough(world, false).await?;
-    let refused = until("calls out of the mesh to fail", SOON, async || {
-        let refused = demo::get_refused(kubectl, APP, &client, &url).await;
-        let answered = refused.is_err();
-        Ok(when(!answered, refused.unwrap_or_default(), || {
-            "still answered".to_owned()
+    let failure = until("requests that leave the mesh to fail", DEADLINE, async || {
+        let failure = demo::get_expecting_failure(kubectl, APP, &client, &url).await;
+        let succeeded = failure.is_err();
+        Ok(when(!succeeded, failure.unwrap_or_default(), || {
+            "requests still succeed".to_owned()
         }))
     })
     .await;
-    // Calls within the mesh continue.
+    // Requests within the mesh still succeed.
     let inside = demo::get(kubectl, APP, &client, "client", crate::world::SERVER_URL).await;
     passthrough(world, true).await?;
-    let refused = refused?;
+    let failure = failure?;
     inside?;
-    until("calls out of the mesh to be answered again", SOON, async || {
-        let answer = demo::get(kubectl, APP, &client, "client", &url).await;
-        Ok(when(answer.is_ok(), (), || format!("{answer:?}")))
+    until("requests that leave the mesh to succeed", DEADLINE, async || {
+        let response = demo::get(kubectl, APP, &client, "client", &url).await;
+        Ok(when(response.is_ok(), (), || format!("{response:?}")))
     })
     .await?;
-    Ok(refused)
+    Ok(failure)
 }
 
 async fn passthrough(world: &World, on: bool) -> Result<()> {

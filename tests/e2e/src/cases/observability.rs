@@ -16,7 +16,7 @@ use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 /// Metric that counts complete endpoint removals.
 const REMOVALS: &str = "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_count";
 
-/// One metric of each stage, and whether it must be greater than zero by now.
+/// Metrics of each stage, and whether the earlier tests must have increased them.
 const METRICS: [(&str, bool); 14] = [
     ("kuma_cp_engine_lag_seconds_count", true),
     ("kuma_cp_engine_work_seconds_count", true),
@@ -46,12 +46,15 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(world: &W
     let configuration = &proxies[&client]["configuration"];
     ensure!(
         configuration["acknowledged"].is_string(),
-        "the client acknowledged nothing: {proxies}"
+        "the client has acknowledged no configuration: {proxies}"
     );
     let path = format!("/debug/resources?proxy={client}");
     let resources: Value = serde_json::from_str(&debug.get(&path).await?)?;
     let clusters = resources["Cluster"].as_array().map_or(0, Vec::len);
-    ensure!(clusters > 0, "the client is to have no clusters: {resources}");
+    ensure!(
+        clusters > 0,
+        "the client's configuration has no clusters: {resources}"
+    );
     let config: Value = serde_json::from_str(&debug.get("/debug/config").await?)?;
     ensure!(config["diagnostics"]["debugPort"] == 5684, "{config}");
     debug.get("/debug/removals").await?;
@@ -59,26 +62,27 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(world: &W
     let url = format!("http://{}:5684/debug/config", control_plane_address(world).await?);
     let kubectl = &world.cluster.kubectl;
     let pod = world.pod(APP, "client").await?;
-    let refusal = demo::get_refused(kubectl, APP, &pod, &url).await?;
-    Ok(format!("{clusters} clusters; from a pod: {refusal}"))
+    let failure = demo::get_expecting_failure(kubectl, APP, &pod, &url).await?;
+    Ok(format!("{clusters} clusters; from a Pod: {failure}"))
 }
 
 pub(super) async fn every_stage_has_metrics(world: &World) -> Result<Note> {
     world.deployed().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
     let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
-    let leaving = world.pod(APP, "server").await?;
-    world.pods(APP).delete(&leaving, &DeleteParams::default()).await?;
+    let deleted = world.pod(APP, "server").await?;
+    world.pods(APP).delete(&deleted, &DeleteParams::default()).await?;
     let text = until("an acknowledged removal", Duration::from_secs(30), async || {
         let text = diagnostics.get("/metrics").await?;
         Ok(when(value(&text, REMOVALS) > Some(0.0), text, || {
-            format!("{REMOVALS} is 0 after {leaving} was deleted")
+            format!("{REMOVALS} is 0 after the deletion of {deleted}")
         }))
     })
     .await?;
-    for (metric, counted) in METRICS {
-        let value = value(&text, metric).with_context(|| format!("there is no metric {metric}:\n{text}"))?;
-        ensure!(value > 0.0 || !counted, "{metric} is {value}");
+    for (metric, increased) in METRICS {
+        let value =
+            value(&text, metric).with_context(|| format!("metric {metric} does not exist:\n{text}"))?;
+        ensure!(value > 0.0 || !increased, "{metric} is {value}");
     }
     let took = value(&text, "kuma_cp_xds_endpoint_removal_acknowledgement_seconds_sum");
     Ok(format!("acknowledged after {:.3} s", took.unwrap_or_default()))

@@ -8,10 +8,10 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, until, when};
-use crate::pods::{is_ready, pod, trial};
+use crate::pods::{dry_run, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
 
-const SOON: Duration = Duration::from_secs(45);
+const DEADLINE: Duration = Duration::from_secs(45);
 
 pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_control_plane_is_down(
     world: &World,
@@ -23,18 +23,22 @@ pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_contr
     scale(world, 1).await?;
     world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
     outcome?;
-    // Pods that were rejected before start now.
+    // The control plane is back, so Pods of the labelled namespace start.
     let late = pod(world, APP, "late", &["server"])?;
-    let created = until("a pod of the labelled namespace", SOON, async || {
-        Ok(
-            match world.pods(APP).create(&PostParams::default(), &late).await {
-                Ok(created) => Progress::Done(created),
-                Err(error) => Progress::NotYet(error.to_string()),
-            },
-        )
-    });
+    let created = until(
+        "a Pod of the labelled namespace to be admitted",
+        DEADLINE,
+        async || {
+            Ok(
+                match world.pods(APP).create(&PostParams::default(), &late).await {
+                    Ok(created) => Progress::Done(created),
+                    Err(error) => Progress::NotYet(error.to_string()),
+                },
+            )
+        },
+    );
     created.await?;
-    until("pod late", SOON, async || {
+    until("Pod late to be ready", DEADLINE, async || {
         let ready = is_ready(&world.pods(APP).get("late").await?);
         Ok(when(ready, (), || "it is not ready".to_owned()))
     })
@@ -46,17 +50,21 @@ pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_contr
     Ok(world.counters().await?.since(&before).failures())
 }
 
-/// A Pod could fail between the end of the old replica and the start of the new one.
+/// Pods could be rejected between the end of the old replica and the start of the new one.
 pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Result<Note> {
     world.installed().await?;
-    trial(world).await?;
+    dry_run(world).await?;
     let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
     let restart = async {
         world.restart(SYSTEM, CONTROL_PLANE).await?;
-        until("the end of the old control plane", SOON, async || {
-            let gone = world.pods(SYSTEM).get_opt(&old).await?.is_none();
-            Ok(when(gone, (), || format!("{old} is still there")))
-        })
+        until(
+            "the old control plane's Pod to be deleted",
+            DEADLINE,
+            async || {
+                let deleted = world.pods(SYSTEM).get_opt(&old).await?.is_none();
+                Ok(when(deleted, (), || format!("{old} still exists")))
+            },
+        )
         .await
     };
     tokio::pin!(restart);
@@ -64,27 +72,27 @@ pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Resul
     loop {
         tokio::select! {
             restarted = &mut restart => break restarted?,
-            outcome = trial(world) => {
+            outcome = dry_run(world) => {
                 outcome.with_context(|| format!("after {admitted} Pods"))?;
                 admitted += 1;
             }
         }
     }
-    trial(world).await?;
+    dry_run(world).await?;
     Ok(format!("{admitted} Pods admitted meanwhile"))
 }
 
 async fn while_down(world: &World) -> Result<()> {
-    until("the end of the control plane", SOON, async || {
-        let left = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
-        Ok(when(left == 0, (), || format!("{left} pods")))
+    until("the control plane's Pods to be deleted", DEADLINE, async || {
+        let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        Ok(when(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
-    let refused = pod(world, APP, "early", &["server"])?;
-    match world.pods(APP).create(&PostParams::default(), &refused).await {
+    let rejected = pod(world, APP, "early", &["server"])?;
+    match world.pods(APP).create(&PostParams::default(), &rejected).await {
         Err(kube::Error::Api(status)) => ensure!(
             status.message.contains("namespace-kuma-injector.kuma.io"),
-            "refused, but not because of the webhook: {}",
+            "rejected, but not by the webhook: {}",
             status.message
         ),
         Err(error) => return Err(error.into()),
@@ -93,7 +101,7 @@ async fn while_down(world: &World) -> Result<()> {
                 .pods(APP)
                 .delete("early", &DeleteParams::default().grace_period(0))
                 .await?;
-            anyhow::bail!("a pod of a labelled namespace started without a sidecar");
+            anyhow::bail!("a Pod of a labelled namespace was admitted without a sidecar");
         }
     }
     let free = pod(world, OUTSIDE, "free", &["server"])?;
@@ -101,8 +109,8 @@ async fn while_down(world: &World) -> Result<()> {
         .pods(OUTSIDE)
         .create(&PostParams::default(), &free)
         .await
-        .context("a pod of another namespace")?;
-    until("a pod of another namespace", SOON, async || {
+        .context("a Pod of another namespace")?;
+    until("a Pod of another namespace to be ready", DEADLINE, async || {
         let ready = is_ready(&world.pods(OUTSIDE).get("free").await?);
         Ok(when(ready, (), || "it is not ready".to_owned()))
     })
@@ -112,7 +120,7 @@ async fn while_down(world: &World) -> Result<()> {
         .delete("free", &DeleteParams::default().grace_period(0))
         .await?;
     let before = world.counters().await?;
-    until("answers to the client", SOON, async || {
+    until("responses to the client", DEADLINE, async || {
         let gained = world.counters().await?.since(&before);
         Ok(when(gained.succeeded >= 20, (), || gained.failures()))
     })
@@ -120,11 +128,16 @@ async fn while_down(world: &World) -> Result<()> {
 }
 
 async fn scale(world: &World, replicas: u32) -> Result<()> {
-    let (here, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
+    let (namespace_flag, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
     world
         .cluster
         .kubectl
-        .run(&["scale", &format!("deployment/{CONTROL_PLANE}"), &here, &replicas])
+        .run(&[
+            "scale",
+            &format!("deployment/{CONTROL_PLANE}"),
+            &namespace_flag,
+            &replicas,
+        ])
         .await?;
     Ok(())
 }
@@ -134,12 +147,12 @@ pub(super) async fn uninstallation_removes_everything(world: &World) -> Result<N
     world.clear().await?;
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
                  mutatingwebhookconfigurations,validatingwebhookconfigurations";
-    let left = world
+    let names = world
         .cluster
         .kubectl
         .run(&["get", kinds, "--output=name"])
         .await?;
-    let ours: Vec<&str> = left
+    let remaining: Vec<&str> = names
         .lines()
         .filter(|line| {
             ["kuma", "kong-mesh", "kermode"]
@@ -147,7 +160,7 @@ pub(super) async fn uninstallation_removes_everything(world: &World) -> Result<N
                 .any(|word| line.contains(word))
         })
         .collect();
-    ensure!(ours.is_empty(), "left over: {ours:?}");
+    ensure!(remaining.is_empty(), "objects remain: {remaining:?}");
     let pods = world.pods("kube-system").list(&ListParams::default()).await?;
     ensure!(
         pods.iter().all(is_ready),

@@ -75,13 +75,17 @@ async fn serves(world: &World) -> Result<()> {
     world.mesh_is_created().await?;
     world.strict().await?;
     world.deploy().await?;
-    let answer = world.counters().await?.last_answer.context("no answer")?;
-    let shown = answer["headers"]["x-forwarded-client-cert"]
+    let response = world
+        .counters()
+        .await?
+        .last_answer
+        .context("the client got no response")?;
+    let header = response["headers"]["x-forwarded-client-cert"]
         .as_str()
         .unwrap_or_default();
     ensure!(
-        shown.contains("spiffe://default/client_e2e-mesh_svc"),
-        "x-forwarded-client-cert is {shown:?}"
+        header.contains("spiffe://default/client_e2e-mesh_svc"),
+        "x-forwarded-client-cert is {header:?}"
     );
     let dataplanes = world
         .dataplanes(APP)
@@ -93,7 +97,7 @@ async fn serves(world: &World) -> Result<()> {
     let pods = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
     ensure!(
         pods == 0,
-        "{pods} pods in {SYSTEM}: the control plane was to be outside"
+        "{pods} Pods in {SYSTEM}, although the control plane runs outside of the cluster"
     );
     Ok(())
 }

@@ -17,13 +17,13 @@ use crate::world::{APP, SERVER_URL, SYSTEM, World};
 const PATCHES: &str = include_str!("../../manifests/patches.yaml");
 const ANNOTATION: &str = "kuma.io/container-patches";
 /// Deadline from the creation to the end of a Pod that makes a few requests.
-const SOON: Duration = Duration::from_mins(1);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 pub(super) async fn example_of_the_manual_page_gives_its_result(world: &World) -> Result<Note> {
     let pod = admitted(world, "container-patch-1").await?;
     let sidecar = container(&pod, SIDECAR)?;
     let expected = json!({"runAsGroup": 5678, "runAsUser": 5678, "privileged": true});
-    same(
+    check_same(
         "sidecar's securityContext",
         &sidecar["securityContext"],
         &expected,
@@ -32,10 +32,10 @@ pub(super) async fn example_of_the_manual_page_gives_its_result(world: &World) -
         "requests": {"cpu": "100m", "memory": "64Mi"},
         "limits": {"cpu": "500m", "memory": "256Mi"},
     });
-    same("sidecar's resources", &sidecar["resources"], &expected)?;
+    check_same("sidecar's resources", &sidecar["resources"], &expected)?;
     let init = container(&pod, "kuma-init")?;
     let profile = &init["securityContext"]["seccompProfile"];
-    same(
+    check_same(
         "init's seccompProfile",
         profile,
         &json!({"type": "RuntimeDefault"}),
@@ -57,15 +57,15 @@ pub(super) async fn patch_outside_the_system_namespace_or_without_json_is_reject
     world: &World,
 ) -> Result<Note> {
     world.installed().await?;
-    let elsewhere = PATCHES.replace(&format!("namespace: {SYSTEM}"), "namespace: default");
-    refused(
+    let in_default = PATCHES.replace(&format!("namespace: {SYSTEM}"), "namespace: default");
+    check_rejection(
         world,
-        &elsewhere,
+        &in_default,
         &format!("ContainerPatch can only be placed in {SYSTEM} namespace"),
     )
     .await?;
     let without_quotes = PATCHES.replace(r#"'"100m"'"#, "100m");
-    refused(world, &without_quotes, "/resources/requests/cpu").await?;
+    check_rejection(world, &without_quotes, "/resources/requests/cpu").await?;
     Ok(String::new())
 }
 
@@ -79,18 +79,18 @@ pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result
         }
     }
     let pods = world.pods(APP);
-    let made = pods.create(&PostParams::default(), &caller).await?;
-    let outcome = until("the confined pod to end", SOON, async || {
+    let created = pods.create(&PostParams::default(), &caller).await?;
+    let outcome = until("Pod confined to succeed", DEADLINE, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
         let phase = status.phase.clone().unwrap_or_default();
-        ensure!(phase != "Failed", "it failed: {status:?}");
+        ensure!(phase != "Failed", "the Pod failed: {status:?}");
         Ok(when(phase == "Succeeded", (), || format!("phase {phase}")))
     })
     .await;
     pods.delete("confined", &DeleteParams::default()).await?;
     outcome?;
-    let capabilities = &container(&made, SIDECAR)?["securityContext"]["capabilities"];
-    same(
+    let capabilities = &container(&created, SIDECAR)?["securityContext"]["capabilities"];
+    check_same(
         "sidecar's capabilities",
         capabilities,
         &json!({"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}),
@@ -101,14 +101,14 @@ pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result
 pub(super) async fn restricted_pods_pass_pod_security_admission(world: &World) -> Result<Note> {
     world.installed().await?;
     let restricted = injected(world, "restricted").await?;
-    let confined = try_out(world, &restricted).await?;
-    ensure!(confined.is_empty(), "Pod Security refused it: {confined}");
+    let rejection = create_in_dry_run(world, &restricted).await?;
+    ensure!(rejection.is_empty(), "Pod Security rejected the Pod: {rejection}");
     // Rendered for a namespace without a security level, the same Pod is rejected.
     let ordinary = injected(world, "privileged").await?;
-    let refusal = try_out(world, &ordinary).await?;
+    let rejection = create_in_dry_run(world, &ordinary).await?;
     ensure!(
-        refusal.contains("violates PodSecurity"),
-        "Pod Security took the default profile: {refusal}"
+        rejection.contains("violates PodSecurity"),
+        "Pod Security accepted the default profile: {rejection}"
     );
     Ok(String::new())
 }
@@ -138,19 +138,19 @@ async fn injected(world: &World, level: &str) -> Result<String> {
 }
 
 /// Creates a Pod in a dry run in a namespace that enforces `restricted`. Returns the message of a rejection.
-async fn try_out(world: &World, pod: &str) -> Result<String> {
+async fn create_in_dry_run(world: &World, pod: &str) -> Result<String> {
     let kubectl = &world.cluster.kubectl;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     kubectl.apply(&namespace.to_string()).await?;
-    let made = until("the namespace's service account", SOON, async || {
+    let created = until("the namespace's service account", DEADLINE, async || {
         let account = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
         let found = kubectl.attempt(&account, "").await?.status.success();
-        Ok(when(found, (), || "it is not there".to_owned()))
+        Ok(when(found, (), || "it does not exist".to_owned()))
     });
-    made.await?;
+    created.await?;
     let output = kubectl
         .attempt(&["apply", "--dry-run=server", "--filename=-"], pod)
         .await?;
@@ -194,11 +194,11 @@ async fn patched(world: &World, patches: &str) -> Result<Pod> {
 /// Returns the admitted Pod of a dry run.
 async fn admitted(world: &World, patches: &str) -> Result<Pod> {
     let pod = patched(world, patches).await?;
-    let trial = PostParams {
+    let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    Ok(world.pods(APP).create(&trial, &pod).await?)
+    Ok(world.pods(APP).create(&dry_run, &pod).await?)
 }
 
 fn container(pod: &Pod, name: &str) -> Result<Value> {
@@ -210,18 +210,18 @@ fn container(pod: &Pod, name: &str) -> Result<Value> {
     )?)
 }
 
-fn same(what: &str, found: &Value, expected: &Value) -> Result<()> {
-    ensure!(found == expected, "{what} is {found}, not {expected}");
+fn check_same(field: &str, found: &Value, expected: &Value) -> Result<()> {
+    ensure!(found == expected, "{field} is {found}, not {expected}");
     Ok(())
 }
 
-async fn refused(world: &World, manifests: &str, needle: &str) -> Result<()> {
+async fn check_rejection(world: &World, manifests: &str, needle: &str) -> Result<()> {
     let arguments = ["apply", "--dry-run=server", "--filename=-"];
     let output = world.cluster.kubectl.attempt(&arguments, manifests).await?;
-    let words = String::from_utf8_lossy(&output.stderr);
+    let message = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        !output.status.success() && words.contains(needle),
-        "{needle:?} is missing in: {words}"
+        !output.status.success() && message.contains(needle),
+        "{needle:?} is missing from: {message}"
     );
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! MeshTrafficPermissions: the identity in the client's certificate decides.
+//! MeshTrafficPermissions: the server's sidecar checks the identity in the client's certificate.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use crate::harness::runner::Note;
 use crate::harness::wait::{until, when};
 use crate::world::{APP, SYSTEM, World};
 
-const SOON: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 const NAME: &str = "e2e-not-the-client";
 
-/// Permission that is more specific than the initial one and therefore decides.
+/// Permission that takes precedence over the initial one, because it is more specific.
 const DENIED: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshTrafficPermission
@@ -38,16 +38,16 @@ pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
 ) -> Result<Note> {
     world.deployed().await?;
     world.cluster.kubectl.apply(DENIED).await?;
-    let outcome = refused(world).await;
-    let here = format!("--namespace={SYSTEM}");
+    let outcome = rejected_by_all_servers(world).await;
+    let namespace_flag = format!("--namespace={SYSTEM}");
     world
         .cluster
         .kubectl
-        .run(&["delete", "meshtrafficpermission", NAME, &here])
+        .run(&["delete", "meshtrafficpermission", NAME, &namespace_flag])
         .await?;
     let note = outcome?;
     let before = world.counters().await?;
-    until("answers to the client", SOON, async || {
+    until("responses to the client", DEADLINE, async || {
         let gained = world.counters().await?.since(&before);
         Ok(when(gained.succeeded >= 20, (), || gained.failures()))
     })
@@ -55,18 +55,18 @@ pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
     Ok(note)
 }
 
-async fn refused(world: &World) -> Result<Note> {
-    // Servers apply the permission one by one: restart the count after each response.
+async fn rejected_by_all_servers(world: &World) -> Result<Note> {
+    // Servers apply the permission one after the other, so the count restarts after each response.
     let mut earlier = world.counters().await?;
-    let gained = until("the client to be refused by every server", SOON, async || {
+    let gained = until("every server to reject the client", DEADLINE, async || {
         let now = world.counters().await?;
         let gained = now.since(&earlier);
         if gained.succeeded > 0 {
             earlier = now;
         }
-        let refused = gained.failed >= 10 && gained.succeeded == 0;
+        let rejected = gained.failed >= 10 && gained.succeeded == 0;
         let failures = gained.failures();
-        Ok(when(refused, gained, || failures))
+        Ok(when(rejected, gained, || failures))
     })
     .await?;
     let mut denied = 0;
@@ -79,7 +79,7 @@ async fn refused(world: &World) -> Result<Note> {
     }
     ensure!(
         denied > 0,
-        "no server's Envoy counted a denied request, yet {}",
+        "no Envoy of a server counted a denied request, but {}",
         gained.failures()
     );
     Ok(format!("{}; Envoy counted {denied} denied", gained.failures()))

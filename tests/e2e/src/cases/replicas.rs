@@ -15,25 +15,25 @@ use crate::harness::wait::{until, when};
 use crate::pods::ip;
 use crate::world::{APP, SERVER, World};
 
-/// Deadline from a change of the Pods to the client's Envoy and its requests.
-const SOON: Duration = Duration::from_secs(30);
+/// Deadline from a change of the Pods until the client's Envoy uses it.
+const DEADLINE: Duration = Duration::from_secs(30);
 /// Number of requests to check after a change: enough that each replica certainly serves some.
 const REQUESTS: u64 = 60;
 
 pub(super) async fn traffic_follows_added_replicas(world: &World) -> Result<Note> {
-    changed(world, async || scale(world, 5).await).await
+    traffic_follows(world, async || scale(world, 5).await).await
 }
 
 pub(super) async fn traffic_follows_removed_replicas(world: &World) -> Result<Note> {
-    changed(world, async || scale(world, 2).await).await
+    traffic_follows(world, async || scale(world, 2).await).await
 }
 
 pub(super) async fn traffic_follows_a_rollout_restart(world: &World) -> Result<Note> {
-    changed(world, async || world.restart(APP, "server").await).await
+    traffic_follows(world, async || world.restart(APP, "server").await).await
 }
 
 pub(super) async fn traffic_follows_the_replacement_of_a_deleted_pod(world: &World) -> Result<Note> {
-    changed(world, async || {
+    traffic_follows(world, async || {
         let pods = world.ready_pods(APP, "server").await?;
         let name = pods.first().context("no server is ready")?.name_any();
         world.pods(APP).delete(&name, &DeleteParams::default()).await?;
@@ -53,17 +53,17 @@ pub(super) async fn traffic_follows_the_replacement_of_a_deleted_pod(world: &Wor
     .await
 }
 
-/// Makes a change under traffic, then waits until the client's Envoy knows exactly the ready Pods and all of them
-/// respond. Reports the number of failed requests.
-async fn changed(world: &World, change: impl AsyncFnOnce() -> Result<()>) -> Result<Note> {
+/// Makes a change under traffic, then waits until the endpoints of the client's Envoy are exactly the ready Pods and all
+/// of them respond. Reports the number of failed requests.
+async fn traffic_follows(world: &World, change: impl AsyncFnOnce() -> Result<()>) -> Result<Note> {
     world.deployed().await?;
     let before = world.counters().await?;
     change().await?;
     let client = world.pod(APP, "client").await?;
     let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
     let pods = until(
-        "the client's Envoy to know the pods that are ready",
-        SOON,
+        "the client's Envoy to have the ready Pods as endpoints",
+        DEADLINE,
         async || {
             let pods = world.ready_pods(APP, "server").await?;
             let expected: BTreeSet<String> = pods.iter().map(address).collect::<Result<_>>()?;
@@ -73,29 +73,32 @@ async fn changed(world: &World, change: impl AsyncFnOnce() -> Result<()>) -> Res
                 .map(|endpoint| endpoint.address.to_string())
                 .collect();
             Ok(when(found == expected, pods, || {
-                format!("it knows {found:?}, ready are {expected:?}")
+                format!("it has {found:?}, ready are {expected:?}")
             }))
         },
     )
     .await?;
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let followed = world.counters().await?;
-    let after = until("answers from all replicas and only from them", SOON, async || {
+    let after = until("responses from all replicas", DEADLINE, async || {
         let now = world.counters().await?;
         let gained = now.since(&followed);
-        let answered: BTreeSet<String> = gained.by_pod.keys().cloned().collect();
-        let good = gained.succeeded >= REQUESTS && answered.is_superset(&names);
-        Ok(when(good, now, || {
-            format!("answers from {answered:?} of {names:?}; {}", gained.failures())
+        let responding: BTreeSet<String> = gained.by_pod.keys().cloned().collect();
+        let done = gained.succeeded >= REQUESTS && responding.is_superset(&names);
+        Ok(when(done, now, || {
+            format!(
+                "responses from {responding:?} of {names:?}; {}",
+                gained.failures()
+            )
         }))
     })
     .await?;
-    only(&after.since(&followed), &names)?;
+    check_sources(&after.since(&followed), &names)?;
     Ok(after.since(&before).failures())
 }
 
 /// Checks that removed Pods respond only to the few requests that were already in flight.
-fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
+fn check_sources(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
     let late: u64 = gained
         .by_pod
         .iter()
@@ -104,7 +107,7 @@ fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
         .sum();
     anyhow::ensure!(
         late <= 5,
-        "{late} answers from pods that are gone: {:?}, not {names:?}",
+        "{late} responses from deleted Pods: {:?} instead of {names:?}",
         gained.by_pod
     );
     Ok(())
@@ -112,11 +115,11 @@ fn only(gained: &Counters, names: &BTreeSet<String>) -> Result<()> {
 
 /// Scales the servers of the application and waits for the rollout.
 pub(super) async fn scale(world: &World, replicas: usize) -> Result<()> {
-    let (here, replicas_flag) = (format!("--namespace={APP}"), format!("--replicas={replicas}"));
+    let (namespace_flag, replicas_flag) = (format!("--namespace={APP}"), format!("--replicas={replicas}"));
     world
         .cluster
         .kubectl
-        .run(&["scale", "deployment/server", &here, &replicas_flag])
+        .run(&["scale", "deployment/server", &namespace_flag, &replicas_flag])
         .await?;
     world.rolled_out(APP, "server").await
 }

@@ -1,4 +1,5 @@
-//! Packet capture in the node's network namespace, which all traffic between Pods passes: tcpdump, read while it runs.
+//! Packet capture in the node's network namespace, which all traffic between Pods passes. The output of tcpdump is read
+//! while tcpdump runs.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +27,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Captures traffic from and to Pods; returns when the capture runs.
+    /// Starts a capture of all TCP traffic of Pods, and returns once tcpdump is listening.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
         let filter = format!("tcp and net {}", cluster.settings.pods);
         let mut child = cluster
@@ -50,19 +51,28 @@ impl Capture {
             .stderr(Stdio::piped())
             .spawn()
             .context("tcpdump cannot be started")?;
-        let output = child.stdout.take().context("tcpdump has no output")?;
+        let output = child
+            .stdout
+            .take()
+            .context("the standard output of tcpdump is not captured")?;
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let reader = tokio::spawn(read(output, Arc::clone(&bytes)));
-        let mut messages = BufReader::new(child.stderr.take().context("tcpdump has no errors")?).lines();
-        let mut said = Vec::new();
+        let mut messages = BufReader::new(
+            child
+                .stderr
+                .take()
+                .context("the standard error of tcpdump is not captured")?,
+        )
+        .lines();
+        let mut printed = Vec::new();
         loop {
             let line = tokio::time::timeout(LIMIT, messages.next_line())
                 .await
-                .context("tcpdump does not start")??;
+                .context("tcpdump has not started in time")??;
             match line {
                 Some(line) if line.contains("listening on") => break,
-                Some(line) => said.push(line),
-                None => bail!("tcpdump ended: {}", said.join("; ")),
+                Some(line) => printed.push(line),
+                None => bail!("tcpdump ended: {}", printed.join("; ")),
             }
         }
         Ok(Self {
@@ -81,23 +91,23 @@ impl Capture {
     /// Ends the capture and returns all segments.
     ///
     /// # Errors
-    /// tcpdump fails, or packets were lost, so that the capture proves nothing.
+    /// tcpdump fails, or packets were lost, so the capture is incomplete.
     pub(crate) async fn end(mut self) -> Result<Vec<Segment>> {
-        let pid = self.child.id().context("tcpdump has ended by itself")?;
+        let pid = self.child.id().context("tcpdump has already ended")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
-        let mut said = Vec::new();
+        let mut printed = Vec::new();
         while let Some(line) = tokio::time::timeout(LIMIT, self.messages.next_line())
             .await
-            .context("tcpdump does not end")??
+            .context("tcpdump has not ended in time")??
         {
-            said.push(line);
+            printed.push(line);
         }
         self.child.wait().await?;
         self.reader.await?;
-        let complete = said
+        let complete = printed
             .iter()
             .any(|line| line.trim() == "0 packets dropped by kernel");
-        ensure!(complete, "the capture is not complete: {}", said.join("; "));
+        ensure!(complete, "the capture is not complete: {}", printed.join("; "));
         segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -46,7 +46,7 @@ impl Cluster {
     /// Brings the cluster up unless it is running, and loads missing images.
     ///
     /// # Errors
-    /// The cluster tool fails; it has printed the reason.
+    /// The cluster tool fails; it prints the reason.
     pub(crate) async fn up(name: &str, config: &Config) -> Result<Self> {
         tool(config, &["up", name]).await?;
         tool(config, &["load-images", name]).await?;
@@ -67,7 +67,7 @@ impl Cluster {
     /// Takes the cluster down.
     ///
     /// # Errors
-    /// The cluster tool fails; it has printed the reason.
+    /// The cluster tool fails; it prints the reason.
     pub(crate) async fn down(name: &str, config: &Config) -> Result<()> {
         tool(config, &["down", name]).await
     }
@@ -77,7 +77,7 @@ impl Cluster {
         tool(&self.config, &["stop", "--name", &self.name, component]).await
     }
 
-    /// Starts a component again; returns when it is ready.
+    /// Restarts a stopped component and returns once it is ready.
     pub(crate) async fn start_component(&self, component: &str) -> Result<()> {
         tool(&self.config, &["start", "--name", &self.name, component]).await
     }
@@ -88,8 +88,8 @@ impl Cluster {
         Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
     }
 
-    /// Returns a command that runs a program of the host in the node's network namespace, without an intermediate process:
-    /// the end of the child is the end of the program.
+    /// Returns a command that runs a program of the host in the node's network namespace, without an intermediate process,
+    /// so the child process is the program itself.
     pub(crate) fn in_node_network(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -124,5 +124,5 @@ async fn client(kubeconfig: &PathBuf) -> Result<kube::Client> {
 
 fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T> {
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("cannot understand {}", path.display()))
+    serde_json::from_str(&text).with_context(|| format!("cannot decode {}", path.display()))
 }

@@ -33,8 +33,8 @@ impl Counters {
         Self {
             succeeded: self.succeeded.saturating_sub(earlier.succeeded),
             failed: self.failed.saturating_sub(earlier.failed),
-            by_pod: grown(&self.by_pod, &earlier.by_pod),
-            by_failure: grown(&self.by_failure, &earlier.by_failure),
+            by_pod: increase(&self.by_pod, &earlier.by_pod),
+            by_failure: increase(&self.by_failure, &earlier.by_failure),
             last_answer: self.last_answer.clone(),
         }
     }
@@ -56,11 +56,11 @@ impl Counters {
     }
 }
 
-fn grown(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let gains = now
+fn increase(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let increases = now
         .iter()
         .map(|(key, count)| (key.clone(), count - earlier.get(key).unwrap_or(&0)));
-    gains.filter(|(_, gain)| *gain > 0).collect()
+    increases.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Reads the counters of the client in a Pod.
@@ -93,7 +93,12 @@ pub(crate) async fn get(
 ///
 /// # Errors
 /// The request succeeds.
-pub(crate) async fn get_refused(kubectl: &Kubectl, namespace: &str, pod: &str, url: &str) -> Result<String> {
+pub(crate) async fn get_expecting_failure(
+    kubectl: &Kubectl,
+    namespace: &str,
+    pod: &str,
+    url: &str,
+) -> Result<String> {
     let command = ["kermode-demo", "get", url, "--expect-fail"];
     let printed = kubectl.exec(namespace, pod, "client", &command).await?;
     Ok(printed.trim().to_owned())

@@ -1,4 +1,4 @@
-//! Diagnosis of a failed test: objects, events and logs. A file gets everything, the terminal the relevant lines.
+//! Diagnosis of a failed test: objects, events and logs. A file contains all of it; the terminal shows the relevant lines.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::world::{APP, OUTSIDE, SYSTEM, World};
 
-/// Limit of lines of each part on the terminal.
+/// Maximum number of lines of each part on the terminal.
 const SHOWN: usize = 6;
 
 /// Part of a diagnosis.
@@ -24,7 +24,7 @@ pub(crate) fn remove_old(config: &Config) {
     let _ = std::fs::remove_dir_all(folder(config));
 }
 
-/// Writes everything to a file. Returns the relevant lines and the path of the file.
+/// Writes the diagnosis to a file. Returns the relevant lines and the path of the file.
 pub(crate) async fn collect(world: &World, test: &str) -> String {
     let (mut whole, mut shown) = (String::new(), String::new());
     for part in parts(&world.cluster).await {
@@ -44,7 +44,7 @@ pub(crate) async fn collect(world: &World, test: &str) -> String {
     let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, whole));
     let outcome = written.map_or_else(
         |error| format!(" cannot be written: {error}"),
-        |()| " contains everything".into(),
+        |()| " contains the whole diagnosis".into(),
     );
     shown + "    " + &file.display().to_string() + &outcome
 }
@@ -55,8 +55,8 @@ fn folder(config: &Config) -> PathBuf {
 
 async fn parts(cluster: &Cluster) -> Vec<Part> {
     let pods = kubectl(cluster, &["get", "pods", "--all-namespaces", "--output=wide"]).await;
-    let ours = "dataplanes,meshes,meshtrafficpermissions";
-    let objects = kubectl(cluster, &["get", ours, "--all-namespaces", "--output=yaml"]).await;
+    let kinds = "dataplanes,meshes,meshtrafficpermissions";
+    let objects = kubectl(cluster, &["get", kinds, "--all-namespaces", "--output=yaml"]).await;
     let mut parts = vec![
         Part {
             title: "pods".to_owned(),
@@ -64,7 +64,7 @@ async fn parts(cluster: &Cluster) -> Vec<Part> {
             relevant: &["e2e-", SYSTEM],
         },
         Part {
-            title: ours.to_owned(),
+            title: kinds.to_owned(),
             text: objects,
             relevant: &[],
         },
@@ -76,9 +76,13 @@ async fn parts(cluster: &Cluster) -> Vec<Part> {
 }
 
 async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
-    let here = format!("--namespace={namespace}");
-    let events = kubectl(cluster, &["get", "events", &here, "--sort-by=.lastTimestamp"]).await;
-    let descriptions = kubectl(cluster, &["describe", "pods", &here]).await;
+    let namespace_flag = format!("--namespace={namespace}");
+    let events = kubectl(
+        cluster,
+        &["get", "events", &namespace_flag, "--sort-by=.lastTimestamp"],
+    )
+    .await;
+    let descriptions = kubectl(cluster, &["describe", "pods", &namespace_flag]).await;
     let mut parts = vec![
         Part {
             title: format!("events of {namespace}"),
@@ -91,9 +95,16 @@ async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
             relevant: &[],
         },
     ];
-    let pods = kubectl(cluster, &["get", "pods", &here, "--output=name"]).await;
+    let pods = kubectl(cluster, &["get", "pods", &namespace_flag, "--output=name"]).await;
     for pod in pods.lines().filter(|line| line.starts_with("pod/")) {
-        let arguments = ["logs", pod, &here, "--all-containers", "--prefix", "--tail=200"];
+        let arguments = [
+            "logs",
+            pod,
+            &namespace_flag,
+            "--all-containers",
+            "--prefix",
+            "--tail=200",
+        ];
         let text = kubectl(cluster, &arguments).await;
         parts.push(Part {
             title: format!("logs of {namespace} {pod}"),

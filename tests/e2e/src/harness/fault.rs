@@ -49,7 +49,7 @@ impl Drop for Frozen {
 }
 
 fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
-    let uid = pod.uid().context("a pod without UID")?;
+    let uid = pod.uid().context("the Pod has no UID")?;
     let pids: Vec<i32> = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter(|pid| is_program(*pid, &uid, program))
@@ -66,7 +66,7 @@ fn is_program(pid: i32, uid: &str, program: &str) -> bool {
     read("comm").trim() == program && read("cgroup").contains(&format!("pod{uid}"))
 }
 
-/// Dead connections, until [`Severed::mend`].
+/// Connections whose packets are dropped until [`Severed::restore`].
 pub(crate) struct Severed<'c> {
     cluster: &'c Cluster,
 }
@@ -82,33 +82,33 @@ impl<'c> Severed<'c> {
             .context("ss")?;
         let listed = String::from_utf8(listed.stdout)?;
         let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
-        let ends: Vec<String> = listed
+        let peers: Vec<String> = listed
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
             .map(|(address, port)| (address.trim_start_matches("[::ffff:").trim_end_matches(']'), port))
             .filter(|(address, _)| addresses.contains(address))
             .map(|(address, port)| format!("{address} . {port}"))
             .collect();
-        ensure!(!ends.is_empty(), "no connections of {addresses:?} in {listed}");
+        ensure!(!peers.is_empty(), "no connection of {addresses:?} among {listed}");
         let mut rules = format!("table {TABLE} {{\n");
-        let elements = ends.join(", ");
+        let elements = peers.join(", ");
         writeln!(
             rules,
-            "set ends {{ type ipv4_addr . inet_service; elements = {{ {elements} }} }}"
+            "set peers {{ type ipv4_addr . inet_service; elements = {{ {elements} }} }}"
         )?;
         for (hook, side) in [("input", "s"), ("output", "d")] {
             writeln!(
                 rules,
-                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @ends drop; }}"
+                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @peers drop; }}"
             )?;
         }
         rules.push_str("}\n");
         nft(cluster, &rules).await?;
-        Ok((Self { cluster }, ends.len()))
+        Ok((Self { cluster }, peers.len()))
     }
 
     /// Removes the rules that drop packets.
-    pub(crate) async fn mend(self) -> Result<()> {
+    pub(crate) async fn restore(self) -> Result<()> {
         nft(self.cluster, &format!("delete table {TABLE}\n")).await
     }
 }

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Runs a program and returns its standard output.
 ///
 /// # Errors
-/// The exit code is not 0; the error contains its messages.
+/// The exit code is not 0; the error contains the standard error of the program.
 pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
@@ -55,12 +55,12 @@ pub(crate) async fn last_line_of_failure(mut command: Command) -> Result<String>
     let output = command.output();
     let output = tokio::time::timeout(LIMIT, output)
         .await
-        .with_context(|| format!("still runs after {LIMIT:?}"))??;
+        .with_context(|| format!("the program still runs after {LIMIT:?}"))??;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     ensure!(
         output.status.code() == Some(1),
-        "{}, not exit status 1, after: {text}",
+        "{} instead of exit status 1; output: {text}",
         output.status
     );
     let last = text.lines().rfind(|line| !line.trim().is_empty());
@@ -73,13 +73,13 @@ pub(crate) fn free_port(host: &str) -> Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// Ends a program with SIGTERM, as Kubernetes does, and checks that it succeeds.
+/// Stops a program with SIGTERM, as Kubernetes does, and checks that its exit code is 0.
 pub(crate) async fn end(mut child: Child) -> Result<()> {
     let pid = child.id().context("the program has already ended")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
     let status = tokio::time::timeout(LIMIT, child.wait())
         .await
-        .context("the program does not end on SIGTERM")??;
-    ensure!(status.success(), "on SIGTERM: {status}");
+        .context("the program still runs after SIGTERM")??;
+    ensure!(status.success(), "the program ended with {status} after SIGTERM");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! kubectl: tests perform the actions of users with the tool of users.
+//! kubectl, with which the tests do what users do.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -25,7 +25,7 @@ impl Kubectl {
         &self.kubeconfig
     }
 
-    /// Runs kubectl and returns its output, whatever the exit status.
+    /// Runs kubectl and returns its output and exit status; a failure of kubectl is not an error.
     pub(crate) async fn attempt(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
         let mut child = Command::new(&self.program)
             .args(arguments)
@@ -37,7 +37,7 @@ impl Kubectl {
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         if let Some(mut pipe) = child.stdin.take() {
-            // A kubectl that ends without reading reports the reason itself.
+            // If kubectl ends without reading its input, its own error is the relevant one.
             let _ = pipe.write_all(stdin.as_bytes()).await;
         }
         Ok(child.wait_with_output().await?)
@@ -46,7 +46,7 @@ impl Kubectl {
     /// Runs kubectl and returns its standard output.
     ///
     /// # Errors
-    /// kubectl fails; the error contains its messages.
+    /// kubectl fails; the error contains its output.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with(arguments, "").await
     }
@@ -153,11 +153,17 @@ impl Kubectl {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
-        let printed = child.stdout.take().context("no output")?;
+        let printed = child
+            .stdout
+            .take()
+            .context("the standard output of kubectl is not captured")?;
         let mut printed = BufReader::new(printed).lines();
         let line = printed.next_line().await?.unwrap_or_default();
         // Forwarding from 127.0.0.1:40123 -> 5684
-        let port = line.split(" -> ").next().and_then(|from| from.rsplit(':').next());
+        let port = line
+            .split(" -> ")
+            .next()
+            .and_then(|local| local.rsplit(':').next());
         let port = port.and_then(|port| port.parse().ok());
         Ok(Forward {
             port: port.with_context(|| format!("kubectl port-forward printed {line:?}"))?,

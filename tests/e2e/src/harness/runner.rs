@@ -13,7 +13,7 @@ use crate::world::World;
 /// Deadline of a test, in addition to the configured length of an outage.
 const LIMIT: Duration = Duration::from_mins(3);
 
-/// Numbers that a passed test reports.
+/// Measurements that a passed test reports; may be empty.
 pub(crate) type Note = String;
 
 /// Test with its name.
@@ -50,27 +50,27 @@ pub(crate) async fn run(world: &World, tests: &[Test]) -> Report {
         let limit = LIMIT + world.config.outage;
         let outcome = tokio::time::timeout(limit, (test.run)(world))
             .await
-            .with_context(|| format!("not done after {limit:?}"))
+            .with_context(|| format!("the test has not ended after {limit:?}"))
             .flatten();
         let seconds = start.elapsed().as_secs_f32();
         match outcome {
             Ok(note) => {
                 report.passed += 1;
-                let dash = if note.is_empty() { "" } else { ": " };
-                say(&format!("ok     {} ({seconds:.1} s){dash}{note}", test.name));
+                let separator = if note.is_empty() { "" } else { ": " };
+                print_line(&format!("ok     {} ({seconds:.1} s){separator}{note}", test.name));
             }
             Err(error) => {
                 report.failed += 1;
-                say(&format!("FAILED {} ({seconds:.1} s): {error:#}", test.name));
-                say(&diagnosis::collect(world, test.name).await);
+                print_line(&format!("FAILED {} ({seconds:.1} s): {error:#}", test.name));
+                print_line(&diagnosis::collect(world, test.name).await);
             }
         }
     }
     report
 }
 
-/// Prints lines. A failure to print is ignored.
-pub(crate) fn say(text: &str) {
+/// Prints a line. A failure to print is ignored.
+pub(crate) fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");
     let _ = out.flush();

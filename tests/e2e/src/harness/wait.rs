@@ -15,34 +15,34 @@ pub(crate) enum Progress<T> {
     NotYet(String),
 }
 
-/// Checks until the condition holds, and returns the result. `what` names the condition in the error text.
+/// Checks until the condition holds, and returns the result. `condition` describes the condition in the error text.
 ///
 /// # Errors
 /// The deadline has passed (with the last state), or the check itself fails.
 pub(crate) async fn until<T>(
-    what: &str,
+    condition: &str,
     within: Duration,
     mut check: impl AsyncFnMut() -> Result<Progress<T>>,
 ) -> Result<T> {
     let end = Instant::now() + within;
     loop {
-        let missing = match check().await? {
+        let state = match check().await? {
             Progress::Done(value) => return Ok(value),
-            Progress::NotYet(missing) => missing,
+            Progress::NotYet(state) => state,
         };
         if Instant::now() >= end {
-            bail!("waited {within:?} in vain for {what}: {missing}");
+            bail!("timed out after {within:?} waiting for {condition}: {state}");
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-/// Returns `Done` when `holds`.
-pub(crate) fn when<T>(holds: bool, value: T, otherwise: impl FnOnce() -> String) -> Progress<T> {
+/// Returns `Done` if `holds`, otherwise `NotYet` with the current state.
+pub(crate) fn when<T>(holds: bool, value: T, state: impl FnOnce() -> String) -> Progress<T> {
     if holds {
         Progress::Done(value)
     } else {
-        Progress::NotYet(otherwise())
+        Progress::NotYet(state())
     }
 }
 
@@ -52,23 +52,23 @@ mod tests {
 
     #[tokio::test]
     async fn timeout_error_names_the_condition_and_its_last_state() {
-        let result = until("pigs to fly", Duration::ZERO, async || {
-            Ok(Progress::<()>::NotYet("2 of 3 on the ground".to_owned()))
+        let result = until("three replicas", Duration::ZERO, async || {
+            Ok(Progress::<()>::NotYet("2 of 3 ready".to_owned()))
         });
-        let text = result.await.expect_err("they do not").to_string();
+        let text = result.await.expect_err("the condition does not hold").to_string();
         assert!(
-            text.contains("pigs to fly") && text.contains("2 of 3 on the ground"),
+            text.contains("three replicas") && text.contains("2 of 3 ready"),
             "{text}"
         );
     }
 
     #[tokio::test]
     async fn wait_ends_when_the_condition_holds() {
-        let mut looks = 0;
-        let found = until("the second look", Duration::from_mins(1), async || {
-            looks += 1;
-            Ok(when(looks == 2, looks, || "first look".to_owned()))
+        let mut checks = 0;
+        let found = until("the second check", Duration::from_mins(1), async || {
+            checks += 1;
+            Ok(when(checks == 2, checks, || "first check".to_owned()))
         });
-        assert_eq!(found.await.expect("found"), 2);
+        assert_eq!(found.await.expect("the condition holds"), 2);
     }
 }

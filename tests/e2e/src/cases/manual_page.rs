@@ -14,7 +14,7 @@ use crate::harness::wait::{until, when};
 use crate::pods::{ip, is_ready, pod};
 use crate::world::World;
 
-const SOON: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "my-namespace";
 const NAME: &str = "my-app";
 
@@ -37,18 +37,18 @@ pub(super) async fn example_of_the_manual_page_gives_its_dataplane(world: &World
 
 async fn example(world: &World) -> Result<()> {
     let services = Api::<Service>::namespaced(world.cluster.client.clone(), NAMESPACE);
-    for service in services_of_the_page()? {
+    for service in example_services()? {
         services.create(&PostParams::default(), &service).await?;
     }
     let mut app = pod(world, NAMESPACE, NAME, &["server"])?;
     app.labels_mut().insert("foo".to_owned(), "bar".to_owned());
     world.pods(NAMESPACE).create(&PostParams::default(), &app).await?;
-    let app = until("pod my-app to be ready", SOON, async || {
+    let app = until("Pod my-app to be ready", DEADLINE, async || {
         let app = world.pods(NAMESPACE).get(NAME).await?;
         Ok(when(is_ready(&app), app.clone(), || format!("{:?}", app.status)))
     })
     .await?;
-    let dataplane = until("Dataplane my-app to be ready", SOON, async || {
+    let dataplane = until("Dataplane my-app to be ready", DEADLINE, async || {
         let dataplane = read(world).await?;
         let status = &dataplane["status"];
         let done =
@@ -60,11 +60,11 @@ async fn example(world: &World) -> Result<()> {
     compare_status(&dataplane)?;
     has_event(world, "CreatedKumaDataplane").await?;
     columns(world).await?;
-    hand_edit(world).await?;
-    hand_deletion(world, &dataplane).await
+    manual_edit_is_undone(world).await?;
+    manual_deletion_is_undone(world, &dataplane).await
 }
 
-fn services_of_the_page() -> Result<Vec<Service>> {
+fn example_services() -> Result<Vec<Service>> {
     let port = |name: &str, protocol: &str, port: u16, target: u16| json!({"name": name, "protocol": "TCP", "appProtocol": protocol, "port": port, "targetPort": target});
     Ok(serde_json::from_value(json!([
         {
@@ -134,7 +134,7 @@ fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
     ensure!(dataplane["mesh"] == "default", "{:#}", dataplane["mesh"]);
     ensure!(
         dataplane["metadata"]["labels"] == json!({"kuma.io/mesh": "default"}),
-        "several services make no label: {:#}",
+        "a Dataplane with several services has other labels: {:#}",
         dataplane["metadata"]["labels"]
     );
     let owner = json!({
@@ -182,12 +182,12 @@ fn condition(status: &Value, kind: &str) -> Value {
 
 async fn has_event(world: &World, reason: &str) -> Result<()> {
     let events = Api::<Event>::namespaced(world.cluster.client.clone(), NAMESPACE);
-    until(&format!("Event {reason} on the Pod"), SOON, async || {
+    until(&format!("Event {reason} on the Pod"), DEADLINE, async || {
         let all = events.list(&ListParams::default()).await?.items;
         let found = all.iter().any(|event| {
-            let about = event.regarding.as_ref();
-            let pod = about.is_some_and(|about| {
-                about.kind.as_deref() == Some("Pod") && about.name.as_deref() == Some(NAME)
+            let object = event.regarding.as_ref();
+            let pod = object.is_some_and(|object| {
+                object.kind.as_deref() == Some("Pod") && object.name.as_deref() == Some(NAME)
             });
             pod && event.reason.as_deref() == Some(reason)
         });
@@ -197,10 +197,10 @@ async fn has_event(world: &World, reason: &str) -> Result<()> {
     .await
 }
 
-/// Checks the columns of kubectl.
+/// Checks the columns that kubectl prints.
 async fn columns(world: &World) -> Result<()> {
-    let here = format!("--namespace={NAMESPACE}");
-    let text = world.cluster.kubectl.run(&["get", "dp", &here]).await?;
+    let namespace_flag = format!("--namespace={NAMESPACE}");
+    let text = world.cluster.kubectl.run(&["get", "dp", &namespace_flag]).await?;
     for expected in [
         "MESH",
         "SERVICES",
@@ -215,20 +215,23 @@ async fn columns(world: &World) -> Result<()> {
     let all = world
         .cluster
         .kubectl
-        .run(&["get", "kuma", &here, "--output=name"])
+        .run(&["get", "kuma", &namespace_flag, "--output=name"])
         .await?;
-    ensure!(all.contains("dataplane.kuma.io/my-app"), "category kuma: {all}");
+    ensure!(
+        all.contains("dataplane.kuma.io/my-app"),
+        "the category kuma lacks the Dataplane: {all}"
+    );
     Ok(())
 }
 
-async fn hand_edit(world: &World) -> Result<()> {
-    let by_hand = json!({"spec": {"networking": {"address": "10.9.9.9", "advertisedAddress": "10.9.9.8"}}});
+async fn manual_edit_is_undone(world: &World) -> Result<()> {
+    let edit = json!({"spec": {"networking": {"address": "10.9.9.9", "advertisedAddress": "10.9.9.8"}}});
     let edited = world
         .dataplanes(NAMESPACE)
-        .patch(NAME, &PatchParams::default(), &Patch::Merge(by_hand))
+        .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
     let version = json!(edited.resource_version());
-    until("the edit to be undone", SOON, async || {
+    until("the edit to be undone", DEADLINE, async || {
         let dataplane = read(world).await?;
         let networking = &dataplane["spec"]["networking"];
         let undone = dataplane["metadata"]["resourceVersion"] != version
@@ -239,17 +242,23 @@ async fn hand_edit(world: &World) -> Result<()> {
     .await
 }
 
-async fn hand_deletion(world: &World, before: &Value) -> Result<()> {
+async fn manual_deletion_is_undone(world: &World, before: &Value) -> Result<()> {
     let dataplanes = world.dataplanes(NAMESPACE);
     dataplanes.delete(NAME, &DeleteParams::default()).await?;
-    let uid = before["metadata"]["uid"].as_str().context("a uid")?;
-    until("the Dataplane to come back, with its status", SOON, async || {
-        let back = dataplanes.get_opt(NAME).await?;
-        let sidecar = back
-            .as_ref()
-            .filter(|back| back.uid().is_some_and(|new| new != uid))
-            .and_then(|back| back.data["status"]["sidecar"]["controlPlane"].as_str());
-        Ok(when(sidecar.is_some(), (), || format!("{back:?}")))
-    })
+    let uid = before["metadata"]["uid"]
+        .as_str()
+        .context("the Dataplane has no uid")?;
+    until(
+        "the Dataplane to be recreated, with its status",
+        DEADLINE,
+        async || {
+            let recreated = dataplanes.get_opt(NAME).await?;
+            let sidecar = recreated
+                .as_ref()
+                .filter(|dataplane| dataplane.uid().is_some_and(|new| new != uid))
+                .and_then(|dataplane| dataplane.data["status"]["sidecar"]["controlPlane"].as_str());
+            Ok(when(sidecar.is_some(), (), || format!("{recreated:?}")))
+        },
+    )
     .await
 }

@@ -14,7 +14,7 @@ pub(super) async fn invalid_injection_label_is_rejected_with_key_and_value(world
     let mut pod = pod(world, APP, "wrong-label", &["server"])?;
     pod.labels_mut()
         .insert("kuma.io/sidecar-injection".to_owned(), "perhaps".to_owned());
-    refused(world, &pod, &["kuma.io/sidecar-injection", "perhaps", "enabled"]).await
+    check_denial(world, &pod, &["kuma.io/sidecar-injection", "perhaps", "enabled"]).await
 }
 
 pub(super) async fn unknown_mesh_is_rejected_by_name(world: &World) -> Result<Note> {
@@ -22,21 +22,21 @@ pub(super) async fn unknown_mesh_is_rejected_by_name(world: &World) -> Result<No
     let mut pod = pod(world, APP, "wrong-mesh", &["server"])?;
     pod.annotations_mut()
         .insert("kuma.io/mesh".to_owned(), "no-such-mesh".to_owned());
-    refused(world, &pod, &["Mesh", "no-such-mesh", "kuma.io/mesh"]).await
+    check_denial(world, &pod, &["Mesh", "no-such-mesh", "kuma.io/mesh"]).await
 }
 
-async fn refused(world: &World, pod: &Pod, needles: &[&str]) -> Result<Note> {
+async fn check_denial(world: &World, pod: &Pod, needles: &[&str]) -> Result<Note> {
     match world.pods(APP).create(&PostParams::default(), pod).await {
         Ok(pod) => {
             let name = pod.name_any();
             world.pods(APP).delete(&name, &DeleteParams::default()).await?;
-            anyhow::bail!("{name} was admitted")
+            anyhow::bail!("Pod {name} was admitted")
         }
         Err(kube::Error::Api(status)) => {
             for needle in needles {
                 ensure!(
                     status.message.contains(needle),
-                    "{needle:?} is missing in: {}",
+                    "{needle:?} is missing from: {}",
                     status.message
                 );
             }

@@ -1,4 +1,4 @@
-//! What a departing sidecar hears of those who may still send it requests.
+//! Endpoint removal: a terminating sidecar is notified once no proxy can send it new requests.
 
 use std::time::{Duration, Instant};
 
@@ -16,75 +16,79 @@ use crate::harness::wait::{until, when};
 use crate::pods::{SIDECAR, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
-const SOON: Duration = Duration::from_secs(45);
-/// Deadline for a replica that has just started to know all proxies, with a margin.
-const CERTAIN: Duration = Duration::from_secs(90);
-const FIRST: &str = "leaving-first";
-const LEAVING: &str = "leaving";
-const WITNESS: &str = "witness";
-/// Number of attempts; each witness is connected to another replica with a probability of two thirds.
-const WITNESSES: usize = 12;
-/// Log line of the sidecar once no proxy sends new requests to it.
+const DEADLINE: Duration = Duration::from_secs(45);
+/// Deadline of a removal at replicas that have just started and wait for their proxies to reconnect.
+const COMPLETION_DEADLINE: Duration = Duration::from_secs(90);
+const FIRST: &str = "removed-first";
+const REMOVED: &str = "removed";
+const CLIENT: &str = "remote-client";
+/// Number of attempts to create a client at another replica; each succeeds with a probability of two thirds.
+const ATTEMPTS: usize = 12;
+/// Message that the sidecar logs once no proxy sends it new requests.
 const COMPLETE: &str = "every proxy has acknowledged that this endpoint is gone";
 
 pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it(
     world: &World,
 ) -> Result<Note> {
     replicated(world).await?;
-    let outcome = follow(world).await;
-    for pod in [FIRST, LEAVING, WITNESS] {
+    let outcome = removal_waits_for_all_replicas(world).await;
+    for pod in [FIRST, REMOVED, CLIENT] {
         remove(world, pod).await?;
     }
     outcome
 }
 
-async fn follow(world: &World) -> Result<Note> {
+async fn removal_waits_for_all_replicas(world: &World) -> Result<Note> {
     let replicas = Replica::all(world).await?;
     // Replicas that have just started cannot know whether proxies are missing.
-    departing(world, FIRST).await?;
+    draining_server(world, FIRST).await?;
     world.pods(APP).delete(FIRST, &DeleteParams::default()).await?;
-    completed(world, FIRST).await?;
+    completion(world, FIRST).await?;
 
-    let leaving = departing(world, LEAVING).await?;
-    let own = Replica::of(&replicas, &leaving).await?;
-    let (witness, other) = witness(world, &replicas, own).await?;
-    let frozen = Frozen::program(&witness, "kuma-dp")?;
+    let removed = draining_server(world, REMOVED).await?;
+    let own = Replica::of(&replicas, &removed).await?;
+    let (client, other) = remote_client(world, &replicas, own).await?;
+    let frozen = Frozen::program(&client, "kuma-dp")?;
     let start_time = Instant::now();
-    world.pods(APP).delete(LEAVING, &DeleteParams::default()).await?;
-    until("the removal to wait for the witness", SOON, async || {
-        let removal = other.removal(LEAVING).await?;
-        let names = removal["amongThem"].to_string();
-        Ok(when(names.contains(WITNESS), (), || {
-            format!("{}: {removal}", other.name)
-        }))
-    })
+    world.pods(APP).delete(REMOVED, &DeleteParams::default()).await?;
+    until(
+        "the removal to wait for the remote client",
+        DEADLINE,
+        async || {
+            let removal = other.removal(REMOVED).await?;
+            let names = removal["amongThem"].to_string();
+            Ok(when(names.contains(CLIENT), (), || {
+                format!("{}: {removal}", other.name)
+            }))
+        },
+    )
     .await?;
     until(
-        "all proxies of its own replica to have acknowledged",
-        SOON,
+        "all proxies of the Pod's own replica to have acknowledged",
+        DEADLINE,
         async || {
-            let removal = own.removal(LEAVING).await?;
+            let removal = own.removal(REMOVED).await?;
             Ok(when(removal.is_null(), (), || format!("{}: {removal}", own.name)))
         },
     )
     .await?;
-    let log = log(world, LEAVING).await?;
+    let log = log(world, REMOVED).await?;
     ensure!(
         !log.contains(COMPLETE),
-        "the removal does not wait for the witness:\n{log}"
+        "the removal does not wait for the remote client:\n{log}"
     );
-    let waited = start_time.elapsed();
+    let waiting_time = start_time.elapsed();
     drop(frozen);
-    let line = completed(world, LEAVING).await?;
+    let line = completion(world, REMOVED).await?;
     ensure!(line.contains(&format!("replicas={REPLICAS}")), "{line}");
     Ok(format!(
-        "the removal waited {waited:.1?} for the frozen proxy: {}",
+        "the removal waited {waiting_time:.1?} for the frozen proxy: {}",
         line.trim()
     ))
 }
 
 /// Creates a server with a classic sidecar, which drains for its whole drain time: longer than the test.
-async fn departing(world: &World, name: &str) -> Result<Pod> {
+async fn draining_server(world: &World, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
         ("kuma.io/sidecar-drain-time", "120s"),
@@ -92,10 +96,10 @@ async fn departing(world: &World, name: &str) -> Result<Pod> {
     start(world, name, &["server"], &annotations).await
 }
 
-/// Waits until a departing sidecar logs that its removal is complete, and returns the line.
-async fn completed(world: &World, name: &str) -> Result<String> {
-    let what = format!("the sidecar of {name} to log its complete removal");
-    until(&what, CERTAIN, async || {
+/// Waits until a terminating sidecar logs that its removal is complete, and returns the line.
+async fn completion(world: &World, name: &str) -> Result<String> {
+    let condition = format!("the sidecar of {name} to log that its removal is complete");
+    until(&condition, COMPLETION_DEADLINE, async || {
         let log = log(world, name).await?;
         let line = log.lines().find(|line| line.contains(COMPLETE));
         let line = line.unwrap_or_default().to_owned();
@@ -105,19 +109,23 @@ async fn completed(world: &World, name: &str) -> Result<String> {
 }
 
 /// Creates a client whose sidecar is connected to another replica than `own`, and returns both.
-async fn witness<'r>(world: &World, replicas: &'r [Replica], own: &Replica) -> Result<(Pod, &'r Replica)> {
-    for _ in 0..WITNESSES {
-        let witness = start(world, WITNESS, &["client", SERVER_URL, "--interval=100ms"], &[]).await?;
-        let its = Replica::of(replicas, &witness).await?;
-        if its.name != own.name {
-            return Ok((witness, its));
+async fn remote_client<'r>(
+    world: &World,
+    replicas: &'r [Replica],
+    own: &Replica,
+) -> Result<(Pod, &'r Replica)> {
+    for _ in 0..ATTEMPTS {
+        let client = start(world, CLIENT, &["client", SERVER_URL, "--interval=100ms"], &[]).await?;
+        let replica = Replica::of(replicas, &client).await?;
+        if replica.name != own.name {
+            return Ok((client, replica));
         }
-        remove(world, WITNESS).await?;
+        remove(world, CLIENT).await?;
     }
-    anyhow::bail!("{WITNESSES} pods in a row were connected to {}", own.name)
+    anyhow::bail!("{ATTEMPTS} Pods in a row were connected to {}", own.name)
 }
 
-/// Creates a Pod and waits until it is ready. The client also calls servers made by this function.
+/// Creates a Pod and waits until it is ready. The Service also selects the servers that this function creates.
 async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &str)]) -> Result<Pod> {
     let mut new = pod(world, APP, name, args)?;
     new.labels_mut().insert("app".to_owned(), args[0].to_owned());
@@ -137,21 +145,21 @@ async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &
     let pods = world.pods(APP);
     pods.create(&PostParams::default(), &new)
         .await
-        .with_context(|| format!("pod {name}"))?;
-    until(&format!("pod {name} to be ready"), SOON, async || {
+        .with_context(|| format!("Pod {name}"))?;
+    until(&format!("Pod {name} to be ready"), DEADLINE, async || {
         let pod = pods.get(name).await?;
         Ok(when(is_ready(&pod), pod.clone(), || format!("{:?}", pod.status)))
     })
     .await
 }
 
-/// Returns the log of a departing sidecar.
+/// Returns the log of a terminating sidecar.
 async fn log(world: &World, name: &str) -> Result<String> {
-    let here = format!("--namespace={APP}");
+    let namespace_flag = format!("--namespace={APP}");
     world
         .cluster
         .kubectl
-        .run(&["logs", name, &here, "--container", SIDECAR])
+        .run(&["logs", name, &namespace_flag, "--container", SIDECAR])
         .await
 }
 
@@ -179,7 +187,7 @@ impl Replica {
     /// Returns the replica that the sidecar of a Pod is connected to.
     async fn of<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
         let proxy = format!("{}.{APP}", pod.name_any());
-        until(&format!("the replica of {proxy}"), SOON, async || {
+        until(&format!("the replica of {proxy}"), DEADLINE, async || {
             for replica in replicas {
                 let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;
                 if !proxies[&proxy].is_null() {
