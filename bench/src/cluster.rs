@@ -19,7 +19,7 @@ pub struct ApiServer {
     pub addresses: Addresses,
 }
 
-/// The fields of the cluster tool's `cluster.json` that are used.
+/// The fields of the cluster tool's `cluster.json` that benchmarks use.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Addresses {
     /// Address of the host that the API server can reach.
@@ -74,7 +74,7 @@ impl ApiServer {
         }
         ensure!(
             found.len() == 2,
-            "{} processes of {} instead of 2",
+            "{} processes of cluster {} instead of 2",
             found.len(),
             self.name
         );

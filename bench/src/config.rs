@@ -1,4 +1,4 @@
-//! Configuration of the benchmarks, read from the environment in this place only.
+//! Configuration of the benchmarks, the only module that reads the environment.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub struct Config {
     pub cache: PathBuf,
     /// Whether to run fewer and shorter rounds.
     pub quick: bool,
-    /// Sizes to measure at instead of the benchmark's own; empty without a choice.
+    /// Sizes that replace the benchmark's default sizes; empty for the default.
     pub sizes: Vec<usize>,
 }
 
@@ -26,7 +26,7 @@ impl Config {
     /// When neither `KERMODE_CACHE` nor `HOME` is set, or `SIZES` is malformed.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the one place where benchmarks read their environment"
+        reason = "the only module of the benchmarks that reads the environment"
     )]
     pub fn read() -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -44,7 +44,7 @@ impl Config {
             sizes: variable("SIZES")
                 .map(|sizes| sizes.split(',').map(str::parse).collect())
                 .transpose()
-                .context("SIZES has to be a comma-separated list of numbers")?
+                .context("SIZES is not a comma-separated list of numbers")?
                 .unwrap_or_default(),
             quick: variable("QUICK").is_some_and(|value| value != "0"),
         })

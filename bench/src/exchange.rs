@@ -1,7 +1,7 @@
 //! Cost of one message to each of many clients and one response from each, over a connection for each client, with only the
-//! libraries that `kuma-cp` uses: no xDS, no resources, no state.
+//! transport libraries of `kuma-cp`: no xDS, no resources, no state.
 //!
-//! This is the share of the transport in a control plane's CPU time. Only another transport lowers it.
+//! The result is the share of the transport in a control plane's CPU time. Only another transport can reduce it.
 
 mod client;
 mod server;
@@ -76,10 +76,10 @@ trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// Prints why a task failed. The exchange itself then fails by its timeout.
-async fn report(what: &str, work: impl Future<Output = Result<()>>) {
+/// Runs a task and prints its error. The exchange then fails by its timeout.
+async fn report(task: &str, work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
-        print_line(&format!("  {what}: {error:#}"));
+        print_line(&format!("  {task}: {error:#}"));
     }
 }
 
@@ -153,7 +153,7 @@ impl Clients {
         let stopped = stop.clone();
         let (sender, receiver) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
-            // An error means that the starting thread has ended.
+            // Sending fails only if the starting thread has ended.
             let _ = sender.send(nix::unistd::gettid());
             runtime.block_on(async {
                 tokio::spawn(report("clients cannot connect", connecting));

@@ -1,12 +1,12 @@
-//! Benchmarks: the released programs, started as users start them, measured from outside.
+//! Benchmarks of the released programs, which are started as in production and measured from outside.
 //!
 //! ```text
 //! api-only cluster ──manifests──▶ kuma-cp (a process) ◀──load── client      /proc ──▶ figures ──▶ target/bench/NAME.json
 //! ```
 //!
-//! `exchange` starts none of these: it measures connections without a control plane, for comparison.
+//! `exchange` uses neither a cluster nor a control plane. It measures bare connections, for comparison.
 //!
-//! Other work may share the machine. So CPU time and ratios are more reliable than wall time, and most figures are the
+//! Other work may share the machine. Therefore CPU time and ratios are more reliable than wall time, and most figures are the
 //! median of several rounds, shown with their spread.
 
 pub mod cluster;

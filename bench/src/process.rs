@@ -33,7 +33,7 @@ impl Process {
     }
 
     fn in_folder(folder: PathBuf, pid: u32) -> Result<Self> {
-        let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the clock's ticks are unknown")?;
+        let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the length of a clock tick is unknown")?;
         Ok(Self {
             pid,
             folder,
@@ -51,8 +51,8 @@ impl Process {
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
-    /// Gives all threads a real-time priority, or takes it back. Returns whether that succeeded: it needs root and `chrt` of
-    /// util-linux. Use it only for short measurements of latency below full load.
+    /// Sets or resets the real-time priority of all threads. Returns whether that succeeded: it requires root and `chrt` of
+    /// util-linux. Only for short latency measurements below full load.
     pub fn set_realtime(&self, realtime: bool) -> bool {
         let policy = if realtime { ["--rr", "1"] } else { ["--other", "0"] };
         let mut command = Command::new("chrt");

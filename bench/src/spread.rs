@@ -27,13 +27,13 @@ impl Spread {
 
 impl fmt::Display for Spread {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (least, most) = (quantile(&self.sorted, 0.0), quantile(&self.sorted, 1.0));
+        let (minimum, maximum) = (quantile(&self.sorted, 0.0), quantile(&self.sorted, 1.0));
         write!(
             formatter,
             "{} ({}–{})",
             short(self.median()),
-            short(least),
-            short(most)
+            short(minimum),
+            short(maximum)
         )
     }
 }

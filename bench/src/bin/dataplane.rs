@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_millis(40);
 
 /// Number of rounds that the readiness changes are divided into.
 const ROUNDS: usize = 5;
-/// Number of Services that are changed.
+/// Number of changes of Services.
 const SERVICE_CHANGES: usize = 100;
 
 /// Bytes of a megabyte.
@@ -49,7 +49,7 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let mut figures = Figures::default();
     for pods in sizes.iter().copied() {
-        print_line(&format!("{pods} pods over {} services ...", population::SERVICES));
+        print_line(&format!("{pods} Pods of {} Services ...", population::SERVICES));
         runtime.block_on(measure(&config, pods, flips, &mut figures))?;
     }
     let met = figures.write(&config.target.join("bench/dataplane.json"))?;
@@ -85,11 +85,11 @@ async fn measure(config: &Config, pods: usize, flips: usize, figures: &mut Figur
     if !all_realtime {
         print_line("  chrt is missing or not permitted: other work on the machine adds to the latencies");
     }
-    let measured = bench.readiness(&watch, &process, flips).await;
+    let outcome = bench.readiness(&watch, &process, flips).await;
     for process in processes {
         process.set_realtime(false);
     }
-    measured?;
+    outcome?;
     bench.services(&control_plane, &process).await?;
     bench.heartbeats(&watch, &process).await
 }
@@ -110,7 +110,7 @@ impl Bench<'_> {
     }
 
     fn add_rounds(&mut self, figure: &str, rounds: &Spread, unit: &'static str, target: Target) {
-        let figure = format!("{} pods: {figure}", self.pods);
+        let figure = format!("{} Pods: {figure}", self.pods);
         self.figures.add(&figure, rounds, unit, target);
     }
 
@@ -192,12 +192,12 @@ impl Bench<'_> {
         } else {
             Target::None
         };
-        let of = |place: f64| rounds.iter().map(|sorted| quantile(sorted, place)).collect();
-        let (half, most): (Spread, Spread) = (of(0.5), of(0.99));
-        self.add_rounds("readiness to Dataplane p50", &half, "ms", Target::None);
-        self.add_rounds("readiness to Dataplane p99", &most, "ms", target);
+        let of = |at: f64| rounds.iter().map(|sorted| quantile(sorted, at)).collect();
+        let (p50, p99): (Spread, Spread) = (of(0.5), of(0.99));
+        self.add_rounds("readiness to Dataplane p50", &p50, "ms", Target::None);
+        self.add_rounds("readiness to Dataplane p99", &p99, "ms", target);
         let cpu = process.cpu()?.saturating_sub(before).as_secs_f64() * 1000.0;
-        let flips = f64::from(u32::try_from(flips).context("too many flips")?);
+        let flips = f64::from(u32::try_from(flips).context("the number of changes exceeds u32")?);
         self.add("CPU time of kuma-cp a change", cpu / flips, "ms", Target::None);
         Ok(())
     }
@@ -236,18 +236,18 @@ impl Bench<'_> {
         let changes = number(SERVICE_CHANGES);
         let written = f64::from(u32::try_from(writes(&self.client).await? - before)?);
         let converted = conversions()? - converted;
-        let exactly = Target::AtMost(selected);
+        let at_most_selected = Target::AtMost(selected);
         ensure!(
             written >= selected * changes && converted >= selected * changes,
             "not all Dataplanes were updated after the Services changed: {converted} conversions, {written} writes"
         );
-        let what = format!("conversions a change of a Service that selects {selected}");
-        self.add(&what, converted / changes, "pods", exactly);
+        let figure = format!("conversions a change of a Service that selects {selected}");
+        self.add(&figure, converted / changes, "Pods", at_most_selected);
         self.add(
             "writes of Dataplanes such a change",
             written / changes,
             "calls",
-            exactly,
+            at_most_selected,
         );
         self.add(
             "CPU time of kuma-cp a Pod of such a change",
@@ -258,9 +258,9 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Measures writes caused by updates that change nothing.
+    /// Measures writes caused by updates that affect no Dataplane.
     async fn heartbeats(&mut self, watch: &DataplaneWatch, process: &Process) -> Result<()> {
-        // Statuses of the earlier changes may still be written.
+        // Wait until the statuses of the earlier changes are written.
         self.settle().await?;
         let (requests, cpu) = (Requests::read(&self.client).await?, process.cpu()?);
         let start = Instant::now();
@@ -286,7 +286,7 @@ impl Bench<'_> {
         let events = after.writes("events") - requests.writes("events");
         ensure!(
             writes >= 2,
-            "the last change was not written with its status: {writes} writes"
+            "the last change and its status were not both written: {writes} writes"
         );
         let caused = f64::from(u32::try_from(writes - 2 + events)?);
         self.add(

@@ -26,13 +26,13 @@ fn main() -> Result<()> {
             let exchange = Exchange::start(transport, clients)?;
             let rounds = (0..rounds).map(|_| exchange.rounds(EXCHANGES as usize));
             let rounds: Vec<RoundCost> = rounds.collect::<Result<_>>()?;
-            let mut add = |what: &str, of: fn(&RoundCost) -> std::time::Duration| {
+            let mut add = |figure: &str, of: fn(&RoundCost) -> std::time::Duration| {
                 let each = |cost| of(cost).as_secs_f64() * 1000.0 / f64::from(EXCHANGES);
-                let figure = format!("{clients} clients, {name}: {what}");
+                let figure = format!("{clients} clients, {name}: {figure}");
                 figures.add(&figure, &rounds.iter().map(each).collect(), "ms", Target::None);
             };
             add("CPU time of the server", |cost| cost.cpu);
-            add("until all have answered", |cost| cost.wall);
+            add("until all have responded", |cost| cost.wall);
         }
     }
     // The figures have no targets: they are lower bounds for those of other benchmarks.

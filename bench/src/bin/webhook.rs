@@ -22,8 +22,11 @@ const MAX_GROWTH: f64 = 1024.0;
 
 /// Scope of the measurements.
 struct Effort {
+    /// Number of rounds of each measurement.
     rounds: usize,
+    /// Length of a round.
     round: Duration,
+    /// Number of reviews over which memory growth is measured.
     growth: usize,
 }
 
@@ -46,7 +49,7 @@ fn main() -> Result<ExitCode> {
             growth: 1_000_000,
         }
     };
-    // One thread, so that the load takes no more of the machine than it needs.
+    // One thread, so that the load leaves the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -88,14 +91,14 @@ async fn measure(control_plane: &ControlPlane, effort: &Effort) -> Result<Figure
     Ok(figures)
 }
 
-/// Runs a measurement with real-time priority: waiting for other work on the machine would dominate the slowest percent.
+/// Runs a measurement with real-time priority: otherwise other work on the machine would dominate the slowest percent.
 async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let both = [server.clone(), Process::new(std::process::id())?];
-    if !both.iter().all(|process| process.set_realtime(true)) {
+    let processes = [server.clone(), Process::new(std::process::id())?];
+    if !processes.iter().all(|process| process.set_realtime(true)) {
         print_line("chrt is missing or not permitted: other work on the machine adds to the latencies");
     }
     let result = work.await;
-    for process in both {
+    for process in processes {
         process.set_realtime(false);
     }
     result
@@ -133,11 +136,11 @@ async fn growth(figures: &mut Figures, load: &mut Load, server: &Process, review
     load.round(server, Until::Count(reviews)).await?;
     let after = server.resident()?;
     memory(figures, "resident memory after", after);
-    let grown = kib(after) - kib(before);
+    let growth = kib(after) - kib(before);
     let name = format!("growth over {reviews} reviews");
     figures.add(
         &name,
-        &[grown].into_iter().collect(),
+        &[growth].into_iter().collect(),
         "KiB",
         Target::AtMost(MAX_GROWTH),
     );

@@ -53,7 +53,7 @@ impl DataplaneWatch {
         Self { observations, task }
     }
 
-    /// Waits until `number` Dataplanes exist. Returns when the last one appeared or changed.
+    /// Waits until `number` Dataplanes exist. Returns the time at which the last one appeared or changed.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
@@ -76,7 +76,7 @@ impl DataplaneWatch {
         .await
     }
 
-    /// Waits until a Dataplane is ready or unready. Returns when that changed.
+    /// Waits until a Dataplane is ready or unready. Returns the time of the change.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
@@ -91,20 +91,20 @@ impl DataplaneWatch {
     async fn wait<T>(
         &self,
         timeout: Duration,
-        what: &str,
-        arrived: impl Fn(&HashMap<String, Observed>) -> Option<T>,
+        name: &str,
+        condition: impl Fn(&HashMap<String, Observed>) -> Option<T>,
     ) -> Result<T> {
         let wait = async {
             loop {
                 let changed = self.observations.changed.notified();
-                if let Some(found) = arrived(&self.observations.seen()) {
+                if let Some(found) = condition(&self.observations.seen()) {
                     return found;
                 }
                 changed.await;
             }
         };
         let found = tokio::time::timeout(timeout, wait).await;
-        found.with_context(|| format!("{what}: not observed after {timeout:?}; see target/bench/kuma-cp.log"))
+        found.with_context(|| format!("{name}: not observed after {timeout:?}; see target/bench/kuma-cp.log"))
     }
 }
 
@@ -133,7 +133,7 @@ impl Observations {
         }
         seen.counted = counted;
         drop(all);
-        // There is at most one waiter.
+        // At most one task waits.
         self.changed.notify_one();
     }
 }

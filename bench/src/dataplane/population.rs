@@ -37,7 +37,7 @@ pub async fn make(client: &Client, pods: usize) -> Result<()> {
         let name = format!("bench-{number}");
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         namespaces.create(&PostParams::default(), &object).await?;
-        // Created by the controller manager in a full cluster.
+        // In a full cluster, the controller manager creates it.
         let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
         create::<ServiceAccount>(client, &name, account).await?;
     }
@@ -73,7 +73,7 @@ pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Res
     let patch = json!([{"op": "add", "path": "/spec/ports/0/appProtocol", "value": protocol}]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
     let patched = api.patch(&name, &PatchParams::default(), &patch).await;
-    patched.with_context(|| format!("service {name}"))?;
+    patched.with_context(|| format!("Service {name}"))?;
     Ok(())
 }
 
@@ -104,7 +104,7 @@ async fn set_status(client: &Client, number: usize, patch: Value) -> Result<()> 
     let patched = api
         .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
         .await;
-    patched.with_context(|| format!("status of pod {namespace}/{name}"))?;
+    patched.with_context(|| format!("status of Pod {namespace}/{name}"))?;
     Ok(())
 }
 

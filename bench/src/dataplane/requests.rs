@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use kube::Client;
 
-/// Requests answered so far, by resource (`dataplanes`, `dataplanes/status`) and verb.
+/// Numbers of completed requests so far, by resource (`dataplanes`, `dataplanes/status`) and verb.
 #[derive(Clone, Debug, Default)]
 pub struct Requests(BTreeMap<(String, String), u64>);
 

@@ -55,7 +55,7 @@ async fn http2(io: impl Io) -> Result<()> {
     let request = http::Request::post("https://localhost/").body(())?;
     let (response, mut send) = requests.send_request(request, false)?;
     let mut messages = response.await?.into_body();
-    let reply = Bytes::from_static(&[1; RESPONSE_SIZE]);
+    let payload = Bytes::from_static(&[1; RESPONSE_SIZE]);
     let mut received = 0;
     while let Some(data) = messages.data().await {
         let data = data?;
@@ -63,7 +63,7 @@ async fn http2(io: impl Io) -> Result<()> {
         received += data.len();
         if received == MESSAGE_SIZE {
             received = 0;
-            send.send_data(reply.clone(), false)?;
+            send.send_data(payload.clone(), false)?;
         }
     }
     Ok(())

@@ -30,7 +30,7 @@ enum Stage {
 pub(super) struct Envoy {
     stage: Stage,
     /// Clusters whose endpoints have not arrived yet.
-    awaited: HashSet<String>,
+    pending: HashSet<String>,
 }
 
 /// The fields of a resource that are read.
@@ -71,7 +71,7 @@ impl Envoy {
         };
         let envoy = Self {
             stage: Stage::Clusters,
-            awaited: HashSet::new(),
+            pending: HashSet::new(),
         };
         (envoy, request)
     }
@@ -103,9 +103,9 @@ impl Envoy {
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         });
-        if self.stage == Stage::Endpoints && self.awaited.is_empty() {
+        if self.stage == Stage::Endpoints && self.pending.is_empty() {
             self.stage = Stage::Listeners;
-            self.awaited = HashSet::new();
+            self.pending = HashSet::new();
             requests.push(DeltaDiscoveryRequest {
                 type_url: LISTENER.to_owned(),
                 ..DeltaDiscoveryRequest::default()
@@ -126,7 +126,7 @@ impl Envoy {
                 names.push(name);
             }
         }
-        self.awaited.extend(names.iter().cloned());
+        self.pending.extend(names.iter().cloned());
         Ok((!names.is_empty()).then(|| DeltaDiscoveryRequest {
             type_url: ENDPOINTS.to_owned(),
             resource_names_subscribe: names,
@@ -140,16 +140,16 @@ impl Envoy {
         response: &DeltaDiscoveryResponse,
         probes: &Probes,
     ) -> Result<()> {
-        if self.awaited.is_empty() && probes.is_idle() {
+        if self.pending.is_empty() && probes.is_idle() {
             return Ok(());
         }
         for bytes in &response.resources {
             let Resource { body, name } = Resource::decode(bytes.clone())?;
-            self.awaited.remove(&name);
+            self.pending.remove(&name);
             probes.on_endpoints(client, &name, &body.unwrap_or_default().value);
         }
         for name in &response.removed_resources {
-            self.awaited.remove(name);
+            self.pending.remove(name);
             probes.on_endpoints(client, name, &[]);
         }
         Ok(())

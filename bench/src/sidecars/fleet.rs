@@ -1,4 +1,4 @@
-//! Many simulated sidecars, and counts of what they received.
+//! Many simulated sidecars, and counts of the responses that they received.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,7 +25,7 @@ pub struct Fleet {
     tasks: JoinSet<()>,
 }
 
-/// Counts of what all sidecars have received so far.
+/// Counts of responses that all sidecars have received so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sent {
     /// Number of responses.
@@ -95,7 +95,7 @@ impl Fleet {
         self.size
     }
 
-    /// Waits until all sidecars have their whole configuration. Returns when the last one had.
+    /// Waits until all sidecars have their whole configuration. Returns the time at which the last one was configured.
     ///
     /// # Errors
     /// When that takes longer than `timeout`, with the failures of the sidecars.
@@ -118,7 +118,7 @@ impl Fleet {
         self.state.complete.load(Ordering::Relaxed) == self.size
     }
 
-    /// Returns the counts of what all sidecars received.
+    /// Returns the counts of received responses.
     pub fn sent(&self) -> Sent {
         Sent {
             responses: self.state.responses.load(Ordering::Relaxed),

@@ -2,7 +2,7 @@
 //!
 //! `h2` is not used here because its buffers would distort the figures: 28.7 KB for each connection, so 287 MB for the 10,000
 //! clients, on the machine whose memory and caches the control plane under test shares. This client keeps no buffer between
-//! messages beyond 16 KiB that were needed before. The effect on CPU time and latency has not been measured; a change to
+//! messages above 16 KiB. The effect on CPU time and latency has not been measured; a change to
 //! `h2` should state both.
 
 use std::io;
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
         Ok(Some(message))
     }
 
-    /// Processes one received frame. Returns whether a complete one was there.
+    /// Processes one received frame. Returns whether a complete frame was available.
     fn take_frame(&mut self) -> Result<bool> {
         let Some(mut head) = self.received.get(..FRAME_HEADER) else {
             return Ok(false);
@@ -258,13 +258,13 @@ fn text(block: &mut BytesMut, value: &str) {
 }
 
 fn integer(block: &mut BytesMut, prefix: u32, value: usize) {
-    let most = (1_usize << prefix) - 1;
+    let limit = (1_usize << prefix) - 1;
     let byte = |value: usize| u8::try_from(value & 0xff).unwrap_or_default();
-    if value < most {
+    if value < limit {
         return block.put_u8(byte(value));
     }
-    block.put_u8(byte(most));
-    let mut rest = value - most;
+    block.put_u8(byte(limit));
+    let mut rest = value - limit;
     while rest >= 128 {
         block.put_u8(byte(rest % 128 + 128));
         rest /= 128;
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_are_assembled_from_frames_and_pings_are_answered() {
+    async fn messages_are_assembled_from_frames_and_pings_are_acknowledged() {
         let (client, mut server) = tokio::io::duplex(1 << 16);
         let mut call = Call::open(client, "a", "/p", "Bearer t").await.expect("open");
         let mut frames = BytesMut::new();

@@ -17,8 +17,8 @@ const NAMESPACES: usize = 10;
 const CONCURRENCY: usize = 32;
 /// Lifetime of tokens, in seconds: longer than any benchmark.
 const TOKEN_SECONDS: i64 = 6 * 3600;
-/// Number of Pods of each Service without a simulated sidecar, which may be replaced.
-const SPARE: usize = 1;
+/// Number of spare Pods of each Service. They have no simulated sidecar and may be replaced.
+const SPARE_PODS: usize = 1;
 
 /// A simulated sidecar and its token.
 #[derive(Clone, Debug)]
@@ -104,7 +104,7 @@ impl Population {
     }
 
     async fn with_spares(mut self) -> Result<Self> {
-        for number in 0..self.services * SPARE {
+        for number in 0..self.services * SPARE_PODS {
             let member = self.next_member(number % self.services);
             self.spare.push_back(member);
         }
@@ -209,7 +209,7 @@ impl Population {
             let name = namespace(number);
             let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
             namespaces.create(&PostParams::default(), &object).await?;
-            // Created by the controller manager in a full cluster.
+            // In a full cluster, the controller manager creates it.
             let accounts: Api<ServiceAccount> = Api::namespaced(self.writer.0.clone(), &name);
             let account = serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
             accounts.create(&PostParams::default(), &account).await?;

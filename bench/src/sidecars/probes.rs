@@ -1,4 +1,4 @@
-//! Probes: each waits until every client has, or no longer has, one endpoint of a service.
+//! Probes, each of which waits until every client has, or no longer has, one endpoint of a service.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -81,7 +81,7 @@ impl Probes {
         }
     }
 
-    /// Waits until all clients have seen the change. Returns the sorted times, in milliseconds since the start.
+    /// Waits until all clients have seen the change. Returns the sorted lags, in milliseconds since the start.
     ///
     /// # Errors
     /// When that takes longer than `timeout`.
@@ -93,7 +93,7 @@ impl Probes {
         finished.with_context(|| {
             let missing = probe.seen.lock().missing;
             format!(
-                "{missing} clients did not see a change of {} within {timeout:?}",
+                "{missing} clients have not received a change of {} after {timeout:?}",
                 probe.service
             )
         })?;

@@ -21,9 +21,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 pub(super) const TIMEOUT: Duration = Duration::from_mins(10);
 /// Bytes of a mebibyte.
 pub(super) const MIB: f64 = 1024.0 * 1024.0;
-/// Minimum number of Services.
+/// Minimum number of Services, for small numbers of Pods.
 const MIN_SERVICES: usize = 50;
-/// Number of Pods of a Service, above the minimum number of Services.
+/// Number of Pods of each Service, unless that gives fewer Services than the minimum.
 const PODS_PER_SERVICE: usize = 20;
 
 /// Scope of the measurements.
@@ -31,9 +31,11 @@ const PODS_PER_SERVICE: usize = 20;
 pub(super) struct Effort {
     /// Number of changes of each kind.
     pub(super) repetitions: usize,
+    /// Length of the measurement without changes.
     pub(super) idle: Duration,
     /// Number of status updates that affect no configuration.
     pub(super) heartbeats: usize,
+    /// Length of the measurement of replacements at a steady rate.
     pub(super) churn: Duration,
 }
 
@@ -47,7 +49,7 @@ pub(super) struct Bench<'f> {
     pub(super) probes: Arc<Probes>,
     pub(super) effort: Effort,
     figures: &'f mut Figures,
-    // Dropped last: everything else needs it.
+    // Dropped last, because the other fields use it.
     _api_server: ApiServer,
 }
 
@@ -85,7 +87,7 @@ impl<'f> Bench<'f> {
         let client = Client::try_from(kubeconfig)?;
         let start = Instant::now();
         let population = Population::make(&client, services, sidecars).await?;
-        let tokens = population.sidecars().await?;
+        let simulated = population.sidecars().await?;
         print_line(&format!(
             "  Pods and tokens created in {:.1} s",
             start.elapsed().as_secs_f64()
@@ -96,7 +98,7 @@ impl<'f> Bench<'f> {
         drop(dataplanes);
         let process = control_plane.process()?;
         let bench = Self {
-            sidecars: tokens,
+            sidecars: simulated,
             population,
             client,
             control_plane,
@@ -123,11 +125,11 @@ impl<'f> Bench<'f> {
     /// Waits until the control plane has written no Dataplane for two seconds.
     pub(super) async fn settle(&self) -> Result<()> {
         let mut before = Requests::read(&self.client).await?.writes("dataplanes");
-        let mut quiet = 0;
-        while quiet < 2 {
+        let mut quiet_seconds = 0;
+        while quiet_seconds < 2 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             let now = Requests::read(&self.client).await?.writes("dataplanes");
-            quiet = if now == before { quiet + 1 } else { 0 };
+            quiet_seconds = if now == before { quiet_seconds + 1 } else { 0 };
             before = now;
         }
         Ok(())

@@ -14,7 +14,7 @@ use kermode_bench::spread::quantile;
 
 use super::bench::{Bench, MIB, TIMEOUT};
 
-/// Pause after the last sidecar has received a change, for the ACKs.
+/// Pause after the last sidecar has received a change, in which the ACKs arrive.
 const ACK_PAUSE: Duration = Duration::from_millis(300);
 /// Interval between replacements.
 const PACE: Duration = Duration::from_millis(100);
@@ -83,8 +83,8 @@ impl Bench<'_> {
             tokio::time::sleep(ACK_PAUSE).await;
             self.round(fleet, &new, Change::Created, &mut creations).await?;
         }
-        self.report("pod deletion", &deletions);
-        self.report("pod creation", &creations);
+        self.report("Pod deletion", &deletions);
+        self.report("Pod creation", &creations);
         Ok(())
     }
 
@@ -101,11 +101,11 @@ impl Bench<'_> {
             Change::Ready | Change::Created => pods.set_ready(member, true).await?,
             Change::Deleted => pods.delete(member).await?,
         }
-        let after = self.probes.finish(&probe, TIMEOUT).await?;
+        let lags = self.probes.finish(&probe, TIMEOUT).await?;
         tokio::time::sleep(ACK_PAUSE).await;
-        rounds.p50.push(quantile(&after, 0.5));
-        rounds.p99.push(quantile(&after, 0.99));
-        rounds.max.push(quantile(&after, 1.0));
+        rounds.p50.push(quantile(&lags, 0.5));
+        rounds.p99.push(quantile(&lags, 0.99));
+        rounds.max.push(quantile(&lags, 1.0));
         rounds.cpu += self.process.cpu()?.saturating_sub(cpu).as_secs_f64() * 1000.0;
         rounds.bytes += (fleet.sent().bytes - sent.bytes) as f64;
         rounds.responses += (fleet.sent().responses - sent.responses) as f64;
@@ -129,16 +129,16 @@ impl Bench<'_> {
             Target::None
         };
         self.add(&format!("{change}: CPU time"), &[rounds.cpu / number], "ms", cpu);
-        let each = number * size as f64;
+        let sidecar_changes = number * size as f64;
         self.add(
             &format!("{change}: responses a sidecar"),
-            &[rounds.responses / each],
+            &[rounds.responses / sidecar_changes],
             "",
             Target::None,
         );
         self.add(
             &format!("{change}: bytes a sidecar"),
-            &[rounds.bytes / each],
+            &[rounds.bytes / sidecar_changes],
             "B",
             Target::None,
         );
@@ -206,7 +206,7 @@ impl Bench<'_> {
         self.add("10 replacements/s: sent", &[mib], "MiB/s", Target::None);
         ensure!(
             fleet.is_complete(),
-            "sidecars lost their connection: {:?}",
+            "sidecars are disconnected; failures: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident()? as f64 / MIB;
@@ -215,7 +215,7 @@ impl Bench<'_> {
     }
 }
 
-/// Deletes a Pod and creates another one. Returns when each sidecar received either change, in milliseconds.
+/// Deletes a Pod and creates another one. Returns the lag of both changes at each sidecar, in milliseconds.
 async fn replace(
     pods: Pods,
     probes: Arc<Probes>,
@@ -223,12 +223,12 @@ async fn replace(
     old: Member,
     new: Member,
 ) -> Result<Vec<f64>> {
-    let gone = probes.begin(&old.resource(), &old.ip(), false, sidecars);
+    let removal = probes.begin(&old.resource(), &old.ip(), false, sidecars);
     pods.delete(&old).await?;
     pods.create(&new).await?;
-    let come = probes.begin(&new.resource(), &new.ip(), true, sidecars);
+    let addition = probes.begin(&new.resource(), &new.ip(), true, sidecars);
     pods.set_ready(&new, true).await?;
-    let mut lags = probes.finish(&gone, TIMEOUT).await?;
-    lags.extend(probes.finish(&come, TIMEOUT).await?);
+    let mut lags = probes.finish(&removal, TIMEOUT).await?;
+    lags.extend(probes.finish(&addition, TIMEOUT).await?);
     Ok(lags)
 }

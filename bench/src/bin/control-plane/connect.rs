@@ -1,4 +1,5 @@
-//! All sidecars connect at once: time and cost until they have their configuration, and the latency of admission meanwhile.
+//! Simultaneous connection of all sidecars: time and cost until they have their configuration, and the latency of the
+//! admission webhook meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,22 +25,22 @@ impl Bench<'_> {
     pub(super) async fn connect(&mut self) -> Result<Fleet> {
         let alone = self.process.resident()?;
         self.add("resident memory before", &[mib(alone)], "MiB", Target::None);
-        let scout = self.fleet(1)?;
-        scout.complete(TIMEOUT).await?;
-        // Time for further responses, which would be an error.
+        let first = self.fleet(1)?;
+        first.complete(TIMEOUT).await?;
+        // Wait for unexpected further responses.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let each = scout.sent();
-        scout.stop().await;
+        let each = first.sent();
+        first.stop().await;
         ensure!(
             each.responses == RESPONSES,
-            "the configuration comes in {} responses, of which clients here understand {RESPONSES}",
+            "the initial configuration took {} responses instead of {RESPONSES}",
             each.responses
         );
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
         let kib = each.bytes as f64 / 1024.0;
         self.add("configuration of one", &[kib], "KiB", Target::None);
 
-        let (fleet, took, cpu) = self.all_at_once().await?;
+        let (fleet, took, cpu) = self.connect_all().await?;
         let resources = each.resources * fleet.size() as u64;
         ensure!(
             fleet.sent().resources >= resources,
@@ -64,9 +65,9 @@ impl Bench<'_> {
         let reviewing = Reviewing::start(endpoint)?;
         // Warms up the webhook.
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let begun = Instant::now();
-        let (fleet, took, _) = self.all_at_once().await?;
-        let meanwhile = begun..Instant::now();
+        let started_at = Instant::now();
+        let (fleet, took, _) = self.connect_all().await?;
+        let meanwhile = started_at..Instant::now();
         let reviewed = reviewing.stop()?;
         let during = reviewed.into_iter().filter(|(due, _)| meanwhile.contains(due));
         let mut during: Vec<f64> = during.map(|(_, latency)| latency).collect();
@@ -88,29 +89,29 @@ impl Bench<'_> {
     pub(super) fn memory(&mut self, fleet: &Fleet) -> Result<()> {
         ensure!(
             fleet.is_complete(),
-            "sidecars lost their connection: {:?}",
+            "sidecars are disconnected; failures: {:?}",
             fleet.failures()
         );
         let resident = self.process.resident()?;
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
         let sidecars = self.size() as f64;
-        let most = 60.0 + 20.0 * sidecars / 1024.0;
-        let most = if self.size() == 10_000 {
-            most.min(300.0)
+        let limit = 60.0 + 20.0 * sidecars / 1024.0;
+        let limit = if self.size() == 10_000 {
+            limit.min(300.0)
         } else {
-            most
+            limit
         };
         self.add(
             "resident memory with all",
             &[mib(resident)],
             "MiB",
-            Target::AtMost(most),
+            Target::AtMost(limit),
         );
         Ok(())
     }
 
     /// Connects all sidecars. Returns them, the time until all are configured and the control plane's CPU time, in seconds.
-    async fn all_at_once(&mut self) -> Result<(Fleet, f64, f64)> {
+    async fn connect_all(&mut self) -> Result<(Fleet, f64, f64)> {
         let (start, before) = (Instant::now(), self.process.cpu()?);
         let fleet = self.fleet(self.size())?;
         let last = fleet.complete(TIMEOUT).await?;
@@ -134,7 +135,7 @@ impl Bench<'_> {
     }
 }
 
-/// Sends reviews at a steady rate, on a thread of its own so that the simulated sidecars do not delay them.
+/// Sends reviews at a steady rate, on its own thread, so that the simulated sidecars do not delay them.
 struct Reviewing {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Reviewed>>,
@@ -158,7 +159,7 @@ impl Reviewing {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
-            .map_err(|_| anyhow::anyhow!("the reviewing thread panicked"))?
+            .map_err(|_| anyhow::anyhow!("the thread that sends reviews panicked"))?
     }
 }
 
@@ -174,7 +175,7 @@ async fn review(endpoint: Endpoint, stop: &AtomicBool) -> Result<Reviewed> {
             .post("/inject-sidecar?timeout=10s", review.body.clone())
             .await?;
         review.check(&response, Expected::Injected)?;
-        // Measured from the due time, because a slow review delays those behind it.
+        // Measured from the due time, because a slow review delays the following ones.
         reviewed.push((due, due.elapsed().as_secs_f64() * 1000.0));
     }
     Ok(reviewed)

@@ -22,7 +22,7 @@ fn main() -> Result<ExitCode> {
         _ => &[100, 1_000, 5_000, 10_000],
     };
     let effort = Effort::of(config.quick);
-    // One thread, so that the sidecars take no more of the machine than they need.
+    // One thread, so that the sidecars leave the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
