@@ -1,4 +1,4 @@
-//! Compares the expectation of a case with the result of the product: the last step before the report.
+//! Compares the expectation of a case with the result of the product, the last step before the report.
 
 use serde_json::{Map, Value};
 
@@ -57,7 +57,10 @@ fn walk(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
             }
         }
         (expected, actual) if equal_scalars(expected, actual) => {}
-        (expected, actual) => lines.push(format!("{}: expected {expected}, got {actual}", shown(path))),
+        (expected, actual) => lines.push(format!(
+            "{}: expected {expected}, got {actual}",
+            path_or_whole(path)
+        )),
     }
 }
 
@@ -77,7 +80,7 @@ fn equal_scalars(left: &Value, right: &Value) -> bool {
     }
 }
 
-fn shown(path: &str) -> &str {
+fn path_or_whole(path: &str) -> &str {
     if path.is_empty() { "whole document" } else { path }
 }
 

@@ -1,4 +1,4 @@
-//! Suite `container-patch`: operations on one container, and which patches reach which container.
+//! Suite `container-patch`: operations on one container, and which patches apply to which container.
 
 use anyhow::{Context, Result, bail};
 use kermode_crds::{ContainerPatch, JsonPatchBlock};
@@ -38,7 +38,7 @@ fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
         stage => json!({"fails at": stage}),
     };
     let actual = match case.decode::<Vec<JsonPatchBlock>>("/inputs/ops") {
-        Ok(blocks) => applied(
+        Ok(blocks) => apply_blocks(
             &base,
             &blocks,
             if name == "init" {
@@ -52,7 +52,7 @@ fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
     Ok(Outcome::Compared { expected, actual })
 }
 
-fn applied(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) -> Value {
+fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) -> Value {
     let operation = |(index, block)| Operation {
         patch: "case",
         list: "sidecarPatch",

@@ -33,15 +33,15 @@ impl Suite for Crds {
 }
 
 fn compare(case: &Case<'_>) -> Result<Outcome> {
-    let theirs = case.file("expected")?;
-    let ours = ours(theirs["metadata"]["name"].as_str().unwrap_or_default())?;
+    let expected = case.file("expected")?;
+    let actual = definition_of(expected["metadata"]["name"].as_str().unwrap_or_default())?;
     Ok(Outcome::Compared {
-        expected: comparable(&theirs),
-        actual: comparable(&ours),
+        expected: comparable(&expected),
+        actual: comparable(&actual),
     })
 }
 
-fn ours(name: &str) -> Result<Value> {
+fn definition_of(name: &str) -> Result<Value> {
     definition::all()
         .into_iter()
         .find(|definition| definition["metadata"]["name"] == name)
@@ -50,7 +50,7 @@ fn ours(name: &str) -> Result<Value> {
 
 /// Checks whether the schema lets the API server accept an object.
 fn validate(case: &Case<'_>) -> Result<Outcome> {
-    let definition = ours(case.at("/inputs/crd").as_str().unwrap_or_default())?;
+    let definition = definition_of(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
@@ -61,10 +61,10 @@ fn validate(case: &Case<'_>) -> Result<Outcome> {
 /// Checks whether the validating webhook accepts an object.
 fn admit(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
-    let answer = validate_container_patch(case.at("/inputs/object"), &namespace);
+    let result = validate_container_patch(case.at("/inputs/object"), &namespace);
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
-        actual: json!({"allowed": answer.is_ok()}),
+        actual: json!({"allowed": result.is_ok()}),
     })
 }
 

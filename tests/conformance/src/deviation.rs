@@ -90,12 +90,12 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
 // === impl Deviation ===
 
 impl Deviation {
-    /// Whether it concerns every case that fits, not a single one.
+    /// Whether the deviation applies to every case that `when` fits, instead of a single one.
     pub fn is_general(&self) -> bool {
         self.case == "*"
     }
 
-    /// Whether a general deviation concerns a case with the result `ours` without it.
+    /// Whether a general deviation applies to a case. `ours` is the result without the deviation.
     pub fn fits(&self, case: &Value, ours: &Value) -> bool {
         let whole = json!({"case": case, "ours": ours});
         let mut conditions = self.when.iter();

@@ -34,8 +34,8 @@ impl Suite for DirectAccess {
         }
         let access = model::DirectAccess::of(&client);
         let resources = access.map_or_else(Vec::new, |access| {
-            let of_mesh = EndpointAddresses::of(&view, &mesh.name);
-            generate::direct_access(&mesh, access.addresses(&of_mesh))
+            let endpoints = EndpointAddresses::of(&view, &mesh.name);
+            generate::direct_access(&mesh, access.addresses(&endpoints))
         });
         let names = |kind| {
             let of_kind = resources.iter().filter(move |resource| resource.kind == kind);
@@ -63,7 +63,7 @@ fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
         ready: inbound.health.map(|health| health.ready),
     };
     Ok(Dataplane {
-        key: ObjectKey::from_proxy_name(name).context("a name without namespace")?,
+        key: ObjectKey::from_proxy_name(name).context("the Dataplane's name has no namespace")?,
         mesh: mesh.clone(),
         address: networking.address.parse()?,
         inbounds: networking.inbound.into_iter().map(inbound).collect(),

@@ -1,4 +1,4 @@
-//! Shared by the suites that inject: the context of an injection, and comparable forms of Pods and containers.
+//! Common code of the suites that inject: the context of an injection, and comparable forms of Pods and containers.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Suite `injector`: Pods of Kuma's own tests, and the Pods that injection must make of them.
+//! Suite `injector`: Pods of Kuma's tests before and after injection.
 
 use anyhow::{Context, Result, bail};
 use kermode_inject::Settings;

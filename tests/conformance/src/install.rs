@@ -20,10 +20,10 @@ impl Suite for Install {
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
         let expected = case.file("expected")?;
-        let objects = printed(case)?;
+        let objects = printed_objects(case)?;
         let (expected, actual) = match case.kind() {
             "manifest" => {
-                let actual = same_object(&objects, &expected)?;
+                let actual = find_object(&objects, &expected)?;
                 (comparable(&expected), comparable(actual))
             }
             _ => (expected, environment(&objects)?),
@@ -33,7 +33,7 @@ impl Suite for Install {
 }
 
 /// Returns the printed objects. The corpus uses Kuma's namespace, which is not Kermode's default.
-fn printed(case: &Case<'_>) -> Result<Vec<Value>> {
+fn printed_objects(case: &Case<'_>) -> Result<Vec<Value>> {
     let mut flags = vec!["--namespace=kuma-system".to_owned()];
     if !case.at("/inputs/args").is_null() {
         flags.extend(case.decode::<Vec<String>>("/inputs/args")?);
@@ -42,7 +42,7 @@ fn printed(case: &Case<'_>) -> Result<Vec<Value>> {
     kumactl::control_plane_objects(&flags)
 }
 
-fn same_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> {
+fn find_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> {
     let same = |object: &&Value| {
         object["kind"] == expected["kind"] && object["metadata"]["name"] == expected["metadata"]["name"]
     };

@@ -80,7 +80,7 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
             }
         }
     }
-    serde_json::from_value(object).context("the object has the wrong shape for its kind")
+    serde_json::from_value(object).context("the object cannot be decoded as its kind")
 }
 
 impl Objects {
@@ -129,14 +129,14 @@ impl Objects {
     }
 }
 
-fn written(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
+fn dataplane_json(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
     let converted = converted?.context("the Pod has no Dataplane")?;
     Ok(serde_json::to_value(dataplane_object(&converted.dataplane, ""))?)
 }
 
 // === comparison ===
 
-/// Returns mesh and spec of a Dataplane, with the defaults of proto3 spelled out: `health: {}` is unready, an absent
+/// Returns mesh and spec of a Dataplane, with explicit defaults of proto3: `health: {}` is unready, an absent
 /// `health` is ready, and a gateway without a type is delegated. The `state` of an inbound is removed: only releases
 /// after Kuma 2.1 have it.
 pub(crate) fn comparable(dataplane: &Value) -> Value {
@@ -145,7 +145,7 @@ pub(crate) fn comparable(dataplane: &Value) -> Value {
         .pointer_mut("/networking/inbound")
         .and_then(Value::as_array_mut)
     {
-        inbounds.iter_mut().for_each(spell_health_out);
+        inbounds.iter_mut().for_each(make_health_explicit);
     }
     if let Some(gateway) = spec.pointer_mut("/networking/gateway") {
         let kind = gateway["type"].as_str().unwrap_or("DELEGATED").to_owned();
@@ -154,7 +154,7 @@ pub(crate) fn comparable(dataplane: &Value) -> Value {
     json!({"mesh": dataplane["mesh"], "spec": spec})
 }
 
-fn spell_health_out(inbound: &mut Value) {
+fn make_health_explicit(inbound: &mut Value) {
     if let Some(members) = inbound.as_object_mut() {
         members.remove("state");
         let health = members.remove("health");
@@ -179,7 +179,7 @@ fn run_convert(case: &Case<'_>) -> Result<Outcome> {
     }
     Ok(Outcome::Compared {
         expected: comparable(&case.file("expected")?),
-        actual: comparable(&written(Objects::of_files(case)?.try_convert())?),
+        actual: comparable(&dataplane_json(Objects::of_files(case)?.try_convert())?),
     })
 }
 
@@ -187,7 +187,8 @@ fn run_inbound_tags(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     pod["status"] = json!({"podIP": "192.0.2.1"});
     let services = [case.at("/inputs/service").clone()];
-    let dataplane = written(Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.try_convert())?;
+    let dataplane =
+        dataplane_json(Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.try_convert())?;
     let port: usize = case.decode("/inputs/portIndex")?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
@@ -202,7 +203,7 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
         "metadata": {"annotations": case.at("/inputs/serviceAnnotations")},
         "spec": {"ports": [{"port": port, "appProtocol": protocol}]},
     });
-    let dataplane = written(Objects::read(&pod, &[service], &[], &Value::Null)?.try_convert())?;
+    let dataplane = dataplane_json(Objects::read(&pod, &[service], &[], &Value::Null)?.try_convert())?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
         actual: dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/protocol"].clone(),
@@ -211,7 +212,7 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
 
 fn run_serviceless_name(case: &Case<'_>) -> Result<Outcome> {
     let objects = Objects::of_files(case)?;
-    let dataplane = written(objects.try_convert())?;
+    let dataplane = dataplane_json(objects.try_convert())?;
     let service = &dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/service"];
     let suffix = format!("_{}_svc", objects.pod.key.namespace);
     let name = service.as_str().and_then(|service| service.strip_suffix(&suffix));
@@ -251,7 +252,7 @@ fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
         "spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": port, "path": path}}}]},
         "status": {"podIP": "192.0.2.1"},
     });
-    let dataplane = written(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
     let probe = &dataplane["spec"]["probes"]["endpoints"][0];
     Ok(json!({"port": probe["inboundPort"], "path": probe["inboundPath"]}))
 }
@@ -274,14 +275,14 @@ fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     let Some(text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();
     };
-    let ours = actual["error"].as_str().unwrap_or_default();
-    json!({"error": if ours.starts_with(text) { ours } else { text }})
+    let error = actual["error"].as_str().unwrap_or_default();
+    json!({"error": if error.starts_with(text) { error } else { text }})
 }
 
 fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
     let objects = Objects::read(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
-    let dataplane = written(objects.try_select_and_convert())?;
+    let dataplane = dataplane_json(objects.try_select_and_convert())?;
     let expected = json!({"spec": {"networking": {"inbound": case.at("/expected/inbounds")}}});
     Ok(Outcome::Compared {
         expected: sorted(inbounds_of(&expected)),
@@ -300,7 +301,7 @@ fn run_annotation_list(case: &Case<'_>) -> Result<Outcome> {
     annotations["kuma.io/transparent-proxying-inbound-port"] = json!("15006");
     annotations["kuma.io/transparent-proxying-outbound-port"] = json!("15001");
     let pod = json!({"metadata": {"annotations": annotations}, "status": {"podIP": "192.0.2.1"}});
-    let dataplane = written(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
     let list = &dataplane["spec"]["networking"]["transparentProxying"]["directAccessServices"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),

@@ -87,7 +87,7 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
     match (own, lines.is_empty()) {
         (None, true) => Verdict::Passed(general),
         (None, false) => Verdict::Failed(lines),
-        (Some(own), true) => Verdict::Deviating(described(own)),
+        (Some(own), true) => Verdict::Deviating(description(own)),
         (Some(_), false) => {
             lines.insert(0, "differs from its known deviation:".to_owned());
             Verdict::Failed(lines)
@@ -95,7 +95,7 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
     }
 }
 
-fn described(deviation: &Deviation) -> String {
+fn description(deviation: &Deviation) -> String {
     format!("{}: {}", deviation.decision, deviation.reason)
 }
 
@@ -110,7 +110,7 @@ fn with_general(
         let applicable = deviation.is_general() && deviation.suite == case.document.name;
         if applicable && deviation.fits(case.json, &target) {
             target = deviation.apply(&target)?;
-            general.push(described(deviation));
+            general.push(description(deviation));
         }
     }
     Ok((target, general))
@@ -133,21 +133,21 @@ fn with_own(
     let Some(like) = &deviation.like else {
         return deviation.apply(&expected);
     };
-    let model = case
+    let base_case = case
         .document
         .cases()
         .into_iter()
         .find(|other| other.id() == like && like != case.id());
-    let model = model.with_context(|| {
+    let base_case = base_case.with_context(|| {
         format!("`like` of the deviation names {like}, which is not another case of the suite")
     })?;
     let runner =
-        runner_of(suites, &model).context("`like` of the deviation names a case without a runner")?;
-    let Outcome::Compared { expected, .. } = runner.run(&model)? else {
+        runner_of(suites, &base_case).context("`like` of the deviation names a case without a runner")?;
+    let Outcome::Compared { expected, .. } = runner.run(&base_case)? else {
         bail!("`like` of the deviation names {like}, which is skipped");
     };
-    let base = match deviation_of(&model, deviations) {
-        Some(of_model) if of_model.like.is_none() => of_model.apply(&expected)?,
+    let base = match deviation_of(&base_case, deviations) {
+        Some(deviation) if deviation.like.is_none() => deviation.apply(&expected)?,
         Some(_) => bail!("`like` of the deviation names {like}, whose deviation has `like` itself"),
         None => expected,
     };

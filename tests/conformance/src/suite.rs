@@ -12,7 +12,7 @@ pub trait Suite {
     /// Name of the suite, as in the `suite` field of `cases.json`.
     fn name(&self) -> &'static str;
 
-    /// Kinds of cases that it runs; empty for all.
+    /// Kinds of cases that the runner runs; empty for all.
     fn kinds(&self) -> &'static [&'static str] {
         &[]
     }

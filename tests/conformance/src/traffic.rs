@@ -1,5 +1,5 @@
-//! Suite `transparent-proxy`, rules: Kuma's are for iptables, Kermode's for nftables. The suite therefore compares the
-//! disposition of packets, one packet for each kind that the rules of either side distinguish.
+//! Suite `transparent-proxy`, rules: Kuma uses iptables and Kermode nftables, so the suite compares the disposition of packets,
+//! one packet for each kind that the rules of either side distinguish.
 
 mod iptables;
 mod packet;
@@ -46,12 +46,12 @@ impl Suite for Traffic {
             ));
         }
         match case.kind() {
-            "dry-run-rules" | "iptables-save" => saved(case),
-            "uid-exclusion-rules" => exclusion(case),
-            "uid-exclusion-error" => Ok(refused(&annotated(case).map(drop), &Value::Null)),
+            "dry-run-rules" | "iptables-save" => compare_all_rules(case),
+            "uid-exclusion-rules" => compare_exclusion(case),
+            "uid-exclusion-error" => Ok(denial(&annotated(case).map(drop), &Value::Null)),
             "arg-error" => {
                 let part = &case.at("/expectedError")["contains"];
-                Ok(refused(&configured(case).map(drop), part))
+                Ok(denial(&configured(case).map(drop), part))
             }
             "known-bad" => Ok(Outcome::Skipped(
                 "documents a defect of Kuma that Kermode does not reproduce".to_owned(),
@@ -61,7 +61,7 @@ impl Suite for Traffic {
     }
 }
 
-fn refused(result: &Result<()>, part: &Value) -> Outcome {
+fn denial(result: &Result<()>, part: &Value) -> Outcome {
     let actual = match result {
         Ok(()) => json!("accepted"),
         Err(error) => {
@@ -82,22 +82,22 @@ fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
         return Ok(TrafficConfig::from_annotations(&annotations)?);
     }
     let arguments: Vec<String> = case.decode("/inputs/args")?;
-    let mut known = Vec::new();
+    let mut resolved = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        // `kuma-dp (uid 5678)`: a user of the machine on which the case was recorded.
+        // `kuma-dp (uid 5678)` is a user name of the machine on which the case was recorded.
         let uid = argument
             .strip_prefix("kuma-dp (uid ")
             .and_then(|rest| rest.strip_suffix(')'));
         let is_name = arguments
             .get(index + 1)
             .is_some_and(|next| next.starts_with("kuma-dp (uid "));
-        known.push(match uid {
+        resolved.push(match uid {
             Some(uid) => uid,
             None if is_name => "--kuma-dp-uid",
             None => argument.as_str(),
         });
     }
-    kuma_init::traffic_config(&known)
+    kuma_init::traffic_config(&resolved)
 }
 
 /// Returns the settings of an injected Pod with one annotation and DNS redirection.
@@ -110,7 +110,7 @@ fn annotated(case: &Case<'_>) -> Result<TrafficConfig> {
 }
 
 /// Compares all rules of a Pod.
-fn saved(case: &Case<'_>) -> Result<Outcome> {
+fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
     let config = configured(case)?;
     let v6 = case.at("/inputs/family") == "ipv6";
     let text = case.document.text(case.file_name("expected")?)?;
@@ -127,7 +127,7 @@ fn saved(case: &Case<'_>) -> Result<Outcome> {
 
 /// Compares the rules of one exclusion: packets that match are not redirected, others are treated as without the
 /// exclusion.
-fn exclusion(case: &Case<'_>) -> Result<Outcome> {
+fn compare_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;
     let mut config = annotated(case)?;

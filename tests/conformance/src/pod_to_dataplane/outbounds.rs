@@ -28,11 +28,11 @@ pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {
     }
     Ok(Outcome::Compared {
         expected: case.at("/expected/outbounds").clone(),
-        actual: addressed(&view),
+        actual: outbounds(&view),
     })
 }
 
-fn addressed(view: &MeshView) -> Value {
+fn outbounds(view: &MeshView) -> Value {
     let mesh = MeshName::new(MESH);
     let services = view.services(&mesh).flat_map(|(name, service)| {
         let addresses = service.addresses.cluster_ips.iter();
@@ -59,7 +59,7 @@ fn read(dataplane: &Value) -> Result<Dataplane> {
         })
     });
     Ok(Dataplane {
-        key: ObjectKey::from_proxy_name(name).context("a name and a namespace")?,
+        key: ObjectKey::from_proxy_name(name).context("the Dataplane's name has no namespace")?,
         mesh: MeshName::new(MESH),
         address: serde_json::from_value(networking["address"].clone())?,
         inbounds: inbounds.collect::<Result<_>>()?,

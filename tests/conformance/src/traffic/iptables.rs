@@ -38,8 +38,8 @@ enum Target {
     Chain(String),
 }
 
-/// Limit of jumps between chains, which finds loops. Kuma's rules need three.
-const DEEPEST: usize = 8;
+/// Maximum depth of jumps between chains, which detects loops. Kuma's rules need three.
+const MAX_DEPTH: usize = 8;
 
 // === impl Tables ===
 
@@ -128,7 +128,7 @@ impl Tables {
         disposition: &mut Disposition,
         depth: usize,
     ) -> Result<bool> {
-        ensure!(depth < DEEPEST, "the chains form a loop");
+        ensure!(depth < MAX_DEPTH, "the chains form a loop");
         let rules = self.0.get(table).and_then(|table| table.get(chain));
         for rule in rules.into_iter().flatten().filter(|rule| rule.holds(packet)) {
             match &rule.target {
@@ -137,7 +137,7 @@ impl Tables {
                     disposition.redirect = Some(*port);
                     return Ok(true);
                 }
-                // Evaluation continues after the target CT, but the first zone counts.
+                // Evaluation continues after the target CT, but only the first zone is used.
                 Target::Zone(zone) => disposition.zone = disposition.zone.or(Some(*zone)),
                 Target::Chain(next) => {
                     if self.walk(table, next, packet, disposition, depth + 1)? {
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn rules_apply_in_order_and_chains_return() {
         let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
-            -A OUTPUT -p tcp -j MINE\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
-            -A MINE ! -d 10.0.0.3/32 -o lo -j RETURN\n\
-            -A MINE -m multiport --dports 5,7:9 -m owner ! --uid-owner 6-8 -j REDIRECT --to-ports 2\n\
+            -A OUTPUT -p tcp -j CUSTOM\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
+            -A CUSTOM ! -d 10.0.0.3/32 -o lo -j RETURN\n\
+            -A CUSTOM -m multiport --dports 5,7:9 -m owner ! --uid-owner 6-8 -j REDIRECT --to-ports 2\n\
             -I OUTPUT 1 -p tcp --dport 1 -j RETURN\n";
         let tables = Tables::parse(text).expect("rules");
         for (port, uid, loopback, redirect) in [

@@ -78,20 +78,20 @@ pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item 
     }
     let (ports, users) = (ports.to_vec(), users.to_vec());
     packets.into_iter().flat_map(move |packet| {
-        // A received packet has no owner; one user stands for all.
+        // A received packet has no owner, so one user is enough.
         let users = if packet.sent { users.clone() } else { vec![0] };
-        let with = |port| {
-            let of = move |uid| Packet { port, uid, ..packet };
-            users.clone().into_iter().map(of)
+        let with_port = |port| {
+            let with_uid = move |uid| Packet { port, uid, ..packet };
+            users.clone().into_iter().map(with_uid)
         };
-        ports.iter().flat_map(|port| with(*port)).collect::<Vec<_>>()
+        ports.iter().flat_map(|port| with_port(*port)).collect::<Vec<_>>()
     })
 }
 
 /// Returns pairs of source (the proxy's inbound address, localhost or the Pod) and destination (localhost, the Pod or
 /// another host).
 fn addresses(v6: bool) -> Vec<(IpAddr, IpAddr)> {
-    let (localhost, inbound, pod, elsewhere): (IpAddr, IpAddr, IpAddr, IpAddr) = if v6 {
+    let (localhost, inbound, pod, remote): (IpAddr, IpAddr, IpAddr, IpAddr) = if v6 {
         (
             Ipv6Addr::LOCALHOST.into(),
             Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
@@ -107,6 +107,6 @@ fn addresses(v6: bool) -> Vec<(IpAddr, IpAddr)> {
         )
     };
     let sources = [inbound, localhost, pod];
-    let pairs = |from| [localhost, pod, elsewhere].map(|to| (from, to));
+    let pairs = |from| [localhost, pod, remote].map(|to| (from, to));
     sources.into_iter().flat_map(pairs).collect()
 }

@@ -5,8 +5,8 @@ use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
 
 use super::packet::{Disposition, Packet};
 
-/// Limit of jumps between chains, which finds loops. Kermode's rules need three.
-const DEEPEST: usize = 8;
+/// Maximum depth of jumps between chains, which detects loops. Kermode's rules need three.
+const MAX_DEPTH: usize = 8;
 
 /// Returns the disposition of a packet. Connection tracking zones come first.
 pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Disposition> {
@@ -32,13 +32,13 @@ fn walk(
     disposition: &mut Disposition,
     depth: usize,
 ) -> Result<bool> {
-    ensure!(depth < DEEPEST, "the chains form a loop");
+    ensure!(depth < MAX_DEPTH, "the chains form a loop");
     let chain = rules.chains.iter().find(|chain| chain.name == name);
     for rule in &chain
         .context("a rule jumps to a chain that does not exist")?
         .rules
     {
-        if !rule.matches.iter().all(|one| holds(one, packet)) {
+        if !rule.matches.iter().all(|condition| holds(condition, packet)) {
             continue;
         }
         match rule.verdict {
