@@ -18,7 +18,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Respond to HTTP requests with a description of the request.
     Server(server::Args),
-    /// Call a server at a steady pace, and count results.
+    /// Call a server at a fixed interval, and count results.
     Client(client::Args),
     /// Echo TCP data.
     Echo(echo::Args),

@@ -1,4 +1,4 @@
-//! `kermode-demo client`: calls a URL at a steady pace, logs one line each second, and serves its counters as JSON.
+//! `kermode-demo client`: calls a URL at a fixed interval, logs one line each second, and serves its counters as JSON.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,10 +45,10 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let requester = Requester::new(args.timeout, args.keep_alive)?;
     let calls = tokio::spawn(call(requester, args.url, args.interval, Arc::clone(&counters)));
     let log = tokio::spawn(log(Arc::clone(&counters)));
-    let served = Arc::clone(&counters);
+    let shown = Arc::clone(&counters);
     let handler = move |request: Request<Incoming>, _| match request.uri().path() {
         "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
-        _ => listener::json(StatusCode::OK, &json!(with(&served, |counters| counters.clone()))),
+        _ => listener::json(StatusCode::OK, &json!(with(&shown, |counters| counters.clone()))),
     };
     listener::serve(listener, handler, shutdown.requested()).await;
     calls.abort();
@@ -68,8 +68,8 @@ async fn call(requester: Requester, url: Url, pace: Duration, counters: SharedCo
         tokio::spawn(async move {
             let outcome = requester.get(&url).await;
             with(&counters, |counters| match &outcome {
-                Ok(answer) => counters.answered(answer.status, &answer.body),
-                Err(error) => counters.failed(&short(error)),
+                Ok(response) => counters.record_response(response.status, &response.body),
+                Err(error) => counters.record_failure(&short(error)),
             });
         });
     }

@@ -30,25 +30,25 @@ pub(crate) struct Counters {
 
 impl Counters {
     /// Counts a response.
-    pub(crate) fn answered(&mut self, status: u16, body: &[u8]) {
+    pub(crate) fn record_response(&mut self, status: u16, body: &[u8]) {
         *self.by_status.entry(status).or_default() += 1;
         if status >= 400 {
-            self.failed(&format!("status {status}"));
+            self.record_failure(&format!("status {status}"));
             return;
         }
         self.requests += 1;
         self.succeeded += 1;
-        let answer: Option<Value> = serde_json::from_slice(body).ok();
-        let pod = answer.as_ref().and_then(|answer| answer["pod"].as_str());
+        let response: Option<Value> = serde_json::from_slice(body).ok();
+        let pod = response.as_ref().and_then(|response| response["pod"].as_str());
         *self
             .by_pod
             .entry(pod.unwrap_or("unknown").to_owned())
             .or_default() += 1;
-        self.last_answer = answer;
+        self.last_answer = response;
     }
 
     /// Counts a request without a successful response.
-    pub(crate) fn failed(&mut self, reason: &str) {
+    pub(crate) fn record_failure(&mut self, reason: &str) {
         self.requests += 1;
         self.failed += 1;
         let known = self.by_failure.contains_key(reason) || self.by_failure.len() < MAX_REASONS;
@@ -64,15 +64,15 @@ impl Counters {
             self.succeeded - earlier.succeeded,
             self.failed - earlier.failed,
         )];
-        let pods = grown(&self.by_pod, &earlier.by_pod);
+        let pods = increase(&self.by_pod, &earlier.by_pod);
         parts.extend(pods.map(|(pod, count)| format!("{pod}={count}")));
-        let failures = grown(&self.by_failure, &earlier.by_failure);
+        let failures = increase(&self.by_failure, &earlier.by_failure);
         parts.extend(failures.map(|(reason, count)| format!("[{reason}]={count}")));
         parts.join(" ")
     }
 }
 
-fn grown<'a>(
+fn increase<'a>(
     now: &'a BTreeMap<String, u64>,
     earlier: &'a BTreeMap<String, u64>,
 ) -> impl Iterator<Item = (&'a str, u64)> {
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn responses_are_counted_by_pod_and_failures_by_reason() {
         let mut counters = Counters::default();
-        counters.answered(200, br#"{"pod": "a"}"#);
-        counters.answered(200, br#"{"pod": "b"}"#);
-        counters.answered(200, b"something else");
-        counters.answered(503, b"no healthy upstream");
-        counters.failed("connect: connection refused");
+        counters.record_response(200, br#"{"pod": "a"}"#);
+        counters.record_response(200, br#"{"pod": "b"}"#);
+        counters.record_response(200, b"something else");
+        counters.record_response(503, b"no healthy upstream");
+        counters.record_failure("connect: connection refused");
         assert_eq!(
             serde_json::to_value(&counters).expect("JSON"),
             json!({
@@ -117,10 +117,10 @@ mod tests {
     #[test]
     fn line_reports_only_new_requests() {
         let mut counters = Counters::default();
-        counters.answered(200, br#"{"pod": "a"}"#);
+        counters.record_response(200, br#"{"pod": "a"}"#);
         let earlier = counters.clone();
-        counters.answered(200, br#"{"pod": "b"}"#);
-        counters.failed("connect: refused");
+        counters.record_response(200, br#"{"pod": "b"}"#);
+        counters.record_failure("connect: refused");
         assert_eq!(
             counters.line_since(&earlier),
             "requests=2 succeeded=1 failed=1 b=1 [connect: refused]=1"
@@ -131,7 +131,7 @@ mod tests {
     fn number_of_reasons_is_bounded() {
         let mut counters = Counters::default();
         for number in 0..1000 {
-            counters.failed(&format!("reason {number}"));
+            counters.record_failure(&format!("reason {number}"));
         }
         assert_eq!(counters.by_failure.len(), MAX_REASONS + 1);
         assert_eq!(counters.by_failure.values().sum::<u64>(), 1000);

@@ -34,10 +34,10 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut as_expected = true;
     for _ in 0..args.count {
         let succeeded = match requester.get(&args.url).await {
-            Ok(answer) => {
-                let body = String::from_utf8_lossy(&answer.body);
-                output::line(&format!("{} {}", answer.status, body.trim_end()));
-                answer.status < 400
+            Ok(response) => {
+                let body = String::from_utf8_lossy(&response.body);
+                output::line(&format!("{} {}", response.status, body.trim_end()));
+                response.status < 400
             }
             Err(error) => {
                 output::line(&format!("failed: {}", short(&error)));

@@ -47,8 +47,8 @@ where
         };
         let handler = handler.clone();
         let service = service_fn(move |request| {
-            let answer = handler(request, remote);
-            async move { Ok::<_, Infallible>(answer) }
+            let response = handler(request, remote);
+            async move { Ok::<_, Infallible>(response) }
         });
         let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {

@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     ));
     let handler = move |request: Request<Incoming>, remote| match request.uri().path() {
         "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
-        _ => listener::json(StatusCode::OK, &seen(&name, &request, remote)),
+        _ => listener::json(StatusCode::OK, &description(&name, &request, remote)),
     };
     listener::serve(listener, handler, shutdown.requested()).await;
     output::line("ended");
@@ -44,7 +44,7 @@ fn pod_name() -> Result<String> {
 }
 
 /// Describes a request.
-fn seen<B>(pod: &str, request: &Request<B>, remote: SocketAddr) -> Value {
+fn description<B>(pod: &str, request: &Request<B>, remote: SocketAddr) -> Value {
     json!({
         "pod": pod,
         "remoteAddress": remote.to_string(),
@@ -80,9 +80,9 @@ mod tests {
             .header("X-Forwarded-Client-Cert", "URI=spiffe://default/two")
             .body(())
             .expect("a request");
-        let seen = seen("server-1", &request, ([192, 0, 2, 1], 5).into());
+        let described = description("server-1", &request, ([192, 0, 2, 1], 5).into());
         assert_eq!(
-            seen,
+            described,
             json!({
                 "pod": "server-1",
                 "remoteAddress": "192.0.2.1:5",

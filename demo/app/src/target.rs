@@ -77,8 +77,8 @@ impl Connector {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }
-        let answer = self.resolver.lookup_ip(host).await.context("name")?;
-        Ok(answer.iter().collect())
+        let lookup = self.resolver.lookup_ip(host).await.context("name")?;
+        Ok(lookup.iter().collect())
     }
 }
 

@@ -53,11 +53,11 @@ async fn probe(connector: &Connector, args: &Args) -> Result<String> {
         return Ok("connected".to_owned());
     };
     stream.write_all(text.as_bytes()).await.context("send")?;
-    let mut answer = [0; 4096];
-    let count = stream.read(&mut answer).await.context("answer")?;
+    let mut buffer = [0; 4096];
+    let count = stream.read(&mut buffer).await.context("answer")?;
     ensure!(count > 0, "answer: the other end closed the connection");
     Ok(format!(
         "answer: {}",
-        String::from_utf8_lossy(&answer[..count]).trim_end()
+        String::from_utf8_lossy(&buffer[..count]).trim_end()
     ))
 }

@@ -63,13 +63,13 @@ fn server_describes_the_request_and_ends_on_sigterm() {
     let (mut server, address) = Role::server("server");
     let (code, text) = run(&["get", &format!("http://{address}/some/path?query")]);
     assert_eq!(code, 0, "{text}");
-    let answer: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
+    let response: Value = serde_json::from_str(text.strip_prefix("200 ").expect("a status")).expect("JSON");
     let host = nix::unistd::gethostname().expect("a host name");
-    assert_eq!(answer["pod"].as_str(), host.to_str());
-    assert_eq!(answer["path"], "/some/path");
-    assert_eq!(answer["headers"]["host"], address);
+    assert_eq!(response["pod"].as_str(), host.to_str());
+    assert_eq!(response["path"], "/some/path");
+    assert_eq!(response["headers"]["host"], address);
     assert!(
-        answer["remoteAddress"]
+        response["remoteAddress"]
             .as_str()
             .is_some_and(|remote| remote.starts_with("127.0.0.1:"))
     );
@@ -100,7 +100,7 @@ fn exit_code_reports_the_expected_result() {
     assert_eq!(
         run(&["get", "ftp://x/"]).0,
         2,
-        "what cannot be tried is no failed attempt"
+        "an invalid URL is an error, not a failed request"
     );
 }
 
@@ -113,7 +113,7 @@ fn connections_are_reused_only_with_keep_alive() {
         let remotes: std::collections::BTreeSet<String> = text
             .lines()
             .map(|line| serde_json::from_str(line.strip_prefix("200 ").expect("a status")).expect("JSON"))
-            .map(|answer: Value| answer["remoteAddress"].to_string())
+            .map(|response: Value| response["remoteAddress"].to_string())
             .collect();
         remotes.len()
     };
