@@ -1,5 +1,5 @@
-//! Renewal of the workload's certificate: makes keys, has the control plane sign them, publishes the result to SDS.
-//! IO around [`kermode_identity::Rotation`].
+//! Renewal of the workload's certificate: generates keys, has the control plane sign them and publishes the result to SDS.
+//! IO around [`kermode_identity::RenewalTimer`].
 
 mod current;
 mod roots;
@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
-use kermode_identity::{IssuedCertificate, Remaining, Rotation, Step, TrustBundle, Validity, WorkloadKey};
+use kermode_identity::{
+    IssuedCertificate, Remaining, RenewalTimer, Step, TrustBundle, Validity, WorkloadKey,
+};
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::certificates::{IssueCertificateRequest, RootsUpdate};
 use kermode_protocol::client::Client;
@@ -23,7 +25,8 @@ use crate::token::TokenFile;
 
 /// Timeout of a call, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Interval after which the wall clock is read again. Timers pause while a machine is suspended; certificates still age.
+/// Upper bound of one sleep, after which the wall clock is read. Timers pause while a machine is suspended;
+/// certificates still age.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
 
 /// Renewal of the workload's certificate.
@@ -52,7 +55,7 @@ enum Outcome {
 
 /// State of a running renewal.
 struct State {
-    rotation: Rotation,
+    timer: RenewalTimer,
     current: Option<Current>,
     /// Whether the last attempt found mTLS disabled.
     disabled: bool,
@@ -70,7 +73,7 @@ impl Renewal {
     /// Renews until dropped.
     ///
     /// # Errors
-    /// Fails when the watch of the trust bundle ends, which it does not by itself.
+    /// Fails when the watch of the trust bundle ends, which is a bug.
     pub async fn run(self) -> anyhow::Result<()> {
         let (sender, mut updates) = mpsc::channel(1);
         let watch = RootsWatch {
@@ -89,16 +92,16 @@ impl Renewal {
 
     async fn renew_forever(&self, updates: &mut mpsc::Receiver<RootsUpdate>) {
         let mut state = State {
-            rotation: Rotation::new(SystemTime::now()),
+            timer: RenewalTimer::new(SystemTime::now()),
             current: None,
             disabled: false,
             warned: None,
         };
         loop {
-            match state.rotation.next(SystemTime::now()) {
+            match state.timer.next(SystemTime::now()) {
                 Step::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(MAX_SLEEP)) => {}
-                    () = self.wanted.notified() => state.rotation.wanted(SystemTime::now()),
+                    () = self.wanted.notified() => state.timer.wanted(SystemTime::now()),
                     Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
                 Step::Renew => {
@@ -132,7 +135,7 @@ impl Renewal {
         if let Some(window) = reaction.renew_within {
             tracing::info!(within = ?window, "the mesh has a new CA: the certificate is renewed early");
             let now = SystemTime::now();
-            state.rotation.renew_within(window, now, fastrand::f64());
+            state.timer.renew_within(window, now, fastrand::f64());
         }
     }
 
@@ -206,7 +209,7 @@ impl State {
         let was_disabled = std::mem::take(&mut self.disabled);
         match outcome {
             Outcome::Issued(current) => {
-                self.rotation.issued(current.validity, now, fastrand::f64());
+                self.timer.issued(current.validity, now, fastrand::f64());
                 self.current = Some(current);
                 self.warned = None;
             }
@@ -217,7 +220,7 @@ impl State {
                         "no certificate: mTLS is off in the mesh"
                     );
                 }
-                self.rotation.declined(now, fastrand::f64());
+                self.timer.declined(now, fastrand::f64());
                 self.disabled = true;
             }
             Outcome::Failed(error) => {
@@ -225,7 +228,7 @@ impl State {
                     error = format!("{error:#}"),
                     "certificate was not issued; the agent retries"
                 );
-                self.rotation.failed(now, fastrand::f64());
+                self.timer.failed(now, fastrand::f64());
                 self.warn_about_expiry(now);
             }
         }
@@ -296,20 +299,20 @@ mod tests {
     #[test]
     fn outage_keeps_the_certificate_and_is_logged_twice() {
         let mut state = State {
-            rotation: Rotation::new(at(0)),
+            timer: RenewalTimer::new(at(0)),
             current: None,
             disabled: false,
             warned: None,
         };
         let validity = Validity::from_unix(0, 1000);
         state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
-        let Step::Wait(wait) = state.rotation.next(at(0)) else {
+        let Step::Wait(wait) = state.timer.next(at(0)) else {
             panic!("the certificate is new")
         };
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
         let (mut now, mut warnings) = (at(0) + wait, Vec::new());
         while now < at(1200) {
-            match state.rotation.next(now) {
+            match state.timer.next(now) {
                 Step::Wait(wait) => now += wait,
                 Step::Renew => {
                     let before = state.warned;
@@ -331,6 +334,6 @@ mod tests {
             at(1200),
         );
         assert!(state.warned.is_none());
-        assert!(matches!(state.rotation.next(at(1200)), Step::Wait(wait) if wait.as_secs() >= 700));
+        assert!(matches!(state.timer.next(at(1200)), Step::Wait(wait) if wait.as_secs() >= 700));
     }
 }

@@ -1,8 +1,8 @@
 //! Watches the removal of this sidecar's endpoint, from the start of the drain until no proxy sends requests to it.
 //!
-//! Each replica of the control plane knows which of its own proxies have acknowledged the removal, so the agent calls all
-//! of them. The result goes to the log: an operator sees how much of the drain time was needed. The drain does not
-//! wait for it.
+//! Each replica of the control plane tracks the acknowledgements of its own proxies only, so the agent calls all
+//! replicas. The result goes to the log: an operator sees how much of the drain time was needed. The drain does not
+//! wait for the result.
 
 mod replicas;
 
@@ -67,7 +67,7 @@ impl RemovalWatch {
                 Progress::Pending { unacknowledged_by } => {
                     tracing::debug!(
                         proxies = unacknowledged_by,
-                        "proxies may still send requests here"
+                        "proxies may still send requests to this endpoint"
                     );
                 }
                 Progress::Finished { took, replicas } => {
@@ -82,7 +82,7 @@ impl RemovalWatch {
         }
     }
 
-    /// Calls one replica, again after each failure, and sends its reports until the receiver is dropped.
+    /// Calls one replica, with backoff after each failure, and sends its reports until the receiver is dropped.
     async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
         let client = match replica {
             Replica::Any => self.client.clone(),

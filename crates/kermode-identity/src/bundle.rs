@@ -29,15 +29,15 @@ impl TrustBundle {
     /// # Errors
     /// Fails for malformed text and for text without a certificate.
     pub fn from_pem(text: &str) -> Result<Self, Error> {
-        let bad = |reason: String| Error::Pem {
+        let unusable = |reason: String| Error::Pem {
             what: "trust bundle",
             reason,
         };
         let roots = CertificateDer::pem_slice_iter(text.as_bytes())
             .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| bad(error.to_string()))?;
+            .map_err(|error| unusable(error.to_string()))?;
         if roots.is_empty() {
-            return Err(bad("it has no certificate".to_owned()));
+            return Err(unusable("it has no certificate".to_owned()));
         }
         Ok(Self::new(roots))
     }

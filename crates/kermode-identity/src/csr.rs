@@ -1,4 +1,4 @@
-//! Certificate signing requests: their key, verified with their signature, and their names.
+//! Certificate signing requests: verification of the signature, the key and the requested names.
 //!
 //! A certificate's names come from the Dataplane. A request with other names is rejected rather than ignored, so that
 //! attempts become visible.
@@ -17,7 +17,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 
 use crate::{Entitlement, Error};
 
-/// Limit on a request, in bytes. Requests with an accepted key are smaller; callers are not authenticated by the request.
+/// Limit on a request, in bytes. Requests with an accepted type of key are far smaller.
 const MAX_LENGTH: usize = 8 * 1024;
 /// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain it.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
@@ -50,7 +50,7 @@ impl SigningRequest {
         accept_algorithm(&info.subject_pki.algorithm)?;
         request.verify_signature().map_err(|_| Error::RequestSignature)?;
         if info.subject.iter().next().is_some() {
-            return Err(asks("a subject"));
+            return Err(not_allowed("a subject"));
         }
         let mut uris = Vec::new();
         for attribute in info.attributes() {
@@ -82,18 +82,18 @@ impl SigningRequest {
         if names.all(|uri| entitlement.uris().contains(uri)) {
             Ok(())
         } else {
-            Err(asks("a name that is not the proxy's"))
+            Err(not_allowed("a name that is not the proxy's"))
         }
     }
 }
 
-fn asks(what: &'static str) -> Error {
+fn not_allowed(what: &'static str) -> Error {
     Error::RequestAsks { what }
 }
 
 fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error> {
     let ParsedCriAttribute::ExtensionRequest(requested) = attribute.parsed_attribute() else {
-        return Err(asks("an unknown attribute"));
+        return Err(not_allowed("an unknown attribute"));
     };
     let mut uris = Vec::new();
     for extension in &requested.extensions {
@@ -101,13 +101,13 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
             ParsedExtension::SubjectAlternativeName(names) => {
                 for name in &names.general_names {
                     let GeneralName::URI(uri) = name else {
-                        return Err(asks("a name that is not a URI"));
+                        return Err(not_allowed("a name that is not a URI"));
                     };
                     uris.push((*uri).to_owned());
                 }
             }
-            ParsedExtension::BasicConstraints(_) => return Err(asks("to be a CA")),
-            _ => return Err(asks("an extension that is not allowed")),
+            ParsedExtension::BasicConstraints(_) => return Err(not_allowed("the CA constraint")),
+            _ => return Err(not_allowed("an extension that is not allowed")),
         }
     }
     Ok(uris)

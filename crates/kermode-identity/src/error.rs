@@ -5,15 +5,15 @@
 #[non_exhaustive]
 pub enum Error {
     /// A name of the mesh is not allowed in a certificate.
-    #[error("{what} `{text}` cannot stand in a certificate: only printable ASCII is allowed; rename it")]
+    #[error("{what} `{text}` is not allowed in a certificate: only printable ASCII is; rename it")]
     Name {
         /// Kind of the name.
         what: &'static str,
         /// The name.
         text: String,
     },
-    /// PEM text that should hold a CA's certificate or key does not.
-    #[error("{what} is not usable: {reason}; put a PEM block of the right kind there")]
+    /// PEM text has no usable certificate or key.
+    #[error("{what} is not usable: {reason}; provide a PEM block of this kind")]
     Pem {
         /// Kind of the input.
         what: &'static str,
@@ -37,7 +37,7 @@ pub enum Error {
         subject: String,
     },
     /// Certificate and key of a CA are not a pair.
-    #[error("key does not belong to the CA certificate `{subject}`: store the pair that was made together")]
+    #[error("key does not belong to the CA certificate `{subject}`: store a matching pair")]
     KeyMismatch {
         /// Subject of the certificate.
         subject: String,
@@ -64,22 +64,22 @@ pub enum Error {
     },
     /// The signature of the signing request is invalid.
     #[error(
-        "signature of the certificate signing request does not verify with its own key; sign it with that key"
+        "signature of the certificate signing request does not match its public key; sign it with the matching private key"
     )]
     RequestSignature,
     /// The signing request contains something that is not allowed.
-    #[error("certificate signing request asks for {what}; leave it out: names come from the Dataplane")]
+    #[error("certificate signing request contains {what}; remove it: names come from the Dataplane")]
     RequestAsks {
         /// Description of the part.
         what: &'static str,
     },
     /// The signing request does not name the proxy that made it.
     #[error(
-        "certificate signing request does not name the proxy that made it; use the sidecar's own version"
+        "certificate signing request does not name the proxy that made it; run a kuma-dp of the control plane's version"
     )]
     RequestUnbound,
     /// The signing request was made by another proxy.
-    #[error("certificate signing request was made by another proxy; make one with a key of your own")]
+    #[error("certificate signing request was made by another proxy; make one with this proxy's own key")]
     RequestOfAnother,
     /// The Dataplane has no service.
     #[error(
@@ -90,20 +90,20 @@ pub enum Error {
     #[error("certificate lifetime must be positive; check `dpCert.rotation.expiration` of the Mesh")]
     Lifetime,
     /// The cryptographic library failed; the usual cause is missing randomness of the operating system.
-    #[error("{doing} failed: {reason}")]
+    #[error("{operation} failed: {reason}")]
     Crypto {
         /// Failed step.
-        doing: &'static str,
+        operation: &'static str,
         /// Error of the library.
         reason: String,
     },
 }
 
 impl Error {
-    /// An error of the cryptographic library while `doing` something.
-    pub(crate) fn crypto(doing: &'static str) -> impl Fn(rcgen::Error) -> Self {
+    /// Returns a conversion of the cryptographic library's errors. `operation` is the step that failed.
+    pub(crate) fn crypto(operation: &'static str) -> impl Fn(rcgen::Error) -> Self {
         move |error| Self::Crypto {
-            doing,
+            operation,
             reason: error.to_string(),
         }
     }

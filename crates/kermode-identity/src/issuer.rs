@@ -15,7 +15,7 @@ use x509_parser::prelude::FromDer;
 
 use crate::{Error, IssuedCertificate, Validity, pem};
 
-/// Lifetime of a generated CA.
+/// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 
 /// Certificate and key of a CA.
@@ -33,14 +33,13 @@ pub(crate) struct Leaf {
     pub(crate) lifetime: Duration,
 }
 
-/// Time by which a CA's validity starts before its generation. A replica whose clock is behind has to be able to sign with it
-/// immediately.
+/// Time by which a CA's validity starts before its generation. A replica whose clock is behind can sign with it immediately.
 const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 impl Issuer {
     /// Generates a self-signed CA with a path length of 0.
     pub(crate) fn generate(common_name: &str, names: Vec<SanType>, now: SystemTime) -> Result<Self, Error> {
-        let key = KeyPair::generate().map_err(Error::crypto("making a CA key"))?;
+        let key = KeyPair::generate().map_err(Error::crypto("generating a CA key"))?;
         let mut validity = Validity::starting(now, AUTHORITY_LIFETIME)?;
         validity.not_before -= AUTHORITY_BACKDATE;
         let mut subject = DistinguishedName::new();
@@ -60,15 +59,15 @@ impl Issuer {
 
     /// Reads a CA from PEM. Certificates after the first are ignored.
     pub(crate) fn from_pem(certificate: &str, key: &str) -> Result<Self, Error> {
-        let bad = |what| {
+        let unusable = |what| {
             move |error: rustls_pki_types::pem::Error| Error::Pem {
                 what,
                 reason: error.to_string(),
             }
         };
         let certificate =
-            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(bad("CA certificate"))?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes()).map_err(bad("CA key (PKCS#8)"))?;
+            CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(unusable("CA certificate"))?;
+        let key = PrivatePkcs8KeyDer::from_pem_slice(key.as_bytes()).map_err(unusable("CA key (PKCS#8)"))?;
         let key = KeyPair::try_from(&key).map_err(|error| Error::Pem {
             what: "CA key (PKCS#8)",
             reason: error.to_string(),
@@ -102,7 +101,7 @@ impl Issuer {
         })
     }
 
-    /// Signs a leaf for a public key. Its validity ends with that of the CA at the latest.
+    /// Signs a leaf for a public key. The leaf does not outlive the CA.
     pub(crate) fn sign(
         &self,
         key: &impl PublicKeyData,
@@ -166,7 +165,7 @@ impl fmt::Debug for Issuer {
 fn params(validity: Validity) -> Result<CertificateParams, Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto {
-        doing: "making a serial number",
+        operation: "generating a serial number",
         reason: "no randomness".to_owned(),
     })?;
     // RFC 5280 requires a positive number: the highest bit is the sign. Setting the next bit keeps the length constant.
@@ -181,12 +180,12 @@ fn params(validity: Validity) -> Result<CertificateParams, Error> {
 
 /// Returns a URI name. `what` describes the name in errors about its characters.
 pub(crate) fn uri_name(what: &'static str, text: &str) -> Result<SanType, Error> {
-    let refuse = || Error::Name {
+    let not_allowed = || Error::Name {
         what,
         text: text.to_owned(),
     };
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refuse());
+        return Err(not_allowed());
     }
-    Ok(SanType::URI(text.try_into().map_err(|_| refuse())?))
+    Ok(SanType::URI(text.try_into().map_err(|_| not_allowed())?))
 }

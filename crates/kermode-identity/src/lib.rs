@@ -1,8 +1,8 @@
 //! SPIFFE identities: certificate authorities, issuance and rotation. No IO; the clock is passed in.
 //!
 //! The control plane keeps the [`RotationPlan`] of a mesh's [`Authority`]s and issues certificates with the names of a
-//! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate when
-//! [`Rotation`] says so. They exchange the messages of `kermode-protocol`.
+//! Dataplane's [`Entitlement`]. The sidecar agent keeps its [`WorkloadKey`] in memory and renews its certificate at the
+//! times of the [`RenewalTimer`]. Both exchange the messages of `kermode-protocol`.
 
 mod authority;
 mod bundle;
@@ -11,7 +11,7 @@ mod csr;
 mod error;
 mod issuer;
 mod pem;
-mod rotation;
+mod renewal;
 mod rotation_plan;
 mod serving;
 mod spiffe;
@@ -22,7 +22,7 @@ pub use bundle::TrustBundle;
 pub use certificate::{BACKDATE, IssuedCertificate, Validity};
 pub use csr::SigningRequest;
 pub use error::Error;
-pub use rotation::{Remaining, Rotation, Step};
+pub use renewal::{Remaining, RenewalTimer, Step};
 pub use rotation_plan::{Due, Generation, Phase, RotationPlan, STALENESS, Schedule, Trust};
 pub use serving::{ServingAuthority, ServingCertificate};
 pub use spiffe::{Entitlement, SpiffeId};

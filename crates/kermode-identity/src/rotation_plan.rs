@@ -1,9 +1,9 @@
 //! Generations of a mesh's CA: which one signs, which ones are trusted, and when a rotation is due.
 //!
-//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first its root is trusted beside the old
-//! one, then it signs, then the old root is removed. Each phase is longer than the lifetime of a certificate. Every proxy
-//! with a valid certificate has thus received both roots before the new CA signs, and all certificates of the old CA have
-//! expired before its root is removed (`docs/reference/certificates.md#rotation`).
+//! A new CA has a fixed schedule, so all replicas that have read it agree at any time: first its root is trusted beside
+//! the old one, then it signs, then the old root is removed. Each phase is longer than the lifetime of a certificate.
+//! Every proxy with a valid certificate has thus received both roots before the new CA signs, and all certificates of
+//! the old CA have expired before its root is removed (`docs/reference/certificates.md#rotation`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::{Authority, TrustBundle};
 
-/// Time for which a replica may use the CAs that it read last, while it cannot read them again.
+/// Time for which a replica may use the CAs that it read last, while reading fails.
 pub const STALENESS: Duration = Duration::from_secs(20);
 /// Time of a phase in addition to a certificate's lifetime: [`STALENESS`], and clocks that are wrong by up to
 /// [`crate::BACKDATE`] in both directions.
@@ -42,7 +42,7 @@ pub struct Generation {
     pub request: Option<String>,
 }
 
-/// Generations of the CA of a mesh's backend; at least one.
+/// Plan of the rotation of a backend's CA: its generations with their schedules; at least one.
 #[derive(Clone, Debug)]
 pub struct RotationPlan {
     generations: Vec<Generation>,
@@ -62,7 +62,7 @@ pub enum Phase {
 /// Reason of a due rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The user requested it.
+    /// The user requested the rotation.
     Requested,
     /// 4/5 of the current CA's span have passed.
     Ageing,
@@ -163,10 +163,11 @@ impl RotationPlan {
             .trusted(now)
             .map(|generation| generation.authority.certificate().clone())
             .collect();
-        let alone = u64::from(roots.len() == 1);
+        // Each generation changes the roots twice: its root is added, then the previous one is removed.
+        let is_alone = u64::from(roots.len() == 1);
         Trust {
             bundle: TrustBundle::new(roots),
-            version: 2 * u64::from(self.newest().number) + alone,
+            version: 2 * u64::from(self.newest().number) + is_alone,
             signer: self.signer(now).number,
         }
     }

@@ -38,7 +38,7 @@ impl ServingAuthority {
         lifetime: Duration,
         now: SystemTime,
     ) -> Result<ServingCertificate, Error> {
-        let key = KeyPair::generate().map_err(Error::crypto("making a serving key"))?;
+        let key = KeyPair::generate().map_err(Error::crypto("generating a serving key"))?;
         let names = names
             .iter()
             .map(|name| host_name(name.as_ref()))
@@ -107,14 +107,14 @@ fn host_name(text: &str) -> Result<SanType, Error> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    let refuse = || Error::Name {
+    let not_allowed = || Error::Name {
         what: "host name",
         text: text.to_owned(),
     };
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refuse());
+        return Err(not_allowed());
     }
-    Ok(SanType::DnsName(text.try_into().map_err(|_| refuse())?))
+    Ok(SanType::DnsName(text.try_into().map_err(|_| not_allowed())?))
 }
 
 #[cfg(test)]

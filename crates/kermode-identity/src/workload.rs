@@ -17,7 +17,7 @@ impl WorkloadKey {
     /// Generates an ECDSA P-256 key.
     pub fn generate() -> Result<Self, Error> {
         Ok(Self {
-            key: KeyPair::generate().map_err(Error::crypto("making the workload's key"))?,
+            key: KeyPair::generate().map_err(Error::crypto("generating the workload's key"))?,
         })
     }
 
@@ -26,8 +26,8 @@ impl WorkloadKey {
         self.request(Vec::new())
     }
 
-    /// Returns a signing request (PKCS#10, DER) that is bound to the proxy `<pod>.<namespace>`, so that no other proxy can use
-    /// it. The control plane adds the certificate's names.
+    /// Returns a signing request (PKCS#10, DER) that is bound to the proxy `<pod>.<namespace>`, so that no other proxy
+    /// can use it. The control plane adds the certificate's names.
     pub fn csr_der_of(&self, proxy: &str) -> Result<Vec<u8>, Error> {
         self.request(vec![uri_name("proxy", &format!("{PROXY_SCHEME}{proxy}"))?])
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use kermode_identity::{TrustBundle, Validity};
 use kermode_protocol::certificates::RootsUpdate;
 
-/// Time span of the renewal when the mesh has a CA that shares no root with the current bundle: peers reject the current
-/// certificate.
+/// Time within which the certificate is renewed when the new trust bundle shares no root with the current one: peers
+/// reject the current certificate.
 const IMMEDIATE: Duration = Duration::from_secs(2);
 
 /// Current certificate and trust bundle.
@@ -48,7 +48,7 @@ impl Current {
     pub(super) fn after(before: Option<&Self>, validity: Validity, signer: u32, roots: Roots) -> Self {
         let newer = before
             .map(|before| &before.roots)
-            .filter(|before| roots.is_behind(before));
+            .filter(|before| roots.is_older_than(before));
         Self {
             validity,
             signer,
@@ -63,7 +63,7 @@ impl Current {
             bundle: bundle(update),
             version: update.roots_version,
         };
-        if roots.bundle.is_empty() || roots.is_behind(&self.roots) {
+        if roots.bundle.is_empty() || roots.is_older_than(&self.roots) {
             return Reaction::default();
         }
         if !roots.bundle.shares_a_root_with(&self.roots.bundle) {
@@ -93,7 +93,7 @@ fn bundle(update: &RootsUpdate) -> TrustBundle {
 impl Roots {
     /// Returns whether this bundle is an earlier version of `other`. Versions of bundles without a common root are not
     /// comparable.
-    fn is_behind(&self, other: &Self) -> bool {
+    fn is_older_than(&self, other: &Self) -> bool {
         self.version < other.version && self.bundle.shares_a_root_with(&other.bundle)
     }
 }

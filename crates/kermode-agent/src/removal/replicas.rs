@@ -24,7 +24,7 @@ pub(super) enum Replica {
 pub(super) enum Progress {
     /// These replicas are new and have to be called.
     Call(Vec<SocketAddr>),
-    /// Proxies may send requests here.
+    /// Proxies may still send requests to this endpoint.
     Pending {
         /// Number of proxies that have not acknowledged the removal, as far as replicas have reported.
         unacknowledged_by: u64,
@@ -92,7 +92,7 @@ impl Replicas {
         }
     }
 
-    /// Addresses of the other replicas, as listed by the one that the Service selected.
+    /// Returns the addresses of the other replicas, as listed by the replica that the Service selected.
     fn others(&self) -> BTreeSet<SocketAddr> {
         let response = self.responses.get(&Replica::Any);
         let addresses = response.into_iter().flat_map(|response| &response.other_replicas);
@@ -172,15 +172,15 @@ mod tests {
     #[test]
     fn watch_does_not_finish_while_proxies_may_be_unaccounted_for() {
         let mut replicas = Replicas::default();
-        let unsure = WatchRemovalResponse {
+        let incomplete = WatchRemovalResponse {
             complete: false,
             ..finished(7, &[])
         };
-        let present = WatchRemovalResponse {
+        let not_removed = WatchRemovalResponse {
             removed: false,
             ..finished(0, &[])
         };
-        for response in [unsure, present] {
+        for response in [incomplete, not_removed] {
             let progress = replicas.on_response(Replica::Any, response);
             assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         }

@@ -1,4 +1,4 @@
-//! What a mesh's CA signs, seen by two parsers that are not its own: x509-parser and rustls.
+//! Certificates that a mesh's CA signs, as x509-parser and rustls read them.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -72,7 +72,7 @@ fn uris(certificate: &X509Certificate<'_>) -> Vec<String> {
 }
 
 #[test]
-fn workload_certificate_verifies_against_the_mesh_root_within_its_span_only() {
+fn workload_certificate_verifies_against_the_mesh_root_only_within_its_validity() {
     let authority = mk_authority();
     let issued = sign(&authority, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
     let bundle = TrustBundle::new([authority.certificate().clone()]);
@@ -103,7 +103,7 @@ fn both_roots_verify_during_a_rotation() {
     }
 }
 
-/// A signing request with the additions of `change`.
+/// Returns a signing request with the additions of `change`.
 fn mk_modified_csr(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -123,13 +123,13 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
     let authority = mk_authority();
     let own = "spiffe://default/web_demo_svc_80";
     let names = |names: Vec<SanType>| -> Change { Box::new(|params| params.subject_alt_names = names) };
-    let greedy: [(&str, Change); 9] = [
+    let requests: [(&str, Change); 9] = [
         (
             "another service",
             names(vec![uri("spiffe://default/admin_demo_svc_80")]),
         ),
         (
-            "its own and another",
+            "its own service and another",
             names(vec![uri(own), uri("spiffe://default/admin")]),
         ),
         ("another mesh", names(vec![uri("spiffe://other/web_demo_svc_80")])),
@@ -158,7 +158,7 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
             Box::new(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
         ),
     ];
-    for (what, change) in greedy {
+    for (what, change) in requests {
         let error = sign(&authority, &mk_modified_csr(change));
         assert!(
             matches!(error, Err(Error::RequestAsks { .. })),
@@ -194,7 +194,7 @@ fn request_is_accepted_only_from_the_proxy_that_made_it() {
 }
 
 #[test]
-fn names_are_those_of_the_entitlement() {
+fn certificate_has_exactly_the_names_of_the_entitlement() {
     let key = WorkloadKey::generate().unwrap();
     let issued = sign(&mk_authority(), &key.csr_der_of("web-0.shop").unwrap()).unwrap();
     let (_, certificate) = X509Certificate::from_der(&issued.chain[0]).unwrap();
@@ -247,9 +247,9 @@ fn authority_has_the_names_of_its_mesh() {
 #[test]
 fn authority_read_from_its_pem_signs_for_the_same_root() {
     let authority = mk_authority();
-    let again = Authority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
-    assert_eq!(again.certificate(), authority.certificate());
-    let issued = sign(&again, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
+    let restored = Authority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
+    assert_eq!(restored.certificate(), authority.certificate());
+    let issued = sign(&restored, &WorkloadKey::generate().unwrap().csr_der().unwrap()).unwrap();
     assert_eq!(
         verify(
             &TrustBundle::new([authority.certificate().clone()]),
@@ -288,10 +288,10 @@ fn request_signed_by_another_key_is_rejected() {
 
 #[test]
 fn request_with_a_replaced_key_is_rejected() {
-    let (mine, victim) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let mut csr = mk_csr(&mine);
+    let (attacker, victim) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut csr = mk_csr(&attacker);
     let (from, to) = (
-        rcgen::PublicKeyData::der_bytes(&mine),
+        rcgen::PublicKeyData::der_bytes(&attacker),
         rcgen::PublicKeyData::der_bytes(&victim),
     );
     let at = csr.windows(from.len()).position(|window| window == from).unwrap();
@@ -346,7 +346,7 @@ fn dataplane_without_a_service_gets_no_certificate() {
 }
 
 #[test]
-fn leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
+fn certificate_does_not_outlive_its_authority_and_an_expired_authority_does_not_sign() {
     let authority = mk_authority();
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let end = authority.validity().not_after;
@@ -362,7 +362,7 @@ fn leaf_ends_with_its_authority_and_an_expired_authority_signs_nothing() {
 }
 
 #[test]
-fn tag_that_is_not_allowed_in_a_certificate_is_named() {
+fn error_names_the_tag_that_is_not_allowed_in_a_certificate() {
     let dataplane = mk_dataplane(&[&[("kuma.io/service", "web"), ("team", "größe")]]);
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();
     let error = mk_authority()

@@ -1,4 +1,4 @@
-//! A change of CA with a clock of its own: whoever follows the rules is never refused.
+//! Rotation of a CA under a simulated clock: no valid certificate is rejected.
 
 use kermode_model::MeshName;
 
@@ -25,7 +25,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
     }
 }
 
-/// Two generations; the second is generated at the start.
+/// Returns a plan with two generations, the second generated at the start, and its schedule.
 fn mk_plan() -> (RotationPlan, Schedule) {
     let schedule = Schedule::starting(start(), LIFETIME);
     let second = mk_generation(2, Some(schedule), Some("please"));
@@ -67,18 +67,18 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
 
 #[test]
 fn version_increases_with_each_change_of_the_roots() {
-    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let (both, schedule) = mk_plan();
     let versions = [
-        alone.trust(start()).version,
+        single.trust(start()).version,
         both.trust(start()).version,
         both.trust(schedule.predecessor_until).version,
     ];
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
 
-/// Proxies renew at any age; replicas have different clocks and stale CAs. Any valid certificate is accepted by any proxy with a
-/// valid certificate.
+/// Proxies renew at any age; replicas have different clocks and stale CAs. Any valid certificate is accepted by any
+/// proxy with a valid certificate.
 #[test]
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
@@ -89,9 +89,7 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
         mk_generation(2, Some(schedule), None),
     ])
     .unwrap();
-    // What a replica says to who asks at a moment: by a clock that is wrong by a few seconds, and by what it knew
-    // some time ago.
-    let seconds = |count: i64| {
+    let shifted_by = |count: i64| {
         let distance = Duration::from_secs(count.unsigned_abs());
         move |time: SystemTime| {
             if count < 0 {
@@ -101,11 +99,12 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
             }
         }
     };
-    let told = |asked: SystemTime, skew: i64, stale: Duration| {
-        let known = if asked < start() + stale { &first } else { &both };
-        let clock = seconds(skew)(asked);
-        let signer = known.signer(clock).number;
-        (signer, roots(known, clock))
+    // Signer and roots that a replica returns. Its clock is wrong by `skew` seconds, its CAs are `stale` old.
+    let respond = |time: SystemTime, skew: i64, stale: Duration| {
+        let plan = if time < start() + stale { &first } else { &both };
+        let clock = shifted_by(skew)(time);
+        let signer = plan.signer(clock).number;
+        (signer, roots(plan, clock))
     };
     let mut replicas = Vec::new();
     for skew in [-10, 0, 10] {
@@ -114,16 +113,16 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let span = (lifetime + schedule.predecessor_until.duration_since(start()).unwrap()).as_secs();
     for now in (0..span + 60).step_by(3) {
         let now = start() + Duration::from_secs(now);
-        // Certificates that are valid now were asked for within a lifetime by the clock of who signed them.
-        let mut held = Vec::new();
+        // A certificate that is valid now was requested within one lifetime, by the clock of the replica that signed it.
+        let mut responses = Vec::new();
         for (skew, stale) in &replicas {
             let oldest = lifetime.as_secs().saturating_add_signed(*skew);
             for age in (0..=oldest).step_by(5) {
-                held.push(told(now - Duration::from_secs(age), *skew, *stale));
+                responses.push(respond(now - Duration::from_secs(age), *skew, *stale));
             }
         }
-        for (signer, _) in &held {
-            for (_, trusted) in &held {
+        for (signer, _) in &responses {
+            for (_, trusted) in &responses {
                 let since = now.duration_since(start());
                 assert!(
                     trusted.contains(signer),
@@ -147,11 +146,11 @@ fn longer_lifetime_takes_effect_after_the_rotation() {
 }
 
 #[test]
-fn one_request_makes_one_ca_and_rotations_do_not_overlap() {
-    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    assert_eq!(alone.due(start(), None), None);
-    assert_eq!(alone.due(start(), Some("")), None);
-    assert_eq!(alone.due(start(), Some("please")), Some(Due::Requested));
+fn one_request_causes_one_rotation_and_rotations_do_not_overlap() {
+    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    assert_eq!(single.due(start(), None), None);
+    assert_eq!(single.due(start(), Some("")), None);
+    assert_eq!(single.due(start(), Some("please")), Some(Due::Requested));
     let (plan, schedule) = mk_plan();
     assert_eq!(plan.due(schedule.signs_from, Some("again")), None);
     let end = schedule.predecessor_until;
@@ -162,11 +161,11 @@ fn one_request_makes_one_ca_and_rotations_do_not_overlap() {
 
 #[test]
 fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
-    let alone = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    let due = alone.newest().authority.validity().renew_at();
-    assert_eq!(alone.due(due - Duration::from_secs(1), None), None);
-    assert_eq!(alone.due(due, None), Some(Due::Ageing));
-    assert_eq!(alone.next_change(start()), Some(due));
+    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let due = single.newest().authority.validity().renew_at();
+    assert_eq!(single.due(due - Duration::from_secs(1), None), None);
+    assert_eq!(single.due(due, None), Some(Due::Ageing));
+    assert_eq!(single.next_change(start()), Some(due));
 }
 
 #[test]

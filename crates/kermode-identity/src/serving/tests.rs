@@ -1,4 +1,4 @@
-//! The control plane's own certificates, verified as a proxy does.
+//! Server certificates of the control plane, verified as a proxy verifies them.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -57,8 +57,8 @@ fn rotation_is_due_at_four_fifths_of_the_span() {
 #[test]
 fn authority_read_from_its_pem_issues_for_the_same_root() {
     let authority = ServingAuthority::generate(now()).unwrap();
-    let again = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
-    let serving = again.issue(&["cp"], DAY, now()).unwrap();
+    let restored = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
+    let serving = restored.issue(&["cp"], DAY, now()).unwrap();
     assert_eq!(verify(&authority, &serving.certificate, "cp"), Ok(()));
 }
 

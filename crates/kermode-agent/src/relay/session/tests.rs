@@ -1,5 +1,5 @@
-//! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the control plane,
-//! and a restarted one with that of its predecessor.
+//! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the
+//! control plane, and a restarted one with that of its predecessor.
 
 use std::collections::BTreeMap;
 
@@ -115,18 +115,18 @@ fn relayed_messages_have_own_nonces_and_the_node_once() {
     for expected in ["1", "2"] {
         let clusters = session.on_response(response(CDS, "of the control plane", &[("a", "1")], &[]));
         assert_eq!(clusters.nonce, expected);
-        let passed = session.on_request(ack(&clusters), &mut cache).request.unwrap();
+        let forwarded = session.on_request(ack(&clusters), &mut cache).request.unwrap();
         assert_eq!(
-            (passed.response_nonce.as_str(), passed.node),
+            (forwarded.response_nonce.as_str(), forwarded.node),
             ("of the control plane", None)
         );
     }
-    let passed = session
+    let forwarded = session
         .on_request(subscribe(EDS, &["a"]), &mut cache)
         .request
         .unwrap();
     assert_eq!(
-        (passed.resource_names_subscribe, passed.node),
+        (forwarded.resource_names_subscribe, forwarded.node),
         (vec!["a".to_owned()], None)
     );
 }
@@ -165,8 +165,8 @@ fn rejected_version_does_not_replace_the_acknowledged_one() {
     let mut cache = mk_cache();
     let mut session = mk_served(&mut cache);
     let bad = session.on_response(response(CDS, "3", &[("a", "2")], &["b"]));
-    let passed = session.on_request(nack(&bad), &mut cache).request.unwrap();
-    assert!(passed.error_detail.is_some() && passed.response_nonce == "3");
+    let forwarded = session.on_request(nack(&bad), &mut cache).request.unwrap();
+    assert!(forwarded.error_detail.is_some() && forwarded.response_nonce == "3");
     session.on_closed();
     let opening = session.on_open();
     let versions = &opening[0].initial_resource_versions;
@@ -198,7 +198,7 @@ fn complete_envoy_gets_nothing_when_the_control_plane_is_lost() {
     let mut session = mk_served(&mut cache);
     session.on_closed();
     assert_eq!(session.go_offline(&cache), []);
-    // A cluster that warms again needs its endpoints again.
+    // A cluster that is warmed a second time needs its endpoints a second time.
     let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
     assert_eq!(items(&output.responses[0]), names(&[("a", "1")]));
 }
@@ -254,11 +254,11 @@ fn nonexistence_is_cached() {
 
     let mut next = Session::default();
     next.go_offline(&cache);
-    let output = next.on_request(subscribe(EDS, &["none", "unheard of"]), &mut cache);
+    let output = next.on_request(subscribe(EDS, &["none", "unknown"]), &mut cache);
     assert_eq!(
         output.responses[0].removed_resources,
         ["none"],
-        "the other one has to wait"
+        "an unknown name gets no response"
     );
 }
 
@@ -270,7 +270,7 @@ fn empty_mesh_gets_a_response_and_an_unknown_one_does_not() {
     assert_eq!(
         session.go_offline(&cache),
         [],
-        "an Envoy that is told nothing starts with nothing"
+        "an empty response would let Envoy start without clusters"
     );
     session.on_open();
     let nothing = session.on_response(response(CDS, "1", &[], &[]));
@@ -297,11 +297,11 @@ fn empty_subscription_is_not_resumed() {
             .collect::<Vec<_>>(),
         [CDS]
     );
-    let passed = session
+    let forwarded = session
         .on_request(subscribe(EDS, &["a"]), &mut cache)
         .request
         .unwrap();
-    assert_eq!(passed.resource_names_subscribe, ["a"]);
+    assert_eq!(forwarded.resource_names_subscribe, ["a"]);
 }
 
 #[test]
@@ -365,8 +365,8 @@ struct ServerKind {
     names: BTreeSet<String>,
     client: BTreeMap<String, String>,
     in_flight: Option<Sent>,
-    refused: BTreeMap<String, String>,
-    greet: bool,
+    rejected: BTreeMap<String, String>,
+    needs_response: bool,
 }
 
 struct Sent {
@@ -376,10 +376,11 @@ struct Sent {
 }
 
 /// Envoy rejects this version.
-fn is_bad(version: &str) -> bool {
+fn is_rejected(version: &str) -> bool {
     version.ends_with('5')
 }
 
+/// Versions of the control plane's resources, by type and name.
 type World = BTreeMap<&'static str, BTreeMap<String, String>>;
 
 impl Server {
@@ -393,15 +394,15 @@ impl Server {
             );
             kind.client.extend(request.initial_resource_versions.clone());
             kind.wildcard = request.resource_names_subscribe.is_empty();
-            kind.greet = kind.wildcard;
+            kind.needs_response = kind.wildcard;
         } else if !request.response_nonce.is_empty() {
             let sent = kind.in_flight.take().expect("an ACK without a response");
             assert_eq!(sent.nonce, request.response_nonce);
             if request.error_detail.is_some() {
-                let (name, version, before) = sent.changed.expect("something to refuse");
+                let (name, version, before) = sent.changed.expect("a NACK of a response without resources");
                 kind.client.remove(&name);
                 kind.client.extend(before.map(|before| (name.clone(), before)));
-                kind.refused.insert(name, version);
+                kind.rejected.insert(name, version);
             }
         }
         for name in &request.resource_names_subscribe {
@@ -421,25 +422,25 @@ impl Server {
             if kind.in_flight.is_some() {
                 continue;
             }
-            let there = &world[url.as_str()];
+            let resources = &world[url.as_str()];
             let wanted = |name: &String| kind.wildcard || kind.names.contains(name);
-            let changed = there.iter().find(|(name, version)| {
+            let changed = resources.iter().find(|(name, version)| {
                 let has = kind.client.get(*name) == Some(*version);
-                wanted(name) && !has && kind.refused.get(*name) != Some(*version)
+                wanted(name) && !has && kind.rejected.get(*name) != Some(*version)
             });
-            let gone = kind.client.keys().filter(|name| !there.contains_key(*name));
-            let gone: Vec<_> = gone.cloned().collect();
-            if changed.is_none() && gone.is_empty() && !kind.greet {
+            let removed = kind.client.keys().filter(|name| !resources.contains_key(*name));
+            let removed: Vec<_> = removed.cloned().collect();
+            if changed.is_none() && removed.is_empty() && !kind.needs_response {
                 continue;
             }
-            kind.greet = false;
+            kind.needs_response = false;
             self.nonce += 1;
             let nonce = self.nonce.to_string();
-            for name in &gone {
+            for name in &removed {
                 kind.client.remove(name);
             }
             // Each removal and each resource has its own response, so the rejected one is known.
-            let changed = changed.filter(|_| gone.is_empty());
+            let changed = changed.filter(|_| removed.is_empty());
             let sent = changed.map(|(name, version)| {
                 let before = kind.client.insert(name.clone(), version.clone());
                 (name.clone(), version.clone(), before)
@@ -448,8 +449,8 @@ impl Server {
                 .iter()
                 .map(|(name, version)| (name.as_str(), version.as_str()))
                 .collect();
-            let gone: Vec<_> = gone.iter().map(String::as_str).collect();
-            let response = response(url, &nonce, &items, &gone);
+            let removed: Vec<_> = removed.iter().map(String::as_str).collect();
+            let response = response(url, &nonce, &items, &removed);
             kind.in_flight = Some(Sent { nonce, changed: sent });
             return Some(response);
         }
@@ -462,19 +463,19 @@ impl Server {
 struct Envoy {
     clusters: BTreeMap<String, String>,
     endpoints: BTreeMap<String, String>,
-    asked: bool,
+    has_subscribed: bool,
     in_flight_responses: std::collections::VecDeque<DeltaDiscoveryResponse>,
 }
 
 impl Envoy {
     fn step(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        if !std::mem::replace(&mut self.asked, true) {
+        if !std::mem::replace(&mut self.has_subscribed, true) {
             return vec![subscribe(CDS, &[])];
         }
         let Some(next) = self.in_flight_responses.pop_front() else {
             return Vec::new();
         };
-        if items(&next).values().any(|version| is_bad(version)) {
+        if items(&next).values().any(|version| is_rejected(version)) {
             return vec![nack(&next)];
         }
         let mut requests = vec![ack(&next)];
@@ -515,21 +516,24 @@ struct Simulation {
 }
 
 impl Simulation {
-    fn envoy_steps(&mut self) -> bool {
+    fn step_envoy(&mut self) -> bool {
         let requests = self.envoy.step();
         let any = !requests.is_empty();
         for request in requests {
             let output = self.session.on_request(request, &mut self.cache);
             self.envoy.in_flight_responses.extend(output.responses);
             if let Some(request) = output.request {
-                let server = self.server.as_mut().expect("nothing is passed on to nobody");
+                let server = self
+                    .server
+                    .as_mut()
+                    .expect("a request without an upstream stream");
                 server.on_request(&request);
             }
         }
         any
     }
 
-    fn server_steps(&mut self) -> bool {
+    fn step_server(&mut self) -> bool {
         let next = self.server.as_mut().and_then(|server| server.next(&self.world));
         next.map(|next| {
             self.envoy
@@ -539,7 +543,7 @@ impl Simulation {
         .is_some()
     }
 
-    fn server_comes(&mut self) {
+    fn connect_server(&mut self) {
         if self.server.is_some() || !self.session.has_subscriptions() {
             return;
         }
@@ -551,7 +555,7 @@ impl Simulation {
         self.server = Some(server);
     }
 
-    fn server_goes(&mut self) {
+    fn disconnect_server(&mut self) {
         if self.server.take().is_some() {
             self.session.on_closed();
         }
@@ -561,8 +565,8 @@ impl Simulation {
 
     fn settle(&mut self) {
         for step in 0.. {
-            assert!(step < 10_000, "it never ends");
-            let (envoy, server) = (self.envoy_steps(), self.server_steps());
+            assert!(step < 10_000, "the simulation does not settle");
+            let (envoy, server) = (self.step_envoy(), self.step_server());
             if !envoy && !server {
                 return;
             }
@@ -571,7 +575,7 @@ impl Simulation {
 }
 
 #[test]
-fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_next_one_with_the_same() {
+fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_state() {
     for seed in 0..3000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut simulation = Simulation {
@@ -583,10 +587,10 @@ fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_ne
         };
         for step in 0..random.usize(10..120) {
             match random.u8(0..12) {
-                0..=3 => drop(simulation.envoy_steps()),
-                4..=6 => drop(simulation.server_steps()),
-                7 => simulation.server_comes(),
-                8 => simulation.server_goes(),
+                0..=3 => drop(simulation.step_envoy()),
+                4..=6 => drop(simulation.step_server()),
+                7 => simulation.connect_server(),
+                8 => simulation.disconnect_server(),
                 9 if random.u8(0..4) == 0 => {
                     simulation.session = Session::default();
                     simulation.envoy = Envoy::default();
@@ -594,10 +598,10 @@ fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_ne
                 }
                 _ => {
                     let name = ["a", "b", "c"][random.usize(0..3)];
-                    let there = random.u8(0..4) > 0;
+                    let exists = random.u8(0..4) > 0;
                     for kind in [CDS, EDS] {
                         let resources = simulation.world.get_mut(kind).unwrap();
-                        if there {
+                        if exists {
                             resources.insert(name.to_owned(), step.to_string());
                         } else {
                             resources.remove(name);
@@ -606,43 +610,47 @@ fn whatever_comes_goes_and_is_refused_envoy_ends_with_the_right_state_and_the_ne
                 }
             }
         }
-        simulation.envoy_steps();
-        simulation.server_comes();
+        simulation.step_envoy();
+        simulation.connect_server();
         simulation.settle();
         let live = std::mem::take(&mut simulation.envoy);
         for (kind, has) in [(CDS, &live.clusters), (EDS, &live.endpoints)] {
-            let there = &simulation.world[kind];
-            let gone = has.keys().find(|name| !there.contains_key(*name));
-            assert_eq!(gone, None, "seed {seed}: {kind} that has gone");
-            assert!(!has.values().any(|version| is_bad(version)));
-            for (name, version) in there {
-                // What Envoy refuses it has not, or in an older version; without a cluster there are no endpoints.
-                let expected = !is_bad(version) && live.clusters.contains_key(name);
+            let published = &simulation.world[kind];
+            let removed = has.keys().find(|name| !published.contains_key(*name));
+            assert_eq!(removed, None, "seed {seed}: removed {kind}");
+            assert!(!has.values().any(|version| is_rejected(version)));
+            for (name, version) in published {
+                // Envoy does not have rejected versions, and has endpoints of its clusters only.
+                let expected = !is_rejected(version) && live.clusters.contains_key(name);
                 assert!(
                     !expected || has.get(name) == Some(version),
                     "seed {seed}: {kind} {name}"
                 );
-                let is_new = kind == CDS && !is_bad(version);
+                let is_new = kind == CDS && !is_rejected(version);
                 assert!(!is_new || has.contains_key(name), "seed {seed}: {name}");
             }
         }
 
-        // Envoy starts again, and there is no control plane.
+        // Envoy restarts without a control plane.
         simulation.server = None;
         simulation.session = Session::default();
         simulation.envoy = Envoy::default();
-        simulation.envoy_steps();
-        simulation.server_goes();
+        simulation.step_envoy();
+        simulation.disconnect_server();
         simulation.settle();
         let next = &simulation.envoy;
-        for (had, has) in [
+        for (before, after) in [
             (&live.clusters, &next.clusters),
             (&live.endpoints, &next.endpoints),
         ] {
-            for (name, version) in had {
-                assert_eq!(has.get(name), Some(version), "seed {seed}: {name} from the cache");
+            for (name, version) in before {
+                assert_eq!(
+                    after.get(name),
+                    Some(version),
+                    "seed {seed}: {name} from the cache"
+                );
             }
-            assert!(!has.values().any(|version| is_bad(version)), "seed {seed}");
+            assert!(!after.values().any(|version| is_rejected(version)), "seed {seed}");
         }
     }
 }

@@ -10,7 +10,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Pause while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// Divisor of the span: renewals are spread over this fraction of the span before its 4/5, because proxies may have started
+/// Divisor of the span. Renewals are spread over this fraction of the span, up to 4/5 of it, because proxies may have started
 /// together.
 const SPREAD: u32 = 10;
 /// Minimum time between a success and the next renewal. It bounds the request rate when two clocks differ by more than a
@@ -33,22 +33,22 @@ pub enum Remaining {
     Enough,
     /// Less than a tenth of the span: renewals have failed for a while.
     Little(Duration),
-    /// It has expired.
+    /// The certificate has expired.
     Nothing,
 }
 
 /// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's span, with
 /// backoff after failures.
 #[derive(Clone, Debug)]
-pub struct Rotation {
+pub struct RenewalTimer {
     due: SystemTime,
     failures: u32,
     disabled: bool,
     wanted: bool,
 }
 
-impl Rotation {
-    /// Returns the schedule without a certificate: a request is due immediately.
+impl RenewalTimer {
+    /// Returns the timer of a proxy without a certificate: a request is due immediately.
     pub fn new(now: SystemTime) -> Self {
         Self {
             due: now,
@@ -88,8 +88,8 @@ impl Rotation {
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
-    /// Handles a request that found mTLS disabled: the next one follows after a long pause. If Envoy waits for a certificate, it
-    /// counts as a failure, since Envoy's configuration already has mTLS.
+    /// Handles a request that found mTLS disabled: the next one follows after a long pause. If Envoy waits for a
+    /// certificate, the request counts as a failure, since Envoy's configuration already has mTLS.
     pub fn declined(&mut self, now: SystemTime, jitter: f64) {
         if self.wanted {
             self.failed(now, jitter);
@@ -101,7 +101,8 @@ impl Rotation {
         }
     }
 
-    /// Handles that Envoy waits for a certificate: ends the long pause of [`Rotation::declined`] and prevents further ones.
+    /// Handles that Envoy waits for a certificate: ends the long pause of [`RenewalTimer::declined`] and prevents
+    /// further ones.
     pub fn wanted(&mut self, now: SystemTime) {
         if self.disabled {
             *self = Self::new(now);
@@ -133,20 +134,20 @@ mod tests {
 
     #[test]
     fn first_certificate_is_due_immediately_and_the_next_at_four_fifths() {
-        let mut rotation = Rotation::new(at(1000));
-        assert_eq!(rotation.next(at(1000)), Step::Renew);
-        rotation.issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
-        assert_eq!(rotation.next(at(1010)), Step::Wait(Duration::from_secs(790)));
-        assert_eq!(rotation.next(at(1800)), Step::Renew);
+        let mut timer = RenewalTimer::new(at(1000));
+        assert_eq!(timer.next(at(1000)), Step::Renew);
+        timer.issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
+        assert_eq!(timer.next(at(1010)), Step::Wait(Duration::from_secs(790)));
+        assert_eq!(timer.next(at(1800)), Step::Renew);
     }
 
     #[test]
     fn failures_back_off_to_a_limit_and_a_success_resets_them() {
-        let mut rotation = Rotation::new(at(0));
+        let mut timer = RenewalTimer::new(at(0));
         let mut waits = Vec::new();
         for _ in 0..12 {
-            rotation.failed(at(0), 1.0);
-            match rotation.next(at(0)) {
+            timer.failed(at(0), 1.0);
+            match timer.next(at(0)) {
                 Step::Wait(wait) => waits.push(wait),
                 Step::Renew => panic!("no wait after a failure"),
             }
@@ -154,66 +155,66 @@ mod tests {
         assert_eq!(waits[0], FIRST_RETRY);
         assert!(waits.is_sorted());
         assert_eq!(waits.last(), Some(&MAX_RETRY));
-        rotation.issued(Validity::from_unix(0, 100), at(1), 0.0);
-        rotation.failed(at(80), 0.0);
-        assert_eq!(rotation.next(at(80)), Step::Wait(FIRST_RETRY / 2));
+        timer.issued(Validity::from_unix(0, 100), at(1), 0.0);
+        timer.failed(at(80), 0.0);
+        assert_eq!(timer.next(at(80)), Step::Wait(FIRST_RETRY / 2));
     }
 
     #[test]
     fn clock_far_ahead_does_not_cause_a_request_storm() {
-        let mut rotation = Rotation::new(at(9_000_000));
-        rotation.issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
-        assert_eq!(rotation.next(at(9_000_000)), Step::Wait(MIN_INTERVAL));
+        let mut timer = RenewalTimer::new(at(9_000_000));
+        timer.issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
+        assert_eq!(timer.next(at(9_000_000)), Step::Wait(MIN_INTERVAL));
     }
 
     #[test]
     fn mesh_without_mtls_is_polled_slowly_until_envoy_waits() {
-        let mut rotation = Rotation::new(at(0));
-        rotation.declined(at(0), 1.0);
-        assert_eq!(rotation.next(at(1)), Step::Wait(Duration::from_secs(59)));
-        rotation.wanted(at(1));
-        assert_eq!(rotation.next(at(1)), Step::Renew);
-        rotation.declined(at(1), 1.0);
-        assert_eq!(rotation.next(at(1)), Step::Wait(FIRST_RETRY));
+        let mut timer = RenewalTimer::new(at(0));
+        timer.declined(at(0), 1.0);
+        assert_eq!(timer.next(at(1)), Step::Wait(Duration::from_secs(59)));
+        timer.wanted(at(1));
+        assert_eq!(timer.next(at(1)), Step::Renew);
+        timer.declined(at(1), 1.0);
+        assert_eq!(timer.next(at(1)), Step::Wait(FIRST_RETRY));
     }
 
     #[test]
     fn waiting_envoy_does_not_shorten_a_backoff() {
-        let mut rotation = Rotation::new(at(0));
-        rotation.failed(at(0), 1.0);
-        rotation.wanted(at(0));
-        assert_eq!(rotation.next(at(0)), Step::Wait(FIRST_RETRY));
+        let mut timer = RenewalTimer::new(at(0));
+        timer.failed(at(0), 1.0);
+        timer.wanted(at(0));
+        assert_eq!(timer.next(at(0)), Step::Wait(FIRST_RETRY));
     }
 
     #[test]
     fn proxies_that_started_together_renew_over_a_tenth_of_the_span() {
-        let mut rotation = Rotation::new(at(1000));
-        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
-        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(700)));
-        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 0.5);
-        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(750)));
+        let mut timer = RenewalTimer::new(at(1000));
+        timer.issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
+        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(700)));
+        timer.issued(Validity::from_unix(1000, 2000), at(1000), 0.5);
+        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(750)));
     }
 
     #[test]
     fn rotation_of_the_ca_only_advances_the_renewal() {
-        let mut rotation = Rotation::new(at(1000));
-        rotation.issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
-        rotation.renew_within(Duration::from_secs(100), at(1000), 0.5);
-        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(50)));
-        rotation.renew_within(Duration::from_secs(100), at(1000), 0.9);
-        assert_eq!(rotation.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+        let mut timer = RenewalTimer::new(at(1000));
+        timer.issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
+        timer.renew_within(Duration::from_secs(100), at(1000), 0.5);
+        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+        timer.renew_within(Duration::from_secs(100), at(1000), 0.9);
+        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(50)));
     }
 
     #[test]
     fn requests_continue_during_an_outage_and_after_expiry() {
         let validity = Validity::from_unix(0, 1000);
-        let mut rotation = Rotation::new(at(0));
-        rotation.issued(validity, at(0), 0.0);
+        let mut timer = RenewalTimer::new(at(0));
+        timer.issued(validity, at(0), 0.0);
         let mut now = at(800);
         let mut attempts = 0;
         let mut seen = Vec::new();
         while now < at(1100) {
-            match rotation.next(now) {
+            match timer.next(now) {
                 Step::Wait(wait) => now += wait,
                 Step::Renew => {
                     attempts += 1;
@@ -225,7 +226,7 @@ mod tests {
                     if seen.last() != Some(&remaining) {
                         seen.push(remaining);
                     }
-                    rotation.failed(now, 0.5);
+                    timer.failed(now, 0.5);
                 }
             }
         }
