@@ -180,15 +180,15 @@ fn proxy_name(text: &str) -> Result<ObjectKey, String> {
 
 /// Parses `https://<host>:<port>`. Other schemes are rejected because the token must not be sent in clear text.
 fn https_address(text: &str) -> Result<(String, u16), String> {
-    let wrong = || format!("`{text}` is not `https://<host>:<port>`");
-    let url: http::Uri = text.parse().map_err(|_| wrong())?;
+    let malformed = || format!("`{text}` is not `https://<host>:<port>`");
+    let url: http::Uri = text.parse().map_err(|_| malformed())?;
     match (url.scheme_str(), url.host()) {
         (Some("https"), Some(host)) if !host.is_empty() => {
             // Only URLs have IPv6 addresses in brackets.
             let host = host.trim_start_matches('[').trim_end_matches(']');
             Ok((host.to_owned(), url.port_u16().unwrap_or(443)))
         }
-        _ => Err(wrong()),
+        _ => Err(malformed()),
     }
 }
 

@@ -77,7 +77,7 @@ fn all_errors_are_reported_together() {
 }
 
 #[test]
-fn concurrency_of_zero_is_left_to_envoy() {
+fn concurrency_of_zero_selects_the_default_of_envoy() {
     assert_eq!(
         mk_args(&["--concurrency=0"]).check().unwrap().envoy.concurrency,
         None

@@ -1,4 +1,4 @@
-//! `kuma-dp` as a child process of the test, with a real Envoy beneath it.
+//! `kuma-dp` as a child process of the test, with a real Envoy as its own child.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -17,44 +17,44 @@ use tokio::time::{sleep, timeout};
 
 use crate::control_plane::{ControlPlane, PROXY, free_address};
 
-/// How long something may take that has to happen. Only a failing test waits for so long.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout of each expected condition. Only a failing test waits this long.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many files it may open at first.
+/// Soft limit of open files with which `kuma-dp` is started.
 pub(crate) const SOFT_LIMIT: &str = "256";
 
-/// A running `kuma-dp`; it and its Envoy are killed when this is dropped.
+/// Running `kuma-dp`. Dropping it kills the process and its Envoy.
 pub(crate) struct Agent {
     child: Child,
     admin: SocketAddr,
     directory: TempDir,
-    /// The last Envoy that was seen.
+    /// Process ID of the last observed Envoy.
     envoy: Cell<Option<i32>>,
 }
 
-/// A test that failed because Envoy stayed must not leave it behind.
+/// A failed test must not leave Envoy running.
 impl Drop for Agent {
     fn drop(&mut self) {
         if let Some(envoy) = self.envoy.get().filter(|envoy| is_running(*envoy)) {
-            // It may have ended meanwhile.
+            // The process may have ended in the meantime.
             let _ = kill(Pid::from_raw(envoy), Signal::SIGKILL);
         }
     }
 }
 
 impl Agent {
-    /// Starts it with the injector's environment and `changes` to that.
+    /// Starts `kuma-dp` with the injector's environment, overridden by `changes`.
     pub(crate) async fn start(control_plane: &ControlPlane, token: &str, changes: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let token_path = directory.path().join("token");
         std::fs::write(&token_path, token).unwrap();
-        // Nothing listens there, which is known at once.
+        // Nothing listens at this address, so queries fail immediately.
         let resolv_conf = directory.path().join("resolv.conf");
         std::fs::write(&resolv_conf, "nameserver 127.0.0.3\n").unwrap();
         let admin = free_address(Ipv4Addr::LOCALHOST.into()).await;
         let log = File::create(directory.path().join("log")).unwrap();
         let child = Command::new("/bin/sh")
-            // With few open files allowed at first, as a container runtime starts it.
+            // The shell sets a low soft limit of open files, as a container runtime does.
             .args([
                 "-c",
                 &format!("ulimit -S -n {SOFT_LIMIT} && exec \"$0\" \"$@\""),
@@ -91,7 +91,7 @@ impl Agent {
     }
 
     pub(crate) fn write_token(&self, token: &str) {
-        // As the kubelet does: a new file in place of the old one.
+        // The kubelet replaces the file instead of writing to it.
         let new = self.directory.path().join("token.new");
         std::fs::write(&new, token).unwrap();
         std::fs::rename(new, self.directory.path().join("token")).unwrap();
@@ -105,7 +105,7 @@ impl Agent {
         i32::try_from(self.child.id().expect("kuma-dp has ended")).unwrap()
     }
 
-    /// Envoy's process id, once it is Envoy.
+    /// Waits until Envoy runs and returns its process ID. Before that, the child is another `kuma-dp`.
     pub(crate) async fn envoy_pid(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());
         let envoy = self
@@ -119,11 +119,11 @@ impl Agent {
         envoy
     }
 
-    /// Kills Envoy and waits until there is another one.
+    /// Kills Envoy and waits until it is restarted.
     pub(crate) async fn crash_envoy(&self) {
         let old = self.envoy_pid().await;
         kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
-        self.eventually("another Envoy", async || {
+        self.eventually("Envoy is restarted", async || {
             (!is_running(old) && self.envoy_pid().await != old).then_some(())
         })
         .await;
@@ -133,49 +133,49 @@ impl Agent {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of `kuma-dp`.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        match timeout(PATIENCE, self.child.wait()).await {
+        match timeout(TIMEOUT, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => self.fail("kuma-dp did not end"),
         }
     }
 
-    /// Envoy's answer on the admin interface: status and the rest.
-    pub(crate) async fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+    /// Sends a request to Envoy's admin interface. Returns the status and the whole response.
+    pub(crate) async fn request(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).await.ok()?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.ok()?;
-        let status = answer.split(' ').nth(1)?.parse().ok()?;
-        Some((status, answer))
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.ok()?;
+        let status = response.split(' ').nth(1)?.parse().ok()?;
+        Some((status, response))
     }
 
-    /// Waits until Envoy's `/ready` answers with the status.
+    /// Waits until Envoy's `/ready` responds with the status.
     pub(crate) async fn until_ready_is(&self, status: u16) {
-        let what = format!("/ready answers {status}");
+        let what = format!("/ready responds with {status}");
         self.eventually(&what, async || {
-            self.ask("GET", "/ready")
+            self.request("GET", "/ready")
                 .await
-                .filter(|(given, _)| *given == status)
+                .filter(|(actual, _)| *actual == status)
         })
         .await;
     }
 
-    /// Asks until there is an answer.
-    pub(crate) async fn eventually<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-        let asking = async {
+    /// Polls until there is a value, and returns it. Fails the test at the timeout.
+    pub(crate) async fn eventually<T>(&self, what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+        let polling = async {
             loop {
-                match ask().await {
-                    Some(answer) => return answer,
+                match poll().await {
+                    Some(value) => return value,
                     None => sleep(Duration::from_millis(20)).await,
                 }
             }
         };
-        match timeout(PATIENCE, asking).await {
-            Ok(answer) => answer,
-            Err(_) => self.fail(&format!("not within {PATIENCE:?}: {what}")),
+        match timeout(TIMEOUT, polling).await {
+            Ok(value) => value,
+            Err(_) => self.fail(&format!("not within {TIMEOUT:?}: {what}")),
         }
     }
 
@@ -183,7 +183,7 @@ impl Agent {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
 
-    /// The files that it may write to and that hold a text.
+    /// Returns the files below the agent's directory that contain a text.
     pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.directory.path().to_owned()];
@@ -207,15 +207,15 @@ impl Agent {
     }
 }
 
-/// Whether the process runs; one that has ended and was not waited for does not.
+/// Returns whether the process runs. A zombie does not.
 pub(crate) fn is_running(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the command in parentheses, which may hold anything.
+    // The state follows the command in parentheses, which may contain any characters.
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
-/// The value of a line of `/proc/<pid>/status`, in kilobytes.
+/// Returns the value of a line of `/proc/<pid>/status`, in kilobytes.
 pub(crate) fn kilobytes(pid: i32, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
@@ -226,7 +226,7 @@ pub(crate) fn kilobytes(pid: i32, key: &str) -> u64 {
         .unwrap()
 }
 
-/// The program under test; `KERMODE_KUMA_DP` names another build of it, a release for example.
+/// Returns the path of `kuma-dp`. `KERMODE_KUMA_DP` overrides it, for example with a release build.
 fn program() -> String {
     let built = env!("CARGO_BIN_EXE_kuma-dp").to_owned();
     std::env::var_os("KERMODE_KUMA_DP").map_or(built, |path| path.into_string().unwrap())

@@ -28,33 +28,33 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
-/// The pod's address: loopback too, but not the one of the admin interface.
+/// Address of the Pod: on loopback, but different from that of the admin interface.
 const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
-/// What the proxy under test is called.
+/// Name of the proxy under test.
 pub(crate) const PROXY: &str = "web-0.demo";
-/// The identity it shall get.
+/// SPIFFE ID of the proxy under test.
 pub(crate) const SPIFFE_ID: &str = "spiffe://default/web_demo_svc_80";
 
-/// How the control plane behaves; may be changed while it runs.
+/// Behaviour of the control plane; can be changed while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Behaviour {
-    /// The token that is accepted.
+    /// Accepted token.
     pub(crate) token: &'static str,
-    /// Whether inbounds demand mTLS.
+    /// Whether inbounds require mTLS.
     pub(crate) mtls: bool,
-    /// Lifetime of certificates; `None` refuses them as for a mesh without mTLS.
+    /// Lifetime of certificates; `None` rejects requests, as in a mesh without mTLS.
     pub(crate) certificates: Option<Duration>,
 }
 
-/// The running control plane; stops when dropped.
+/// Running control plane. Dropping it stops it.
 pub(crate) struct ControlPlane {
     pub(crate) address: SocketAddr,
-    /// The CA that proxies are told to trust.
+    /// CA certificate that proxies trust.
     pub(crate) ca_pem: String,
-    /// Where the proxy under test accepts connections of the mesh.
+    /// Address at which the proxy under test accepts connections of the mesh.
     pub(crate) inbound: SocketAddr,
     state: Arc<State>,
-    gate: watch::Sender<bool>,
+    switch: watch::Sender<bool>,
     _trigger: shutdown::Trigger,
 }
 
@@ -62,10 +62,10 @@ struct State {
     behaviour: Mutex<Behaviour>,
     authority: Authority,
     dataplane: Dataplane,
-    /// The tokens of accepted requests for certificates, in order.
+    /// Tokens of accepted certificate requests, in order.
     certified_with: Mutex<Vec<&'static str>>,
-    /// What ADS streams were told, in order.
-    heard: Mutex<Vec<DeltaDiscoveryRequest>>,
+    /// Requests received on ADS streams, in order.
+    received: Mutex<Vec<DeltaDiscoveryRequest>>,
 }
 
 // === impl ControlPlane ===
@@ -84,11 +84,11 @@ impl ControlPlane {
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
             dataplane: mk_dataplane(inbound),
             certified_with: Mutex::default(),
-            heard: Mutex::default(),
+            received: Mutex::default(),
         });
-        let routes = Routes::new(Ads(state.clone())).add_service(Identity(state.clone()));
+        let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (gate, address) = gate(listener.local_addr().unwrap()).await;
+        let (switch, address) = mk_forwarder(listener.local_addr().unwrap()).await;
         let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(tls::serve(
             listener,
@@ -102,25 +102,25 @@ impl ControlPlane {
             ca_pem: serving.certificate_pem(),
             inbound,
             state,
-            gate,
+            switch,
             _trigger: trigger,
         }
     }
 
-    /// Breaks all connections and accepts none, as a control plane that was killed.
-    pub(crate) fn go_away(&self) {
-        self.gate.send_replace(false);
+    /// Closes all connections and accepts no new ones, like a control plane that was killed.
+    pub(crate) fn disconnect(&self) {
+        self.switch.send_replace(false);
     }
 
-    /// Is there again.
-    pub(crate) fn come_back(&self) {
-        self.state.heard.lock().unwrap().clear();
-        self.gate.send_replace(true);
+    /// Accepts connections after [`Self::disconnect`] and clears the received requests.
+    pub(crate) fn reconnect(&self) {
+        self.state.received.lock().unwrap().clear();
+        self.switch.send_replace(true);
     }
 
-    /// What it was told on ADS streams since it started or came back.
-    pub(crate) fn heard(&self) -> Vec<DeltaDiscoveryRequest> {
-        self.state.heard.lock().unwrap().clone()
+    /// Returns the requests received on ADS streams since the start or the last [`Self::reconnect`].
+    pub(crate) fn received(&self) -> Vec<DeltaDiscoveryRequest> {
+        self.state.received.lock().unwrap().clone()
     }
 
     pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
@@ -131,7 +131,7 @@ impl ControlPlane {
         self.state.certified_with.lock().unwrap().clone()
     }
 
-    /// A certificate of another workload of the mesh, its key, and the roots to check the peer with.
+    /// Returns a certificate of another workload of the mesh, its key, and the roots to verify the peer with.
     pub(crate) fn mk_client(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
         let key = WorkloadKey::generate().unwrap();
         let entitlement = Entitlement::of(&self.state.dataplane);
@@ -203,7 +203,7 @@ impl State {
         generate::proxy(&mesh, &self.dataplane, &PermissionSet::new())
     }
 
-    /// What a subscription to one type gets: everything of it, or what is named.
+    /// Returns the response to a subscription to one type: all of its resources, or the named ones.
     fn response(&self, request: &DeltaDiscoveryRequest, nonce: u32) -> DeltaDiscoveryResponse {
         let names = &request.resource_names_subscribe;
         let all = names.is_empty() || names.iter().any(|name| name == "*");
@@ -255,22 +255,22 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     }
 }
 
-/// Passes connections on to `target` while it is open; its switch and address.
-async fn gate(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
+/// Forwards connections to `target` while the switch is on. Returns the switch and the address to connect to.
+async fn mk_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (switch, open) = watch::channel(true);
+    let (switch, is_on) = watch::channel(true);
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
-            let mut open = open.clone();
+            let mut is_on = is_on.clone();
             tokio::spawn(async move {
-                if !*open.borrow() {
+                if !*is_on.borrow() {
                     return;
                 }
                 let mut server = TcpStream::connect(target).await.unwrap();
                 tokio::select! {
                     _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = open.wait_for(|open| !open) => {}
+                    _ = is_on.wait_for(|is_on| !is_on) => {}
                 }
             });
         }
@@ -278,12 +278,12 @@ async fn gate(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
     (switch, address)
 }
 
-/// An address that nobody uses at the moment.
+/// Returns an address whose port is free at the moment.
 pub(crate) async fn free_address(ip: IpAddr) -> SocketAddr {
     TcpListener::bind((ip, 0)).await.unwrap().local_addr().unwrap()
 }
 
-// === The two services ===
+// === gRPC services ===
 
 #[derive(Clone)]
 struct Ads(Arc<State>);
@@ -304,8 +304,8 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
             let mut nonce = 0;
             let responses = request.into_inner().filter_map(move |request| {
                 let response = request.map(|request| {
-                    state.heard.lock().unwrap().push(request.clone());
-                    // Answers to responses need no response.
+                    state.received.lock().unwrap().push(request.clone());
+                    // ACKs and NACKs get no response.
                     request.response_nonce.is_empty().then(|| {
                         nonce += 1;
                         state.response(&request, nonce)
@@ -319,13 +319,13 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
 }
 
 #[derive(Clone)]
-struct Identity(Arc<State>);
+struct Issuance(Arc<State>);
 
-impl NamedService for Identity {
+impl NamedService for Issuance {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-impl UnaryService<IssueCertificateRequest> for Identity {
+impl UnaryService<IssueCertificateRequest> for Issuance {
     type Response = IssueCertificateResponse;
     type Future = std::future::Ready<Result<Response<IssueCertificateResponse>, Status>>;
 
@@ -357,4 +357,4 @@ macro_rules! http_service {
 }
 
 http_service!(Ads, streaming, DeltaDiscoveryResponse, DeltaDiscoveryRequest);
-http_service!(Identity, unary, IssueCertificateResponse, IssueCertificateRequest);
+http_service!(Issuance, unary, IssueCertificateResponse, IssueCertificateRequest);

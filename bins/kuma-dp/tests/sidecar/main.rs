@@ -1,11 +1,11 @@
-//! `kuma-dp` with a real Envoy and a control plane on loopback, from start to every kind of end.
+//! `kuma-dp` with a real Envoy and a control plane on loopback: start, renewal, drain and every kind of end.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "clippy knows test functions, not the helpers of a test"
+    reason = "clippy exempts test functions, but not their helpers"
 )]
 
 mod agent;
@@ -31,7 +31,7 @@ const MTLS: Behaviour = Behaviour {
     certificates: Some(Duration::from_hours(24)),
 };
 
-/// The certificate that the proxy under test presents to another workload of the mesh.
+/// Returns the certificate that the proxy under test presents to another workload of the mesh.
 async fn presented(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
     let (issued, key, bundle) = control_plane.mk_client();
     let mut roots = RootCertStore::empty();
@@ -58,7 +58,7 @@ async fn presented(control_plane: &ControlPlane) -> Option<CertificateDer<'stati
     Some(tls.get_ref().1.peer_certificates()?[0].clone())
 }
 
-/// Checks the chain against the mesh's roots, and the SPIFFE id in place of a host name.
+/// Checks the chain against the mesh's roots, and the SPIFFE ID instead of a host name.
 #[derive(Debug)]
 struct SpiffeVerifier {
     roots: Arc<RootCertStore>,
@@ -129,7 +129,7 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
         })
         .await;
     let (_, secrets) = agent
-        .ask("GET", "/config_dump?resource=dynamic_active_secrets")
+        .request("GET", "/config_dump?resource=dynamic_active_secrets")
         .await
         .unwrap();
     for name in ["identity_cert:secret:default", "mesh_ca:secret:default"] {
@@ -153,8 +153,8 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() {
-    // Renewal is due after 4/5 of lifetime and backdating: two seconds.
+async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
+    // Renewal is due after 4/5 of the span, which begins 10 s before issuance: two seconds after it.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
@@ -168,7 +168,7 @@ async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() 
     agent.write_token("second");
     control_plane.change(|behaviour| behaviour.token = "second");
     agent
-        .eventually("another certificate", async || {
+        .eventually("the certificate is renewed", async || {
             presented(&control_plane)
                 .await
                 .filter(|certificate| *certificate != first)
@@ -182,7 +182,7 @@ async fn a_certificate_is_renewed_with_the_token_of_the_day_and_reaches_envoy() 
 }
 
 #[tokio::test]
-async fn without_mtls_envoy_is_ready_without_a_certificate() {
+async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
     let control_plane = ControlPlane::start(Behaviour {
         token: "first",
         mtls: false,
@@ -192,7 +192,7 @@ async fn without_mtls_envoy_is_ready_without_a_certificate() {
     let agent = Agent::start(&control_plane, "first", &[]).await;
     agent.until_ready_is(200).await;
     agent
-        .eventually("the mesh's answer is logged", async || {
+        .eventually("disabled mTLS is logged", async || {
             agent.log().contains("mTLS is off").then_some(())
         })
         .await;
@@ -200,8 +200,8 @@ async fn without_mtls_envoy_is_ready_without_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_envoy_waits_for_is_asked_for_until_it_comes() {
-    // Listeners with mTLS arrived before the part that signs has heard of it.
+async fn certificate_is_requested_until_issued_while_envoy_waits() {
+    // Envoy has listeners with mTLS before the issuance service has the setting of the mesh.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
@@ -223,11 +223,11 @@ async fn a_certificate_that_envoy_waits_for_is_asked_for_until_it_comes() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_refused_is_read_again_and_never_logged() {
+async fn rejected_token_is_reread_and_never_logged() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "stale-token-text", &[]).await;
     agent
-        .eventually("the refusal is logged", async || {
+        .eventually("the rejection is logged", async || {
             agent.log().contains("wrong token").then_some(())
         })
         .await;
@@ -241,12 +241,12 @@ async fn a_token_that_is_refused_is_read_again_and_never_logged() {
 }
 
 #[tokio::test]
-async fn kuma_dp_ends_with_an_envoy_that_was_asked_to_end() {
-    // As the control plane does when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
+async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
+    // The control plane sends this request when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
     agent.until_ready_is(200).await;
-    agent.ask("POST", "/quitquitquit").await;
+    agent.request("POST", "/quitquitquit").await;
     assert_eq!(agent.ended().await.code(), Some(0));
 }
 
@@ -263,7 +263,7 @@ async fn envoy_does_not_outlive_a_killed_kuma_dp() {
 }
 
 #[tokio::test]
-async fn a_native_sidecar_ends_with_the_last_connection_long_before_the_drain_time() {
+async fn native_sidecar_ends_with_the_last_connection_before_the_drain_time() {
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [
         ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
@@ -278,7 +278,7 @@ async fn a_native_sidecar_ends_with_the_last_connection_long_before_the_drain_ti
         .await;
     agent
         .eventually("Envoy counts the connection", async || {
-            let (_, statistics) = agent.ask("GET", "/stats?filter=downstream_cx_active").await?;
+            let (_, statistics) = agent.request("GET", "/stats?filter=downstream_cx_active").await?;
             statistics
                 .lines()
                 .any(|line| line.starts_with("listener.127.0.0.2") && line.ends_with(": 1"))
@@ -297,7 +297,7 @@ async fn a_native_sidecar_ends_with_the_last_connection_long_before_the_drain_ti
 }
 
 #[tokio::test]
-async fn envoy_may_open_as_many_files_as_the_pod_is_allowed() {
+async fn envoy_gets_the_hard_limit_of_open_files() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", agent.envoy_pid().await)).unwrap();
@@ -311,7 +311,7 @@ async fn envoy_may_open_as_many_files_as_the_pod_is_allowed() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_drain() {
+async fn second_signal_ends_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")]).await;
     agent.until_ready_is(200).await;
@@ -322,7 +322,7 @@ async fn a_second_signal_ends_the_drain() {
 }
 
 #[tokio::test]
-async fn waiting_ends_when_envoy_is_ready_and_fails_when_it_is_not() {
+async fn wait_succeeds_when_envoy_is_ready_and_fails_at_the_timeout() {
     let wait = |url: String, time: &'static str| {
         let arguments = [
             "wait".to_owned(),
@@ -347,7 +347,7 @@ async fn waiting_ends_when_envoy_is_ready_and_fails_when_it_is_not() {
 }
 
 #[tokio::test]
-async fn dns_queries_get_an_answer_over_udp_and_tcp_even_when_no_name_server_gives_one() {
+async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
     let control_plane = ControlPlane::start(MTLS).await;
     let dns = free_address(Ipv4Addr::LOCALHOST.into()).await;
     let changes = [
@@ -355,30 +355,30 @@ async fn dns_queries_get_an_answer_over_udp_and_tcp_even_when_no_name_server_giv
         ("KUMA_DNS_CORE_DNS_PORT", &dns.port().to_string()),
     ];
     let agent = Agent::start(&control_plane, "first", &changes).await;
-    // A query for the root's servers, id 0x0102; any answer has the id and the response bit.
+    // Query for the root's name servers with ID 0x0102. Every response has this ID and the response bit.
     let query = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
     let mut tcp = agent
         .eventually("DNS listens", async || TcpStream::connect(dns).await.ok())
         .await;
     tcp.write_all(&[&[0, 17], &query[..]].concat()).await.unwrap();
-    let mut answer = [0; 5];
-    tcp.read_exact(&mut answer).await.unwrap();
-    assert_eq!((answer[2], answer[3], answer[4] & 0x80), (1, 2, 0x80));
+    let mut response = [0; 5];
+    tcp.read_exact(&mut response).await.unwrap();
+    assert_eq!((response[2], response[3], response[4] & 0x80), (1, 2, 0x80));
 
     let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     udp.send_to(&query, dns).await.unwrap();
-    let mut answer = [0; 4096];
-    let (length, from) = udp.recv_from(&mut answer).await.unwrap();
+    let mut response = [0; 4096];
+    let (length, from) = udp.recv_from(&mut response).await.unwrap();
     assert_eq!((length, from), (query.len(), dns));
     // SERVFAIL.
     assert_eq!(
-        (answer[0], answer[1], answer[2] & 0x80, answer[3] & 0x0f),
+        (response[0], response[1], response[2] & 0x80, response[3] & 0x0f),
         (1, 2, 0x80, 2)
     );
 }
 
 #[tokio::test]
-async fn a_dns_port_that_is_taken_is_named_and_leaves_no_envoy_behind() {
+async fn used_dns_port_is_reported_and_stops_envoy() {
     let control_plane = ControlPlane::start(MTLS).await;
     let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -394,7 +394,7 @@ async fn a_dns_port_that_is_taken_is_named_and_leaves_no_envoy_behind() {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_says_all_that_is_wrong_and_starts_nothing() {
+async fn invalid_configuration_is_reported_completely_and_starts_nothing() {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_kuma-dp"))
         .args(["run", "--drain-time=never"])
         .env_clear()
