@@ -14,11 +14,11 @@ use kermode_runtime::traces::{self, NoExporter, Traces};
 
 use kermode_config::{Config, LogFormat, OpenTelemetry};
 
-/// Number of task polls between polls of sockets and timers, while tasks are ready. A change is sent to some hundred
-/// proxies before the ACKs of the first ones are read: ACKs can wait, the last proxy should not.
+/// Number of task polls between polls of sockets and timers, while tasks are ready. At this value, a change is sent to
+/// several hundred proxies before the first ACKs are read: a late ACK costs nothing, a late response does.
 const EVENT_INTERVAL: u32 = 512;
-/// Number of polls of its own tasks after which a thread takes one from the global queue. Tasks of the global queue are
-/// responses that have not started, while its own are mostly ACKs.
+/// Number of polls of its own queue after which a worker thread polls the global queue. The global queue has the tasks that
+/// send responses; the queue of a worker has mostly tasks that read ACKs.
 const GLOBAL_QUEUE_INTERVAL: u32 = 3;
 
 /// Kermode control plane
@@ -31,9 +31,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the control plane, in a cluster or outside of one by the current kubeconfig
+    /// Run the control plane, in a cluster or with the current kubeconfig
     Run {
-        /// Configuration file (YAML); KUMA_* environment variables win over it
+        /// Configuration file (YAML); KUMA_* environment variables take precedence
         #[arg(short, long)]
         config_file: Option<PathBuf>,
     },
@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
     match run(config_file) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("kuma-cp stops: {error:#}");
+            tracing::error!("kuma-cp failed: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -74,8 +74,8 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
         let _context = runtime.enter();
         loaded.as_ref().ok().and_then(traces).transpose()
     };
-    let sending = traces.as_ref().ok().and_then(Option::as_ref);
-    if let Err(error) = logging::init_with_traces(&log.level, format, sending) {
+    let exporter = traces.as_ref().ok().and_then(Option::as_ref);
+    if let Err(error) = logging::init_with_traces(&log.level, format, exporter) {
         logging::init("info", format)?;
         return Err(error.into());
     }
@@ -85,7 +85,7 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     runtime.block_on(wiring::run(config))
 }
 
-/// Starts to send traces, if the configuration enables them.
+/// Starts the exporter of traces; `None` when the configuration disables traces.
 fn traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
     let OpenTelemetry {
         enabled,

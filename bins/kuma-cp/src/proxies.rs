@@ -19,14 +19,14 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 
-/// Sources of the endpoint-removal service.
+/// Dependencies of the endpoint-removal service.
 pub(crate) struct RemovalSources {
     pub(crate) removals: EndpointRemovals,
     pub(crate) replicas: watch::Receiver<Replicas>,
     pub(crate) index: SharedIndex,
 }
 
-/// What proxies are served, over HTTP/2.
+/// Services for proxies, over HTTP/2.
 pub(crate) struct Proxies {
     ads: AdsServer,
     transport: Transport<Routes>,
@@ -49,17 +49,17 @@ impl Proxies {
             replicas,
             index,
         } = sources;
-        let position = {
+        let published_sequence = {
             let store = store.clone();
             move |proxy: &ObjectKey| -> Option<(MeshName, u64)> {
                 let mesh = index.read().view().dataplane(proxy)?.mesh.clone();
-                let published = store.mesh_sequence(&mesh);
-                (published > 0).then_some((mesh, published))
+                let sequence = store.mesh_sequence(&mesh);
+                (sequence > 0).then_some((mesh, sequence))
             }
         };
         let removal_service = RemovalService::new(
             removals.clone(),
-            Arc::new(position),
+            Arc::new(published_sequence),
             replicas,
             authentication.clone(),
         );
@@ -79,7 +79,7 @@ impl Proxies {
         }
     }
 
-    /// The part that serves delta ADS.
+    /// Returns the server of delta ADS.
     pub(crate) fn ads(&self) -> AdsServer {
         self.ads.clone()
     }

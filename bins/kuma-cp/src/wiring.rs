@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use axum::Router;
 use kermode_admission::connection_close;
 use kermode_authorities::serving::ServingIdentity;
 use kermode_engine::watches;
@@ -15,9 +16,10 @@ use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
 use kermode_k8s::controller::{client, describe, preflight, registration};
 use kermode_replicas::rebalancing;
+use kermode_runtime::diagnostics;
 use kermode_runtime::readiness::Readiness;
 use kermode_runtime::shutdown::{self, Shutdown, Signals};
-use kermode_runtime::{diagnostics, tls};
+use kermode_runtime::tls::{self, ServingCertificate};
 use kermode_status::MeshStatuses;
 use kube::Client;
 use parking_lot::Mutex;
@@ -25,7 +27,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use self::components::{Components, apart, describe_end, spawn, until};
+use self::components::{Components, describe_end, on_own_thread, spawn, until};
 use self::listeners::Listeners;
 use self::plane::Plane;
 use crate::debug::{self, Debug};
@@ -33,14 +35,15 @@ use kermode_config::Config;
 
 /// Capacity of the channel from the watches to the engine, in messages.
 const WATCH_QUEUE: usize = 4096;
-/// Limit of connections to the webhooks. In a burst of new Pods the API server may open one for each; one address may have
-/// a quarter of them.
+/// Limit of connections to the webhooks, of which one address may have a quarter. In a burst of new Pods the API server may
+/// open a connection for each Pod.
 const MAX_ADMISSION_CONNECTIONS: usize = 2048;
-/// Limit of connections of proxies, one each: above the limit of streams, so that surplus proxies get a status.
+/// Limit of connections of proxies, which have one each. It is above the limit of streams, so that the proxies beyond that
+/// limit can connect and get a gRPC status.
 const MAX_PROXY_CONNECTIONS: usize = 22_000;
 
-/// Time for which a replica that shuts down still serves, until every node has removed it from the Service. A rejected
-/// connection of the API server would deny a Pod.
+/// Time for which a replica that shuts down continues to serve: by its end, every node has removed the replica from the
+/// Service. A Pod is denied when the API server cannot connect to the webhook.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Interval between attempts to reach the API server during the start.
@@ -53,14 +56,14 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let readiness = Readiness::default();
     let mut components = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "stopped while starting");
+            tracing::info!(signal, "stopped during the start");
             return Ok(());
         }
         started = start(&config, &readiness, &shutdown) => started?,
     };
     let ended = tokio::select! {
         signal = signals.next() => {
-            tracing::info!(signal, "shutting down; a second signal ends at once");
+            tracing::info!(signal, "shutting down; a second signal ends the process at once");
             Ok(())
         }
         Some(ended) = components.join_next() => describe_end(ended),
@@ -74,7 +77,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         while components.join_next().await.is_some() {}
     };
     tokio::select! {
-        _ = signals.next() => tracing::warn!("ended by a second signal"),
+        _ = signals.next() => tracing::warn!("second signal: ending at once"),
         () = finish => {}
     }
     ended
@@ -93,7 +96,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
         Ok(serving.await?)
     });
     let synced = readiness.expect("watches");
-    let serves = readiness.expect("servers");
+    let servers_ready = readiness.expect("servers");
 
     let client = connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
@@ -106,80 +109,136 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     for watch in watches::all(&client, &namespace, &sink) {
         spawn(&mut components, "watch", until(shutdown, watch));
     }
-    let replicas = plane.keep_replicas(config, client.clone());
-    spawn(&mut components, "watch of replicas", until(shutdown, replicas));
-    let statuses = plane.statuses.clone();
-    let dataplanes = plane
-        .writer
-        .clone()
-        .watch(move |key| statuses.on_dataplane_deleted(key));
-    spawn(
+    spawn_controllers(
         &mut components,
-        "watch of Dataplanes",
-        until(shutdown, dataplanes),
+        config,
+        &client,
+        &plane,
+        &ca_pem,
+        &registry,
+        shutdown,
     );
-    let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
-    spawn(&mut components, "status of proxies", until(shutdown, statuses));
-    // Every replica runs this: a rotation starts with a Secret that only one of them can create.
-    let authorities = plane.keep_authorities(&registry);
-    spawn(&mut components, "CAs of meshes", until(shutdown, authorities));
-    spawn_leader(&mut components, config, &client, &plane, &ca_pem, shutdown);
-
+    spawn_leader(&mut components, config, &client, &plane, shutdown);
     if let Some(listener) = listeners.debug {
-        let debug = Debug {
-            config: Arc::new(config.clone()),
-            statuses: plane.statuses.clone(),
-            removals: plane.removals.clone(),
-            store: plane.store.clone(),
-        };
-        let serving = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
-        spawn(&mut components, "server of /debug", async { Ok(serving.await?) });
+        spawn_debug(&mut components, listener, config, &plane, shutdown);
     }
-
     let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;
-    let certificate = serving.certificate();
-    // On its own thread, so that thousands of proxies that connect at once do not delay an admission.
-    let admission = {
-        let listener = listeners.admission.into_std()?;
-        let (certificate, shutdown) = (certificate.clone(), shutdown.clone());
-        let router = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
-        apart("admission", move || async move {
-            let listener = TcpListener::from_std(listener)?;
-            Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
-        })?
-    };
+    let webhooks = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
+    let admission = admission_server(listeners.admission, serving.certificate(), webhooks, shutdown)?;
     spawn(&mut components, "admission server", admission);
-    let proxies = plane.proxies(&client, &registry, shutdown);
-    let sharing = rebalancing::run(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
-    spawn(&mut components, "sharing of proxies", until(shutdown, sharing));
-    let proxies = tls::serve(
-        listeners.proxies,
+    let (listener, certificate) = (listeners.proxies, serving.certificate());
+    spawn_proxy_server(
+        &mut components,
+        listener,
         certificate,
-        proxies,
-        MAX_PROXY_CONNECTIONS,
-        shutdown.clone(),
+        &client,
+        &plane,
+        &registry,
+        shutdown,
     );
-    spawn(&mut components, "server for proxies", async {
-        Ok(proxies.await?)
-    });
     spawn(
         &mut components,
         "serving certificate",
         serving.run(shutdown.clone()),
     );
-    let engine = plane.engine();
-    spawn(
-        &mut components,
-        "engine",
-        until(shutdown, engine.run(messages, synced)),
-    );
-    serves.ready();
+    let engine = plane.engine().run(messages, synced);
+    spawn(&mut components, "engine", until(shutdown, engine));
+    servers_ready.ready();
     Ok(components)
+}
+
+/// Spawns the controllers that work on every replica, whether or not it holds the Lease.
+fn spawn_controllers(
+    components: &mut Components,
+    config: &Config,
+    client: &Client,
+    plane: &Plane,
+    ca_pem: &str,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) {
+    let replicas = plane.track_replicas(config, client.clone());
+    spawn(components, "watch of replicas", until(shutdown, replicas));
+    let statuses = plane.statuses.clone();
+    let dataplanes = plane
+        .writer
+        .clone()
+        .watch(move |key| statuses.on_dataplane_deleted(key));
+    spawn(components, "watch of Dataplanes", until(shutdown, dataplanes));
+    let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
+    spawn(components, "status of proxies", until(shutdown, statuses));
+    // Several replicas cannot start the same rotation: it starts with a Secret, which only one of them can create.
+    let authorities = plane.rotate_authorities(registry);
+    spawn(components, "CAs of meshes", until(shutdown, authorities));
+    // All replicas share the CA of the webhooks, so they write the same registrations.
+    let registrations = registration::keep(client.clone(), ca_pem.as_bytes().to_vec());
+    spawn(
+        components,
+        "webhook registrations",
+        until(shutdown, registrations),
+    );
+}
+
+/// Spawns the server of `/debug`.
+fn spawn_debug(
+    components: &mut Components,
+    listener: TcpListener,
+    config: &Config,
+    plane: &Plane,
+    shutdown: &Shutdown,
+) {
+    let debug = Debug {
+        config: Arc::new(config.clone()),
+        statuses: plane.statuses.clone(),
+        removals: plane.removals.clone(),
+        store: plane.store.clone(),
+    };
+    let serving = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
+    spawn(components, "server of /debug", async { Ok(serving.await?) });
+}
+
+/// Starts the server of the webhooks on its own thread, so that thousands of proxies that connect at once do not
+/// delay an admission.
+fn admission_server(
+    listener: TcpListener,
+    certificate: Arc<ServingCertificate>,
+    router: Router,
+    shutdown: &Shutdown,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+    let listener = listener.into_std()?;
+    let shutdown = shutdown.clone();
+    on_own_thread("admission", move || async move {
+        let listener = TcpListener::from_std(listener)?;
+        Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
+    })
+}
+
+/// Spawns the server for proxies and the rebalancing of its streams.
+fn spawn_proxy_server(
+    components: &mut Components,
+    listener: TcpListener,
+    certificate: Arc<ServingCertificate>,
+    client: &Client,
+    plane: &Plane,
+    registry: &Arc<Mutex<Registry>>,
+    shutdown: &Shutdown,
+) {
+    let proxies = plane.proxies(client, registry, shutdown);
+    let rebalancing = rebalancing::run(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
+    spawn(components, "rebalancing of proxies", until(shutdown, rebalancing));
+    let serving = tls::serve(
+        listener,
+        certificate,
+        proxies,
+        MAX_PROXY_CONNECTIONS,
+        shutdown.clone(),
+    );
+    spawn(components, "server for proxies", async { Ok(serving.await?) });
 }
 
 async fn connect() -> anyhow::Result<Client> {
     let config = kube::Config::infer().await.context(
-        "no way to the API server: kuma-cp needs to run in a cluster or to be given a kubeconfig (KUBECONFIG)",
+        "no configuration for the API server: run kuma-cp in a cluster, or set KUBECONFIG to a kubeconfig",
     )?;
     let url = config.cluster_url.clone();
     let client = client::client(config)?;
@@ -189,10 +248,10 @@ async fn connect() -> anyhow::Result<Client> {
                 tracing::info!(%url, version, "connected to the API server");
                 return Ok(client);
             }
-            // If the process ended, the kubelet would restart it with a growing backoff.
+            // The process does not end here, because the kubelet restarts it with a growing backoff.
             Err(error) if is_unreachable(&error) => {
                 let reason = describe(&format!("API server {url}"), &error);
-                tracing::warn!("{reason}; trying again in {RECONNECT:?}");
+                tracing::warn!("{reason}; retrying in {RECONNECT:?}");
                 tokio::time::sleep(RECONNECT).await;
             }
             Err(error) => anyhow::bail!(describe(&format!("API server {url}"), &error)),
@@ -200,7 +259,8 @@ async fn connect() -> anyhow::Result<Client> {
     }
 }
 
-/// Returns the version of the API server once it is ready. Without etcd it answers the request for its version only.
+/// Returns the version of an API server that is ready. An API server without etcd returns its version as well, so
+/// `/readyz` is checked too.
 async fn version_when_ready(client: &Client) -> kube::Result<String> {
     let version = client.apiserver_version().await?.git_version;
     let request = http::Request::get("/readyz").body(Vec::new());
@@ -209,7 +269,7 @@ async fn version_when_ready(client: &Client) -> kube::Result<String> {
         .await
     {
         Err(error) if is_unreachable(&error) => Err(error),
-        // Without access to `/readyz` the start continues.
+        // Any other error, such as denied access to `/readyz`, does not delay the start.
         Ok(_) | Err(_) => Ok(version),
     }
 }
@@ -223,13 +283,12 @@ fn is_unreachable(error: &kube::Error) -> bool {
     }
 }
 
-/// Spawns the components that work while this replica holds the Lease.
+/// Spawns the leader election and the components that work while this replica holds the Lease.
 fn spawn_leader(
     components: &mut Components,
     config: &Config,
     client: &Client,
     plane: &Plane,
-    ca_pem: &str,
     shutdown: &Shutdown,
 ) {
     let namespace = &config.store.kubernetes.system_namespace;
@@ -257,13 +316,6 @@ fn spawn_leader(
         leading: plane.leading.clone(),
     };
     spawn(components, "status of Meshes", until(shutdown, meshes.run()));
-    // Every replica runs this: they share the CA, so they write the same.
-    let registrations = registration::keep(client.clone(), ca_pem.as_bytes().to_vec());
-    spawn(
-        components,
-        "webhook registrations",
-        until(shutdown, registrations),
-    );
 }
 
 #[cfg(test)]
@@ -273,7 +325,7 @@ mod tests {
 
     use super::*;
 
-    /// An API server whose `/readyz` answers with a status.
+    /// Creates a client of an API server whose `/readyz` returns the status `ready`.
     fn mk_client(ready: u16) -> Client {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (status, body) = if request.uri().path() == "/readyz" {
@@ -291,15 +343,15 @@ mod tests {
 
     #[tokio::test]
     async fn start_waits_for_etcd_and_continues_without_access_to_readyz() {
-        for waits in [500, 503] {
-            let error = version_when_ready(&mk_client(waits))
+        for status in [500, 503] {
+            let error = version_when_ready(&mk_client(status))
                 .await
                 .expect_err("not ready");
-            assert!(is_unreachable(&error), "{waits}: {error}");
+            assert!(is_unreachable(&error), "{status}: {error}");
         }
-        for goes_on in [200, 403, 404] {
-            let version = version_when_ready(&mk_client(goes_on)).await;
-            assert_eq!(version.expect("a version"), "v1.34.4", "{goes_on}");
+        for status in [200, 403, 404] {
+            let version = version_when_ready(&mk_client(status)).await;
+            assert_eq!(version.expect("a version"), "v1.34.4", "{status}");
         }
     }
 }

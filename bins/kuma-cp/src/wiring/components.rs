@@ -1,60 +1,62 @@
-//! The parts that run side by side: each a future that ends at shutdown, and whose earlier end ends the process.
+//! Components: concurrent futures that end at shutdown. The process ends when a component ends before that.
 
 use anyhow::Context;
 use kermode_runtime::shutdown::Shutdown;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// A part of the control plane; its end before shutdown ends the process.
+/// Running components, each with its name and result.
 pub(super) type Components = JoinSet<(&'static str, anyhow::Result<()>)>;
 
+/// Returns the error of the process for a component that ended before shutdown.
 pub(super) fn describe_end(
     ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
 ) -> anyhow::Result<()> {
     match ended {
-        Ok((part, Err(error))) => Err(error.context(format!("{part} failed"))),
-        Ok((part, Ok(()))) => anyhow::bail!("{part} ended by itself"),
-        Err(error) => Err(error).context("a component did not survive"),
+        Ok((name, Err(error))) => Err(error.context(format!("{name} failed"))),
+        Ok((name, Ok(()))) => anyhow::bail!("{name} ended before shutdown"),
+        Err(error) => Err(error).context("a component panicked"),
     }
 }
 
+/// Spawns a component.
 pub(super) fn spawn(
     components: &mut Components,
-    part: &'static str,
+    name: &'static str,
     component: impl Future<Output = anyhow::Result<()>> + Send + 'static,
 ) {
-    components.spawn(async move { (part, component.await) });
+    components.spawn(async move { (name, component.await) });
 }
 
-/// Runs a part on a thread of its own, so that its turn comes however much all others have to do at once. What it has
-/// spawned there goes on until the process ends: others may use it, such as connections to the API server.
-pub(super) fn apart<F: Future<Output = anyhow::Result<()>>>(
-    part: &'static str,
+/// Runs a component on its own thread, so that busy components do not delay it. Tasks that it spawns continue after its end
+/// until the process ends, because other components may use them, such as connections to the API server.
+pub(super) fn on_own_thread<F: Future<Output = anyhow::Result<()>>>(
+    name: &'static str,
     component: impl FnOnce() -> F + Send + 'static,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let (result, ended) = oneshot::channel();
-    std::thread::Builder::new().name(part.to_owned()).spawn(move || {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         runtime.block_on(async {
-            // Nobody waits for it any more when the process ends.
+            // The receiver is gone while the process ends.
             let _ = result.send(component().await);
             std::future::pending::<()>().await;
         });
     })?;
-    Ok(async move { ended.await.context("its thread is gone")? })
+    Ok(async move { ended.await.context("its thread has ended")? })
 }
 
-/// Runs a part that knows nothing of shutdown until then; its own end before that is an error of ours.
+/// Runs a future without an end of its own until shutdown. An earlier end is an error.
 pub(super) fn until(
     shutdown: &Shutdown,
-    part: impl Future<Output = ()> + Send + 'static,
+    component: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
     let finished = shutdown.clone().wait();
     async move {
         tokio::select! {
-            () = part => anyhow::bail!("it ended"),
+            () = component => anyhow::bail!("it ended before shutdown"),
             () = finished => Ok(()),
         }
     }
@@ -65,19 +67,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_part_apart_goes_on_while_everybody_else_is_busy_and_its_end_is_told() {
-        let (ask, asked) = std::sync::mpsc::channel();
-        let (go, gone) = oneshot::channel::<()>();
-        let part = apart("part", move || async move {
-            ask.send(()).context("asked")?;
-            gone.await.context("told to go")
+    async fn component_on_its_own_thread_runs_while_other_threads_are_busy_and_returns_its_result() {
+        let (report_start, started) = std::sync::mpsc::channel();
+        let (finish, finished) = oneshot::channel::<()>();
+        let component = on_own_thread("component", move || async move {
+            report_start.send(()).context("started")?;
+            finished.await.context("finished")
         });
-        let part = part.expect("a thread");
+        let component = component.expect("a thread");
         // Blocks this runtime's only thread.
-        asked
+        started
             .recv_timeout(std::time::Duration::from_secs(30))
             .expect("it runs");
-        go.send(()).expect("it waits");
-        part.await.expect("it ends well");
+        finish.send(()).expect("it waits");
+        component.await.expect("no error");
     }
 }

@@ -1,4 +1,4 @@
-//! The sockets of the servers, and a sentence for each that cannot be had.
+//! Listening sockets of the servers. A socket that cannot be bound is an error that names the server and the setting.
 
 use std::net::SocketAddr;
 
@@ -8,16 +8,16 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::debug::LOOPBACK;
 use kermode_config::Config;
 
-/// How many connections may wait to be accepted, as far as the kernel allows (`net.core.somaxconn`, 4096 by default). Of one
-/// that finds no room the client hears nothing for up to minutes; and after an outage thousands come at once.
+/// Number of connections that may wait to be accepted; the kernel limits it to `net.core.somaxconn`, 4096 by default. After
+/// an outage, thousands of proxies connect at once, and a connection beyond the limit is delayed by up to minutes.
 const BACKLOG: u32 = 4096;
 
-/// Where the servers listen; bound before anything else, so that a taken port stops the start at once.
+/// Listeners of the servers. They are bound first, so that a port in use fails the start at once.
 pub(super) struct Listeners {
     pub(super) admission: TcpListener,
     pub(super) proxies: TcpListener,
     pub(super) diagnostics: TcpListener,
-    /// None when nobody wants it.
+    /// `None` when `/debug` is disabled.
     pub(super) debug: Option<TcpListener>,
 }
 
@@ -68,13 +68,13 @@ impl Listeners {
     }
 }
 
-/// A server's address with the setting that changes it, for the text of a failed start.
+/// Address of a server, with the names that the error of a failed bind contains.
 struct Bind {
-    /// What listens.
+    /// Name of the server.
     server: &'static str,
-    /// Where.
+    /// Address to listen on.
     address: SocketAddr,
-    /// The setting that changes the port.
+    /// Setting of the port.
     setting: &'static str,
 }
 
@@ -82,7 +82,7 @@ impl Bind {
     /// Starts to listen.
     ///
     /// # Errors
-    /// Says which server, where, and what to change.
+    /// When the address cannot be bound; the error names the server, the address and the setting.
     fn listen(&self) -> anyhow::Result<TcpListener> {
         bind(self.address).with_context(|| {
             format!(
@@ -98,7 +98,7 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // A restarted replica gets its port back while old connections linger.
+    // Lets a restarted replica bind its port while old connections are in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_taken_port_names_the_server_and_the_setting() {
+    async fn error_about_a_port_in_use_names_the_server_and_the_setting() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("an address");
         let bind = Bind {

@@ -1,4 +1,4 @@
-//! What the components share: index, store, writer, and who leads.
+//! State that the components share: index, store, writer, statuses, CAs, and whether this replica holds the Lease.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use tokio::sync::{Notify, watch};
 use crate::proxies::{Proxies, RemovalSources};
 use kermode_config::Config;
 
-/// The parts that components share.
+/// State that the components share, and the constructors of the components that need most of it.
 pub(super) struct Plane {
     pub(super) index: SharedIndex,
     pub(super) directory: Directory,
@@ -41,9 +41,11 @@ pub(super) struct Plane {
     pub(super) publisher: Publisher,
     pub(super) removals: EndpointRemovals,
     pub(super) replicas: watch::Sender<Replicas>,
+    /// Whether this replica holds the Lease.
     pub(super) leading: watch::Receiver<bool>,
+    /// Sender of `leading`, for the leader election.
     pub(super) leads: watch::Sender<bool>,
-    pub(super) work: engine::Metrics,
+    pub(super) engine_metrics: engine::Metrics,
 }
 
 impl Plane {
@@ -53,21 +55,21 @@ impl Plane {
             zone: zone.map(Into::into),
         }));
         let events = Events::start(client.clone(), Some(config.instance_name().to_owned()));
-        let metrics = writer::Metrics::default();
+        let writer_metrics = writer::Metrics::default();
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
         let removals = EndpointRemovals::default();
-        let work = engine::Metrics::default();
+        let engine_metrics = engine::Metrics::default();
         {
             let mut registry = registry.lock();
-            metrics.register(&mut registry);
+            writer_metrics.register(&mut registry);
             publisher.register(&mut registry);
             removals.register(&mut registry);
-            work.register(&mut registry);
+            engine_metrics.register(&mut registry);
         }
         let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
         let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
-        let writer = Writer::new(client, index.clone(), events.clone(), metrics);
+        let writer = Writer::new(client, index.clone(), events.clone(), writer_metrics);
         let (leads, leading) = watch::channel(false);
         Self {
             index,
@@ -83,7 +85,7 @@ impl Plane {
             replicas: watch::Sender::default(),
             leading,
             leads,
-            work,
+            engine_metrics,
         }
     }
 
@@ -97,12 +99,12 @@ impl Plane {
             events: self.events,
             meshes_changed: self.meshes_changed,
             leading: self.leading,
-            metrics: self.work,
+            metrics: self.engine_metrics,
         }
     }
 
-    /// What looks after the CAs of all meshes.
-    pub(super) fn keep_authorities(
+    /// Registers the metrics of the CAs and returns the future that rotates them.
+    pub(super) fn rotate_authorities(
         &self,
         registry: &Arc<Mutex<Registry>>,
     ) -> impl Future<Output = ()> + Send + use<> {
@@ -113,8 +115,8 @@ impl Plane {
             .run_rotation(metrics, self.events.clone())
     }
 
-    /// What follows the other replicas.
-    pub(super) fn keep_replicas(
+    /// Returns the future that tracks the other replicas.
+    pub(super) fn track_replicas(
         &self,
         config: &Config,
         client: Client,
@@ -124,6 +126,10 @@ impl Plane {
         tracking::run(client, own, config.dp_server.port, self.replicas.clone())
     }
 
+    /// Registers the metrics of the webhooks and returns their dependencies.
+    ///
+    /// # Errors
+    /// When the CA file of the injector or the version of the API server cannot be read.
     pub(super) async fn webhooks(
         &self,
         config: &Config,
@@ -154,6 +160,7 @@ impl Plane {
         })
     }
 
+    /// Registers the metrics of the servers for proxies and returns these servers.
     pub(super) fn proxies(
         &self,
         client: &Client,
@@ -186,7 +193,7 @@ impl Plane {
     }
 }
 
-/// Restartable init containers are stable in 1.33 and on by default since 1.29.
+/// Whether the API server supports native sidecars (restartable init containers), which are enabled by default since 1.29.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
     let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
