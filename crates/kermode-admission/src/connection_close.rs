@@ -1,8 +1,8 @@
-//! Closes connections of a replica that shuts down without failing a review.
+//! Closes the connections to a replica that shuts down, without failing a review.
 //!
 //! The API server calls webhooks over HTTP/1.1 and keeps its connections open
-//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes one while a request is sent on it, the
-//! Pod is denied. So a replica that is no longer ready adds `Connection: close` to each response.
+//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes a connection while a request
+//! is sent on it, the Pod is denied. A replica that is no longer ready therefore adds `Connection: close` to each response.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -18,7 +18,7 @@ pub fn layer(router: Router, readiness: Readiness) -> Router {
 }
 
 async fn close_unless_ready(State(readiness): State<Readiness>, request: Request, next: Next) -> Response {
-    // HTTP/2 forbids the header; it has GOAWAY.
+    // HTTP/2 forbids the header and has GOAWAY instead.
     let is_http1 = request.version() <= Version::HTTP_11;
     let mut response = next.run(request).await;
     if is_http1 && !readiness.pending().is_empty() {

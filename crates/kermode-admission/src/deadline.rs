@@ -1,5 +1,5 @@
 //! Deadlines of a review. The API server sends its timeout in the query and discards later responses, so a denial with a
-//! clear message has to be sent before.
+//! clear message must be sent before the timeout.
 
 use std::future::Future;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use kermode_model::duration;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-/// Timeout of callers that send none: that of the registrations of `kumactl install`.
+/// Timeout of a call without one: the timeout in the webhook registrations of `kumactl install`.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout that Kubernetes allows for a webhook.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time limit of lookups in the API server, however long the caller waits.
+/// Upper bound of the time for lookups in the API server, for callers with a long timeout.
 const MAX_LOOKUP: Duration = Duration::from_secs(4);
 
 /// Query of a call.
@@ -22,12 +22,12 @@ pub(super) struct Query {
     timeout: Option<String>,
 }
 
-/// Times by which the parts of a review have to be done.
+/// Times by which the parts of a review must be complete.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadline {
     /// Time by which the whole review must have been read.
     read: Instant,
-    /// Time by which lookups must be done.
+    /// Time by which lookups must be complete.
     look_up: Instant,
 }
 
@@ -38,11 +38,11 @@ pub(super) struct DeadlineExceeded;
 impl Deadline {
     /// Returns the deadlines of a call that begins now. Lookups get half of the timeout; the rest is for the network.
     pub(super) fn new(query: &Query, now: Instant) -> Self {
-        let stated = query
+        let requested = query
             .timeout
             .as_deref()
             .and_then(|text| duration::parse(text).ok());
-        let timeout = stated.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
+        let timeout = requested.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Self {
             read: now + timeout,
             look_up: now + (timeout / 2).min(MAX_LOOKUP),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_or_invalid_timeout_is_the_registered_one() {
+    fn missing_or_invalid_timeout_is_replaced_by_the_default() {
         for query in [None, Some(""), Some("soon"), Some("-1s")] {
             assert_eq!(seconds(query), (10.0, 4.0), "{query:?}");
         }

@@ -1,5 +1,5 @@
-//! Events about denied and skipped Pods. They are about the controller of the Pod, since a denied Pod does not exist, or
-//! about its Namespace. Repetitions and the total rate are limited.
+//! Events about denied and skipped Pods. A denied Pod does not exist, so the Event is about the controller of the Pod, or
+//! about the Namespace of a Pod without controller. Repetitions and the total rate are limited.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -15,9 +15,9 @@ use serde_json::Value;
 use super::review::Request;
 use crate::directory::NamespaceRecord;
 
-/// Interval after which an Event about the same object with the same reason is written again.
+/// Minimum interval between Events about the same object with the same reason.
 const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
-/// Events per minute about all objects together.
+/// Limit of Events per minute, about all objects together.
 const PER_MINUTE: u32 = 60;
 const MINUTE: Duration = Duration::from_mins(1);
 /// Size limit of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
@@ -63,11 +63,11 @@ impl InjectionEvents {
     /// Writes an Event about a denied Pod. Returns whether it was written now.
     pub(super) fn denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
         let pod = request.pod_name();
-        let text = format!("Pod {namespace}/{pod} refused: {denial}");
+        let text = format!("Pod {namespace}/{pod} denied: {denial}");
         self.write(request, namespace, EventType::Warning, denial.reason(), &text)
     }
 
-    /// Writes an Event about a skipped Pod, if its own labels or annotations, or an exception, are the cause.
+    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod or an exception.
     pub(super) fn skipped(
         &self,
         request: &Request,
@@ -77,15 +77,15 @@ impl InjectionEvents {
     ) {
         let cause = match reason {
             SkipReason::Disabled(InjectionSource::PodLabel) => {
-                format!("its label {SIDECAR_INJECTION} says so")
+                format!("its label {SIDECAR_INJECTION} disables injection")
             }
             SkipReason::Disabled(InjectionSource::PodAnnotation) => {
-                format!("its annotation {SIDECAR_INJECTION} says so")
+                format!("its annotation {SIDECAR_INJECTION} disables injection")
             }
             SkipReason::ExceptionLabel if wants_sidecar(request, record) => {
-                "it has a label of the control plane's setting injector.exceptions.labels".to_owned()
+                "it has a label that the control plane's setting injector.exceptions.labels lists".to_owned()
             }
-            // Settings of the Namespace apply to all of its Pods; Events about each would be noise.
+            // No Event: a setting of the Namespace applies to all of its Pods.
             SkipReason::ExceptionLabel
             | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
             | SkipReason::AlreadyInjected
@@ -123,9 +123,9 @@ impl InjectionEvents {
     }
 }
 
-/// Whether labels or annotations of the Pod or its Namespace enable injection.
+/// Whether a label or annotation of the Pod or of its Namespace enables injection.
 fn wants_sidecar(request: &Request, record: &NamespaceRecord) -> bool {
-    let on = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
+    let is_enabled = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
     let pod = ["labels", "annotations"].iter().filter_map(|map| {
         request
             .object
@@ -137,7 +137,7 @@ fn wants_sidecar(request: &Request, record: &NamespaceRecord) -> bool {
     let namespace = [&record.labels, &record.annotations]
         .into_iter()
         .filter_map(|map| map.get(SIDECAR_INJECTION).map(String::as_str));
-    pod.chain(namespace).any(on)
+    pod.chain(namespace).any(is_enabled)
 }
 
 /// Returns a reference to the controller of the Pod. The API server has not validated its fields yet.
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_event_is_written_after_the_interval_only() {
+    fn repeated_event_is_not_written_before_the_interval_has_passed() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
         assert!(throttle.try_admit(topic("a", "MeshNotFound"), start));
         assert!(!throttle.try_admit(topic("a", "MeshNotFound"), start + REPEAT_INTERVAL / 2));
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn events_and_memory_are_bounded_for_any_number_of_owners() {
+    fn number_of_events_and_memory_are_bounded_for_any_number_of_owners() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
         let mut written = 0;
         for second in 0..3600_u64 {
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn exception_is_an_event_only_where_injection_is_enabled() {
+    fn exception_causes_an_event_only_where_injection_is_enabled() {
         let record = |value: &str| NamespaceRecord {
             labels: [(SIDECAR_INJECTION.to_owned(), value.to_owned())].into(),
             ..NamespaceRecord::default()

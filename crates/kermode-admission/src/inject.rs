@@ -28,7 +28,7 @@ impl Webhooks {
             Err(problem) => {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");
                 let message = format!("could not retrieve namespace for pod: {problem}");
-                tracing::warn!(namespace, pod = request.pod_name(), "Pod refused: {message}");
+                tracing::warn!(namespace, pod = request.pod_name(), "Pod denied: {message}");
                 return Response::deny(request.uid, 500, message);
             }
         };
@@ -48,26 +48,30 @@ impl Webhooks {
         }
     }
 
-    /// Responds to everything but the creation of a Pod, which a custom webhook registration may send.
+    /// Returns the response to a request that is not the creation of a Pod. A custom webhook registration may send these.
     fn reject_other_objects(&self, request: &Request) -> Option<Response> {
         let kind = request.kind.kind.as_str();
         if !matches!(kind, "" | "Pod") {
             self.metrics.count(WEBHOOK, "refused", "NotAPod");
             let message = format!(
-                "only Pods can be given a sidecar, and this is a {kind}: correct the webhook's rules"
+                "a sidecar can be injected into Pods only, and this is a {kind}: correct the rules of the webhook registration"
             );
             return Some(Response::deny(request.uid.clone(), 400, message));
         }
         // The containers of an existing Pod cannot change.
-        let creates = matches!(request.operation.as_str(), "" | "CREATE") && request.sub_resource.is_empty();
-        (!creates).then(|| {
+        let is_creation =
+            matches!(request.operation.as_str(), "" | "CREATE") && request.sub_resource.is_empty();
+        (!is_creation).then(|| {
             self.metrics.count(WEBHOOK, "skipped", "NotACreation");
             Response::allow(request.uid.clone())
         })
     }
 
-    /// Decides on the Pod. Objects that the directory does not have are looked up in the API server, and the decision is
-    /// made again with them. A denial comes with the error of the lookup, if one failed.
+    /// Decides on the Pod. When objects are missing in the directory, looks them up in the API server and repeats the
+    /// decision.
+    ///
+    /// # Errors
+    /// The denial, and the error of the lookup if one failed.
     async fn decide_with_lookups(
         &self,
         request: &Request,
@@ -133,14 +137,14 @@ impl Webhooks {
         let reason = denial.reason();
         self.metrics.count(WEBHOOK, "refused", reason);
         let pod = request.pod_name();
-        // Controllers retry; the log has each denial as often as the Event is written.
+        // Controllers retry, so a denial is logged as a warning only when its Event is written.
         if self.events.denied(request, namespace, denial) {
-            tracing::warn!(namespace, pod, reason, "Pod refused: {denial}");
+            tracing::warn!(namespace, pod, reason, "Pod denied: {denial}");
         } else {
-            tracing::debug!(namespace, pod, reason, "Pod refused: {denial}");
+            tracing::debug!(namespace, pod, reason, "Pod denied: {denial}");
         }
         let message = match lookup_error {
-            Some(lookup_error) => format!("{denial} (if it was made just now, try again: {lookup_error})"),
+            Some(lookup_error) => format!("{denial} (if it was created just now, retry: {lookup_error})"),
             None => denial.to_string(),
         };
         Response::deny(request.uid.clone(), 500, message)

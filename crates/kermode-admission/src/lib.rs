@@ -1,7 +1,7 @@
 //! The admission webhooks: HTTPS handlers around `kermode-inject` and the validation of Kermode's resources.
 //!
-//! Responses are made from the [`directory`]. Only objects that it does not have yet, such as a Namespace created a
-//! moment ago, are looked up in the API server, within the timeout of the review.
+//! A review is decided with the objects of the [`directory`]. An object that the directory does not have yet, such as a
+//! Namespace created a moment ago, is looked up in the API server, within the timeout of the review.
 
 pub mod connection_close;
 
@@ -101,8 +101,8 @@ async fn validate_workload((State(state), Query(query)): Call, body: Body) -> Ht
         .await
 }
 
-/// Error for which a call is answered with an HTTP status instead of a review; the API server then applies the failure
-/// policy of the registration.
+/// Error of a call whose response is an HTTP status instead of a review. The API server then applies the failure policy of
+/// the webhook registration.
 #[derive(Debug, thiserror::Error)]
 enum InvalidCall {
     #[error("the review did not arrive in time")]
@@ -141,7 +141,7 @@ impl WebhookState {
         };
         response.await.unwrap_or_else(|error: InvalidCall| {
             self.webhooks.metrics.count(webhook, "malformed", error.reason());
-            tracing::debug!(webhook, "admission review not answered: {error}");
+            tracing::debug!(webhook, "admission review rejected: {error}");
             (error.status(), error.to_string()).into_response()
         })
     }

@@ -1,5 +1,5 @@
 //! Lookups in the API server of objects that the directory does not have yet, such as a Mesh created a moment ago. The
-//! result is used for one response only; the directory itself follows the watches alone.
+//! result is used for one response only; only the watches change the directory.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::Webhooks;
 use super::deadline::Deadline;
 use crate::directory::NamespaceRecord;
 
-/// Number of ContainerPatches that are looked up for one Pod. A Pod may name any number.
+/// Limit of ContainerPatches that are looked up for one Pod. A Pod may name any number of them.
 const MAX_PATCHES: usize = 16;
 
 /// Objects found in the API server.
@@ -81,7 +81,7 @@ impl Webhooks {
     }
 }
 
-/// Turns the result of a read within a deadline into one with a message for the user.
+/// Converts the error of a read, or its missed deadline, to a message for the user.
 fn read_result<T, L>(what: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
     match result {
         Ok(Ok(object)) => Ok(object),

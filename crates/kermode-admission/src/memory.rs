@@ -1,8 +1,7 @@
 //! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
 //!
-//! A document takes far more memory than its text: three bytes of `{},` become hundreds. An upper bound is estimated
-//! before the text is parsed. A review above the limit for one review is denied; one above what is left of the budget
-//! waits.
+//! A document takes far more memory than its text: the three bytes `{},` become hundreds. Its memory is estimated before
+//! the text is parsed. A review above the limit of one review is rejected; a review above the rest of the budget waits.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -23,7 +22,7 @@ const LIST: usize = 128;
 /// allocations.
 const ELEMENT: usize = 192;
 
-/// Unit of the semaphores, in bytes: their counters are too small for bytes.
+/// Bytes per permit of the semaphores: 1 KiB, since their counters are too small to count bytes.
 const UNIT: usize = 1024;
 
 /// Memory budget of all reviews.
@@ -82,8 +81,8 @@ async fn reserve(semaphore: &Semaphore, bytes: usize) -> Reservation<'_> {
     Reservation(semaphore.acquire_many(units).await.ok())
 }
 
-/// Returns an upper bound of the memory of a JSON text's document, in bytes. Brackets and commas inside of strings count,
-/// too: skipping strings would cost more, and real texts have few.
+/// Returns an upper bound of the memory of the document of a JSON text, in bytes. Brackets and commas in strings are counted
+/// as well: real texts have few of them, and skipping strings takes more time.
 fn estimate(text: &[u8]) -> usize {
     let structure: usize = text
         .iter()
@@ -105,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_of_a_huge_document_is_denied_before_it_is_parsed() {
+    fn text_of_a_huge_document_is_rejected_before_it_is_parsed() {
         let budget = MemoryBudget::default();
         for element in ["{\"\":0},", "[],", "0,"] {
             let text = element.repeat(MAX_BODY / element.len());

@@ -46,7 +46,7 @@ impl Default for Metrics {
     }
 }
 
-/// Buckets in seconds, from responses out of the directory to the longest timeout.
+/// Buckets in seconds, from decisions without lookups to the default timeout.
 fn durations() -> Histogram {
     Histogram::new([
         0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0,
@@ -56,9 +56,9 @@ fn durations() -> Histogram {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Admission reviews answered, by what was decided and why";
+        let help = "Admission reviews, by webhook, outcome and reason";
         registry.register("admission_reviews", help, self.reviews.clone());
-        let help = "Time from the request's head to the answer";
+        let help = "Time from the head of the request to the response, by webhook";
         registry.register_with_unit(
             "admission_review_duration",
             help,

@@ -1,5 +1,5 @@
-//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose fields that the bindings do not
-//! have yet.
+//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose the fields that the bindings do
+//! not have yet.
 
 use axum::response::{IntoResponse, Response as HttpResponse};
 use serde::ser::Error as _;
@@ -27,7 +27,7 @@ pub(super) struct Request {
     /// Subresource, such as `eviction`; empty for the object itself.
     #[serde(default)]
     pub(super) sub_resource: String,
-    /// Whether nothing will be stored; the response must then have no side effects.
+    /// Whether the object will not be stored; the review must then have no side effects.
     #[serde(default)]
     pub(super) dry_run: bool,
     /// Kind of the object.
@@ -76,7 +76,7 @@ pub(super) enum InvalidReview {
 /// Parses a review.
 ///
 /// # Errors
-/// When the body is not a review. The JSON parser limits the nesting.
+/// When the body is not a review, or nested deeper than the JSON parser allows.
 pub(super) fn parse(body: &[u8]) -> Result<Request, InvalidReview> {
     let review: Review = serde_json::from_slice(body)?;
     if review.api_version != API_VERSION || review.kind != KIND {

@@ -1,9 +1,9 @@
-//! Tests of the webhooks as the API server meets them: HTTPS on loopback in front, a scripted API server behind.
+//! Tests of the webhooks over HTTPS, with a scripted API server for lookups and Events.
 
 mod api_server;
 mod caller;
 mod decisions;
+mod fixture;
 mod hostile;
 mod outages;
 mod review;
-mod world;

@@ -1,5 +1,5 @@
-//! `/validate-workloads`: warns of a Deployment, StatefulSet, DaemonSet, Job or CronJob that has the injection label on the
-//! object instead of its Pod template, where injection reads it. Never denies.
+//! `/validate-workloads`: warns about a Deployment, StatefulSet, DaemonSet, ReplicaSet, Job or CronJob that has the
+//! injection label on the object instead of on its Pod template, where injection reads it. Never denies.
 
 use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
@@ -30,15 +30,15 @@ fn misplaced_label(request: &Request) -> Option<String> {
         "CronJob" => "/spec/jobTemplate/spec/template/metadata",
         _ => return None,
     };
-    let set = |metadata: &Value, map: &str| {
+    let has_label = |metadata: &Value, map: &str| {
         metadata
             .get(map)
             .is_some_and(|map| map.get(SIDECAR_INJECTION).is_some())
     };
     let template = request.object.pointer(path).unwrap_or(&Value::Null);
-    if !set(request.object.get("metadata")?, "labels")
-        || set(template, "labels")
-        || set(template, "annotations")
+    if !has_label(request.object.get("metadata")?, "labels")
+        || has_label(template, "labels")
+        || has_label(template, "annotations")
     {
         return None;
     }
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn label_on_the_workload_alone_is_warned_of_with_the_right_field() {
+    fn label_on_the_workload_alone_causes_a_warning_with_the_right_field() {
         for kind in ["Deployment", "StatefulSet", "DaemonSet", "Job"] {
             let text = warning(kind, labelled(template(json!({"labels": {"app": "a"}})))).expect(kind);
             assert!(
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn template_with_label_or_annotation_is_not_warned_of() {
+    fn template_with_label_or_annotation_causes_no_warning() {
         for map in ["labels", "annotations"] {
             let spec = template(json!({map: {SIDECAR_INJECTION: "disabled"}}));
             assert_eq!(warning("Deployment", labelled(spec)), None);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn other_kinds_and_malformed_objects_are_handled() {
+    fn other_kinds_are_ignored_and_malformed_objects_do_not_panic() {
         assert_eq!(warning("Pod", labelled(json!({}))), None);
         assert_eq!(warning("Deployment", Value::Null), None);
         for spec in [

@@ -1,4 +1,4 @@
-//! An API server that says what a test tells it to.
+//! API server with objects and a behaviour that the test sets.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,35 +10,36 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-/// How it behaves.
+/// Behaviour of the API server.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mood {
-    Answers,
+pub(super) enum Mode {
+    Responds,
     Hangs,
     Unreachable,
 }
 
-/// The scripted API server; cheap to clone.
+/// Scripted API server; cheap to clone.
 #[derive(Clone)]
 pub(super) struct ApiServer {
-    mood: Mood,
+    mode: Mode,
     /// Objects by path.
     objects: Arc<Mutex<BTreeMap<String, Value>>>,
     events: mpsc::UnboundedSender<Value>,
 }
 
 impl ApiServer {
-    /// One of that mood, and the Events that are written to it.
-    pub(super) fn new(mood: Mood) -> (Self, mpsc::UnboundedReceiver<Value>) {
+    /// Creates an API server, and a receiver of the Events that are written to it.
+    pub(super) fn new(mode: Mode) -> (Self, mpsc::UnboundedReceiver<Value>) {
         let (events, written) = mpsc::unbounded_channel();
         let server = Self {
-            mood,
+            mode,
             objects: Arc::default(),
             events,
         };
         (server, written)
     }
 
+    /// Adds an object at a path.
     pub(super) fn put(&self, path: &str, object: Value) {
         self.objects
             .lock()
@@ -48,23 +49,23 @@ impl ApiServer {
 
     pub(super) fn client(&self) -> Client {
         let server = self.clone();
-        let service = tower::service_fn(move |request| server.clone().answer(request));
+        let service = tower::service_fn(move |request| server.clone().handle(request));
         Client::new(service, "default")
     }
 
-    async fn answer(self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
-        match self.mood {
-            Mood::Answers => {}
-            Mood::Hangs => std::future::pending().await,
-            Mood::Unreachable => return Err(std::io::Error::other("connection refused")),
+    async fn handle(self, request: Request<Body>) -> Result<Response<Body>, std::io::Error> {
+        match self.mode {
+            Mode::Responds => {}
+            Mode::Hangs => std::future::pending().await,
+            Mode::Unreachable => return Err(std::io::Error::other("connection refused")),
         }
         let (head, body) = request.into_parts();
         if head.method == Method::POST {
             let text = body.collect().await.expect("a body").to_bytes();
             let event: Value = serde_json::from_slice(&text).expect("an Event");
-            // The test may have seen enough.
+            // The test may have dropped the receiver.
             let _ = self.events.send(event.clone());
-            return Ok(reply(201, &event));
+            return Ok(mk_response(201, &event));
         }
         let found = self
             .objects
@@ -73,8 +74,8 @@ impl ApiServer {
             .get(head.uri.path())
             .cloned();
         Ok(match found {
-            Some(object) => reply(200, &object),
-            None => reply(404, &not_found(head.uri.path())),
+            Some(object) => mk_response(200, &object),
+            None => mk_response(404, &not_found(head.uri.path())),
         })
     }
 }
@@ -86,7 +87,7 @@ fn not_found(path: &str) -> Value {
     })
 }
 
-fn reply(status: u16, body: &Value) -> Response<Body> {
+fn mk_response(status: u16, body: &Value) -> Response<Body> {
     let body = Body::from(body.to_string().into_bytes());
     Response::builder().status(status).body(body).expect("a response")
 }

@@ -1,4 +1,4 @@
-//! Calls the webhooks as the API server does: TLS that trusts the control plane's CA, connections that are kept.
+//! Client that calls the webhooks as the API server does: TLS with the CA of the control plane, and keep-alive connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,22 +15,22 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Who calls.
+/// Client of the webhooks.
 #[derive(Clone)]
 pub(super) struct Caller {
     pub(super) address: SocketAddr,
     pub(super) ca: CertificateDer<'static>,
 }
 
-/// One kept connection.
+/// Keep-alive connection.
 pub(super) enum Connection {
     Http1(http1::SendRequest<Body>),
     Http2(http2::SendRequest<Body>),
 }
 
-/// What came back.
+/// HTTP response of a webhook.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct CallResponse {
     pub(super) status: u16,
     pub(super) text: String,
 }
@@ -68,14 +68,14 @@ impl Caller {
         Connection::Http2(sender)
     }
 
-    /// One call on a connection of its own.
-    pub(super) async fn post(&self, path: &str, body: impl Into<Body>) -> Answer {
+    /// Calls a webhook on a new connection.
+    pub(super) async fn post(&self, path: &str, body: impl Into<Body>) -> CallResponse {
         self.http1().await.call(Method::POST, path, body).await
     }
 }
 
 impl Connection {
-    pub(super) async fn call(&mut self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+    pub(super) async fn call(&mut self, method: Method, path: &str, body: impl Into<Body>) -> CallResponse {
         let request = Request::builder()
             .method(method)
             .uri(format!("https://localhost{path}"))
@@ -94,11 +94,11 @@ impl Connection {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.expect("a body").to_bytes();
         let text = String::from_utf8(body.to_vec()).expect("text");
-        Answer { status, text }
+        CallResponse { status, text }
     }
 }
 
-impl Answer {
+impl CallResponse {
     pub(super) fn json(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         serde_json::from_str(&self.text).expect("JSON")

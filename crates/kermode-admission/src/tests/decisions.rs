@@ -1,12 +1,12 @@
-//! Injected, skipped, refused, warned of; and what is told of each.
+//! Injected, skipped and denied Pods, warnings, Events and metrics.
 
 use http::Method;
 use kermode_crds::annotation::{CONTAINER_PATCHES, MESH, SIDECAR_INJECTION};
 use serde_json::{Value, json};
 
-use super::api_server::Mood;
+use super::api_server::Mode;
+use super::fixture::Fixture;
 use super::review::{AdmissionResponse, bare, pod, pod_with, review};
-use super::world::World;
 
 fn names(containers: &Value) -> Vec<&str> {
     let containers = containers.as_array().map(Vec::as_slice).unwrap_or_default();
@@ -17,9 +17,9 @@ fn names(containers: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_pod_of_a_labelled_namespace_gets_a_patch_that_gives_it_the_sidecar() {
-    let world = World::new(Mood::Answers).await;
-    let response = world.inject("shop", pod()).await;
+async fn pod_of_a_labelled_namespace_gets_a_patch_with_the_sidecar() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let response = fixture.inject("shop", pod()).await;
     assert!(response.allowed && response.warnings.is_empty(), "{response:?}");
     let injected = response.applied_to(pod());
     assert_eq!(
@@ -30,94 +30,94 @@ async fn a_pod_of_a_labelled_namespace_gets_a_patch_that_gives_it_the_sidecar() 
 }
 
 #[tokio::test]
-async fn a_pod_that_nobody_wants_injected_passes_as_it_is_over_http2_too() {
-    let world = World::new(Mood::Answers).await;
+async fn pod_without_a_request_for_injection_is_unchanged_over_http2_too() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let body = review("u-2", "plain", "Pod", pod()).to_string();
-    let mut connection = world.caller.http2().await;
+    let mut connection = fixture.caller.http2().await;
     for _ in 0..3 {
-        let answer = connection
+        let response = connection
             .call(Method::POST, "/inject-sidecar", body.clone())
             .await;
-        let response = AdmissionResponse::read(&answer);
+        let response = AdmissionResponse::read(&response);
         assert!(response.allowed);
         assert_eq!(response.applied_to(pod()), pod());
     }
 }
 
 #[tokio::test]
-async fn what_is_missing_is_refused_until_it_is_made() {
-    let world = World::new(Mood::Answers).await;
+async fn pod_is_denied_until_its_mesh_and_patches_exist() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let mut pod = pod_with("annotations", MESH, "new");
     pod["metadata"]["annotations"][CONTAINER_PATCHES] = "small".into();
     assert!(
-        world
+        fixture
             .inject("shop", pod.clone())
             .await
-            .refusal()
+            .denial()
             .contains("Mesh \"new\" not found")
     );
 
     let mesh =
         json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "new"}});
-    world.api_server.put("/apis/kuma.io/v1alpha1/meshes/new", mesh);
-    let refusal = world.inject("shop", pod.clone()).await;
+    fixture.api_server.put("/apis/kuma.io/v1alpha1/meshes/new", mesh);
+    let denied = fixture.inject("shop", pod.clone()).await;
     assert!(
-        refusal
-            .refusal()
+        denied
+            .denial()
             .contains("container patches are missing: [\"small\"]"),
-        "{refusal:?}"
+        "{denied:?}"
     );
 
     let patch = json!({
         "apiVersion": "kuma.io/v1alpha1", "kind": "ContainerPatch", "metadata": {"name": "small"},
         "spec": {"sidecarPatch": [{"op": "add", "path": "/workingDir", "value": "\"/tmp\""}]},
     });
-    world.api_server.put(
+    fixture.api_server.put(
         "/apis/kuma.io/v1alpha1/namespaces/kong-mesh-system/containerpatches/small",
         patch,
     );
-    let injected = world.inject("shop", pod.clone()).await.applied_to(pod);
+    let injected = fixture.inject("shop", pod.clone()).await.applied_to(pod);
     assert_eq!(injected["spec"]["initContainers"][1]["workingDir"], "/tmp");
     assert_eq!(injected["metadata"]["annotations"][MESH], "new");
 }
 
 #[tokio::test]
-async fn a_namespace_made_a_moment_ago_is_found() {
-    let world = World::new(Mood::Answers).await;
+async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
+    let fixture = Fixture::new(Mode::Responds).await;
     assert!(
-        world
+        fixture
             .inject("young", pod())
             .await
-            .refusal()
+            .denial()
             .starts_with("could not retrieve namespace for pod")
     );
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "young", "labels": {SIDECAR_INJECTION: "enabled"}},
     });
-    world.api_server.put("/api/v1/namespaces/young", namespace);
-    let injected = world.inject("young", pod()).await.applied_to(pod());
+    fixture.api_server.put("/api/v1/namespaces/young", namespace);
+    let injected = fixture.inject("young", pod()).await.applied_to(pod());
     assert_ne!(injected, pod());
 }
 
 #[tokio::test]
-async fn refused_and_opted_out_pods_are_told_once_on_their_owner_or_namespace() {
-    let mut world = World::new(Mood::Answers).await;
+async fn denied_and_opted_out_pods_cause_one_event_on_their_owner_or_namespace() {
+    let mut fixture = Fixture::new(Mode::Responds).await;
     let unknown_mesh = pod_with("annotations", MESH, "none");
     let opted_out = pod_with("labels", SIDECAR_INJECTION, "disabled");
     for _ in 0..5 {
-        // Nobody asked for anything here, nor of those that have it or whose namespace decided.
-        world.inject("plain", pod()).await;
-        world.inject("shop", pod()).await;
+        // No Events: injection is not requested for the first Pod, and the second one is injected.
+        fixture.inject("plain", pod()).await;
+        fixture.inject("shop", pod()).await;
         assert_eq!(
-            world
+            fixture
                 .inject("shop", unknown_mesh.clone())
                 .await
                 .status
                 .map(|status| status.code),
             Some(500)
         );
-        assert!(world.inject("shop", opted_out.clone()).await.allowed);
+        assert!(fixture.inject("shop", opted_out.clone()).await.allowed);
     }
     let mut dry_run = review(
         "u-3",
@@ -126,38 +126,40 @@ async fn refused_and_opted_out_pods_are_told_once_on_their_owner_or_namespace() 
         pod_with("annotations", "kuma.io/virtual-probes-port", "x"),
     );
     dry_run["request"]["dryRun"] = true.into();
-    assert!(!world.ask("/inject-sidecar", dry_run).await.allowed);
-    world
+    assert!(!fixture.send("/inject-sidecar", dry_run).await.allowed);
+    fixture
         .inject("shop", bare(pod_with("labels", SIDECAR_INJECTION, "perhaps")))
         .await;
-    world
+    fixture
         .inject("plain", pod_with("labels", "openshift.io/build.name", "b"))
         .await;
-    world
+    fixture
         .inject("shop", bare(pod_with("labels", "openshift.io/build.name", "b")))
         .await;
 
-    // In this order and nothing between.
+    // Exactly these Events, in this order.
     assert_eq!(
-        world.event().await,
+        fixture.event().await,
         "Warning MeshNotFound on ReplicaSet web-5d9c7b8f6d"
     );
     assert_eq!(
-        world.event().await,
+        fixture.event().await,
         "Normal DisabledByPodLabel on ReplicaSet web-5d9c7b8f6d"
     );
-    assert_eq!(world.event().await, "Warning WrongValue on Namespace shop");
-    assert_eq!(world.event().await, "Normal ExceptionLabel on Namespace shop");
+    assert_eq!(fixture.event().await, "Warning WrongValue on Namespace shop");
+    assert_eq!(fixture.event().await, "Normal ExceptionLabel on Namespace shop");
 }
 
 #[tokio::test]
-async fn reviews_are_counted_by_what_was_decided_and_why() {
-    let world = World::new(Mood::Answers).await;
-    world.inject("shop", pod()).await;
-    world.inject("plain", pod()).await;
-    world.inject("shop", pod_with("annotations", MESH, "none")).await;
-    world.caller.post("/inject-sidecar", "{").await;
-    let metrics = world.metrics();
+async fn reviews_are_counted_by_outcome_and_reason() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    fixture.inject("shop", pod()).await;
+    fixture.inject("plain", pod()).await;
+    fixture
+        .inject("shop", pod_with("annotations", MESH, "none"))
+        .await;
+    fixture.caller.post("/inject-sidecar", "{").await;
+    let metrics = fixture.metrics();
     for (outcome, reason) in [
         ("injected", "NamespaceLabel"),
         ("skipped", "NotRequested"),
@@ -175,34 +177,34 @@ async fn reviews_are_counted_by_what_was_decided_and_why() {
 }
 
 #[tokio::test]
-async fn only_new_pods_are_given_a_sidecar() {
-    let world = World::new(Mood::Answers).await;
+async fn sidecar_is_injected_into_new_pods_only() {
+    let fixture = Fixture::new(Mode::Responds).await;
     for (field, value) in [("operation", "UPDATE"), ("subResource", "eviction")] {
         let mut review = review("u-4", "shop", "Pod", pod());
         review["request"][field] = value.into();
-        let response = world.ask("/inject-sidecar", review).await;
+        let response = fixture.send("/inject-sidecar", review).await;
         assert!(response.allowed);
         assert_eq!(response.applied_to(pod()), pod(), "{field}");
     }
     let service = review("u-5", "shop", "Service", json!({"kind": "Service"}));
     assert!(
-        world
-            .ask("/inject-sidecar", service)
+        fixture
+            .send("/inject-sidecar", service)
             .await
-            .refusal()
+            .denial()
             .contains("this is a Service")
     );
 }
 
 #[tokio::test]
-async fn a_label_on_a_deployment_instead_of_its_template_is_warned_of_and_never_refused() {
-    let world = World::new(Mood::Answers).await;
+async fn label_on_a_deployment_instead_of_its_template_causes_a_warning_and_no_denial() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let deployment = json!({
         "metadata": {"labels": {SIDECAR_INJECTION: "enabled"}},
         "spec": {"template": {"metadata": {"labels": {"app": "a"}}}},
     });
-    let response = world
-        .ask(
+    let response = fixture
+        .send(
             "/validate-workloads",
             review("u-6", "shop", "Deployment", deployment),
         )
@@ -216,15 +218,15 @@ async fn a_label_on_a_deployment_instead_of_its_template_is_warned_of_and_never_
 }
 
 #[tokio::test]
-async fn a_container_patch_elsewhere_is_refused_with_a_clear_text() {
-    let world = World::new(Mood::Answers).await;
+async fn container_patch_in_another_namespace_is_denied_with_the_right_namespace() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let patch = json!({"metadata": {"name": "p", "namespace": "shop"}, "spec": {}});
     let review = review("u-7", "shop", "ContainerPatch", patch);
-    let refused = world.ask("/validate-kuma-io-v1alpha1", review).await;
+    let denied = fixture.send("/validate-kuma-io-v1alpha1", review).await;
     assert!(
-        refused
-            .refusal()
+        denied
+            .denial()
             .contains("can only be placed in kong-mesh-system namespace"),
-        "{refused:?}"
+        "{denied:?}"
     );
 }

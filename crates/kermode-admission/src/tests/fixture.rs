@@ -1,4 +1,4 @@
-//! The webhooks over HTTPS, with a directory that has the namespaces `shop` (injected) and `plain`, and the Mesh
+//! Webhooks behind HTTPS on loopback, with a directory that has the Namespaces `shop` (injected) and `plain`, and the Mesh
 //! `default`.
 
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use super::api_server::{ApiServer, Mood};
+use super::api_server::{ApiServer, Mode};
 use super::caller::Caller;
 use super::review::{AdmissionResponse, review};
 use crate::directory::{Directory, NamespaceRecord};
 use crate::{InjectionEvents, Metrics, Webhooks, router};
 
-/// Everything around a test.
-pub(super) struct World {
+/// Webhooks and their dependencies.
+pub(super) struct Fixture {
     pub(super) api_server: ApiServer,
     pub(super) caller: Caller,
     events: mpsc::UnboundedReceiver<Value>,
     registry: Registry,
-    /// The server ends with it.
+    /// Stops the server when it is dropped.
     _trigger: Trigger,
 }
 
-impl World {
-    pub(super) async fn new(mood: Mood) -> Self {
-        let (api_server, events) = ApiServer::new(mood);
+impl Fixture {
+    pub(super) async fn new(mode: Mode) -> Self {
+        let (api_server, events) = ApiServer::new(mode);
         let metrics = Metrics::default();
         let mut registry = Registry::with_prefix("kuma_cp");
         metrics.register(&mut registry);
@@ -61,23 +61,23 @@ impl World {
         }
     }
 
-    /// Asks about a Pod.
+    /// Sends a review of a new Pod.
     pub(super) async fn inject(&self, namespace: &str, pod: Value) -> AdmissionResponse {
-        self.ask(
+        self.send(
             "/inject-sidecar?timeout=10s",
             review("u-1", namespace, "Pod", pod),
         )
         .await
     }
 
-    pub(super) async fn ask(&self, path: &str, review: Value) -> AdmissionResponse {
+    pub(super) async fn send(&self, path: &str, review: Value) -> AdmissionResponse {
         let uid = review["request"]["uid"].clone();
         let response = AdmissionResponse::read(&self.caller.post(path, review.to_string()).await);
-        assert_eq!(response.uid, uid, "the answer is to the question");
+        assert_eq!(response.uid, uid, "the response has the UID of the request");
         response
     }
 
-    /// The next Event: the kind and name of what it is about, its reason and its type.
+    /// Waits for the next Event and returns its type, its reason, and the kind and name of its object.
     pub(super) async fn event(&mut self) -> String {
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
         let event = event.expect("an Event").expect("an Event");
@@ -95,7 +95,7 @@ impl World {
         )
     }
 
-    /// The metrics as they are scraped.
+    /// Returns the metrics in the text format.
     pub(super) fn metrics(&self) -> String {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
@@ -103,7 +103,7 @@ impl World {
     }
 }
 
-/// The webhooks of that small world.
+/// Creates the webhooks of the fixture.
 pub(super) fn webhooks(api_server: &ApiServer, metrics: Metrics) -> Webhooks {
     let directory = Directory::default();
     let injected = NamespaceRecord {

@@ -1,4 +1,4 @@
-//! Questions that are none: truncated, huge, deep, of another kind, cut off, or mutated at random.
+//! Invalid calls: truncated, huge, deeply nested, of another kind, never complete, or mutated at random.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use super::api_server::{ApiServer, Mood};
-use super::caller::Answer;
+use super::api_server::{ApiServer, Mode};
+use super::caller::CallResponse;
+use super::fixture::{Fixture, webhooks};
 use super::review::{AdmissionResponse, pod, review};
-use super::world::{World, webhooks};
 use crate::memory::MAX_BODY;
 use crate::{Metrics, router};
 
@@ -32,14 +32,14 @@ fn deep(levels: usize) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_review_is_told_so_and_the_next_one_is_answered() {
-    let world = World::new(Mood::Answers).await;
+async fn invalid_review_is_rejected_and_the_connection_stays_usable() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let whole = review("u-1", "shop", "Pod", pod()).to_string();
     let mut old = review("u-1", "shop", "Pod", pod());
     old["apiVersion"] = "admission.k8s.io/v1beta1".into();
     for path in PATHS {
-        let mut connection = world.caller.http1().await;
-        for (body, says) in [
+        let mut connection = fixture.caller.http1().await;
+        for (body, expected) in [
             (String::new(), "not an AdmissionReview"),
             (whole[..whole.len() / 2].to_owned(), "not an AdmissionReview"),
             (deep(100_000), "recursion limit"),
@@ -53,9 +53,12 @@ async fn what_is_no_review_is_told_so_and_the_next_one_is_answered() {
                 "no request",
             ),
         ] {
-            let answer = connection.call(Method::POST, path, body).await;
-            assert_eq!(answer.status, 400, "{answer:?}");
-            assert!(answer.text.contains(says), "{says:?} is missing in {answer:?}");
+            let response = connection.call(Method::POST, path, body).await;
+            assert_eq!(response.status, 400, "{response:?}");
+            assert!(
+                response.text.contains(expected),
+                "{expected:?} is missing in {response:?}"
+            );
         }
         assert_eq!(
             connection.call(Method::POST, path, whole.clone()).await.status,
@@ -65,9 +68,9 @@ async fn what_is_no_review_is_told_so_and_the_next_one_is_answered() {
 }
 
 #[tokio::test]
-async fn another_method_or_path_is_told_so() {
-    let world = World::new(Mood::Answers).await;
-    let mut connection = world.caller.http1().await;
+async fn other_methods_and_paths_are_rejected() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    let mut connection = fixture.caller.http1().await;
     for path in PATHS {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
             assert_eq!(connection.call(method, path, Body::empty()).await.status, 405);
@@ -80,57 +83,57 @@ async fn another_method_or_path_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_huge_body_is_refused_whether_or_not_its_length_is_stated() {
-    let world = World::new(Mood::Answers).await;
+async fn huge_body_with_or_without_content_length_is_rejected() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let piece = Bytes::from(vec![b' '; 64 * 1024]);
     let pieces = MAX_BODY / piece.len() + 1;
-    let mut connection = world.caller.http2().await;
-    let stated = Bytes::from(piece.repeat(pieces));
-    let unstated = stream::iter(std::iter::repeat_n(piece, pieces)).map(Ok::<_, std::io::Error>);
-    for body in [Body::from(stated), Body::from_stream(unstated)] {
-        let answer = connection.call(Method::POST, PATHS[0], body).await;
+    let mut connection = fixture.caller.http2().await;
+    let with_length = Bytes::from(piece.repeat(pieces));
+    let without_length = stream::iter(std::iter::repeat_n(piece, pieces)).map(Ok::<_, std::io::Error>);
+    for body in [Body::from(with_length), Body::from_stream(without_length)] {
+        let response = connection.call(Method::POST, PATHS[0], body).await;
         assert_eq!(
-            (answer.status, answer.text.contains("larger than")),
+            (response.status, response.text.contains("larger than")),
             (413, true),
-            "{answer:?}"
+            "{response:?}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_small_body_that_would_become_a_huge_document_is_refused() {
-    let world = World::new(Mood::Answers).await;
+async fn small_body_of_a_huge_document_is_rejected() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let body = format!("[{}", r#"{"":0},"#.repeat(200_000));
-    let answer = world.caller.post(PATHS[0], body).await;
+    let response = fixture.caller.post(PATHS[0], body).await;
     assert_eq!(
-        (answer.status, answer.text.contains("too many elements")),
+        (response.status, response.text.contains("too many elements")),
         (413, true),
-        "{answer:?}"
+        "{response:?}"
     );
 }
 
 #[tokio::test]
-async fn a_body_that_never_ends_is_given_up() {
-    let world = World::new(Mood::Answers).await;
+async fn incomplete_body_times_out() {
+    let fixture = Fixture::new(Mode::Responds).await;
     let endless =
         stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"{")) }).chain(stream::pending());
-    let call = world
+    let call = fixture
         .caller
         .post("/inject-sidecar?timeout=100ms", Body::from_stream(endless));
-    let answer = tokio::time::timeout(Duration::from_mins(1), call)
+    let response = tokio::time::timeout(Duration::from_mins(1), call)
         .await
-        .expect("an answer");
+        .expect("a response");
     assert_eq!(
-        (answer.status, answer.text.contains("did not arrive in time")),
+        (response.status, response.text.contains("did not arrive in time")),
         (503, true),
-        "{answer:?}"
+        "{response:?}"
     );
 }
 
 #[tokio::test]
-async fn shapes_that_no_api_server_sends_are_refused_with_the_field() {
-    let world = World::new(Mood::Answers).await;
-    for (pod, says) in [
+async fn malformed_pods_are_denied_with_the_field() {
+    let fixture = Fixture::new(Mode::Responds).await;
+    for (pod, expected) in [
         (Value::Null, "expected an object"),
         (json!([]), "expected an object"),
         (json!({"spec": {}}), "/spec/containers"),
@@ -140,50 +143,51 @@ async fn shapes_that_no_api_server_sends_are_refused_with_the_field() {
             "/metadata/labels/a~1b",
         ),
     ] {
-        let refused = world.inject("shop", pod).await;
-        assert!(refused.refusal().contains(says), "{refused:?}");
+        let denied = fixture.inject("shop", pod).await;
+        assert!(denied.denial().contains(expected), "{denied:?}");
     }
 }
 
-fn ask(path: &str, body: Vec<u8>) -> Answer {
+/// Calls a webhook without a connection.
+fn respond(path: &str, body: Vec<u8>) -> CallResponse {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .expect("a runtime");
     runtime.block_on(async {
-        let (api_server, _events) = ApiServer::new(Mood::Answers);
+        let (api_server, _events) = ApiServer::new(Mode::Responds);
         let request = Request::post(path).body(Body::from(body)).expect("a request");
         let response = router(webhooks(&api_server, Metrics::default()))
             .oneshot(request)
             .await
-            .expect("an answer");
+            .expect("a response");
         let status = response.status().as_u16();
         let text = response.into_body().collect().await.expect("a body").to_bytes();
         let text = String::from_utf8(text.to_vec()).expect("text");
-        Answer { status, text }
+        CallResponse { status, text }
     })
 }
 
-/// JSON pointers to everything in a document.
-fn places(path: &str, value: &Value, found: &mut Vec<String>) {
+/// Collects the JSON pointers to all values of a document.
+fn pointers(path: &str, value: &Value, found: &mut Vec<String>) {
     found.push(path.to_owned());
     match value {
         Value::Array(items) => {
             for (index, item) in items.iter().enumerate() {
-                places(&format!("{path}/{index}"), item, found);
+                pointers(&format!("{path}/{index}"), item, found);
             }
         }
         Value::Object(members) => {
             for (key, member) in members {
                 let key = key.replace('~', "~0").replace('/', "~1");
-                places(&format!("{path}/{key}"), member, found);
+                pointers(&format!("{path}/{key}"), member, found);
             }
         }
         _ => {}
     }
 }
 
-/// A review of a Pod that exercises more of injection, one value of which is another.
+/// Reviews of a Pod with many settings of injection, in which one value is replaced by another.
 fn mutated() -> impl Strategy<Value = Value> {
     let probe = json!({"httpGet": {"path": "/ready", "port": "http"}});
     let mut pod = pod();
@@ -199,7 +203,7 @@ fn mutated() -> impl Strategy<Value = Value> {
     pod["spec"]["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
     let whole = review("u-1", "shop", "Pod", pod);
     let mut found = Vec::new();
-    places("", &whole, &mut found);
+    pointers("", &whole, &mut found);
     let other = prop_oneof![
         Just(Value::Null),
         Just(json!([])),
@@ -211,34 +215,34 @@ fn mutated() -> impl Strategy<Value = Value> {
         "[a-z0-9=;,./:-]{0,40}".prop_map(Value::from),
         Just(Value::from("x".repeat(100_000))),
     ];
-    (prop::sample::select(found), other).prop_map(move |(place, other)| {
+    (prop::sample::select(found), other).prop_map(move |(pointer, other)| {
         let mut mutated = whole.clone();
-        if let Some(value) = mutated.pointer_mut(&place) {
+        if let Some(value) = mutated.pointer_mut(&pointer) {
             *value = other;
         }
         mutated
     })
 }
 
-/// An answer is one that the API server can read.
-fn check(answer: &Answer) {
-    match answer.status {
+/// Asserts that the API server can read the response.
+fn assert_valid(response: &CallResponse) {
+    match response.status {
         200 => {
-            AdmissionResponse::read(answer);
+            AdmissionResponse::read(response);
         }
-        400 | 413 => assert!(!answer.text.is_empty()),
-        _ => panic!("{answer:?}"),
+        400 | 413 => assert!(!response.text.is_empty()),
+        _ => panic!("{response:?}"),
     }
 }
 
 proptest! {
     #[test]
-    fn any_value_anywhere_gets_a_valid_answer(review in mutated(), path in prop::sample::select(&PATHS[..])) {
-        check(&ask(path, review.to_string().into_bytes()));
+    fn review_with_any_value_anywhere_gets_a_valid_response(review in mutated(), path in prop::sample::select(&PATHS[..])) {
+        assert_valid(&respond(path, review.to_string().into_bytes()));
     }
 
     #[test]
-    fn any_bytes_in_any_place_get_a_valid_answer(
+    fn review_with_any_bytes_anywhere_gets_a_valid_response(
         noise in prop::collection::vec(any::<u8>(), 0..20),
         at in any::<prop::sample::Index>(),
         path in prop::sample::select(&PATHS[..]),
@@ -247,6 +251,6 @@ proptest! {
         let at = at.index(body.len());
         let end = (at + noise.len()).min(body.len());
         body.splice(at..end, noise);
-        check(&ask(path, body));
+        assert_valid(&respond(path, body));
     }
 }

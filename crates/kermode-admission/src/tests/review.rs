@@ -1,12 +1,12 @@
-//! Reviews as the API server sends them, and answers as it reads them.
+//! Reviews as the API server sends them, and responses as it reads them.
 
 use base64::Engine;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::caller::Answer;
+use super::caller::CallResponse;
 
-/// A Pod of a ReplicaSet, as it arrives: without a name.
+/// Makes a Pod of a ReplicaSet, without a name as in a review.
 pub(super) fn pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -22,14 +22,14 @@ pub(super) fn pod() -> Value {
     })
 }
 
-/// The Pod with another label or annotation.
+/// Makes the Pod with another label or annotation.
 pub(super) fn pod_with(map: &str, key: &str, value: &str) -> Value {
     let mut pod = pod();
     pod["metadata"][map][key] = value.into();
     pod
 }
 
-/// A Pod that nothing controls.
+/// Removes the owners of a Pod.
 pub(super) fn bare(mut pod: Value) -> Value {
     pod["metadata"]["ownerReferences"] = Value::Null;
     pod
@@ -56,7 +56,7 @@ pub(super) fn review(uid: &str, namespace: &str, kind: &str, object: Value) -> V
     })
 }
 
-/// `admission.k8s.io/v1`, as strictly as its definition reads.
+/// AdmissionReview of `admission.k8s.io/v1`, without unknown fields.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct AdmissionReview {
@@ -65,7 +65,7 @@ struct AdmissionReview {
     response: AdmissionResponse,
 }
 
-/// Its answer.
+/// Response of a review.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct AdmissionResponse {
@@ -78,7 +78,7 @@ pub(super) struct AdmissionResponse {
     pub(super) warnings: Vec<String>,
 }
 
-/// What the API server reads of a `metav1.Status`.
+/// Fields of a `metav1.Status` that the API server reads.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Status {
@@ -87,16 +87,16 @@ pub(super) struct Status {
 }
 
 impl AdmissionResponse {
-    /// Reads an answer and checks what the API server checks.
-    pub(super) fn read(answer: &Answer) -> Self {
-        let review: AdmissionReview = serde_json::from_value(answer.json()).expect("an AdmissionReview");
+    /// Reads a response and asserts what the API server requires.
+    pub(super) fn read(response: &CallResponse) -> Self {
+        let review: AdmissionReview = serde_json::from_value(response.json()).expect("an AdmissionReview");
         assert_eq!(review.api_version, "admission.k8s.io/v1");
         assert_eq!(review.kind, "AdmissionReview");
         let response = review.response;
         assert_eq!(response.patch.is_some(), response.patch_type.is_some());
         if !response.allowed {
-            assert!(response.patch.is_none(), "a refusal has no patch");
-            let status = response.status.as_ref().expect("a refusal has a status");
+            assert!(response.patch.is_none(), "a denial has no patch");
+            let status = response.status.as_ref().expect("a denial has a status");
             assert!(
                 (400..600).contains(&status.code) && !status.message.is_empty(),
                 "{status:?}"
@@ -105,7 +105,7 @@ impl AdmissionResponse {
         response
     }
 
-    /// The object after the patch.
+    /// Returns the object with the patch applied.
     pub(super) fn applied_to(&self, mut object: Value) -> Value {
         if let Some(patch) = &self.patch {
             assert_eq!(self.patch_type.as_deref(), Some("JSONPatch"));
@@ -116,7 +116,8 @@ impl AdmissionResponse {
         object
     }
 
-    pub(super) fn refusal(&self) -> &str {
+    /// Returns the message of a denial.
+    pub(super) fn denial(&self) -> &str {
         assert!(!self.allowed, "{self:?}");
         self.status
             .as_ref()
