@@ -34,14 +34,14 @@ use tokio::time::{Instant, timeout};
 pub use self::metrics::Metrics;
 use self::secrets::{SECRET_TYPE, SecretNames, VALUE, contents, parse, reconcile};
 
-/// Age of cached CAs up to which a certificate is issued without reading the Secrets again.
+/// Maximum age of cached CAs with which a certificate is issued without reading the Secrets.
 const CACHE_TTL: Duration = Duration::from_secs(10);
-/// Interval between reads of the Secrets after one failed.
+/// Minimum interval between a failed read of the Secrets and the next one.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for reading and creating the Secrets of a backend.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Mesh and name of its mTLS backend; the names of the Secrets are made of both.
+/// Mesh and name of its mTLS backend. The names of the Secrets contain both.
 type BackendId = (MeshName, String);
 /// Roots of a backend as they are sent to proxies; `None` before they are read. The channel closes when the mesh uses
 /// another backend.
@@ -185,7 +185,7 @@ impl Authorities {
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
-            tracing::warn!(namespace, name, "Secret is gone: restored from memory");
+            tracing::warn!(namespace, name, "Secret was deleted: restored from memory");
             self.create(&names, lost).await?;
         }
         if let Some(first) = first {
@@ -201,8 +201,8 @@ impl Authorities {
         let SecretNames { key, certificate, .. } = names;
         anyhow::ensure!(
             secret::get(client, namespace, certificate).await?.is_none(),
-            "Secret {namespace}/{key} is gone but {certificate} is there: restore it from a backup; or delete \
-             {certificate} for a new CA and restart all Pods of the mesh"
+            "Secret {namespace}/{key} is missing but {certificate} exists: restore it from a backup; or delete \
+             {certificate} to get a new CA, and restart all Pods of the mesh"
         );
         let generated = Generation {
             number: 1,
@@ -215,7 +215,7 @@ impl Authorities {
         Ok(first)
     }
 
-    /// Creates the Secret of a CA, and returns the CA in it: that of another replica if it was faster.
+    /// Creates the Secret of a CA and returns the CA in it: the CA of another replica if that created the Secret first.
     async fn create(&self, names: &SecretNames, generation: &Generation) -> anyhow::Result<Generation> {
         let AuthoritiesState {
             client, namespace, ..

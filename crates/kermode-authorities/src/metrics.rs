@@ -57,11 +57,11 @@ enum RotationReason {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "How far the change of a mesh's CA has come: 1 for the phase that it is in";
+        let help = "Phase of the rotation of a mesh's CA: 1 for the current phase, 0 for the others";
         registry.register("mesh_ca_phase", help, self.phase.clone());
-        let help = "When a root that the mesh trusts ends, in seconds since the Unix epoch";
+        let help = "Expiry of a root that the mesh trusts, in seconds since the Unix epoch";
         registry.register("mesh_ca_expiry_timestamp_seconds", help, self.expiry.clone());
-        let help = "Changes of a mesh's CA that this replica began";
+        let help = "Rotations of a mesh's CA that this replica started, by reason";
         registry.register("mesh_ca_rotations", help, self.rotations.clone());
         let help = "Failed attempts to read or write the Secrets of CAs";
         registry.register("mesh_ca_secret_failures", help, self.failures.clone());

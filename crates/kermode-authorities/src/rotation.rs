@@ -1,4 +1,4 @@
-//! Rotation of CAs: starts one when it is requested or due, and publishes the roots of each phase to proxies.
+//! Rotation of CAs: starts a rotation when it is requested or due, and publishes the roots of each phase to proxies.
 //!
 //! The controller sleeps until a Mesh or a Secret changes, or until the next phase of a rotation. Every replica runs it:
 //! a rotation starts with the creation of a Secret, which only one replica can do.
@@ -27,9 +27,9 @@ use super::{Authorities, BackendId, Metrics};
 
 /// Interval between attempts after a failure.
 const RETRY_INTERVAL: Duration = Duration::from_secs(2);
-/// Certificates of the old CA are renewed within their lifetime divided by this, once the new CA signs.
+/// Once a new CA signs, proxies renew the certificates of the old CA within the lifetime divided by this.
 const RENEWAL_DIVISOR: u32 = 2;
-/// Longest sleep between checks: timers stop while a machine is suspended, but certificates still expire.
+/// Longest sleep between checks: timers stop while a machine is suspended, but certificates continue to age.
 const MAX_SLEEP: Duration = Duration::from_hours(1);
 
 /// Controller that rotates the CAs of all meshes.
@@ -125,7 +125,7 @@ impl RotationController {
     }
 
     fn on_mesh(&mut self, mesh: DeserializeGuard<Mesh>) {
-        // The last valid version of a Mesh stays in force.
+        // An invalid Mesh is ignored; its last valid version stays in force.
         let Ok(mesh) = mesh.0 else { return };
         let Ok(converted) = model::Mesh::try_from(&mesh) else {
             return;
@@ -224,7 +224,7 @@ impl RotationController {
         let is_own = stored.authority.certificate() == next.authority.certificate();
         if is_own {
             self.metrics.rotation_started(id, due);
-            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?due, "a new CA was made");
+            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?due, "CA created");
         }
         Ok(is_own)
     }
@@ -249,16 +249,16 @@ impl RotationController {
         let (reason, message) = match phase {
             Phase::Distributing => (
                 "CARotationStarted",
-                format!("CA {newest} was made. Its root is trusted from now on; the old CA still signs."),
+                format!("CA {newest} was created. Its root is trusted now; the old CA still signs."),
             ),
             Phase::Reissuing => (
                 "CARotationSigning",
-                format!("CA {newest} signs from now on. Certificates of the old one are replaced."),
+                format!("CA {newest} signs now. Certificates of the old CA are being replaced."),
             ),
             Phase::Settled => (
                 "CARotationFinished",
                 format!(
-                    "Only the root of CA {newest} is trusted from now on. Secrets of earlier CAs may be deleted."
+                    "Only the root of CA {newest} is trusted now. Secrets of earlier CAs may be deleted."
                 ),
             ),
         };

@@ -10,7 +10,7 @@ use kermode_model::MeshName;
 
 /// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
-/// Key of the private key, or of the certificate in the Secret with the certificate alone; as in Kuma.
+/// Key of the private key, and of the certificate in the Secret that has only the certificate; as in Kuma.
 pub(super) const VALUE: &str = "value";
 /// Key of the certificate.
 const CERTIFICATE: &str = "certificate";
@@ -21,7 +21,7 @@ const PREDECESSOR_UNTIL: &str = "predecessor-trusted-until";
 /// Key of the value of the rotation annotation that was in effect when the CA was created.
 const REQUEST: &str = "request";
 
-/// SecretNames of the Secrets of a mesh's backend.
+/// Names of the Secrets of a mesh's backend.
 #[derive(Clone, Debug)]
 pub(super) struct SecretNames {
     /// Secret of the first generation.
@@ -60,7 +60,7 @@ impl SecretNames {
         }
     }
 
-    /// Number of the later generation that a Secret holds, judged by its name.
+    /// Number of the generation in the Secret with the name; `None` unless it is a later generation of this backend.
     pub(super) fn number(&self, secret: &str) -> Option<u32> {
         let number = secret.strip_prefix(&self.later_prefix)?.parse().ok()?;
         // Other spellings of the number, such as `02`, are not names of generations.
@@ -96,9 +96,9 @@ pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Ge
         Authority::from_pem(required(CERTIFICATE)?, required(VALUE)?).context("it does not hold a CA")?;
     let time = |key: &str| -> anyhow::Result<SystemTime> {
         let seconds = required(key)?.parse();
-        let seconds = seconds.with_context(|| format!("its {key} is no number of seconds"))?;
+        let seconds = seconds.with_context(|| format!("its {key} is not a number of seconds"))?;
         let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        time.with_context(|| format!("its {key} is too far away"))
+        time.with_context(|| format!("its {key} is out of range"))
     };
     let schedule = if number == 1 {
         None
@@ -170,7 +170,7 @@ mod tests {
     fn generation_survives_a_round_trip() {
         for number in [1, 2] {
             let generation = mk_generation(number, SystemTime::now());
-            let parsed = parse(number, &contents(&generation)).expect("it is whole");
+            let parsed = parse(number, &contents(&generation)).expect("a CA");
             assert_eq!(parsed.schedule, generation.schedule);
             assert_eq!(parsed.request, generation.request);
             assert_eq!(parsed.authority.certificate(), generation.authority.certificate());
@@ -181,7 +181,7 @@ mod tests {
     fn incomplete_secret_is_an_error_that_names_the_key() {
         let mut data = contents(&mk_generation(2, SystemTime::now()));
         data.remove(SIGNS_FROM);
-        let error = format!("{:#}", parse(2, &data).expect_err("no moment"));
+        let error = format!("{:#}", parse(2, &data).expect_err("no time"));
         assert!(error.contains(SIGNS_FROM), "{error}");
         data.remove(VALUE);
         let error = format!("{:#}", parse(2, &data).expect_err("no key"));
@@ -209,7 +209,7 @@ mod tests {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
         let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two");
-        let schedule = second.schedule.expect("it follows another");
+        let schedule = second.schedule.expect("a schedule");
 
         let cancelled = reconcile(vec![first.clone()], Some(&memory), start).expect("one");
         assert!(cancelled.lost.is_empty());

@@ -55,7 +55,7 @@ impl ServingIdentity {
         })
     }
 
-    /// Certificate of the CA, PEM; API server and proxies have to trust it.
+    /// Certificate of the CA in PEM, for the trust of the API server and of sidecars.
     pub fn ca_pem(&self) -> String {
         self.own.authority.certificate_pem()
     }
@@ -68,8 +68,8 @@ impl ServingIdentity {
     /// Renews the certificate before it expires and restores the Secret if it is deleted, until shutdown.
     ///
     /// # Errors
-    /// When the Secret is replaced by one with another CA: clients of this replica and of the others would trust
-    /// different CAs. A restart makes all replicas use the new one.
+    /// When the Secret has another CA: clients of this replica and of the others would trust different CAs. After a restart,
+    /// every replica uses the new CA.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut finished = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
@@ -93,15 +93,15 @@ impl ServingIdentity {
             tracing::warn!(
                 namespace,
                 name = CA_SECRET,
-                "Secret is gone: restored from memory"
+                "Secret was deleted: restored from memory"
             );
             let contents = || contents(&self.own.authority);
             secret::get_or_create(client, namespace, CA_SECRET, "Opaque", contents).await?
         };
         anyhow::ensure!(
             authority(&found).is_ok_and(|found| found.certificate_pem() == self.ca_pem()),
-            "Secret {namespace}/{CA_SECRET} was replaced by another CA: this replica restarts to use it; Pods that \
-             were injected before have to be restarted"
+            "Secret {namespace}/{CA_SECRET} has another CA now: this replica restarts to use it; restart all Pods that \
+             were injected before"
         );
         Ok(())
     }
@@ -170,7 +170,7 @@ mod tests {
         let mut own = OwnCertificate::issue(authority, names, start).expect("a certificate");
         let first = own.issued.certificate.chain.clone();
 
-        assert!(!own.renew_if_due(start + LIFETIME / 2).expect("nothing to do"));
+        assert!(!own.renew_if_due(start + LIFETIME / 2).expect("no renewal"));
         assert_eq!(own.issued.certificate.chain, first);
         let late = start + LIFETIME - CHECK_INTERVAL;
         assert!(own.renew_if_due(late).expect("renewed"));

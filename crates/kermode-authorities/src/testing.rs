@@ -20,7 +20,7 @@ use kube::client::Body;
 use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
-/// API server that has Secrets and takes Events; cheap to clone.
+/// API server with Secrets and Events; cheap to clone.
 #[derive(Clone, Default)]
 pub struct ApiServer {
     state: Arc<State>,
@@ -34,28 +34,28 @@ struct State {
 }
 
 impl ApiServer {
-    /// A client of it.
+    /// Creates a client of the API server.
     pub fn client(&self) -> Client {
         let api_server = self.clone();
         let service = tower::service_fn(move |request| {
             let api_server = api_server.clone();
-            async move { api_server.answer(request).await }
+            async move { api_server.handle(request).await }
         });
         Client::new(service, "default")
     }
 
-    /// Answers a request.
+    /// Handles a request.
     ///
     /// # Errors
-    /// While it [fails](Self::set_failing).
-    pub async fn answer(&self, request: Request<Body>) -> io::Result<Response<Body>> {
+    /// While requests [fail](Self::set_failing).
+    pub async fn handle(&self, request: Request<Body>) -> io::Result<Response<Body>> {
         if self.state.fails.load(Ordering::Relaxed) {
             return Err(io::Error::other("no route"));
         }
         let (head, body) = request.into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         let path = head.uri.path();
-        let (status, answer) = if path.ends_with("/secrets") && head.method == Method::GET {
+        let (status, response) = if path.ends_with("/secrets") && head.method == Method::GET {
             let query = head.uri.query().unwrap_or_default();
             assert!(query.contains("type%3Dsystem.kuma.io%2Fsecret"), "{query}");
             let items: Vec<_> = self.secrets().values().cloned().collect();
@@ -64,7 +64,7 @@ impl ApiServer {
             assert_eq!(head.method, Method::POST);
             self.create(serde_json::from_slice(&body).expect("JSON"))
         } else if let Some((_, name)) = path.split_once("/secrets/") {
-            assert_eq!(head.method, Method::GET, "no Secret is ever changed");
+            assert_eq!(head.method, Method::GET, "Secrets are never changed");
             let found = self.secrets().get(name).cloned();
             found.map_or_else(|| failure(404, "NotFound"), |secret| (200, secret))
         } else {
@@ -73,7 +73,7 @@ impl ApiServer {
             self.state.events.lock().push(event.clone());
             (201, event)
         };
-        let body = Body::from(answer.to_string().into_bytes());
+        let body = Body::from(response.to_string().into_bytes());
         Ok(Response::builder().status(status).body(body).expect("a response"))
     }
 
@@ -99,13 +99,13 @@ impl ApiServer {
 
     /// Deletes a Secret and returns it.
     pub fn delete(&self, name: &str) -> Value {
-        self.secrets().remove(name).expect("it is there")
+        self.secrets().remove(name).expect("the Secret exists")
     }
 
-    /// Moves the times at which a CA takes over into the past.
+    /// Moves the times in the schedule of a CA into the past.
     pub fn age(&self, name: &str, by: Duration) {
         let mut secrets = self.secrets();
-        let data = &mut secrets.get_mut(name).expect("it is there")["data"];
+        let data = &mut secrets.get_mut(name).expect("the Secret exists")["data"];
         for key in ["signs-from", "predecessor-trusted-until"] {
             let bytes: ByteString = serde_json::from_value(data[key].take()).expect("Base64");
             let seconds: u64 = String::from_utf8_lossy(&bytes.0).parse().expect("a number");
@@ -114,12 +114,12 @@ impl ApiServer {
         }
     }
 
-    /// Events that were written.
+    /// Events written so far.
     pub fn events(&self) -> Vec<Value> {
         self.state.events.lock().clone()
     }
 
-    /// Lets every request fail, or succeed again.
+    /// Sets whether all requests fail.
     pub fn set_failing(&self, failing: bool) {
         self.state.fails.store(failing, Ordering::Relaxed);
     }

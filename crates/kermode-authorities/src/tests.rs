@@ -50,7 +50,7 @@ impl Replica {
         self.controller.reconcile_all().await;
     }
 
-    /// Invalidates the caches as the watch of Secrets does.
+    /// Invalidates the cache as the watch of Secrets does.
     async fn secrets_changed(&self) {
         self.authorities.invalidate_all().await;
     }
@@ -119,7 +119,7 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
     assert_eq!(
         api_server.names(),
         [FIRST_CERTIFICATE, FIRST, SECOND],
-        "one replica began"
+        "one replica started the rotation"
     );
 
     // The Secret of the old CA may be deleted and is not restored.
@@ -234,7 +234,7 @@ async fn lost_key_is_not_replaced_by_a_new_ca() {
     let error = Replica::new(&api_server)
         .get()
         .await
-        .expect_err("nobody has the key");
+        .expect_err("the key is lost");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
 }
 
@@ -245,18 +245,16 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     replica.get().await.expect("a CA");
     api_server.set_failing(true);
     let backend = replica.authorities.backend(&(mesh(), "ca-1".to_owned()));
-    let read_before = async |age: Duration| {
+    let set_age = async |age: Duration| {
         let mut cache = backend.cache.lock().await;
-        let then = Instant::now()
-            .checked_sub(age)
-            .expect("the machine has run that long");
+        let then = Instant::now().checked_sub(age).expect("an uptime above the age");
         (cache.read_at, cache.confirmed_at, cache.failed_at) = (Some(then), Some(then), None);
     };
-    read_before(STALENESS / 2).await;
-    replica.get().await.expect("memory will do");
-    read_before(STALENESS).await;
-    let error = replica.get().await.expect_err("a change may have begun");
+    set_age(STALENESS / 2).await;
+    replica.get().await.expect("the cached CA");
+    set_age(STALENESS).await;
+    let error = replica.get().await.expect_err("the cache is stale");
     assert!(format!("{error:#}").contains("no route"), "{error:#}");
-    let again = replica.get().await.expect_err("it has just failed");
-    assert!(again.to_string().contains("just failed"), "{again}");
+    let error = replica.get().await.expect_err("the read has just failed");
+    assert!(error.to_string().contains("just failed"), "{error}");
 }

@@ -4,8 +4,8 @@
 //! requested Dataplane, so that no proxy gets the configuration or certificate of another one
 //! (docs/design.md#authentication-of-proxies).
 //!
-//! Anyone may call. Until the API server has accepted the token, responses depend on the token alone and do not reveal
-//! which Pods exist, and the number of concurrent TokenReviews is bounded.
+//! The port is open to every caller. Until the API server has accepted the token, responses depend on the token alone and do
+//! not reveal which Pods exist. The number of concurrent TokenReviews is bounded.
 
 mod token;
 
@@ -23,7 +23,7 @@ use kube::{Api, Client};
 use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
-use self::token::Claimed;
+use self::token::TokenClaims;
 use kermode_k8s::shared_index::SharedIndex;
 
 /// Keys of a TokenReview's `extra` for a token that is bound to a Pod.
@@ -31,8 +31,8 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 /// Number of concurrent reviews of tokens that claim a Pod of the index, with its UID.
 const KNOWN_POD_REVIEWS: usize = 24;
-/// Number of concurrent reviews of all other tokens: of sidecars that start before the watch has reported their Pod, and
-/// of unauthorized callers, which must not delay the proxies.
+/// Number of concurrent reviews of all other tokens: those of sidecars that start before the watch has reported their Pod,
+/// and those of unauthorized callers, which must not delay the proxies.
 const UNKNOWN_POD_REVIEWS: usize = 8;
 /// Time limit of a review, including the wait for a permit.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,10 +44,10 @@ pub enum AuthenticationError {
     #[error("no bearer token in the request's authorization metadata")]
     NoToken,
     /// The token is not a service-account token bound to a Pod.
-    #[error("the token is not one of a service account bound to a Pod; the sidecar needs a projected token")]
+    #[error("the token is not a service-account token bound to a Pod; the sidecar needs a projected token")]
     NotBound,
     /// The token claims to belong to another proxy.
-    #[error("the token is not that of proxy {0}")]
+    #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
     /// The API server rejects the token.
     #[error("token is not valid: {0}")]
@@ -61,17 +61,21 @@ pub enum AuthenticationError {
         proxy: ObjectKey,
     },
     /// The Pod is not in the index yet, has no sidecar, or cannot be converted to a Dataplane.
-    #[error("no Dataplane {0} yet: its Pod is unknown, has no sidecar, or has Events that say what is wrong")]
+    #[error(
+        "no Dataplane {0} yet: its Pod is unknown, has no sidecar, or is invalid; see the Events of the Pod"
+    )]
     UnknownProxy(ObjectKey),
     /// The index has another Pod of the same name.
-    #[error("Dataplane {0} is that of another Pod of that name: one of the two has gone, or is too new")]
+    #[error(
+        "Dataplane {0} belongs to another Pod of the same name: one of the two was deleted or created just now"
+    )]
     UidMismatch(ObjectKey),
     /// The TokenReview failed.
     #[error("{0}")]
     ReviewFailed(String),
     /// The TokenReview did not complete in time.
     #[error(
-        "the token was not reviewed within {REVIEW_TIMEOUT:?}: the API server is slow, or too many proxies ask"
+        "the token was not reviewed within {REVIEW_TIMEOUT:?}: the API server is slow, or too many proxies send tokens"
     )]
     ReviewTimedOut,
 }
@@ -112,18 +116,18 @@ impl Authentication {
         metadata: &http::HeaderMap,
         proxy: &ObjectKey,
     ) -> Result<(), AuthenticationError> {
-        let (token, claimed) = read_token(metadata)?;
-        if claimed.pod != *proxy {
+        let (token, claims) = read_token(metadata)?;
+        if claims.pod != *proxy {
             return Err(AuthenticationError::OtherProxy(proxy.clone()));
         }
-        let identity = self.prove(token, &claimed).await?;
+        let identity = self.verify(token, &claims).await?;
         self.allow(&identity)
     }
 
     /// Authenticates the caller by the token in the metadata.
     pub async fn identify(&self, metadata: &http::HeaderMap) -> Result<ProxyIdentity, AuthenticationError> {
-        let (token, claimed) = read_token(metadata)?;
-        self.prove(token, &claimed).await
+        let (token, claims) = read_token(metadata)?;
+        self.verify(token, &claims).await
     }
 
     /// Checks against the index that the Dataplane with the Pod's name belongs to the Pod.
@@ -144,12 +148,12 @@ impl Authentication {
         })
     }
 
-    /// Has the API server confirm the claims of the token.
-    async fn prove(&self, token: &str, claimed: &Claimed) -> Result<ProxyIdentity, AuthenticationError> {
+    /// Verifies the claims of the token by a TokenReview.
+    async fn verify(&self, token: &str, claims: &TokenClaims) -> Result<ProxyIdentity, AuthenticationError> {
         let has_claimed_uid =
-            |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claimed.uid);
-        // UIDs cannot be guessed, so the choice of the queue reveals nothing to unauthorized callers.
-        let permits = if self.index.pod_identity(&claimed.pod, has_claimed_uid) {
+            |known: Option<PodIdentity<'_>>| known.is_some_and(|pod| *pod.uid == *claims.uid);
+        // UIDs cannot be guessed, so the choice of the semaphore reveals nothing to unauthorized callers.
+        let permits = if self.index.pod_identity(&claims.pod, has_claimed_uid) {
             &self.permits.known_pods
         } else {
             &self.permits.unknown_pods
@@ -170,8 +174,8 @@ impl Authentication {
             return Err(AuthenticationError::InvalidToken(reason));
         }
         let identity = bound_identity(status).ok_or(AuthenticationError::NotBound)?;
-        if identity.key != claimed.pod {
-            return Err(AuthenticationError::OtherProxy(claimed.pod.clone()));
+        if identity.key != claims.pod {
+            return Err(AuthenticationError::OtherProxy(claims.pod.clone()));
         }
         Ok(identity)
     }
@@ -222,18 +226,18 @@ pub(crate) fn status(error: &AuthenticationError) -> Status {
         AuthenticationError::ServiceAccountMismatch { .. } => Code::PermissionDenied,
     };
     match code {
-        Code::NotFound => tracing::debug!("proxy has to wait: {error}"),
-        Code::Unauthenticated => tracing::debug!("caller refused: {error}"),
-        _ => tracing::warn!("proxy refused: {error}"),
+        Code::NotFound => tracing::debug!("proxy not authorized yet: {error}"),
+        Code::Unauthenticated => tracing::debug!("caller denied: {error}"),
+        _ => tracing::warn!("proxy denied: {error}"),
     }
     Status::new(code, error.to_string())
 }
 
 /// Returns the bearer token and its unverified claims.
-fn read_token(metadata: &http::HeaderMap) -> Result<(&str, Claimed), AuthenticationError> {
+fn read_token(metadata: &http::HeaderMap) -> Result<(&str, TokenClaims), AuthenticationError> {
     let token = token::bearer(metadata).ok_or(AuthenticationError::NoToken)?;
-    let claimed = Claimed::read(token).ok_or(AuthenticationError::NotBound)?;
-    Ok((token, claimed))
+    let claims = TokenClaims::read(token).ok_or(AuthenticationError::NotBound)?;
+    Ok((token, claims))
 }
 
 /// Returns the Pod that a reviewed token is bound to.

@@ -1,7 +1,8 @@
 //! The gRPC service that issues workload certificates and streams the roots of a mesh to its proxies.
 //!
-//! A certificate has exactly the names of the caller's own Dataplane, and requires a token that is bound to its Pod. All
-//! other requests, and those beyond the rate limits, are denied, logged and counted. `kermode-identity` does the signing.
+//! A certificate has exactly the names of the caller's own Dataplane and requires a token that is bound to its Pod. All
+//! other requests, and requests above the rate limits, are denied, logged and counted. `kermode-identity` signs the
+//! certificates.
 
 mod denial;
 mod limits;
@@ -36,7 +37,7 @@ pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{Authentication, AuthenticationError};
 
-/// Size limit of a message, in bytes. A signing request has at most half of it; the names take the rest.
+/// Size limit of a message, in bytes: half of it for the signing request, the rest for the names.
 const MAX_MESSAGE: usize = 16 * 1024;
 /// Time limit of a call, from the head of the request to the response, or to the first message of a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
@@ -116,7 +117,7 @@ impl IssuanceState {
         Ok(response(&issued, &trust))
     }
 
-    /// Authenticates the caller as the proxy of that name (`<pod>.<namespace>`).
+    /// Authenticates the caller as the proxy with the name (`<pod>.<namespace>`).
     async fn authenticate(&self, metadata: MetadataMap, name: &str) -> Result<(ObjectKey, CallerId), Denial> {
         let headers = metadata.into_headers();
         let token = headers.get(http::header::AUTHORIZATION);
@@ -128,7 +129,10 @@ impl IssuanceState {
         Ok((proxy, caller))
     }
 
-    /// Returns the proxy's Dataplane and its mesh, which must have mTLS.
+    /// Returns the Dataplane of the proxy, its mesh, and the mTLS settings of the mesh.
+    ///
+    /// # Errors
+    /// When the Dataplane is not in the index or in another mesh, or when the mesh has no mTLS.
     fn mesh_of(&self, proxy: &ObjectKey, mesh: &str) -> Result<(Arc<Dataplane>, Arc<Mesh>, Mtls), Denial> {
         let (dataplane, mesh) = self
             .index
@@ -196,7 +200,8 @@ impl tower::Service<http::Request<Body>> for CertificateIssuance {
     }
 }
 
-/// Decodes the message and calls the method. tonic answers messages that are too large or cannot be decoded.
+/// Decodes the message and calls the method. tonic itself responds to messages that are too large or
+/// cannot be decoded.
 async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> http::Response<Body> {
     match request.uri().path() {
         ISSUE_CERTIFICATE => {
@@ -224,7 +229,7 @@ async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> ht
 /// Method `IssueCertificate` of the service.
 struct IssueCertificate {
     state: Arc<IssuanceState>,
-    /// Set when the message was decoded.
+    /// Whether the message was decoded.
     called: Arc<AtomicBool>,
 }
 

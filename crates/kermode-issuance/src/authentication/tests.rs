@@ -26,7 +26,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// A cluster with the Pod `shop/web`, UID `1`.
+    /// Creates the authentication for an index with the Pod `shop/web`, UID `1`.
     fn new(hangs: bool) -> Self {
         let reviews = Arc::new(AtomicUsize::new(0));
         let counter = reviews.clone();
@@ -64,7 +64,7 @@ impl Fixture {
     }
 }
 
-/// Responds as an API server that accepts every token with the signature `good` and reports expired ones.
+/// Reviews a token: accepts the signature `good`, and rejects `expired` and all others with different errors.
 pub(crate) async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
@@ -167,22 +167,22 @@ async fn token_that_cannot_be_valid_is_not_reviewed() {
     let fixture = Fixture::new(false);
     let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
-        let error = fixture
-            .identify(token)
-            .await
-            .expect_err("it is no token of a Pod");
+        let error = fixture.identify(token).await.expect_err("not a token of a Pod");
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
     let of_another = metadata(&mk_token("robot", "other", "2", "good"));
     let error = fixture.authentication.check(&of_another, &web()).await;
-    assert_eq!(code(&error.expect_err("it is another's")), Code::Unauthenticated);
+    assert_eq!(
+        code(&error.expect_err("the token of another Pod")),
+        Code::Unauthenticated
+    );
     assert_eq!(fixture.reviews(), 0);
 }
 
 #[tokio::test]
 async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
     let fixture = Fixture::new(false);
-    let mut answers = Vec::new();
+    let mut responses = Vec::new();
     for pod in ["web", "nothing"] {
         let token = metadata(&mk_token("robot", pod, "guess", "forged"));
         let stream = fixture.authentication.identify(&token).await;
@@ -190,11 +190,14 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
         let certificate = fixture.authentication.check(&token, &key).await;
         for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
             let status = status(&error);
-            answers.push((status.code(), status.message().to_owned()));
+            responses.push((status.code(), status.message().to_owned()));
         }
     }
-    assert_eq!(answers[0].0, Code::Unauthenticated);
-    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    assert_eq!(responses[0].0, Code::Unauthenticated);
+    assert!(
+        responses.iter().all(|response| *response == responses[0]),
+        "{responses:?}"
+    );
     assert_eq!(fixture.reviews(), 4, "the API server decides on all of them");
 }
 
@@ -233,29 +236,29 @@ async fn review_times_out_when_the_api_server_hangs() {
     fixture.authentication.review_timeout = Duration::from_millis(10);
     let token = mk_token("robot", "web", "1", "good");
     let identified = tokio::time::timeout(LONG, fixture.identify(&token)).await;
-    let error = identified.expect("an answer").expect_err("not reviewed");
+    let error = identified.expect("a response").expect_err("not reviewed");
     assert_eq!(code(&error), Code::Unavailable);
 }
 
 #[tokio::test]
 async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
     let fixture = Fixture::new(true);
-    let strangers: Vec<_> = (0..50)
+    let unknown_pods: Vec<_> = (0..50)
         .map(|number| mk_token("robot", "web", &format!("guess {number}"), "forged"))
         .collect();
-    let strangers = futures::future::join_all(strangers.iter().map(|token| fixture.identify(token)));
+    let unknown_pods = futures::future::join_all(unknown_pods.iter().map(|token| fixture.identify(token)));
     let token = mk_token("robot", "web", "1", "good");
     let known = fixture.identify(&token);
-    let asked = async {
+    let reviewed = async {
         while fixture.reviews() <= UNKNOWN_POD_REVIEWS {
             tokio::task::yield_now().await;
         }
     };
     tokio::select! {
         biased;
-        _ = strangers => panic!("the API server hangs"),
+        _ = unknown_pods => panic!("the API server hangs"),
         _ = known => panic!("the API server hangs"),
-        asked = tokio::time::timeout(LONG, asked) => asked.expect("the known proxy's turn"),
+        reviewed = tokio::time::timeout(LONG, reviewed) => reviewed.expect("the known Pod is reviewed"),
     }
     assert_eq!(fixture.reviews(), UNKNOWN_POD_REVIEWS + 1);
 }

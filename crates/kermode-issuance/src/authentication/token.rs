@@ -1,5 +1,5 @@
-//! Unverified claims of a service-account token. They save the API server reviews of tokens that cannot be valid, and
-//! depend on the request alone, so that the response reveals nothing about the cluster.
+//! Unverified claims of a service-account token. They are read before the TokenReview, so that tokens that cannot be valid
+//! are not reviewed. The claims depend on the request alone, so that the response reveals nothing about the cluster.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 
 /// Pod that a token claims to be bound to.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Claimed {
+pub(super) struct TokenClaims {
     pub(super) pod: ObjectKey,
     pub(super) uid: Arc<str>,
 }
@@ -45,7 +45,7 @@ pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     (!token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
 }
 
-impl Claimed {
+impl TokenClaims {
     /// Decodes a JWT without verifying its signature. `None` for other text and for tokens not bound to a Pod.
     pub(super) fn read(token: &str) -> Option<Self> {
         let mut parts = token.split('.');
@@ -84,15 +84,15 @@ mod tests {
     fn claims_are_read_from_tokens_that_are_bound_to_a_pod() {
         let jwt = |payload: &str| format!("e30.{}.c2ln", BASE64_URL_SAFE_NO_PAD.encode(payload));
         let bound = jwt(r#"{"kubernetes.io":{"namespace":"shop","pod":{"name":"web-0","uid":"u"}}}"#);
-        let claimed = Claimed {
+        let claims = TokenClaims {
             pod: ObjectKey::new("shop", "web-0"),
             uid: "u".into(),
         };
-        assert_eq!(Claimed::read(&bound), Some(claimed));
+        assert_eq!(TokenClaims::read(&bound), Some(claims));
         let legacy = jwt(r#"{"kubernetes.io/serviceaccount/namespace":"shop"}"#);
         let unbound = jwt(r#"{"kubernetes.io":{"namespace":"shop"}}"#);
         for other in ["", "a.b", "a.!.c", &legacy, &unbound, &format!("{bound}.more")] {
-            assert_eq!(Claimed::read(other), None, "{other:?}");
+            assert_eq!(TokenClaims::read(other), None, "{other:?}");
         }
     }
 }

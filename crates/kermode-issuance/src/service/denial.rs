@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::limits::RateExceeded;
 use crate::authentication::{AuthenticationError, status};
 
-/// Log lines per minute and reason. Anyone may send requests, and each reason must still show up in the log.
+/// Limit of log lines per minute and reason. The limit is per reason, so that a flood of one does not hide the others.
 const LINES_PER_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -39,19 +39,19 @@ pub(crate) enum Denial {
     #[error(transparent)]
     SigningRequest(#[from] Error),
     /// The proxy exceeds its rate.
-    #[error("this proxy asks too often: at most 20 certificates at once, then one in 3 s")]
+    #[error("this proxy requests certificates too often: at most 20 at once, then one every 3 s")]
     ProxyRate,
     /// All proxies together exceed the total rate.
-    #[error("too many certificates are asked for: at most 500 a second; try again later")]
+    #[error("too many certificates are requested: at most 500 per second; retry later")]
     TotalRate,
-    /// The proxy, or all proxies together, have as many streams of roots as they may have.
+    /// The proxy, or all proxies together, have reached the limit of open streams of roots.
     #[error("too many streams of roots are open")]
     Streams,
-    /// The request was not complete or not answered in time.
-    #[error("the request was not complete, or not answered, within {0:?}")]
+    /// The request did not arrive, or was not processed, in time.
+    #[error("the request did not arrive, or was not processed, within {0:?}")]
     TimedOut(Duration),
-    /// The message cannot be decoded; tonic has answered the call.
-    #[error("the message cannot be read")]
+    /// The message cannot be decoded; tonic has sent the response.
+    #[error("the message cannot be decoded")]
     Unreadable,
 }
 
@@ -139,7 +139,8 @@ impl Denial {
         Status::new(code, self.to_string())
     }
 
-    /// Whether the denial is part of an ordinary start, or caused by the control plane itself.
+    /// Whether the denial is expected while a proxy starts, or is caused by the control plane. Such denials are logged at debug
+    /// level only.
     fn is_ordinary(&self) -> bool {
         matches!(
             self.reason(),
@@ -173,16 +174,16 @@ impl DenialLog {
     /// Logs a denial with the name that the caller claims, never with its token.
     pub(super) fn log(&self, denial: &Denial, claimed_name: &str) {
         if denial.is_ordinary() {
-            tracing::debug!(proxy = claimed_name, "request has to wait: {denial}");
+            tracing::debug!(proxy = claimed_name, "request denied: {denial}");
             return;
         }
         let reason = denial.reason();
-        if let Some(left_out) = self.try_admit(reason, Instant::now()) {
+        if let Some(suppressed) = self.try_admit(reason, Instant::now()) {
             tracing::warn!(
                 proxy = claimed_name,
                 ?reason,
-                left_out,
-                "request refused: {denial}"
+                suppressed,
+                "request denied: {denial}"
             );
         }
     }
@@ -202,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flood_is_logged_a_few_times_and_then_counted() {
+    fn flood_of_denials_is_logged_up_to_the_limit_and_then_counted() {
         let log = DenialLog::default();
         let now = Instant::now();
         let lines = (0..1000).filter_map(|_| log.try_admit(DenialReason::InvalidToken, now));
@@ -212,10 +213,10 @@ mod tests {
             Some(0),
             "another reason"
         );
-        let left_out = 1000 - u64::from(LINES_PER_MINUTE);
+        let suppressed = 1000 - u64::from(LINES_PER_MINUTE);
         assert_eq!(
             log.try_admit(DenialReason::InvalidToken, now + MINUTE),
-            Some(left_out)
+            Some(suppressed)
         );
     }
 }

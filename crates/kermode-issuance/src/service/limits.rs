@@ -1,19 +1,20 @@
 //! Rates at which certificates are issued: per proxy and in total. No IO; the clock is passed in.
 //!
-//! A thousand Pods that start at once get their certificates. A proxy that requests in a loop does not, and its requests
-//! cost no TokenReview.
+//! A thousand Pods that start at once get their certificates. A proxy that requests certificates in a loop is limited, and
+//! its surplus requests cause no TokenReviews.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
 
 use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
 
-/// Certificates for all proxies together. Issuing one takes about 0.2 ms of CPU, so this rate is a tenth of a core.
+/// Rate of certificates for all proxies together. A certificate takes about 0.2 ms of CPU, so this rate is a tenth of a
+/// core.
 const TOTAL: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
-/// Certificates for one proxy. A sidecar requests one every 48 s at most, and a few more after a restart.
+/// Rate of certificates for one proxy. A sidecar requests at most one every 48 s, and a few more after a restart.
 const PER_PROXY: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
@@ -28,8 +29,8 @@ pub(super) enum RateExceeded {
     Total,
 }
 
-/// Caller of a request, identified by its token and never by the name that it claims: a hash that cannot be reversed and
-/// differs between processes.
+/// Caller of a request, identified by a hash of its token and never by the name that it claims. The hash cannot be reversed
+/// and differs between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallerId(u64);
 
@@ -52,12 +53,13 @@ impl IssuanceLimits {
         }
     }
 
-    /// Returns the caller that holds a token.
+    /// Returns the ID of the caller with the token.
     pub(super) fn caller(&self, token: &[u8]) -> CallerId {
         CallerId(self.hasher.hash_one(token))
     }
 
-    /// Checks a caller before its token is reviewed. Unknown callers pass: only authenticated ones are counted.
+    /// Checks the rate of a caller before its token is reviewed. Only requests of authenticated callers are counted, so an
+    /// unknown caller passes.
     pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if self.callers.has_token(&caller, now) {
             Ok(())
@@ -101,7 +103,7 @@ mod tests {
         assert_eq!(issued(&mut limits, 0, 1000, now), 1000);
         assert_eq!(issued(&mut limits, 1000, 5000, now), 1000);
         assert_eq!(issued(&mut limits, 9000, 5000, now + SECOND), 500);
-        let caller = limits.caller(b"one more");
+        let caller = limits.caller(b"surplus");
         assert_eq!(limits.take(caller, now + SECOND), Err(RateExceeded::Total));
     }
 
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_proxies_take_no_memory() {
+    fn idle_proxies_are_removed_from_memory() {
         let mut now = Instant::now();
         let mut limits = IssuanceLimits::new(now);
         for number in 0..100_000_u32 {

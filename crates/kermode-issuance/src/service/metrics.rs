@@ -38,13 +38,13 @@ enum RequestResult {
 impl Metrics {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Requests for workload certificates";
+        let help = "Requests for workload certificates, by result";
         registry.register("certificate_requests", help, self.requests.clone());
-        let help = "Requests for workload certificates that were not answered with one, by reason";
+        let help = "Denied requests for workload certificates, by reason";
         registry.register("certificate_refusals", help, self.denials.clone());
-        let help = "Streams open that tell proxies of the roots of their mesh";
+        let help = "Open streams that send the roots of a mesh to its proxies";
         registry.register("roots_streams", help, self.streams.clone());
-        let help = "Streams of roots that were refused or ended for a reason";
+        let help = "Denied streams of roots, by reason";
         registry.register("roots_streams_refused", help, self.denied_streams.clone());
     }
 

@@ -20,16 +20,16 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 use super::denial::Denial;
 use super::{IssuanceState, MAX_MESSAGE};
 
-/// Number of open streams in total: one for each connection that proxies may have.
+/// Limit of open streams in total: one per proxy, up to the limit of proxies of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
-/// Number of open streams of one proxy: one, and one more while a broken connection has not been noticed.
+/// Limit of open streams of one proxy: a second stream is open until a broken connection of the first one is detected.
 pub(super) const MAX_STREAMS_PER_PROXY: usize = 2;
 
-/// Initial size of a stream's buffers, in bytes: a message with two roots. tonic's default of 8 KiB would be held for
-/// every proxy.
+/// Initial size of the buffers of a stream, in bytes: a message with two roots. Every proxy has a stream, so tonic's default
+/// of 8 KiB would take too much memory.
 const BUFFER: usize = 1536;
 
-/// Stream of roots of one proxy. Kept small, since every proxy has one.
+/// Stream of roots to one proxy.
 struct RootsStream {
     updates: BoxStream<'static, Arc<RootsUpdate>>,
     gauge: Gauge,
@@ -64,7 +64,7 @@ impl Drop for RootsStream {
     }
 }
 
-/// Returns the current roots and every later change. Ends when the mesh switches to another backend.
+/// Returns a stream of the current roots and all later ones. The stream ends when the mesh switches to another backend.
 fn updates(mut roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
     roots.mark_changed();
     futures::stream::unfold(roots, |mut roots| async move {

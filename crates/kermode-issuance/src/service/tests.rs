@@ -23,18 +23,18 @@ async fn proxy_gets_a_certificate_for_its_own_names_that_its_mesh_trusts() {
     let server = Server::start().await;
     let key = WorkloadKey::generate().expect("a key");
     let issued = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
-    let issued = issued.expect("it is entitled to it");
+    let issued = issued.expect("a certificate");
     assert_eq!((issued.signer, issued.roots_der.len()), (1, 1));
     let leaf: CertificateDer<'_> = issued.chain_der[0].clone().into();
     let web = kermode_model::ObjectKey::new("shop", "web");
-    let (dataplane, _) = server.index.dataplane_and_mesh(&web).expect("it is there");
+    let (dataplane, _) = server.index.dataplane_and_mesh(&web).expect("in the index");
     for uri in Entitlement::of(&dataplane).uris() {
         let found = leaf.windows(uri.len()).any(|window| window == uri.as_bytes());
         assert!(found, "{uri} is not in the certificate");
     }
-    let of_the_proxy = leaf.windows(13).any(|window| window == b"kermode-proxy");
+    let has_proxy_name = leaf.windows(13).any(|window| window == b"kermode-proxy");
     assert!(
-        !of_the_proxy,
+        !has_proxy_name,
         "the name that binds the request is not part of the certificate"
     );
     assert_eq!(server.issued(), 1);
@@ -48,15 +48,15 @@ async fn request_for_another_mesh_or_without_mtls_is_denied() {
         mesh: "other".to_owned(),
         ..mk_request(&key, "web.shop")
     };
-    let refused = server.issue(&web_token(), other).await.expect_err("not its mesh");
-    assert_eq!(refused.code(), tonic::Code::NotFound);
+    let denied = server.issue(&web_token(), other).await.expect_err("not its mesh");
+    assert_eq!(denied.code(), tonic::Code::NotFound);
     server
         .index
         .write()
         .apply_mesh(kermode_model::Mesh::new("default"));
-    let refused = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
-    let refused = refused.expect_err("mTLS is off");
-    assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    assert_eq!(server.refused("NotThere"), 1);
-    assert_eq!(server.refused("NoMtls"), 1);
+    let denied = server.issue(&web_token(), mk_request(&key, "web.shop")).await;
+    let denied = denied.expect_err("mTLS is off");
+    assert_eq!(denied.code(), tonic::Code::FailedPrecondition);
+    assert_eq!(server.denied("NotThere"), 1);
+    assert_eq!(server.denied("NoMtls"), 1);
 }

@@ -20,12 +20,12 @@ async fn assert_denied(
     reason: &str,
 ) {
     let log = Log::capture();
-    let before = server.refused(reason);
+    let before = server.denied(reason);
     let name = request.name.clone();
     let outcome = server.issue(token, request).await;
     let status = outcome.expect_err(&format!("{reason}: a certificate was issued"));
     assert_eq!(status.code(), code, "{reason}: {status}");
-    assert_eq!(server.refused(reason), before + 1, "{reason}");
+    assert_eq!(server.denied(reason), before + 1, "{reason}");
     let lines = log.take();
     let line = lines
         .iter()
@@ -113,21 +113,21 @@ async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
     server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
     let outcome = server.issue(&web_token(), fresh("web.shop")).await;
     assert_eq!(outcome.expect_err("another Pod").code(), Code::NotFound);
-    assert_eq!(server.refused("OtherPod"), 1);
+    assert_eq!(server.denied("OtherPod"), 1);
     server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
     let outcome = server.issue(&web_token(), fresh("web.shop")).await;
     assert_eq!(outcome.expect_err("no Pod").code(), Code::NotFound);
-    assert_eq!(server.refused("UnknownProxy"), 1);
+    assert_eq!(server.denied("UnknownProxy"), 1);
     assert_eq!(server.issued(), 0);
 }
 
 #[tokio::test]
 async fn signing_request_of_another_pod_is_denied() {
     let server = Server::start().await;
-    // Intercepted, complete and with a valid signature.
-    let theirs = fresh("other.shop").csr_der;
+    // Complete and with a valid signature.
+    let intercepted = fresh("other.shop").csr_der;
     let replayed = IssueCertificateRequest {
-        csr_der: theirs,
+        csr_der: intercepted,
         ..fresh("web.shop")
     };
     assert_denied(

@@ -20,24 +20,24 @@ async fn proxy_in_a_loop_is_denied_and_other_proxies_are_not() {
     let log = Log::capture();
     let key = WorkloadKey::generate().expect("a key");
     let mut issued = 0;
-    let refused = loop {
+    let denied = loop {
         match server.issue(&web_token(), mk_request(&key, "web.shop")).await {
             Ok(_) => issued += 1,
-            Err(refused) => break refused,
+            Err(denied) => break denied,
         }
-        assert!(issued < 100, "there is no bound");
+        assert!(issued < 100, "the rate is not limited");
     };
     assert!(issued >= 20, "{issued}");
-    assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert!(refused.message().contains("too often"), "{refused}");
-    assert_eq!(server.refused("TooOften"), 1);
+    assert_eq!(denied.code(), Code::ResourceExhausted);
+    assert!(denied.message().contains("too often"), "{denied}");
+    assert_eq!(server.denied("TooOften"), 1);
     assert!(log.take().iter().any(|line| line.contains("reason=TooOften")));
     let other = mk_token("robot", "other", "2", "good");
     assert!(server.issue(&other, mk_request(&key, "other.shop")).await.is_ok());
 }
 
 #[tokio::test]
-async fn thousand_proxies_that_start_at_once_get_their_certificates() {
+async fn proxies_that_start_at_once_get_their_certificates() {
     let server = Server::start().await;
     for number in 0..1000 {
         let (name, ip) = (
@@ -65,8 +65,8 @@ async fn thousand_proxies_that_start_at_once_get_their_certificates() {
         .buffer_unordered(100)
         .collect()
         .await;
-    let refused: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
-    assert!(refused.is_empty(), "{}: {:?}", refused.len(), refused.first());
+    let denied: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
+    assert!(denied.is_empty(), "{}: {:?}", denied.len(), denied.first());
     assert_eq!(server.issued(), 1000);
 }
 
@@ -78,12 +78,12 @@ async fn incomplete_request_times_out() {
         .header("content-type", "application/grpc")
         .body(Body::new(endless))
         .expect("a request");
-    let answered = server.channel.clone().oneshot(request);
-    let answered = tokio::time::timeout(Duration::from_secs(30), answered).await;
-    let response = answered.expect("an answer").expect("an answer");
+    let response = server.channel.clone().oneshot(request);
+    let response = tokio::time::timeout(Duration::from_secs(30), response).await;
+    let response = response.expect("no timeout").expect("a response");
     assert_eq!(
         response.headers()["grpc-status"],
         (Code::DeadlineExceeded as i32).to_string()
     );
-    assert_eq!(server.refused("TimedOut"), 1);
+    assert_eq!(server.denied("TimedOut"), 1);
 }

@@ -8,7 +8,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Captures lines of the level warn and above until it is dropped.
+/// Lines of the levels warn and error, captured until this is dropped.
 pub(super) struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,

@@ -16,15 +16,12 @@ const LONG: Duration = Duration::from_secs(30);
 #[tokio::test]
 async fn new_root_is_sent_at_once() {
     let server = Server::start().await;
-    let mut stream = server
-        .watch(&web_token(), "web.shop")
-        .await
-        .expect("it is let in");
+    let mut stream = server.watch(&web_token(), "web.shop").await.expect("a stream");
     let first = stream.message().await.expect("no error").expect("the roots");
     assert_eq!((first.roots_der.len(), first.signer), (1, 1));
 
     let mesh = mk_mesh();
-    let mtls = mesh.mtls.clone().expect("it has mTLS");
+    let mtls = mesh.mtls.clone().expect("mTLS");
     let known = server.authorities.get(&mesh.name, "ca-1").await.expect("a CA");
     let now = SystemTime::now();
     let next = Generation {
@@ -54,8 +51,8 @@ async fn third_stream_of_a_proxy_is_denied() {
     let watch = async || server.watch(&web_token(), "web.shop").await;
     let (first, second) = (watch().await, watch().await);
     assert!(first.is_ok() && second.is_ok());
-    let refused = watch().await.expect_err("above the limit");
-    assert_eq!(refused.code(), Code::ResourceExhausted);
+    let denied = watch().await.expect_err("above the limit");
+    assert_eq!(denied.code(), Code::ResourceExhausted);
     assert_eq!(
         server.metric("roots_streams_refused_total{reason=\"Streams\"} "),
         1

@@ -52,7 +52,7 @@ pub(super) fn mk_mesh() -> Mesh {
     mesh
 }
 
-/// Makes the request of the proxy of that name.
+/// Makes a request of the proxy with the name.
 pub(super) fn mk_request(key: &WorkloadKey, name: &str) -> IssueCertificateRequest {
     IssueCertificateRequest {
         mesh: "default".to_owned(),
@@ -74,7 +74,7 @@ impl Server {
                 if request.uri().path().ends_with("/tokenreviews") {
                     review(false, request).await
                 } else {
-                    api_server.answer(request).await
+                    api_server.handle(request).await
                 }
             }
         });
@@ -138,11 +138,11 @@ impl Server {
     }
 
     /// Number of requests denied for a reason.
-    pub(super) fn refused(&self, reason: &str) -> u64 {
+    pub(super) fn denied(&self, reason: &str) -> u64 {
         self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}} "))
     }
 
-    /// Value of the metric with that name and labels; 0 when there is none.
+    /// Value of the metric with the name and labels; 0 if it does not exist.
     pub(super) fn metric(&self, labels: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
@@ -170,7 +170,7 @@ async fn serve(identity: CertificateIssuance) -> (Channel, Trigger) {
     let address = listener.local_addr().expect("an address");
     let (stop, shutdown) = shutdown::channel();
     let router = Routes::new(identity).into_axum_router();
-    let certificate = certificate.expect("it can be used");
+    let certificate = certificate.expect("a valid certificate");
     tokio::spawn(tls::serve(listener, certificate, router, 1000, shutdown));
 
     let roots = kermode_identity::TrustBundle::from_pem(&authority.certificate_pem()).expect("a root");
