@@ -1,5 +1,5 @@
-//! The replicas of the control plane: which of them run ([`tracking`]), and how proxies are moved from a replica that
-//! has too many to the others ([`rebalancing`]).
+//! Replicas of the control plane: [`tracking`] of the running ones, and [`rebalancing`] of proxies from a replica that has
+//! too many to the others.
 
 pub mod rebalancing;
 pub mod tracking;

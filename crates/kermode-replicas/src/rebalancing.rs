@@ -1,8 +1,8 @@
 //! Rebalancing of proxies among the replicas.
 //!
-//! A proxy stays with its replica as long as the replica runs. After a rolling update the replica that started first has
-//! most of the proxies, and a replica that is added has none. A replica that holds many more than its share evicts some
-//! streams, a few at a time. Their proxies reconnect through the Service to any replica and receive only what changed.
+//! A proxy stays connected to its replica as long as the replica runs. After a rolling update, the replica that started
+//! first has most of the proxies, and an added replica has none. A replica with many more proxies than its share evicts a
+//! few streams at a time. Their proxies reconnect through the Service to any replica and receive only changed resources.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use tokio::time::sleep;
 
 use kermode_k8s::shared_index::SharedIndex;
 
-/// A replica rebalances once it holds its share divided by this more proxies than its share.
+/// Tolerated excess of a replica over its share of proxies: the share divided by this.
 const EXCESS_DIVISOR: usize = 4;
-/// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences mean
-/// nothing.
+/// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences are
+/// normal.
 const MIN_EXCESS: usize = 3;
-/// Number of proxies evicted in one step.
+/// Limit of proxies evicted in one step.
 const BATCH: usize = 10;
-/// Interval between steps, so that the other replicas are not flooded.
+/// Interval between steps. With [`BATCH`], it limits the rate of reconnections to the other replicas.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while the proxies are balanced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive balanced checks after which the counter of moved proxies is reset.
 const BALANCED_CHECKS: u32 = 12;
-/// Number of evictions per excess proxy before rebalancing is suspended. With two replicas, every second proxy comes back;
-/// if all do, the Service prefers this replica on purpose.
+/// Number of evictions per excess proxy before rebalancing is suspended. With two replicas, every second proxy reconnects to
+/// this replica; when nearly all do, the Service prefers this replica, for example by topology.
 const MAX_ATTEMPTS: usize = 4;
 /// Time for which rebalancing is suspended.
 const SUSPENSION: Duration = Duration::from_mins(30);
@@ -71,8 +71,8 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
     loop {
         let shares = {
             let replicas = replicas.borrow();
-            // Proxies of a replica that has just ended are reconnecting, and not every node routes to a replica that has just
-            // started.
+            // After the end of a replica, its proxies are still reconnecting; after a start, not every node routes to the new
+            // replica yet.
             replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxies(),
                 proxies: index.read().view().dataplanes().count(),
@@ -85,7 +85,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
                 tracing::info!(
                     sent,
                     ?shares,
-                    "more proxies than its share: some are sent to other replicas"
+                    "this replica has more proxies than its share: streams evicted"
                 );
                 sleep(STEP_INTERVAL).await;
             }
@@ -93,7 +93,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
             Step::Suspend => {
                 tracing::warn!(
                     ?shares,
-                    "more proxies than its share, but those sent elsewhere come back; does the Service prefer this replica?"
+                    "evicted proxies reconnect to this replica: rebalancing is suspended; check whether the Service prefers this replica"
                 );
                 sleep(SUSPENSION).await;
             }
@@ -115,7 +115,7 @@ impl Rebalancer {
         let excess = counts.excess();
         if excess == 0 {
             self.balanced = self.balanced.saturating_add(1);
-            // Proxies evicted a moment ago may still come back.
+            // Proxies evicted a moment ago may still reconnect to this replica.
             if self.balanced >= BALANCED_CHECKS {
                 *self = Self::default();
             }
@@ -193,19 +193,19 @@ mod tests {
         .sum();
         assert_eq!(sent, all_here.excess() * MAX_ATTEMPTS);
         let mut rebalancer = Rebalancer::default();
-        let rest = (0..1_000).find(|turn| {
-            // Every second check happens before the proxies are back.
-            let shares = if turn % 2 == 0 {
+        let suspended = (0..1_000).find(|check| {
+            // Every second check happens while the proxies reconnect.
+            let shares = if check % 2 == 0 {
                 all_here
             } else {
                 shares(0, 100, 2)
             };
             rebalancer.step(shares) == Step::Suspend
         });
-        assert!(rest.is_some(), "it never gives up");
+        assert!(suspended.is_some(), "rebalancing is never suspended");
         assert!(
             matches!(rebalancer.step(all_here), Step::Evict(_)),
-            "after the rest"
+            "after the suspension"
         );
     }
 }

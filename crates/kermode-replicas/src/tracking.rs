@@ -1,8 +1,8 @@
 //! Tracking of the replicas of the control plane: the addresses at which they serve proxies, and the time of the last
 //! start or end of one.
 //!
-//! Replicas do not communicate with each other. A draining sidecar gets their addresses and requests the
-//! removal status of its endpoint from each of them (`kermode_removals`).
+//! Replicas do not communicate with each other. A draining sidecar gets the addresses of all replicas and requests the
+//! removal status of its endpoint from each (`kermode_removals`).
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +35,7 @@ struct Replica {
 }
 
 impl Replica {
-    /// Whether a later state of the same Pod is the same process.
+    /// Whether a later state of the same Pod belongs to the same process.
     fn is_same_process(&self, later: &Self) -> bool {
         (self.ip, &self.container_id) == (later.ip, &later.container_id)
     }
@@ -112,18 +112,18 @@ impl ReplicaTracker {
             Update::Gone(pod) => (self.running.remove(&pod), None),
             Update::Applied(pod, replica) => (self.running.insert(pod, replica.clone()), Some(replica)),
         };
-        let is_the_same = match (&before, &after) {
+        let is_unchanged = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same_process(after),
-            // Replicas of the first list have not started just now.
+            // The replicas of the first list were running before.
             (None, Some(_)) => !self.synced,
             (_, None) => false,
         };
-        if is_the_same {
+        if is_unchanged {
             return;
         }
         self.since = now;
         if let Some(ended) = before {
-            tracing::info!(address = %ended.ip, "a replica of the control plane has ended");
+            tracing::info!(address = %ended.ip, "replica ended");
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_is_one_whose_process_runs() {
+    fn pod_is_a_replica_while_its_process_runs() {
         let running = mk_replica("10.0.0.1", json!({"running": {}})).expect("a replica");
         assert_eq!(running.ip.to_string(), "10.0.0.1");
         assert_eq!(running.container_id, "containerd://10.0.0.1");

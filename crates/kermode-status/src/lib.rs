@@ -1,9 +1,9 @@
 //! Status of Dataplanes and Meshes, written to the API server.
 //!
-//! Each replica writes the connection and configuration status of the proxies that it serves. Streams report on their own
-//! tasks and only update a map. The [`StatusWriter`] writes connections and rejections within seconds, and mere changes
-//! of versions every few minutes, since they change with every endpoint of the mesh. The lease holder writes the status
-//! of Meshes ([`MeshStatuses`]).
+//! Each replica writes the connection and configuration status of the proxies that it serves. The task of a stream only
+//! updates a map. The [`StatusWriter`] writes connections and rejections within seconds, and changes of version numbers
+//! every few minutes, since every change of an endpoint in the mesh changes them. The lease holder writes the status of
+//! Meshes ([`MeshStatuses`]).
 
 mod debug;
 mod mesh;
@@ -28,21 +28,21 @@ use self::proxy::{Proxy, Urgency};
 use kermode_k8s::shared_index::SharedIndex;
 pub use mesh::MeshStatuses;
 
-/// Field manager of the sidecar status. All replicas use the same one, so that the replica that serves the proxy takes
-/// the fields over.
+/// Field manager of the sidecar status. All replicas use the same one, so that a replica can overwrite the status that the
+/// proxy's previous replica wrote.
 const MANAGER: &str = "kuma-cp-sidecar";
-/// Statuses written per second, at most.
+/// Limit of statuses written per second.
 const PER_SECOND: u32 = 50;
-/// Delay of a write after a connection or rejection. A proxy that connects acknowledges its configuration within it, so
-/// that both are one write.
+/// Delay of a write after a connection or rejection. A proxy usually acknowledges its configuration within this time after
+/// it connects, so that both are one write.
 const SOON: Duration = Duration::from_secs(1);
 /// Delay of a write after a stream ended: most proxies reconnect, to this or to another replica.
 const DISCONNECTED: Duration = Duration::from_secs(10);
-/// Interval of writes that change versions only. Every change of an endpoint changes them for every proxy of the mesh, and
-/// a write for each would cost more than serving the change.
+/// Minimum interval between writes that only change version numbers. A change of an endpoint changes the numbers of every
+/// proxy of the mesh, and these writes would cost more than sending the change to the proxies.
 const VERSIONS_INTERVAL: Duration = Duration::from_mins(5);
-/// Delay of another attempt when the Dataplane does not exist yet: the sidecar may connect before the lease holder has
-/// written it.
+/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the lease holder has created its
+/// Dataplane.
 const MISSING_RETRY: Duration = Duration::from_secs(2);
 
 /// Statuses of the proxies that this replica serves; cheap to clone.
@@ -85,8 +85,8 @@ impl Statuses {
         connected.collect()
     }
 
-    /// Handles the deletion of a Dataplane. While its proxy is connected, the Dataplane is created again and needs its
-    /// status.
+    /// Handles the deletion of a Dataplane. If its proxy is connected, the lease holder recreates the Dataplane, and the
+    /// status is written to the new object.
     pub fn on_dataplane_deleted(&self, key: &ObjectKey) {
         let connected = self.state.proxies().get(key).is_some_and(Proxy::is_connected);
         if connected {
@@ -124,7 +124,7 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Returns the status of a proxy that disconnected, unless another replica serves it by now.
+    /// Returns the status of a proxy that disconnected, unless another replica serves it now.
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();

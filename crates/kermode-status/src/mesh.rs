@@ -33,7 +33,7 @@ pub struct MeshStatuses {
     pub client: Client,
     /// Index of Dataplanes and services.
     pub index: SharedIndex,
-    /// Notified when the numbers of a mesh may have changed.
+    /// Notified when the number of Dataplanes or services of a mesh may have changed.
     pub changed: Arc<Notify>,
     /// Whether this replica holds the Lease.
     pub leading: watch::Receiver<bool>,
@@ -123,11 +123,11 @@ fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Op
         Err(_) => before.mtls.clone(),
     };
     let (accepted, reason, message) = match converted {
-        Ok(_) => ("True", "Valid", "It is in force as it is.".to_owned()),
+        Ok(_) => ("True", "Valid", "The Mesh is valid and in force.".to_owned()),
         Err(error) => (
             "False",
             "Invalid",
-            format!("{error}. What was in force before still is."),
+            format!("{error}. The last valid version stays in force."),
         ),
     };
     let unchanged = before
@@ -168,14 +168,14 @@ mod tests {
     fn status_is_written_only_when_it_changed() {
         let backend = json!({"name": "ca", "type": "builtin"});
         let mut mesh = mk_mesh(json!({"enabledBackend": "ca", "backends": [backend]}));
-        let first = status(&mesh, 2, 1, at(1)).expect("nothing is there yet");
+        let first = status(&mesh, 2, 1, at(1)).expect("the first status");
         assert_eq!(
             (first.mtls.as_deref(), first.dataplanes, first.services),
             (Some("STRICT"), 2, 1)
         );
         mesh.status = Some(first);
         assert_eq!(status(&mesh, 2, 1, at(2)), None);
-        let second = status(&mesh, 3, 1, at(3)).expect("another number");
+        let second = status(&mesh, 3, 1, at(3)).expect("a changed number");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
     }
 
@@ -186,7 +186,7 @@ mod tests {
             mtls: Some("STRICT".to_owned()),
             ..MeshStatus::default()
         });
-        let written = status(&mesh, 0, 0, at(1)).expect("new");
+        let written = status(&mesh, 0, 0, at(1)).expect("a changed status");
         assert_eq!(written.mtls.as_deref(), Some("STRICT"));
         assert_eq!(written.conditions[0].status, "False");
         assert!(

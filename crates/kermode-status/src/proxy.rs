@@ -14,10 +14,10 @@ const MAX_MESSAGE: usize = 1024;
 /// Number of rejected resources that are named.
 const MAX_NAMES: usize = 10;
 
-/// State of a proxy that is connected, or disconnected a moment ago.
+/// State of a proxy that is connected, or that has disconnected and whose status is still to be written.
 #[derive(Debug, Default)]
 pub(super) struct Proxy {
-    /// Number of the newest stream, while it is open.
+    /// Number of the newest stream; `None` when it has ended.
     stream: Option<u64>,
     versions: Versions,
     progress: Progress,
@@ -138,11 +138,11 @@ impl Proxy {
         let (reason, message) = if self.is_connected() {
             (
                 "StreamOpen",
-                format!("The sidecar gets its configuration from {replica}."),
+                format!("The sidecar receives its configuration from replica {replica}."),
             )
         } else {
-            let message = "The sidecar has no stream to the control plane; it goes on with what it has. \
-                           Its log says why it does not come back.";
+            let message = "The sidecar has no stream to the control plane and keeps its last configuration. \
+                           See the log of the sidecar for the reason.";
             ("StreamClosed", message.to_owned())
         };
         mk_condition(
@@ -165,7 +165,7 @@ impl Proxy {
                 Some(false),
                 "Rejected",
                 format!(
-                    "Envoy refuses {refused} resources as they are now, last {} {}: {}",
+                    "Envoy rejects {refused} resources in their current version; the last rejection, {} {}: {}",
                     rejection.kind,
                     rejection.resources.join(", "),
                     rejection.message
@@ -174,17 +174,17 @@ impl Proxy {
             (1.., None) => (
                 Some(false),
                 "Rejected",
-                format!("Envoy refuses {refused} resources."),
+                format!("Envoy rejects {refused} resources."),
             ),
             (0, _) if acknowledged == 0 => (
                 None,
                 "NothingAcknowledged",
-                "The sidecar has not answered its first configuration yet.".to_owned(),
+                "The sidecar has not acknowledged its first configuration yet.".to_owned(),
             ),
             (0, _) => (
                 Some(true),
                 "Acknowledged",
-                "The sidecar has applied what it was sent.".to_owned(),
+                "The sidecar has acknowledged its configuration.".to_owned(),
             ),
         };
         mk_condition(
@@ -302,7 +302,7 @@ mod tests {
         let last = status
             .sidecar
             .and_then(|sidecar| sidecar.configuration.last_rejection);
-        assert_eq!(last.expect("on record").message, "no such filter");
+        assert_eq!(last.expect("a rejection").message, "no such filter");
     }
 
     #[test]
