@@ -32,7 +32,7 @@ pub(crate) fn binary() -> PathBuf {
     let path = variable("KERMODE_ENVOY").unwrap_or_else(|| cache().join(format!("envoy/{VERSION}/envoy")));
     assert!(
         path.exists(),
-        "no Envoy at {}: run these tests through make, or point KERMODE_ENVOY at Envoy {VERSION}",
+        "no Envoy at {}: run the tests with make, or set KERMODE_ENVOY to the path of Envoy {VERSION}",
         path.display(),
     );
     path
