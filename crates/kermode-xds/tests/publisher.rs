@@ -79,7 +79,7 @@ fn cluster_ip(last: u8) -> ServiceAddresses {
 }
 
 impl Fixture {
-    /// Services `a` and `b` with one pod each.
+    /// Publishes the services `a` and `b` with one Pod each.
     fn new() -> Self {
         let store = Arc::new(Store::default());
         let publisher = Publisher::new(store.clone());
@@ -126,10 +126,11 @@ impl Fixture {
         line.expect("the counter").parse().unwrap()
     }
 
-    fn follow(&self, name: &str) -> Watcher {
-        let mut subscription = self.store.watch(&key(name));
-        subscription.read(|_, _| ());
-        subscription
+    /// Opens a stream that has read its view.
+    fn open_stream(&self, name: &str) -> Watcher {
+        let mut stream = self.store.watch(&key(name));
+        stream.read(|_, _| ());
+        stream
     }
 
     fn names(&self, name: &str, kind: ResourceKind) -> Option<Vec<String>> {
@@ -149,13 +150,13 @@ impl Fixture {
     }
 }
 
-fn changes(subscription: &mut Watcher) -> Vec<(ResourceKind, String)> {
-    subscription.read(|_, changes| match changes {
+fn changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
+    stream.read(|_, changes| match changes {
         Changes::Some(changes) => changes
             .into_iter()
             .map(|change| (change.key.kind, change.key.name.to_string()))
             .collect(),
-        Changes::All => panic!("the log has the changes"),
+        Changes::All => panic!("the log does not reach back to the cursor"),
     })
 }
 
@@ -169,7 +170,7 @@ fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.1:8080"));
     assert!(
         !fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.2:8080"),
-        "an inbound of another proxy"
+        "the proxy has the inbound listener of another proxy"
     );
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.96.0.2:80"));
 }
@@ -177,16 +178,13 @@ fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
 #[test]
 fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
     let mut fixture = Fixture::new();
-    let (mut subscription, before) = (fixture.follow("a-0"), fixture.encoded());
+    let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded());
     fixture.change(|view| {
         let mut unready = mk_dataplane("b-0", 2, "b");
         unready.inbounds[0].ready = Some(false);
         view.upsert_dataplane(unready)
     });
-    assert_eq!(
-        changes(&mut subscription),
-        [(ResourceKind::Endpoints, "b".to_owned())]
-    );
+    assert_eq!(changes(&mut stream), [(ResourceKind::Endpoints, "b".to_owned())]);
     assert_eq!(
         fixture.encoded() - before,
         3,
@@ -232,7 +230,11 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
         });
         view.upsert_mesh(mesh)
     });
-    let (mut a, mut b, before) = (fixture.follow("a-0"), fixture.follow("b-0"), fixture.encoded());
+    let (mut a, mut b, before) = (
+        fixture.open_stream("a-0"),
+        fixture.open_stream("b-0"),
+        fixture.encoded(),
+    );
     fixture.change(|view| {
         let permission = TrafficPermission {
             target: Tags::from([(tag::SERVICE.into(), "b".into())]),
@@ -257,7 +259,7 @@ fn service_without_endpoints_is_removed() {
     assert_eq!(
         fixture.names("b-0", ResourceKind::Cluster),
         None,
-        "its proxy has been removed"
+        "the proxy was not removed"
     );
 }
 
@@ -265,21 +267,21 @@ fn service_without_endpoints_is_removed() {
 fn proxy_has_no_view_without_its_mesh() {
     let mut fixture = Fixture::new();
     fixture.change(|view| {
-        let elsewhere = Dataplane {
+        let dataplane = Dataplane {
             mesh: "other".into(),
             ..mk_dataplane("c-0", 3, "c")
         };
-        view.upsert_dataplane(elsewhere)
+        view.upsert_dataplane(dataplane)
     });
     assert_eq!(fixture.names("c-0", ResourceKind::Listener), None);
     fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
     assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
 
-    let mut subscription = fixture.follow("c-0");
+    let mut stream = fixture.open_stream("c-0");
     fixture.change(|view| view.remove_mesh(&"other".into()));
     assert!(
-        subscription.read(|view, _| view.is_none()),
-        "without a view the stream removes nothing from Envoy"
+        stream.read(|view, _| view.is_none()),
+        "without a view, the stream removes no resources from Envoy"
     );
     fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
     assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
@@ -316,7 +318,7 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"));
     assert!(
         !fixture.has_resource("b-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"),
-        "the address of its own inbound"
+        "the outbound listener would replace the inbound listener"
     );
 }
 
@@ -342,7 +344,7 @@ fn pod_change_costs_direct_access_to_all_services_one_listener() {
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let (mut stream, before) = (fixture.follow("a-0"), fixture.encoded());
+        let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded());
         fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
         let encoded = fixture.encoded() - before;
         let added = changes(&mut stream);
@@ -422,7 +424,7 @@ fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
 }
 
 /// Returns the listeners that the proxy `a-0` needs for direct access, computed from the whole view.
-fn direct_access_from_scratch(view: &MeshView) -> Vec<String> {
+fn expected_direct_access(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();
     let lists = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
@@ -463,7 +465,7 @@ proptest! {
             fixture.change(|view| batch.iter().flat_map(|item| write(view, item)).collect());
             let mut published = fixture.names("a-0", ResourceKind::Listener).unwrap();
             published.retain(|name| name.starts_with("direct_access_"));
-            prop_assert_eq!(published, direct_access_from_scratch(&fixture.view), "{:?}", batch);
+            prop_assert_eq!(published, expected_direct_access(&fixture.view), "{:?}", batch);
         }
     }
 }
@@ -479,7 +481,11 @@ async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
-    assert_eq!(fixture.store.len(), (1, 1), "its scope has been removed");
+    assert_eq!(
+        fixture.store.len(),
+        (1, 1),
+        "the scope of the proxy was not removed"
+    );
 
     let touched = fixture.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
     let before = fixture.encoded();
@@ -487,7 +493,7 @@ async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
     assert_eq!(fixture.store.len(), (1, 1));
     let service = fixture.encoded() - before;
 
-    let mut stream = fixture.follow("a-0");
+    let mut stream = fixture.open_stream("a-0");
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);

@@ -561,7 +561,7 @@ fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
     assert_eq!(
         show_all(&clusters),
         ["Cluster b=1"],
-        "listeners may still refer to the old cluster"
+        "the cluster was removed while listeners may refer to it"
     );
     let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
     assert_eq!(show_all(&listeners), ["Listener -a"]);
@@ -612,10 +612,7 @@ fn change_of_endpoints_is_acknowledged_only_by_its_ack() {
     let responses = fixture.publish(&[(Endpoints, "a=2")]);
     assert!(!fixture.is_acknowledged());
     fixture.send(nack(&responses[0]));
-    assert!(
-        !fixture.is_acknowledged(),
-        "the client keeps the earlier endpoints"
-    );
+    assert!(!fixture.is_acknowledged(), "a NACK acknowledged the change");
     let responses = fixture.publish(&[(Endpoints, "a=3")]);
     fixture.send(ack(&responses[0]));
     assert!(fixture.is_acknowledged());
@@ -638,7 +635,7 @@ fn reconnecting_client_acknowledges_nothing_before_it_reports_its_endpoints() {
     fixture.settle(request(Cluster));
     assert!(
         fixture.is_acknowledged(),
-        "a client without clusters has no endpoints"
+        "a client without clusters has no endpoints to acknowledge"
     );
 }
 

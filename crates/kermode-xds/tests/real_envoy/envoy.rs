@@ -15,7 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 const VERSION: &str = "1.40.0";
 /// Time after which a wait fails the test. Long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Interval at which Envoy is polled. It has no notifications.
+/// Interval at which the admin interface is polled, which has no notifications.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Envoy {
@@ -65,16 +65,16 @@ impl Envoy {
     }
 
     /// Waits until a page of the admin interface satisfies `holds`.
-    pub(crate) async fn until(&self, what: &str, path: &str, holds: impl Fn(&str) -> bool) {
+    pub(crate) async fn until(&self, condition: &str, path: &str, holds: impl Fn(&str) -> bool) {
         let waiting = async {
             while !self.try_get(path).await.is_some_and(|text| holds(&text)) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
+        let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
-            seen.is_ok(),
-            "not reached: {what}; {path} returns {}\n{}",
+            result.is_ok(),
+            "not reached: {condition}; {path} returns {}\n{}",
             self.get(path).await,
             self.log()
         );
@@ -124,9 +124,9 @@ impl Envoy {
                 last = receive(port).await;
             }
         };
-        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
+        let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
-            seen.is_ok(),
+            result.is_ok(),
             "port {port} returns {last:?}, not {text}\n{}",
             self.log()
         );
@@ -157,9 +157,9 @@ impl Envoy {
                 last = page(TokioIo::new(stream), "/").await;
             }
         };
-        let seen = tokio::time::timeout(TIMEOUT, waiting).await;
+        let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
-            seen.is_ok(),
+            result.is_ok(),
             "port {port} returns {last:?}, not {text}\n{}",
             self.log()
         );
@@ -214,7 +214,7 @@ fn binary() -> PathBuf {
     let path = variable("KERMODE_ENVOY").unwrap_or_else(|| cache().join(format!("envoy/{VERSION}/envoy")));
     assert!(
         path.is_file(),
-        "no Envoy at {}: run these tests through make, or point KERMODE_ENVOY at Envoy {VERSION}",
+        "no Envoy at {}: run the tests with make, or set KERMODE_ENVOY to the path of Envoy {VERSION}",
         path.display()
     );
     path
