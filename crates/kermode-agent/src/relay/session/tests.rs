@@ -535,12 +535,10 @@ impl Simulation {
 
     fn step_server(&mut self) -> bool {
         let next = self.server.as_mut().and_then(|server| server.next(&self.world));
-        next.map(|next| {
-            self.envoy
-                .in_flight_responses
-                .push_back(self.session.on_response(next))
-        })
-        .is_some()
+        let Some(next) = next else { return false };
+        let response = self.session.on_response(next);
+        self.envoy.in_flight_responses.push_back(response);
+        true
     }
 
     fn connect_server(&mut self) {
@@ -572,6 +570,32 @@ impl Simulation {
             }
         }
     }
+
+    fn step_at_random(&mut self, step: usize, random: &mut fastrand::Rng) {
+        match random.u8(0..12) {
+            0..=3 => drop(self.step_envoy()),
+            4..=6 => drop(self.step_server()),
+            7 => self.connect_server(),
+            8 => self.disconnect_server(),
+            9 if random.u8(0..4) == 0 => {
+                self.session = Session::default();
+                self.envoy = Envoy::default();
+                self.server = None;
+            }
+            _ => {
+                let name = ["a", "b", "c"][random.usize(0..3)];
+                let exists = random.u8(0..4) > 0;
+                for kind in [CDS, EDS] {
+                    let resources = self.world.get_mut(kind).unwrap();
+                    if exists {
+                        resources.insert(name.to_owned(), step.to_string());
+                    } else {
+                        resources.remove(name);
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -586,29 +610,7 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
             envoy: Envoy::default(),
         };
         for step in 0..random.usize(10..120) {
-            match random.u8(0..12) {
-                0..=3 => drop(simulation.step_envoy()),
-                4..=6 => drop(simulation.step_server()),
-                7 => simulation.connect_server(),
-                8 => simulation.disconnect_server(),
-                9 if random.u8(0..4) == 0 => {
-                    simulation.session = Session::default();
-                    simulation.envoy = Envoy::default();
-                    simulation.server = None;
-                }
-                _ => {
-                    let name = ["a", "b", "c"][random.usize(0..3)];
-                    let exists = random.u8(0..4) > 0;
-                    for kind in [CDS, EDS] {
-                        let resources = simulation.world.get_mut(kind).unwrap();
-                        if exists {
-                            resources.insert(name.to_owned(), step.to_string());
-                        } else {
-                            resources.remove(name);
-                        }
-                    }
-                }
-            }
+            simulation.step_at_random(step, &mut random);
         }
         simulation.step_envoy();
         simulation.connect_server();
