@@ -133,8 +133,9 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
         until("the status of the changed Mesh", DEADLINE, async || {
-            let path = "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
-            let text = kubectl.run(&["get", "mesh", "e2e-second", path]).await?;
+            let output =
+                "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
+            let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
             let current = text
                 .split_once(' ')
                 .is_some_and(|(generation, observed)| generation == observed);
