@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(
             skip(&mk_pod(&[], 2, Some("enabled"))),
             Some(Skip::NotInjected),
-            "exactly true"
+            "only the value true counts"
         );
     }
 }

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
-    // Reads and lookups that are still running are abandoned.
+    // Blocking file reads and name lookups that are still running are abandoned.
     runtime.shutdown_background();
     result
 }

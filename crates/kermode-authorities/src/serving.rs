@@ -15,10 +15,10 @@ use rustls_pki_types::PrivateKeyDer;
 
 /// Name of the Secret with the CA.
 pub const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Key of the certificate in the Secret.
-const CERTIFICATE_KEY: &str = "ca.crt";
-/// Key of the private key in the Secret.
-const PRIVATE_KEY: &str = "ca.key";
+/// Entry of the Secret with the certificate.
+const CERTIFICATE_ENTRY: &str = "ca.crt";
+/// Entry of the Secret with the private key.
+const PRIVATE_KEY_ENTRY: &str = "ca.key";
 /// Lifetime of a serving certificate.
 const LIFETIME: Duration = Duration::from_hours(24 * 7);
 /// Interval at which the age of the certificate is checked.
@@ -68,8 +68,8 @@ impl ServingIdentity {
     /// Renews the certificate before it expires and restores the Secret if it is deleted, until shutdown.
     ///
     /// # Errors
-    /// When the Secret has another CA: clients of this replica and of the others would trust different CAs. After a restart,
-    /// every replica uses the new CA.
+    /// When the Secret holds a different CA than this replica: clients of the replicas would trust different CAs. All
+    /// replicas therefore restart and use the new one.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
         let mut finished = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
@@ -100,8 +100,8 @@ impl ServingIdentity {
         };
         anyhow::ensure!(
             authority(&found).is_ok_and(|found| found.certificate_pem() == self.ca_pem()),
-            "Secret {namespace}/{CA_SECRET} has another CA now: this replica restarts to use it; restart all Pods that \
-             were injected before"
+            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use it; restart all Pods \
+             that were injected before"
         );
         Ok(())
     }
@@ -141,16 +141,17 @@ fn authority(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
             )
         })
     };
-    ServingAuthority::from_pem(text(CERTIFICATE_KEY)?, text(PRIVATE_KEY)?).context("it does not hold a CA")
+    ServingAuthority::from_pem(text(CERTIFICATE_ENTRY)?, text(PRIVATE_KEY_ENTRY)?)
+        .context("it does not hold a CA")
 }
 
 fn contents(authority: &ServingAuthority) -> secret::SecretData {
     secret::SecretData::from([
         (
-            CERTIFICATE_KEY.to_owned(),
+            CERTIFICATE_ENTRY.to_owned(),
             authority.certificate_pem().into_bytes(),
         ),
-        (PRIVATE_KEY.to_owned(), authority.key_pem().into_bytes()),
+        (PRIVATE_KEY_ENTRY.to_owned(), authority.key_pem().into_bytes()),
     ])
 }
 

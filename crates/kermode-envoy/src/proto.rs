@@ -22,7 +22,7 @@ pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
     }
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "message fields are options")]
+#[allow(clippy::unnecessary_wraps, reason = "message fields are `Option`s")]
 pub(crate) fn duration(duration: Duration) -> Option<protobuf::Duration> {
     // Cannot overflow: all durations are constants of at most a few hours.
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
@@ -30,12 +30,12 @@ pub(crate) fn duration(duration: Duration) -> Option<protobuf::Duration> {
     Some(protobuf::Duration { seconds, nanos })
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "message fields are options")]
+#[allow(clippy::unnecessary_wraps, reason = "message fields are `Option`s")]
 pub(crate) fn boolean(value: bool) -> Option<BoolValue> {
     Some(BoolValue { value })
 }
 
-#[allow(clippy::unnecessary_wraps, reason = "message fields are options")]
+#[allow(clippy::unnecessary_wraps, reason = "message fields are `Option`s")]
 pub(crate) fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }

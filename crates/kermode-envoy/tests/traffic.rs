@@ -38,6 +38,12 @@ const SERVICES: [(&str, &str); 3] = [
     ("locked_demo_svc_80", "10.96.0.2:80"),
     ("half_demo_svc_80", "10.96.0.3:80"),
 ];
+/// Index of `web` in [`SERVICES`].
+const WEB: usize = 0;
+/// Index of `locked` in [`SERVICES`].
+const LOCKED: usize = 1;
+/// Index of `half` in [`SERVICES`].
+const HALF: usize = 2;
 
 impl Mesh {
     fn start(mode: &str) -> Self {
@@ -88,10 +94,10 @@ fn input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, clos
         )
     };
     let inbounds = [
-        inbound(web, SERVICES[0].0),
-        inbound(locked, SERVICES[1].0),
-        inbound(half, SERVICES[2].0),
-        inbound(closed, SERVICES[2].0),
+        inbound(web, SERVICES[WEB].0),
+        inbound(locked, SERVICES[LOCKED].0),
+        inbound(half, SERVICES[HALF].0),
+        inbound(closed, SERVICES[HALF].0),
     ]
     .concat();
     let services: String = SERVICES
@@ -156,7 +162,8 @@ fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Starts the proxy of an input. `ports` maps the ports of its peers to the ports that their listeners are bound to.
+/// Starts the proxy that `input` names. `ports` maps each generated endpoint port to the port that its listener is bound
+/// to in this test.
 fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
     let input = Input::parse(input);
     let resources: Vec<_> = input
@@ -236,7 +243,7 @@ fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
 fn application_gets_the_verified_identity_of_its_caller() {
     let mesh = Mesh::start("STRICT");
     let response = send(
-        mesh.outbound(0),
+        mesh.outbound(WEB),
         "GET /hello HTTP/1.1\r\nhost: web\r\nx-kuma-tags: forged\r\n\
          x-forwarded-client-cert: URI=spiffe://default/forged\r\nconnection: close\r\n\r\n",
     );
@@ -251,7 +258,7 @@ fn application_gets_the_verified_identity_of_its_caller() {
 #[test]
 fn caller_without_a_permission_is_rejected() {
     let mesh = Mesh::start("STRICT");
-    let response = get(mesh.outbound(1), "/");
+    let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");
     assert_eq!(mesh.application.requests(), 0);
     assert!(mesh.server.counters("inbound_.*rbac.denied") > 0);
@@ -261,19 +268,19 @@ fn caller_without_a_permission_is_rejected() {
 fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
     for (mode, rejected) in [("STRICT", true), ("PERMISSIVE", false)] {
         let mesh = Mesh::start(mode);
-        let name = mesh
+        let line = mesh
             .input
             .lines()
             .find(|line| line.contains("web_demo_svc_80, "))
             .expect("the inbound");
-        let port: String = name
+        let port: String = line
             .chars()
             .skip_while(|c| !c.is_ascii_digit())
             .take_while(char::is_ascii_digit)
             .collect();
         let response = get(mesh.server.address_of(&format!("inbound:127.0.0.1:{port}")), "/");
         assert_eq!(response.is_empty(), rejected, "{mode}: {response}");
-        let meshed = get(mesh.outbound(0), "/");
+        let meshed = get(mesh.outbound(WEB), "/");
         assert!(meshed.starts_with("HTTP/1.1 200"), "{mode}: {meshed}");
     }
 }
@@ -281,7 +288,7 @@ fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
 #[test]
 fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
     let mesh = Mesh::start("STRICT");
-    let address = mesh.outbound(2);
+    let address = mesh.outbound(HALF);
     for _ in 0..20 {
         let request =
             "POST /order HTTP/1.1\r\nhost: half\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
@@ -296,7 +303,7 @@ fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
 #[test]
 fn websocket_passes_through_both_sidecars() {
     let mesh = Mesh::start("STRICT");
-    let mut socket = TcpStream::connect(mesh.outbound(0)).expect("a connection");
+    let mut socket = TcpStream::connect(mesh.outbound(WEB)).expect("a connection");
     socket
         .write_all(
             b"GET /ws HTTP/1.1\r\nhost: web\r\nupgrade: websocket\r\nconnection: upgrade\r\n\

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 
 use crate::corpus::Case;
 use crate::injection::{World, comparable_container, denial};
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct ContainerPatches;
 
-impl Suite for ContainerPatches {
-    fn name(&self) -> &'static str {
+impl Runner for ContainerPatches {
+    fn suite(&self) -> &'static str {
         "container-patch"
     }
 

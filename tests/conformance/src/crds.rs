@@ -8,13 +8,13 @@ use kermode_inject::validate_container_patch;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct Crds;
 
-impl Suite for Crds {
-    fn name(&self) -> &'static str {
+impl Runner for Crds {
+    fn suite(&self) -> &'static str {
         "crds"
     }
 

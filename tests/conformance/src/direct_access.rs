@@ -9,13 +9,13 @@ use kermode_model::{Dataplane, Inbound, Mesh, MeshName, ObjectKey, TransparentPr
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the direct access cases.
 pub(crate) struct DirectAccess;
 
-impl Suite for DirectAccess {
-    fn name(&self) -> &'static str {
+impl Runner for DirectAccess {
+    fn suite(&self) -> &'static str {
         "page-examples"
     }
 

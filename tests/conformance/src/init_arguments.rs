@@ -5,13 +5,13 @@ use kermode_inject::init_arguments;
 use serde_json::json;
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the argument cases.
 pub(crate) struct InitArguments;
 
-impl Suite for InitArguments {
-    fn name(&self) -> &'static str {
+impl Runner for InitArguments {
+    fn suite(&self) -> &'static str {
         "transparent-proxy"
     }
 

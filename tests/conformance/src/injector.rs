@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use crate::corpus::Case;
 use crate::injection::{World, comparable_pod, denial};
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct Injector;
 
-impl Suite for Injector {
-    fn name(&self) -> &'static str {
+impl Runner for Injector {
+    fn suite(&self) -> &'static str {
         "injector"
     }
 

@@ -4,13 +4,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct Install;
 
-impl Suite for Install {
-    fn name(&self) -> &'static str {
+impl Runner for Install {
+    fn suite(&self) -> &'static str {
         "install"
     }
 

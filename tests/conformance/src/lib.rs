@@ -2,7 +2,7 @@
 //! report.
 //!
 //! A corpus is a folder with one folder for each suite, which contains a `cases.json`. The cases name all
-//! other files. To add a suite, implement [`suite::Suite`] in a module of its own and register it in
+//! other files. To add a suite, implement [`suite::Runner`] in a module of its own and register it in
 //! [`suite::registered`].
 
 pub mod compare;

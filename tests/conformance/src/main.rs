@@ -27,11 +27,11 @@ fn main() -> Result<ExitCode> {
             bail!("{} has no suite {name:?}", arguments.corpus.display());
         }
     }
-    let (suites, deviations) = (suite::registered(), deviation::known()?);
+    let (runners, deviations) = (suite::registered(), deviation::known()?);
     let mut out = std::io::stdout().lock();
     let mut failed = false;
     for document in &documents {
-        let report = report::run(document, &suites, &deviations);
+        let report = report::run(document, &runners, &deviations);
         report.write(&mut out)?;
         failed |= !report.failed.is_empty();
     }

@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use crate::corpus::Case;
 use crate::injection::World;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the injection decision cases.
 pub(crate) struct Decision;
 
-impl Suite for Decision {
-    fn name(&self) -> &'static str {
+impl Runner for Decision {
+    fn suite(&self) -> &'static str {
         "page-examples"
     }
 

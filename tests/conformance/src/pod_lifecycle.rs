@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::corpus::Case;
 use crate::pod_to_dataplane::{comparable, decode};
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct PodLifecycle;
 
-impl Suite for PodLifecycle {
-    fn name(&self) -> &'static str {
+impl Runner for PodLifecycle {
+    fn suite(&self) -> &'static str {
         "pod-lifecycle"
     }
 

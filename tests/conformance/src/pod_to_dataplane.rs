@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
 pub(crate) struct PodToDataplane;
@@ -22,8 +22,8 @@ pub(crate) struct PodToDataplane;
 /// Runner of the Dataplane examples of the manual page.
 pub(crate) struct Examples;
 
-impl Suite for PodToDataplane {
-    fn name(&self) -> &'static str {
+impl Runner for PodToDataplane {
+    fn suite(&self) -> &'static str {
         "pod-to-dataplane"
     }
 
@@ -40,8 +40,8 @@ impl Suite for PodToDataplane {
     }
 }
 
-impl Suite for Examples {
-    fn name(&self) -> &'static str {
+impl Runner for Examples {
+    fn suite(&self) -> &'static str {
         "page-examples"
     }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::compare::difference;
 use crate::corpus::{Case, Document};
 use crate::deviation::Deviation;
-use crate::suite::{Outcome, Suite, runner_of};
+use crate::suite::{Outcome, Runner, runner_of};
 
 /// Results of one suite.
 #[derive(Debug, Default)]
@@ -37,14 +37,14 @@ enum Verdict {
 }
 
 /// Runs all cases of a suite.
-pub fn run(document: &Document, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -> SuiteReport {
+pub fn run(document: &Document, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> SuiteReport {
     let mut report = SuiteReport {
         name: document.name.clone(),
         ..SuiteReport::default()
     };
     for case in document.cases() {
         let id = case.id().to_owned();
-        match judge(&case, suites, deviations) {
+        match judge(&case, runners, deviations) {
             Verdict::Passed(general) => {
                 report.passed.push(id);
                 for deviation in general {
@@ -59,8 +59,8 @@ pub fn run(document: &Document, suites: &[Box<dyn Suite>], deviations: &[Deviati
     report
 }
 
-fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -> Verdict {
-    let Some(runner) = runner_of(suites, case) else {
+fn judge(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> Verdict {
+    let Some(runner) = runner_of(runners, case) else {
         return Verdict::Skipped(format!("NO RUNNER YET for kind {:?}", case.kind()));
     };
     let (expected, actual) = match runner.run(case) {
@@ -72,7 +72,7 @@ fn judge(case: &Case<'_>, suites: &[Box<dyn Suite>], deviations: &[Deviation]) -
     let own = deviation_of(case, deviations);
     let target = match own {
         None => Ok(expected),
-        Some(deviation) => with_own(case, expected, deviation, suites, deviations),
+        Some(deviation) => with_own(case, expected, deviation, runners, deviations),
     };
     let (target, general) = match target.and_then(|target| with_general(case, target, deviations)) {
         Ok(target) => target,
@@ -127,7 +127,7 @@ fn with_own(
     case: &Case<'_>,
     expected: Value,
     deviation: &Deviation,
-    suites: &[Box<dyn Suite>],
+    runners: &[Box<dyn Runner>],
     deviations: &[Deviation],
 ) -> Result<Value> {
     let Some(like) = &deviation.like else {
@@ -142,7 +142,7 @@ fn with_own(
         format!("`like` of the deviation names {like}, which is not another case of the suite")
     })?;
     let runner =
-        runner_of(suites, &base_case).context("`like` of the deviation names a case without a runner")?;
+        runner_of(runners, &base_case).context("`like` of the deviation names a case without a runner")?;
     let Outcome::Compared { expected, .. } = runner.run(&base_case)? else {
         bail!("`like` of the deviation names {like}, which is skipped");
     };

@@ -8,9 +8,9 @@ use crate::corpus::Case;
 /// Runs cases of one suite through the product's code.
 ///
 /// A suite may have several runners, each for its own kinds of cases.
-pub trait Suite {
-    /// Name of the suite, as in the `suite` field of `cases.json`.
-    fn name(&self) -> &'static str;
+pub trait Runner {
+    /// Name of the runner's suite, as in the `suite` field of `cases.json`.
+    fn suite(&self) -> &'static str;
 
     /// Kinds of cases that the runner runs; empty for all.
     fn kinds(&self) -> &'static [&'static str] {
@@ -31,7 +31,7 @@ pub enum Outcome {
     /// Expectation and result in a common shape that the runner chooses, without incidental differences. They are
     /// compared by [`crate::compare::difference`]: null, empty and absent are equal.
     Compared {
-        /// Expectation of the corpus; a known deviation changes it.
+        /// Expected value from the corpus; a known deviation replaces it before the comparison.
         expected: Value,
         /// Result of the product.
         actual: Value,
@@ -41,7 +41,7 @@ pub enum Outcome {
 }
 
 /// Returns all runners.
-pub fn registered() -> Vec<Box<dyn Suite>> {
+pub fn registered() -> Vec<Box<dyn Runner>> {
     vec![
         Box::new(crate::container_patch::ContainerPatches),
         Box::new(crate::crds::Crds),
@@ -59,10 +59,10 @@ pub fn registered() -> Vec<Box<dyn Suite>> {
 }
 
 /// Returns the runner of a case.
-pub fn runner_of<'s>(suites: &'s [Box<dyn Suite>], case: &Case<'_>) -> Option<&'s dyn Suite> {
-    suites
+pub fn runner_of<'r>(runners: &'r [Box<dyn Runner>], case: &Case<'_>) -> Option<&'r dyn Runner> {
+    runners
         .iter()
         .map(AsRef::as_ref)
-        .filter(|suite| suite.name() == case.document.name)
-        .find(|suite| suite.kinds().is_empty() || suite.kinds().contains(&case.kind()))
+        .filter(|runner| runner.suite() == case.document.name)
+        .find(|runner| runner.kinds().is_empty() || runner.kinds().contains(&case.kind()))
 }

@@ -12,15 +12,15 @@ use kermode_netfilter::{DnsRedirect, IpFamilies, RuleSet, TrafficConfig};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 use iptables::Tables;
 use packet::{Disposition, Packet};
 
 /// Runner of the rule cases.
 pub(crate) struct Traffic;
 
-impl Suite for Traffic {
-    fn name(&self) -> &'static str {
+impl Runner for Traffic {
+    fn suite(&self) -> &'static str {
         "transparent-proxy"
     }
 

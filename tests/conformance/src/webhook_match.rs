@@ -4,13 +4,13 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::suite::{Outcome, Suite};
+use crate::suite::{Outcome, Runner};
 
 /// Runner of the registration cases.
 pub(crate) struct WebhookMatch;
 
-impl Suite for WebhookMatch {
-    fn name(&self) -> &'static str {
+impl Runner for WebhookMatch {
+    fn suite(&self) -> &'static str {
         "page-examples"
     }
 

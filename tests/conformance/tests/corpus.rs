@@ -11,11 +11,11 @@ fn every_case_passes_or_is_a_known_deviation() {
         println!("SKIPPED: no corpus at {}", folder.display());
         return;
     }
-    let (suites, deviations) = (suite::registered(), deviation::known().unwrap());
+    let (runners, deviations) = (suite::registered(), deviation::known().unwrap());
     let mut out = Vec::new();
     let mut failed = 0;
     for document in corpus::read(&folder).unwrap() {
-        let report = report::run(&document, &suites, &deviations);
+        let report = report::run(&document, &runners, &deviations);
         report.write(&mut out).unwrap();
         failed += report.failed.len();
     }

@@ -121,7 +121,7 @@ fn faults() -> Vec<Test> {
 /// Tests that stop the control plane or remove it.
 fn removal() -> Vec<Test> {
     tests![
-        outage::labelled_namespaces_wait_and_others_continue_while_the_control_plane_is_down,
+        outage::pods_of_labelled_namespaces_are_rejected_and_others_start_while_the_control_plane_is_down,
         outage::uninstallation_removes_everything,
         outside::control_plane_outside_the_cluster_serves_it,
     ]

@@ -1,4 +1,5 @@
-//! Values of `--env-var`. The parsing rule is that of Kuma, so that the commands of the manual page work as written.
+//! Values of `--env-var`. The parsing rule is that of Kuma, so that the commands in Kuma's documentation work as
+//! written.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +11,8 @@ pub(super) enum InvalidEnvVar {
     /// The text has no `=`, or no name before it.
     #[error("--env-var {0:?}: write it as KEY=VALUE")]
     Form(String),
-    /// The Deployment sets this variable.
-    #[error("--env-var {0}: the manifests set this variable from the Pod; leave it out")]
+    /// The Deployment already sets this variable.
+    #[error("--env-var {0}: the manifests already set this variable from a field of the Pod; omit it")]
     Reserved(String),
 }
 

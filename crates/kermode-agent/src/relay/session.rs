@@ -32,7 +32,8 @@ pub(super) struct Output {
 #[derive(Debug, Default)]
 pub(super) struct Session {
     node: Option<Node>,
-    /// Subscriptions by type, in the order of Envoy's first requests: Envoy needs them in this order.
+    /// One subscription per type, in the order in which Envoy first requested the types. New upstream streams request
+    /// them in this order, because Envoy needs its responses in it.
     subscriptions: Vec<Subscription>,
     /// Number of upstream streams opened so far.
     epoch: u64,
@@ -241,8 +242,8 @@ impl Session {
         request
     }
 
-    /// Returns the cached resources of a subscription: `names`, and with `all` everything if the subscription is a
-    /// wildcard.
+    /// Returns a response with the cached resources of a subscription: those in `names` and, if `all` is set and the
+    /// subscription is a wildcard, every other one that Envoy has not acknowledged.
     fn respond_from_cache(
         &mut self,
         index: usize,
@@ -305,7 +306,8 @@ impl Session {
         nonce
     }
 
-    /// Enforces the cache's limit: drops resources of earlier Envoys. If the rest exceeds the limit, disables the cache.
+    /// Enforces the cache's limit: drops resources that only earlier Envoy processes received. If the rest exceeds the
+    /// limit, disables the cache.
     fn enforce_limit(&self, cache: &mut Cache) {
         if !cache.exceeds_limit() {
             return;
@@ -413,7 +415,7 @@ impl Subscription {
             }
         }
         if from_control_plane && self.wildcard {
-            // Resources of an earlier Envoy that this one did not receive no longer exist.
+            // Cached resources that this Envoy process did not receive come from an earlier process and no longer exist.
             cache.retain(&self.kind, |name| self.acknowledged.contains_key(name));
             cache.set_complete(&self.kind);
         }

@@ -1,8 +1,8 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
 //! In a list of rules, the last rule that matches the caller decides; in Envoy's policy, any match allows. Therefore
-//! each rule becomes a principal that excludes the callers of later rules with another action. Without an allowing
-//! rule, the list of principals is empty, and Envoy denies all callers.
+//! each rule becomes a principal that matches the rule's callers, except those that a later rule with a different action
+//! matches. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ pub(crate) fn filter(
     inbounds: &[&Tags],
     permissions: &PermissionSet,
 ) -> Filter {
-    let principals = |wanted: fn(Action) -> bool| {
+    let of_all_inbounds = |wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
         for tags in inbounds {
             for principal in principals(mesh, &permissions.rules_for(tags), wanted) {
@@ -39,11 +39,11 @@ pub(crate) fn filter(
         }
         all
     };
-    let allowed = principals(|action| action != Action::Deny);
-    let shadow_denied = principals(|action| action == Action::AllowWithShadowDeny);
+    let allowed = of_all_inbounds(|action| action != Action::Deny);
+    let shadow_denied = of_all_inbounds(|action| action == Action::AllowWithShadowDeny);
     let rbac = Rbac {
-        rules: Some(rules(Verdict::Allow, allowed)),
-        shadow_rules: (!shadow_denied.is_empty()).then(|| rules(Verdict::Deny, shadow_denied)),
+        rules: Some(envoy_rules(Verdict::Allow, allowed)),
+        shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(Verdict::Deny, shadow_denied)),
         stat_prefix: format!("{}.", names::stat(listener)),
         ..Default::default()
     };
@@ -54,18 +54,18 @@ pub(crate) fn filter(
 fn principals(mesh: &MeshName, rules: &[&PermissionRule], wanted: fn(Action) -> bool) -> Vec<Principal> {
     let mut found: Vec<Principal> = Vec::new();
     for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| wanted(rule.action)) {
-        let mut overruled: Vec<_> = rules
+        let mut excluded: Vec<_> = rules
             .iter()
             .skip(position + 1)
             .filter(|later| !wanted(later.action))
             .map(|later| caller(mesh, later))
             .collect();
-        overruled.dedup();
+        excluded.dedup();
         let caller = caller(mesh, rule);
-        if overruled.contains(&any()) || overruled.contains(&caller) {
+        if excluded.contains(&any()) || excluded.contains(&caller) {
             continue;
         }
-        let principal = except(caller, overruled);
+        let principal = except(caller, excluded);
         if !found.contains(&principal) {
             found.push(principal);
         }
@@ -94,11 +94,11 @@ fn certified(uri: String) -> Principal {
     }))
 }
 
-fn except(caller: Principal, overruled: Vec<Principal>) -> Principal {
-    if overruled.is_empty() {
+fn except(caller: Principal, excluded: Vec<Principal>) -> Principal {
+    if excluded.is_empty() {
         return caller;
     }
-    let nots = overruled
+    let nots = excluded
         .into_iter()
         .map(|other| of(Identifier::NotId(Box::new(other))));
     let caller = (caller != any()).then_some(caller);
@@ -123,7 +123,7 @@ fn of(identifier: Identifier) -> Principal {
     }
 }
 
-fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
+fn envoy_rules(action: Verdict, principals: Vec<Principal>) -> Rules {
     let any = Permission {
         rule: Some(PermissionKind::Any(true)),
     };
@@ -132,7 +132,7 @@ fn rules(action: Verdict, principals: Vec<Principal>) -> Rules {
         principals,
         ..Default::default()
     };
-    // At most one entry, because the order of a HashMap is not deterministic.
+    // Never more than one entry: with more, the encoded order would not be deterministic.
     let policies = HashMap::from([(POLICY.to_owned(), policy)]);
     let policies = policies
         .into_iter()

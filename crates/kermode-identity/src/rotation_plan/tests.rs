@@ -25,7 +25,7 @@ fn mk_generation(number: u32, schedule: Option<Schedule>, request: Option<&str>)
     }
 }
 
-/// Returns a plan with two generations, the second generated at the start, and its schedule.
+/// Returns a plan of two generations and the schedule of the second, whose rotation begins at `start()`.
 fn mk_plan() -> (RotationPlan, Schedule) {
     let schedule = Schedule::starting(start(), LIFETIME);
     let second = mk_generation(2, Some(schedule), Some("please"));
@@ -40,13 +40,18 @@ fn roots(plan: &RotationPlan, now: SystemTime) -> Vec<u32> {
 #[test]
 fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
     let (plan, schedule) = mk_plan();
-    let second = Duration::from_secs(1);
+    let one_second = Duration::from_secs(1);
     let steps = [
         (start(), Phase::Distributing, vec![1, 2], 1),
-        (schedule.signs_from - second, Phase::Distributing, vec![1, 2], 1),
+        (
+            schedule.signs_from - one_second,
+            Phase::Distributing,
+            vec![1, 2],
+            1,
+        ),
         (schedule.signs_from, Phase::Reissuing, vec![1, 2], 2),
         (
-            schedule.predecessor_until - second,
+            schedule.predecessor_until - one_second,
             Phase::Reissuing,
             vec![1, 2],
             2,
@@ -77,8 +82,8 @@ fn version_increases_with_each_change_of_the_roots() {
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
 
-/// Proxies renew at any age; replicas have different clocks and stale CAs. Any valid certificate is accepted by any
-/// proxy with a valid certificate.
+/// Proxies renew at any age; replicas have different clocks and may have read the CAs some time ago. Any valid
+/// certificate is accepted by any proxy with a valid certificate.
 #[test]
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
@@ -99,7 +104,8 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
             }
         }
     };
-    // Signer and roots that a replica returns. Its clock is wrong by `skew` seconds, its CAs are `stale` old.
+    // Signer and roots that a replica returns. Its clock is wrong by `skew` seconds; it learns of a new CA only `stale`
+    // after its creation.
     let respond = |time: SystemTime, skew: i64, stale: Duration| {
         let plan = if time < start() + stale { &first } else { &both };
         let clock = shifted_by(skew)(time);
@@ -113,7 +119,8 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let span = (lifetime + schedule.predecessor_until.duration_since(start()).unwrap()).as_secs();
     for now in (0..span + 60).step_by(3) {
         let now = start() + Duration::from_secs(now);
-        // A certificate that is valid now was requested within one lifetime, by the clock of the replica that signed it.
+        // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
+        // that signed it.
         let mut responses = Vec::new();
         for (skew, stale) in &replicas {
             let oldest = lifetime.as_secs().saturating_add_signed(*skew);
@@ -134,7 +141,7 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
 }
 
 #[test]
-fn longer_lifetime_takes_effect_after_the_rotation() {
+fn longer_lifetime_takes_effect_once_the_new_ca_signs() {
     let (plan, schedule) = mk_plan();
     let week = Duration::from_hours(7 * 24);
     let left = schedule.predecessor_until.duration_since(start()).unwrap();
@@ -169,7 +176,7 @@ fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
 }
 
 #[test]
-fn certificates_of_both_cas_have_the_same_names() {
+fn both_cas_sign_requests_with_a_backdated_start() {
     let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();

@@ -1,8 +1,8 @@
 //! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
 //!
 //! The initial permission allows all traffic, so that mTLS can be enabled without interrupting the mesh. It is created
-//! once per Mesh, so later edits and its deletion are preserved. The Mesh `default` is created whenever a replica
-//! becomes the leader, unless the configuration disables it.
+//! once per Mesh, so later edits and its deletion are preserved. If the Mesh `default` is missing when a replica becomes
+//! the leader, it is created, unless the configuration disables it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct Defaults {
     pub client: Client,
     /// Namespace of the MeshTrafficPermissions.
     pub system_namespace: String,
-    /// Whether the Mesh `default` is not created.
+    /// Whether to skip the creation of the Mesh `default`.
     pub skip_mesh_creation: bool,
     /// Whether this replica is the leader.
     pub leading: watch::Receiver<bool>,
@@ -55,7 +55,7 @@ impl Defaults {
         let events = watcher(meshes, watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         while let Some(event) = applied.next().await {
-            // The engine's watch of Meshes fails for the same reasons and logs them.
+            // Not logged here: the engine, which maintains the index, also watches Meshes and logs the same errors.
             let Ok(mesh) = event else { continue };
             while let Err(error) = self.create_initial_permission(&mesh).await {
                 let failure = format!(

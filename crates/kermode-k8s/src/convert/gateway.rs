@@ -1,4 +1,4 @@
-//! Delegated gateways: an ingress of the user with a sidecar (docs/reference/dataplane.md#gateways).
+//! Delegated gateways: an ingress proxy that the user brings, with a sidecar (docs/reference/dataplane.md#gateways).
 
 use std::sync::Arc;
 

@@ -282,7 +282,8 @@ fn wildcard_and_names_of_one_kind_coexist() {
         fixture.settle(unsubscribe(Cluster, "dst|10.0.0.1:80")),
         ["Cluster dst|10.0.0.1:80=1"]
     );
-    // Without the wildcard only the names count. Resources that the client dropped itself are not removed.
+    // Without the wildcard only the names count. The client drops the other resources itself, so no removal is sent for
+    // them.
     assert_eq!(fixture.settle(subscribe(Cluster, &["b"])), ["Cluster b=1"]);
     assert!(fixture.settle(unsubscribe(Cluster, "*")).is_empty());
     assert!(fixture.publish(&[(Cluster, "a=2")]).is_empty());
@@ -561,7 +562,7 @@ fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
     assert_eq!(
         show_all(&clusters),
         ["Cluster b=1"],
-        "the cluster was removed while listeners may refer to it"
+        "a cluster is not removed while listeners may refer to it"
     );
     let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
     assert_eq!(show_all(&listeners), ["Listener -a"]);
@@ -572,7 +573,7 @@ fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
 }
 
 #[test]
-fn endpoints_follow_every_version_of_their_cluster() {
+fn endpoints_are_sent_again_after_every_change_of_their_cluster() {
     let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     fixture.settle(request(Cluster));
     fixture.settle(subscribe(Endpoints, &["a", "b"]));
@@ -595,7 +596,7 @@ fn rejected_endpoints_of_a_changed_cluster_are_replaced_by_the_earlier_version()
 }
 
 #[test]
-fn endpoints_follow_a_cluster_sent_before_they_were_requested() {
+fn endpoints_are_sent_again_if_their_cluster_was_sent_before_they_were_requested() {
     let mut fixture = Fixture::with(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(show_all(&clusters), ["Cluster a=2"]);
@@ -612,7 +613,10 @@ fn change_of_endpoints_is_acknowledged_only_by_its_ack() {
     let responses = fixture.publish(&[(Endpoints, "a=2")]);
     assert!(!fixture.is_acknowledged());
     fixture.send(nack(&responses[0]));
-    assert!(!fixture.is_acknowledged(), "a NACK acknowledged the change");
+    assert!(
+        !fixture.is_acknowledged(),
+        "a NACK does not acknowledge the change"
+    );
     let responses = fixture.publish(&[(Endpoints, "a=3")]);
     fixture.send(ack(&responses[0]));
     assert!(fixture.is_acknowledged());

@@ -37,10 +37,11 @@ const API_PORT: u16 = 6443;
 const DIAGNOSTICS: u16 = 5680;
 /// Deadline of an election: twice the time within which another replica acquires an expired lease.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
-/// Deadline of the recovery. After an outage of ten minutes, the kubelet lists its Pods only after nearly two minutes.
+/// Deadline of the recovery. After an outage of ten minutes, the kubelet needs nearly two more minutes until it
+/// lists its Pods.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
-/// Components that would exit when they cannot renew their leases. In this cluster they have one instance and no election,
-/// so the test stops them; otherwise they would mark the node as unreachable after the outage.
+/// Components that, in a usual cluster, exit when they cannot renew their leases. This cluster runs one instance of each
+/// without election, so the test stops them itself. Otherwise they would mark the node as unreachable after the outage.
 const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
 /// Deadline of the detection of dead connections: replicas close them after 19 s, then the sidecar of a new Pod retries.
 const DETECTION_DEADLINE: Duration = Duration::from_secs(40);
@@ -73,7 +74,7 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let connected = reconnected(world).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response {after_leader:.1?} after the end of the leader, {after_other:.1?} after that of another replica, {after_all:.1?} after that of all"
+        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response {after_leader:.1?} after the leader was killed, {after_other:.1?} after another replica was killed, {after_all:.1?} after all were killed"
     ))
 }
 
@@ -167,24 +168,24 @@ pub(super) async fn no_request_fails_while_etcd_is_away(world: &World) -> Result
     without(world, "etcd", world.config.outage / 3, 0).await
 }
 
-/// Stops a component for a while. Meanwhile some replicas and the Envoy of a spare client crash.
+/// Stops a component for a while. Meanwhile some replicas and the Envoy of a separate client crash.
 async fn without(world: &World, component: &str, outage: Duration, crashes: usize) -> Result<Note> {
     replicated(world).await?;
-    let spare = spare(world).await?;
+    let crash_client = CrashClient::begin(world).await?;
     let load = Load::begin(world).await?;
     let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
     let (killed, others) = replicas.split_at_checked(crashes).context("replicas")?;
     for component in [component].iter().chain(&CONTROLLERS) {
         world.cluster.stop_component(component).await?;
     }
-    let start = Instant::now();
+    let outage_start = Instant::now();
     let meanwhile = async {
         for replica in killed {
             kill_program(replica, "kuma-cp")?;
         }
-        kill_program(&spare.pod, "envoy")?;
+        kill_program(&crash_client.pod, "envoy")?;
         // Replicas serve their last state, so they stay ready for the whole outage.
-        while start.elapsed() < outage {
+        while outage_start.elapsed() < outage {
             for replica in others {
                 ensure!(is_ready(replica).await?, "{} is not ready", replica.name_any());
             }
@@ -198,36 +199,38 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
     }
     meanwhile?;
     let worked = client(world, AFTER, RECOVERY_DEADLINE).await;
-    let started = world
+    let pod_start = world
         .pods(APP)
         .get(AFTER)
         .await?
         .status
         .and_then(|status| status.start_time);
-    let since_start = started.map(|started| Timestamp::now().duration_since(started.0));
+    let pod_age = pod_start.map(|start| Timestamp::now().duration_since(start.0));
     remove(world, AFTER).await?;
-    let (worked, since_start) = (
-        worked?,
-        since_start.context("the Pod has no start time")?.as_secs(),
-    );
+    let (worked, pod_age) = (worked?, pod_age.context("the Pod has no start time")?.as_secs());
     restored(world).await?;
     for replica in killed {
-        // The replica waits for the API server. If it exited, the kubelet would delay each restart longer.
+        // A restarted replica must wait for the API server and not exit: the kubelet would delay each further restart
+        // longer.
         let current = world.pods(SYSTEM).get(&replica.name_any()).await?;
-        let started = restarts(&current) - restarts(replica);
-        ensure!(started == 1, "{} was started {started} times", replica.name_any());
+        let restart_count = restarts(&current) - restarts(replica);
+        ensure!(
+            restart_count == 1,
+            "{} was restarted {restart_count} times",
+            replica.name_any()
+        );
     }
-    let spared = spare.end(world, outage).await?;
+    let crash_client = crash_client.end(world, outage).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load} in {outage:?}; the client whose Envoy crashed: {spared}; a new Pod got a response {worked:.1?} \
-         after its creation, {since_start} s after the kubelet accepted it"
+        "{load} in {outage:?}; the client whose Envoy crashed: {crash_client}; a new Pod got a response {worked:.1?} \
+         after its creation, {pod_age} s after the kubelet accepted it"
     ))
 }
 
 pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World) -> Result<Note> {
     replicated(world).await?;
-    let spare = spare(world).await?;
+    let crash_client = CrashClient::begin(world).await?;
     let load = Load::begin(world).await?;
     scale(world, 0).await?;
     until("the control plane's Pods to be deleted", DEADLINE, async || {
@@ -236,13 +239,13 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World
     })
     .await?;
     let start = Instant::now();
-    kill_program(&spare.pod, "envoy")?;
-    let crashed = demo::counters(&world.cluster.kubectl, APP, SPARE).await?;
+    kill_program(&crash_client.pod, "envoy")?;
+    let crashed = demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await?;
     let recovered = until(
         "responses to the client whose Envoy crashed",
         DEADLINE,
         async || {
-            let gained = spare.counters(world).await?.since(&crashed);
+            let gained = crash_client.counters(world).await?.since(&crashed);
             Ok(when(gained.succeeded >= 20, start.elapsed(), || {
                 gained.failures()
             }))
@@ -253,10 +256,10 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World
     restored(world).await?;
     let recovered = recovered?;
     time_to_first_response(world, "after-scale-up").await?;
-    let spared = spare.end(world, Duration::ZERO).await?;
+    let crash_client = crash_client.end(world, Duration::ZERO).await?;
     let load = load.end(world).await?;
     Ok(format!(
-        "{load}; the client whose Envoy crashed got 20 responses after {recovered:.1?}: {spared}"
+        "{load}; the client whose Envoy crashed got 20 responses after {recovered:.1?}: {crash_client}"
     ))
 }
 
@@ -407,34 +410,34 @@ impl Load {
     }
 }
 
-const SPARE: &str = "spare";
+const CRASH_CLIENT: &str = "crash-client";
 const AFTER: &str = "after-outage";
 
 /// Separate client, whose Envoy the test kills.
-struct Spare {
+struct CrashClient {
     pod: Pod,
     before: Counters,
 }
 
-async fn spare(world: &World) -> Result<Spare> {
-    // The Pod exists if an earlier test failed.
-    remove(world, SPARE).await?;
-    client(world, SPARE, DEADLINE).await?;
-    Ok(Spare {
-        pod: world.pods(APP).get(SPARE).await?,
-        before: demo::counters(&world.cluster.kubectl, APP, SPARE).await?,
-    })
-}
+impl CrashClient {
+    async fn begin(world: &World) -> Result<Self> {
+        // The Pod exists if an earlier test failed.
+        remove(world, CRASH_CLIENT).await?;
+        client(world, CRASH_CLIENT, DEADLINE).await?;
+        Ok(Self {
+            pod: world.pods(APP).get(CRASH_CLIENT).await?,
+            before: demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await?,
+        })
+    }
 
-impl Spare {
     async fn counters(&self, world: &World) -> Result<Counters> {
-        demo::counters(&world.cluster.kubectl, APP, SPARE).await
+        demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await
     }
 
     /// Checks that the client got responses nearly all the time. Requests during the crash may fail.
     async fn end(self, world: &World, time: Duration) -> Result<String> {
         let gained = self.counters(world).await?.since(&self.before);
-        remove(world, SPARE).await?;
+        remove(world, CRASH_CLIENT).await?;
         let expected = time.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
         ensure!(
             gained.succeeded >= expected && gained.failed <= 50,

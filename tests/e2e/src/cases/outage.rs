@@ -13,7 +13,7 @@ use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
 
 const DEADLINE: Duration = Duration::from_secs(45);
 
-pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_control_plane_is_down(
+pub(super) async fn pods_of_labelled_namespaces_are_rejected_and_others_start_while_the_control_plane_is_down(
     world: &World,
 ) -> Result<Note> {
     world.deployed().await?;
@@ -50,7 +50,8 @@ pub(super) async fn labelled_namespaces_wait_and_others_continue_while_the_contr
     Ok(world.counters().await?.since(&before).failures())
 }
 
-/// Pods could be rejected between the end of the old replica and the start of the new one.
+/// Guards against a gap between the stop of the old replica and the start of the new one, in which Pods would be
+/// rejected.
 pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Result<Note> {
     world.installed().await?;
     dry_run(world).await?;
