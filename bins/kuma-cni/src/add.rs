@@ -9,7 +9,7 @@ use kermode_netfilter::{Nft, TrafficConfig, set_up};
 use nix::sched::{CloneFlags, setns};
 
 use crate::config::Environment;
-use crate::decision::{PodSummary, skip};
+use crate::decision::{PodSummary, skip_reason};
 use crate::network::Network;
 use crate::pods::PodLookup;
 use crate::protocol::Failure;
@@ -37,7 +37,7 @@ pub(crate) fn add(
         return Ok(());
     }
     let pod = find_with_retries(pods, namespace, name, RETRY_PAUSE)?;
-    if skip(&pod).is_some() {
+    if skip_reason(&pod).is_some() {
         return Ok(());
     }
     let config = TrafficConfig::from_annotations(&pod.annotations)

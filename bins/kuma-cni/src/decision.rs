@@ -29,7 +29,7 @@ pub(crate) enum Skip {
 const INIT_CONTAINER: &str = "kuma-init";
 
 /// Returns the reason for skipping a pod; `None` if it gets rules.
-pub(crate) fn skip(pod: &PodSummary) -> Option<Skip> {
+pub(crate) fn skip_reason(pod: &PodSummary) -> Option<Skip> {
     if pod.init_containers.iter().any(|name| name == INIT_CONTAINER) {
         return Some(Skip::HasInitContainer);
     }
@@ -60,17 +60,20 @@ mod tests {
 
     #[test]
     fn injected_pod_with_a_sidecar_gets_rules() {
-        assert_eq!(skip(&mk_pod(&["init-container"], 2, Some("true"))), None);
+        assert_eq!(skip_reason(&mk_pod(&["init-container"], 2, Some("true"))), None);
     }
 
     #[test]
     fn other_pods_are_skipped() {
         let init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
-        assert_eq!(skip(&init), Some(Skip::HasInitContainer));
-        assert_eq!(skip(&mk_pod(&[], 1, Some("true"))), Some(Skip::SingleContainer));
-        assert_eq!(skip(&mk_pod(&[], 2, None)), Some(Skip::NotInjected));
+        assert_eq!(skip_reason(&init), Some(Skip::HasInitContainer));
         assert_eq!(
-            skip(&mk_pod(&[], 2, Some("enabled"))),
+            skip_reason(&mk_pod(&[], 1, Some("true"))),
+            Some(Skip::SingleContainer)
+        );
+        assert_eq!(skip_reason(&mk_pod(&[], 2, None)), Some(Skip::NotInjected));
+        assert_eq!(
+            skip_reason(&mk_pod(&[], 2, Some("enabled"))),
             Some(Skip::NotInjected),
             "only the value true counts"
         );

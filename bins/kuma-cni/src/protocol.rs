@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-/// Supported versions of the specification. The installer writes 0.3.0 for older conflists.
+/// Versions of the specification that the plugin supports.
 pub(crate) const SUPPORTED_VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// Operation that the runtime requests.
@@ -40,7 +40,7 @@ impl CniCommand {
 }
 
 impl Failure {
-    /// The version of the runtime is not supported.
+    /// The version of the specification that the runtime uses is not supported.
     pub(crate) fn incompatible(version: &str) -> Self {
         let details = format!(
             "version {version:?} is not one of {}",
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_operations_are_rejected() {
+    fn operations_without_effect_are_accepted_and_unknown_ones_rejected() {
         for command in ["CHECK", "DEL", "GC", "STATUS"] {
             assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Ignored));
         }

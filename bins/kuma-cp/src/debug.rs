@@ -78,7 +78,7 @@ async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
     let removals = open.map(|removal| Removal {
         proxy: removal.endpoint.proxy_name(),
         age_seconds: removal.age.as_secs_f64(),
-        unacknowledged_by: removal.unacknowledged_by,
+        unacknowledged_by: removal.unacknowledged_proxies,
         among_them: removal.examples.iter().map(ObjectKey::proxy_name).collect(),
     });
     Json(removals.collect())

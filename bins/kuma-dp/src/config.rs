@@ -35,8 +35,8 @@ pub(crate) struct Config {
 pub(crate) struct Invalid(Vec<String>);
 
 impl WaitArgs {
-    /// Validates the arguments.
-    pub(crate) fn check(self) -> anyhow::Result<Wait> {
+    /// Validates the arguments and converts them.
+    pub(crate) fn into_wait(self) -> anyhow::Result<Wait> {
         let time = |flag: &'static str, text: &str| duration::parse(text).context(flag);
         Ok(Wait {
             url: self
@@ -51,8 +51,8 @@ impl WaitArgs {
 }
 
 impl RunArgs {
-    /// Validates the arguments.
-    pub(crate) fn check(self) -> Result<Config, Invalid> {
+    /// Validates the arguments and converts them.
+    pub(crate) fn into_config(self) -> Result<Config, Invalid> {
         let mut errors = Errors::default();
         let log_level = errors
             .take("--log-level", log_level(&self.log_level))

@@ -15,13 +15,13 @@ use cli::{Cli, Command};
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run(args) => args.check().map_err(Into::into).and_then(|config| {
+        Command::Run(args) => args.into_config().map_err(Into::into).and_then(|config| {
             logging::init(&config.log_level.to_string(), logging::Format::Text)?;
             tracing::info!(version = env!("CARGO_PKG_VERSION"), ?config, "starting");
             block_on(run::run(config))
         }),
         Command::Wait(args) => args
-            .check()
+            .into_wait()
             .and_then(|wait| block_on(wait.run()))
             .map(|()| ExitCode::SUCCESS),
         Command::ExecEnvoy(args) => envoy::exec(args.parent, &args.command).map(|()| ExitCode::SUCCESS),

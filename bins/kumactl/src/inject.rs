@@ -95,11 +95,11 @@ fn report(manifests: &InjectedManifests, ca_pem: &str) {
             output::notice("Warning", &format!("{}: {warning}", workload.name));
         }
         if let Err(denial) = &workload.explanation.result {
-            output::notice("Refused", &format!("{}: {denial}", workload.name));
+            output::notice("Denied", &format!("{}: {denial}", workload.name));
         }
     }
     if ca_pem.is_empty() && manifests.workloads.iter().any(InjectedWorkload::is_injected) {
-        let text = "KUMA_CONTROL_PLANE_CA_CERT is empty: before you apply the manifests, set it with --ca-cert to the CA certificate of the control plane";
+        let text = "the sidecars have an empty KUMA_CONTROL_PLANE_CA_CERT: run the command again with --ca-cert and the CA certificate of the control plane, and apply that output";
         output::notice("Warning", text);
     }
 }

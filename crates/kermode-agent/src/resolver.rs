@@ -52,11 +52,8 @@ impl SystemDns {
         options.cache_size = 0;
         let builder =
             TokioResolver::builder_with_config(self.config.clone(), TokioRuntimeProvider::default());
-        Ok(Arc::new(
-            builder
-                .with_options(options)
-                .build()
-                .context("resolver for the control plane's name")?,
-        ))
+        Ok(Arc::new(builder.with_options(options).build().context(
+            "cannot create the resolver for the control plane's host name",
+        )?))
     }
 }

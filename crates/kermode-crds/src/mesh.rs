@@ -119,9 +119,9 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Requirement on names, a part of error messages.
-pub(crate) const DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last \
-                                    no dash";
+/// Second half of error messages about names, after the name.
+pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither \
+                                            starts nor ends with a dash";
 /// Type of the supported backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
@@ -129,10 +129,10 @@ pub(crate) const BUILTIN: &str = "builtin";
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMesh {
     /// The mesh's name cannot be a trust domain.
-    #[error("metadata.name: {0:?} {DNS_LABEL}")]
+    #[error("metadata.name: {0:?} {MUST_BE_DNS_LABEL}")]
     Name(String),
     /// The backend's name cannot be part of the name of a Secret.
-    #[error("spec.mtls.backends[{0}].name: {1:?} {DNS_LABEL}")]
+    #[error("spec.mtls.backends[{0}].name: {1:?} {MUST_BE_DNS_LABEL}")]
     BackendName(usize, String),
     /// The enabled backend is not in the list.
     #[error("spec.mtls.enabledBackend: has to be set to one of the backends in the mesh, not {0:?}")]
@@ -157,7 +157,8 @@ impl InvalidMesh {
 
 /// Default lifetime of a workload certificate.
 const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
-/// Minimum lifetime of a workload certificate. Shorter lifetimes leave no time for a renewal after 4/5 of them.
+/// Minimum lifetime of a workload certificate. Renewal begins after 4/5 of the lifetime; the last fifth of a shorter one would
+/// leave too little time for it.
 const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_mins(1);
 
 // === wire to model ===
@@ -204,7 +205,7 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
     if backend.kind != BUILTIN {
         return Err(InvalidMesh::UnknownType(index, backend.kind.clone()));
     }
-    backend_name(index, backend)?;
+    check_backend_name(index, backend)?;
     Ok(Some(model::Mtls {
         backend: backend.name.clone(),
         mode: mode(index, backend)?,
@@ -214,7 +215,7 @@ fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> 
 }
 
 /// Checks the name of a builtin backend, which is part of the names of Secrets. Other types have no such limit.
-pub(crate) fn backend_name(index: usize, backend: &Backend) -> Result<(), InvalidMesh> {
+pub(crate) fn check_backend_name(index: usize, backend: &Backend) -> Result<(), InvalidMesh> {
     if backend.kind == BUILTIN && !model::is_dns_label(&backend.name) {
         return Err(InvalidMesh::BackendName(index, backend.name.clone()));
     }
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn enabled_backend_is_strict_with_certificates_of_a_day_by_default() {
+    fn enabled_backend_defaults_to_strict_and_certificates_valid_for_a_day() {
         let backend = json!({"name": "ca-1", "type": "builtin"});
         let mesh =
             convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}})).expect("valid");
@@ -280,13 +281,13 @@ mod tests {
     #[test]
     fn errors_name_the_field() {
         let backend = json!({"name": "ca-1", "type": "builtin", "mode": "LAX"});
-        let error =
-            convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}})).expect_err("a mode");
+        let error = convert(json!({"mtls": {"enabledBackend": "ca-1", "backends": [backend]}}))
+            .expect_err("an unknown mode");
         assert_eq!(
             error.to_string(),
             "spec.mtls.backends[0].mode: \"LAX\" is unknown: use STRICT or PERMISSIVE"
         );
-        let error = convert(json!({"mtls": {"enabledBackend": "ca-2"}})).expect_err("a backend");
+        let error = convert(json!({"mtls": {"enabledBackend": "ca-2"}})).expect_err("an unknown backend");
         assert!(
             error.to_string().starts_with("spec.mtls.enabledBackend: "),
             "{error}"

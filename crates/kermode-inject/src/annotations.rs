@@ -13,7 +13,7 @@ const DISABLED: &str = "disabled";
 
 /// Returns the annotations to write, by key. `pod` holds the annotations of the incoming Pod; `reason` is the label or
 /// annotation that requested injection.
-pub(crate) fn written(
+pub(crate) fn annotations_to_write(
     plan: &Plan<'_>,
     reason: InjectionSource,
     pod: &Values<'_>,

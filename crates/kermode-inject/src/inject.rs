@@ -147,7 +147,7 @@ impl Rendering<'_> {
         )?;
         let token = render::token(pod, &self.annotations, trace)?;
         let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
-        let written = annotations::written(plan, self.reason, &self.annotations);
+        let written = annotations::annotations_to_write(plan, self.reason, &self.annotations);
         let init = self.init(&patches, &written, trace)?;
 
         let mut builder = PatchBuilder::new(pod);

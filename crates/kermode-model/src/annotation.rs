@@ -131,7 +131,7 @@ keys! {
 
 keys! {
     /// Keys that Kermode writes.
-    WRITTEN:
+    WRITTEN_BY_KERMODE:
 
     /// Marks a Pod that the injector has processed; always `true`.
     SIDECAR_INJECTED = "kuma.io/sidecar-injected", "annotation of a Pod", Notation::Boolean, "";

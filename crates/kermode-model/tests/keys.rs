@@ -7,11 +7,15 @@ use std::{fs, io};
 use kermode_model::{annotation, tag};
 
 fn keys() -> Vec<&'static str> {
-    [annotation::SETTINGS, annotation::WRITTEN, tag::GENERATED]
-        .into_iter()
-        .flatten()
-        .map(|key| key.name)
-        .collect()
+    [
+        annotation::SETTINGS,
+        annotation::WRITTEN_BY_KERMODE,
+        tag::GENERATED,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|key| key.name)
+    .collect()
 }
 
 /// Files of product code: `src` of every crate and binary, without test modules and the files that declare the keys.

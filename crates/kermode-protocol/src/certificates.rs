@@ -1,5 +1,5 @@
-//! Certificate RPCs between the sidecar agent and the control plane: a unary call that signs a key, and a stream of the
-//! mesh's trust bundle.
+//! Certificate RPCs between the sidecar agent and the control plane: a unary call that issues a certificate for a
+//! key, and a stream of the mesh's trust bundle.
 //!
 //! Proxies authenticate as for ADS: `authorization: Bearer <service account token>` in the metadata. The messages carry
 //! plain DER; each side converts from and to the types of `kermode-identity`.
@@ -22,8 +22,8 @@ pub struct IssueCertificateRequest {
     /// Name of the proxy, `<pod>.<namespace>`.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Certificate signing request (PKCS#10, DER). The control plane signs its key. Names come from
-    /// the Dataplane; a request for other names is rejected.
+    /// Certificate signing request (PKCS#10, DER). The control plane issues a certificate for the key in it. The names
+    /// in the certificate come from the Dataplane; a request for other names is rejected.
     #[prost(bytes = "vec", tag = "3")]
     pub csr_der: Vec<u8>,
 }

@@ -125,7 +125,7 @@ impl EndpointRemovals {
             .map(|(endpoint, started_at, waiting)| OpenRemoval {
                 endpoint: endpoint.clone(),
                 age: now.saturating_duration_since(started_at),
-                unacknowledged_by: waiting.len(),
+                unacknowledged_proxies: waiting.len(),
                 examples: waiting.into_iter().take(MAX_EXAMPLES).cloned().collect(),
             })
             .collect();

@@ -30,8 +30,8 @@ pub struct RemovalReport {
     pub status: RemovalStatus,
     /// Addresses at which the other replicas serve proxies. Each has to be queried too.
     pub other_replicas: Arc<[SocketAddr]>,
-    /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False until
-    /// the replicas are known, and within [`crate::RECONNECT_TIMEOUT`] of the start or end of a replica.
+    /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False while
+    /// the replicas are not yet known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
     pub is_complete: bool,
 }
 
@@ -43,7 +43,7 @@ pub struct OpenRemoval {
     /// Time since the removal was published.
     pub age: Duration,
     /// Number of proxies that have not acknowledged it.
-    pub unacknowledged_by: usize,
+    pub unacknowledged_proxies: usize,
     /// Some of those proxies.
     pub examples: Vec<ObjectKey>,
 }

@@ -15,7 +15,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::Config;
 use crate::harness::cluster::Cluster;
-use crate::harness::wait::{Progress, until, when};
+use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::harness::{demo, host};
 use crate::pods::{dry_run, is_ready};
 
@@ -158,7 +158,7 @@ impl World {
 
     /// Waits until the API server reaches the webhooks: a Service routes to a Pod some time after the Pod is ready.
     pub(crate) async fn admits(&self) -> Result<()> {
-        until(
+        wait_for(
             "a Pod to be admitted",
             Duration::from_secs(15),
             async || match dry_run(self).await {
@@ -171,13 +171,13 @@ impl World {
 
     /// Waits until the control plane has created the Mesh `default`, which shows that it works.
     pub(crate) async fn mesh_is_created(&self) -> Result<()> {
-        until("Mesh default", Duration::from_secs(30), async || {
+        wait_for("Mesh default", Duration::from_secs(30), async || {
             let output = self
                 .cluster
                 .kubectl
                 .attempt(&["get", "mesh", "default", "--output=name"], "")
                 .await?;
-            Ok(when(output.status.success(), (), || {
+            Ok(done_if(output.status.success(), (), || {
                 String::from_utf8_lossy(&output.stderr).into_owned()
             }))
         })
@@ -204,9 +204,9 @@ impl World {
             self.rolled_out(namespace, name).await?;
         }
         let before = self.counters().await?;
-        until("responses to the client", Duration::from_secs(30), async || {
+        wait_for("responses to the client", Duration::from_secs(30), async || {
             let gained = self.counters().await?.since(&before);
-            Ok(when(gained.succeeded > 0, (), || gained.failures()))
+            Ok(done_if(gained.succeeded > 0, (), || gained.failures()))
         })
         .await
     }
@@ -263,7 +263,7 @@ impl World {
     /// Waits until a Deployment is rolled out.
     pub(crate) async fn rolled_out(&self, namespace: &str, name: &str) -> Result<()> {
         let deployments = self.deployments(namespace);
-        until(&format!("Deployment {namespace}/{name}"), ROLLOUT, async || {
+        wait_for(&format!("Deployment {namespace}/{name}"), ROLLOUT, async || {
             let deployment = deployments.get(name).await?;
             let wanted = deployment
                 .spec
@@ -278,7 +278,7 @@ impl World {
             );
             let done =
                 current && updated == wanted && available >= wanted && status.replicas.unwrap_or(0) == wanted;
-            Ok(when(done, (), || {
+            Ok(done_if(done, (), || {
                 format!("{available} of {wanted} available, {updated} up to date")
             }))
         })

@@ -14,7 +14,11 @@ pub(crate) fn parts() -> Vec<Part> {
     };
     vec![
         part(file, "settings", settings(annotation::SETTINGS)),
-        part(file, "written", written(annotation::WRITTEN)),
+        part(
+            file,
+            "written",
+            written_by_kermode(annotation::WRITTEN_BY_KERMODE),
+        ),
         part("tags.md", "tags", tags(tag::GENERATED)),
     ]
 }
@@ -32,7 +36,7 @@ fn settings(keys: &[Key]) -> String {
     table(["key", "on", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-fn written(keys: &[Key]) -> String {
+fn written_by_kermode(keys: &[Key]) -> String {
     let row = |key: &Key| {
         [
             name(key),

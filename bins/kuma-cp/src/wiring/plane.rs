@@ -103,7 +103,7 @@ impl Plane {
         }
     }
 
-    /// Registers the metrics of the CAs and returns the future that rotates them.
+    /// Returns the future that rotates the CAs, and registers its metrics.
     pub(super) fn rotate_authorities(
         &self,
         registry: &Arc<Mutex<Registry>>,
@@ -126,7 +126,7 @@ impl Plane {
         tracking::run(client, own, config.dp_server.port, self.replicas.clone())
     }
 
-    /// Registers the metrics of the webhooks and returns their dependencies.
+    /// Returns the state that the webhooks need, and registers their metrics.
     ///
     /// # Errors
     /// When the CA file of the injector or the version of the API server cannot be read.
@@ -160,7 +160,7 @@ impl Plane {
         })
     }
 
-    /// Registers the metrics of the servers for proxies and returns these servers.
+    /// Returns the servers that proxies connect to, and registers their metrics.
     pub(super) fn proxies(
         &self,
         client: &Client,

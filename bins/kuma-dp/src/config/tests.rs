@@ -32,7 +32,7 @@ fn mk_args(changes: &[&str]) -> RunArgs {
 #[test]
 fn arguments_of_the_injector_are_accepted() {
     let config = mk_args(&["--log-level=info", "--concurrency=2", "--drain-time=1m30s"])
-        .check()
+        .into_config()
         .unwrap();
     assert_eq!(config.control_plane.host, "kuma-control-plane.kong-mesh-system");
     assert_eq!(config.control_plane.port, 5678);
@@ -59,7 +59,7 @@ fn all_errors_are_reported_together() {
         "--envoy-log-level=loud",
         "--dns-enabled=maybe",
     ]);
-    let text = args.check().unwrap_err().to_string();
+    let text = args.into_config().unwrap_err().to_string();
     for key in [
         "KUMA_CONTROL_PLANE_URL: `http://cp:5678` is not",
         "KUMA_CONTROL_PLANE_CA_CERT: it is not set",
@@ -79,20 +79,26 @@ fn all_errors_are_reported_together() {
 #[test]
 fn concurrency_of_zero_selects_the_default_of_envoy() {
     assert_eq!(
-        mk_args(&["--concurrency=0"]).check().unwrap().envoy.concurrency,
+        mk_args(&["--concurrency=0"])
+            .into_config()
+            .unwrap()
+            .envoy
+            .concurrency,
         None
     );
 }
 
 #[test]
 fn ipv6_address_of_the_control_plane_loses_its_brackets() {
-    let config = mk_args(&["--cp-address=https://[fd00::1]:5678"]).check().unwrap();
+    let config = mk_args(&["--cp-address=https://[fd00::1]:5678"])
+        .into_config()
+        .unwrap();
     assert_eq!(config.control_plane.host, "fd00::1");
 }
 
 #[test]
 fn log_level_of_envoy_defaults_to_that_of_the_agent() {
-    let level = |changes: &[&str]| mk_args(changes).check().unwrap().envoy.log_level;
+    let level = |changes: &[&str]| mk_args(changes).into_config().unwrap().envoy.log_level;
     assert_eq!(level(&["--log-level=warn"]), "warning");
     assert_eq!(
         level(&["--log-level=warn", "--envoy-log-level=critical"]),

@@ -153,7 +153,7 @@ impl Agent {
     }
 
     /// Waits until Envoy's `/ready` responds with the status.
-    pub(crate) async fn until_ready_is(&self, status: u16) {
+    pub(crate) async fn until_ready_responds_with(&self, status: u16) {
         let what = format!("/ready responds with {status}");
         self.eventually(&what, async || {
             self.request("GET", "/ready")

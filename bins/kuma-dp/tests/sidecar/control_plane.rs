@@ -63,7 +63,7 @@ struct State {
     authority: Authority,
     dataplane: Dataplane,
     /// Tokens of accepted certificate requests, in order.
-    certified_with: Mutex<Vec<&'static str>>,
+    accepted_tokens: Mutex<Vec<&'static str>>,
     /// Requests received on ADS streams, in order.
     received: Mutex<Vec<DeltaDiscoveryRequest>>,
 }
@@ -83,7 +83,7 @@ impl ControlPlane {
             behaviour: Mutex::new(behaviour),
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
             dataplane: mk_dataplane(inbound),
-            certified_with: Mutex::default(),
+            accepted_tokens: Mutex::default(),
             received: Mutex::default(),
         });
         let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state.clone()));
@@ -127,8 +127,8 @@ impl ControlPlane {
         change(&mut self.state.behaviour.lock().unwrap());
     }
 
-    pub(crate) fn certified_with(&self) -> Vec<&'static str> {
-        self.state.certified_with.lock().unwrap().clone()
+    pub(crate) fn accepted_tokens(&self) -> Vec<&'static str> {
+        self.state.accepted_tokens.lock().unwrap().clone()
     }
 
     /// Returns a certificate of another workload of the mesh, its key, and the roots to verify the peer with.
@@ -181,7 +181,7 @@ impl State {
             .authority
             .sign_csr(&request.csr_der, &entitlement, lifetime, SystemTime::now());
         let issued = issued.map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.certified_with.lock().unwrap().push(behaviour.token);
+        self.accepted_tokens.lock().unwrap().push(behaviour.token);
         let (not_before, not_after) = issued.validity.to_unix();
         Ok(IssueCertificateResponse {
             chain_der: issued.chain.iter().map(|der| der.to_vec()).collect(),

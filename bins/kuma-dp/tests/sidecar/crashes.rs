@@ -2,7 +2,7 @@
 
 use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;
-use crate::{MTLS, presented};
+use crate::{MTLS, presented_certificate};
 
 /// Returns the number of occurrences of a text in the log.
 fn count(agent: &Agent, text: &str) -> usize {
@@ -15,20 +15,20 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
     let agent = Agent::start(&control_plane, "first", &[]).await;
     let first = agent
         .eventually("the inbound presents the certificate", async || {
-            presented(&control_plane).await
+            presented_certificate(&control_plane).await
         })
         .await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
 
     control_plane.disconnect();
     agent.crash_envoy().await;
     let second = agent
         .eventually("the restarted inbound presents the certificate", async || {
-            presented(&control_plane).await
+            presented_certificate(&control_plane).await
         })
         .await;
     assert!(first == second, "the certificate changed without a control plane");
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
 
     control_plane.reconnect();
     let resumed = agent
@@ -47,7 +47,7 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
         );
     }
     assert!(resumed[0].node.is_some());
-    assert!(presented(&control_plane).await.is_some());
+    assert!(presented_certificate(&control_plane).await.is_some());
     // Neither the log nor a file contains the private key.
     let log = agent.log();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
@@ -58,7 +58,7 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
 async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     for connections in 2..4 {
         control_plane.disconnect();
         agent
@@ -86,11 +86,11 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
 async fn restarted_envoy_is_configured_by_the_control_plane() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent.crash_envoy().await;
     agent
         .eventually("the restarted inbound presents the certificate", async || {
-            presented(&control_plane).await
+            presented_certificate(&control_plane).await
         })
         .await;
     assert_eq!(
@@ -102,7 +102,7 @@ async fn restarted_envoy_is_configured_by_the_control_plane() {
 }
 
 #[tokio::test]
-async fn crash_loop_of_envoy_ends_kuma_dp_with_its_exit_code() {
+async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/sidecar/envoy-that-crashes");
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
@@ -116,12 +116,12 @@ async fn crash_loop_of_envoy_ends_kuma_dp_with_its_exit_code() {
 async fn signal_ends_a_sidecar_whose_envoy_was_restarted() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent.crash_envoy().await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     let envoy = agent.envoy_pid().await;
     agent.signal(nix::sys::signal::Signal::SIGTERM);
-    agent.until_ready_is(503).await;
+    agent.until_ready_responds_with(503).await;
     assert_eq!(agent.ended().await.code(), Some(0));
     assert!(!is_running(envoy));
 }

@@ -32,7 +32,7 @@ const MTLS: Behaviour = Behaviour {
 };
 
 /// Returns the certificate that the proxy under test presents to another workload of the mesh.
-async fn presented(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
+async fn presented_certificate(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
     let (issued, key, bundle) = control_plane.mk_client();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle.roots().iter().cloned());
@@ -122,10 +122,10 @@ impl rustls::client::danger::ServerCertVerifier for SpiffeVerifier {
 async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent
         .eventually("the inbound presents the certificate", async || {
-            presented(&control_plane).await
+            presented_certificate(&control_plane).await
         })
         .await;
     let (_, secrets) = agent
@@ -143,9 +143,9 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 
     let envoy = agent.envoy_pid().await;
     agent.signal(Signal::SIGTERM);
-    agent.until_ready_is(503).await;
+    agent.until_ready_responds_with(503).await;
     assert!(
-        presented(&control_plane).await.is_some(),
+        presented_certificate(&control_plane).await.is_some(),
         "new connections are refused during the drain"
     );
     assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());
@@ -154,7 +154,8 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
 
 #[tokio::test]
 async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
-    // Renewal is due after 4/5 of the span, which begins 10 s before issuance: two seconds after it.
+    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due after 4/5 of these 15 s, that is
+    // 2 s after issuance.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
@@ -163,20 +164,22 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
     let control_plane = ControlPlane::start(behaviour).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     let first = agent
-        .eventually("first certificate", async || presented(&control_plane).await)
+        .eventually("first certificate", async || {
+            presented_certificate(&control_plane).await
+        })
         .await;
     agent.write_token("second");
     control_plane.change(|behaviour| behaviour.token = "second");
     agent
         .eventually("the certificate is renewed", async || {
-            presented(&control_plane)
+            presented_certificate(&control_plane)
                 .await
                 .filter(|certificate| *certificate != first)
         })
         .await;
     agent
         .eventually("the second token was used", async || {
-            control_plane.certified_with().contains(&"second").then_some(())
+            control_plane.accepted_tokens().contains(&"second").then_some(())
         })
         .await;
 }
@@ -190,18 +193,18 @@ async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
     })
     .await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent
         .eventually("disabled mTLS is logged", async || {
             agent.log().contains("mTLS is off").then_some(())
         })
         .await;
-    assert_eq!(control_plane.certified_with(), [""; 0]);
+    assert_eq!(control_plane.accepted_tokens(), [""; 0]);
 }
 
 #[tokio::test]
 async fn certificate_is_requested_until_issued_while_envoy_waits() {
-    // Envoy has listeners with mTLS before the issuance service has the setting of the mesh.
+    // Envoy may receive listeners with mTLS before the issuance service knows that the mesh has mTLS enabled.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
@@ -217,7 +220,7 @@ async fn certificate_is_requested_until_issued_while_envoy_waits() {
     control_plane.change(|behaviour| behaviour.certificates = Some(Duration::from_hours(24)));
     agent
         .eventually("the inbound presents a certificate", async || {
-            presented(&control_plane).await
+            presented_certificate(&control_plane).await
         })
         .await;
 }
@@ -232,7 +235,7 @@ async fn rejected_token_is_reread_and_never_logged() {
         })
         .await;
     agent.write_token("first");
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     let log = agent.log();
     assert!(
         !log.contains("stale-token-text") && !log.contains("PRIVATE KEY"),
@@ -245,7 +248,7 @@ async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
     // The control plane sends this request when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent.request("POST", "/quitquitquit").await;
     assert_eq!(agent.ended().await.code(), Some(0));
 }
@@ -263,14 +266,14 @@ async fn envoy_does_not_outlive_a_killed_kuma_dp() {
 }
 
 #[tokio::test]
-async fn native_sidecar_ends_with_the_last_connection_before_the_drain_time() {
+async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_remains() {
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [
         ("KUMA_DATAPLANE_NATIVE_SIDECAR", "true"),
         ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
     ];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     let open = agent
         .eventually("inbound", async || {
             TcpStream::connect(control_plane.inbound).await.ok()
@@ -286,9 +289,9 @@ async fn native_sidecar_ends_with_the_last_connection_before_the_drain_time() {
         })
         .await;
     agent.signal(Signal::SIGTERM);
-    agent.until_ready_is(503).await;
+    agent.until_ready_responds_with(503).await;
     agent
-        .eventually("the connection was counted", async || {
+        .eventually("the agent logs the open connection", async || {
             agent.log().contains("connections=1").then_some(())
         })
         .await;
@@ -314,9 +317,9 @@ async fn envoy_gets_the_hard_limit_of_open_files() {
 async fn second_signal_ends_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")]).await;
-    agent.until_ready_is(200).await;
+    agent.until_ready_responds_with(200).await;
     agent.signal(Signal::SIGTERM);
-    agent.until_ready_is(503).await;
+    agent.until_ready_responds_with(503).await;
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.ended().await.code(), Some(0));
 }
@@ -378,7 +381,7 @@ async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
 }
 
 #[tokio::test]
-async fn used_dns_port_is_reported_and_stops_envoy() {
+async fn dns_port_in_use_is_reported_and_stops_envoy() {
     let control_plane = ControlPlane::start(MTLS).await;
     let taken = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = taken.local_addr().unwrap().port().to_string();

@@ -13,7 +13,8 @@ pub(crate) struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
-    /// Version of the API server, which decides whether native sidecars are supported. The default supports them.
+    /// Version of the API server, which decides whether native sidecars are supported. Without this flag, they
+    /// are assumed to be supported.
     #[arg(long, value_name = "MAJOR.MINOR")]
     kubernetes_version: Option<String>,
 }

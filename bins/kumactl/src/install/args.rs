@@ -1,4 +1,4 @@
-//! Flags of `kumactl install control-plane`. They have the names of Kuma's flags where Kuma has them.
+//! Flags of `kumactl install control-plane`. Flags that Kuma has too have Kuma's names.
 
 use clap::{Args, ValueEnum};
 use kermode_install::FailurePolicy;
@@ -24,7 +24,7 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_name = "NAME")]
     pub(super) zone: Option<String>,
 
-    /// Address of a global control plane. Not supported yet; the flag is refused.
+    /// Address of a global control plane. Not supported yet: the command fails.
     #[arg(long, value_name = "URL", hide = true)]
     pub(super) kds_global_address: Option<String>,
 
@@ -35,13 +35,13 @@ pub(crate) struct ControlPlaneArgs {
     #[command(flatten)]
     pub(super) images: ImageArgs,
 
-    /// Failure policy of the injector for Pods with an injection label and Pods in namespaces with one. While no replica is
-    /// ready, Fail denies them and Ignore starts them without a sidecar.
+    /// Failure policy of the injector, for Pods that have an injection label or whose namespace has one. While no replica is
+    /// ready, Fail denies these Pods and Ignore admits them without a sidecar.
     #[arg(long, value_enum, default_value_t = FailurePolicyArg::Fail)]
     pub(super) injector_failure_policy: FailurePolicyArg,
 
-    /// Environment variable of the control plane, KEY=VALUE; repeatable. With a single "=", commas belong to the value. With
-    /// several, the text is a comma-separated list of KEY=VALUE.
+    /// Environment variable of the control plane, KEY=VALUE; repeatable. If the text contains one "=", commas in it are
+    /// part of the value. If it contains several, it is a comma-separated list of KEY=VALUE.
     #[arg(long, value_name = "KEY=VALUE")]
     pub(super) env_var: Vec<String>,
 
@@ -51,11 +51,11 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long, value_name = "PATH=VALUE")]
     pub(super) set: Vec<String>,
 
-    /// Redirect traffic with a CNI plugin in place of an init container. Not supported yet; the flag is refused.
+    /// Redirect traffic with a CNI plugin in place of an init container. Not supported yet: the command fails.
     #[arg(long)]
     pub(super) cni_enabled: bool,
 
-    /// URL at which the API server calls the webhooks in place of the Service, for a control plane outside of the cluster.
+    /// URL of the webhooks. The API server calls it instead of the Service; for a control plane outside of the cluster.
     #[arg(long, value_name = "https://HOST:PORT")]
     pub(super) webhook_url: Option<String>,
 
@@ -116,7 +116,7 @@ pub(super) enum ModeArg {
     Standalone,
     /// One zone of several.
     Zone,
-    /// Global control plane. Refused as not supported.
+    /// Global control plane. Not supported yet: the command fails.
     #[value(hide = true)]
     Global,
 }

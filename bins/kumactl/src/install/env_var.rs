@@ -18,7 +18,7 @@ pub(super) enum InvalidEnvVar {
 
 /// Parses one value into `variables`. A later value replaces an earlier one.
 pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
-    // With a single "=" commas belong to the value: PATCHES=a,b is one variable.
+    // If the text contains one "=", commas are part of the value: PATCHES=a,b is one variable.
     let pairs = match value.matches('=').count() {
         0 => return Err(InvalidEnvVar::Form(value.to_owned())),
         1 => vec![value.trim_matches('"').to_owned()],

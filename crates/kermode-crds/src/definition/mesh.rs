@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Names, column, conditions, definition, described, object, open, required, root, rule, text, wide,
 };
-use crate::mesh::{BUILTIN, DNS_LABEL};
+use crate::mesh::{BUILTIN, MUST_BE_DNS_LABEL};
 
 /// Pattern of [`kermode_model::is_dns_label`], without its length limit.
 const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
@@ -36,7 +36,7 @@ pub(super) fn mesh() -> Value {
     let schema = rule(
         schema,
         &format!("self.metadata.name.size() <= {MAX_DNS_LABEL} && self.metadata.name.matches('{LABEL}')"),
-        &format!("metadata.name {DNS_LABEL}"),
+        &format!("metadata.name {MUST_BE_DNS_LABEL}"),
     );
     let columns = json!([
         column("mTLS", "string", ".status.mtls"),
@@ -83,7 +83,7 @@ fn mtls() -> Value {
         &format!(
             "self.type != '{BUILTIN}' || (self.name.size() <= {MAX_DNS_LABEL} && self.name.matches('{LABEL}'))"
         ),
-        &format!("name {DNS_LABEL}"),
+        &format!("name {MUST_BE_DNS_LABEL}"),
     );
     let schema = open(json!({
         "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mutual TLS is off without one."},

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Problem;
-use crate::mesh::{Backend, Mesh, backend_name, certificate_lifetime, mode};
+use crate::mesh::{Backend, Mesh, certificate_lifetime, check_backend_name, mode};
 
 /// Returns the problems of a Mesh. Only the enabled backend must have a supported type.
 pub fn mesh(object: &Value) -> Vec<Problem> {
@@ -39,7 +39,7 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
 }
 
 fn check_backend(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
-    let name = backend_name(index, backend).err();
+    let name = check_backend_name(index, backend).err();
     let name = name.filter(|_| !backend.name.is_empty());
     let mode = mode(index, backend).err();
     let lifetime = certificate_lifetime(index, backend).err();
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn names_must_be_dns_labels() {
-        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, the first and the last no dash";
+        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither starts nor ends with a dash";
         let named = |name: &str| {
             let problems = mesh(&json!({"metadata": {"name": name}, "spec": {}}));
             problems.iter().map(ToString::to_string).collect::<Vec<_>>()

@@ -256,8 +256,8 @@ async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
     };
     tokio::select! {
         biased;
-        _ = unknown_pods => panic!("the API server hangs"),
-        _ = known => panic!("the API server hangs"),
+        _ = unknown_pods => panic!("a review ended although the API server hangs"),
+        _ = known => panic!("a review ended although the API server hangs"),
         reviewed = tokio::time::timeout(LONG, reviewed) => reviewed.expect("the known Pod is reviewed"),
     }
     assert_eq!(fixture.reviews(), UNKNOWN_POD_REVIEWS + 1);

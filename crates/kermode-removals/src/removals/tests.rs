@@ -38,7 +38,7 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
     let open = removals.open();
     assert_eq!(
-        (open[0].unacknowledged_by, &open[0].examples),
+        (open[0].unacknowledged_proxies, &open[0].examples),
         (1, &vec![client()])
     );
     assert_eq!(removals.inner.open.get(), 1);

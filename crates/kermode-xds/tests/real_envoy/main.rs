@@ -19,7 +19,7 @@ use envoy::Envoy;
 use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
 
 #[tokio::test]
-async fn envoy_starts_only_once_its_proxy_is_known() {
+async fn envoy_does_not_become_live_before_its_proxy_is_known() {
     let plane = ControlPlane::start().await;
     plane.share("web", vec![cluster("web", 1), endpoints("web", &[])]);
     let envoy = Envoy::start(plane.address()).await;
@@ -280,7 +280,7 @@ async fn reconnecting_envoy_gets_only_differences() {
 }
 
 #[tokio::test]
-async fn routes_follow_their_listener() {
+async fn changed_route_of_a_listener_takes_effect() {
     let port = free_port();
     let plane = ControlPlane::start().await;
     plane.publish_proxy(vec![

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 use crate::world::{APP, SERVER, World};
 
@@ -17,14 +17,14 @@ pub(super) async fn client_sidecar_balances_requests_over_all_replicas(world: &W
     let pods = world.ready_pods(APP, "server").await?;
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let before = world.counters().await?;
-    let gained = until(
+    let gained = wait_for(
         "60 responses, at least one from every replica",
         Duration::from_secs(30),
         async || {
             let gained = world.counters().await?.since(&before);
             let pods: BTreeSet<String> = gained.by_pod.keys().cloned().collect();
             let done = gained.succeeded >= 60 && pods == names;
-            Ok(when(done, gained.clone(), || {
+            Ok(done_if(done, gained.clone(), || {
                 format!("{:?}; {}", gained.by_pod, gained.failures())
             }))
         },

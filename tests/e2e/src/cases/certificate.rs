@@ -11,7 +11,7 @@ use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::dry_run;
 use crate::world::{SYSTEM, World};
 
@@ -73,12 +73,12 @@ pub(super) async fn deleted_ca_secret_is_restored(world: &World) -> Result<Note>
     let deleted = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
     deleted.context("the Secret of the CA")?;
     // Sidecars trust the existing CA, so the restored Secret must contain the same CA.
-    until("the Secret of the CA", DEADLINE, async || {
+    wait_for("the Secret of the CA", DEADLINE, async || {
         let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
         let good = before.iter().all(|bundle| *bundle == certificate);
-        Ok(when(good, (), || format!("its certificate is {certificate}")))
+        Ok(done_if(good, (), || format!("its certificate is {certificate}")))
     })
     .await?;
     world.admits().await?;
@@ -92,7 +92,7 @@ async fn bundles(
     condition: impl Fn(&[Value]) -> bool,
 ) -> Result<Vec<Value>> {
     let api = api(world, registration.0);
-    until(
+    wait_for(
         &format!("the caBundle of {}", registration.1),
         DEADLINE,
         async || {
@@ -103,7 +103,7 @@ async fn bundles(
                 .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
                 .collect();
             let good = !all.is_empty() && condition(&all);
-            Ok(when(good, all, || "it is missing or wrong".to_owned()))
+            Ok(done_if(good, all, || "it is missing or wrong".to_owned()))
         },
     )
     .await

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{ip, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SERVER, SYSTEM, World};
 
@@ -67,7 +67,7 @@ pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &
 /// Checks the result of `kubectl get dataplanes <podName>` against the Pod.
 async fn check_dataplane(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
     let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP}"));
-    until(&format!("Dataplane {name}"), DEADLINE, async || {
+    wait_for(&format!("Dataplane {name}"), DEADLINE, async || {
         let text = world
             .cluster
             .kubectl
@@ -83,7 +83,7 @@ async fn check_dataplane(world: &World, pod: &Pod, port: u64, tags: &Value) -> R
             && inbounds[0]["health"]["ready"] == true
             && dataplane["mesh"] == "default"
             && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
-        Ok(when(good, (), || format!("{dataplane:#}")))
+        Ok(done_if(good, (), || format!("{dataplane:#}")))
     })
     .await
 }
@@ -121,7 +121,7 @@ pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> 
 }
 
 async fn gets_no_traffic(world: &World) -> Result<()> {
-    until(
+    wait_for(
         "Dataplane unready to be marked as unready",
         DEADLINE,
         async || {
@@ -138,7 +138,7 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
             // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
             let health = &data["spec"]["networking"]["inbound"][0]["health"];
             let unready = health.is_object() && health["ready"] != true;
-            Ok(when(runs && unready && !is_ready(&pod), (), || {
+            Ok(done_if(runs && unready && !is_ready(&pod), (), || {
                 format!("container started: {runs}, Dataplane {data}")
             }))
         },
@@ -172,26 +172,26 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
         .insert("kuma.io/sidecar-drain-time".to_owned(), "1s".to_owned());
     let pods = world.pods(APP);
     pods.create(&PostParams::default(), &short).await?;
-    until(
+    wait_for(
         "Pod short-lived to be ready and to have a Dataplane",
         DEADLINE,
         async || {
             let ready = is_ready(&pods.get("short-lived").await?);
             let known = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
-            Ok(when(ready && known, (), || {
+            Ok(done_if(ready && known, (), || {
                 format!("ready: {ready}, has a Dataplane: {known}")
             }))
         },
     )
     .await?;
     pods.delete("short-lived", &DeleteParams::default()).await?;
-    until(
+    wait_for(
         "the deletion of Pod short-lived and of its Dataplane",
         DEADLINE,
         async || {
             let pod = pods.get_opt("short-lived").await?.is_some();
             let dataplane = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
-            Ok(when(!pod && !dataplane, (), || {
+            Ok(done_if(!pod && !dataplane, (), || {
                 format!("Pod exists: {pod}, Dataplane exists: {dataplane}")
             }))
         },
@@ -255,12 +255,12 @@ async fn failure_is_reported(world: &World, pod: &str) -> Result<f64> {
     let namespace_flag = format!("--namespace={APP}");
     let about = format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
     let expected = "Failed to generate Kuma Dataplane: failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
-    until("an Event on the Pod", DEADLINE, async || {
+    wait_for("an Event on the Pod", DEADLINE, async || {
         let message = "--output=jsonpath={.items[*].message}";
         let text = kubectl
             .run(&["get", "events", &namespace_flag, &about, message])
             .await?;
-        Ok(when(text.contains(expected), (), || format!("{text:?}")))
+        Ok(done_if(text.contains(expected), (), || format!("{text:?}")))
     })
     .await?;
     let target = format!("deployment/{CONTROL_PLANE}");

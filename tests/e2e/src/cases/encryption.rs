@@ -10,7 +10,7 @@ use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::packet::Segment;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World};
 
@@ -124,14 +124,14 @@ pub(super) async fn capture_without_mtls_shows_plain_text(world: &World) -> Resu
 /// Waits until the server sees, or does not see, the identity of the client.
 async fn identity_shown(world: &World, shown: bool) -> Result<()> {
     let before = world.counters().await?;
-    until(
+    wait_for(
         "the Mesh's mTLS to change for running Pods",
         DEADLINE,
         async || {
             let counters = world.counters().await?;
             let response = counters.last_answer.clone().unwrap_or_default();
             let has_identity = response["headers"]["x-forwarded-client-cert"].as_str().is_some();
-            Ok(when(has_identity == shown, (), || {
+            Ok(done_if(has_identity == shown, (), || {
                 format!("last response {response}; {}", counters.since(&before).failures())
             }))
         },
@@ -173,12 +173,12 @@ async fn observe(world: &World) -> Result<Observation> {
         &format!("http://server.{OUTSIDE}.svc/{outside}"),
     )
     .await?;
-    until(
+    wait_for(
         "the request outside of the mesh in the capture",
         DEADLINE,
         async || {
             let count = segments_with(&capture.so_far()?, &outside).len();
-            Ok(when(count > 0, (), || {
+            Ok(done_if(count > 0, (), || {
                 "the capture does not contain it".to_owned()
             }))
         },

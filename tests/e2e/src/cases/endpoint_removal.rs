@@ -12,7 +12,7 @@ use super::high_availability::{REPLICAS, remove, replicated};
 use crate::harness::fault::Frozen;
 use crate::harness::kubectl::Forward;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
@@ -51,24 +51,26 @@ async fn removal_waits_for_all_replicas(world: &World) -> Result<Note> {
     let frozen = Frozen::program(&client, "kuma-dp")?;
     let start_time = Instant::now();
     world.pods(APP).delete(REMOVED, &DeleteParams::default()).await?;
-    until(
+    wait_for(
         "the removal to wait for the remote client",
         DEADLINE,
         async || {
             let removal = other.removal(REMOVED).await?;
             let names = removal["amongThem"].to_string();
-            Ok(when(names.contains(CLIENT), (), || {
+            Ok(done_if(names.contains(CLIENT), (), || {
                 format!("{}: {removal}", other.name)
             }))
         },
     )
     .await?;
-    until(
+    wait_for(
         "all proxies of the Pod's own replica to have acknowledged",
         DEADLINE,
         async || {
             let removal = own.removal(REMOVED).await?;
-            Ok(when(removal.is_null(), (), || format!("{}: {removal}", own.name)))
+            Ok(done_if(removal.is_null(), (), || {
+                format!("{}: {removal}", own.name)
+            }))
         },
     )
     .await?;
@@ -99,11 +101,11 @@ async fn draining_server(world: &World, name: &str) -> Result<Pod> {
 /// Waits until a terminating sidecar logs that its removal is complete, and returns the line.
 async fn completion(world: &World, name: &str) -> Result<String> {
     let condition = format!("the sidecar of {name} to log that its removal is complete");
-    until(&condition, COMPLETION_DEADLINE, async || {
+    wait_for(&condition, COMPLETION_DEADLINE, async || {
         let log = log(world, name).await?;
         let line = log.lines().find(|line| line.contains(COMPLETE));
         let line = line.unwrap_or_default().to_owned();
-        Ok(when(!line.is_empty(), line, || log.clone()))
+        Ok(done_if(!line.is_empty(), line, || log.clone()))
     })
     .await
 }
@@ -146,9 +148,11 @@ async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &
     pods.create(&PostParams::default(), &new)
         .await
         .with_context(|| format!("Pod {name}"))?;
-    until(&format!("Pod {name} to be ready"), DEADLINE, async || {
+    wait_for(&format!("Pod {name} to be ready"), DEADLINE, async || {
         let pod = pods.get(name).await?;
-        Ok(when(is_ready(&pod), pod.clone(), || format!("{:?}", pod.status)))
+        Ok(done_if(is_ready(&pod), pod.clone(), || {
+            format!("{:?}", pod.status)
+        }))
     })
     .await
 }
@@ -187,14 +191,14 @@ impl Replica {
     /// Returns the replica that the sidecar of a Pod is connected to.
     async fn of<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
         let proxy = format!("{}.{APP}", pod.name_any());
-        until(&format!("the replica of {proxy}"), DEADLINE, async || {
+        wait_for(&format!("the replica of {proxy}"), DEADLINE, async || {
             for replica in replicas {
                 let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;
                 if !proxies[&proxy].is_null() {
-                    return Ok(when(true, replica, String::new));
+                    return Ok(done_if(true, replica, String::new));
                 }
             }
-            Ok(when(false, &replicas[0], || "it is not connected".to_owned()))
+            Ok(done_if(false, &replicas[0], || "it is not connected".to_owned()))
         })
         .await
     }

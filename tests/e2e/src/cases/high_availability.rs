@@ -17,7 +17,7 @@ use super::replicas;
 use crate::harness::demo::{self, Counters};
 use crate::harness::fault::{Severed, kill_program};
 use crate::harness::runner::Note;
-use crate::harness::wait::{Progress, until, when};
+use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{ip, pod};
 use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
 
@@ -54,9 +54,9 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     let (leader, old) = leader(world).await?;
     kill_program(&leader, "kuma-cp")?;
     let after_leader = time_to_first_response(world, "after-leader").await?;
-    let elected = until("another leader", ELECTION_DEADLINE, async || {
+    let elected = wait_for("another leader", ELECTION_DEADLINE, async || {
         let holder = holder(world).await?;
-        Ok(when(holder != old, holder.clone(), || {
+        Ok(done_if(holder != old, holder.clone(), || {
             format!("the holder is {holder}")
         }))
     });
@@ -92,14 +92,14 @@ async fn rebalanced(world: &World) -> Result<Note> {
     let load = Load::begin(world).await?;
     replicated(world).await?;
     let start = Instant::now();
-    let counts = until(
+    let counts = wait_for(
         "every replica to have its share",
         REBALANCING_DEADLINE,
         async || {
             let counts = reconnected(world).await?;
             let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
             let most = counts.iter().max().copied().unwrap_or_default();
-            Ok(when(most <= share + EXCESS, counts.clone(), || {
+            Ok(done_if(most <= share + EXCESS, counts.clone(), || {
                 format!("{counts:?}")
             }))
         },
@@ -123,21 +123,21 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world:
         "leaseDurationSeconds": i32::MAX,
         "leaseTransitions": 41,
     }});
-    until("other-node to hold the lease", DEADLINE, async || {
+    wait_for("other-node to hold the lease", DEADLINE, async || {
         leases
             .patch(LEASE, &PatchParams::default(), &Patch::Merge(&spec))
             .await?;
         let holder = holder(world).await?;
-        Ok(when(holder == "other-node", (), || {
+        Ok(done_if(holder == "other-node", (), || {
             format!("the holder is {holder}")
         }))
     })
     .await?;
     let start = Instant::now();
-    let lease = until("a replica to hold the lease", ELECTION_DEADLINE, async || {
+    let lease = wait_for("a replica to hold the lease", ELECTION_DEADLINE, async || {
         let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
-        Ok(when(holder.starts_with(CONTROL_PLANE), spec, || {
+        Ok(done_if(holder.starts_with(CONTROL_PLANE), spec, || {
             format!("the holder is {holder}")
         }))
     })
@@ -233,20 +233,20 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World
     let crash_client = CrashClient::begin(world).await?;
     let load = Load::begin(world).await?;
     scale(world, 0).await?;
-    until("the control plane's Pods to be deleted", DEADLINE, async || {
+    wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
         let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
-        Ok(when(remaining == 0, (), || format!("{remaining} Pods remain")))
+        Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
     let start = Instant::now();
     kill_program(&crash_client.pod, "envoy")?;
     let crashed = demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await?;
-    let recovered = until(
+    let recovered = wait_for(
         "responses to the client whose Envoy crashed",
         DEADLINE,
         async || {
             let gained = crash_client.counters(world).await?.since(&crashed);
-            Ok(when(gained.succeeded >= 20, start.elapsed(), || {
+            Ok(done_if(gained.succeeded >= 20, start.elapsed(), || {
                 gained.failures()
             }))
         },
@@ -270,11 +270,11 @@ pub(super) async fn replicated(world: &World) -> Result<()> {
     world.deployed().await?;
     scale(world, REPLICAS).await?;
     restored(world).await?;
-    until("a leader", ELECTION_DEADLINE, async || {
+    wait_for("a leader", ELECTION_DEADLINE, async || {
         let holder = holder(world).await?;
         let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
         let elected = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
-        Ok(when(elected, (), || format!("the holder is {holder}")))
+        Ok(done_if(elected, (), || format!("the holder is {holder}")))
     })
     .await
 }
@@ -292,9 +292,9 @@ async fn scale(world: &World, replicas: usize) -> Result<()> {
 
 /// Waits until all replicas are ready.
 async fn restored(world: &World) -> Result<()> {
-    until("all replicas", Duration::from_mins(1), async || {
+    wait_for("all replicas", Duration::from_mins(1), async || {
         let ready = world.ready_pods(SYSTEM, CONTROL_PLANE).await?.len();
-        Ok(when(ready == REPLICAS, (), || format!("{ready} ready")))
+        Ok(done_if(ready == REPLICAS, (), || format!("{ready} ready")))
     })
     .await
 }
@@ -332,7 +332,7 @@ async fn reconnected(world: &World) -> Result<Vec<usize>> {
         .await?
         .items
         .len();
-    until("all sidecars to be connected", DEADLINE, async || {
+    wait_for("all sidecars to be connected", DEADLINE, async || {
         let mut counts = Vec::new();
         for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
             let metrics = diagnostics(&replica, "/metrics").await?;
@@ -347,7 +347,7 @@ async fn reconnected(world: &World) -> Result<Vec<usize>> {
             );
         }
         let connected: usize = counts.iter().sum();
-        Ok(when(connected == sidecars, counts, || {
+        Ok(done_if(connected == sidecars, counts, || {
             format!("{connected} of {sidecars} are connected")
         }))
     })
@@ -472,19 +472,19 @@ pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
 async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> {
     let start = Instant::now();
     let new = pod(world, APP, name, &["client", SERVER_URL, "--interval=100ms"])?;
-    until(&format!("Pod {name} to be admitted"), limit, async || {
+    wait_for(&format!("Pod {name} to be admitted"), limit, async || {
         Ok(match world.pods(APP).create(&PostParams::default(), &new).await {
             Ok(_) => Progress::Done(()),
             Err(error) => Progress::NotYet(error.to_string()),
         })
     })
     .await?;
-    until(
+    wait_for(
         &format!("responses to Pod {name}"),
         limit.saturating_sub(start.elapsed()),
         async || {
             Ok(match demo::counters(&world.cluster.kubectl, APP, name).await {
-                Ok(counters) => when(counters.succeeded > 0, start.elapsed(), || counters.failures()),
+                Ok(counters) => done_if(counters.succeeded > 0, start.elapsed(), || counters.failures()),
                 Err(error) => Progress::NotYet(format!("{error:#}")),
             })
         },

@@ -19,7 +19,7 @@ use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::kubectl::Forward;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready};
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
@@ -135,9 +135,9 @@ async fn replace_ca(world: &World, old: &CertificateDer<'static>) -> Result<Rota
         .kubectl
         .run(&["annotate", "mesh", "default", "--overwrite", &request])
         .await?;
-    let new = until("a new root", PROPAGATION_DEADLINE, async || {
+    let new = wait_for("a new root", PROPAGATION_DEADLINE, async || {
         let newest = newest_root(world).await?;
-        Ok(when(newest != *old, newest, || {
+        Ok(done_if(newest != *old, newest, || {
             "the old root is the newest".to_owned()
         }))
     })
@@ -240,7 +240,7 @@ async fn reached(
     condition: &str,
     holds: impl Fn(&SidecarSecrets) -> bool,
 ) -> Result<Duration> {
-    until(condition, within, async || {
+    wait_for(condition, within, async || {
         let start = std::time::Instant::now();
         let sidecars = sidecar_secrets(world).await?;
         let missing: Vec<_> = sidecars
@@ -248,7 +248,7 @@ async fn reached(
             .filter(|(_, secrets)| !holds(secrets))
             .map(|(pod, secrets)| format!("{pod} trusts {} roots", secrets.roots.len()))
             .collect();
-        Ok(when(
+        Ok(done_if(
             missing.is_empty() && sidecars.len() > 1,
             start.elapsed(),
             || format!("not yet: {missing:?} of {} sidecars", sidecars.len()),
@@ -424,7 +424,7 @@ async fn attempt(
     let mut notes = Vec::new();
     for impostor in impostors {
         let Impostor { name, reason, .. } = impostor;
-        let message = until(
+        let message = wait_for(
             &format!("the denial of a certificate to {name}"),
             Duration::from_mins(1),
             async || {
@@ -440,9 +440,11 @@ async fn attempt(
                 let line = log
                     .lines()
                     .find(|line| line.contains("certificate was not issued"));
-                Ok(when(line.is_some(), line.unwrap_or_default().to_owned(), || {
-                    log.clone()
-                }))
+                Ok(done_if(
+                    line.is_some(),
+                    line.unwrap_or_default().to_owned(),
+                    || log.clone(),
+                ))
             },
         )
         .await?;

@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::world::{APP, SERVER_URL, World};
 
 /// Deadline of completion: the sidecar may drain for its whole drain time.
@@ -41,10 +41,10 @@ pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(world:
 }
 
 async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
-    until("the Job to complete", DEADLINE, async || {
+    wait_for("the Job to complete", DEADLINE, async || {
         let status = jobs.get(NAME).await?.status.unwrap_or_default();
         ensure!(status.failed.unwrap_or(0) == 0, "a Pod of the Job failed");
-        Ok(when(status.succeeded == Some(1), (), || format!("{status:?}")))
+        Ok(done_if(status.succeeded == Some(1), (), || format!("{status:?}")))
     })
     .await?;
     let pod = pod(world).await?;
@@ -61,9 +61,9 @@ async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
             "the server did not see {IDENTITY} for container {container}: {log}"
         );
     }
-    until("the deletion of its Dataplane", DEADLINE, async || {
+    wait_for("the deletion of its Dataplane", DEADLINE, async || {
         let exists = world.dataplanes(APP).get_opt(&pod.name_any()).await?.is_some();
-        Ok(when(!exists, (), || "it still exists".to_owned()))
+        Ok(done_if(!exists, (), || "it still exists".to_owned()))
     })
     .await
 }

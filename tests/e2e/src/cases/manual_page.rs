@@ -10,7 +10,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{ip, is_ready, pod};
 use crate::world::World;
 
@@ -43,17 +43,19 @@ async fn example(world: &World) -> Result<()> {
     let mut app = pod(world, NAMESPACE, NAME, &["server"])?;
     app.labels_mut().insert("foo".to_owned(), "bar".to_owned());
     world.pods(NAMESPACE).create(&PostParams::default(), &app).await?;
-    let app = until("Pod my-app to be ready", DEADLINE, async || {
+    let app = wait_for("Pod my-app to be ready", DEADLINE, async || {
         let app = world.pods(NAMESPACE).get(NAME).await?;
-        Ok(when(is_ready(&app), app.clone(), || format!("{:?}", app.status)))
+        Ok(done_if(is_ready(&app), app.clone(), || {
+            format!("{:?}", app.status)
+        }))
     })
     .await?;
-    let dataplane = until("Dataplane my-app to be ready", DEADLINE, async || {
+    let dataplane = wait_for("Dataplane my-app to be ready", DEADLINE, async || {
         let dataplane = read(world).await?;
         let status = &dataplane["status"];
         let done =
             status["inbounds"]["summary"] == "3/3" && condition(status, "ConfigurationAccepted") == "True";
-        Ok(when(done, dataplane.clone(), || format!("{dataplane:#}")))
+        Ok(done_if(done, dataplane.clone(), || format!("{dataplane:#}")))
     })
     .await?;
     compare(&dataplane, &app)?;
@@ -182,7 +184,7 @@ fn condition(status: &Value, kind: &str) -> Value {
 
 async fn has_event(world: &World, reason: &str) -> Result<()> {
     let events = Api::<Event>::namespaced(world.cluster.client.clone(), NAMESPACE);
-    until(&format!("Event {reason} on the Pod"), DEADLINE, async || {
+    wait_for(&format!("Event {reason} on the Pod"), DEADLINE, async || {
         let all = events.list(&ListParams::default()).await?.items;
         let found = all.iter().any(|event| {
             let object = event.regarding.as_ref();
@@ -192,7 +194,7 @@ async fn has_event(world: &World, reason: &str) -> Result<()> {
             pod && event.reason.as_deref() == Some(reason)
         });
         let reasons: Vec<_> = all.into_iter().filter_map(|event| event.reason).collect();
-        Ok(when(found, (), || format!("{reasons:?}")))
+        Ok(done_if(found, (), || format!("{reasons:?}")))
     })
     .await
 }
@@ -231,13 +233,13 @@ async fn manual_edit_is_undone(world: &World) -> Result<()> {
         .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
     let version = json!(edited.resource_version());
-    until("the edit to be undone", DEADLINE, async || {
+    wait_for("the edit to be undone", DEADLINE, async || {
         let dataplane = read(world).await?;
         let networking = &dataplane["spec"]["networking"];
         let undone = dataplane["metadata"]["resourceVersion"] != version
             && networking["address"] != "10.9.9.9"
             && networking.get("advertisedAddress").is_none();
-        Ok(when(undone, (), || format!("{networking:#}")))
+        Ok(done_if(undone, (), || format!("{networking:#}")))
     })
     .await
 }
@@ -248,7 +250,7 @@ async fn manual_deletion_is_undone(world: &World, before: &Value) -> Result<()> 
     let uid = before["metadata"]["uid"]
         .as_str()
         .context("the Dataplane has no uid")?;
-    until(
+    wait_for(
         "the Dataplane to be recreated, with its status",
         DEADLINE,
         async || {
@@ -257,7 +259,7 @@ async fn manual_deletion_is_undone(world: &World, before: &Value) -> Result<()> 
                 .as_ref()
                 .filter(|dataplane| dataplane.uid().is_some_and(|new| new != uid))
                 .and_then(|dataplane| dataplane.data["status"]["sidecar"]["controlPlane"].as_str());
-            Ok(when(sidecar.is_some(), (), || format!("{recreated:?}")))
+            Ok(done_if(sidecar.is_some(), (), || format!("{recreated:?}")))
         },
     )
     .await

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::harness::demo;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::world::{APP, OUTSIDE, World};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -69,14 +69,14 @@ pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Resu
     world.deployed().await?;
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
     let meshes: Api<DynamicObject> = Api::all_with(world.cluster.client.clone(), &kind);
-    let status = until("the status of Mesh default", DEADLINE, async || {
+    let status = wait_for("the status of Mesh default", DEADLINE, async || {
         let status = meshes.get("default").await?.data["status"].clone();
         let complete = status["mtls"] == "STRICT"
             && status["conditions"][0]["type"] == "Accepted"
             && status["conditions"][0]["status"] == "True"
             && status["dataplanes"].as_u64() >= Some(2)
             && status["services"].as_u64() >= Some(2);
-        Ok(when(complete, status.clone(), || format!("{status:#}")))
+        Ok(done_if(complete, status.clone(), || format!("{status:#}")))
     })
     .await?;
     let text = world.cluster.kubectl.run(&["get", "meshes"]).await?;
@@ -114,9 +114,9 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
     let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
     kubectl.apply(mesh).await?;
     let outcome = async {
-        until("allow-all of a second Mesh", DEADLINE, async || {
+        wait_for("allow-all of a second Mesh", DEADLINE, async || {
             let found = read("allow-all-e2e-second").await;
-            Ok(when(found.is_ok(), (), || format!("{found:?}")))
+            Ok(done_if(found.is_ok(), (), || format!("{found:?}")))
         })
         .await?;
         kubectl
@@ -132,14 +132,14 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
-        until("the status of the changed Mesh", DEADLINE, async || {
+        wait_for("the status of the changed Mesh", DEADLINE, async || {
             let output =
                 "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
             let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
             let current = text
                 .split_once(' ')
                 .is_some_and(|(generation, observed)| generation == observed);
-            Ok(when(current, (), || text))
+            Ok(done_if(current, (), || text))
         })
         .await?;
         ensure!(
@@ -161,10 +161,10 @@ pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(world: &World
     let url = format!("http://server.{OUTSIDE}.svc/");
     demo::get(kubectl, APP, &client, "client", &url).await?;
     passthrough(world, false).await?;
-    let failure = until("requests that leave the mesh to fail", DEADLINE, async || {
+    let failure = wait_for("requests that leave the mesh to fail", DEADLINE, async || {
         let failure = demo::get_expecting_failure(kubectl, APP, &client, &url).await;
         let succeeded = failure.is_err();
-        Ok(when(!succeeded, failure.unwrap_or_default(), || {
+        Ok(done_if(!succeeded, failure.unwrap_or_default(), || {
             "requests still succeed".to_owned()
         }))
     })
@@ -174,9 +174,9 @@ pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(world: &World
     passthrough(world, true).await?;
     let failure = failure?;
     inside?;
-    until("requests that leave the mesh to succeed", DEADLINE, async || {
+    wait_for("requests that leave the mesh to succeed", DEADLINE, async || {
         let response = demo::get(kubectl, APP, &client, "client", &url).await;
-        Ok(when(response.is_ok(), (), || format!("{response:?}")))
+        Ok(done_if(response.is_ok(), (), || format!("{response:?}")))
     })
     .await?;
     Ok(failure)

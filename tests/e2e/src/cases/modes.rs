@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, containers, pod};
 use crate::world::{APP, SERVER_URL, World};
 
@@ -30,12 +30,12 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(world
     let pods = world.pods(APP);
     let created = pods.create(&PostParams::default(), &caller).await?;
     // The application makes each request once and is not restarted, so it fails unless the mesh works from the start.
-    let ended = until("the application to end", DEADLINE, async || {
+    let ended = wait_for("the application to end", DEADLINE, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();
         let application = statuses.find(|status| status.name == "client");
         let ended = application.and_then(|status| status.state.as_ref()?.terminated.clone());
-        Ok(when(ended.is_some(), ended, || format!("{application:?}")))
+        Ok(done_if(ended.is_some(), ended, || format!("{application:?}")))
     })
     .await;
     pods.delete(NAME, &DeleteParams::default().grace_period(0))

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::harness::demo;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
@@ -72,9 +72,9 @@ pub(super) async fn every_stage_has_metrics(world: &World) -> Result<Note> {
     let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
     let deleted = world.pod(APP, "server").await?;
     world.pods(APP).delete(&deleted, &DeleteParams::default()).await?;
-    let text = until("an acknowledged removal", Duration::from_secs(30), async || {
+    let text = wait_for("an acknowledged removal", Duration::from_secs(30), async || {
         let text = diagnostics.get("/metrics").await?;
-        Ok(when(value(&text, REMOVALS) > Some(0.0), text, || {
+        Ok(done_if(value(&text, REMOVALS) > Some(0.0), text, || {
             format!("{REMOVALS} is 0 after the deletion of {deleted}")
         }))
     })

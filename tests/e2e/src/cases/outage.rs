@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
 use crate::harness::runner::Note;
-use crate::harness::wait::{Progress, until, when};
+use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::pods::{dry_run, is_ready, pod};
 use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
 
@@ -25,7 +25,7 @@ pub(super) async fn pods_of_labelled_namespaces_are_rejected_and_others_start_wh
     outcome?;
     // The control plane is back, so Pods of the labelled namespace start.
     let late = pod(world, APP, "late", &["server"])?;
-    let created = until(
+    let created = wait_for(
         "a Pod of the labelled namespace to be admitted",
         DEADLINE,
         async || {
@@ -38,9 +38,9 @@ pub(super) async fn pods_of_labelled_namespaces_are_rejected_and_others_start_wh
         },
     );
     created.await?;
-    until("Pod late to be ready", DEADLINE, async || {
+    wait_for("Pod late to be ready", DEADLINE, async || {
         let ready = is_ready(&world.pods(APP).get("late").await?);
-        Ok(when(ready, (), || "it is not ready".to_owned()))
+        Ok(done_if(ready, (), || "it is not ready".to_owned()))
     })
     .await?;
     world
@@ -58,12 +58,12 @@ pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Resul
     let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
     let restart = async {
         world.restart(SYSTEM, CONTROL_PLANE).await?;
-        until(
+        wait_for(
             "the old control plane's Pod to be deleted",
             DEADLINE,
             async || {
                 let deleted = world.pods(SYSTEM).get_opt(&old).await?.is_none();
-                Ok(when(deleted, (), || format!("{old} still exists")))
+                Ok(done_if(deleted, (), || format!("{old} still exists")))
             },
         )
         .await
@@ -84,9 +84,9 @@ pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Resul
 }
 
 async fn while_down(world: &World) -> Result<()> {
-    until("the control plane's Pods to be deleted", DEADLINE, async || {
+    wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
         let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
-        Ok(when(remaining == 0, (), || format!("{remaining} Pods remain")))
+        Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
     let rejected = pod(world, APP, "early", &["server"])?;
@@ -111,9 +111,9 @@ async fn while_down(world: &World) -> Result<()> {
         .create(&PostParams::default(), &free)
         .await
         .context("a Pod of another namespace")?;
-    until("a Pod of another namespace to be ready", DEADLINE, async || {
+    wait_for("a Pod of another namespace to be ready", DEADLINE, async || {
         let ready = is_ready(&world.pods(OUTSIDE).get("free").await?);
-        Ok(when(ready, (), || "it is not ready".to_owned()))
+        Ok(done_if(ready, (), || "it is not ready".to_owned()))
     })
     .await?;
     world
@@ -121,9 +121,9 @@ async fn while_down(world: &World) -> Result<()> {
         .delete("free", &DeleteParams::default().grace_period(0))
         .await?;
     let before = world.counters().await?;
-    until("responses to the client", DEADLINE, async || {
+    wait_for("responses to the client", DEADLINE, async || {
         let gained = world.counters().await?.since(&before);
-        Ok(when(gained.succeeded >= 20, (), || gained.failures()))
+        Ok(done_if(gained.succeeded >= 20, (), || gained.failures()))
     })
     .await
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::host;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, pod};
 use crate::world::{APP, SERVER_URL, SYSTEM, World};
 
@@ -80,11 +80,11 @@ pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result
     }
     let pods = world.pods(APP);
     let created = pods.create(&PostParams::default(), &caller).await?;
-    let outcome = until("Pod confined to succeed", DEADLINE, async || {
+    let outcome = wait_for("Pod confined to succeed", DEADLINE, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
         let phase = status.phase.clone().unwrap_or_default();
         ensure!(phase != "Failed", "the Pod failed: {status:?}");
-        Ok(when(phase == "Succeeded", (), || format!("phase {phase}")))
+        Ok(done_if(phase == "Succeeded", (), || format!("phase {phase}")))
     })
     .await;
     pods.delete("confined", &DeleteParams::default()).await?;
@@ -145,10 +145,10 @@ async fn create_in_dry_run(world: &World, pod: &str) -> Result<String> {
         "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     kubectl.apply(&namespace.to_string()).await?;
-    let created = until("the namespace's service account", DEADLINE, async || {
+    let created = wait_for("the namespace's service account", DEADLINE, async || {
         let account = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
         let found = kubectl.attempt(&account, "").await?.status.success();
-        Ok(when(found, (), || "it does not exist".to_owned()))
+        Ok(done_if(found, (), || "it does not exist".to_owned()))
     });
     created.await?;
     let output = kubectl

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::world::{APP, SYSTEM, World};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -47,9 +47,9 @@ pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
         .await?;
     let note = outcome?;
     let before = world.counters().await?;
-    until("responses to the client", DEADLINE, async || {
+    wait_for("responses to the client", DEADLINE, async || {
         let gained = world.counters().await?.since(&before);
-        Ok(when(gained.succeeded >= 20, (), || gained.failures()))
+        Ok(done_if(gained.succeeded >= 20, (), || gained.failures()))
     })
     .await?;
     Ok(note)
@@ -58,7 +58,7 @@ pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
 async fn rejected_by_all_servers(world: &World) -> Result<Note> {
     // Servers apply the permission one after the other, so the count restarts after each response.
     let mut earlier = world.counters().await?;
-    let gained = until("every server to reject the client", DEADLINE, async || {
+    let gained = wait_for("every server to reject the client", DEADLINE, async || {
         let now = world.counters().await?;
         let gained = now.since(&earlier);
         if gained.succeeded > 0 {
@@ -66,7 +66,7 @@ async fn rejected_by_all_servers(world: &World) -> Result<Note> {
         }
         let rejected = gained.failed >= 10 && gained.succeeded == 0;
         let failures = gained.failures();
-        Ok(when(rejected, gained, || failures))
+        Ok(done_if(rejected, gained, || failures))
     })
     .await?;
     let mut denied = 0;

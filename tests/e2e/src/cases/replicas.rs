@@ -11,7 +11,7 @@ use kube::api::DeleteParams;
 use crate::harness::demo::Counters;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
-use crate::harness::wait::{until, when};
+use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
 use crate::world::{APP, SERVER, World};
 
@@ -37,13 +37,13 @@ pub(super) async fn traffic_follows_the_replacement_of_a_deleted_pod(world: &Wor
         let pods = world.ready_pods(APP, "server").await?;
         let name = pods.first().context("no server is ready")?.name_any();
         world.pods(APP).delete(&name, &DeleteParams::default()).await?;
-        until(
+        wait_for(
             &format!("a replacement of {name}"),
             Duration::from_mins(1),
             async || {
                 let now = world.ready_pods(APP, "server").await?;
                 let replaced = now.len() == pods.len() && now.iter().all(|pod| pod.name_any() != name);
-                Ok(when(replaced, (), || {
+                Ok(done_if(replaced, (), || {
                     format!("{} of {} ready", now.len(), pods.len())
                 }))
             },
@@ -61,7 +61,7 @@ async fn traffic_follows(world: &World, change: impl AsyncFnOnce() -> Result<()>
     change().await?;
     let client = world.pod(APP, "client").await?;
     let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
-    let pods = until(
+    let pods = wait_for(
         "the client's Envoy to have the ready Pods as endpoints",
         DEADLINE,
         async || {
@@ -72,7 +72,7 @@ async fn traffic_follows(world: &World, change: impl AsyncFnOnce() -> Result<()>
                 .iter()
                 .map(|endpoint| endpoint.address.to_string())
                 .collect();
-            Ok(when(found == expected, pods, || {
+            Ok(done_if(found == expected, pods, || {
                 format!("it has {found:?}, ready are {expected:?}")
             }))
         },
@@ -80,12 +80,12 @@ async fn traffic_follows(world: &World, change: impl AsyncFnOnce() -> Result<()>
     .await?;
     let names: BTreeSet<String> = pods.iter().map(ResourceExt::name_any).collect();
     let followed = world.counters().await?;
-    let after = until("responses from all replicas", DEADLINE, async || {
+    let after = wait_for("responses from all replicas", DEADLINE, async || {
         let now = world.counters().await?;
         let gained = now.since(&followed);
         let responding: BTreeSet<String> = gained.by_pod.keys().cloned().collect();
         let done = gained.succeeded >= REQUESTS && responding.is_superset(&names);
-        Ok(when(done, now, || {
+        Ok(done_if(done, now, || {
             format!(
                 "responses from {responding:?} of {names:?}; {}",
                 gained.failures()

@@ -19,7 +19,7 @@ pub(crate) enum Progress<T> {
 ///
 /// # Errors
 /// The deadline has passed (with the last state), or the check itself fails.
-pub(crate) async fn until<T>(
+pub(crate) async fn wait_for<T>(
     condition: &str,
     within: Duration,
     mut check: impl AsyncFnMut() -> Result<Progress<T>>,
@@ -38,7 +38,7 @@ pub(crate) async fn until<T>(
 }
 
 /// Returns `Done` if `holds`, otherwise `NotYet` with the current state.
-pub(crate) fn when<T>(holds: bool, value: T, state: impl FnOnce() -> String) -> Progress<T> {
+pub(crate) fn done_if<T>(holds: bool, value: T, state: impl FnOnce() -> String) -> Progress<T> {
     if holds {
         Progress::Done(value)
     } else {
@@ -52,7 +52,7 @@ mod tests {
 
     #[tokio::test]
     async fn timeout_error_names_the_condition_and_its_last_state() {
-        let result = until("three replicas", Duration::ZERO, async || {
+        let result = wait_for("three replicas", Duration::ZERO, async || {
             Ok(Progress::<()>::NotYet("2 of 3 ready".to_owned()))
         });
         let text = result.await.expect_err("the condition does not hold").to_string();
@@ -65,9 +65,9 @@ mod tests {
     #[tokio::test]
     async fn wait_ends_when_the_condition_holds() {
         let mut checks = 0;
-        let found = until("the second check", Duration::from_mins(1), async || {
+        let found = wait_for("the second check", Duration::from_mins(1), async || {
             checks += 1;
-            Ok(when(checks == 2, checks, || "first check".to_owned()))
+            Ok(done_if(checks == 2, checks, || "first check".to_owned()))
         });
         assert_eq!(found.await.expect("the condition holds"), 2);
     }

@@ -20,12 +20,12 @@ use super::Namespace;
 /// Timeout of connections and reads. A local connection takes microseconds.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects or sends a query as a user of the namespace. Returns the response, or the error.
+/// Opens a TCP connection or sends a UDP query from the namespace, as the user `uid`. Returns the response, or the error.
 pub(crate) fn request(namespace: &Namespace, uid: u32, transport: Transport, target: &str) -> String {
     request_from(namespace, uid, transport, None, target)
 }
 
-/// Connects or sends a query from an address and port; port 0 means any port.
+/// Like [`request`], from a given address and port; port 0 means any port.
 pub(crate) fn request_from(
     namespace: &Namespace,
     uid: u32,
@@ -78,8 +78,8 @@ fn connected(
     Ok(socket)
 }
 
-/// Binds a socket, and retries while the address is in use: a closed socket may still be open in the child of another test
-/// between fork and exec.
+/// Binds a socket, and retries while the address is in use: a child process that another test has just forked keeps a copy of
+/// a closed socket open until it calls exec.
 fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(source);
     let end = Instant::now() + TIMEOUT;

@@ -11,7 +11,8 @@ use crate::stream::{Event, Rejection};
 // === impl Tracker ===
 
 impl Tracker {
-    /// Handles the ACK or NACK of the response in flight, if the request is one. Any other nonce is stale.
+    /// Handles the request if its nonce is that of the response in flight. A request with any other nonce is not an ACK or NACK
+    /// of it, and returns `None`.
     pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
         let in_flight = self
             .in_flight
