@@ -1,5 +1,6 @@
 //! Creates the components, connects them and runs them until a signal.
 
+mod api_server;
 mod components;
 mod listeners;
 mod plane;
@@ -14,7 +15,7 @@ use kermode_authorities::serving::ServingIdentity;
 use kermode_engine::watches;
 use kermode_k8s::controller::defaults::Defaults;
 use kermode_k8s::controller::lease::Candidate;
-use kermode_k8s::controller::{client, describe, preflight, registration};
+use kermode_k8s::controller::{preflight, registration};
 use kermode_replicas::rebalancing;
 use kermode_runtime::diagnostics;
 use kermode_runtime::readiness::Readiness;
@@ -45,9 +46,6 @@ const MAX_PROXY_CONNECTIONS: usize = 22_000;
 /// Time for which a replica that shuts down continues to serve: by its end, every node has removed the replica from the
 /// Service. A Pod is denied when the API server cannot connect to the webhook.
 const LINGER: Duration = Duration::from_secs(5);
-
-/// Interval between attempts to reach the API server during the start.
-const RECONNECT: Duration = Duration::from_secs(2);
 
 /// Runs the control plane.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -98,10 +96,12 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     let synced = readiness.expect("watches");
     let servers_ready = readiness.expect("servers");
 
-    let client = connect().await?;
+    let client = api_server::connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
-    preflight::check(&client, &namespace).await?;
-    let serving = ServingIdentity::load(&client, &namespace, config.serving_names()).await?;
+    api_server::retry(async || Ok(preflight::check(&client, &namespace).await?)).await?;
+    let serving =
+        api_server::retry(async || ServingIdentity::load(&client, &namespace, config.serving_names()).await)
+            .await?;
     let ca_pem = serving.ca_pem();
 
     let plane = Plane::new(config, client.clone(), &registry);
@@ -236,53 +236,6 @@ fn spawn_proxy_server(
     spawn(components, "server for proxies", async { Ok(serving.await?) });
 }
 
-async fn connect() -> anyhow::Result<Client> {
-    let config = kube::Config::infer().await.context(
-        "no configuration for the API server: run kuma-cp in a cluster, or set KUBECONFIG to a kubeconfig",
-    )?;
-    let url = config.cluster_url.clone();
-    let client = client::client(config)?;
-    loop {
-        match version_when_ready(&client).await {
-            Ok(version) => {
-                tracing::info!(%url, version, "connected to the API server");
-                return Ok(client);
-            }
-            // The process does not end here, because the kubelet restarts it with a growing backoff.
-            Err(error) if is_unreachable(&error) => {
-                let reason = describe(&format!("API server {url}"), &error);
-                tracing::warn!("{reason}; retrying in {RECONNECT:?}");
-                tokio::time::sleep(RECONNECT).await;
-            }
-            Err(error) => anyhow::bail!(describe(&format!("API server {url}"), &error)),
-        }
-    }
-}
-
-/// Returns the version of an API server that is ready. An API server without etcd returns its version as well, so
-/// `/readyz` is checked too.
-async fn version_when_ready(client: &Client) -> kube::Result<String> {
-    let version = client.apiserver_version().await?.git_version;
-    let request = http::Request::get("/readyz").body(Vec::new());
-    match client
-        .request_text(request.map_err(kube::Error::HttpError)?)
-        .await
-    {
-        Err(error) if is_unreachable(&error) => Err(error),
-        // Any other error, such as denied access to `/readyz`, does not delay the start.
-        Ok(_) | Err(_) => Ok(version),
-    }
-}
-
-/// Whether the API server did not respond, or is not ready.
-fn is_unreachable(error: &kube::Error) -> bool {
-    match error {
-        kube::Error::Service(_) | kube::Error::HyperError(_) => true,
-        kube::Error::Api(status) => status.code >= 500,
-        _ => false,
-    }
-}
-
 /// Spawns the leader election and the components that work while this replica holds the Lease.
 fn spawn_leader(
     components: &mut Components,
@@ -316,42 +269,4 @@ fn spawn_leader(
         leading: plane.leading.clone(),
     };
     spawn(components, "status of Meshes", until(shutdown, meshes.run()));
-}
-
-#[cfg(test)]
-mod tests {
-    use http::{Request, Response};
-    use kube::client::Body;
-
-    use super::*;
-
-    /// Creates a client of an API server whose `/readyz` returns the status `ready`.
-    fn mk_client(ready: u16) -> Client {
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (status, body) = if request.uri().path() == "/readyz" {
-                (ready, "[-]etcd failed")
-            } else {
-                let version = r#"{"major":"1","minor":"34","gitVersion":"v1.34.4","gitCommit":"","gitTreeState":"",
-                    "buildDate":"","goVersion":"","compiler":"","platform":""}"#;
-                (200, version)
-            };
-            let response = Response::builder().status(status);
-            std::future::ready(response.body(Body::from(body.as_bytes().to_vec())))
-        });
-        Client::new(service, "default")
-    }
-
-    #[tokio::test]
-    async fn start_waits_for_etcd_and_continues_without_access_to_readyz() {
-        for status in [500, 503] {
-            let error = version_when_ready(&mk_client(status))
-                .await
-                .expect_err("not ready");
-            assert!(is_unreachable(&error), "{status}: {error}");
-        }
-        for status in [200, 403, 404] {
-            let version = version_when_ready(&mk_client(status)).await;
-            assert_eq!(version.expect("a version"), "v1.34.4", "{status}");
-        }
-    }
 }

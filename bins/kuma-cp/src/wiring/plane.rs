@@ -25,6 +25,7 @@ use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
+use super::api_server;
 use crate::proxies::{Proxies, RemovalSources};
 use kermode_config::Config;
 
@@ -138,7 +139,8 @@ impl Plane {
         registry: &Arc<Mutex<Registry>>,
     ) -> anyhow::Result<Webhooks> {
         let mut settings = config.runtime.kubernetes.injector.clone();
-        settings.native_sidecars_supported = supports_native_sidecars(client).await?;
+        settings.native_sidecars_supported =
+            api_server::retry(async || supports_native_sidecars(client).await).await?;
         let metrics = admission::Metrics::default();
         metrics.register(&mut registry.lock());
         let ca_file = &settings.ca_cert_file;
