@@ -83,8 +83,10 @@ struct Simulation {
     envoy: Envoy,
     to_client: VecDeque<Response>,
     to_server: VecDeque<DeltaDiscoveryRequest>,
-    /// Nonces of the responses in flight, by kind.
-    in_flight: HashMap<ResourceKind, String>,
+    /// Nonces of the responses in flight, by kind, with the number of their resources and removals.
+    in_flight: HashMap<ResourceKind, (String, usize)>,
+    /// Number of resources and removals of the last response that was ACKed or NACKed.
+    answered: usize,
     /// Versions that were sent on this stream and must not be sent again unless an event removes them from this map.
     sent: HashMap<(ResourceKind, String), String>,
     /// Names of the rejected resources after the last step of the stream.
@@ -205,6 +207,7 @@ impl Simulation {
             to_client: VecDeque::new(),
             to_server: VecDeque::new(),
             in_flight: HashMap::new(),
+            answered: 0,
             sent: HashMap::new(),
             rejected: HashSet::new(),
             subscribed: HashSet::new(),
@@ -327,7 +330,10 @@ impl Simulation {
             return;
         };
         let kind = ResourceKind::from_type_url(&request.type_url).unwrap();
-        if self.in_flight.get(&kind) == Some(&request.response_nonce) {
+        if let Some((nonce, count)) = self.in_flight.get(&kind)
+            && *nonce == request.response_nonce
+        {
+            self.answered = *count;
             self.in_flight.remove(&kind);
         }
         self.read();
@@ -368,7 +374,9 @@ impl Simulation {
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());
-                        if rejected.contains(&key) {
+                        // A resource that was rejected alone is not sent again, even if its rejection has ended since
+                        // because the client is no longer meant to have it.
+                        if self.answered == 1 || rejected.contains(&key) {
                             self.acknowledged.insert(key.clone());
                         } else {
                             self.acknowledged.remove(&key);
@@ -399,7 +407,10 @@ impl Simulation {
 
     fn check_response(&mut self, response: &Response) {
         let kind = response.kind.unwrap();
-        let before = self.in_flight.insert(kind, response.message.nonce.clone());
+        let count = response.message.resources.len() + response.message.removed_resources.len();
+        let before = self
+            .in_flight
+            .insert(kind, (response.message.nonce.clone(), count));
         assert_eq!(before, None, "two responses of {kind:?} in flight");
         for (name, version, _) in response.message.resources.iter().map(envoy::read) {
             let before = self.sent.insert((kind, name.clone()), version.clone());
@@ -700,4 +711,32 @@ proptest! {
     ) {
         run(Sidecars::OnDemand, ops, response_bytes, pending);
     }
+}
+
+#[test]
+fn hold_ends_when_a_rejected_prerequisite_is_no_longer_wanted() {
+    let listener_is_rejected = Spec {
+        eds: false,
+        cluster: 0,
+        endpoints: None,
+        listener: 0,
+        refers: 0,
+        route: None,
+        on_demand: Some(0),
+        rejected: 4,
+    };
+    let ops = vec![
+        Op::Subscribe("d2".into()),
+        Op::Reach(None),
+        Op::ToServer(1),
+        Op::ToClient(1),
+        Op::Publish(2, Some(listener_is_rejected)),
+        Op::ToServer(2),
+        Op::Own(0),
+        Op::ToServer(1),
+        Op::ToClient(2),
+        Op::ToServer(2),
+        Op::Eager(Some(8)),
+    ];
+    run(Sidecars::OnDemand, ops, 1 << 20, 1000);
 }
