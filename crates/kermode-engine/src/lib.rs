@@ -27,7 +27,7 @@ use kermode_model::view::Touched;
 use kermode_model::{Dataplane, Inbound, MeshName, ObjectKey};
 use kermode_removals::EndpointRemovals;
 use kermode_runtime::readiness::Guard;
-use kermode_xds::snapshot::Publisher;
+use kermode_xds::publisher::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::events::InitialSync;

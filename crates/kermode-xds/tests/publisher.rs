@@ -18,7 +18,7 @@ use kermode_model::{
     Action, CertificateAuthority, Dataplane, Inbound, Mesh, MeshName, Mtls, MtlsMode, ObjectKey,
     PermissionRule, Principal, Tags, TrafficPermission, TransparentProxying, tag,
 };
-use kermode_xds::snapshot::Publisher;
+use kermode_xds::publisher::Publisher;
 use kermode_xds::store::{Changes, Store, Watcher};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;

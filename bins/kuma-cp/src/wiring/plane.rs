@@ -18,7 +18,7 @@ use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
 use kermode_status::Statuses;
-use kermode_xds::snapshot::Publisher;
+use kermode_xds::publisher::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
 use parking_lot::Mutex;
