@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
 use kermode_identity::{
-    IssuedCertificate, Remaining, RenewalTimer, Step, TrustBundle, Validity, WorkloadKey,
+    IssuedCertificate, Remaining, RenewalStep, RenewalTimer, TrustBundle, Validity, WorkloadKey,
 };
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::certificates::{IssueCertificateRequest, RootsUpdate};
@@ -98,13 +98,13 @@ impl Renewal {
             warned: None,
         };
         loop {
-            match state.timer.next(SystemTime::now()) {
-                Step::Wait(wait) => tokio::select! {
+            match state.timer.next_step(SystemTime::now()) {
+                RenewalStep::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(MAX_SLEEP)) => {}
-                    () = self.wanted.notified() => state.timer.wanted(SystemTime::now()),
+                    () = self.wanted.notified() => state.timer.on_envoy_waiting(SystemTime::now()),
                     Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
-                Step::Renew => {
+                RenewalStep::Renew => {
                     let outcome = self.renew(state.current.as_ref()).await;
                     state.on_outcome(outcome, SystemTime::now());
                 }
@@ -209,7 +209,7 @@ impl State {
         let was_disabled = std::mem::take(&mut self.disabled);
         match outcome {
             Outcome::Issued(current) => {
-                self.timer.issued(current.validity, now, fastrand::f64());
+                self.timer.on_issued(current.validity, now, fastrand::f64());
                 self.current = Some(current);
                 self.warned = None;
             }
@@ -220,7 +220,7 @@ impl State {
                         "no certificate: mTLS is off in the mesh"
                     );
                 }
-                self.timer.declined(now, fastrand::f64());
+                self.timer.on_mtls_disabled(now, fastrand::f64());
                 self.disabled = true;
             }
             Outcome::Failed(error) => {
@@ -228,7 +228,7 @@ impl State {
                     error = format!("{error:#}"),
                     "certificate was not issued; the agent retries"
                 );
-                self.timer.failed(now, fastrand::f64());
+                self.timer.on_failure(now, fastrand::f64());
                 self.warn_about_expiry(now);
             }
         }
@@ -251,7 +251,7 @@ impl State {
                 }
                 Warned::Soon
             }
-            Remaining::Nothing => {
+            Remaining::Expired => {
                 if self.warned != Some(Warned::Expired) {
                     tracing::error!(not_after, "the certificate has expired: peers reject it");
                 }
@@ -306,15 +306,15 @@ mod tests {
         };
         let validity = Validity::from_unix(0, 1000);
         state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
-        let Step::Wait(wait) = state.timer.next(at(0)) else {
+        let RenewalStep::Wait(wait) = state.timer.next_step(at(0)) else {
             panic!("the certificate is new")
         };
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
         let (mut now, mut warnings) = (at(0) + wait, Vec::new());
         while now < at(1200) {
-            match state.timer.next(now) {
-                Step::Wait(wait) => now += wait,
-                Step::Renew => {
+            match state.timer.next_step(now) {
+                RenewalStep::Wait(wait) => now += wait,
+                RenewalStep::Renew => {
                     let before = state.warned;
                     let error = anyhow::anyhow!("no route");
                     state.on_outcome(Outcome::Failed(error), now);
@@ -334,6 +334,6 @@ mod tests {
             at(1200),
         );
         assert!(state.warned.is_none());
-        assert!(matches!(state.timer.next(at(1200)), Step::Wait(wait) if wait.as_secs() >= 700));
+        assert!(matches!(state.timer.next_step(at(1200)), RenewalStep::Wait(wait) if wait.as_secs() >= 700));
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use kermode_identity::{Authority, Generation, RotationPlan, STALENESS};
+use kermode_identity::{Authority, Generation, MAX_STALENESS, RotationPlan};
 use kermode_k8s::controller::secret;
 use kermode_model::MeshName;
 use kermode_protocol::certificates::RootsUpdate;
@@ -98,7 +98,7 @@ impl Authorities {
     ///
     /// # Errors
     /// When the Secrets cannot be read or created, or are inconsistent. With CAs in the cache, the error is returned only
-    /// after [`STALENESS`], since a rotation may have started.
+    /// after [`MAX_STALENESS`], since a rotation may have started.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = (mesh.clone(), backend.to_owned());
         let backend = self.backend(&id);
@@ -157,7 +157,7 @@ impl Authorities {
                     let (mesh, backend) = id;
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
-                let usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < STALENESS);
+                let usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
                 let plan = cache.plan.clone().filter(|_| usable);
                 plan.ok_or(error)
             }

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kermode_identity::{Due, Phase, RotationPlan};
+use kermode_identity::{Phase, RotationPlan, RotationReason};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -45,11 +45,11 @@ struct RootLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RotationLabels {
     mesh: String,
-    reason: RotationReason,
+    reason: RotationReasonLabel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum RotationReason {
+enum RotationReasonLabel {
     Requested,
     Ageing,
 }
@@ -71,10 +71,10 @@ impl Metrics {
         self.failures.inc();
     }
 
-    pub(super) fn rotation_started(&self, id: &BackendId, due: Due) {
-        let reason = match due {
-            Due::Requested => RotationReason::Requested,
-            Due::Ageing => RotationReason::Ageing,
+    pub(super) fn rotation_started(&self, id: &BackendId, reason: RotationReason) {
+        let reason = match reason {
+            RotationReason::Requested => RotationReasonLabel::Requested,
+            RotationReason::Ageing => RotationReasonLabel::Ageing,
         };
         let mesh = id.0.to_string();
         self.rotations

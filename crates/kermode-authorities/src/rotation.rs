@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_crds::{Mesh, annotation};
-use kermode_identity::{Authority, Due, Generation, Phase, RotationPlan, Schedule};
+use kermode_identity::{Authority, Generation, Phase, RotationPlan, RotationReason, Schedule};
 use kermode_k8s::controller::recorder::{EventType, Events};
 use kermode_k8s::controller::secret;
 use kermode_k8s::controller::watch::watch_config;
@@ -184,8 +184,8 @@ impl RotationController {
     async fn reconcile(&mut self, id: &BackendId, settings: &CaSettings) -> anyhow::Result<Duration> {
         let mut plan = self.authorities.get_cached(id).await?;
         let now = SystemTime::now();
-        if let Some(due) = plan.due(now, settings.request.as_deref()) {
-            let is_own = self.start_rotation(id, settings, &plan, due, now).await?;
+        if let Some(reason) = plan.due_rotation(now, settings.request.as_deref()) {
+            let is_own = self.start_rotation(id, settings, &plan, reason, now).await?;
             plan = self.authorities.get_cached(id).await?;
             self.report_phase(id, settings, &plan, now, Some(is_own));
         } else {
@@ -204,7 +204,7 @@ impl RotationController {
         id: &BackendId,
         settings: &CaSettings,
         plan: &RotationPlan,
-        due: Due,
+        reason: RotationReason,
         now: SystemTime,
     ) -> anyhow::Result<bool> {
         let newest = plan.newest();
@@ -223,8 +223,8 @@ impl RotationController {
         self.authorities.invalidate(id).await;
         let is_own = stored.authority.certificate() == next.authority.certificate();
         if is_own {
-            self.metrics.rotation_started(id, due);
-            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?due, "CA created");
+            self.metrics.rotation_started(id, reason);
+            tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?reason, "CA created");
         }
         Ok(is_own)
     }

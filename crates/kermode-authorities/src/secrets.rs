@@ -17,7 +17,7 @@ const CERTIFICATE: &str = "certificate";
 /// Key of the time from which a later generation signs, in seconds since the Unix epoch.
 const SIGNS_FROM: &str = "signs-from";
 /// Key of the time until which the previous generation is trusted, in seconds since the Unix epoch.
-const PREDECESSOR_UNTIL: &str = "predecessor-trusted-until";
+const PREDECESSOR_TRUSTED_UNTIL: &str = "predecessor-trusted-until";
 /// Key of the value of the rotation annotation that was in effect when the CA was created.
 const REQUEST: &str = "request";
 
@@ -80,7 +80,10 @@ pub(super) fn contents(generation: &Generation) -> secret::SecretData {
     let mut set = |key: &str, text: String| data.insert(key.to_owned(), text.into_bytes());
     if let Some(schedule) = generation.schedule {
         set(SIGNS_FROM, seconds(schedule.signs_from).to_string());
-        set(PREDECESSOR_UNTIL, seconds(schedule.predecessor_until).to_string());
+        set(
+            PREDECESSOR_TRUSTED_UNTIL,
+            seconds(schedule.predecessor_trusted_until).to_string(),
+        );
     }
     if let Some(request) = &generation.request {
         set(REQUEST, request.clone());
@@ -105,7 +108,7 @@ pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Ge
     } else {
         Some(Schedule {
             signs_from: time(SIGNS_FROM)?,
-            predecessor_until: time(PREDECESSOR_UNTIL)?,
+            predecessor_trusted_until: time(PREDECESSOR_TRUSTED_UNTIL)?,
         })
     };
     Ok(Generation {
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(numbers(&restored.lost), [2]);
 
         // The old CA may be deleted once it is no longer trusted.
-        let end = schedule.predecessor_until;
+        let end = schedule.predecessor_trusted_until;
         let settled = reconcile(vec![second], Some(&memory), end).expect("one");
         assert!(settled.lost.is_empty());
         assert!(reconcile(Vec::new(), None, start).is_none());

@@ -35,7 +35,7 @@ pub struct ServingIdentity {
 struct OwnCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
-    issued: kermode_identity::ServingCertificate,
+    issued: kermode_identity::IssuedServingCertificate,
     current: Arc<ServingCertificate>,
 }
 
@@ -155,7 +155,7 @@ fn contents(authority: &ServingAuthority) -> secret::SecretData {
     ])
 }
 
-fn key(issued: &kermode_identity::ServingCertificate) -> PrivateKeyDer<'static> {
+fn key(issued: &kermode_identity::IssuedServingCertificate) -> PrivateKeyDer<'static> {
     issued.private_key().into()
 }
 

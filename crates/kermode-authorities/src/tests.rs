@@ -250,9 +250,9 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
         let then = Instant::now().checked_sub(age).expect("an uptime above the age");
         (cache.read_at, cache.confirmed_at, cache.failed_at) = (Some(then), Some(then), None);
     };
-    set_age(STALENESS / 2).await;
+    set_age(MAX_STALENESS / 2).await;
     replica.get().await.expect("the cached CA");
-    set_age(STALENESS).await;
+    set_age(MAX_STALENESS).await;
     let error = replica.get().await.expect_err("the cache is stale");
     assert!(format!("{error:#}").contains("no route"), "{error:#}");
     let error = replica.get().await.expect_err("the read has just failed");

@@ -19,7 +19,7 @@ const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum RenewalStep {
     /// Request a certificate now.
     Renew,
     /// Wait for this time.
@@ -34,7 +34,7 @@ pub enum Remaining {
     /// Less than a tenth of the span: renewals have failed for a while.
     Little(Duration),
     /// The certificate has expired.
-    Nothing,
+    Expired,
 }
 
 /// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's span, with
@@ -43,8 +43,8 @@ pub enum Remaining {
 pub struct RenewalTimer {
     due: SystemTime,
     failures: u32,
-    disabled: bool,
-    wanted: bool,
+    is_mtls_disabled: bool,
+    envoy_waits: bool,
 }
 
 impl RenewalTimer {
@@ -53,21 +53,21 @@ impl RenewalTimer {
         Self {
             due: now,
             failures: 0,
-            disabled: false,
-            wanted: false,
+            is_mtls_disabled: false,
+            envoy_waits: false,
         }
     }
 
     /// Returns the next step at `now`.
-    pub fn next(&self, now: SystemTime) -> Step {
+    pub fn next_step(&self, now: SystemTime) -> RenewalStep {
         match self.due.duration_since(now) {
-            Ok(wait) if !wait.is_zero() => Step::Wait(wait),
-            _ => Step::Renew,
+            Ok(wait) if !wait.is_zero() => RenewalStep::Wait(wait),
+            _ => RenewalStep::Renew,
         }
     }
 
     /// Handles a new certificate. `jitter` is between 0 and 1.
-    pub fn issued(&mut self, validity: Validity, now: SystemTime, jitter: f64) {
+    pub fn on_issued(&mut self, validity: Validity, now: SystemTime, jitter: f64) {
         let span = validity.not_after.duration_since(validity.not_before);
         let early = (span.unwrap_or_default() / SPREAD).mul_f64(jitter.clamp(0.0, 1.0));
         *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
@@ -79,35 +79,35 @@ impl RenewalTimer {
     }
 
     /// Handles a failed request. The pause is 50 % to 100 % of the backoff; `jitter` is between 0 and 1.
-    pub fn failed(&mut self, now: SystemTime, jitter: f64) {
+    pub fn on_failure(&mut self, now: SystemTime, jitter: f64) {
         let backoff = FIRST_RETRY
             .saturating_mul(1 << self.failures.min(16))
             .min(MAX_RETRY);
         self.failures = self.failures.saturating_add(1);
-        self.disabled = false;
+        self.is_mtls_disabled = false;
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
     /// Handles a request that found mTLS disabled: the next one follows after a long pause. If Envoy waits for a
     /// certificate, the request counts as a failure, since Envoy's configuration already has mTLS.
-    pub fn declined(&mut self, now: SystemTime, jitter: f64) {
-        if self.wanted {
-            self.failed(now, jitter);
+    pub fn on_mtls_disabled(&mut self, now: SystemTime, jitter: f64) {
+        if self.envoy_waits {
+            self.on_failure(now, jitter);
         } else {
             *self = Self {
-                disabled: true,
+                is_mtls_disabled: true,
                 ..Self::new(now + DISABLED_RETRY)
             };
         }
     }
 
-    /// Handles that Envoy waits for a certificate: ends the long pause of [`RenewalTimer::declined`] and prevents
+    /// Handles that Envoy waits for a certificate: ends the long pause of [`RenewalTimer::on_mtls_disabled`] and prevents
     /// further ones.
-    pub fn wanted(&mut self, now: SystemTime) {
-        if self.disabled {
+    pub fn on_envoy_waiting(&mut self, now: SystemTime) {
+        if self.is_mtls_disabled {
             *self = Self::new(now);
         }
-        self.wanted = true;
+        self.envoy_waits = true;
     }
 }
 
@@ -118,7 +118,7 @@ impl Remaining {
         match validity.not_after.duration_since(now) {
             Ok(left) if left < span.unwrap_or_default() / 10 => Self::Little(left),
             Ok(_) => Self::Enough,
-            Err(_) => Self::Nothing,
+            Err(_) => Self::Expired,
         }
     }
 }
@@ -135,10 +135,13 @@ mod tests {
     #[test]
     fn first_certificate_is_due_immediately_and_the_next_at_four_fifths() {
         let mut timer = RenewalTimer::new(at(1000));
-        assert_eq!(timer.next(at(1000)), Step::Renew);
-        timer.issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
-        assert_eq!(timer.next(at(1010)), Step::Wait(Duration::from_secs(790)));
-        assert_eq!(timer.next(at(1800)), Step::Renew);
+        assert_eq!(timer.next_step(at(1000)), RenewalStep::Renew);
+        timer.on_issued(Validity::from_unix(1000, 2000), at(1010), 0.0);
+        assert_eq!(
+            timer.next_step(at(1010)),
+            RenewalStep::Wait(Duration::from_secs(790))
+        );
+        assert_eq!(timer.next_step(at(1800)), RenewalStep::Renew);
     }
 
     #[test]
@@ -146,87 +149,99 @@ mod tests {
         let mut timer = RenewalTimer::new(at(0));
         let mut waits = Vec::new();
         for _ in 0..12 {
-            timer.failed(at(0), 1.0);
-            match timer.next(at(0)) {
-                Step::Wait(wait) => waits.push(wait),
-                Step::Renew => panic!("no wait after a failure"),
+            timer.on_failure(at(0), 1.0);
+            match timer.next_step(at(0)) {
+                RenewalStep::Wait(wait) => waits.push(wait),
+                RenewalStep::Renew => panic!("no wait after a failure"),
             }
         }
         assert_eq!(waits[0], FIRST_RETRY);
         assert!(waits.is_sorted());
         assert_eq!(waits.last(), Some(&MAX_RETRY));
-        timer.issued(Validity::from_unix(0, 100), at(1), 0.0);
-        timer.failed(at(80), 0.0);
-        assert_eq!(timer.next(at(80)), Step::Wait(FIRST_RETRY / 2));
+        timer.on_issued(Validity::from_unix(0, 100), at(1), 0.0);
+        timer.on_failure(at(80), 0.0);
+        assert_eq!(timer.next_step(at(80)), RenewalStep::Wait(FIRST_RETRY / 2));
     }
 
     #[test]
     fn clock_far_ahead_does_not_cause_a_request_storm() {
         let mut timer = RenewalTimer::new(at(9_000_000));
-        timer.issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
-        assert_eq!(timer.next(at(9_000_000)), Step::Wait(MIN_INTERVAL));
+        timer.on_issued(Validity::from_unix(1000, 2000), at(9_000_000), 1.0);
+        assert_eq!(timer.next_step(at(9_000_000)), RenewalStep::Wait(MIN_INTERVAL));
     }
 
     #[test]
     fn mesh_without_mtls_is_polled_slowly_until_envoy_waits() {
         let mut timer = RenewalTimer::new(at(0));
-        timer.declined(at(0), 1.0);
-        assert_eq!(timer.next(at(1)), Step::Wait(Duration::from_secs(59)));
-        timer.wanted(at(1));
-        assert_eq!(timer.next(at(1)), Step::Renew);
-        timer.declined(at(1), 1.0);
-        assert_eq!(timer.next(at(1)), Step::Wait(FIRST_RETRY));
+        timer.on_mtls_disabled(at(0), 1.0);
+        assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(Duration::from_secs(59)));
+        timer.on_envoy_waiting(at(1));
+        assert_eq!(timer.next_step(at(1)), RenewalStep::Renew);
+        timer.on_mtls_disabled(at(1), 1.0);
+        assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(FIRST_RETRY));
     }
 
     #[test]
     fn waiting_envoy_does_not_shorten_a_backoff() {
         let mut timer = RenewalTimer::new(at(0));
-        timer.failed(at(0), 1.0);
-        timer.wanted(at(0));
-        assert_eq!(timer.next(at(0)), Step::Wait(FIRST_RETRY));
+        timer.on_failure(at(0), 1.0);
+        timer.on_envoy_waiting(at(0));
+        assert_eq!(timer.next_step(at(0)), RenewalStep::Wait(FIRST_RETRY));
     }
 
     #[test]
     fn proxies_that_started_together_renew_over_a_tenth_of_the_span() {
         let mut timer = RenewalTimer::new(at(1000));
-        timer.issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
-        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(700)));
-        timer.issued(Validity::from_unix(1000, 2000), at(1000), 0.5);
-        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(750)));
+        timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 1.0);
+        assert_eq!(
+            timer.next_step(at(1000)),
+            RenewalStep::Wait(Duration::from_secs(700))
+        );
+        timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 0.5);
+        assert_eq!(
+            timer.next_step(at(1000)),
+            RenewalStep::Wait(Duration::from_secs(750))
+        );
     }
 
     #[test]
     fn rotation_of_the_ca_only_advances_the_renewal() {
         let mut timer = RenewalTimer::new(at(1000));
-        timer.issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
+        timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
         timer.renew_within(Duration::from_secs(100), at(1000), 0.5);
-        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+        assert_eq!(
+            timer.next_step(at(1000)),
+            RenewalStep::Wait(Duration::from_secs(50))
+        );
         timer.renew_within(Duration::from_secs(100), at(1000), 0.9);
-        assert_eq!(timer.next(at(1000)), Step::Wait(Duration::from_secs(50)));
+        assert_eq!(
+            timer.next_step(at(1000)),
+            RenewalStep::Wait(Duration::from_secs(50))
+        );
     }
 
     #[test]
     fn requests_continue_during_an_outage_and_after_expiry() {
         let validity = Validity::from_unix(0, 1000);
         let mut timer = RenewalTimer::new(at(0));
-        timer.issued(validity, at(0), 0.0);
+        timer.on_issued(validity, at(0), 0.0);
         let mut now = at(800);
         let mut attempts = 0;
         let mut seen = Vec::new();
         while now < at(1100) {
-            match timer.next(now) {
-                Step::Wait(wait) => now += wait,
-                Step::Renew => {
+            match timer.next_step(now) {
+                RenewalStep::Wait(wait) => now += wait,
+                RenewalStep::Renew => {
                     attempts += 1;
                     let remaining = match Remaining::of(validity, now) {
                         Remaining::Little(_) => "little",
                         Remaining::Enough => "enough",
-                        Remaining::Nothing => "nothing",
+                        Remaining::Expired => "nothing",
                     };
                     if seen.last() != Some(&remaining) {
                         seen.push(remaining);
                     }
-                    timer.failed(now, 0.5);
+                    timer.on_failure(now, 0.5);
                 }
             }
         }

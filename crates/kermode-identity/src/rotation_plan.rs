@@ -13,8 +13,8 @@ use rustls_pki_types::CertificateDer;
 use crate::{Authority, TrustBundle};
 
 /// Time for which a replica may use the CAs that it read last, while reading fails.
-pub const STALENESS: Duration = Duration::from_secs(20);
-/// Time of a phase in addition to a certificate's lifetime: [`STALENESS`], and clocks that are wrong by up to
+pub const MAX_STALENESS: Duration = Duration::from_secs(20);
+/// Time of a phase in addition to a certificate's lifetime: [`MAX_STALENESS`], and clocks that are wrong by up to
 /// [`crate::BACKDATE`] in both directions.
 const MARGIN: Duration = Duration::from_secs(40);
 /// Divisor of the lifetime: a phase is longer by this fraction of it, because clocks may drift more during long lifetimes.
@@ -26,7 +26,7 @@ pub struct Schedule {
     /// Time from which the CA signs.
     pub signs_from: SystemTime,
     /// Time until which the previous root is trusted.
-    pub predecessor_until: SystemTime,
+    pub predecessor_trusted_until: SystemTime,
 }
 
 /// One CA with the metadata of its Secret.
@@ -38,7 +38,7 @@ pub struct Generation {
     pub authority: Arc<Authority>,
     /// Schedule; absent in the first generation.
     pub schedule: Option<Schedule>,
-    /// Rotation request that it was generated for, see [`RotationPlan::due`].
+    /// Rotation request that it was generated for, see [`RotationPlan::due_rotation`].
     pub request: Option<String>,
 }
 
@@ -61,7 +61,7 @@ pub enum Phase {
 
 /// Reason of a due rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum RotationReason {
     /// The user requested the rotation.
     Requested,
     /// 4/5 of the current CA's span have passed.
@@ -90,7 +90,7 @@ impl Schedule {
         let signs_from = UNIX_EPOCH + Duration::from_secs(now.as_secs()) + step;
         Self {
             signs_from,
-            predecessor_until: signs_from + step,
+            predecessor_trusted_until: signs_from + step,
         }
     }
 }
@@ -138,8 +138,13 @@ impl RotationPlan {
             .generations
             .iter()
             .filter(|generation| generation.number > signer);
-        let until =
-            later.find_map(|successor| successor.schedule?.predecessor_until.duration_since(now).ok());
+        let until = later.find_map(|successor| {
+            successor
+                .schedule?
+                .predecessor_trusted_until
+                .duration_since(now)
+                .ok()
+        });
         until.map_or(wanted, |until| wanted.min(until))
     }
 
@@ -152,7 +157,7 @@ impl RotationPlan {
             .filter(move |(_, successor)| {
                 successor
                     .and_then(|successor| successor.schedule)
-                    .is_none_or(|schedule| now < schedule.predecessor_until)
+                    .is_none_or(|schedule| now < schedule.predecessor_trusted_until)
             })
             .map(|(generation, _)| generation)
     }
@@ -192,7 +197,7 @@ impl RotationPlan {
             .iter()
             .filter_map(|generation| generation.schedule);
         scheduled
-            .flat_map(|schedule| [schedule.signs_from, schedule.predecessor_until])
+            .flat_map(|schedule| [schedule.signs_from, schedule.predecessor_trusted_until])
             .chain(ageing)
             .filter(|change| *change > now)
             .min()
@@ -200,16 +205,16 @@ impl RotationPlan {
 
     /// Returns whether and why a new CA has to be generated. `request` is the user's current rotation request, any text. It
     /// requests a rotation if it differs from that of the newest CA. A rotation in progress is finished first.
-    pub fn due(&self, now: SystemTime, request: Option<&str>) -> Option<Due> {
+    pub fn due_rotation(&self, now: SystemTime, request: Option<&str>) -> Option<RotationReason> {
         if self.phase(now) != Phase::Settled {
             return None;
         }
         let newest = self.newest();
         if now >= newest.authority.validity().renew_at() {
-            return Some(Due::Ageing);
+            return Some(RotationReason::Ageing);
         }
         let request = request.filter(|request| !request.is_empty())?;
-        (newest.request.as_deref() != Some(request)).then_some(Due::Requested)
+        (newest.request.as_deref() != Some(request)).then_some(RotationReason::Requested)
     }
 }
 

@@ -37,7 +37,7 @@ impl ServingAuthority {
         names: &[impl AsRef<str>],
         lifetime: Duration,
         now: SystemTime,
-    ) -> Result<ServingCertificate, Error> {
+    ) -> Result<IssuedServingCertificate, Error> {
         let key = KeyPair::generate().map_err(Error::crypto("generating a serving key"))?;
         let names = names
             .iter()
@@ -53,7 +53,7 @@ impl ServingAuthority {
             },
             now,
         )?;
-        Ok(ServingCertificate {
+        Ok(IssuedServingCertificate {
             certificate,
             key: key.serialize_der(),
         })
@@ -76,13 +76,13 @@ impl ServingAuthority {
 }
 
 /// Server certificate with its key.
-pub struct ServingCertificate {
+pub struct IssuedServingCertificate {
     /// Certificate.
     pub certificate: IssuedCertificate,
     key: Vec<u8>,
 }
 
-impl ServingCertificate {
+impl IssuedServingCertificate {
     /// Returns whether 4/5 of the certificate's span have passed.
     pub fn needs_rotation(&self, now: SystemTime) -> bool {
         now >= self.certificate.validity.renew_at()
@@ -94,10 +94,10 @@ impl ServingCertificate {
     }
 }
 
-impl fmt::Debug for ServingCertificate {
+impl fmt::Debug for IssuedServingCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { certificate, key: _ } = self;
-        f.debug_struct("ServingCertificate")
+        f.debug_struct("IssuedServingCertificate")
             .field("validity", &certificate.validity)
             .finish_non_exhaustive()
     }

@@ -51,12 +51,12 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
         ),
         (schedule.signs_from, Phase::Reissuing, vec![1, 2], 2),
         (
-            schedule.predecessor_until - one_second,
+            schedule.predecessor_trusted_until - one_second,
             Phase::Reissuing,
             vec![1, 2],
             2,
         ),
-        (schedule.predecessor_until, Phase::Settled, vec![2], 2),
+        (schedule.predecessor_trusted_until, Phase::Settled, vec![2], 2),
     ];
     for (now, phase, trusted, signer) in steps {
         assert_eq!(plan.phase(now), phase);
@@ -66,7 +66,7 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
     assert_eq!(plan.next_change(start()), Some(schedule.signs_from));
     assert_eq!(
         plan.next_change(schedule.signs_from),
-        Some(schedule.predecessor_until)
+        Some(schedule.predecessor_trusted_until)
     );
 }
 
@@ -77,7 +77,7 @@ fn version_increases_with_each_change_of_the_roots() {
     let versions = [
         single.trust(start()).version,
         both.trust(start()).version,
-        both.trust(schedule.predecessor_until).version,
+        both.trust(schedule.predecessor_trusted_until).version,
     ];
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
@@ -114,9 +114,14 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     };
     let mut replicas = Vec::new();
     for skew in [-10, 0, 10] {
-        replicas.extend([(skew, Duration::ZERO), (skew, STALENESS)]);
+        replicas.extend([(skew, Duration::ZERO), (skew, MAX_STALENESS)]);
     }
-    let span = (lifetime + schedule.predecessor_until.duration_since(start()).unwrap()).as_secs();
+    let span = (lifetime
+        + schedule
+            .predecessor_trusted_until
+            .duration_since(start())
+            .unwrap())
+    .as_secs();
     for now in (0..span + 60).step_by(3) {
         let now = start() + Duration::from_secs(now);
         // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
@@ -144,7 +149,10 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
 fn longer_lifetime_takes_effect_once_the_new_ca_signs() {
     let (plan, schedule) = mk_plan();
     let week = Duration::from_hours(7 * 24);
-    let left = schedule.predecessor_until.duration_since(start()).unwrap();
+    let left = schedule
+        .predecessor_trusted_until
+        .duration_since(start())
+        .unwrap();
     assert_eq!(plan.lifetime(start(), week), left);
     assert_eq!(plan.lifetime(start(), LIFETIME), LIFETIME);
     let last = schedule.signs_from - Duration::from_secs(1);
@@ -155,23 +163,29 @@ fn longer_lifetime_takes_effect_once_the_new_ca_signs() {
 #[test]
 fn one_request_causes_one_rotation_and_rotations_do_not_overlap() {
     let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
-    assert_eq!(single.due(start(), None), None);
-    assert_eq!(single.due(start(), Some("")), None);
-    assert_eq!(single.due(start(), Some("please")), Some(Due::Requested));
+    assert_eq!(single.due_rotation(start(), None), None);
+    assert_eq!(single.due_rotation(start(), Some("")), None);
+    assert_eq!(
+        single.due_rotation(start(), Some("please")),
+        Some(RotationReason::Requested)
+    );
     let (plan, schedule) = mk_plan();
-    assert_eq!(plan.due(schedule.signs_from, Some("again")), None);
-    let end = schedule.predecessor_until;
-    assert_eq!(plan.due(end, Some("please")), None);
-    assert_eq!(plan.due(end, None), None);
-    assert_eq!(plan.due(end, Some("again")), Some(Due::Requested));
+    assert_eq!(plan.due_rotation(schedule.signs_from, Some("again")), None);
+    let end = schedule.predecessor_trusted_until;
+    assert_eq!(plan.due_rotation(end, Some("please")), None);
+    assert_eq!(plan.due_rotation(end, None), None);
+    assert_eq!(
+        plan.due_rotation(end, Some("again")),
+        Some(RotationReason::Requested)
+    );
 }
 
 #[test]
 fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
     let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let due = single.newest().authority.validity().renew_at();
-    assert_eq!(single.due(due - Duration::from_secs(1), None), None);
-    assert_eq!(single.due(due, None), Some(Due::Ageing));
+    assert_eq!(single.due_rotation(due - Duration::from_secs(1), None), None);
+    assert_eq!(single.due_rotation(due, None), Some(RotationReason::Ageing));
     assert_eq!(single.next_change(start()), Some(due));
 }
 
