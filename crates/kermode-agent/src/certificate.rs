@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
 use kermode_identity::{
-    IssuedCertificate, Remaining, RenewalStep, RenewalTimer, TrustBundle, Validity, WorkloadKey,
+    IssuedCertificate, RemainingLifetime, RenewalStep, RenewalTimer, TrustBundle, Validity, WorkloadKey,
 };
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::certificates::{IssueCertificateRequest, RootsUpdate};
@@ -239,9 +239,9 @@ impl State {
     fn warn_about_expiry(&mut self, now: SystemTime) {
         let Some(current) = &self.current else { return };
         let not_after = current.validity.to_unix().1;
-        let warned = match Remaining::of(current.validity, now) {
-            Remaining::Enough => return,
-            Remaining::Little(left) => {
+        let warned = match RemainingLifetime::of(current.validity, now) {
+            RemainingLifetime::Sufficient => return,
+            RemainingLifetime::Short(left) => {
                 if self.warned != Some(Warned::Soon) {
                     tracing::error!(
                         not_after,
@@ -251,7 +251,7 @@ impl State {
                 }
                 Warned::Soon
             }
-            Remaining::Expired => {
+            RemainingLifetime::Expired => {
                 if self.warned != Some(Warned::Expired) {
                     tracing::error!(not_after, "the certificate has expired: peers reject it");
                 }

@@ -22,7 +22,7 @@ pub use bundle::TrustBundle;
 pub use certificate::{BACKDATE, IssuedCertificate, Validity};
 pub use csr::SigningRequest;
 pub use error::Error;
-pub use renewal::{Remaining, RenewalStep, RenewalTimer};
+pub use renewal::{RemainingLifetime, RenewalStep, RenewalTimer};
 pub use rotation_plan::{Generation, MAX_STALENESS, Phase, RotationPlan, RotationReason, Schedule, Trust};
 pub use serving::{IssuedServingCertificate, ServingAuthority};
 pub use spiffe::{Entitlement, SpiffeId};

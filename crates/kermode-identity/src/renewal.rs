@@ -28,11 +28,11 @@ pub enum RenewalStep {
 
 /// Remaining lifetime of a certificate, classified for warnings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Remaining {
+pub enum RemainingLifetime {
     /// At least a tenth of the span.
-    Enough,
+    Sufficient,
     /// Less than a tenth of the span: renewals have failed for a while.
-    Little(Duration),
+    Short(Duration),
     /// The certificate has expired.
     Expired,
 }
@@ -111,13 +111,13 @@ impl RenewalTimer {
     }
 }
 
-impl Remaining {
+impl RemainingLifetime {
     /// Classifies the remaining lifetime at `now`.
     pub fn of(validity: Validity, now: SystemTime) -> Self {
         let span = validity.not_after.duration_since(validity.not_before);
         match validity.not_after.duration_since(now) {
-            Ok(left) if left < span.unwrap_or_default() / 10 => Self::Little(left),
-            Ok(_) => Self::Enough,
+            Ok(left) if left < span.unwrap_or_default() / 10 => Self::Short(left),
+            Ok(_) => Self::Sufficient,
             Err(_) => Self::Expired,
         }
     }
@@ -233,10 +233,10 @@ mod tests {
                 RenewalStep::Wait(wait) => now += wait,
                 RenewalStep::Renew => {
                     attempts += 1;
-                    let remaining = match Remaining::of(validity, now) {
-                        Remaining::Little(_) => "little",
-                        Remaining::Enough => "enough",
-                        Remaining::Expired => "nothing",
+                    let remaining = match RemainingLifetime::of(validity, now) {
+                        RemainingLifetime::Short(_) => "short",
+                        RemainingLifetime::Sufficient => "sufficient",
+                        RemainingLifetime::Expired => "expired",
                     };
                     if seen.last() != Some(&remaining) {
                         seen.push(remaining);
@@ -245,7 +245,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(seen, ["enough", "little", "nothing"]);
+        assert_eq!(seen, ["sufficient", "short", "expired"]);
         // Every 7.5 s once the backoff is at its limit.
         assert!((40..60).contains(&attempts), "{attempts}");
     }
