@@ -262,7 +262,7 @@ impl Engine {
 
     /// Registers the addition or removal of an endpoint after its publication.
     fn update_removals(&self, change: &DataplaneChange) {
-        let published = |mesh: &MeshName| self.publisher.published(mesh);
+        let published = |mesh: &MeshName| self.publisher.published_sequence(mesh);
         match change {
             DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
                 self.removals

@@ -74,7 +74,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
             // After the end of a replica, its proxies are still reconnecting; after a start, not every node routes to the new
             // replica yet.
             replicas.are_stable().then(|| ProxyCounts {
-                own: ads.proxies(),
+                own: ads.proxy_count(),
                 proxies: index.read().view().dataplanes().count(),
                 replicas: replicas.ready + 1,
             })

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kermode_crds::{ConfigurationStatus, DataplaneStatus, RejectionStatus, SidecarStatus, condition};
 use kermode_protocol::ads::Versions;
-use kermode_xds::server::{Numbers, Progress, Report};
+use kermode_xds::server::{ConfigurationVersions, Progress, Report};
 
 /// Number of characters of Envoy's error message that are kept.
 const MAX_MESSAGE: usize = 1024;
@@ -21,8 +21,8 @@ pub(super) struct Proxy {
     stream: Option<u64>,
     versions: Versions,
     progress: Progress,
-    /// Current version numbers; newer than those of `progress`.
-    numbers: Arc<Numbers>,
+    /// Current versions of the newest stream's configuration; newer than those in `progress`.
+    configuration_versions: Arc<ConfigurationVersions>,
     last_rejection: Option<RejectionStatus>,
     connection_changed_at: Timestamp,
     acceptance_changed_at: Timestamp,
@@ -53,13 +53,13 @@ impl Proxy {
             return Urgency::None;
         }
         match report {
-            Report::Connected(versions, numbers) => {
+            Report::Connected(versions, configuration_versions) => {
                 if self.stream.is_none() {
                     self.connection_changed_at = now;
                 }
                 self.stream = Some(stream);
                 self.versions = versions.clone();
-                self.numbers = numbers.clone();
+                self.configuration_versions = configuration_versions.clone();
                 self.progress = Progress::default();
                 self.acceptance_changed_at = now;
                 Urgency::Soon
@@ -92,7 +92,7 @@ impl Proxy {
 
     fn on_progress(&mut self, progress: Progress, now: Timestamp) -> Urgency {
         let before = std::mem::replace(&mut self.progress, progress);
-        let acceptance_changed = (before.refused == 0) != (progress.refused == 0);
+        let acceptance_changed = (before.rejected_resources == 0) != (progress.rejected_resources == 0);
         let is_first = before.acknowledged == 0 && progress.acknowledged != 0;
         if acceptance_changed {
             self.acceptance_changed_at = now;
@@ -113,7 +113,7 @@ impl Proxy {
                 number.to_string()
             }
         };
-        let (sent, acknowledged) = self.numbers.read();
+        let (sent, acknowledged) = self.configuration_versions.read();
         DataplaneStatus {
             inbounds: None,
             sidecar: Some(SidecarStatus {
@@ -157,15 +157,15 @@ impl Proxy {
     fn accepted(&self) -> Condition {
         let Progress {
             acknowledged,
-            refused,
+            rejected_resources,
             ..
         } = self.progress;
-        let (holds, reason, message) = match (refused, &self.last_rejection) {
+        let (holds, reason, message) = match (rejected_resources, &self.last_rejection) {
             (1.., Some(rejection)) => (
                 Some(false),
                 "Rejected",
                 format!(
-                    "Envoy rejects {refused} resources in their current version; the last rejection, {} {}: {}",
+                    "Envoy rejects {rejected_resources} resources in their current version; the last rejection, {} {}: {}",
                     rejection.kind,
                     rejection.resources.join(", "),
                     rejection.message
@@ -174,7 +174,7 @@ impl Proxy {
             (1.., None) => (
                 Some(false),
                 "Rejected",
-                format!("Envoy rejects {refused} resources."),
+                format!("Envoy rejects {rejected_resources} resources."),
             ),
             (0, _) if acknowledged == 0 => (
                 None,
@@ -240,11 +240,11 @@ mod tests {
         proxy
     }
 
-    fn progress(sent: u64, acknowledged: u64, refused: usize) -> Report<'static> {
+    fn progress(sent: u64, acknowledged: u64, rejected_resources: usize) -> Report<'static> {
         Report::Progress(Progress {
             sent,
             acknowledged,
-            refused,
+            rejected_resources,
         })
     }
 
@@ -267,10 +267,10 @@ mod tests {
         assert_eq!(proxy.on_report(1, &progress(7, 7, 0), at(2)), Urgency::Soon);
         assert_eq!(proxy.on_report(1, &progress(9, 9, 0), at(3)), Urgency::Versions);
         assert_eq!(statuses(&proxy), ["Connected=True", "ConfigurationAccepted=True"]);
-        proxy.numbers = Arc::new(Numbers::from(Progress {
+        proxy.configuration_versions = Arc::new(ConfigurationVersions::from(Progress {
             sent: 11,
             acknowledged: 10,
-            refused: 0,
+            rejected_resources: 0,
         }));
         let sidecar = proxy.status("cp-1").sidecar.expect("a sidecar");
         assert_eq!(
@@ -279,7 +279,7 @@ mod tests {
                 sidecar.configuration.acknowledged.as_str()
             ),
             ("11", "10"),
-            "current numbers, including unreported ones"
+            "current versions, including unreported ones"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }

@@ -119,7 +119,7 @@ impl Publisher {
     }
 
     /// Returns the sequence number of the last published change of a mesh's shared resources.
-    pub fn published(&self, mesh: &MeshName) -> u64 {
+    pub fn published_sequence(&self, mesh: &MeshName) -> u64 {
         self.store.mesh_sequence(mesh)
     }
 

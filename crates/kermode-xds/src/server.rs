@@ -29,7 +29,7 @@ use crate::stream::Limits;
 use call::Call;
 use messages::{Requests, Responses};
 pub use metrics::Metrics;
-pub use status::{Numbers, Progress, Report, StatusSink};
+pub use status::{ConfigurationVersions, Progress, Report, StatusSink};
 pub use transport::Transport;
 
 /// Mesh and Dataplane that a stream claims in its node id.
@@ -152,7 +152,7 @@ impl AdsServer {
     }
 
     /// Number of proxies with streams, including streams that wait to start.
-    pub fn proxies(&self) -> usize {
+    pub fn proxy_count(&self) -> usize {
         self.state.open_streams.keys()
     }
 

@@ -447,13 +447,13 @@ impl Session {
             let metrics = self.metrics.of(kind);
             metrics.responses.inc();
             metrics.response_bytes.inc_by(response.encoded_len() as u64);
-            self.reporter.sent(&response);
+            self.reporter.on_sent(&response);
             if kind.is_some() {
                 self.in_flight.push((response.nonce.clone(), Instant::now()));
             }
             responses.push(response);
         }
-        self.reporter.progress(&self.stream);
+        self.reporter.on_progress(&self.stream);
         responses
     }
 
@@ -472,7 +472,7 @@ impl Session {
             self.metrics.of(Some(*kind)).rejections.inc();
             let names: Vec<_> = resources.iter().map(|resource| &*resource.name).collect();
             tracing::warn!(proxy = %self.proxy.key, ?kind, ?names, "configuration rejected: {message}");
-            self.reporter.rejected(*kind, &names, message);
+            self.reporter.on_rejected(*kind, &names, message);
         }
     }
 }

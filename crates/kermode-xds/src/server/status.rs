@@ -1,4 +1,4 @@
-//! Status of streams: connection, progress and rejections, for the sink that shows them to users.
+//! Status of streams: connection, progress and rejections, reported to a [`StatusSink`], which writes it to Dataplanes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -9,18 +9,22 @@ use kermode_protocol::ads::{DeltaDiscoveryResponse, Versions};
 use super::{AdsServerState, ProxyId};
 use crate::stream::Stream;
 
-/// Receives the reports of streams. It runs in the streams' tasks, so it must be fast and must not block.
+/// Receives the reports of streams. Called in the tasks of the streams, so a report must be handled fast and without
+/// blocking.
 pub trait StatusSink: Send + Sync + 'static {
-    /// Receives one report. A reconnecting proxy may have several streams for a while; newer streams have higher numbers.
+    /// Receives one report of the stream with the number `stream`. A reconnecting proxy may have several streams for a
+    /// while; newer streams have higher numbers.
     fn report(&self, proxy: &ProxyId, stream: u64, report: Report<'_>);
 }
 
 /// Report on an event of a stream.
 #[derive(Clone, Debug)]
 pub enum Report<'r> {
-    /// An authorized proxy opened the stream. The second field returns its current versions at any time.
-    Connected(Versions, Arc<Numbers>),
-    /// Configuration was sent or acknowledged. A change of versions alone is reported once until [`Numbers::read`] is called.
+    /// An authorized proxy opened the stream. Contains the versions of its agent and Envoy, and the versions of its
+    /// configuration, which the stream keeps current.
+    Connected(Versions, Arc<ConfigurationVersions>),
+    /// Configuration was sent, acknowledged or rejected. If only `sent` and `acknowledged` change, no further change is
+    /// reported until [`ConfigurationVersions::read`] is called.
     Progress(Progress),
     /// The proxy rejected a response.
     Rejected {
@@ -38,54 +42,55 @@ pub enum Report<'r> {
 /// Progress of a proxy. Versions are sequence numbers of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Newest version that was sent.
+    /// Newest version that was sent to the proxy.
     pub sent: u64,
     /// Newest version that the proxy has applied completely.
     pub acknowledged: u64,
     /// Number of resources whose current version the proxy has rejected.
-    pub refused: usize,
+    pub rejected_resources: usize,
 }
 
-/// Current versions of a stream. Read on demand instead of being reported, because they change for every proxy with every
-/// change of the mesh, but are written to statuses only every few minutes.
+/// Current versions of a stream's configuration. Read on demand instead of being reported, because they change for
+/// every proxy with every change of the mesh, but are written to statuses only every few minutes.
 #[derive(Debug, Default)]
-pub struct Numbers {
+pub struct ConfigurationVersions {
     sent: AtomicU64,
     acknowledged: AtomicU64,
-    /// Whether a change was reported and not read yet.
+    /// Whether a change was reported since the versions were last read.
     is_reported: AtomicBool,
 }
 
-/// Reports the events of one stream; dropping it reports the end.
+/// Reports the events of one stream to the sink. Dropping the reporter reports the end of the stream.
 pub(super) struct Reporter {
     state: Arc<AdsServerState>,
     proxy: ProxyId,
     stream: u64,
     progress: Progress,
     last_reported: Progress,
-    numbers: Arc<Numbers>,
+    configuration_versions: Arc<ConfigurationVersions>,
 }
 
-// === impl Numbers ===
+// === impl ConfigurationVersions ===
 
-impl From<Progress> for Numbers {
+impl From<Progress> for ConfigurationVersions {
     fn from(progress: Progress) -> Self {
-        let numbers = Self::default();
-        numbers.store(progress);
-        numbers
+        let versions = Self::default();
+        versions.store(progress);
+        versions
     }
 }
 
-impl Numbers {
+impl ConfigurationVersions {
     /// Returns the newest version that was sent and the newest version that the proxy has applied completely.
     pub fn read(&self) -> (u64, u64) {
-        // Cleared before the versions are read, so that any later change is reported.
+        // The flag is cleared before the versions are read, so that any later change is reported.
         self.is_reported.store(false, Ordering::SeqCst);
         let acknowledged = self.acknowledged.load(Ordering::SeqCst);
         (self.sent.load(Ordering::SeqCst), acknowledged)
     }
 
-    /// Stores the versions. Returns whether the change has to be reported.
+    /// Stores the versions. Returns whether the change has to be reported, that is, whether the versions were read since
+    /// the last reported change.
     fn store(&self, progress: Progress) -> bool {
         self.sent.store(progress.sent, Ordering::SeqCst);
         self.acknowledged.store(progress.acknowledged, Ordering::SeqCst);
@@ -104,35 +109,39 @@ impl Reporter {
             stream,
             progress: Progress::default(),
             last_reported: Progress::default(),
-            numbers: Arc::default(),
+            configuration_versions: Arc::default(),
         };
-        reporter.report(Report::Connected(versions, reporter.numbers.clone()));
+        reporter.report(Report::Connected(
+            versions,
+            reporter.configuration_versions.clone(),
+        ));
         reporter
     }
 
-    pub(super) fn sent(&mut self, response: &DeltaDiscoveryResponse) {
+    pub(super) fn on_sent(&mut self, response: &DeltaDiscoveryResponse) {
         if let Ok(version) = response.system_version_info.parse() {
             self.progress.sent = self.progress.sent.max(version);
         }
     }
 
-    pub(super) fn progress(&mut self, stream: &Stream) {
-        self.progress.refused = stream.rejected_count();
-        if stream.is_settled() && self.progress.refused == 0 {
+    pub(super) fn on_progress(&mut self, stream: &Stream) {
+        self.progress.rejected_resources = stream.rejected_count();
+        if stream.is_settled() && self.progress.rejected_resources == 0 {
             self.progress.acknowledged = self.progress.sent;
         }
         if self.progress == self.last_reported {
             return;
         }
         let before = std::mem::replace(&mut self.last_reported, self.progress);
-        let first = before.acknowledged == 0 && self.progress.acknowledged != 0;
-        let is_significant = first || before.refused != self.progress.refused;
-        if self.numbers.store(self.progress) || is_significant {
+        let is_first_acknowledgement = before.acknowledged == 0 && self.progress.acknowledged != 0;
+        let rejections_changed = before.rejected_resources != self.progress.rejected_resources;
+        let versions_were_read = self.configuration_versions.store(self.progress);
+        if versions_were_read || is_first_acknowledgement || rejections_changed {
             self.report(Report::Progress(self.progress));
         }
     }
 
-    pub(super) fn rejected(&self, kind: ResourceKind, resources: &[&str], message: &str) {
+    pub(super) fn on_rejected(&self, kind: ResourceKind, resources: &[&str], message: &str) {
         let kind = kind.type_url().rsplit('.').next().unwrap_or_default();
         self.report(Report::Rejected {
             kind,
@@ -160,16 +169,16 @@ mod tests {
 
     #[test]
     fn version_changes_are_reported_once_until_they_are_read() {
-        let numbers = Numbers::default();
+        let versions = ConfigurationVersions::default();
         let progress = |sent| Progress {
             sent,
             acknowledged: sent - 1,
-            refused: 0,
+            rejected_resources: 0,
         };
-        assert!(numbers.store(progress(1)));
-        assert!(!numbers.store(progress(2)));
-        assert_eq!(numbers.read(), (2, 1));
-        assert!(numbers.store(progress(3)));
-        assert_eq!(numbers.read(), (3, 2));
+        assert!(versions.store(progress(1)));
+        assert!(!versions.store(progress(2)));
+        assert_eq!(versions.read(), (2, 1));
+        assert!(versions.store(progress(3)));
+        assert_eq!(versions.read(), (3, 2));
     }
 }

@@ -531,13 +531,13 @@ async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
     let requests = as_web(requests.chain(futures::stream::pending()));
     let mut responses = Fixture::open_on(channel.clone(), requests).await;
     next_response(&mut responses).await.expect("a response");
-    assert_eq!(fixture.server.proxies(), 1);
+    assert_eq!(fixture.server.proxy_count(), 1);
     assert_eq!(fixture.server.evict_proxies(3), 1);
     assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
     drop(responses);
     closed(serving).await;
     drop(channel);
-    assert_eq!(fixture.server.proxies(), 0);
+    assert_eq!(fixture.server.proxy_count(), 0);
 }
 
 /// Returns a request with the token of `web`.

@@ -11,7 +11,7 @@ use kermode_envoy::Resource;
 use kermode_model::ObjectKey;
 use kermode_removals::{EndpointRemovals, RemovalStatus, Replicas};
 use kermode_xds::server::{
-    AdsServer, Metrics, Numbers, Progress, ProxyId, Report, Settings, StatusSink, Transport,
+    AdsServer, ConfigurationVersions, Metrics, Progress, ProxyId, Report, Settings, StatusSink, Transport,
 };
 use kermode_xds::store::{Profile, Store};
 use tokio::net::TcpListener;
@@ -47,7 +47,10 @@ struct AnyCaller;
 
 /// Collects the status, with the numbers of the newest stream. Reads the numbers at each report, so that every change is
 /// reported.
-struct Sink(Arc<watch::Sender<ReportedStatus>>, Mutex<Arc<Numbers>>);
+struct Sink(
+    Arc<watch::Sender<ReportedStatus>>,
+    Mutex<Arc<ConfigurationVersions>>,
+);
 
 fn proxy() -> ObjectKey {
     ObjectKey::new("shop", "web-0")
@@ -196,17 +199,17 @@ impl Authenticator for AnyCaller {
 
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
-        let mut numbers = self.1.lock().expect("no panic");
+        let mut configuration_versions = self.1.lock().expect("no panic");
         self.0.send_modify(|status| match report {
             Report::Connected(_, newest) => {
-                *numbers = newest;
+                *configuration_versions = newest;
                 status.connected += 1;
                 status.progress = Progress::default();
             }
             Report::Disconnected => status.connected -= 1,
             Report::Progress(progress) => {
-                let _ = numbers.read();
-                status.invalid = progress.refused;
+                let _ = configuration_versions.read();
+                status.invalid = progress.rejected_resources;
                 status.progress = progress;
             }
             Report::Rejected {
