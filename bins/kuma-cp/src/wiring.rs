@@ -171,7 +171,7 @@ fn spawn_controllers(
     let authorities = plane.rotate_authorities(registry);
     spawn(components, "CAs of meshes", until(shutdown, authorities));
     // All replicas share the CA of the webhooks, so they write the same registrations.
-    let registrations = registration::keep(client.clone(), ca_pem.as_bytes().to_vec());
+    let registrations = registration::maintain_ca_bundles(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(
         components,
         "webhook registrations",

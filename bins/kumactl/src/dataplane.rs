@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use kermode_k8s::convert::ConvertSettings;
-use kermode_k8s::offline::{self, NoDataplane, PodOutcome, SOME_ADDRESS};
+use kermode_k8s::offline::{self, NoDataplane, PLACEHOLDER_ADDRESS, PodOutcome};
 use serde_json::Value;
 
 use kermode_manifests::{documents, yaml};
@@ -92,7 +92,7 @@ fn report(outcome: &PodOutcome) {
     if outcome.address_assumed {
         output::notice(
             "Assumed",
-            &format!("{pod} has no IP yet: {SOME_ADDRESS} is used in its place"),
+            &format!("{pod} has no IP yet: {PLACEHOLDER_ADDRESS} is used in its place"),
         );
     }
     for warning in &outcome.warnings {

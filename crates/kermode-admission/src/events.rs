@@ -118,7 +118,7 @@ impl InjectionEvents {
             return false;
         }
         drop(throttle);
-        self.events.about(object, type_, ACTION, reason, text);
+        self.events.publish(object, type_, ACTION, reason, text);
         true
     }
 }

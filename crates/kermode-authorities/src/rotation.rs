@@ -272,7 +272,7 @@ impl RotationController {
                 ..ObjectReference::default()
             };
             self.events
-                .about(mesh, EventType::Normal, "RotateCA", reason, &message);
+                .publish(mesh, EventType::Normal, "RotateCA", reason, &message);
         }
     }
 }

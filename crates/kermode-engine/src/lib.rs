@@ -134,7 +134,7 @@ impl Engine {
         if let Some(completed) = completed {
             self.add_ready_endpoints();
             completed.unready.ready();
-            self.writer.desired_is_complete();
+            self.writer.set_desired_complete();
         }
         let mut unwritten = Vec::new();
         for change in changes.dataplanes {
@@ -142,7 +142,7 @@ impl Engine {
             unwritten.extend(self.report(change));
         }
         let proxies = self.publisher.store().proxies_with_streams();
-        self.writer.touch_later(unwritten, write_delay(proxies));
+        self.writer.enqueue_later(unwritten, write_delay(proxies));
     }
 
     fn publish(&mut self, touched: &[Touched]) {
@@ -285,7 +285,7 @@ impl Engine {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
             DataplaneChange::Delete(key) => Some(key.clone()),
             DataplaneChange::Failed { key, error, .. } => {
-                self.writer.metrics().not_generated();
+                self.writer.metrics().count_generation_failure();
                 tracing::warn!(pod = %key, "Dataplane cannot be generated: {error}");
                 None
             }

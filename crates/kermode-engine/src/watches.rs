@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use kermode_crds::{ContainerPatch, Mesh, MeshTrafficPermission, annotation};
-use kermode_k8s::controller::watch::{Conversion, Update, decoded, follow, watch_config};
+use kermode_k8s::controller::watch::{Conversion, Update, convert_if_decoded, follow, watch_config};
 use kermode_k8s::convert::facts::{NamespaceFacts, OwnerFacts, OwnerKind, PodFacts, ServiceFacts};
 use kermode_model::{DEFAULT_MESH, MeshName, TrafficPermission};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
@@ -40,13 +40,13 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
         ),
         WatchKind::Meshes => starter.start(
             Api::<DeserializeGuard<Mesh>>::all(client),
-            move |mesh| decoded(kind.name(), mesh, |mesh| convert_mesh(&mesh)),
+            move |mesh| convert_if_decoded(kind.name(), mesh, |mesh| convert_mesh(&mesh)),
             ObjectUpdate::Mesh,
         ),
         WatchKind::Permissions => starter.start(
             Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(client, system_namespace),
             move |permission| {
-                decoded(kind.name(), permission, |permission| {
+                convert_if_decoded(kind.name(), permission, |permission| {
                     convert_permission(&permission)
                 })
             },
@@ -54,7 +54,7 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
         ),
         WatchKind::ContainerPatches => starter.start(
             Api::<DeserializeGuard<ContainerPatch>>::namespaced(client, system_namespace),
-            move |patch| decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
+            move |patch| convert_if_decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
         // Metadata suffices for ReplicaSets and Jobs: only their owner is read, and their status changes with every

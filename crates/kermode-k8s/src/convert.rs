@@ -26,11 +26,11 @@ use kermode_crds::annotation;
 use kermode_model::{DEFAULT_MESH, Dataplane, MeshName};
 
 pub use self::error::ConvertError;
-pub use self::explain::{DataplaneExplanation, InboundExplained, ServiceSelection, explain};
+pub use self::explain::{DataplaneExplanation, InboundExplanation, ServiceSelection, explain};
 use self::facts::{NamespaceFacts, PodFacts, PodPhase, ServiceFacts, Workload};
-pub use self::object::{LABELS, dataplane_object, owner_of};
-pub use self::select::{selecting, selects};
-pub use self::tags::{LabelDropped, TagSource};
+pub use self::object::{MANAGED_LABELS, dataplane_object, owner_reference};
+pub use self::select::{selecting_services, selects};
+pub use self::tags::{LabelDropReason, TagSource};
 pub use self::warning::ConvertWarning;
 pub use self::workload::top_workload;
 
@@ -52,7 +52,7 @@ pub struct Converted {
 
 /// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has terminated or has no IP.
 ///
-/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting`]. `workload` is
+/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`]. `workload` is
 /// the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
@@ -105,7 +105,7 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
 }
 
 /// Updates address and health in the last valid Dataplane of a Pod that can no longer be converted.
-pub fn refreshed(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
+pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     dataplane.address = pod.ip.unwrap_or(dataplane.address);
     for inbound in &mut dataplane.inbounds {

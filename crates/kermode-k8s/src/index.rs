@@ -184,7 +184,7 @@ impl Index {
         let selection = self.selections.entry(key.namespace.clone()).or_default();
         selection.remove_service(&key.name);
         if let Some(service) = service {
-            if service.takes_part() {
+            if service.yields_inbounds() {
                 selection.add_service(&key.name, &service.selector);
             }
             self.services.insert(key.clone(), service);
@@ -260,7 +260,7 @@ impl Index {
         let namespace = &pod.key.namespace;
         let selection = self.selections.get(namespace).into_iter();
         let candidates = selection.flat_map(|selection| selection.services_for(&pod.labels));
-        let services = convert::selecting(
+        let services = convert::selecting_services(
             candidates.filter_map(|name| {
                 self.services
                     .get(&ObjectKey::new(namespace.clone(), name.clone()))

@@ -13,11 +13,11 @@ use serde_json::Value;
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
 use crate::convert::{
     ConvertError, ConvertSettings, ConvertWarning, DataplaneExplanation, convert, dataplane_object, explain,
-    selecting, top_workload,
+    selecting_services, top_workload,
 };
 
 /// Placeholder for the address of a Pod without an IP; reserved for documentation (RFC 5737).
-pub const SOME_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+pub const PLACEHOLDER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// An object that cannot be decoded as its kind.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub struct PodOutcome {
     pub warnings: Vec<ConvertWarning>,
     /// Origin of inbounds and tags.
     pub explanation: DataplaneExplanation,
-    /// Whether the Pod has no IP, so that [`SOME_ADDRESS`] is used.
+    /// Whether the Pod has no IP, so that [`PLACEHOLDER_ADDRESS`] is used.
     pub address_assumed: bool,
 }
 
@@ -111,7 +111,7 @@ impl ManifestObjects {
     fn outcome(&self, pod: &PodFacts, settings: &ConvertSettings) -> PodOutcome {
         let mut pod = pod.clone();
         let address_assumed = pod.ip.is_none();
-        pod.ip = pod.ip.or(Some(SOME_ADDRESS));
+        pod.ip = pod.ip.or(Some(PLACEHOLDER_ADDRESS));
         let services: Vec<_> = self
             .services
             .iter()
@@ -124,7 +124,7 @@ impl ManifestObjects {
             .namespaces
             .iter()
             .find(|namespace| namespace.name == pod.key.namespace);
-        let selected = selecting(services.iter().copied(), &pod);
+        let selected = selecting_services(services.iter().copied(), &pod);
         let mut warnings = Vec::new();
         let dataplane = if pod.is_injected() {
             match convert(&pod, &selected, namespace, workload.as_ref(), settings) {

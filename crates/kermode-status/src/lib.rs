@@ -165,7 +165,7 @@ impl StatusSource for StatusesState {
         })
     }
 
-    fn written(&self, key: &ObjectKey, outcome: WriteOutcome) {
+    fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
         let now = Instant::now();
         if let Some(proxy) = self.proxies().get_mut(key) {
             proxy.written = Some(now);

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kermode_inject::to_virtual;
 use kermode_k8s::convert::facts::{OwnerFacts, PodFacts, ServiceFacts, Workload};
 use kermode_k8s::convert::{
-    ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting, top_workload,
+    ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting_services, top_workload,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ impl Objects {
 
     /// Returns the Dataplane with the Services that select the Pod.
     fn try_select_and_convert(&self) -> Result<Option<Converted>, ConvertError> {
-        self.convert_with(&selecting(&self.services, &self.pod))
+        self.convert_with(&selecting_services(&self.services, &self.pod))
     }
 
     fn convert_with(&self, services: &[&ServiceFacts]) -> Result<Option<Converted>, ConvertError> {

@@ -24,7 +24,7 @@ pub(super) async fn connect() -> anyhow::Result<Client> {
         "no configuration for the API server: run kuma-cp in a cluster, or set KUBECONFIG to a kubeconfig",
     )?;
     let url = config.cluster_url.clone();
-    let client = client::client(config)?;
+    let client = client::build(config)?;
     let version = retry(async || {
         loop {
             match version_when_ready(&client).await {

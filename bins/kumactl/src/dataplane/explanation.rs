@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use kermode_k8s::convert::facts::TargetPort;
-use kermode_k8s::convert::{InboundExplained, LabelDropped, ServiceSelection, TagSource};
-use kermode_k8s::offline::{PodOutcome, SOME_ADDRESS};
+use kermode_k8s::convert::{InboundExplanation, LabelDropReason, ServiceSelection, TagSource};
+use kermode_k8s::offline::{PLACEHOLDER_ADDRESS, PodOutcome};
 
 /// Formats the explanations in the order of the Pods.
 pub(super) fn text(outcomes: &[PodOutcome]) -> String {
@@ -31,7 +31,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     if outcome.address_assumed {
         line(
             1,
-            &format!("assumed: it has no IP yet, {SOME_ADDRESS} is used in its place"),
+            &format!("assumed: it has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
         );
     }
     for (service, selection) in &outcome.explanation.services {
@@ -57,12 +57,12 @@ fn explain_pod(outcome: &PodOutcome) -> String {
             line(2, &format!("{key}: {value}  # {}", source_text(*source)));
         }
     }
-    for (key, cause) in &outcome.explanation.dropped {
-        let cause = match cause {
-            LabelDropped::Reserved => "keys that contain kuma.io/ never become tags",
-            LabelDropped::Empty => "it has no value",
+    for (key, reason) in &outcome.explanation.dropped_labels {
+        let reason = match reason {
+            LabelDropReason::Reserved => "keys that contain kuma.io/ never become tags",
+            LabelDropReason::Empty => "it has no value",
         };
-        line(1, &format!("label {key} becomes no tag: {cause}"));
+        line(1, &format!("label {key} becomes no tag: {reason}"));
     }
     for warning in &outcome.warnings {
         line(1, &format!("warning: {warning}"));
@@ -83,7 +83,7 @@ fn selection_text(selection: &ServiceSelection) -> String {
     }
 }
 
-fn heading(inbound: &InboundExplained) -> String {
+fn heading(inbound: &InboundExplanation) -> String {
     let Some((service, number, target)) = &inbound.service else {
         return format!(
             "inbound {}: no Service selects it; the port is a placeholder, nothing listens on it",
@@ -125,7 +125,7 @@ fn source_text(source: TagSource) -> &'static str {
         TagSource::Workload => "workload and namespace, since no Service selects the Pod",
         TagSource::DeclaredProtocol => "appProtocol or annotation of the Service",
         TagSource::DefaultProtocol => "nothing is declared",
-        TagSource::Headless => "name of the Pod, since the Service is headless",
-        TagSource::WithoutService => "name of the Pod, since no Service selects it",
+        TagSource::HeadlessPodName => "name of the Pod, since the Service is headless",
+        TagSource::ServicelessPodName => "name of the Pod, since no Service selects it",
     }
 }

@@ -34,11 +34,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(100);
 ///
 /// # Errors
 /// When credentials or certificates of the configuration are invalid.
-pub fn client(config: Config) -> kube::Result<Client> {
-    with_read_timeout(config, READ_TIMEOUT)
+pub fn build(config: Config) -> kube::Result<Client> {
+    build_with_read_timeout(config, READ_TIMEOUT)
 }
 
-fn with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
+fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
         // Only users' kubeconfigs have a proxy; kube's own client supports it.
         return Client::try_from(config);
@@ -123,7 +123,7 @@ mod tests {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let server = tokio::spawn(serve_with_frozen_first_watch(listener));
         let config = Config::new(url.parse().unwrap());
-        let client = with_read_timeout(config, Duration::from_millis(200)).unwrap();
+        let client = build_with_read_timeout(config, Duration::from_millis(200)).unwrap();
         let events = kube::runtime::watcher(
             Api::<Namespace>::all(client),
             kube::runtime::watcher::Config::default(),

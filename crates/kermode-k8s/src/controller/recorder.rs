@@ -48,15 +48,15 @@ impl Events {
 
     /// Writes a Normal Event.
     pub fn normal(&self, subject: &Subject, reason: &str, message: &str) {
-        self.publish(EventType::Normal, subject, reason, message);
+        self.publish_for_subject(EventType::Normal, subject, reason, message);
     }
 
     /// Writes a Warning Event.
     pub fn warning(&self, subject: &Subject, reason: &str, message: &str) {
-        self.publish(EventType::Warning, subject, reason, message);
+        self.publish_for_subject(EventType::Warning, subject, reason, message);
     }
 
-    fn publish(&self, type_: EventType, subject: &Subject, reason: &str, message: &str) {
+    fn publish_for_subject(&self, type_: EventType, subject: &Subject, reason: &str, message: &str) {
         let object = ObjectReference {
             api_version: Some("v1".to_owned()),
             kind: Some(subject.kind.to_owned()),
@@ -65,12 +65,12 @@ impl Events {
             uid: Some(subject.uid.clone()),
             ..ObjectReference::default()
         };
-        self.about(object, type_, "Reconcile", reason, message);
+        self.publish(object, type_, "Reconcile", reason, message);
     }
 
     /// Writes an Event about an object of any kind, in the namespace of the reference. `action` names the operation
     /// that caused the Event.
-    pub fn about(
+    pub fn publish(
         &self,
         object: ObjectReference,
         type_: EventType,

@@ -46,14 +46,14 @@ registration!(MutatingWebhookConfiguration);
 registration!(ValidatingWebhookConfiguration);
 
 /// Watches both registrations and sets the CA (PEM) where it is missing or different. Runs until dropped.
-pub async fn keep(client: Client, ca_pem: Vec<u8>) {
+pub async fn maintain_ca_bundles(client: Client, ca_pem: Vec<u8>) {
     futures::join!(
-        keep_one::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, &ca_pem),
-        keep_one::<ValidatingWebhookConfiguration>(Api::all(client), VALIDATING, &ca_pem),
+        maintain_ca_bundle::<MutatingWebhookConfiguration>(Api::all(client.clone()), MUTATING, &ca_pem),
+        maintain_ca_bundle::<ValidatingWebhookConfiguration>(Api::all(client), VALIDATING, &ca_pem),
     );
 }
 
-async fn keep_one<K>(api: Api<K>, name: &'static str, ca_pem: &[u8])
+async fn maintain_ca_bundle<K>(api: Api<K>, name: &'static str, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
@@ -61,7 +61,7 @@ where
     let mut events = std::pin::pin!(watcher(api.clone(), config).default_backoff().applied_objects());
     while let Some(event) = events.next().await {
         match event {
-            Ok(registration) => set_bundle(&api, registration, ca_pem).await,
+            Ok(registration) => set_ca_bundle(&api, registration, ca_pem).await,
             Err(error) => tracing::warn!(name, %error, "webhook registration cannot be watched; retrying"),
         }
     }
@@ -69,7 +69,7 @@ where
 
 /// Sets the bundle of all webhooks. Retries until the write succeeds or the registration is deleted: without the
 /// bundle, labelled Pods are denied.
-async fn set_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
+async fn set_ca_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {
@@ -77,7 +77,7 @@ where
     let mut current = Some(registration);
     while let Some(patch) = current
         .as_ref()
-        .and_then(|registration| bundle_patch(registration, ca_pem))
+        .and_then(|registration| ca_bundle_patch(registration, ca_pem))
     {
         match api
             .patch(&name, &PatchParams::default(), &Patch::<()>::Json(patch))
@@ -100,7 +100,7 @@ where
 }
 
 /// Returns the patch that sets the bundle of all webhooks; `None` if all have it.
-fn bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
+fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration
         .client_configs()

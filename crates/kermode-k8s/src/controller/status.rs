@@ -40,7 +40,7 @@ pub trait StatusSource: Send + Sync + 'static {
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
     /// Reports the outcome of a write.
-    fn written(&self, key: &ObjectKey, outcome: WriteOutcome);
+    fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome);
 }
 
 /// Outcome of a write.
@@ -121,13 +121,13 @@ impl StatusWriter {
         };
         match self.write(api, &key, wanted).await {
             Ok(object) => {
-                metrics.count(WriteResult::Status);
-                source.written(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
+                metrics.count_write(WriteResult::Status);
+                source.on_write_outcome(&key, WriteOutcome::Written(ObservedDataplane::new(&object)));
             }
-            Err(error) if is_not_found(&error) => source.written(&key, WriteOutcome::Missing),
+            Err(error) if is_not_found(&error) => source.on_write_outcome(&key, WriteOutcome::Missing),
             Err(error) => {
                 if !is_conflict(&error) {
-                    metrics.count(WriteResult::Failed);
+                    metrics.count_write(WriteResult::Failed);
                     let failure = format!("Status of Dataplane {key} cannot be written");
                     tracing::warn!("{}", describe(&failure, &error));
                 }

@@ -96,7 +96,7 @@ pub async fn follow<K, T, M>(
 }
 
 /// Converts an object, or logs that it cannot be decoded.
-pub fn decoded<K, T>(
+pub fn convert_if_decoded<K, T>(
     kind: &'static str,
     object: DeserializeGuard<K>,
     convert: impl FnOnce(K) -> Conversion<T>,

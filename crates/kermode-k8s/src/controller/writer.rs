@@ -124,36 +124,36 @@ impl Writer {
     }
 
     /// Reports that the desired state is complete.
-    pub fn desired_is_complete(&self) {
+    pub fn set_desired_complete(&self) {
         self.inner.completeness.send_modify(|sides| sides.desired = true);
     }
 
     /// Reports that the observed state is complete.
-    fn observed_is_complete(&self) {
+    fn set_observed_complete(&self) {
         self.inner.completeness.send_modify(|sides| sides.observed = true);
     }
 
     /// Reports that a Dataplane may differ from its desired state.
-    pub fn touch(&self, key: ObjectKey) {
+    pub fn enqueue(&self, key: ObjectKey) {
         self.inner.queue.push(key);
     }
 
     /// Reports that Dataplanes may differ from their desired state. They are reconciled after a delay.
-    pub fn touch_later(&self, keys: Vec<ObjectKey>, after: Duration) {
+    pub fn enqueue_later(&self, keys: Vec<ObjectKey>, after: Duration) {
         if after.is_zero() {
-            self.touch_all(keys);
+            self.enqueue_all(keys);
         } else if !keys.is_empty() {
             let writer = self.clone();
             tokio::spawn(async move {
                 tokio::time::sleep(after).await;
-                writer.touch_all(keys);
+                writer.enqueue_all(keys);
             });
         }
     }
 
-    fn touch_all(&self, keys: impl IntoIterator<Item = ObjectKey>) {
+    fn enqueue_all(&self, keys: impl IntoIterator<Item = ObjectKey>) {
         for key in keys {
-            self.touch(key);
+            self.enqueue(key);
         }
     }
 
@@ -196,7 +196,7 @@ impl Writer {
                         gone(&key);
                         self.observe(key, None);
                     }
-                    Update::Synced => self.observed_is_complete(),
+                    Update::Synced => self.set_observed_complete(),
                 }
             }
         };
@@ -217,7 +217,7 @@ impl Writer {
             self.inner.queue.restart();
             // Includes observed Dataplanes that are not desired, which a crashed leader may have left behind.
             let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
-            self.touch_all(self.inner.source.keys().into_iter().chain(observed));
+            self.enqueue_all(self.inner.source.keys().into_iter().chain(observed));
             let mut stops = leading.clone();
             let WriterInner {
                 client,
@@ -325,9 +325,9 @@ mod tests {
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
         let (start, after) = (Instant::now(), Duration::from_millis(30));
-        writer.touch_later(vec![key("later"), key("too")], after);
-        writer.touch_later(vec![key("now")], Duration::ZERO);
-        writer.touch_later(Vec::new(), after);
+        writer.enqueue_later(vec![key("later"), key("too")], after);
+        writer.enqueue_later(vec![key("now")], Duration::ZERO);
+        writer.enqueue_later(Vec::new(), after);
         assert_eq!(writer.inner.queue.pop().await, key("now"));
         assert_eq!(start.elapsed(), Duration::ZERO);
         assert_eq!(writer.inner.queue.pop().await, key("later"));

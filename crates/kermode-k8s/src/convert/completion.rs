@@ -17,7 +17,7 @@ pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
         Some(RestartPolicy::Never) | None => true,
     };
     let mut application = pod
-        .application()
+        .application_containers()
         .filter(|container| !container.native_sidecar)
         .peekable();
     sidecar_runs

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kermode_model::{Inbound, ObjectKey};
 
 use super::facts::{PodFacts, ServiceFacts, TargetPort, Workload};
-use super::tags::{self, LabelDropped, TagSource, TagVisitor};
+use super::tags::{self, LabelDropReason, TagSource, TagVisitor};
 use super::{ConvertSettings, gateway, health, inbounds, selects};
 
 /// Origin of a Pod's Dataplane.
@@ -14,9 +14,9 @@ pub struct DataplaneExplanation {
     /// Whether each Service of the namespace selects the Pod, by name of the Service.
     pub services: Vec<(Arc<str>, ServiceSelection)>,
     /// The inbounds in order; for a gateway, the inbounds that it would have without the gateway annotation.
-    pub inbounds: Vec<InboundExplained>,
+    pub inbounds: Vec<InboundExplanation>,
     /// Labels that did not become tags.
-    pub dropped: Vec<(Arc<str>, LabelDropped)>,
+    pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,
 }
 
 /// Whether a Service selects a Pod, and the reason if it does not.
@@ -43,7 +43,7 @@ pub enum ServiceSelection {
 
 /// One inbound, or a port of a Service that does not match a container port.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InboundExplained {
+pub struct InboundExplanation {
     /// The Service, its port and target port; `None` for a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
     /// Container port; `None` if the Service's port does not match one.
@@ -76,7 +76,7 @@ pub fn explain(
         ports
             .map(|(service, port)| {
                 let target = inbounds::resolve_target(pod, &port.target);
-                InboundExplained {
+                InboundExplanation {
                     service: Some((service.key.clone(), port.number, port.target.clone())),
                     port: target.map(|target| target.number),
                     container: target.and_then(|target| target.container).cloned(),
@@ -92,10 +92,10 @@ pub fn explain(
             .map(|service| (service.key.name.clone(), selection(service, pod)))
             .collect(),
         inbounds,
-        dropped: pod
+        dropped_labels: pod
             .labels
             .iter()
-            .filter_map(|(key, value)| Some((key.clone(), tags::dropped(key, value)?)))
+            .filter_map(|(key, value)| Some((key.clone(), tags::drop_reason(key, value)?)))
             .collect(),
     }
 }
@@ -104,8 +104,8 @@ fn without_service(
     pod: &PodFacts,
     workload: Option<&Workload>,
     settings: &ConvertSettings,
-) -> InboundExplained {
-    InboundExplained {
+) -> InboundExplanation {
+    InboundExplanation {
         service: None,
         port: Some(Inbound::SERVICELESS_PORT),
         container: None,

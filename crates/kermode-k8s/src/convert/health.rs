@@ -35,13 +35,15 @@ fn combined(pod: &PodFacts, application: Option<bool>) -> Option<bool> {
 }
 
 fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
-    let mut application = pod.application();
-    pod.application().count() <= 1 || application.any(|container| container.ports.is_empty())
+    let mut application = pod.application_containers();
+    pod.application_containers().count() <= 1 || application.any(|container| container.ports.is_empty())
 }
 
 /// Whether all containers of the application with a known state are ready.
 fn application_ready(pod: &PodFacts) -> Option<bool> {
-    pod.application().filter_map(ready).reduce(|a, b| a && b)
+    pod.application_containers()
+        .filter_map(ready)
+        .reduce(|a, b| a && b)
 }
 
 fn ready(container: &ContainerFacts) -> Option<bool> {

@@ -7,7 +7,7 @@ use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
 /// Labels of a Dataplane that the control plane manages, for selection by users.
-pub const LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
+pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE: usize = 63;
 
@@ -19,7 +19,7 @@ pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane
             name: Some(dataplane.key.name.to_string()),
             namespace: Some(dataplane.key.namespace.to_string()),
             labels: Some(labels(dataplane)),
-            owner_references: Some(vec![owner_of(&dataplane.key, pod_uid)]),
+            owner_references: Some(vec![owner_reference(&dataplane.key, pod_uid)]),
             ..ObjectMeta::default()
         },
         mesh: dataplane.mesh.to_string(),
@@ -29,7 +29,7 @@ pub fn dataplane_object(dataplane: &Dataplane, pod_uid: &str) -> crds::Dataplane
 }
 
 /// Returns the owner reference of a Dataplane to its Pod, which has the same name.
-pub fn owner_of(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
+pub fn owner_reference(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Pod".to_owned(),
@@ -55,7 +55,7 @@ fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
         .find_map(|tags| tags.get(tag::ZONE))
         .map(AsRef::as_ref);
     let values = [Some(dataplane.mesh.as_str()), service, zone];
-    LABELS
+    MANAGED_LABELS
         .iter()
         .zip(values)
         .filter_map(|(key, value)| {

@@ -4,13 +4,13 @@ use super::facts::{PodFacts, ServiceFacts};
 
 /// Whether a Service selects a Pod and yields inbounds for it.
 pub fn selects(service: &ServiceFacts, pod: &PodFacts) -> bool {
-    service.takes_part()
+    service.yields_inbounds()
         && service.key.namespace == pod.key.namespace
         && service.selector.is_within(&pod.labels)
 }
 
 /// Returns the Services that yield inbounds for a Pod, by name: the order of the inbounds.
-pub fn selecting<'s>(
+pub fn selecting_services<'s>(
     services: impl IntoIterator<Item = &'s ServiceFacts>,
     pod: &PodFacts,
 ) -> Vec<&'s ServiceFacts> {

@@ -30,14 +30,14 @@ pub enum TagSource {
     /// Default protocol of a port without a declaration.
     DefaultProtocol,
     /// Name of a Pod of a headless Service, whose clients address individual Pods.
-    Headless,
+    HeadlessPodName,
     /// Name of a service-less Pod.
-    WithoutService,
+    ServicelessPodName,
 }
 
 /// Reason for which a label does not become a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LabelDropped {
+pub enum LabelDropReason {
     /// The key contains `kuma.io/`.
     Reserved,
     /// The value is empty (docs/design.md#labels-without-a-value).
@@ -109,7 +109,7 @@ pub(super) fn of_service_port(
         visit_protocol(protocol, source, visit);
     }
     if service.headless {
-        visit(&SHARED.instance, &pod.key.name, TagSource::Headless);
+        visit(&SHARED.instance, &pod.key.name, TagSource::HeadlessPodName);
     }
 }
 
@@ -128,15 +128,15 @@ pub(super) fn without_service(
         visit,
     );
     visit_protocol(Protocol::Tcp, TagSource::DefaultProtocol, visit);
-    visit(&SHARED.instance, &pod.key.name, TagSource::WithoutService);
+    visit(&SHARED.instance, &pod.key.name, TagSource::ServicelessPodName);
 }
 
 /// Returns the reason for which a label does not become a tag; `None` if it does.
-pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
+pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
     if key.contains(RESERVED) {
-        Some(LabelDropped::Reserved)
+        Some(LabelDropReason::Reserved)
     } else if value.is_empty() {
-        Some(LabelDropped::Empty)
+        Some(LabelDropReason::Empty)
     } else {
         None
     }
@@ -145,7 +145,7 @@ pub(super) fn dropped(key: &str, value: &str) -> Option<LabelDropped> {
 /// Visits the tags of all inbounds. Labels come first, so that they cannot override generated tags.
 fn of_every_inbound(pod: &PodFacts, settings: &ConvertSettings, visit: TagVisitor<'_>) {
     for (key, value) in pod.labels.iter() {
-        if dropped(key, value).is_none() {
+        if drop_reason(key, value).is_none() {
             visit(key, value, TagSource::Label);
         }
     }

@@ -46,7 +46,7 @@ fn mk_service(name: &str, ports: &Value) -> ServiceFacts {
 }
 
 fn try_convert(pod: &PodFacts, services: &[ServiceFacts]) -> Result<Option<Converted>, ConvertError> {
-    let services = selecting(services, pod);
+    let services = selecting_services(services, pod);
     convert(pod, &services, None, None, &ConvertSettings::default())
 }
 
@@ -324,7 +324,7 @@ fn ignored_external_and_foreign_services_select_nothing() {
     let mut elsewhere = mk_service("elsewhere", &json!([{"port": 80}]));
     elsewhere.key.namespace = "other".into();
     let services = [external, bare, ignored, elsewhere];
-    assert_eq!(selecting(&services, &pod), Vec::<&ServiceFacts>::new());
+    assert_eq!(selecting_services(&services, &pod), Vec::<&ServiceFacts>::new());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::convert::facts::ServiceFacts;
 
 /// The addresses of each port of a Service, by the service name of its inbounds. Empty for an ignored Service.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
-    let ports = if service.takes_part() {
+    let ports = if service.yields_inbounds() {
         &*service.ports
     } else {
         &[]

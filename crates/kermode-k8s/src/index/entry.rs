@@ -90,7 +90,7 @@ impl Entry {
         let current = self.current.as_ref();
         let current = current.filter(|current| current.pod_uid == self.facts.uid)?;
         Some(Converted {
-            dataplane: convert::refreshed(&self.facts, &current.dataplane),
+            dataplane: convert::with_current_address_and_health(&self.facts, &current.dataplane),
             warnings: current.warnings.to_vec(),
         })
     }

@@ -366,7 +366,7 @@ fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
     }
     for entry in index.pods.values() {
         let pod = &entry.facts;
-        let services = convert::selecting(index.services.values(), pod);
+        let services = convert::selecting_services(index.services.values(), pod);
         let workload = convert::top_workload(pod, |id| index.owners.get(id));
         let namespace = index.namespaces.get("demo");
         let result = convert::convert(pod, &services, namespace, workload.as_ref(), &index.settings);

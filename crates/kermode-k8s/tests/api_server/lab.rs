@@ -126,7 +126,7 @@ impl ApiServerLab {
     /// Starts a replica whose desired state is complete.
     pub(crate) fn replica(&self) -> LabReplica {
         let replica = self.replica_without_pods();
-        replica.writer.desired_is_complete();
+        replica.writer.set_desired_complete();
         replica
     }
 
@@ -180,7 +180,7 @@ impl ApiServerLab {
     async fn apply(&self, replica: &LabReplica, pod: Value) {
         let pod: Pod = serde_json::from_value(pod).unwrap();
         let changes = replica.index.0.lock().unwrap().apply_pod(PodFacts::from(&pod));
-        replica.touch_changed(changes);
+        replica.enqueue_changed(changes);
         tokio::task::yield_now().await;
     }
 
@@ -273,11 +273,11 @@ impl LabReplica {
         self.writer.mesh_changed(&name);
     }
 
-    fn touch_changed(&self, changes: Changes) {
+    fn enqueue_changed(&self, changes: Changes) {
         for change in changes.dataplanes {
             match change {
-                DataplaneChange::Upsert { dataplane, .. } => self.writer.touch(dataplane.key.clone()),
-                DataplaneChange::Delete(key) => self.writer.touch(key),
+                DataplaneChange::Upsert { dataplane, .. } => self.writer.enqueue(dataplane.key.clone()),
+                DataplaneChange::Delete(key) => self.writer.enqueue(key),
                 DataplaneChange::Failed { error, .. } => panic!("{error}"),
             }
         }

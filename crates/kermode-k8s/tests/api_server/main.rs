@@ -175,7 +175,7 @@ async fn orphaned_dataplane_is_deleted_and_dataplane_of_a_user_remains() {
     lab.pod(&replica, "web", true).await;
     // Nothing is deleted while the desired state is incomplete.
     assert!(lab.dataplanes.get_opt("orphan").await.unwrap().is_some());
-    replica.writer.desired_is_complete();
+    replica.writer.set_desired_complete();
     lab.until_gone("orphan").await;
     lab.dataplane_until("web", is_right).await;
     assert!(lab.dataplanes.get_opt("by-hand").await.unwrap().is_some());
@@ -224,10 +224,10 @@ async fn change_is_written_once_and_its_watch_event_causes_no_write() {
     })
     .await;
     let metrics = replica.writer.metrics();
-    assert!(metrics.written(WriteResult::Updated) <= 20);
-    assert_eq!(metrics.written(WriteResult::Created), 2);
-    assert_eq!(metrics.written(WriteResult::Corrected), 0);
-    assert_eq!(metrics.written(WriteResult::Failed), 0);
+    assert!(metrics.write_count(WriteResult::Updated) <= 20);
+    assert_eq!(metrics.write_count(WriteResult::Created), 2);
+    assert_eq!(metrics.write_count(WriteResult::Corrected), 0);
+    assert_eq!(metrics.write_count(WriteResult::Failed), 0);
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
         .iter()
         .map(|replica| {
             let metrics = replica.writer.metrics();
-            metrics.written(WriteResult::Updated) + metrics.written(WriteResult::Corrected)
+            metrics.write_count(WriteResult::Updated) + metrics.write_count(WriteResult::Corrected)
         })
         .sum();
     // Each replica may revert the edit in two steps, and apply a Dataplane that the other one has created.
@@ -272,7 +272,7 @@ async fn nothing_is_created_in_a_terminating_namespace() {
     lab.sentinel_elsewhere(&replica).await;
     let metrics = replica.writer.metrics();
     assert_eq!(
-        metrics.written(WriteResult::Failed),
+        metrics.write_count(WriteResult::Failed),
         0,
         "a request was sent that must fail"
     );
@@ -284,7 +284,7 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
     let lab = ApiServerLab::start("meshless").await;
     let replica = lab.replica_without_mesh();
     replica.apply_mesh("other");
-    replica.writer.desired_is_complete();
+    replica.writer.set_desired_complete();
     lab.pod(&replica, "web", true).await;
     // Keys are processed in order: the Dataplane of `web` would exist before that of `sentinel`.
     lab.pod_of_mesh(&replica, "sentinel", "other").await;
@@ -296,8 +296,8 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
     let metrics = replica.writer.metrics();
     assert_eq!(
         (
-            metrics.written(WriteResult::Created),
-            metrics.written(WriteResult::Failed)
+            metrics.write_count(WriteResult::Created),
+            metrics.write_count(WriteResult::Failed)
         ),
         (1, 0),
         "a request was sent that must fail"

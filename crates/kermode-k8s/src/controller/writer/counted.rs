@@ -28,7 +28,7 @@ impl StatusSource for WriterInner {
         Box::pin(std::future::ready(wanted))
     }
 
-    fn written(&self, key: &ObjectKey, outcome: WriteOutcome) {
+    fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
         if let WriteOutcome::Written(observed) = outcome
             && self.store_observed(key, observed)
         {

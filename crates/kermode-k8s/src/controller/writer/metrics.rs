@@ -9,7 +9,7 @@ use prometheus_client::registry::Registry;
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
-    not_generated: Counter,
+    generation_failures: Counter,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,21 +45,21 @@ impl Metrics {
         registry.register(
             "dataplane_generation_failures",
             "Pods that could not be converted to a Dataplane, or whose Dataplane the API server rejected",
-            self.not_generated.clone(),
+            self.generation_failures.clone(),
         );
     }
 
     /// Returns the number of writes with a result.
-    pub fn written(&self, result: WriteResult) -> u64 {
+    pub fn write_count(&self, result: WriteResult) -> u64 {
         self.writes.get_or_create(&WriteLabels { result }).get()
     }
 
     /// Counts a Pod that could not be converted.
-    pub fn not_generated(&self) {
-        self.not_generated.inc();
+    pub fn count_generation_failure(&self) {
+        self.generation_failures.inc();
     }
 
-    pub(crate) fn count(&self, result: WriteResult) {
+    pub(crate) fn count_write(&self, result: WriteResult) {
         self.writes.get_or_create(&WriteLabels { result }).inc();
     }
 }

@@ -9,7 +9,7 @@ use kube::core::DynamicObject;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::convert::LABELS;
+use crate::convert::MANAGED_LABELS;
 
 /// State of a Dataplane in the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ impl Content {
     fn new(labels: Option<&BTreeMap<String, String>>, mesh: &str, spec: &Value, pod_uid: &str) -> Self {
         let hash = |without_health: bool| {
             let mut hasher = DefaultHasher::new();
-            for key in LABELS {
+            for key in MANAGED_LABELS {
                 labels.and_then(|labels| labels.get(key)).hash(&mut hasher);
             }
             mesh.hash(&mut hasher);

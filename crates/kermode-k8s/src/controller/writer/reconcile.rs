@@ -14,7 +14,7 @@ use super::observed::Content;
 use super::{Desired, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
 use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
-use crate::convert::{self, LABELS};
+use crate::convert::{self, MANAGED_LABELS};
 
 /// Pause after which a failed write must be retried. The failure has already been reported.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl WriterInner {
             .as_ref()
             .is_some_and(|observed| observed.content == content)
         {
-            self.count_inbounds(key);
+            self.schedule_status_write(key);
             return Ok(());
         }
         if observed.is_none() && self.source.is_terminating(&key.namespace) {
@@ -68,7 +68,7 @@ impl WriterInner {
             self.waiting.add(mesh.clone(), key.clone());
             // The Mesh may have been created between the check and the registration.
             if !self.source.mesh_exists(mesh) {
-                return Err(self.without_mesh(key, desired));
+                return Err(self.on_missing_mesh(key, desired));
             }
         }
         match self.put(key, &object, spec, content).await {
@@ -76,13 +76,13 @@ impl WriterInner {
                 self.publish_event(key, desired, observed.as_ref(), content);
                 self.store_observed(key, written);
                 self.rejections.lock().remove(key);
-                self.count_inbounds(key);
+                self.schedule_status_write(key);
                 Ok(())
             }
             // The namespace and the Pod are being deleted.
             Err(error) if is_not_found(&error) || is_terminating(&error) => Ok(()),
             Err(error) if is_conflict(&error) => Err(RetryAfter(SHORT_PAUSE)),
-            Err(error) => Err(self.not_written(key, desired, &error)),
+            Err(error) => Err(self.on_write_error(key, desired, &error)),
         }
     }
 
@@ -105,7 +105,7 @@ impl WriterInner {
         let replaced = api
             .replace(&key.name, &replacing(), &without_additions(applied, object, spec))
             .await?;
-        self.metrics.count(WriteResult::Corrected);
+        self.metrics.count_write(WriteResult::Corrected);
         Ok(ObservedDataplane::new(&replaced))
     }
 
@@ -119,18 +119,18 @@ impl WriterInner {
     ) {
         let subject = subject(key, desired);
         let Some(observed) = observed else {
-            self.metrics.count(WriteResult::Created);
+            self.metrics.count_write(WriteResult::Created);
             let message = format!("Created Kuma Dataplane: {}", key.name);
             return self.events.normal(&subject, "CreatedKumaDataplane", &message);
         };
-        self.metrics.count(WriteResult::Updated);
+        self.metrics.count_write(WriteResult::Updated);
         if observed.content.shape != content.shape {
             let message = format!("Updated Kuma Dataplane: {}", key.name);
             self.events.normal(&subject, "UpdatedKumaDataplane", &message);
         }
     }
 
-    fn not_written(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
+    fn on_write_error(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
         let rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
         let pause = if rejected {
             self.pause_after_rejection(key)
@@ -138,7 +138,7 @@ impl WriterInner {
             SHORT_PAUSE
         };
         if pause >= MAX_PAUSE {
-            self.not_generated(key, desired, error);
+            self.report_generation_failure(key, desired, error);
         }
         self.failed(&format!("Dataplane {key} cannot be written"), error);
         RetryAfter(pause)
@@ -146,19 +146,19 @@ impl WriterInner {
 
     /// Reports a missing Mesh. An Event is published only if the Mesh remains missing: at startup it may be about to be
     /// created.
-    fn without_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
+    fn on_missing_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
         if pause >= MAX_PAUSE {
             let mesh = &desired.dataplane.mesh;
             let problem = format!("Mesh \"{mesh}\" does not exist: create it or correct kuma.io/mesh");
             tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
-            self.not_generated(key, desired, &problem);
+            self.report_generation_failure(key, desired, &problem);
         }
         RetryAfter(pause)
     }
 
-    fn not_generated(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
-        self.metrics.not_generated();
+    fn report_generation_failure(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
+        self.metrics.count_generation_failure();
         let message = format!("Failed to generate Kuma Dataplane: {problem}");
         self.events
             .warning(&subject(key, desired), "FailedToGenerateKumaDataplane", &message);
@@ -201,7 +201,7 @@ impl WriterInner {
         };
         match api.delete(&key.name, &params).await {
             Ok(_) => {
-                self.metrics.count(WriteResult::Deleted);
+                self.metrics.count_write(WriteResult::Deleted);
                 Ok(())
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
@@ -210,14 +210,14 @@ impl WriterInner {
     }
 
     fn failed(&self, failure: &str, error: &kube::Error) -> RetryAfter {
-        self.metrics.count(WriteResult::Failed);
+        self.metrics.count_write(WriteResult::Failed);
         tracing::warn!("{}", describe(failure, error));
         RetryAfter(SHORT_PAUSE)
     }
 
     /// Schedules a write of the status if it is outdated.
-    fn count_inbounds(&self, key: &ObjectKey) {
-        if self.counted(key).is_some() {
+    fn schedule_status_write(&self, key: &ObjectKey) {
+        if self.outdated_status(key).is_some() {
             self.status.push(key.clone(), Instant::now() + COALESCE);
         }
     }
@@ -241,7 +241,7 @@ fn replacing() -> PostParams {
 /// Returns the observed object with the desired labels, owner, mesh and spec, without additions by others.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
-    labels.retain(|key, _| !LABELS.contains(&key.as_str()));
+    labels.retain(|key, _| !MANAGED_LABELS.contains(&key.as_str()));
     labels.extend(object.metadata.labels.clone().unwrap_or_default());
     applied
         .metadata

@@ -129,7 +129,7 @@ impl PodFacts {
     }
 
     /// Iterates over all long-running containers except the sidecar.
-    pub fn application(&self) -> impl Iterator<Item = &ContainerFacts> {
+    pub fn application_containers(&self) -> impl Iterator<Item = &ContainerFacts> {
         self.containers.iter().filter(|container| !container.is_sidecar())
     }
 

@@ -56,7 +56,7 @@ pub enum TargetPort {
 
 impl ServiceFacts {
     /// Whether the Service yields inbounds: it has a selector, is not an ExternalName and is not ignored.
-    pub fn takes_part(&self) -> bool {
+    pub fn yields_inbounds(&self) -> bool {
         let ignored = self
             .annotations
             .get(annotation::IGNORE)
