@@ -4,7 +4,7 @@
 //! and deletions are reverted when the watch reports them. Nothing is written until both states are complete, because a
 //! Pod that is not listed yet would look like a deleted one.
 
-mod counted;
+mod inbounds_status;
 mod meshes;
 mod metrics;
 mod observed;

@@ -15,7 +15,7 @@ use crate::convert::MANAGED_LABELS;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDataplane {
     pub(super) content: Content,
-    pub(super) status: Option<CountedStatus>,
+    pub(super) status: Option<StatusHash>,
     /// Whether a Pod owns the Dataplane. Dataplanes that users create themselves are not modified.
     pub(super) generated: bool,
     /// Resource version, which orders the states from the watch and from responses to writes.
@@ -33,7 +33,7 @@ pub(super) struct Content {
 
 /// Hash of the leader's part of the status.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct CountedStatus {
+pub(super) struct StatusHash {
     /// Hash of inbounds and condition without its transition time.
     pub(super) hash: u64,
     /// Status and transition time of the condition.
@@ -59,7 +59,7 @@ impl ObservedDataplane {
         let version = object.metadata.resource_version.as_deref().unwrap_or_default();
         Self {
             content: Content::new(labels, mesh, spec, owner.map_or("", |owner| &owner.uid)),
-            status: object.data.get("status").and_then(CountedStatus::read),
+            status: object.data.get("status").and_then(StatusHash::read),
             generated: owner.is_some(),
             version: version.parse().unwrap_or_default(),
         }
@@ -90,7 +90,7 @@ impl Content {
     }
 }
 
-impl CountedStatus {
+impl StatusHash {
     pub(super) fn new(inbounds: &InboundsStatus, ready: Option<&Condition>) -> Self {
         let mut hasher = DefaultHasher::new();
         let InboundsStatus {

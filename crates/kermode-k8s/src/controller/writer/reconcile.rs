@@ -217,7 +217,7 @@ impl WriterInner {
 
     /// Schedules a write of the status if it is outdated.
     fn schedule_status_write(&self, key: &ObjectKey) {
-        if self.outdated_status(key).is_some() {
+        if self.status_to_write(key).is_some() {
             self.status.push(key.clone(), Instant::now() + COALESCE);
         }
     }

@@ -7,21 +7,21 @@ use kermode_crds::{DataplaneStatus, InboundsStatus, condition};
 use kermode_model::{Dataplane, ObjectKey};
 
 use super::WriterInner;
-use super::observed::CountedStatus;
+use super::observed::StatusHash;
 use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
 
 impl WriterInner {
     /// Returns the status to be written; `None` if it is up to date or the Dataplane does not exist.
-    pub(super) fn counted(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
+    pub(super) fn status_to_write(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
         let observed = self.observed.lock().get(key)?.status.clone();
-        status(&desired.dataplane, observed.as_ref(), Timestamp::now())
+        wanted_status(&desired.dataplane, observed.as_ref(), Timestamp::now())
     }
 }
 
 impl StatusSource for WriterInner {
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
-        let wanted = self.counted(key).map(|status| WantedStatus {
+        let wanted = self.status_to_write(key).map(|status| WantedStatus {
             status,
             version: None,
         });
@@ -39,18 +39,18 @@ impl StatusSource for WriterInner {
 }
 
 /// Returns the status of a Dataplane; `None` if it equals the observed one.
-fn status(
+fn wanted_status(
     dataplane: &Dataplane,
-    observed: Option<&CountedStatus>,
+    observed: Option<&StatusHash>,
     now: Timestamp,
 ) -> Option<DataplaneStatus> {
     let inbounds = InboundsStatus::from(dataplane);
     let ready = inbounds.ready == inbounds.total;
-    let before = observed.and_then(|counted| counted.ready.as_ref());
+    let before = observed.and_then(|observed| observed.ready.as_ref());
     let since = before.filter(|(was, _)| *was == ready);
     let since = since.map_or(Time(now), |(_, since)| since.clone());
     let condition = condition(&inbounds, ready, since);
-    let wanted = CountedStatus::new(&inbounds, Some(&condition));
+    let wanted = StatusHash::new(&inbounds, Some(&condition));
     if observed.is_some_and(|observed| observed.hash == wanted.hash) {
         return None;
     }
@@ -112,27 +112,30 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn observed(status: &DataplaneStatus) -> CountedStatus {
-        CountedStatus::new(
-            status.inbounds.as_ref().expect("counted"),
+    fn observed(status: &DataplaneStatus) -> StatusHash {
+        StatusHash::new(
+            status.inbounds.as_ref().expect("the status has inbounds"),
             status.conditions.first(),
         )
     }
 
     #[test]
     fn current_status_is_not_written() {
-        let first = status(&mk_dataplane(true), None, at(1)).expect("nothing observed yet");
-        assert_eq!(status(&mk_dataplane(true), Some(&observed(&first)), at(2)), None);
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("nothing observed yet");
+        assert_eq!(
+            wanted_status(&mk_dataplane(true), Some(&observed(&first)), at(2)),
+            None
+        );
     }
 
     #[test]
     fn condition_keeps_its_transition_time_until_its_status_changes() {
-        let first = status(&mk_dataplane(true), None, at(1)).expect("new");
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("new");
         let mut more = mk_dataplane(true);
         more.inbounds.push(more.inbounds[0].clone());
-        let second = status(&more, Some(&observed(&first)), at(2)).expect("another number");
+        let second = wanted_status(&more, Some(&observed(&first)), at(2)).expect("another number");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
-        let third = status(&mk_dataplane(false), Some(&observed(&second)), at(3)).expect("unready");
+        let third = wanted_status(&mk_dataplane(false), Some(&observed(&second)), at(3)).expect("unready");
         assert_eq!(third.conditions[0].last_transition_time, Time(at(3)));
         assert_eq!(third.conditions[0].status, "False");
     }
