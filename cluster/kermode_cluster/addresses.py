@@ -9,10 +9,12 @@ from .processes import run
 
 # Service addresses exist only inside a node's network namespace, so every cluster can have the same range.
 SERVICES = "10.96.0.0/16"
+# ClusterIPs of the Services `kubernetes` and `kube-dns`.
 API_SERVICE = "10.96.0.1"
 DNS_SERVICE = "10.96.0.10"
 API_PORT = 6443
-CLUSTERS = 200
+# Number of clusters that may exist side by side; the number is the third byte of their addresses.
+MAX_CLUSTERS = 200
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,13 @@ class Addresses:
         return f"https://{self.node}:{API_PORT}"
 
 
-def free(taken_networks, taken_interfaces, reserved) -> Addresses:
-    """Returns the first addresses whose networks and interface are free."""
-    networks = [ipaddress.ip_network(network, strict=False) for network in taken_networks]
-    for number in range(CLUSTERS):
+def first_free(used_networks, used_interfaces, used_numbers) -> Addresses:
+    """Returns the addresses of the lowest cluster number whose networks and interface are unused. Pure."""
+    networks = [ipaddress.ip_network(network, strict=False) for network in used_networks]
+    for number in range(MAX_CLUSTERS):
         candidate = Addresses(number)
         wanted = [ipaddress.ip_network(candidate.link), ipaddress.ip_network(candidate.pods)]
-        if number in reserved or candidate.interface in taken_interfaces:
+        if number in used_numbers or candidate.interface in used_interfaces:
             continue
         if not any(network.overlaps(other) for network in wanted for other in networks):
             return candidate
@@ -68,7 +70,7 @@ def free(taken_networks, taken_interfaces, reserved) -> Addresses:
     )
 
 
-def taken() -> tuple:
+def networks_and_interfaces_in_use() -> tuple:
     """Returns the networks (routes and addresses) and interface names in use on this host."""
     networks = set()
     for route in json.loads(run("ip", "-4", "-json", "route", "show", "table", "all")):

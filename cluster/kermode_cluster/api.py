@@ -38,7 +38,8 @@ class Api:
         finally:
             connection.close()
         if response.status >= 300:
-            raise ClusterError(f"{method} {path}: the API server responded with status {response.status}: {text.strip()[:500]}")
+            raise ClusterError(f"{method} {path}: the API server responded with status {response.status}: "
+                               f"{text.strip()[:500]}")
         return json.loads(text) if text.startswith("{") else {"text": text}
 
     def get(self, path: str) -> dict:
@@ -50,14 +51,14 @@ class Api:
         return self.call("PATCH", f"{path}?fieldManager=kermode-cluster&force=true", body,
                          "application/apply-patch+yaml")
 
-    def healthy(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether the server is ready."""
         try:
             return self.get("/readyz").get("text") == "ok"
         except (OSError, ClusterError):
             return False
 
-    def condition(self, path: str, kind: str) -> bool:
+    def has_condition(self, path: str, kind: str) -> bool:
         """Whether an object has the status condition `kind` with value True."""
         try:
             conditions = self.get(path).get("status", {}).get("conditions", [])

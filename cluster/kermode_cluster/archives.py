@@ -33,23 +33,23 @@ def system_images() -> dict:
     return {"pause": single_binary("pause", build.pause()), "coredns": single_binary("coredns", build.coredns())}
 
 
-def present(place: paths.ClusterPaths) -> set:
+def image_references(cluster: paths.ClusterPaths) -> set:
     """Returns references of the images in a cluster."""
-    return set(run(*node.entering(place), "ctr", "-n", "k8s.io", "image", "list", "-q").split())
+    return set(run(*node.enter_command(cluster), "ctr", "-n", "k8s.io", "image", "list", "-q").split())
 
 
-def load(place: paths.ClusterPaths, images) -> list:
+def load(cluster: paths.ClusterPaths, images) -> list:
     """Imports (reference, archive) pairs that the cluster does not have. Returns the imported references."""
-    existing = present(place)
+    existing = image_references(cluster)
     imported = []
     for reference, archive in images:
         if reference in existing:
             continue
         # The archive goes through standard input, because some folders of the host are hidden in the node.
         with open(archive, "rb") as content:
-            result = subprocess.run([*node.entering(place), "ctr", "-n", "k8s.io", "image", "import", "-"],
+            result = subprocess.run([*node.enter_command(cluster), "ctr", "-n", "k8s.io", "image", "import", "-"],
                                     stdin=content, capture_output=True, text=True, check=False)
         if result.returncode != 0:
-            raise ClusterError(f"cannot import {archive} into cluster {place.name}: {result.stderr.strip()}")
+            raise ClusterError(f"cannot import {archive} into cluster {cluster.name}: {result.stderr.strip()}")
         imported.append(reference)
     return imported

@@ -9,8 +9,8 @@ from .processes import wait_until
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids", "io", "hugetlb")
 
 
-def hierarchies(mountinfo: str) -> list:
-    """Returns (mount point, version, used) of every cgroup tree; a tree is used when Pods get its controllers. Pure."""
+def parse_hierarchies(mountinfo: str) -> list:
+    """Returns (mount point, version, used) of every cgroup tree; `used` is whether Pods get a cgroup in it. Pure."""
     versions = {}
     for line in mountinfo.splitlines():
         left, _, right = line.partition(" - ")
@@ -22,14 +22,14 @@ def hierarchies(mountinfo: str) -> list:
     return [(Path(point), version, version == used) for point, version in versions.items()]
 
 
-def mounted() -> list:
+def host_hierarchies() -> list:
     """Returns the cgroup trees of this host."""
-    return hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    return parse_hierarchies(Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
 
 
 def create(cgroup: str) -> None:
     """Creates the cgroup in every tree; the kubelet requires that its root cgroup exists."""
-    trees = [(tree, version) for tree, version, used in mounted() if used]
+    trees = [(tree, version) for tree, version, used in host_hierarchies() if used]
     if not trees:
         raise ClusterError("no cgroup file system is mounted: mount cgroup2 on /sys/fs/cgroup")
     for tree, version in trees:
@@ -52,10 +52,10 @@ def delegate(folder: Path) -> None:
         (folder / "cgroup.subtree_control").write_text(wanted, encoding="utf-8")
 
 
-def remaining(cgroup: str) -> list:
+def existing_folders(cgroup: str) -> list:
     """Returns the existing folders of this cgroup, children before parents."""
     found = []
-    for tree, _, _ in mounted():
+    for tree, _, _ in host_hierarchies():
         for folder, _, _ in os.walk(tree / cgroup, topdown=False):
             found.append(Path(folder))
     return found
@@ -63,15 +63,15 @@ def remaining(cgroup: str) -> list:
 
 def remove(cgroup: str) -> None:
     """Removes the cgroup and its children. Their processes have been killed, but may take a moment to end."""
-    def removed() -> bool:
-        for folder in remaining(cgroup):
+    def try_remove() -> bool:
+        for folder in existing_folders(cgroup):
             try:
                 folder.rmdir()
             except OSError:
                 pass
-        return not remaining(cgroup)
-    if not wait_until(removed, seconds=15):
+        return not existing_folders(cgroup)
+    if not wait_until(try_remove, seconds=15):
         raise ClusterError(
-            f"cgroup {remaining(cgroup)[0]} still has processes: end those in its cgroup.procs "
+            f"cgroup {existing_folders(cgroup)[0]} still has processes: end those in its cgroup.procs "
             "and run cluster-down again"
         )

@@ -13,7 +13,8 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(prog="kermode_cluster", description="A real Kubernetes on this machine")
     commands = main_parser.add_subparsers(dest="command", required=True)
 
-    def command(name: str, text: str, positional: bool = True) -> argparse.ArgumentParser:
+    def add_command(name: str, text: str, positional: bool = True) -> argparse.ArgumentParser:
+        """Adds a command that takes the cluster's name as its argument, or as `--name`."""
         added = commands.add_parser(name, help=text, description=text)
         if positional:
             added.add_argument("name", nargs="?", default="kermode", help="cluster (default: kermode)")
@@ -21,28 +22,28 @@ def parser() -> argparse.ArgumentParser:
             added.add_argument("--name", default="kermode", help="cluster (default: kermode)")
         return added
 
-    command("up", "bring a cluster up, or repair it")
-    api_only = command("api-only", "run only etcd and API server, for API tests and benchmarks", positional=False)
+    add_command("up", "bring a cluster up, or repair it")
+    api_only = add_command("api-only", "run only etcd and API server, for API tests and benchmarks", positional=False)
     api_only.add_argument("action", choices=["up", "down"])
     api_only.add_argument("--controllers", action="store_true", help="also run the controller manager")
-    command("down", "take a cluster down and remove everything that belongs to it")
-    command("status", "print the state of a cluster and how to use it")
-    command("load-images", "import the built images that a cluster does not have")
+    add_command("down", "take a cluster down and remove everything that belongs to it")
+    add_command("status", "print the state of a cluster and how to use it")
+    add_command("load-images", "import the built images that a cluster does not have")
     commands.add_parser("images", help="build Kermode's images that changed")
     commands.add_parser("images-push", help="push the built images to $KERMODE_REGISTRY")
     commands.add_parser("envoy", help="print the path of the pinned Envoy binary")
-    command("kubeconfig", "print the path of the kubeconfig")
-    kubectl = command("kubectl", "run kubectl of the cluster's version", positional=False)
+    add_command("kubeconfig", "print the path of the kubeconfig")
+    kubectl = add_command("kubectl", "run kubectl of the cluster's version", positional=False)
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
     for name, text in (("stop", "kill a component and keep it down"), ("start", "start a stopped component")):
-        fault = command(name, text, positional=False)
-        fault.add_argument("component", help="such as kube-apiserver or etcd; status lists them")
-    inside = command("exec", "run a program inside the node's namespaces", positional=False)
-    inside.add_argument("arguments", nargs=argparse.REMAINDER)
+        stop_or_start = add_command(name, text, positional=False)
+        stop_or_start.add_argument("component", help="such as kube-apiserver or etcd; status lists them")
+    execute = add_command("exec", "run a program inside the node's namespaces", positional=False)
+    execute.add_argument("arguments", nargs=argparse.REMAINDER)
     return main_parser
 
 
-def execute(command: list, env: dict = None) -> int:
+def replace_process(command: list, env: dict = None) -> int:
     """Replaces this process by another program."""
     sys.stdout.flush()
     os.execvpe(command[0], command, dict(os.environ, **(env or {})))
@@ -57,8 +58,8 @@ def registry() -> str:
     return found.rstrip("/")
 
 
-def given(arguments: list) -> list:
-    """Returns the arguments after `--`."""
+def after_separator(arguments: list) -> list:
+    """Returns the arguments without a leading `--`."""
     return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
@@ -73,7 +74,7 @@ def dispatch(options) -> int:
     elif options.command == "status":
         return status.show(options.name)
     elif options.command == "load-images":
-        loaded = images.load(status.require(options.name))
+        loaded = images.load(status.require_running(options.name))
         print("\n".join(f"loaded {reference}" for reference in loaded) or "nothing to load: the cluster has all images")
     elif options.command == "images":
         images.show(images.build())
@@ -83,15 +84,17 @@ def dispatch(options) -> int:
     elif options.command == "envoy":
         print(envoy.binary())
     elif options.command == "kubeconfig":
-        print(status.require(options.name).kubeconfig)
+        print(status.require_running(options.name).kubeconfig)
     elif options.command in ("stop", "start"):
         change = faults.stop if options.command == "stop" else faults.start
-        change(status.require(options.name), options.component)
+        change(status.require_running(options.name), options.component)
     elif options.command == "kubectl":
-        place = status.require(options.name)
-        return execute([str(place.bin / "kubectl"), *given(options.arguments)], {"KUBECONFIG": str(place.kubeconfig)})
+        cluster = status.require_running(options.name)
+        return replace_process([str(cluster.bin / "kubectl"), *after_separator(options.arguments)],
+                               {"KUBECONFIG": str(cluster.kubeconfig)})
     elif options.command == "exec":
-        return execute([*node.entering(paths.ClusterPaths(options.name)), *given(options.arguments)])
+        return replace_process([*node.enter_command(paths.ClusterPaths(options.name)),
+                                *after_separator(options.arguments)])
     return 0
 
 

@@ -11,31 +11,33 @@ class Component:
 
     name: str
     command: list
+    # Names of the components that must be ready before this one is started.
     after: list = field(default_factory=list)
-    # Readiness check: a URL that returns 200, or a unix socket that accepts connections. Without either, a started program is
-    # ready.
+    # Readiness check: a URL that returns 200, or a unix socket that accepts connections. Without either, a program is
+    # ready once it is started.
     url: str = None
     socket: str = None
 
 
 def components(paths, addresses: Addresses, programs, api_only: bool, controllers: bool) -> list:
-    """Returns the programs to run: all, or only etcd and the API server (and controllers)."""
-    chosen = [etcd(paths), api_server(paths, addresses, programs, service_accounts=controllers)]
+    """Returns the programs to run: all, or with `api_only` etcd and the API server, and the controller manager if
+    `controllers`."""
+    selected = [etcd(paths), api_server(paths, addresses, programs, service_accounts=controllers)]
     if controllers:
-        chosen.append(controller_manager(paths, addresses, programs))
+        selected.append(controller_manager(paths, addresses, programs))
     if not api_only:
-        chosen += [
+        selected += [
             Component("containerd", ["containerd", "--config", f"{paths.config}/containerd.toml"],
                       socket="/run/containerd/containerd.sock"),
             scheduler(paths, programs),
             kubelet(paths, addresses, programs),
-            proxy(paths, addresses, programs),
+            kube_proxy(paths, addresses, programs),
         ]
-    return [asdict(component) for component in chosen]
+    return [asdict(component) for component in selected]
 
 
 def etcd(paths) -> Component:
-    """etcd. Its data need not survive the cluster, so it does not sync to disk."""
+    """etcd, without syncing to disk, because its data need not survive the cluster."""
     return Component("etcd", [
         "etcd", "--name=node", f"--data-dir={paths.root}/etcd", "--unsafe-no-fsync",
         "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
@@ -46,7 +48,8 @@ def etcd(paths) -> Component:
 
 
 def api_server(paths, addresses: Addresses, programs, service_accounts: bool) -> Component:
-    """API server. Without controllers there are no service accounts, so their admission plugin is off."""
+    """API server. Only the controller manager creates service accounts; without it, the admission plugin that requires
+    them is off."""
     pki = paths.pki
     command = [
         f"{programs}/kube-apiserver",
@@ -107,8 +110,8 @@ def kubelet(paths, addresses: Addresses, programs) -> Component:
     ], after=["kube-apiserver", "containerd"], url="http://127.0.0.1:10248/healthz")
 
 
-def proxy(paths, addresses: Addresses, programs) -> Component:
-    """kube-proxy. Connection-tracking limits belong to the host and are read-only in a node."""
+def kube_proxy(paths, addresses: Addresses, programs) -> Component:
+    """kube-proxy. It leaves the connection-tracking limits alone, because they are read-only inside the node."""
     return Component("kube-proxy", [
         f"{programs}/kube-proxy",
         f"--kubeconfig={paths.config}/kube-proxy.kubeconfig", f"--hostname-override={paths.node_name}",

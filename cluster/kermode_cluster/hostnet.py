@@ -22,7 +22,7 @@ def table(name: str) -> str:
 
 
 def rules(name: str, addresses: Addresses) -> str:
-    """Returns rules that masquerade packets which leave the host. Pure."""
+    """Returns rules that masquerade packets from a cluster to any other network. Pure."""
     return f"""table ip {table(name)} {{
     chain postrouting {{
         type nat hook postrouting priority srcnat; policy accept;
@@ -40,7 +40,7 @@ def uplink_mtu() -> int:
     return json.loads(run("ip", "-json", "link", "show", "dev", routes[0]["dev"]))[0]["mtu"]
 
 
-def interfaces() -> set:
+def interface_names() -> set:
     """Returns the names of the host's interfaces."""
     return {link["ifname"] for link in json.loads(run("ip", "-json", "link"))}
 
@@ -65,13 +65,13 @@ def connect(name: str, addresses: Addresses, init_pid: int, mtu: int) -> None:
 
 def disconnect(name: str, addresses: Addresses) -> None:
     """Removes what `connect` created on the host; the routes disappear with the interface."""
-    def removed() -> bool:
-        if addresses.interface not in interfaces():
+    def try_remove() -> bool:
+        if addresses.interface not in interface_names():
             return True
-        # The kernel removes the interface, too, but only some time after the end of the node's namespace.
+        # The kernel would remove the interface as well, but only some time after the end of the node's namespace.
         run("ip", "link", "delete", addresses.interface, check=False)
         return False
-    if not wait_until(removed, seconds=10):
+    if not wait_until(try_remove, seconds=10):
         raise ClusterError(f"interface {addresses.interface} cannot be removed: "
                            f"run ip link delete {addresses.interface}")
     if f"table ip {table(name)}" in run("nft", "list", "tables").splitlines():

@@ -17,8 +17,10 @@ REGISTRY = "docker.io/kermode"
 BINARIES = ("kuma-cp", "kuma-dp", "kuma-init", "kumactl", "kermode-demo")
 PROXY_USER = 5678
 DEMO_USER = 65532
-LIST = paths.IMAGE_OUTPUT / "images.json"
-STAMPS = paths.IMAGE_OUTPUT / "stamps.json"
+# References of the built images, by name.
+REFERENCES_FILE = paths.IMAGE_OUTPUT / "images.json"
+# Fingerprints of the recipes that the archives were packed from, by name.
+FINGERPRINTS_FILE = paths.IMAGE_OUTPUT / "fingerprints.json"
 
 
 def version() -> str:
@@ -31,7 +33,7 @@ def version() -> str:
 
 
 def accounts(**users: int) -> list:
-    """Returns passwd and group files, and a world-writable /tmp."""
+    """Returns entries of every image: passwd and group files for these users, and a world-writable /tmp."""
     lines = {"root": 0, **users}
     passwd = "".join(f"{name}:x:{number}:{number}::/:/sbin/nologin\n" for name, number in lines.items())
     group = "".join(f"{name}:x:{number}:\n" for name, number in lines.items())
@@ -40,18 +42,18 @@ def accounts(**users: int) -> list:
 
 
 def recipes(binaries: Path) -> dict:
-    """Returns images by name. Layers that rarely change come first, so that images share them."""
+    """Returns images by name. Layers that rarely change come first, so that successive builds share them."""
     def program(name: str) -> Entry:
         return Entry(f"usr/bin/{name}", source=binaries / name)
 
-    proxy = envoy.binary()
+    envoy_binary = envoy.binary()
     nft = Path(shutil.which("nft") or "/usr/sbin/nft")
     mesh_users = accounts(kuma=PROXY_USER)
     return {
         "kuma-cp": Image(["/usr/bin/kuma-cp"], [mesh_users + [program("kuma-cp")]],
                          user=f"{PROXY_USER}:{PROXY_USER}"),
         "kuma-dp": Image(["/usr/bin/kuma-dp"],
-                         [[Entry("usr/bin/envoy", source=proxy)] + libraries.of(proxy),
+                         [[Entry("usr/bin/envoy", source=envoy_binary)] + libraries.of(envoy_binary),
                           mesh_users + [program("kuma-dp")]],
                          user=f"{PROXY_USER}:{PROXY_USER}"),
         # The init container sets rules, which requires root. In Kuma's manifests its command is kumactl.
@@ -86,18 +88,18 @@ def fingerprint(image: Image) -> str:
 
 def build() -> dict:
     """Builds the images that changed. Returns the references of all images by name, as written to images.json."""
-    stamps = files.read_json(STAMPS) or {}
-    references = files.read_json(LIST) or {}
+    fingerprints = files.read_json(FINGERPRINTS_FILE) or {}
+    references = files.read_json(REFERENCES_FILE) or {}
     for name, image in recipes(compile_binaries()).items():
-        stamp = fingerprint(image)
+        current_fingerprint = fingerprint(image)
         archive = archive_of(name)
-        if stamps.get(name) == stamp and name in references and archive.exists():
+        if fingerprints.get(name) == current_fingerprint and name in references and archive.exists():
             continue
         paths.IMAGE_OUTPUT.mkdir(parents=True, exist_ok=True)
         references[name], _ = archives.pack(image, f"{REGISTRY}/{name}", version(), paths.IMAGE_OUTPUT)
-        stamps[name] = stamp
-    files.write_json(STAMPS, stamps)
-    files.write_json(LIST, references)
+        fingerprints[name] = current_fingerprint
+    files.write_json(FINGERPRINTS_FILE, fingerprints)
+    files.write_json(REFERENCES_FILE, references)
     return references
 
 
@@ -112,21 +114,21 @@ def show(references: dict) -> None:
         print(f"{reference:55}{archive_of(name).stat().st_size / 2**20:8.1f} MiB")
 
 
-def built() -> dict:
+def built_references() -> dict:
     """Returns references of the built images."""
-    references = files.read_json(LIST)
+    references = files.read_json(REFERENCES_FILE)
     if not references or not all(archive_of(name).exists() for name in references):
         raise ClusterError("no images are built: run make images")
     return references
 
 
-def load(place: paths.ClusterPaths) -> list:
+def load(cluster: paths.ClusterPaths) -> list:
     """Imports the images that a cluster does not have. Returns the imported references."""
-    return archives.load(place, [(reference, archive_of(name)) for name, reference in built().items()])
+    return archives.load(cluster, [(reference, archive_of(name)) for name, reference in built_references().items()])
 
 
 def push(registry: str) -> dict:
-    """Pushes to a registry with buildah, or to `oci:FOLDER`. Returns the pushed references, as written to pushed.json."""
+    """Pushes the images to a registry, or to `oci:FOLDER`, with buildah. Returns the references, also in pushed.json."""
     if not shutil.which("buildah"):
         raise ClusterError("buildah is missing: apt-get install buildah")
     pushed = {}
@@ -136,7 +138,7 @@ def push(registry: str) -> dict:
         settings = Path(storage) / "containers.conf"
         settings.write_text(f'[network]\nnetwork_config_dir = "{storage}/networks"\n', encoding="utf-8")
         environment = dict(os.environ, CONTAINERS_CONF=str(settings))
-        for name, reference in built().items():
+        for name, reference in built_references().items():
             tag = reference.rpartition(":")[2]
             target = f"{registry}/{name}:{tag}"
             destination = target if registry.startswith("oci:") else f"docker://{target}"

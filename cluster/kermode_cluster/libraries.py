@@ -7,17 +7,18 @@ from .errors import ClusterError
 from .oci import Entry
 from .processes import run
 
-FOUND = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
+# A line of ldd that names a file: "name => PATH (ADDRESS)", or "PATH (ADDRESS)" for the loader.
+LDD_LINE = re.compile(r"^\s*(?:\S+ => )?(/\S+) \(0x[0-9a-f]+\)$")
 
 
-def needed(ldd_output: str) -> list:
+def parse_ldd(ldd_output: str) -> list:
     """Returns the paths in ldd's output, including the loader. Pure."""
     missing = [line.split()[0] for line in ldd_output.splitlines() if "not found" in line]
     if missing:
         raise ClusterError(f"shared libraries are missing on this machine: {', '.join(missing)}")
-    return [match[1] for match in map(FOUND.match, ldd_output.splitlines()) if match]
+    return [match[1] for match in map(LDD_LINE.match, ldd_output.splitlines()) if match]
 
 
 def of(program: Path) -> list:
     """Returns entries at the paths where the program's loader finds them."""
-    return [Entry(path, source=Path(path).resolve()) for path in needed(run("ldd", program))]
+    return [Entry(path, source=Path(path).resolve()) for path in parse_ldd(run("ldd", program))]

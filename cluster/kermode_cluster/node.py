@@ -1,4 +1,4 @@
-"""The node, a set of namespaces around process 1 (supervisor.py): start, entry and end."""
+"""Starts, enters and ends the node: a set of namespaces around process 1, which runs supervisor.py."""
 
 import json
 import os
@@ -7,24 +7,24 @@ import sys
 
 from . import files, paths
 from .errors import ClusterError
-from .processes import Identity, parent, wait_until
+from .processes import ProcessIdentity, parent, wait_until
 
 
-def start(place: paths.ClusterPaths, connect) -> Identity:
-    """Starts process 1, connects it with `connect(pid)`, and lets it continue. Returns its identity."""
-    place.logs.mkdir(parents=True, exist_ok=True)
-    with open(place.logs / "supervisor.log", "ab") as log:
+def start(cluster: paths.ClusterPaths, connect) -> ProcessIdentity:
+    """Starts process 1, calls `connect(pid)` to set up its network, and lets it continue. Returns its identity."""
+    cluster.logs.mkdir(parents=True, exist_ok=True)
+    with open(cluster.logs / "supervisor.log", "ab") as log:
         starter = subprocess.Popen(  # pylint: disable=consider-using-with
             ["unshare", "--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child", "--",
-             sys.executable, "-m", "kermode_cluster.supervisor", place.name],
+             sys.executable, "-m", "kermode_cluster.supervisor", cluster.name],
             stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, cwd="/",
             env=dict(os.environ, PYTHONPATH=str(paths.CLUSTER_SOURCES), KERMODE_CACHE=str(paths.cache())))
     try:
         announced = wait_until(
-            lambda: files.read_json(place.init) or (starter.poll() is not None and "ended"), seconds=20)
+            lambda: files.read_json(cluster.init) or (starter.poll() is not None and "ended"), seconds=20)
         if not isinstance(announced, dict):
-            raise ClusterError("the node did not start:\n" + files.tail(place.logs / "supervisor.log"))
-        identity = Identity(announced["pid"], announced["start"])
+            raise ClusterError("the node did not start:\n" + files.tail(cluster.logs / "supervisor.log"))
+        identity = ProcessIdentity(announced["pid"], announced["start"])
         connect(identity.pid)
         starter.stdin.write(b"go\n")
         starter.stdin.close()
@@ -35,20 +35,20 @@ def start(place: paths.ClusterPaths, connect) -> Identity:
     return identity
 
 
-def identity(place: paths.ClusterPaths):
+def init_process(cluster: paths.ClusterPaths):
     """Returns process 1 of a running node, else None."""
-    announced = files.read_json(place.init)
+    announced = files.read_json(cluster.init)
     if not announced:
         return None
-    found = Identity(announced["pid"], announced["start"])
-    return found if found.alive() else None
+    found = ProcessIdentity(announced["pid"], announced["start"])
+    return found if found.is_alive() else None
 
 
-def entering(place: paths.ClusterPaths) -> list:
+def enter_command(cluster: paths.ClusterPaths) -> list:
     """Returns the command prefix that runs a program inside the node."""
-    init = identity(place)
+    init = init_process(cluster)
     if init is None:
-        raise ClusterError(f"cluster {place.name} is not running: make cluster-up CLUSTER={place.name}")
+        raise ClusterError(f"cluster {cluster.name} is not running: make cluster-up CLUSTER={cluster.name}")
     return ["nsenter", "--target", str(init.pid), "--mount", "--uts", "--ipc", "--net", "--pid", "--wd=/", "--"]
 
 
@@ -69,7 +69,7 @@ def descendants(init: int, parents: dict) -> set:
     return found
 
 
-def processes(init: Identity) -> dict:
+def processes(init: ProcessIdentity) -> dict:
     """Returns host pid and command line of every process in the node, including containers."""
     parents, commands = {}, {}
     for entry in os.listdir("/proc"):
@@ -97,12 +97,12 @@ def memory(pids) -> int:
     return total
 
 
-def end(place: paths.ClusterPaths) -> None:
+def kill(cluster: paths.ClusterPaths) -> None:
     """Kills process 1 and waits until the kernel has ended all processes in its namespaces."""
-    init = identity(place)
+    init = init_process(cluster)
     if init is None:
         return
     init.kill()
-    if not wait_until(lambda: not init.alive(), seconds=30):
-        raise ClusterError(f"process {init.pid} of cluster {place.name} still runs after SIGKILL: "
+    if not wait_until(lambda: not init.is_alive(), seconds=30):
+        raise ClusterError(f"process {init.pid} of cluster {cluster.name} still runs after SIGKILL: "
                            + json.dumps(processes(init), indent=2))

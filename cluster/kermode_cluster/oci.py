@@ -59,7 +59,7 @@ def header(entry: Entry) -> tarfile.TarInfo:
     return info
 
 
-def parents(entries: list) -> list:
+def missing_parents(entries: list) -> list:
     """Returns the parent folders that are not entries themselves."""
     given = {entry.path.strip("/") for entry in entries}
     above = set()
@@ -74,7 +74,7 @@ def write_layer(entries: list, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".layer.{os.getpid()}"
     with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as tar:
-        for entry in sorted(entries + parents(entries), key=lambda entry: entry.path.strip("/")):
+        for entry in sorted(entries + missing_parents(entries), key=lambda entry: entry.path.strip("/")):
             info = header(entry)
             if entry.source is not None:
                 with open(entry.source, "rb") as content:

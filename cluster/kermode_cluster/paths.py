@@ -16,8 +16,8 @@ IMAGE_OUTPUT = TARGET / "images"
 
 def cache() -> Path:
     """Returns the root of all files that this tool writes outside the repository."""
-    given = os.environ.get("KERMODE_CACHE")
-    return Path(given).resolve() if given else Path.home() / ".cache" / "kermode"
+    configured = os.environ.get("KERMODE_CACHE")
+    return Path(configured).resolve() if configured else Path.home() / ".cache" / "kermode"
 
 
 class ClusterPaths:
@@ -31,8 +31,11 @@ class ClusterPaths:
             )
         self.name = name
         self.root = cache() / "clusters" / name
+        # Number and addresses of the cluster.
         self.settings = self.root / "cluster.json"
+        # Pid and start time of process 1.
         self.init = self.root / "init.json"
+        # Components that process 1 runs, their state, and the names of those that `stop` keeps down.
         self.spec = self.root / "processes.json"
         self.state = self.root / "state.json"
         self.stopped = self.root / "stopped.json"
@@ -61,4 +64,4 @@ class ClusterPaths:
 def all_clusters() -> list:
     """Returns the names of the clusters that have a folder, running or not."""
     folder = cache() / "clusters"
-    return sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
+    return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

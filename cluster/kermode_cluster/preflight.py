@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import paths
 from .errors import ClusterError
-from .mounts import OVERLAID
+from .mounts import OVERLAID_FOLDERS
 from .processes import run
 
 # Command (or file) → the Debian package that contains it.
@@ -60,9 +60,9 @@ def check(api_only: bool) -> None:
     if not has_overlayfs():
         raise ClusterError("the kernel has no overlayfs, which nodes and containers need: "
                            "enable CONFIG_OVERLAY_FS or use another machine")
-    place = paths.cache()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    if any(place.is_relative_to(target) for target in OVERLAID) or \
+    cache = paths.cache()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if any(cache.is_relative_to(target) for target in OVERLAID_FOLDERS) or \
             run("stat", "--file-system", "--format=%T", existing).strip() == "overlayfs":
-        raise ClusterError(f"{place} is on an overlay, or in a folder that nodes overlay: "
+        raise ClusterError(f"{cache} is on an overlay, or in a folder that nodes overlay: "
                            "set KERMODE_CACHE to a folder on a real disk outside /etc, /opt and /var/lib")

@@ -43,18 +43,18 @@ def parent(stat: str) -> int:
 
 
 @dataclass(frozen=True)
-class Identity:
+class ProcessIdentity:
     """A pid with its start time (clock ticks since boot), which makes it unique."""
 
     pid: int
     start: int
 
     @staticmethod
-    def of(pid: int) -> "Identity":
+    def of(pid: int) -> "ProcessIdentity":
         """Returns the identity of a running process."""
-        return Identity(pid, start_time(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")))
+        return ProcessIdentity(pid, start_time(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")))
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether this process still runs; a zombie does not."""
         try:
             stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ class Identity:
         except ProcessLookupError:
             return
         try:
-            if self.alive():
+            if self.is_alive():
                 signal.pidfd_send_signal(descriptor, signal.SIGKILL)
         except ProcessLookupError:
             pass

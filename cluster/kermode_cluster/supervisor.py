@@ -1,8 +1,8 @@
 """Process 1 of a node: prepares its mounts, runs its components, reaps orphans.
 
-A node is one PID, mount, network, UTS and IPC namespace. When this process ends, the kernel kills all other processes of
-the node, including shims and containers, and removes mounts, interfaces, routes and rules; `down` relies on that. node.py
-runs this module as `python3 -m kermode_cluster.supervisor NAME`.
+A node is one PID, mount, network, UTS and IPC namespace. When this process ends, the kernel kills all other processes
+of the node, including shims and containers, and removes mounts, interfaces, routes and rules; `down` relies on that.
+node.py runs this module as `python3 -m kermode_cluster.supervisor NAME`.
 """
 
 import http.client
@@ -21,15 +21,17 @@ from pathlib import Path
 from . import files
 from .mounts import prepare
 from .paths import ClusterPaths
-from .processes import Identity
+from .processes import ProcessIdentity
 
+# Seconds between the end of a component and its restart.
 RESTART_DELAY = 1.0
+# Readiness checks: without verification of certificates, and without the proxy of the environment.
 UNVERIFIED = ssl._create_unverified_context()  # pylint: disable=protected-access
 NO_PROXY = urllib.request.build_opener(
     urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=UNVERIFIED))
 
 
-class Running:
+class ManagedComponent:
     """A component, its process and its state."""
 
     def __init__(self, spec: dict, logs: Path):
@@ -50,7 +52,7 @@ class Running:
                 start_new_session=True, cwd="/")
         self.pid = child.pid
 
-    def ended(self, status: int) -> None:
+    def record_end(self, status: int) -> None:
         """Records the end of the process and the time of the next start."""
         self.exit_code = os.waitstatus_to_exitcode(status)
         self.pid, self.ready = None, False
@@ -65,7 +67,7 @@ class Running:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def check(self) -> bool:
+    def check_ready(self) -> bool:
         """Whether the component is ready now."""
         if self.spec["url"]:
             try:
@@ -83,7 +85,7 @@ class Running:
         return {"pid": self.pid, "ready": self.ready, "restarts": self.restarts, "exit_code": self.exit_code}
 
 
-def reap(running: list) -> None:
+def reap(components: list) -> None:
     """Reaps all ended children: components, and orphans that the kernel gave to process 1."""
     while True:
         try:
@@ -92,15 +94,16 @@ def reap(running: list) -> None:
             return
         if pid == 0:
             return
-        for component in running:
+        for component in components:
             if component.pid == pid:
-                component.ended(status)
+                component.record_end(status)
 
 
-def step(running: list, stopped: set = frozenset()) -> bool:
-    """Stops and starts components and checks their readiness. Returns whether nothing is left to do."""
-    ready = {component.spec["name"] for component in running if component.ready}
-    for component in running:
+def reconcile(components: list, stopped: set = frozenset()) -> bool:
+    """Stops and starts components and checks their readiness. Returns whether every component is ready or, if it is in
+    `stopped`, has ended."""
+    ready = {component.spec["name"] for component in components if component.ready}
+    for component in components:
         if component.spec["name"] in stopped:
             if not component.stopped:
                 component.stop()
@@ -110,11 +113,11 @@ def step(running: list, stopped: set = frozenset()) -> bool:
             if set(component.spec["after"]) <= ready and time.monotonic() >= component.start_at:
                 component.start()
         elif not component.ready:
-            component.ready = component.check()
-    return all(component.ready or (component.stopped and component.pid is None) for component in running)
+            component.ready = component.check_ready()
+    return all(component.ready or (component.stopped and component.pid is None) for component in components)
 
 
-def supervise(running: list, state: Path, stopped: Path) -> None:
+def supervise(components: list, state: Path, stopped: Path) -> None:
     """Runs until SIGTERM. SIGHUP reloads the list of stopped components."""
     wake_reader, wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
@@ -123,9 +126,9 @@ def supervise(running: list, state: Path, stopped: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     reported = None
     while True:
-        reap(running)
-        settled = step(running, set(files.read_json(stopped) or ()))
-        report = {component.spec["name"]: component.report() for component in running}
+        reap(components)
+        settled = reconcile(components, set(files.read_json(stopped) or ()))
+        report = {component.spec["name"]: component.report() for component in components}
         if report != reported:
             files.write_json(state, report)
             reported = report
@@ -135,16 +138,16 @@ def supervise(running: list, state: Path, stopped: Path) -> None:
 
 def main() -> int:
     """Announces this process, prepares the node, waits for its network, and runs the components."""
-    place = ClusterPaths(sys.argv[1])
-    # /proc is that of the host until prepare(), so the pid is that on the host.
-    identity = Identity.of(int(os.readlink("/proc/self")))
-    socket.sethostname(place.node_name)
-    prepare(place)
-    files.write_json(place.init, {"pid": identity.pid, "start": identity.start})
+    cluster = ClusterPaths(sys.argv[1])
+    # Until prepare() mounts the node's /proc, /proc/self contains the pid on the host.
+    identity = ProcessIdentity.of(int(os.readlink("/proc/self")))
+    socket.sethostname(cluster.node_name)
+    prepare(cluster)
+    files.write_json(cluster.init, {"pid": identity.pid, "start": identity.start})
     if sys.stdin.readline().strip() != "go":
         return 1
-    specs = files.read_json(place.spec)
-    supervise([Running(spec, place.logs) for spec in specs], place.state, place.stopped)
+    specs = files.read_json(cluster.spec)
+    supervise([ManagedComponent(spec, cluster.logs) for spec in specs], cluster.state, cluster.stopped)
     return 0
 
 

@@ -69,7 +69,7 @@ def down(place) -> None:
     if not isinstance(place, Local):
         kubectl = place.kubectl()
         application.remove(kubectl)
-        install.uninstall(kubectl, existing_kumactl(), images.built())
+        install.uninstall(kubectl, existing_kumactl(), images.built_references())
     place.tear_down()
 
 

@@ -23,7 +23,7 @@ class Local:
     def prepare(self) -> dict:
         """Brings the cluster up and loads the images. Returns references by name."""
         up.up(self.name)
-        references = images.built()
+        references = images.built_references()
         images.load(paths.ClusterPaths(self.name))
         return references
 

@@ -29,12 +29,12 @@ class Cluster:
     def __init__(self, name: str):
         self.name = name
         up.up(name)
-        self.place = paths.ClusterPaths(name)
-        self.settings = files.read_json(self.place.settings)
-        self.api = Api(self.place.kubeconfig)
+        self.paths = paths.ClusterPaths(name)
+        self.settings = files.read_json(self.paths.settings)
+        self.api = Api(self.paths.kubeconfig)
         with tempfile.TemporaryDirectory() as folder:
             built = images(Path(folder))
-            archives.load(self.place, built.values())
+            archives.load(self.paths, built.values())
         self.images = {image: reference for image, (reference, _) in built.items()}
 
     def down(self) -> None:
@@ -43,7 +43,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str) -> str:
         """Runs the cluster's kubectl."""
-        return run(self.place.bin / "kubectl", "--kubeconfig", self.place.kubeconfig, *arguments)
+        return run(self.paths.bin / "kubectl", "--kubeconfig", self.paths.kubeconfig, *arguments)
 
     def container(self, name: str, arguments: list, image: str = "probe", **more) -> dict:
         """Returns a container of a test image."""
@@ -64,7 +64,7 @@ class Cluster:
         self.api.call("POST", SERVICES, {
             "apiVersion": "v1", "kind": "Service", "metadata": {"name": name},
             "spec": {"type": kind, "selector": {"app": name}, "ports": [{"port": port, "targetPort": target}]}})
-        self.until(f"Pod {name} is ready", lambda: self.api.condition(f"{PODS}/{name}", "Ready"))
+        self.until(f"Pod {name} is ready", lambda: self.api.has_condition(f"{PODS}/{name}", "Ready"))
 
     def pod(self, name: str) -> dict:
         """Reads a Pod."""

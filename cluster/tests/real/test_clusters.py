@@ -13,7 +13,7 @@ from kermode_cluster import build, cgroups, components, down, files, hostnet, no
 from kermode_cluster.addresses import Addresses
 from kermode_cluster.certificates import Authority
 from kermode_cluster.errors import ClusterError
-from kermode_cluster.processes import Identity, run, wait_until
+from kermode_cluster.processes import ProcessIdentity, run, wait_until
 
 from .cluster import PODS, SERVICES, Cluster, host_processes
 
@@ -174,14 +174,14 @@ def held_namespaces() -> set:
     return set(run("lsns", "--output", "NS", "--noheadings").split())
 
 
-def assert_nothing_left(test: unittest.TestCase, place: paths.ClusterPaths, number: int) -> None:
+def assert_nothing_left(test: unittest.TestCase, cluster_paths: paths.ClusterPaths, number: int) -> None:
     """Checks that no folder, cgroup, mount, table, interface or route of a cluster exists."""
-    test.assertFalse(place.root.exists())
-    test.assertEqual(cgroups.remaining(place.cgroup), [])
-    test.assertNotIn(str(place.root), Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
-    test.assertNotIn(hostnet.table(place.name), run("nft", "list", "tables"))
+    test.assertFalse(cluster_paths.root.exists())
+    test.assertEqual(cgroups.existing_folders(cluster_paths.cgroup), [])
+    test.assertNotIn(str(cluster_paths.root), Path("/proc/self/mountinfo").read_text(encoding="utf-8"))
+    test.assertNotIn(hostnet.table(cluster_paths.name), run("nft", "list", "tables"))
     addresses = Addresses(number)
-    test.assertNotIn(addresses.interface, hostnet.interfaces())
+    test.assertNotIn(addresses.interface, hostnet.interface_names())
     test.assertNotIn(addresses.pods, run("ip", "route", "show", "table", "all"))
 
 
@@ -190,8 +190,8 @@ class Failures(unittest.TestCase):
 
     NAME = "kermode-test-three"
 
-    def test_failed_up_names_the_component_and_leaves_nothing(self):
-        place = paths.ClusterPaths(self.NAME)
+    def test_failed_up_names_the_failed_component_and_removes_the_cluster(self):
+        cluster_paths = paths.ClusterPaths(self.NAME)
         numbers = []
 
         def broken(paths_, chosen, programs):
@@ -201,39 +201,39 @@ class Failures(unittest.TestCase):
         with mock.patch.object(components, "kubelet", broken):
             with self.assertRaisesRegex(ClusterError, "(?s)kubelet failed 3 times.*unknown flag: --nonsense"):
                 up.up(self.NAME)
-        assert_nothing_left(self, place, numbers[0])
+        assert_nothing_left(self, cluster_paths, numbers[0])
 
     def test_up_repairs_a_cluster_whose_first_process_was_killed(self):
         self.addCleanup(down.down, self.NAME)
         up.up(self.NAME, api_only=True, controllers=False)
-        place = paths.ClusterPaths(self.NAME)
-        first = node.identity(place)
+        cluster_paths = paths.ClusterPaths(self.NAME)
+        first = node.init_process(cluster_paths)
         first.kill()
-        self.assertTrue(wait_until(lambda: not first.alive(), 10))
-        self.assertFalse(status.healthy(place))
+        self.assertTrue(wait_until(lambda: not first.is_alive(), 10))
+        self.assertFalse(status.is_healthy(cluster_paths))
         up.up(self.NAME, api_only=True, controllers=False)
-        self.assertTrue(status.healthy(place))
-        self.assertNotEqual(node.identity(place), first)
+        self.assertTrue(status.is_healthy(cluster_paths))
+        self.assertNotEqual(node.init_process(cluster_paths), first)
 
     def test_killed_component_is_restarted(self):
         one = CLUSTERS[0]
-        scheduler = next(pid for pid, command in node.processes(node.identity(one.place)).items()
+        scheduler = next(pid for pid, command in node.processes(node.init_process(one.paths)).items()
                          if "kube-scheduler" in command)
-        Identity.of(scheduler).kill()
+        ProcessIdentity.of(scheduler).kill()
         one.until("the scheduler has restarted", lambda: (
-            files.read_json(one.place.state)["kube-scheduler"]["restarts"] == 1
-            and files.read_json(one.place.state)["kube-scheduler"]["ready"]))
+            files.read_json(one.paths.state)["kube-scheduler"]["restarts"] == 1
+            and files.read_json(one.paths.state)["kube-scheduler"]["ready"]))
 
 
 class ZDown(unittest.TestCase):
-    """Runs last, because it takes one of the clusters down."""
+    """Takes one of the clusters down. Runs last, because classes run in the order of their names."""
 
     def test_down_removes_one_cluster_and_the_other_keeps_working(self):
         one, two = CLUSTERS
-        inside = node.processes(node.identity(two.place))
+        inside = node.processes(node.init_process(two.paths))
         self.assertGreater(len(inside), 8)
-        # A process or mount that still held a namespace would show its inode.
-        links = [os.readlink(f"/proc/{node.identity(two.place).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")]
+        # lsns lists the inode of a namespace as long as a process or a mount holds it.
+        links = [os.readlink(f"/proc/{node.init_process(two.paths).pid}/ns/{kind}") for kind in ("pid", "mnt", "net")]
         namespaces = {link.partition("[")[2].rstrip("]") for link in links}
         self.assertLessEqual(namespaces, held_namespaces())
         CLUSTERS.remove(two)
@@ -241,7 +241,7 @@ class ZDown(unittest.TestCase):
 
         self.assertFalse([pid for pid in inside if os.path.exists(f"/proc/{pid}")], host_processes())
         self.assertFalse(namespaces & held_namespaces())
-        assert_nothing_left(self, two.place, two.settings["number"])
+        assert_nothing_left(self, two.paths, two.settings["number"])
 
         one.create_server("after", ["serve", ":8080", "still here"], 8080, 80)
         one.create_pod("after-caller", [one.container("caller", ["call", "http://after"])])

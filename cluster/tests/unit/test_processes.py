@@ -7,7 +7,7 @@ import unittest
 from pathlib import Path
 
 from kermode_cluster import files, node, supervisor
-from kermode_cluster.processes import Identity, parent, process_state, start_time, wait_until
+from kermode_cluster.processes import ProcessIdentity, parent, process_state, start_time, wait_until
 
 STAT = "77 (odd) name (x) S 12 77 77 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 987654 1000 2 18446744073709551615"
 
@@ -22,28 +22,28 @@ class Processes(unittest.TestCase):
         child = subprocess.Popen(["sleep", "60"])
         self.addCleanup(child.wait)
         self.addCleanup(child.kill)
-        true = Identity.of(child.pid)
-        earlier = Identity(child.pid, true.start - 1)
-        self.assertFalse(earlier.alive())
+        current = ProcessIdentity.of(child.pid)
+        earlier = ProcessIdentity(child.pid, current.start - 1)
+        self.assertFalse(earlier.is_alive())
         earlier.kill()
-        self.assertTrue(true.alive())
+        self.assertTrue(current.is_alive())
         self.assertIsNone(child.poll())
 
-    def test_identified_process_is_killed(self):
+    def test_process_with_the_recorded_start_time_is_killed(self):
         child = subprocess.Popen(["sleep", "60"])
-        found = Identity.of(child.pid)
+        found = ProcessIdentity.of(child.pid)
         found.kill()
         self.assertEqual(child.wait(), -9)
-        self.assertFalse(found.alive())
+        self.assertFalse(found.is_alive())
 
     def test_zombie_is_not_alive(self):
         child = subprocess.Popen(["true"])
-        found = Identity.of(child.pid)
-        self.assertTrue(wait_until(lambda: not found.alive(), 5))
+        found = ProcessIdentity.of(child.pid)
+        self.assertTrue(wait_until(lambda: not found.is_alive(), 5))
         self.assertTrue(os.path.exists(f"/proc/{child.pid}"))
         child.wait()
 
-    def test_processes_of_a_node_are_descendants_of_its_first(self):
+    def test_processes_of_a_node_are_process_1_and_its_descendants(self):
         parents = {1: 0, 10: 1, 11: 10, 12: 11, 20: 1}
         self.assertEqual(node.descendants(10, parents), {10, 11, 12})
 
@@ -55,21 +55,21 @@ class Supervision(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         spec = {"name": "x", "command": ["sleep", "60"], "after": [], "url": None, "socket": None}
-        self.component = supervisor.Running(spec, Path(folder.name))
+        self.component = supervisor.ManagedComponent(spec, Path(folder.name))
 
     def end(self):
         """Reaps the child, as process 1 does."""
-        self.component.ended(os.waitpid(self.component.pid, 0)[1])
+        self.component.record_end(os.waitpid(self.component.pid, 0)[1])
 
     def test_stopped_component_stays_down_until_it_is_started(self):
-        self.assertFalse(supervisor.step([self.component]))
-        self.assertTrue(supervisor.step([self.component]))
-        self.assertFalse(supervisor.step([self.component], {"x"}))
+        self.assertFalse(supervisor.reconcile([self.component]))
+        self.assertTrue(supervisor.reconcile([self.component]))
+        self.assertFalse(supervisor.reconcile([self.component], {"x"}))
         self.end()
-        self.assertTrue(supervisor.step([self.component], {"x"}))
+        self.assertTrue(supervisor.reconcile([self.component], {"x"}))
         self.assertIsNone(self.component.pid)
         self.component.start_at = 0.0
-        supervisor.step([self.component])
+        supervisor.reconcile([self.component])
         self.assertIsNotNone(self.component.pid)
         self.assertEqual(self.component.restarts, 0)
         self.component.stop()
