@@ -1,6 +1,7 @@
-//! Operation ADD: applies the rules of one pod, or skips it.
+//! The CNI operation ADD: applies the rules of one pod, or skips the pod.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
@@ -8,13 +9,14 @@ use std::time::Duration;
 use kermode_netfilter::{Nft, TrafficConfig, set_up};
 use nix::sched::{CloneFlags, setns};
 
-use crate::config::Environment;
 use crate::decision::{PodSummary, skip_reason};
-use crate::network::Network;
+use crate::environment::Environment;
+use crate::network::NetworkConfig;
 use crate::pods::PodLookup;
 use crate::protocol::Failure;
 
-/// Maximum number of attempts to get the pod. The pod exists before its sandbox, but the API server may be unavailable.
+/// Maximum number of attempts to get the pod. Its sandbox is created after the pod object, so an attempt usually fails
+/// only because the API server is unavailable.
 const MAX_ATTEMPTS: u32 = 30;
 /// Pause between attempts to get the pod.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -22,7 +24,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// Applies the rules of the pod that the environment names.
 pub(crate) fn add(
     environment: &Environment,
-    network: &Network,
+    network: &NetworkConfig,
     pods: &impl PodLookup,
 ) -> Result<(), Failure> {
     let Some((namespace, name)) = environment.pod() else {
@@ -42,10 +44,12 @@ pub(crate) fn add(
     }
     let config = TrafficConfig::from_annotations(&pod.annotations)
         .map_err(|error| Failure::annotations(&format!("pod {namespace}/{name}: {error}")))?;
-    let path = environment.network_namespace.as_deref();
-    let path = path.ok_or_else(|| Failure::environment("CNI_NETNS is not set"))?;
+    let network_namespace = environment
+        .network_namespace
+        .as_deref()
+        .ok_or_else(|| Failure::environment("CNI_NETNS is not set"))?;
     let nft = network.nft.as_ref().map_or_else(Nft::default, Nft::at);
-    apply_in(path, &config, &nft)
+    apply_in_namespace(network_namespace, &config, &nft)
 }
 
 fn find_with_retries(
@@ -69,11 +73,10 @@ fn find_with_retries(
     }
 }
 
-/// Applies the rules in a separate thread, because a thread cannot leave a network namespace that it has entered.
-fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
+/// Applies the rules in a separate thread, because entering a network namespace moves the calling thread into it.
+fn apply_in_namespace(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failure> {
     let enter_and_apply = || {
-        let enter = || setns(File::open(path)?, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from);
-        enter().map_err(|error| {
+        enter_namespace(path).map_err(|error| {
             Failure::io(&format!(
                 "cannot enter the network namespace {}: {error}",
                 path.display()
@@ -85,6 +88,11 @@ fn apply_in(path: &Path, config: &TrafficConfig, nft: &Nft) -> Result<(), Failur
     applied
         .unwrap_or_else(|_| Err(Failure::rules("the thread that applies the rules panicked")))
         .map(|_| ())
+}
+
+/// Moves the calling thread into the network namespace.
+fn enter_namespace(path: &Path) -> io::Result<()> {
+    setns(File::open(path)?, CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! Decides which pods get rules. The order of the checks is that of docs/reference/transparent-proxying.md#cni.
+//! Decides which pods get rules (docs/reference/transparent-proxying.md#cni).
+//!
+//! `kuma-cni` redirects only pods that have a sidecar and that no init container redirects.
 
 use std::collections::BTreeMap;
 

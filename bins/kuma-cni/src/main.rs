@@ -1,15 +1,16 @@
 //! CNI plugin that sets up transparent proxying in a pod's network namespace, instead of the init container.
 //!
 //! ```text
-//! environment, stdin ──config, network──▶ request ──▶ pod from the API ──decision──▶ annotations ──netfilter──▶ rules
+//! CNI_ARGS ──environment──▶ pod's name ──pods──▶ Pod ──decision──▶ annotations ──netfilter──▶ nftables rules
+//! stdin ──network──▶ kubeconfig, by which `pods` reaches the API server
 //! ```
 //!
-//! The container runtime executes it once for each pod and operation, chained after the plugin that creates the
+//! The container runtime executes the plugin once for each pod and operation, chained after the plugin that creates the
 //! interfaces. Only ADD has an effect: the rules are deleted with the pod's network namespace.
 
 mod add;
-mod config;
 mod decision;
+mod environment;
 mod network;
 mod pods;
 mod protocol;
@@ -17,20 +18,20 @@ mod protocol;
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
 
-use crate::config::Environment;
-use crate::network::Network;
+use crate::environment::Environment;
+use crate::network::NetworkConfig;
 use crate::pods::ApiServer;
 use crate::protocol::{CniCommand, Failure, SUPPORTED_VERSIONS};
 
 fn main() -> ExitCode {
     let mut input = String::new();
-    let read = io::stdin().read_to_string(&mut input);
-    let version = network::version_of(&input);
-    let outcome = read.map_err(|error| Failure::io(&format!("cannot read standard input: {error}")));
-    match outcome.and_then(|_| run(&Environment::read(), &input)) {
+    let read = io::stdin()
+        .read_to_string(&mut input)
+        .map_err(|error| Failure::io(&format!("cannot read standard input: {error}")));
+    match read.and_then(|_| run(&Environment::read(), &input)) {
         Ok(output) => print(&output),
         Err(failure) => {
-            print(&failure.to_json(&version));
+            print(&failure.to_json(&network::version_of(&input)));
             ExitCode::FAILURE
         }
     }
@@ -39,9 +40,9 @@ fn main() -> ExitCode {
 /// Runs the operation. Returns the output, which is empty for operations without a result.
 fn run(environment: &Environment, input: &str) -> Result<String, Failure> {
     match CniCommand::parse(environment.command.as_deref())? {
-        CniCommand::Version => Ok(protocol::versions(&network::version_of(input))),
+        CniCommand::Version => Ok(protocol::version_response(&network::version_of(input))),
         CniCommand::Add => {
-            let network = Network::parse(input)?;
+            let network = NetworkConfig::parse(input)?;
             if !SUPPORTED_VERSIONS.contains(&network.cni_version.as_str()) {
                 return Err(Failure::incompatible(&network.cni_version));
             }

@@ -1,4 +1,5 @@
-//! Network configuration on standard input: the plugin's entry of the node's conflist.
+//! Network configuration: the plugin's entry of the node's conflist, which the container runtime writes to standard
+//! input.
 
 use std::path::PathBuf;
 
@@ -7,22 +8,22 @@ use serde_json::{Value, json};
 
 use crate::protocol::Failure;
 
-/// The plugin's entry. The keys are Kuma's.
+/// The plugin's entry of the conflist. Its keys are those of Kuma's plugin.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Network {
+pub(crate) struct NetworkConfig {
     /// Version of the CNI specification that the runtime uses.
     #[serde(rename = "cniVersion", default = "oldest_version")]
     pub(crate) cni_version: String,
     /// Result of the previous plugins. It is passed on undecoded, so that unknown fields survive.
     #[serde(rename = "prevResult")]
     previous_result: Option<Value>,
-    /// Settings of the API server and excluded namespaces.
+    /// Access to the API server, and the excluded namespaces.
     pub(crate) kubernetes: KubernetesSettings,
     /// Path of nft; by default nft beside this program, else `/usr/sbin/nft`.
     pub(crate) nft: Option<PathBuf>,
 }
 
-/// Settings of the API server and excluded namespaces.
+/// Access to the API server, and the excluded namespaces.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct KubernetesSettings {
     /// Path of the kubeconfig that the installer wrote.
@@ -32,12 +33,12 @@ pub(crate) struct KubernetesSettings {
     pub(crate) exclude_namespaces: Vec<String>,
 }
 
-/// Returns the version that the specification defines for a configuration without one.
+/// Returns the version that the specification defines for a configuration without `cniVersion`.
 fn oldest_version() -> String {
     "0.1.0".to_owned()
 }
 
-/// Returns the version for the response, even for input that is otherwise invalid.
+/// Returns the version for the response to any input, because the response to invalid input needs a version as well.
 pub(crate) fn version_of(input: &str) -> String {
     let input: Value = serde_json::from_str(input).unwrap_or_default();
     input
@@ -46,13 +47,13 @@ pub(crate) fn version_of(input: &str) -> String {
         .map_or_else(oldest_version, str::to_owned)
 }
 
-impl Network {
+impl NetworkConfig {
     /// Parses the content of standard input.
     pub(crate) fn parse(input: &str) -> Result<Self, Failure> {
         serde_json::from_str(input).map_err(|error| Failure::configuration(&error.to_string()))
     }
 
-    /// Returns the result of ADD: that of the previous plugins, or an empty one without previous plugins (Multus).
+    /// Returns the result of ADD: the result of the previous plugins, or an empty one if there are none (with Multus).
     pub(crate) fn result(&self) -> Value {
         self.previous_result
             .clone()
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn previous_result_is_passed_on_unchanged() {
-        let network = Network::parse(CHAINED).expect("valid");
+        let network = NetworkConfig::parse(CHAINED).expect("valid");
         let expected =
             json!({ "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24", "futureField": 1 }] });
         assert_eq!(network.result(), expected);
@@ -81,14 +82,15 @@ mod tests {
 
     #[test]
     fn result_without_previous_plugins_is_empty() {
-        let network =
-            Network::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#).expect("valid");
+        let network = NetworkConfig::parse(r#"{"cniVersion":"0.4.0","kubernetes":{"kubeconfig":"/k"}}"#)
+            .expect("valid");
         assert_eq!(network.result(), json!({ "cniVersion": "0.4.0" }));
     }
 
     #[test]
     fn configuration_without_kubeconfig_is_rejected() {
-        let failure = Network::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("rejected");
+        let failure =
+            NetworkConfig::parse(r#"{"cniVersion":"1.0.0","kubernetes":{}}"#).expect_err("rejected");
         assert!(failure.to_json("1.0.0").contains("kubeconfig"));
     }
 

@@ -21,11 +21,11 @@ pub(crate) struct ApiServer {
     kubeconfig: PathBuf,
 }
 
-/// Timeout for connecting and for reading, for each attempt of the caller.
+/// Timeout of connecting and of reading, in each lookup.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 impl ApiServer {
-    /// Uses the kubeconfig at a path. It is read for each lookup, because the installer renews its token.
+    /// Uses the kubeconfig at a path. Each lookup reads the file again, because the installer renews the token in it.
     pub(crate) fn new(kubeconfig: &Path) -> Self {
         Self {
             kubeconfig: kubeconfig.to_owned(),
@@ -34,11 +34,11 @@ impl ApiServer {
 
     async fn fetch(&self, namespace: &str, name: &str) -> anyhow::Result<Pod> {
         let path = self.kubeconfig.display();
-        let kubeconfig =
-            Kubeconfig::read_from(&self.kubeconfig).with_context(|| format!("cannot use {path}"))?;
+        let kubeconfig = Kubeconfig::read_from(&self.kubeconfig)
+            .with_context(|| format!("cannot use the kubeconfig {path}"))?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
-            .with_context(|| format!("cannot use {path}"))?;
+            .with_context(|| format!("cannot use the kubeconfig {path}"))?;
         config.connect_timeout = Some(TIMEOUT);
         config.read_timeout = Some(TIMEOUT);
         let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, namespace);

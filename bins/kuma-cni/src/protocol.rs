@@ -12,7 +12,7 @@ pub(crate) enum CniCommand {
     Add,
     /// Report the supported versions.
     Version,
-    /// CHECK, DEL, GC and STATUS, which have no effect.
+    /// CHECK, DEL, GC or STATUS, which have no effect.
     Ignored,
 }
 
@@ -118,9 +118,9 @@ impl Failure {
     }
 }
 
-/// Returns the response to VERSION.
-pub(crate) fn versions(requested: &str) -> String {
-    json!({ "cniVersion": requested, "supportedVersions": SUPPORTED_VERSIONS }).to_string()
+/// Returns the response to VERSION. It repeats the version of the request.
+pub(crate) fn version_response(cni_version: &str) -> String {
+    json!({ "cniVersion": cni_version, "supportedVersions": SUPPORTED_VERSIONS }).to_string()
 }
 
 #[cfg(test)]

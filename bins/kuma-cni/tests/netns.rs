@@ -1,5 +1,5 @@
-//! Tests of the plugin as a container runtime executes it, with a simulated API server. Requires root, because it changes
-//! rules in a network namespace.
+//! Tests of the plugin as a container runtime executes it, with a simulated API server. They require root, because they
+//! create network namespaces and change the rules in them.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -13,7 +13,7 @@ use std::thread;
 use nix::sched::{CloneFlags, setns, unshare};
 use serde_json::{Value, json};
 
-/// A network namespace, held by an open file.
+/// A network namespace. The open file keeps it alive.
 struct Namespace(File);
 
 impl Namespace {
@@ -46,8 +46,8 @@ impl Namespace {
     }
 }
 
-/// Serves one request for a pod. Returns a kubeconfig for the server.
-fn api_server(pod: &Value) -> Value {
+/// Starts an API server that serves one request for the pod. Returns a kubeconfig for it.
+fn start_api_server(pod: &Value) -> Value {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let body = pod.to_string();
@@ -79,7 +79,7 @@ fn api_server(pod: &Value) -> Value {
 }
 
 /// Runs the plugin. Returns whether it succeeded, and its output.
-fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
+fn run_plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kuma-cni"))
         .env_clear()
         .env("CNI_COMMAND", command)
@@ -107,10 +107,11 @@ fn plugin(command: &str, namespace: &str, input: &Value) -> (bool, String) {
     )
 }
 
-/// Returns a chained entry of a conflist, with a kubeconfig on disk.
-fn network(folder: &std::path::Path, pod: &Value) -> Value {
+/// Returns the network configuration after a previous plugin. Writes a kubeconfig for an API server with the pod to
+/// `folder`.
+fn mk_network(folder: &std::path::Path, pod: &Value) -> Value {
     let kubeconfig = folder.join("kubeconfig");
-    fs::write(&kubeconfig, api_server(pod).to_string()).expect("writable");
+    fs::write(&kubeconfig, start_api_server(pod).to_string()).expect("writable");
     json!({
         "cniVersion": "1.0.0", "name": "k8s-pod-network", "type": "kuma-cni", "log_level": "info",
         "prevResult": { "cniVersion": "1.0.0", "ips": [{ "address": "10.1.1.2/24" }] },
@@ -134,7 +135,7 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
         "kuma.io/sidecar-uid": "70000",
         "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids": "443:1234",
     });
-    let input = network(folder.path(), &mk_pod(&annotations));
+    let input = mk_network(folder.path(), &mk_pod(&annotations));
     let rules = rules_after_add(&input);
     assert!(rules.contains("tcp dport 443 meta skuid 1234 return"), "{rules}");
     assert!(rules.contains("meta skuid 70000 return"), "{rules}");
@@ -143,14 +144,15 @@ fn injected_pod_gets_the_rules_of_its_annotations() {
 #[test]
 fn pod_outside_the_mesh_gets_no_rules() {
     let folder = tempfile::tempdir().expect("a folder");
-    let input = network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
+    let input = mk_network(folder.path(), &mk_pod(&json!({ "some": "thing" })));
     assert_eq!(rules_after_add(&input), "");
 }
 
-/// Runs ADD, which must pass on the previous result. Returns the rules in the network namespace.
+/// Runs ADD in a new network namespace and asserts that the previous result is passed on. Returns the namespace's
+/// rules.
 fn rules_after_add(input: &Value) -> String {
     let namespace = Namespace::new();
-    let (succeeded, output) = plugin("ADD", &namespace.path(), input);
+    let (succeeded, output) = run_plugin("ADD", &namespace.path(), input);
     assert!(succeeded, "{output}");
     assert_eq!(
         serde_json::from_str::<Value>(&output).expect("json"),
@@ -160,11 +162,11 @@ fn rules_after_add(input: &Value) -> String {
 }
 
 #[test]
-fn failure_has_the_form_of_the_specification() {
+fn failure_has_the_fields_of_the_specification() {
     let folder = tempfile::tempdir().expect("a folder");
     let annotations = json!({ "kuma.io/sidecar-injected": "true", "kuma.io/sidecar-uid": "root" });
-    let input = network(folder.path(), &mk_pod(&annotations));
-    let (succeeded, output) = plugin("ADD", &Namespace::new().path(), &input);
+    let input = mk_network(folder.path(), &mk_pod(&annotations));
+    let (succeeded, output) = run_plugin("ADD", &Namespace::new().path(), &input);
     let failure: Value = serde_json::from_str(&output).expect("json");
     assert!(!succeeded);
     assert_eq!(
@@ -180,8 +182,8 @@ fn failure_has_the_form_of_the_specification() {
 }
 
 #[test]
-fn other_operations_need_neither_pod_nor_namespace() {
-    let (succeeded, output) = plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
+fn operations_other_than_add_need_neither_pod_nor_namespace() {
+    let (succeeded, output) = run_plugin("VERSION", "", &json!({ "cniVersion": "1.0.0" }));
     let versions: Value = serde_json::from_str(&output).expect("json");
     assert!(
         succeeded
@@ -191,9 +193,9 @@ fn other_operations_need_neither_pod_nor_namespace() {
     );
     for command in ["CHECK", "DEL"] {
         assert_eq!(
-            plugin(command, "", &json!({ "cniVersion": "1.0.0" })),
+            run_plugin(command, "", &json!({ "cniVersion": "1.0.0" })),
             (true, String::new())
         );
     }
-    assert!(!plugin("ADDD", "", &json!({ "cniVersion": "1.0.0" })).0);
+    assert!(!run_plugin("ADDD", "", &json!({ "cniVersion": "1.0.0" })).0);
 }

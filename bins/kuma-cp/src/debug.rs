@@ -1,7 +1,7 @@
 //! Debug endpoint: state of this replica as JSON over plain HTTP, for troubleshooting.
 //!
-//! It listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no secrets: no keys, no tokens, and
-//! only names and versions of proxies' resources. [`kermode_protocol::debug`] has the types of the responses.
+//! Its server listens on loopback, so only `kubectl port-forward` reaches it. Responses contain no keys and no tokens,
+//! and of a proxy's resources only the names and versions. [`kermode_protocol::debug`] has the types of the responses.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -23,15 +23,15 @@ use serde_json::{Value, json};
 
 use kermode_config::Config;
 
-/// Time to wait for the generation of a proxy's resources.
+/// Maximum time to wait until a proxy's resources are generated.
 const GENERATION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Address to listen on.
+/// Address that the server listens on; the configuration has the port.
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
-/// Sources of the responses; cheap to clone.
+/// State that the responses show; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Debug {
+pub(crate) struct DebugState {
     pub(crate) config: Arc<Config>,
     pub(crate) statuses: Statuses,
     pub(crate) removals: EndpointRemovals,
@@ -40,42 +40,42 @@ pub(crate) struct Debug {
 
 /// Query parameters of [`RESOURCES`].
 #[derive(Debug, Deserialize)]
-struct OneProxy {
+struct ResourcesQuery {
     /// Name of the proxy, `<pod>.<namespace>`.
     proxy: String,
 }
 
 /// Returns the routes of the endpoint.
-pub(crate) fn router(debug: Debug) -> Router {
+pub(crate) fn router(state: DebugState) -> Router {
     Router::new()
         .route(CONTENTS, get(contents))
         .route(CONFIG, get(config))
         .route(PROXIES, get(proxies))
         .route(REMOVALS, get(removals))
         .route(RESOURCES, get(resources))
-        .with_state(debug)
+        .with_state(state)
 }
 
 async fn contents() -> Json<Value> {
     Json(json!({
-        "/debug/config": "the configuration in force, from defaults, file and environment",
-        "/debug/proxies": "the proxies that are connected here: versions sent and acknowledged, rejections",
-        "/debug/removals": "endpoints that were removed, and which proxies have not acknowledged that",
-        "/debug/resources?proxy=<pod>.<namespace>": "names and versions of what a proxy is to have",
+        "/debug/config": "configuration of this replica, merged from defaults, file and environment",
+        "/debug/proxies": "proxies connected to this replica: versions sent and acknowledged, rejections",
+        "/debug/removals": "removed endpoints, and the proxies that have not acknowledged their removal",
+        "/debug/resources?proxy=<pod>.<namespace>": "names and versions of the resources that are published for a proxy",
     }))
 }
 
-async fn config(State(debug): State<Debug>) -> Json<Config> {
-    Json(Config::clone(&debug.config))
+async fn config(State(state): State<DebugState>) -> Json<Config> {
+    Json(Config::clone(&state.config))
 }
 
-async fn proxies(State(debug): State<Debug>) -> Json<Proxies> {
-    Json(debug.statuses.connected())
+async fn proxies(State(state): State<DebugState>) -> Json<Proxies> {
+    Json(state.statuses.connected())
 }
 
-async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
-    let open = debug.removals.open().into_iter();
-    let removals = open.map(|removal| Removal {
+async fn removals(State(state): State<DebugState>) -> Json<Vec<Removal>> {
+    let open_removals = state.removals.open().into_iter();
+    let removals = open_removals.map(|removal| Removal {
         proxy: removal.endpoint.proxy_name(),
         age_seconds: removal.age.as_secs_f64(),
         unacknowledged_by: removal.unacknowledged_proxies,
@@ -85,26 +85,26 @@ async fn removals(State(debug): State<Debug>) -> Json<Vec<Removal>> {
 }
 
 async fn resources(
-    State(debug): State<Debug>,
-    Query(OneProxy { proxy }): Query<OneProxy>,
+    State(state): State<DebugState>,
+    Query(ResourcesQuery { proxy }): Query<ResourcesQuery>,
 ) -> Result<Json<Resources>, (StatusCode, String)> {
     let key = ObjectKey::from_proxy_name(&proxy).ok_or_else(|| {
         let text = format!("proxy: {proxy:?} is not <pod>.<namespace>\n");
         (StatusCode::BAD_REQUEST, text)
     })?;
-    let mut subscription = debug.store.watch(&key);
-    let mut resources = subscription.read(|view, _| view.as_ref().map(listing));
+    let mut subscription = state.store.watch(&key);
+    let mut resources = subscription.read(|view, _| view.as_ref().map(resources_by_kind));
     if resources.is_none() {
         // Resources of a proxy without a stream are not kept. The subscription generates them.
         let _ = tokio::time::timeout(GENERATION_TIMEOUT, subscription.changed()).await;
-        resources = subscription.read(|view, _| view.as_ref().map(listing));
+        resources = subscription.read(|view, _| view.as_ref().map(resources_by_kind));
     }
     let text = format!("{key} has no resources; check that its Dataplane and its Mesh exist\n");
     resources.map(Json).ok_or((StatusCode::NOT_FOUND, text))
 }
 
 /// Returns the resources of a proxy by kind.
-fn listing(view: &View<'_>) -> Resources {
+fn resources_by_kind(view: &View<'_>) -> Resources {
     let of_kind = |kind: ResourceKind| {
         let mut entries: Vec<_> = view.wildcard(kind).collect();
         entries.sort_by(|one, other| one.name().cmp(other.name()));

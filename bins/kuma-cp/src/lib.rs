@@ -1,8 +1,8 @@
-//! The control plane: webhooks, controllers, xDS and certificates in one process (docs/design.md#control-plane). This crate
-//! reads the configuration and connects the library crates; the binary only calls [`main`].
+//! The control plane: webhooks, controllers, xDS and certificates in one process (docs/design.md#control-plane). This
+//! crate reads the configuration and connects the library crates; the binary only calls [`main`].
 
 mod debug;
-mod proxies;
+mod proxy_server;
 mod wiring;
 
 use std::path::PathBuf;
@@ -14,11 +14,12 @@ use kermode_runtime::traces::{self, NoExporter, Traces};
 
 use kermode_config::{Config, LogFormat, OpenTelemetry};
 
-/// Number of task polls between polls of sockets and timers, while tasks are ready. At this value, a change is sent to
-/// several hundred proxies before the first ACKs are read: a late ACK costs nothing, a late response does.
+/// Number of task polls between two polls of sockets and timers, while tasks are ready. At this value, a change is sent
+/// to several hundred proxies before the first ACKs are read. A late read of an ACK costs nothing; a late response
+/// delays a proxy.
 const EVENT_INTERVAL: u32 = 512;
-/// Number of polls of its own queue after which a worker thread polls the global queue. The global queue has the tasks that
-/// send responses; the queue of a worker has mostly tasks that read ACKs.
+/// Number of polls of its own queue after which a worker thread polls the global queue. The global queue has the tasks
+/// that send responses; the queue of a worker has mostly tasks that read ACKs.
 const GLOBAL_QUEUE_INTERVAL: u32 = 3;
 
 /// Kermode control plane
@@ -39,7 +40,7 @@ enum Command {
     },
 }
 
-/// Runs the program until a signal.
+/// Runs the program until a signal or the failure of a component.
 pub fn main() -> ExitCode {
     let Command::Run { config_file } = Arguments::parse().command;
     match run(config_file) {
@@ -54,9 +55,10 @@ pub fn main() -> ExitCode {
 fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     #[allow(
         clippy::disallowed_methods,
-        reason = "the one place where kuma-cp reads its environment"
+        reason = "only the configuration of kuma-cp reads its environment"
     )]
     let loaded = Config::load(config_file.as_deref(), |name| std::env::var(name).ok());
+    // An invalid configuration is reported after logging is initialized, because `main` logs the error.
     let log = loaded
         .as_ref()
         .map(|config| config.log.clone())
@@ -71,11 +73,13 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
         .global_queue_interval(GLOBAL_QUEUE_INTERVAL)
         .build()?;
     let traces = {
+        // `Traces::start` must be called in the context of a runtime.
         let _context = runtime.enter();
-        loaded.as_ref().ok().and_then(traces).transpose()
+        loaded.as_ref().ok().and_then(start_traces).transpose()
     };
     let exporter = traces.as_ref().ok().and_then(Option::as_ref);
     if let Err(error) = logging::init_with_traces(&log.level, format, exporter) {
+        // The configured level is invalid. `info` lets `main` log this error.
         logging::init("info", format)?;
         return Err(error.into());
     }
@@ -86,7 +90,7 @@ fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
 }
 
 /// Starts the exporter of traces; `None` when the configuration disables traces.
-fn traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
+fn start_traces(config: &Config) -> Option<Result<Traces, NoExporter>> {
     let OpenTelemetry {
         enabled,
         endpoint,

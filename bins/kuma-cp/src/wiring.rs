@@ -3,7 +3,7 @@
 mod api_server;
 mod components;
 mod listeners;
-mod plane;
+mod shared_state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,24 +28,24 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
-use self::components::{Components, describe_end, on_own_thread, spawn, until};
+use self::components::{Components, early_end_error, run_on_own_thread, run_until_shutdown, spawn};
 use self::listeners::Listeners;
-use self::plane::Plane;
-use crate::debug::{self, Debug};
+use self::shared_state::SharedState;
+use crate::debug::{self, DebugState};
 use kermode_config::Config;
 
-/// Capacity of the channel from the watches to the engine, in messages.
-const WATCH_QUEUE: usize = 4096;
-/// Limit of connections to the webhooks, of which one address may have a quarter. In a burst of new Pods the API server may
-/// open a connection for each Pod.
+/// Capacity of the channel from the watches to the engine, in watch events.
+const WATCH_QUEUE_CAPACITY: usize = 4096;
+/// Maximum number of connections to the webhooks; one client address may have a quarter of them. In a burst of new
+/// Pods, the API server may open a connection for each Pod.
 const MAX_ADMISSION_CONNECTIONS: usize = 2048;
-/// Limit of connections of proxies, which have one each. It is above the limit of streams, so that the proxies beyond that
-/// limit can connect and get a gRPC status.
+/// Maximum number of connections of proxies; each proxy has one. The number exceeds the limit of streams, because a
+/// proxy beyond that limit needs a connection to receive a gRPC status with the reason.
 const MAX_PROXY_CONNECTIONS: usize = 22_000;
 
-/// Time for which a replica that shuts down continues to serve: by its end, every node has removed the replica from the
-/// Service. A Pod is denied when the API server cannot connect to the webhook.
-const LINGER: Duration = Duration::from_secs(5);
+/// Time for which a replica continues to serve after the signal to shut down. Every node needs some time to remove the
+/// replica from the Service, and a Pod is denied when the API server cannot connect to the webhook.
+const SHUTDOWN_DELAY: Duration = Duration::from_secs(5);
 
 /// Runs the control plane.
 pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
@@ -59,17 +59,18 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         }
         started = start(&config, &readiness, &shutdown) => started?,
     };
-    let ended = tokio::select! {
+    let outcome: anyhow::Result<()> = tokio::select! {
         signal = signals.next() => {
             tracing::info!(signal, "shutting down; a second signal ends the process at once");
             Ok(())
         }
-        Some(ended) = components.join_next() => describe_end(ended),
+        Some(ended) = components.join_next() => Err(early_end_error(ended)),
     };
     let finish = async {
-        if config.runs_in_pod() && ended.is_ok() {
-            let _unready = readiness.expect("shutdown");
-            tokio::time::sleep(LINGER).await;
+        if config.runs_in_pod() && outcome.is_ok() {
+            // `/ready` fails from now on, because nothing calls `ready` on this guard.
+            let _guard = readiness.expect("shutdown");
+            tokio::time::sleep(SHUTDOWN_DELAY).await;
         }
         trigger.shut_down();
         while components.join_next().await.is_some() {}
@@ -78,104 +79,125 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
         _ = signals.next() => tracing::warn!("second signal: ending at once"),
         () = finish => {}
     }
-    ended
+    outcome
 }
 
 async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> anyhow::Result<Components> {
     let listeners = Listeners::bind(config)?;
     let registry = Arc::new(Mutex::new(Registry::with_prefix("kuma_cp")));
     let mut components = Components::new();
-    let serving = diagnostics::serve(
+    let diagnostics_server = diagnostics::serve(
         listeners.diagnostics,
         diagnostics::router(readiness.clone(), registry.clone()),
         shutdown.clone(),
     );
     spawn(&mut components, "diagnostics server", async {
-        Ok(serving.await?)
+        Ok(diagnostics_server.await?)
     });
-    let synced = readiness.expect("watches");
+    let watches_synced = readiness.expect("watches");
     let servers_ready = readiness.expect("servers");
 
     let client = api_server::connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
     api_server::retry(async || Ok(preflight::check(&client, &namespace).await?)).await?;
-    let serving =
+    let serving_identity =
         api_server::retry(async || ServingIdentity::load(&client, &namespace, config.serving_names()).await)
             .await?;
-    let ca_pem = serving.ca_pem();
+    let ca_pem = serving_identity.ca_pem();
 
-    let plane = Plane::new(config, client.clone(), &registry);
-    let (sink, messages) = mpsc::channel(WATCH_QUEUE);
-    for watch in watches::all(&client, &namespace, &sink) {
-        spawn(&mut components, "watch", until(shutdown, watch));
+    let state = SharedState::new(config, client.clone(), &registry);
+    let (event_sender, event_receiver) = mpsc::channel(WATCH_QUEUE_CAPACITY);
+    for watch in watches::all(&client, &namespace, &event_sender) {
+        spawn(&mut components, "watch", run_until_shutdown(shutdown, watch));
     }
     spawn_controllers(
         &mut components,
         config,
         &client,
-        &plane,
+        &state,
         &ca_pem,
         &registry,
         shutdown,
     );
-    spawn_leader(&mut components, config, &client, &plane, shutdown);
+    spawn_leader_components(&mut components, config, &client, &state, shutdown);
     if let Some(listener) = listeners.debug {
-        spawn_debug(&mut components, listener, config, &plane, shutdown);
+        spawn_debug(&mut components, listener, config, &state, shutdown);
     }
-    let webhooks = plane.webhooks(config, &client, ca_pem, &registry).await?;
+    let webhooks = state.webhooks(config, &client, ca_pem, &registry).await?;
     let webhooks = connection_close::layer(kermode_admission::router(webhooks), readiness.clone());
-    let admission = admission_server(listeners.admission, serving.certificate(), webhooks, shutdown)?;
+    let admission = admission_server(
+        listeners.admission,
+        serving_identity.certificate(),
+        webhooks,
+        shutdown,
+    )?;
     spawn(&mut components, "admission server", admission);
-    let (listener, certificate) = (listeners.proxies, serving.certificate());
+    let (listener, certificate) = (listeners.proxies, serving_identity.certificate());
     spawn_proxy_server(
         &mut components,
         listener,
         certificate,
         &client,
-        &plane,
+        &state,
         &registry,
         shutdown,
     );
     spawn(
         &mut components,
         "serving certificate",
-        serving.run(shutdown.clone()),
+        serving_identity.run(shutdown.clone()),
     );
-    let engine = plane.engine().run(messages, synced);
-    spawn(&mut components, "engine", until(shutdown, engine));
+    let engine = state.into_engine().run(event_receiver, watches_synced);
+    spawn(&mut components, "engine", run_until_shutdown(shutdown, engine));
     servers_ready.ready();
     Ok(components)
 }
 
-/// Spawns the controllers that work on every replica, whether or not it holds the Lease.
+/// Spawns the controllers that run on every replica, whether or not the replica holds the Lease.
 fn spawn_controllers(
     components: &mut Components,
     config: &Config,
     client: &Client,
-    plane: &Plane,
+    state: &SharedState,
     ca_pem: &str,
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
-    let replicas = plane.track_replicas(config, client.clone());
-    spawn(components, "watch of replicas", until(shutdown, replicas));
-    let statuses = plane.statuses.clone();
-    let dataplanes = plane
+    let replica_watch = state.track_replicas(config, client.clone());
+    spawn(
+        components,
+        "watch of replicas",
+        run_until_shutdown(shutdown, replica_watch),
+    );
+    let statuses = state.statuses.clone();
+    let dataplane_watch = state
         .writer
         .clone()
         .watch(move |key| statuses.on_dataplane_deleted(key));
-    spawn(components, "watch of Dataplanes", until(shutdown, dataplanes));
-    let statuses = plane.statuses.clone().run(plane.writer.metrics().clone());
-    spawn(components, "status of proxies", until(shutdown, statuses));
+    spawn(
+        components,
+        "watch of Dataplanes",
+        run_until_shutdown(shutdown, dataplane_watch),
+    );
+    let status_writer = state.statuses.clone().run(state.writer.metrics().clone());
+    spawn(
+        components,
+        "status of proxies",
+        run_until_shutdown(shutdown, status_writer),
+    );
     // Several replicas cannot start the same rotation: it starts with a Secret, which only one of them can create.
-    let authorities = plane.rotate_authorities(registry);
-    spawn(components, "CAs of meshes", until(shutdown, authorities));
+    let ca_rotation = state.rotate_authorities(registry);
+    spawn(
+        components,
+        "CAs of meshes",
+        run_until_shutdown(shutdown, ca_rotation),
+    );
     // All replicas share the CA of the webhooks, so they write the same registrations.
     let registrations = registration::maintain_ca_bundles(client.clone(), ca_pem.as_bytes().to_vec());
     spawn(
         components,
         "webhook registrations",
-        until(shutdown, registrations),
+        run_until_shutdown(shutdown, registrations),
     );
 }
 
@@ -184,21 +206,21 @@ fn spawn_debug(
     components: &mut Components,
     listener: TcpListener,
     config: &Config,
-    plane: &Plane,
+    state: &SharedState,
     shutdown: &Shutdown,
 ) {
-    let debug = Debug {
+    let debug = DebugState {
         config: Arc::new(config.clone()),
-        statuses: plane.statuses.clone(),
-        removals: plane.removals.clone(),
-        store: plane.store.clone(),
+        statuses: state.statuses.clone(),
+        removals: state.removals.clone(),
+        store: state.store.clone(),
     };
-    let serving = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
-    spawn(components, "server of /debug", async { Ok(serving.await?) });
+    let server = diagnostics::serve(listener, debug::router(debug), shutdown.clone());
+    spawn(components, "server of /debug", async { Ok(server.await?) });
 }
 
-/// Starts the server of the webhooks on its own thread, so that thousands of proxies that connect at once do not
-/// delay an admission.
+/// Starts the server of the webhooks on its own thread. Thousands of proxies that connect at once then delay no
+/// admission.
 fn admission_server(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
@@ -207,7 +229,7 @@ fn admission_server(
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let listener = listener.into_std()?;
     let shutdown = shutdown.clone();
-    on_own_thread("admission", move || async move {
+    run_on_own_thread("admission", move || async move {
         let listener = TcpListener::from_std(listener)?;
         Ok(tls::serve(listener, certificate, router, MAX_ADMISSION_CONNECTIONS, shutdown).await?)
     })
@@ -219,54 +241,74 @@ fn spawn_proxy_server(
     listener: TcpListener,
     certificate: Arc<ServingCertificate>,
     client: &Client,
-    plane: &Plane,
+    state: &SharedState,
     registry: &Arc<Mutex<Registry>>,
     shutdown: &Shutdown,
 ) {
-    let proxies = plane.proxies(client, registry, shutdown);
-    let rebalancing = rebalancing::run(proxies.ads(), plane.index.clone(), plane.replicas.subscribe());
-    spawn(components, "rebalancing of proxies", until(shutdown, rebalancing));
-    let serving = tls::serve(
+    let proxy_server = state.proxy_server(client, registry, shutdown);
+    let rebalancing = rebalancing::run(
+        proxy_server.ads(),
+        state.index.clone(),
+        state.replicas.subscribe(),
+    );
+    spawn(
+        components,
+        "rebalancing of proxies",
+        run_until_shutdown(shutdown, rebalancing),
+    );
+    let server = tls::serve(
         listener,
         certificate,
-        proxies,
+        proxy_server,
         MAX_PROXY_CONNECTIONS,
         shutdown.clone(),
     );
-    spawn(components, "server for proxies", async { Ok(serving.await?) });
+    spawn(components, "server for proxies", async { Ok(server.await?) });
 }
 
-/// Spawns the leader election and the components that work while this replica holds the Lease.
-fn spawn_leader(
+/// Spawns the leader election, and the components that are active only while this replica holds the Lease.
+fn spawn_leader_components(
     components: &mut Components,
     config: &Config,
     client: &Client,
-    plane: &Plane,
+    state: &SharedState,
     shutdown: &Shutdown,
 ) {
     let namespace = &config.store.kubernetes.system_namespace;
     let identity = format!("{}_{:016x}", config.instance_name(), fastrand::u64(..));
     let candidate = Candidate::new(client.clone(), namespace, "kuma-cp-leader", identity);
-    let leads = plane.leads.clone();
+    let is_leader_sender = state.is_leader_sender.clone();
     let finished = shutdown.clone().wait();
     spawn(components, "leader election", async {
-        candidate.run(leads, finished).await;
+        candidate.run(is_leader_sender, finished).await;
         Ok(())
     });
-    let writer = plane.writer.clone().run(plane.leading.clone());
-    spawn(components, "writer of Dataplanes", until(shutdown, writer));
+    let writer = state.writer.clone().run(state.is_leader.clone());
+    spawn(
+        components,
+        "writer of Dataplanes",
+        run_until_shutdown(shutdown, writer),
+    );
     let defaults = Defaults {
         client: client.clone(),
         system_namespace: namespace.clone(),
         skip_mesh_creation: config.defaults.skip_mesh_creation,
-        leading: plane.leading.clone(),
+        leading: state.is_leader.clone(),
     };
-    spawn(components, "default objects", until(shutdown, defaults.run()));
-    let meshes = MeshStatuses {
+    spawn(
+        components,
+        "default objects",
+        run_until_shutdown(shutdown, defaults.run()),
+    );
+    let mesh_statuses = MeshStatuses {
         client: client.clone(),
-        index: plane.index.clone(),
-        changed: plane.meshes_changed.clone(),
-        leading: plane.leading.clone(),
+        index: state.index.clone(),
+        changed: state.meshes_changed.clone(),
+        leading: state.is_leader.clone(),
     };
-    spawn(components, "status of Meshes", until(shutdown, meshes.run()));
+    spawn(
+        components,
+        "status of Meshes",
+        run_until_shutdown(shutdown, mesh_statuses.run()),
+    );
 }

@@ -5,31 +5,33 @@ use std::cell::Cell;
 use super::*;
 
 /// Lookup that fails a number of times, then returns the same pod for every name.
-struct Flaky {
-    failures: Cell<u32>,
+struct FlakyLookup {
+    remaining_failures: Cell<u32>,
     pod: PodSummary,
 }
 
-impl PodLookup for Flaky {
+impl PodLookup for FlakyLookup {
     fn find(&self, _: &str, _: &str) -> anyhow::Result<PodSummary> {
-        match self.failures.get() {
+        match self.remaining_failures.get() {
             0 => Ok(self.pod.clone()),
-            left => {
-                self.failures.set(left - 1);
+            remaining => {
+                self.remaining_failures.set(remaining - 1);
                 anyhow::bail!("the API server is unavailable")
             }
         }
     }
 }
 
-fn flaky(failures: u32) -> Flaky {
-    Flaky {
-        failures: Cell::new(failures),
+/// Creates a lookup that fails `failures` times, then returns a pod without a sidecar.
+fn mk_flaky_lookup(failures: u32) -> FlakyLookup {
+    FlakyLookup {
+        remaining_failures: Cell::new(failures),
         pod: PodSummary::default(),
     }
 }
 
-fn injected(annotation: (&str, &str)) -> Flaky {
+/// Creates a lookup that returns an injected pod with one more annotation.
+fn mk_lookup_of_injected_pod(annotation: (&str, &str)) -> FlakyLookup {
     let annotations = [("kuma.io/sidecar-injected", "true"), annotation];
     let annotations = annotations
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -40,13 +42,13 @@ fn injected(annotation: (&str, &str)) -> Flaky {
         init_containers: Vec::new(),
         running_containers: 2,
     };
-    Flaky {
-        failures: Cell::new(0),
+    FlakyLookup {
+        remaining_failures: Cell::new(0),
         pod,
     }
 }
 
-fn environment(namespace: &str) -> Environment {
+fn mk_environment(namespace: &str) -> Environment {
     let arguments = format!("K8S_POD_NAMESPACE={namespace};K8S_POD_NAME=cart-1");
     Environment {
         command: Some("ADD".to_owned()),
@@ -55,8 +57,8 @@ fn environment(namespace: &str) -> Environment {
     }
 }
 
-fn network() -> Network {
-    Network::parse(
+fn mk_network() -> NetworkConfig {
+    NetworkConfig::parse(
         r#"{"cniVersion":"1.0.0","kubernetes":{"kubeconfig":"/k","exclude_namespaces":["kube-system"]}}"#,
     )
     .expect("valid")
@@ -64,20 +66,21 @@ fn network() -> Network {
 
 #[test]
 fn pod_of_an_excluded_namespace_is_not_looked_up() {
-    let pods = flaky(u32::MAX);
-    assert_eq!(add(&environment("kube-system"), &network(), &pods), Ok(()));
-    assert_eq!(pods.failures.get(), u32::MAX);
+    let pods = mk_flaky_lookup(u32::MAX);
+    assert_eq!(add(&mk_environment("kube-system"), &mk_network(), &pods), Ok(()));
+    assert_eq!(pods.remaining_failures.get(), u32::MAX);
 }
 
 #[test]
-fn sandbox_without_a_pod_is_skipped() {
-    assert_eq!(add(&Environment::default(), &network(), &flaky(u32::MAX)), Ok(()));
+fn sandbox_without_a_pod_name_is_skipped() {
+    let pods = mk_flaky_lookup(u32::MAX);
+    assert_eq!(add(&Environment::default(), &mk_network(), &pods), Ok(()));
 }
 
 #[test]
 fn lookup_is_attempted_thirty_times() {
-    assert!(find_with_retries(&flaky(29), "shop", "cart-1", Duration::ZERO).is_ok());
-    let failure = find_with_retries(&flaky(30), "shop", "cart-1", Duration::ZERO)
+    assert!(find_with_retries(&mk_flaky_lookup(29), "shop", "cart-1", Duration::ZERO).is_ok());
+    let failure = find_with_retries(&mk_flaky_lookup(30), "shop", "cart-1", Duration::ZERO)
         .expect_err("attempts exhausted")
         .to_string();
     assert!(failure.contains("the API server is unavailable"), "{failure}");
@@ -85,13 +88,16 @@ fn lookup_is_attempted_thirty_times() {
 
 #[test]
 fn pod_without_sidecar_is_skipped() {
-    assert_eq!(add(&environment("shop"), &network(), &flaky(0)), Ok(()));
+    assert_eq!(
+        add(&mk_environment("shop"), &mk_network(), &mk_flaky_lookup(0)),
+        Ok(())
+    );
 }
 
 #[test]
-fn failure_of_bad_annotations_names_pod_and_annotation() {
-    let pods = injected(("traffic.kuma.io/exclude-inbound-ports", "http"));
-    let failure = add(&environment("shop"), &network(), &pods)
+fn failure_for_an_invalid_annotation_names_the_pod_and_the_annotation() {
+    let pods = mk_lookup_of_injected_pod(("traffic.kuma.io/exclude-inbound-ports", "http"));
+    let failure = add(&mk_environment("shop"), &mk_network(), &pods)
         .expect_err("rejected")
         .to_string();
     assert!(
@@ -101,17 +107,17 @@ fn failure_of_bad_annotations_names_pod_and_annotation() {
 }
 
 #[test]
-fn injected_pod_requires_a_network_namespace() {
-    let pods = injected(("kuma.io/mesh", "default"));
-    let failure = add(&environment("shop"), &network(), &pods)
+fn failure_without_a_usable_network_namespace_names_the_variable_or_the_path() {
+    let pods = mk_lookup_of_injected_pod(("kuma.io/mesh", "default"));
+    let failure = add(&mk_environment("shop"), &mk_network(), &pods)
         .expect_err("rejected")
         .to_string();
     assert!(failure.contains("CNI_NETNS"), "{failure}");
-    let missing_namespace = Environment {
+    let absent_namespace = Environment {
         network_namespace: Some("/nonexistent/netns".into()),
-        ..environment("shop")
+        ..mk_environment("shop")
     };
-    let failure = add(&missing_namespace, &network(), &pods)
+    let failure = add(&absent_namespace, &mk_network(), &pods)
         .expect_err("rejected")
         .to_string();
     assert!(failure.contains("/nonexistent/netns"), "{failure}");

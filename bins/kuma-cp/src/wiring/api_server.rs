@@ -1,5 +1,5 @@
-//! Requests to the API server during the start. They are repeated, because the kubelet restarts a process that exits with a
-//! growing backoff, and an outage would then last longer for this replica than for the API server.
+//! Requests to the API server during the start. A failed request is repeated. If the process exited instead, the
+//! kubelet would restart it with a growing backoff, and this replica would be down for longer than the API server.
 
 use std::time::Duration;
 
@@ -8,37 +8,24 @@ use kermode_k8s::controller::{client, describe};
 use kube::Client;
 use tokio::time::Instant;
 
-/// Interval between attempts.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Pause between attempts.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
-/// Time for which an API server that responds may deny requests. One that has just started denies everything until it has
-/// read its roles.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Time after which a request that fails at every attempt ends the start. An API server that has just started denies
+/// all requests until it has read its roles.
+const RETRY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Connects to the API server. Waits without limit for one that cannot be reached or is not ready.
+/// Connects to the API server. Waits without limit while the API server cannot be reached or is not ready.
 ///
 /// # Errors
-/// When there is no configuration for the API server, or it has denied the request for [`PATIENCE`].
+/// When there is no configuration for the API server, or the API server has denied requests for [`RETRY_TIMEOUT`].
 pub(super) async fn connect() -> anyhow::Result<Client> {
     let config = kube::Config::infer().await.context(
         "no configuration for the API server: run kuma-cp in a cluster, or set KUBECONFIG to a kubeconfig",
     )?;
     let url = config.cluster_url.clone();
     let client = client::build(config)?;
-    let version = retry(async || {
-        loop {
-            match version_when_ready(&client).await {
-                Ok(version) => return Ok(version),
-                Err(error) if is_unreachable(&error) => {
-                    let reason = describe(&format!("API server {url}"), &error);
-                    tracing::warn!("{reason}; retrying in {INTERVAL:?}");
-                    tokio::time::sleep(INTERVAL).await;
-                }
-                Err(error) => anyhow::bail!(describe(&format!("API server {url}"), &error)),
-            }
-        }
-    })
-    .await?;
+    let version = retry(async || wait_until_ready(&client, &url).await).await?;
     tracing::info!(%url, version, "connected to the API server");
     Ok(client)
 }
@@ -46,7 +33,7 @@ pub(super) async fn connect() -> anyhow::Result<Client> {
 /// Repeats a request until it succeeds.
 ///
 /// # Errors
-/// The last error, when requests have failed for [`PATIENCE`].
+/// The last error, when all attempts have failed for [`RETRY_TIMEOUT`].
 pub(super) async fn retry<T>(request: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let mut first_failure = None;
     loop {
@@ -54,16 +41,35 @@ pub(super) async fn retry<T>(request: impl AsyncFn() -> anyhow::Result<T>) -> an
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
-        if first_failure.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+        if first_failure.get_or_insert_with(Instant::now).elapsed() >= RETRY_TIMEOUT {
             return Err(error);
         }
-        tracing::warn!("{error:#}; retrying in {INTERVAL:?}");
-        tokio::time::sleep(INTERVAL).await;
+        tracing::warn!("{error:#}; retrying in {RETRY_PAUSE:?}");
+        tokio::time::sleep(RETRY_PAUSE).await;
     }
 }
 
-/// Returns the version of an API server that is ready. An API server without etcd returns its version as well, so
-/// `/readyz` is checked too.
+/// Waits without limit until the API server is ready. Returns its version.
+///
+/// # Errors
+/// When the API server denies a request.
+async fn wait_until_ready(client: &Client, url: &http::Uri) -> anyhow::Result<String> {
+    loop {
+        let error = match version_when_ready(client).await {
+            Ok(version) => return Ok(version),
+            Err(error) => error,
+        };
+        let reason = describe(&format!("API server {url}"), &error);
+        if !is_unreachable(&error) {
+            anyhow::bail!(reason);
+        }
+        tracing::warn!("{reason}; retrying in {RETRY_PAUSE:?}");
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Returns the version of the API server if it is ready. An API server that cannot reach etcd returns its version as
+/// well, so `/readyz` is checked too.
 async fn version_when_ready(client: &Client) -> kube::Result<String> {
     let version = client.apiserver_version().await?.git_version;
     let request = http::Request::get("/readyz").body(Vec::new());
@@ -77,7 +83,7 @@ async fn version_when_ready(client: &Client) -> kube::Result<String> {
     }
 }
 
-/// Whether the API server did not respond, or is not ready.
+/// Whether the error means that the API server did not respond or is not ready.
 fn is_unreachable(error: &kube::Error) -> bool {
     match error {
         kube::Error::Service(_) | kube::Error::HyperError(_) => true,
@@ -95,11 +101,11 @@ mod tests {
 
     use super::*;
 
-    /// Creates a client of an API server whose `/readyz` returns the status `ready`.
-    fn mk_client(ready: u16) -> Client {
+    /// Creates a client of an API server whose `/readyz` returns `readyz_status`.
+    fn mk_client(readyz_status: u16) -> Client {
         let service = tower::service_fn(move |request: Request<Body>| {
             let (status, body) = if request.uri().path() == "/readyz" {
-                (ready, "[-]etcd failed")
+                (readyz_status, "[-]etcd failed")
             } else {
                 let version = r#"{"major":"1","minor":"34","gitVersion":"v1.34.4","gitCommit":"","gitTreeState":"",
                     "buildDate":"","goVersion":"","compiler":"","platform":""}"#;
@@ -138,7 +144,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn request_that_remains_denied_ends_with_the_reason() {
+    async fn request_that_stays_denied_fails_at_the_timeout_with_the_reason() {
         let start = Instant::now();
         let denied: anyhow::Result<()> =
             retry(async || anyhow::bail!("pods cannot be listed: the service account lacks a permission"))
@@ -148,6 +154,6 @@ mod tests {
             error,
             "pods cannot be listed: the service account lacks a permission"
         );
-        assert_eq!(start.elapsed(), PATIENCE);
+        assert_eq!(start.elapsed(), RETRY_TIMEOUT);
     }
 }

@@ -8,14 +8,14 @@ use tokio::task::JoinSet;
 /// Running components, each with its name and result.
 pub(super) type Components = JoinSet<(&'static str, anyhow::Result<()>)>;
 
-/// Returns the error of the process for a component that ended before shutdown.
-pub(super) fn describe_end(
+/// Returns the error with which the process ends because a component ended before shutdown.
+pub(super) fn early_end_error(
     ended: Result<(&'static str, anyhow::Result<()>), tokio::task::JoinError>,
-) -> anyhow::Result<()> {
+) -> anyhow::Error {
     match ended {
-        Ok((name, Err(error))) => Err(error.context(format!("{name} failed"))),
-        Ok((name, Ok(()))) => anyhow::bail!("{name} ended before shutdown"),
-        Err(error) => Err(error).context("a component panicked"),
+        Ok((name, Err(error))) => error.context(format!("{name} failed")),
+        Ok((name, Ok(()))) => anyhow::anyhow!("{name} ended before shutdown"),
+        Err(error) => anyhow::Error::new(error).context("a component panicked"),
     }
 }
 
@@ -28,35 +28,36 @@ pub(super) fn spawn(
     components.spawn(async move { (name, component.await) });
 }
 
-/// Runs a component on its own thread, so that busy components do not delay it. Tasks that it spawns continue after its end
-/// until the process ends, because other components may use them, such as connections to the API server.
-pub(super) fn on_own_thread<F: Future<Output = anyhow::Result<()>>>(
+/// Runs a component on its own thread, so that busy components do not delay it. Tasks that the component spawns
+/// continue after its end until the process ends, because other components may use them, for example connections to the
+/// API server.
+pub(super) fn run_on_own_thread<F: Future<Output = anyhow::Result<()>>>(
     name: &'static str,
     component: impl FnOnce() -> F + Send + 'static,
 ) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (result, ended) = oneshot::channel();
+    let (result_sender, result) = oneshot::channel();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         runtime.block_on(async {
             // The receiver is gone while the process ends.
-            let _ = result.send(component().await);
+            let _ = result_sender.send(component().await);
             std::future::pending::<()>().await;
         });
     })?;
-    Ok(async move { ended.await.context("its thread has ended")? })
+    Ok(async move { result.await.context("its thread ended without a result")? })
 }
 
-/// Runs a future without an end of its own until shutdown. An earlier end is an error.
-pub(super) fn until(
+/// Runs a future that never completes, and drops it at shutdown. Returns an error if the future does complete.
+pub(super) fn run_until_shutdown(
     shutdown: &Shutdown,
     component: impl Future<Output = ()> + Send + 'static,
 ) -> impl Future<Output = anyhow::Result<()>> + Send + 'static {
     let finished = shutdown.clone().wait();
     async move {
         tokio::select! {
-            () = component => anyhow::bail!("it ended before shutdown"),
+            () = component => anyhow::bail!("the component ended before shutdown"),
             () = finished => Ok(()),
         }
     }
@@ -70,7 +71,7 @@ mod tests {
     async fn component_on_its_own_thread_runs_while_other_threads_are_busy_and_returns_its_result() {
         let (report_start, started) = std::sync::mpsc::channel();
         let (finish, finished) = oneshot::channel::<()>();
-        let component = on_own_thread("component", move || async move {
+        let component = run_on_own_thread("component", move || async move {
             report_start.send(()).context("started")?;
             finished.await.context("finished")
         });

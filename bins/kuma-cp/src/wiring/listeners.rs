@@ -8,11 +8,12 @@ use tokio::net::{TcpListener, TcpSocket};
 use crate::debug::LOOPBACK;
 use kermode_config::Config;
 
-/// Number of connections that may wait to be accepted; the kernel limits it to `net.core.somaxconn`, 4096 by default. After
-/// an outage, thousands of proxies connect at once, and a connection beyond the limit is delayed by up to minutes.
+/// Maximum number of connections that wait to be accepted. The kernel caps it at `net.core.somaxconn`, 4096 by default.
+/// After an outage, thousands of proxies connect at once, and a connection beyond the maximum is delayed by up to
+/// minutes.
 const BACKLOG: u32 = 4096;
 
-/// Listeners of the servers. They are bound first, so that a port in use fails the start at once.
+/// Listeners of the servers. They are bound before anything else starts, so that a port in use fails the start at once.
 pub(super) struct Listeners {
     pub(super) admission: TcpListener,
     pub(super) proxies: TcpListener,
@@ -24,67 +25,58 @@ pub(super) struct Listeners {
 impl Listeners {
     pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
         let admission = &config.runtime.kubernetes.admission_server;
-        let bind = |server, address, port, setting| Bind {
-            server,
-            address: SocketAddr::new(address, port),
-            setting,
-        };
         let debug = match config.diagnostics.debug_port {
             0 => None,
-            port => Some(
-                bind(
-                    "the server of /debug",
-                    LOOPBACK,
-                    port,
-                    "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 for none)",
-                )
-                .listen()?,
-            ),
+            port => {
+                let server = ServerAddress {
+                    server: "the server of /debug",
+                    address: SocketAddr::new(LOOPBACK, port),
+                    setting: "diagnostics.debugPort (KUMA_DIAGNOSTICS_DEBUG_PORT; 0 disables /debug)",
+                };
+                Some(server.listen()?)
+            }
         };
         Ok(Self {
             debug,
-            admission: bind(
-                "the admission server",
-                admission.address,
-                admission.port,
-                "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
-            )
+            admission: ServerAddress {
+                server: "the admission server",
+                address: SocketAddr::new(admission.address, admission.port),
+                setting: "runtime.kubernetes.admissionServer.port (KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT)",
+            }
             .listen()?,
-            proxies: bind(
-                "the server for proxies",
-                config.dp_server.address,
-                config.dp_server.port,
-                "dpServer.port (KUMA_DP_SERVER_PORT)",
-            )
+            proxies: ServerAddress {
+                server: "the server for proxies",
+                address: SocketAddr::new(config.dp_server.address, config.dp_server.port),
+                setting: "dpServer.port (KUMA_DP_SERVER_PORT)",
+            }
             .listen()?,
-            diagnostics: bind(
-                "the diagnostics server",
-                config.diagnostics.address,
-                config.diagnostics.server_port,
-                "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
-            )
+            diagnostics: ServerAddress {
+                server: "the diagnostics server",
+                address: SocketAddr::new(config.diagnostics.address, config.diagnostics.server_port),
+                setting: "diagnostics.serverPort (KUMA_DIAGNOSTICS_SERVER_PORT)",
+            }
             .listen()?,
         })
     }
 }
 
-/// Address of a server, with the names that the error of a failed bind contains.
-struct Bind {
+/// Address of a server, and the texts that the error contains if it cannot be bound.
+struct ServerAddress {
     /// Name of the server.
     server: &'static str,
     /// Address to listen on.
     address: SocketAddr,
-    /// Setting of the port.
+    /// Setting of the port, in the file and in the environment.
     setting: &'static str,
 }
 
-impl Bind {
+impl ServerAddress {
     /// Starts to listen.
     ///
     /// # Errors
     /// When the address cannot be bound; the error names the server, the address and the setting.
     fn listen(&self) -> anyhow::Result<TcpListener> {
-        bind(self.address).with_context(|| {
+        bind_and_listen(self.address).with_context(|| {
             format!(
                 "{} cannot listen on {}; free the port or set {}",
                 self.server, self.address, self.setting
@@ -93,7 +85,7 @@ impl Bind {
     }
 }
 
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+fn bind_and_listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
@@ -112,12 +104,12 @@ mod tests {
     async fn error_about_a_port_in_use_names_the_server_and_the_setting() {
         let taken = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = taken.local_addr().expect("an address");
-        let bind = Bind {
+        let server = ServerAddress {
             server: "admission server",
             address,
             setting: "runtime.kubernetes.admissionServer.port",
         };
-        let error = bind.listen().expect_err("the port is taken").to_string();
+        let error = server.listen().expect_err("the port is taken").to_string();
         assert!(
             error.contains("admission server") && error.contains("admissionServer.port"),
             "{error}"

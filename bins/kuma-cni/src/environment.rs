@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pod_is_named_by_two_arguments() {
+    fn pod_is_known_only_with_both_namespace_and_name() {
         let environment = |arguments: &str| Environment {
             arguments: arguments.to_owned(),
             ..Environment::default()

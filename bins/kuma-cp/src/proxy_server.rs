@@ -1,4 +1,4 @@
-//! The server for proxies: delta ADS, certificates and endpoint removals behind one authentication.
+//! The server for proxies: delta ADS, issuance of certificates, and endpoint removals, with the same authentication.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ pub(crate) struct RemovalSources {
     pub(crate) index: SharedIndex,
 }
 
-/// Services for proxies, over HTTP/2.
-pub(crate) struct Proxies {
+/// The services for proxies, over HTTP/2.
+pub(crate) struct ProxyServer {
     ads: AdsServer,
     transport: Transport<Routes>,
 }
 
-impl Proxies {
+impl ProxyServer {
     pub(crate) fn new(
         store: Arc<Store>,
         sources: RemovalSources,
@@ -72,9 +72,9 @@ impl Proxies {
             shutdown.watch(),
         );
         ads.report_to(statuses);
-        let others = Routes::new(issuance).add_service(Rpc(removal_service)).prepare();
+        let other_services = Routes::new(issuance).add_service(Rpc(removal_service)).prepare();
         Self {
-            transport: Transport::new(ads.clone(), others),
+            transport: Transport::new(ads.clone(), other_services),
             ads,
         }
     }
@@ -85,7 +85,7 @@ impl Proxies {
     }
 }
 
-impl Protocol for Proxies {
+impl Protocol for ProxyServer {
     fn names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec()]
     }
@@ -96,8 +96,8 @@ impl Protocol for Proxies {
         signals: ConnectionSignals,
     ) -> BoxFuture<'static, Result<(), BrokenConnection>> {
         let transport = self.transport.clone();
-        let closing = signals.shutdown().wait();
-        let serving = transport.serve(stream, move || signals.request_received(), closing);
-        Box::pin(async move { Ok(serving.await?) })
+        let shutdown = signals.shutdown().wait();
+        let connection = transport.serve(stream, move || signals.request_received(), shutdown);
+        Box::pin(async move { Ok(connection.await?) })
     }
 }

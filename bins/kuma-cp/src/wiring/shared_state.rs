@@ -1,4 +1,5 @@
-//! State that the components share: index, store, writer, statuses, CAs, and whether this replica holds the Lease.
+//! State that the components of this replica share: index, store, writer, statuses, CAs, and whether it holds the
+//! Lease.
 
 use std::sync::Arc;
 
@@ -26,30 +27,33 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use super::api_server;
-use crate::proxies::{Proxies, RemovalSources};
+use crate::proxy_server::{ProxyServer, RemovalSources};
 use kermode_config::Config;
 
 /// State that the components share, and the constructors of the components that need most of it.
-pub(super) struct Plane {
+pub(super) struct SharedState {
     pub(super) index: SharedIndex,
+    /// Objects that the webhooks read. The engine updates it.
     pub(super) directory: Directory,
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,
     pub(super) statuses: Statuses,
+    /// Notified by the engine; the component that writes the status of Meshes waits for it.
     pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
     pub(super) authorities: Authorities,
     pub(super) publisher: Publisher,
     pub(super) removals: EndpointRemovals,
+    /// The replicas of the control plane, from the watch of their Pods.
     pub(super) replicas: watch::Sender<Replicas>,
     /// Whether this replica holds the Lease.
-    pub(super) leading: watch::Receiver<bool>,
-    /// Sender of `leading`, for the leader election.
-    pub(super) leads: watch::Sender<bool>,
+    pub(super) is_leader: watch::Receiver<bool>,
+    /// Sender of `is_leader`, for the leader election.
+    pub(super) is_leader_sender: watch::Sender<bool>,
     pub(super) engine_metrics: engine::Metrics,
 }
 
-impl Plane {
+impl SharedState {
     pub(super) fn new(config: &Config, client: Client, registry: &Arc<Mutex<Registry>>) -> Self {
         let zone = Some(config.multizone.zone.name.as_str()).filter(|name| !name.is_empty());
         let index = SharedIndex::new(Index::new(ConvertSettings {
@@ -71,7 +75,7 @@ impl Plane {
         let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
         let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), writer_metrics);
-        let (leads, leading) = watch::channel(false);
+        let (is_leader_sender, is_leader) = watch::channel(false);
         Self {
             index,
             directory: Directory::default(),
@@ -84,13 +88,13 @@ impl Plane {
             publisher,
             removals,
             replicas: watch::Sender::default(),
-            leading,
-            leads,
+            is_leader,
+            is_leader_sender,
             engine_metrics,
         }
     }
 
-    pub(super) fn engine(self) -> Engine {
+    pub(super) fn into_engine(self) -> Engine {
         Engine {
             index: self.index,
             directory: self.directory,
@@ -99,7 +103,7 @@ impl Plane {
             writer: self.writer,
             events: self.events,
             meshes_changed: self.meshes_changed,
-            leading: self.leading,
+            leading: self.is_leader,
             metrics: self.engine_metrics,
         }
     }
@@ -162,13 +166,13 @@ impl Plane {
         })
     }
 
-    /// Returns the servers that proxies connect to, and registers their metrics.
-    pub(super) fn proxies(
+    /// Returns the server that proxies connect to, and registers its metrics.
+    pub(super) fn proxy_server(
         &self,
         client: &Client,
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
-    ) -> Proxies {
+    ) -> ProxyServer {
         let authentication = Authentication::new(client.clone(), self.index.clone());
         let metrics = issuance::Metrics::default();
         let mut registry = registry.lock();
@@ -179,7 +183,7 @@ impl Plane {
             self.index.clone(),
             metrics,
         );
-        Proxies::new(
+        ProxyServer::new(
             self.store.clone(),
             RemovalSources {
                 removals: self.removals.clone(),
@@ -195,7 +199,8 @@ impl Plane {
     }
 }
 
-/// Whether the API server supports native sidecars (restartable init containers), which are enabled by default since 1.29.
+/// Whether the API server supports native sidecars (restartable init containers), which are enabled by default since
+/// 1.29.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
     let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
