@@ -45,7 +45,8 @@ impl Authority {
     /// Issues a certificate for the key of a signing request, with exactly the names of the entitlement.
     ///
     /// # Errors
-    /// Fails when the request has other names, the entitlement has no service, or this CA is not valid at `now`.
+    /// Fails when the request has a name outside the entitlement, the entitlement has no service, or this CA is not
+    /// valid at `now`.
     pub fn sign(
         &self,
         request: &SigningRequest,

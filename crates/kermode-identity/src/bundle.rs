@@ -7,8 +7,8 @@ use crate::{Error, pem};
 
 /// Root certificates in insertion order, without duplicates.
 ///
-/// A rotation adds the new root, then signs with the new CA, then removes the old root, so that peers accept each other's
-/// certificates at any time.
+/// A rotation adds the new root, then signs with the new CA, then removes the old root, so that peers accept each
+/// other's certificates at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TrustBundle {
     roots: Vec<CertificateDer<'static>>,
@@ -59,7 +59,7 @@ impl TrustBundle {
         self.roots.is_empty()
     }
 
-    /// Returns whether the bundles have a common root, which makes them versions of the same mesh's bundle.
+    /// Returns whether the bundles have a common root. Consecutive versions of a mesh's bundle do.
     pub fn shares_a_root_with(&self, other: &Self) -> bool {
         self.roots.iter().any(|root| other.roots.contains(root))
     }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bundle_survives_pem_without_duplicates() {
+    fn duplicate_roots_are_dropped_and_pem_preserves_the_bundle() {
         let mk_root = |byte: u8| CertificateDer::from(vec![byte; 90]);
         let bundle = TrustBundle::new([mk_root(1), mk_root(2), mk_root(1)]);
         assert_eq!(bundle.roots().len(), 2);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_bundle_is_rejected() {
+    fn text_without_a_certificate_is_rejected() {
         assert!(TrustBundle::from_pem("no certificate here").is_err());
     }
 }

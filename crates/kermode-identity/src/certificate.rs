@@ -7,8 +7,8 @@ use time::OffsetDateTime;
 
 use crate::{Error, pem};
 
-/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by at
-/// most this time accepts a new certificate.
+/// Time by which a certificate's validity starts before its issuance. A peer whose clock is behind by at most this time
+/// accepts a new certificate.
 pub const BACKDATE: Duration = Duration::from_secs(10);
 
 /// Validity of a certificate, in whole seconds as in X.509.
@@ -62,8 +62,8 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Returns the time at which renewal is due: after 4/5 of the span. The remaining fifth covers an outage of the
-    /// control plane.
+    /// Returns the time at which renewal is due: after 4/5 of the span between start and end. The remaining fifth
+    /// covers an outage of the control plane.
     pub fn renew_at(&self) -> SystemTime {
         let span = self.not_after.duration_since(self.not_before).unwrap_or_default();
         self.not_before + span * 4 / 5
@@ -81,7 +81,8 @@ impl Validity {
 /// A signed certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedCertificate {
-    /// The leaf, then the intermediate certificates. The root is not included: it is part of the [`crate::TrustBundle`].
+    /// The leaf, then the intermediate certificates. The root is not included: it is part of the
+    /// [`crate::TrustBundle`].
     pub chain: Vec<CertificateDer<'static>>,
     /// Validity of the leaf.
     pub validity: Validity,
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn validity_is_backdated_in_whole_seconds_and_survives_the_rpc() {
+    fn validity_is_backdated_in_whole_seconds_and_survives_conversion_to_unix_time() {
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_900);
         let validity = Validity::starting(now, Duration::from_secs(100)).unwrap();
         assert_eq!(validity.to_unix(), (1_699_999_990, 1_700_000_100));
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn renewal_is_due_at_four_fifths() {
+    fn renewal_is_due_at_four_fifths_of_the_span() {
         let validity = Validity::from_unix(1000, 2000);
         assert_eq!(validity.renew_at(), Validity::from_unix(1800, 0).not_before);
     }

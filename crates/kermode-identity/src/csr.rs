@@ -33,8 +33,8 @@ impl SigningRequest {
     /// Reads a request (PKCS#10, DER or PEM) with an ECDSA P-256 or Ed25519 key.
     ///
     /// # Errors
-    /// Fails when the request is malformed, too long, has another type of key, an invalid signature, or anything but URI
-    /// names.
+    /// Fails when the request is malformed, too long, has another type of key, an invalid signature, or anything but
+    /// URI names.
     pub fn read(csr: &[u8]) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::RequestUnreadable { reason };
         if csr.len() > MAX_LENGTH {
@@ -47,7 +47,7 @@ impl SigningRequest {
             return Err(unreadable("it is followed by other bytes".to_owned()));
         }
         let info = &request.certification_request_info;
-        accept_algorithm(&info.subject_pki.algorithm)?;
+        check_algorithm(&info.subject_pki.algorithm)?;
         request.verify_signature().map_err(|_| Error::RequestSignature)?;
         if info.subject.iter().next().is_some() {
             return Err(not_allowed("a subject"));
@@ -63,7 +63,8 @@ impl SigningRequest {
         })
     }
 
-    /// Checks that the request names `proxy` (`<pod>.<namespace>`) as its maker. Another proxy cannot use a copied request.
+    /// Checks that the request names `proxy` (`<pod>.<namespace>`) as its maker. Another proxy cannot use a copied
+    /// request.
     ///
     /// # Errors
     /// Fails when the request names another proxy, several, or none.
@@ -124,7 +125,7 @@ fn der_of(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     Ok(Cow::Owned(der.as_ref().to_vec()))
 }
 
-fn accept_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> Result<(), Error> {
+fn check_algorithm(algorithm: &AlgorithmIdentifier<'_>) -> Result<(), Error> {
     let curve = algorithm
         .parameters
         .as_ref()

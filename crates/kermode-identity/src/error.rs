@@ -4,7 +4,7 @@
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A name of the mesh is not allowed in a certificate.
+    /// A name has characters that are not allowed in a certificate.
     #[error("{what} `{text}` is not allowed in a certificate: only printable ASCII is; rename it")]
     Name {
         /// Kind of the name.
@@ -21,7 +21,7 @@ pub enum Error {
         reason: String,
     },
     /// A certificate cannot be read.
-    #[error("certificate of {what} cannot be read: {reason}")]
+    #[error("certificate of {what} cannot be read: {reason}; provide an X.509 certificate")]
     Certificate {
         /// Kind of the certificate.
         what: &'static str,
@@ -44,7 +44,7 @@ pub enum Error {
     },
     /// The CA has expired or is not valid yet, so its signatures would not verify.
     #[error("CA `{subject}` is not valid now; rotate it, or check the clock")]
-    AuthorityExpired {
+    AuthorityNotValid {
         /// Subject of the CA certificate.
         subject: String,
     },
@@ -86,8 +86,8 @@ pub enum Error {
         "the Dataplane has no tag `kuma.io/service`, so there is no identity to certify; add an inbound or gateway tags"
     )]
     NoEntitlement,
-    /// The requested lifetime is zero.
-    #[error("certificate lifetime must be positive; check `dpCert.rotation.expiration` of the Mesh")]
+    /// The requested lifetime is below a second, or its end is out of range.
+    #[error("certificate lifetime must be at least a second; check `dpCert.rotation.expiration` of the Mesh")]
     Lifetime,
     /// The cryptographic library failed; the usual cause is missing randomness of the operating system.
     #[error("{operation} failed: {reason}")]

@@ -17,6 +17,9 @@ use crate::{Error, IssuedCertificate, Validity, pem};
 
 /// Lifetime of a generated CA: ten years.
 pub(crate) const AUTHORITY_LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
+/// Time by which a CA's validity starts before its creation. A replica whose clock is behind can sign with it
+/// immediately.
+const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 /// Certificate and key of a CA.
 pub(crate) struct Issuer {
@@ -26,15 +29,12 @@ pub(crate) struct Issuer {
     inner: rcgen::Issuer<'static, KeyPair>,
 }
 
-/// Variable parts of a leaf certificate.
+/// Parts of a leaf certificate that the caller of [`Issuer::sign`] decides.
 pub(crate) struct Leaf {
     pub(crate) names: Vec<SanType>,
     pub(crate) usages: Vec<ExtendedKeyUsagePurpose>,
     pub(crate) lifetime: Duration,
 }
-
-/// Time by which a CA's validity starts before its generation. A replica whose clock is behind can sign with it immediately.
-const AUTHORITY_BACKDATE: Duration = Duration::from_hours(24);
 
 impl Issuer {
     /// Generates a self-signed CA with a path length of 0.
@@ -46,7 +46,7 @@ impl Issuer {
         subject.push(DnType::OrganizationName, "Kuma");
         subject.push(DnType::OrganizationalUnitName, "Mesh");
         subject.push(DnType::CommonName, common_name);
-        let mut params = params(validity)?;
+        let mut params = base_params(validity)?;
         params.distinguished_name = subject;
         params.subject_alt_names = names;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -75,6 +75,7 @@ impl Issuer {
         Self::assemble(certificate, key)
     }
 
+    /// Combines certificate and key. Fails unless they belong together and the certificate is that of a CA.
     fn assemble(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::Certificate {
             what: "the CA",
@@ -109,12 +110,12 @@ impl Issuer {
         now: SystemTime,
     ) -> Result<IssuedCertificate, Error> {
         if !self.validity.contains(now) {
-            return Err(Error::AuthorityExpired {
+            return Err(Error::AuthorityNotValid {
                 subject: self.subject.clone(),
             });
         }
         let validity = Validity::starting(now, leaf.lifetime)?.ending_by(self.validity.not_after);
-        let mut params = params(validity)?;
+        let mut params = base_params(validity)?;
         params.subject_alt_names = leaf.names;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -161,8 +162,8 @@ impl fmt::Debug for Issuer {
     }
 }
 
-/// Returns the parameters that all certificates have: validity, random serial number, empty subject.
-fn params(validity: Validity) -> Result<CertificateParams, Error> {
+/// Returns the parameters with which every certificate begins: validity, random serial number, empty subject.
+fn base_params(validity: Validity) -> Result<CertificateParams, Error> {
     let mut serial = [0_u8; 16];
     SystemRandom::new().fill(&mut serial).map_err(|_| Error::Crypto {
         operation: "generating a serial number",

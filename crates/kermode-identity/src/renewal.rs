@@ -10,14 +10,14 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
 /// Pause while mTLS is disabled in the mesh, unless Envoy waits for a certificate.
 const DISABLED_RETRY: Duration = Duration::from_mins(1);
-/// Divisor of the span. Renewals are spread over this fraction of the span, up to 4/5 of it, because proxies may have started
-/// together.
-const SPREAD: u32 = 10;
-/// Minimum time between a success and the next renewal. It bounds the request rate when two clocks differ by more than a
-/// lifetime.
+/// Part of the span over which renewals are spread, as a divisor: a tenth, which ends at 4/5 of the span. Proxies that
+/// started together thus renew at different times.
+const SPREAD_DIVISOR: u32 = 10;
+/// Minimum time between a success and the next renewal. It bounds the request rate when the clocks of the sidecar and
+/// the control plane differ by more than a lifetime.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Next step.
+/// Next step of the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RenewalStep {
     /// Request a certificate now.
@@ -37,13 +37,17 @@ pub enum RemainingLifetime {
     Expired,
 }
 
-/// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's span, with
-/// backoff after failures.
+/// Schedule of certificate requests: the first immediately, further ones between 7/10 and 4/5 of the certificate's
+/// span, with backoff after failures.
 #[derive(Clone, Debug)]
 pub struct RenewalTimer {
+    /// Time of the next request.
     due: SystemTime,
+    /// Number of consecutive failures.
     failures: u32,
+    /// Whether the last request found mTLS disabled.
     is_mtls_disabled: bool,
+    /// Whether Envoy waits for a certificate.
     envoy_waits: bool,
 }
 
@@ -69,11 +73,12 @@ impl RenewalTimer {
     /// Handles a new certificate. `jitter` is between 0 and 1.
     pub fn on_issued(&mut self, validity: Validity, now: SystemTime, jitter: f64) {
         let span = validity.not_after.duration_since(validity.not_before);
-        let early = (span.unwrap_or_default() / SPREAD).mul_f64(jitter.clamp(0.0, 1.0));
+        let early = (span.unwrap_or_default() / SPREAD_DIVISOR).mul_f64(jitter.clamp(0.0, 1.0));
         *self = Self::new((validity.renew_at() - early).max(now + MIN_INTERVAL));
     }
 
-    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of it, unless one is due earlier.
+    /// Schedules a renewal within `window`, at the fraction `jitter` (between 0 and 1) of it, unless one is due
+    /// earlier.
     pub fn renew_within(&mut self, window: Duration, now: SystemTime, jitter: f64) {
         self.due = self.due.min(now + window.mul_f64(jitter.clamp(0.0, 1.0)));
     }
@@ -101,8 +106,8 @@ impl RenewalTimer {
         }
     }
 
-    /// Handles that Envoy waits for a certificate: ends the long pause of [`RenewalTimer::on_mtls_disabled`] and prevents
-    /// further ones.
+    /// Handles that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`] and
+    /// prevents further ones until a certificate is issued.
     pub fn on_envoy_waiting(&mut self, now: SystemTime) {
         if self.is_mtls_disabled {
             *self = Self::new(now);
@@ -145,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_back_off_to_a_limit_and_a_success_resets_them() {
+    fn backoff_grows_to_a_limit_and_a_success_resets_it() {
         let mut timer = RenewalTimer::new(at(0));
         let mut waits = Vec::new();
         for _ in 0..12 {
@@ -171,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn mesh_without_mtls_is_polled_slowly_until_envoy_waits() {
+    fn mesh_without_mtls_is_polled_slowly_until_envoy_waits_for_a_certificate() {
         let mut timer = RenewalTimer::new(at(0));
         timer.on_mtls_disabled(at(0), 1.0);
         assert_eq!(timer.next_step(at(1)), RenewalStep::Wait(Duration::from_secs(59)));
@@ -205,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn rotation_of_the_ca_only_advances_the_renewal() {
+    fn ca_rotation_never_postpones_the_renewal() {
         let mut timer = RenewalTimer::new(at(1000));
         timer.on_issued(Validity::from_unix(1000, 2000), at(1000), 0.0);
         timer.renew_within(Duration::from_secs(100), at(1000), 0.5);
@@ -227,7 +232,7 @@ mod tests {
         timer.on_issued(validity, at(0), 0.0);
         let mut now = at(800);
         let mut attempts = 0;
-        let mut seen = Vec::new();
+        let mut classes = Vec::new();
         while now < at(1100) {
             match timer.next_step(now) {
                 RenewalStep::Wait(wait) => now += wait,
@@ -238,15 +243,15 @@ mod tests {
                         RemainingLifetime::Sufficient => "sufficient",
                         RemainingLifetime::Expired => "expired",
                     };
-                    if seen.last() != Some(&remaining) {
-                        seen.push(remaining);
+                    if classes.last() != Some(&remaining) {
+                        classes.push(remaining);
                     }
                     timer.on_failure(now, 0.5);
                 }
             }
         }
-        assert_eq!(seen, ["sufficient", "short", "expired"]);
-        // Every 7.5 s once the backoff is at its limit.
+        assert_eq!(classes, ["sufficient", "short", "expired"]);
+        // One attempt every 7.5 s once the backoff is at its limit.
         assert!((40..60).contains(&attempts), "{attempts}");
     }
 }

@@ -14,11 +14,12 @@ use crate::{Authority, TrustBundle};
 
 /// Time for which a replica may use the CAs that it read last, while reading fails.
 pub const MAX_STALENESS: Duration = Duration::from_secs(20);
-/// Time of a phase in addition to a certificate's lifetime: [`MAX_STALENESS`], and clocks that are wrong by up to
-/// [`crate::BACKDATE`] in both directions.
-const MARGIN: Duration = Duration::from_secs(40);
-/// Divisor of the lifetime: a phase is longer by this fraction of it, because clocks may drift more during long lifetimes.
-const MARGIN_PART: u32 = 20;
+/// Fixed part by which a phase is longer than a certificate's lifetime. Covers [`MAX_STALENESS`], and clocks that are
+/// wrong by up to [`crate::BACKDATE`] in both directions.
+const FIXED_MARGIN: Duration = Duration::from_secs(40);
+/// Part of a certificate's lifetime, as a divisor, by which a phase is longer as well: clocks drift more during long
+/// lifetimes.
+const DRIFT_MARGIN_DIVISOR: u32 = 20;
 
 /// Schedule of a new CA, in whole seconds as in its Secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,11 +39,11 @@ pub struct Generation {
     pub authority: Arc<Authority>,
     /// Schedule; absent in the first generation.
     pub schedule: Option<Schedule>,
-    /// Rotation request that it was generated for, see [`RotationPlan::due_rotation`].
+    /// Rotation request that the CA was generated for, see [`RotationPlan::due_rotation`].
     pub request: Option<String>,
 }
 
-/// Plan of the rotation of a backend's CA: its generations with their schedules; at least one.
+/// Generations of the CA of a Mesh's mTLS backend with their schedules; at least one generation.
 #[derive(Clone, Debug)]
 pub struct RotationPlan {
     generations: Vec<Generation>,
@@ -84,13 +85,14 @@ pub struct Trust {
 impl Schedule {
     /// Returns the schedule of a CA that is generated at `now`, for certificates of `lifetime`.
     pub fn starting(now: SystemTime, lifetime: Duration) -> Self {
-        let step = lifetime + lifetime / MARGIN_PART + MARGIN;
-        let step = Duration::from_secs(step.as_secs() + 1);
+        let phase = lifetime + lifetime / DRIFT_MARGIN_DIVISOR + FIXED_MARGIN;
+        // Rounded up to whole seconds.
+        let phase = Duration::from_secs(phase.as_secs() + 1);
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let signs_from = UNIX_EPOCH + Duration::from_secs(now.as_secs()) + step;
+        let signs_from = UNIX_EPOCH + Duration::from_secs(now.as_secs()) + phase;
         Self {
             signs_from,
-            predecessor_trusted_until: signs_from + step,
+            predecessor_trusted_until: signs_from + phase,
         }
     }
 }
@@ -118,7 +120,7 @@ impl RotationPlan {
     /// Returns the generation that signs.
     pub fn signer(&self, now: SystemTime) -> &Generation {
         // An expired CA does not sign, whatever the schedule.
-        let ready = |generation: &&Generation| {
+        let may_sign = |generation: &&Generation| {
             generation
                 .schedule
                 .is_none_or(|schedule| schedule.signs_from <= now)
@@ -126,34 +128,35 @@ impl RotationPlan {
         };
         self.generations
             .iter()
-            .rfind(ready)
+            .rfind(may_sign)
+            // Signing then fails with an error that names the newest CA.
             .unwrap_or_else(|| self.newest())
     }
 
-    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which its root is
-    /// trusted. The mesh's setting may have increased since the schedule was made.
+    /// Returns the lifetime of a certificate that is signed at `now`: `wanted`, limited to the time for which its root
+    /// is trusted. The mesh's setting may have increased since the schedule was made.
     pub fn lifetime(&self, now: SystemTime, wanted: Duration) -> Duration {
         let signer = self.signer(now).number;
-        let mut later = self
+        let mut successors = self
             .generations
             .iter()
             .filter(|generation| generation.number > signer);
-        let until = later.find_map(|successor| {
+        let trusted_for = successors.find_map(|successor| {
             successor
                 .schedule?
                 .predecessor_trusted_until
                 .duration_since(now)
                 .ok()
         });
-        until.map_or(wanted, |until| wanted.min(until))
+        trusted_for.map_or(wanted, |trusted_for| wanted.min(trusted_for))
     }
 
     /// Returns the generations whose roots are trusted, the oldest first.
     pub fn trusted(&self, now: SystemTime) -> impl Iterator<Item = &Generation> {
-        let next = self.generations.iter().skip(1).map(Some).chain([None]);
+        let successors = self.generations.iter().skip(1).map(Some).chain([None]);
         self.generations
             .iter()
-            .zip(next)
+            .zip(successors)
             .filter(move |(_, successor)| {
                 successor
                     .and_then(|successor| successor.schedule)
@@ -169,10 +172,10 @@ impl RotationPlan {
             .map(|generation| generation.authority.certificate().clone())
             .collect();
         // Each generation changes the roots twice: its root is added, then the previous one is removed.
-        let is_alone = u64::from(roots.len() == 1);
+        let is_previous_removed = u64::from(roots.len() == 1);
         Trust {
             bundle: TrustBundle::new(roots),
-            version: 2 * u64::from(self.newest().number) + is_alone,
+            version: 2 * u64::from(self.newest().number) + is_previous_removed,
             signer: self.signer(now).number,
         }
     }
@@ -190,8 +193,8 @@ impl RotationPlan {
 
     /// Returns the next time at which signer, trust bundle or due rotation change.
     pub fn next_change(&self, now: SystemTime) -> Option<SystemTime> {
-        let ageing = (self.generations.len() == 1 || self.phase(now) == Phase::Settled)
-            .then(|| self.newest().authority.validity().renew_at());
+        let ageing =
+            (self.phase(now) == Phase::Settled).then(|| self.newest().authority.validity().renew_at());
         let scheduled = self
             .generations
             .iter()
@@ -203,8 +206,9 @@ impl RotationPlan {
             .min()
     }
 
-    /// Returns whether and why a new CA has to be generated. `request` is the user's current rotation request, any text. It
-    /// requests a rotation if it differs from that of the newest CA. A rotation in progress is finished first.
+    /// Returns the reason why a new CA has to be generated now, if there is one. `request` is the user's current
+    /// rotation request, any text. It causes a rotation if it differs from the request of the newest CA. A rotation in
+    /// progress is finished first.
     pub fn due_rotation(&self, now: SystemTime, request: Option<&str>) -> Option<RotationReason> {
         if self.phase(now) != Phase::Settled {
             return None;

@@ -41,7 +41,7 @@ impl ServingAuthority {
         let key = KeyPair::generate().map_err(Error::crypto("generating a serving key"))?;
         let names = names
             .iter()
-            .map(|name| host_name(name.as_ref()))
+            .map(|name| subject_alt_name(name.as_ref()))
             .collect::<Result<_, _>>()?;
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = self.issuer.sign(
@@ -79,6 +79,7 @@ impl ServingAuthority {
 pub struct IssuedServingCertificate {
     /// Certificate.
     pub certificate: IssuedCertificate,
+    /// Private key (PKCS#8, DER).
     key: Vec<u8>,
 }
 
@@ -103,7 +104,8 @@ impl fmt::Debug for IssuedServingCertificate {
     }
 }
 
-fn host_name(text: &str) -> Result<SanType, Error> {
+/// Returns the DNS name or IP address as a subject alternative name.
+fn subject_alt_name(text: &str) -> Result<SanType, Error> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }

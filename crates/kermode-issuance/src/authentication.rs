@@ -4,8 +4,8 @@
 //! requested Dataplane, so that no proxy gets the configuration or certificate of another one
 //! (docs/design.md#authentication-of-proxies).
 //!
-//! The port is open to every caller. Until the API server has accepted the token, responses depend on the token alone and do
-//! not reveal which Pods exist. The number of concurrent TokenReviews is bounded.
+//! The port is open to every caller. Until the API server has accepted the token, responses depend on the token alone
+//! and do not reveal which Pods exist. The number of concurrent TokenReviews is bounded.
 
 mod token;
 
@@ -17,6 +17,7 @@ use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenRe
 use kermode_authentication::{Authenticator, ProxyIdentity};
 use kermode_k8s::controller::describe;
 use kermode_k8s::index::PodIdentity;
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
 use kube::api::PostParams;
 use kube::{Api, Client};
@@ -24,16 +25,15 @@ use tokio::sync::Semaphore;
 use tonic::{Code, Status};
 
 use self::token::TokenClaims;
-use kermode_k8s::shared_index::SharedIndex;
 
 /// Keys of a TokenReview's `extra` for a token that is bound to a Pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
-/// Number of concurrent reviews of tokens that claim a Pod of the index, with its UID.
-const KNOWN_POD_REVIEWS: usize = 24;
-/// Number of concurrent reviews of all other tokens: those of sidecars that start before the watch has reported their Pod,
-/// and those of unauthorized callers, which must not delay the proxies.
-const UNKNOWN_POD_REVIEWS: usize = 8;
+/// Limit of concurrent reviews of tokens whose claims name a Pod of the index and its UID.
+const MAX_KNOWN_POD_REVIEWS: usize = 24;
+/// Limit of concurrent reviews of all other tokens: those of sidecars that start before the watch has reported their
+/// Pod, and those of unauthorized callers, which must not delay the proxies.
+const MAX_UNKNOWN_POD_REVIEWS: usize = 8;
 /// Time limit of a review, including the wait for a permit.
 const REVIEW_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,7 +50,7 @@ pub enum AuthenticationError {
     #[error("the token does not belong to proxy {0}")]
     OtherProxy(ObjectKey),
     /// The API server rejects the token.
-    #[error("token is not valid: {0}")]
+    #[error("the token is not valid: {0}")]
     InvalidToken(String),
     /// The service account of the token is not that of the Pod.
     #[error("the token's service account {token} is not that of Pod {proxy}")]
@@ -99,8 +99,8 @@ impl Authentication {
     /// Creates an authentication that sends TokenReviews with the client and looks Pods up in the index.
     pub fn new(client: Client, index: SharedIndex) -> Self {
         let permits = ReviewPermits {
-            known_pods: Semaphore::new(KNOWN_POD_REVIEWS),
-            unknown_pods: Semaphore::new(UNKNOWN_POD_REVIEWS),
+            known_pods: Semaphore::new(MAX_KNOWN_POD_REVIEWS),
+            unknown_pods: Semaphore::new(MAX_UNKNOWN_POD_REVIEWS),
         };
         Self {
             client,
@@ -110,7 +110,7 @@ impl Authentication {
         }
     }
 
-    /// Authenticates the caller by the token in the metadata and authorizes its access to the proxy's Dataplane.
+    /// Authenticates the caller by the token in the metadata and checks its access to the proxy's Dataplane.
     pub async fn check(
         &self,
         metadata: &http::HeaderMap,
@@ -121,7 +121,7 @@ impl Authentication {
             return Err(AuthenticationError::OtherProxy(proxy.clone()));
         }
         let identity = self.verify(token, &claims).await?;
-        self.allow(&identity)
+        self.check_access(&identity)
     }
 
     /// Authenticates the caller by the token in the metadata.
@@ -131,7 +131,7 @@ impl Authentication {
     }
 
     /// Checks against the index that the Dataplane with the Pod's name belongs to the Pod.
-    pub fn allow(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
+    pub fn check_access(&self, identity: &ProxyIdentity) -> Result<(), AuthenticationError> {
         let proxy = &identity.key;
         self.index.pod_identity(proxy, |known| {
             let known = known.ok_or_else(|| AuthenticationError::UnknownProxy(proxy.clone()))?;
@@ -158,7 +158,7 @@ impl Authentication {
         } else {
             &self.permits.unknown_pods
         };
-        let reviewed = async {
+        let review = async {
             // The semaphore is never closed.
             let _permit = permits
                 .acquire()
@@ -166,7 +166,7 @@ impl Authentication {
                 .map_err(|_| AuthenticationError::ReviewTimedOut)?;
             self.review(token).await
         };
-        let status = tokio::time::timeout(self.review_timeout, reviewed)
+        let status = tokio::time::timeout(self.review_timeout, review)
             .await
             .map_err(|_| AuthenticationError::ReviewTimedOut)??;
         if status.authenticated != Some(true) {
@@ -205,17 +205,22 @@ impl Authenticator for Authentication {
         &'a self,
         metadata: &'a http::HeaderMap,
     ) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
-        Box::pin(async move { self.identify(metadata).await.map_err(|error| status(&error)) })
+        Box::pin(async move {
+            self.identify(metadata)
+                .await
+                .map_err(|error| log_and_convert(&error))
+        })
     }
 
     fn authorize(&self, identity: &ProxyIdentity) -> Result<(), Status> {
-        self.allow(identity).map_err(|error| status(&error))
+        self.check_access(identity)
+            .map_err(|error| log_and_convert(&error))
     }
 }
 
 /// Logs the error and returns the gRPC status of the response. Errors of unauthenticated callers are logged at debug
 /// level only, since anyone can cause any number of them.
-pub(crate) fn status(error: &AuthenticationError) -> Status {
+pub(crate) fn log_and_convert(error: &AuthenticationError) -> Status {
     let code = match error {
         AuthenticationError::UnknownProxy(_) | AuthenticationError::UidMismatch(_) => Code::NotFound,
         AuthenticationError::ReviewFailed(_) | AuthenticationError::ReviewTimedOut => Code::Unavailable,

@@ -33,7 +33,7 @@ fn mk_plan() -> (RotationPlan, Schedule) {
     (plan, schedule)
 }
 
-fn roots(plan: &RotationPlan, now: SystemTime) -> Vec<u32> {
+fn trusted_generations(plan: &RotationPlan, now: SystemTime) -> Vec<u32> {
     plan.trusted(now).map(|generation| generation.number).collect()
 }
 
@@ -60,7 +60,7 @@ fn new_ca_is_trusted_then_signs_then_is_trusted_alone() {
     ];
     for (now, phase, trusted, signer) in steps {
         assert_eq!(plan.phase(now), phase);
-        assert_eq!(roots(&plan, now), trusted);
+        assert_eq!(trusted_generations(&plan, now), trusted);
         assert_eq!(plan.signer(now).number, signer);
     }
     assert_eq!(plan.next_change(start()), Some(schedule.signs_from));
@@ -82,35 +82,37 @@ fn version_increases_with_each_change_of_the_roots() {
     assert!(versions.is_sorted() && versions[0] < versions[1] && versions[1] < versions[2]);
 }
 
-/// Proxies renew at any age; replicas have different clocks and may have read the CAs some time ago. Any valid
-/// certificate is accepted by any proxy with a valid certificate.
+/// Proxies renew at any age of their certificate; replicas have different clocks and may have read the CAs some time
+/// ago.
 #[test]
 fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
     let lifetime = Duration::from_mins(1);
     let schedule = Schedule::starting(start(), lifetime);
-    let first = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
+    let single = RotationPlan::new(vec![mk_generation(1, None, None)]).unwrap();
     let both = RotationPlan::new(vec![
-        first.newest().clone(),
+        single.newest().clone(),
         mk_generation(2, Some(schedule), None),
     ])
     .unwrap();
-    let shifted_by = |count: i64| {
-        let distance = Duration::from_secs(count.unsigned_abs());
-        move |time: SystemTime| {
-            if count < 0 {
-                time - distance
-            } else {
-                time + distance
-            }
+    let shift = |time: SystemTime, seconds: i64| {
+        let distance = Duration::from_secs(seconds.unsigned_abs());
+        if seconds < 0 {
+            time - distance
+        } else {
+            time + distance
         }
     };
-    // Signer and roots that a replica returns. Its clock is wrong by `skew` seconds; it learns of a new CA only `stale`
-    // after its creation.
-    let respond = |time: SystemTime, skew: i64, stale: Duration| {
-        let plan = if time < start() + stale { &first } else { &both };
-        let clock = shifted_by(skew)(time);
+    // Signer and trusted generations in the response of a replica whose clock is wrong by `skew` seconds and which
+    // reads the new CA `staleness` after its creation.
+    let respond = |time: SystemTime, skew: i64, staleness: Duration| {
+        let plan = if time < start() + staleness {
+            &single
+        } else {
+            &both
+        };
+        let clock = shift(time, skew);
         let signer = plan.signer(clock).number;
-        (signer, roots(plan, clock))
+        (signer, trusted_generations(plan, clock))
     };
     let mut replicas = Vec::new();
     for skew in [-10, 0, 10] {
@@ -122,15 +124,15 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
             .duration_since(start())
             .unwrap())
     .as_secs();
-    for now in (0..span + 60).step_by(3) {
-        let now = start() + Duration::from_secs(now);
+    for second in (0..span + 60).step_by(3) {
+        let now = start() + Duration::from_secs(second);
         // A certificate that is valid now was requested at most one lifetime ago, measured by the clock of the replica
         // that signed it.
         let mut responses = Vec::new();
-        for (skew, stale) in &replicas {
+        for (skew, staleness) in &replicas {
             let oldest = lifetime.as_secs().saturating_add_signed(*skew);
             for age in (0..=oldest).step_by(5) {
-                responses.push(respond(now - Duration::from_secs(age), *skew, *stale));
+                responses.push(respond(now - Duration::from_secs(age), *skew, *staleness));
             }
         }
         for (signer, _) in &responses {
@@ -138,7 +140,7 @@ fn every_valid_certificate_is_accepted_by_every_proxy_at_any_time() {
                 let since = now.duration_since(start());
                 assert!(
                     trusted.contains(signer),
-                    "{signer} is not among {trusted:?} {since:?} after the start"
+                    "{since:?} after the start, CA {signer} signs but only {trusted:?} are trusted"
                 );
             }
         }
@@ -190,7 +192,7 @@ fn ca_is_rotated_at_four_fifths_of_its_span_without_a_request() {
 }
 
 #[test]
-fn both_cas_sign_requests_with_a_backdated_start() {
+fn certificates_of_both_cas_start_before_their_issuance() {
     let (plan, schedule) = mk_plan();
     let entitlement = Entitlement::of(&mk_dataplane(&[&[("kuma.io/service", "web_demo_svc_80")]]));
     let csr = WorkloadKey::generate().unwrap().csr_der().unwrap();

@@ -55,7 +55,7 @@ fn rotation_is_due_at_four_fifths_of_the_span() {
 }
 
 #[test]
-fn authority_read_from_its_pem_issues_for_the_same_root() {
+fn certificate_of_an_authority_restored_from_pem_verifies_against_the_original_root() {
     let authority = ServingAuthority::generate(now()).unwrap();
     let restored = ServingAuthority::from_pem(&authority.certificate_pem(), &authority.key_pem()).unwrap();
     let serving = restored.issue(&["cp"], DAY, now()).unwrap();
@@ -63,7 +63,7 @@ fn authority_read_from_its_pem_issues_for_the_same_root() {
 }
 
 #[test]
-fn name_that_is_not_allowed_in_a_certificate_is_rejected() {
+fn host_name_with_a_space_is_rejected() {
     let authority = ServingAuthority::generate(now()).unwrap();
     assert!(matches!(
         authority.issue(&["c p"], DAY, now()),
@@ -77,6 +77,6 @@ fn debug_hides_the_key() {
         .unwrap()
         .issue(&["cp"], DAY, now())
         .unwrap();
-    let bytes = format!("{:?}", serving.private_key().secret_pkcs8_der());
-    assert!(!format!("{serving:?}").contains(&bytes[1..40]));
+    let key_bytes = format!("{:?}", serving.private_key().secret_pkcs8_der());
+    assert!(!format!("{serving:?}").contains(&key_bytes[1..40]));
 }

@@ -16,8 +16,8 @@ use tonic::Code;
 
 use super::*;
 
-/// A test that waits longer has failed.
-const LONG: Duration = Duration::from_secs(30);
+/// Time limit of a wait. A test that waits longer has failed.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Fixture {
     authentication: Authentication,
@@ -27,18 +27,32 @@ struct Fixture {
 
 impl Fixture {
     /// Creates the authentication for an index with the Pod `shop/web`, UID `1`.
-    fn new(hangs: bool) -> Self {
+    fn new() -> Self {
+        Self::with_api_server(false)
+    }
+
+    /// Creates the same with an API server that never responds.
+    fn with_hanging_api_server() -> Self {
+        Self::with_api_server(true)
+    }
+
+    fn with_api_server(hangs: bool) -> Self {
         let reviews = Arc::new(AtomicUsize::new(0));
         let counter = reviews.clone();
         let service = tower::service_fn(move |request| {
             counter.fetch_add(1, Ordering::Relaxed);
-            review(hangs, request)
+            async move {
+                if hangs {
+                    std::future::pending::<()>().await;
+                }
+                review(request).await
+            }
         });
         let client = Client::new(service, "default");
         let index = SharedIndex::new(Index::default());
         index.write().apply_pod(mk_pod("1"));
         let mut authentication = Authentication::new(client, index);
-        authentication.review_timeout = LONG;
+        authentication.review_timeout = TEST_TIMEOUT;
         Self {
             authentication,
             reviews,
@@ -50,7 +64,7 @@ impl Fixture {
         // A stream authenticates and authorizes in two steps, a certificate request in one; both must agree.
         if let Ok(identity) = &identified {
             let checked = self.authentication.check(&metadata(token), &identity.key).await;
-            let allowed = self.authentication.allow(identity);
+            let allowed = self.authentication.check_access(identity);
             assert_eq!(
                 checked.map_err(|error| code(&error)),
                 allowed.map_err(|error| code(&error))
@@ -65,26 +79,23 @@ impl Fixture {
 }
 
 /// Reviews a token: accepts the signature `good`, and rejects `expired` and all others with different errors.
-pub(crate) async fn review(hangs: bool, request: Request<Body>) -> io::Result<Response<Body>> {
+pub(crate) async fn review(request: Request<Body>) -> io::Result<Response<Body>> {
     assert!(request.uri().path().ends_with("/tokenreviews"));
     let body = request.into_body().collect().await.expect("a body").to_bytes();
-    if hangs {
-        std::future::pending::<()>().await;
-    }
     let mut review: Value = serde_json::from_slice(&body).expect("JSON");
     let token = review["spec"]["token"].as_str().expect("a token").to_owned();
     let payload = token.split('.').nth(1).expect("a JWT");
     let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).expect("Base64");
-    let bound: Value = serde_json::from_slice(&payload).expect("JSON");
-    let bound = &bound["kubernetes.io"];
+    let payload: Value = serde_json::from_slice(&payload).expect("JSON");
+    let claims = &payload["kubernetes.io"];
     review["status"] = if token.rsplit('.').next() == Some("good") {
         let account = format!(
             "system:serviceaccount:{}:{}",
-            bound["namespace"].as_str().expect("text"),
-            bound["serviceaccount"]["name"].as_str().expect("text"),
+            claims["namespace"].as_str().expect("text"),
+            claims["serviceaccount"]["name"].as_str().expect("text"),
         );
         json!({"authenticated": true, "user": {"username": account, "extra": {
-            POD_NAME: [bound["pod"]["name"]], POD_UID: [bound["pod"]["uid"]],
+            POD_NAME: [claims["pod"]["name"]], POD_UID: [claims["pod"]["uid"]],
         }}})
     } else {
         let expired = token.ends_with(".expired");
@@ -146,12 +157,12 @@ fn web() -> ObjectKey {
 }
 
 fn code(error: &AuthenticationError) -> Code {
-    status(error).code()
+    log_and_convert(error).code()
 }
 
 #[tokio::test]
 async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
-    let fixture = Fixture::new(false);
+    let fixture = Fixture::new();
     let identity = fixture.identify(&mk_token("robot", "web", "1", "good")).await;
     let expected = ProxyIdentity {
         key: web(),
@@ -159,15 +170,18 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
         uid: "1".into(),
     };
     assert_eq!(identity.expect("a valid token"), expected);
-    assert!(fixture.authentication.allow(&expected).is_ok());
+    assert!(fixture.authentication.check_access(&expected).is_ok());
 }
 
 #[tokio::test]
 async fn token_that_cannot_be_valid_is_not_reviewed() {
-    let fixture = Fixture::new(false);
+    let fixture = Fixture::new();
     let unbound = format!("e30.{}.good", BASE64_URL_SAFE_NO_PAD.encode("{}"));
     for token in ["", "abc", "a.b.c", &unbound] {
-        let error = fixture.identify(token).await.expect_err("not a token of a Pod");
+        let error = fixture
+            .identify(token)
+            .await
+            .expect_err("the token is not bound to a Pod");
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
     let of_another = metadata(&mk_token("robot", "other", "2", "good"));
@@ -181,7 +195,7 @@ async fn token_that_cannot_be_valid_is_not_reviewed() {
 
 #[tokio::test]
 async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
-    let fixture = Fixture::new(false);
+    let fixture = Fixture::new();
     let mut responses = Vec::new();
     for pod in ["web", "nothing"] {
         let token = metadata(&mk_token("robot", pod, "guess", "forged"));
@@ -189,7 +203,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
         let key = ObjectKey::new("shop", pod);
         let certificate = fixture.authentication.check(&token, &key).await;
         for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
-            let status = status(&error);
+            let status = log_and_convert(&error);
             responses.push((status.code(), status.message().to_owned()));
         }
     }
@@ -198,59 +212,72 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
         responses.iter().all(|response| *response == responses[0]),
         "{responses:?}"
     );
-    assert_eq!(fixture.reviews(), 4, "the API server decides on all of them");
+    assert_eq!(fixture.reviews(), 4, "the API server reviews every token");
 }
 
 #[tokio::test]
 async fn access_begins_and_ends_with_the_pod() {
-    let fixture = Fixture::new(false);
+    let fixture = Fixture::new();
     let index = fixture.authentication.index.clone();
     let token = mk_token("robot", "web", "2", "good");
     let identity = fixture.identify(&token).await.expect("a valid token");
     let allowed = || {
         fixture
             .authentication
-            .allow(&identity)
+            .check_access(&identity)
             .map_err(|error| code(&error))
     };
-    assert_eq!(allowed(), Err(Code::NotFound), "an earlier Pod of that name");
+    assert_eq!(
+        allowed(),
+        Err(Code::NotFound),
+        "the index has an earlier Pod of the name"
+    );
     index.write().apply_pod(mk_pod("2"));
     assert_eq!(allowed(), Ok(()));
     index.write().remove_pod(&web());
-    assert_eq!(allowed(), Err(Code::NotFound), "no Pod");
+    assert_eq!(allowed(), Err(Code::NotFound), "the index has no Pod of the name");
     index.write().apply_pod(mk_pod("3"));
-    assert_eq!(allowed(), Err(Code::NotFound), "a later Pod of that name");
+    assert_eq!(
+        allowed(),
+        Err(Code::NotFound),
+        "the index has a later Pod of the name"
+    );
 }
 
 #[tokio::test]
 async fn token_of_another_service_account_is_denied() {
-    let fixture = Fixture::new(false);
+    let fixture = Fixture::new();
     let identity = fixture.identify(&mk_token("admin", "web", "1", "good")).await;
-    let error = fixture.authentication.allow(&identity.expect("a valid token"));
-    assert_eq!(code(&error.expect_err("another account")), Code::PermissionDenied);
+    let error = fixture
+        .authentication
+        .check_access(&identity.expect("a valid token"));
+    assert_eq!(
+        code(&error.expect_err("the token is of another account")),
+        Code::PermissionDenied
+    );
 }
 
 #[tokio::test]
 async fn review_times_out_when_the_api_server_hangs() {
-    let mut fixture = Fixture::new(true);
+    let mut fixture = Fixture::with_hanging_api_server();
     fixture.authentication.review_timeout = Duration::from_millis(10);
     let token = mk_token("robot", "web", "1", "good");
-    let identified = tokio::time::timeout(LONG, fixture.identify(&token)).await;
+    let identified = tokio::time::timeout(TEST_TIMEOUT, fixture.identify(&token)).await;
     let error = identified.expect("a response").expect_err("not reviewed");
     assert_eq!(code(&error), Code::Unavailable);
 }
 
 #[tokio::test]
 async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
-    let fixture = Fixture::new(true);
+    let fixture = Fixture::with_hanging_api_server();
     let unknown_pods: Vec<_> = (0..50)
         .map(|number| mk_token("robot", "web", &format!("guess {number}"), "forged"))
         .collect();
     let unknown_pods = futures::future::join_all(unknown_pods.iter().map(|token| fixture.identify(token)));
     let token = mk_token("robot", "web", "1", "good");
     let known = fixture.identify(&token);
-    let reviewed = async {
-        while fixture.reviews() <= UNKNOWN_POD_REVIEWS {
+    let known_pod_reviewed = async {
+        while fixture.reviews() <= MAX_UNKNOWN_POD_REVIEWS {
             tokio::task::yield_now().await;
         }
     };
@@ -258,7 +285,7 @@ async fn reviews_of_unknown_pods_do_not_delay_known_pods() {
         biased;
         _ = unknown_pods => panic!("a review ended although the API server hangs"),
         _ = known => panic!("a review ended although the API server hangs"),
-        reviewed = tokio::time::timeout(LONG, reviewed) => reviewed.expect("the known Pod is reviewed"),
+        outcome = tokio::time::timeout(TEST_TIMEOUT, known_pod_reviewed) => outcome.expect("the known Pod is reviewed"),
     }
-    assert_eq!(fixture.reviews(), UNKNOWN_POD_REVIEWS + 1);
+    assert_eq!(fixture.reviews(), MAX_UNKNOWN_POD_REVIEWS + 1);
 }

@@ -1,5 +1,5 @@
-//! Unverified claims of a service-account token. They are read before the TokenReview, so that tokens that cannot be valid
-//! are not reviewed. The claims depend on the request alone, so that the response reveals nothing about the cluster.
+//! Unverified claims of a service-account token. They are read before the TokenReview: a token that cannot be valid is
+//! rejected without one. The claims depend on the request alone, so this rejection reveals nothing about the cluster.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use kermode_model::ObjectKey;
 use serde::Deserialize;
 
-/// Size limit of a token, in bytes. Service-account tokens have about 1 KiB.
-const MAX_TOKEN: usize = 16 * 1024;
+/// Size limit of a token, in bytes. A service-account token has about 1 KiB.
+const MAX_TOKEN_SIZE: usize = 16 * 1024;
 
 /// Pod that a token claims to be bound to.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ struct Reference {
 pub(super) fn bearer(metadata: &http::HeaderMap) -> Option<&str> {
     let value = metadata.get(http::header::AUTHORIZATION)?.to_str().ok()?;
     let token = value.strip_prefix("Bearer ")?.trim();
-    (!token.is_empty() && token.len() <= MAX_TOKEN).then_some(token)
+    (!token.is_empty() && token.len() <= MAX_TOKEN_SIZE).then_some(token)
 }
 
 impl TokenClaims {
@@ -68,15 +68,15 @@ mod tests {
 
     #[test]
     fn bearer_token_is_read_up_to_the_size_limit() {
-        let token = |value: &str| {
+        let read = |value: &str| {
             let mut metadata = http::HeaderMap::new();
             metadata.insert("authorization", value.parse().expect("a header value"));
             bearer(&metadata).map(str::to_owned)
         };
-        assert_eq!(token("Bearer abc").as_deref(), Some("abc"));
-        assert_eq!(token("Basic abc"), None);
-        assert_eq!(token("Bearer "), None);
-        assert_eq!(token(&format!("Bearer {}", "x".repeat(MAX_TOKEN + 1))), None);
+        assert_eq!(read("Bearer abc").as_deref(), Some("abc"));
+        assert_eq!(read("Basic abc"), None);
+        assert_eq!(read("Bearer "), None);
+        assert_eq!(read(&format!("Bearer {}", "x".repeat(MAX_TOKEN_SIZE + 1))), None);
         assert_eq!(bearer(&http::HeaderMap::new()), None);
     }
 

@@ -1,4 +1,5 @@
-//! Denials of requests of proxies: the status of the response, the label of the metric, and the log line.
+//! Denials of proxies' requests to the issuance service: the status of the response, the label of the metric, and the
+//! log line.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -11,9 +12,9 @@ use prometheus_client::encoding::EncodeLabelValue;
 use tonic::{Code, Status};
 
 use super::limits::RateExceeded;
-use crate::authentication::{AuthenticationError, status};
+use crate::authentication::{AuthenticationError, log_and_convert};
 
-/// Limit of log lines per minute and reason. The limit is per reason, so that a flood of one does not hide the others.
+/// Limit of log lines per minute and reason. A flood of denials for one reason does not hide the others.
 const LINES_PER_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -24,16 +25,16 @@ pub(crate) enum Denial {
     #[error(transparent)]
     Authentication(#[from] AuthenticationError),
     /// The name is not that of a proxy.
-    #[error("the proxy's name is not <pod>.<namespace>")]
+    #[error("the proxy's name does not have the form <pod>.<namespace>")]
     Name,
     /// The Dataplane does not exist, or belongs to another mesh.
-    #[error("no Dataplane {0} in that mesh yet")]
+    #[error("no Dataplane {0} in the requested mesh yet")]
     DataplaneNotFound(ObjectKey),
     /// The mesh issues no certificates.
     #[error("mesh {0} has no mTLS backend enabled")]
     NoMtls(String),
     /// The CA cannot be read or created.
-    #[error("the mesh's certificate authority is not available")]
+    #[error("the CA of the mesh is not available; see the log of kuma-cp")]
     Authority,
     /// The signing request is invalid.
     #[error(transparent)]
@@ -45,7 +46,7 @@ pub(crate) enum Denial {
     #[error("too many certificates are requested: at most 500 per second; retry later")]
     TotalRate,
     /// The proxy, or all proxies together, have reached the limit of open streams of roots.
-    #[error("too many streams of roots are open")]
+    #[error("too many streams of roots are open; retry later")]
     Streams,
     /// The request did not arrive, or was not processed, in time.
     #[error("the request did not arrive, or was not processed, within {0:?}")]
@@ -55,7 +56,7 @@ pub(crate) enum Denial {
     Unreadable,
 }
 
-/// Reason of a denial, as a label of metrics.
+/// Reason of a denial, as a label of metrics and in the log; see [`Denial::reason`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum DenialReason {
     NoToken,
@@ -83,7 +84,7 @@ pub(crate) enum DenialReason {
     Unreadable,
 }
 
-/// Log of denials, limited per reason; the number of suppressed lines is part of the next line.
+/// Log of denials, with a limited number of lines per reason. A line contains the number of lines suppressed before it.
 #[derive(Debug, Default)]
 pub(super) struct DenialLog {
     windows: Mutex<HashMap<DenialReason, Window>>,
@@ -101,7 +102,7 @@ impl From<RateExceeded> for Denial {
 }
 
 impl Denial {
-    /// Label of the denial.
+    /// Returns the label of the denial.
     pub(crate) fn reason(&self) -> DenialReason {
         match self {
             Self::Authentication(error) => authentication_reason(error),
@@ -125,10 +126,10 @@ impl Denial {
         }
     }
 
-    /// gRPC status of the response.
+    /// Returns the gRPC status of the response.
     pub(crate) fn status(&self) -> Status {
         let code = match self {
-            Self::Authentication(error) => return status(error),
+            Self::Authentication(error) => return log_and_convert(error),
             Self::Name | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
@@ -139,9 +140,9 @@ impl Denial {
         Status::new(code, self.to_string())
     }
 
-    /// Whether the denial is expected while a proxy starts, or is caused by the control plane. Such denials are logged at debug
-    /// level only.
-    fn is_ordinary(&self) -> bool {
+    /// Returns whether the denial is logged at debug level only: it is expected while a proxy starts, or the control
+    /// plane causes it.
+    fn is_logged_at_debug(&self) -> bool {
         matches!(
             self.reason(),
             DenialReason::UnknownProxy
@@ -173,7 +174,7 @@ fn authentication_reason(error: &AuthenticationError) -> DenialReason {
 impl DenialLog {
     /// Logs a denial with the name that the caller claims, never with its token.
     pub(super) fn log(&self, denial: &Denial, claimed_name: &str) {
-        if denial.is_ordinary() {
+        if denial.is_logged_at_debug() {
             tracing::debug!(proxy = claimed_name, "request denied: {denial}");
             return;
         }
@@ -188,7 +189,7 @@ impl DenialLog {
         }
     }
 
-    /// Admits a line and returns the number of lines suppressed before it.
+    /// Admits a line and returns the number of lines suppressed before it. `None` if this line is suppressed.
     fn try_admit(&self, reason: DenialReason, now: Instant) -> Option<u64> {
         let mut windows = self.windows.lock();
         let window = windows.entry(reason);

@@ -1,7 +1,7 @@
 //! Rates at which certificates are issued: per proxy and in total. No IO; the clock is passed in.
 //!
-//! A thousand Pods that start at once get their certificates. A proxy that requests certificates in a loop is limited, and
-//! its surplus requests cause no TokenReviews.
+//! A thousand Pods that start at once get their certificates. A proxy that requests certificates in a loop is limited,
+//! and its surplus requests cause no TokenReviews.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
@@ -10,12 +10,12 @@ use kermode_limit::rate::{KeyedRateLimit, Rate, TokenBucket};
 
 /// Rate of certificates for all proxies together. A certificate takes about 0.2 ms of CPU, so this rate is a tenth of a
 /// core.
-const TOTAL: Rate = Rate {
+const TOTAL_RATE: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
 /// Rate of certificates for one proxy. A sidecar requests at most one every 48 s, and a few more after a restart.
-const PER_PROXY: Rate = Rate {
+const PROXY_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
 };
@@ -29,8 +29,8 @@ pub(super) enum RateExceeded {
     Total,
 }
 
-/// Caller of a request, identified by a hash of its token and never by the name that it claims. The hash cannot be reversed
-/// and differs between processes.
+/// Caller of a request, identified by a hash of its bearer token and never by the name that it claims. The hash cannot
+/// be reversed and differs between processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CallerId(u64);
 
@@ -48,18 +48,18 @@ impl IssuanceLimits {
     pub(super) fn new(now: Instant) -> Self {
         Self {
             hasher: RandomState::new(),
-            total: TokenBucket::new(TOTAL, now),
-            callers: KeyedRateLimit::new(PER_PROXY),
+            total: TokenBucket::new(TOTAL_RATE, now),
+            callers: KeyedRateLimit::new(PROXY_RATE),
         }
     }
 
-    /// Returns the ID of the caller with the token.
+    /// Returns the ID of the caller with the bearer token.
     pub(super) fn caller(&self, token: &[u8]) -> CallerId {
         CallerId(self.hasher.hash_one(token))
     }
 
-    /// Checks the rate of a caller before its token is reviewed. Only requests of authenticated callers are counted, so an
-    /// unknown caller passes.
+    /// Checks the rate of a caller before its bearer token is reviewed. Only requests of authenticated callers are
+    /// counted, so an unauthenticated caller passes.
     pub(super) fn check(&mut self, caller: CallerId, now: Instant) -> Result<(), RateExceeded> {
         if self.callers.has_token(&caller, now) {
             Ok(())

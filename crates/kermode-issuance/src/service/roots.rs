@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, ready};
 use kermode_authorities::Roots;
 use kermode_limit::{KeyedLimit, LimitReached, Permit};
 use kermode_model::ObjectKey;
@@ -22,12 +22,13 @@ use super::{IssuanceState, MAX_MESSAGE};
 
 /// Limit of open streams in total: one per proxy, up to the limit of proxies of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
-/// Limit of open streams of one proxy: a second stream is open until a broken connection of the first one is detected.
+/// Limit of open streams of one proxy. Two, because a proxy may reconnect before the broken connection of its first
+/// stream is detected.
 pub(super) const MAX_STREAMS_PER_PROXY: usize = 2;
 
-/// Initial size of the buffers of a stream, in bytes: a message with two roots. Every proxy has a stream, so tonic's default
-/// of 8 KiB would take too much memory.
-const BUFFER: usize = 1536;
+/// Initial size of the buffers of a stream, in bytes: a message with two roots. Every proxy has a stream, so tonic's
+/// default of 8 KiB would take too much memory.
+const BUFFER_SIZE: usize = 1536;
 
 /// Stream of roots to one proxy.
 struct RootsStream {
@@ -53,8 +54,8 @@ impl Stream for RootsStream {
     type Item = Result<RootsUpdate, Status>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let update = self.updates.poll_next_unpin(context);
-        update.map(|update| update.map(|update| Ok((*update).clone())))
+        let update = ready!(self.updates.poll_next_unpin(context));
+        Poll::Ready(update.map(|update| Ok((*update).clone())))
     }
 }
 
@@ -64,7 +65,8 @@ impl Drop for RootsStream {
     }
 }
 
-/// Returns a stream of the current roots and all later ones. The stream ends when the mesh switches to another backend.
+/// Returns a stream of the current roots and of those after each change. The stream ends when the mesh switches to
+/// another backend.
 fn updates(mut roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
     roots.mark_changed();
     futures::stream::unfold(roots, |mut roots| async move {
@@ -79,7 +81,7 @@ fn updates(mut roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
     .boxed()
 }
 
-/// Protobuf codec with buffers of [`BUFFER`] bytes.
+/// Protobuf codec with buffers of [`BUFFER_SIZE`] bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RootsCodec;
 
@@ -90,11 +92,11 @@ impl Codec for RootsCodec {
     type Decoder = ProstDecoder<WatchRootsRequest>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BufferSettings::new(BUFFER, MAX_MESSAGE))
+        ProstEncoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstDecoder::new(BufferSettings::new(BUFFER, MAX_MESSAGE))
+        ProstDecoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE))
     }
 }
 
@@ -110,13 +112,13 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
         let state = self.0.clone();
         async move {
             let name = request.get_ref().name.clone();
-            let opened = state.watch(request).await;
-            opened
-                .map(|stream| Response::new(stream.boxed()))
-                .map_err(|denial| {
+            match state.watch(request).await {
+                Ok(stream) => Ok(Response::new(stream.boxed())),
+                Err(denial) => {
                     state.metrics.stream_denied(&denial);
-                    state.deny(&denial, &name)
-                })
+                    Err(state.deny(&denial, &name))
+                }
+            }
         }
         .boxed()
     }
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_has_two_streams_and_an_ended_stream_is_not_counted() {
+    fn proxy_may_have_two_streams_and_an_ended_stream_is_not_counted() {
         let (streams, gauge) = (stream_limit(), Gauge::default());
         let proxy = ObjectKey::new("shop", "web");
         let first = open(&streams, &proxy, &gauge).expect("below the limit");

@@ -5,7 +5,7 @@ use kermode_model::ObjectKey;
 use kermode_protocol::certificates::IssueCertificateRequest;
 use tonic::Code;
 
-use super::log::Log;
+use super::log::CapturedLog;
 use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token, mk_token_in};
@@ -19,13 +19,13 @@ async fn assert_denied(
     code: Code,
     reason: &str,
 ) {
-    let log = Log::capture();
-    let before = server.denied(reason);
+    let log = CapturedLog::start();
+    let before = server.denial_count(reason);
     let name = request.name.clone();
     let outcome = server.issue(token, request).await;
     let status = outcome.expect_err(&format!("{reason}: a certificate was issued"));
     assert_eq!(status.code(), code, "{reason}: {status}");
-    assert_eq!(server.denied(reason), before + 1, "{reason}");
+    assert_eq!(server.denial_count(reason), before + 1, "{reason}");
     let lines = log.take();
     let line = lines
         .iter()
@@ -36,12 +36,19 @@ async fn assert_denied(
     assert!(!response.contains(secret), "the token leaked: {response}");
     if matches!(code, Code::Unauthenticated | Code::PermissionDenied) {
         let watched = server.watch(token, &name).await;
-        assert_eq!(watched.expect_err("no roots either").code(), code, "{reason}");
+        assert_eq!(
+            watched
+                .expect_err("roots were sent to an unauthenticated caller")
+                .code(),
+            code,
+            "{reason}"
+        );
     }
-    assert_eq!(server.issued(), 0);
+    assert_eq!(server.issued_count(), 0);
 }
 
-fn fresh(name: &str) -> IssueCertificateRequest {
+/// Makes a valid request of the proxy with the name, for a new key.
+fn mk_new_request(name: &str) -> IssueCertificateRequest {
     mk_request(&WorkloadKey::generate().expect("a key"), name)
 }
 
@@ -51,7 +58,7 @@ async fn name_of_another_pod_is_denied() {
     assert_denied(
         &server,
         &web_token(),
-        fresh("other.shop"),
+        mk_new_request("other.shop"),
         Code::Unauthenticated,
         "TokenOfAnother",
     )
@@ -59,7 +66,7 @@ async fn name_of_another_pod_is_denied() {
     assert_denied(
         &server,
         &web_token(),
-        fresh("web.other"),
+        mk_new_request("web.other"),
         Code::Unauthenticated,
         "TokenOfAnother",
     )
@@ -73,7 +80,7 @@ async fn invalid_names_are_denied() {
         assert_denied(
             &server,
             &web_token(),
-            fresh(name),
+            mk_new_request(name),
             Code::InvalidArgument,
             "BadName",
         )
@@ -82,7 +89,7 @@ async fn invalid_names_are_denied() {
 }
 
 #[tokio::test]
-async fn tokens_without_proof_are_denied() {
+async fn token_that_does_not_prove_the_claimed_name_is_denied() {
     let server = Server::start().await;
     let unbound = "e30.e30.good";
     let foreign_namespace = mk_token_in("attic", "robot", "web", "1", "good");
@@ -94,13 +101,20 @@ async fn tokens_without_proof_are_denied() {
         (&mk_token("robot", "web", "1", "expired"), "InvalidToken"),
         (&foreign_namespace, "TokenOfAnother"),
     ] {
-        assert_denied(&server, token, fresh("web.shop"), Code::Unauthenticated, reason).await;
+        assert_denied(
+            &server,
+            token,
+            mk_new_request("web.shop"),
+            Code::Unauthenticated,
+            reason,
+        )
+        .await;
     }
     let other_account = mk_token("admin", "web", "1", "good");
     assert_denied(
         &server,
         &other_account,
-        fresh("web.shop"),
+        mk_new_request("web.shop"),
         Code::PermissionDenied,
         "WrongServiceAccount",
     )
@@ -111,24 +125,30 @@ async fn tokens_without_proof_are_denied() {
 async fn token_of_a_deleted_pod_is_denied_for_a_new_pod_of_the_same_name() {
     let server = Server::start().await;
     server.index.write().apply_pod(mk_pod_of("web", "10.0.0.3", "3"));
-    let outcome = server.issue(&web_token(), fresh("web.shop")).await;
-    assert_eq!(outcome.expect_err("another Pod").code(), Code::NotFound);
-    assert_eq!(server.denied("OtherPod"), 1);
+    let outcome = server.issue(&web_token(), mk_new_request("web.shop")).await;
+    assert_eq!(
+        outcome.expect_err("the index has another Pod of the name").code(),
+        Code::NotFound
+    );
+    assert_eq!(server.denial_count("OtherPod"), 1);
     server.index.write().remove_pod(&ObjectKey::new("shop", "web"));
-    let outcome = server.issue(&web_token(), fresh("web.shop")).await;
-    assert_eq!(outcome.expect_err("no Pod").code(), Code::NotFound);
-    assert_eq!(server.denied("UnknownProxy"), 1);
-    assert_eq!(server.issued(), 0);
+    let outcome = server.issue(&web_token(), mk_new_request("web.shop")).await;
+    assert_eq!(
+        outcome.expect_err("the index has no Pod of the name").code(),
+        Code::NotFound
+    );
+    assert_eq!(server.denial_count("UnknownProxy"), 1);
+    assert_eq!(server.issued_count(), 0);
 }
 
 #[tokio::test]
 async fn signing_request_of_another_pod_is_denied() {
     let server = Server::start().await;
-    // Complete and with a valid signature.
-    let intercepted = fresh("other.shop").csr_der;
+    // The intercepted request is complete, and its signature is valid.
+    let intercepted = mk_new_request("other.shop").csr_der;
     let replayed = IssueCertificateRequest {
         csr_der: intercepted,
-        ..fresh("web.shop")
+        ..mk_new_request("web.shop")
     };
     assert_denied(
         &server,
@@ -142,7 +162,7 @@ async fn signing_request_of_another_pod_is_denied() {
     let unbound = WorkloadKey::generate().expect("a key").csr_der();
     let unbound = IssueCertificateRequest {
         csr_der: unbound.expect("a request"),
-        ..fresh("web.shop")
+        ..mk_new_request("web.shop")
     };
     assert_denied(
         &server,
@@ -170,7 +190,7 @@ async fn signing_requests_for_other_names_or_with_other_keys_are_denied() {
     ] {
         let request = IssueCertificateRequest {
             csr_der: csr.to_vec(),
-            ..fresh("web.shop")
+            ..mk_new_request("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
@@ -179,7 +199,7 @@ async fn signing_requests_for_other_names_or_with_other_keys_are_denied() {
 #[tokio::test]
 async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     let server = Server::start().await;
-    let mut tampered = fresh("web.shop").csr_der;
+    let mut tampered = mk_new_request("web.shop").csr_der;
     *tampered.last_mut().expect("bytes") ^= 1;
     for (csr_der, reason) in [
         (Vec::new(), "RequestUnreadable"),
@@ -189,13 +209,13 @@ async fn malformed_huge_and_tampered_signing_requests_are_denied() {
     ] {
         let request = IssueCertificateRequest {
             csr_der,
-            ..fresh("web.shop")
+            ..mk_new_request("web.shop")
         };
         assert_denied(&server, &web_token(), request, Code::InvalidArgument, reason).await;
     }
     let huge = IssueCertificateRequest {
         csr_der: vec![0x30; 1024 * 1024],
-        ..fresh("web.shop")
+        ..mk_new_request("web.shop")
     };
     assert_denied(&server, &web_token(), huge, Code::OutOfRange, "Unreadable").await;
 }

@@ -9,7 +9,7 @@ use tonic::Code;
 use tonic::body::Body;
 use tower::ServiceExt as _;
 
-use super::log::Log;
+use super::log::CapturedLog;
 use super::server::{Server, mk_request};
 use super::web_token;
 use crate::authentication::tests::{mk_pod_of, mk_token};
@@ -17,7 +17,7 @@ use crate::authentication::tests::{mk_pod_of, mk_token};
 #[tokio::test]
 async fn proxy_in_a_loop_is_denied_and_other_proxies_are_not() {
     let server = Server::start().await;
-    let log = Log::capture();
+    let log = CapturedLog::start();
     let key = WorkloadKey::generate().expect("a key");
     let mut issued = 0;
     let denied = loop {
@@ -30,7 +30,7 @@ async fn proxy_in_a_loop_is_denied_and_other_proxies_are_not() {
     assert!(issued >= 20, "{issued}");
     assert_eq!(denied.code(), Code::ResourceExhausted);
     assert!(denied.message().contains("too often"), "{denied}");
-    assert_eq!(server.denied("TooOften"), 1);
+    assert_eq!(server.denial_count("TooOften"), 1);
     assert!(log.take().iter().any(|line| line.contains("reason=TooOften")));
     let other = mk_token("robot", "other", "2", "good");
     assert!(server.issue(&other, mk_request(&key, "other.shop")).await.is_ok());
@@ -67,7 +67,7 @@ async fn proxies_that_start_at_once_get_their_certificates() {
         .await;
     let denied: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
     assert!(denied.is_empty(), "{}: {:?}", denied.len(), denied.first());
-    assert_eq!(server.issued(), 1000);
+    assert_eq!(server.issued_count(), 1000);
 }
 
 #[tokio::test]
@@ -85,5 +85,5 @@ async fn incomplete_request_times_out() {
         response.headers()["grpc-status"],
         (Code::DeadlineExceeded as i32).to_string()
     );
-    assert_eq!(server.denied("TimedOut"), 1);
+    assert_eq!(server.denial_count("TimedOut"), 1);
 }

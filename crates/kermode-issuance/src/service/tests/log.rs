@@ -8,8 +8,8 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::DefaultGuard;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-/// Lines of the levels warn and error, captured until this is dropped.
-pub(super) struct Log {
+/// Lines of the levels warn and error, captured until this value is dropped.
+pub(super) struct CapturedLog {
     lines: Arc<Mutex<Vec<String>>>,
     _guard: DefaultGuard,
 }
@@ -18,8 +18,8 @@ struct Recorder(Arc<Mutex<Vec<String>>>);
 
 struct Line(String);
 
-impl Log {
-    pub(super) fn capture() -> Self {
+impl CapturedLog {
+    pub(super) fn start() -> Self {
         let lines = Arc::<Mutex<Vec<String>>>::default();
         let guard = tracing::subscriber::set_default(Recorder(lines.clone()));
         Self { lines, _guard: guard }

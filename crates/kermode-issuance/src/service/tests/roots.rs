@@ -10,8 +10,8 @@ use super::server::{Server, mk_mesh};
 use super::web_token;
 use crate::authentication::tests::mk_token;
 
-/// A test that waits longer has failed.
-const LONG: Duration = Duration::from_secs(30);
+/// Time limit of a wait. A test that waits longer has failed.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn new_root_is_sent_at_once() {
@@ -22,7 +22,7 @@ async fn new_root_is_sent_at_once() {
 
     let mesh = mk_mesh();
     let mtls = mesh.mtls.clone().expect("mTLS");
-    let known = server.authorities.get(&mesh.name, "ca-1").await.expect("a CA");
+    let current = server.authorities.get(&mesh.name, "ca-1").await.expect("a CA");
     let now = SystemTime::now();
     let next = Generation {
         number: 2,
@@ -32,11 +32,11 @@ async fn new_root_is_sent_at_once() {
         schedule: Some(Schedule::starting(now, mtls.certificate_lifetime)),
         request: None,
     };
-    let both = RotationPlan::new(vec![known.newest().clone(), next]).expect("two");
+    let both = RotationPlan::new(vec![current.newest().clone(), next]).expect("two");
     // Publishing the same roots again sends nothing.
-    server.authorities.publish(&mesh.name, &mtls, &known);
+    server.authorities.publish(&mesh.name, &mtls, &current);
     server.authorities.publish(&mesh.name, &mtls, &both);
-    let update = tokio::time::timeout(LONG, stream.message())
+    let update = tokio::time::timeout(TEST_TIMEOUT, stream.message())
         .await
         .expect("a message");
     let update = update.expect("no error").expect("the roots");
@@ -66,7 +66,7 @@ async fn third_stream_of_a_proxy_is_denied() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(LONG, reopened)
+    tokio::time::timeout(TEST_TIMEOUT, reopened)
         .await
         .expect("the permit is released");
 }

@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime};
 
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use kermode_authorities::Authorities;
+use kermode_authorities::testing::ApiServer;
 use kermode_identity::{ServingAuthority, WorkloadKey};
 use kermode_k8s::index::Index;
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{CertificateAuthority, Mesh, Mtls, MtlsMode};
 use kermode_protocol::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate, WATCH_ROOTS,
@@ -28,9 +31,6 @@ use tonic_prost::ProstCodec;
 use crate::authentication::Authentication;
 use crate::authentication::tests::{mk_pod_of, review};
 use crate::service::{CALL_TIMEOUT, CertificateIssuance, Metrics};
-use kermode_authorities::Authorities;
-use kermode_authorities::testing::ApiServer;
-use kermode_k8s::shared_index::SharedIndex;
 
 /// The service and its dependencies, in a cluster with the Pods `shop/web` (UID 1) and `shop/other` (UID 2).
 pub(super) struct Server {
@@ -72,7 +72,7 @@ impl Server {
             let api_server = api_server.clone();
             async move {
                 if request.uri().path().ends_with("/tokenreviews") {
-                    review(false, request).await
+                    review(request).await
                 } else {
                     api_server.handle(request).await
                 }
@@ -87,14 +87,14 @@ impl Server {
         let authorities = Authorities::new(client, "kong-mesh-system".to_owned());
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
-        let identity = CertificateIssuance::with_timeout(
+        let issuance = CertificateIssuance::with_timeout(
             authentication,
             authorities.clone(),
             index.clone(),
             metrics,
             call_timeout,
         );
-        let (channel, stop) = serve(identity).await;
+        let (channel, stop) = serve(issuance).await;
         Self {
             index,
             channel,
@@ -132,21 +132,21 @@ impl Server {
         stream.map(tonic::Response::into_inner)
     }
 
-    /// Number of certificates issued.
-    pub(super) fn issued(&self) -> u64 {
+    /// Returns the number of certificates issued.
+    pub(super) fn issued_count(&self) -> u64 {
         self.metric("certificate_requests_total{result=\"Issued\"} ")
     }
 
-    /// Number of requests denied for a reason.
-    pub(super) fn denied(&self, reason: &str) -> u64 {
+    /// Returns the number of requests denied for a reason.
+    pub(super) fn denial_count(&self, reason: &str) -> u64 {
         self.metric(&format!("certificate_refusals_total{{reason=\"{reason}\"}} "))
     }
 
-    /// Value of the metric with the name and labels; 0 if it does not exist.
-    pub(super) fn metric(&self, labels: &str) -> u64 {
+    /// Returns the value of the metric with the name and labels; 0 if it does not exist.
+    pub(super) fn metric(&self, name_and_labels: &str) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("metrics");
-        let line = text.lines().find_map(|line| line.strip_prefix(labels));
+        let line = text.lines().find_map(|line| line.strip_prefix(name_and_labels));
         line.map_or(0, |value| value.trim().parse().expect("a number"))
     }
 }
@@ -160,7 +160,7 @@ fn with_token<T>(token: &str, message: T) -> Request<T> {
     request
 }
 
-async fn serve(identity: CertificateIssuance) -> (Channel, Trigger) {
+async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let authority = ServingAuthority::generate(SystemTime::now()).expect("a CA");
     let serving = authority.issue(&["localhost"], Duration::from_hours(1), SystemTime::now());
     let serving = serving.expect("a certificate");
@@ -169,7 +169,7 @@ async fn serve(identity: CertificateIssuance) -> (Channel, Trigger) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, shutdown) = shutdown::channel();
-    let router = Routes::new(identity).into_axum_router();
+    let router = Routes::new(issuance).into_axum_router();
     let certificate = certificate.expect("a valid certificate");
     tokio::spawn(tls::serve(listener, certificate, router, 1000, shutdown));
 
