@@ -1,7 +1,7 @@
 //! Publisher: generates the Envoy resources of the touched parts of the mesh view and writes them to the store.
 //!
-//! Called by the engine after each batch of watch events. Own resources of a proxy are published only while the proxy has
-//! a stream on this replica.
+//! Called by the engine after each batch of watch events. The own resources of a proxy, which no other proxy gets, are
+//! published only while the proxy has a stream on this replica.
 
 mod direct;
 
@@ -25,20 +25,23 @@ pub struct Publisher {
     metrics: Metrics,
 }
 
-/// Counters of the work that changes cause.
+/// Counters of encoded and of published resources.
 #[derive(Clone, Debug, Default)]
 struct Metrics {
     encoded: Counter,
     changed: Counter,
 }
 
-/// Parts to publish for a batch of changes, without duplicates; a mesh includes its services.
+/// Parts of the mesh view to publish for a batch of changes, without duplicates.
 #[derive(Default)]
 struct Work {
+    /// Meshes of which all shared resources are published.
     meshes: HashSet<MeshName>,
+    /// Services, by mesh, of meshes that are not in `meshes`.
     services: HashMap<MeshName, HashSet<ServiceName>>,
+    /// Proxies of which all own resources are published.
     proxies: HashSet<ObjectKey>,
-    /// Ports of inbounds, for proxies that are not in `proxies`.
+    /// Ports of the inbounds whose listeners are published, by proxy. Only of proxies that are not in `proxies`.
     inbounds: HashMap<ObjectKey, Vec<u16>>,
 }
 
@@ -69,8 +72,8 @@ impl Publisher {
         self.publish(view, &mut work);
     }
 
-    /// Publishes the own resources of proxies that have a stream now and removes those of proxies that have none. `changed`
-    /// contains the proxies whose demand may have changed.
+    /// Publishes the own resources of proxies that have a stream now, and removes those of proxies that have none.
+    /// `changed` contains the proxies that may have gained their first stream or lost their last one.
     pub fn update_demand(&mut self, view: &MeshView, changed: HashSet<ObjectKey>) {
         let (connected, disconnected): (HashSet<_>, HashSet<_>) = changed
             .into_iter()
@@ -92,9 +95,15 @@ impl Publisher {
 
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
         work.proxies.retain(|proxy| self.store.has_stream(proxy));
-        // A proxy without its Mesh keeps its configuration. The proxy is removed from the store before the Mesh's resources
-        // are, since its streams would otherwise remove all resources from a serving Envoy.
-        work.proxies.retain(|proxy| self.has_mesh_or_remove(view, proxy));
+        let (publishable, without_mesh): (HashSet<_>, HashSet<_>) = std::mem::take(&mut work.proxies)
+            .into_iter()
+            .partition(|proxy| has_mesh(view, proxy));
+        work.proxies = publishable;
+        // A proxy whose Mesh was deleted keeps its configuration: the proxy is removed from the store before the shared
+        // resources of the Mesh are. In the other order, its streams would remove them from an Envoy that still serves.
+        for proxy in &without_mesh {
+            self.remove_proxy(proxy);
+        }
         for mesh in &work.meshes {
             self.publish_mesh(view, mesh);
             self.direct.reload_mesh(view, mesh);
@@ -103,11 +112,11 @@ impl Publisher {
             for service in services {
                 self.publish_service(view, mesh, service);
             }
-            // Proxies that are published as a whole below get these changes there.
-            let mut changes = self.direct.update_services(view, mesh, services);
-            changes.retain(|changes| !work.proxies.contains(&changes.proxy));
-            for changes in changes {
-                self.publish_direct_access(&changes);
+            for changes in self.direct.update_services(view, mesh, services) {
+                // Proxies in `work.proxies` get these changes below, with all other resources.
+                if !work.proxies.contains(&changes.proxy) {
+                    self.publish_direct_access(&changes);
+                }
             }
         }
         for proxy in &work.proxies {
@@ -158,7 +167,7 @@ impl Publisher {
             .services(name)
             .flat_map(|(name, service)| generate::service(mesh, name, service));
         let resources: Vec<_> = generate::mesh_shared(mesh).into_iter().chain(services).collect();
-        self.count(&resources);
+        self.count_encoded(&resources);
         self.metrics
             .changed
             .inc_by(self.store.replace_mesh(name, resources) as u64);
@@ -170,21 +179,10 @@ impl Publisher {
         let resources = service
             .map(|service| generate::service(mesh, name, service))
             .unwrap_or_default();
-        self.count(&resources);
+        self.count_encoded(&resources);
         self.metrics
             .changed
             .inc_by(self.store.replace_service(mesh_name, name, resources) as u64);
-    }
-
-    /// Returns whether a proxy has a Dataplane and a Mesh. Removes the proxy otherwise.
-    fn has_mesh_or_remove(&mut self, view: &MeshView, key: &ObjectKey) -> bool {
-        let mesh = view
-            .dataplane(key)
-            .and_then(|dataplane| view.mesh(&dataplane.mesh));
-        if mesh.is_none() {
-            self.remove_proxy(key);
-        }
-        mesh.is_some()
     }
 
     fn remove_proxy(&mut self, key: &ObjectKey) {
@@ -203,7 +201,7 @@ impl Publisher {
         if let Some(addresses) = self.direct.register(view, dataplane) {
             resources.extend(generate::direct_access(mesh, addresses));
         }
-        self.count(&resources);
+        self.count_encoded(&resources);
         let changed = self.store.replace_proxy(key, profile(mesh, dataplane), resources);
         self.metrics.changed.inc_by(changed as u64);
     }
@@ -220,7 +218,7 @@ impl Publisher {
             .iter()
             .filter_map(|port| generate::inbound_listener(mesh, dataplane, *port, permissions));
         let resources: Vec<_> = listeners.collect();
-        self.count(&resources);
+        self.count_encoded(&resources);
         let changed = self.store.update_proxy(key, resources, &[]);
         self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
     }
@@ -232,15 +230,21 @@ impl Publisher {
             kind: ResourceKind::Listener,
             name: names::direct_access(*address).into(),
         });
-        self.count(&listeners);
+        self.count_encoded(&listeners);
         let removals: Vec<_> = removals.collect();
-        let published = self.store.update_proxy(&changes.proxy, listeners, &removals);
-        self.metrics.changed.inc_by(published.unwrap_or_default() as u64);
+        let changed = self.store.update_proxy(&changes.proxy, listeners, &removals);
+        self.metrics.changed.inc_by(changed.unwrap_or_default() as u64);
     }
 
-    fn count(&self, resources: &[Resource]) {
+    fn count_encoded(&self, resources: &[Resource]) {
         self.metrics.encoded.inc_by(resources.len() as u64);
     }
+}
+
+/// Returns whether a proxy has a Dataplane, and its Mesh exists.
+fn has_mesh(view: &MeshView, proxy: &ObjectKey) -> bool {
+    let dataplane = view.dataplane(proxy);
+    dataplane.is_some_and(|dataplane| view.mesh(&dataplane.mesh).is_some())
 }
 
 fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {

@@ -1,8 +1,8 @@
 //! gRPC server of delta ADS: authenticates a stream, then passes messages between its transport and its state machine.
 //!
-//! A stream consists of a state machine ([`crate::stream`]) and a watcher of the store, and runs in the task of its HTTP/2
-//! connection. Its memory is bounded: it sends nothing while the client does not read, and it reads the store through two
-//! cursors instead of a queue.
+//! A stream consists of a state machine ([`crate::stream`]) and a watcher of the store, and runs in the task of its
+//! HTTP/2 connection. Its memory is bounded: it sends nothing while the client does not read, and it holds two cursors
+//! into the store's logs of changes instead of a queue of changes.
 
 mod call;
 mod messages;
@@ -32,7 +32,7 @@ pub use metrics::Metrics;
 pub use status::{ConfigurationVersions, Progress, Report, StatusSink};
 pub use transport::Transport;
 
-/// Mesh and Dataplane that a stream claims in its node id.
+/// Mesh and Dataplane of a proxy, as its node id claims them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyId {
     /// Mesh of the proxy.
@@ -64,13 +64,13 @@ pub struct Settings {
     pub streams_per_proxy: usize,
     /// Maximum number of streams of all proxies at this replica.
     pub total_streams: usize,
-    /// Maximum number of streams that get their first configuration at the same time. Messages of waiting streams are not
-    /// read. The first configuration takes a hundred times the memory of an idle stream, and a higher number does not
-    /// reduce the time until all streams have it.
+    /// Maximum number of streams that get their first configuration at the same time. No message of a further stream is
+    /// read while it waits. Sending the first configuration takes a hundred times the memory of an idle stream, and a
+    /// higher number does not reduce the time until all streams have it.
     pub concurrent_starts: usize,
-    /// Time after which a stream that does not have its first configuration yet no longer counts against
-    /// [`Self::concurrent_starts`], so that a slow proxy does not delay the others. The first request has to arrive within
-    /// the same time.
+    /// Time limit for the first request of a stream that may start. Also the time after which a stream stops counting
+    /// towards [`Self::concurrent_starts`] although it does not have its first configuration yet, so that a slow proxy
+    /// does not delay the others.
     pub start_timeout: Duration,
     /// Maximum time that a stream waits to start. Less than the 30 s after which `kuma-dp` reconnects.
     pub start_queue_timeout: Duration,
@@ -113,14 +113,15 @@ struct AdsServerState {
     /// Number of the next stream, for [`StatusSink`].
     next_stream: AtomicU64,
     open_streams: KeyedLimit<ObjectKey>,
-    starts: Arc<Semaphore>,
+    /// Permits to get the first configuration, see [`Settings::concurrent_starts`].
+    start_permits: Arc<Semaphore>,
 }
 
 // === impl AdsServer ===
 
 impl AdsServer {
-    /// Creates a server of the store's resources. Streams end after `shutdown` becomes true or its sender is dropped. Acknowledged
-    /// endpoint changes are reported to `removals`.
+    /// Creates a server of the store's resources. Streams end after `shutdown` becomes true or its sender is dropped.
+    /// The server reports to `removals` which endpoint changes each stream has acknowledged.
     pub fn new(
         store: Arc<Store>,
         authenticator: impl Authenticator,
@@ -141,7 +142,7 @@ impl AdsServer {
                 status_sink: OnceLock::new(),
                 next_stream: AtomicU64::default(),
                 open_streams: KeyedLimit::new(settings.streams_per_proxy, settings.total_streams),
-                starts: Arc::new(Semaphore::new(settings.concurrent_starts.max(1))),
+                start_permits: Arc::new(Semaphore::new(settings.concurrent_starts.max(1))),
             }),
         }
     }
@@ -156,10 +157,10 @@ impl AdsServer {
         self.state.open_streams.keys()
     }
 
-    /// Ends the streams and connections of up to `proxies` proxies, chosen at random. They reconnect through the Service, which
-    /// may lead to another replica. Returns the number of proxies evicted.
-    pub fn evict_proxies(&self, proxies: usize) -> usize {
-        self.state.open_streams.revoke_keys(proxies)
+    /// Ends the streams and connections of up to `count` proxies, chosen at random. The proxies reconnect through the
+    /// Service, which may lead to another replica. Returns the number of evicted proxies.
+    pub fn evict_proxies(&self, count: usize) -> usize {
+        self.state.open_streams.revoke_keys(count)
     }
 
     /// Serves a call until it ends.

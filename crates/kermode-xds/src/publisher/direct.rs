@@ -1,4 +1,5 @@
-//! Direct access to Pods: proxies that have it, and the effect of a service's change on the listeners of each.
+//! Direct access to Pods (`kuma.io/direct-access-services`): the proxies that have it, and the listeners that a change
+//! of a service adds to each proxy or removes from it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -18,25 +19,25 @@ struct MeshProxies {
     proxies: HashMap<ObjectKey, DirectAccess>,
 }
 
-/// Changes of the direct-access listeners of one proxy.
+/// Effects of changed addresses on the direct-access listeners of one proxy.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ListenerChanges {
     pub(super) proxy: ObjectKey,
-    /// Addresses that need a listener.
+    /// Changed addresses that the proxy may call directly: each has a listener.
     pub(super) present: Vec<SocketAddr>,
-    /// Addresses without a listener.
+    /// Changed addresses that the proxy may not call directly: none has a listener.
     pub(super) absent: Vec<SocketAddr>,
 }
 
 impl DirectProxies {
     /// Reads all services of a mesh again.
     pub(super) fn reload_mesh(&mut self, view: &MeshView, mesh: &MeshName) {
-        if let Some(of_mesh) = self.0.get_mut(mesh) {
-            of_mesh.addresses = EndpointAddresses::of(view, mesh);
+        if let Some(mesh_proxies) = self.0.get_mut(mesh) {
+            mesh_proxies.addresses = EndpointAddresses::of(view, mesh);
         }
     }
 
-    /// Reads some services of a mesh again and returns the effects on its proxies.
+    /// Reads some services of a mesh again. Returns the effects on each proxy with direct access.
     pub(super) fn update_services<'a>(
         &mut self,
         view: &MeshView,
@@ -63,8 +64,8 @@ impl DirectProxies {
         changes.collect()
     }
 
-    /// Registers a proxy, or removes it if it no longer has direct access. Returns the addresses that the proxy calls
-    /// directly, or `None` without direct access.
+    /// Registers a proxy, or removes it if it no longer has direct access. Returns the addresses that the proxy may
+    /// call directly, or `None` without direct access.
     pub(super) fn register(
         &mut self,
         view: &MeshView,
@@ -72,21 +73,21 @@ impl DirectProxies {
     ) -> Option<BTreeSet<SocketAddr>> {
         self.remove(&dataplane.key);
         let access = DirectAccess::of(dataplane)?;
-        let of_mesh = self.0.entry(dataplane.mesh.clone());
-        let of_mesh = of_mesh.or_insert_with(|| MeshProxies {
+        let mesh_proxies = self.0.entry(dataplane.mesh.clone());
+        let mesh_proxies = mesh_proxies.or_insert_with(|| MeshProxies {
             addresses: EndpointAddresses::of(view, &dataplane.mesh),
             proxies: HashMap::new(),
         });
-        let addresses = access.addresses(&of_mesh.addresses);
-        of_mesh.proxies.insert(dataplane.key.clone(), access);
+        let addresses = access.addresses(&mesh_proxies.addresses);
+        mesh_proxies.proxies.insert(dataplane.key.clone(), access);
         Some(addresses)
     }
 
     /// Removes a proxy.
     pub(super) fn remove(&mut self, proxy: &ObjectKey) {
-        self.0.retain(|_, of_mesh| {
-            of_mesh.proxies.remove(proxy);
-            !of_mesh.proxies.is_empty()
+        self.0.retain(|_, mesh_proxies| {
+            mesh_proxies.proxies.remove(proxy);
+            !mesh_proxies.proxies.is_empty()
         });
     }
 }

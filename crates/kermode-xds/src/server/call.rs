@@ -29,14 +29,14 @@ use crate::stream::{Event, Output, Response, Stream};
 /// Maximum length of Envoy's error message for a rejected response, in bytes. The message is stored for each rejected
 /// resource, logged, and shown in statuses.
 const MAX_ERROR_MESSAGE: usize = 1024;
-/// Maximum number of characters of an invalid node id in the error message. The id is the caller's input of any length.
+/// Maximum number of characters of an invalid node id in the error message. The caller may send an id of any length.
 const MAX_SHOWN_ID: usize = 100;
 
-/// An authenticated and authorized stream that may start.
+/// An authenticated and authorized stream that may get its first configuration.
 struct AdmittedStream {
     identity: ProxyIdentity,
     proxy: ProxyId,
-    first: DeltaDiscoveryRequest,
+    first_request: DeltaDiscoveryRequest,
     watcher: Watcher,
     start_permit: StartPermit,
 }
@@ -70,15 +70,17 @@ impl Call {
     async fn run(&mut self, metadata: http::HeaderMap) -> StreamEnd {
         let authenticated = tokio::select! {
             authenticated = authenticate(&self.state, metadata) => authenticated,
-            () = self.responses.reset() => return StreamEnd::ClientGone,
+            () = self.responses.wait_for_reset() => return StreamEnd::ClientGone,
         };
         let identity = match authenticated {
             Ok(identity) => identity,
-            Err(status) => return StreamEnd::Status(rejected(&self.state, status)),
+            Err(status) => return StreamEnd::Status(record_denial(&self.state, status)),
         };
         let mut permit = match self.state.open_streams.acquire_superseding(&identity.key) {
             Ok(permit) => permit,
-            Err(reached) => return StreamEnd::CloseConnection(rejected(&self.state, limit_reached(reached))),
+            Err(reached) => {
+                return StreamEnd::CloseConnection(record_denial(&self.state, limit_status(reached)));
+            }
         };
         tokio::select! {
             end = self.serve_authenticated(identity) => end,
@@ -98,24 +100,24 @@ impl Call {
         let state = self.state.clone();
         let mut shutdown = ShutdownDeadline::new();
         shutdown.push(shutdown_deadline(state.shutdown.clone(), state.settings.shutdown_period).boxed());
-        // Boxed, so that its memory is freed once the stream has started.
+        // The future is boxed, so that its memory is freed once the stream has started.
         let admission = Box::pin(admit(&state, identity, &mut self.requests));
         let admitted = tokio::select! {
             admitted = admission => admitted,
-            Some(()) = shutdown.next() => Err(shutting_down()),
-            () = self.responses.reset() => return StreamEnd::ClientGone,
+            Some(()) = shutdown.next() => Err(shutdown_status()),
+            () = self.responses.wait_for_reset() => return StreamEnd::ClientGone,
         };
-        let (mut session, first) = match admitted {
+        let (mut session, first_step) = match admitted {
             Ok(admitted) => Session::open(&state, admitted),
-            Err(status) => return StreamEnd::Status(rejected(&state, status)),
+            Err(status) => return StreamEnd::Status(record_denial(&state, status)),
         };
         let _connected = GaugeGuard::new(&state.metrics.connected);
-        session.run(self, first, shutdown).await
+        session.run(self, first_step, shutdown).await
     }
 }
 
-/// Authenticates the caller by metadata. No message is read before, so an unauthenticated caller takes at most the memory
-/// of its receive window.
+/// Authenticates the caller by the call's metadata. No message is read until then, so an unauthenticated caller takes
+/// at most the memory of its receive window.
 async fn authenticate(state: &AdsServerState, metadata: http::HeaderMap) -> Result<ProxyIdentity, Status> {
     let authenticated = state.authenticator.authenticate(&metadata);
     tokio::time::timeout(state.settings.authentication_timeout, authenticated)
@@ -123,10 +125,10 @@ async fn authenticate(state: &AdsServerState, metadata: http::HeaderMap) -> Resu
         .map_err(|_| Status::unavailable("authentication timed out"))?
 }
 
-/// Counts and logs a rejected stream. Returns the status.
-fn rejected(state: &AdsServerState, status: Status) -> Status {
-    state.metrics.refused.inc();
-    tracing::debug!(code = ?status.code(), "stream rejected: {}", status.message());
+/// Counts and logs a denied stream. Returns the status.
+fn record_denial(state: &AdsServerState, status: Status) -> Status {
+    state.metrics.failed.inc();
+    tracing::debug!(code = ?status.code(), "stream denied: {}", status.message());
     status
 }
 
@@ -140,11 +142,11 @@ async fn admit(
     let dataplane = wait_for_dataplane(state, &identity, &mut watcher);
     match tokio::time::timeout(state.settings.authentication_timeout, dataplane).await {
         Ok(authorized) => authorized?,
-        // The status is the reason for which the stream waited.
+        // The status states why the stream had to wait, unless the Dataplane has just been indexed.
         Err(_) => state.authenticator.authorize(&identity)?,
     }
     let waiting = GaugeGuard::new(&state.metrics.waiting);
-    let permit = state.starts.clone().acquire_owned();
+    let permit = state.start_permits.clone().acquire_owned();
     let permit = tokio::time::timeout(state.settings.start_queue_timeout, permit).await;
     drop(waiting);
     let Ok(Ok(permit)) = permit else {
@@ -156,15 +158,15 @@ async fn admit(
         _permit: permit,
         expiry: Box::pin(tokio::time::sleep(state.settings.start_timeout)),
     };
-    let first = tokio::time::timeout(state.settings.start_timeout, requests.message())
+    let first_request = tokio::time::timeout(state.settings.start_timeout, requests.message())
         .await
         .map_err(|_| Status::deadline_exceeded("the first request did not arrive in time"))??
         .ok_or_else(|| Status::cancelled("the call ended before its first request"))?;
     // The Pod may have been deleted while the stream waited, and another Pod may have its name.
     state.authenticator.authorize(&identity)?;
-    let proxy = claimed_proxy(&first)?;
+    let proxy = claimed_proxy(&first_request)?;
     if proxy.key != identity.key {
-        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream rejected: the node id belongs to another proxy");
+        tracing::warn!(caller = %identity.key, proxy = %proxy.key, "stream denied: the node id belongs to another proxy");
         return Err(Status::permission_denied(format!(
             "the token belongs to Pod {}, but the node id to {}",
             identity.key, proxy.key
@@ -173,13 +175,13 @@ async fn admit(
     Ok(AdmittedStream {
         identity,
         proxy,
-        first,
+        first_request,
         watcher,
         start_permit,
     })
 }
 
-/// Returns the proxy of the request's node id.
+/// Returns the proxy that the request's node id names.
 fn claimed_proxy(request: &DeltaDiscoveryRequest) -> Result<ProxyId, Status> {
     let id = request
         .node
@@ -209,14 +211,14 @@ async fn wait_for_dataplane(
     }
 }
 
-fn limit_reached(reached: LimitReached) -> Status {
+fn limit_status(reached: LimitReached) -> Status {
     let (LimitReached::Total(limit) | LimitReached::PerKey(limit)) = reached;
     Status::resource_exhausted(format!(
         "this replica serves {limit} streams, which is its limit: run more replicas"
     ))
 }
 
-fn shutting_down() -> Status {
+fn shutdown_status() -> Status {
     Status::unavailable("this replica is shutting down; connect to another one")
 }
 
@@ -227,7 +229,7 @@ fn truncate_error_message(request: &mut DeltaDiscoveryRequest) {
     }
 }
 
-/// Counts a stream in a gauge until it is dropped.
+/// Counts a stream in a gauge until the guard is dropped.
 struct GaugeGuard<'a>(&'a Gauge);
 
 impl<'a> GaugeGuard<'a> {
@@ -249,7 +251,8 @@ enum StreamEnd {
     ClientGone,
     /// The server ends the stream with this status.
     Status(Status),
-    /// The server ends the stream with this status and then the connection, so that the proxy may reach another replica.
+    /// The server ends the stream with this status and then the connection, so that the proxy may reach another
+    /// replica.
     CloseConnection(Status),
 }
 
@@ -265,15 +268,16 @@ struct Session {
     in_flight: Vec<(String, Instant)>,
     reporter: Reporter,
     acknowledgements: StreamAcknowledgements,
-    /// Whether the server ended the stream, so that its drop is not logged as a disconnect.
+    /// Whether the server ended the stream. If not, dropping the session logs that the proxy disconnected.
     is_ended_by_server: bool,
 }
 
 /// Result of a step: responses to send, in this order, or the status that ends the stream.
 type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 
-/// Completes when the stream has to end because of shutdown. `FuturesUnordered` polls its only future only when it was
-/// woken: all streams share the shutdown signal, so polling it at every wake-up would cause contention.
+/// Completes when the stream has to end because of shutdown. All streams share the shutdown signal, so polling the
+/// signal at every wake-up of a stream would cause contention. `FuturesUnordered` polls its only future only when it is
+/// woken.
 type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
@@ -282,12 +286,16 @@ impl Session {
         let AdmittedStream {
             identity,
             proxy,
-            first,
+            first_request,
             watcher,
             start_permit,
         } = admitted;
         tracing::info!(proxy = %proxy.key, mesh = %proxy.mesh, "proxy connected");
-        let versions = first.node.as_ref().map(Node::versions).unwrap_or_default();
+        let versions = first_request
+            .node
+            .as_ref()
+            .map(Node::versions)
+            .unwrap_or_default();
         let mut session = Box::new(Self {
             identity,
             watcher,
@@ -300,15 +308,15 @@ impl Session {
             proxy,
             is_ended_by_server: false,
         });
-        let step = session.on_request(first);
-        (session, step)
+        let first_step = session.on_request(first_request);
+        (session, first_step)
     }
 
-    async fn run(&mut self, call: &mut Call, first: Step, shutdown: ShutdownDeadline) -> StreamEnd {
-        let end = self.exchange(call, first, shutdown).await;
+    async fn run(&mut self, call: &mut Call, first_step: Step, shutdown: ShutdownDeadline) -> StreamEnd {
+        let end = self.exchange(call, first_step, shutdown).await;
         if let StreamEnd::Status(status) = &end {
             if !matches!(status.code(), Code::Unavailable | Code::NotFound) {
-                call.state.metrics.refused.inc();
+                call.state.metrics.failed.inc();
                 tracing::warn!(proxy = %self.proxy.key, "stream ended: {}", status.message());
             }
             self.is_ended_by_server = true;
@@ -316,7 +324,7 @@ impl Session {
         end
     }
 
-    /// Exchanges messages until the stream ends.
+    /// Exchanges messages until the stream ends. `step` is the result of the first request.
     async fn exchange(
         &mut self,
         call: &mut Call,
@@ -331,8 +339,8 @@ impl Session {
             for response in responses {
                 let mut sending = std::pin::pin!(call.responses.send(response));
                 let sent = match futures::poll!(&mut sending) {
-                    Poll::Ready(sent) => sent.map_err(|status| self.broken(&status)),
-                    // Boxed, because most responses are sent without waiting.
+                    Poll::Ready(sent) => sent.map_err(|status| self.connection_broke(&status)),
+                    // The future is boxed to keep the stream small: most responses are sent without waiting.
                     Poll::Pending => {
                         let timeout = call.state.settings.read_timeout;
                         Box::pin(self.finish_sending(sending, timeout, &mut shutdown)).await
@@ -349,23 +357,23 @@ impl Session {
                 request = call.requests.message() => match request {
                     Ok(Some(request)) => self.on_request(request),
                     Ok(None) => return StreamEnd::ClientGone,
-                    Err(status) => return self.broken(&status),
+                    Err(status) => return self.connection_broke(&status),
                 },
                 () = self.watcher.changed() => match call.state.authenticator.authorize(&self.identity) {
                     Ok(()) => Ok(self.on_change()),
                     // The Pod was deleted, or another Pod has its name now.
                     Err(status) => Err(status),
                 },
-                () = expired(&mut self.start_permit) => {
+                () = start_permit_expiry(&mut self.start_permit) => {
                     self.start_permit = None;
                     Ok(Vec::new())
                 }
-                Some(()) = shutdown.next() => Err(shutting_down()),
+                Some(()) = shutdown.next() => Err(shutdown_status()),
             };
         }
     }
 
-    /// Finishes sending to a proxy that reads slowly. Sending may wait, so shutdown and deadlines are polled at the same time.
+    /// Finishes sending to a proxy that reads slowly. Shutdown and deadlines are polled while sending waits.
     async fn finish_sending(
         &mut self,
         mut sending: Pin<&mut impl Future<Output = Result<(), Status>>>,
@@ -375,9 +383,9 @@ impl Session {
         let mut deadline = std::pin::pin!(tokio::time::sleep(timeout));
         loop {
             tokio::select! {
-                sent = &mut sending => return sent.map_err(|status| self.broken(&status)),
-                () = expired(&mut self.start_permit) => self.start_permit = None,
-                Some(()) = shutdown.next() => return Err(StreamEnd::Status(shutting_down())),
+                sent = &mut sending => return sent.map_err(|status| self.connection_broke(&status)),
+                () = start_permit_expiry(&mut self.start_permit) => self.start_permit = None,
+                Some(()) = shutdown.next() => return Err(StreamEnd::Status(shutdown_status())),
                 () = &mut deadline => {
                     let text = format!("the proxy did not read a response within {timeout:?}");
                     return Err(StreamEnd::Status(Status::deadline_exceeded(text)));
@@ -400,21 +408,21 @@ impl Session {
                 .observe(sent_at.elapsed().as_secs_f64());
         }
         let Self { watcher, stream, .. } = self;
-        let (changed, output, acknowledged) = watcher.read(|view, changes| {
-            // Changes are applied first, because the view contains them already, and a listener waits only for clusters whose
-            // change the state machine has recorded.
-            let changed = stream.on_change(changes, view.as_ref());
-            let output = stream.on_request(request, view.as_ref());
+        let (change_output, request_output, acknowledged) = watcher.read(|view, changes| {
+            // The changes are applied before the request: the view contains them already, and a listener waits only for
+            // clusters whose change the state machine has recorded.
+            let change_output = stream.on_change(changes, view.as_ref());
+            let request_output = stream.on_request(request, view.as_ref());
             (
-                changed,
-                output,
+                change_output,
+                request_output,
                 view.and_then(|view| stream.acknowledged_sequence(&view)),
             )
         });
-        let output = output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let request_output = request_output.map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.acknowledgements.acknowledge(acknowledged);
-        let mut responses = self.record(changed);
-        responses.append(&mut self.record(output));
+        let mut responses = self.record(change_output);
+        responses.append(&mut self.record(request_output));
         Ok(responses)
     }
 
@@ -422,7 +430,8 @@ impl Session {
         let Self { watcher, stream, .. } = self;
         let (output, acknowledged) = watcher.read(|view, changes| {
             let output = stream.on_change(changes, view.as_ref());
-            // While endpoints are in flight the number is not reported, because their ACK will report a higher one.
+            // While endpoints are in flight, the acknowledged sequence number is not reported: their ACK reports a
+            // higher one.
             let acknowledged = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
@@ -436,7 +445,7 @@ impl Session {
     /// Records the events and responses of a step in metrics and status. Returns the responses.
     fn record(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
         for event in output.events {
-            self.report(&event);
+            self.record_event(&event);
         }
         let mut responses = Vec::with_capacity(output.responses.len());
         for Response {
@@ -457,12 +466,14 @@ impl Session {
         responses
     }
 
-    fn broken(&self, status: &Status) -> StreamEnd {
+    /// Logs the error of a broken connection. Returns the end of the stream.
+    fn connection_broke(&self, status: &Status) -> StreamEnd {
         tracing::debug!(proxy = %self.proxy.key, "connection of the stream broke: {}", status.message());
         StreamEnd::ClientGone
     }
 
-    fn report(&self, event: &Event) {
+    /// Counts, logs and reports a rejection.
+    fn record_event(&self, event: &Event) {
         if let Event::Rejected {
             kind,
             resources,
@@ -487,7 +498,7 @@ impl Drop for Session {
 }
 
 /// Completes when the start permit expires, or never if there is none.
-async fn expired(start_permit: &mut Option<StartPermit>) {
+async fn start_permit_expiry(start_permit: &mut Option<StartPermit>) {
     match start_permit {
         Some(permit) => permit.expiry.as_mut().await,
         None => std::future::pending().await,
@@ -496,7 +507,7 @@ async fn expired(start_permit: &mut Option<StartPermit>) {
 
 /// Completes at a random moment within `period` after the start of shutdown.
 async fn shutdown_deadline(mut shutdown: watch::Receiver<bool>, period: Duration) {
-    // An error means that the sender was dropped, which also requests shutdown.
+    // An error means that the sender was dropped, which requests shutdown, too.
     let _ = shutdown.wait_for(|requested| *requested).await;
     tokio::time::sleep(period.mul_f64(fastrand::f64())).await;
 }

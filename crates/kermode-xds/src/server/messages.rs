@@ -1,9 +1,9 @@
 //! Framing of gRPC messages in both directions of an ADS call.
 //!
-//! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. These buffers take too
-//! much memory for thousands of mostly idle streams whose first messages are the largest. Here the buffer of a request has
-//! the size of the request and is dropped with it. A response is sent in pieces from resources that all streams share; each
-//! piece is built when the client can receive it.
+//! tonic's codecs keep a buffer for each direction of a call, as large as the largest message so far. These buffers
+//! take too much memory for thousands of mostly idle streams whose first messages are the largest. Here the buffer of a
+//! request has the size of the request and is dropped with it. A response is sent in pieces from resources that all
+//! streams share; each piece is built when the client can receive it.
 
 use std::collections::VecDeque;
 
@@ -18,12 +18,12 @@ use tonic::Status;
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
 
 /// Size of the gRPC prefix of a message, in bytes: compression flag and length.
-const PREFIX: usize = 5;
+const PREFIX_SIZE: usize = 5;
 /// Maximum size of a piece of a response, in bytes: an HTTP/2 frame of the default size.
-const PIECE: usize = 16 * 1024;
+const MAX_PIECE: usize = 16 * 1024;
 /// Protobuf tag of a response's `resources`: field 2, length-delimited.
 const RESOURCES_TAG: u8 = 2 << 3 | 2;
-/// Maximum size of the tag and the length before a resource, in bytes.
+/// Maximum size of the protobuf tag and length before a resource, in bytes.
 const MAX_RESOURCE_PREFIX: usize = 6;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
@@ -44,10 +44,12 @@ pub(super) struct Responses {
     is_partial: bool,
 }
 
-/// Remainder of an encoded response with its prefix, in parts.
+/// The rest of an encoded response with its gRPC prefix, of which the earlier pieces were taken.
 #[derive(Debug, Default)]
-struct Framed {
+struct FramedResponse {
+    /// Resources, which other streams share, and the encoded fields and tags between them.
     parts: VecDeque<Bytes>,
+    /// Size of all parts, in bytes.
     remaining: usize,
 }
 
@@ -67,31 +69,32 @@ impl Requests {
     /// When the call breaks, or a request is malformed or too large.
     pub(super) async fn message(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
         loop {
-            if let Some(request) = self.received.take()? {
+            if let Some(request) = self.received.take_request()? {
                 return Ok(Some(request));
             }
             let Some(data) = self.stream.data().await else {
-                return self.received.end();
+                return self.received.check_empty().map(|()| None);
             };
-            let data = data.map_err(broken)?;
+            let data = data.map_err(connection_error)?;
             self.stream
                 .flow_control()
                 .release_capacity(data.len())
-                .map_err(broken)?;
+                .map_err(connection_error)?;
             self.received.0.extend_from_slice(&data);
         }
     }
 }
 
-fn broken(error: h2::Error) -> Status {
+fn connection_error(error: h2::Error) -> Status {
     Status::unknown(format!("the connection of the call broke: {error}"))
 }
 
 // === impl Received ===
 
 impl Received {
-    fn take(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
-        let Some(mut head) = self.0.get(..PREFIX) else {
+    /// Removes and returns the next request, or `None` if it has not arrived completely.
+    fn take_request(&mut self) -> Result<Option<DeltaDiscoveryRequest>, Status> {
+        let Some(mut head) = self.0.get(..PREFIX_SIZE) else {
             return Ok(None);
         };
         if head.get_u8() != 0 {
@@ -102,31 +105,32 @@ impl Received {
             let text = format!("the request has {length} bytes; the limit is {MAX_REQUEST}");
             return Err(Status::out_of_range(text));
         }
-        let Some(message) = self.0.get(PREFIX..PREFIX + length) else {
+        let Some(message) = self.0.get(PREFIX_SIZE..PREFIX_SIZE + length) else {
             return Ok(None);
         };
         let request = DeltaDiscoveryRequest::decode(message)
             .map_err(|error| Status::internal(format!("the request cannot be decoded: {error}")))?;
-        self.0.advance(PREFIX + length);
+        self.0.advance(PREFIX_SIZE + length);
         if self.0.is_empty() {
             self.0 = BytesMut::new();
         }
         Ok(Some(request))
     }
 
-    /// Checks that the client did not end the call within a request.
-    fn end<T>(&self) -> Result<Option<T>, Status> {
-        let complete = self.0.is_empty();
-        complete
-            .then_some(None)
-            .ok_or_else(|| Status::internal("the call ended within a request"))
+    /// Checks, at the end of the call, that it did not end within a request.
+    fn check_empty(&self) -> Result<(), Status> {
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err(Status::internal("the call ended within a request"))
+        }
     }
 }
 
 // === impl Responses ===
 
 impl Responses {
-    /// Sends the head of the response.
+    /// Sends the HTTP headers of the response.
     ///
     /// # Errors
     /// When the client has reset the call.
@@ -141,14 +145,16 @@ impl Responses {
         })
     }
 
-    /// Sends a response. Completes when the last piece was accepted by flow control and the send buffer.
+    /// Sends a response. Completes when flow control and the send buffer have accepted the last piece.
     ///
     /// # Errors
     /// When the call breaks or the response is too large.
     pub(super) async fn send(&mut self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
-        for mut piece in Framed::new(response)? {
+        for mut piece in FramedResponse::new(response)? {
             while !piece.is_empty() {
-                send_some(&mut self.stream, &mut piece).await.map_err(broken)?;
+                send_some(&mut self.stream, &mut piece)
+                    .await
+                    .map_err(connection_error)?;
                 self.is_partial = true;
             }
         }
@@ -157,12 +163,12 @@ impl Responses {
     }
 
     /// Completes when the client resets the call or its connection ends.
-    pub(super) async fn reset(&mut self) {
+    pub(super) async fn wait_for_reset(&mut self) {
         kermode_http2::reset(&mut self.stream).await;
     }
 
-    /// Ends the call with a status, without waiting for the client. After a partial response the call is reset instead,
-    /// because the client would report a status there as a malformed message.
+    /// Ends the call with a status, without waiting for the client. After a partial response, the call is reset
+    /// instead: the client would report an incomplete message and not the status.
     pub(super) fn end(mut self, status: Option<&Status>) {
         if self.is_partial {
             self.stream.send_reset(Reason::CANCEL);
@@ -173,19 +179,19 @@ impl Responses {
     }
 }
 
-// === impl Framed ===
+// === impl FramedResponse ===
 
-impl Framed {
-    /// Encodes a response. The resources come last, so that all other fields form one part; protobuf allows any order of
-    /// fields.
+impl FramedResponse {
+    /// Encodes a response. The resources come last, so that all other fields form one part. Protobuf allows fields in
+    /// any order.
     fn new(mut response: DeltaDiscoveryResponse) -> Result<Self, Status> {
         let size = response.encoded_len();
         let length = u32::try_from(size).map_err(|_| Status::internal("the response is too large"))?;
-        if PREFIX + size <= PIECE {
+        if PREFIX_SIZE + size <= MAX_PIECE {
             return Self::single_part(&response, length);
         }
         let resources = std::mem::take(&mut response.resources);
-        let capacity = PREFIX + response.encoded_len() + MAX_RESOURCE_PREFIX * resources.len();
+        let capacity = PREFIX_SIZE + response.encoded_len() + MAX_RESOURCE_PREFIX * resources.len();
         let mut part = BytesMut::with_capacity(capacity);
         part.put_u8(0);
         part.put_u32(length);
@@ -201,13 +207,13 @@ impl Framed {
         parts.push_back(part.freeze());
         Ok(Self {
             parts,
-            remaining: PREFIX + size,
+            remaining: PREFIX_SIZE + size,
         })
     }
 
-    /// Encodes a response in one part. Most changes are small enough.
+    /// Encodes a response that fits into one piece, as most responses do, in one part.
     fn single_part(response: &DeltaDiscoveryResponse, length: u32) -> Result<Self, Status> {
-        let mut part = Vec::with_capacity(PREFIX + response.encoded_len());
+        let mut part = Vec::with_capacity(PREFIX_SIZE + response.encoded_len());
         part.put_u8(0);
         part.put_u32(length);
         let encoding_failed = |error: prost::EncodeError| Status::internal(error.to_string());
@@ -220,11 +226,11 @@ impl Framed {
 }
 
 /// Returns the pieces, in order.
-impl Iterator for Framed {
+impl Iterator for FramedResponse {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {
-        let size = self.remaining.min(PIECE);
+        let size = self.remaining.min(MAX_PIECE);
         if size == 0 {
             self.parts = VecDeque::new();
             return None;
@@ -236,6 +242,7 @@ impl Iterator for Framed {
             if first.is_empty() {
                 self.parts.pop_front();
             }
+            // A piece that lies in one part shares its memory. Other pieces are copied together.
             if part.len() == size {
                 return Some(part);
             }
@@ -271,7 +278,7 @@ mod tests {
         }
     }
 
-    fn framed(request: &DeltaDiscoveryRequest) -> Vec<u8> {
+    fn mk_framed(request: &DeltaDiscoveryRequest) -> Vec<u8> {
         let message = request.encode_to_vec();
         let length = u32::try_from(message.len()).expect("small");
         [&[0], &length.to_be_bytes()[..], &message].concat()
@@ -280,19 +287,19 @@ mod tests {
     #[test]
     fn requests_in_any_fragments_are_decoded_and_leave_no_buffer() {
         let (one, two) = (request("one"), request("two"));
-        let bytes = [framed(&one), framed(&two)].concat();
+        let bytes = [mk_framed(&one), mk_framed(&two)].concat();
         for size in [1, 3, 7, bytes.len()] {
             let mut received = Received::default();
             let mut taken = Vec::new();
             for data in bytes.chunks(size) {
                 received.0.extend_from_slice(data);
-                while let Some(request) = received.take().expect("a request") {
+                while let Some(request) = received.take_request().expect("a request") {
                     taken.push(request);
                 }
             }
             assert_eq!(taken, [one.clone(), two.clone()]);
             assert_eq!(received.0.capacity(), 0);
-            assert_eq!(received.end::<()>().expect("the end"), None);
+            received.check_empty().expect("no partial request");
         }
     }
 
@@ -300,10 +307,10 @@ mod tests {
     fn malformed_requests_are_rejected() {
         let code = |bytes: &[u8]| {
             let mut received = Received(bytes.into());
-            let taken = received.take().and_then(|_| received.end::<()>());
-            taken.expect_err("rejected").code()
+            let taken = received.take_request().and_then(|_| received.check_empty());
+            taken.expect_err("an error").code()
         };
-        let whole = framed(&request("one"));
+        let whole = mk_framed(&request("one"));
         assert_eq!(code(&[1, 0, 0, 0, 0]), tonic::Code::Unimplemented);
         assert_eq!(code(&[0, 255, 0, 0, 0]), tonic::Code::OutOfRange);
         assert_eq!(code(&[0, 0, 0, 0, 1, 255]), tonic::Code::Internal);
@@ -315,9 +322,9 @@ mod tests {
         for sizes in [
             &[][..],
             &[0],
-            &[5, PIECE, 1],
-            &[3 * PIECE, 0, 100, 200],
-            &[PIECE - 30; 4],
+            &[5, MAX_PIECE, 1],
+            &[3 * MAX_PIECE, 0, 100, 200],
+            &[MAX_PIECE - 30; 4],
         ] {
             let response = DeltaDiscoveryResponse {
                 nonce: "7".to_owned(),
@@ -326,17 +333,22 @@ mod tests {
                 removed_resources: vec!["gone".to_owned()],
                 ..DeltaDiscoveryResponse::default()
             };
-            let pieces: Vec<_> = Framed::new(response.clone()).expect("framed").collect();
+            let pieces: Vec<_> = FramedResponse::new(response.clone())
+                .expect("a response below the limit")
+                .collect();
             let (last, others) = pieces.split_last().expect("a piece");
-            assert!(others.iter().all(|piece| piece.len() == PIECE) && !last.is_empty());
+            assert!(others.iter().all(|piece| piece.len() == MAX_PIECE) && !last.is_empty());
             let message = pieces.concat();
             assert_eq!(
-                message[1..PREFIX],
-                u32::try_from(message.len() - PREFIX)
+                message[1..PREFIX_SIZE],
+                u32::try_from(message.len() - PREFIX_SIZE)
                     .expect("small")
                     .to_be_bytes()
             );
-            assert_eq!(DeltaDiscoveryResponse::decode(&message[PREFIX..]), Ok(response));
+            assert_eq!(
+                DeltaDiscoveryResponse::decode(&message[PREFIX_SIZE..]),
+                Ok(response)
+            );
         }
     }
 }

@@ -16,14 +16,14 @@ use kermode_envoy::ResourceKind;
 pub struct Metrics {
     pub(super) connected: Gauge,
     pub(super) waiting: Gauge,
-    pub(super) refused: Counter,
+    pub(super) failed: Counter,
     pub(super) evicted: Counter,
     responses: Family<KindLabels, Counter>,
     response_bytes: Family<KindLabels, Counter>,
     rejections: Family<KindLabels, Counter>,
-    acknowledged: Family<KindLabels, Histogram, fn() -> Histogram>,
-    /// Metrics of each kind from the families above. Stored, because a look-up in a family takes a lock and every change of
-    /// the mesh is counted for thousands of streams.
+    acknowledgement: Family<KindLabels, Histogram, fn() -> Histogram>,
+    /// Metrics of each kind, taken from the families above once: a look-up in a family takes a lock, and every change
+    /// of the mesh is counted for thousands of streams.
     kinds: Arc<[KindMetrics]>,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct KindMetrics {
     pub(super) responses: Counter,
     pub(super) response_bytes: Counter,
     pub(super) rejections: Counter,
-    pub(super) acknowledged: Histogram,
+    pub(super) acknowledgement: Histogram,
 }
 
 /// Label of a resource kind.
@@ -71,7 +71,7 @@ impl Default for Metrics {
         let responses = Family::<KindLabels, Counter>::default();
         let response_bytes = Family::<KindLabels, Counter>::default();
         let rejections = Family::<KindLabels, Counter>::default();
-        let acknowledged: Family<KindLabels, Histogram, fn() -> Histogram> =
+        let acknowledgement: Family<KindLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| {
                 Histogram::new([0.001, 0.002, 0.005, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0])
             });
@@ -81,10 +81,10 @@ impl Default for Metrics {
                 responses: responses.get_or_create_owned(&labels),
                 response_bytes: response_bytes.get_or_create_owned(&labels),
                 rejections: rejections.get_or_create_owned(&labels),
-                acknowledged: acknowledged.get_or_create_owned(&labels),
+                acknowledgement: acknowledgement.get_or_create_owned(&labels),
             }
         };
-        // Kinds that are not served come last.
+        // The last element is for all kinds that are not served.
         let kinds = ResourceKind::ALL
             .into_iter()
             .map(Some)
@@ -94,12 +94,12 @@ impl Default for Metrics {
         Self {
             connected: Gauge::default(),
             waiting: Gauge::default(),
-            refused: Counter::default(),
+            failed: Counter::default(),
             evicted: Counter::default(),
             responses,
             response_bytes,
             rejections,
-            acknowledged,
+            acknowledgement,
             kinds,
         }
     }
@@ -129,8 +129,8 @@ impl Metrics {
             "Responses that Envoy rejected, by kind",
             self.rejections.clone(),
         );
-        let help = "Streams that were rejected or ended by the server with an error";
-        registry.register("xds_streams_refused", help, self.refused.clone());
+        let help = "Streams that the server denied or ended with an error";
+        registry.register("xds_streams_refused", help, self.failed.clone());
         let help = "Streams that were ended to rebalance proxies among replicas";
         registry.register("xds_streams_handed_over", help, self.evicted.clone());
         let help = "Time from sending a response to Envoy's ACK or NACK, by kind";
@@ -138,7 +138,7 @@ impl Metrics {
             "xds_acknowledgement",
             help,
             Unit::Seconds,
-            self.acknowledged.clone(),
+            self.acknowledgement.clone(),
         );
     }
 }

@@ -89,8 +89,8 @@ impl ConfigurationVersions {
         (self.sent.load(Ordering::SeqCst), acknowledged)
     }
 
-    /// Stores the versions. Returns whether the change has to be reported, that is, whether the versions were read since
-    /// the last reported change.
+    /// Stores the versions. Returns whether the change has to be reported, because the versions were read since the
+    /// last reported change.
     fn store(&self, progress: Progress) -> bool {
         self.sent.store(progress.sent, Ordering::SeqCst);
         self.acknowledged.store(progress.acknowledged, Ordering::SeqCst);

@@ -29,7 +29,8 @@ use kermode_protocol::ads::{
 /// Time after which a test fails.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Authenticates the Pod `web` by its token, and authorizes it while its Dataplane is known.
+/// Authenticates the Pod `web` by the token `web`, and authorizes it while its Dataplane is known. Authentication of
+/// the token `slow` never completes.
 #[derive(Clone, Default)]
 struct WebOnly {
     is_known: Arc<AtomicBool>,
@@ -59,7 +60,7 @@ impl Authenticator for WebOnly {
     }
 }
 
-/// Records rejections.
+/// Records the error messages of rejections.
 #[derive(Clone, Default)]
 struct Rejections(Arc<Mutex<Vec<String>>>);
 
@@ -160,13 +161,15 @@ impl Fixture {
 
     /// Opens a connection. Returns its channel and the task that serves it.
     async fn connect(&self) -> (Channel, JoinHandle<Result<(), h2::Error>>) {
-        let (near, far) = tokio::io::duplex(1 << 16);
+        let (client_io, server_io) = tokio::io::duplex(1 << 16);
         let transport = Transport::new(self.server.clone(), Routes::default());
-        let serving = tokio::spawn(transport.serve(far, || (), std::future::pending()));
-        let mut near = Some(TokioIo::new(near));
+        let serving = tokio::spawn(transport.serve(server_io, || (), std::future::pending()));
+        let mut client_io = Some(TokioIo::new(client_io));
         let connector = tower::service_fn(move |_: http::Uri| {
-            let near = near.take().ok_or_else(|| std::io::Error::other("only once"));
-            std::future::ready(near)
+            let io = client_io
+                .take()
+                .ok_or_else(|| std::io::Error::other("a second connection"));
+            std::future::ready(io)
         });
         let endpoint = Endpoint::from_static("http://cp");
         let channel = endpoint.connect_with_connector(connector).await;
@@ -179,8 +182,8 @@ impl Fixture {
         self.open("web", requests.chain(futures::stream::pending())).await
     }
 
-    /// Like [`Self::subscribe`], with a sender of further requests. The stream ends with the sender.
-    async fn begin(&self) -> (mpsc::Sender<DeltaDiscoveryRequest>, Responses) {
+    /// Like [`Self::subscribe`], but returns a sender of further requests, too. Dropping the sender ends the stream.
+    async fn subscribe_with_sender(&self) -> (mpsc::Sender<DeltaDiscoveryRequest>, Responses) {
         let (sender, requests) = mpsc::channel(4);
         let responses = self.open("web", ReceiverStream::new(requests)).await;
         let first = subscription("default.web.shop");
@@ -202,12 +205,12 @@ const LARGE: usize = 60_000;
 impl RawCall {
     /// Opens a call with a first request of `size` bytes and a receive window of `window` bytes.
     async fn open(fixture: &Fixture, token: &str, size: usize, window: u32) -> Self {
-        let (near, far) = tokio::io::duplex(1 << 17);
+        let (client_io, server_io) = tokio::io::duplex(1 << 17);
         let transport = Transport::new(fixture.server.clone(), Routes::default());
-        tokio::spawn(transport.serve(far, || (), std::future::pending()));
+        tokio::spawn(transport.serve(server_io, || (), std::future::pending()));
         let (client, connection) = h2::client::Builder::new()
             .initial_window_size(window)
-            .handshake::<_, Bytes>(near)
+            .handshake::<_, Bytes>(client_io)
             .await
             .expect("a handshake");
         tokio::spawn(connection);
@@ -231,13 +234,13 @@ impl RawCall {
         }
     }
 
-    /// Whether the server has read the first request, and so reopened its receive window.
+    /// Returns whether the server has read the first request and has therefore reopened its receive window.
     fn is_read(&mut self) -> bool {
         self.requests.reserve_capacity(LARGE);
         self.requests.capacity() == LARGE
     }
 
-    /// Whether the call is reset, rather than ended with a status, after this number of bytes.
+    /// Returns whether the server resets the call after this number of bytes, rather than ending it with a status.
     async fn is_reset_after(&mut self, bytes: usize) -> bool {
         let mut received = 0;
         loop {
@@ -250,10 +253,11 @@ impl RawCall {
         }
     }
 
-    async fn status(mut self) -> String {
+    /// Returns the status with which the server ends the call.
+    async fn status(mut self) -> Code {
         let trailers = tokio::time::timeout(TIMEOUT, self.responses.trailers()).await;
         let trailers = trailers.expect("an end").expect("trailers").expect("trailers");
-        trailers["grpc-status"].to_str().expect("a number").to_owned()
+        Code::from_bytes(trailers["grpc-status"].as_bytes())
     }
 }
 
@@ -292,8 +296,8 @@ async fn request_is_not_read_before_authentication() {
     let mut slow = RawCall::open(&fixture, "slow", LARGE, 65_535).await;
     run_other_tasks().await;
     assert!(!slow.is_read(), "the request was read");
-    let rejected = RawCall::open(&fixture, "unknown", LARGE, 65_535).await;
-    assert_eq!(rejected.status().await, "16");
+    let denied = RawCall::open(&fixture, "unknown", LARGE, 65_535).await;
+    assert_eq!(denied.status().await, Code::Unauthenticated);
 }
 
 #[tokio::test]
@@ -307,7 +311,7 @@ async fn slow_authentication_ends_with_unavailable() {
 }
 
 #[tokio::test]
-async fn node_id_of_another_proxy_is_rejected() {
+async fn stream_with_the_node_id_of_another_proxy_is_denied() {
     let fixture = Fixture::new();
     for (node, code) in [
         ("default.other.shop", Code::PermissionDenied),
@@ -360,7 +364,7 @@ async fn proxy_without_a_dataplane_gets_not_found() {
 }
 
 #[tokio::test]
-async fn stream_ends_when_its_dataplane_belongs_to_another_pod() {
+async fn stream_ends_when_its_pod_is_no_longer_authorized() {
     let fixture = Fixture::new();
     let mut responses = fixture.subscribe().await;
     next_response(&mut responses).await.expect("clusters");
@@ -380,7 +384,7 @@ async fn stream_above_the_limit_of_its_proxy_supersedes_the_oldest() {
     }
     assert_eq!(next_response(&mut streams[0]).await, Err(Code::Aborted));
     fixture.publish("2");
-    // A response is in flight until it is acknowledged, so only the end of the stream could arrive.
+    // The first response is in flight until its ACK, so only the end of the stream could arrive.
     for open in &mut streams[1..] {
         assert!(futures::poll!(open.next()).is_pending());
     }
@@ -408,7 +412,7 @@ async fn long_error_message_of_a_rejection_is_truncated() {
     assert_eq!(
         next_response(&mut responses).await,
         Err(Code::Ok),
-        "the stream ends"
+        "the stream must end without an error"
     );
     assert_eq!(*rejections.0.lock().expect("no panic"), ["x".repeat(1023)]);
 }
@@ -429,9 +433,9 @@ fn node_id_is_parsed_into_mesh_and_dataplane() {
 }
 
 #[tokio::test]
-async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
+async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration() {
     let fixture = Fixture::one_at_a_time();
-    let (first, mut responses) = fixture.begin().await;
+    let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
     let clusters = next_response(&mut responses).await.expect("clusters");
 
     let mut other = RawCall::open(&fixture, "web", LARGE, 65_535).await;
@@ -449,7 +453,7 @@ async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
             response_nonce: nonce,
             ..DeltaDiscoveryRequest::default()
         };
-        first.send(request).await.expect("open");
+        first_requests.send(request).await.expect("open");
     }
     let listeners = next_response(&mut responses).await.expect("listeners");
     let request = DeltaDiscoveryRequest {
@@ -457,16 +461,18 @@ async fn waiting_stream_is_read_once_a_starting_one_has_its_configuration() {
         response_nonce: listeners.nonce,
         ..DeltaDiscoveryRequest::default()
     };
-    first.send(request).await.expect("open");
-    let started = other.responses.data();
-    let started = tokio::time::timeout(TIMEOUT, started).await.expect("a start");
-    started.expect("open").expect("clusters");
+    first_requests.send(request).await.expect("open");
+    let data = other.responses.data();
+    let data = tokio::time::timeout(TIMEOUT, data)
+        .await
+        .expect("a response in time");
+    data.expect("an open stream").expect("clusters");
     assert!(other.is_read());
     assert_eq!(waiting.get(), 0);
 }
 
 #[tokio::test]
-async fn stream_that_does_not_finish_starting_delays_others_only_until_the_timeout() {
+async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout() {
     let fixture = Fixture::with(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
@@ -481,12 +487,12 @@ async fn stream_that_does_not_finish_starting_delays_others_only_until_the_timeo
 #[tokio::test]
 async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
     let fixture = Fixture::one_at_a_time();
-    let (first, mut responses) = fixture.begin().await;
+    let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
     next_response(&mut responses).await.expect("clusters");
     let mut second = fixture.subscribe().await;
     run_other_tasks().await;
     fixture.authenticator.is_known.store(false, Ordering::Relaxed);
-    drop(first);
+    drop(first_requests);
     assert_eq!(next_response(&mut second).await, Err(Code::NotFound));
 }
 
@@ -505,7 +511,7 @@ async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
 }
 
 #[tokio::test]
-async fn proxy_above_the_total_limit_is_rejected_and_its_connection_closed() {
+async fn proxy_above_the_total_limit_is_denied_and_its_connection_is_closed() {
     let fixture = Fixture::with(Settings {
         total_streams: 1,
         ..Settings::default()
@@ -516,10 +522,10 @@ async fn proxy_above_the_total_limit_is_rejected_and_its_connection_closed() {
         .open_streams
         .acquire_superseding(&ObjectKey::new("shop", "api"));
     let (channel, serving) = fixture.connect().await;
-    let mut responses = Fixture::open_on(channel.clone(), as_web(futures::stream::pending())).await;
+    let mut responses = Fixture::open_on(channel.clone(), with_web_token(futures::stream::pending())).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::ResourceExhausted));
     drop(responses);
-    closed(serving).await;
+    wait_for_connection_end(serving).await;
     drop(channel);
 }
 
@@ -528,20 +534,20 @@ async fn evicted_proxy_gets_unavailable_and_its_connection_is_closed() {
     let fixture = Fixture::new();
     let (channel, serving) = fixture.connect().await;
     let requests = futures::stream::iter([subscription("default.web.shop")]);
-    let requests = as_web(requests.chain(futures::stream::pending()));
+    let requests = with_web_token(requests.chain(futures::stream::pending()));
     let mut responses = Fixture::open_on(channel.clone(), requests).await;
     next_response(&mut responses).await.expect("a response");
     assert_eq!(fixture.server.proxy_count(), 1);
     assert_eq!(fixture.server.evict_proxies(3), 1);
     assert_eq!(next_response(&mut responses).await, Err(Code::Unavailable));
     drop(responses);
-    closed(serving).await;
+    wait_for_connection_end(serving).await;
     drop(channel);
     assert_eq!(fixture.server.proxy_count(), 0);
 }
 
 /// Returns a request with the token of `web`.
-fn as_web<T>(requests: T) -> Request<T> {
+fn with_web_token<T>(requests: T) -> Request<T> {
     let mut request = Request::new(requests);
     let token = "Bearer web".parse().expect("a token");
     request.metadata_mut().insert("authorization", token);
@@ -549,10 +555,10 @@ fn as_web<T>(requests: T) -> Request<T> {
 }
 
 /// Waits for the end of a connection.
-async fn closed(serving: JoinHandle<Result<(), h2::Error>>) {
-    let ended = tokio::time::timeout(TIMEOUT, serving).await.expect("an end");
-    // Either side may close it first.
-    let _ = ended.expect("no panic");
+async fn wait_for_connection_end(serving: JoinHandle<Result<(), h2::Error>>) {
+    let result = tokio::time::timeout(TIMEOUT, serving).await.expect("an end");
+    // The result is an error if the client closes the connection first.
+    let _ = result.expect("no panic");
 }
 
 #[tokio::test]
@@ -568,11 +574,11 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
         connected.get(),
         i64::try_from(Settings::default().streams_per_proxy).expect("few")
     );
-    assert_eq!(unread.swap_remove(0).status().await, "10");
+    assert_eq!(unread.swap_remove(0).status().await, Code::Aborted);
 }
 
 #[tokio::test]
-async fn client_that_does_not_read_delays_others_only_until_the_timeout() {
+async fn starting_client_that_does_not_read_delays_others_only_until_the_start_timeout() {
     let fixture = Fixture::with(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
@@ -584,13 +590,13 @@ async fn client_that_does_not_read_delays_others_only_until_the_timeout() {
 }
 
 #[tokio::test]
-async fn stream_of_a_client_that_does_not_read_is_ended() {
+async fn stream_of_a_client_that_does_not_read_ends_after_the_read_timeout() {
     let fixture = Fixture::with(Settings {
         read_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
     let unread = RawCall::open(&fixture, "web", 1, 0).await;
-    assert_eq!(unread.status().await, "4");
+    assert_eq!(unread.status().await, Code::DeadlineExceeded);
     let mut read_in_part = RawCall::open(&fixture, "web", 1, 10).await;
     assert!(read_in_part.is_reset_after(10).await);
 }
@@ -604,12 +610,12 @@ async fn client_that_does_not_read_does_not_delay_shutdown() {
     let unread = RawCall::open(&fixture, "web", 1, 0).await;
     run_other_tasks().await;
     fixture.shutdown.send_replace(true);
-    assert_eq!(unread.status().await, "14");
+    assert_eq!(unread.status().await, Code::Unavailable);
 }
 
 #[tokio::test]
-async fn ads_call_without_a_token_is_rejected_by_the_ads_server() {
+async fn ads_call_with_an_unknown_token_is_denied() {
     let fixture = Fixture::new();
     let call = RawCall::open(&fixture, "unknown", 1, 65_535).await;
-    assert_eq!(call.status().await, "16");
+    assert_eq!(call.status().await, Code::Unauthenticated);
 }

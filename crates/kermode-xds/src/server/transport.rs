@@ -1,4 +1,4 @@
-//! Dispatch of the calls of a proxy's connection: ADS to the [`AdsServer`], all others to a service.
+//! Dispatch of the calls on a proxy's connection: ADS calls to the [`AdsServer`], all other calls to a service.
 
 use std::convert::Infallible;
 
@@ -14,11 +14,11 @@ use tower::Service;
 use super::AdsServer;
 use kermode_protocol::ads::DELTA_AGGREGATED_RESOURCES;
 
-/// Serves the connections of proxies. Cheap to clone.
+/// Serves the connections of proxies. Cheap to clone: the caller passes a clone to each connection.
 #[derive(Clone, Debug)]
 pub struct Transport<S> {
     ads: AdsServer,
-    others: ServiceHandler<S>,
+    other_calls: ServiceHandler<S>,
 }
 
 // === impl Transport ===
@@ -31,16 +31,16 @@ where
         + 'static,
     S::Future: Send,
 {
-    /// Creates a transport that passes calls other than ADS to `others`.
-    pub fn new(ads: AdsServer, others: S) -> Self {
+    /// Creates a transport that passes calls other than ADS to `other_calls`.
+    pub fn new(ads: AdsServer, other_calls: S) -> Self {
         Self {
             ads,
-            others: ServiceHandler(others),
+            other_calls: ServiceHandler(other_calls),
         }
     }
 
-    /// Serves a connection until it ends. Calls `on_call` for every call. Once `shutdown` completes, the client is sent GOAWAY
-    /// and the connection ends with its last call; see [`kermode_http2::serve`].
+    /// Serves a connection until it ends. Runs `on_call` at the start of every call. Once `shutdown` completes, the
+    /// server sends GOAWAY, and the connection ends with its last call; see [`kermode_http2::serve`].
     ///
     /// # Errors
     /// When the connection breaks or the client violates HTTP/2.
@@ -73,7 +73,7 @@ where
         if request.uri().path() == DELTA_AGGREGATED_RESOURCES {
             Either::Left(self.ads.serve(request, respond))
         } else {
-            Either::Right(CallHandler::serve(self.others, request, respond))
+            Either::Right(CallHandler::serve(self.other_calls, request, respond))
         }
     }
 }
