@@ -1,4 +1,4 @@
 """`make demo`: builds Kermode, installs it on a cluster, and shows a mesh.
 
-Flow: cli -> place (target cluster) -> install (control plane) -> application -> report.
+Flow: cli -> target_cluster -> install (control plane) -> application -> report.
 """

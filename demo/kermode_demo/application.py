@@ -1,34 +1,35 @@
-"""The demo application: deployment, restarts with a new sidecar, counters."""
+"""The demo application: its deployment, restarts that replace old sidecars, and the counters of its clients."""
 
 import json
 from pathlib import Path
 
 from .kubectl import Kubectl
-from .progress import say, wait, wait_for_deployment
+from .progress import print_detail, wait_for, wait_for_deployment
 
 MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 NAMESPACE = "kermode-demo"
-OUTSIDE = "kermode-demo-outside"
-# Deployments with their namespaces; the first two are in the mesh.
+OUTSIDE_NAMESPACE = "kermode-demo-outside"
+# All Deployments with their namespaces.
 DEPLOYMENTS = (("demo-server", NAMESPACE), ("demo-client", NAMESPACE),
-               ("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE))
-IN_MESH = ("demo-server", "demo-client")
+               ("demo-opted-out", NAMESPACE), ("demo-outsider", OUTSIDE_NAMESPACE))
+# Deployments in the mesh.
+MESH_DEPLOYMENTS = ("demo-server", "demo-client")
 
 
 def manifest(name: str, image: str) -> str:
-    """Returns a file of manifests with the reference of the demo image."""
+    """Returns the text of manifests/NAME.yaml, with `image` as the image of all containers."""
     text = (MANIFESTS / f"{name}.yaml").read_text(encoding="utf-8")
     return text.replace("image: kermode-demo\n", f"image: {image}\n")
 
 
 def deploy(kubectl: Kubectl, references: dict) -> None:
     """Applies Mesh and application, and waits for the rollout."""
-    # After a rollout the API server may still send webhook calls to the old control plane.
-    wait("Mesh default", lambda: kubectl.apply_over(manifest("mesh", "")), seconds=30)
-    say("Mesh default: mTLS STRICT")
+    # Retried, because after a rollout the API server may still call the webhook of a control plane that has ended.
+    wait_for("Mesh default", lambda: kubectl.try_server_side_apply(manifest("mesh", "")), seconds=30)
+    print_detail("Mesh default: mTLS STRICT")
     for name in ("app", "outside"):
         kubectl.apply(manifest(name, references["kermode-demo"]))
-    for name in IN_MESH:
+    for name in MESH_DEPLOYMENTS:
         replace_old_sidecars(kubectl, name, references["kuma-dp"])
     for name, namespace in DEPLOYMENTS:
         wait_for_deployment(kubectl, namespace, name)
@@ -39,7 +40,7 @@ def replace_old_sidecars(kubectl: Kubectl, name: str, image: str) -> None:
     pods = kubectl.get("pods", namespace=NAMESPACE, selector=f"app={name}")["items"]
     old = [pod for pod in pods if sidecar_image(pod) not in (None, image)]
     if old:
-        say(f"Deployment {name}: restarted for a newer sidecar")
+        print_detail(f"Deployment {name}: restarted for a newer sidecar")
         kubectl.run("rollout", "restart", f"deployment/{name}", f"--namespace={NAMESPACE}")
 
 
@@ -52,25 +53,25 @@ def sidecar_image(pod: dict):
     return None
 
 
-def pod_of(kubectl: Kubectl, name: str, namespace: str) -> str:
+def running_pod(kubectl: Kubectl, name: str, namespace: str) -> str:
     """Returns the name of a running Pod of a Deployment."""
     def running():
         for pod in kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]:
             if pod["status"].get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]:
                 return pod["metadata"]["name"], ""
         return None, "no running Pod yet"
-    return wait(f"a Pod of {name}", running)
+    return wait_for(f"a Pod of {name}", running)
 
 
 def fetch(kubectl: Kubectl, pod: str, namespace: str, container: str, url: str) -> str:
-    """Fetches a URL from inside a Pod, with the demo program; the image has no shell."""
-    text = kubectl.inside(pod, namespace, container, "kermode-demo", "get", url)
+    """Returns the body of a URL, fetched from inside a Pod with the demo program, because the image has no shell."""
+    text = kubectl.run_in_container(pod, namespace, container, "kermode-demo", "get", url)
     return text.partition(" ")[2]
 
 
 def counters(kubectl: Kubectl, name: str, namespace: str) -> dict:
     """Returns the counters of a client since its start."""
-    pod = pod_of(kubectl, name, namespace)
+    pod = running_pod(kubectl, name, namespace)
     return json.loads(fetch(kubectl, pod, namespace, "client", "http://127.0.0.1:8081/"))
 
 

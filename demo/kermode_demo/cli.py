@@ -1,4 +1,4 @@
-"""Command line of the demo, which the Makefile calls."""
+"""Command line of the demo. The Makefile calls it."""
 
 import argparse
 import os
@@ -12,8 +12,8 @@ from kermode_cluster.errors import ClusterError
 
 from . import application, install, report
 from .errors import DemoError
-from .place import Local, chosen
-from .progress import step
+from .progress import print_step
+from .target_cluster import LocalCluster, select
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,62 +29,62 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
-def built() -> Path:
+def build_kumactl() -> Path:
     """Installs missing packages and builds programs and images. Returns the path of kumactl."""
-    step("Debian packages")
+    print_step("Debian packages")
     subprocess.run([str(paths.CLUSTER_SOURCES / "install-packages")], check=True)
-    step("programs and images (the first build takes several minutes)")
+    print_step("programs and images (the first build takes several minutes)")
     images.show(images.build())
     return images.compile_binaries() / "kumactl"
 
 
-def existing_kumactl() -> Path:
-    """Returns the kumactl of an earlier build, which is sufficient for removal."""
+def find_kumactl() -> Path:
+    """Returns the kumactl of an earlier build, which is sufficient for a removal, or else builds it."""
     found = sorted(paths.TARGET.glob("*/release/kumactl"))
     return found[0] if found else images.compile_binaries() / "kumactl"
 
 
-def installed(place) -> tuple:
+def install_mesh(cluster) -> tuple:
     """Installs the mesh on the cluster. Returns kubectl and the image references."""
-    kumactl = built()
-    step(place.title)
-    references = place.prepare()
-    kubectl = place.kubectl()
-    step("control plane")
+    kumactl = build_kumactl()
+    print_step(cluster.title)
+    references = cluster.prepare()
+    kubectl = cluster.kubectl()
+    print_step("control plane")
     install.install(kubectl, kumactl, references)
     return kubectl, references
 
 
-def up(place) -> None:
+def up(cluster) -> None:
     """Installs mesh and application, and prints the report."""
-    kubectl, references = installed(place)
-    step("demo application")
+    kubectl, references = install_mesh(cluster)
+    print_step("demo application")
     application.deploy(kubectl, references)
-    step("report")
-    report.show(kubectl, place.environment())
+    print_step("report")
+    report.show(kubectl, cluster.environment())
 
 
-def down(place) -> None:
+def down(cluster) -> None:
     """Removes application, mesh and, locally, the cluster."""
-    if not isinstance(place, Local):
-        kubectl = place.kubectl()
+    if not isinstance(cluster, LocalCluster):
+        kubectl = cluster.kubectl()
         application.remove(kubectl)
-        install.uninstall(kubectl, existing_kumactl(), images.built_references())
-    place.tear_down()
+        install.uninstall(kubectl, find_kumactl(), images.built_references())
+    cluster.tear_down()
 
 
 def dispatch(options) -> None:
     """Runs the selected command."""
-    place = chosen(options.cluster, dict(os.environ))
+    cluster = select(options.cluster, dict(os.environ))
     start = time.monotonic()
     if options.command == "up":
-        up(place)
+        up(cluster)
     elif options.command == "install":
-        installed(place)
+        install_mesh(cluster)
     elif options.command == "show":
-        report.show(place.kubectl(), place.environment())
+        report.show(cluster.kubectl(), cluster.environment())
     else:
-        down(place)
+        down(cluster)
     print(f"({time.monotonic() - start:.0f} s)")
 
 

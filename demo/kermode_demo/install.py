@@ -5,7 +5,7 @@ from pathlib import Path
 
 from .errors import DemoError
 from .kubectl import Kubectl
-from .progress import say, wait_for_deployment
+from .progress import print_detail, wait_for_deployment
 
 NAMESPACE = "kong-mesh-system"
 NAME = "kuma-control-plane"
@@ -33,7 +33,7 @@ def manifests(kumactl: Path, references: dict) -> str:
 def install(kubectl: Kubectl, kumactl: Path, references: dict) -> None:
     """Applies the manifests and waits for the control plane."""
     kubectl.apply(manifests(kumactl, references))
-    say("kumactl install control-plane | kubectl apply -f -: applied")
+    print_detail("kumactl install control-plane | kubectl apply -f -: applied")
     wait_for_deployment(kubectl, NAMESPACE, NAME)
 
 

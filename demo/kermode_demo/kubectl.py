@@ -1,4 +1,4 @@
-"""Runs kubectl with an explicit kubeconfig; errors contain kubectl's messages."""
+"""Runs kubectl with an explicit kubeconfig. Errors contain kubectl's messages."""
 
 import json
 import os
@@ -41,14 +41,14 @@ class Kubectl:
         """Applies manifests, as `kubectl apply -f -` does."""
         self.run("apply", "--filename=-", stdin=text)
 
-    def apply_over(self, text: str) -> tuple:
-        """Applies manifests server-side, which keeps the fields of other field managers. Returns (True, ""), or (False, reason) when
-        a webhook cannot be reached and the caller may retry."""
+    def try_server_side_apply(self, text: str) -> tuple:
+        """Applies manifests server-side, which keeps the fields of other field managers. Returns (True, ""), or
+        (False, message) when a webhook cannot be reached; the caller may then retry."""
         result = self.attempt("apply", "--server-side", "--field-manager=kermode-demo", "--filename=-", stdin=text)
         if result.returncode != 0 and "failed calling webhook" not in result.stderr:
             raise DemoError(f"kubectl apply --server-side: {result.stderr.strip()}")
         return result.returncode == 0, result.stderr.strip()
 
-    def inside(self, pod: str, namespace: str, container: str, *command) -> str:
+    def run_in_container(self, pod: str, namespace: str, container: str, *command) -> str:
         """Runs a program inside a container."""
         return self.run("exec", pod, f"--namespace={namespace}", f"--container={container}", "--", *command)

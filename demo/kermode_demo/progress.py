@@ -1,44 +1,46 @@
-"""Waits with progress output, and collects diagnostics when the wait fails."""
+"""Progress output, and waits that collect diagnostics when they fail."""
 
 import time
 
 from .errors import DemoError
 from .kubectl import Kubectl
 
-# Reasons of a waiting container that do not resolve by themselves.
-PERMANENT = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull", "ImagePullBackOff")
-# Number of container failures after which waiting stops.
-RESTARTS = 3
+# Reasons of a container in state `waiting` for which `wait_for_deployment` fails at once.
+PERMANENT_REASONS = ("ErrImageNeverPull", "InvalidImageName", "CreateContainerConfigError", "ErrImagePull",
+                     "ImagePullBackOff")
+# Number of restarts of a container at which `wait_for_deployment` fails.
+MAX_RESTARTS = 3
 
 
-def step(text: str) -> None:
-    """Prints the title of the next step."""
+def print_step(text: str) -> None:
+    """Prints the title of a step."""
     print(f"\n== {text}", flush=True)
 
 
-def say(text: str) -> None:
-    """Prints one line of progress."""
+def print_detail(text: str) -> None:
+    """Prints a line below the title of the step."""
     print(f"   {text}", flush=True)
 
 
-def wait(what: str, condition, seconds: float = 120, interval: float = 0.5):
-    """Polls until `condition` returns (value, text) with a value, and returns the value. Prints the text when it changes."""
+def wait_for(condition_name: str, condition, seconds: float = 120, interval: float = 0.5):
+    """Polls `condition`, which returns (value, text), until the value is true, and returns the value. Prints each new
+    text."""
     end = time.monotonic() + seconds
-    shown = None
+    printed = None
     while True:
         value, text = condition()
         if value:
             return value
-        if text != shown:
-            shown = text
-            say(f"{what}: {text}")
+        if text != printed:
+            printed = text
+            print_detail(f"{condition_name}: {text}")
         if time.monotonic() >= end:
-            raise DemoError(f"timed out after {seconds:.0f} s waiting for {what}: {text}")
+            raise DemoError(f"timed out after {seconds:.0f} s waiting for {condition_name}: {text}")
         time.sleep(interval)
 
 
-def rolled_out(deployment: dict) -> tuple:
-    """Returns whether a Deployment is rolled out, and its progress. Pure."""
+def rollout_progress(deployment: dict) -> tuple:
+    """Returns whether a Deployment is rolled out, and its progress as text. Pure."""
     wanted = deployment["spec"]["replicas"]
     status = deployment.get("status", {})
     current = status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
@@ -47,12 +49,12 @@ def rolled_out(deployment: dict) -> tuple:
     return done, f"{min(updated, available)} of {wanted} ready"
 
 
-def current(pods: list, deployment: dict) -> list:
+def current_pods(pods: list, deployment: dict) -> list:
     """Returns the Pods with the current images of the Deployment, without those of earlier rollouts. Pure."""
-    wanted = {container["name"]: container["image"]
+    images = {container["name"]: container["image"]
               for container in deployment["spec"]["template"]["spec"]["containers"]}
     return [pod for pod in pods
-            if all(wanted.get(container["name"], container["image"]) == container["image"]
+            if all(images.get(container["name"], container["image"]) == container["image"]
                    for container in pod["spec"]["containers"])]
 
 
@@ -62,7 +64,7 @@ def permanent_failure(pods: list) -> str:
         status = pod.get("status", {})
         for container in status.get("initContainerStatuses", []) + status.get("containerStatuses", []):
             waiting = container.get("state", {}).get("waiting", {})
-            if waiting.get("reason") in PERMANENT or container.get("restartCount", 0) >= RESTARTS:
+            if waiting.get("reason") in PERMANENT_REASONS or container.get("restartCount", 0) >= MAX_RESTARTS:
                 reason = waiting.get("reason") or f"{container['restartCount']} restarts"
                 return f"container {container['name']} of Pod {pod['metadata']['name']}: {reason}"
     return ""
@@ -72,17 +74,17 @@ def wait_for_deployment(kubectl: Kubectl, namespace: str, name: str) -> None:
     """Waits until a Deployment is rolled out. Errors contain the object, its events and the logs of its Pods."""
     def outcome():
         deployment = kubectl.get("deployment", name, namespace)
-        done, text = rolled_out(deployment)
+        done, text = rollout_progress(deployment)
         pods = kubectl.get("pods", namespace=namespace, selector=f"app={name}")["items"]
-        failure = permanent_failure(current(pods, deployment))
+        failure = permanent_failure(current_pods(pods, deployment))
         if failure and not done:
             raise DemoError(failure)
         return done, text
     try:
-        wait(f"Deployment {name}", outcome)
+        wait_for(f"Deployment {name}", outcome)
     except DemoError as error:
         raise DemoError(f"{error}\n\n{diagnosis(kubectl, namespace, name)}") from error
-    say(f"Deployment {name}: ready")
+    print_detail(f"Deployment {name}: ready")
 
 
 def diagnosis(kubectl: Kubectl, namespace: str, name: str) -> str:

@@ -3,7 +3,7 @@
 import unittest
 from pathlib import Path
 
-from kermode_demo import application, install, place, progress, report
+from kermode_demo import application, install, progress, report, target_cluster
 from kermode_demo.errors import DemoError
 
 
@@ -13,18 +13,18 @@ def deployment(generation=1, observed=1, wanted=3, **status) -> dict:
             "status": {"observedGeneration": observed, **status}}
 
 
-class Place(unittest.TestCase):
+class TargetCluster(unittest.TestCase):
     """Selection of the cluster."""
 
     def test_cluster_is_local_unless_both_variables_are_set(self):
-        self.assertEqual(place.chosen("one", {}), place.Local("one"))
-        self.assertEqual(place.chosen("one", {"KUBECONFIG": "/k"}), place.Local("one"))
+        self.assertEqual(target_cluster.select("one", {}), target_cluster.LocalCluster("one"))
+        self.assertEqual(target_cluster.select("one", {"KUBECONFIG": "/k"}), target_cluster.LocalCluster("one"))
         both = {"KUBECONFIG": "/k", "KERMODE_REGISTRY": "r.example/k"}
-        self.assertEqual(place.chosen("one", both), place.Remote("/k", "r.example/k"))
+        self.assertEqual(target_cluster.select("one", both), target_cluster.UserCluster("/k", "r.example/k"))
 
     def test_registry_without_kubeconfig_is_an_error(self):
         with self.assertRaisesRegex(DemoError, "KUBECONFIG"):
-            place.chosen("one", {"KERMODE_REGISTRY": "r.example/k"})
+            target_cluster.select("one", {"KERMODE_REGISTRY": "r.example/k"})
 
 
 class Install(unittest.TestCase):
@@ -39,29 +39,30 @@ class Install(unittest.TestCase):
 
 
 class Progress(unittest.TestCase):
-    """End of a wait."""
+    """Success and failure of a wait for a Deployment."""
 
     def test_deployment_is_rolled_out_when_only_new_pods_remain(self):
         done = deployment(replicas=3, updatedReplicas=3, availableReplicas=3)
-        self.assertTrue(progress.rolled_out(done)[0])
+        self.assertTrue(progress.rollout_progress(done)[0])
         for other in (deployment(), deployment(observed=0, replicas=3, updatedReplicas=3, availableReplicas=3),
                       deployment(replicas=4, updatedReplicas=3, availableReplicas=4),
                       deployment(replicas=3, updatedReplicas=2, availableReplicas=3)):
-            self.assertFalse(progress.rolled_out(other)[0], other)
+            self.assertFalse(progress.rollout_progress(other)[0], other)
 
-    def test_wait_ends_for_pods_that_keep_failing(self):
+    def test_pod_that_keeps_failing_is_a_permanent_failure(self):
         def pod(**status):
             return {"metadata": {"name": "p"}, "status": {"containerStatuses": [{"name": "c", **status}]}}
         self.assertEqual(progress.permanent_failure([pod(state={"waiting": {"reason": "ContainerCreating"}})]), "")
-        self.assertIn("ImagePullBackOff", progress.permanent_failure([pod(state={"waiting": {"reason": "ImagePullBackOff"}})]))
+        failing = pod(state={"waiting": {"reason": "ImagePullBackOff"}})
+        self.assertIn("ImagePullBackOff", progress.permanent_failure([failing]))
         self.assertIn("3 restarts", progress.permanent_failure([pod(restartCount=3)]))
 
-    def test_pods_of_an_earlier_rollout_are_ignored(self):
+    def test_only_pods_with_the_images_of_the_deployment_are_current(self):
         def pod(image):
             sidecar = {"name": "kuma-sidecar", "image": "x"}
             return {"spec": {"containers": [sidecar, {"name": "c", "image": image}]}}
         wanted = {"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "new"}]}}}}
-        self.assertEqual(progress.current([pod("old"), pod("new")], wanted), [pod("new")])
+        self.assertEqual(progress.current_pods([pod("old"), pod("new")], wanted), [pod("new")])
 
 
 class Application(unittest.TestCase):
@@ -87,28 +88,28 @@ class Report(unittest.TestCase):
     """Tables."""
 
     def test_column_is_as_wide_as_its_widest_cell(self):
-        self.assertEqual(report.table(["a", "count"], [["long name", 1]]),
+        self.assertEqual(report.text_table(["a", "count"], [["long name", 1]]),
                          "   a          count\n   ---------  -----\n   long name  1")
 
     def test_client_and_server_identities_are_distinguished(self):
         header = "By=spiffe://default/server;Hash=12;URI=spiffe://default/client;URI=kuma://app/client"
-        self.assertEqual(report.identities(header)["URI"], ["spiffe://default/client", "kuma://app/client"])
-        self.assertEqual(report.identities("")["URI"], [])
+        self.assertEqual(report.certificate_uris(header)["URI"], ["spiffe://default/client", "kuma://app/client"])
+        self.assertEqual(report.certificate_uris("")["URI"], [])
 
     def test_zeros_and_histograms_are_omitted(self):
         text = "cluster.a.ssl.handshake: 3\ncluster.a.ssl.fail_verify_san: 0\nlistener.x.h: P50(1,2)\n"
-        self.assertEqual(report.statistics(text), [("cluster.a.ssl.handshake", 3)])
+        self.assertEqual(report.nonzero_statistics(text), [("cluster.a.ssl.handshake", 3)])
 
     def test_inbound_without_health_is_ready(self):
         def item(**inbound):
             return {"metadata": {"name": "d"}, "mesh": "default", "spec": {"networking": {"inbound": [inbound]}}}
-        self.assertIn("yes", report.dataplanes([item()]))
-        self.assertIn("no", report.dataplanes([item(health={})]))
-        self.assertIn("yes", report.dataplanes([item(health={"ready": True})]))
+        self.assertIn("yes", report.dataplane_table([item()]))
+        self.assertIn("no", report.dataplane_table([item(health={})]))
+        self.assertIn("yes", report.dataplane_table([item(health={"ready": True})]))
 
 
 class Manifests(unittest.TestCase):
-    """Constants of the report against the manifests."""
+    """Constants that repeat values of the manifests."""
 
     def test_replicas_of_the_report_match_the_manifest(self):
         text = Path(application.MANIFESTS / "app.yaml").read_text(encoding="utf-8")

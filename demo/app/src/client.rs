@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::counters::Counters;
-use crate::request::{Requester, Url, short};
+use crate::request::{Requester, Url, summary};
 use crate::shutdown::Shutdown;
 use crate::{listener, output};
 
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     listen: SocketAddr,
 }
 
-/// Counters, shared by requests, log and listener; each locks them only briefly.
+/// Counters that requests, log and listener share. Each locks them only briefly.
 type SharedCounters = Arc<Mutex<Counters>>;
 
 /// Runs the client until SIGTERM.
@@ -43,50 +43,58 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     let counters = SharedCounters::default();
     let listener = listener::bind(args.listen).await?;
     let requester = Requester::new(args.timeout, args.keep_alive)?;
-    let calls = tokio::spawn(call(requester, args.url, args.interval, Arc::clone(&counters)));
-    let log = tokio::spawn(log(Arc::clone(&counters)));
-    let shown = Arc::clone(&counters);
+    let calls = tokio::spawn(call_repeatedly(
+        requester,
+        args.url,
+        args.interval,
+        Arc::clone(&counters),
+    ));
+    let log = tokio::spawn(log_each_second(Arc::clone(&counters)));
+    let served_counters = Arc::clone(&counters);
     let handler = move |request: Request<Incoming>, _| match request.uri().path() {
         "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
-        _ => listener::json(StatusCode::OK, &json!(with(&shown, |counters| counters.clone()))),
+        _ => listener::json(
+            StatusCode::OK,
+            &json!(with_locked(&served_counters, |counters| counters.clone())),
+        ),
     };
-    listener::serve(listener, handler, shutdown.requested()).await;
+    listener::serve(listener, handler, shutdown.wait()).await;
     calls.abort();
     log.abort();
-    let line = with(&counters, |counters| counters.line_since(&Counters::default()));
+    let line = with_locked(&counters, |counters| counters.line_since(&Counters::default()));
     output::line(&format!("ended: {line}"));
     Ok(())
 }
 
-async fn call(requester: Requester, url: Url, pace: Duration, counters: SharedCounters) {
-    let mut ticks = interval(pace);
-    // After a pause of the machine, missed requests are skipped instead of sent in a burst.
+async fn call_repeatedly(requester: Requester, url: Url, period: Duration, counters: SharedCounters) {
+    let mut ticks = interval(period);
+    // After a pause of the process, the missed requests are skipped instead of sent in a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
         let (requester, url, counters) = (requester.clone(), url.clone(), Arc::clone(&counters));
         tokio::spawn(async move {
             let outcome = requester.get(&url).await;
-            with(&counters, |counters| match &outcome {
+            with_locked(&counters, |counters| match &outcome {
                 Ok(response) => counters.record_response(response.status, &response.body),
-                Err(error) => counters.record_failure(&short(error)),
+                Err(error) => counters.record_failure(&summary(error)),
             });
         });
     }
 }
 
-async fn log(counters: SharedCounters) {
+async fn log_each_second(counters: SharedCounters) {
     let mut ticks = interval(Duration::from_secs(1));
     let mut earlier = Counters::default();
     ticks.tick().await;
     loop {
         ticks.tick().await;
-        let now = with(&counters, |counters| counters.clone());
+        let now = with_locked(&counters, |counters| counters.clone());
         output::line(&now.line_since(&earlier));
         earlier = now;
     }
 }
 
-fn with<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
+fn with_locked<T>(counters: &SharedCounters, action: impl FnOnce(&mut Counters) -> T) -> T {
     action(&mut counters.lock().unwrap_or_else(PoisonError::into_inner))
 }

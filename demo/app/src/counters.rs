@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-/// Limit of distinct failure reasons; others are counted together, because a reason may contain an address.
+/// Maximum number of distinct failure reasons. A reason may contain an address, so their number is unbounded; further
+/// reasons are counted as `other`.
 const MAX_REASONS: usize = 32;
 
 /// Counters since the start of the client.
@@ -51,8 +52,8 @@ impl Counters {
     pub(crate) fn record_failure(&mut self, reason: &str) {
         self.requests += 1;
         self.failed += 1;
-        let known = self.by_failure.contains_key(reason) || self.by_failure.len() < MAX_REASONS;
-        let reason = if known { reason } else { "other" };
+        let has_counter = self.by_failure.contains_key(reason) || self.by_failure.len() < MAX_REASONS;
+        let reason = if has_counter { reason } else { "other" };
         *self.by_failure.entry(reason.to_owned()).or_default() += 1;
     }
 

@@ -26,7 +26,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
     loop {
         let accepted = tokio::select! {
             accepted = socket.accept() => accepted,
-            () = shutdown.requested() => return Ok(()),
+            () = shutdown.wait() => return Ok(()),
         };
         let Ok((mut stream, _)) = accepted else {
             listener::pause_after_failure().await;
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         };
         tokio::spawn(async move {
             let (mut reader, mut writer) = stream.split();
-            // The client sees the broken connection itself.
+            // An error ends only this connection, which the client notices.
             let _ = tokio::io::copy(&mut reader, &mut writer).await;
         });
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::output;
-use crate::request::{Requester, Url, short};
+use crate::request::{Requester, Url, summary};
 
 /// Flags of a get.
 #[derive(clap::Args, Debug)]
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
                 response.status < 400
             }
             Err(error) => {
-                output::line(&format!("failed: {}", short(&error)));
+                output::line(&format!("failed: {}", summary(&error)));
                 false
             }
         };

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::TcpListener;
 
-/// Time that open requests have to complete after the request to shut down.
+/// Time that open requests have to complete once the shutdown has begun.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Binds a listener; the error names the address.
@@ -52,7 +52,7 @@ where
         });
         let connection = connections.watch(server.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // The client sees the broken connection itself.
+            // An error ends only this connection, which the client notices.
             let _ = connection.await;
         });
     }

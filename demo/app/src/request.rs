@@ -20,7 +20,7 @@ pub(crate) struct HttpResponse {
     pub(crate) body: Bytes,
 }
 
-/// A valid http URL.
+/// A valid URL with scheme `http`.
 #[derive(Clone, Debug)]
 pub(crate) struct Url {
     target: Target,
@@ -61,8 +61,8 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// Returns a requester with a timeout for each request. With `keep_alive` it reuses connections. Without, each request
-    /// has its own connection, so that load balancing of connections applies to every request.
+    /// Returns a requester with a timeout for each request. With `keep_alive`, it reuses connections. Without, each
+    /// request has a connection of its own, and load balancing of connections applies to every request.
     pub(crate) fn new(timeout: Duration, keep_alive: bool) -> Result<Self> {
         Ok(Self {
             connector: Connector::new(timeout)?,
@@ -71,17 +71,17 @@ impl Requester {
         })
     }
 
-    /// Makes a request. The error text is short and has few distinct values, so it can be a counter key.
+    /// Makes a request. An error begins with the step that failed: `name`, `connect`, `response` or `body`.
     pub(crate) async fn get(&self, url: &Url) -> Result<HttpResponse> {
         tokio::time::timeout(self.timeout, self.attempt(url))
             .await
-            .context("answer: timed out")?
+            .context("response: timed out")?
     }
 
     async fn attempt(&self, url: &Url) -> Result<HttpResponse> {
-        let mut connection = match self.reused() {
+        let mut connection = match self.take_idle() {
             Some(connection) => connection,
-            None => self.connected(&url.target).await?,
+            None => self.open(&url.target).await?,
         };
         let mut request = Request::get(url.path.clone())
             .header(HOST, url.authority.clone())
@@ -91,14 +91,14 @@ impl Requester {
                 .headers_mut()
                 .insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let response = connection.send_request(request).await.context("answer")?;
+        let response = connection.send_request(request).await.context("response")?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.context("body")?.to_bytes();
-        self.keep(connection);
+        self.return_idle(connection);
         Ok(HttpResponse { status, body })
     }
 
-    async fn connected(&self, target: &Target) -> Result<Connection> {
+    async fn open(&self, target: &Target) -> Result<Connection> {
         let stream = self.connector.connect(target).await?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.context("connect")?;
         // The task ends with the connection; the request reports its errors.
@@ -106,14 +106,14 @@ impl Requester {
         Ok(sender)
     }
 
-    fn reused(&self) -> Option<Connection> {
+    fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|connection| !connection.is_closed());
         let ready = idle.iter().position(SendRequest::is_ready)?;
         Some(idle.swap_remove(ready))
     }
 
-    fn keep(&self, connection: Connection) {
+    fn return_idle(&self, connection: Connection) {
         if let Some(idle) = &self.idle {
             idle.lock()
                 .unwrap_or_else(PoisonError::into_inner)
@@ -122,8 +122,9 @@ impl Requester {
     }
 }
 
-/// Returns the failed step and the innermost cause of an error: short, and equal for equal failures.
-pub(crate) fn short(error: &anyhow::Error) -> String {
+/// Returns the failed step and the innermost cause of an error. The text has few distinct values, so it can be the key
+/// of a counter.
+pub(crate) fn summary(error: &anyhow::Error) -> String {
     let step = error.to_string();
     let cause = error.root_cause().to_string();
     if step == cause {

@@ -32,7 +32,7 @@ pub(crate) async fn run(args: Args) -> Result<()> {
         "/healthz" => listener::json(StatusCode::OK, &json!({"healthy": true})),
         _ => listener::json(StatusCode::OK, &description(&name, &request, remote)),
     };
-    listener::serve(listener, handler, shutdown.requested()).await;
+    listener::serve(listener, handler, shutdown.wait()).await;
     output::line("ended");
     Ok(())
 }

@@ -20,7 +20,7 @@ impl Shutdown {
     }
 
     /// Waits for either signal.
-    pub(crate) async fn requested(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

@@ -1,7 +1,7 @@
 //! Target of a request: host and port, and the resolution of host names.
 //!
-//! glibc's resolver cannot be linked statically, so this module resolves names by `/etc/resolv.conf`, with search domains
-//! and `ndots`.
+//! glibc's resolver cannot be linked statically, so this module resolves names with the servers, search domains and
+//! `ndots` of `/etc/resolv.conf`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -57,17 +57,17 @@ impl Connector {
     }
 
     async fn try_all(&self, target: &Target) -> Result<TcpStream> {
-        let mut last = None;
+        let mut last_error = None;
         for address in self.addresses(&target.host).await? {
             match TcpStream::connect(SocketAddr::new(address, target.port)).await {
                 Ok(stream) => {
                     stream.set_nodelay(true).context("connect")?;
                     return Ok(stream);
                 }
-                Err(error) => last = Some(error),
+                Err(error) => last_error = Some(error),
             }
         }
-        match last {
+        match last_error {
             Some(error) => Err(error).context("connect"),
             None => bail!("name: {} has no address", target.host),
         }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::output;
-use crate::request::short;
+use crate::request::summary;
 use crate::target::{Connector, Target};
 
 /// Flags of a probe.
@@ -16,8 +16,8 @@ use crate::target::{Connector, Target};
 pub(crate) struct Args {
     /// Target of the connection.
     target: Target,
-    /// Text to send. The probe then succeeds only when it receives data: a proxy accepts every connection, and closes it
-    /// when its upstream is unreachable.
+    /// Text to send. The probe then succeeds only when it receives data, because a proxy accepts every connection, and
+    /// closes it when its upstream is unreachable.
     #[arg(long)]
     send: Option<String>,
     /// Timeout of the probe.
@@ -33,12 +33,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let connector = Connector::new(args.timeout)?;
     let outcome = timeout(args.timeout, probe(&connector, &args))
         .await
-        .context("answer: timed out")
+        .context("response: timed out")
         .flatten();
     let succeeded = outcome.is_ok();
     match outcome {
         Ok(text) => output::line(&text),
-        Err(error) => output::line(&format!("failed: {}", short(&error))),
+        Err(error) => output::line(&format!("failed: {}", summary(&error))),
     }
     Ok(if succeeded == args.expect_fail {
         ExitCode::FAILURE
@@ -54,10 +54,10 @@ async fn probe(connector: &Connector, args: &Args) -> Result<String> {
     };
     stream.write_all(text.as_bytes()).await.context("send")?;
     let mut buffer = [0; 4096];
-    let count = stream.read(&mut buffer).await.context("answer")?;
-    ensure!(count > 0, "answer: the other end closed the connection");
+    let count = stream.read(&mut buffer).await.context("response")?;
+    ensure!(count > 0, "response: the other end closed the connection");
     Ok(format!(
-        "answer: {}",
+        "response: {}",
         String::from_utf8_lossy(&buffer[..count]).trim_end()
     ))
 }

@@ -85,7 +85,7 @@ fn names_are_resolved() {
 }
 
 #[test]
-fn exit_code_reports_the_expected_result() {
+fn exit_code_is_0_only_when_every_result_is_as_expected() {
     let (mut server, address) = Role::server("server");
     let url = format!("http://{address}/");
     assert_eq!(run(&["get", &url, "--count=3"]).1.lines().count(), 3);
@@ -100,7 +100,7 @@ fn exit_code_reports_the_expected_result() {
     assert_eq!(
         run(&["get", "ftp://x/"]).0,
         2,
-        "an invalid URL is an error, not a failed request"
+        "an invalid URL is a usage error, not a failed request"
     );
 }
 
@@ -108,7 +108,7 @@ fn exit_code_reports_the_expected_result() {
 fn connections_are_reused_only_with_keep_alive() {
     let (_server, address) = Role::server("server");
     let url = format!("http://{address}/");
-    let remotes = |args: &[&str]| {
+    let connection_count = |args: &[&str]| {
         let (_, text) = run(args);
         let remotes: std::collections::BTreeSet<String> = text
             .lines()
@@ -117,8 +117,8 @@ fn connections_are_reused_only_with_keep_alive() {
             .collect();
         remotes.len()
     };
-    assert_eq!(remotes(&["get", &url, "--count=3", "--keep-alive"]), 1);
-    assert_eq!(remotes(&["get", &url, "--count=3"]), 3);
+    assert_eq!(connection_count(&["get", &url, "--count=3", "--keep-alive"]), 1);
+    assert_eq!(connection_count(&["get", &url, "--count=3"]), 3);
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn probe_that_sends_requires_a_response() {
     let (_echo, address) = Role::server("echo");
     assert_eq!(
         run(&["tcp-probe", &address, "--send=hello"]),
-        (0, "answer: hello".to_owned())
+        (0, "response: hello".to_owned())
     );
     // Accepts and closes, like a proxy whose upstream is unreachable.
     let closing = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");

@@ -10,7 +10,7 @@ from .kubectl import Kubectl
 
 
 @dataclass(frozen=True)
-class Local:
+class LocalCluster:
     """A local cluster, which the demo creates."""
 
     name: str
@@ -21,7 +21,7 @@ class Local:
         return f"local Kubernetes cluster {self.name!r}"
 
     def prepare(self) -> dict:
-        """Brings the cluster up and loads the images. Returns references by name."""
+        """Brings the cluster up and loads the images. Returns the image references by name."""
         up.up(self.name)
         references = images.built_references()
         images.load(paths.ClusterPaths(self.name))
@@ -29,23 +29,23 @@ class Local:
 
     def kubectl(self) -> Kubectl:
         """Returns the kubectl of the cluster's version."""
-        place = paths.ClusterPaths(self.name)
-        if not place.kubeconfig.exists():
+        cluster = paths.ClusterPaths(self.name)
+        if not cluster.kubeconfig.exists():
             raise DemoError(f"cluster {self.name} does not exist: run make demo")
-        return Kubectl(str(place.bin / "kubectl"), str(place.kubeconfig))
+        return Kubectl(str(cluster.bin / "kubectl"), str(cluster.kubeconfig))
 
     def environment(self) -> list:
         """Returns shell commands that set kubectl up."""
-        place = paths.ClusterPaths(self.name)
-        return [f"export KUBECONFIG={place.kubeconfig}", f"export PATH={place.bin}:$PATH"]
+        cluster = paths.ClusterPaths(self.name)
+        return [f"export KUBECONFIG={cluster.kubeconfig}", f"export PATH={cluster.bin}:$PATH"]
 
     def tear_down(self) -> None:
-        """Takes the cluster down, and the demo with it."""
+        """Takes the cluster down, which removes the demo as well."""
         down.down(self.name)
 
 
 @dataclass(frozen=True)
-class Remote:
+class UserCluster:
     """The user's cluster, with the registry that it pulls from."""
 
     kubeconfig: str
@@ -57,7 +57,7 @@ class Remote:
         return f"your cluster (KUBECONFIG={self.kubeconfig})"
 
     def prepare(self) -> dict:
-        """Pushes the images. Returns references by name."""
+        """Pushes the images. Returns the image references by name."""
         print(f"pushing images to {self.registry} ...", flush=True)
         return images.push(self.registry.rstrip("/"))
 
@@ -73,13 +73,13 @@ class Remote:
         return [f"export KUBECONFIG={self.kubeconfig}"]
 
     def tear_down(self) -> None:
-        """Does nothing: the caller removes the installation, and the cluster is the user's."""
+        """Does nothing, because the cluster is the user's. The caller has removed application and mesh."""
 
 
-def chosen(name: str, environment: dict):
+def select(name: str, environment: dict):
     """Returns the user's cluster when KUBECONFIG and KERMODE_REGISTRY are set, else the local one. Pure."""
     kubeconfig, registry = environment.get("KUBECONFIG"), environment.get("KERMODE_REGISTRY")
     if registry and not kubeconfig:
         raise DemoError("KERMODE_REGISTRY is set but KUBECONFIG is not: set both for your own cluster, "
                         "or neither for a local one")
-    return Remote(kubeconfig, registry) if registry else Local(name)
+    return UserCluster(kubeconfig, registry) if registry else LocalCluster(name)
