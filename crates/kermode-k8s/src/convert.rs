@@ -1,7 +1,8 @@
 //! First stage of the flow: converts Pods and Services to Dataplanes, without IO or clock.
 //!
 //! [`facts`] holds the relevant fields of an object, and [`convert`] builds a Dataplane from them. The rules are those
-//! of the manual page ("Tag generation", "Lifecycle") and of docs/reference/dataplane.md#lifecycle.
+//! of Kuma's manual page "Data plane on Kubernetes" (sections "Tag generation" and "Lifecycle") and of
+//! docs/reference/dataplane.md#lifecycle.
 
 mod annotations;
 pub mod completion;
@@ -50,7 +51,8 @@ pub struct Converted {
     pub warnings: Vec<ConvertWarning>,
 }
 
-/// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has terminated or has no IP.
+/// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has no IP, has succeeded or was evicted; a
+/// failed Pod has a Dataplane that is not ready.
 ///
 /// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`]. `workload` is
 /// the top-level controller of the Pod; see [`top_workload`].
@@ -67,7 +69,7 @@ pub fn convert(
     let (Some(address), PodPhase::Active | PodPhase::Failed) = (pod.ip, pod.phase) else {
         return Ok(None);
     };
-    let gateway = gateway::requested(pod)?;
+    let gateway_name = gateway::name_origin(pod)?;
     let mut warnings = Vec::new();
     let mut inbounds = if services.is_empty() {
         vec![inbounds::without_service(pod, workload, settings)]
@@ -75,11 +77,11 @@ pub fn convert(
         let source = inbounds::InboundSource {
             pod,
             settings,
-            gateway: gateway.is_some(),
+            gateway: gateway_name.is_some(),
         };
         source.of_services(services, &mut warnings)?
     };
-    let gateway = gateway.map(|kind| gateway::gateway(kind, &mut inbounds, pod, workload));
+    let gateway = gateway_name.map(|origin| gateway::build(origin, &mut inbounds, pod, workload));
     let dataplane = Dataplane {
         key: pod.key.clone(),
         mesh: mesh_of(pod, namespace),
@@ -104,7 +106,8 @@ pub fn mesh_of(pod: &PodFacts, namespace: Option<&NamespaceFacts>) -> MeshName {
         .map_or_else(|| MeshName::new(DEFAULT_MESH), |name| MeshName::new(name.clone()))
 }
 
-/// Updates address and health in the last valid Dataplane of a Pod that can no longer be converted.
+/// Returns the last valid Dataplane of a Pod that can no longer be converted, with the Pod's current address and
+/// health.
 pub fn with_current_address_and_health(pod: &PodFacts, dataplane: &Dataplane) -> Dataplane {
     let mut dataplane = dataplane.clone();
     dataplane.address = pod.ip.unwrap_or(dataplane.address);

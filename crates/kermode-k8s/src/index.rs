@@ -66,7 +66,7 @@ impl Index {
         if self.pods.get(&pod.key).is_some_and(|entry| entry.facts == pod) {
             return Changes::default();
         }
-        pod.share(&mut self.pool);
+        pod.deduplicate(&mut self.pool);
         self.unlink(&pod.key);
         self.link(&pod);
         let key = pod.key.clone();

@@ -35,11 +35,11 @@ fn apply(index: &mut Index, object: &Value) -> Changes {
             let job: k8s_openapi::api::batch::v1::Job = decode(object);
             index.apply_owner(OwnerFacts::from(&job))
         }
-        other => panic!("no object of kind {other:?}"),
+        other => panic!("inputs do not support objects of kind {other:?}"),
     }
 }
 
-/// Returns the final result for the Pod of the input.
+/// Applies the objects of an input to an index. Returns the last change of the Dataplane of its only Pod.
 fn outcome(input: &[Value]) -> Vec<Value> {
     let settings = input
         .iter()
@@ -52,15 +52,18 @@ fn outcome(input: &[Value]) -> Vec<Value> {
     let objects = input
         .iter()
         .filter(|document| document["kind"] != "ConvertSettings");
-    let mut last = Vec::new();
+    let mut last_change = Vec::new();
     for object in objects {
         for change in apply(&mut index, object).dataplanes {
-            last = describe(&change);
+            last_change = describe(&change);
         }
     }
-    last
+    last_change
 }
 
+/// Returns a change as documents of a golden file: the Dataplane, and an Event for each warning or error.
+///
+/// The engine, which handles these changes in the control plane, is in a higher layer and cannot be used here.
 fn describe(change: &DataplaneChange) -> Vec<Value> {
     match change {
         DataplaneChange::Upsert {
@@ -69,7 +72,7 @@ fn describe(change: &DataplaneChange) -> Vec<Value> {
             warnings,
         } => {
             let object = dataplane_object(dataplane, pod_uid);
-            let mut documents = vec![serde_json::to_value(object).expect("it is JSON")];
+            let mut documents = vec![serde_json::to_value(object).expect("a Dataplane is JSON")];
             documents.extend(warnings.iter().map(|warning| {
                 json!({"kind": "Event", "reason": warning.reason(), "message": warning.to_string()})
             }));
@@ -85,7 +88,7 @@ fn describe(change: &DataplaneChange) -> Vec<Value> {
 fn golden_text(documents: &[Value]) -> String {
     let texts = documents
         .iter()
-        .map(|document| serde_saphyr::to_string(document).expect("it is YAML"));
+        .map(|document| serde_saphyr::to_string(document).expect("JSON is YAML"));
     texts.collect::<Vec<_>>().join("---\n")
 }
 
@@ -103,7 +106,7 @@ fn inputs() -> Vec<PathBuf> {
 #[test]
 fn every_input_matches_its_golden_file() {
     let update = std::env::var_os("UPDATE_GOLDENS").is_some();
-    let mut differing = Vec::new();
+    let mut failures = Vec::new();
     let inputs = inputs();
     assert!(inputs.len() >= 14, "only {} inputs were found", inputs.len());
     for input in inputs {
@@ -114,12 +117,12 @@ fn every_input_matches_its_golden_file() {
         }
         let expected = documents(&golden);
         if expected != actual {
-            differing.push(format!("{}:\n{}", golden.display(), golden_text(&actual)));
+            failures.push(format!("{}:\n{}", golden.display(), golden_text(&actual)));
         }
     }
     assert!(
-        differing.is_empty(),
-        "outcomes that differ from their golden file:\n{}",
-        differing.join("\n")
+        failures.is_empty(),
+        "outcomes differ from their golden files (UPDATE_GOLDENS=1 rewrites them):\n{}",
+        failures.join("\n")
     );
 }

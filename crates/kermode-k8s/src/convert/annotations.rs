@@ -1,4 +1,5 @@
-//! Typed access to a Pod's annotations (docs/reference/labels-and-annotations.md#values). Errors name key and value.
+//! Typed access to a Pod's annotations (docs/reference/labels-and-annotations.md#values). Errors name the key and the
+//! value.
 
 use kermode_crds::annotation;
 use kermode_model::notation;

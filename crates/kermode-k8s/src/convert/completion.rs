@@ -1,9 +1,9 @@
-//! Detects Jobs whose application has terminated, so that the sidecar must quit
+//! Detects Pods, usually of Jobs, whose application has terminated and whose sidecar must quit
 //! (docs/reference/dataplane.md#finished-jobs).
 
 use super::facts::{PodFacts, RestartPolicy};
 
-/// Whether the sidecar still runs although the application has terminated and is not restarted.
+/// Whether the sidecar still runs although the application has terminated and will not be restarted.
 ///
 /// Always false for a native sidecar, which the kubelet terminates.
 pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
@@ -11,9 +11,9 @@ pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
     let sidecar_runs = sidecar
         .and_then(|sidecar| sidecar.state)
         .is_some_and(|state| state.exit_code.is_none());
-    let ended_for_good = |code: i32| match pod.restart_policy {
+    let is_final = |exit_code: i32| match pod.restart_policy {
         Some(RestartPolicy::Always) => false,
-        Some(RestartPolicy::OnFailure) => code == 0,
+        Some(RestartPolicy::OnFailure) => exit_code == 0,
         Some(RestartPolicy::Never) | None => true,
     };
     let mut application = pod
@@ -24,6 +24,6 @@ pub fn sidecar_should_quit(pod: &PodFacts) -> bool {
         && application.peek().is_some()
         && application.all(|container| {
             let exit_code = container.state.and_then(|state| state.exit_code);
-            exit_code.is_some_and(ended_for_good)
+            exit_code.is_some_and(is_final)
         })
 }

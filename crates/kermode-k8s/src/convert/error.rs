@@ -8,7 +8,7 @@ use kermode_model::Inbound;
 use super::facts::ProbeKind;
 
 /// Error of the conversion of a Pod to a Dataplane. The text becomes an Event on the Pod, so most texts do not name the
-/// Pod. Errors that exist in Kuma have Kuma's text.
+/// Pod. Errors that exist in Kuma begin with Kuma's text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     /// Services select the Pod, but none of their ports matches a container port.
@@ -19,22 +19,24 @@ pub enum ConvertError {
     },
     /// The Services of the Pod have more ports than a Dataplane has inbounds.
     #[error(
-        "{services} Services select the Pod by {found} ports, and a Dataplane has at most {} inbounds: narrow their \
-         selectors, or annotate those that need no mesh with {}: enabled",
+        "the {services} Services that select the Pod have {found} ports, but a Dataplane has at most {} inbounds: \
+         narrow the selectors of Services, or exclude Services from the mesh by annotation \"{}: enabled\"",
         Inbound::MAX_PER_DATAPLANE,
         annotation::IGNORE
     )]
     TooManyInbounds {
         /// Number of Services.
         services: usize,
-        /// Number of their ports that resolve to a container port.
+        /// Number of ports of these Services that resolve to a container port.
         found: usize,
     },
-    /// An annotation is not a boolean.
+    /// The value of an annotation is not a boolean.
     #[error(transparent)]
     WrongValue(#[from] WrongValue),
-    /// An annotation is not a number.
-    #[error("failed to parse annotation \"{key}\": \"{value}\" is no port number from 0 to 65535: {source}")]
+    /// The value of an annotation is not a port number.
+    #[error(
+        "failed to parse annotation \"{key}\": \"{value}\" is not a port number from 0 to 65535: {source}"
+    )]
     Number {
         /// Key of the annotation.
         key: &'static str,
@@ -57,10 +59,11 @@ pub enum ConvertError {
         annotation::VIRTUAL_PROBES_PORT
     )]
     ProbesPort,
-    /// The path of a probe on the port of virtual probes does not contain the application port.
+    /// The path of a probe on the port of virtual probes does not start with the application port.
     #[error(
-        "path \"{path}\" of a probe on port {port} does not start with /<application port>/; that port is reserved \
-         for the sidecar, which answers application probes there"
+        "path \"{path}\" of a probe on port {port} does not start with /<application port>/; the sidecar answers \
+         virtual probes on port {port}: let the application use another port, or set annotation \"{}\"",
+        annotation::VIRTUAL_PROBES_PORT
     )]
     ProbePath {
         /// Index of the container.
@@ -86,17 +89,17 @@ pub enum ConvertError {
 impl ConvertError {
     /// Returns the path of the invalid field in the Pod.
     pub fn field(&self) -> String {
-        let annotated = |key: &str| format!("metadata.annotations[\"{key}\"]");
+        let annotation_path = |key: &str| format!("metadata.annotations[\"{key}\"]");
         match self {
             Self::NoMatchingPort { .. } => "spec.containers[*].ports".to_owned(),
             Self::TooManyInbounds { .. } => "metadata.labels".to_owned(),
-            Self::WrongValue(wrong) => annotated(&wrong.key),
-            Self::Number { key, .. } | Self::RedirectPort { key, .. } => annotated(key),
-            Self::ProbesPort => annotated(annotation::VIRTUAL_PROBES_PORT),
+            Self::WrongValue(wrong) => annotation_path(&wrong.key),
+            Self::Number { key, .. } | Self::RedirectPort { key, .. } => annotation_path(key),
+            Self::ProbesPort => annotation_path(annotation::VIRTUAL_PROBES_PORT),
             Self::ProbePath { container, kind, .. } => {
                 format!("spec.containers[{container}].{}.httpGet.path", kind.field())
             }
-            Self::GatewayType { .. } => annotated(annotation::GATEWAY),
+            Self::GatewayType { .. } => annotation_path(annotation::GATEWAY),
         }
     }
 }

@@ -11,9 +11,9 @@ use super::{ConvertSettings, gateway, health, inbounds, selects};
 /// Origin of a Pod's Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataplaneExplanation {
-    /// Whether each Service of the namespace selects the Pod, by name of the Service.
+    /// Whether each Service of the namespace selects the Pod, sorted by name of the Service.
     pub services: Vec<(Arc<str>, ServiceSelection)>,
-    /// The inbounds in order; for a gateway, the inbounds that it would have without the gateway annotation.
+    /// The inbounds in the order of the Dataplane. For a gateway, the inbounds without the gateway annotation.
     pub inbounds: Vec<InboundExplanation>,
     /// Labels that did not become tags.
     pub dropped_labels: Vec<(Arc<str>, LabelDropReason)>,
@@ -46,13 +46,13 @@ pub enum ServiceSelection {
 pub struct InboundExplanation {
     /// The Service, its port and target port; `None` for a service-less Pod.
     pub service: Option<(ObjectKey, u16, TargetPort)>,
-    /// Container port; `None` if the Service's port does not match one.
+    /// Container port, or [`Inbound::SERVICELESS_PORT`]; `None` if the Service's port matches no container port.
     pub port: Option<u16>,
     /// Name of the container that declares the port.
     pub container: Option<Arc<str>>,
     /// Health, as in [`Inbound::ready`].
     pub ready: Option<bool>,
-    /// Key, value and origin of each tag, by key.
+    /// Key, value and origin of each tag, sorted by key.
     pub tags: Vec<(Arc<str>, Arc<str>, TagSource)>,
 }
 
@@ -65,7 +65,7 @@ pub fn explain(
 ) -> DataplaneExplanation {
     let mut services = services.to_vec();
     services.sort_unstable_by(|a, b| a.key.name.cmp(&b.key.name));
-    let gateway = matches!(gateway::requested(pod), Ok(Some(_)));
+    let is_gateway = matches!(gateway::name_origin(pod), Ok(Some(_)));
     let selecting: Vec<_> = services.iter().filter(|service| selects(service, pod)).collect();
     let inbounds = if selecting.is_empty() {
         vec![without_service(pod, workload, settings)]
@@ -81,7 +81,9 @@ pub fn explain(
                     port: target.map(|target| target.number),
                     container: target.and_then(|target| target.container).cloned(),
                     ready: target.and_then(|target| health::of_port(pod, target.number)),
-                    tags: sorted(|visit| tags::of_service_port(pod, service, port, settings, gateway, visit)),
+                    tags: sorted_tags(|visit| {
+                        tags::of_service_port(pod, service, port, settings, is_gateway, visit);
+                    }),
                 }
             })
             .collect()
@@ -110,11 +112,11 @@ fn without_service(
         port: Some(Inbound::SERVICELESS_PORT),
         container: None,
         ready: health::of_pod(pod),
-        tags: sorted(|visit| tags::without_service(pod, workload, settings, visit)),
+        tags: sorted_tags(|visit| tags::without_service(pod, workload, settings, visit)),
     }
 }
 
-fn sorted(generate: impl FnOnce(TagVisitor<'_>)) -> Vec<(Arc<str>, Arc<str>, TagSource)> {
+fn sorted_tags(generate: impl FnOnce(TagVisitor<'_>)) -> Vec<(Arc<str>, Arc<str>, TagSource)> {
     let mut tags = std::collections::BTreeMap::new();
     generate(&mut |key, value, source| {
         tags.insert(key.clone(), (value.clone(), source));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use kermode_crds::annotation;
 
-/// Name of the sidecar container, native or classic.
+/// Name of the sidecar container, be it an ordinary container or a native sidecar.
 pub const SIDECAR: &str = "kuma-sidecar";
 
 /// Labels or annotations, sorted by key. A sorted slice is smaller than a map, and Pods of one workload share one
@@ -25,21 +25,21 @@ pub const SIDECAR: &str = "kuma-sidecar";
 pub struct Pairs(Arc<[(Arc<str>, Arc<str>)]>);
 
 /// Replaces equal values by one shared allocation.
-pub(crate) trait Share {
+pub(crate) trait Deduplicate {
     /// Deduplicates a string.
-    fn text(&mut self, text: &mut Arc<str>);
+    fn dedup_text(&mut self, text: &mut Arc<str>);
     /// Deduplicates labels or annotations.
-    fn pairs(&mut self, pairs: &mut Pairs);
+    fn dedup_pairs(&mut self, pairs: &mut Pairs);
 }
 
 impl Pairs {
     /// Returns the value of a key.
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {
         let found = self.0.binary_search_by(|(candidate, _)| (**candidate).cmp(key));
-        found.ok().map(|at| &self.0[at].1)
+        found.ok().map(|index| &self.0[index].1)
     }
 
-    /// Iterates over all pairs by key.
+    /// Iterates over all pairs, sorted by key.
     pub fn iter(&self) -> impl Iterator<Item = &(Arc<str>, Arc<str>)> {
         self.0.iter()
     }
@@ -56,31 +56,31 @@ impl Pairs {
     }
 
     fn all(map: Option<&BTreeMap<String, String>>) -> Self {
-        Self::some(map, |_| true)
+        Self::filtered(map, |_| true)
     }
 
     fn kuma_only(map: Option<&BTreeMap<String, String>>) -> Self {
-        Self::some(map, |key| key.contains(annotation::RESERVED))
+        Self::filtered(map, |key| key.contains(annotation::RESERVED))
     }
 
-    fn some(map: Option<&BTreeMap<String, String>>, wanted: impl Fn(&str) -> bool) -> Self {
+    fn filtered(map: Option<&BTreeMap<String, String>>, includes: impl Fn(&str) -> bool) -> Self {
         map.into_iter()
             .flatten()
-            .filter(|(key, _)| wanted(key))
+            .filter(|(key, _)| includes(key))
             .map(|(key, value)| (key.as_str().into(), value.as_str().into()))
             .collect()
     }
 
     /// Returns the number of references to the allocation.
-    pub(crate) fn holders(&self) -> usize {
+    pub(crate) fn reference_count(&self) -> usize {
         Arc::strong_count(&self.0)
     }
 
-    /// Applies `share` to every string, unless the allocation is already shared.
-    pub(crate) fn share_texts(&mut self, mut share: impl FnMut(&mut Arc<str>)) {
+    /// Applies `replace` to every key and value, unless the allocation of the pairs is already shared.
+    pub(crate) fn replace_texts_if_unshared(&mut self, mut replace: impl FnMut(&mut Arc<str>)) {
         for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
-            share(key);
-            share(value);
+            replace(key);
+            replace(value);
         }
     }
 }

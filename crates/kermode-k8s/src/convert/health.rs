@@ -4,10 +4,10 @@ use super::facts::{ContainerFacts, PodFacts, PodPhase};
 
 /// Returns the health of an inbound on a container port; `None` if it is unknown, which counts as ready.
 ///
-/// The container that declares the port determines the health. If no container declares the port, the
-/// only container or a container that declares no ports at all may serve it. Then all containers of the application must
-/// be ready, as for the endpoints of Kubernetes. If several containers all declare ports, but none declares this port,
-/// the health is unknown.
+/// The container that declares the port determines the health. If no container declares the port, the only container
+/// or a container that declares no ports at all may serve it. In this case all containers of the application must be
+/// ready, as for the endpoints of Kubernetes. If each of several containers declares ports, but none declares this
+/// port, the health is unknown.
 pub(super) fn of_port(pod: &PodFacts, port: u16) -> Option<bool> {
     let declares = |container: &&ContainerFacts| container.ports.iter().any(|(_, number)| *number == port);
     let application = match pod.containers.iter().find(declares) {
@@ -39,11 +39,11 @@ fn may_have_undeclared_ports(pod: &PodFacts) -> bool {
     pod.application_containers().count() <= 1 || application.any(|container| container.ports.is_empty())
 }
 
-/// Whether all containers of the application with a known state are ready.
+/// Whether all containers of the application with a known state are ready; `None` if no state is known.
 fn application_ready(pod: &PodFacts) -> Option<bool> {
     pod.application_containers()
         .filter_map(ready)
-        .reduce(|a, b| a && b)
+        .reduce(|all_ready, ready| all_ready && ready)
 }
 
 fn ready(container: &ContainerFacts) -> Option<bool> {

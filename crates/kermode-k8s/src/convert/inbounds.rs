@@ -15,6 +15,7 @@ use super::{ConvertSettings, health, tags};
 pub(super) struct InboundSource<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
+    /// Whether the Pod is a gateway.
     pub(super) gateway: bool,
 }
 
@@ -41,15 +42,15 @@ impl InboundSource<'_> {
         warnings: &mut Vec<ConvertWarning>,
     ) -> Result<Vec<Inbound>, ConvertError> {
         if !self.gateway {
-            self.check_number(services)?;
+            self.check_inbound_count(services)?;
         }
         let mut inbounds = Vec::new();
         let mut declared = DeclaredProtocols::default();
         for service in services {
-            warnings.extend(wrong_annotation(service));
+            warnings.extend(invalid_ignore_annotation(service));
             for port in &service.ports {
-                let Some(PortTarget { number, .. }) = resolve_target(self.pod, &port.target) else {
-                    warnings.extend(not_found(service, port));
+                let Some(ResolvedPort { number, .. }) = resolve_target(self.pod, &port.target) else {
+                    warnings.extend(target_port_not_found(service, port));
                     continue;
                 };
                 declared.record(number, port);
@@ -74,7 +75,7 @@ impl InboundSource<'_> {
     }
 
     /// Checks the number of inbounds before they are built, so that an excessive number costs little.
-    fn check_number(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
+    fn check_inbound_count(&self, services: &[&ServiceFacts]) -> Result<(), ConvertError> {
         let ports = services.iter().flat_map(|service| &service.ports);
         let found = ports
             .filter(|port| resolve_target(self.pod, &port.target).is_some())
@@ -89,34 +90,39 @@ impl InboundSource<'_> {
 
 /// Container port that a Service's port resolves to.
 #[derive(Clone, Copy)]
-pub(super) struct PortTarget<'p> {
+pub(super) struct ResolvedPort<'p> {
     pub(super) number: u16,
     /// Container that declares the port; `None` for a number that no container declares.
     pub(super) container: Option<&'p Arc<str>>,
 }
 
 /// Resolves a target port in a Pod; `None` for a name that no container declares.
-pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<PortTarget<'p>> {
-    let declared = |wanted: &dyn Fn(Option<&str>, u16) -> bool| {
-        pod.containers.iter().find_map(|container| {
-            let mut ports = container.ports.iter();
-            let (_, number) = ports.find(|(name, number)| wanted(name.as_deref(), *number))?;
-            Some(PortTarget {
-                number: *number,
-                container: Some(&container.name),
-            })
-        })
-    };
+pub(super) fn resolve_target<'p>(pod: &'p PodFacts, target: &TargetPort) -> Option<ResolvedPort<'p>> {
     match target {
-        TargetPort::Number(number) => declared(&|_, candidate| candidate == *number).or(Some(PortTarget {
-            number: *number,
-            container: None,
-        })),
-        TargetPort::Name(name) => declared(&|candidate, _| candidate == Some(name)),
+        TargetPort::Number(wanted) => {
+            let undeclared = ResolvedPort {
+                number: *wanted,
+                container: None,
+            };
+            Some(declared_port(pod, |_, number| number == *wanted).unwrap_or(undeclared))
+        }
+        TargetPort::Name(wanted) => declared_port(pod, |name, _| name == Some(&**wanted)),
     }
 }
 
-fn not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertWarning> {
+/// Returns the first declared port whose name and number satisfy `matches`.
+fn declared_port(pod: &PodFacts, matches: impl Fn(Option<&str>, u16) -> bool) -> Option<ResolvedPort<'_>> {
+    pod.containers.iter().find_map(|container| {
+        let mut ports = container.ports.iter();
+        let (_, number) = ports.find(|(name, number)| matches(name.as_deref(), *number))?;
+        Some(ResolvedPort {
+            number: *number,
+            container: Some(&container.name),
+        })
+    })
+}
+
+fn target_port_not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertWarning> {
     let TargetPort::Name(target) = &port.target else {
         return None;
     };
@@ -127,7 +133,7 @@ fn not_found(service: &ServiceFacts, port: &ServicePortFacts) -> Option<ConvertW
     })
 }
 
-fn wrong_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
+fn invalid_ignore_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
     let value = service.annotations.get(annotation::IGNORE)?;
     let wrong = annotation::parse_bool(annotation::IGNORE, value).err()?;
     let service = service.key.clone();

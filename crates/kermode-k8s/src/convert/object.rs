@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kermode_crds::{self as crds, annotation};
 use kermode_model::{Dataplane, ObjectKey, tag};
 
-/// Labels of a Dataplane that the control plane manages, for selection by users.
+/// Labels of a Dataplane that the control plane manages, so that users can select Dataplanes by them.
 pub const MANAGED_LABELS: [&str; 3] = [annotation::MESH, tag::SERVICE, tag::ZONE];
 /// Maximum length of a label value in Kubernetes, in bytes.
 const MAX_LABEL_VALUE: usize = 63;
@@ -40,8 +40,8 @@ pub fn owner_reference(key: &ObjectKey, pod_uid: &str) -> OwnerReference {
     }
 }
 
-/// Returns the managed labels. The label `kuma.io/service` is absent if the Dataplane has several services or the name is
-/// not a valid label value.
+/// Returns the managed labels. The label `kuma.io/service` is absent if the Dataplane has several services, or if the
+/// name of its service is not a valid label value.
 fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
     let services = dataplane.services();
     let service = match services.as_slice() {
@@ -68,13 +68,13 @@ fn labels(dataplane: &Dataplane) -> BTreeMap<String, String> {
 }
 
 fn is_label_value(text: &str) -> bool {
-    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-    let outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let is_inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let is_outer = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
     let bytes = text.as_bytes();
     bytes.len() <= MAX_LABEL_VALUE
-        && outer(bytes.first())
-        && outer(bytes.last())
-        && bytes.iter().copied().all(inner)
+        && is_outer(bytes.first())
+        && is_outer(bytes.last())
+        && bytes.iter().copied().all(is_inner)
 }
 
 #[cfg(test)]

@@ -9,15 +9,15 @@ use kermode_model::Protocol;
 pub(super) fn declared(app_protocol: Option<&str>, annotation: Option<&str>) -> Option<Protocol> {
     match app_protocol {
         Some("") => Some(Protocol::Tcp),
-        Some(text) => nearest(text).or_else(|| annotation.and_then(nearest)),
-        None => annotation.and_then(nearest),
+        Some(text) => known_protocol(text).or_else(|| annotation.and_then(known_protocol)),
+        None => annotation.and_then(known_protocol),
     }
 }
 
-/// Maps an `appProtocol` to a known protocol. A domain prefix is ignored.
+/// Maps the text of an `appProtocol` or annotation to a known protocol. A domain prefix is ignored.
 ///
 /// Protocols inside TLS are opaque to a proxy and map to TCP.
-fn nearest(text: &str) -> Option<Protocol> {
+fn known_protocol(text: &str) -> Option<Protocol> {
     let text = text.to_ascii_lowercase();
     let name = text.rsplit_once('/').map_or(text.as_str(), |(_, name)| name);
     let protocol = match name {
@@ -35,15 +35,15 @@ mod tests {
 
     #[test]
     fn domain_prefix_of_a_protocol_is_ignored() {
-        assert_eq!(nearest("kubernetes.io/h2c"), Some(Protocol::Http2));
-        assert_eq!(nearest("kubernetes.io/ws"), Some(Protocol::Http));
-        assert_eq!(nearest("example.com/gRPC"), Some(Protocol::Grpc));
+        assert_eq!(known_protocol("kubernetes.io/h2c"), Some(Protocol::Http2));
+        assert_eq!(known_protocol("kubernetes.io/ws"), Some(Protocol::Http));
+        assert_eq!(known_protocol("example.com/gRPC"), Some(Protocol::Grpc));
     }
 
     #[test]
     fn protocol_inside_tls_is_tcp() {
         for text in ["https", "HTTPS", "kubernetes.io/wss", "tls"] {
-            assert_eq!(nearest(text), Some(Protocol::Tcp), "{text}");
+            assert_eq!(known_protocol(text), Some(Protocol::Tcp), "{text}");
         }
     }
 
@@ -57,8 +57,8 @@ mod tests {
 
     #[test]
     fn unknown_protocol_differs_from_tcp() {
-        assert_eq!(nearest("mongo"), None);
-        assert_eq!(nearest("tcp"), Some(Protocol::Tcp));
-        assert_eq!(nearest(""), None);
+        assert_eq!(known_protocol("mongo"), None);
+        assert_eq!(known_protocol("tcp"), Some(Protocol::Tcp));
+        assert_eq!(known_protocol(""), None);
     }
 }

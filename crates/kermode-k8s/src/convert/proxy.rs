@@ -23,13 +23,13 @@ pub(super) fn transparent_proxying(pod: &PodFacts) -> Result<Option<TransparentP
     }))
 }
 
-/// Returns the overrides of metrics port and path.
+/// Returns the metrics port and path that the Pod's annotations set; `None` if they set neither.
 pub(super) fn metrics(pod: &PodFacts) -> Result<Option<Metrics>, ConvertError> {
     let port = annotations::port(pod, annotation::METRICS_PORT)?;
     let path = pod
         .annotations
         .get(annotation::METRICS_PATH)
         .map(ToString::to_string);
-    let set = port.is_some() || path.is_some();
-    Ok(set.then_some(Metrics { port, path }))
+    let is_set = port.is_some() || path.is_some();
+    Ok(is_set.then_some(Metrics { port, path }))
 }

@@ -1,4 +1,5 @@
-//! Tags of an inbound and their origins (manual page, "Tag generation"; docs/reference/dataplane.md#tags).
+//! Tags of an inbound and their origins (docs/reference/dataplane.md#tags; Kuma's manual page "Data plane on
+//! Kubernetes", section "Tag generation").
 
 use std::sync::{Arc, LazyLock};
 
@@ -35,7 +36,7 @@ pub enum TagSource {
     ServicelessPodName,
 }
 
-/// Reason for which a label does not become a tag.
+/// Reason why a label does not become a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelDropReason {
     /// The key contains `kuma.io/`.
@@ -44,7 +45,7 @@ pub enum LabelDropReason {
     Empty,
 }
 
-/// Keys and values that all Dataplanes have, allocated once.
+/// Tag keys and values that occur in most Dataplanes, allocated once.
 struct SharedTexts {
     service: Arc<str>,
     zone: Arc<str>,
@@ -74,7 +75,7 @@ static SHARED: LazyLock<SharedTexts> = LazyLock::new(|| SharedTexts {
     .map(|protocol| (protocol, protocol.as_str().into())),
 });
 
-/// Callback for each tag. A later tag replaces an earlier one of the same key.
+/// Callback for the key, value and origin of each tag. A later tag replaces an earlier one of the same key.
 pub(super) type TagVisitor<'v> = &'v mut dyn FnMut(&Arc<str>, &Arc<str>, TagSource);
 
 /// Collects the visited tags.
@@ -86,8 +87,8 @@ pub(super) fn collect(generate: impl FnOnce(TagVisitor<'_>)) -> Tags {
     tags
 }
 
-/// Visits the tags of the inbound of a Service's port. A gateway's inbounds have no protocol tag other than TCP, since
-/// the proxy does not intercept its incoming traffic.
+/// Visits the tags of the inbound of a Service's port. An inbound of a gateway has no protocol tag other than TCP,
+/// because the sidecar does not intercept the gateway's incoming traffic.
 pub(super) fn of_service_port(
     pod: &PodFacts,
     service: &ServiceFacts,
@@ -131,7 +132,7 @@ pub(super) fn without_service(
     visit(&SHARED.instance, &pod.key.name, TagSource::ServicelessPodName);
 }
 
-/// Returns the reason for which a label does not become a tag; `None` if it does.
+/// Returns the reason why a label does not become a tag; `None` if it becomes one.
 pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
     if key.contains(RESERVED) {
         Some(LabelDropReason::Reserved)

@@ -24,14 +24,14 @@ fn mk_pod(spec: &Value, status: &Value, annotations: &Value) -> PodFacts {
     PodFacts::from(&pod)
 }
 
-fn running(containers: &Value) -> Value {
+fn running_status(containers: &Value) -> Value {
     json!({"podIP": "10.0.0.1", "phase": "Running", "containerStatuses": containers})
 }
 
-fn annotated(annotations: Value) -> PodFacts {
+fn annotated_pod(annotations: Value) -> PodFacts {
     mk_pod(
         &json!({"containers": [{"name": "app"}]}),
-        &running(&json!([])),
+        &running_status(&json!([])),
         &annotations,
     )
 }
@@ -52,11 +52,11 @@ fn try_convert(pod: &PodFacts, services: &[ServiceFacts]) -> Result<Option<Conve
 
 fn converted(pod: &PodFacts, services: &[ServiceFacts]) -> Converted {
     try_convert(pod, services)
-        .expect("it converts")
-        .expect("it has a Dataplane")
+        .expect("the Pod is valid")
+        .expect("the Pod has a Dataplane")
 }
 
-fn health(pod: &PodFacts, target: u16) -> Option<bool> {
+fn health_of_port(pod: &PodFacts, target: u16) -> Option<bool> {
     let service = mk_service("web", &json!([{"port": 80, "targetPort": target}]));
     converted(pod, &[service]).dataplane.inbounds[0].ready
 }
@@ -69,7 +69,7 @@ fn error_and_field(pod: &PodFacts) -> (String, String) {
 // Lifecycle
 
 #[test]
-fn terminated_pod_has_no_dataplane() {
+fn pod_that_succeeded_or_was_evicted_or_has_no_ip_has_no_dataplane() {
     for status in [
         json!({"podIP": "10.0.0.1", "phase": "Succeeded"}),
         json!({"podIP": "10.0.0.1", "phase": "Failed", "reason": "Evicted"}),
@@ -81,23 +81,23 @@ fn terminated_pod_has_no_dataplane() {
 }
 
 #[test]
-fn failed_pod_keeps_its_dataplane_and_is_unready() {
+fn failed_pod_has_an_unready_dataplane() {
     let status = json!({
         "podIP": "10.0.0.1", "phase": "Failed",
         "containerStatuses": [{"name": "app", "ready": true}],
     });
     let pod = mk_pod(&json!({"containers": [{"name": "app"}]}), &status, &json!({}));
-    assert_eq!(health(&pod, 8080), Some(false));
+    assert_eq!(health_of_port(&pod, 8080), Some(false));
 }
 
 #[test]
 fn terminating_pod_is_unready_with_and_without_a_service() {
     let containers = json!([{"name": "app", "ready": true}, {"name": "kuma-sidecar", "ready": true}]);
     let spec = json!({"containers": [{"name": "app"}, {"name": "kuma-sidecar"}]});
-    let mut pod = mk_pod(&spec, &running(&containers), &json!({}));
-    assert_eq!(health(&pod, 8080), Some(true));
+    let mut pod = mk_pod(&spec, &running_status(&containers), &json!({}));
+    assert_eq!(health_of_port(&pod, 8080), Some(true));
     pod.deleting = true;
-    assert_eq!(health(&pod, 8080), Some(false));
+    assert_eq!(health_of_port(&pod, 8080), Some(false));
     assert_eq!(converted(&pod, &[]).dataplane.inbounds[0].ready, Some(false));
 }
 
@@ -116,7 +116,7 @@ fn inbound_is_unready_until_the_sidecar_is_ready() {
     let spec = json!({"containers": [{"name": "kuma-sidecar"}, {"name": "app"}]});
     let statuses = json!([{"name": "kuma-sidecar", "ready": false}, {"name": "app", "ready": true}]);
     assert_eq!(
-        health(&mk_pod(&spec, &running(&statuses), &json!({})), 8080),
+        health_of_port(&mk_pod(&spec, &running_status(&statuses), &json!({})), 8080),
         Some(false)
     );
 }
@@ -133,22 +133,25 @@ fn health_of_a_native_sidecar_is_read_from_the_init_containers() {
             "initContainerStatuses": [{"name": "kuma-sidecar", "ready": ready}, {"name": "setup", "ready": false}],
             "containerStatuses": [{"name": "app", "ready": true}],
         });
-        assert_eq!(health(&mk_pod(&spec, &status, &json!({})), 8080), Some(ready));
+        assert_eq!(
+            health_of_port(&mk_pod(&spec, &status, &json!({})), 8080),
+            Some(ready)
+        );
     }
 }
 
 #[test]
-fn undeclared_port_is_ready_if_all_containers_are() {
+fn undeclared_port_is_ready_if_all_containers_are_ready() {
     let spec =
         json!({"containers": [{"name": "app"}, {"name": "helper", "ports": [{"containerPort": 9090}]}]});
     for (app, helper) in [(true, true), (true, false), (false, true)] {
         let statuses = json!([{"name": "app", "ready": app}, {"name": "helper", "ready": helper}]);
-        let pod = mk_pod(&spec, &running(&statuses), &json!({}));
-        assert_eq!(health(&pod, 8080), Some(app && helper));
+        let pod = mk_pod(&spec, &running_status(&statuses), &json!({}));
+        assert_eq!(health_of_port(&pod, 8080), Some(app && helper));
         assert_eq!(
-            health(&pod, 9090),
+            health_of_port(&pod, 9090),
             Some(helper),
-            "a declared port depends on its container only"
+            "a declared port must have the health of its container"
         );
     }
 }
@@ -158,16 +161,17 @@ fn undeclared_port_of_a_single_container_has_the_health_of_the_container() {
     let spec = json!({"containers": [{"name": "app", "ports": [{"containerPort": 9090}]}]});
     let statuses = json!([{"name": "app", "ready": false}]);
     assert_eq!(
-        health(&mk_pod(&spec, &running(&statuses), &json!({})), 8080),
+        health_of_port(&mk_pod(&spec, &running_status(&statuses), &json!({})), 8080),
         Some(false)
     );
 }
 
 #[test]
-fn irrelevant_status_changes_compare_equal() {
+fn facts_of_pods_that_differ_in_irrelevant_status_fields_are_equal() {
     let spec = json!({"containers": [{"name": "app"}]});
-    let first = running(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
-    let mut later = running(&json!([{"name": "app", "ready": true, "restartCount": 7, "image": "other"}]));
+    let first = running_status(&json!([{"name": "app", "ready": true, "restartCount": 0}]));
+    let mut later =
+        running_status(&json!([{"name": "app", "ready": true, "restartCount": 7, "image": "other"}]));
     later["conditions"] =
         json!([{"type": "Ready", "status": "True", "lastProbeTime": "2026-01-01T00:00:00Z"}]);
     assert_eq!(
@@ -179,8 +183,8 @@ fn irrelevant_status_changes_compare_equal() {
 // Ports and tags
 
 #[test]
-fn labels_do_not_set_reserved_or_generated_tags() {
-    let pod = annotated(json!({}));
+fn labels_set_neither_reserved_nor_generated_tags_and_empty_labels_are_dropped() {
+    let pod = annotated_pod(json!({}));
     let service = mk_service("web", &json!([{"port": 80}]));
     for inbound in [
         converted(&pod, &[]).dataplane.inbounds.remove(0),
@@ -199,7 +203,7 @@ fn named_target_port_must_be_declared_for_tcp() {
         {"name": "a", "ports": [{"containerPort": 53, "name": "dns", "protocol": "UDP"}]},
         {"name": "b", "ports": [{"containerPort": 54, "name": "dns"}, {"containerPort": 80, "name": "http"}]},
     ]});
-    let pod = mk_pod(&spec, &running(&json!([])), &json!({}));
+    let pod = mk_pod(&spec, &running_status(&json!([])), &json!({}));
     let ports = json!([{"port": 1, "targetPort": "dns"}, {"port": 2, "targetPort": "nope"}]);
     let Converted { dataplane, warnings } = converted(&pod, &[mk_service("web", &ports)]);
     assert_eq!(
@@ -213,60 +217,63 @@ fn named_target_port_must_be_declared_for_tcp() {
     assert_eq!(
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
         [
-            "Port 2 of Service demo/web leads to the container port named \"nope\", which no container declares for \
-          TCP; it is left out. Name the port in spec.containers[*].ports or use its number as targetPort."
+            "Port 2 of Service demo/web has targetPort \"nope\", but no container declares a TCP port of that name; \
+             the Service's port is ignored. Name the port in spec.containers[*].ports, or use its number as targetPort."
         ]
     );
 }
 
 #[test]
-fn udp_port_yields_no_inbound_and_a_service_of_udp_only_is_an_error() {
-    let pod = annotated(json!({}));
+fn udp_port_yields_no_inbound_and_a_service_with_only_udp_ports_is_an_error() {
+    let pod = annotated_pod(json!({}));
     let dns = json!({"port": 53, "protocol": "UDP", "targetPort": 53});
     let both = mk_service("both", &json!([dns, {"port": 80, "targetPort": 8080}]));
-    let services: Vec<_> = converted(&pod, std::slice::from_ref(&both)).dataplane.services();
-    assert_eq!(services, ["both_demo_svc_80".into()]);
+    let names: Vec<_> = converted(&pod, std::slice::from_ref(&both)).dataplane.services();
+    assert_eq!(names, ["both_demo_svc_80".into()]);
     // As in Kuma: a Service without a matching port is an error, and the Pod does not count as service-less.
     let only = mk_service("only", &json!([dns]));
     assert_eq!(
         try_convert(&pod, std::slice::from_ref(&only))
-            .expect_err("no inbound")
+            .expect_err("a Service without inbounds")
             .to_string(),
         "A service that selects pod web-1 was found, but it doesn't match any container ports."
     );
     assert!(
         try_convert(&pod, &[only, both]).is_ok(),
-        "another Service is enough"
+        "one Service with a matching port must suffice"
     );
 }
 
 #[test]
 fn too_many_inbounds_are_an_error_except_for_gateways() {
-    let ports = |number: u16| json!((1..=number).map(|port| json!({"port": port})).collect::<Vec<_>>());
-    let behind = |pod: &PodFacts, number: u16| {
+    let mk_ports = |count: u16| json!((1..=count).map(|port| json!({"port": port})).collect::<Vec<_>>());
+    let convert_with_ports = |pod: &PodFacts, count: u16| {
         try_convert(
             pod,
             &[
-                mk_service("a", &ports(200)),
-                mk_service("b", &ports(number - 200)),
+                mk_service("a", &mk_ports(200)),
+                mk_service("b", &mk_ports(count - 200)),
             ],
         )
     };
-    let pod = annotated(json!({}));
-    let most = behind(&pod, 256).expect("convertible").expect("a Dataplane");
-    assert_eq!(most.dataplane.inbounds.len(), 256);
-    let error = behind(&pod, 257).expect_err("one too many");
+    let pod = annotated_pod(json!({}));
+    let largest = convert_with_ports(&pod, 256)
+        .expect("the Pod is valid")
+        .expect("the Pod has a Dataplane");
+    assert_eq!(largest.dataplane.inbounds.len(), 256);
+    let error = convert_with_ports(&pod, 257).expect_err("one inbound too many");
     assert_eq!(
         error.to_string(),
-        "2 Services select the Pod by 257 ports, and a Dataplane has at most 256 inbounds: narrow their selectors, or \
-         annotate those that need no mesh with kuma.io/ignore: enabled"
+        "the 2 Services that select the Pod have 257 ports, but a Dataplane has at most 256 inbounds: narrow the \
+         selectors of Services, or exclude Services from the mesh by annotation \"kuma.io/ignore: enabled\""
     );
-    assert!(behind(&annotated(json!({"kuma.io/gateway": "enabled"})), 257).is_ok());
+    let gateway = annotated_pod(json!({"kuma.io/gateway": "enabled"}));
+    assert!(convert_with_ports(&gateway, 257).is_ok());
 }
 
 #[test]
 fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
-    let pod = annotated(json!({}));
+    let pod = annotated_pod(json!({}));
     let services = [
         mk_service(
             "a",
@@ -284,7 +291,7 @@ fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
     let Converted { dataplane, warnings } = converted(&pod, &services);
     assert_eq!(dataplane.inbounds.len(), 4);
     let [ConvertWarning::ProtocolConflict { port, used, declared }] = &*warnings else {
-        panic!("one conflict, not {warnings:?}");
+        panic!("expected one conflict: {warnings:?}");
     };
     assert_eq!((*port, *used, declared.len()), (8080, Protocol::Grpc, 2));
     assert!(
@@ -296,7 +303,7 @@ fn conflicting_protocols_give_a_warning_and_the_most_specific_one_is_used() {
 
 #[test]
 fn equal_protocols_give_no_warning() {
-    let pod = annotated(json!({}));
+    let pod = annotated_pod(json!({}));
     let services = [
         mk_service(
             "a",
@@ -311,19 +318,19 @@ fn equal_protocols_give_no_warning() {
 }
 
 #[test]
-fn ignored_external_and_foreign_services_select_nothing() {
-    let pod = annotated(json!({}));
+fn services_that_are_ignored_external_without_selector_or_in_another_namespace_select_no_pod() {
+    let pod = annotated_pod(json!({}));
     let mut external = mk_service("external", &json!([{"port": 80}]));
     external.external_name = true;
-    let mut bare = mk_service("bare", &json!([{"port": 80}]));
-    bare.selector = facts::Pairs::default();
+    let mut without_selector = mk_service("without-selector", &json!([{"port": 80}]));
+    without_selector.selector = facts::Pairs::default();
     let mut ignored = mk_service("ignored", &json!([{"port": 80}]));
     ignored.annotations = [("kuma.io/ignore".into(), "enabled".into())]
         .into_iter()
         .collect();
-    let mut elsewhere = mk_service("elsewhere", &json!([{"port": 80}]));
-    elsewhere.key.namespace = "other".into();
-    let services = [external, bare, ignored, elsewhere];
+    let mut other_namespace = mk_service("other-namespace", &json!([{"port": 80}]));
+    other_namespace.key.namespace = "other".into();
+    let services = [external, without_selector, ignored, other_namespace];
     assert_eq!(selecting_services(&services, &pod), Vec::<&ServiceFacts>::new());
 }
 
@@ -331,7 +338,7 @@ fn ignored_external_and_foreign_services_select_nothing() {
 fn invalid_ignore_annotation_gives_a_warning_and_is_ignored() {
     let mut service = mk_service("web", &json!([{"port": 80}]));
     service.annotations = [("kuma.io/ignore".into(), "yes".into())].into_iter().collect();
-    let Converted { dataplane, warnings } = converted(&annotated(json!({})), &[service]);
+    let Converted { dataplane, warnings } = converted(&annotated_pod(json!({})), &[service]);
     assert!(!dataplane.inbounds[0].is_serviceless());
     assert!(
         warnings[0]
@@ -341,7 +348,7 @@ fn invalid_ignore_annotation_gives_a_warning_and_is_ignored() {
 }
 
 #[test]
-fn mesh_of_the_pod_precedes_that_of_the_namespace() {
+fn mesh_annotation_of_the_pod_precedes_that_of_the_namespace() {
     let namespace: Namespace = serde_json::from_value(json!({
         "metadata": {"name": "demo", "annotations": {"kuma.io/mesh": "payments"}}
     }))
@@ -349,36 +356,39 @@ fn mesh_of_the_pod_precedes_that_of_the_namespace() {
     let namespace = NamespaceFacts::from(&namespace);
     let mesh = |pod: &PodFacts, namespace| mesh_of(pod, namespace).to_string();
     assert_eq!(
-        mesh(&annotated(json!({"kuma.io/mesh": "own"})), Some(&namespace)),
+        mesh(&annotated_pod(json!({"kuma.io/mesh": "own"})), Some(&namespace)),
         "own"
     );
     assert_eq!(
-        mesh(&annotated(json!({"kuma.io/mesh": ""})), Some(&namespace)),
+        mesh(&annotated_pod(json!({"kuma.io/mesh": ""})), Some(&namespace)),
         "payments"
     );
-    assert_eq!(mesh(&annotated(json!({})), None), "default");
+    assert_eq!(mesh(&annotated_pod(json!({})), None), "default");
 }
 
 #[test]
-fn service_less_pod_is_named_after_its_workload() {
-    let pod = annotated(json!({}));
-    let service = |workload: Option<&Workload>| {
+fn service_less_pod_is_named_after_its_workload_or_else_itself() {
+    let pod = annotated_pod(json!({}));
+    let service_name = |workload: Option<&Workload>| {
         let converted = convert(&pod, &[], None, workload, &ConvertSettings::default());
         converted
-            .expect("it converts")
-            .expect("a Dataplane")
+            .expect("the Pod is valid")
+            .expect("the Pod has a Dataplane")
             .dataplane
             .services()[0]
             .to_string()
     };
-    assert_eq!(service(Some(&Workload::new("Deployment", "web"))), "web_demo_svc");
-    assert_eq!(service(None), "web-1_demo_svc");
+    assert_eq!(
+        service_name(Some(&Workload::new("Deployment", "web"))),
+        "web_demo_svc"
+    );
+    assert_eq!(service_name(None), "web-1_demo_svc");
 }
 
 // Annotations
 
 #[test]
-fn error_of_an_invalid_annotation_names_key_and_field() {
+fn error_of_an_invalid_annotation_names_its_key_and_field() {
     let cases = [
         (
             json!({"kuma.io/transparent-proxying": "enabled"}),
@@ -402,22 +412,22 @@ fn error_of_an_invalid_annotation_names_key_and_field() {
         ),
         (
             json!({"kuma.io/envoy-admin-port": "70000"}),
-            "failed to parse annotation \"kuma.io/envoy-admin-port\": \"70000\" is no port number from 0 to 65535: \
+            "failed to parse annotation \"kuma.io/envoy-admin-port\": \"70000\" is not a port number from 0 to 65535: \
              number too large to fit in target type",
             "metadata.annotations[\"kuma.io/envoy-admin-port\"]",
         ),
     ];
     for (annotations, text, field) in cases {
         assert_eq!(
-            error_and_field(&annotated(annotations)),
+            error_and_field(&annotated_pod(annotations)),
             (text.to_owned(), field.to_owned())
         );
     }
 }
 
 #[test]
-fn direct_access_services_are_trimmed() {
-    let pod = annotated(json!({
+fn list_of_direct_access_services_is_trimmed_and_port_0_disables_ipv6() {
+    let pod = annotated_pod(json!({
         "kuma.io/transparent-proxying": "enabled",
         "kuma.io/transparent-proxying-inbound-port": "15006",
         "kuma.io/transparent-proxying-inbound-v6-port": "0",
@@ -427,16 +437,16 @@ fn direct_access_services_are_trimmed() {
     let proxying = converted(&pod, &[])
         .dataplane
         .transparent_proxying
-        .expect("it is on");
+        .expect("transparent proxying is enabled");
     assert_eq!(
         proxying.direct_access_services,
         ["a_demo_svc_80", "b_demo_svc_80"]
     );
-    assert_eq!(proxying.redirect_port_inbound_v6, None, "0 turns IPv6 off");
+    assert_eq!(proxying.redirect_port_inbound_v6, None);
 }
 
 #[test]
-fn virtual_probes_are_recovered_without_duplicates() {
+fn application_probes_are_derived_from_virtual_probes_without_duplicates() {
     let probe = |path: &str| json!({"httpGet": {"port": 9000, "path": path}});
     let spec = json!({"containers": [
         {"name": "kuma-sidecar", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
@@ -446,8 +456,11 @@ fn virtual_probes_are_recovered_without_duplicates() {
          "livenessProbe": {"httpGet": {"port": 8081, "path": "/not/virtual"}}},
     ]});
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
-    let pod = mk_pod(&spec, &running(&json!([])), &annotations);
-    let probes = converted(&pod, &[]).dataplane.probes.expect("there are probes");
+    let pod = mk_pod(&spec, &running_status(&json!([])), &annotations);
+    let probes = converted(&pod, &[])
+        .dataplane
+        .probes
+        .expect("virtual probes are enabled");
     let endpoints = probes.endpoints.iter();
     let endpoints: Vec<_> = endpoints
         .map(|probe| {
@@ -462,12 +475,12 @@ fn virtual_probes_are_recovered_without_duplicates() {
 }
 
 #[test]
-fn error_of_a_probe_without_application_port_names_the_field() {
+fn error_of_a_probe_path_without_application_port_names_the_field() {
     let spec = json!({"containers": [
         {"name": "a"}, {"name": "b", "readinessProbe": {"httpGet": {"port": 9000, "path": "/ready"}}},
     ]});
     let annotations = json!({"kuma.io/virtual-probes": "enabled", "kuma.io/virtual-probes-port": "9000"});
-    let (text, field) = error_and_field(&mk_pod(&spec, &running(&json!([])), &annotations));
+    let (text, field) = error_and_field(&mk_pod(&spec, &running_status(&json!([])), &annotations));
     assert_eq!(field, "spec.containers[1].readinessProbe.httpGet.path");
     assert!(
         text.starts_with("path \"/ready\" of a probe on port 9000"),
@@ -478,9 +491,9 @@ fn error_of_a_probe_without_application_port_names_the_field() {
 // Jobs
 
 #[test]
-fn native_sidecar_is_not_asked_to_quit() {
-    let ended = json!([{"name": "job", "state": {"terminated": {"exitCode": 0}}}]);
-    let mut status = running(&ended);
+fn native_sidecar_must_not_quit() {
+    let terminated = json!([{"name": "job", "state": {"terminated": {"exitCode": 0}}}]);
+    let mut status = running_status(&terminated);
     status["initContainerStatuses"] = json!([{"name": "kuma-sidecar", "state": {"running": {}}}]);
     let spec = json!({
         "restartPolicy": "Never",
@@ -495,18 +508,18 @@ fn native_sidecar_is_not_asked_to_quit() {
 }
 
 #[test]
-fn sidecar_quits_only_if_no_container_is_restarted() {
-    let quits = |policy: &str, code: i32| {
+fn sidecar_must_quit_only_if_no_container_will_be_restarted() {
+    let must_quit = |policy: &str, exit_code: i32| {
         let statuses = json!([
             {"name": "kuma-sidecar", "state": {"running": {}}},
-            {"name": "job", "state": {"terminated": {"exitCode": code}}},
+            {"name": "job", "state": {"terminated": {"exitCode": exit_code}}},
         ]);
         let spec =
             json!({"restartPolicy": policy, "containers": [{"name": "kuma-sidecar"}, {"name": "job"}]});
-        completion::sidecar_should_quit(&mk_pod(&spec, &running(&statuses), &json!({})))
+        completion::sidecar_should_quit(&mk_pod(&spec, &running_status(&statuses), &json!({})))
     };
-    assert!(!quits("OnFailure", 1));
-    assert!(quits("OnFailure", 0));
-    assert!(quits("Never", 1));
-    assert!(!quits("Always", 0));
+    assert!(!must_quit("OnFailure", 1));
+    assert!(must_quit("OnFailure", 0));
+    assert!(must_quit("Never", 1));
+    assert!(!must_quit("Always", 0));
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kermode_crds::annotation::WrongValue;
 use kermode_model::{ObjectKey, Protocol, ServiceName};
 
-/// Warning about a Dataplane that was built nevertheless. The text becomes an Event on the Pod.
+/// Warning about a Pod whose Dataplane was built nevertheless. The text becomes an Event on the Pod.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertWarning {
     /// Services declare different protocols for one container port (docs/design.md#shared-container-ports).
@@ -25,8 +25,9 @@ pub enum ConvertWarning {
     },
     /// The named target port of a Service's port does not exist in the Pod.
     #[error(
-        "Port {port} of Service {service} leads to the container port named \"{target}\", which no container declares \
-         for TCP; it is left out. Name the port in spec.containers[*].ports or use its number as targetPort."
+        "Port {port} of Service {service} has targetPort \"{target}\", but no container declares a TCP port of that \
+         name; the Service's port is ignored. Name the port in spec.containers[*].ports, or use its number as \
+         targetPort."
     )]
     TargetPortNotFound {
         /// The Service.
@@ -37,11 +38,11 @@ pub enum ConvertWarning {
         target: Arc<str>,
     },
     /// An annotation of a Service is invalid and ignored.
-    #[error("Service {service}: {wrong}; it is ignored. Set it to enabled or disabled.")]
+    #[error("Service {service}: {wrong}; the annotation is ignored. Set it to enabled or disabled.")]
     ServiceAnnotation {
         /// The Service.
         service: ObjectKey,
-        /// Key and value.
+        /// Key and value of the annotation.
         wrong: WrongValue,
     },
 }

@@ -3,7 +3,8 @@
 use super::facts::{OwnerFacts, OwnerId, PodFacts, Workload};
 
 /// Returns the top-level controller of a Pod: the Deployment of its ReplicaSet, the CronJob of its Job, else its direct
-/// controller. An unknown ReplicaSet or Job is itself returned.
+/// controller. A ReplicaSet or Job that `owner` does not know is itself
+/// returned.
 pub fn top_workload<'o>(
     pod: &PodFacts,
     owner: impl FnOnce(&OwnerId) -> Option<&'o OwnerFacts>,

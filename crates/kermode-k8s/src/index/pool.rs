@@ -5,10 +5,10 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use crate::convert::facts::{Pairs, Share};
+use crate::convert::facts::{Deduplicate, Pairs};
 
-/// Number of interned values below which unused ones are not removed: a scan costs more than the memory that it frees.
-const MIN_REMOVAL: usize = 1024;
+/// Number of interned values below which unused ones are not removed, because a scan costs more than it frees.
+const MIN_REMOVAL_THRESHOLD: usize = 1024;
 
 /// Interned strings and labels.
 #[derive(Debug, Default)]
@@ -22,20 +22,21 @@ pub(super) struct Pool {
 #[derive(Debug)]
 struct Interner<T> {
     all: HashSet<T>,
-    removal_at: usize,
+    /// Number of values at which unused ones are removed next.
+    removal_threshold: usize,
 }
 
-impl Share for Pool {
-    fn text(&mut self, text: &mut Arc<str>) {
+impl Deduplicate for Pool {
+    fn dedup_text(&mut self, text: &mut Arc<str>) {
         if !self.texts.replace(text) {
             self.texts.add(text.clone(), |text| Arc::strong_count(text) > 1);
         }
     }
 
-    fn pairs(&mut self, pairs: &mut Pairs) {
+    fn dedup_pairs(&mut self, pairs: &mut Pairs) {
         if !self.pairs.replace(pairs) {
-            pairs.share_texts(|text| self.text(text));
-            self.pairs.add(pairs.clone(), |pairs| pairs.holders() > 1);
+            pairs.replace_texts_if_unshared(|text| self.dedup_text(text));
+            self.pairs.add(pairs.clone(), |pairs| pairs.reference_count() > 1);
         }
     }
 }
@@ -46,7 +47,7 @@ impl<T> Default for Interner<T> {
     fn default() -> Self {
         Self {
             all: HashSet::new(),
-            removal_at: MIN_REMOVAL,
+            removal_threshold: MIN_REMOVAL_THRESHOLD,
         }
     }
 }
@@ -54,17 +55,17 @@ impl<T> Default for Interner<T> {
 impl<T: Clone + Eq + Hash> Interner<T> {
     /// Replaces a value by the equal interned value, if one exists. Returns whether the value was replaced.
     fn replace(&self, value: &mut T) -> bool {
-        let shared = self.all.get(value);
-        if let Some(shared) = shared {
-            *value = shared.clone();
+        let interned = self.all.get(value);
+        if let Some(interned) = interned {
+            *value = interned.clone();
         }
-        shared.is_some()
+        interned.is_some()
     }
 
     fn add(&mut self, value: T, in_use: impl Fn(&T) -> bool) {
-        if self.all.len() >= self.removal_at {
+        if self.all.len() >= self.removal_threshold {
             self.all.retain(in_use);
-            self.removal_at = (self.all.len() * 2).max(MIN_REMOVAL);
+            self.removal_threshold = (self.all.len() * 2).max(MIN_REMOVAL_THRESHOLD);
         }
         self.all.insert(value);
     }
@@ -83,7 +84,7 @@ mod tests {
         let mut pool = Pool::default();
         let mut texts: [Arc<str>; 2] = ["app".into(), "app".into()];
         for text in &mut texts {
-            pool.text(text);
+            pool.dedup_text(text);
         }
         assert!(Arc::ptr_eq(&texts[0], &texts[1]));
     }
@@ -93,10 +94,14 @@ mod tests {
         let mut pool = Pool::default();
         let [mut first, mut equal, mut other] = ["web", "web", "db"].map(mk_pairs);
         for pairs in [&mut first, &mut equal, &mut other] {
-            pool.pairs(pairs);
+            pool.dedup_pairs(pairs);
         }
-        assert_eq!(first.holders(), 3, "the pool and the two equal ones");
-        let key = |pairs: &Pairs| pairs.iter().next().expect("one").0.clone();
+        assert_eq!(
+            first.reference_count(),
+            3,
+            "the pool and both equal pairs must share an allocation"
+        );
+        let key = |pairs: &Pairs| pairs.iter().next().expect("a pair").0.clone();
         assert!(Arc::ptr_eq(&key(&first), &key(&other)));
     }
 
@@ -105,12 +110,12 @@ mod tests {
         let mut pool = Pool::default();
         for number in 0..100_000 {
             let mut pairs = mk_pairs(&number.to_string());
-            pool.pairs(&mut pairs);
+            pool.dedup_pairs(&mut pairs);
         }
         let (texts, pairs) = (pool.texts.all.len(), pool.pairs.all.len());
         assert!(
-            texts <= 4 * MIN_REMOVAL && pairs <= 2 * MIN_REMOVAL,
-            "{texts} texts, {pairs} pairs are left"
+            texts <= 4 * MIN_REMOVAL_THRESHOLD && pairs <= 2 * MIN_REMOVAL_THRESHOLD,
+            "{texts} texts and {pairs} pairs remain"
         );
     }
 }

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kermode_crds::annotation;
 use kermode_model::ObjectKey;
 
-use super::{Pairs, SIDECAR, Share, Workload, is_tcp, port_number};
+use super::{Deduplicate, Pairs, SIDECAR, Workload, is_tcp, port_number};
 
 /// Facts of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct PodFacts {
     pub deleting: bool,
     /// Name of the service account.
     pub service_account: Arc<str>,
-    /// Long-running containers: the ordinary ones, then the native sidecars, each in the order of the Pod.
+    /// Long-running containers: `containers`, then the native sidecars of `initContainers`, in the order of the Pod.
     pub containers: Box<[ContainerFacts]>,
     /// HTTP probes with a numeric port, if the Pod has virtual probes.
     pub probes: Box<[ProbeFacts]>,
@@ -134,32 +134,32 @@ impl PodFacts {
     }
 
     /// Deduplicates values that are likely to occur in other Pods.
-    pub(crate) fn share(&mut self, with: &mut impl Share) {
-        with.text(&mut self.key.namespace);
-        with.text(&mut self.service_account);
-        with.pairs(&mut self.labels);
-        with.pairs(&mut self.annotations);
+    pub(crate) fn deduplicate(&mut self, pool: &mut impl Deduplicate) {
+        pool.dedup_text(&mut self.key.namespace);
+        pool.dedup_text(&mut self.service_account);
+        pool.dedup_pairs(&mut self.labels);
+        pool.dedup_pairs(&mut self.annotations);
         for container in &mut self.containers {
-            with.text(&mut container.name);
+            pool.dedup_text(&mut container.name);
             for name in container.ports.iter_mut().filter_map(|(name, _)| name.as_mut()) {
-                with.text(name);
+                pool.dedup_text(name);
             }
         }
         for probe in &mut self.probes {
-            with.text(&mut probe.path);
+            pool.dedup_text(&mut probe.path);
         }
         if let Some(owner) = &mut self.owner {
-            with.text(&mut owner.kind);
-            with.text(&mut owner.name);
+            pool.dedup_text(&mut owner.kind);
+            pool.dedup_text(&mut owner.name);
         }
     }
 }
 
 impl From<&Pod> for PodFacts {
     fn from(pod: &Pod) -> Self {
-        let (no_spec, no_status) = (PodSpec::default(), PodStatus::default());
-        let spec = pod.spec.as_ref().unwrap_or(&no_spec);
-        let status = pod.status.as_ref().unwrap_or(&no_status);
+        let (empty_spec, empty_status) = (PodSpec::default(), PodStatus::default());
+        let spec = pod.spec.as_ref().unwrap_or(&empty_spec);
+        let status = pod.status.as_ref().unwrap_or(&empty_status);
         let annotations = Pairs::kuma_only(pod.metadata.annotations.as_ref());
         let virtual_probes = annotations.get(annotation::VIRTUAL_PROBES).is_some();
         let service_account = spec
@@ -233,11 +233,11 @@ fn containers(spec: &PodSpec, status: &PodStatus) -> Box<[ContainerFacts]> {
         .map(|container| ContainerFacts::new(container, false, ordinary))
         .collect();
     // Statuses without a container in the spec are included, as in Kuma; the API server does not send any.
-    let stray = ordinary.iter().filter(|status| {
+    let without_container = ordinary.iter().filter(|status| {
         let mut names = spec.containers.iter().map(|container| &container.name);
         !names.any(|name| *name == status.name)
     });
-    all.extend(stray.map(ContainerFacts::of_status));
+    all.extend(without_container.map(ContainerFacts::of_status));
     all.extend(native.map(|container| ContainerFacts::new(container, true, init)));
     all.into()
 }
@@ -310,10 +310,10 @@ impl ContainerFacts {
 
 impl From<&ContainerStatus> for ContainerState {
     fn from(status: &ContainerStatus) -> Self {
-        let ended = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+        let terminated = status.state.as_ref().and_then(|state| state.terminated.as_ref());
         Self {
             ready: status.ready,
-            exit_code: ended.map(|ended| ended.exit_code),
+            exit_code: terminated.map(|terminated| terminated.exit_code),
         }
     }
 }
