@@ -1,7 +1,7 @@
 //! Identity of a proxy that calls the control plane, and the interface by which the gRPC services check it.
 //!
-//! The services of ADS, certificates and endpoint removals depend on this interface only. `kuma-cp` implements it with
-//! the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies).
+//! The services of ADS, certificates and endpoint removals depend on this interface only. `kermode-issuance`
+//! implements it with the API server's TokenReview and the index of Pods (docs/design.md#authentication-of-proxies).
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tonic::Status;
 /// Authenticated identity of a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyIdentity {
-    /// Namespace and name of the proxy's Pod. The Dataplane has the same.
+    /// Namespace and name of the proxy's Pod. The Dataplane has the same namespace and name.
     pub key: ObjectKey,
     /// Service account that the Pod runs as.
     pub service_account: Arc<str>,
@@ -22,7 +22,7 @@ pub struct ProxyIdentity {
 
 /// Authenticates callers and authorizes their access to a Dataplane.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Authenticates the caller by the metadata of the call. Called before any message of the call is read.
+    /// Authenticates the caller by the metadata of the call. Services do this before they read a message of the call.
     ///
     /// # Errors
     /// The status that the call is rejected with.

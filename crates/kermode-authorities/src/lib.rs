@@ -4,11 +4,11 @@
 //! All replicas must sign with the same CA and trust the same roots. The Secrets are the source of truth and are never
 //! updated: each generation of a CA has its own Secret, with the times at which it takes over. When several replicas
 //! start a rotation at once, one creates the Secret and the others read it; from then on the phases depend on the clock
-//! alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its certificate exists is
-//! never replaced by a new CA, because proxies that trust the old certificate would not trust the new one.
+//! alone. A deleted Secret of a CA in use is restored from memory. A key that is missing while its certificate exists
+//! is never replaced by a new CA, because proxies that trust the old certificate would not trust the new one.
 //!
-//! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is in
-//! [`serving`].
+//! [`Authorities::run_rotation`] rotates the CAs and publishes the roots. The CA of the control plane's own servers is
+//! in [`serving`].
 
 mod metrics;
 mod rotation;
@@ -32,12 +32,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 pub use self::metrics::Metrics;
-use self::secrets::{SECRET_TYPE, SecretNames, VALUE, contents, parse, reconcile};
+use self::secrets::{SECRET_TYPE, SecretNames, VALUE_ENTRY, decode, encode, reconcile};
 
 /// Maximum age of cached CAs with which a certificate is issued without reading the Secrets.
 const CACHE_TTL: Duration = Duration::from_secs(10);
 /// Minimum interval between a failed read of the Secrets and the next one.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const READ_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Time limit for reading and creating the Secrets of a backend.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,8 +57,8 @@ struct AuthoritiesState {
     client: Client,
     namespace: String,
     backends: Mutex<HashMap<BackendId, Arc<BackendEntry>>>,
-    /// Value of the rotation annotation, by mesh.
-    requests: Mutex<HashMap<MeshName, String>>,
+    /// Value of the rotation annotation of each Mesh that has one.
+    rotation_requests: Mutex<HashMap<MeshName, String>>,
 }
 
 /// CAs of one backend. The lock is held while the Secrets are read, so that concurrent requests cause one read. Other
@@ -71,9 +71,9 @@ struct BackendEntry {
 #[derive(Default)]
 struct CachedPlan {
     plan: Option<Arc<RotationPlan>>,
-    /// Time of the last read; `None` after the Secrets changed.
+    /// Time of the last successful read; `None` after the Secrets changed.
     read_at: Option<Instant>,
-    /// Time of the last read, kept when the Secrets change.
+    /// Time of the last successful read, kept when the Secrets change.
     confirmed_at: Option<Instant>,
     /// Time of the last failed read.
     failed_at: Option<Instant>,
@@ -89,7 +89,7 @@ impl Authorities {
                 client,
                 namespace,
                 backends: Mutex::default(),
-                requests: Mutex::default(),
+                rotation_requests: Mutex::default(),
             }),
         }
     }
@@ -97,22 +97,22 @@ impl Authorities {
     /// Returns the CAs of a mesh's backend.
     ///
     /// # Errors
-    /// When the Secrets cannot be read or created, or are inconsistent. With CAs in the cache, the error is returned only
-    /// after [`MAX_STALENESS`], since a rotation may have started.
+    /// When the Secrets cannot be read or created, or are inconsistent. Cached CAs are returned instead until they are
+    /// [`MAX_STALENESS`] old. A rotation that is unknown to this replica may have started since.
     pub async fn get(&self, mesh: &MeshName, backend: &str) -> anyhow::Result<Arc<RotationPlan>> {
         let id = (mesh.clone(), backend.to_owned());
         let backend = self.backend(&id);
         let mut cache = backend.cache.lock().await;
-        let fresh = cache.read_at.is_some_and(|at| at.elapsed() < CACHE_TTL);
-        self.read_unless_fresh(&id, &mut cache, fresh).await
+        let is_fresh = cache.read_at.is_some_and(|at| at.elapsed() < CACHE_TTL);
+        self.read_unless_fresh(&id, &mut cache, is_fresh).await
     }
 
     /// Returns the CAs from the cache at any age, and reads them only if the Secrets have changed since.
     async fn get_cached(&self, id: &BackendId) -> anyhow::Result<Arc<RotationPlan>> {
         let backend = self.backend(id);
         let mut cache = backend.cache.lock().await;
-        let fresh = cache.read_at.is_some();
-        self.read_unless_fresh(id, &mut cache, fresh).await
+        let is_fresh = cache.read_at.is_some();
+        self.read_unless_fresh(id, &mut cache, is_fresh).await
     }
 
     /// Subscribes to the roots of a mesh's backend.
@@ -126,21 +126,28 @@ impl Authorities {
         &self,
         id: &BackendId,
         cache: &mut CachedPlan,
-        fresh: bool,
+        is_fresh: bool,
     ) -> anyhow::Result<Arc<RotationPlan>> {
-        if let Some(plan) = cache.plan.as_ref().filter(|_| fresh) {
+        if let Some(plan) = cache.plan.as_ref().filter(|_| is_fresh) {
             return Ok(plan.clone());
         }
-        let failed_recently = cache.failed_at.is_some_and(|at| at.elapsed() < RETRY_INTERVAL);
-        let read = if failed_recently {
-            Err(anyhow::anyhow!("the API server has just failed"))
+        let failed_recently = cache
+            .failed_at
+            .is_some_and(|at| at.elapsed() < READ_RETRY_INTERVAL);
+        let result = if failed_recently {
+            Err(anyhow::anyhow!(
+                "reading the Secrets of the CA has just failed; the next attempt follows within {READ_RETRY_INTERVAL:?}"
+            ))
         } else {
-            let read = self.read(id, cache.plan.as_deref());
-            timeout(READ_TIMEOUT, read)
+            timeout(READ_TIMEOUT, self.read(id, cache.plan.as_deref()))
                 .await
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("the API server does not answer")))
+                .unwrap_or_else(|_| {
+                    Err(anyhow::anyhow!(
+                        "the API server did not respond within {READ_TIMEOUT:?}"
+                    ))
+                })
         };
-        match read {
+        match result {
             Ok(plan) => {
                 let (now, plan) = (Instant::now(), Arc::new(plan));
                 *cache = CachedPlan {
@@ -157,39 +164,40 @@ impl Authorities {
                     let (mesh, backend) = id;
                     tracing::warn!(%mesh, backend, "Secrets of the CA cannot be read: {error:#}");
                 }
-                let usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
-                let plan = cache.plan.clone().filter(|_| usable);
+                let is_usable = cache.confirmed_at.is_some_and(|at| at.elapsed() < MAX_STALENESS);
+                let plan = cache.plan.clone().filter(|_| is_usable);
                 plan.ok_or(error)
             }
         }
     }
 
+    /// Reads the Secrets of a backend, creates the first CA if there is none, and restores lost Secrets.
     async fn read(&self, id: &BackendId, in_memory: Option<&RotationPlan>) -> anyhow::Result<RotationPlan> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
         let names = SecretNames::of(&id.0, &id.1);
         let mut found = Vec::new();
-        if let Some(data) = secret::get(client, namespace, &names.key).await? {
-            found.push(self.parse(&names, 1, &data)?);
+        if let Some(data) = secret::get(client, namespace, &names.first).await? {
+            found.push(self.decode(&names, 1, &data)?);
         }
         for (name, data) in secret::list(client, namespace, SECRET_TYPE).await? {
-            if let Some(number) = names.number(&name) {
-                found.push(self.parse(&names, number, &data)?);
+            if let Some(number) = names.generation_number(&name) {
+                found.push(self.decode(&names, number, &data)?);
             }
         }
-        let first = found.iter().find(|generation| generation.number == 1).cloned();
+        let found_first = found.iter().find(|generation| generation.number == 1).cloned();
         let Some(reconciled) = reconcile(found, in_memory, SystemTime::now()) else {
             let first = self.create_first(id, &names).await?;
-            return RotationPlan::new(vec![first]).context("a first generation");
+            return RotationPlan::new(vec![first]).context("the first CA was not created");
         };
         for lost in &reconciled.lost {
             let name = names.of_generation(lost.number);
             tracing::warn!(namespace, name, "Secret was deleted: restored from memory");
-            self.create(&names, lost).await?;
+            self.create_secret(&names, lost).await?;
         }
-        if let Some(first) = first {
-            self.write_certificate(&names, &first.authority).await?;
+        if let Some(first) = found_first {
+            self.create_certificate_secret(&names, &first.authority).await?;
         }
         Ok(reconciled.plan)
     }
@@ -198,7 +206,11 @@ impl Authorities {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
-        let SecretNames { key, certificate, .. } = names;
+        let SecretNames {
+            first: key,
+            first_certificate: certificate,
+            ..
+        } = names;
         anyhow::ensure!(
             secret::get(client, namespace, certificate).await?.is_none(),
             "Secret {namespace}/{key} is missing but {certificate} exists: restore it from a backup; or delete \
@@ -208,61 +220,74 @@ impl Authorities {
             number: 1,
             authority: Arc::new(Authority::generate(&id.0, SystemTime::now())?),
             schedule: None,
-            request: self.requests().get(&id.0).cloned(),
+            request: self.rotation_requests().get(&id.0).cloned(),
         };
-        let first = self.create(names, &generated).await?;
-        self.write_certificate(names, &first.authority).await?;
+        let first = self.create_secret(names, &generated).await?;
+        self.create_certificate_secret(names, &first.authority).await?;
         Ok(first)
     }
 
-    /// Creates the Secret of a CA and returns the CA in it: the CA of another replica if that created the Secret first.
-    async fn create(&self, names: &SecretNames, generation: &Generation) -> anyhow::Result<Generation> {
+    /// Creates the Secret of a CA and returns the CA in it: that of another replica if the other one created the Secret
+    /// first.
+    async fn create_secret(
+        &self,
+        names: &SecretNames,
+        generation: &Generation,
+    ) -> anyhow::Result<Generation> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
         let name = names.of_generation(generation.number);
         let data =
-            secret::get_or_create(client, namespace, &name, SECRET_TYPE, || contents(generation)).await?;
-        self.parse(names, generation.number, &data)
+            secret::get_or_create(client, namespace, &name, SECRET_TYPE, || encode(generation)).await?;
+        self.decode(names, generation.number, &data)
     }
 
     /// Creates the Secret with the certificate of the first CA, which users and tools read under Kuma's name.
-    async fn write_certificate(&self, names: &SecretNames, authority: &Authority) -> anyhow::Result<()> {
+    async fn create_certificate_secret(
+        &self,
+        names: &SecretNames,
+        authority: &Authority,
+    ) -> anyhow::Result<()> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
         let certificate = authority.certificate_pem().into_bytes();
-        let contents = || secret::SecretData::from([(VALUE.to_owned(), certificate)]);
-        secret::get_or_create(client, namespace, &names.certificate, SECRET_TYPE, contents).await?;
+        let contents = || secret::SecretData::from([(VALUE_ENTRY.to_owned(), certificate)]);
+        secret::get_or_create(client, namespace, &names.first_certificate, SECRET_TYPE, contents).await?;
         Ok(())
     }
 
-    fn parse(
+    /// Decodes the Secret of a generation. Errors name the Secret.
+    fn decode(
         &self,
         names: &SecretNames,
         number: u32,
         data: &secret::SecretData,
     ) -> anyhow::Result<Generation> {
         let namespace = &self.state.namespace;
-        parse(number, data).with_context(|| format!("Secret {namespace}/{}", names.of_generation(number)))
+        decode(number, data).with_context(|| format!("Secret {namespace}/{}", names.of_generation(number)))
     }
 
     fn backend(&self, id: &BackendId) -> Arc<BackendEntry> {
-        let entry = || {
+        let new_entry = || {
             Arc::new(BackendEntry {
                 cache: tokio::sync::Mutex::default(),
                 roots: watch::Sender::new(None),
             })
         };
-        self.backends().entry(id.clone()).or_insert_with(entry).clone()
+        self.backends()
+            .entry(id.clone())
+            .or_insert_with(new_entry)
+            .clone()
     }
 
     fn backends(&self) -> MutexGuard<'_, HashMap<BackendId, Arc<BackendEntry>>> {
         self.state.backends.lock()
     }
 
-    fn requests(&self) -> MutexGuard<'_, HashMap<MeshName, String>> {
-        self.state.requests.lock()
+    fn rotation_requests(&self) -> MutexGuard<'_, HashMap<MeshName, String>> {
+        self.state.rotation_requests.lock()
     }
 }
 

@@ -67,11 +67,11 @@ impl Metrics {
         registry.register("mesh_ca_secret_failures", help, self.failures.clone());
     }
 
-    pub(super) fn failed(&self) {
+    pub(super) fn count_secret_failure(&self) {
         self.failures.inc();
     }
 
-    pub(super) fn rotation_started(&self, id: &BackendId, reason: RotationReason) {
+    pub(super) fn count_rotation(&self, id: &BackendId, reason: RotationReason) {
         let reason = match reason {
             RotationReason::Requested => RotationReasonLabel::Requested,
             RotationReason::Ageing => RotationReasonLabel::Ageing,
@@ -82,7 +82,8 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn observe(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
+    /// Sets the phase and the expiry of the roots of a backend.
+    pub(super) fn set_phase_and_expiry(&self, id: &BackendId, plan: &RotationPlan, now: SystemTime) {
         let (mesh, backend) = (id.0.to_string(), id.1.clone());
         let current = match plan.phase(now) {
             Phase::Settled => PhaseLabel::Settled,

@@ -1,7 +1,7 @@
 //! Rotation of CAs: starts a rotation when it is requested or due, and publishes the roots of each phase to proxies.
 //!
-//! The controller sleeps until a Mesh or a Secret changes, or until the next phase of a rotation. Every replica runs it:
-//! a rotation starts with the creation of a Secret, which only one replica can do.
+//! The controller sleeps until a Mesh or a Secret changes, or until the next phase of a rotation. Every replica runs
+//! it: a rotation starts with the creation of a Secret, which only one replica can do.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -39,16 +39,28 @@ pub(super) struct RotationController {
     pub(super) events: Events,
     /// Meshes with mTLS.
     pub(super) meshes: HashMap<MeshName, CaSettings>,
-    /// Last phase of each backend, and whether this replica started the rotation and writes its Events.
-    pub(super) phases: HashMap<BackendId, (Phase, bool)>,
+    /// Last reported phase of each backend.
+    pub(super) phases: HashMap<BackendId, ReportedPhase>,
+}
+
+/// Phase of a rotation that was reported in the log.
+#[derive(Clone, Copy)]
+pub(super) struct ReportedPhase {
+    phase: Phase,
+    /// Whether this replica started the rotation and therefore writes its Events.
+    is_own_rotation: bool,
 }
 
 /// Settings of a Mesh for its CA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CaSettings {
+    /// Name of the enabled mTLS backend.
     pub(super) backend: String,
+    /// Lifetime of workload certificates.
     pub(super) lifetime: Duration,
+    /// Value of the rotation annotation.
     pub(super) request: Option<String>,
+    /// UID of the Mesh, for Events.
     pub(super) uid: Option<String>,
 }
 
@@ -75,7 +87,7 @@ impl RotationController {
         let mut listed = Vec::new();
         let mut pause = MAX_SLEEP;
         loop {
-            let is_changed = tokio::select! {
+            let needs_reconciliation = tokio::select! {
                 Some(()) = secrets.next() => {
                     self.authorities.invalidate_all().await;
                     true
@@ -83,7 +95,7 @@ impl RotationController {
                 Some(event) = meshes.next() => self.on_mesh_event(event, &mut listed),
                 () = sleep(pause) => true,
             };
-            if is_changed {
+            if needs_reconciliation {
                 pause = self.reconcile_all().await;
             }
         }
@@ -98,7 +110,7 @@ impl RotationController {
     ) -> bool {
         let name_of = |mesh: &DeserializeGuard<Mesh>| MeshName::from(mesh.name_any().as_str());
         match event {
-            // The engine's watch of the same objects fails and logs, too.
+            // The engine watches the same objects and logs the error.
             Err(_) => return false,
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -115,11 +127,11 @@ impl RotationController {
                 }
                 let known: Vec<MeshName> = self.meshes.keys().cloned().collect();
                 for deleted in known.iter().filter(|mesh| !names.contains(mesh)) {
-                    self.set(deleted, None);
+                    self.set_settings(deleted, None);
                 }
             }
             Ok(watcher::Event::Apply(mesh)) => self.on_mesh(mesh),
-            Ok(watcher::Event::Delete(mesh)) => self.set(&name_of(&mesh), None),
+            Ok(watcher::Event::Delete(mesh)) => self.set_settings(&name_of(&mesh), None),
         }
         true
     }
@@ -137,14 +149,14 @@ impl RotationController {
             request,
             uid: mesh.uid(),
         });
-        self.set(&converted.name, settings);
+        self.set_settings(&converted.name, settings);
     }
 
     /// Sets or removes the settings of a mesh.
-    pub(super) fn set(&mut self, mesh: &MeshName, settings: Option<CaSettings>) {
+    pub(super) fn set_settings(&mut self, mesh: &MeshName, settings: Option<CaSettings>) {
         let backend = settings.as_ref().map(|settings| settings.backend.clone());
         let request = settings.as_ref().and_then(|settings| settings.request.clone());
-        let mut requests = self.authorities.requests();
+        let mut requests = self.authorities.rotation_requests();
         match request {
             Some(request) => requests.insert(mesh.clone(), request),
             None => requests.remove(mesh),
@@ -172,7 +184,7 @@ impl RotationController {
             match self.reconcile(&id, &settings).await {
                 Ok(next) => pause = pause.min(next),
                 Err(error) => {
-                    self.metrics.failed();
+                    self.metrics.count_secret_failure();
                     tracing::warn!(mesh = %id.0, backend = id.1, "CA cannot be reconciled: {error:#}");
                     pause = pause.min(RETRY_INTERVAL);
                 }
@@ -181,6 +193,7 @@ impl RotationController {
         pause
     }
 
+    /// Reconciles the CA of a backend. Returns the time until its next change.
     async fn reconcile(&mut self, id: &BackendId, settings: &CaSettings) -> anyhow::Result<Duration> {
         let mut plan = self.authorities.get_cached(id).await?;
         let now = SystemTime::now();
@@ -191,7 +204,7 @@ impl RotationController {
         } else {
             self.report_phase(id, settings, &plan, now, None);
         }
-        self.metrics.observe(id, &plan, now);
+        self.metrics.set_phase_and_expiry(id, &plan, now);
         self.authorities.publish_roots(id, &plan, now, settings.lifetime);
         let next = plan.next_change(now);
         let next = next.and_then(|next| next.duration_since(now).ok());
@@ -217,32 +230,42 @@ impl RotationController {
         };
         let stored = self
             .authorities
-            .create(&SecretNames::of(&id.0, &id.1), &next)
+            .create_secret(&SecretNames::of(&id.0, &id.1), &next)
             .await
-            .inspect_err(|_| self.metrics.failed())?;
+            .inspect_err(|_| self.metrics.count_secret_failure())?;
         self.authorities.invalidate(id).await;
         let is_own = stored.authority.certificate() == next.authority.certificate();
         if is_own {
-            self.metrics.rotation_started(id, reason);
+            self.metrics.count_rotation(id, reason);
             tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?reason, "CA created");
         }
         Ok(is_own)
     }
 
     /// Reports a new phase: in the log of every replica, and in an Event of the replica that started the rotation.
+    ///
+    /// `is_own_rotation` is set when a rotation has just started, and otherwise taken from the last report.
     fn report_phase(
         &mut self,
         id: &BackendId,
         settings: &CaSettings,
         plan: &RotationPlan,
         now: SystemTime,
-        is_own: Option<bool>,
+        is_own_rotation: Option<bool>,
     ) {
         let phase = plan.phase(now);
         let before = self.phases.get(id).copied();
-        let is_own = is_own.or(before.map(|before| before.1)).unwrap_or_default();
-        self.phases.insert(id.clone(), (phase, is_own));
-        if before.map(|before| before.0) == Some(phase) || (before.is_none() && phase == Phase::Settled) {
+        let is_own_rotation = is_own_rotation
+            .or(before.map(|before| before.is_own_rotation))
+            .unwrap_or_default();
+        let reported = ReportedPhase {
+            phase,
+            is_own_rotation,
+        };
+        self.phases.insert(id.clone(), reported);
+        // A backend that is first seen without a rotation has nothing to report.
+        let phase_before = before.map_or(Phase::Settled, |before| before.phase);
+        if phase == phase_before {
             return;
         }
         let newest = plan.newest().number;
@@ -263,7 +286,7 @@ impl RotationController {
             ),
         };
         tracing::info!(mesh = %id.0, backend = id.1, ?phase, "{message}");
-        if is_own {
+        if is_own_rotation {
             let mesh = ObjectReference {
                 api_version: Some("kuma.io/v1alpha1".to_owned()),
                 kind: Some("Mesh".to_owned()),

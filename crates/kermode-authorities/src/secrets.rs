@@ -10,24 +10,24 @@ use kermode_model::MeshName;
 
 /// Type of the Secrets, as in Kuma.
 pub(super) const SECRET_TYPE: &str = "system.kuma.io/secret";
-/// Key of the private key, and of the certificate in the Secret that has only the certificate; as in Kuma.
-pub(super) const VALUE: &str = "value";
-/// Key of the certificate.
-const CERTIFICATE: &str = "certificate";
-/// Key of the time from which a later generation signs, in seconds since the Unix epoch.
-const SIGNS_FROM: &str = "signs-from";
-/// Key of the time until which the previous generation is trusted, in seconds since the Unix epoch.
-const PREDECESSOR_TRUSTED_UNTIL: &str = "predecessor-trusted-until";
-/// Key of the value of the rotation annotation that was in effect when the CA was created.
-const REQUEST: &str = "request";
+/// Entry with the private key; in the Secret that has only a certificate, the entry with the certificate. As in Kuma.
+pub(super) const VALUE_ENTRY: &str = "value";
+/// Entry with the certificate.
+const CERTIFICATE_ENTRY: &str = "certificate";
+/// Entry with the time from which a later generation signs, in seconds since the Unix epoch.
+const SIGNS_FROM_ENTRY: &str = "signs-from";
+/// Entry with the time until which the previous generation is trusted, in seconds since the Unix epoch.
+const PREDECESSOR_TRUSTED_UNTIL_ENTRY: &str = "predecessor-trusted-until";
+/// Entry with the value of the rotation annotation that was in effect when the CA was created.
+const REQUEST_ENTRY: &str = "request";
 
 /// Names of the Secrets of a mesh's backend.
 #[derive(Clone, Debug)]
 pub(super) struct SecretNames {
     /// Secret of the first generation.
-    pub(super) key: String,
+    pub(super) first: String,
     /// Secret with the certificate of the first generation, for users and tools.
-    pub(super) certificate: String,
+    pub(super) first_certificate: String,
     /// Prefix of the Secrets of later generations.
     later_prefix: String,
 }
@@ -45,23 +45,24 @@ pub(super) struct Reconciled {
 impl SecretNames {
     pub(super) fn of(mesh: &MeshName, backend: &str) -> Self {
         Self {
-            key: format!("{mesh}.ca-builtin-key-{backend}"),
-            certificate: format!("{mesh}.ca-builtin-cert-{backend}"),
+            first: format!("{mesh}.ca-builtin-key-{backend}"),
+            first_certificate: format!("{mesh}.ca-builtin-cert-{backend}"),
             later_prefix: format!("{mesh}.ca-builtin-rotation-{backend}."),
         }
     }
 
-    /// Name of the Secret of a generation.
+    /// Returns the name of the Secret of a generation.
     pub(super) fn of_generation(&self, number: u32) -> String {
         if number == 1 {
-            self.key.clone()
+            self.first.clone()
         } else {
             format!("{}{number}", self.later_prefix)
         }
     }
 
-    /// Number of the generation in the Secret with the name; `None` unless it is a later generation of this backend.
-    pub(super) fn number(&self, secret: &str) -> Option<u32> {
+    /// Returns the number of the generation in the Secret with the name; `None` unless it is a later generation of this
+    /// backend.
+    pub(super) fn generation_number(&self, secret: &str) -> Option<u32> {
         let number = secret.strip_prefix(&self.later_prefix)?.parse().ok()?;
         // Other spellings of the number, such as `02`, are not names of generations.
         (number > 1 && self.of_generation(number) == secret).then_some(number)
@@ -71,51 +72,54 @@ impl SecretNames {
 // === encoding ===
 
 /// Encodes a generation as the data of its Secret.
-pub(super) fn contents(generation: &Generation) -> secret::SecretData {
+pub(super) fn encode(generation: &Generation) -> secret::SecretData {
     let authority = &generation.authority;
     let mut data = secret::SecretData::from([
-        (VALUE.to_owned(), authority.key_pem().into_bytes()),
-        (CERTIFICATE.to_owned(), authority.certificate_pem().into_bytes()),
+        (VALUE_ENTRY.to_owned(), authority.key_pem().into_bytes()),
+        (
+            CERTIFICATE_ENTRY.to_owned(),
+            authority.certificate_pem().into_bytes(),
+        ),
     ]);
-    let mut set = |key: &str, text: String| data.insert(key.to_owned(), text.into_bytes());
+    let mut set = |entry: &str, text: String| data.insert(entry.to_owned(), text.into_bytes());
     if let Some(schedule) = generation.schedule {
-        set(SIGNS_FROM, seconds(schedule.signs_from).to_string());
+        set(SIGNS_FROM_ENTRY, seconds(schedule.signs_from).to_string());
         set(
-            PREDECESSOR_TRUSTED_UNTIL,
+            PREDECESSOR_TRUSTED_UNTIL_ENTRY,
             seconds(schedule.predecessor_trusted_until).to_string(),
         );
     }
     if let Some(request) = &generation.request {
-        set(REQUEST, request.clone());
+        set(REQUEST_ENTRY, request.clone());
     }
     data
 }
 
 /// Decodes the data of a Secret.
-pub(super) fn parse(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
-    let text = |key: &str| data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
-    let required = |key: &str| text(key).with_context(|| format!("it has no {key}"));
-    let authority =
-        Authority::from_pem(required(CERTIFICATE)?, required(VALUE)?).context("it does not hold a CA")?;
-    let time = |key: &str| -> anyhow::Result<SystemTime> {
-        let seconds = required(key)?.parse();
-        let seconds = seconds.with_context(|| format!("its {key} is not a number of seconds"))?;
+pub(super) fn decode(number: u32, data: &secret::SecretData) -> anyhow::Result<Generation> {
+    let text = |entry: &str| data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
+    let required = |entry: &str| text(entry).with_context(|| format!("it has no {entry}"));
+    let authority = Authority::from_pem(required(CERTIFICATE_ENTRY)?, required(VALUE_ENTRY)?)
+        .context("it does not hold a CA")?;
+    let time = |entry: &str| -> anyhow::Result<SystemTime> {
+        let seconds = required(entry)?.parse();
+        let seconds = seconds.with_context(|| format!("its {entry} is not a number of seconds"))?;
         let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
-        time.with_context(|| format!("its {key} is out of range"))
+        time.with_context(|| format!("its {entry} is out of range"))
     };
     let schedule = if number == 1 {
         None
     } else {
         Some(Schedule {
-            signs_from: time(SIGNS_FROM)?,
-            predecessor_trusted_until: time(PREDECESSOR_TRUSTED_UNTIL)?,
+            signs_from: time(SIGNS_FROM_ENTRY)?,
+            predecessor_trusted_until: time(PREDECESSOR_TRUSTED_UNTIL_ENTRY)?,
         })
     };
     Ok(Generation {
         number,
         authority: Arc::new(authority),
         schedule,
-        request: text(REQUEST).map(str::to_owned),
+        request: text(REQUEST_ENTRY).map(str::to_owned),
     })
 }
 
@@ -173,7 +177,7 @@ mod tests {
     fn generation_survives_a_round_trip() {
         for number in [1, 2] {
             let generation = mk_generation(number, SystemTime::now());
-            let parsed = parse(number, &contents(&generation)).expect("a CA");
+            let parsed = decode(number, &encode(&generation)).expect("a CA");
             assert_eq!(parsed.schedule, generation.schedule);
             assert_eq!(parsed.request, generation.request);
             assert_eq!(parsed.authority.certificate(), generation.authority.certificate());
@@ -181,20 +185,20 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_secret_is_an_error_that_names_the_key() {
-        let mut data = contents(&mk_generation(2, SystemTime::now()));
-        data.remove(SIGNS_FROM);
-        let error = format!("{:#}", parse(2, &data).expect_err("no time"));
-        assert!(error.contains(SIGNS_FROM), "{error}");
-        data.remove(VALUE);
-        let error = format!("{:#}", parse(2, &data).expect_err("no key"));
+    fn error_about_an_incomplete_secret_names_the_missing_entry() {
+        let mut data = encode(&mk_generation(2, SystemTime::now()));
+        data.remove(SIGNS_FROM_ENTRY);
+        let error = format!("{:#}", decode(2, &data).expect_err("an entry is missing"));
+        assert!(error.contains(SIGNS_FROM_ENTRY), "{error}");
+        data.remove(VALUE_ENTRY);
+        let error = format!("{:#}", decode(2, &data).expect_err("an entry is missing"));
         assert!(error.contains("it has no value"), "{error}");
     }
 
     #[test]
     fn secrets_of_other_backends_are_not_later_generations() {
         let names = SecretNames::of(&MeshName::from("default"), "ca-1");
-        assert_eq!(names.number(&names.of_generation(7)), Some(7));
+        assert_eq!(names.generation_number(&names.of_generation(7)), Some(7));
         for other in [
             "default.ca-builtin-rotation-ca-1.1",
             "default.ca-builtin-rotation-ca-1.02",
@@ -203,12 +207,12 @@ mod tests {
             "other.ca-builtin-rotation-ca-1.2",
             "default.ca-builtin-key-ca-1",
         ] {
-            assert_eq!(names.number(other), None, "{other}");
+            assert_eq!(names.generation_number(other), None, "{other}");
         }
     }
 
     #[test]
-    fn ca_in_use_is_restored_and_a_future_one_is_cancelled() {
+    fn ca_in_use_is_restored_and_a_ca_that_does_not_sign_yet_is_cancelled() {
         let start = SystemTime::now();
         let (first, second) = (mk_generation(1, start), mk_generation(2, start));
         let memory = RotationPlan::new(vec![first.clone(), second.clone()]).expect("two");
@@ -225,7 +229,7 @@ mod tests {
         let restored = reconcile(vec![first.clone()], Some(&memory), schedule.signs_from).expect("both");
         assert_eq!(numbers(&restored.lost), [2]);
 
-        // The old CA may be deleted once it is no longer trusted.
+        // The Secret of the old CA may be deleted when its root is not trusted any more.
         let end = schedule.predecessor_trusted_until;
         let settled = reconcile(vec![second], Some(&memory), end).expect("one");
         assert!(settled.lost.is_empty());

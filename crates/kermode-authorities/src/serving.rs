@@ -1,5 +1,5 @@
-//! Serving certificates of the control plane: one CA for all replicas, stored in a Secret, and a short-lived certificate
-//! that each replica issues to itself and renews.
+//! Serving certificates of the control plane: one CA for all replicas, stored in a Secret, and a short-lived
+//! certificate that each replica issues to itself and renews.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +20,7 @@ const CERTIFICATE_ENTRY: &str = "ca.crt";
 /// Entry of the Secret with the private key.
 const PRIVATE_KEY_ENTRY: &str = "ca.key";
 /// Lifetime of a serving certificate.
-const LIFETIME: Duration = Duration::from_hours(24 * 7);
+const CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24 * 7);
 /// Interval at which the age of the certificate is checked.
 const CHECK_INTERVAL: Duration = Duration::from_hours(1);
 
@@ -35,7 +35,9 @@ pub struct ServingIdentity {
 struct OwnCertificate {
     authority: ServingAuthority,
     names: Vec<String>,
+    /// Last issued certificate.
     issued: kermode_identity::IssuedServingCertificate,
+    /// The same certificate as the servers use it.
     current: Arc<ServingCertificate>,
 }
 
@@ -45,8 +47,8 @@ impl ServingIdentity {
     pub async fn load(client: &Client, namespace: &str, names: Vec<String>) -> anyhow::Result<Self> {
         let generated = ServingAuthority::generate(SystemTime::now())?;
         let data =
-            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || contents(&generated)).await?;
-        let authority = authority(&data).with_context(|| format!("Secret {namespace}/{CA_SECRET}"))?;
+            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", || encode_ca(&generated)).await?;
+        let authority = decode_ca(&data).with_context(|| format!("Secret {namespace}/{CA_SECRET}"))?;
         let own = OwnCertificate::issue(authority, names, SystemTime::now())?;
         Ok(Self {
             client: client.clone(),
@@ -55,12 +57,12 @@ impl ServingIdentity {
         })
     }
 
-    /// Certificate of the CA in PEM, for the trust of the API server and of sidecars.
+    /// Returns the certificate of the CA in PEM. The API server and sidecars trust it.
     pub fn ca_pem(&self) -> String {
         self.own.authority.certificate_pem()
     }
 
-    /// Certificate that the servers present; replaced in place when it is renewed.
+    /// Returns the certificate that the servers present. It is replaced in place when it is renewed.
     pub fn certificate(&self) -> Arc<ServingCertificate> {
         self.own.current.clone()
     }
@@ -71,11 +73,11 @@ impl ServingIdentity {
     /// When the Secret holds a different CA than this replica: clients of the replicas would trust different CAs. All
     /// replicas therefore restart and use the new one.
     pub async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let mut finished = std::pin::pin!(shutdown.wait());
+        let mut shutdown = std::pin::pin!(shutdown.wait());
         let mut secrets = std::pin::pin!(secret::follow(&self.client, &self.namespace, CA_SECRET));
         loop {
             tokio::select! {
-                () = &mut finished => return Ok(()),
+                () = &mut shutdown => return Ok(()),
                 () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 Some(found) = secrets.next() => self.check_secret(found).await?,
             }
@@ -85,6 +87,7 @@ impl ServingIdentity {
         }
     }
 
+    /// Handles a change of the Secret. `found` is its data, or `None` if it was deleted.
     async fn check_secret(&self, found: Option<secret::SecretData>) -> anyhow::Result<()> {
         let (client, namespace) = (&self.client, &self.namespace);
         let found = if let Some(found) = found {
@@ -95,11 +98,11 @@ impl ServingIdentity {
                 name = CA_SECRET,
                 "Secret was deleted: restored from memory"
             );
-            let contents = || contents(&self.own.authority);
-            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", contents).await?
+            let data = || encode_ca(&self.own.authority);
+            secret::get_or_create(client, namespace, CA_SECRET, "Opaque", data).await?
         };
         anyhow::ensure!(
-            authority(&found).is_ok_and(|found| found.certificate_pem() == self.ca_pem()),
+            decode_ca(&found).is_ok_and(|ca| ca.certificate_pem() == self.ca_pem()),
             "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use it; restart all Pods \
              that were injected before"
         );
@@ -109,8 +112,8 @@ impl ServingIdentity {
 
 impl OwnCertificate {
     fn issue(authority: ServingAuthority, names: Vec<String>, now: SystemTime) -> anyhow::Result<Self> {
-        let issued = authority.issue(&names, LIFETIME, now)?;
-        let current = ServingCertificate::new(issued.certificate.chain.clone(), key(&issued))?;
+        let issued = authority.issue(&names, CERTIFICATE_LIFETIME, now)?;
+        let current = ServingCertificate::new(issued.certificate.chain.clone(), private_key(&issued))?;
         Ok(Self {
             authority,
             names,
@@ -124,19 +127,20 @@ impl OwnCertificate {
         if !self.issued.needs_rotation(now) {
             return Ok(false);
         }
-        self.issued = self.authority.issue(&self.names, LIFETIME, now)?;
+        self.issued = self.authority.issue(&self.names, CERTIFICATE_LIFETIME, now)?;
         self.current
-            .replace(self.issued.certificate.chain.clone(), key(&self.issued))?;
+            .replace(self.issued.certificate.chain.clone(), private_key(&self.issued))?;
         Ok(true)
     }
 }
 
-fn authority(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
-    let text = |key: &str| {
-        let text = data.get(key).and_then(|bytes| std::str::from_utf8(bytes).ok());
+/// Reads the CA from the data of its Secret.
+fn decode_ca(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
+    let text = |entry: &str| {
+        let text = data.get(entry).and_then(|bytes| std::str::from_utf8(bytes).ok());
         text.with_context(|| {
             format!(
-                "it has no {key}: restore it from a backup; without one, delete the Secret, then restart the control \
+                "it has no {entry}: restore it from a backup; without one, delete the Secret, then restart the control \
                  plane and all Pods with a sidecar"
             )
         })
@@ -145,7 +149,8 @@ fn authority(data: &secret::SecretData) -> anyhow::Result<ServingAuthority> {
         .context("it does not hold a CA")
 }
 
-fn contents(authority: &ServingAuthority) -> secret::SecretData {
+/// Encodes the CA as the data of its Secret.
+fn encode_ca(authority: &ServingAuthority) -> secret::SecretData {
     secret::SecretData::from([
         (
             CERTIFICATE_ENTRY.to_owned(),
@@ -155,7 +160,7 @@ fn contents(authority: &ServingAuthority) -> secret::SecretData {
     ])
 }
 
-fn key(issued: &kermode_identity::IssuedServingCertificate) -> PrivateKeyDer<'static> {
+fn private_key(issued: &kermode_identity::IssuedServingCertificate) -> PrivateKeyDer<'static> {
     issued.private_key().into()
 }
 
@@ -171,11 +176,19 @@ mod tests {
         let mut own = OwnCertificate::issue(authority, names, start).expect("a certificate");
         let first = own.issued.certificate.chain.clone();
 
-        assert!(!own.renew_if_due(start + LIFETIME / 2).expect("no renewal"));
+        assert!(
+            !own.renew_if_due(start + CERTIFICATE_LIFETIME / 2)
+                .expect("no renewal")
+        );
         assert_eq!(own.issued.certificate.chain, first);
-        let late = start + LIFETIME - CHECK_INTERVAL;
+        let late = start + CERTIFICATE_LIFETIME - CHECK_INTERVAL;
         assert!(own.renew_if_due(late).expect("renewed"));
         assert_ne!(own.issued.certificate.chain, first);
-        assert!(own.issued.certificate.validity.contains(late + LIFETIME / 2));
+        assert!(
+            own.issued
+                .certificate
+                .validity
+                .contains(late + CERTIFICATE_LIFETIME / 2)
+        );
     }
 }

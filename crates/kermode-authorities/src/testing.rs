@@ -3,7 +3,7 @@
 #![allow(
     clippy::expect_used,
     clippy::missing_panics_doc,
-    reason = "a failed expectation fails the test"
+    reason = "a failed expectation is_failing the test"
 )]
 
 use std::collections::BTreeMap;
@@ -30,7 +30,7 @@ pub struct ApiServer {
 struct State {
     secrets: Mutex<BTreeMap<String, Value>>,
     events: Mutex<Vec<Value>>,
-    fails: AtomicBool,
+    is_failing: AtomicBool,
 }
 
 impl ApiServer {
@@ -49,7 +49,7 @@ impl ApiServer {
     /// # Errors
     /// While requests [fail](Self::set_failing).
     pub async fn handle(&self, request: Request<Body>) -> io::Result<Response<Body>> {
-        if self.state.fails.load(Ordering::Relaxed) {
+        if self.state.is_failing.load(Ordering::Relaxed) {
             return Err(io::Error::other("no route"));
         }
         let (head, body) = request.into_parts();
@@ -62,7 +62,7 @@ impl ApiServer {
             (200, json!({"metadata": {}, "items": items}))
         } else if path.ends_with("/secrets") {
             assert_eq!(head.method, Method::POST);
-            self.create(serde_json::from_slice(&body).expect("JSON"))
+            self.create_secret(serde_json::from_slice(&body).expect("JSON"))
         } else if let Some((_, name)) = path.split_once("/secrets/") {
             assert_eq!(head.method, Method::GET, "Secrets are never changed");
             let found = self.secrets().get(name).cloned();
@@ -77,7 +77,7 @@ impl ApiServer {
         Ok(Response::builder().status(status).body(body).expect("a response"))
     }
 
-    fn create(&self, secret: Value) -> (u16, Value) {
+    fn create_secret(&self, secret: Value) -> (u16, Value) {
         let name = secret["metadata"]["name"].as_str().expect("a name").to_owned();
         let mut secrets = self.secrets();
         if secrets.contains_key(&name) {
@@ -87,23 +87,23 @@ impl ApiServer {
         (201, secret)
     }
 
-    /// Secrets by name.
+    /// Returns the Secrets by name.
     pub fn secrets(&self) -> MutexGuard<'_, BTreeMap<String, Value>> {
         self.state.secrets.lock()
     }
 
-    /// Names of the Secrets.
-    pub fn names(&self) -> Vec<String> {
+    /// Returns the names of the Secrets.
+    pub fn secret_names(&self) -> Vec<String> {
         self.secrets().keys().cloned().collect()
     }
 
     /// Deletes a Secret and returns it.
-    pub fn delete(&self, name: &str) -> Value {
+    pub fn delete_secret(&self, name: &str) -> Value {
         self.secrets().remove(name).expect("the Secret exists")
     }
 
     /// Moves the times in the schedule of a CA into the past.
-    pub fn age(&self, name: &str, by: Duration) {
+    pub fn backdate_schedule(&self, name: &str, by: Duration) {
         let mut secrets = self.secrets();
         let data = &mut secrets.get_mut(name).expect("the Secret exists")["data"];
         for key in ["signs-from", "predecessor-trusted-until"] {
@@ -114,14 +114,14 @@ impl ApiServer {
         }
     }
 
-    /// Events written so far.
+    /// Returns the Events written so far.
     pub fn events(&self) -> Vec<Value> {
         self.state.events.lock().clone()
     }
 
     /// Sets whether all requests fail.
     pub fn set_failing(&self, failing: bool) {
-        self.state.fails.store(failing, Ordering::Relaxed);
+        self.state.is_failing.store(failing, Ordering::Relaxed);
     }
 }
 

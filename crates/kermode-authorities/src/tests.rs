@@ -9,8 +9,8 @@ use crate::testing::ApiServer;
 
 const NAMESPACE: &str = "kong-mesh-system";
 const LIFETIME: Duration = Duration::from_hours(1);
-/// A test that waits longer has failed.
-const LONG: Duration = Duration::from_secs(30);
+/// Time limit of a wait. A test that waits longer has failed.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A replica of the control plane.
 struct Replica {
@@ -46,12 +46,12 @@ impl Replica {
             request: request.map(str::to_owned),
             uid: None,
         };
-        self.controller.set(&mesh(), Some(settings));
+        self.controller.set_settings(&mesh(), Some(settings));
         self.controller.reconcile_all().await;
     }
 
     /// Invalidates the cache as the watch of Secrets does.
-    async fn secrets_changed(&self) {
+    async fn invalidate_cache(&self) {
         self.authorities.invalidate_all().await;
     }
 
@@ -61,34 +61,42 @@ impl Replica {
     }
 }
 
+/// Time for which a phase of a rotation lasts: the lifetime of a certificate, a twentieth of it, and some seconds.
+fn phase_duration() -> Duration {
+    LIFETIME + LIFETIME / 20 + Duration::from_secs(42)
+}
+
 fn mesh() -> MeshName {
     MeshName::from("default")
 }
 
-fn numbers(plan: &RotationPlan) -> Vec<u32> {
+fn generation_numbers(plan: &RotationPlan) -> Vec<u32> {
     let generations = plan.generations();
     generations.iter().map(|generation| generation.number).collect()
 }
 
-fn root(plan: &RotationPlan) -> Vec<u8> {
+fn newest_root(plan: &RotationPlan) -> Vec<u8> {
     plan.newest().authority.certificate().to_vec()
 }
 
-const FIRST: &str = "default.ca-builtin-key-ca-1";
-const FIRST_CERTIFICATE: &str = "default.ca-builtin-cert-ca-1";
-const SECOND: &str = "default.ca-builtin-rotation-ca-1.2";
+const FIRST_SECRET: &str = "default.ca-builtin-key-ca-1";
+const FIRST_CERTIFICATE_SECRET: &str = "default.ca-builtin-cert-ca-1";
+const SECOND_SECRET: &str = "default.ca-builtin-rotation-ca-1.2";
 
 #[tokio::test]
 async fn replicas_that_start_together_share_one_ca() {
     let api_server = ApiServer::default();
     let replicas: Vec<_> = (0..3).map(|_| Replica::new(&api_server)).collect();
-    let found = futures::future::join_all(replicas.iter().map(Replica::get)).await;
-    let roots: Vec<_> = found
+    let plans = futures::future::join_all(replicas.iter().map(Replica::get)).await;
+    let roots: Vec<_> = plans
         .into_iter()
-        .map(|found| root(&found.expect("a CA")))
+        .map(|plan| newest_root(&plan.expect("a CA")))
         .collect();
     assert!(roots.iter().all(|root| *root == roots[0]));
-    assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
+    assert_eq!(
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
+    );
 }
 
 #[tokio::test]
@@ -99,39 +107,42 @@ async fn rotation_goes_through_its_phases_on_every_replica() {
         replica.reconcile(None).await;
         assert_eq!((replica.roots().roots_der.len(), replica.roots().signer), (1, 1));
     }
-    let old = replicas[0].roots().roots_der[0].clone();
+    let old_root = replicas[0].roots().roots_der[0].clone();
 
     for replica in &mut replicas {
         replica.reconcile(Some("please")).await;
     }
-    for expected in [(2, 1), (2, 2), (1, 2)] {
+    // Number of roots and signing generation in each phase.
+    for (root_count, signer) in [(2, 1), (2, 2), (1, 2)] {
         for replica in &mut replicas {
-            replica.secrets_changed().await;
+            replica.invalidate_cache().await;
             replica.reconcile(Some("please")).await;
             let roots = replica.roots();
-            assert_eq!((roots.roots_der.len(), roots.signer), expected);
-            assert_eq!(roots.roots_der.contains(&old), expected.0 == 2);
+            assert_eq!((roots.roots_der.len(), roots.signer), (root_count, signer));
+            assert_eq!(roots.roots_der.contains(&old_root), root_count == 2);
         }
         assert_eq!(replicas[0].roots(), replicas[1].roots());
-        // A phase takes the lifetime of a certificate, a twentieth of it, and some seconds.
-        api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
+        api_server.backdate_schedule(SECOND_SECRET, phase_duration());
     }
     assert_eq!(
-        api_server.names(),
-        [FIRST_CERTIFICATE, FIRST, SECOND],
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, FIRST_SECRET, SECOND_SECRET],
         "one replica started the rotation"
     );
 
     // The Secret of the old CA may be deleted and is not restored.
-    api_server.delete(FIRST);
+    api_server.delete_secret(FIRST_SECRET);
     for replica in &mut replicas {
-        replica.secrets_changed().await;
+        replica.invalidate_cache().await;
         replica.reconcile(Some("please")).await;
-        assert_eq!(numbers(&replica.get().await.expect("a CA")), [2]);
+        assert_eq!(generation_numbers(&replica.get().await.expect("a CA")), [2]);
     }
-    assert_eq!(api_server.names(), [FIRST_CERTIFICATE, SECOND]);
     assert_eq!(
-        numbers(&Replica::new(&api_server).get().await.expect("a CA")),
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, SECOND_SECRET]
+    );
+    assert_eq!(
+        generation_numbers(&Replica::new(&api_server).get().await.expect("a CA")),
         [2]
     );
 }
@@ -143,9 +154,9 @@ async fn replica_that_starts_a_rotation_writes_events_about_the_mesh() {
     replicas[0].reconcile(None).await;
     replicas[0].reconcile(Some("please")).await;
     replicas[1].reconcile(Some("please")).await;
-    api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
+    api_server.backdate_schedule(SECOND_SECRET, phase_duration());
     for replica in &mut replicas {
-        replica.secrets_changed().await;
+        replica.invalidate_cache().await;
         replica.reconcile(Some("please")).await;
     }
     let events = || api_server.events();
@@ -154,7 +165,9 @@ async fn replica_that_starts_a_rotation_writes_events_about_the_mesh() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(LONG, written).await.expect("two Events");
+    tokio::time::timeout(TEST_TIMEOUT, written)
+        .await
+        .expect("two Events");
     let events = events();
     let reasons: Vec<_> = events.iter().map(|event| event["reason"].clone()).collect();
     assert_eq!(reasons, ["CARotationStarted", "CARotationSigning"]);
@@ -177,35 +190,44 @@ async fn replicas_that_rotate_at_once_agree_on_one_ca() {
             .map(|replica| replica.reconcile(Some("please"))),
     )
     .await;
-    let known = futures::future::join_all(replicas.iter().map(Replica::get)).await;
-    let known: Vec<_> = known.into_iter().map(|known| known.expect("CAs")).collect();
-    for plan in &known {
-        assert_eq!(numbers(plan), [1, 2]);
-        assert_eq!(root(plan), root(&known[0]));
-        assert_eq!(plan.newest().schedule, known[0].newest().schedule);
+    let plans = futures::future::join_all(replicas.iter().map(Replica::get)).await;
+    let plans: Vec<_> = plans.into_iter().map(|plan| plan.expect("CAs")).collect();
+    for plan in &plans {
+        assert_eq!(generation_numbers(plan), [1, 2]);
+        assert_eq!(newest_root(plan), newest_root(&plans[0]));
+        assert_eq!(plan.newest().schedule, plans[0].newest().schedule);
     }
 }
 
 #[tokio::test]
-async fn request_made_before_the_first_ca_starts_no_rotation() {
+async fn request_made_before_the_first_ca_was_created_starts_no_rotation() {
     let api_server = ApiServer::default();
     Replica::new(&api_server).reconcile(Some("please")).await;
-    assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
+    assert_eq!(
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
+    );
     Replica::new(&api_server).reconcile(Some("please")).await;
-    assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
+    assert_eq!(
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
+    );
 }
 
 #[tokio::test]
-async fn deleting_the_secret_of_a_future_ca_cancels_the_rotation() {
+async fn deleting_the_secret_of_a_ca_that_does_not_sign_yet_cancels_the_rotation() {
     let api_server = ApiServer::default();
     let mut replica = Replica::new(&api_server);
     replica.reconcile(None).await;
     replica.reconcile(Some("please")).await;
-    api_server.delete(SECOND);
-    replica.secrets_changed().await;
+    api_server.delete_secret(SECOND_SECRET);
+    replica.invalidate_cache().await;
     replica.reconcile(None).await;
-    assert_eq!(numbers(&replica.get().await.expect("a CA")), [1]);
-    assert_eq!(api_server.names(), [FIRST_CERTIFICATE, FIRST]);
+    assert_eq!(generation_numbers(&replica.get().await.expect("a CA")), [1]);
+    assert_eq!(
+        api_server.secret_names(),
+        [FIRST_CERTIFICATE_SECRET, FIRST_SECRET]
+    );
 }
 
 #[tokio::test]
@@ -214,13 +236,13 @@ async fn deleted_secret_of_a_ca_in_use_is_restored() {
     let mut replica = Replica::new(&api_server);
     replica.reconcile(None).await;
     replica.reconcile(Some("please")).await;
-    api_server.age(SECOND, LIFETIME + LIFETIME / 20 + Duration::from_secs(42));
-    replica.secrets_changed().await;
+    api_server.backdate_schedule(SECOND_SECRET, phase_duration());
+    replica.invalidate_cache().await;
     let before = replica.get().await.expect("CAs");
     assert_eq!(before.phase(SystemTime::now()), Phase::Reissuing);
-    for name in [FIRST, SECOND] {
-        let data = api_server.delete(name)["data"].take();
-        replica.secrets_changed().await;
+    for name in [FIRST_SECRET, SECOND_SECRET] {
+        let data = api_server.delete_secret(name)["data"].take();
+        replica.invalidate_cache().await;
         replica.get().await.expect("CAs");
         assert_eq!(api_server.secrets()[name]["data"], data, "{name}");
     }
@@ -230,7 +252,7 @@ async fn deleted_secret_of_a_ca_in_use_is_restored() {
 async fn lost_key_is_not_replaced_by_a_new_ca() {
     let api_server = ApiServer::default();
     Replica::new(&api_server).get().await.expect("a CA");
-    api_server.delete(FIRST);
+    api_server.delete_secret(FIRST_SECRET);
     let error = Replica::new(&api_server)
         .get()
         .await
@@ -245,14 +267,16 @@ async fn cached_ca_is_used_for_a_limited_time_when_secrets_cannot_be_read() {
     replica.get().await.expect("a CA");
     api_server.set_failing(true);
     let backend = replica.authorities.backend(&(mesh(), "ca-1".to_owned()));
-    let set_age = async |age: Duration| {
+    let set_cache_age = async |age: Duration| {
         let mut cache = backend.cache.lock().await;
-        let then = Instant::now().checked_sub(age).expect("an uptime above the age");
-        (cache.read_at, cache.confirmed_at, cache.failed_at) = (Some(then), Some(then), None);
+        let read_at = Instant::now().checked_sub(age).expect("an uptime above the age");
+        cache.read_at = Some(read_at);
+        cache.confirmed_at = Some(read_at);
+        cache.failed_at = None;
     };
-    set_age(MAX_STALENESS / 2).await;
+    set_cache_age(MAX_STALENESS / 2).await;
     replica.get().await.expect("the cached CA");
-    set_age(MAX_STALENESS).await;
+    set_cache_age(MAX_STALENESS).await;
     let error = replica.get().await.expect_err("the cache is stale");
     assert!(format!("{error:#}").contains("no route"), "{error:#}");
     let error = replica.get().await.expect_err("the read has just failed");
