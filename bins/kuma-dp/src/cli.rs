@@ -1,7 +1,8 @@
 //! Command line of `kuma-dp`, called by the injected container and the kubelet's hooks.
 //!
 //! Every option of `run` can come from the environment, which the injector uses
-//! (`docs/reference/sidecar.md#environment`). Values are texts here; `config.rs` validates them together.
+//! (`docs/reference/sidecar.md#environment`). Values stay text here; `config.rs` validates them, to report all errors
+//! together.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -18,11 +19,11 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run Envoy and everything it needs, until a signal or Envoy's end.
+    /// Run Envoy and the components that serve it, until a signal or the end of Envoy.
     Run(Box<RunArgs>),
     /// Wait until a URL responds with a success status, for hooks and probes of images without a shell.
     Wait(WaitArgs),
-    /// Replace this process by Envoy, killed when the calling process ends.
+    /// Replace this process by Envoy, which the kernel kills when the calling process ends.
     #[command(hide = true)]
     ExecEnvoy(ExecArgs),
 }
@@ -50,8 +51,8 @@ pub(crate) struct RunArgs {
     /// Time to keep serving after the first signal, in Go's notation (30s, 1m30s).
     #[arg(long, env = "KUMA_DATAPLANE_DRAIN_TIME", default_value = "30s")]
     pub(crate) drain_time: String,
-    /// Whether this is a native sidecar: its signal comes after the workload's end, so the drain ends with the last
-    /// connection.
+    /// Whether this container is a native sidecar. It is signalled after the workload has ended, so the drain ends when
+    /// the last connection closes.
     #[arg(long, env = "KUMA_DATAPLANE_NATIVE_SIDECAR", default_value = "false")]
     pub(crate) native_sidecar: String,
     /// File with the token that authenticates this proxy; read for every call.
@@ -102,7 +103,8 @@ pub(crate) struct WaitArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ExecArgs {
-    /// Process ID of the caller, to detect that it ended before the parent-death signal was set.
+    /// Process ID of the caller. If the parent is another process, the caller has ended before the parent-death signal
+    /// was set, and Envoy is not executed.
     #[arg(long)]
     pub(crate) parent: i32,
     /// Program and arguments.

@@ -1,4 +1,4 @@
-//! Validates the command line and the environment. All errors are reported together.
+//! Validates the options of the command line, which may come from the environment. All errors are reported together.
 
 use std::num::{NonZeroU16, NonZeroU32, ParseIntError};
 use std::path::PathBuf;
@@ -32,58 +32,60 @@ pub(crate) struct Config {
 /// All errors of the configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("invalid configuration: {}", .0.join("; "))]
-pub(crate) struct Invalid(Vec<String>);
+pub(crate) struct InvalidOptions(Vec<String>);
 
 impl WaitArgs {
     /// Validates the arguments and converts them.
     pub(crate) fn into_wait(self) -> anyhow::Result<Wait> {
-        let time = |flag: &'static str, text: &str| duration::parse(text).context(flag);
+        let parse_duration = |flag: &'static str, text: &str| duration::parse(text).context(flag);
         Ok(Wait {
             url: self
                 .url
                 .parse()
                 .with_context(|| format!("--url: `{}`", self.url))?,
-            timeout: time("--timeout", &self.timeout)?,
-            interval: time("--check-frequency", &self.check_frequency)?,
-            request_timeout: time("--request-timeout", &self.request_timeout)?.max(Duration::from_millis(1)),
+            timeout: parse_duration("--timeout", &self.timeout)?,
+            interval: parse_duration("--check-frequency", &self.check_frequency)?,
+            request_timeout: parse_duration("--request-timeout", &self.request_timeout)?
+                .max(Duration::from_millis(1)),
         })
     }
 }
 
 impl RunArgs {
     /// Validates the arguments and converts them.
-    pub(crate) fn into_config(self) -> Result<Config, Invalid> {
+    pub(crate) fn into_config(self) -> Result<Config, InvalidOptions> {
         let mut errors = Errors::default();
         let log_level = errors
-            .take("--log-level", log_level(&self.log_level))
+            .value_of("--log-level", log_level(&self.log_level))
             .unwrap_or(LevelFilter::INFO);
         let envoy_level = self.envoy_log_level.filter(|text| !text.is_empty());
         let envoy_level =
-            envoy_level.map_or_else(|| Ok(envoy_level_of(log_level)), |text| envoy_level_named(&text));
-        let envoy_log_level = errors.take("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", envoy_level);
+            envoy_level.map_or_else(|| Ok(envoy_level_for(log_level)), |text| parse_envoy_level(&text));
+        let envoy_log_level = errors.value_of("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", envoy_level);
         let address = required(self.control_plane_url).and_then(|text| https_address(&text));
-        let address = errors.take("KUMA_CONTROL_PLANE_URL", address);
+        let address = errors.value_of("KUMA_CONTROL_PLANE_URL", address);
         let trust = required(self.control_plane_ca_cert)
             .and_then(|pem| TrustBundle::from_pem(&pem).map_err(|error| error.to_string()));
-        let trust = errors.take("KUMA_CONTROL_PLANE_CA_CERT", trust);
+        let trust = errors.value_of("KUMA_CONTROL_PLANE_CA_CERT", trust);
         let token_path = required(self.token_path.filter(|path| !path.as_os_str().is_empty()));
-        let token_path = errors.take("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", token_path);
-        let proxy = errors.take(
+        let token_path = errors.value_of("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", token_path);
+        let proxy = errors.value_of(
             "KUMA_DATAPLANE_NAME",
             required(self.name).and_then(|text| proxy_name(&text)),
         );
-        let mesh = errors.take("KUMA_DATAPLANE_MESH", required(Some(self.mesh)));
-        let drain_time = errors.take("KUMA_DATAPLANE_DRAIN_TIME", positive(&self.drain_time));
-        let native_sidecar = errors.take("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
-        let admin_port = errors.take("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
+        let mesh = errors.value_of("KUMA_DATAPLANE_MESH", required(Some(self.mesh)));
+        let drain_time = errors.value_of("KUMA_DATAPLANE_DRAIN_TIME", positive_duration(&self.drain_time));
+        let native_sidecar = errors.value_of("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
+        let admin_port = errors.value_of("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
         let concurrency = self
             .concurrency
             .filter(|text| !text.is_empty())
-            .map_or(Ok(0), |text| number(&text));
-        let concurrency = errors.take("--concurrency", concurrency);
-        let dns_enabled = errors.take("KUMA_DNS_ENABLED", boolean(&self.dns_enabled));
-        let dns_port = errors.take("KUMA_DNS_CORE_DNS_PORT", port(&self.dns_port));
+            .map_or(Ok(0), |text| whole_number(&text));
+        let concurrency = errors.value_of("--concurrency", concurrency);
+        let dns_enabled = errors.value_of("KUMA_DNS_ENABLED", boolean(&self.dns_enabled));
+        let dns_port = errors.value_of("KUMA_DNS_CORE_DNS_PORT", port(&self.dns_port));
 
+        // `None` if a setting without a default is invalid.
         let config = (|| {
             let (host, port) = address?;
             Some(Config {
@@ -111,45 +113,48 @@ impl RunArgs {
         })();
         match config {
             Some(config) if errors.0.is_empty() => Ok(config),
-            _ => Err(Invalid(errors.0)),
+            _ => Err(InvalidOptions(errors.0)),
         }
     }
 }
 
+/// Errors of the settings that were validated so far, each with the key of its setting.
 #[derive(Default)]
 struct Errors(Vec<String>);
 
 impl Errors {
-    fn take<T>(&mut self, key: &str, value: Result<T, String>) -> Option<T> {
-        value
+    /// Returns the value of a valid setting. Records the error of an invalid one.
+    fn value_of<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
+        result
             .map_err(|reason| self.0.push(format!("{key}: {reason}")))
             .ok()
     }
 }
 
-trait Empty {
+trait IsEmpty {
     fn is_empty(&self) -> bool;
 }
 
-impl Empty for String {
+impl IsEmpty for String {
     fn is_empty(&self) -> bool {
         self.as_str().is_empty()
     }
 }
 
-impl Empty for PathBuf {
+impl IsEmpty for PathBuf {
     fn is_empty(&self) -> bool {
         self.as_os_str().is_empty()
     }
 }
 
-fn required<T: Empty>(value: Option<T>) -> Result<T, String> {
+/// Rejects an absent and an empty value.
+fn required<T: IsEmpty>(value: Option<T>) -> Result<T, String> {
     value
         .filter(|value| !value.is_empty())
         .ok_or_else(|| "it is not set, and there is no default".to_owned())
 }
 
-fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+fn whole_number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
     notation::number(text).map_err(|_| format!("`{text}` is not a whole number in range"))
 }
 
@@ -157,7 +162,7 @@ fn port(text: &str) -> Result<NonZeroU16, String> {
     notation::number(text).map_err(|_| format!("`{text}` is not a port between 1 and 65535"))
 }
 
-/// Parses a boolean. An empty variable is false.
+/// Parses a boolean. The empty text, the value of an empty environment variable, is false.
 fn boolean(text: &str) -> Result<bool, String> {
     if text.is_empty() {
         return Ok(false);
@@ -165,7 +170,7 @@ fn boolean(text: &str) -> Result<bool, String> {
     notation::boolean(text).ok_or_else(|| format!("`{text}` is neither true nor false"))
 }
 
-fn positive(text: &str) -> Result<Duration, String> {
+fn positive_duration(text: &str) -> Result<Duration, String> {
     let value = duration::parse(text).map_err(|error| error.to_string())?;
     if value.is_zero() {
         Err("it must be more than zero".to_owned())
@@ -184,7 +189,7 @@ fn https_address(text: &str) -> Result<(String, u16), String> {
     let url: http::Uri = text.parse().map_err(|_| malformed())?;
     match (url.scheme_str(), url.host()) {
         (Some("https"), Some(host)) if !host.is_empty() => {
-            // Only URLs have IPv6 addresses in brackets.
+            // The brackets around an IPv6 address belong to the URL, not to the host.
             let host = host.trim_start_matches('[').trim_end_matches(']');
             Ok((host.to_owned(), url.port_u16().unwrap_or(443)))
         }
@@ -201,7 +206,7 @@ fn log_level(text: &str) -> Result<LevelFilter, String> {
 
 const ENVOY_LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
 
-fn envoy_level_named(text: &str) -> Result<&'static str, String> {
+fn parse_envoy_level(text: &str) -> Result<&'static str, String> {
     let name = if text == "warn" { "warning" } else { text };
     ENVOY_LEVELS
         .into_iter()
@@ -209,7 +214,7 @@ fn envoy_level_named(text: &str) -> Result<&'static str, String> {
         .ok_or_else(|| format!("`{text}` is none of {}", ENVOY_LEVELS.join(", ")))
 }
 
-fn envoy_level_of(level: LevelFilter) -> &'static str {
+fn envoy_level_for(level: LevelFilter) -> &'static str {
     match level.into_level() {
         None => "off",
         Some(tracing::Level::ERROR) => "error",

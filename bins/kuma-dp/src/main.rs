@@ -34,8 +34,9 @@ fn main() -> ExitCode {
     })
 }
 
-/// Runs `work` on the main thread. One thread suffices for a relay and uses the least memory, and [`envoy::Envoy::start`] needs a
-/// thread that lives as long as the process.
+/// Runs `work` on the main thread. One thread suffices for a relay and uses the least memory. Moreover, the kernel
+/// kills Envoy when the thread that started it ends ([`envoy::Envoy::start`]), and the main thread lives as long as the
+/// process.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
 use kermode_agent::control_plane::ControlPlane;
 use kermode_agent::dns::{self, NoZone, Upstreams};
-use kermode_agent::envoy::{Admin, Envoy, arguments};
+use kermode_agent::envoy::{self, Admin, Envoy};
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
 use kermode_agent::resolver::SystemDns;
@@ -36,19 +36,21 @@ type Components = JoinSet<anyhow::Result<()>>;
 
 /// Runs Envoy and the components. Returns Envoy's exit code, or the error of a component.
 pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
-    raise_open_files();
-    let signals = Signals::listen().context("listening for signals")?;
+    raise_open_file_limit();
+    let signals = Signals::listen().context("signal handlers cannot be installed")?;
     let (socket, listener) = AgentSocket::bind(&config.socket_dir)?;
-    let arguments = arguments(&config.envoy, &bootstrap(&config, &socket)?);
-    let start_envoy = || Envoy::start(&config.envoy.binary, arguments.clone());
+    let envoy_arguments = envoy::arguments(&config.envoy, &envoy_bootstrap(&config, &socket)?);
+    let start_envoy = || Envoy::start(&config.envoy.binary, envoy_arguments.clone());
     let envoy = start_envoy()?;
-    let (mut components, removal) = start(&config, listener).await?;
+    let (mut components, removal_watch) = start_components(&config, listener).await?;
     let admin = Admin::new(config.envoy.admin_port);
-    let shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
+    let new_shutdown = || Shutdown::new(config.envoy.drain_time, config.native_sidecar);
     tokio::select! {
-        code = supervisor::supervise(envoy, start_envoy, admin, signals, shutdown, removal) => code.map(ExitCode::from),
+        code = supervisor::supervise(envoy, start_envoy, admin, signals, new_shutdown, removal_watch) => {
+            code.map(ExitCode::from)
+        }
         ended = components.join_next() => match ended {
-            Some(result) => bail!("a component ended: {:?}", result?),
+            Some(result) => bail!("a component ended before Envoy: {:?}", result?),
             None => bail!("no component was started"),
         },
     }
@@ -58,7 +60,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<ExitCode> {
 ///
 /// Envoy crashes when it cannot open a socket. containerd 2 sets a soft limit of 1024, which programs are expected to
 /// raise (<https://github.com/containerd/containerd/pull/8924>).
-fn raise_open_files() {
+fn raise_open_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
@@ -66,7 +68,7 @@ fn raise_open_files() {
     }
 }
 
-fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
+fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
     Ok(kermode_protocol::bootstrap::bootstrap(&BootstrapConfig {
         mesh: config.mesh.clone(),
         dataplane: config.proxy.clone(),
@@ -75,7 +77,7 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
         agent_socket: socket
             .path()
             .to_str()
-            .context("the socket's path is not UTF-8")?
+            .context("the path of the socket for Envoy is not UTF-8; set KUMA_DATAPLANE_RUNTIME_SOCKET_DIR")?
             .to_owned(),
         // Envoy sends its own version with the node of each stream.
         versions: Versions {
@@ -87,30 +89,34 @@ fn bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Value> {
     }))
 }
 
-async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Components, RemovalWatch)> {
+/// Starts the components. Returns them, and the watch of this proxy's endpoint removal for the drain.
+async fn start_components(
+    config: &Config,
+    listener: UnixListener,
+) -> anyhow::Result<(Components, RemovalWatch)> {
     let mut components = Components::new();
     let system_dns = SystemDns::read(&config.resolv_conf);
     let control_plane = ControlPlane::new(&config.control_plane, system_dns.resolver()?)?;
     let client = Client::new(control_plane.channel());
     let token = TokenFile::new(config.control_plane.token_path.clone());
-    let (publisher, material) = watch::channel(None);
-    let wanted = Arc::new(Notify::new());
-    let secrets = SecretService::new(&config.mesh, material, wanted.clone());
+    let (secrets_sender, secrets_receiver) = watch::channel(None);
+    let certificate_wanted = Arc::new(Notify::new());
+    let secret_service = SecretService::new(&config.mesh, secrets_receiver, certificate_wanted.clone());
     let relay = Relay::new(client.clone(), token.clone());
-    let removal = RemovalWatch {
+    let removal_watch = RemovalWatch {
         control_plane,
         client: client.clone(),
         token: token.clone(),
     };
-    components.spawn(serve_envoy(listener, relay, secrets));
+    components.spawn(serve_envoy(listener, relay, secret_service));
     components.spawn(
         Renewal {
             mesh: config.mesh.clone(),
             proxy: config.proxy.clone(),
             client,
             token,
-            secrets: publisher,
-            wanted,
+            secrets: secrets_sender,
+            wanted: certificate_wanted,
         }
         .run(),
     );
@@ -118,15 +124,19 @@ async fn start(config: &Config, listener: UnixListener) -> anyhow::Result<(Compo
         let upstreams = Upstreams::new(system_dns.servers(), dns::SERVER_TIMEOUT);
         components.spawn(dns::Server::bind(port, NoZone, upstreams).await?.run());
     }
-    Ok((components, removal))
+    Ok((components, removal_watch))
 }
 
-/// Serves Envoy on the unix socket.
-async fn serve_envoy(listener: UnixListener, relay: Relay, secrets: SecretService) -> anyhow::Result<()> {
+/// Serves ADS and SDS to Envoy on the unix socket.
+async fn serve_envoy(
+    listener: UnixListener,
+    relay: Relay,
+    secret_service: SecretService,
+) -> anyhow::Result<()> {
     Server::builder()
         .add_service(Rpc(relay))
-        .add_service(Rpc(secrets))
+        .add_service(Rpc(secret_service))
         .serve_with_incoming(UnixListenerStream::new(listener))
         .await
-        .context("serving Envoy")
+        .context("the server for Envoy on the unix socket failed")
 }

@@ -28,15 +28,15 @@ pub(crate) struct Agent {
     child: Child,
     admin: SocketAddr,
     directory: TempDir,
-    /// Process ID of the last observed Envoy.
-    envoy: Cell<Option<i32>>,
+    /// Process ID of Envoy when it was last observed.
+    last_envoy_pid: Cell<Option<i32>>,
 }
 
 /// A failed test must not leave Envoy running.
 impl Drop for Agent {
     fn drop(&mut self) {
-        if let Some(envoy) = self.envoy.get().filter(|envoy| is_running(*envoy)) {
-            // The process may have ended in the meantime.
+        if let Some(envoy) = self.last_envoy_pid.get().filter(|envoy| is_running(*envoy)) {
+            // The process may have ended after the check, so an error is ignored.
             let _ = kill(Pid::from_raw(envoy), Signal::SIGKILL);
         }
     }
@@ -58,7 +58,7 @@ impl Agent {
             .args([
                 "-c",
                 &format!("ulimit -S -n {SOFT_LIMIT} && exec \"$0\" \"$@\""),
-                &program(),
+                &kuma_dp_path(),
             ])
             .args(["run", "--log-level=debug", "--concurrency=1"])
             .env_clear()
@@ -72,7 +72,7 @@ impl Agent {
             .env("KUMA_DATAPLANE_NAME", PROXY)
             .env("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", &token_path)
             .env("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", "info")
-            .env("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", envoy())
+            .env("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", envoy_path())
             .env("KUMA_DATAPLANE_ADMIN_PORT", admin.port().to_string())
             .env("KUMA_DNS_ENABLED", "false")
             .env("KUMA_DNS_RESOLV_CONF", &resolv_conf)
@@ -86,7 +86,7 @@ impl Agent {
             child,
             admin,
             directory,
-            envoy: Cell::new(None),
+            last_envoy_pid: Cell::new(None),
         }
     }
 
@@ -105,7 +105,7 @@ impl Agent {
         i32::try_from(self.child.id().expect("kuma-dp has ended")).unwrap()
     }
 
-    /// Waits until Envoy runs and returns its process ID. Before that, the child is another `kuma-dp`.
+    /// Waits until Envoy runs and returns its process ID. At first, the child process is `kuma-dp exec-envoy`.
     pub(crate) async fn envoy_pid(&self) -> i32 {
         let children = format!("/proc/{0}/task/{0}/children", self.pid());
         let envoy = self
@@ -115,7 +115,7 @@ impl Agent {
                 (name.trim() == "envoy").then_some(child)
             })
             .await;
-        self.envoy.set(Some(envoy));
+        self.last_envoy_pid.set(Some(envoy));
         envoy
     }
 
@@ -129,20 +129,20 @@ impl Agent {
         .await;
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn send_signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }
 
     /// Waits for the end of `kuma-dp`.
-    pub(crate) async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn wait_for_end(&mut self) -> ExitStatus {
         match timeout(TIMEOUT, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => self.fail("kuma-dp did not end"),
         }
     }
 
-    /// Sends a request to Envoy's admin interface. Returns the status and the whole response.
-    pub(crate) async fn request(&self, method: &str, path: &str) -> Option<(u16, String)> {
+    /// Sends a request to Envoy's admin interface. Returns the status and the whole response, or `None` if it failed.
+    pub(crate) async fn admin_request(&self, method: &str, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.admin).await.ok()?;
         let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
@@ -153,18 +153,18 @@ impl Agent {
     }
 
     /// Waits until Envoy's `/ready` responds with the status.
-    pub(crate) async fn until_ready_responds_with(&self, status: u16) {
-        let what = format!("/ready responds with {status}");
-        self.eventually(&what, async || {
-            self.request("GET", "/ready")
+    pub(crate) async fn wait_for_ready_status(&self, status: u16) {
+        let condition = format!("/ready responds with {status}");
+        self.eventually(&condition, async || {
+            self.admin_request("GET", "/ready")
                 .await
                 .filter(|(actual, _)| *actual == status)
         })
         .await;
     }
 
-    /// Polls until there is a value, and returns it. Fails the test at the timeout.
-    pub(crate) async fn eventually<T>(&self, what: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
+    /// Polls until `poll` returns a value, and returns the value. Fails the test at the timeout.
+    pub(crate) async fn eventually<T>(&self, condition: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
         let polling = async {
             loop {
                 match poll().await {
@@ -175,7 +175,7 @@ impl Agent {
         };
         match timeout(TIMEOUT, polling).await {
             Ok(value) => value,
-            Err(_) => self.fail(&format!("not within {TIMEOUT:?}: {what}")),
+            Err(_) => self.fail(&format!("condition not met within {TIMEOUT:?}: {condition}")),
         }
     }
 
@@ -184,7 +184,7 @@ impl Agent {
     }
 
     /// Returns the files below the agent's directory that contain a text.
-    pub(crate) fn files_with(&self, text: &str) -> Vec<String> {
+    pub(crate) fn files_containing(&self, text: &str) -> Vec<String> {
         let mut found = Vec::new();
         let mut folders = vec![self.directory.path().to_owned()];
         while let Some(folder) = folders.pop() {
@@ -202,15 +202,15 @@ impl Agent {
         found
     }
 
-    fn fail(&self, what: &str) -> ! {
-        panic!("{what}\n--- log ---\n{}", self.log())
+    fn fail(&self, message: &str) -> ! {
+        panic!("{message}\n--- log ---\n{}", self.log())
     }
 }
 
-/// Returns whether the process runs. A zombie does not.
+/// Whether the process runs. A zombie does not count as running.
 pub(crate) fn is_running(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the command in parentheses, which may contain any characters.
+    // The state follows the command, which is in parentheses and may contain any characters.
     stat.rsplit_once(") ")
         .is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
@@ -227,12 +227,13 @@ pub(crate) fn kilobytes(pid: i32, key: &str) -> u64 {
 }
 
 /// Returns the path of `kuma-dp`. `KERMODE_KUMA_DP` overrides it, for example with a release build.
-fn program() -> String {
+fn kuma_dp_path() -> String {
     let built = env!("CARGO_BIN_EXE_kuma-dp").to_owned();
     std::env::var_os("KERMODE_KUMA_DP").map_or(built, |path| path.into_string().unwrap())
 }
 
-fn envoy() -> PathBuf {
+/// Returns the path of Envoy: `KERMODE_ENVOY`, or that in the cache.
+fn envoy_path() -> PathBuf {
     let path = std::env::var_os("KERMODE_ENVOY").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/kermode/envoy/1.40.0/envoy"),
         PathBuf::from,

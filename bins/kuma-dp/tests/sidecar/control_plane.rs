@@ -1,4 +1,4 @@
-//! A control plane on loopback: TLS, tokens, delta ADS by hand, and real certificates.
+//! A simulated control plane on loopback: TLS, authentication by token, minimal delta ADS, and real certificates.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,7 +28,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
-/// Address of the Pod: on loopback, but different from that of the admin interface.
+/// IP of the Pod. It is on loopback, but differs from the IP of Envoy's admin interface.
 const POD_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 /// Name of the proxy under test.
 pub(crate) const PROXY: &str = "web-0.demo";
@@ -42,8 +42,8 @@ pub(crate) struct Behaviour {
     pub(crate) token: &'static str,
     /// Whether inbounds require mTLS.
     pub(crate) mtls: bool,
-    /// Lifetime of certificates; `None` rejects requests, as in a mesh without mTLS.
-    pub(crate) certificates: Option<Duration>,
+    /// Lifetime of issued certificates; `None` rejects requests for certificates, as in a mesh without mTLS.
+    pub(crate) certificate_lifetime: Option<Duration>,
 }
 
 /// Running control plane. Dropping it stops it.
@@ -53,12 +53,13 @@ pub(crate) struct ControlPlane {
     pub(crate) ca_pem: String,
     /// Address at which the proxy under test accepts connections of the mesh.
     pub(crate) inbound: SocketAddr,
-    state: Arc<State>,
-    switch: watch::Sender<bool>,
+    state: Arc<ControlPlaneState>,
+    /// Whether [`start_forwarder`] forwards connections.
+    forwards: watch::Sender<bool>,
     _trigger: shutdown::Trigger,
 }
 
-struct State {
+struct ControlPlaneState {
     behaviour: Mutex<Behaviour>,
     authority: Authority,
     dataplane: Dataplane,
@@ -79,7 +80,7 @@ impl ControlPlane {
         let key = certificate.private_key().into();
         let certificate = tls::ServingCertificate::new(certificate.certificate.chain, key).unwrap();
         let inbound = free_address(POD_IP).await;
-        let state = Arc::new(State {
+        let state = Arc::new(ControlPlaneState {
             behaviour: Mutex::new(behaviour),
             authority: Authority::generate(&MeshName::new("default"), SystemTime::now()).unwrap(),
             dataplane: mk_dataplane(inbound),
@@ -88,7 +89,7 @@ impl ControlPlane {
         });
         let routes = Routes::new(Ads(state.clone())).add_service(Issuance(state.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let (switch, address) = mk_forwarder(listener.local_addr().unwrap()).await;
+        let (forwards, address) = start_forwarder(listener.local_addr().unwrap()).await;
         let (trigger, shutdown) = shutdown::channel();
         tokio::spawn(tls::serve(
             listener,
@@ -102,20 +103,20 @@ impl ControlPlane {
             ca_pem: serving.certificate_pem(),
             inbound,
             state,
-            switch,
+            forwards,
             _trigger: trigger,
         }
     }
 
     /// Closes all connections and accepts no new ones, like a control plane that was killed.
     pub(crate) fn disconnect(&self) {
-        self.switch.send_replace(false);
+        self.forwards.send_replace(false);
     }
 
     /// Accepts connections after [`Self::disconnect`] and clears the received requests.
     pub(crate) fn reconnect(&self) {
         self.state.received.lock().unwrap().clear();
-        self.switch.send_replace(true);
+        self.forwards.send_replace(true);
     }
 
     /// Returns the requests received on ADS streams since the start or the last [`Self::reconnect`].
@@ -123,7 +124,7 @@ impl ControlPlane {
         self.state.received.lock().unwrap().clone()
     }
 
-    pub(crate) fn change(&self, change: impl FnOnce(&mut Behaviour)) {
+    pub(crate) fn change_behaviour(&self, change: impl FnOnce(&mut Behaviour)) {
         change(&mut self.state.behaviour.lock().unwrap());
     }
 
@@ -131,8 +132,8 @@ impl ControlPlane {
         self.state.accepted_tokens.lock().unwrap().clone()
     }
 
-    /// Returns a certificate of another workload of the mesh, its key, and the roots to verify the peer with.
-    pub(crate) fn mk_client(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
+    /// Returns a certificate for a client in the mesh, its key, and the roots that verify the server.
+    pub(crate) fn mk_client_identity(&self) -> (IssuedCertificate, WorkloadKey, TrustBundle) {
         let key = WorkloadKey::generate().unwrap();
         let entitlement = Entitlement::of(&self.state.dataplane);
         let csr = key.csr_der().unwrap();
@@ -144,7 +145,7 @@ impl ControlPlane {
     }
 }
 
-impl State {
+impl ControlPlaneState {
     fn behaviour(&self) -> Behaviour {
         self.behaviour.lock().unwrap().clone()
     }
@@ -174,7 +175,7 @@ impl State {
             return Err(Status::not_found(request.name));
         }
         let lifetime = behaviour
-            .certificates
+            .certificate_lifetime
             .ok_or_else(|| Status::failed_precondition("no mTLS"))?;
         let entitlement = Entitlement::of(&self.dataplane);
         let issued = self
@@ -203,7 +204,7 @@ impl State {
         generate::proxy(&mesh, &self.dataplane, &PermissionSet::new())
     }
 
-    /// Returns the response to a subscription to one type: all of its resources, or the named ones.
+    /// Returns the response to a subscription to one type: all of its resources, or those that the request names.
     fn response(&self, request: &DeltaDiscoveryRequest, nonce: u32) -> DeltaDiscoveryResponse {
         let names = &request.resource_names_subscribe;
         let all = names.is_empty() || names.iter().any(|name| name == "*");
@@ -255,11 +256,12 @@ fn mk_dataplane(inbound: SocketAddr) -> Dataplane {
     }
 }
 
-/// Forwards connections to `target` while the switch is on. Returns the switch and the address to connect to.
-async fn mk_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
+/// Starts to forward connections to `target`. Returns a switch that stops and resumes it, and the address to connect
+/// to.
+async fn start_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (switch, is_on) = watch::channel(true);
+    let (forwards, is_on) = watch::channel(true);
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut is_on = is_on.clone();
@@ -275,7 +277,7 @@ async fn mk_forwarder(target: SocketAddr) -> (watch::Sender<bool>, SocketAddr) {
             });
         }
     });
-    (switch, address)
+    (forwards, address)
 }
 
 /// Returns an address whose port is free at the moment.
@@ -285,8 +287,9 @@ pub(crate) async fn free_address(ip: IpAddr) -> SocketAddr {
 
 // === gRPC services ===
 
+/// Delta ADS: each subscription gets one response.
 #[derive(Clone)]
-struct Ads(Arc<State>);
+struct Ads(Arc<ControlPlaneState>);
 
 impl NamedService for Ads {
     const NAME: &'static str = kermode_protocol::ads::SERVICE_NAME;
@@ -318,8 +321,9 @@ impl StreamingService<DeltaDiscoveryRequest> for Ads {
     }
 }
 
+/// Issuance of certificates.
 #[derive(Clone)]
-struct Issuance(Arc<State>);
+struct Issuance(Arc<ControlPlaneState>);
 
 impl NamedService for Issuance {
     const NAME: &'static str = SERVICE_NAME;
@@ -334,6 +338,7 @@ impl UnaryService<IssueCertificateRequest> for Issuance {
     }
 }
 
+/// Implements the HTTP service that the server expects, with one method of gRPC.
 macro_rules! http_service {
     ($service:ty, $method:ident, $response:ty, $request:ty) => {
         impl Service<http::Request<Body>> for $service {

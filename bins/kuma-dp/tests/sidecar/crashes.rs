@@ -1,4 +1,4 @@
-//! Crashes of Envoy, loss of the control plane, and both at once: Envoy keeps its configuration and certificate.
+//! Tests of crashes of Envoy, of the loss of the control plane, and of both at once.
 
 use crate::agent::{Agent, is_running};
 use crate::control_plane::ControlPlane;
@@ -18,7 +18,7 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
             presented_certificate(&control_plane).await
         })
         .await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
 
     control_plane.disconnect();
     agent.crash_envoy().await;
@@ -28,42 +28,41 @@ async fn restarted_envoy_serves_with_its_certificate_without_a_control_plane() {
         })
         .await;
     assert!(first == second, "the certificate changed without a control plane");
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
 
     control_plane.reconnect();
-    let resumed = agent
+    let subscriptions = agent
         .eventually("the control plane receives subscriptions", async || {
-            let received = control_plane.received();
-            let subscriptions = received
-                .into_iter()
-                .filter(|request| request.response_nonce.is_empty());
-            Some(subscriptions.collect::<Vec<_>>()).filter(|received| received.len() >= 2)
+            let mut requests = control_plane.received();
+            requests.retain(|request| request.response_nonce.is_empty());
+            (requests.len() >= 2).then_some(requests)
         })
         .await;
-    for request in &resumed[..2] {
+    for request in &subscriptions[..2] {
         assert!(
             !request.initial_resource_versions.is_empty(),
-            "the request lists no versions: {request:?}"
+            "the request lists no initial resource versions: {request:?}"
         );
     }
-    assert!(resumed[0].node.is_some());
+    assert!(subscriptions[0].node.is_some());
     assert!(presented_certificate(&control_plane).await.is_some());
     // Neither the log nor a file contains the private key.
     let log = agent.log();
     assert!(!log.contains("PRIVATE KEY"), "{log}");
-    assert_eq!(agent.files_with("PRIVATE KEY"), [""; 0]);
+    assert_eq!(agent.files_containing("PRIVATE KEY"), [""; 0]);
 }
 
 #[tokio::test]
 async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
+    // The agent has connected once. Each turn of the loop adds one loss and one connection.
     for connections in 2..4 {
         control_plane.disconnect();
         agent
             .eventually("the stream is lost", async || {
-                (count(&agent, "no stream from the control plane") + 1 >= connections).then_some(())
+                (count(&agent, "no stream from the control plane") >= connections - 1).then_some(())
             })
             .await;
         control_plane.reconnect();
@@ -74,7 +73,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
             .await;
     }
     let (_, statistics) = agent
-        .request("GET", "/stats?filter=kuma_dp.upstream_(cx_total|rq_total)")
+        .admin_request("GET", "/stats?filter=kuma_dp.upstream_(cx_total|rq_total)")
         .await
         .unwrap();
     // One connection with three streams: ADS and two secrets. None was reopened.
@@ -86,7 +85,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
 async fn restarted_envoy_is_configured_by_the_control_plane() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     agent.crash_envoy().await;
     agent
         .eventually("the restarted inbound presents the certificate", async || {
@@ -107,7 +106,7 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
     let control_plane = ControlPlane::start(MTLS).await;
     let changes = [("KUMA_DATAPLANE_RUNTIME_BINARY_PATH", program)];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
-    assert_eq!(agent.ended().await.code(), Some(42));
+    assert_eq!(agent.wait_for_end().await.code(), Some(42));
     assert_eq!(count(&agent, "it is restarted with"), 5);
     assert_eq!(count(&agent, "crashed 6 times in a row and is not restarted"), 1);
 }
@@ -116,12 +115,12 @@ async fn kuma_dp_ends_with_the_exit_code_of_envoy_after_a_crash_loop() {
 async fn signal_ends_a_sidecar_whose_envoy_was_restarted() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     agent.crash_envoy().await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     let envoy = agent.envoy_pid().await;
-    agent.signal(nix::sys::signal::Signal::SIGTERM);
-    agent.until_ready_responds_with(503).await;
-    assert_eq!(agent.ended().await.code(), Some(0));
+    agent.send_signal(nix::sys::signal::Signal::SIGTERM);
+    agent.wait_for_ready_status(503).await;
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
     assert!(!is_running(envoy));
 }

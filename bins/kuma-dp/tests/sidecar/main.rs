@@ -1,4 +1,5 @@
-//! `kuma-dp` with a real Envoy and a control plane on loopback: start, renewal, drain and every kind of end.
+//! Tests of `kuma-dp` with a real Envoy and a simulated control plane: start, renewal of the certificate, drain, and
+//! all ways in which `kuma-dp` or Envoy ends.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,15 +26,16 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_rustls::TlsConnector;
 
+/// Control plane of a mesh with mTLS.
 const MTLS: Behaviour = Behaviour {
     token: "first",
     mtls: true,
-    certificates: Some(Duration::from_hours(24)),
+    certificate_lifetime: Some(Duration::from_hours(24)),
 };
 
 /// Returns the certificate that the proxy under test presents to another workload of the mesh.
 async fn presented_certificate(control_plane: &ControlPlane) -> Option<CertificateDer<'static>> {
-    let (issued, key, bundle) = control_plane.mk_client();
+    let (issued, key, bundle) = control_plane.mk_client_identity();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(bundle.roots().iter().cloned());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -58,7 +60,7 @@ async fn presented_certificate(control_plane: &ControlPlane) -> Option<Certifica
     Some(tls.get_ref().1.peer_certificates()?[0].clone())
 }
 
-/// Checks the chain against the mesh's roots, and the SPIFFE ID instead of a host name.
+/// Verifies the chain with the roots of the mesh, and the SPIFFE ID instead of a host name.
 #[derive(Debug)]
 struct SpiffeVerifier {
     roots: Arc<RootCertStore>,
@@ -86,7 +88,7 @@ impl rustls::client::danger::ServerCertVerifier for SpiffeVerifier {
         let id = SPIFFE_ID.as_bytes();
         assert!(
             end_entity.windows(id.len()).any(|window| window == id),
-            "no {SPIFFE_ID} in the certificate"
+            "the certificate does not contain {SPIFFE_ID}"
         );
         Ok(rustls::client::danger::ServerCertVerified::assertion())
     }
@@ -122,14 +124,14 @@ impl rustls::client::danger::ServerCertVerifier for SpiffeVerifier {
 async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     agent
         .eventually("the inbound presents the certificate", async || {
             presented_certificate(&control_plane).await
         })
         .await;
     let (_, secrets) = agent
-        .request("GET", "/config_dump?resource=dynamic_active_secrets")
+        .admin_request("GET", "/config_dump?resource=dynamic_active_secrets")
         .await
         .unwrap();
     for name in ["identity_cert:secret:default", "mesh_ca:secret:default"] {
@@ -142,34 +144,34 @@ async fn envoy_becomes_ready_with_its_certificate_and_serves_through_the_drain()
     );
 
     let envoy = agent.envoy_pid().await;
-    agent.signal(Signal::SIGTERM);
-    agent.until_ready_responds_with(503).await;
+    agent.send_signal(Signal::SIGTERM);
+    agent.wait_for_ready_status(503).await;
     assert!(
         presented_certificate(&control_plane).await.is_some(),
         "new connections are refused during the drain"
     );
-    assert_eq!(agent.ended().await.code(), Some(0), "{}", agent.log());
+    assert_eq!(agent.wait_for_end().await.code(), Some(0), "{}", agent.log());
     assert!(!is_running(envoy));
 }
 
 #[tokio::test]
 async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
-    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due after 4/5 of these 15 s, that is
-    // 2 s after issuance.
+    // The certificate is valid from 10 s before its issuance to 5 s after it. Renewal is due after 4/5 of these 15 s,
+    // that is 2 s after issuance.
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
-        certificates: Some(Duration::from_secs(5)),
+        certificate_lifetime: Some(Duration::from_secs(5)),
     };
     let control_plane = ControlPlane::start(behaviour).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     let first = agent
-        .eventually("first certificate", async || {
+        .eventually("the inbound presents the first certificate", async || {
             presented_certificate(&control_plane).await
         })
         .await;
     agent.write_token("second");
-    control_plane.change(|behaviour| behaviour.token = "second");
+    control_plane.change_behaviour(|behaviour| behaviour.token = "second");
     agent
         .eventually("the certificate is renewed", async || {
             presented_certificate(&control_plane)
@@ -178,7 +180,7 @@ async fn certificate_is_renewed_with_the_current_token_and_reaches_envoy() {
         })
         .await;
     agent
-        .eventually("the second token was used", async || {
+        .eventually("the control plane accepts the second token", async || {
             control_plane.accepted_tokens().contains(&"second").then_some(())
         })
         .await;
@@ -189,11 +191,11 @@ async fn envoy_becomes_ready_without_a_certificate_if_mtls_is_off() {
     let control_plane = ControlPlane::start(Behaviour {
         token: "first",
         mtls: false,
-        certificates: None,
+        certificate_lifetime: None,
     })
     .await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     agent
         .eventually("disabled mTLS is logged", async || {
             agent.log().contains("mTLS is off").then_some(())
@@ -208,16 +210,17 @@ async fn certificate_is_requested_until_issued_while_envoy_waits() {
     let behaviour = Behaviour {
         token: "first",
         mtls: true,
-        certificates: None,
+        certificate_lifetime: None,
     };
     let control_plane = ControlPlane::start(behaviour).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     agent
-        .eventually("certificates are declined", async || {
+        .eventually("the agent logs that no certificate is issued", async || {
             agent.log().contains("mTLS is off").then_some(())
         })
         .await;
-    control_plane.change(|behaviour| behaviour.certificates = Some(Duration::from_hours(24)));
+    control_plane
+        .change_behaviour(|behaviour| behaviour.certificate_lifetime = Some(Duration::from_hours(24)));
     agent
         .eventually("the inbound presents a certificate", async || {
             presented_certificate(&control_plane).await
@@ -235,7 +238,7 @@ async fn rejected_token_is_reread_and_never_logged() {
         })
         .await;
     agent.write_token("first");
-    agent.until_ready_responds_with(200).await;
+    agent.wait_for_ready_status(200).await;
     let log = agent.log();
     assert!(
         !log.contains("stale-token-text") && !log.contains("PRIVATE KEY"),
@@ -248,9 +251,9 @@ async fn kuma_dp_ends_when_envoy_is_stopped_through_its_admin_interface() {
     // The control plane sends this request when a job has finished (`docs/reference/dataplane.md#finished-jobs`).
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
-    agent.until_ready_responds_with(200).await;
-    agent.request("POST", "/quitquitquit").await;
-    assert_eq!(agent.ended().await.code(), Some(0));
+    agent.wait_for_ready_status(200).await;
+    agent.admin_request("POST", "/quitquitquit").await;
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -258,8 +261,8 @@ async fn envoy_does_not_outlive_a_killed_kuma_dp() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[]).await;
     let envoy = agent.envoy_pid().await;
-    agent.signal(Signal::SIGKILL);
-    agent.ended().await;
+    agent.send_signal(Signal::SIGKILL);
+    agent.wait_for_end().await;
     agent
         .eventually("Envoy is gone", async || (!is_running(envoy)).then_some(()))
         .await;
@@ -273,30 +276,32 @@ async fn native_sidecar_ends_when_its_last_connection_closes_even_if_drain_time_
         ("KUMA_DATAPLANE_DRAIN_TIME", "1h"),
     ];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
-    agent.until_ready_responds_with(200).await;
-    let open = agent
-        .eventually("inbound", async || {
+    agent.wait_for_ready_status(200).await;
+    let open_connection = agent
+        .eventually("the inbound accepts a connection", async || {
             TcpStream::connect(control_plane.inbound).await.ok()
         })
         .await;
     agent
         .eventually("Envoy counts the connection", async || {
-            let (_, statistics) = agent.request("GET", "/stats?filter=downstream_cx_active").await?;
+            let (_, statistics) = agent
+                .admin_request("GET", "/stats?filter=downstream_cx_active")
+                .await?;
             statistics
                 .lines()
                 .any(|line| line.starts_with("listener.127.0.0.2") && line.ends_with(": 1"))
                 .then_some(())
         })
         .await;
-    agent.signal(Signal::SIGTERM);
-    agent.until_ready_responds_with(503).await;
+    agent.send_signal(Signal::SIGTERM);
+    agent.wait_for_ready_status(503).await;
     agent
         .eventually("the agent logs the open connection", async || {
             agent.log().contains("connections=1").then_some(())
         })
         .await;
-    drop(open);
-    assert_eq!(agent.ended().await.code(), Some(0));
+    drop(open_connection);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -308,20 +313,21 @@ async fn envoy_gets_the_hard_limit_of_open_files() {
         .lines()
         .find_map(|line| line.strip_prefix("Max open files"))
         .unwrap();
-    let numbers: Vec<_> = line.split_whitespace().collect();
-    assert_eq!(numbers[0], numbers[1], "{line}");
-    assert_ne!(numbers[0], agent::SOFT_LIMIT);
+    let limits: Vec<_> = line.split_whitespace().collect();
+    let (soft, hard) = (limits[0], limits[1]);
+    assert_eq!(soft, hard, "{line}");
+    assert_ne!(soft, agent::SOFT_LIMIT);
 }
 
 #[tokio::test]
 async fn second_signal_ends_the_drain() {
     let control_plane = ControlPlane::start(MTLS).await;
     let mut agent = Agent::start(&control_plane, "first", &[("KUMA_DATAPLANE_DRAIN_TIME", "1h")]).await;
-    agent.until_ready_responds_with(200).await;
-    agent.signal(Signal::SIGTERM);
-    agent.until_ready_responds_with(503).await;
-    agent.signal(Signal::SIGINT);
-    assert_eq!(agent.ended().await.code(), Some(0));
+    agent.wait_for_ready_status(200).await;
+    agent.send_signal(Signal::SIGTERM);
+    agent.wait_for_ready_status(503).await;
+    agent.send_signal(Signal::SIGINT);
+    assert_eq!(agent.wait_for_end().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -363,6 +369,7 @@ async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
     let mut tcp = agent
         .eventually("DNS listens", async || TcpStream::connect(dns).await.ok())
         .await;
+    // Over TCP, a message follows its length.
     tcp.write_all(&[&[0, 17], &query[..]].concat()).await.unwrap();
     let mut response = [0; 5];
     tcp.read_exact(&mut response).await.unwrap();
@@ -373,7 +380,7 @@ async fn dns_queries_get_a_response_over_udp_and_tcp_without_a_name_server() {
     let mut response = [0; 4096];
     let (length, from) = udp.recv_from(&mut response).await.unwrap();
     assert_eq!((length, from), (query.len(), dns));
-    // SERVFAIL.
+    // The response code is 2, SERVFAIL.
     assert_eq!(
         (response[0], response[1], response[2] & 0x80, response[3] & 0x0f),
         (1, 2, 0x80, 2)
@@ -390,7 +397,7 @@ async fn dns_port_in_use_is_reported_and_stops_envoy() {
         ("KUMA_DNS_CORE_DNS_PORT", port.as_str()),
     ];
     let mut agent = Agent::start(&control_plane, "first", &changes).await;
-    assert_eq!(agent.ended().await.code(), Some(1));
+    assert_eq!(agent.wait_for_end().await.code(), Some(1));
     assert!(agent.log().contains("KUMA_DNS_CORE_DNS_PORT"), "{}", agent.log());
     let admin = TcpStream::connect(agent.admin()).await;
     assert!(admin.is_err(), "Envoy still runs");
