@@ -20,8 +20,8 @@ pub(crate) fn annotations_to_write(
 ) -> BTreeMap<String, String> {
     let settings = plan.settings;
     let sidecar = &settings.sidecar_container;
-    let mut written = BTreeMap::new();
-    let mut write = |key: &str, value: String| written.insert(key.to_owned(), value);
+    let mut annotations = BTreeMap::new();
+    let mut write = |name: &str, value: String| annotations.insert(name.to_owned(), value);
 
     write(key::MESH, plan.mesh.clone());
     write(key::SIDECAR_INJECTED, "true".to_owned());
@@ -42,17 +42,18 @@ pub(crate) fn annotations_to_write(
     );
     write(key::TRANSPARENT_PROXYING_EBPF, DISABLED.to_owned());
     if let Some(port) = plan.dns_port {
-        for (switch, number) in [
+        for (enabled_key, port_key) in [
             (key::BUILTIN_DNS, key::BUILTIN_DNS_PORT),
             (key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS_PORT_DEPRECATED),
         ] {
-            write(switch, ENABLED.to_owned());
-            write(number, port.to_string());
+            write(enabled_key, ENABLED.to_owned());
+            write(port_key, port.to_string());
         }
     }
-    write(key::VIRTUAL_PROBES, switch(plan.virtual_probes).to_owned());
+    let virtual_probes = if plan.virtual_probes { ENABLED } else { DISABLED };
+    write(key::VIRTUAL_PROBES, virtual_probes.to_owned());
     write(key::VIRTUAL_PROBES_PORT, plan.virtual_probes_port.to_string());
-    for (key, ports) in [
+    for (name, ports) in [
         (
             key::EXCLUDE_INBOUND_PORTS,
             &settings.sidecar_traffic.exclude_inbound_ports,
@@ -62,9 +63,12 @@ pub(crate) fn annotations_to_write(
             &settings.sidecar_traffic.exclude_outbound_ports,
         ),
     ] {
-        let value = pod.get(key).map_or_else(|| joined(ports), str::to_owned);
+        // The Pod's own annotation replaces the setting.
+        let value = pod
+            .get(name)
+            .map_or_else(|| comma_separated(ports), str::to_owned);
         if !value.is_empty() {
-            write(key, value);
+            write(name, value);
         }
     }
     write(key::ENVOY_ADMIN_PORT, plan.admin_port.to_string());
@@ -74,14 +78,10 @@ pub(crate) fn annotations_to_write(
     if settings.cni_enabled {
         write(key::CNI_NETWORKS, "kuma-cni".to_owned());
     }
-    written
+    annotations
 }
 
-fn switch(on: bool) -> &'static str {
-    if on { ENABLED } else { DISABLED }
-}
-
-fn joined(ports: &[u16]) -> String {
+fn comma_separated(ports: &[u16]) -> String {
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     ports.join(",")
 }

@@ -1,42 +1,47 @@
-//! Differences between two JSON values as readable lines, for the injection trace.
+//! Differences between two JSON values, one line of text each, for the injection trace.
 
 use serde_json::Value;
 
 use crate::pointer;
 
-/// Maximum length of a displayed value, in characters; longer ones are truncated.
-const MAX_SHOWN: usize = 160;
+/// Maximum length of a displayed value, in characters; a longer value is truncated.
+const MAX_VALUE_CHARS: usize = 160;
 
 /// Returns one line for each difference, with its JSON pointer.
 pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    walk("", before, after, &mut lines);
+    compare("", before, after, &mut lines);
     lines
 }
 
-fn walk(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
+fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(left), Value::Object(right)) => {
             let added = right.keys().filter(|key| !left.contains_key(*key));
             for key in left.keys().chain(added) {
                 let path = format!("{path}/{}", pointer::escape(key));
-                member(&path, left.get(key), right.get(key), lines);
+                compare_optional(&path, left.get(key), right.get(key), lines);
             }
         }
-        (Value::Array(left), Value::Array(right)) => items(path, left, right, lines),
-        (before, after) => member(path, Some(before), Some(after), lines),
+        (Value::Array(left), Value::Array(right)) => compare_lists(path, left, right, lines),
+        (before, after) => compare_optional(path, Some(before), Some(after), lines),
     }
 }
 
-fn member(path: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
+/// Compares two values, each of which may be absent.
+fn compare_optional(path: &str, before: Option<&Value>, after: Option<&Value>, lines: &mut Vec<String>) {
     match (before, after) {
         (Some(before), Some(after)) if before == after => {}
-        (Some(before), Some(after)) if both_nested(before, after) => walk(path, before, after, lines),
+        (Some(before), Some(after)) if both_nested(before, after) => compare(path, before, after, lines),
         (Some(before), Some(after)) => {
-            lines.push(format!("{path} was {}, is {}", shown(before), shown(after)));
+            lines.push(format!(
+                "{path} was {}, is {}",
+                truncated(before),
+                truncated(after)
+            ));
         }
-        (Some(before), None) => lines.push(format!("{path} was {}, is removed", shown(before))),
-        (None, Some(after)) => lines.push(format!("{path} is new: {}", shown(after))),
+        (Some(before), None) => lines.push(format!("{path} was {}, is removed", truncated(before))),
+        (None, Some(after)) => lines.push(format!("{path} is new: {}", truncated(after))),
         (None, None) => {}
     }
 }
@@ -46,7 +51,7 @@ fn both_nested(before: &Value, after: &Value) -> bool {
 }
 
 /// Compares lists without their common prefix and suffix, so that an insertion is reported as one line.
-fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>) {
+fn compare_lists(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>) {
     let equal = |(left, right): &(&Value, &Value)| left == right;
     let start = before.iter().zip(after).take_while(equal).count();
     let (before, after) = (&before[start..], &after[start..]);
@@ -58,7 +63,7 @@ fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>)
         .count();
     let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
     for index in 0..before.len().max(after.len()) {
-        member(
+        compare_optional(
             &format!("{path}/{}", start + index),
             before.get(index),
             after.get(index),
@@ -67,12 +72,12 @@ fn items(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>)
     }
 }
 
-fn shown(value: &Value) -> String {
+fn truncated(value: &Value) -> String {
     let text = value.to_string();
-    if text.chars().count() <= MAX_SHOWN {
+    if text.chars().count() <= MAX_VALUE_CHARS {
         return text;
     }
-    let start: String = text.chars().take(MAX_SHOWN).collect();
+    let start: String = text.chars().take(MAX_VALUE_CHARS).collect();
     format!("{start}...")
 }
 

@@ -1,4 +1,4 @@
-//! ContainerPatches: selects those of a Pod, applies them to a rendered container, and validates the result
+//! Looks up the ContainerPatches of a Pod, applies them to a rendered container, and validates the result
 //! (docs/reference/injection.md#container-patches).
 
 mod admission;
@@ -46,7 +46,7 @@ pub enum PatchStage {
     /// An operation does not apply.
     Apply,
     /// The operations apply, but Kubernetes would reject the result or silently drop part of it.
-    Decode,
+    Validate,
 }
 
 /// Failure to apply the ContainerPatches of a Pod.
@@ -63,12 +63,13 @@ pub struct PatchFailure {
 
 /// ContainerPatches of one Pod, in order of application.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Selected(Vec<(String, ContainerPatchSpec)>);
+pub(crate) struct SelectedPatches(Vec<(String, ContainerPatchSpec)>);
 
-// === impl Selected ===
+// === impl SelectedPatches ===
 
-impl Selected {
-    /// Looks up all names. The Pod's own list replaces the default, even if it is empty
+impl SelectedPatches {
+    /// Looks up the ContainerPatches in the list of the Pod's annotation (`own`), or in the list of the setting
+    /// (`default`) if the Pod has no annotation. An empty annotation selects none
     /// (docs/design.md#container-patches-replace-defaults).
     pub(crate) fn look_up(
         own: Option<Vec<String>>,
@@ -138,9 +139,10 @@ fn describe_selection(own: Option<&[String]>, default: &[String]) -> String {
 // === impl Operation ===
 
 impl Operation<'_> {
-    fn describe(&self, problem: &str) -> String {
+    /// Prefixes a problem or a change with the position of the operation.
+    fn describe(&self, text: &str) -> String {
         format!(
-            "ContainerPatch {:?}, {}[{}] ({} {}): {problem}",
+            "ContainerPatch {:?}, {}[{}] ({} {}): {text}",
             self.patch,
             self.list,
             self.index,
@@ -152,16 +154,16 @@ impl Operation<'_> {
 
 fn truncated(path: &str) -> String {
     /// Maximum length of a displayed path, in characters.
-    const MAX_SHOWN: usize = 200;
-    if path.chars().count() <= MAX_SHOWN {
+    const MAX_PATH_CHARS: usize = 200;
+    if path.chars().count() <= MAX_PATH_CHARS {
         return path.to_owned();
     }
-    let start: String = path.chars().take(MAX_SHOWN).collect();
+    let start: String = path.chars().take(MAX_PATH_CHARS).collect();
     format!("{start}...")
 }
 
-/// Applies operations to a container, all or none, and validates the result. The result remains raw JSON; null members
-/// are dropped, as decoding would.
+/// Applies operations to a container, all or none, and validates the result. The result remains raw JSON; members that
+/// are null are dropped, as the API server drops them.
 ///
 /// # Errors
 /// When an operation does not apply, or Kubernetes would reject the result or drop part of it.
@@ -175,7 +177,7 @@ pub fn apply(
     }
     let failure = |stage, problems| PatchFailure {
         stage,
-        patches: names(operations),
+        patches: patch_names(operations),
         problems,
     };
     if operations.len() > MAX_OPERATIONS {
@@ -191,20 +193,20 @@ pub fn apply(
     if problems.is_empty() {
         return Ok(patched);
     }
-    let before = validate::problems(&operation::without_nulls(container.clone()), role);
+    let existing = validate::problems(&operation::without_nulls(container.clone()), role);
     let introduced: Vec<String> = problems
         .iter()
-        .filter(|problem| !before.contains(problem))
+        .filter(|problem| !existing.contains(problem))
         .map(|problem| introducing_operation(container, operations, role, problem).describe(problem))
         .collect();
     if introduced.is_empty() {
         Ok(patched)
     } else {
-        Err(failure(PatchStage::Decode, introduced))
+        Err(failure(PatchStage::Validate, introduced))
     }
 }
 
-/// Applies operations and records the changes of each of them.
+/// Applies operations like [`apply`], and records the changes of each operation.
 pub(crate) fn apply_traced(
     container: &Value,
     operations: &[Operation<'_>],
@@ -212,26 +214,28 @@ pub(crate) fn apply_traced(
     trace: &mut Trace,
 ) -> Result<Value, PatchFailure> {
     if trace.is_on() {
-        record(container, operations, trace);
+        trace_operations(container, operations, trace);
     }
     let patched = apply(container, operations, role)?;
-    trace.rendered(container, &patched);
+    trace.record_container(container, &patched);
     Ok(patched)
 }
 
-fn record(container: &Value, operations: &[Operation<'_>], trace: &mut Trace) {
+fn trace_operations(container: &Value, operations: &[Operation<'_>], trace: &mut Trace) {
     let mut before = container.clone();
     for operation in operations.iter().take(MAX_OPERATIONS) {
         let mut after = before.clone();
-        let applied = operation::apply(&mut after, operation.block);
-        if let Err(problem) = applied {
+        if let Err(problem) = operation::apply(&mut after, operation.block) {
             trace.note(TraceTopic::ContainerPatches, || operation.describe(&problem));
             return;
         }
         trace.note(TraceTopic::ContainerPatches, || {
             let changes = changes::between(&before, &after);
-            let none = changes.is_empty().then(|| "changes nothing".to_owned());
-            operation.describe(&none.unwrap_or_else(|| changes.join("; ")))
+            if changes.is_empty() {
+                operation.describe("changes nothing")
+            } else {
+                operation.describe(&changes.join("; "))
+            }
         });
         before = after;
     }
@@ -253,18 +257,24 @@ fn introducing_operation<'a, 'b>(
     role: ContainerRole,
     problem: &String,
 ) -> &'a Operation<'b> {
-    let (mut good, mut bad) = (0, operations.len());
-    while bad - good > 1 {
-        let middle = usize::midpoint(good, bad);
+    // Numbers of operations after which the problem is absent and present.
+    let (mut absent, mut present) = (0, operations.len());
+    while present - absent > 1 {
+        let middle = usize::midpoint(absent, present);
         let prefix = operations.get(..middle).unwrap_or_default();
-        let present = apply_all(container, prefix)
+        let has_problem = apply_all(container, prefix)
             .is_ok_and(|patched| validate::problems(&patched, role).contains(problem));
-        if present { bad = middle } else { good = middle }
+        if has_problem {
+            present = middle;
+        } else {
+            absent = middle;
+        }
     }
-    &operations[good]
+    &operations[absent]
 }
 
-fn names(operations: &[Operation<'_>]) -> Vec<String> {
+/// Returns the names of the ContainerPatches that the operations belong to, in order.
+fn patch_names(operations: &[Operation<'_>]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut last = None;
     for operation in operations {

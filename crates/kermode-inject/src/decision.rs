@@ -54,7 +54,9 @@ pub(crate) fn decide(
     for source in InjectionSource::IN_ORDER {
         let values = metadata.of(source);
         let requested = values.boolean(SIDECAR_INJECTION);
-        trace.note(TraceTopic::Decision, || describe(&values, requested.as_ref()));
+        trace.note(TraceTopic::Decision, || {
+            describe_request(&values, requested.as_ref())
+        });
         match requested? {
             Some(true) => return Ok(InjectionDecision::Inject(source)),
             Some(false) => return Ok(InjectionDecision::Skip(SkipReason::Disabled(source))),
@@ -67,7 +69,7 @@ pub(crate) fn decide(
     Ok(InjectionDecision::Skip(SkipReason::NotRequested))
 }
 
-fn describe(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> String {
+fn describe_request(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> String {
     let location = values.location(SIDECAR_INJECTION);
     let Some(value) = values.get(SIDECAR_INJECTION) else {
         return format!("{location} is absent");
@@ -79,6 +81,7 @@ fn describe(values: &Values<'_>, requested: Result<&Option<bool>, &Denial>) -> S
     }
 }
 
+/// Returns the key of the label that excepts the Pod from injection, if there is one.
 fn matching_exception<'e>(
     labels: &BTreeMap<String, String>,
     exceptions: &'e BTreeMap<String, String>,
@@ -91,8 +94,8 @@ fn matching_exception<'e>(
     matching.next().map(|(key, _)| key.as_str())
 }
 
-/// Finds the sidecar. A ContainerPatch may have renamed it, so an injected Pod's containers are also matched by their
-/// environment.
+/// Finds the sidecar. A ContainerPatch may have renamed it, so the containers of an injected Pod are also matched by
+/// their environment variables.
 fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
     let injected = pod
         .annotations
@@ -101,15 +104,15 @@ fn sidecar_of<'a>(pod: &'a Pod<'_>) -> Option<&'a Container<'a>> {
     pod.containers
         .iter()
         .chain(&pod.init_containers)
-        .find(|container| container.name == SIDECAR || (injected && looks_like_sidecar(container)))
+        .find(|container| container.name == SIDECAR || (injected && has_sidecar_variables(container)))
 }
 
-fn looks_like_sidecar(container: &Container<'_>) -> bool {
-    let sets = |name: &str| {
+fn has_sidecar_variables(container: &Container<'_>) -> bool {
+    let has_variable = |name: &str| {
         let mut variables = container.list("env").iter();
         variables.any(|variable| variable.get("name").and_then(Value::as_str) == Some(name))
     };
-    sets("KUMA_CONTROL_PLANE_URL") && sets("KUMA_DATAPLANE_MESH")
+    has_variable("KUMA_CONTROL_PLANE_URL") && has_variable("KUMA_DATAPLANE_MESH")
 }
 
 // === impl ObjectMetadata ===

@@ -16,12 +16,12 @@ pub enum Denial {
         expected: &'static str,
     },
     /// A label or annotation is not a boolean.
-    #[error("{error}: it is {carrier}; use enabled, true, disabled or false")]
+    #[error("{error} (in {origin}): use enabled, true, disabled or false")]
     WrongValue {
         /// Key and value.
         error: WrongValue,
-        /// Description of the label or annotation, for example `a label of Pod default/app`.
-        carrier: String,
+        /// Label or annotation, and its object; for example `a label of Pod default/app`.
+        origin: String,
     },
     /// An annotation cannot be parsed.
     #[error("failed to parse annotation \"{key}\": {problem} (on {object})")]
@@ -99,7 +99,7 @@ pub enum Denial {
     ProbePort {
         /// Name of the container.
         container: String,
-        /// Field of the probe.
+        /// Field that holds the probe, for example `livenessProbe`.
         probe: &'static str,
         /// Description of the problem.
         problem: String,

@@ -16,20 +16,21 @@ const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
 const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 /// Environment variable of the drain time.
-const VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
+const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
-/// Limits the drain time of a sidecar to the grace period less [`MARGIN`]. Setting, annotation, variable and
-/// ContainerPatch are treated alike.
+/// Limits the drain time of a rendered sidecar to the grace period less [`MARGIN`]. The drain time may come from the
+/// setting, an annotation, an environment variable or a ContainerPatch. `set_by_pod`: the Pod has the annotation.
 ///
-/// A warning is added only if the drain time was configured: `configured`, or it is not the default. The default drain
-/// time does not fit into the default grace period, and users who set neither need no warning.
+/// A drain time that does not fit gives a warning only if the user configured it: by the annotation, or to a value
+/// other than the default. The default drain time does not fit into the default grace period, and users who set neither
+/// need no warning.
 ///
-/// A Pod without a grace period did not come from an API server, so its grace period is unknown. Its drain time is kept,
-/// with a warning if Kubernetes' default would be too short.
-pub(crate) fn fit(
+/// A Pod without a grace period did not come from an API server, so its grace period is unknown. Its drain time is
+/// kept, with a warning if Kubernetes' default would be too short.
+pub(crate) fn limit_drain_time(
     sidecar: &mut Value,
-    grace_period: Option<u64>,
-    configured: bool,
+    grace_period_seconds: Option<u64>,
+    set_by_pod: bool,
     warnings: &mut Vec<String>,
     trace: &mut Trace,
 ) {
@@ -38,24 +39,27 @@ pub(crate) fn fit(
     };
     let Some(drain_time) = text.as_str().and_then(|text| duration::parse(text).ok()) else {
         warnings.push(format!(
-            "{VARIABLE} of kuma-sidecar is {text}, which is not a duration, so the sidecar will not start: write for \
-             example 30s"
+            "{DRAIN_TIME_VARIABLE} of kuma-sidecar is {text}, which is not a duration, so the sidecar will not start: \
+             write for example 30s"
         ));
         return;
     };
-    let grace_period_stated = grace_period.is_some();
-    let grace_period = grace_period.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
+    let grace_period_known = grace_period_seconds.is_some();
+    let grace_period = grace_period_seconds.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
     let max_drain_time = grace_period.saturating_sub(MARGIN).max(MIN_DRAIN_TIME);
-    let configured = configured || drain_time != SidecarContainer::default().drain_time;
+    let configured = set_by_pod || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
         let origin = if configured { "configured" } else { "the default" };
-        let grace_origin = if grace_period_stated {
+        let grace_origin = if grace_period_known {
             "set by the Pod"
         } else {
             "Kubernetes' default"
         };
-        let (drain, grace) = (duration::format(drain_time), duration::format(grace_period));
-        format!("{drain}, {origin}; the grace period is {grace}, {grace_origin}")
+        format!(
+            "{}, {origin}; the grace period is {}, {grace_origin}",
+            duration::format(drain_time),
+            duration::format(grace_period)
+        )
     });
     if drain_time <= max_drain_time {
         return;
@@ -65,30 +69,30 @@ pub(crate) fn fit(
             warnings.push(warning);
         }
     };
-    let (drain_time, grace_period) = (duration::format(drain_time), duration::format(grace_period));
-    if !grace_period_stated {
+    let (drain_text, grace_text) = (duration::format(drain_time), duration::format(grace_period));
+    if !grace_period_known {
         warn(format!(
-            "drain time {drain_time} does not fit into Kubernetes' default grace period of {grace_period}: \
+            "drain time {drain_text} does not fit into Kubernetes' default grace period of {grace_text}: \
              set spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
         ));
         return;
     }
-    let cut = duration::format(max_drain_time);
+    let max_text = duration::format(max_drain_time);
     trace.note(TraceTopic::Drain, || {
-        format!("5 s of the grace period are reserved for stopping, so it is cut to {cut}")
+        format!("cut to {max_text}, since 5 s of the grace period are reserved for stopping")
     });
     warn(format!(
-        "drain time {drain_time} does not fit into the grace period of {grace_period} and was cut to {cut}: \
+        "drain time {drain_text} does not fit into the grace period of {grace_text} and was cut to {max_text}: \
          raise spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time"
     ));
-    *text = Value::String(cut);
+    *text = Value::String(max_text);
 }
 
 fn drain_time_of(sidecar: &mut Value) -> Option<&mut Value> {
     let variables = sidecar.get_mut("env")?.as_array_mut()?;
     let variable = variables
         .iter_mut()
-        .find(|variable| variable.get("name").and_then(Value::as_str) == Some(VARIABLE))?;
+        .find(|variable| variable.get("name").and_then(Value::as_str) == Some(DRAIN_TIME_VARIABLE))?;
     variable.get_mut("value")
 }
 
@@ -97,17 +101,18 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn fitted(drain_time: &str, grace_period: Option<u64>) -> (String, Vec<String>) {
-        fitted_as(drain_time, grace_period, true)
+    /// Limits a drain time that an annotation of the Pod sets. Returns the resulting drain time and the warnings.
+    fn limit(drain_time: &str, grace_period: Option<u64>) -> (String, Vec<String>) {
+        limit_with(drain_time, grace_period, true)
     }
 
-    fn fitted_as(drain_time: &str, grace_period: Option<u64>, configured: bool) -> (String, Vec<String>) {
-        let mut sidecar = json!({"env": [{"name": "X"}, {"name": VARIABLE, "value": drain_time}]});
+    fn limit_with(drain_time: &str, grace_period: Option<u64>, set_by_pod: bool) -> (String, Vec<String>) {
+        let mut sidecar = json!({"env": [{"name": "X"}, {"name": DRAIN_TIME_VARIABLE, "value": drain_time}]});
         let mut warnings = Vec::new();
-        fit(
+        limit_drain_time(
             &mut sidecar,
             grace_period,
-            configured,
+            set_by_pod,
             &mut warnings,
             &mut Trace::off(),
         );
@@ -125,7 +130,7 @@ mod tests {
             ("30s", 0, "1ms", true),
             ("10s", u64::MAX, "10s", false),
         ] {
-            let (value, warnings) = fitted(drain_time, Some(grace_period));
+            let (value, warnings) = limit(drain_time, Some(grace_period));
             assert_eq!(
                 (value.as_str(), warnings.len()),
                 (result, usize::from(warns)),
@@ -136,22 +141,22 @@ mod tests {
 
     #[test]
     fn cut_of_the_default_drain_time_gives_no_warning() {
-        assert_eq!(fitted_as("30s", Some(30), false), ("25s".to_owned(), vec![]));
-        assert_eq!(fitted_as("30s", None, false), ("30s".to_owned(), vec![]));
-        let (value, warnings) = fitted_as("31s", Some(30), false);
+        assert_eq!(limit_with("30s", Some(30), false), ("25s".to_owned(), vec![]));
+        assert_eq!(limit_with("30s", None, false), ("30s".to_owned(), vec![]));
+        let (value, warnings) = limit_with("31s", Some(30), false);
         assert_eq!((value.as_str(), warnings.len()), ("25s", 1));
     }
 
     #[test]
-    fn drain_time_is_kept_without_a_stated_grace_period() {
-        assert_eq!(fitted("31s", None).0, "31s");
-        assert_eq!(fitted("31s", None).1.len(), 1);
-        assert_eq!(fitted("25s", None).1.len(), 0);
+    fn drain_time_is_kept_if_the_grace_period_is_unknown() {
+        assert_eq!(limit("31s", None).0, "31s");
+        assert_eq!(limit("31s", None).1.len(), 1);
+        assert_eq!(limit("25s", None).1.len(), 0);
     }
 
     #[test]
     fn invalid_drain_time_gives_a_warning() {
-        let (value, warnings) = fitted("soon", Some(30));
+        let (value, warnings) = limit("soon", Some(30));
         assert_eq!((value.as_str(), warnings.len()), ("soon", 1));
     }
 }

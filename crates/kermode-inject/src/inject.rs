@@ -8,7 +8,7 @@ use kermode_crds::annotation as key;
 use kermode_netfilter::TrafficConfig;
 use serde_json::Value;
 
-use crate::container_patch::{self, ContainerRole, Selected};
+use crate::container_patch::{self, ContainerRole, SelectedPatches};
 use crate::decision::{InjectionDecision, ObjectMetadata, decide};
 use crate::denial::Denial;
 use crate::names::{TMP_VOLUME, TOKEN_VOLUME};
@@ -76,17 +76,17 @@ pub struct Injection {
 /// # Errors
 /// When the Pod must not be admitted.
 pub fn inject(pod: &Value, settings: &Settings, context: &Context<'_>) -> Result<Outcome, Denial> {
-    run(pod, settings, context, &mut Trace::off())
+    inject_traced(pod, settings, context, &mut Trace::off())
 }
 
 /// Runs [`inject`] and records its steps.
 pub fn explain(pod: &Value, settings: &Settings, context: &Context<'_>) -> InjectionExplanation {
     let mut trace = Trace::on();
-    let result = run(pod, settings, context, &mut trace);
+    let result = inject_traced(pod, settings, context, &mut trace);
     trace.explain(result)
 }
 
-fn run(
+fn inject_traced(
     pod: &Value,
     settings: &Settings,
     context: &Context<'_>,
@@ -137,9 +137,10 @@ struct Rendering<'a> {
 // === impl Rendering ===
 
 impl Rendering<'_> {
+    /// Renders the containers and builds the patch.
     fn patch(&self, warnings: &mut Vec<String>, trace: &mut Trace) -> Result<json_patch::Patch, Denial> {
         let (pod, plan) = (self.pod, self.plan);
-        let patches = Selected::look_up(
+        let patches = SelectedPatches::look_up(
             self.annotations.list(key::CONTAINER_PATCHES),
             &plan.settings.container_patches,
             self.context.container_patch,
@@ -147,20 +148,20 @@ impl Rendering<'_> {
         )?;
         let token = render::token(pod, &self.annotations, trace)?;
         let sidecar = self.sidecar(&patches, &token, warnings, trace)?;
-        let written = annotations::annotations_to_write(plan, self.reason, &self.annotations);
-        let init = self.init(&patches, &written, trace)?;
+        let new_annotations = annotations::annotations_to_write(plan, self.reason, &self.annotations);
+        let init = self.init(&patches, &new_annotations, trace)?;
 
         let mut builder = PatchBuilder::new(pod);
-        builder.annotations(&pod.annotations, &written);
+        builder.set_annotations(&pod.annotations, &new_annotations);
         if plan.virtual_probes {
-            builder.probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
+            builder.redirect_probes(&probes::rewrite(pod, plan.virtual_probes_port, trace)?);
         }
-        builder.volumes(volumes(pod, plan, token, &sidecar));
+        builder.append_volumes(volumes_to_add(pod, plan, token, &sidecar));
         match plan.placement {
-            Placement::Native => builder.init_containers(vec![init, sidecar], true),
+            Placement::Native => builder.insert_init_containers(vec![init, sidecar], true),
             Placement::Classic => {
-                builder.init_containers(vec![init], plan.init_is_first());
-                builder.first_container(sidecar);
+                builder.insert_init_containers(vec![init], plan.init_is_first());
+                builder.insert_first_container(sidecar);
             }
         }
         Ok(builder.finish())
@@ -168,7 +169,7 @@ impl Rendering<'_> {
 
     fn sidecar(
         &self,
-        patches: &Selected,
+        patches: &SelectedPatches,
         token: &Token,
         warnings: &mut Vec<String>,
         trace: &mut Trace,
@@ -184,15 +185,15 @@ impl Rendering<'_> {
         let mut sidecar =
             container_patch::apply_traced(&rendered, &patches.sidecar(), ContainerRole::Running, trace)?;
         if plan.placement == Placement::Native {
-            // If a ContainerPatch removed the policy, the kubelet would wait for the sidecar to terminate.
+            // If a ContainerPatch removed the policy, the kubelet would wait for the sidecar to terminate before it
+            // starts the next container.
             sidecar["restartPolicy"] = "Always".into();
         }
         drop_own_token_if_replaced(&mut sidecar);
-        let grace_period = self.pod.termination_grace_period;
-        drain::fit(
+        drain::limit_drain_time(
             &mut sidecar,
-            grace_period,
-            plan.drain_time_configured,
+            self.pod.termination_grace_period_seconds,
+            plan.drain_time_set_by_pod,
             warnings,
             trace,
         );
@@ -201,12 +202,13 @@ impl Rendering<'_> {
 
     fn init(
         &self,
-        patches: &Selected,
-        written: &BTreeMap<String, String>,
+        patches: &SelectedPatches,
+        new_annotations: &BTreeMap<String, String>,
         trace: &mut Trace,
     ) -> Result<Value, Denial> {
         let mut annotations = self.pod.annotations.clone();
-        annotations.extend(written.clone());
+        annotations.extend(new_annotations.clone());
+        // Denies annotations that kuma-init or the CNI plugin would reject when the Pod starts.
         TrafficConfig::from_annotations(&annotations).map_err(|error| Denial::TrafficSettings {
             problem: error.to_string(),
             object: self.annotations.object.to_owned(),
@@ -223,18 +225,16 @@ impl Rendering<'_> {
 
     fn describe_init(&self) -> String {
         let plan = self.plan;
-        let (task, position) = (
-            if plan.settings.cni_enabled {
-                "the CNI plugin redirects traffic and kuma-validation checks the redirection"
-            } else {
-                "kuma-init redirects traffic"
-            },
-            if plan.placement == Placement::Native || plan.init_is_first() {
-                "before"
-            } else {
-                "after"
-            },
-        );
+        let task = if plan.settings.cni_enabled {
+            "the CNI plugin redirects traffic and kuma-validation checks the redirection"
+        } else {
+            "kuma-init redirects traffic"
+        };
+        let position = if plan.placement == Placement::Native || plan.init_is_first() {
+            "before"
+        } else {
+            "after"
+        };
         format!("{task}, {position} the Pod's own init containers")
     }
 }
@@ -254,15 +254,16 @@ fn drop_own_token_if_replaced(sidecar: &mut Value) {
     }
 }
 
-fn volumes(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec<Value> {
-    let mounted = |name: &str| {
+/// Returns the volumes to add to the Pod. The token's volume is omitted if the ContainerPatches removed its mount.
+fn volumes_to_add(pod: &Pod<'_>, plan: &Plan<'_>, token: Token, sidecar: &Value) -> Vec<Value> {
+    let is_mounted = |name: &str| {
         let mounts = sidecar.get("volumeMounts").and_then(Value::as_array);
         mounts.into_iter().flatten().any(|mount| mount["name"] == name)
     };
-    let token = token.volume.filter(|_| mounted(TOKEN_VOLUME));
-    let tmp =
-        (plan.has_tmp() && !pod.volumes.contains(&TMP_VOLUME)).then(|| render::small_directory(TMP_VOLUME));
-    token.into_iter().chain(tmp).collect()
+    let token_volume = token.volume.filter(|_| is_mounted(TOKEN_VOLUME));
+    let needs_tmp_volume = plan.has_tmp() && !pod.volumes.contains(&TMP_VOLUME);
+    let tmp_volume = needs_tmp_volume.then(|| render::small_empty_dir(TMP_VOLUME));
+    token_volume.into_iter().chain(tmp_volume).collect()
 }
 
 impl fmt::Debug for Context<'_> {

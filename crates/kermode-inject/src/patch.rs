@@ -1,5 +1,5 @@
-//! Last stage: builds the `add` and `replace` operations on the incoming Pod. Fields that no operation names are not
-//! touched, so unknown fields survive.
+//! Last stage: builds the `add` and `replace` operations on the incoming Pod. No operation names an unknown field, so
+//! unknown fields survive.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use json_patch::{AddOperation, Patch, PatchOperation, ReplaceOperation};
 use serde_json::{Value, json};
 
 use crate::pod::{Missing, Pod};
-use crate::probes::Rewritten;
+use crate::probes::RewrittenProbe;
 
 /// Collects the operations of a JSON patch.
 #[derive(Debug)]
@@ -32,17 +32,17 @@ impl PatchBuilder {
     }
 
     /// Sets annotations. An annotation that already has its value gets no operation.
-    pub(crate) fn annotations(
+    pub(crate) fn set_annotations(
         &mut self,
         before: &BTreeMap<String, String>,
-        written: &BTreeMap<String, String>,
+        new: &BTreeMap<String, String>,
     ) {
         if self.missing.metadata {
-            self.add(&["metadata"], json!({"annotations": written}));
+            self.add(&["metadata"], json!({"annotations": new}));
         } else if self.missing.annotations {
-            self.add(&["metadata", "annotations"], json!(written));
+            self.add(&["metadata", "annotations"], json!(new));
         } else {
-            for (key, value) in written {
+            for (key, value) in new {
                 if before.get(key) != Some(value) {
                     self.add(&["metadata", "annotations", key], value.as_str().into());
                 }
@@ -50,25 +50,25 @@ impl PatchBuilder {
         }
     }
 
-    /// Rewrites probes to their virtual targets. Must precede the insertion of containers, because indices are those of
-    /// the incoming Pod.
-    pub(crate) fn probes(&mut self, rewritten: &[Rewritten]) {
-        for probe in rewritten {
-            let container = probe.container.to_string();
-            let http = ["spec", "containers", &container, probe.probe, "httpGet"];
-            let at = |field| [&http[..], &[field]].concat();
-            self.replace(&at("port"), probe.target.port.into());
+    /// Redirects probes to their virtual targets. Must be called before containers are inserted, because the indices
+    /// are those of the incoming Pod.
+    pub(crate) fn redirect_probes(&mut self, probes: &[RewrittenProbe]) {
+        for probe in probes {
+            let index = probe.container_index.to_string();
+            let http_get = ["spec", "containers", &index, probe.field, "httpGet"];
+            let member = |name| [&http_get[..], &[name]].concat();
+            self.replace(&member("port"), probe.target.port.into());
             let path = Value::from(probe.target.path.as_str());
             if probe.has_path {
-                self.replace(&at("path"), path);
+                self.replace(&member("path"), path);
             } else {
-                self.add(&at("path"), path);
+                self.add(&member("path"), path);
             }
         }
     }
 
     /// Appends volumes.
-    pub(crate) fn volumes(&mut self, volumes: Vec<Value>) {
+    pub(crate) fn append_volumes(&mut self, volumes: Vec<Value>) {
         if volumes.is_empty() {
             return;
         }
@@ -82,7 +82,7 @@ impl PatchBuilder {
     }
 
     /// Inserts init containers before (`first`) or after the Pod's own, in the given order.
-    pub(crate) fn init_containers(&mut self, containers: Vec<Value>, first: bool) {
+    pub(crate) fn insert_init_containers(&mut self, containers: Vec<Value>, first: bool) {
         if containers.is_empty() {
             return;
         }
@@ -97,7 +97,7 @@ impl PatchBuilder {
     }
 
     /// Inserts a container before all others.
-    pub(crate) fn first_container(&mut self, container: Value) {
+    pub(crate) fn insert_first_container(&mut self, container: Value) {
         self.add(&["spec", "containers", "0"], container);
     }
 

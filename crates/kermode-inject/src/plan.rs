@@ -25,23 +25,33 @@ pub(crate) struct Plan<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) control_plane_url: &'a str,
     pub(crate) control_plane_ca_pem: &'a str,
+    /// Name of the mesh that the Pod joins.
     pub(crate) mesh: String,
     pub(crate) placement: Placement,
+    /// Whether the containers get the security contexts of the profile `restricted`.
     pub(crate) restricted: bool,
+    /// Envoy's admin port.
     pub(crate) admin_port: u16,
+    /// Number of Envoy's worker threads; with 0, the argument `--concurrency` is omitted.
     pub(crate) concurrency: u32,
     pub(crate) drain_time: Duration,
-    /// Whether the Pod sets the drain time. Cutting a configured drain time gives a warning.
-    pub(crate) drain_time_configured: bool,
+    /// Whether an annotation of the Pod sets the drain time.
+    pub(crate) drain_time_set_by_pod: bool,
     pub(crate) drain_mode: DrainMode,
+    /// Envoy's log level, if the Pod sets it.
     pub(crate) log_level: Option<String>,
+    /// Environment variables of the sidecar that the Pod or the settings configure.
     pub(crate) env_vars: BTreeMap<String, String>,
     /// Port that DNS is redirected to; `None` if DNS is not redirected.
     pub(crate) dns_port: Option<u16>,
+    /// Whether the application's HTTP probes are redirected to the proxy.
     pub(crate) virtual_probes: bool,
     pub(crate) virtual_probes_port: u16,
+    /// Whether the application starts after a classic sidecar is ready. A native sidecar always delays it.
     pub(crate) wait_for_ready: bool,
+    /// Whether the Pod requests that `kuma-init` precede its own init containers in classic mode.
     pub(crate) init_first: bool,
+    /// Whether `--experimental-transparent-proxy-engine` is passed to `kuma-init`, which ignores it.
     pub(crate) experimental_engine: bool,
 }
 
@@ -87,7 +97,7 @@ impl<'a> Plan<'a> {
             drain_time: pod
                 .duration(key::SIDECAR_DRAIN_TIME)?
                 .unwrap_or(sidecar.drain_time),
-            drain_time_configured: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
+            drain_time_set_by_pod: pod.get(key::SIDECAR_DRAIN_TIME).is_some(),
             drain_mode: drain_mode(settings, &pod)?,
             log_level: pod.get(key::ENVOY_LOG_LEVEL).map(str::to_owned),
             env_vars: env_vars(settings, &pod)?,
@@ -118,7 +128,8 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the mesh of the Pod. Labels precede annotations and the Pod precedes the Namespace; empty values are ignored.
+/// Returns the mesh of the Pod. Labels precede annotations and the Pod precedes the Namespace; empty values are
+/// ignored.
 fn mesh_of(metadata: &ObjectMetadata<'_>, trace: &mut Trace) -> String {
     for source in InjectionSource::IN_ORDER {
         let values = metadata.of(source);
@@ -144,11 +155,11 @@ fn placement(settings: &Settings, pod: &Values<'_>, trace: &mut Trace) -> Result
     let annotated = pod.choice(key::SIDECAR_MODE, &choices)?;
     let mode = annotated.unwrap_or(settings.sidecar_mode);
     trace.note(TraceTopic::SidecarMode, || {
-        let word = choices.iter().find(|(_, choice)| *choice == mode);
-        let word = word.map_or("", |(word, _)| *word);
+        let choice = choices.iter().find(|(_, choice)| *choice == mode);
+        let name = choice.map_or("", |(name, _)| *name);
         match annotated {
-            Some(_) => format!("{} is {word}", pod.location(key::SIDECAR_MODE)),
-            None => format!("the setting sidecarMode is {word}"),
+            Some(_) => format!("{} is {name}", pod.location(key::SIDECAR_MODE)),
+            None => format!("the setting sidecarMode is {name}"),
         }
     });
     let supported = settings.native_sidecars_supported;
@@ -201,7 +212,8 @@ fn drain_mode(settings: &Settings, pod: &Values<'_>) -> Result<DrainMode, Denial
         .unwrap_or(settings.drain_mode))
 }
 
-/// Returns the configured variables. The annotation overrides the settings; both override the injector's variables.
+/// Returns the configured variables. The annotation overrides the settings; both override the variables that injection
+/// renders.
 fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, String>, Denial> {
     let mut variables = settings.sidecar_container.env_vars.clone();
     variables.extend(pod.map(key::SIDECAR_ENV_VARS)?);
@@ -210,10 +222,10 @@ fn env_vars(settings: &Settings, pod: &Values<'_>) -> Result<BTreeMap<String, St
 
 fn dns_port(settings: &Settings, pod: &Values<'_>) -> Result<Option<u16>, Denial> {
     let enabled = pod
-        .boolean_of(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
+        .first_boolean(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
         .unwrap_or(settings.builtin_dns.enabled);
     let port = pod
-        .port_of(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?
+        .first_port(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?
         .unwrap_or(settings.builtin_dns.port);
     Ok(enabled.then_some(port))
 }

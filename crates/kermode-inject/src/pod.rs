@@ -1,5 +1,5 @@
-//! The incoming Pod. Reads the fields that injection needs from raw JSON; a field of the wrong type is an error with its
-//! path.
+//! The incoming Pod. Reads the fields that injection needs from raw JSON; a field of the wrong type is an error with
+//! its path.
 
 use std::collections::BTreeMap;
 
@@ -22,18 +22,19 @@ pub(crate) struct Pod<'a> {
     /// Names of the volumes.
     pub(crate) volumes: Vec<&'a str>,
     /// `spec.terminationGracePeriodSeconds`. The API server sets its default of 30 before webhooks run.
-    pub(crate) termination_grace_period: Option<u64>,
+    pub(crate) termination_grace_period_seconds: Option<u64>,
     /// `spec.securityContext.runAsUser`.
     pub(crate) run_as_user: Option<i64>,
     /// `spec.securityContext.runAsNonRoot`.
     pub(crate) run_as_non_root: bool,
     /// `spec.hostNetwork`.
     pub(crate) host_network: bool,
-    /// Objects and lists that a patch adds to and that are missing or null.
+    /// Objects and lists that the patch must create.
     pub(crate) missing: Missing,
 }
 
-/// Objects and lists that the Pod lacks.
+/// Whether objects and lists are absent from the Pod or null. A patch must create such a parent before it can add a
+/// member.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(clippy::struct_excessive_bools)] // independent fields
 pub(crate) struct Missing {
@@ -70,20 +71,25 @@ impl<'a> Pod<'a> {
         let volumes = member("/spec", spec, "volumes", list)?;
         Ok(Self {
             name: pod_name(metadata)?,
-            labels: strings(metadata, "labels")?,
-            annotations: strings(metadata, "annotations")?,
+            labels: string_map(metadata, "labels")?,
+            annotations: string_map(metadata, "annotations")?,
             containers: read_containers("/spec/containers", containers)?,
             init_containers: read_containers("/spec/initContainers", init_containers.unwrap_or_default())?,
             volumes: volume_names(volumes.unwrap_or_default())?,
-            termination_grace_period: member("/spec", spec, "terminationGracePeriodSeconds", whole_number)?
-                .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
+            termination_grace_period_seconds: member(
+                "/spec",
+                spec,
+                "terminationGracePeriodSeconds",
+                whole_number,
+            )?
+            .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
             run_as_user: member("/spec/securityContext", security, "runAsUser", whole_number)?,
             run_as_non_root: member("/spec/securityContext", security, "runAsNonRoot", boolean)?
                 .unwrap_or(false),
             host_network: member("/spec", spec, "hostNetwork", boolean)?.unwrap_or(false),
             missing: Missing {
-                metadata: !present(root, "metadata"),
-                annotations: !present(metadata, "annotations"),
+                metadata: !is_present(root, "metadata"),
+                annotations: !is_present(metadata, "annotations"),
                 init_containers: init_containers.is_none(),
                 volumes: volumes.is_none(),
             },
@@ -114,7 +120,7 @@ impl<'a> Container<'a> {
     }
 }
 
-fn present(parent: &Map<String, Value>, key: &str) -> bool {
+fn is_present(parent: &Map<String, Value>, key: &str) -> bool {
     parent.get(key).is_some_and(|value| !value.is_null())
 }
 
@@ -125,13 +131,13 @@ fn object<'a>(path: &str, value: &'a Value) -> Result<&'a Map<String, Value>, De
 fn list<'a>(path: &str, value: &'a Value) -> Result<&'a [Value], Denial> {
     match value.as_array() {
         Some(items) if items.len() <= MAX_ITEMS => Ok(items),
-        Some(_) => Err(invalid(path, "at most 100000 items")),
+        Some(_) => Err(invalid(path, "a list of at most 100000 items")),
         None => Err(invalid(path, "a list")),
     }
 }
 
 fn text<'a>(path: &str, value: &'a Value) -> Result<&'a str, Denial> {
-    value.as_str().ok_or_else(|| invalid(path, "a text"))
+    value.as_str().ok_or_else(|| invalid(path, "a string"))
 }
 
 fn boolean(path: &str, value: &Value) -> Result<bool, Denial> {
@@ -173,7 +179,7 @@ fn pod_name(metadata: &Map<String, Value>) -> Result<String, Denial> {
     })
 }
 
-fn strings(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, String>, Denial> {
+fn string_map(metadata: &Map<String, Value>, key: &str) -> Result<BTreeMap<String, String>, Denial> {
     let Some(members) = member("/metadata", metadata, key, object)? else {
         return Ok(BTreeMap::new());
     };

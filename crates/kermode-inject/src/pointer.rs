@@ -25,17 +25,20 @@ fn unescape(token: &str) -> Result<String, String> {
     let mut plain = String::with_capacity(token.len());
     let mut characters = token.chars();
     while let Some(character) = characters.next() {
-        match (character, (character == '~').then(|| characters.next()).flatten()) {
-            ('~', Some('0')) => plain.push('~'),
-            ('~', Some('1')) => plain.push('/'),
-            ('~', _) => return Err(format!("{token:?} has a ~ that is neither ~0 nor ~1")),
-            (other, _) => plain.push(other),
+        if character != '~' {
+            plain.push(character);
+            continue;
+        }
+        match characters.next() {
+            Some('0') => plain.push('~'),
+            Some('1') => plain.push('/'),
+            _ => return Err(format!("{token:?} has a ~ that is neither ~0 nor ~1")),
         }
     }
     Ok(plain)
 }
 
-/// Joins tokens to a pointer, for messages.
+/// Joins tokens to a pointer.
 pub(crate) fn join(tokens: &[String]) -> String {
     tokens.iter().fold(String::new(), |mut pointer, token| {
         // Writing to a String cannot fail.

@@ -1,4 +1,4 @@
-//! Virtual probes: rewrites HTTP probes of the application to a listener of the proxy that accepts plaintext
+//! Virtual probes: redirects the HTTP probes of the application to a plaintext listener of the proxy
 //! (docs/reference/injection.md#virtual-probes).
 
 use serde_json::Value;
@@ -9,15 +9,15 @@ use crate::pod::{Container, Pod};
 use crate::trace::{Trace, TraceTopic};
 
 /// Fields of a container that hold a probe.
-const PROBES: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
+const PROBE_FIELDS: [&str; 3] = ["livenessProbe", "readinessProbe", "startupProbe"];
 
 /// A rewritten probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rewritten {
+pub(crate) struct RewrittenProbe {
     /// Index of the container in `spec.containers`.
-    pub(crate) container: usize,
-    /// Field of the probe.
-    pub(crate) probe: &'static str,
+    pub(crate) container_index: usize,
+    /// Field of the container that holds the probe.
+    pub(crate) field: &'static str,
     /// New path and port.
     pub(crate) target: VirtualTarget,
     /// Whether the original probe has a path.
@@ -37,7 +37,7 @@ pub struct VirtualTarget {
 ///
 /// # Errors
 /// When `port` is the port of the virtual probes.
-pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Denial> {
+pub fn virtual_target(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTarget, Denial> {
     if port == virtual_port {
         return Err(Denial::ProbePortReserved { port });
     }
@@ -49,32 +49,36 @@ pub fn to_virtual(port: u16, path: &str, virtual_port: u16) -> Result<VirtualTar
 }
 
 /// Rewrites the HTTP probes of all containers except the sidecar.
-pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16, trace: &mut Trace) -> Result<Vec<Rewritten>, Denial> {
+pub(crate) fn rewrite(
+    pod: &Pod<'_>,
+    virtual_port: u16,
+    trace: &mut Trace,
+) -> Result<Vec<RewrittenProbe>, Denial> {
     let mut rewritten = Vec::new();
     for (index, container) in pod.containers.iter().enumerate() {
         if container.name == SIDECAR {
             continue;
         }
-        for probe in PROBES {
+        for field in PROBE_FIELDS {
             let Some(http) = container
-                .object(probe)
+                .object(field)
                 .and_then(|probe| probe.get("httpGet"))
                 .and_then(Value::as_object)
             else {
                 continue;
             };
             let path = http.get("path").and_then(Value::as_str);
-            let port = port(container, probe, http.get("port"))?;
-            let target = to_virtual(port, path.unwrap_or_default(), virtual_port)?;
+            let port = resolve_port(container, field, http.get("port"))?;
+            let target = virtual_target(port, path.unwrap_or_default(), virtual_port)?;
             trace.note(TraceTopic::Probes, || {
                 format!(
-                    "{probe} of container {} goes to port {}, path {}",
+                    "{field} of container {} goes to port {}, path {}",
                     container.name, target.port, target.path
                 )
             });
-            rewritten.push(Rewritten {
-                container: index,
-                probe,
+            rewritten.push(RewrittenProbe {
+                container_index: index,
+                field,
                 target,
                 has_path: http.contains_key("path"),
             });
@@ -84,10 +88,10 @@ pub(crate) fn rewrite(pod: &Pod<'_>, virtual_port: u16, trace: &mut Trace) -> Re
 }
 
 /// Resolves the port of a probe. A name is looked up among the container's ports.
-fn port(container: &Container<'_>, probe: &'static str, port: Option<&Value>) -> Result<u16, Denial> {
+fn resolve_port(container: &Container<'_>, field: &'static str, port: Option<&Value>) -> Result<u16, Denial> {
     let denial = |problem: String| Denial::ProbePort {
         container: container.name.to_owned(),
-        probe,
+        probe: field,
         problem,
     };
     let number = match port {

@@ -22,26 +22,27 @@ pub struct InvalidQuantity {
     text: String,
 }
 
-const NANO: i128 = 1_000_000_000;
+/// One unit, in billionths.
+const UNIT: i128 = 1_000_000_000;
 
 /// Suffixes and their factors, in billionths.
 const SUFFIXES: [(&str, i128); 16] = [
     ("n", 1),
     ("u", 1_000),
     ("m", 1_000_000),
-    ("", NANO),
-    ("k", NANO * 1_000),
-    ("M", NANO * 1_000_000),
-    ("G", NANO * 1_000_000_000),
-    ("T", NANO * 1_000_000_000_000),
-    ("P", NANO * 1_000_000_000_000_000),
-    ("E", NANO * 1_000_000_000_000_000_000),
-    ("Ki", NANO << 10),
-    ("Mi", NANO << 20),
-    ("Gi", NANO << 30),
-    ("Ti", NANO << 40),
-    ("Pi", NANO << 50),
-    ("Ei", NANO << 60),
+    ("", UNIT),
+    ("k", UNIT * 1_000),
+    ("M", UNIT * 1_000_000),
+    ("G", UNIT * 1_000_000_000),
+    ("T", UNIT * 1_000_000_000_000),
+    ("P", UNIT * 1_000_000_000_000_000),
+    ("E", UNIT * 1_000_000_000_000_000_000),
+    ("Ki", UNIT << 10),
+    ("Mi", UNIT << 20),
+    ("Gi", UNIT << 30),
+    ("Ti", UNIT << 40),
+    ("Pi", UNIT << 50),
+    ("Ei", UNIT << 60),
 ];
 
 /// Parses a quantity. Digits finer than a billionth are dropped.
@@ -68,16 +69,16 @@ fn parse_billionths(text: &str) -> Option<i128> {
         return None;
     }
     let scale = scale_of(suffix)?;
-    let mut value = digits(whole)?.checked_mul(scale)?;
-    let mut place = scale;
+    let mut value = parse_digits(whole)?.checked_mul(scale)?;
+    let mut digit_scale = scale;
     for digit in fraction.bytes() {
-        place /= 10;
-        value = value.checked_add(i128::from(digit - b'0').checked_mul(place)?)?;
+        digit_scale /= 10;
+        value = value.checked_add(i128::from(digit - b'0').checked_mul(digit_scale)?)?;
     }
     Some(if negative { -value } else { value })
 }
 
-fn digits(text: &str) -> Option<i128> {
+fn parse_digits(text: &str) -> Option<i128> {
     if text.is_empty() {
         Some(0)
     } else {
@@ -85,14 +86,15 @@ fn digits(text: &str) -> Option<i128> {
     }
 }
 
+/// Returns the factor of a suffix or exponent, in billionths.
 fn scale_of(suffix: &str) -> Option<i128> {
     if let Some((_, scale)) = SUFFIXES.iter().find(|(name, _)| *name == suffix) {
         return Some(*scale);
     }
     let exponent: i32 = suffix.strip_prefix(['e', 'E'])?.parse().ok()?;
     match exponent {
-        -9..=0 => Some(NANO / 10_i128.pow(exponent.unsigned_abs())),
-        1..=18 => Some(NANO * 10_i128.pow(exponent.unsigned_abs())),
+        -9..=0 => Some(UNIT / 10_i128.pow(exponent.unsigned_abs())),
+        1..=18 => Some(UNIT * 10_i128.pow(exponent.unsigned_abs())),
         _ => None,
     }
 }
@@ -118,7 +120,7 @@ impl Quantity {
     /// Returns whole units, rounded down: 1 for `1100m`. Zero for an invalid quantity.
     pub fn whole_units(&self) -> u32 {
         parse(&self.0).map_or(0, |amount| {
-            u32::try_from(amount.0.max(0) / NANO).unwrap_or(u32::MAX)
+            u32::try_from(amount.0.max(0) / UNIT).unwrap_or(u32::MAX)
         })
     }
 }
@@ -151,8 +153,8 @@ impl fmt::Display for Amount {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.is_negative() { "-" } else { "" };
         let (whole, fraction) = (
-            self.0.unsigned_abs() / NANO.unsigned_abs(),
-            self.0.unsigned_abs() % NANO.unsigned_abs(),
+            self.0.unsigned_abs() / UNIT.unsigned_abs(),
+            self.0.unsigned_abs() % UNIT.unsigned_abs(),
         );
         let fraction = if fraction == 0 {
             String::new()

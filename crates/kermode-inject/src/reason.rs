@@ -22,7 +22,7 @@ pub enum SkipReason {
     ExceptionLabel,
     /// The Pod has a sidecar.
     AlreadyInjected,
-    /// Injection is disabled.
+    /// A label or annotation disables injection.
     Disabled(InjectionSource),
     /// No label or annotation requests injection.
     NotRequested,
@@ -31,7 +31,8 @@ pub enum SkipReason {
 // === impl InjectionSource ===
 
 impl InjectionSource {
-    /// All sources by precedence: the first that has the key decides (docs/design.md#injection-precedence).
+    /// All sources, by precedence: the first one that has a key decides its value
+    /// (docs/design.md#injection-precedence).
     pub(crate) const IN_ORDER: [Self; 4] = [
         Self::PodLabel,
         Self::PodAnnotation,

@@ -12,7 +12,7 @@ pub(crate) use self::token::{Token, is_token_mount, token};
 use crate::settings::{ResourceAmounts, Resources};
 
 /// Renders an emptyDir for small files: sockets and state.
-pub(crate) fn small_directory(name: &str) -> Value {
+pub(crate) fn small_empty_dir(name: &str) -> Value {
     json!({"name": name, "emptyDir": {"sizeLimit": "10M"}})
 }
 
@@ -21,11 +21,11 @@ fn resources(resources: &Resources) -> Value {
 }
 
 fn amounts(amounts: &ResourceAmounts) -> Value {
-    let stated = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
+    let non_empty = [("cpu", &amounts.cpu), ("memory", &amounts.memory)]
         .into_iter()
         .filter(|(_, quantity)| !quantity.is_empty())
         .map(|(name, quantity)| (name.to_owned(), Value::from(quantity.as_str())));
-    Value::Object(stated.collect::<Map<_, _>>())
+    Value::Object(non_empty.collect::<Map<_, _>>())
 }
 
 /// Renders the security context that Pod Security `restricted` requires of a container that does not run as root.

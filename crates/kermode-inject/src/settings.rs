@@ -25,7 +25,7 @@ pub struct Settings {
     /// File of the CA that sidecars verify the control plane's certificate with. The control plane reads the file and
     /// passes its content as [`crate::Context::control_plane_ca_pem`].
     pub ca_cert_file: String,
-    /// Whether HTTP probes go through the proxy.
+    /// Whether the application's HTTP probes go through the proxy.
     pub virtual_probes_enabled: bool,
     /// Port of the virtual probes.
     pub virtual_probes_port: u16,
@@ -48,7 +48,7 @@ pub struct Settings {
     pub sidecar_mode: SidecarMode,
     /// Security contexts of the injected containers (docs/design.md#security-profiles).
     pub security_profile: SecurityProfile,
-    /// End of the sidecar's drain (docs/design.md#drain-modes).
+    /// Condition that ends the sidecar's drain (docs/design.md#drain-modes).
     pub drain_mode: DrainMode,
     /// Whether the API server supports restartable init containers (1.29 and later). This is not configuration: the
     /// control plane derives it from the API server's version.
@@ -127,7 +127,7 @@ pub enum SecurityProfile {
     Restricted,
 }
 
-/// End of the sidecar's drain.
+/// Condition that ends the sidecar's drain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DrainMode {

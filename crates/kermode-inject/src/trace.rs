@@ -1,6 +1,7 @@
 //! Trace of an injection for `kumactl inject --explain`: the inputs examined and the resulting decisions, in order.
 //!
-//! The deciding code itself writes the trace, so trace and behaviour cannot diverge. The webhook disables it, at no cost.
+//! The code that decides also writes the trace, so trace and behaviour cannot diverge. The webhook turns the trace off,
+//! which avoids its cost.
 
 use std::fmt;
 
@@ -14,9 +15,9 @@ use crate::inject::Outcome;
 pub struct InjectionExplanation {
     /// Inputs and decisions, in order. The list ends early if the Pod is denied or skipped.
     pub steps: Vec<TraceStep>,
-    /// Rendered containers before and after their ContainerPatches, the sidecar first. Containers that were not reached
-    /// are absent.
-    pub containers: Vec<Rendered>,
+    /// Rendered containers before and after their ContainerPatches, the sidecar first. A container is absent if the Pod
+    /// is skipped, or denied before the container is complete.
+    pub containers: Vec<RenderedContainer>,
     /// Result of [`crate::inject`].
     pub result: Result<Outcome, Denial>,
 }
@@ -55,7 +56,7 @@ pub enum TraceTopic {
 
 /// A rendered container.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Rendered {
+pub struct RenderedContainer {
     /// Name before any ContainerPatch, for example `kuma-sidecar`.
     pub name: String,
     /// The container before its ContainerPatches.
@@ -64,14 +65,14 @@ pub struct Rendered {
     pub after: Value,
 }
 
-/// Recorder of trace steps; disabled if empty.
+/// Recorder of trace steps; off if `None`.
 #[derive(Debug)]
 pub(crate) struct Trace(Option<Record>);
 
 #[derive(Debug, Default)]
 struct Record {
     steps: Vec<TraceStep>,
-    containers: Vec<Rendered>,
+    containers: Vec<RenderedContainer>,
 }
 
 // === impl Trace ===
@@ -95,9 +96,9 @@ impl Trace {
         }
     }
 
-    pub(crate) fn rendered(&mut self, before: &Value, after: &Value) {
+    pub(crate) fn record_container(&mut self, before: &Value, after: &Value) {
         if let Some(record) = &mut self.0 {
-            record.containers.push(Rendered {
+            record.containers.push(RenderedContainer {
                 name: before["name"].as_str().unwrap_or_default().to_owned(),
                 before: before.clone(),
                 after: after.clone(),

@@ -4,20 +4,14 @@
 use crate::denial::{Denial, quoted};
 use crate::pod::{Container, Pod};
 
-/// Denies a Pod whose application containers run as the sidecar's user. Init containers may use this user on purpose, so
-/// they give a warning only.
+/// Denies a Pod whose application containers run as the sidecar's user. Init containers may use this user on purpose,
+/// so they give a warning only.
 pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Result<(), Denial> {
-    let names_with_sidecar_uid = |containers: &[Container<'_>]| -> Vec<String> {
-        let runs_as_sidecar =
-            |container: &&Container<'_>| container.run_as_user().or(pod.run_as_user) == Some(i64::from(uid));
-        let matching = containers.iter().filter(runs_as_sidecar);
-        matching.map(|container| container.name.to_owned()).collect()
-    };
-    let names = names_with_sidecar_uid(&pod.containers);
+    let names = names_with_uid(&pod.containers, pod, uid);
     if !names.is_empty() {
         return Err(Denial::SameUid { names });
     }
-    let names = names_with_sidecar_uid(&pod.init_containers);
+    let names = names_with_uid(&pod.init_containers, pod, uid);
     if !names.is_empty() {
         warnings.push(format!(
             "init containers [{}] run as UID {uid} of the sidecar, so their traffic is not redirected: use another \
@@ -26,4 +20,14 @@ pub(crate) fn check(pod: &Pod<'_>, uid: u32, warnings: &mut Vec<String>) -> Resu
         ));
     }
     Ok(())
+}
+
+/// Returns the names of the containers that run as a user. The Pod's `runAsUser` applies to containers without their
+/// own.
+fn names_with_uid(containers: &[Container<'_>], pod: &Pod<'_>, uid: u32) -> Vec<String> {
+    containers
+        .iter()
+        .filter(|container| container.run_as_user().or(pod.run_as_user) == Some(i64::from(uid)))
+        .map(|container| container.name.to_owned())
+        .collect()
 }

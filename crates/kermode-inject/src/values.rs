@@ -50,14 +50,14 @@ impl<'a> Values<'a> {
         let parse = |value| {
             parse_bool(key, value).map_err(|error| Denial::WrongValue {
                 error,
-                carrier: self.carrier(),
+                origin: self.origin(),
             })
         };
         self.get(key).map(parse).transpose()
     }
 
-    /// Returns the value of the first key that is present.
-    pub(crate) fn boolean_of(&self, keys: &[&'static str]) -> Result<Option<bool>, Denial> {
+    /// Parses the value of the first key that is present.
+    pub(crate) fn first_boolean(&self, keys: &[&'static str]) -> Result<Option<bool>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
             Some(key) => self.boolean(key),
             None => Ok(None),
@@ -82,7 +82,8 @@ impl<'a> Values<'a> {
         }
     }
 
-    pub(crate) fn port_of(&self, keys: &[&'static str]) -> Result<Option<u16>, Denial> {
+    /// Parses the value of the first key that is present.
+    pub(crate) fn first_port(&self, keys: &[&'static str]) -> Result<Option<u16>, Denial> {
         match keys.iter().find(|key| self.get(key).is_some()) {
             Some(key) => self.port(key),
             None => Ok(None),
@@ -138,7 +139,7 @@ impl<'a> Values<'a> {
         format!("{} {key} of {}", self.noun, self.object)
     }
 
-    fn carrier(&self) -> String {
+    fn origin(&self) -> String {
         let article = if self.noun == "annotation" { "an" } else { "a" };
         format!("{article} {} of {}", self.noun, self.object)
     }
@@ -156,7 +157,7 @@ impl<'a> Values<'a> {
 mod tests {
     use super::*;
 
-    fn with(value: &str) -> BTreeMap<String, String> {
+    fn entries(value: &str) -> BTreeMap<String, String> {
         BTreeMap::from([("k".to_owned(), value.to_owned())])
     }
 
@@ -164,12 +165,12 @@ mod tests {
     fn numbers_are_unsigned_decimals() {
         for bad in ["", "-1", "+1", "1.5", "0x10", "4294967296", " 1"] {
             assert!(
-                Values::annotations(&with(bad), "Pod a/b").number("k").is_err(),
+                Values::annotations(&entries(bad), "Pod a/b").number("k").is_err(),
                 "{bad:?}"
             );
         }
         assert_eq!(
-            Values::annotations(&with("7"), "Pod a/b").number("k"),
+            Values::annotations(&entries("7"), "Pod a/b").number("k"),
             Ok(Some(7))
         );
     }
@@ -177,14 +178,16 @@ mod tests {
     #[test]
     fn every_pair_of_a_map_has_one_equals_sign() {
         for bad in ["a", "a=b=c", "a=b;", ";a=b", "=b", ""] {
-            let error = Values::annotations(&with(bad), "Pod a/b").map("k").unwrap_err();
+            let error = Values::annotations(&entries(bad), "Pod a/b")
+                .map("k")
+                .unwrap_err();
             assert!(
                 error.to_string().starts_with("invalid format. Map in \"k\""),
                 "{error}"
             );
         }
-        let entries = with("a=1;b=");
-        let map = Values::annotations(&entries, "Pod a/b").map("k").unwrap();
+        let pairs = entries("a=1;b=");
+        let map = Values::annotations(&pairs, "Pod a/b").map("k").unwrap();
         assert_eq!(
             map,
             BTreeMap::from([("a".into(), "1".into()), ("b".into(), String::new())])
@@ -193,8 +196,8 @@ mod tests {
 
     #[test]
     fn error_of_a_wrong_value_names_key_value_and_object() {
-        let entries = with("maybe");
-        let error = Values::labels(&entries, "Pod default/app")
+        let pairs = entries("maybe");
+        let error = Values::labels(&pairs, "Pod default/app")
             .boolean("k")
             .unwrap_err()
             .to_string();

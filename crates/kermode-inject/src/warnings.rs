@@ -1,5 +1,5 @@
-//! Warnings about valid but likely unintended configurations. They become the `warnings` of the AdmissionReview response,
-//! which kubectl prints.
+//! Warnings about valid but likely unintended configurations. They become the `warnings` of the AdmissionReview
+//! response, which kubectl prints.
 
 use kermode_crds::annotation as key;
 
@@ -20,8 +20,8 @@ pub(crate) fn of(
         fail_open_request(reason, metadata),
         unserved_dns_port(plan),
         init_under_restricted_profile(plan),
-        deprecated(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
-        deprecated(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
+        deprecated_annotation(metadata, key::BUILTIN_DNS_DEPRECATED, key::BUILTIN_DNS),
+        deprecated_annotation(metadata, key::BUILTIN_DNS_PORT_DEPRECATED, key::BUILTIN_DNS_PORT),
     ];
     warnings.into_iter().flatten().collect()
 }
@@ -34,8 +34,8 @@ fn host_network(pod: &Pod<'_>) -> Option<String> {
     })
 }
 
-/// Warns about a request that only a fail-open webhook matches: the fail-closed webhooks select the label value `enabled`
-/// (docs/reference/injection.md#registration).
+/// Warns about a request for injection that only a fail-open webhook matches: the fail-closed webhooks select the label
+/// value `enabled` (docs/reference/injection.md#registration).
 fn fail_open_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> Option<String> {
     let key = key::SIDECAR_INJECTION;
     let values = metadata.of(reason);
@@ -58,10 +58,10 @@ fn fail_open_request(reason: InjectionSource, metadata: &ObjectMetadata<'_>) -> 
 
 fn unserved_dns_port(plan: &Plan<'_>) -> Option<String> {
     let dns = &plan.settings.builtin_dns;
-    let served = dns.enabled.then_some(dns.port);
-    let redirected = plan.dns_port.filter(|port| served != Some(*port))?;
+    let served_port = dns.enabled.then_some(dns.port);
+    let unserved_port = plan.dns_port.filter(|port| served_port != Some(*port))?;
     Some(format!(
-        "kuma.io/builtin-dns redirects DNS to port {redirected}, on which the sidecar does not serve DNS: \
+        "kuma.io/builtin-dns redirects DNS to port {unserved_port}, on which the sidecar does not serve DNS: \
          use the port of the control plane's setting builtinDNS"
     ))
 }
@@ -73,7 +73,7 @@ fn init_under_restricted_profile(plan: &Plan<'_>) -> Option<String> {
     })
 }
 
-fn deprecated(metadata: &ObjectMetadata<'_>, old: &str, new: &str) -> Option<String> {
+fn deprecated_annotation(metadata: &ObjectMetadata<'_>, old: &str, new: &str) -> Option<String> {
     let annotations = metadata.pod_annotations;
     (annotations.get(old).is_some() && annotations.get(new).is_none())
         .then(|| format!("annotation {old} is deprecated, use {new}"))

@@ -4,7 +4,7 @@ use kermode_crds::annotation::SIDECAR_INJECTION;
 use serde_json::Value;
 
 /// API group and kind of each workload, and the JSON pointer to its Pod template.
-const KINDS: &[(&str, &str, &str)] = &[
+const WORKLOADS: &[(&str, &str, &str)] = &[
     ("", "Pod", ""),
     ("", "ReplicationController", "/spec/template"),
     ("apps", "DaemonSet", "/spec/template"),
@@ -20,28 +20,29 @@ pub fn pod_pointer(object: &Value) -> Option<&'static str> {
     let version = object.get("apiVersion")?.as_str()?;
     let kind = object.get("kind")?.as_str()?;
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    let mut known = KINDS
+    let mut matching = WORKLOADS
         .iter()
-        .filter(|(of_group, of_kind, _)| *of_group == group && *of_kind == kind);
-    let (_, _, pointer) = known.next()?;
+        .filter(|(workload_group, workload_kind, _)| *workload_group == group && *workload_kind == kind);
+    let (_, _, pointer) = matching.next()?;
     object.pointer(pointer)?;
     Some(pointer)
 }
 
-/// Returns a warning for a workload that requests injection in its own metadata. Only the metadata of Pods is read.
+/// Returns a warning for a workload that requests injection in its own metadata. Injection reads only the metadata of
+/// Pods.
 pub fn misplaced_request(object: &Value) -> Option<String> {
     let pointer = pod_pointer(object).filter(|pointer| !pointer.is_empty())?;
-    let carries = |object: &Value, map: &str| {
+    let has_request = |object: &Value, map: &str| {
         let values = object.pointer(&format!("/metadata/{map}"));
         values.is_some_and(|values| values.get(SIDECAR_INJECTION).is_some())
     };
     let pod = object.pointer(pointer)?;
-    if carries(pod, "labels") || carries(pod, "annotations") {
+    if has_request(pod, "labels") || has_request(pod, "annotations") {
         return None;
     }
     let map = ["labels", "annotations"]
         .into_iter()
-        .find(|map| carries(object, map))?;
+        .find(|map| has_request(object, map))?;
     let noun = map.trim_end_matches('s');
     let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default();
     let path = pointer.trim_start_matches('/').replace('/', ".");

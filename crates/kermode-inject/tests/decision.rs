@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fixture::Fixture;
 
+/// Key of the labels and annotations that request injection.
 const KEY: &str = "kuma.io/sidecar-injection";
 
 fn decide(pod: &Value, fixture: &Fixture) -> Result<Outcome, Denial> {
@@ -21,7 +22,7 @@ fn mk_pod() -> Value {
     json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "app", "image": "x"}]}})
 }
 
-fn injected(outcome: Result<Outcome, Denial>) -> Injection {
+fn expect_injected(outcome: Result<Outcome, Denial>) -> Injection {
     match outcome {
         Ok(Outcome::Injected(injection)) => injection,
         other => panic!("not injected: {other:?}"),
@@ -52,7 +53,7 @@ fn decide_with(values: [Option<&str>; 4]) -> Result<Outcome, Denial> {
 }
 
 #[test]
-fn first_present_source_decides() {
+fn first_source_with_the_key_decides() {
     let sources = [
         InjectionSource::PodLabel,
         InjectionSource::PodAnnotation,
@@ -146,25 +147,25 @@ fn mesh_of_pod_or_namespace_must_exist() {
         denial.to_string(),
         "Mesh \"other\" not found: create it, or correct kuma.io/mesh of Pod shop/p"
     );
-    assert_eq!(injected(decide(&pod, &namespace(""))).mesh, "default");
+    assert_eq!(expect_injected(decide(&pod, &namespace(""))).mesh, "default");
     pod["metadata"]["annotations"] = json!({"kuma.io/mesh": "default"});
-    assert_eq!(injected(decide(&pod, &namespace("other"))).mesh, "default");
+    assert_eq!(expect_injected(decide(&pod, &namespace("other"))).mesh, "default");
 }
 
 #[test]
-fn fail_open_request_and_host_network_give_warnings() {
+fn label_other_than_enabled_and_host_network_give_warnings() {
     let mut pod = mk_pod();
     pod["spec"]["terminationGracePeriodSeconds"] = 60.into();
     for (value, warnings) in [("enabled", 0), ("true", 1)] {
         pod["metadata"]["labels"] = json!({KEY: value});
         assert_eq!(
-            injected(decide(&pod, &Fixture::default())).warnings.len(),
+            expect_injected(decide(&pod, &Fixture::default())).warnings.len(),
             warnings,
             "{value}"
         );
     }
     pod["spec"]["hostNetwork"] = true.into();
-    let warnings = injected(decide(&pod, &Fixture::default())).warnings;
+    let warnings = expect_injected(decide(&pod, &Fixture::default())).warnings;
     assert!(warnings[0].contains("network of its node"), "{warnings:?}");
 }
 
@@ -183,7 +184,7 @@ fn object_that_is_not_a_pod_is_denied_with_the_path() {
         ),
         (
             json!({"metadata": {"labels": {"a/b": 1}}, "spec": {"containers": []}}),
-            "/metadata/labels/a~1b: expected a text",
+            "/metadata/labels/a~1b: expected a string",
         ),
         (
             json!({"spec": {"containers": [], "volumes": {}}}),

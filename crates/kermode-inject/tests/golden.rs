@@ -41,7 +41,7 @@ fn settings(name: &str) -> Settings {
         return Settings::default();
     }
     let mut value: Value = serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-    // Not part of the configuration: depends on the API server.
+    // This setting is not part of the configuration, because it depends on the API server.
     let native = value.as_object_mut().unwrap().remove("nativeSidecarsSupported");
     let mut settings: Settings = serde_json::from_value(value).unwrap();
     settings.native_sidecars_supported = native == Some(json!(true));
@@ -55,22 +55,23 @@ fn read(yaml: &str) -> (Value, Fixture) {
     for document in serde_saphyr::from_multiple::<Value>(yaml).unwrap() {
         match document["kind"].as_str() {
             Some("Namespace") => {
-                let texts =
+                let string_map =
                     |key: &str| serde_json::from_value(document["metadata"][key].clone()).unwrap_or_default();
-                (fixture.labels, fixture.annotations) = (texts("labels"), texts("annotations"));
+                fixture.labels = string_map("labels");
+                fixture.annotations = string_map("annotations");
             }
             Some("ContainerPatch") => {
                 let patch: ContainerPatch = serde_json::from_value(document).unwrap();
                 fixture.patches.insert(patch.metadata.name.unwrap(), patch.spec);
             }
-            _ => assert!(pod.replace(document).is_none(), "one Pod"),
+            _ => assert!(pod.replace(document).is_none(), "the input has more than one Pod"),
         }
     }
-    (pod.expect("a Pod"), fixture)
+    (pod.expect("the input has no Pod"), fixture)
 }
 
-/// Returns the result of injection and its trace.
-fn result(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
+/// Runs injection. Returns its outcome and its trace.
+fn run(pod: &Value, fixture: &Fixture, settings: &Settings) -> Value {
     let explanation = fixture.with(|context| explain(pod, settings, context));
     let outcome = fixture.with(|context| inject(pod, settings, context));
     assert_eq!(explanation.result, outcome, "explain and inject differ");
@@ -109,7 +110,7 @@ fn describe(pod: &Value, outcome: Result<Outcome, Denial>) -> Value {
 
 #[test]
 #[allow(clippy::disallowed_methods, reason = "switch of the golden tests")]
-fn every_input_gives_its_golden() {
+fn every_input_gives_its_golden_result() {
     let update = std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1");
     let names = names();
     assert!(
@@ -121,7 +122,7 @@ fn every_input_gives_its_golden() {
     for name in names {
         let input = std::fs::read_to_string(folder().join(format!("{name}.input.yaml"))).unwrap();
         let (pod, fixture) = read(&input);
-        let actual = result(&pod, &fixture, &settings(&name));
+        let actual = run(&pod, &fixture, &settings(&name));
         let path = folder().join(format!("{name}.golden.yaml"));
         if update {
             std::fs::write(&path, serde_saphyr::to_string(&actual).unwrap()).unwrap();

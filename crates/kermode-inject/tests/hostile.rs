@@ -29,12 +29,12 @@ use crate::mutation::Mutator;
 /// Number of mutated inputs of a run without a duration.
 const ITERATIONS: u64 = 4_000;
 /// Maximum resident memory of the test process, in KiB: a few hundred times the largest input.
-const MAX_MEMORY: u64 = 1024 * 1024;
+const MAX_MEMORY_KIB: u64 = 1024 * 1024;
 
-/// Returns the documents of the golden inputs, as JSON.
-fn seeds() -> Vec<Vec<u8>> {
+/// Returns the documents of the golden inputs, as JSON. They are mutated.
+fn corpus() -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let mut seeds = Vec::new();
+    let mut corpus = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.to_str().is_some_and(|path| path.ends_with(".input.yaml")) {
@@ -43,14 +43,14 @@ fn seeds() -> Vec<Vec<u8>> {
                 if document["kind"] != "ContainerPatch" {
                     document["metadata"]["labels"]["kuma.io/sidecar-injection"] = "enabled".into();
                 }
-                seeds.push(document.to_string().into_bytes());
+                corpus.push(document.to_string().into_bytes());
             }
         }
     }
     // The order of directory entries is not deterministic.
-    seeds.sort();
-    assert!(seeds.len() >= 20, "only {} golden documents", seeds.len());
-    seeds
+    corpus.sort();
+    assert!(corpus.len() >= 20, "only {} golden documents", corpus.len());
+    corpus
 }
 
 /// Passes one input to all entry points. Returns whether a sidecar was injected.
@@ -74,13 +74,14 @@ fn process(input: &[u8]) -> bool {
     });
     let mut injected = false;
     for native in [true, false] {
-        injected |= check(&value, &fixture, native);
-        check(&patched, &fixture, native);
+        injected |= check_injection(&value, &fixture, native);
+        check_injection(&patched, &fixture, native);
     }
     injected
 }
 
-fn check(pod: &Value, fixture: &Fixture, native: bool) -> bool {
+/// Injects a Pod and checks the result. Returns whether a sidecar was injected.
+fn check_injection(pod: &Value, fixture: &Fixture, native: bool) -> bool {
     let settings = Settings {
         native_sidecars_supported: native,
         ..Settings::default()
@@ -96,7 +97,7 @@ fn check(pod: &Value, fixture: &Fixture, native: bool) -> bool {
     let second = fixture.with(|context| inject(&after, &settings, context));
     assert!(
         matches!(second, Ok(Outcome::Skipped(_))),
-        "injected twice: {second:?}"
+        "a second injection is not skipped: {second:?}"
     );
     true
 }
@@ -110,14 +111,14 @@ fn fuzz_duration() -> Option<Duration> {
 
 #[test]
 fn mutated_pods_and_patches_do_not_panic() {
-    let seeds = seeds();
+    let corpus = corpus();
     let duration = fuzz_duration();
-    let first = if duration.is_some() { fastrand::u64(..) } else { 0 };
+    let first_seed = if duration.is_some() { fastrand::u64(..) } else { 0 };
     let start = Instant::now();
     let (mut count, mut injected) = (0, 0);
     while duration.map_or(count < ITERATIONS, |duration| start.elapsed() < duration) {
-        let seed = first.wrapping_add(count);
-        let input = Mutator::new(seed).mutated(&seeds);
+        let seed = first_seed.wrapping_add(count);
+        let input = Mutator::new(seed).mutate(&corpus);
         let Ok(sidecar_injected) = catch_unwind(AssertUnwindSafe(|| process(&input))) else {
             let shown = String::from_utf8_lossy(&input[..input.len().min(4_000)]);
             panic!("seed {seed} panics, input of {} bytes: {shown}", input.len());
@@ -125,7 +126,7 @@ fn mutated_pods_and_patches_do_not_panic() {
         injected += u64::from(sidecar_injected);
         count += 1;
     }
-    println!("{count} inputs, first seed {first}, {injected} injected");
+    println!("{count} inputs, first seed {first_seed}, {injected} injected");
     assert!(
         injected * 20 > count,
         "fewer than 5 % of the inputs were injected"
@@ -135,9 +136,9 @@ fn mutated_pods_and_patches_do_not_panic() {
 
 #[test]
 fn oversized_pods_do_not_panic() {
-    for (name, pod) in huge() {
+    for (name, pod) in oversized_pods() {
         let input = pod.to_string();
-        assert!(input.len() > 250_000, "{name} is not huge");
+        assert!(input.len() > 250_000, "{name} is too small");
         let start = Instant::now();
         process(input.as_bytes());
         println!("{name}: {} bytes, {:.0?}", input.len(), start.elapsed());
@@ -152,7 +153,7 @@ fn oversized_pods_do_not_panic() {
 }
 
 /// Returns Pods with one field of about a megabyte or more.
-fn huge() -> Vec<(&'static str, Value)> {
+fn oversized_pods() -> Vec<(&'static str, Value)> {
     let pod = json!({
         "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
         "spec": {"containers": [{"name": "app"}], "volumes": []},
@@ -225,8 +226,8 @@ fn assert_memory_is_bounded() {
     let line = status
         .lines()
         .find(|line| line.starts_with("VmHWM:"))
-        .expect("Linux");
+        .expect("Linux reports VmHWM");
     let peak: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
     println!("peak memory: {peak} KiB");
-    assert!(peak < MAX_MEMORY, "{peak} KiB");
+    assert!(peak < MAX_MEMORY_KIB, "{peak} KiB");
 }

@@ -101,9 +101,9 @@ fn assert_kept(path: &str, before: &Value, after: &Value) {
             }
             for (index, item) in before.iter().enumerate() {
                 let path = format!("{path}/{index}");
-                let same = |other: &&Value| other["name"] == item["name"];
+                let has_same_name = |other: &&Value| other["name"] == item["name"];
                 let kept = if by_name {
-                    after.iter().find(same)
+                    after.iter().find(has_same_name)
                 } else {
                     after.get(index)
                 };
@@ -154,8 +154,8 @@ fn known_and_unknown_fields_survive() {
         let after = injected(&pod, &settings(mode, false));
         assert_kept("", &pod, &after);
         assert_eq!(after.to_string().matches(UNKNOWN_FIELD).count(), unknown_fields);
-        let sidecar = after.to_string().matches("\"kuma-sidecar\"").count();
-        assert_eq!(sidecar, 1, "{mode:?}");
+        let sidecars = after.to_string().matches("\"kuma-sidecar\"").count();
+        assert_eq!(sidecars, 1, "{mode:?}");
     }
 }
 

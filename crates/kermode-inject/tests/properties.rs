@@ -105,6 +105,7 @@ fn any_pod() -> impl Strategy<Value = Value> {
     )
 }
 
+/// Adds the members of an object to another object.
 fn merge(base: &mut Value, given: &Value) {
     if let (Value::Object(base), Value::Object(given)) = (base, given) {
         base.extend(given.clone());
@@ -144,7 +145,7 @@ fn settings(native: bool) -> Settings {
     }
 }
 
-/// Asserts that `after` contains all of `before`: members may be added, lists may grow at both ends.
+/// Asserts that `after` contains all of `before`: members may be added, and lists of the spec may grow at both ends.
 fn assert_contains(before: &Value, after: &Value, path: &str) {
     match (before, after) {
         (Value::Object(before), Value::Object(after)) => {
@@ -155,6 +156,7 @@ fn assert_contains(before: &Value, after: &Value, path: &str) {
                 }
             }
         }
+        // Injection inserts only into the lists of the spec itself, such as `/spec/containers`.
         (Value::Array(before), Value::Array(after)) if path.matches('/').count() == 2 => {
             let start = (0..=after.len() - before.len()).find(|start| {
                 before

@@ -64,7 +64,7 @@ fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) ->
         Ok(container) => json!({"container": comparable_container(&container)}),
         Err(failure) => match failure.stage {
             PatchStage::Apply => json!({"fails at": "apply"}),
-            PatchStage::Decode => json!({"fails at": "decode"}),
+            PatchStage::Validate => json!({"fails at": "decode"}),
         },
     }
 }

@@ -5,7 +5,7 @@ mod outbounds;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::{Pod, Service};
-use kermode_inject::to_virtual;
+use kermode_inject::virtual_target;
 use kermode_k8s::convert::facts::{OwnerFacts, PodFacts, ServiceFacts, Workload};
 use kermode_k8s::convert::{
     ConvertError, ConvertSettings, Converted, convert, dataplane_object, selecting_services, top_workload,
@@ -230,7 +230,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
     let path: String = case.decode("/inputs/path")?;
     let virtual_port: u16 = case.decode("/inputs/virtualPort")?;
     let actual = match case.at("/inputs/direction").as_str() {
-        Some("to-virtual") => match to_virtual(port, &path, virtual_port) {
+        Some("to-virtual") => match virtual_target(port, &path, virtual_port) {
             Ok(target) => json!({"port": target.port, "path": target.path}),
             Err(error) => json!({"error": error.to_string()}),
         },

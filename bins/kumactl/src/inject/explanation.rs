@@ -38,7 +38,7 @@ fn outcome(workload: &InjectedWorkload) -> String {
         Ok(Outcome::Injected(injection)) => {
             format!("injected ({}), mesh {}", injection.reason, injection.mesh)
         }
-        Ok(Outcome::Skipped(reason)) => format!("left alone ({reason})"),
+        Ok(Outcome::Skipped(reason)) => format!("skipped ({reason})"),
         Err(denial) => format!("refused ({})", denial.reason()),
     }
 }

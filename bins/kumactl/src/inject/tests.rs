@@ -137,7 +137,7 @@ fn injected_manifests_are_unchanged_by_a_second_injection() {
     let once = inject(&workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
     let twice = inject(&once, CLUSTER);
     assert_eq!(twice.text, once);
-    assert!(explanation::text(&twice.workloads).contains("left alone (AlreadyInjected)"));
+    assert!(explanation::text(&twice.workloads).contains("skipped (AlreadyInjected)"));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn explanation_lists_each_step_and_operation() {
         "  sidecar mode: the API server does not support native sidecars",
         "  container patches: ContainerPatch \"p\", sidecarPatch[0] (replace /resources/limits/cpu): \
            /resources/limits/cpu was \"1000m\", is \"2\"",
-        "  drain time: 5 s of the grace period are reserved for stopping, so it is cut to 55s",
+        "  drain time: cut to 55s, since 5 s of the grace period are reserved for stopping",
         "  warning: drain time 58s does not fit into the grace period of 1m0s and was cut to 55s: raise \
            spec.terminationGracePeriodSeconds or shorten kuma.io/sidecar-drain-time",
     ] {

@@ -10,7 +10,7 @@ use kermode_config::Config;
 use kermode_crds::annotation::{CONTAINER_PATCHES, SIDECAR_INJECTION};
 use kermode_inject::workload::pod_pointer;
 use kermode_inject::{
-    Context, InjectionExplanation, Namespace, Outcome, Rendered, explain, validate_container_patch,
+    Context, InjectionExplanation, Namespace, Outcome, RenderedContainer, explain, validate_container_patch,
 };
 use kermode_manifests::{ClusterObjects, documents, yaml};
 use serde_json::{Value, json};
@@ -201,7 +201,7 @@ fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> Injection
     explain(pod, config.injector(), &context)
 }
 
-fn difference(rendered: &Rendered, names: &[&str]) -> Result<String> {
+fn difference(rendered: &RenderedContainer, names: &[&str]) -> Result<String> {
     let (before, after) = (
         yaml::document(&rendered.before)?,
         yaml::document(&rendered.after)?,

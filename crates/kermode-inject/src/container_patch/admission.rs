@@ -1,4 +1,5 @@
-//! Validation of a ContainerPatch at admission, before any Pod uses it (docs/design.md#validation-of-patched-containers).
+//! Validation of a ContainerPatch at admission, before any Pod uses it
+//! (docs/design.md#validation-of-patched-containers).
 
 use kermode_crds::{ContainerPatch, JsonPatchBlock, JsonPatchOp};
 use serde_json::Value;
@@ -79,7 +80,7 @@ pub fn validate_container_patch(object: &Value, system_namespace: &str) -> Resul
 }
 
 fn problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<PatchProblem> {
-    let problem = check(block).err()?;
+    let problem = check_operation(block).err()?;
     Some(PatchProblem::Operation {
         list,
         index,
@@ -89,11 +90,11 @@ fn problem(list: &'static str, index: usize, block: &JsonPatchBlock) -> Option<P
     })
 }
 
-fn check(block: &JsonPatchBlock) -> Result<(), String> {
-    operation::path_of(&block.path)?;
+fn check_operation(block: &JsonPatchBlock) -> Result<(), String> {
+    operation::parse_path(&block.path)?;
     match block.op {
-        JsonPatchOp::Add | JsonPatchOp::Replace => operation::value_of(block).map(drop),
-        JsonPatchOp::Move | JsonPatchOp::Copy => operation::source_of(block).map(drop),
+        JsonPatchOp::Add | JsonPatchOp::Replace => operation::parse_value(block).map(drop),
+        JsonPatchOp::Move | JsonPatchOp::Copy => operation::parse_source(block).map(drop),
         JsonPatchOp::Remove => Ok(()),
     }
 }
@@ -151,7 +152,7 @@ mod tests {
         );
         assert!(
             problems.unwrap_err()[0].to_string().contains("sidecarPatch"),
-            "path is named"
+            "the problem does not name the list"
         );
     }
 }

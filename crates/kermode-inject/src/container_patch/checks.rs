@@ -29,11 +29,11 @@ pub(super) fn check(container: &Container, role: ContainerRole, problems: &mut V
 type Report<'a> = dyn FnMut(String, &str) + 'a;
 
 fn check_name(container: &Container, report: &mut Report<'_>) {
-    let label = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let is_label_char = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let name = &container.name;
     if name.is_empty()
         || name.len() > 63
-        || !name.chars().all(label)
+        || !name.chars().all(is_label_char)
         || name.starts_with('-')
         || name.ends_with('-')
     {
@@ -45,7 +45,7 @@ fn check_name(container: &Container, report: &mut Report<'_>) {
 }
 
 fn check_env(variables: &[EnvVar], report: &mut Report<'_>) {
-    let mut first = BTreeMap::new();
+    let mut first_index = BTreeMap::new();
     for (index, variable) in variables.iter().enumerate() {
         if variable.name.is_empty() || variable.name.contains('=') {
             report(format!("env[{index}].name"), "must not be empty or contain =");
@@ -53,14 +53,14 @@ fn check_env(variables: &[EnvVar], report: &mut Report<'_>) {
         if variable.value_from.is_some() && variable.value.as_ref().is_some_and(|value| !value.is_empty()) {
             report(format!("env[{index}]"), "has both value and valueFrom");
         }
-        if let Some(earlier) = first.get(&variable.name) {
+        if let Some(earlier) = first_index.get(&variable.name) {
             let problem = format!(
                 "duplicate of env[{earlier}] ({}): replace /env/{earlier} instead, or use kuma.io/sidecar-env-vars",
                 variable.name
             );
             report(format!("env[{index}].name"), &problem);
         } else {
-            first.insert(&variable.name, index);
+            first_index.insert(&variable.name, index);
         }
     }
 }
@@ -71,6 +71,7 @@ fn check_ports(container: &Container, report: &mut Report<'_>) {
         if !(1..=65535).contains(&port.container_port) {
             report(format!("ports[{index}].containerPort"), "must be from 1 to 65535");
         }
+        // 0 means no host port.
         if port.host_port.is_some_and(|port| !(0..=65535).contains(&port)) {
             report(format!("ports[{index}].hostPort"), "must be from 1 to 65535");
         }
@@ -261,13 +262,13 @@ fn check_probes(container: &Container, role: ContainerRole, report: &mut Report<
 }
 
 fn check_probe(field: &str, probe: &Probe, single_success: bool, report: &mut Report<'_>) {
-    let handlers = [
+    let has_handler = [
         probe.exec.is_some(),
         probe.grpc.is_some(),
         probe.http_get.is_some(),
         probe.tcp_socket.is_some(),
     ];
-    if handlers.iter().filter(|handler| **handler).count() != 1 {
+    if has_handler.iter().filter(|has| **has).count() != 1 {
         report(
             field.to_owned(),
             "needs exactly one of exec, grpc, httpGet and tcpSocket",

@@ -15,15 +15,15 @@ const MAX_DEPTH: usize = 48;
 /// Maximum number of tokens in a path; a longer one would exceed [`MAX_DEPTH`].
 const MAX_PATH_TOKENS: usize = MAX_DEPTH;
 
-/// Applies one operation. After an error the document may have been changed in part.
+/// Applies one operation. After an error, the document may be partly changed.
 pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), String> {
-    let path = path_of(&block.path)?;
+    let path = parse_path(&block.path)?;
     match block.op {
-        JsonPatchOp::Add => add(document, &path, value_of(block)?, Parents::Create)?,
-        JsonPatchOp::Replace => *existing(document, &path)? = value_of(block)?,
+        JsonPatchOp::Add => add(document, &path, parse_value(block)?, Parents::Create)?,
+        JsonPatchOp::Replace => *value_at(document, &path)? = parse_value(block)?,
         JsonPatchOp::Remove => drop(remove(document, &path)?),
         JsonPatchOp::Move => {
-            let from = source_of(block)?;
+            let from = parse_source(block)?;
             if path.len() > from.len() && path.starts_with(&from) {
                 return Err(format!("cannot move {} into itself", pointer::join(&from)));
             }
@@ -31,7 +31,7 @@ pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), 
             add(document, &path, value, Parents::Require)?;
         }
         JsonPatchOp::Copy => {
-            let value = existing(document, &source_of(block)?)?.clone();
+            let value = value_at(document, &parse_source(block)?)?.clone();
             add(document, &path, value, Parents::Require)?;
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn apply(document: &mut Value, block: &JsonPatchBlock) -> Result<(), 
 }
 
 /// Parses the value of `add` and `replace`, which is JSON in a string.
-pub(super) fn value_of(block: &JsonPatchBlock) -> Result<Value, String> {
+pub(super) fn parse_value(block: &JsonPatchBlock) -> Result<Value, String> {
     let Some(text) = &block.value else {
         return Err("value is missing; it must be a string that contains JSON".to_owned());
     };
@@ -51,15 +51,15 @@ pub(super) fn value_of(block: &JsonPatchBlock) -> Result<Value, String> {
 }
 
 /// Parses the source of `move` and `copy`.
-pub(super) fn source_of(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
+pub(super) fn parse_source(block: &JsonPatchBlock) -> Result<Vec<String>, String> {
     match block.from.as_deref() {
         None | Some("") => Err(format!("from is missing; {} requires it", block.op.as_str())),
-        Some(from) => path_of(from),
+        Some(from) => parse_path(from),
     }
 }
 
 /// Parses a path into its tokens.
-pub(super) fn path_of(path: &str) -> Result<Vec<String>, String> {
+pub(super) fn parse_path(path: &str) -> Result<Vec<String>, String> {
     let tokens = pointer::tokens(path)?;
     if tokens.len() > MAX_PATH_TOKENS {
         return Err(format!("a path may have at most {MAX_PATH_TOKENS} parts"));
@@ -82,9 +82,9 @@ fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) ->
     let mut parent = document;
     for (depth, token) in ancestors.iter().enumerate() {
         if parents == Parents::Create {
-            create(parent, token, &path[depth + 1]);
+            create_if_missing(parent, token, &path[depth + 1]);
         }
-        parent = child(parent, token).ok_or_else(|| missing(&path[..=depth]))?;
+        parent = child(parent, token).ok_or_else(|| no_such_path(&path[..=depth]))?;
     }
     match parent {
         Value::Object(members) => {
@@ -94,19 +94,19 @@ fn add(document: &mut Value, path: &[String], value: Value, parents: Parents) ->
             let index = insertion_index(last, items.len())?;
             items.insert(index, value);
         }
-        _ => return Err(missing(path)),
+        _ => return Err(no_such_path(path)),
     }
     Ok(())
 }
 
 /// Creates the member `token` if it is missing or null: a list if an index or `-` follows, else an object.
-fn create(parent: &mut Value, token: &str, next: &str) {
+fn create_if_missing(parent: &mut Value, token: &str, next: &str) {
     let Value::Object(members) = parent else {
         return;
     };
     let member = members.entry(token.to_owned()).or_insert(Value::Null);
     if member.is_null() {
-        *member = if next == "-" || index(next).is_some() {
+        *member = if next == "-" || parse_index(next).is_some() {
             Value::Array(Vec::new())
         } else {
             Value::Object(Map::new())
@@ -118,19 +118,19 @@ fn remove(document: &mut Value, path: &[String]) -> Result<Value, String> {
     let Some((last, ancestors)) = path.split_last() else {
         return Err("the whole container cannot be removed".to_owned());
     };
-    let parent = existing(document, ancestors)?;
+    let parent = value_at(document, ancestors)?;
     let removed = match parent {
         Value::Object(members) => members.remove(last),
         Value::Array(items) => existing_index(last, items.len()).map(|index| items.remove(index)),
         _ => None,
     };
-    removed.ok_or_else(|| missing(path))
+    removed.ok_or_else(|| no_such_path(path))
 }
 
-fn existing<'v>(document: &'v mut Value, path: &[String]) -> Result<&'v mut Value, String> {
+fn value_at<'v>(document: &'v mut Value, path: &[String]) -> Result<&'v mut Value, String> {
     let mut value = document;
     for (depth, token) in path.iter().enumerate() {
-        value = child(value, token).ok_or_else(|| missing(&path[..=depth]))?;
+        value = child(value, token).ok_or_else(|| no_such_path(&path[..=depth]))?;
     }
     Ok(value)
 }
@@ -143,12 +143,12 @@ fn child<'v>(parent: &'v mut Value, token: &str) -> Option<&'v mut Value> {
     }
 }
 
-fn missing(path: &[String]) -> String {
+fn no_such_path(path: &[String]) -> String {
     format!("there is no {}", pointer::join(path))
 }
 
 /// Parses a decimal index, possibly negative, without leading zeros.
-fn index(token: &str) -> Option<i64> {
+fn parse_index(token: &str) -> Option<i64> {
     let digits = token.strip_prefix('-').unwrap_or(token);
     let plain =
         digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
@@ -156,20 +156,22 @@ fn index(token: &str) -> Option<i64> {
 }
 
 fn existing_index(token: &str, len: usize) -> Option<usize> {
-    from_end(index(token)?, len).filter(|index| *index < len)
+    resolve_index(parse_index(token)?, len).filter(|index| *index < len)
 }
 
 fn insertion_index(token: &str, len: usize) -> Result<usize, String> {
     if token == "-" {
         return Ok(len);
     }
-    let index = index(token).ok_or_else(|| format!("{token:?} is not an index of a list"))?;
-    from_end(index, len + 1)
+    let index = parse_index(token).ok_or_else(|| format!("{token:?} is not an index of a list"))?;
+    // Index -1 is the position after the last element.
+    resolve_index(index, len + 1)
         .filter(|index| *index <= len)
         .ok_or_else(|| format!("index {index} is past the end of a list of {len}"))
 }
 
-fn from_end(index: i64, len: usize) -> Option<usize> {
+/// Resolves an index; a negative one counts from `len`.
+fn resolve_index(index: i64, len: usize) -> Option<usize> {
     match usize::try_from(index) {
         Ok(index) => Some(index),
         Err(_) => len.checked_sub(usize::try_from(index.unsigned_abs()).ok()?),

@@ -3,7 +3,7 @@
 use kermode_crds::{ContainerPatchSpec, JsonPatchBlock};
 use serde_json::{Value, json};
 
-use super::{ContainerRole, Operation, PatchFailure, PatchStage, Selected, apply};
+use super::{ContainerRole, Operation, PatchFailure, PatchStage, SelectedPatches, apply};
 use crate::denial::Denial;
 use crate::trace::Trace;
 
@@ -17,7 +17,7 @@ fn mk_sidecar() -> Value {
     })
 }
 
-fn patched(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
+fn apply_operations(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
     let blocks: Vec<JsonPatchBlock> = serde_json::from_value(operations).unwrap();
     let operations: Vec<Operation<'_>> = blocks
         .iter()
@@ -32,9 +32,9 @@ fn patched(base: &Value, operations: Value) -> Result<Value, PatchFailure> {
     apply(base, &operations, ContainerRole::Running)
 }
 
-/// Returns stage and problems of a failing `add` operation.
-fn problems(path: &str, value: &Value) -> (PatchStage, String) {
-    let failure = patched(
+/// Applies an `add` operation that fails. Returns the stage and the problems.
+fn failure_of_add(path: &str, value: &Value) -> (PatchStage, String) {
+    let failure = apply_operations(
         &mk_sidecar(),
         json!([{"op": "add", "path": path, "value": value.to_string()}]),
     )
@@ -44,7 +44,7 @@ fn problems(path: &str, value: &Value) -> (PatchStage, String) {
 
 #[test]
 fn negative_indices_count_from_the_end() {
-    let container = patched(
+    let container = apply_operations(
         &mk_sidecar(),
         json!([
             {"op": "add", "path": "/args/0", "value": "\"run\""},
@@ -62,7 +62,7 @@ fn negative_indices_count_from_the_end() {
 #[test]
 fn only_add_creates_parents() {
     let deep = "/securityContext/capabilities/drop/-";
-    let container = patched(
+    let container = apply_operations(
         &mk_sidecar(),
         json!([{"op": "add", "path": deep, "value": "\"ALL\""}]),
     )
@@ -77,7 +77,7 @@ fn only_add_creates_parents() {
         json!({"op": "move", "from": "/image", "path": "/lifecycle/preStop"}),
         json!({"op": "remove", "path": "/lifecycle/preStop"}),
     ] {
-        let failure = patched(&mk_sidecar(), json!([operation])).unwrap_err();
+        let failure = apply_operations(&mk_sidecar(), json!([operation])).unwrap_err();
         assert_eq!(failure.stage, PatchStage::Apply, "{operation}");
     }
 }
@@ -87,7 +87,7 @@ fn invalid_and_out_of_range_indices_are_rejected() {
     for index in ["3", "-4", "01", "+1", "x", "", "1.0"] {
         let operation = json!([{"op": "add", "path": format!("/env/{index}"), "value": "{\"name\":\"C\"}"}]);
         assert_eq!(
-            patched(&mk_sidecar(), operation).unwrap_err().stage,
+            apply_operations(&mk_sidecar(), operation).unwrap_err().stage,
             PatchStage::Apply,
             "{index:?}"
         );
@@ -95,8 +95,8 @@ fn invalid_and_out_of_range_indices_are_rejected() {
 }
 
 #[test]
-fn failure_names_patch_operation_and_path() {
-    let failure = patched(
+fn failure_names_the_patch_the_operation_and_the_path() {
+    let failure = apply_operations(
         &mk_sidecar(),
         json!([{"op": "add", "path": "/image", "value": "\"x\""}, {"op": "remove", "path": "/nope"}]),
     )
@@ -205,8 +205,8 @@ fn invalid_security_contexts_probes_and_names_are_failures() {
 /// Asserts that `add` operations with these paths and values fail with these problems.
 fn assert_failures<const COUNT: usize>(cases: [(&str, Value, &str); COUNT]) {
     for (path, value, problem) in cases {
-        let (stage, text) = problems(path, &value);
-        assert_eq!(stage, PatchStage::Decode, "{path} {value}");
+        let (stage, text) = failure_of_add(path, &value);
+        assert_eq!(stage, PatchStage::Validate, "{path} {value}");
         assert!(text.contains(problem), "{path} {value}: {text}");
         assert!(
             text.starts_with(&format!("ContainerPatch \"p\", sidecarPatch[0] (add {path})")),
@@ -217,7 +217,7 @@ fn assert_failures<const COUNT: usize>(cases: [(&str, Value, &str); COUNT]) {
 
 #[test]
 fn numeric_quantities_are_kept_as_written() {
-    let container = patched(
+    let container = apply_operations(
         &mk_sidecar(),
         json!([{"op": "add", "path": "/resources/requests/cpu", "value": "0.1"}]),
     )
@@ -227,7 +227,7 @@ fn numeric_quantities_are_kept_as_written() {
 
 #[test]
 fn intermediate_states_may_be_invalid() {
-    let container = patched(
+    let container = apply_operations(
         &mk_sidecar(),
         json!([
             {"op": "add", "path": "/env/-", "value": "{\"name\":\"A\",\"value\":\"new\"}"},
@@ -240,7 +240,7 @@ fn intermediate_states_may_be_invalid() {
 
 #[test]
 fn null_removes_a_member() {
-    let container = patched(
+    let container = apply_operations(
         &mk_sidecar(),
         json!([{"op": "add", "path": "/securityContext", "value": "null"}]),
     )
@@ -275,9 +275,9 @@ fn size_and_depth_are_bounded() {
         json!([{"op": "add", "path": "/a", "value": "[".repeat(100_000)}]),
         Value::Array(vec![json!({"op": "add", "path": "/tty", "value": "true"}); 1_001]),
     ] {
-        let failure = patched(&mk_sidecar(), operations).unwrap_err();
+        let failure = apply_operations(&mk_sidecar(), operations).unwrap_err();
         assert_eq!(failure.stage, PatchStage::Apply);
-        assert!(failure.to_string().len() < 2_000, "message is not bounded");
+        assert!(failure.to_string().len() < 2_000, "the message is too long");
     }
 }
 
@@ -285,7 +285,7 @@ fn size_and_depth_are_bounded() {
 fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
     let find = |name: &str| (name == "existing").then(ContainerPatchSpec::default);
     let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let missing = Selected::look_up(
+    let missing = SelectedPatches::look_up(
         Some(names(&["b", "existing", "a"])),
         &names(&["default"]),
         &find,
@@ -297,7 +297,7 @@ fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
         "it appears some expected container patches are missing: [\"b\" \"a\"]"
     );
     assert!(
-        Selected::look_up(
+        SelectedPatches::look_up(
             Some(names(&["existing"])),
             &names(&["default"]),
             &find,
@@ -305,9 +305,11 @@ fn all_missing_patches_are_reported_and_the_pods_list_replaces_the_default() {
         )
         .is_ok()
     );
-    assert!(Selected::look_up(Some(Vec::new()), &names(&["default"]), &find, &mut Trace::off()).is_ok());
+    assert!(
+        SelectedPatches::look_up(Some(Vec::new()), &names(&["default"]), &find, &mut Trace::off()).is_ok()
+    );
     assert_eq!(
-        Selected::look_up(None, &names(&["default"]), &find, &mut Trace::off()).unwrap_err(),
+        SelectedPatches::look_up(None, &names(&["default"]), &find, &mut Trace::off()).unwrap_err(),
         Denial::ContainerPatchesMissing {
             names: names(&["default"])
         }

@@ -23,41 +23,42 @@ pub(super) fn problems(container: &Value, role: ContainerRole) -> Vec<String> {
         Ok(decoded) => decoded,
         Err(error) => return vec![format!("{}: {}", error.path(), error.inner())],
     };
-    if let Ok(known) = serde_json::to_value(&decoded) {
-        unknown_fields("", &comparable, &known, &mut problems);
+    if let Ok(encoded) = serde_json::to_value(&decoded) {
+        report_unknown_fields("", &comparable, &encoded, &mut problems);
     }
     checks::check(&decoded, role, &mut problems);
     problems
 }
 
-/// Reports members of `given` that decoding lost: Kubernetes does not know them.
-fn unknown_fields(path: &str, given: &Value, known: &Value, problems: &mut Vec<String>) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
+/// Reports the fields that are in `given` and not in `encoded`, the result of decoding and encoding `given`: Kubernetes
+/// does not know them.
+fn report_unknown_fields(path: &str, given: &Value, encoded: &Value, problems: &mut Vec<String>) {
+    match (given, encoded) {
+        (Value::Object(given), Value::Object(encoded)) => {
             for (key, member) in given {
                 let path = if path.is_empty() {
                     key.clone()
                 } else {
                     format!("{path}.{key}")
                 };
-                match known.get(key) {
-                    Some(known) => unknown_fields(&path, member, known, problems),
+                match encoded.get(key) {
+                    Some(encoded) => report_unknown_fields(&path, member, encoded, problems),
                     None if member.is_null() => {}
                     None => problems.push(format!("{path}: unknown field, Kubernetes would drop it")),
                 }
             }
         }
-        (Value::Array(given), Value::Array(known)) => {
-            for (index, (given, known)) in given.iter().zip(known).enumerate() {
-                unknown_fields(&format!("{path}[{index}]"), given, known, problems);
+        (Value::Array(given), Value::Array(encoded)) => {
+            for (index, (given, encoded)) in given.iter().zip(encoded).enumerate() {
+                report_unknown_fields(&format!("{path}[{index}]"), given, encoded, problems);
             }
         }
         _ => {}
     }
 }
 
-/// Returns a copy with quantities as strings, and the problems of invalid quantities. A quantity may be a JSON number, but
-/// the bindings accept strings only.
+/// Returns a copy with quantities as strings, and the problems of invalid quantities. A quantity may be a JSON number,
+/// but the bindings accept strings only.
 fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
     let (mut container, mut problems) = (container.clone(), Vec::new());
     for kind in ["requests", "limits"] {
@@ -65,24 +66,25 @@ fn with_text_quantities(container: &Value) -> (Value, Vec<String>) {
             .pointer_mut(&format!("/resources/{kind}"))
             .and_then(Value::as_object_mut);
         for (name, amount) in amounts.into_iter().flatten() {
-            check_quantity(&format!("resources.{kind}.{name}"), amount, &mut problems);
+            normalize_quantity(&format!("resources.{kind}.{name}"), amount, &mut problems);
         }
     }
     let variables = container.get_mut("env").and_then(Value::as_array_mut);
     for (index, variable) in variables.into_iter().flatten().enumerate() {
         if let Some(divisor) = variable.pointer_mut("/valueFrom/resourceFieldRef/divisor") {
             let field = format!("env[{index}].valueFrom.resourceFieldRef.divisor");
-            check_quantity(&field, divisor, &mut problems);
+            normalize_quantity(&field, divisor, &mut problems);
         }
     }
     (container, problems)
 }
 
-fn check_quantity(field: &str, amount: &mut Value, problems: &mut Vec<String>) {
+/// Converts a quantity that is a JSON number to a string, and reports an invalid quantity.
+fn normalize_quantity(field: &str, amount: &mut Value, problems: &mut Vec<String>) {
     if let Value::Number(number) = amount {
         *amount = Value::String(number.to_string());
     }
-    // Decoding reports other types.
+    // Decoding reports a value of another type.
     if let Some(Err(error)) = amount.as_str().map(quantity::parse) {
         problems.push(format!("{field}: {error}"));
     }

@@ -9,22 +9,22 @@ use crate::names::{DEFAULT_ADMIN_PORT, TOKEN_DIRECTORY};
 use crate::plan::{Placement, Plan};
 use crate::settings::DrainMode;
 
-/// Variables from fields of the Pod. They come first because later values refer to them.
-const FIELDS: [(&str, &str); 3] = [
+/// Variables from fields of the Pod. They come first, because values of later variables refer to them.
+const POD_FIELDS: [(&str, &str); 3] = [
     ("POD_NAME", "metadata.name"),
     ("POD_NAMESPACE", "metadata.namespace"),
     ("INSTANCE_IP", "status.podIP"),
 ];
 
-/// Returns the variables in order: fields of the Pod, then the others by name. Configured variables replace rendered ones
-/// of the same name.
+/// Returns the variables in order: fields of the Pod, then the others by name. Configured variables replace rendered
+/// ones of the same name.
 pub(super) fn env(plan: &Plan<'_>) -> Vec<Value> {
     let mut configured = plan.env_vars.clone();
-    let fields = FIELDS.map(|(name, path)| match configured.remove(name) {
+    let fields = POD_FIELDS.map(|(name, path)| match configured.remove(name) {
         Some(value) => variable(name, &value),
         None => json!({"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}),
     });
-    let mut rest = rendered(plan);
+    let mut rest = rendered_variables(plan);
     rest.extend(configured);
     fields
         .into_iter()
@@ -36,7 +36,7 @@ fn variable(name: &str, value: &str) -> Value {
     json!({"name": name, "value": value})
 }
 
-fn rendered(plan: &Plan<'_>) -> BTreeMap<String, String> {
+fn rendered_variables(plan: &Plan<'_>) -> BTreeMap<String, String> {
     let dns = &plan.settings.builtin_dns;
     let mut variables = BTreeMap::new();
     let mut set = |name: &str, value: String| variables.insert(name.to_owned(), value);
@@ -53,7 +53,7 @@ fn rendered(plan: &Plan<'_>) -> BTreeMap<String, String> {
     if let Some(level) = &plan.log_level {
         set("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", level.clone());
     }
-    // The agent renders Envoy's bootstrap, which contains the admin port.
+    // The agent writes the admin port into Envoy's bootstrap.
     if plan.admin_port != DEFAULT_ADMIN_PORT {
         set("KUMA_DATAPLANE_ADMIN_PORT", plan.admin_port.to_string());
     }

@@ -14,18 +14,18 @@ use crate::values::Values;
 /// UID of the conventional unprivileged user `nobody`.
 const NOBODY: u32 = 65534;
 
-/// Renders the init container. `annotations` holds those of the injected Pod. `non_root` is the Pod's
+/// Renders the init container. `annotations`: all annotations of the injected Pod. `pod_runs_as_non_root`: the Pod's
 /// `securityContext.runAsNonRoot`.
 pub(crate) fn init(
     plan: &Plan<'_>,
     annotations: &BTreeMap<String, String>,
-    non_root: bool,
+    pod_runs_as_non_root: bool,
 ) -> Result<Value, Denial> {
     if plan.settings.cni_enabled {
         return validation(plan, annotations);
     }
     let mut security_context = security_context(plan);
-    if non_root {
+    if pod_runs_as_non_root {
         // The kubelet does not start a root container that inherits `runAsNonRoot: true` from the Pod.
         security_context["runAsNonRoot"] = false.into();
     }
@@ -42,21 +42,21 @@ pub(crate) fn init(
 
 /// Redirection requires root and two capabilities. The restricted profile drops all other privileges.
 fn security_context(plan: &Plan<'_>) -> Value {
-    let needed = json!(["NET_ADMIN", "NET_RAW"]);
+    let capabilities = json!(["NET_ADMIN", "NET_RAW"]);
     if plan.restricted {
         return json!({
             "runAsUser": 0,
             "runAsGroup": 0,
             "allowPrivilegeEscalation": false,
-            "capabilities": {"drop": ["ALL"], "add": needed},
+            "capabilities": {"drop": ["ALL"], "add": capabilities},
             "seccompProfile": {"type": "RuntimeDefault"},
         });
     }
-    json!({"runAsUser": 0, "runAsGroup": 0, "capabilities": {"add": needed}})
+    json!({"runAsUser": 0, "runAsGroup": 0, "capabilities": {"add": capabilities}})
 }
 
-/// Renders `kuma-validation`, which needs no privileges. It must not run as the sidecar's user, whose connections are not
-/// redirected.
+/// Renders `kuma-validation`, which needs no privileges. It must not run as the sidecar's user, whose connections are
+/// not redirected.
 fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result<Value, Denial> {
     let sidecar = &plan.settings.sidecar_container;
     let user = if sidecar.uid == NOBODY { NOBODY - 1 } else { NOBODY };
@@ -75,8 +75,8 @@ fn validation(plan: &Plan<'_>, annotations: &BTreeMap<String, String>) -> Result
     }))
 }
 
-/// Returns the arguments of `kuma-init` for the annotations of an injected Pod. An empty list is an empty argument, as in
-/// Kuma.
+/// Returns the arguments of `kuma-init` for the annotations of an injected Pod. The flag of an empty list is followed
+/// by an empty argument, as in Kuma.
 ///
 /// # Errors
 /// When an annotation cannot be parsed.
@@ -84,13 +84,13 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
     let pod = Values::annotations(annotations, "the Pod");
     let gateway = pod.boolean(key::GATEWAY)?.unwrap_or(false);
     let text = |key: &str| pod.get(key).unwrap_or_default().to_owned();
-    let given = |name: &str, key: &str| {
+    let flag_if_annotated = |name: &str, key: &str| {
         pod.get(key)
             .map_or_else(Vec::new, |value| vec![name.to_owned(), value.to_owned()])
     };
     let flag = |name: &str, value: &str| [name.to_owned(), value.to_owned()];
     let mut arguments: Vec<String> = Vec::new();
-    arguments.extend(given(
+    arguments.extend(flag_if_annotated(
         "--redirect-outbound-port",
         key::TRANSPARENT_PROXYING_OUTBOUND_PORT,
     ));
@@ -103,7 +103,7 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         ),
         ("--kuma-dp-uid", key::SIDECAR_UID),
     ] {
-        arguments.extend(given(name, key));
+        arguments.extend(flag_if_annotated(name, key));
     }
     arguments.extend(flag("--exclude-inbound-ports", &text(key::EXCLUDE_INBOUND_PORTS)));
     arguments.extend(flag(
@@ -134,17 +134,17 @@ pub fn arguments(annotations: &BTreeMap<String, String>) -> Result<Vec<String>, 
         }
     }
     if pod
-        .boolean_of(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
+        .first_boolean(&[key::BUILTIN_DNS, key::BUILTIN_DNS_DEPRECATED])?
         .unwrap_or(false)
     {
-        let port = pod.port_of(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?;
+        let port = pod.first_port(&[key::BUILTIN_DNS_PORT, key::BUILTIN_DNS_PORT_DEPRECATED])?;
         arguments.push("--redirect-all-dns-traffic".to_owned());
         arguments.extend([
             "--redirect-dns-port".to_owned(),
             port.unwrap_or(15053).to_string(),
         ]);
     }
-    arguments.extend(given("--ip-family-mode", key::IP_FAMILY_MODE));
+    arguments.extend(flag_if_annotated("--ip-family-mode", key::IP_FAMILY_MODE));
     if pod.boolean(key::EXPERIMENTAL_ENGINE)?.unwrap_or(false) {
         arguments.push("--experimental-transparent-proxy-engine".to_owned());
     }

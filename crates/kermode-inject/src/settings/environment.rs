@@ -1,7 +1,7 @@
 //! Environment variables of the injection settings (docs/reference/configuration.md#file-and-environment).
 
-/// Variables and the configuration paths they set. Lists are comma-separated, maps have the form `k:v,k2:v2`. A variable
-/// overrides the file.
+/// Environment variables of the control plane, and the path in its configuration that each of them sets. Lists are
+/// comma-separated, maps have the form `k:v,k2:v2`. A variable overrides the file.
 pub const ENVIRONMENT: &[(&str, &str)] = &[
     (
         "KUMA_RUNTIME_KUBERNETES_INJECTOR_CNI_ENABLED",
@@ -188,7 +188,7 @@ mod tests {
     use crate::Settings;
 
     #[test]
-    fn variables_and_settings_match() {
+    fn each_variable_sets_a_setting_and_each_setting_has_a_variable() {
         let settings = serde_json::json!({
             "runtime": {"kubernetes": {"injector": serde_json::to_value(Settings::default()).unwrap()}}
         });
@@ -200,17 +200,17 @@ mod tests {
             );
         }
         let mut leaves = Vec::new();
-        collect("", &settings, &mut leaves);
+        collect_leaves("", &settings, &mut leaves);
         for leaf in leaves {
-            let known = ENVIRONMENT.iter().any(|(_, path)| leaf.starts_with(path));
-            let fixed = leaf.contains("initContainer.resources")
+            let has_variable = ENVIRONMENT.iter().any(|(_, path)| leaf.starts_with(path));
+            let needs_no_variable = leaf.contains("initContainer.resources")
                 || leaf.ends_with("livenessProbe.successThreshold")
                 || leaf.ends_with("startupProbe.successThreshold");
-            assert!(known || fixed, "no variable sets {leaf}");
+            assert!(has_variable || needs_no_variable, "no variable sets {leaf}");
         }
     }
 
-    fn collect(path: &str, value: &serde_json::Value, leaves: &mut Vec<String>) {
+    fn collect_leaves(path: &str, value: &serde_json::Value, leaves: &mut Vec<String>) {
         match value {
             serde_json::Value::Object(members) if !members.is_empty() => {
                 for (key, member) in members {
@@ -219,7 +219,7 @@ mod tests {
                     } else {
                         format!("{path}.{key}")
                     };
-                    collect(&path, member, leaves);
+                    collect_leaves(&path, member, leaves);
                 }
             }
             _ => leaves.push(path.to_owned()),

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{InitContainer, ProbeSettings, Resources, SidecarContainer};
 
+/// Deserializes settings; absent fields keep the values of `base`.
 fn merge_over<'de, D, T>(deserializer: D, base: T) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,

@@ -65,7 +65,7 @@ impl Settings {
         }
         if sidecar.uid == 0 {
             problems.push(
-                "sidecarContainer.uid: must not be 0, since traffic of this user is not redirected"
+                "sidecarContainer.uid: must not be 0, since the traffic of root would not be redirected"
                     .to_owned(),
             );
         }

@@ -41,9 +41,9 @@ pub struct SidecarContainer {
     /// Resource requests and limits.
     #[serde(deserialize_with = "overlay::sidecar_resources")]
     pub resources: Resources,
-    /// Environment variables; they override those that injection sets.
+    /// Environment variables; they override the variables that injection sets.
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the application starts after the sidecar is ready in classic mode. With a native sidecar it always does.
+    /// Whether the application starts after the sidecar is ready in classic mode. In native mode it always does.
     pub wait_for_dataplane_ready: bool,
 }
 
@@ -53,7 +53,7 @@ pub struct SidecarContainer {
 pub struct ProbeSettings {
     /// Seconds before the first probe.
     pub initial_delay_seconds: u32,
-    /// Seconds until a probe counts as failed.
+    /// Seconds without a response after which a probe counts as failed.
     pub timeout_seconds: u32,
     /// Seconds between probes.
     pub period_seconds: u32,

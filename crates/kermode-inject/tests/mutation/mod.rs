@@ -46,21 +46,21 @@ impl Mutator {
         Self(Rng::with_seed(seed))
     }
 
-    /// Returns one of the seeds after one to three mutations.
-    pub(crate) fn mutated(mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
-        let mut input = self.0.choice(seeds).cloned().unwrap_or_default();
+    /// Returns one document of the corpus after one to three mutations.
+    pub(crate) fn mutate(mut self, corpus: &[Vec<u8>]) -> Vec<u8> {
+        let mut input = self.0.choice(corpus).cloned().unwrap_or_default();
         for _ in 0..self.0.usize(1..4) {
             input = if self.0.u8(0..4) > 0 {
                 self.change_value(&input).unwrap_or(input)
             } else {
-                self.change_bytes(input, seeds)
+                self.change_bytes(input, corpus)
             };
             input.truncate(MAX_LENGTH);
         }
         input
     }
 
-    fn change_bytes(&mut self, mut input: Vec<u8>, seeds: &[Vec<u8>]) -> Vec<u8> {
+    fn change_bytes(&mut self, mut input: Vec<u8>, corpus: &[Vec<u8>]) -> Vec<u8> {
         let (from, to) = self.range(input.len());
         match self.0.u8(0..6) {
             0 => input.truncate(from),
@@ -75,13 +75,14 @@ impl Mutator {
             }
             4 => {
                 let piece = input[from..to].to_vec();
+                // One input in 256 may grow to the maximum length.
                 let max_repeats = MAX_LENGTH / piece.len().max(1);
                 let max_repeats = if self.0.u8(..) == 0 { max_repeats.max(1) } else { 8 };
                 let repeats = self.0.usize(1..=max_repeats);
                 input.splice(from..from, piece.repeat(repeats));
             }
             _ => {
-                let other = self.0.choice(seeds).cloned().unwrap_or_default();
+                let other = self.0.choice(corpus).cloned().unwrap_or_default();
                 let (other_from, other_to) = self.range(other.len());
                 input.splice(from..to, other[other_from..other_to].iter().copied());
             }
@@ -97,32 +98,33 @@ impl Mutator {
     /// Mutates a value of the document; `None` if the input is not JSON.
     fn change_value(&mut self, input: &[u8]) -> Option<Vec<u8>> {
         let mut root: Value = serde_json::from_slice(input).ok()?;
-        self.change(&mut root);
+        self.replace_descendant(&mut root);
         Some(root.to_string().into_bytes())
     }
 
     /// Replaces a random descendant of a value, usually a deeply nested one.
-    fn change(&mut self, target: &mut Value) {
+    fn replace_descendant(&mut self, target: &mut Value) {
         let index = self.0.usize(..);
         if self.0.u8(0..8) > 0 {
             match target {
                 Value::Array(items) if !items.is_empty() => {
                     let index = index % items.len();
-                    return self.change(&mut items[index]);
+                    return self.replace_descendant(&mut items[index]);
                 }
                 Value::Object(members) if !members.is_empty() => {
                     let index = index % members.len();
                     if let Some(member) = members.values_mut().nth(index) {
-                        return self.change(member);
+                        return self.replace_descendant(member);
                     }
                 }
                 _ => {}
             }
         }
-        *target = self.value(target);
+        *target = self.random_value(target);
     }
 
-    fn value(&mut self, old: &Value) -> Value {
+    /// Returns a value of a random kind, which may contain the old value.
+    fn random_value(&mut self, old: &Value) -> Value {
         let fragment = self.0.choice(FRAGMENTS).copied().unwrap_or_default();
         match self.0.u8(0..9) {
             0 => Value::Null,

@@ -46,7 +46,8 @@ def main():
     shapes = {}
     for name, schema in sorted(types.items()):
         if "properties" in schema:
-            shapes[name] = {field: type_of(of) for field, of in sorted(schema["properties"].items())}
+            fields = sorted(schema["properties"].items())
+            shapes[name] = {field: type_of(field_schema) for field, field_schema in fields}
         elif "oneOf" in schema:
             shapes[name] = "string"
         else:
