@@ -1,13 +1,13 @@
 //! The index: derives the mesh view from Kubernetes objects, incrementally and in memory. No IO.
 //!
-//! Each write returns its [`Changes`] and converts only the Pods that depend on the object: for a Service, the Pods
-//! that it selects or selected; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh it sets. The
-//! state does not depend on the order of the writes, with one exception: a Pod that cannot be converted keeps its last
-//! valid Dataplane.
+//! Each write of an object returns its [`Changes`] and converts only the Pods that depend on the object: for a Service,
+//! the Pods that it selects or selected; for a ReplicaSet or Job, its Pods; for a Namespace, the Pods whose mesh it
+//! sets. The state does not depend on the order of the writes, with one exception: a Pod that cannot be converted keeps
+//! its last valid Dataplane.
 //!
-//! Each Pod is converted only once if the initial lists are applied in the order Namespaces, owners, Services, Pods. A
-//! Pod whose Services are not listed yet appears to have none, so nothing may be published before all lists are
-//! complete.
+//! Each Pod is converted only once if the initial lists are applied in the order Namespaces, ReplicaSets and Jobs,
+//! Services, Pods. A Pod whose Services are not listed yet appears to have none, so nothing may be published before all
+//! lists are complete.
 
 mod addresses;
 mod changes;
@@ -42,8 +42,10 @@ pub struct Index {
     namespaces: HashMap<Arc<str>, NamespaceFacts>,
     owners: HashMap<OwnerId, OwnerFacts>,
     pods_by_owner: HashMap<OwnerId, HashSet<ObjectKey>>,
+    /// Lookup of Pods and Services by labels, by namespace.
     selections: HashMap<Arc<str>, Selection>,
     pool: Pool,
+    /// Number of conversions of Pods so far.
     conversions: u64,
 }
 
@@ -148,7 +150,7 @@ impl Index {
         Changes::of_view(self.view.remove_mesh(name))
     }
 
-    /// Adds or replaces a MeshTrafficPermission of a mesh; its mesh may change as well.
+    /// Adds or replaces a MeshTrafficPermission of a mesh. The old one may be of another mesh.
     pub fn apply_permission(
         &mut self,
         key: &ObjectKey,
@@ -222,18 +224,15 @@ impl Index {
         let namespace = self.namespaces.get(name);
         let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
-        // Only the mesh of a Pod depends on the Namespace, and most Pods have it as an annotation from injection.
-        let moved: Vec<_> = keys
-            .filter(|key| {
-                self.pods.get(key).is_some_and(|entry| {
-                    let current = entry.current.as_ref();
-                    current.is_none_or(|current| {
-                        current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace)
-                    })
-                })
-            })
+        // Only the mesh of a Pod depends on the Namespace, and injection writes the mesh of most Pods as an annotation.
+        let mesh_may_differ = |entry: &Entry| match &entry.current {
+            Some(current) => current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace),
+            None => true,
+        };
+        let affected: Vec<_> = keys
+            .filter(|key| self.pods.get(key).is_some_and(mesh_may_differ))
             .collect();
-        self.reconvert(moved)
+        self.reconvert(affected)
     }
 
     fn reconvert_owned(&mut self, owner: &OwnerId) -> Changes {
@@ -245,7 +244,7 @@ impl Index {
     fn reconvert(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> Changes {
         let mut changes = Changes::default();
         for key in keys {
-            let Some(result) = self.pods.get(&key).map(|entry| self.converted(&entry.facts)) else {
+            let Some(result) = self.pods.get(&key).map(|entry| self.convert_pod(&entry.facts)) else {
                 continue;
             };
             self.conversions += 1;
@@ -256,7 +255,7 @@ impl Index {
         changes.sorted()
     }
 
-    fn converted(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
+    fn convert_pod(&self, pod: &PodFacts) -> Result<Option<Converted>, ConvertError> {
         let namespace = &pod.key.namespace;
         let selection = self.selections.get(namespace).into_iter();
         let candidates = selection.flat_map(|selection| selection.services_for(&pod.labels));
@@ -272,6 +271,7 @@ impl Index {
         convert::convert(pod, &services, namespace, workload.as_ref(), &self.settings)
     }
 
+    /// Adds a Pod to the lookups by labels and by owner.
     fn link(&mut self, pod: &PodFacts) {
         let selection = self.selections.entry(pod.key.namespace.clone()).or_default();
         selection.add_pod(&pod.key.name, &pod.labels);
@@ -283,6 +283,7 @@ impl Index {
         }
     }
 
+    /// Removes a Pod from the lookups by labels and by owner.
     fn unlink(&mut self, key: &ObjectKey) {
         let Some(entry) = self.pods.get(key) else {
             return;

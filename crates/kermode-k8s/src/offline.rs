@@ -1,4 +1,5 @@
-//! Converts objects from manifests to Dataplanes without an API server, by the same stages as the control plane.
+//! Converts the Pods of manifests to Dataplanes without an API server, for `kumactl`. The conversion is that of the
+//! control plane.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::convert::{
     selecting_services, top_workload,
 };
 
-/// Placeholder for the address of a Pod without an IP; reserved for documentation (RFC 5737).
+/// Address that stands for the IP of a Pod without one; reserved for documentation (RFC 5737).
 pub const PLACEHOLDER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// An object that cannot be decoded as its kind.
@@ -43,7 +44,7 @@ pub struct PodOutcome {
     pub address_assumed: bool,
 }
 
-/// Reason for which a Pod has no Dataplane.
+/// Reason why a Pod has no Dataplane.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoDataplane {
     /// The Pod has no sidecar.
@@ -78,11 +79,12 @@ pub fn dataplanes(
     namespace: &str,
     settings: &ConvertSettings,
 ) -> Result<Vec<PodOutcome>, InvalidObject> {
-    let mut all = ManifestObjects::default();
+    let mut manifests = ManifestObjects::default();
     for object in objects {
-        all.add(object, namespace)?;
+        manifests.add(object, namespace)?;
     }
-    Ok(all.pods.iter().map(|pod| all.outcome(pod, settings)).collect())
+    let pods = manifests.pods.iter();
+    Ok(pods.map(|pod| manifests.convert_pod(pod, settings)).collect())
 }
 
 impl ManifestObjects {
@@ -108,7 +110,7 @@ impl ManifestObjects {
         Ok(())
     }
 
-    fn outcome(&self, pod: &PodFacts, settings: &ConvertSettings) -> PodOutcome {
+    fn convert_pod(&self, pod: &PodFacts, settings: &ConvertSettings) -> PodOutcome {
         let mut pod = pod.clone();
         let address_assumed = pod.ip.is_none();
         pod.ip = pod.ip.or(Some(PLACEHOLDER_ADDRESS));
@@ -124,13 +126,13 @@ impl ManifestObjects {
             .namespaces
             .iter()
             .find(|namespace| namespace.name == pod.key.namespace);
-        let selected = selecting_services(services.iter().copied(), &pod);
+        let selecting = selecting_services(services.iter().copied(), &pod);
         let mut warnings = Vec::new();
         let dataplane = if pod.is_injected() {
-            match convert(&pod, &selected, namespace, workload.as_ref(), settings) {
+            match convert(&pod, &selecting, namespace, workload.as_ref(), settings) {
                 Ok(Some(converted)) => {
                     warnings = converted.warnings;
-                    Ok(object_of(&converted.dataplane, &pod.uid))
+                    Ok(dataplane_json(&converted.dataplane, &pod.uid))
                 }
                 Ok(None) => Err(NoDataplane::Finished),
                 Err(error) => Err(NoDataplane::Invalid(error)),
@@ -148,9 +150,9 @@ impl ManifestObjects {
     }
 }
 
-fn object_of(dataplane: &kermode_model::Dataplane, uid: &Arc<str>) -> Value {
+fn dataplane_json(dataplane: &kermode_model::Dataplane, pod_uid: &Arc<str>) -> Value {
     // A Dataplane contains only strings and numbers, so encoding cannot fail.
-    serde_json::to_value(dataplane_object(dataplane, uid)).unwrap_or_default()
+    serde_json::to_value(dataplane_object(dataplane, pod_uid)).unwrap_or_default()
 }
 
 fn read_namespaced<T: DeserializeOwned>(object: &Value, namespace: &str) -> Result<T, InvalidObject> {

@@ -7,7 +7,8 @@ use kermode_model::view::ServiceAddresses;
 
 use crate::convert::facts::ServiceFacts;
 
-/// The addresses of each port of a Service, by the service name of its inbounds. Empty for an ignored Service.
+/// The addresses of each port of a Service, with the service name of the port's inbounds. Empty for a Service that
+/// yields no inbounds.
 pub fn of_service(service: &ServiceFacts) -> impl Iterator<Item = (ServiceName, ServiceAddresses)> {
     let ports = if service.yields_inbounds() {
         &*service.ports

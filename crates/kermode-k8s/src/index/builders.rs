@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, PodFacts, ServiceFacts};
 
 fn decode<T: DeserializeOwned>(object: Value) -> T {
-    serde_json::from_value(object).expect("an object of that kind")
+    serde_json::from_value(object).expect("an object of the requested kind")
 }
 
 pub(super) fn key(name: &str) -> ObjectKey {

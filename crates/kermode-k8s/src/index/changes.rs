@@ -7,14 +7,14 @@ use kermode_model::{Dataplane, ObjectKey};
 
 use crate::convert::{ConvertError, ConvertWarning};
 
-/// Changes caused by one write to the index, or several. Empty when nothing changed.
+/// Changes caused by one or several writes to the index. Empty when nothing changed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Changes {
     /// Parts of the mesh view whose Envoy resources must be regenerated, sorted and without duplicates.
     pub touched: Vec<Touched>,
     /// Dataplanes to write, and warnings about Pods to report.
     pub dataplanes: Vec<DataplaneChange>,
-    /// Dataplanes whose application has finished and whose sidecar must quit.
+    /// Dataplanes of Pods whose application has finished and whose sidecar must quit.
     pub completed: Vec<Arc<Dataplane>>,
 }
 

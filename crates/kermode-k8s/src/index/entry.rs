@@ -13,8 +13,11 @@ use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) facts: PodFacts,
+    /// The Dataplane in use; `None` if the Pod must not have one.
     pub(super) current: Option<CurrentDataplane>,
+    /// Error of the last conversion.
     pub(super) error: Option<ConvertError>,
+    /// Whether the sidecar must quit and this has been reported.
     quit_requested: bool,
 }
 
@@ -69,16 +72,16 @@ impl Entry {
         self.request_quit(changes);
     }
 
-    /// Current warnings about the Pod.
+    /// Current error and warnings of the Pod, as the changes that reported them.
     pub(super) fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         let failed = self.error.as_ref().map(|error| DataplaneChange::Failed {
             key: self.key().clone(),
             pod_uid: self.facts.uid.clone(),
             error: error.clone(),
         });
-        let warned = self.current.as_ref();
-        let warned = warned.filter(|current| !current.warnings.is_empty());
-        let warned = warned.map(|current| DataplaneChange::Upsert {
+        let current = self.current.as_ref();
+        let with_warnings = current.filter(|current| !current.warnings.is_empty());
+        let warned = with_warnings.map(|current| DataplaneChange::Upsert {
             dataplane: current.dataplane.clone(),
             pod_uid: current.pod_uid.clone(),
             warnings: current.warnings.clone(),
@@ -106,14 +109,14 @@ impl Entry {
             warnings: converted.warnings.into(),
         };
         if self.current.as_ref() != Some(&new) {
-            let reported = self
+            let already_reported = self
                 .current
                 .as_ref()
-                .is_some_and(|before| before.warnings == new.warnings);
+                .is_some_and(|current| current.warnings == new.warnings);
             changes.dataplanes.push(DataplaneChange::Upsert {
                 dataplane: new.dataplane.clone(),
                 pod_uid: new.pod_uid.clone(),
-                warnings: if reported {
+                warnings: if already_reported {
                     Arc::default()
                 } else {
                     new.warnings.clone()
@@ -123,8 +126,8 @@ impl Entry {
         }
     }
 
-    /// Adds a Dataplane to the view. The Dataplane of a failed Pod is removed instead, because the Pod no longer runs
-    /// and its address may already belong to another Pod.
+    /// Adds a Dataplane to the view, unless the view has it already. The Dataplane of a failed Pod is removed instead,
+    /// because the Pod no longer runs and its address may already belong to another Pod.
     fn update_view(
         &self,
         dataplane: Dataplane,
@@ -136,8 +139,8 @@ impl Entry {
             return Arc::new(dataplane);
         }
         let current = self.current.as_ref().map(|current| &current.dataplane);
-        if let (Some(current), Some(viewed)) = (current, view.dataplane(self.key()))
-            && Arc::ptr_eq(current, viewed)
+        if let (Some(current), Some(in_view)) = (current, view.dataplane(self.key()))
+            && Arc::ptr_eq(current, in_view)
             && **current == dataplane
         {
             return current.clone();
@@ -157,12 +160,15 @@ impl Entry {
         }
     }
 
-    /// Adds the Dataplane to the completed ones when its application finishes; reports each completion once.
+    /// Reports once that the application has finished, so that the sidecar must quit.
     fn request_quit(&mut self, changes: &mut Changes) {
-        let quits = completion::sidecar_should_quit(&self.facts);
-        if let Some(current) = self.current.as_ref().filter(|_| quits && !self.quit_requested) {
+        let must_quit = completion::sidecar_should_quit(&self.facts);
+        if let Some(current) = &self.current
+            && must_quit
+            && !self.quit_requested
+        {
             changes.completed.push(current.dataplane.clone());
         }
-        self.quit_requested = quits && self.current.is_some();
+        self.quit_requested = must_quit && self.current.is_some();
     }
 }

@@ -1,5 +1,5 @@
-//! Property of the index: after any writes its state equals a conversion of all objects from scratch, and every write
-//! returns exactly its changes.
+//! Property test of the index: after any writes its state equals a conversion of all objects from scratch, and every
+//! write returns exactly its changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,15 +17,17 @@ use crate::convert::facts::PodPhase;
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),
-    NoPod(u8),
+    RemovePod(u8),
     Service(u8, ServiceShape),
-    NoService(u8),
+    RemoveService(u8),
+    /// Whether the Namespace sets the mesh `other` or `default`; `None` if it sets no mesh.
     Namespace(Option<bool>),
-    NoNamespace,
+    RemoveNamespace,
+    /// Whether a Deployment owns the ReplicaSet.
     ReplicaSet(u8, bool),
-    NoReplicaSet(u8),
+    RemoveReplicaSet(u8),
     Permission(u8, PermissionShape),
-    NoPermission(u8),
+    RemovePermission(u8),
 }
 
 #[allow(clippy::struct_excessive_bools, reason = "each is an independent choice")]
@@ -36,6 +38,7 @@ struct PodShape {
     own_mesh: bool,
     owner: Option<u8>,
     ready: bool,
+    /// From 0 to 3: succeeded, failed, without IP, being deleted. Otherwise running.
     status: u8,
     wrong_annotation: bool,
     named_port: bool,
@@ -46,6 +49,7 @@ struct PodShape {
 struct ServiceShape {
     selector: u8,
     headless: bool,
+    /// Bit set of the ports.
     ports: u8,
     ignored: bool,
 }
@@ -105,15 +109,15 @@ fn any_service() -> impl Strategy<Value = ServiceShape> {
 fn any_write() -> impl Strategy<Value = Write> {
     prop_oneof![
         6 => (0..4u8, any_pod()).prop_map(|(name, pod)| Write::Pod(name, pod)),
-        2 => (0..4u8).prop_map(Write::NoPod),
+        2 => (0..4u8).prop_map(Write::RemovePod),
         4 => (0..3u8, any_service()).prop_map(|(name, service)| Write::Service(name, service)),
-        2 => (0..3u8).prop_map(Write::NoService),
+        2 => (0..3u8).prop_map(Write::RemoveService),
         1 => any::<Option<bool>>().prop_map(Write::Namespace),
-        1 => Just(Write::NoNamespace),
+        1 => Just(Write::RemoveNamespace),
         2 => (0..2u8, any::<bool>()).prop_map(|(name, owned)| Write::ReplicaSet(name, owned)),
-        1 => (0..2u8).prop_map(Write::NoReplicaSet),
+        1 => (0..2u8).prop_map(Write::RemoveReplicaSet),
         3 => (0..3u8, any_permission()).prop_map(|(name, shape)| Write::Permission(name, shape)),
-        1 => (0..3u8).prop_map(Write::NoPermission),
+        1 => (0..3u8).prop_map(Write::RemovePermission),
     ]
 }
 
@@ -221,7 +225,7 @@ fn record_permission(permissions: &mut Permissions, write: &Write) {
         Write::Permission(name, shape) => {
             permissions.insert(permission_key(*name), mk_permission(shape));
         }
-        Write::NoPermission(name) => {
+        Write::RemovePermission(name) => {
             permissions.remove(&permission_key(*name));
         }
         _ => {}
@@ -232,26 +236,26 @@ fn cluster_ip(service: u8) -> IpAddr {
     IpAddr::from([10, 96, 0, service + 1])
 }
 
-fn write(index: &mut Index, write: &Write) -> Changes {
+fn apply_write(index: &mut Index, write: &Write) -> Changes {
     match write {
         Write::Pod(name, shape) => index.apply_pod(mk_pod(*name, shape)),
-        Write::NoPod(name) => index.remove_pod(&key(&format!("p{name}"))),
+        Write::RemovePod(name) => index.remove_pod(&key(&format!("p{name}"))),
         Write::Service(name, shape) => index.apply_service(mk_service_of(*name, shape)),
-        Write::NoService(name) => index.remove_service(&key(&format!("s{name}"))),
+        Write::RemoveService(name) => index.remove_service(&key(&format!("s{name}"))),
         Write::Namespace(mesh) => {
             let mesh = mesh.map(|other| if other { "other" } else { "default" });
             index.apply_namespace(mk_namespace("demo", mesh))
         }
-        Write::NoNamespace => index.remove_namespace("demo"),
+        Write::RemoveNamespace => index.remove_namespace("demo"),
         Write::ReplicaSet(name, owned) => {
             index.apply_owner(mk_replica_set(&format!("r{name}"), owned.then_some("deployment")))
         }
-        Write::NoReplicaSet(name) => index.remove_owner(&mk_replica_set(&format!("r{name}"), None).id),
+        Write::RemoveReplicaSet(name) => index.remove_owner(&mk_replica_set(&format!("r{name}"), None).id),
         Write::Permission(name, shape) => {
             let (mesh, permission) = mk_permission(shape);
             index.apply_permission(&permission_key(*name), &mesh, permission)
         }
-        Write::NoPermission(name) => index.remove_permission(&permission_key(*name)),
+        Write::RemovePermission(name) => index.remove_permission(&permission_key(*name)),
     }
 }
 
@@ -259,7 +263,7 @@ type Services = BTreeMap<(MeshName, ServiceName), (ServiceAddresses, BTreeMap<So
 
 /// The observable state of an index.
 #[derive(Debug, PartialEq)]
-struct Observed {
+struct IndexState {
     desired: BTreeMap<ObjectKey, (Dataplane, String)>,
     dataplanes: BTreeMap<ObjectKey, Dataplane>,
     services: Services,
@@ -289,16 +293,16 @@ fn rules_of(view: &MeshView) -> Rules {
         .collect()
 }
 
-fn has_all(tags: &Tags, target: &Tags) -> bool {
+fn contains_all(tags: &Tags, target: &Tags) -> bool {
     target.iter().all(|(key, value)| tags.get(key) == Some(value))
 }
 
-/// Returns the inbounds of the observed dataplanes that the changed permissions select.
-fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Observed) -> BTreeSet<Touched> {
+/// Returns the inbounds that the changed permissions select, before or after the change.
+fn expected_inbounds(before: &Permissions, after: &Permissions, state: &IndexState) -> BTreeSet<Touched> {
     let mut touched = BTreeSet::new();
     for key in differing(before, after, Clone::clone) {
         for (mesh, permission) in before.get(&key).into_iter().chain(after.get(&key)) {
-            let dataplanes = seen
+            let dataplanes = state
                 .dataplanes
                 .values()
                 .filter(|dataplane| dataplane.mesh == *mesh);
@@ -306,8 +310,9 @@ fn expected_inbounds(before: &Permissions, after: &Permissions, seen: &Observed)
                 let inbounds = dataplane.inbounds.iter();
                 inbounds.map(move |inbound| (dataplane.key.clone(), inbound))
             });
-            let selected = inbounds
-                .filter(|(_, inbound)| inbound.port != 49151 && has_all(&inbound.tags, &permission.target));
+            let selected = inbounds.filter(|(_, inbound)| {
+                !inbound.is_serviceless() && contains_all(&inbound.tags, &permission.target)
+            });
             touched.extend(selected.map(|(key, inbound)| Touched::Inbound(key, inbound.port)));
         }
     }
@@ -320,8 +325,8 @@ fn services_of(view: &MeshView) -> Services {
         .iter()
         .flat_map(|mesh| view.services(mesh).map(move |service| (mesh, service)));
     all.map(|(mesh, (name, service))| {
-        let seen = (service.addresses.clone(), service.endpoints.clone());
-        ((mesh.clone(), name.clone()), seen)
+        let addresses_and_endpoints = (service.addresses.clone(), service.endpoints.clone());
+        ((mesh.clone(), name.clone()), addresses_and_endpoints)
     })
     .collect()
 }
@@ -338,12 +343,12 @@ fn view_dataplanes(view: &MeshView) -> BTreeMap<ObjectKey, Dataplane> {
         .collect()
 }
 
-fn observe(index: &Index) -> Observed {
+fn state_of(index: &Index) -> IndexState {
     let desired = index.all_desired().map(|desired| {
         let value = ((**desired.dataplane).clone(), desired.pod_uid.to_string());
         (desired.dataplane.key.clone(), value)
     });
-    Observed {
+    IndexState {
         desired: desired.collect(),
         dataplanes: view_dataplanes(index.view()),
         services: services_of(index.view()),
@@ -353,7 +358,7 @@ fn observe(index: &Index) -> Observed {
 }
 
 /// Returns the state after a conversion of all objects from scratch.
-fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
+fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     let mut view = MeshView::default();
     for (key, (mesh, permission)) in permissions {
         view.upsert_permission(key, mesh, permission.clone());
@@ -378,7 +383,7 @@ fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
             }
         }
     }
-    Observed {
+    IndexState {
         desired,
         dataplanes: view_dataplanes(&view),
         services: services_of(&view),
@@ -387,16 +392,16 @@ fn from_scratch(index: &Index, permissions: &Permissions) -> Observed {
     }
 }
 
-/// Removes the Pods that cannot be converted, because their state depends on earlier writes.
-fn without(mut seen: Observed, failed: &BTreeSet<ObjectKey>) -> Observed {
-    seen.desired.retain(|key, _| !failed.contains(key));
-    seen.dataplanes.retain(|key, _| !failed.contains(key));
-    seen.rules.retain(|key, _| !failed.contains(key));
-    for (_, endpoints) in seen.services.values_mut() {
+/// Removes the Pods that cannot be converted from a state, because their state depends on earlier writes.
+fn without_failed_pods(mut state: IndexState, failed: &BTreeSet<ObjectKey>) -> IndexState {
+    state.desired.retain(|key, _| !failed.contains(key));
+    state.dataplanes.retain(|key, _| !failed.contains(key));
+    state.rules.retain(|key, _| !failed.contains(key));
+    for (_, endpoints) in state.services.values_mut() {
         endpoints.retain(|_, endpoint| !failed.contains(&endpoint.dataplane));
     }
-    seen.services.retain(|_, (_, endpoints)| !endpoints.is_empty());
-    seen
+    state.services.retain(|_, (_, endpoints)| !endpoints.is_empty());
+    state
 }
 
 fn without_health(dataplane: &Dataplane) -> Dataplane {
@@ -407,19 +412,19 @@ fn without_health(dataplane: &Dataplane) -> Dataplane {
     dataplane
 }
 
-/// Returns the keys whose values differ.
+/// Returns the keys whose values differ after `compared` has been applied to them.
 fn differing<K: Ord + Clone, V, T: PartialEq>(
     before: &BTreeMap<K, V>,
     after: &BTreeMap<K, V>,
-    shown: impl Fn(&V) -> T,
+    compared: impl Fn(&V) -> T,
 ) -> BTreeSet<K> {
     let keys = before.keys().chain(after.keys());
-    keys.filter(|key| before.get(key).map(&shown) != after.get(key).map(&shown))
+    keys.filter(|key| before.get(key).map(&compared) != after.get(key).map(&compared))
         .cloned()
         .collect()
 }
 
-fn expected_touched(before: &Observed, after: &Observed) -> BTreeSet<Touched> {
+fn expected_touched(before: &IndexState, after: &IndexState) -> BTreeSet<Touched> {
     let services = differing(&before.services, &after.services, Clone::clone).into_iter();
     let dataplanes = differing(&before.dataplanes, &after.dataplanes, without_health).into_iter();
     services
@@ -430,8 +435,8 @@ fn expected_touched(before: &Observed, after: &Observed) -> BTreeSet<Touched> {
 
 /// Checks that the returned changes turn the desired state before the write into the desired state after it.
 fn check_dataplane_changes(
-    before: &Observed,
-    after: &Observed,
+    before: &IndexState,
+    after: &IndexState,
     changes: &Changes,
 ) -> Result<(), TestCaseError> {
     let mut desired = before.desired.clone();
@@ -462,20 +467,21 @@ proptest! {
     ) {
         let mut index = Index::default();
         let mut permissions = Permissions::new();
-        for one in &writes {
-            let (before, permissions_before) = (observe(&index), permissions.clone());
-            let changes = write(&mut index, one);
-            record_permission(&mut permissions, one);
-            let after = observe(&index);
+        for write in &writes {
+            let (before, permissions_before) = (state_of(&index), permissions.clone());
+            let changes = apply_write(&mut index, write);
+            record_permission(&mut permissions, write);
+            let after = state_of(&index);
             let touched: BTreeSet<_> = changes.touched.iter().cloned().collect();
             let mut expected = expected_touched(&before, &after);
             expected.extend(expected_inbounds(&permissions_before, &permissions, &after));
-            prop_assert_eq!(touched, expected, "{:?}", one);
+            prop_assert_eq!(touched, expected, "{:?}", write);
             check_dataplane_changes(&before, &after, &changes)?;
-            prop_assert!(write(&mut index, one).is_empty(), "repeated: {:?}", one);
+            let repeated = apply_write(&mut index, write);
+            prop_assert!(repeated.is_empty(), "a repeated write must change nothing: {:?}", write);
         }
         let failed: BTreeSet<_> = index.failed().map(|(key, _)| key.clone()).collect();
-        let expected = without(from_scratch(&index, &permissions), &failed);
-        prop_assert_eq!(without(observe(&index), &failed), expected);
+        let expected = without_failed_pods(state_from_scratch(&index, &permissions), &failed);
+        prop_assert_eq!(without_failed_pods(state_of(&index), &failed), expected);
     }
 }

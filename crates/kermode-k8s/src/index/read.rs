@@ -1,4 +1,4 @@
-//! Read access to the index: for the publisher, the writer of Dataplanes, and the authentication of proxies.
+//! Read access to the index for the publisher, the writer of Dataplanes, and the authentication of proxies.
 
 use kermode_model::ObjectKey;
 use kermode_model::view::MeshView;
@@ -30,7 +30,7 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: its proxy no longer runs, so
+    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: then its proxy does not run, so
     /// a caller with its identity is not the proxy.
     pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
@@ -50,19 +50,18 @@ impl Index {
             .map(CurrentDataplane::desired)
     }
 
-    /// All Dataplanes that must exist, in no order.
+    /// All Dataplanes that must exist, in no particular order.
     pub fn all_desired(&self) -> impl Iterator<Item = Desired<'_>> {
         let current = self.pods.values().filter_map(|entry| entry.current.as_ref());
         current.map(CurrentDataplane::desired)
     }
 
-    /// Current warnings about Pods, in no order: Pods that cannot be converted, and Pods with likely unintended
-    /// configuration.
+    /// Current errors and warnings of all Pods, as the changes that reported them, in no particular order.
     pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
         self.pods.values().flat_map(Entry::warnings)
     }
 
-    /// Pods that cannot be converted, with their errors, in no order.
+    /// Pods that cannot be converted, with their errors, in no particular order.
     pub fn failed(&self) -> impl Iterator<Item = (&ObjectKey, &ConvertError)> {
         let pods = self.pods.iter();
         pods.filter_map(|(key, entry)| Some((key, entry.error.as_ref()?)))

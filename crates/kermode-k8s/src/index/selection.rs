@@ -1,7 +1,7 @@
 //! Lookup of the Pods that a Service may select, and of the Services that may select a Pod, within one namespace and
 //! without a scan of the namespace.
 //!
-//! A Pod is indexed by each of its labels, a Service by one pair of its selector. A lookup returns a few candidates;
+//! A Pod is indexed by each of its labels, a Service by one label of its selector. A lookup returns a few candidates;
 //! the caller evaluates the selectors.
 
 use std::collections::{HashMap, HashSet};
@@ -9,21 +9,23 @@ use std::sync::Arc;
 
 use crate::convert::facts::Pairs;
 
-type Pair = (Arc<str>, Arc<str>);
+/// Key and value of a label.
+type Label = (Arc<str>, Arc<str>);
 type Names = HashSet<Arc<str>>;
 
 /// Pods and Services of one namespace.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
     pods: Names,
-    pods_by_label: HashMap<Pair, Names>,
-    services_by_pair: HashMap<Pair, Names>,
-    pair_of_service: HashMap<Arc<str>, Pair>,
+    pods_by_label: HashMap<Label, Names>,
+    services_by_label: HashMap<Label, Names>,
+    /// Label by which each Service is indexed.
+    label_of_service: HashMap<Arc<str>, Label>,
 }
 
 impl Selection {
     pub(super) fn is_empty(&self) -> bool {
-        self.pods.is_empty() && self.pair_of_service.is_empty()
+        self.pods.is_empty() && self.label_of_service.is_empty()
     }
 
     /// Names of all Pods.
@@ -33,32 +35,32 @@ impl Selection {
 
     pub(super) fn add_pod(&mut self, name: &Arc<str>, labels: &Pairs) {
         self.pods.insert(name.clone());
-        for pair in labels.iter() {
-            add(&mut self.pods_by_label, pair, name);
+        for label in labels.iter() {
+            add(&mut self.pods_by_label, label, name);
         }
     }
 
     pub(super) fn remove_pod(&mut self, name: &Arc<str>, labels: &Pairs) {
         self.pods.remove(name);
-        for pair in labels.iter() {
-            remove(&mut self.pods_by_label, pair, name);
+        for label in labels.iter() {
+            remove(&mut self.pods_by_label, label, name);
         }
     }
 
-    /// Indexes a Service by the pair of its selector that the fewest other Services are indexed by. Otherwise a label
+    /// Indexes a Service by the label of its selector by which the fewest other Services are indexed. Otherwise a label
     /// that all Services of a namespace share would make all of them candidates for every Pod.
     pub(super) fn add_service(&mut self, name: &Arc<str>, selector: &Pairs) {
-        let others = |pair: &&Pair| self.services_by_pair.get(*pair).map_or(0, HashSet::len);
-        let Some(pair) = selector.iter().min_by_key(others).cloned() else {
+        let other_services = |label: &&Label| self.services_by_label.get(*label).map_or(0, HashSet::len);
+        let Some(label) = selector.iter().min_by_key(other_services).cloned() else {
             return;
         };
-        add(&mut self.services_by_pair, &pair, name);
-        self.pair_of_service.insert(name.clone(), pair);
+        add(&mut self.services_by_label, &label, name);
+        self.label_of_service.insert(name.clone(), label);
     }
 
     pub(super) fn remove_service(&mut self, name: &Arc<str>) {
-        if let Some(pair) = self.pair_of_service.remove(name) {
-            remove(&mut self.services_by_pair, &pair, name);
+        if let Some(label) = self.label_of_service.remove(name) {
+            remove(&mut self.services_by_label, &label, name);
         }
     }
 
@@ -66,29 +68,29 @@ impl Selection {
     pub(super) fn services_for(&self, labels: &Pairs) -> impl Iterator<Item = &Arc<str>> {
         labels
             .iter()
-            .filter_map(|pair| self.services_by_pair.get(pair))
+            .filter_map(|label| self.services_by_label.get(label))
             .flatten()
     }
 
     /// Names of the Pods that a selector may match: the Pods with its rarest label.
     pub(super) fn pods_for(&self, selector: &Pairs) -> impl Iterator<Item = &Arc<str>> {
-        let with_label = |pair: &Pair| self.pods_by_label.get(pair);
+        let pods_with = |label: &Label| self.pods_by_label.get(label);
         let rarest = selector
             .iter()
-            .min_by_key(|pair| with_label(pair).map_or(0, HashSet::len));
-        rarest.and_then(with_label).into_iter().flatten()
+            .min_by_key(|label| pods_with(label).map_or(0, HashSet::len));
+        rarest.and_then(pods_with).into_iter().flatten()
     }
 }
 
-fn add(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
-    names.entry(pair.clone()).or_default().insert(name.clone());
+fn add(names: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
+    names.entry(label.clone()).or_default().insert(name.clone());
 }
 
-fn remove(names: &mut HashMap<Pair, Names>, pair: &Pair, name: &Arc<str>) {
-    if let Some(indexed) = names.get_mut(pair) {
+fn remove(names: &mut HashMap<Label, Names>, label: &Label, name: &Arc<str>) {
+    if let Some(indexed) = names.get_mut(label) {
         indexed.remove(name);
         if indexed.is_empty() {
-            names.remove(pair);
+            names.remove(label);
         }
     }
 }
@@ -140,6 +142,6 @@ mod tests {
         selection.remove_pod(&"pod".into(), &labels);
         selection.remove_service(&"service".into());
         assert!(selection.is_empty());
-        assert!(selection.pods_by_label.is_empty() && selection.services_by_pair.is_empty());
+        assert!(selection.pods_by_label.is_empty() && selection.services_by_label.is_empty());
     }
 }

@@ -6,25 +6,26 @@ use serde_json::{Value, json};
 use super::builders::{key, mk_namespace, mk_pod, mk_replica_set, mk_service, pod_json, read_pod};
 use super::*;
 
-fn web() -> Value {
+fn web_labels() -> Value {
     json!({"app": "web"})
 }
 
-fn http() -> Value {
+fn http_port() -> Value {
     json!([{"port": 80, "targetPort": "http", "appProtocol": "http"}])
 }
 
-fn service(name: &str) -> Touched {
+fn touched_service(name: &str) -> Touched {
     Touched::Service("default".into(), name.into())
 }
 
-fn name_of(index: &Index, pod: &str) -> Option<String> {
+/// Returns the service of a Pod's first inbound.
+fn service_name_of(index: &Index, pod: &str) -> Option<String> {
     let desired = index.desired(&key(pod))?;
     let inbound = desired.dataplane.inbounds.first()?;
     Some(inbound.tags.get(tag::SERVICE)?.to_string())
 }
 
-fn upserted(changes: &Changes) -> Vec<&str> {
+fn upserted_pods(changes: &Changes) -> Vec<&str> {
     let names = changes.dataplanes.iter().filter_map(|change| match change {
         DataplaneChange::Upsert { dataplane, .. } => Some(&*dataplane.key.name),
         _ => None,
@@ -35,7 +36,7 @@ fn upserted(changes: &Changes) -> Vec<&str> {
 #[test]
 fn pod_without_a_sidecar_is_ignored() {
     let mut index = Index::default();
-    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    let mut pod = pod_json("web-1", "10.0.0.1", web_labels());
     pod["metadata"]["annotations"] = json!({});
     assert!(index.apply_pod(read_pod(&pod)).is_empty());
     assert_eq!(index.view().dataplanes().count(), 0);
@@ -44,24 +45,33 @@ fn pod_without_a_sidecar_is_ignored() {
 #[test]
 fn inbounds_of_a_pod_follow_the_service_that_selects_it() {
     let mut index = Index::default();
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
-    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web-1_demo_svc"));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    assert_eq!(
+        service_name_of(&index, "web-1").as_deref(),
+        Some("web-1_demo_svc")
+    );
 
-    let changes = index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    let changes = index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    assert_eq!(
+        service_name_of(&index, "web-1").as_deref(),
+        Some("web_demo_svc_80")
+    );
     assert_eq!(
         changes.touched,
         [
-            service("web-1_demo_svc"),
-            service("web_demo_svc_80"),
+            touched_service("web-1_demo_svc"),
+            touched_service("web_demo_svc_80"),
             Touched::Dataplane(key("web-1"))
         ]
     );
-    let at = index.view().service_at(([10, 96, 0, 1], 80).into());
-    assert_eq!(at, Some(&"web_demo_svc_80".into()));
+    let service = index.view().service_at(([10, 96, 0, 1], 80).into());
+    assert_eq!(service, Some(&"web_demo_svc_80".into()));
 
     index.remove_service(&key("web"));
-    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web-1_demo_svc"));
+    assert_eq!(
+        service_name_of(&index, "web-1").as_deref(),
+        Some("web-1_demo_svc")
+    );
     assert_eq!(index.view().service_at(([10, 96, 0, 1], 80).into()), None);
 }
 
@@ -82,16 +92,21 @@ fn service_converts_only_the_pods_that_it_selects_or_selected() {
         "a",
         "10.96.0.1",
         json!({"app": "a", "env": "prod"}),
-        http(),
+        http_port(),
     ));
     assert_eq!(index.conversions() - before, 3);
-    index.apply_service(mk_service("a", "10.96.0.1", json!({"app": "nothing"}), http()));
+    index.apply_service(mk_service(
+        "a",
+        "10.96.0.1",
+        json!({"app": "nothing"}),
+        http_port(),
+    ));
     assert_eq!(index.conversions() - before, 6);
     index.apply_service(mk_service(
         "c",
         "10.96.0.2",
         json!({"app": "c", "env": "prod"}),
-        http(),
+        http_port(),
     ));
     assert_eq!(index.conversions() - before, 6);
 }
@@ -99,30 +114,33 @@ fn service_converts_only_the_pods_that_it_selects_or_selected() {
 #[test]
 fn namespace_converts_only_pods_whose_mesh_it_sets() {
     let mut index = Index::default();
-    let mut own = pod_json("own", "10.0.0.1", web());
-    own["metadata"]["annotations"]["kuma.io/mesh"] = json!("own");
-    index.apply_pod(read_pod(&own));
-    index.apply_pod(mk_pod("theirs", "10.0.0.2", web()));
+    let mut annotated = pod_json("with-annotation", "10.0.0.1", web_labels());
+    annotated["metadata"]["annotations"]["kuma.io/mesh"] = json!("own");
+    index.apply_pod(read_pod(&annotated));
+    index.apply_pod(mk_pod("without-annotation", "10.0.0.2", web_labels()));
     let before = index.conversions();
     let changes = index.apply_namespace(mk_namespace("demo", Some("payments")));
     assert_eq!(index.conversions() - before, 1);
-    assert_eq!(upserted(&changes), ["theirs"]);
+    assert_eq!(upserted_pods(&changes), ["without-annotation"]);
     assert_eq!(index.view().dataplanes_of(&"payments".into()).count(), 1);
 }
 
 #[test]
 fn owner_that_is_listed_after_its_pods_determines_their_service_name() {
     let mut index = Index::default();
-    let mut pod = pod_json("web-5d4f-abc", "10.0.0.1", web());
+    let mut pod = pod_json("web-5d4f-abc", "10.0.0.1", web_labels());
     pod["metadata"]["ownerReferences"] = json!([{"kind": "ReplicaSet", "name": "web-5d4f", "controller": true, "uid": "", "apiVersion": "apps/v1"}]);
     index.apply_pod(read_pod(&pod));
     assert_eq!(
-        name_of(&index, "web-5d4f-abc").as_deref(),
+        service_name_of(&index, "web-5d4f-abc").as_deref(),
         Some("web-5d4f_demo_svc")
     );
     let changes = index.apply_owner(mk_replica_set("web-5d4f", Some("web")));
-    assert_eq!(upserted(&changes), ["web-5d4f-abc"]);
-    assert_eq!(name_of(&index, "web-5d4f-abc").as_deref(), Some("web_demo_svc"));
+    assert_eq!(upserted_pods(&changes), ["web-5d4f-abc"]);
+    assert_eq!(
+        service_name_of(&index, "web-5d4f-abc").as_deref(),
+        Some("web_demo_svc")
+    );
     assert!(
         index
             .apply_owner(mk_replica_set("web-5d4f", Some("web")))
@@ -133,17 +151,17 @@ fn owner_that_is_listed_after_its_pods_determines_their_service_name() {
 #[test]
 fn change_of_readiness_touches_only_the_service() {
     let mut index = Index::default();
-    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
-    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
+    let mut pod = pod_json("web-1", "10.0.0.1", web_labels());
     pod["status"]["containerStatuses"][0]["ready"] = json!(false);
     let changes = index.apply_pod(read_pod(&pod));
-    assert_eq!(changes.touched, [service("web_demo_svc_80")]);
-    assert_eq!(upserted(&changes), ["web-1"]);
+    assert_eq!(changes.touched, [touched_service("web_demo_svc_80")]);
+    assert_eq!(upserted_pods(&changes), ["web-1"]);
 }
 
 #[test]
-fn permission_for_one_service_touches_the_inbounds_that_it_selects_before_or_after_an_edit() {
+fn permission_touches_only_the_inbounds_that_it_selects_or_selected() {
     let mut index = Index::default();
     for (number, app) in [(1, "web"), (2, "web"), (3, "db")] {
         let labels = json!({"app": app});
@@ -151,7 +169,7 @@ fn permission_for_one_service_touches_the_inbounds_that_it_selects_before_or_aft
             app,
             &format!("10.96.0.{number}"),
             labels.clone(),
-            http(),
+            http_port(),
         ));
         index.apply_pod(mk_pod(
             &format!("{app}-{number}"),
@@ -180,32 +198,39 @@ fn permission_for_one_service_touches_the_inbounds_that_it_selects_before_or_aft
 #[test]
 fn invalid_pod_keeps_its_last_valid_dataplane_with_current_health() {
     let mut index = Index::default();
-    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
 
-    let mut pod = pod_json("web-1", "10.0.0.1", web());
+    let mut pod = pod_json("web-1", "10.0.0.1", web_labels());
     pod["metadata"]["annotations"]["kuma.io/envoy-admin-port"] = json!("nonsense");
     let changes = index.apply_pod(read_pod(&pod));
     assert_eq!(changes.touched, []);
     assert!(matches!(&*changes.dataplanes, [DataplaneChange::Failed { .. }]));
-    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    assert_eq!(
+        service_name_of(&index, "web-1").as_deref(),
+        Some("web_demo_svc_80")
+    );
     assert_eq!(index.failed().count(), 1);
 
     pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     let changes = index.apply_pod(read_pod(&pod));
-    assert_eq!(changes.touched, [service("web_demo_svc_80")]);
-    assert_eq!(upserted(&changes), ["web-1"], "the failure was reported before");
+    assert_eq!(changes.touched, [touched_service("web_demo_svc_80")]);
+    assert_eq!(
+        upserted_pods(&changes),
+        ["web-1"],
+        "a failure must be reported once"
+    );
     let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
     assert_eq!(web.map(|web| web.ready_endpoints().count()), Some(0));
 }
 
 #[test]
-fn pod_with_too_many_services_keeps_its_last_valid_dataplane() {
+fn pod_whose_services_have_too_many_ports_keeps_its_last_valid_dataplane() {
     let mut index = Index::default();
-    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
     let ports: Vec<_> = (1..=256).map(|port| json!({"port": port})).collect();
-    let changes = index.apply_service(mk_service("many", "10.96.0.2", web(), json!(ports)));
+    let changes = index.apply_service(mk_service("many", "10.96.0.2", web_labels(), json!(ports)));
     let [DataplaneChange::Failed { error, .. }] = &*changes.dataplanes else {
         panic!("{changes:?}");
     };
@@ -216,20 +241,27 @@ fn pod_with_too_many_services_keeps_its_last_valid_dataplane() {
             found: 257
         }
     ));
-    assert_eq!(name_of(&index, "web-1").as_deref(), Some("web_demo_svc_80"));
+    assert_eq!(
+        service_name_of(&index, "web-1").as_deref(),
+        Some("web_demo_svc_80")
+    );
     let changes = index.remove_service(&key("many"));
     assert_eq!(index.failed().count(), 0);
-    assert_eq!(changes.dataplanes, [], "the Dataplane is unchanged");
+    assert_eq!(
+        changes.dataplanes,
+        [],
+        "an unchanged Dataplane must not be written"
+    );
 }
 
 #[test]
-fn pod_does_not_inherit_the_dataplane_of_its_predecessor() {
+fn pod_does_not_inherit_the_dataplane_of_an_earlier_pod_of_the_same_name() {
     let mut index = Index::default();
-    index.apply_pod(mk_pod("web-0", "10.0.0.1", web()));
-    let mut pod = pod_json("web-0", "10.0.0.2", web());
+    index.apply_pod(mk_pod("web-0", "10.0.0.1", web_labels()));
+    let mut pod = pod_json("web-0", "10.0.0.2", web_labels());
     pod["metadata"]["uid"] = json!("another");
     let changes = index.apply_pod(read_pod(&pod));
-    assert_eq!(upserted(&changes), ["web-0"]);
+    assert_eq!(upserted_pods(&changes), ["web-0"]);
     assert_eq!(
         index.desired(&key("web-0")).map(|desired| &**desired.pod_uid),
         Some("another")
@@ -248,21 +280,21 @@ fn pod_does_not_inherit_the_dataplane_of_its_predecessor() {
 #[test]
 fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
     let mut index = Index::default();
-    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
     assert!(index.pod_identity(&key("web-1")).is_some());
-    let mut failed = pod_json("web-1", "10.0.0.1", web());
+    let mut failed = pod_json("web-1", "10.0.0.1", web_labels());
     failed["status"]["phase"] = json!("Failed");
     let changes = index.apply_pod(read_pod(&failed));
-    assert_eq!(upserted(&changes), ["web-1"]);
+    assert_eq!(upserted_pods(&changes), ["web-1"]);
     assert_eq!(index.pod_identity(&key("web-1")), None);
 
-    index.apply_pod(mk_pod("web-2", "10.0.0.1", web()));
+    index.apply_pod(mk_pod("web-2", "10.0.0.1", web_labels()));
     failed["metadata"]["labels"]["more"] = json!("labels");
     index.apply_pod(read_pod(&failed));
     let web = index.view().service(&"default".into(), &"web_demo_svc_80".into());
     let endpoints = web.map(|web| web.ready_endpoints().count());
-    assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod");
+    assert_eq!(endpoints, Some(1), "the endpoint of the newer Pod must remain");
 
     failed["status"]["reason"] = json!("Evicted");
     let changes = index.apply_pod(read_pod(&failed));
@@ -272,7 +304,7 @@ fn failed_pod_keeps_its_dataplane_but_not_its_endpoints() {
 #[test]
 fn identity_of_a_pod_is_its_service_account_and_uid() {
     let mut index = Index::default();
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
     let identity = index.pod_identity(&key("web-1")).expect("the Pod exists");
     assert_eq!(
         (identity.service_account, identity.uid),
@@ -298,9 +330,9 @@ fn finished_job_is_reported_once() {
 }
 
 #[test]
-fn dual_stack_service_is_found_at_both_addresses() {
+fn dual_stack_service_is_found_by_both_addresses() {
     let mut index = Index::default();
-    let mut facts = mk_service("web", "10.96.0.1", web(), http());
+    let mut facts = mk_service("web", "10.96.0.1", web_labels(), http_port());
     facts.cluster_ips = ["10.96.0.1", "fd00::1"]
         .map(|ip| ip.parse().expect("an IP"))
         .into();
@@ -312,10 +344,10 @@ fn dual_stack_service_is_found_at_both_addresses() {
 }
 
 #[test]
-fn equal_text_of_many_pods_is_one_allocation() {
+fn equal_labels_of_two_pods_share_one_allocation() {
     let mut index = Index::default();
-    index.apply_pod(mk_pod("a", "10.0.0.1", web()));
-    index.apply_pod(mk_pod("b", "10.0.0.2", web()));
+    index.apply_pod(mk_pod("a", "10.0.0.1", web_labels()));
+    index.apply_pod(mk_pod("b", "10.0.0.2", web_labels()));
     let label = |name: &str| index.pod(&key(name)).and_then(|pod| pod.labels.get("app"));
     let (Some(a), Some(b)) = (label("a"), label("b")) else {
         panic!("both Pods exist");
@@ -327,8 +359,8 @@ fn equal_text_of_many_pods_is_one_allocation() {
 fn index_is_empty_after_all_objects_are_removed() {
     let mut index = Index::default();
     index.apply_namespace(mk_namespace("demo", None));
-    index.apply_service(mk_service("web", "10.96.0.1", web(), http()));
-    index.apply_pod(mk_pod("web-1", "10.0.0.1", web()));
+    index.apply_service(mk_service("web", "10.96.0.1", web_labels(), http_port()));
+    index.apply_pod(mk_pod("web-1", "10.0.0.1", web_labels()));
     index.apply_owner(mk_replica_set("web", None));
     index.remove_pod(&key("web-1"));
     index.remove_service(&key("web"));
