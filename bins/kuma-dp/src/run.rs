@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use kermode_agent::certificate::Renewal;
 use kermode_agent::control_plane::ControlPlane;
-use kermode_agent::dns::{self, NoZone, Upstreams};
+use kermode_agent::dns::{self, NameServers, NoZone};
 use kermode_agent::envoy::{self, Admin, Envoy};
 use kermode_agent::relay::Relay;
 use kermode_agent::removal::RemovalWatch;
@@ -100,8 +100,8 @@ async fn start_components(
     let client = Client::new(control_plane.channel());
     let token = TokenFile::new(config.control_plane.token_path.clone());
     let (secrets_sender, secrets_receiver) = watch::channel(None);
-    let certificate_wanted = Arc::new(Notify::new());
-    let secret_service = SecretService::new(&config.mesh, secrets_receiver, certificate_wanted.clone());
+    let envoy_waits = Arc::new(Notify::new());
+    let secret_service = SecretService::new(&config.mesh, secrets_receiver, envoy_waits.clone());
     let relay = Relay::new(client.clone(), token.clone());
     let removal_watch = RemovalWatch {
         control_plane,
@@ -116,13 +116,13 @@ async fn start_components(
             client,
             token,
             secrets: secrets_sender,
-            wanted: certificate_wanted,
+            envoy_waits,
         }
         .run(),
     );
     if let Some(port) = config.dns_port {
-        let upstreams = Upstreams::new(system_dns.servers(), dns::SERVER_TIMEOUT);
-        components.spawn(dns::Server::bind(port, NoZone, upstreams).await?.run());
+        let name_servers = NameServers::new(system_dns.servers(), dns::NAME_SERVER_TIMEOUT);
+        components.spawn(dns::Server::bind(port, NoZone, name_servers).await?.run());
     }
     Ok((components, removal_watch))
 }

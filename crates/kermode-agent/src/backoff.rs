@@ -1,20 +1,22 @@
-//! Backoff of calls to the control plane: exponential, bounded, with jitter. Clock and randomness are passed in.
+//! Backoff of calls to the control plane: exponential, bounded, with jitter. Pure: the caller sleeps and
+//! passes in the jitter.
 
 use std::time::Duration;
 
 /// Backoff after the first failure.
-const FIRST: Duration = Duration::from_millis(100);
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff.
-const MAX: Duration = Duration::from_secs(10);
-/// Upper bound of the backoff while the control plane has not seen the Pod yet, which takes less than a second.
-const EARLY_MAX: Duration = Duration::from_millis(500);
-/// Number of attempts that [`EARLY_MAX`] applies to.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// Upper bound of the backoff while the control plane has not seen the Pod. Its watch delivers a new Pod within a
+/// second.
+const MAX_EARLY_BACKOFF: Duration = Duration::from_millis(500);
+/// Number of attempts that [`MAX_EARLY_BACKOFF`] applies to.
 const EARLY_ATTEMPTS: u32 = 10;
-/// Time span over which the proxies of a lost replica spread their first reconnection. They have configuration and
+/// Time span over which the proxies of a failed replica spread their first reconnection. They have configuration and
 /// certificates, so reconnecting is not urgent.
-const SPREAD: Duration = Duration::from_secs(2);
-/// Number of failures that a lost connection counts as: the backoff of failed reconnections starts at 800 ms.
-const LOST: u32 = 3;
+const RECONNECTION_SPREAD: Duration = Duration::from_secs(2);
+/// Number of failures that a lost connection counts as. If the reconnection fails too, its backoff is 800 ms.
+const FAILURES_OF_A_LOSS: u32 = 3;
 
 /// Number of consecutive failures, from which the backoff follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,26 +25,32 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Returns the backoff after a failure: 50 % to 100 % of 100 ms, doubled per failure, at most 10 s. `jitter` is between
-    /// 0 and 1.
+    /// Returns the backoff after a failure: 50 % to 100 % of 100 ms, doubled per failure, at most 10 s. `jitter` is
+    /// between 0 and 1.
     pub(crate) fn next(&mut self, jitter: f64) -> Duration {
-        let full = FIRST.saturating_mul(1 << self.failures.min(16)).min(MAX);
+        let full = FIRST_BACKOFF
+            .saturating_mul(1 << self.failures.min(16))
+            .min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
     }
 
-    /// Returns the backoff after `NOT_FOUND`: as [`Backoff::next`], but at most 500 ms for the first ten attempts. A sidecar
-    /// may start before the control plane has seen its Pod.
-    pub(crate) fn next_early(&mut self, jitter: f64) -> Duration {
+    /// Returns the backoff after `NOT_FOUND`: as [`Backoff::next`], but at most 500 ms for the first ten attempts. A
+    /// sidecar may start before the control plane has seen its Pod.
+    pub(crate) fn next_after_not_found(&mut self, jitter: f64) -> Duration {
         let is_early = self.failures < EARLY_ATTEMPTS;
         let wait = self.next(jitter);
-        if is_early { wait.min(EARLY_MAX) } else { wait }
+        if is_early {
+            wait.min(MAX_EARLY_BACKOFF)
+        } else {
+            wait
+        }
     }
 
     /// Returns the backoff after a working connection is lost: up to 2 s, because all proxies of the replica reconnect.
-    pub(crate) fn lost(&mut self, jitter: f64) -> Duration {
-        self.failures = self.failures.saturating_add(LOST);
-        SPREAD.mul_f64(jitter.clamp(0.0, 1.0))
+    pub(crate) fn next_after_loss(&mut self, jitter: f64) -> Duration {
+        self.failures = self.failures.saturating_add(FAILURES_OF_A_LOSS);
+        RECONNECTION_SPREAD.mul_f64(jitter.clamp(0.0, 1.0))
     }
 
     /// Resets the backoff after a success.
@@ -53,6 +61,8 @@ impl Backoff {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
@@ -60,57 +70,81 @@ mod tests {
         let mut backoff = Backoff::default();
         let waits: Vec<_> = (0..10).map(|_| backoff.next(1.0)).collect();
         assert_eq!(waits[..3], [100, 200, 400].map(Duration::from_millis));
-        assert_eq!(waits[9], MAX);
+        assert_eq!(waits[9], MAX_BACKOFF);
         backoff.reset();
-        assert_eq!(backoff.next(0.0), FIRST / 2);
+        assert_eq!(backoff.next(0.0), FIRST_BACKOFF / 2);
     }
 
-    /// Simulates 1,000 proxies that lose the control plane at the same time. Returns the largest number of attempts within
-    /// 100 ms, during the `outage` and after it, and the time from its end to the last reconnection.
-    fn storm(outage: Duration) -> (usize, usize, Duration) {
+    /// Reconnections of many proxies that lost the control plane at the same time.
+    struct Storm {
+        /// Largest number of attempts within 100 ms during the outage.
+        peak_during_outage: usize,
+        /// Largest number of attempts within 100 ms after the outage.
+        peak_after_outage: usize,
+        /// Time from the end of the outage to the last reconnection.
+        recovery: Duration,
+    }
+
+    /// Simulates 1,000 proxies that lose the control plane at the same time, for the duration of `outage`.
+    fn simulate_storm(outage: Duration) -> Storm {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut slots = std::collections::BTreeMap::<u128, usize>::new();
-        let mut last = Duration::ZERO;
+        // Number of attempts by time, in units of 100 ms.
+        let mut attempts = BTreeMap::<u128, usize>::new();
+        let mut last_reconnection = Duration::ZERO;
         for _ in 0..1000 {
             let mut backoff = Backoff::default();
-            let mut now = backoff.lost(random.f64());
+            let mut now = backoff.next_after_loss(random.f64());
             loop {
-                *slots.entry(now.as_millis() / 100).or_default() += 1;
+                *attempts.entry(now.as_millis() / 100).or_default() += 1;
                 if now >= outage {
                     break;
                 }
                 now += backoff.next(random.f64());
             }
-            last = last.max(now);
+            last_reconnection = last_reconnection.max(now);
         }
-        let recovery = outage.as_millis() / 100;
-        let busiest = |slots: &mut dyn Iterator<Item = (&u128, &usize)>| slots.map(|(_, count)| *count).max();
-        let before = busiest(&mut slots.range(..recovery)).unwrap_or_default();
-        let after = busiest(&mut slots.range(recovery..)).unwrap_or_default();
-        (before, after, last.saturating_sub(outage))
+        let after_outage = attempts.split_off(&(outage.as_millis() / 100));
+        let peak = |attempts: BTreeMap<u128, usize>| attempts.into_values().max().unwrap_or_default();
+        Storm {
+            peak_during_outage: peak(attempts),
+            peak_after_outage: peak(after_outage),
+            recovery: last_reconnection.saturating_sub(outage),
+        }
     }
 
     #[test]
     fn reconnections_of_a_thousand_proxies_are_spread() {
-        let (_, after, last) = storm(Duration::ZERO);
-        assert!(after <= 80, "{after} within 100 ms, spread evenly it is 50");
-        assert!(last <= SPREAD);
+        let storm = simulate_storm(Duration::ZERO);
+        let peak = storm.peak_after_outage;
+        assert!(peak <= 80, "{peak} attempts within 100 ms; 50 if spread evenly");
+        assert!(storm.recovery <= RECONNECTION_SPREAD);
         for seconds in [3, 10, 60, 600] {
-            let (before, after, last) = storm(Duration::from_secs(seconds));
+            let Storm {
+                peak_during_outage,
+                peak_after_outage,
+                recovery,
+            } = simulate_storm(Duration::from_secs(seconds));
             assert!(
-                before <= 160 && after <= 120,
-                "{seconds} s: {before}, {after} within 100 ms"
+                peak_during_outage <= 160 && peak_after_outage <= 120,
+                "outage of {seconds} s: within 100 ms {peak_during_outage} attempts during it, \
+                 {peak_after_outage} after it"
             );
-            assert!(last <= MAX, "{seconds} s: {last:?} until the last one");
+            assert!(
+                recovery <= MAX_BACKOFF,
+                "outage of {seconds} s: the last proxy reconnected {recovery:?} after its end"
+            );
         }
     }
 
     #[test]
-    fn unknown_proxy_retries_early_for_a_limited_number_of_times() {
+    fn unknown_proxy_has_a_short_backoff_for_ten_attempts() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..12).map(|_| backoff.next_early(1.0)).collect();
+        let waits: Vec<_> = (0..12).map(|_| backoff.next_after_not_found(1.0)).collect();
         assert_eq!(waits[..3], [100, 200, 400].map(Duration::from_millis));
-        assert!(waits[3..10].iter().all(|wait| *wait == EARLY_MAX), "{waits:?}");
-        assert_eq!(waits[10..], [MAX; 2]);
+        assert!(
+            waits[3..10].iter().all(|wait| *wait == MAX_EARLY_BACKOFF),
+            "{waits:?}"
+        );
+        assert_eq!(waits[10..], [MAX_BACKOFF; 2]);
     }
 }

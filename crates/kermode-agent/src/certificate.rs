@@ -1,5 +1,5 @@
-//! Renewal of the workload's certificate: generates keys, has the control plane sign them and publishes the result to SDS.
-//! IO around [`kermode_identity::RenewalTimer`].
+//! Renewal of the workload's certificate: generates keys, has the control plane issue certificates for them, and
+//! publishes both to SDS. [`kermode_identity::RenewalTimer`] decides when; this module performs the IO.
 
 mod current;
 mod roots;
@@ -23,8 +23,8 @@ use self::roots::RootsWatch;
 use crate::sds::SecretMaterial;
 use crate::token::TokenFile;
 
-/// Timeout of a call, connecting included.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// Timeout of a call to the control plane, connecting included.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// Upper bound of one sleep, after which the wall clock is read. Timers pause while a machine is suspended;
 /// certificates still age.
 const MAX_SLEEP: Duration = Duration::from_mins(1);
@@ -42,14 +42,14 @@ pub struct Renewal {
     /// Receives each new certificate and trust bundle.
     pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
     /// Notified when Envoy waits for a certificate.
-    pub wanted: Arc<Notify>,
+    pub envoy_waits: Arc<Notify>,
 }
 
-/// Result of one attempt.
+/// Result of one attempt to get a certificate.
 enum Outcome {
     Issued(Current),
-    /// The mesh has no mTLS.
-    Disabled(Status),
+    /// mTLS is disabled in the mesh.
+    MtlsDisabled(Status),
     Failed(anyhow::Error),
 }
 
@@ -58,14 +58,14 @@ struct State {
     timer: RenewalTimer,
     current: Option<Current>,
     /// Whether the last attempt found mTLS disabled.
-    disabled: bool,
-    /// Last logged warning about the certificate's expiry.
-    warned: Option<Warned>,
+    is_mtls_disabled: bool,
+    /// Last warning that was logged about the expiry of the current certificate.
+    last_warning: Option<ExpiryWarning>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Warned {
-    Soon,
+enum ExpiryWarning {
+    ExpiresSoon,
     Expired,
 }
 
@@ -75,14 +75,14 @@ impl Renewal {
     /// # Errors
     /// Fails when the watch of the trust bundle ends, which is a bug.
     pub async fn run(self) -> anyhow::Result<()> {
-        let (sender, mut updates) = mpsc::channel(1);
+        let (updates_sender, mut updates) = mpsc::channel(1);
         let watch = RootsWatch {
             mesh: self.mesh.clone(),
             proxy: self.proxy.clone(),
             client: self.client.clone(),
             token: self.token.clone(),
             secrets: self.secrets.subscribe(),
-            updates: sender,
+            updates: updates_sender,
         };
         tokio::select! {
             () = watch.run() => anyhow::bail!("the watch of the mesh's trust bundle ended"),
@@ -94,14 +94,14 @@ impl Renewal {
         let mut state = State {
             timer: RenewalTimer::new(SystemTime::now()),
             current: None,
-            disabled: false,
-            warned: None,
+            is_mtls_disabled: false,
+            last_warning: None,
         };
         loop {
             match state.timer.next_step(SystemTime::now()) {
                 RenewalStep::Wait(wait) => tokio::select! {
                     () = sleep(wait.min(MAX_SLEEP)) => {}
-                    () = self.wanted.notified() => state.timer.on_envoy_waiting(SystemTime::now()),
+                    () = self.envoy_waits.notified() => state.timer.on_envoy_waiting(SystemTime::now()),
                     Some(update) = updates.recv() => self.on_update(&mut state, &update),
                 },
                 RenewalStep::Renew => {
@@ -119,14 +119,14 @@ impl Renewal {
             let roots = current.roots.bundle.to_pem();
             tracing::info!(
                 roots = current.roots.bundle.roots().len(),
-                "roots of the mesh changed"
+                "the trust bundle of the mesh changed"
             );
             self.secrets.send_modify(|published| {
-                if let Some(before) = published {
+                if let Some(previous) = published {
                     *published = Some(Arc::new(SecretMaterial {
-                        version: before.version + 1,
-                        chain: before.chain.clone(),
-                        key: before.key.clone(),
+                        version: previous.version + 1,
+                        chain: previous.chain.clone(),
+                        key: previous.key.clone(),
                         roots,
                     }));
                 }
@@ -139,16 +139,16 @@ impl Renewal {
         }
     }
 
-    async fn renew(&self, before: Option<&Current>) -> Outcome {
-        let Ok(issued) = timeout(TIMEOUT, self.issue(before)).await else {
+    async fn renew(&self, previous: Option<&Current>) -> Outcome {
+        let Ok(issued) = timeout(CALL_TIMEOUT, self.issue(previous)).await else {
             return Outcome::Failed(anyhow::anyhow!(
-                "the control plane did not respond within {TIMEOUT:?}"
+                "the control plane did not respond within {CALL_TIMEOUT:?}"
             ));
         };
         match issued {
             Ok(current) => Outcome::Issued(current),
             Err(error) => match error.downcast::<Status>() {
-                Ok(status) if status.code() == Code::FailedPrecondition => Outcome::Disabled(status),
+                Ok(status) if status.code() == Code::FailedPrecondition => Outcome::MtlsDisabled(status),
                 Ok(status) => Outcome::Failed(anyhow::anyhow!(describe(&status))),
                 Err(error) => Outcome::Failed(error),
             },
@@ -156,7 +156,7 @@ impl Renewal {
     }
 
     /// Requests a certificate for a new key and publishes both. Every certificate has its own key.
-    async fn issue(&self, before: Option<&Current>) -> anyhow::Result<Current> {
+    async fn issue(&self, previous: Option<&Current>) -> anyhow::Result<Current> {
         let key = WorkloadKey::generate()?;
         let name = self.proxy.proxy_name();
         let request = IssueCertificateRequest {
@@ -166,7 +166,8 @@ impl Renewal {
         };
         let authorization = self.token.authorization().await?;
         let response = self.client.issue_certificate(authorization, request).await?;
-        let (signer, version) = (response.signer, response.roots_version);
+        let signer = response.signer;
+        let version = response.roots_version;
         let certificate = IssuedCertificate {
             chain: response.chain_der.into_iter().map(Into::into).collect(),
             validity: Validity::from_unix(response.not_before, response.not_after),
@@ -180,7 +181,8 @@ impl Renewal {
             !bundle.is_empty(),
             "the response of the control plane has no roots"
         );
-        let current = Current::after(before, certificate.validity, signer, Roots { bundle, version });
+        let current =
+            Current::with_new_certificate(previous, certificate.validity, signer, Roots { bundle, version });
         self.publish(&key, &certificate, &current);
         tracing::info!(
             not_after = current.validity.to_unix().1,
@@ -192,13 +194,12 @@ impl Renewal {
 
     fn publish(&self, key: &WorkloadKey, certificate: &IssuedCertificate, current: &Current) {
         self.secrets.send_modify(|published| {
-            let version = published.as_ref().map_or(0, |before| before.version) + 1;
-            let (chain, roots) = (certificate.chain_pem(), current.roots.bundle.to_pem());
+            let version = published.as_ref().map_or(0, |previous| previous.version) + 1;
             *published = Some(Arc::new(SecretMaterial {
                 version,
-                chain,
+                chain: certificate.chain_pem(),
                 key: key.private_key_pem(),
-                roots,
+                roots: current.roots.bundle.to_pem(),
             }));
         });
     }
@@ -206,22 +207,22 @@ impl Renewal {
 
 impl State {
     fn on_outcome(&mut self, outcome: Outcome, now: SystemTime) {
-        let was_disabled = std::mem::take(&mut self.disabled);
+        let was_mtls_disabled = std::mem::take(&mut self.is_mtls_disabled);
         match outcome {
             Outcome::Issued(current) => {
                 self.timer.on_issued(current.validity, now, fastrand::f64());
                 self.current = Some(current);
-                self.warned = None;
+                self.last_warning = None;
             }
-            Outcome::Disabled(status) => {
-                if !was_disabled {
+            Outcome::MtlsDisabled(status) => {
+                if !was_mtls_disabled {
                     tracing::info!(
                         reason = status.message(),
                         "no certificate: mTLS is off in the mesh"
                     );
                 }
                 self.timer.on_mtls_disabled(now, fastrand::f64());
-                self.disabled = true;
+                self.is_mtls_disabled = true;
             }
             Outcome::Failed(error) => {
                 tracing::warn!(
@@ -239,30 +240,30 @@ impl State {
     fn warn_about_expiry(&mut self, now: SystemTime) {
         let Some(current) = &self.current else { return };
         let not_after = current.validity.to_unix().1;
-        let warned = match RemainingLifetime::of(current.validity, now) {
+        let warning = match RemainingLifetime::of(current.validity, now) {
             RemainingLifetime::Sufficient => return,
             RemainingLifetime::Short(left) => {
-                if self.warned != Some(Warned::Soon) {
+                if self.last_warning != Some(ExpiryWarning::ExpiresSoon) {
                     tracing::error!(
                         not_after,
                         seconds_left = left.as_secs(),
                         "the certificate expires soon and cannot be renewed"
                     );
                 }
-                Warned::Soon
+                ExpiryWarning::ExpiresSoon
             }
             RemainingLifetime::Expired => {
-                if self.warned != Some(Warned::Expired) {
+                if self.last_warning != Some(ExpiryWarning::Expired) {
                     tracing::error!(not_after, "the certificate has expired: peers reject it");
                 }
-                Warned::Expired
+                ExpiryWarning::Expired
             }
         };
-        self.warned = Some(warned);
+        self.last_warning = Some(warning);
     }
 }
 
-/// Formats a status with its sources. The cause of a lost connection is the last of them.
+/// Formats a status with its sources. The last source is the cause of a lost connection.
 fn describe(status: &Status) -> String {
     let mut text = format!(
         "the control plane responded with {:?}: {}",
@@ -292,17 +293,17 @@ mod tests {
             bundle: TrustBundle::new([vec![1].into()]),
             version: 3,
         };
-        Current::after(None, validity, 1, roots)
+        Current::with_new_certificate(None, validity, 1, roots)
     }
 
-    /// The control plane is unavailable from 4/5 of the certificate's lifetime on.
+    /// The control plane is unavailable when the renewal is due, and remains so until after the certificate's expiry.
     #[test]
-    fn outage_keeps_the_certificate_and_is_logged_twice() {
+    fn certificate_is_kept_in_an_outage_and_its_expiry_is_logged_before_and_after() {
         let mut state = State {
             timer: RenewalTimer::new(at(0)),
             current: None,
-            disabled: false,
-            warned: None,
+            is_mtls_disabled: false,
+            last_warning: None,
         };
         let validity = Validity::from_unix(0, 1000);
         state.on_outcome(Outcome::Issued(mk_current(validity)), at(0));
@@ -310,16 +311,18 @@ mod tests {
             panic!("the certificate is new")
         };
         assert!((700..=800).contains(&wait.as_secs()), "{wait:?}");
-        let (mut now, mut warnings) = (at(0) + wait, Vec::new());
+        let mut now = at(0) + wait;
+        // Each new warning, with whether the certificate had expired.
+        let mut warnings = Vec::new();
         while now < at(1200) {
             match state.timer.next_step(now) {
                 RenewalStep::Wait(wait) => now += wait,
                 RenewalStep::Renew => {
-                    let before = state.warned;
+                    let warning_before = state.last_warning;
                     let error = anyhow::anyhow!("no route");
                     state.on_outcome(Outcome::Failed(error), now);
-                    if state.warned != before {
-                        warnings.push((state.warned, now > at(1000)));
+                    if state.last_warning != warning_before {
+                        warnings.push((state.last_warning, now > at(1000)));
                     }
                     assert_eq!(
                         state.current.as_ref().map(|current| current.validity),
@@ -328,12 +331,18 @@ mod tests {
                 }
             }
         }
-        assert!(warnings == [(Some(Warned::Soon), false), (Some(Warned::Expired), true)]);
+        assert!(
+            warnings
+                == [
+                    (Some(ExpiryWarning::ExpiresSoon), false),
+                    (Some(ExpiryWarning::Expired), true)
+                ]
+        );
         state.on_outcome(
             Outcome::Issued(mk_current(Validity::from_unix(1200, 2200))),
             at(1200),
         );
-        assert!(state.warned.is_none());
+        assert!(state.last_warning.is_none());
         assert!(matches!(state.timer.next_step(at(1200)), RenewalStep::Wait(wait) if wait.as_secs() >= 700));
     }
 }

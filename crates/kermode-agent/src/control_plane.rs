@@ -1,7 +1,8 @@
 //! Connections to the control plane: name resolution, TCP, TLS, HTTP/2.
 //!
-//! All calls share one lazy channel to the Service. It connects with the first call, and with the first call after a loss,
-//! so the callers' backoff limits the connection attempts. The watch of the endpoint removal uses a channel per replica.
+//! All calls share one lazy channel to the Service. The channel connects with the first call, and with the first call
+//! after a lost connection, so the callers' backoff limits the connection attempts. The watch of the endpoint removal
+//! uses a channel per replica.
 
 use std::fmt;
 use std::io;
@@ -28,8 +29,8 @@ use tower::Service;
 
 /// Timeout of a connection attempt, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval of HTTP/2 pings. A hanging control plane is detected within this time and [`KEEPALIVE_TIMEOUT`]. The interval is
-/// long because each of thousands of sidecars pings; the kernel detects a vanished peer sooner.
+/// Interval of HTTP/2 pings. A hanging control plane is detected within the sum of this time and [`KEEPALIVE_TIMEOUT`].
+/// The interval is long because each of thousands of sidecars pings; the kernel detects a vanished peer sooner.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_mins(5);
 /// Timeout of one HTTP/2 ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,7 +90,7 @@ impl ControlPlane {
             host.clone()
         };
         let endpoint = Endpoint::from_shared(format!("https://{authority}:{}", config.port))
-            .context("KUMA_CONTROL_PLANE_URL")?
+            .context("KUMA_CONTROL_PLANE_URL: malformed address")?
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -99,7 +100,8 @@ impl ControlPlane {
             target: Arc::new(Target {
                 host: host.clone(),
                 port: config.port,
-                name: ServerName::try_from(host.clone()).context("KUMA_CONTROL_PLANE_URL: host")?,
+                server_name: ServerName::try_from(host.clone())
+                    .context("KUMA_CONTROL_PLANE_URL: malformed host")?,
             }),
             tls: TlsConnector::from(Arc::new(tls_config(config)?)),
             resolver,
@@ -108,20 +110,20 @@ impl ControlPlane {
 
     /// Returns a channel to any replica, not connected yet.
     pub fn channel(&self) -> Channel {
-        self.connect(self.target.clone())
+        self.lazy_channel(self.target.clone())
     }
 
     /// Returns a channel to the replica at `address`, not connected yet. The server has to present the control plane's
     /// certificate.
-    pub fn replica(&self, address: SocketAddr) -> Channel {
-        self.connect(Arc::new(Target {
+    pub fn channel_to_replica(&self, address: SocketAddr) -> Channel {
+        self.lazy_channel(Arc::new(Target {
             host: address.ip().to_string(),
             port: address.port(),
-            name: self.target.name.clone(),
+            server_name: self.target.server_name.clone(),
         }))
     }
 
-    fn connect(&self, target: Arc<Target>) -> Channel {
+    fn lazy_channel(&self, target: Arc<Target>) -> Channel {
         self.endpoint.connect_with_connector_lazy(Connector {
             target,
             tls: self.tls.clone(),
@@ -146,6 +148,7 @@ fn tls_config(config: &ControlPlaneConfig) -> anyhow::Result<ClientConfig> {
     Ok(tls)
 }
 
+/// Opens the connections of a channel.
 #[derive(Clone)]
 struct Connector {
     target: Arc<Target>,
@@ -154,9 +157,11 @@ struct Connector {
 }
 
 struct Target {
+    /// Host name or IP address to connect to.
     host: String,
     port: u16,
-    name: ServerName<'static>,
+    /// Name that the server's certificate has to carry.
+    server_name: ServerName<'static>,
 }
 
 impl Service<Uri> for Connector {
@@ -175,31 +180,37 @@ impl Service<Uri> for Connector {
             resolver,
         } = self.clone();
         Box::pin(async move {
-            let stream = connect(&target, &resolver).await?;
+            let stream = connect_tcp(&target, &resolver).await?;
             tcp::tune(&stream)?;
-            Ok(TokioIo::new(tls.connect(target.name.clone(), stream).await?))
+            Ok(TokioIo::new(
+                tls.connect(target.server_name.clone(), stream).await?,
+            ))
         })
     }
 }
 
 /// Connects to the first address that accepts the connection.
-async fn connect(target: &Target, resolver: &TokioResolver) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", target.host));
+async fn connect_tcp(target: &Target, resolver: &TokioResolver) -> io::Result<TcpStream> {
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, format!("{} has no address", target.host));
     for address in resolve(&target.host, resolver).await? {
         match TcpStream::connect(SocketAddr::new(address, target.port)).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => last = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port)),
+            Err(error) => {
+                last_error = io::Error::new(error.kind(), format!("{address}:{}: {error}", target.port))
+            }
         }
     }
-    Err(last)
+    Err(last_error)
 }
 
-/// Resolves `host` with the agent's own resolver: the images contain no libc.
+/// Resolves `host` without the resolver of a libc: the images contain none.
 async fn resolve(host: &str, resolver: &TokioResolver) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
     }
-    let found = resolver.lookup_ip(host).await;
-    let found = found.map_err(|error| io::Error::other(format!("{host} cannot be resolved: {error}")))?;
-    Ok(found.iter().collect())
+    let addresses = resolver
+        .lookup_ip(host)
+        .await
+        .map_err(|error| io::Error::other(format!("{host} cannot be resolved: {error}")))?;
+    Ok(addresses.iter().collect())
 }

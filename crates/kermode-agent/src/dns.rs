@@ -1,5 +1,5 @@
-//! DNS server for the queries that the Pod's rules redirect to the agent (`docs/reference/sidecar.md#dns`): names of a
-//! [`Zone`] are answered here, all others are forwarded to the name servers of `/etc/resolv.conf`.
+//! DNS server for the queries that the Pod's nftables rules redirect to the agent (`docs/reference/sidecar.md#dns`). It
+//! answers queries for names of a [`Zone`] and forwards all others to the name servers of `/etc/resolv.conf`.
 //!
 //! The rules exempt the agent's own traffic, so forwarded queries are not redirected.
 
@@ -18,18 +18,18 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-pub use forward::Upstreams;
+pub use forward::NameServers;
 use forward::{Transport, read_message, write_message};
 pub use message::Query;
 
-/// Limit on concurrent queries over UDP and connections over TCP, together. Excess ones are dropped; clients retry.
+/// Limit on the sum of concurrent UDP queries and TCP connections. Excess ones are dropped; clients retry.
 const MAX_CONCURRENT: usize = 512;
 /// Timeout of one read or write of a TCP client.
 const TCP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of one name server. Clients commonly wait 5 s, which leaves time for a second server.
-pub const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+pub const NAME_SERVER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit on a query over UDP, in bytes.
-const MAX_QUERY: usize = 4096;
+const MAX_UDP_QUERY: usize = 4096;
 
 /// Names that the agent answers itself.
 pub trait Zone: Send + Sync + 'static {
@@ -54,9 +54,10 @@ pub struct Server {
     resolver: Arc<Resolver>,
 }
 
+/// Responds to queries; shared by all sockets.
 struct Resolver {
     zone: Box<dyn Zone>,
-    upstreams: Upstreams,
+    name_servers: NameServers,
     permits: Arc<Semaphore>,
 }
 
@@ -64,10 +65,10 @@ struct Resolver {
 
 impl Server {
     /// Binds `port` on 127.0.0.1, and on ::1 if the Pod has IPv6.
-    pub async fn bind(port: NonZeroU16, zone: impl Zone, upstreams: Upstreams) -> anyhow::Result<Self> {
+    pub async fn bind(port: NonZeroU16, zone: impl Zone, name_servers: NameServers) -> anyhow::Result<Self> {
         let resolver = Resolver {
             zone: Box::new(zone),
-            upstreams,
+            name_servers,
             permits: Arc::new(Semaphore::new(MAX_CONCURRENT)),
         };
         let mut server = Self {
@@ -76,19 +77,19 @@ impl Server {
             resolver: Arc::new(resolver),
         };
         for address in [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)] {
-            match bind((address, port.get()).into()).await {
+            match bind_sockets((address, port.get()).into()).await {
                 Ok((udp, tcp)) => {
                     server.udp.push(udp);
                     server.tcp.push(tcp);
                 }
-                Err(error) if address.is_ipv6() && is_absent(&error) => {
-                    tracing::debug!(%error, "no DNS on ::1: the Pod has no IPv6");
+                Err(error) if address.is_ipv6() && is_unavailable(&error) => {
+                    tracing::debug!(%error, "DNS does not listen on ::1: the Pod has no IPv6");
                 }
                 Err(error) => {
-                    let what = format!(
+                    let message = format!(
                         "DNS cannot listen on {address} port {port}; check that KUMA_DNS_CORE_DNS_PORT is not in use"
                     );
-                    return Err(error).context(what);
+                    return Err(error).context(message);
                 }
             }
         }
@@ -97,41 +98,44 @@ impl Server {
 
     /// Serves until dropped. Returns only with an error of a socket.
     pub async fn run(self) -> anyhow::Result<()> {
-        let mut loops = JoinSet::new();
+        let mut tasks = JoinSet::new();
         for socket in self.udp {
-            loops.spawn(serve_udp(Arc::new(socket), self.resolver.clone()));
+            tasks.spawn(serve_udp(Arc::new(socket), self.resolver.clone()));
         }
         for listener in self.tcp {
-            loops.spawn(serve_tcp(listener, self.resolver.clone()));
+            tasks.spawn(serve_tcp(listener, self.resolver.clone()));
         }
-        while let Some(ended) = loops.join_next().await {
+        while let Some(ended) = tasks.join_next().await {
             ended?.context("DNS server ended")?;
         }
         Ok(())
     }
 }
 
-async fn bind(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+async fn bind_sockets(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
     Ok((UdpSocket::bind(address).await?, TcpListener::bind(address).await?))
 }
 
-fn is_absent(error: &io::Error) -> bool {
+/// Returns whether binding failed because the Pod does not have the address.
+fn is_unavailable(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(nix::libc::EAFNOSUPPORT)
 }
 
 async fn serve_udp(socket: Arc<UdpSocket>, resolver: Arc<Resolver>) -> io::Result<()> {
-    let mut buffer = vec![0; MAX_QUERY];
+    let mut buffer = vec![0; MAX_UDP_QUERY];
     loop {
         let (length, client) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
-            // The kernel reports a client that closed its socket on the next call; other clients are not affected.
+            // An earlier response reached a closed port. Later queries are not affected.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => continue,
             Err(error) => return Err(error),
         };
         let Ok(permit) = resolver.permits.clone().try_acquire_owned() else {
             continue;
         };
-        let (bytes, socket, resolver) = (buffer[..length].to_vec(), socket.clone(), resolver.clone());
+        let bytes = buffer[..length].to_vec();
+        let socket = socket.clone();
+        let resolver = resolver.clone();
         tokio::spawn(async move {
             if let Some(response) = resolver.resolve(&bytes, Transport::Udp).await {
                 // A lost response makes the client retry.
@@ -184,7 +188,7 @@ impl Resolver {
         let query = Query::parse(bytes)?;
         match self.zone.answer(&query) {
             Some(response) => Some(response),
-            None => Some(self.upstreams.resolve(&query, transport).await),
+            None => Some(self.name_servers.resolve(&query, transport).await),
         }
     }
 }

@@ -19,12 +19,12 @@ pub use process::Envoy;
 pub struct EnvoyConfig {
     /// Path of the program.
     pub binary: PathBuf,
-    /// Number of worker threads; `None` for one per usable CPU.
+    /// Number of worker threads. `None`: one for each CPU that the process may use.
     pub concurrency: Option<NonZeroU32>,
     /// Log level in Envoy's notation.
     pub log_level: &'static str,
     /// Port of the admin interface on 127.0.0.1.
     pub admin_port: NonZeroU16,
-    /// Time to keep serving after the first signal.
+    /// Time for which Envoy keeps serving after the first signal.
     pub drain_time: Duration,
 }

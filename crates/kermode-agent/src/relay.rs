@@ -1,5 +1,6 @@
-//! ADS server for Envoy on the unix socket. Relays Envoy's stream to the control plane over a sequence of upstream streams, and
-//! responds from the cache of acknowledged resources while there is none. Resources are not decoded.
+//! ADS server for Envoy on the unix socket. Relays Envoy's stream to the control plane over a sequence of upstream
+//! streams. While the control plane does not respond, the relay responds from its cache of acknowledged resources.
+//! Resources are not decoded.
 
 mod cache;
 mod session;
@@ -30,13 +31,13 @@ use self::session::Session;
 use self::upstream::{Event, UpstreamStream};
 use crate::token::TokenFile;
 
-/// Time that the control plane has to respond to a new Envoy before the cache does. The control plane comes first because the
-/// cached configuration may be what crashed the previous Envoy.
+/// Time that the control plane has to respond to a new Envoy before the cache does. The control plane is preferred
+/// because the cached configuration may have crashed the previous Envoy.
 const CACHE_DELAY: Duration = Duration::from_secs(1);
 /// Limit on responses that wait for Envoy to read them. Above it the relay stops reading from the control plane.
-const QUEUED: usize = 4;
+const MAX_QUEUED_RESPONSES: usize = 4;
 
-/// Service; cheap to clone.
+/// ADS service for Envoy; cheap to clone.
 #[derive(Clone)]
 pub struct Relay {
     client: Client,
@@ -49,13 +50,13 @@ struct RelayedStream {
     relay: Relay,
     session: Session,
     upstream: UpstreamStream,
-    /// Time at which the cache responds.
+    /// Time at which the cache responds; `None` once it does, or the control plane has responded.
     cache_deadline: Option<Instant>,
     responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
 }
 
 /// Envoy ended its stream.
-struct Ended;
+struct EnvoyEndedStream;
 
 // === impl Relay ===
 
@@ -70,7 +71,7 @@ impl Relay {
     }
 
     /// Relays one stream of Envoy to its end.
-    async fn relay(
+    async fn relay_stream(
         self,
         requests: Streaming<DeltaDiscoveryRequest>,
         responses: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
@@ -82,38 +83,38 @@ impl Relay {
             cache_deadline: None,
             responses,
         };
-        let Ended = relayed.run(requests).await;
+        let EnvoyEndedStream = relayed.run(requests).await;
     }
 }
 
 // === impl RelayedStream ===
 
 impl RelayedStream {
-    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) -> Ended {
+    async fn run(mut self, mut requests: Streaming<DeltaDiscoveryRequest>) -> EnvoyEndedStream {
         loop {
-            let step = tokio::select! {
+            let result = tokio::select! {
                 request = requests.next() => match request {
                     Some(Ok(request)) => self.on_request(request).await,
                     Some(Err(status)) => {
                         if status.code() == Code::OutOfRange {
                             tracing::error!("a request of Envoy is too large: {}", status.message());
                         }
-                        return Ended;
+                        return EnvoyEndedStream;
                     }
-                    None => return Ended,
+                    None => return EnvoyEndedStream,
                 },
                 event = self.upstream.next(), if self.session.has_subscriptions() => self.on_event(event).await,
                 () = sleep_until(self.cache_deadline.unwrap_or_else(Instant::now)), if self.cache_deadline.is_some() => {
                     self.go_offline().await
                 }
             };
-            if let Err(ended) = step {
+            if let Err(ended) = result {
                 return ended;
             }
         }
     }
 
-    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Ended> {
+    async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), EnvoyEndedStream> {
         if !self.session.has_subscriptions() {
             self.cache_deadline = Some(Instant::now() + CACHE_DELAY);
         }
@@ -124,7 +125,7 @@ impl RelayedStream {
         self.respond(output.responses).await
     }
 
-    async fn on_event(&mut self, event: Event) -> Result<(), Ended> {
+    async fn on_event(&mut self, event: Event) -> Result<(), EnvoyEndedStream> {
         match event {
             Event::Opening => {
                 for request in self.session.on_open() {
@@ -144,15 +145,18 @@ impl RelayedStream {
         }
     }
 
-    async fn go_offline(&mut self) -> Result<(), Ended> {
+    async fn go_offline(&mut self) -> Result<(), EnvoyEndedStream> {
         self.cache_deadline = None;
         let responses = self.session.go_offline(&self.relay.cache.lock());
         self.respond(responses).await
     }
 
-    async fn respond(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), Ended> {
+    async fn respond(&mut self, responses: Vec<DeltaDiscoveryResponse>) -> Result<(), EnvoyEndedStream> {
         for response in responses {
-            self.responses.send(Ok(response)).await.map_err(|_| Ended)?;
+            self.responses
+                .send(Ok(response))
+                .await
+                .map_err(|_| EnvoyEndedStream)?;
         }
         Ok(())
     }
@@ -166,8 +170,8 @@ impl StreamingService<DeltaDiscoveryRequest> for Relay {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<DeltaDiscoveryRequest>>) -> Self::Future {
-        let (sender, receiver) = mpsc::channel(QUEUED);
-        tokio::spawn(self.clone().relay(request.into_inner(), sender));
+        let (sender, receiver) = mpsc::channel(MAX_QUEUED_RESPONSES);
+        tokio::spawn(self.clone().relay_stream(request.into_inner(), sender));
         Box::pin(async { Ok(Response::new(ReceiverStream::new(receiver).boxed())) })
     }
 }

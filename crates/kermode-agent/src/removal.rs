@@ -18,15 +18,15 @@ use crate::backoff::Backoff;
 use crate::control_plane::ControlPlane;
 use crate::token::TokenFile;
 
-/// Limit on queued messages of all replicas. Replicas report seldom, so a small queue suffices.
-const QUEUED: usize = 16;
+/// Limit on queued reports of all replicas. Replicas report seldom, so a small queue suffices.
+const MAX_QUEUED_REPORTS: usize = 16;
 
-/// Watch of the endpoint's removal; cheap to clone.
+/// Watch of the removal of this sidecar's endpoint; cheap to clone.
 #[derive(Clone)]
 pub struct RemovalWatch {
-    /// The control plane, for channels to single replicas.
+    /// Creates the channels to single replicas.
     pub control_plane: ControlPlane,
-    /// Client of any replica, by the Service.
+    /// Client that calls the control plane by its Service, which selects a replica.
     pub client: Client,
     /// Token of the proxy.
     pub token: TokenFile,
@@ -35,19 +35,19 @@ pub struct RemovalWatch {
 /// Message of the task that calls one replica.
 enum Report {
     Response(WatchRemovalResponse),
-    /// The call failed or ended.
+    /// The call failed or ended. It is repeated after a backoff.
     Disconnected,
     /// The control plane does not implement the call.
     Unimplemented,
 }
 
 impl RemovalWatch {
-    /// Runs until every proxy has acknowledged the removal.
+    /// Runs until every proxy has acknowledged the removal, or a replica responds that it does not implement the call.
     pub async fn run(self) {
-        let (sender, mut reports) = mpsc::channel(QUEUED);
+        let (sender, mut reports) = mpsc::channel(MAX_QUEUED_REPORTS);
         // Dropping the set ends all calls.
         let mut calls = JoinSet::new();
-        calls.spawn(self.clone().call(Replica::Any, sender.clone()));
+        calls.spawn(self.clone().call(Replica::SelectedByService, sender.clone()));
         let mut replicas = Replicas::default();
         while let Some((replica, report)) = reports.recv().await {
             let progress = match report {
@@ -72,7 +72,7 @@ impl RemovalWatch {
                 }
                 Progress::Finished { took, replicas } => {
                     tracing::info!(
-                        milliseconds = took.as_millis(),
+                        took_ms = took.as_millis(),
                         replicas,
                         "every proxy has acknowledged that this endpoint is gone"
                     );
@@ -85,13 +85,15 @@ impl RemovalWatch {
     /// Calls one replica, with backoff after each failure, and sends its reports until the receiver is dropped.
     async fn call(self, replica: Replica, reports: mpsc::Sender<(Replica, Report)>) {
         let client = match replica {
-            Replica::Any => self.client.clone(),
-            Replica::At(address) => Client::new(self.control_plane.replica(address)),
+            Replica::SelectedByService => self.client.clone(),
+            Replica::At(address) => Client::new(self.control_plane.channel_to_replica(address)),
         };
         let mut backoff = Backoff::default();
         loop {
-            let ended = self.forward(&client, replica, &reports, &mut backoff).await;
-            let report = match ended {
+            let result = self
+                .forward_responses(&client, replica, &reports, &mut backoff)
+                .await;
+            let report = match result {
                 Err(error) if error.downcast_ref().map(Status::code) == Some(Code::Unimplemented) => {
                     Report::Unimplemented
                 }
@@ -108,8 +110,8 @@ impl RemovalWatch {
         }
     }
 
-    /// Forwards the responses of one call to its end.
-    async fn forward(
+    /// Forwards the responses of one call until the call ends.
+    async fn forward_responses(
         &self,
         client: &Client,
         replica: Replica,

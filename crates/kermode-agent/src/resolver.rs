@@ -1,4 +1,5 @@
-//! DNS configuration of the Pod (`/etc/resolv.conf`), for the control plane's name and for forwarded queries.
+//! DNS configuration of the Pod (`/etc/resolv.conf`). The agent resolves the control plane's host name with it, and the
+//! DNS server forwards queries to its name servers.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ pub struct SystemDns {
 }
 
 impl SystemDns {
-    /// Reads the file. It may list no name servers; then only IP addresses can be reached.
+    /// Reads the file. If it yields no name servers, the control plane can only be reached by its IP address.
     pub fn read(path: &Path) -> Self {
         let parsed = fs::read(path).map_err(NetError::from).and_then(parse_resolv_conf);
         let (config, options) = parsed.unwrap_or_else(|error| {
@@ -48,7 +49,7 @@ impl SystemDns {
     pub fn resolver(&self) -> anyhow::Result<Arc<TokioResolver>> {
         let mut options = self.options.clone();
         options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
-        // The agent resolves a single name, and only after losing a connection. A cached address may be outdated then.
+        // The agent resolves a single name, and only to reconnect. A cached address may be outdated then.
         options.cache_size = 0;
         let builder =
             TokioResolver::builder_with_config(self.config.clone(), TokioRuntimeProvider::default());

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 /// Delay of the second consecutive restart; it doubles with each further one. The first restart is immediate.
-const FIRST: Duration = Duration::from_millis(200);
-/// Limit on consecutive restarts. After it the kubelet restarts the container, with longer delays.
-const LIMIT: u32 = 5;
+const INITIAL_DELAY: Duration = Duration::from_millis(200);
+/// Limit on consecutive restarts. Above it the agent exits, and the kubelet restarts the container with longer delays.
+const MAX_RESTARTS: u32 = 5;
 /// Run time after which a crash starts a new series of restarts.
-const STABLE: Duration = Duration::from_mins(1);
+const STABLE_RUN_TIME: Duration = Duration::from_mins(1);
 
 /// Counter of consecutive restarts.
 #[derive(Debug, Default)]
@@ -29,21 +29,21 @@ pub(crate) enum Decision {
 }
 
 impl Restarts {
-    /// Handles Envoy's end with exit code `code` after it ran for `ran`.
-    pub(crate) fn on_end(&mut self, code: u8, ran: Duration) -> Decision {
+    /// Handles Envoy's end with exit code `code` after it ran for `run_time`.
+    pub(crate) fn on_end(&mut self, code: u8, run_time: Duration) -> Decision {
         if code == 0 {
             return Decision::Finished;
         }
-        if ran >= STABLE {
+        if run_time >= STABLE_RUN_TIME {
             self.consecutive = 0;
         }
-        if self.consecutive == LIMIT {
+        if self.consecutive == MAX_RESTARTS {
             return Decision::GiveUp;
         }
         self.consecutive += 1;
         Decision::Restart(match self.consecutive {
             1 => Duration::ZERO,
-            further => FIRST * (1 << (further - 2)),
+            further => INITIAL_DELAY * (1 << (further - 2)),
         })
     }
 
@@ -57,28 +57,31 @@ impl Restarts {
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(10);
+    const SHORT_RUN_TIME: Duration = Duration::from_millis(10);
 
     #[test]
-    fn first_crash_restarts_immediately_and_a_crash_loop_gives_up() {
+    fn first_restart_is_immediate_and_a_crash_loop_is_given_up() {
         let mut restarts = Restarts::default();
-        let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(139, SOON)).collect();
+        let decisions: Vec<_> = (0..6).map(|_| restarts.on_end(139, SHORT_RUN_TIME)).collect();
         let waits = [0, 200, 400, 800, 1600].map(|millis| Decision::Restart(Duration::from_millis(millis)));
         assert_eq!(decisions[..5], waits);
         assert_eq!(decisions[5], Decision::GiveUp);
     }
 
     #[test]
-    fn crashes_after_a_long_run_always_restart() {
+    fn envoy_that_crashes_after_a_long_run_is_always_restarted() {
         let mut restarts = Restarts::default();
         for _ in 0..100 {
-            restarts.on_end(137, SOON);
-            assert_eq!(restarts.on_end(137, STABLE), Decision::Restart(Duration::ZERO));
+            restarts.on_end(137, SHORT_RUN_TIME);
+            assert_eq!(
+                restarts.on_end(137, STABLE_RUN_TIME),
+                Decision::Restart(Duration::ZERO)
+            );
         }
     }
 
     #[test]
     fn successful_exit_is_not_restarted() {
-        assert_eq!(Restarts::default().on_end(0, SOON), Decision::Finished);
+        assert_eq!(Restarts::default().on_end(0, SHORT_RUN_TIME), Decision::Finished);
     }
 }

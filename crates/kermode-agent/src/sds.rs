@@ -19,57 +19,57 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 pub use stream::SecretMaterial;
-use stream::{Names, Stream};
+use stream::{SdsStream, SecretNames};
 
-/// Service; cheap to clone.
+/// SDS service for Envoy; cheap to clone.
 #[derive(Clone)]
 pub struct SecretService {
-    names: Names,
+    names: SecretNames,
     secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
-    wanted: Arc<Notify>,
+    envoy_waits: Arc<Notify>,
 }
 
 impl SecretService {
-    /// Serves the latest value of `secrets`. Notifies `wanted` when Envoy subscribes before there is a value.
+    /// Serves the latest value of `secrets`. Notifies `envoy_waits` when Envoy subscribes before there is a value.
     pub fn new(
         mesh: &MeshName,
         secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
-        wanted: Arc<Notify>,
+        envoy_waits: Arc<Notify>,
     ) -> Self {
         Self {
-            names: Names::of(mesh),
+            names: SecretNames::of(mesh),
             secrets,
-            wanted,
+            envoy_waits,
         }
     }
 
-    /// Serves one stream to its end.
+    /// Serves one stream until it ends.
     async fn serve(
         mut self,
         mut requests: Streaming<DiscoveryRequest>,
         responses: mpsc::Sender<Result<DiscoveryResponse, Status>>,
     ) {
-        let mut stream = Stream::new(self.names.clone());
+        let mut stream = SdsStream::new(self.names.clone());
         loop {
             let response = tokio::select! {
                 request = requests.next() => match request {
                     Some(Ok(request)) => {
-                        let secrets = self.secrets.borrow_and_update().clone();
-                        stream.on_request(request, secrets.as_deref())
+                        let material = self.secrets.borrow_and_update().clone();
+                        stream.on_request(request, material.as_deref())
                     }
                     Some(Err(_)) | None => return,
                 },
                 changed = self.secrets.changed() => {
-                    // The sender is dropped only when the process ends.
+                    // The sender is only dropped when the process ends.
                     if changed.is_err() {
                         return;
                     }
-                    let secrets = self.secrets.borrow_and_update().clone();
-                    stream.on_secrets(secrets.as_deref())
+                    let material = self.secrets.borrow_and_update().clone();
+                    stream.on_material(material.as_deref())
                 }
             };
             if stream.is_waiting() {
-                self.wanted.notify_one();
+                self.envoy_waits.notify_one();
             }
             if let Some(response) = response
                 && responses.send(Ok(response)).await.is_err()

@@ -1,4 +1,5 @@
-//! State machine of the shutdown, from the first signal to the process's end (`docs/reference/sidecar.md#shutdown`). No IO.
+//! State machine of the shutdown, from the first signal to the process's end (`docs/reference/sidecar.md#shutdown`). No
+//! IO.
 //!
 //! The supervisor passes in [`Event`]s with the time and executes the returned [`Action`]s.
 
@@ -14,8 +15,10 @@ const KILL_AFTER: Duration = Duration::from_secs(5);
 pub(crate) enum Event {
     /// The agent received `SIGTERM` or `SIGINT`.
     Signal,
-    /// Envoy was requested to fail its health check; `true` if it did.
-    HealthcheckFailed(bool),
+    /// Envoy fails its health check, as requested.
+    DrainStarted,
+    /// Envoy could not be made to fail its health check.
+    DrainRejected,
     /// Envoy has no downstream connections.
     Idle,
     /// The time of [`Shutdown::deadline`] has come.
@@ -29,7 +32,7 @@ pub(crate) enum Event {
 pub(crate) enum Action {
     /// Nothing.
     None,
-    /// Request Envoy to fail its health check, then report [`Event::HealthcheckFailed`].
+    /// Request Envoy to fail its health check, then report [`Event::DrainStarted`] or [`Event::DrainRejected`].
     FailHealthcheck,
     /// Send `SIGTERM` to Envoy.
     Terminate,
@@ -43,37 +46,37 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub struct Shutdown {
     drain_time: Duration,
-    native_sidecar: bool,
+    is_native_sidecar: bool,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Serving,
-    /// The first signal came; Envoy is requested to fail its health check.
-    Announcing,
+    /// The first signal was received; Envoy is requested to fail its health check.
+    StartingDrain,
     Draining {
         until: Instant,
     },
     /// Envoy received `SIGTERM`.
-    Ending {
+    Terminating {
         kill_at: Instant,
     },
     Killed,
 }
 
 impl Shutdown {
-    /// Returns the initial state. The signal of a native sidecar comes after the workload's end, so its drain ends with the
-    /// last connection; other drains take all of `drain_time`.
-    pub fn new(drain_time: Duration, native_sidecar: bool) -> Self {
+    /// Returns the initial state. Kubernetes signals a native sidecar after the application's containers have ended, so
+    /// it drains only until its last connection is closed. Any other sidecar drains for all of `drain_time`.
+    pub fn new(drain_time: Duration, is_native_sidecar: bool) -> Self {
         Self {
             drain_time,
-            native_sidecar,
+            is_native_sidecar,
             state: State::Serving,
         }
     }
 
-    /// Returns whether no signal has come.
+    /// Returns whether no signal has been received.
     pub(crate) fn is_serving(&self) -> bool {
         self.state == State::Serving
     }
@@ -82,46 +85,46 @@ impl Shutdown {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.state {
             State::Draining { until } => Some(until),
-            State::Ending { kill_at } => Some(kill_at),
-            State::Serving | State::Announcing | State::Killed => None,
+            State::Terminating { kill_at } => Some(kill_at),
+            State::Serving | State::StartingDrain | State::Killed => None,
         }
     }
 
     /// Returns whether [`Event::Idle`] has an effect, so that connections have to be counted.
     pub(crate) fn ends_when_idle(&self) -> bool {
-        self.native_sidecar && matches!(self.state, State::Draining { .. })
+        self.is_native_sidecar && matches!(self.state, State::Draining { .. })
     }
 
     /// Handles an event.
     pub(crate) fn on(&mut self, event: Event, now: Instant) -> Action {
         match (self.state, event) {
             (State::Serving, Event::Signal) => {
-                self.state = State::Announcing;
+                self.state = State::StartingDrain;
                 Action::FailHealthcheck
             }
-            (State::Announcing, Event::HealthcheckFailed(true)) => {
+            (State::StartingDrain, Event::DrainStarted) => {
                 self.state = State::Draining {
                     until: now + self.drain_time,
                 };
                 Action::None
             }
-            (State::Announcing, Event::HealthcheckFailed(false) | Event::Signal)
-            | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.end(now),
-            (State::Draining { .. }, Event::Idle) if self.native_sidecar => self.end(now),
-            (State::Ending { .. } | State::Killed, Event::Signal) => Action::Exit(1),
-            (State::Ending { .. }, Event::Deadline) => {
+            (State::StartingDrain, Event::DrainRejected | Event::Signal)
+            | (State::Draining { .. }, Event::Signal | Event::Deadline) => self.terminate(now),
+            (State::Draining { .. }, Event::Idle) if self.is_native_sidecar => self.terminate(now),
+            (State::Terminating { .. } | State::Killed, Event::Signal) => Action::Exit(1),
+            (State::Terminating { .. }, Event::Deadline) => {
                 self.state = State::Killed;
                 Action::Kill
             }
-            // The exit code of an Envoy that was terminated is not an error of the agent.
-            (State::Ending { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
+            // Envoy was terminated by the agent, so its exit code is no error.
+            (State::Terminating { .. } | State::Killed, Event::EnvoyEnded(_)) => Action::Exit(0),
             (_, Event::EnvoyEnded(code)) => Action::Exit(code),
-            (_, Event::HealthcheckFailed(_) | Event::Idle | Event::Deadline) => Action::None,
+            (_, Event::DrainStarted | Event::DrainRejected | Event::Idle | Event::Deadline) => Action::None,
         }
     }
 
-    fn end(&mut self, now: Instant) -> Action {
-        self.state = State::Ending {
+    fn terminate(&mut self, now: Instant) -> Action {
+        self.state = State::Terminating {
             kill_at: now + KILL_AFTER,
         };
         Action::Terminate

@@ -1,7 +1,7 @@
 //! Unix socket between Envoy and the agent.
 //!
-//! It carries the private key, so its directory is accessible to the agent's user only. An abstract socket needs no directory,
-//! but every container of the Pod could connect to it: they share the network namespace.
+//! The socket carries the private key, so only the agent's user can access its directory. An abstract socket would need
+//! no directory, but every container of the Pod could connect to it, because they share the network namespace.
 
 use std::fs::{DirBuilder, remove_dir_all};
 use std::io::ErrorKind;
@@ -31,10 +31,10 @@ impl AgentSocket {
         let path = directory.join("agent.sock");
         let remedy =
             "check KUMA_DATAPLANE_RUNTIME_SOCKET_DIR: with a read-only root file system a volume is needed";
-        let shown = path.display().to_string();
+        let path_text = path.display().to_string();
         ensure!(
             path.as_os_str().len() <= MAX_PATH,
-            "socket path {shown} is too long; {remedy}"
+            "socket path {path_text} is longer than {MAX_PATH} bytes; {remedy}"
         );
         match remove_dir_all(&directory) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -49,7 +49,7 @@ impl AgentSocket {
             .with_context(|| format!("{} is not writable; {remedy}", parent.display()))?;
         let socket = Self { directory, path };
         let listener =
-            UnixListener::bind(&socket.path).with_context(|| format!("binding {shown}; {remedy}"))?;
+            UnixListener::bind(&socket.path).with_context(|| format!("binding {path_text}; {remedy}"))?;
         Ok((socket, listener))
     }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn socket_is_private_and_leftovers_are_replaced() {
+    async fn socket_is_private_and_replaces_that_of_an_earlier_process() {
         let parent = tempfile::tempdir().unwrap();
         let leftover = parent.path().join(format!("kuma-dp-{}", std::process::id()));
         std::fs::create_dir(&leftover).unwrap();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn missing_directory_is_named_with_the_remedy() {
+    async fn error_about_a_missing_directory_names_it_and_the_setting() {
         let parent = tempfile::tempdir().unwrap();
         let error = AgentSocket::bind(&parent.path().join("absent")).err().unwrap();
         let text = format!("{error:#}");

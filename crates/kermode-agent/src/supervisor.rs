@@ -1,5 +1,5 @@
-//! Supervision of Envoy: runs it until a signal or its end, restarts it after a crash. IO around
-//! [`Shutdown`] and [`Restarts`].
+//! Supervision of Envoy: restarts it after a crash, drains and terminates it after a signal. The decisions are made by
+//! the state machines [`Shutdown`] and [`Restarts`]; this module performs their IO.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,27 +14,28 @@ use crate::removal::RemovalWatch;
 use crate::restarts::{Decision, Restarts};
 use crate::shutdown::{Action, Event, Shutdown};
 
-/// Interval of counting Envoy's connections during the drain of a native sidecar.
-const COUNT_INTERVAL: Duration = Duration::from_millis(200);
+/// Interval at which Envoy's connections are counted during the drain of a native sidecar.
+const CONNECTION_COUNT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Supervises `envoy` and, after crashes, the replacements that `start` returns. Returns the exit code of this process.
+/// Supervises `envoy` and, after crashes, the replacements that `start_envoy` returns. Each Envoy gets its own state
+/// machine from `new_shutdown`. Returns the exit code of this process.
 ///
 /// # Errors
 /// Fails when Envoy cannot be started or waited for.
 pub async fn supervise(
     mut envoy: Envoy,
-    start: impl Fn() -> anyhow::Result<Envoy>,
+    start_envoy: impl Fn() -> anyhow::Result<Envoy>,
     admin: Admin,
     mut signals: Signals,
-    shutdown: impl Fn() -> Shutdown,
+    new_shutdown: impl Fn() -> Shutdown,
     removal: RemovalWatch,
 ) -> anyhow::Result<u8> {
     let mut restarts = Restarts::default();
     loop {
         let started = Instant::now();
-        let code = match run(envoy, admin, &mut signals, shutdown(), &removal).await? {
-            End::Exit(code) => return Ok(code),
-            End::Envoy(code) => code,
+        let code = match supervise_one(envoy, admin, &mut signals, new_shutdown(), &removal).await? {
+            End::ShutdownComplete(code) => return Ok(code),
+            End::EnvoyEnded(code) => code,
         };
         match restarts.on_end(code, started.elapsed()) {
             Decision::Finished => return Ok(code),
@@ -61,51 +62,52 @@ pub async fn supervise(
                 return Ok(code);
             }
         }
-        envoy = start()?;
+        envoy = start_envoy()?;
     }
 }
 
 /// End of the supervision of one Envoy.
 enum End {
-    /// The process exits with the code.
-    Exit(u8),
-    /// Envoy ended by itself with the exit code.
-    Envoy(u8),
+    /// After a signal: this process exits with the code.
+    ShutdownComplete(u8),
+    /// Without a signal: Envoy ended by itself, with the exit code.
+    EnvoyEnded(u8),
 }
 
 /// Supervises one Envoy to its end.
-async fn run(
+async fn supervise_one(
     mut envoy: Envoy,
     admin: Admin,
     signals: &mut Signals,
     mut shutdown: Shutdown,
     removal: &RemovalWatch,
 ) -> anyhow::Result<End> {
-    let mut failing_healthcheck = pin!(None);
-    let mut watching_removal = pin!(None);
+    // Both are set when the first signal is received.
+    let mut drain_start = pin!(None);
+    let mut removal_watch = pin!(None);
     loop {
         let event = tokio::select! {
             signal = signals.next() => {
                 tracing::info!(signal, "signal received");
                 Event::Signal
             }
-            code = envoy.ended() => {
+            code = envoy.wait() => {
                 let code = code?;
                 tracing::info!(code, "Envoy ended");
                 if shutdown.is_serving() {
-                    return Ok(End::Envoy(code));
+                    return Ok(End::EnvoyEnded(code));
                 }
                 Event::EnvoyEnded(code)
             }
-            failed = when_some(failing_healthcheck.as_mut().as_pin_mut()) => {
-                failing_healthcheck.set(None);
-                Event::HealthcheckFailed(failed)
+            drains = when_some(drain_start.as_mut().as_pin_mut()) => {
+                drain_start.set(None);
+                if drains { Event::DrainStarted } else { Event::DrainRejected }
             }
-            () = when_some(watching_removal.as_mut().as_pin_mut()) => {
-                watching_removal.set(None);
+            () = when_some(removal_watch.as_mut().as_pin_mut()) => {
+                removal_watch.set(None);
                 continue;
             }
-            () = idle(admin), if shutdown.ends_when_idle() => Event::Idle,
+            () = until_idle(admin), if shutdown.ends_when_idle() => Event::Idle,
             () = sleep_until(shutdown.deadline().unwrap_or_else(Instant::now)), if shutdown.deadline().is_some() => {
                 Event::Deadline
             }
@@ -113,24 +115,24 @@ async fn run(
         match shutdown.on(event, Instant::now()) {
             Action::None => {}
             Action::FailHealthcheck => {
-                failing_healthcheck.set(Some(fail_healthcheck(admin)));
-                watching_removal.set(Some(removal.clone().run()));
+                drain_start.set(Some(start_drain(admin)));
+                removal_watch.set(Some(removal.clone().run()));
             }
             Action::Terminate => envoy.signal(Signal::SIGTERM),
             Action::Kill => {
                 tracing::warn!("Envoy did not end in time and is killed");
                 envoy.signal(Signal::SIGKILL);
             }
-            Action::Exit(code) => return Ok(End::Exit(code)),
+            Action::Exit(code) => return Ok(End::ShutdownComplete(code)),
         }
     }
 }
 
-/// Returns whether Envoy started to drain.
-async fn fail_healthcheck(admin: Admin) -> bool {
+/// Requests Envoy to fail its health check. Returns whether Envoy has started to drain.
+async fn start_drain(admin: Admin) -> bool {
     match admin.fail_healthcheck().await {
         Ok(()) => {
-            tracing::info!("draining");
+            tracing::info!("the drain has started");
             true
         }
         Err(error) => {
@@ -144,21 +146,21 @@ async fn fail_healthcheck(admin: Admin) -> bool {
 }
 
 /// Completes when Envoy has no downstream connections.
-async fn idle(admin: Admin) {
+async fn until_idle(admin: Admin) {
     loop {
         match admin.open_connections().await {
             Ok(0) => return,
-            Ok(connections) => tracing::debug!(connections, "draining"),
+            Ok(connections) => tracing::debug!(connections, "Envoy has open connections"),
             Err(error) => tracing::debug!(
                 error = format!("{error:#}"),
                 "Envoy's connections cannot be counted"
             ),
         }
-        sleep(COUNT_INTERVAL).await;
+        sleep(CONNECTION_COUNT_INTERVAL).await;
     }
 }
 
-/// Returns the future's output. Never completes without a future.
+/// Returns the output of the future, or never completes if there is none.
 async fn when_some<F: Future>(future: Option<std::pin::Pin<&mut F>>) -> F::Output {
     match future {
         Some(future) => future.await,

@@ -1,5 +1,5 @@
-//! Token that authenticates the proxy: the Pod's service account token. The kubelet replaces it from time to time, so the
-//! file is read for every call.
+//! Token that authenticates the proxy: the Pod's service account token. The kubelet replaces it from time to time, so
+//! the file is read for every call.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ pub struct TokenFile {
 }
 
 impl TokenFile {
-    /// Returns a token that is read from `path`.
+    /// Returns the token file at `path`. Does not read it.
     pub fn new(path: PathBuf) -> Self {
         Self { path }
     }
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn replaced_token_is_used_and_hidden_from_debug() {
+    async fn file_is_read_for_every_call_and_the_token_is_hidden_from_debug() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         let file = TokenFile::new(path.clone());
@@ -65,10 +65,10 @@ mod tests {
         let missing = format!("{:#}", file.authorization().await.unwrap_err());
         assert!(missing.contains("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"), "{missing}");
         std::fs::write(&path, "se\u{7f}cret").unwrap();
-        let odd = format!("{:#}", file.authorization().await.unwrap_err());
+        let malformed = format!("{:#}", file.authorization().await.unwrap_err());
         assert!(
-            odd.contains(&path.display().to_string()) && !odd.contains("cret"),
-            "{odd}"
+            malformed.contains(&path.display().to_string()) && !malformed.contains("cret"),
+            "{malformed}"
         );
     }
 }

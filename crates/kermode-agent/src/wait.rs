@@ -25,17 +25,18 @@ impl Wait {
     /// Returns once the URL responds with a success status.
     ///
     /// # Errors
-    /// Fails with the last failure at the timeout, and for a URL that is not `http` or has a host name.
+    /// Fails at the timeout, with the failure of the last request; and for a URL that is not `http`, or whose host is
+    /// neither an IP address nor `localhost`.
     pub async fn run(&self) -> anyhow::Result<()> {
         let address = literal_address(&self.url).context("--url")?;
-        let end = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         loop {
             let failure = match request(address, Method::GET, self.url.clone(), self.request_timeout).await {
                 Ok((status, _)) if status.is_success() => return Ok(()),
                 Ok((status, _)) => format!("the last response was {status}"),
                 Err(error) => format!("{error:#}"),
             };
-            if Instant::now() + self.interval >= end {
+            if Instant::now() + self.interval >= deadline {
                 bail!("{} was not ready within {:?}: {failure}", self.url, self.timeout);
             }
             sleep(self.interval).await;

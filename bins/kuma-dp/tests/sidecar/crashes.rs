@@ -62,7 +62,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
         control_plane.disconnect();
         agent
             .eventually("the stream is lost", async || {
-                (count(&agent, "no stream from the control plane") >= connections - 1).then_some(())
+                (count(&agent, "no ADS stream to the control plane") >= connections - 1).then_some(())
             })
             .await;
         control_plane.reconnect();
@@ -93,7 +93,7 @@ async fn restarted_envoy_is_configured_by_the_control_plane() {
         })
         .await;
     assert_eq!(
-        count(&agent, "Envoy gets its previous configuration"),
+        count(&agent, "Envoy receives the cached configuration"),
         0,
         "{}",
         agent.log()

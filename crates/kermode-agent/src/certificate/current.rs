@@ -1,16 +1,16 @@
 //! Current certificate and trust bundle, and how messages of the control plane change them. No IO.
 //!
-//! A trust bundle comes with each certificate and, when it changes, on a stream. A replica of the control plane may briefly
-//! lag behind another, so an older bundle does not replace a newer one.
+//! The control plane sends the trust bundle with each certificate, and on a stream when the bundle changes. A replica
+//! of the control plane may briefly lag behind another, so an older bundle does not replace a newer one.
 
 use std::time::Duration;
 
 use kermode_identity::{TrustBundle, Validity};
 use kermode_protocol::certificates::RootsUpdate;
 
-/// Time within which the certificate is renewed when the new trust bundle shares no root with the current one: peers
-/// reject the current certificate.
-const IMMEDIATE: Duration = Duration::from_secs(2);
+/// Time within which the certificate is renewed if the new trust bundle shares no root with the current one. It is
+/// short, because peers with the new bundle reject the current certificate.
+const RENEWAL_AFTER_UNRELATED_CA: Duration = Duration::from_secs(2);
 
 /// Current certificate and trust bundle.
 #[derive(Clone, Debug)]
@@ -19,10 +19,11 @@ pub(super) struct Current {
     pub(super) validity: Validity,
     /// Number of the CA generation that signed the certificate.
     pub(super) signer: u32,
-    /// Trust bundle.
+    /// Trust bundle of the mesh.
     pub(super) roots: Roots,
-    /// Number of the CA generation for which a renewal was last requested.
-    announced: u32,
+    /// Number of the CA generation that signs new certificates, as last announced by the control plane. A change causes
+    /// one early renewal.
+    announced_signer: u32,
 }
 
 /// Trust bundle with its version.
@@ -32,28 +33,34 @@ pub(super) struct Roots {
     pub(super) version: u64,
 }
 
-/// Consequence of an update.
+/// Required reaction to an update.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reaction {
-    /// The trust bundle changed and has to be published to Envoy.
+    /// Whether the trust bundle changed and has to be published to Envoy.
     pub(super) publish: bool,
-    /// The certificate has to be renewed within this time.
+    /// Time within which the certificate has to be renewed, before it would be due otherwise.
     pub(super) renew_within: Option<Duration>,
 }
 
 // === impl Current ===
 
 impl Current {
-    /// Returns the state after a new certificate. `before` keeps its trust bundle if that is newer.
-    pub(super) fn after(before: Option<&Self>, validity: Validity, signer: u32, roots: Roots) -> Self {
-        let newer = before
-            .map(|before| &before.roots)
-            .filter(|before| roots.is_older_than(before));
+    /// Returns the state after a certificate was issued. Keeps the trust bundle of `previous` if it is newer than
+    /// `roots`.
+    pub(super) fn with_new_certificate(
+        previous: Option<&Self>,
+        validity: Validity,
+        signer: u32,
+        roots: Roots,
+    ) -> Self {
+        let newer = previous
+            .map(|previous| &previous.roots)
+            .filter(|previous| roots.is_older_than(previous));
         Self {
             validity,
             signer,
             roots: newer.cloned().unwrap_or(roots),
-            announced: signer,
+            announced_signer: signer,
         }
     }
 
@@ -67,19 +74,19 @@ impl Current {
             return Reaction::default();
         }
         if !roots.bundle.shares_a_root_with(&self.roots.bundle) {
-            // Certificate and trust bundle have to be replaced together.
+            // The renewal replaces certificate and trust bundle together.
             return Reaction {
                 publish: false,
-                renew_within: Some(IMMEDIATE),
+                renew_within: Some(RENEWAL_AFTER_UNRELATED_CA),
             };
         }
         let publish = roots.bundle != self.roots.bundle;
         self.roots = roots;
-        let is_new = update.signer != self.signer && update.signer != self.announced;
-        self.announced = update.signer;
+        let is_new_signer = update.signer != self.signer && update.signer != self.announced_signer;
+        self.announced_signer = update.signer;
         Reaction {
             publish,
-            renew_within: is_new.then(|| Duration::from_secs(update.renew_within.into())),
+            renew_within: is_new_signer.then(|| Duration::from_secs(update.renew_within.into())),
         }
     }
 }
@@ -91,8 +98,8 @@ fn bundle(update: &RootsUpdate) -> TrustBundle {
 // === impl Roots ===
 
 impl Roots {
-    /// Returns whether this bundle is an earlier version of `other`. Versions of bundles without a common root are not
-    /// comparable.
+    /// Returns whether this bundle is an earlier version of `other`. Bundles without a common root come from different
+    /// CAs, so their versions cannot be compared; neither is older.
     fn is_older_than(&self, other: &Self) -> bool {
         self.version < other.version && self.bundle.shares_a_root_with(&other.bundle)
     }
@@ -120,11 +127,11 @@ mod tests {
 
     fn mk_current(roots: &[u8], version: u64, signer: u32) -> Current {
         let validity = Validity::from_unix(0, 100);
-        Current::after(None, validity, signer, mk_roots(roots, version))
+        Current::with_new_certificate(None, validity, signer, mk_roots(roots, version))
     }
 
     #[test]
-    fn second_root_is_published_and_the_certificate_stays() {
+    fn second_root_is_published_without_a_renewal() {
         let mut current = mk_current(&[1], 3, 1);
         let published = Reaction {
             publish: true,
@@ -139,11 +146,12 @@ mod tests {
     fn another_signer_causes_one_renewal() {
         let mut current = mk_current(&[1, 2], 4, 1);
         let update = mk_update(&[1, 2], 4, 2);
-        let minute = Some(Duration::from_mins(1));
-        assert_eq!(current.on_update(&update).renew_within, minute);
-        // After a reconnection the stream repeats the update.
+        let one_minute = Some(Duration::from_mins(1));
+        assert_eq!(current.on_update(&update).renew_within, one_minute);
+        // After a reconnection the control plane sends the update again.
         assert_eq!(current.on_update(&update), Reaction::default());
-        let mut renewed = Current::after(Some(&current), current.validity, 2, mk_roots(&[1, 2], 4));
+        let mut renewed =
+            Current::with_new_certificate(Some(&current), current.validity, 2, mk_roots(&[1, 2], 4));
         assert_eq!(renewed.on_update(&update), Reaction::default());
     }
 
@@ -151,20 +159,20 @@ mod tests {
     fn lagging_replica_does_not_replace_a_newer_bundle() {
         let mut current = mk_current(&[1, 2], 4, 1);
         assert_eq!(current.on_update(&mk_update(&[1], 3, 1)), Reaction::default());
-        let renewed = Current::after(Some(&current), current.validity, 1, mk_roots(&[1], 3));
+        let renewed = Current::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[1], 3));
         assert_eq!(renewed.roots, mk_roots(&[1, 2], 4));
     }
 
     #[test]
-    fn unrelated_ca_is_trusted_together_with_its_certificate() {
+    fn unrelated_ca_is_not_trusted_before_it_has_issued_a_certificate() {
         let mut current = mk_current(&[1, 2], 4, 1);
         let reaction = Reaction {
             publish: false,
-            renew_within: Some(IMMEDIATE),
+            renew_within: Some(RENEWAL_AFTER_UNRELATED_CA),
         };
         assert_eq!(current.on_update(&mk_update(&[9], 3, 1)), reaction);
         assert_eq!(current.roots, mk_roots(&[1, 2], 4));
-        let renewed = Current::after(Some(&current), current.validity, 1, mk_roots(&[9], 3));
+        let renewed = Current::with_new_certificate(Some(&current), current.validity, 1, mk_roots(&[9], 3));
         assert_eq!(renewed.roots, mk_roots(&[9], 3));
     }
 

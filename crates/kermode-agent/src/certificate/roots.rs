@@ -1,4 +1,4 @@
-//! Watch of the mesh's trust bundle: a new root is trusted immediately instead of with the next certificate.
+//! Watch of the mesh's trust bundle: Envoy gets a new root immediately instead of with the next certificate.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status, Streaming};
 
-use super::TIMEOUT;
+use super::CALL_TIMEOUT;
 use crate::backoff::Backoff;
 use crate::sds::SecretMaterial;
 use crate::token::TokenFile;
 
-/// Pause after `UNIMPLEMENTED`: the control plane is older than this call. Certificates still come with their trust bundle.
+/// Pause after `UNIMPLEMENTED`: the control plane is older than this call. Its trust bundle still comes with each
+/// certificate.
 const UNIMPLEMENTED_PAUSE: Duration = Duration::from_mins(5);
-/// Pause while the mesh has no mTLS. It is shorter than the time between the distribution of a new root and its first
-/// certificate, because mTLS may be enabled and the CA rotated before this proxy's certificate is renewed.
+/// Pause while mTLS is disabled in the mesh. If mTLS is enabled and the CA rotated during the pause, this proxy gets
+/// the new root after it. A rotation waits longer than this between distributing a new root and signing with its key.
 const MTLS_DISABLED_PAUSE: Duration = Duration::from_secs(30);
 /// Time span over which proxies spread their reconnections after a stream ends. Configuration and certificates are more
 /// urgent, and each stream costs the API server a token review.
@@ -31,7 +32,7 @@ pub(super) struct RootsWatch {
     pub(super) proxy: ObjectKey,
     pub(super) client: Client,
     pub(super) token: TokenFile,
-    /// Published secrets. The watch starts with the first certificate.
+    /// Published secrets. The watch starts when the first certificate is published.
     pub(super) secrets: watch::Receiver<Option<Arc<SecretMaterial>>>,
     /// Receives the updates.
     pub(super) updates: mpsc::Sender<RootsUpdate>,
@@ -42,7 +43,7 @@ impl RootsWatch {
     pub(super) async fn run(mut self) {
         let mut backoff = Backoff::default();
         while self.secrets.wait_for(Option::is_some).await.is_ok() {
-            let wait = match self.forward().await {
+            let pause = match self.forward_updates().await {
                 Ok(()) => {
                     backoff.reset();
                     RECONNECT_SPREAD.mul_f64(fastrand::f64())
@@ -52,32 +53,28 @@ impl RootsWatch {
                         error = format!("{error:#}"),
                         "watching the mesh's trust bundle failed"
                     );
-                    let pause = match error.downcast_ref().map(Status::code) {
-                        Some(Code::Unimplemented) => Some(UNIMPLEMENTED_PAUSE),
-                        Some(Code::FailedPrecondition) => Some(MTLS_DISABLED_PAUSE),
-                        _ => None,
-                    };
-                    match pause {
-                        Some(pause) => pause.mul_f64(0.5 + fastrand::f64() / 2.0),
-                        None => backoff.next(fastrand::f64()),
+                    match error.downcast_ref().map(Status::code) {
+                        Some(Code::Unimplemented) => with_jitter(UNIMPLEMENTED_PAUSE),
+                        Some(Code::FailedPrecondition) => with_jitter(MTLS_DISABLED_PAUSE),
+                        _ => backoff.next(fastrand::f64()),
                     }
                 }
             };
-            sleep(wait).await;
+            sleep(pause).await;
         }
     }
 
-    /// Forwards the updates of one stream to its end. Fails if the stream has none.
-    async fn forward(&self) -> anyhow::Result<()> {
-        let first = async {
+    /// Forwards the updates of one stream until it ends. Fails if it ends without an update.
+    async fn forward_updates(&self) -> anyhow::Result<()> {
+        let opened = async {
             let mut stream = self.open().await?;
-            let first = stream.message().await?;
-            anyhow::Ok((stream, first))
+            let first_update = stream.message().await?;
+            anyhow::Ok((stream, first_update))
         };
-        let first = timeout(TIMEOUT, first).await;
-        let (mut stream, first) =
-            first.with_context(|| format!("the control plane did not respond within {TIMEOUT:?}"))??;
-        let mut next = Some(first.context("the stream ended without an update")?);
+        let (mut stream, first_update) = timeout(CALL_TIMEOUT, opened)
+            .await
+            .with_context(|| format!("the control plane did not respond within {CALL_TIMEOUT:?}"))??;
+        let mut next = Some(first_update.context("the stream ended without an update")?);
         while let Some(update) = next {
             if self.updates.send(update).await.is_err() {
                 break;
@@ -101,4 +98,9 @@ impl RootsWatch {
         let authorization = self.token.authorization().await?;
         Ok(self.client.watch_roots(authorization, request).await?)
     }
+}
+
+/// Returns 50 % to 100 % of a pause, so that proxies do not retry at the same time.
+fn with_jitter(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }

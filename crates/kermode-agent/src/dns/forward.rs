@@ -1,4 +1,4 @@
-//! Forwards queries to the Pod's own name servers, one after the other, and passes their response on as bytes.
+//! Forwards a query to the Pod's own name servers, one after the other, and passes the response on as bytes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,49 +13,44 @@ use hickory_proto::op::ResponseCode;
 use super::message::{Query, response_code, with_id};
 
 /// Limit on a response over UDP, in bytes: the largest size that resolvers advertise by EDNS.
-const MAX_RESPONSE: usize = 4096;
+const MAX_UDP_RESPONSE: usize = 4096;
 
 /// Name servers of `/etc/resolv.conf`.
 #[derive(Clone, Debug)]
-pub struct Upstreams {
+pub struct NameServers {
     servers: Vec<SocketAddr>,
     timeout: Duration,
 }
 
-/// Transport of a query. The query is forwarded over the same one.
+/// Transport of a query. The query is forwarded over the transport on which it was received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Transport {
     Udp,
     Tcp,
 }
 
-impl Upstreams {
-    /// Returns a forwarder to `servers` in this order, which waits up to `timeout` for each.
+impl NameServers {
+    /// Returns a forwarder that queries `servers` in this order and waits up to `timeout` for each.
     pub fn new(servers: Vec<SocketAddr>, timeout: Duration) -> Self {
         Self { servers, timeout }
     }
 
-    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, as a libc's resolver does. Without one it
-    /// returns the last response, or `SERVFAIL` if no server responded.
+    /// Returns the first response that is neither `SERVFAIL` nor `REFUSED`, as a libc's resolver does. If there is
+    /// none, returns the last response, or `SERVFAIL` if no server responded.
     pub(crate) async fn resolve(&self, query: &Query<'_>, transport: Transport) -> Vec<u8> {
         let mut last = None;
         for &server in &self.servers {
             let exchange = async {
                 match transport {
-                    Transport::Udp => over_udp(query, server).await,
-                    Transport::Tcp => over_tcp(query, server).await,
+                    Transport::Udp => forward_over_udp(query, server).await,
+                    Transport::Tcp => forward_over_tcp(query, server).await,
                 }
             };
             match timeout(self.timeout, exchange).await {
-                Ok(Ok(response))
-                    if !matches!(
-                        response_code(&response),
-                        ResponseCode::ServFail | ResponseCode::Refused
-                    ) =>
-                {
-                    return response;
-                }
-                Ok(Ok(response)) => last = Some(response),
+                Ok(Ok(response)) => match response_code(&response) {
+                    ResponseCode::ServFail | ResponseCode::Refused => last = Some(response),
+                    _ => return response,
+                },
                 Ok(Err(error)) => tracing::debug!(%server, %error, "name server failed"),
                 Err(_) => tracing::debug!(%server, "name server did not respond in time"),
             }
@@ -64,9 +59,9 @@ impl Upstreams {
     }
 }
 
-/// Forwards a query over UDP. Each query uses its own socket: the kernel picks an unpredictable source port, which a
-/// forger has to guess in addition to the ID.
-async fn over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
+/// Forwards a query over UDP. Each query uses its own socket and thus an unpredictable source port, which an attacker
+/// has to guess, in addition to the ID, to forge a response.
+async fn forward_over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
     let any: IpAddr = if server.is_ipv4() {
         Ipv4Addr::UNSPECIFIED.into()
     } else {
@@ -76,14 +71,14 @@ async fn over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> 
     socket.connect(server).await?;
     let id = fastrand::u16(..);
     socket.send(&query.with_id(id)).await?;
-    // One byte more than the limit detects a larger response.
-    let mut buffer = vec![0; MAX_RESPONSE + 1];
+    // The extra byte shows that a response is larger than the limit.
+    let mut buffer = vec![0; MAX_UDP_RESPONSE + 1];
     loop {
         let length = socket.recv(&mut buffer).await?;
         if !query.is_answered_by(&buffer[..length], id) {
             continue;
         }
-        if length > MAX_RESPONSE {
+        if length > MAX_UDP_RESPONSE {
             return Ok(query.truncated_response());
         }
         buffer.truncate(length);
@@ -91,7 +86,7 @@ async fn over_udp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> 
     }
 }
 
-async fn over_tcp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
+async fn forward_over_tcp(query: &Query<'_>, server: SocketAddr) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(server).await?;
     let id = fastrand::u16(..);
     write_message(&mut stream, &query.with_id(id)).await?;

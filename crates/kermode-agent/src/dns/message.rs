@@ -1,12 +1,12 @@
-//! The parts of a DNS message that the relay reads: header and question (RFC 1035 section 4.1). Pure.
+//! The parts of a DNS message that the DNS server reads: header and question (RFC 1035 section 4.1). Pure.
 //!
-//! `hickory-proto` decodes them. Records are not decoded: the relay passes messages on as bytes.
+//! `hickory-proto` decodes them. Records are not decoded: the DNS server passes messages on as bytes.
 
 use hickory_proto::op::{Header, HeaderCounts, MessageType, Metadata, Query as Question, ResponseCode};
 use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder};
 
 /// Length of the encoded header, in bytes.
-const HEADER: usize = 12;
+const HEADER_LENGTH: usize = 12;
 
 /// Query with exactly one question, as all resolvers send it.
 #[derive(Clone, Debug)]
@@ -65,11 +65,11 @@ impl<'a> Query<'a> {
         self.empty_response(ResponseCode::NoError, true)
     }
 
-    fn empty_response(&self, code: ResponseCode, truncation: bool) -> Vec<u8> {
+    fn empty_response(&self, code: ResponseCode, is_truncated: bool) -> Vec<u8> {
         let mut metadata = Metadata::new(self.metadata.id, MessageType::Response, self.metadata.op_code);
         metadata.recursion_desired = self.metadata.recursion_desired;
         metadata.recursion_available = true;
-        metadata.truncation = truncation;
+        metadata.truncation = is_truncated;
         metadata.response_code = code;
         let counts = HeaderCounts {
             queries: 1,
@@ -96,13 +96,14 @@ pub(crate) fn with_id(mut message: Vec<u8>, id: u16) -> Vec<u8> {
     message
 }
 
-/// Returns the response code of a message, `ServFail` if it has no header.
+/// Returns the response code of a message, or `ServFail` if its header is malformed.
 pub(crate) fn response_code(response: &[u8]) -> ResponseCode {
     Header::from_bytes(response).map_or(ResponseCode::ServFail, |header| header.response_code)
 }
 
-/// Decodes the header and the first question; the question is absent when the header counts none. Returns `None` for
-/// bytes that are too short, and for a question that is malformed or compressed: no name precedes the first question.
+/// Decodes the header and the first question. The question is `None` if the header counts none. Returns `None` for
+/// bytes that are too short and for a malformed question. A compressed name is malformed here: it would have to refer
+/// to an earlier name.
 fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
     let mut decoder = BinDecoder::new(bytes);
     let header = Header::read(&mut decoder).ok()?;
@@ -110,10 +111,10 @@ fn header_and_question(bytes: &[u8]) -> Option<(Header, Option<Question>)> {
         return Some((header, None));
     }
     let question = Question::read(&mut decoder).ok()?;
-    let name: usize = question.name().iter().map(|label| label.len() + 1).sum();
+    let name_length: usize = question.name().iter().map(|label| label.len() + 1).sum();
     // The root label, the type and the class follow the name's labels.
-    let uncompressed = name + 1 + 2 + 2;
-    (decoder.index() - HEADER == uncompressed).then_some((header, Some(question)))
+    let uncompressed_length = name_length + 1 + 2 + 2;
+    (decoder.index() - HEADER_LENGTH == uncompressed_length).then_some((header, Some(question)))
 }
 
 #[cfg(test)]
@@ -122,6 +123,8 @@ pub(crate) mod tests {
 
     use super::*;
 
+    /// Length of the EDNS record that [`mk_query`] appends, in bytes.
+    const EDNS_LENGTH: usize = 11;
     const FLAG_RESPONSE: u8 = 0x80;
     const FLAG_TRUNCATED: u8 = 0x02;
     const FLAG_RECURSION_DESIRED: u8 = 0x01;
@@ -149,11 +152,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn queries_are_parsed_and_responses_and_garbage_are_not() {
+    fn only_complete_queries_are_parsed() {
         let query = mk_query(1, "web.demo");
         assert!(Query::parse(&query).is_some());
         assert!(Query::parse(&mk_response(&query, ResponseCode::NoError)).is_none());
-        for length in 0..query.len() - 11 {
+        for length in 0..query.len() - EDNS_LENGTH {
             assert!(Query::parse(&query[..length]).is_none(), "{length}");
         }
     }
@@ -166,7 +169,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn response_needs_the_id_and_question_of_the_query() {
+    fn response_must_have_the_id_and_question_of_the_query() {
         let ok = ResponseCode::NoError;
         let bytes = mk_query(1, "web.demo");
         let query = Query::parse(&bytes).unwrap();
@@ -182,29 +185,30 @@ pub(crate) mod tests {
     fn only_an_error_may_omit_the_question() {
         let bytes = mk_query(1, "web.demo");
         let query = Query::parse(&bytes).unwrap();
-        let bare = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert!(query.is_answered_by(&bare(1), 9));
-        assert!(!query.is_answered_by(&bare(0), 9));
+        let without_question = |code| [0, 9, FLAG_RESPONSE, code, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert!(query.is_answered_by(&without_question(1), 9));
+        assert!(!query.is_answered_by(&without_question(0), 9));
     }
 
     #[test]
-    fn own_responses_keep_id_and_question_and_drop_records() {
+    fn generated_response_has_the_id_and_question_of_the_query_and_no_records() {
         let bytes = mk_query(0x1234, "web.demo");
         let query = Query::parse(&bytes).unwrap();
         let response = query.error_response(ResponseCode::ServFail);
         assert!(query.is_answered_by(&response, 0x1234));
         assert_eq!(response_code(&response), ResponseCode::ServFail);
         assert_eq!(response[6..12], [0; 6]);
-        assert_eq!(response.len(), bytes.len() - 11);
+        assert_eq!(response.len(), bytes.len() - EDNS_LENGTH);
         assert_eq!(query.truncated_response()[2] & FLAG_TRUNCATED, FLAG_TRUNCATED);
     }
 
-    /// Arbitrary bytes, with a plausible header in half of the cases so that the question is reached.
-    fn packet() -> impl Strategy<Value = Vec<u8>> {
+    /// Generates arbitrary bytes. Half of the cases start with a well-formed header, so the decoder reaches the
+    /// question.
+    fn arbitrary_message() -> impl Strategy<Value = Vec<u8>> {
         let header = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         let arbitrary = proptest::collection::vec(any::<u8>(), 0..600);
-        (any::<bool>(), arbitrary).prop_map(move |(plausible, bytes)| {
-            if plausible {
+        (any::<bool>(), arbitrary).prop_map(move |(has_header, bytes)| {
+            if has_header {
                 [&header[..], &bytes].concat()
             } else {
                 bytes
@@ -214,7 +218,11 @@ pub(crate) mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_neither_panic_nor_grow(bytes in packet(), other in packet(), id: u16) {
+        fn arbitrary_bytes_cause_neither_a_panic_nor_a_longer_response(
+            bytes in arbitrary_message(),
+            other in arbitrary_message(),
+            id: u16,
+        ) {
             response_code(&bytes);
             with_id(bytes.clone(), id);
             let well_formed = mk_query(1, "web.demo");
@@ -238,7 +246,7 @@ pub(crate) mod tests {
             bytes.splice(12..14, name.iter().copied());
             let query = Query::parse(&bytes).unwrap();
             let response = query.error_response(ResponseCode::Refused);
-            prop_assert_eq!(&response[12..], &bytes[12..bytes.len() - 11]);
+            prop_assert_eq!(&response[12..], &bytes[12..bytes.len() - EDNS_LENGTH]);
         }
     }
 }

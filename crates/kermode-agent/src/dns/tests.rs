@@ -1,4 +1,4 @@
-//! DNS server with real sockets. Name servers respond, fail, do not respond or are impersonated.
+//! DNS server with real sockets. The name servers respond, fail, do not respond, or are impersonated by a forger.
 
 use hickory_proto::op::ResponseCode;
 
@@ -8,16 +8,16 @@ use super::*;
 
 /// Behaviour of a name server in the test.
 #[derive(Clone, Copy)]
-enum Upstream {
-    Answers,
+enum Behaviour {
+    Responds,
     Fails,
     Silent,
     /// Sends a forged response under another ID first.
     Forges,
 }
 
-async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
-    // A port that is free for UDP may be taken for TCP; then another one is tried.
+async fn mk_name_server(behaviour: Behaviour) -> SocketAddr {
+    // A port that is free for UDP may be in use for TCP. Another port is tried then.
     let (udp, tcp, address) = loop {
         let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = udp.local_addr().unwrap();
@@ -31,16 +31,16 @@ async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
             let (length, client) = udp.recv_from(&mut buffer).await.unwrap();
             let query = &buffer[..length];
             match behaviour {
-                Upstream::Answers => udp
+                Behaviour::Responds => udp
                     .send_to(&mk_response(query, ResponseCode::NoError), client)
                     .await
                     .unwrap(),
-                Upstream::Fails => udp
+                Behaviour::Fails => udp
                     .send_to(&mk_response(query, ResponseCode::ServFail), client)
                     .await
                     .unwrap(),
-                Upstream::Silent => 0,
-                Upstream::Forges => {
+                Behaviour::Silent => 0,
+                Behaviour::Forges => {
                     let mut forged = mk_response(query, ResponseCode::NoError);
                     forged[0] ^= 0xff;
                     forged.push(66);
@@ -65,16 +65,16 @@ async fn mk_upstream(behaviour: Upstream) -> SocketAddr {
     address
 }
 
-/// Starts a server on a free port and returns its IPv4 address.
-async fn mk_server(upstreams: Vec<SocketAddr>, zone: impl Zone + Clone) -> SocketAddr {
-    let upstreams = Upstreams::new(upstreams, Duration::from_millis(200));
-    // Another process may take the port between the two calls; then another one is tried.
+/// Starts the agent's DNS server on a free port and returns its IPv4 address.
+async fn mk_server(name_servers: Vec<SocketAddr>, zone: impl Zone + Clone) -> SocketAddr {
+    let name_servers = NameServers::new(name_servers, Duration::from_millis(200));
+    // Another process may bind the port before the server does. Another port is tried then.
     loop {
         let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = probe.local_addr().unwrap();
         drop(probe);
         let port = NonZeroU16::new(address.port()).unwrap();
-        if let Ok(server) = Server::bind(port, zone.clone(), upstreams.clone()).await {
+        if let Ok(server) = Server::bind(port, zone.clone(), name_servers.clone()).await {
             tokio::spawn(server.run());
             return address;
         }
@@ -92,7 +92,7 @@ async fn query_server(server: SocketAddr, query: &[u8]) -> Vec<u8> {
 
 #[tokio::test]
 async fn response_is_passed_on_unchanged() {
-    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], NoZone).await;
     let query = mk_query(77, "kubernetes.default");
     assert_eq!(
         query_server(server, &query).await,
@@ -101,8 +101,8 @@ async fn response_is_passed_on_unchanged() {
 }
 
 #[tokio::test]
-async fn tcp_queries_share_a_connection() {
-    let server = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+async fn connection_over_tcp_serves_several_queries() {
+    let server = mk_server(vec![mk_name_server(Behaviour::Silent).await], NoZone).await;
     let mut stream = TcpStream::connect(server).await.unwrap();
     for id in [1, 2] {
         let query = mk_query(id, "kubernetes.default");
@@ -116,9 +116,9 @@ async fn tcp_queries_share_a_connection() {
 
 #[tokio::test]
 async fn next_server_is_queried_when_one_fails_or_is_silent() {
-    let good = mk_upstream(Upstream::Answers).await;
-    for bad in [Upstream::Fails, Upstream::Silent] {
-        let server = mk_server(vec![mk_upstream(bad).await, good], NoZone).await;
+    let good = mk_name_server(Behaviour::Responds).await;
+    for bad in [Behaviour::Fails, Behaviour::Silent] {
+        let server = mk_server(vec![mk_name_server(bad).await, good], NoZone).await;
         let query = mk_query(5, "web.demo");
         assert_eq!(
             query_server(server, &query).await,
@@ -130,12 +130,12 @@ async fn next_server_is_queried_when_one_fails_or_is_silent() {
 #[tokio::test]
 async fn failure_of_the_only_server_is_passed_on_and_silence_becomes_servfail() {
     let query = mk_query(5, "web.demo");
-    let failing = mk_server(vec![mk_upstream(Upstream::Fails).await], NoZone).await;
+    let failing = mk_server(vec![mk_name_server(Behaviour::Fails).await], NoZone).await;
     assert_eq!(
         query_server(failing, &query).await,
         mk_response(&query, ResponseCode::ServFail)
     );
-    let silent = mk_server(vec![mk_upstream(Upstream::Silent).await], NoZone).await;
+    let silent = mk_server(vec![mk_name_server(Behaviour::Silent).await], NoZone).await;
     assert_eq!(
         response_code(&query_server(silent, &query).await),
         ResponseCode::ServFail
@@ -144,7 +144,7 @@ async fn failure_of_the_only_server_is_passed_on_and_silence_becomes_servfail() 
 
 #[tokio::test]
 async fn forged_response_is_ignored() {
-    let server = mk_server(vec![mk_upstream(Upstream::Forges).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Forges).await], NoZone).await;
     let query = mk_query(5, "web.demo");
     assert_eq!(
         query_server(server, &query).await,
@@ -154,7 +154,7 @@ async fn forged_response_is_ignored() {
 
 #[tokio::test]
 async fn garbage_gets_no_response_and_does_not_end_the_server() {
-    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], NoZone).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], NoZone).await;
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.send_to(b"not dns", server).await.unwrap();
     let query = mk_query(6, "web.demo");
@@ -165,7 +165,7 @@ async fn garbage_gets_no_response_and_does_not_end_the_server() {
 }
 
 #[tokio::test]
-async fn name_of_the_zone_is_not_forwarded() {
+async fn query_for_a_name_of_the_zone_is_not_forwarded() {
     #[derive(Clone)]
     struct Refusing;
     impl Zone for Refusing {
@@ -173,7 +173,7 @@ async fn name_of_the_zone_is_not_forwarded() {
             Some(query.error_response(ResponseCode::Refused))
         }
     }
-    let server = mk_server(vec![mk_upstream(Upstream::Answers).await], Refusing).await;
+    let server = mk_server(vec![mk_name_server(Behaviour::Responds).await], Refusing).await;
     assert_eq!(
         response_code(&query_server(server, &mk_query(6, "web.mesh")).await),
         ResponseCode::Refused

@@ -1,4 +1,4 @@
-//! Envoy's admin interface, and a single HTTP request, which `kuma-dp wait` uses as well.
+//! Client of Envoy's admin interface. `kuma-dp wait` uses its HTTP request as well.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
@@ -16,9 +16,9 @@ use tokio::time::timeout;
 /// Limit on a response body, in bytes. A filtered statistics page is far smaller.
 const MAX_RESPONSE: usize = 1024 * 1024;
 /// Timeout of one request. Envoy responds within milliseconds unless its main thread is stuck.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Path of the connection gauges of all listeners.
-const CONNECTIONS: &str = "/stats?filter=^listener%5C..*%5C.downstream_cx_active$";
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Path and query of the connection gauges of all listeners.
+const CONNECTION_GAUGES: &str = "/stats?filter=^listener%5C..*%5C.downstream_cx_active$";
 
 /// Admin interface on 127.0.0.1.
 #[derive(Clone, Copy, Debug)]
@@ -47,17 +47,17 @@ impl Admin {
 
     /// Returns the number of open downstream connections, without those of the admin interface.
     pub(crate) async fn open_connections(self) -> anyhow::Result<u64> {
-        let (status, body) = self.request(Method::GET, CONNECTIONS).await?;
+        let (status, body) = self.request(Method::GET, CONNECTION_GAUGES).await?;
         ensure!(
             status == StatusCode::OK,
-            "Envoy responded with {status} to {CONNECTIONS}"
+            "Envoy responded with {status} to {CONNECTION_GAUGES}"
         );
         Ok(count_connections(&String::from_utf8_lossy(&body)))
     }
 
     async fn request(self, method: Method, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let uri = path.parse().context("path of the admin interface")?;
-        request(self.address, method, uri, TIMEOUT)
+        request(self.address, method, uri, REQUEST_TIMEOUT)
             .await
             .with_context(|| format!("Envoy's admin interface at {}", self.address))
     }
@@ -87,7 +87,7 @@ pub(crate) async fn request(
         };
         let driver = async {
             connection.await?;
-            // The connection ends after the response. If it closes early, the other branch fails first.
+            // The result comes from `response`, which fails if the connection was closed early.
             std::future::pending::<anyhow::Result<(StatusCode, Bytes)>>().await
         };
         tokio::select! {
@@ -126,7 +126,7 @@ pub(crate) fn literal_address(url: &Uri) -> anyhow::Result<SocketAddr> {
 fn count_connections(statistics: &str) -> u64 {
     let gauges = statistics.lines().filter_map(|line| line.rsplit_once(": "));
     gauges
-        // This request itself uses the admin interface. Workers' gauges repeat those of their listener.
+        // The request for the gauges itself uses the admin listener. Workers' gauges repeat those of their listener.
         .filter(|(name, _)| !name.starts_with("listener.admin.") && !name.contains(".worker_"))
         .filter_map(|(_, count)| count.trim().parse::<u64>().ok())
         .sum()

@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use nix::sys::{prctl, signal::Signal};
 use nix::unistd::getppid;
 
-/// Replaces this process by `command`, a program and its arguments. Returns only on failure. `parent` is the process ID of
-/// the caller.
+/// Replaces this process by `command`, a program and its arguments. Returns only on failure. `parent` is the process ID
+/// of the caller.
 pub fn exec(parent: i32, command: &[OsString]) -> anyhow::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("setting the parent-death signal of Envoy")?;
     // If the parent ended before the line above, the kernel never sends the signal.
@@ -20,7 +20,7 @@ pub fn exec(parent: i32, command: &[OsString]) -> anyhow::Result<()> {
         bail!("kuma-dp ended before Envoy was started");
     }
     let Some((program, arguments)) = command.split_first() else {
-        bail!("no program to run")
+        bail!("no program to run; exec-envoy expects a program and its arguments after `--`")
     };
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| {

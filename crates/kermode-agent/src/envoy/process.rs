@@ -20,8 +20,8 @@ pub struct Envoy {
 impl Envoy {
     /// Starts Envoy in its own process group, so that signals to the agent's group do not reach it.
     pub fn start(binary: &Path, arguments: Vec<OsString>) -> anyhow::Result<Self> {
-        // The kernel sends the parent-death signal when the *thread* that started the child ends. This thread has to live
-        // as long as the process, which the main thread does: the runtime has no other.
+        // The kernel sends the parent-death signal when the *thread* that started the child ends. This thread has to
+        // live as long as the process, which the main thread does: the runtime has no other.
         let child = Command::new("/proc/self/exe")
             .args(["exec-envoy", "--parent", &std::process::id().to_string(), "--"])
             .arg(binary)
@@ -34,8 +34,8 @@ impl Envoy {
         Ok(Self { child })
     }
 
-    /// Waits for Envoy's end and returns its exit code as a shell does. Cancel-safe.
-    pub(crate) async fn ended(&mut self) -> io::Result<u8> {
+    /// Waits for Envoy's end. Returns its exit code, or 128 plus the number of the signal that ended it. Cancel-safe.
+    pub(crate) async fn wait(&mut self) -> io::Result<u8> {
         Ok(exit_code(self.child.wait().await?))
     }
 
@@ -50,6 +50,7 @@ impl Envoy {
     }
 }
 
+/// Returns the exit code by which a shell would report the status.
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status
         .code()

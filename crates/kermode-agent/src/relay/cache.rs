@@ -1,27 +1,27 @@
-//! Cache of acknowledged resources: configures a restarted Envoy while the control plane does not respond. In memory only, and
-//! without secrets, which come by SDS.
+//! Cache of acknowledged resources, from which a restarted Envoy is configured while the control plane does not
+//! respond. The cache exists in memory only. It contains no secrets: Envoy gets those by SDS.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Limit on the cache, in bytes. A sidecar with on-demand outbounds needs far less. Together with the agent itself it stays
+/// Limit on the cache, in bytes. A sidecar with on-demand outbounds needs far less. Cache and agent together stay
 /// within the memory request of a sidecar.
 pub(crate) const LIMIT: usize = 8 << 20;
 /// Memory of an entry besides its contents, in bytes: keys, pointers, the slot of the table.
-const OVERHEAD: usize = 128;
+const ENTRY_OVERHEAD: usize = 128;
 
 /// Resource as the control plane sent it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Item {
-    /// Version.
+    /// Version of the resource.
     pub(super) version: Arc<str>,
     /// Encoded `Resource`, including name and version.
     pub(super) encoded: Bytes,
 }
 
-/// Acknowledged state of a name.
+/// Acknowledged state of one resource name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     /// The resource exists.
@@ -34,12 +34,15 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(crate) struct Cache {
     kinds: HashMap<Arc<str>, Kind>,
+    /// Size of all entries, in bytes.
     bytes: usize,
+    /// Limit on `bytes`.
     limit: usize,
-    /// The limit was exceeded; nothing is cached until Envoy starts without resources.
-    disabled: bool,
+    /// Whether the limit was exceeded. Nothing is cached then until Envoy starts without resources.
+    is_disabled: bool,
 }
 
+/// Acknowledged resources of one type.
 #[derive(Debug, Default)]
 struct Kind {
     entries: HashMap<Arc<str>, Entry>,
@@ -55,7 +58,7 @@ impl Entry {
             Self::Present(item) => item.version.len() + item.encoded.len(),
             Self::Absent => 0,
         };
-        OVERHEAD + name.len() + content
+        ENTRY_OVERHEAD + name.len() + content
     }
 }
 
@@ -68,16 +71,16 @@ impl Cache {
             kinds: HashMap::new(),
             bytes: 0,
             limit,
-            disabled: false,
+            is_disabled: false,
         }
     }
 
-    /// Returns the entry of a name.
+    /// Returns the entry of a resource. `kind` is the type URL.
     pub(super) fn get(&self, kind: &str, name: &str) -> Option<&Entry> {
         self.kinds.get(kind)?.entries.get(name)
     }
 
-    /// Returns all resources of a type if they are complete for a wildcard subscription.
+    /// Returns all resources of a type, or `None` if the cache may lack some of them.
     pub(super) fn all(&self, kind: &str) -> Option<impl Iterator<Item = (&Arc<str>, &Item)>> {
         let kind = self.kinds.get(kind).filter(|kind| kind.is_complete)?;
         Some(kind.entries.iter().filter_map(|(name, entry)| match entry {
@@ -88,7 +91,7 @@ impl Cache {
 
     /// Stores an acknowledged resource.
     pub(super) fn put(&mut self, kind: &Arc<str>, name: Arc<str>, entry: Entry) {
-        if self.disabled {
+        if self.is_disabled {
             return;
         }
         self.bytes += entry.size(&name);
@@ -106,23 +109,25 @@ impl Cache {
         }
     }
 
-    /// Removes the resources of a type for which `keep` returns false.
+    /// Keeps only the resources of a type for which `keep` returns true.
     pub(super) fn retain(&mut self, kind: &str, keep: impl Fn(&str) -> bool) {
         let Some(kind) = self.kinds.get_mut(kind) else {
             return;
         };
         let mut freed = 0;
         kind.entries.retain(|name, entry| {
-            let kept = keep(name);
-            freed += if kept { 0 } else { entry.size(name) };
-            kept
+            let is_kept = keep(name);
+            if !is_kept {
+                freed += entry.size(name);
+            }
+            is_kept
         });
         self.bytes -= freed;
     }
 
     /// Marks the resources of a type as complete for a wildcard subscription.
     pub(super) fn set_complete(&mut self, kind: &Arc<str>) {
-        if !self.disabled {
+        if !self.is_disabled {
             self.kinds.entry(kind.clone()).or_default().is_complete = true;
         }
     }
@@ -132,7 +137,8 @@ impl Cache {
         self.bytes > self.limit
     }
 
-    /// Removes everything and disables the cache: with a part of its configuration Envoy would wait for the rest.
+    /// Empties and disables the cache. With only a part of its configuration, a restarted Envoy would wait for the
+    /// rest.
     pub(super) fn disable(&mut self) {
         tracing::warn!(
             bytes = self.bytes,
@@ -142,12 +148,12 @@ impl Cache {
         );
         self.kinds.clear();
         self.bytes = 0;
-        self.disabled = true;
+        self.is_disabled = true;
     }
 
-    /// Enables the cache again, for an Envoy that starts without resources.
+    /// Enables a disabled cache, for an Envoy that starts without resources.
     pub(super) fn enable(&mut self) {
-        self.disabled = false;
+        self.is_disabled = false;
     }
 }
 
@@ -170,7 +176,7 @@ mod tests {
             cache.put(&kind, "a".into(), mk_entry(size));
         }
         cache.put(&kind, "b".into(), Entry::Absent);
-        assert_eq!(cache.bytes, 2000 + 2 + OVERHEAD + 1 + OVERHEAD);
+        assert_eq!(cache.bytes, 2000 + 2 + ENTRY_OVERHEAD + 1 + ENTRY_OVERHEAD);
         cache.remove("kind", "b");
         cache.remove("kind", "b");
         cache.remove("other", "a");

@@ -1,5 +1,5 @@
-//! State machine of one ADS stream of Envoy: its subscriptions, the acknowledged versions, and the source of responses, which
-//! is the control plane or the cache. No IO.
+//! State machine of one ADS stream of Envoy: its subscriptions, the acknowledged versions, and the source of responses,
+//! which is the control plane or the cache. No IO.
 //!
 //! Envoy's stream outlives the upstream streams. A new upstream stream starts with all of Envoy's subscriptions and
 //! acknowledged versions, so the control plane sends only differences. Nonces are replaced because each upstream stream
@@ -38,7 +38,7 @@ pub(super) struct Session {
     /// Number of upstream streams opened so far.
     epoch: u64,
     upstream: Upstream,
-    /// Whether the cache responds.
+    /// Whether the cache responds to Envoy's subscriptions, because the control plane does not.
     is_offline: bool,
     last_nonce: u64,
     /// Responses in flight, by nonce.
@@ -59,14 +59,15 @@ enum Upstream {
 /// Envoy's subscription to one type, and the acknowledged versions.
 #[derive(Debug)]
 struct Subscription {
+    /// Type URL.
     kind: Arc<str>,
     /// Whether Envoy subscribed to everything.
-    wildcard: bool,
+    is_wildcard: bool,
     /// Explicitly subscribed names.
     names: BTreeSet<String>,
     /// Acknowledged version by name; `None` if Envoy acknowledged that the resource does not exist.
     acknowledged: HashMap<Arc<str>, Option<Arc<str>>>,
-    /// Whether Envoy received a response.
+    /// Whether a response was sent to Envoy.
     has_response: bool,
 }
 
@@ -75,10 +76,13 @@ struct Subscription {
 struct InFlight {
     kind: Arc<str>,
     source: Source,
+    /// Sent resources with their names.
     items: Vec<(Arc<str>, Item)>,
+    /// Names of the resources that do not exist.
     removed: Vec<String>,
 }
 
+/// Origin of a response, with the nonce of the control plane and the number of the upstream stream.
 #[derive(Debug, PartialEq, Eq)]
 enum Source {
     Cache,
@@ -119,9 +123,12 @@ impl Session {
             .subscriptions
             .iter()
             .filter_map(|subscription| {
-                let in_flight = self.in_flight.values();
-                let in_flight = in_flight.filter(|sent| sent.kind == subscription.kind);
-                subscription.resumption(in_flight.flat_map(InFlight::names))
+                let in_flight = self
+                    .in_flight
+                    .values()
+                    .filter(|response| response.kind == subscription.kind)
+                    .flat_map(InFlight::names);
+                subscription.resuming_request(in_flight)
             })
             .collect();
         requests
@@ -133,7 +140,7 @@ impl Session {
     /// Handles a response of the control plane. Returns the response to Envoy.
     pub(super) fn on_response(&mut self, mut response: DeltaDiscoveryResponse) -> DeltaDiscoveryResponse {
         self.is_offline = false;
-        let items = response.resources.iter().filter_map(item).collect();
+        let items = response.resources.iter().filter_map(decode_item).collect();
         let in_flight = InFlight {
             kind: response.type_url.as_str().into(),
             source: Source::ControlPlane {
@@ -152,8 +159,8 @@ impl Session {
         self.upstream = Upstream::Closed;
     }
 
-    /// Lets the cache respond until the next response of the control plane. Returns the responses for pending
-    /// subscriptions.
+    /// Lets the cache respond until the next response of the control plane. Returns its responses to the subscriptions
+    /// whose resources Envoy has not acknowledged.
     pub(super) fn go_offline(&mut self, cache: &Cache) -> Vec<DeltaDiscoveryResponse> {
         if std::mem::replace(&mut self.is_offline, true) {
             return Vec::new();
@@ -161,8 +168,9 @@ impl Session {
         (0..self.subscriptions.len())
             .filter_map(|index| {
                 let subscription = &self.subscriptions[index];
-                let names = subscription.names.iter();
-                let missing: Vec<_> = names
+                let missing: Vec<_> = subscription
+                    .names
+                    .iter()
                     .filter(|name| !subscription.acknowledged.contains_key(name.as_str()))
                     .cloned()
                     .collect();
@@ -174,17 +182,17 @@ impl Session {
     /// Handles an ACK or NACK. Returns the nonce to forward if the response came from the current upstream stream.
     fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
         let in_flight = self.in_flight.remove(&request.response_nonce)?;
-        let from_control_plane = in_flight.source != Source::Cache;
+        let is_from_control_plane = in_flight.source != Source::Cache;
         if let Some(error) = &request.error_detail {
-            if !from_control_plane {
+            if !is_from_control_plane {
                 tracing::error!(
                     kind = &*in_flight.kind,
                     error = error.message,
-                    "Envoy rejected its previous configuration"
+                    "Envoy rejected the cached configuration"
                 );
             }
         } else if let Some(subscription) = self.find(&in_flight.kind) {
-            subscription.on_acknowledged(in_flight.items, in_flight.removed, from_control_plane, cache);
+            subscription.on_acknowledged(in_flight.items, in_flight.removed, is_from_control_plane, cache);
             self.enforce_limit(cache);
         }
         match in_flight.source {
@@ -205,7 +213,7 @@ impl Session {
             .iter()
             .position(|subscription| &*subscription.kind == kind)
         {
-            self.subscriptions[index].change(request, cache);
+            self.subscriptions[index].apply(request, cache);
             return (index, false);
         }
         if self.subscriptions.is_empty() && request.initial_resource_versions.is_empty() {
@@ -242,12 +250,12 @@ impl Session {
         request
     }
 
-    /// Returns a response with the cached resources of a subscription: those in `names` and, if `all` is set and the
-    /// subscription is a wildcard, every other one that Envoy has not acknowledged.
+    /// Returns a response with cached resources: those in `names` and, if `include_all` is set and the subscription is
+    /// a wildcard, all others that Envoy has not acknowledged. Returns `None` if the cache has nothing to send.
     fn respond_from_cache(
         &mut self,
         index: usize,
-        all: bool,
+        include_all: bool,
         names: &[String],
         cache: &Cache,
     ) -> Option<DeltaDiscoveryResponse> {
@@ -262,22 +270,25 @@ impl Session {
                 None => {}
             }
         }
-        let everything = cache.all(&kind).filter(|_| all && subscription.wildcard);
-        let is_first_wildcard = everything.is_some() && !subscription.has_response;
-        for (name, item) in everything.into_iter().flatten() {
-            let is_included =
-                subscription.acknowledged.contains_key(name) || names.iter().any(|named| **named == **name);
-            if !is_included {
+        let all_cached = cache
+            .all(&kind)
+            .filter(|_| include_all && subscription.is_wildcard);
+        // Envoy waits for the first response to a wildcard even if there are no resources.
+        let is_first_to_wildcard = all_cached.is_some() && !subscription.has_response;
+        for (name, item) in all_cached.into_iter().flatten() {
+            let is_acknowledged = subscription.acknowledged.contains_key(name);
+            let is_in_names = names.iter().any(|requested| **requested == **name);
+            if !is_acknowledged && !is_in_names {
                 items.push((name.clone(), item.clone()));
             }
         }
-        if items.is_empty() && removed.is_empty() && !is_first_wildcard {
+        if items.is_empty() && removed.is_empty() && !is_first_to_wildcard {
             return None;
         }
         tracing::warn!(
             kind = &*kind,
             resources = items.len(),
-            "the control plane does not respond: Envoy gets its previous configuration"
+            "the control plane does not respond: Envoy receives the cached configuration"
         );
         let resources = items.iter().map(|(_, item)| item.encoded.clone()).collect();
         let in_flight = InFlight {
@@ -345,29 +356,32 @@ impl Subscription {
     fn new(request: &DeltaDiscoveryRequest) -> Self {
         let mut names: BTreeSet<_> = request.resource_names_subscribe.iter().cloned().collect();
         let is_empty = names.is_empty();
-        let acknowledged = request.initial_resource_versions.iter();
+        let acknowledged = request
+            .initial_resource_versions
+            .iter()
+            .map(|(name, version)| (name.as_str().into(), Some(version.as_str().into())))
+            .collect();
         Self {
             kind: request.type_url.as_str().into(),
-            wildcard: names.remove(WILDCARD) || is_empty,
+            is_wildcard: names.remove(WILDCARD) || is_empty,
             names,
-            acknowledged: acknowledged
-                .map(|(name, version)| (name.as_str().into(), Some(version.as_str().into())))
-                .collect(),
+            acknowledged,
             has_response: false,
         }
     }
 
-    fn change(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) {
+    /// Applies the subscribed and unsubscribed names of a request.
+    fn apply(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) {
         for name in &request.resource_names_subscribe {
             if name == WILDCARD {
-                self.wildcard = true;
+                self.is_wildcard = true;
             } else {
                 self.names.insert(name.clone());
             }
         }
         for name in &request.resource_names_unsubscribe {
             if name == WILDCARD {
-                self.wildcard = false;
+                self.is_wildcard = false;
                 self.acknowledged.retain(|name, _| self.names.contains(&**name));
                 cache.retain(&self.kind, |name| self.names.contains(name));
             } else {
@@ -381,14 +395,14 @@ impl Subscription {
     }
 
     fn includes(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+        self.is_wildcard || self.names.contains(name)
     }
 
     fn on_acknowledged(
         &mut self,
         items: Vec<(Arc<str>, Item)>,
         removed: Vec<String>,
-        from_control_plane: bool,
+        is_from_control_plane: bool,
         cache: &mut Cache,
     ) {
         for (name, item) in items {
@@ -396,8 +410,8 @@ impl Subscription {
                 continue;
             }
             self.acknowledged.insert(name.clone(), Some(item.version.clone()));
-            // A slice would keep the whole message in memory.
-            let encoded = if from_control_plane {
+            // A slice of the response would keep all of it in memory.
+            let encoded = if is_from_control_plane {
                 Bytes::copy_from_slice(&item.encoded)
             } else {
                 item.encoded.clone()
@@ -414,22 +428,27 @@ impl Subscription {
                 cache.remove(&self.kind, &name);
             }
         }
-        if from_control_plane && self.wildcard {
-            // Cached resources that this Envoy process did not receive come from an earlier process and no longer exist.
+        if is_from_control_plane && self.is_wildcard {
+            // Cached resources that this Envoy process did not receive come from an earlier process and no longer
+            // exist.
             cache.retain(&self.kind, |name| self.acknowledged.contains_key(name));
             cache.set_complete(&self.kind);
         }
     }
 
-    /// Returns the first request for this type on a new upstream stream. Returns `None` for an empty subscription, since a
-    /// request without names would subscribe to everything.
-    fn resumption<'a>(&self, in_flight: impl Iterator<Item = &'a str>) -> Option<DeltaDiscoveryRequest> {
-        if !self.wildcard && self.names.is_empty() {
+    /// Returns the first request for this type on a new upstream stream. Returns `None` for an empty subscription,
+    /// because a request without names would subscribe to everything.
+    fn resuming_request<'a>(
+        &self,
+        in_flight: impl Iterator<Item = &'a str>,
+    ) -> Option<DeltaDiscoveryRequest> {
+        if !self.is_wildcard && self.names.is_empty() {
             return None;
         }
-        let wildcard = (self.wildcard && !self.names.is_empty()).then(|| WILDCARD.to_owned());
-        let acknowledged = self.acknowledged.iter();
-        let acknowledged = acknowledged
+        let wildcard = (self.is_wildcard && !self.names.is_empty()).then(|| WILDCARD.to_owned());
+        let acknowledged = self
+            .acknowledged
+            .iter()
             .filter_map(|(name, version)| Some((name.to_string(), version.as_ref()?.to_string())));
         let in_flight = in_flight
             .filter(|name| self.includes(name))
@@ -444,7 +463,7 @@ impl Subscription {
 }
 
 /// Returns name, version and bytes of an encoded resource. The message inside is not decoded.
-fn item(encoded: &Bytes) -> Option<(Arc<str>, Item)> {
+fn decode_item(encoded: &Bytes) -> Option<(Arc<str>, Item)> {
     let resource = Resource::decode(encoded.clone()).ok()?;
     let item = Item {
         version: resource.version.into(),

@@ -17,18 +17,18 @@ use tonic::{Code, Status};
 use crate::backoff::Backoff;
 use crate::token::TokenFile;
 
-/// Timeout from the connection attempt to the first response. It leaves the control plane time to wait for a Dataplane that
-/// it has not seen yet.
-const FIRST_RESPONSE: Duration = Duration::from_secs(30);
-/// Limit on requests that wait to be sent. A control plane that reads none of them is disconnected.
-const QUEUED: usize = 1024;
+/// Timeout from the connection attempt to the first response. It includes the time that the control plane waits for a
+/// Dataplane that it has not seen yet.
+const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Limit on requests that wait to be sent. Above it, the agent disconnects from a control plane that does not read.
+const MAX_QUEUED_REQUESTS: usize = 1024;
 
 type Responses = BoxStream<'static, Result<DeltaDiscoveryResponse, Status>>;
 
 /// Event of the stream.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// A new stream is opened; requests sent from now on go there.
+    /// A new stream is being opened. It carries all requests that are sent from now on.
     Opening,
     /// Response of the control plane.
     Response(DeltaDiscoveryResponse),
@@ -36,7 +36,7 @@ pub(super) enum Event {
     Closed,
 }
 
-/// The stream, or the pause before the next one.
+/// The current stream to the control plane, or the pause before the next one.
 pub(super) struct UpstreamStream {
     client: Client,
     token: TokenFile,
@@ -47,8 +47,8 @@ pub(super) struct UpstreamStream {
 
 enum State {
     Paused(Pin<Box<Sleep>>),
-    /// From the connection attempt to the first response. The control plane rejects proxies inside the stream, so only a
-    /// response proves success.
+    /// From the connection attempt to the first response. The control plane rejects proxies inside the stream, so only
+    /// a response proves success.
     Opening(BoxFuture<'static, Result<(DeltaDiscoveryResponse, Responses), Status>>),
     Open(Responses),
 }
@@ -72,6 +72,7 @@ impl UpstreamStream {
         if let Some(requests) = &self.requests
             && let Err(mpsc::error::TrySendError::Full(_)) = requests.try_send(request)
         {
+            // `next` then reports the end of the stream and starts a pause.
             let status = Status::unavailable("the control plane does not read requests");
             self.state = State::Opening(Box::pin(std::future::ready(Err(status))));
         }
@@ -82,7 +83,7 @@ impl UpstreamStream {
         match &mut self.state {
             State::Paused(pause) => {
                 pause.await;
-                let (sender, receiver) = mpsc::channel(QUEUED);
+                let (sender, receiver) = mpsc::channel(MAX_QUEUED_REQUESTS);
                 self.requests = Some(sender);
                 let opened = open(
                     self.client.clone(),
@@ -102,7 +103,7 @@ impl UpstreamStream {
                 Err(status) => {
                     let jitter = fastrand::f64();
                     let pause = match status.code() {
-                        Code::NotFound => self.backoff.next_early(jitter),
+                        Code::NotFound => self.backoff.next_after_not_found(jitter),
                         _ => self.backoff.next(jitter),
                     };
                     self.pause(&status, pause)
@@ -115,10 +116,11 @@ impl UpstreamStream {
                         .and_then(Result::err)
                         .unwrap_or_else(|| Status::unavailable("the control plane ended the stream"));
                     let jitter = fastrand::f64();
-                    // A replica ends few streams at a time by a status. A broken connection affects all proxies of a replica,
-                    // so their reconnections are spread over a longer time.
-                    let pause = if status.source().is_some() {
-                        self.backoff.lost(jitter)
+                    // A replica that ends streams by a status ends few at a time. A lost connection affects all proxies
+                    // of a replica, so they spread their reconnections over a longer time.
+                    let is_connection_lost = status.source().is_some();
+                    let pause = if is_connection_lost {
+                        self.backoff.next_after_loss(jitter)
                     } else {
                         self.backoff.next(jitter)
                     };
@@ -128,8 +130,14 @@ impl UpstreamStream {
         }
     }
 
+    /// Starts a pause after `status` ended the stream or prevented it from opening.
     fn pause(&mut self, status: &Status, pause: Duration) -> Event {
-        tracing::warn!(code = ?status.code(), error = status.message(), wait = ?pause, "no stream from the control plane");
+        tracing::warn!(
+            code = ?status.code(),
+            error = status.message(),
+            ?pause,
+            "no ADS stream to the control plane; it is opened after a pause"
+        );
         self.requests = None;
         self.state = State::Paused(Box::pin(sleep(pause)));
         Event::Closed
@@ -142,22 +150,28 @@ async fn open(
     token: TokenFile,
     requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
 ) -> Result<(DeltaDiscoveryResponse, Responses), Status> {
-    let first = async {
+    let opened = async {
         let authorization = token.authorization().await;
         let authorization =
             authorization.map_err(|error| Status::unavailable(error.root_cause().to_string()))?;
-        let opened = client.stream_resources(authorization, requests).await;
-        let mut responses = opened.map_err(root_cause)?;
+        let responses = client.stream_resources(authorization, requests).await;
+        let mut responses = responses.map_err(root_cause)?;
         let first = responses.message().await?;
-        let ended = || Status::unavailable("the control plane ended the stream without a response");
-        Ok((first.ok_or_else(ended)?, responses.boxed()))
+        match first {
+            Some(first) => Ok((first, responses.boxed())),
+            None => Err(Status::unavailable(
+                "the control plane ended the stream without a response",
+            )),
+        }
     };
-    let late = Status::deadline_exceeded(format!("no response within {FIRST_RESPONSE:?}"));
-    timeout(FIRST_RESPONSE, first).await.unwrap_or(Err(late))
+    let timed_out = Status::deadline_exceeded(format!("no response within {FIRST_RESPONSE_TIMEOUT:?}"));
+    timeout(FIRST_RESPONSE_TIMEOUT, opened)
+        .await
+        .unwrap_or(Err(timed_out))
 }
 
-/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source, since only a
-/// broken stream counts as a lost connection.
+/// Replaces the message of a status by that of its innermost source, if it has one. The result has no source, because a
+/// source is what [`UpstreamStream::next`] takes for a lost connection.
 fn root_cause(status: Status) -> Status {
     let mut message = status.message().to_owned();
     let mut source = status.source();

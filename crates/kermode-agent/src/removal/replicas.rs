@@ -7,33 +7,33 @@ use std::time::Duration;
 
 use kermode_protocol::removals::WatchRemovalResponse;
 
-/// Limit on the number of called replicas. With more replicas the watch never finishes.
+/// Limit on the number of replicas that are called by address. If the control plane has more, the watch never finishes.
 const MAX_REPLICAS: usize = 16;
 
 /// Replica of the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Replica {
     /// The replica that the Service selected.
-    Any,
+    SelectedByService,
     /// The replica at this address.
     At(SocketAddr),
 }
 
-/// Consequence of a report.
+/// Progress of the watch after a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// These replicas are new and have to be called.
+    /// Replicas that have not been called yet, and have to be.
     Call(Vec<SocketAddr>),
     /// Proxies may still send requests to this endpoint.
     Pending {
         /// Number of proxies that have not acknowledged the removal, as far as replicas have reported.
         unacknowledged_by: u64,
     },
-    /// No proxy starts another request.
+    /// Every proxy has acknowledged the removal: none starts another request to this endpoint.
     Finished {
-        /// Longest time that a replica waited for its proxies.
+        /// Time from the publication of the removal to its last acknowledgement. The longest of all replicas.
         took: Duration,
-        /// Number of replicas.
+        /// Number of replicas that responded.
         replicas: usize,
     },
 }
@@ -42,6 +42,7 @@ pub(super) enum Progress {
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
     responses: BTreeMap<Replica, WatchRemovalResponse>,
+    /// Addresses of the replicas that were called, besides [`Replica::SelectedByService`].
     called: BTreeSet<SocketAddr>,
 }
 
@@ -66,21 +67,14 @@ impl Replicas {
             self.called.extend(&new);
             return Progress::Call(new);
         }
-        let replicas = || {
-            let others = others.iter().copied().map(Replica::At);
-            std::iter::once(Replica::Any).chain(others)
-        };
-        let took = replicas().try_fold(0, |longest, replica| {
-            let response = self
-                .responses
-                .get(&replica)
-                .filter(|response| response.is_finished())?;
-            Some(response.took_ms.max(longest))
-        });
-        match took {
-            Some(took) => Progress::Finished {
-                took: Duration::from_millis(took),
-                replicas: replicas().count(),
+        let others = others.into_iter().map(Replica::At);
+        let replicas = std::iter::once(Replica::SelectedByService).chain(others);
+        // `None` unless all replicas have finished.
+        let durations: Option<Vec<Duration>> = replicas.map(|replica| self.duration(replica)).collect();
+        match durations {
+            Some(durations) => Progress::Finished {
+                took: durations.iter().copied().max().unwrap_or_default(),
+                replicas: durations.len(),
             },
             None => Progress::Pending {
                 unacknowledged_by: self
@@ -92,9 +86,17 @@ impl Replicas {
         }
     }
 
+    /// Returns how long a replica's proxies took to acknowledge the removal, or `None` if the replica has not finished.
+    fn duration(&self, replica: Replica) -> Option<Duration> {
+        let response = self.responses.get(&replica)?;
+        response
+            .is_finished()
+            .then(|| Duration::from_millis(response.took_ms))
+    }
+
     /// Returns the addresses of the other replicas, as listed by the replica that the Service selected.
     fn others(&self) -> BTreeSet<SocketAddr> {
-        let response = self.responses.get(&Replica::Any);
+        let response = self.responses.get(&Replica::SelectedByService);
         let addresses = response.into_iter().flat_map(|response| &response.other_replicas);
         addresses.filter_map(|address| address.parse().ok()).collect()
     }
@@ -103,7 +105,7 @@ impl Replicas {
 impl fmt::Display for Replica {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Any => f.write_str("any replica"),
+            Self::SelectedByService => f.write_str("replica selected by the Service"),
             Self::At(address) => write!(f, "replica {address}"),
         }
     }
@@ -120,7 +122,7 @@ mod tests {
         Replica::At(address.parse().unwrap())
     }
 
-    fn pending(unacknowledged_by: u64, others: &[&str]) -> WatchRemovalResponse {
+    fn mk_pending(unacknowledged_by: u64, others: &[&str]) -> WatchRemovalResponse {
         WatchRemovalResponse {
             removed: true,
             unacknowledged_by,
@@ -130,58 +132,61 @@ mod tests {
         }
     }
 
-    fn finished(took_ms: u64, others: &[&str]) -> WatchRemovalResponse {
+    fn mk_finished(took_ms: u64, others: &[&str]) -> WatchRemovalResponse {
         WatchRemovalResponse {
             took_ms,
-            ..pending(0, others)
+            ..mk_pending(0, others)
         }
     }
 
     #[test]
     fn single_replica_finishes_the_watch() {
         let mut replicas = Replicas::default();
-        let progress = replicas.on_response(Replica::Any, pending(2, &[]));
+        let progress = replicas.on_response(Replica::SelectedByService, mk_pending(2, &[]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 2 });
         let end = Progress::Finished {
             took: Duration::from_millis(7),
             replicas: 1,
         };
-        assert_eq!(replicas.on_response(Replica::Any, finished(7, &[])), end);
+        assert_eq!(
+            replicas.on_response(Replica::SelectedByService, mk_finished(7, &[])),
+            end
+        );
     }
 
     #[test]
     fn watch_finishes_when_every_replica_has_finished() {
         let mut replicas = Replicas::default();
-        let call = replicas.on_response(Replica::Any, finished(7, &[B, C]));
+        let call = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B, C]));
         assert_eq!(call, Progress::Call(vec![B.parse().unwrap(), C.parse().unwrap()]));
-        let progress = replicas.on_response(replica(B), finished(9, &[]));
+        let progress = replicas.on_response(replica(B), mk_finished(9, &[]));
         assert_eq!(
             progress,
             Progress::Pending { unacknowledged_by: 0 },
             "C has not responded"
         );
-        let progress = replicas.on_response(replica(C), pending(1, &[]));
+        let progress = replicas.on_response(replica(C), mk_pending(1, &[]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 1 });
         let end = Progress::Finished {
             took: Duration::from_millis(9),
             replicas: 3,
         };
-        assert_eq!(replicas.on_response(replica(C), finished(8, &[])), end);
+        assert_eq!(replicas.on_response(replica(C), mk_finished(8, &[])), end);
     }
 
     #[test]
-    fn watch_does_not_finish_while_proxies_may_be_unaccounted_for() {
+    fn incomplete_report_and_report_before_the_removal_do_not_finish_the_watch() {
         let mut replicas = Replicas::default();
         let incomplete = WatchRemovalResponse {
             complete: false,
-            ..finished(7, &[])
+            ..mk_finished(7, &[])
         };
         let not_removed = WatchRemovalResponse {
             removed: false,
-            ..finished(0, &[])
+            ..mk_finished(0, &[])
         };
         for response in [incomplete, not_removed] {
-            let progress = replicas.on_response(Replica::Any, response);
+            let progress = replicas.on_response(Replica::SelectedByService, response);
             assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         }
     }
@@ -189,28 +194,28 @@ mod tests {
     #[test]
     fn disconnected_replica_is_waited_for_until_it_is_no_longer_listed() {
         let mut replicas = Replicas::default();
-        replicas.on_response(Replica::Any, pending(2, &[B]));
-        replicas.on_response(replica(B), finished(3, &[]));
+        replicas.on_response(Replica::SelectedByService, mk_pending(2, &[B]));
+        replicas.on_response(replica(B), mk_finished(3, &[]));
         assert_eq!(
             replicas.on_disconnected(replica(B)),
             Progress::Pending { unacknowledged_by: 2 }
         );
-        let progress = replicas.on_response(Replica::Any, finished(7, &[B]));
+        let progress = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[B]));
         assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
-        // After a reconnection the Service selects another replica.
-        let end = replicas.on_response(Replica::Any, finished(7, &[]));
+        // After a reconnection the Service selects another replica, which does not list B.
+        let end = replicas.on_response(Replica::SelectedByService, mk_finished(7, &[]));
         assert!(matches!(end, Progress::Finished { replicas: 1, .. }), "{end:?}");
     }
 
     #[test]
     fn number_of_called_replicas_is_limited() {
-        let many: Vec<String> = (0..20).map(|last| format!("10.0.1.{last}:5678")).collect();
-        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let addresses: Vec<String> = (0..20).map(|last| format!("10.0.1.{last}:5678")).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
         let mut replicas = Replicas::default();
-        let call = replicas.on_response(Replica::Any, finished(1, &many));
+        let call = replicas.on_response(Replica::SelectedByService, mk_finished(1, &addresses));
         assert!(matches!(call, Progress::Call(called) if called.len() == MAX_REPLICAS));
-        for address in &many[..MAX_REPLICAS] {
-            let progress = replicas.on_response(replica(address), finished(1, &[]));
+        for address in &addresses[..MAX_REPLICAS] {
+            let progress = replicas.on_response(replica(address), mk_finished(1, &[]));
             assert_eq!(progress, Progress::Pending { unacknowledged_by: 0 });
         }
     }

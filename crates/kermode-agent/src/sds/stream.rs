@@ -8,9 +8,9 @@ use kermode_protocol::secrets::{
 };
 use prost::Message as _;
 
-/// Certificate, private key and trust bundle of a proxy (PEM).
+/// Certificate, private key and trust bundle of a proxy, in PEM, from which its secrets are made.
 pub struct SecretMaterial {
-    /// Version; increases with every change.
+    /// Number that increases with every change.
     pub version: u64,
     /// Certificate chain, leaf first.
     pub chain: String,
@@ -22,23 +22,27 @@ pub struct SecretMaterial {
 
 /// Names of a mesh's secrets in Envoy's configuration.
 #[derive(Clone, Debug)]
-pub(crate) struct Names {
+pub(crate) struct SecretNames {
+    /// Name of the secret with the certificate and its key.
     identity: String,
+    /// Name of the secret with the trust bundle.
     authority: String,
 }
 
-/// Subscription and sent version of one stream.
+/// State machine of one SDS stream of Envoy.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    names: Names,
+pub(crate) struct SdsStream {
+    names: SecretNames,
+    /// Names of the secrets that Envoy subscribed to.
     subscribed: Vec<String>,
-    sent: Option<u64>,
-    nonce: u64,
+    /// Version of the material that was last sent for this subscription.
+    sent_version: Option<u64>,
+    last_nonce: u64,
 }
 
-// === impl Names ===
+// === impl SecretNames ===
 
-impl Names {
+impl SecretNames {
     pub(crate) fn of(mesh: &MeshName) -> Self {
         Self {
             identity: secrets::identity_secret(mesh),
@@ -46,7 +50,7 @@ impl Names {
         }
     }
 
-    fn secret(&self, name: &str, secrets: &SecretMaterial) -> Option<Secret> {
+    fn secret(&self, name: &str, material: &SecretMaterial) -> Option<Secret> {
         let inline = |text: &str| {
             Some(DataSource {
                 inline_bytes: text.as_bytes().to_vec(),
@@ -54,12 +58,12 @@ impl Names {
         };
         let kind = if name == self.identity {
             SecretKind::TlsCertificate(TlsCertificate {
-                certificate_chain: inline(&secrets.chain),
-                private_key: inline(&secrets.key),
+                certificate_chain: inline(&material.chain),
+                private_key: inline(&material.key),
             })
         } else if name == self.authority {
             SecretKind::ValidationContext(CertificateValidationContext {
-                trusted_ca: inline(&secrets.roots),
+                trusted_ca: inline(&material.roots),
             })
         } else {
             return None;
@@ -71,15 +75,15 @@ impl Names {
     }
 }
 
-// === impl Stream ===
+// === impl SdsStream ===
 
-impl Stream {
-    pub(crate) fn new(names: Names) -> Self {
+impl SdsStream {
+    pub(crate) fn new(names: SecretNames) -> Self {
         Self {
             names,
             subscribed: Vec::new(),
-            sent: None,
-            nonce: 0,
+            sent_version: None,
+            last_nonce: 0,
         }
     }
 
@@ -87,14 +91,14 @@ impl Stream {
     pub(crate) fn on_request(
         &mut self,
         request: DiscoveryRequest,
-        secrets: Option<&SecretMaterial>,
+        material: Option<&SecretMaterial>,
     ) -> Option<DiscoveryResponse> {
-        if !request.response_nonce.is_empty() && request.response_nonce != self.nonce.to_string() {
-            // The ACK or NACK of a superseded response.
+        if !request.response_nonce.is_empty() && request.response_nonce != self.last_nonce.to_string() {
+            // An ACK or NACK of an earlier response. The latest response is still in flight.
             return None;
         }
         if let Some(error) = request.error_detail {
-            // The same secret would be rejected again. The next renewal sends another one.
+            // Envoy would reject the same secret again, so it is not repeated. The next renewal changes the secret.
             tracing::error!(names = ?request.resource_names, error = error.message, "Envoy rejected a secret");
         }
         if request.resource_names != self.subscribed {
@@ -104,23 +108,24 @@ impl Stream {
                 }
             }
             self.subscribed = request.resource_names;
-            self.sent = None;
+            self.sent_version = None;
         }
-        self.response(secrets)
+        self.response(material)
     }
 
-    /// Handles a change of the secrets.
-    pub(crate) fn on_secrets(&mut self, secrets: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
-        self.response(secrets)
+    /// Handles a change of the material.
+    pub(crate) fn on_material(&mut self, material: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
+        self.response(material)
     }
 
     /// Returns whether Envoy subscribed to secrets that do not exist yet.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.subscribed.is_empty() && self.sent.is_none()
+        !self.subscribed.is_empty() && self.sent_version.is_none()
     }
 
-    fn response(&mut self, secrets: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
-        let material = secrets.filter(|secrets| self.sent != Some(secrets.version))?;
+    /// Returns a response with the subscribed secrets, or `None` if there are none or they were already sent.
+    fn response(&mut self, material: Option<&SecretMaterial>) -> Option<DiscoveryResponse> {
+        let material = material.filter(|material| self.sent_version != Some(material.version))?;
         let resources: Vec<_> = self
             .subscribed
             .iter()
@@ -129,17 +134,17 @@ impl Stream {
         if resources.is_empty() {
             return None;
         }
-        self.sent = Some(material.version);
-        self.nonce += 1;
-        let resource = |secret: Secret| Any {
+        self.sent_version = Some(material.version);
+        self.last_nonce += 1;
+        let encode = |secret: Secret| Any {
             type_url: SECRET_TYPE.to_owned(),
             value: secret.encode_to_vec().into(),
         };
         Some(DiscoveryResponse {
             version_info: material.version.to_string(),
-            resources: resources.into_iter().map(resource).collect(),
+            resources: resources.into_iter().map(encode).collect(),
             type_url: SECRET_TYPE.to_owned(),
-            nonce: self.nonce.to_string(),
+            nonce: self.last_nonce.to_string(),
         })
     }
 }

@@ -1,13 +1,13 @@
-//! All paths from serving to the process's end.
+//! All paths of the state machine from serving to the process's end.
 
 use super::*;
 
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN_TIME: Duration = Duration::from_secs(30);
 
-fn mk_draining(native_sidecar: bool, now: Instant) -> Shutdown {
-    let mut shutdown = Shutdown::new(DRAIN, native_sidecar);
+fn mk_draining(is_native_sidecar: bool, now: Instant) -> Shutdown {
+    let mut shutdown = Shutdown::new(DRAIN_TIME, is_native_sidecar);
     assert_eq!(shutdown.on(Event::Signal, now), Action::FailHealthcheck);
-    assert_eq!(shutdown.on(Event::HealthcheckFailed(true), now), Action::None);
+    assert_eq!(shutdown.on(Event::DrainStarted, now), Action::None);
     shutdown
 }
 
@@ -15,15 +15,15 @@ fn mk_draining(native_sidecar: bool, now: Instant) -> Shutdown {
 fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
     let now = Instant::now();
     let mut shutdown = mk_draining(false, now);
-    assert_eq!(shutdown.deadline(), Some(now + DRAIN));
-    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN), Action::Terminate);
-    assert_eq!(shutdown.deadline(), Some(now + DRAIN + KILL_AFTER));
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
+    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN_TIME), Action::Terminate);
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME + KILL_AFTER));
     assert_eq!(
-        shutdown.on(Event::Deadline, now + DRAIN + KILL_AFTER),
+        shutdown.on(Event::Deadline, now + DRAIN_TIME + KILL_AFTER),
         Action::Kill
     );
     assert_eq!(
-        shutdown.on(Event::EnvoyEnded(137), now + DRAIN + KILL_AFTER),
+        shutdown.on(Event::EnvoyEnded(137), now + DRAIN_TIME + KILL_AFTER),
         Action::Exit(0)
     );
 }
@@ -34,7 +34,7 @@ fn ordinary_sidecar_drains_for_the_whole_time() {
     let mut shutdown = mk_draining(false, now);
     assert!(!shutdown.ends_when_idle());
     assert_eq!(shutdown.on(Event::Idle, now), Action::None);
-    assert_eq!(shutdown.deadline(), Some(now + DRAIN));
+    assert_eq!(shutdown.deadline(), Some(now + DRAIN_TIME));
 }
 
 #[test]
@@ -51,22 +51,19 @@ fn native_sidecar_ends_with_the_last_connection() {
 fn native_sidecar_drains_at_most_for_the_drain_time() {
     let now = Instant::now();
     let mut shutdown = mk_draining(true, now);
-    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN), Action::Terminate);
+    assert_eq!(shutdown.on(Event::Deadline, now + DRAIN_TIME), Action::Terminate);
 }
 
 #[test]
 fn envoy_that_cannot_be_drained_is_terminated() {
     let now = Instant::now();
-    let mut shutdown = Shutdown::new(DRAIN, false);
+    let mut shutdown = Shutdown::new(DRAIN_TIME, false);
     shutdown.on(Event::Signal, now);
-    assert_eq!(
-        shutdown.on(Event::HealthcheckFailed(false), now),
-        Action::Terminate
-    );
+    assert_eq!(shutdown.on(Event::DrainRejected, now), Action::Terminate);
 }
 
 #[test]
-fn second_signal_ends_the_drain_and_a_third_exits() {
+fn second_signal_ends_the_drain_and_third_signal_exits() {
     let now = Instant::now();
     let mut shutdown = mk_draining(false, now);
     assert_eq!(shutdown.on(Event::Signal, now), Action::Terminate);
@@ -74,12 +71,12 @@ fn second_signal_ends_the_drain_and_a_third_exits() {
 }
 
 #[test]
-fn second_signal_is_effective_before_the_drain() {
+fn second_signal_before_the_drain_terminates_envoy() {
     let now = Instant::now();
-    let mut shutdown = Shutdown::new(DRAIN, false);
+    let mut shutdown = Shutdown::new(DRAIN_TIME, false);
     shutdown.on(Event::Signal, now);
     assert_eq!(shutdown.on(Event::Signal, now), Action::Terminate);
-    assert_eq!(shutdown.on(Event::HealthcheckFailed(true), now), Action::None);
+    assert_eq!(shutdown.on(Event::DrainStarted, now), Action::None);
     assert_eq!(shutdown.on(Event::Signal, now), Action::Exit(1));
 }
 
@@ -87,11 +84,11 @@ fn second_signal_is_effective_before_the_drain() {
 fn exit_code_of_an_envoy_that_ends_by_itself_is_passed_on() {
     let now = Instant::now();
     assert_eq!(
-        Shutdown::new(DRAIN, false).on(Event::EnvoyEnded(0), now),
+        Shutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(0), now),
         Action::Exit(0)
     );
     assert_eq!(
-        Shutdown::new(DRAIN, false).on(Event::EnvoyEnded(139), now),
+        Shutdown::new(DRAIN_TIME, false).on(Event::EnvoyEnded(139), now),
         Action::Exit(139)
     );
     assert_eq!(

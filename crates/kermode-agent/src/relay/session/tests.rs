@@ -1,5 +1,5 @@
 //! Envoy's stream across lost and new upstream streams. A model of Envoy has to end with the configuration of the
-//! control plane, and a restarted one with that of its predecessor.
+//! control plane, and a restarted Envoy with the configuration of the previous one.
 
 use std::collections::BTreeMap;
 
@@ -68,8 +68,8 @@ fn response(kind: &str, nonce: &str, items: &[(&str, &str)], removed: &[&str]) -
     }
 }
 
-/// Names and versions in a response.
-fn items(response: &DeltaDiscoveryResponse) -> BTreeMap<String, String> {
+/// Returns the names and versions of the resources in a response.
+fn versions_in(response: &DeltaDiscoveryResponse) -> BTreeMap<String, String> {
     let decoded = response
         .resources
         .iter()
@@ -79,14 +79,14 @@ fn items(response: &DeltaDiscoveryResponse) -> BTreeMap<String, String> {
         .collect()
 }
 
-fn names(list: &[(&str, &str)]) -> BTreeMap<String, String> {
+fn mk_versions(list: &[(&str, &str)]) -> BTreeMap<String, String> {
     list.iter()
         .map(|(name, version)| ((*name).to_owned(), (*version).to_owned()))
         .collect()
 }
 
-/// A session whose Envoy acknowledged clusters a and b and the endpoints of both.
-fn mk_served(cache: &mut Cache) -> Session {
+/// Returns a session whose Envoy acknowledged the clusters a and b and the endpoints of both.
+fn mk_configured(cache: &mut Cache) -> Session {
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), cache);
     session.on_open();
@@ -134,27 +134,27 @@ fn relayed_messages_have_own_nonces_and_the_node_once() {
 #[test]
 fn restarted_envoy_gets_the_acknowledged_configuration() {
     let mut cache = mk_cache();
-    drop(mk_served(&mut cache));
+    drop(mk_configured(&mut cache));
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
     session.on_open();
     session.on_closed();
     let clusters = session.go_offline(&cache);
-    assert_eq!(items(&clusters[0]), names(&[("a", "1"), ("b", "1")]));
+    assert_eq!(versions_in(&clusters[0]), mk_versions(&[("a", "1"), ("b", "1")]));
     // Further subscriptions get a response from the cache and are not forwarded.
     let output = session.on_request(ack(&clusters[0]), &mut cache);
     assert_eq!(output, Output::default());
     let output = session.on_request(subscribe(EDS, &["b"]), &mut cache);
-    assert_eq!(items(&output.responses[0]), names(&[("b", "1")]));
+    assert_eq!(versions_in(&output.responses[0]), mk_versions(&[("b", "1")]));
     session.on_request(ack(&output.responses[0]), &mut cache);
 
-    // The control plane is back: it gets Envoy's versions first and responds afterwards.
+    // The control plane responds again, after it received Envoy's versions.
     let opening = session.on_open();
-    let known: Vec<_> = opening
+    let version_counts: Vec<_> = opening
         .iter()
         .map(|request| (request.type_url.as_str(), request.initial_resource_versions.len()))
         .collect();
-    assert_eq!(known, [(CDS, 2), (EDS, 1)]);
+    assert_eq!(version_counts, [(CDS, 2), (EDS, 1)]);
     session.on_response(response(CDS, "1", &[], &[]));
     let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
     assert_eq!((output.responses.len(), output.request.is_some()), (0, true));
@@ -163,7 +163,7 @@ fn restarted_envoy_gets_the_acknowledged_configuration() {
 #[test]
 fn rejected_version_does_not_replace_the_acknowledged_one() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     let bad = session.on_response(response(CDS, "3", &[("a", "2")], &["b"]));
     let forwarded = session.on_request(nack(&bad), &mut cache).request.unwrap();
     assert!(forwarded.error_detail.is_some() && forwarded.response_nonce == "3");
@@ -172,41 +172,41 @@ fn rejected_version_does_not_replace_the_acknowledged_one() {
     let versions = &opening[0].initial_resource_versions;
     assert_eq!((versions["a"].as_str(), versions.len()), ("1", 2));
 
-    let mut next = Session::default();
-    next.on_request(subscribe(CDS, &[]), &mut cache);
-    let clusters = next.go_offline(&cache);
-    assert_eq!(items(&clusters[0]), names(&[("a", "1"), ("b", "1")]));
+    let mut restarted = Session::default();
+    restarted.on_request(subscribe(CDS, &[]), &mut cache);
+    let clusters = restarted.go_offline(&cache);
+    assert_eq!(versions_in(&clusters[0]), mk_versions(&[("a", "1"), ("b", "1")]));
 }
 
 #[test]
 fn response_in_flight_is_not_cached_and_its_late_ack_is_not_forwarded() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     let late = session.on_response(response(CDS, "3", &[("a", "2")], &[]));
     session.on_closed();
     let opening = session.on_open();
     assert_eq!(opening[0].initial_resource_versions["a"], IN_FLIGHT_VERSION);
     assert_eq!(session.on_request(ack(&late), &mut cache).request, None);
-    // Envoy has applied it nevertheless.
+    // The session has recorded the acknowledged version nevertheless.
     session.on_closed();
     assert_eq!(session.on_open()[0].initial_resource_versions["a"], "2");
 }
 
 #[test]
-fn complete_envoy_gets_nothing_when_the_control_plane_is_lost() {
+fn fully_configured_envoy_gets_nothing_when_the_control_plane_is_lost() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     session.on_closed();
     assert_eq!(session.go_offline(&cache), []);
-    // A cluster that is warmed a second time needs its endpoints a second time.
+    // Envoy subscribes again when it warms a cluster again, and needs a response.
     let output = session.on_request(subscribe(EDS, &["a"]), &mut cache);
-    assert_eq!(items(&output.responses[0]), names(&[("a", "1")]));
+    assert_eq!(versions_in(&output.responses[0]), mk_versions(&[("a", "1")]));
 }
 
 #[test]
 fn incomplete_configuration_is_completed_from_the_cache() {
     let mut cache = mk_cache();
-    drop(mk_served(&mut cache));
+    drop(mk_configured(&mut cache));
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
     session.on_open();
@@ -216,35 +216,35 @@ fn incomplete_configuration_is_completed_from_the_cache() {
     session.on_closed();
     let sent = session.go_offline(&cache);
     assert_eq!((sent.len(), sent[0].type_url.as_str()), (1, EDS));
-    assert_eq!(items(&sent[0]), names(&[("a", "1"), ("b", "1")]));
+    assert_eq!(versions_in(&sent[0]), mk_versions(&[("a", "1"), ("b", "1")]));
 }
 
 #[test]
 fn removed_resources_are_not_cached() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     let removal = session.on_response(response(CDS, "3", &[], &["b"]));
     session.on_request(ack(&removal), &mut cache);
     session.on_request(unsubscribe(EDS, "b"), &mut cache);
     assert_eq!((cache.get(CDS, "b"), cache.get(EDS, "b")), (None, None));
 
     // A restarted Envoy receives all existing resources; others no longer exist.
-    let mut next = Session::default();
-    next.on_request(subscribe(CDS, &[]), &mut cache);
-    next.on_open();
-    let clusters = next.on_response(response(CDS, "1", &[("c", "1")], &[]));
-    next.on_request(ack(&clusters), &mut cache);
+    let mut restarted = Session::default();
+    restarted.on_request(subscribe(CDS, &[]), &mut cache);
+    restarted.on_open();
+    let clusters = restarted.on_response(response(CDS, "1", &[("c", "1")], &[]));
+    restarted.on_request(ack(&clusters), &mut cache);
     assert_eq!(cache.get(CDS, "a"), None);
     assert!(cache.get(CDS, "c").is_some());
 }
 
 #[test]
-fn nonexistence_is_cached() {
+fn nonexistence_of_a_resource_is_cached() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     session.on_request(subscribe(EDS, &["none"]), &mut cache);
-    let nothing = session.on_response(response(EDS, "3", &[], &["none"]));
-    session.on_request(ack(&nothing), &mut cache);
+    let nonexistence = session.on_response(response(EDS, "3", &[], &["none"]));
+    session.on_request(ack(&nonexistence), &mut cache);
     session.on_closed();
     assert!(
         !session.on_open()[1]
@@ -252,9 +252,9 @@ fn nonexistence_is_cached() {
             .contains_key("none")
     );
 
-    let mut next = Session::default();
-    next.go_offline(&cache);
-    let output = next.on_request(subscribe(EDS, &["none", "unknown"]), &mut cache);
+    let mut restarted = Session::default();
+    restarted.go_offline(&cache);
+    let output = restarted.on_request(subscribe(EDS, &["none", "unknown"]), &mut cache);
     assert_eq!(
         output.responses[0].removed_resources,
         ["none"],
@@ -263,7 +263,7 @@ fn nonexistence_is_cached() {
 }
 
 #[test]
-fn empty_mesh_gets_a_response_and_an_unknown_one_does_not() {
+fn empty_configuration_is_sent_from_the_cache_and_an_unknown_one_is_not() {
     let mut cache = mk_cache();
     let mut session = Session::default();
     session.on_request(subscribe(CDS, &[]), &mut cache);
@@ -273,18 +273,18 @@ fn empty_mesh_gets_a_response_and_an_unknown_one_does_not() {
         "an empty response would let Envoy start without clusters"
     );
     session.on_open();
-    let nothing = session.on_response(response(CDS, "1", &[], &[]));
-    session.on_request(ack(&nothing), &mut cache);
+    let empty = session.on_response(response(CDS, "1", &[], &[]));
+    session.on_request(ack(&empty), &mut cache);
 
-    let mut next = Session::default();
-    next.on_request(subscribe(CDS, &[]), &mut cache);
-    assert_eq!(next.go_offline(&cache).len(), 1);
+    let mut restarted = Session::default();
+    restarted.on_request(subscribe(CDS, &[]), &mut cache);
+    assert_eq!(restarted.go_offline(&cache).len(), 1);
 }
 
 #[test]
 fn empty_subscription_is_not_resumed() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     for name in ["a", "b"] {
         session.on_request(unsubscribe(EDS, name), &mut cache);
     }
@@ -305,18 +305,18 @@ fn empty_subscription_is_not_resumed() {
 }
 
 #[test]
-fn names_beside_the_wildcard_are_resumed_with_it() {
+fn explicit_names_are_resumed_together_with_the_wildcard() {
     let mut cache = mk_cache();
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     session.on_request(subscribe(CDS, &["on-demand"]), &mut cache);
     let opening = session.on_open();
     assert_eq!(opening[0].resource_names_subscribe, ["*", "on-demand"]);
 }
 
 #[test]
-fn running_envoy_resumes_with_its_versions() {
+fn versions_of_an_envoy_that_reopens_its_stream_are_forwarded() {
     let mut cache = mk_cache();
-    drop(mk_served(&mut cache));
+    drop(mk_configured(&mut cache));
     let mut session = Session::default();
     let resumed = DeltaDiscoveryRequest {
         initial_resource_versions: [("a", "1"), ("b", "1")]
@@ -331,119 +331,139 @@ fn running_envoy_resumes_with_its_versions() {
 #[test]
 fn full_cache_drops_unused_resources_before_it_is_disabled() {
     let size = encode_resource(EDS, "a", "1", Bytes::from_static(b"body")).len();
+    // Four entries, each with its name, version and overhead.
     let mut cache = Cache::new(4 * (size + 140));
-    let mut session = mk_served(&mut cache);
+    let mut session = mk_configured(&mut cache);
     assert!(cache.get(EDS, "a").is_some());
-    // An Envoy with other subscriptions replaces the resources of its predecessor.
-    let mut next = Session::default();
-    next.on_request(subscribe(EDS, &["c", "d"]), &mut cache);
-    next.on_open();
-    let endpoints = next.on_response(response(EDS, "1", &[("c", "1"), ("d", "1")], &[]));
-    next.on_request(ack(&endpoints), &mut cache);
+    // An Envoy with other subscriptions replaces the resources of the previous Envoy.
+    let mut restarted = Session::default();
+    restarted.on_request(subscribe(EDS, &["c", "d"]), &mut cache);
+    restarted.on_open();
+    let endpoints = restarted.on_response(response(EDS, "1", &[("c", "1"), ("d", "1")], &[]));
+    restarted.on_request(ack(&endpoints), &mut cache);
     assert!(cache.get(EDS, "c").is_some() && cache.get(EDS, "a").is_none());
     // Resources of one Envoy that exceed the limit disable the cache.
     session.on_open();
-    let more: Vec<String> = (0..9).map(|number| number.to_string()).collect();
-    let more: Vec<(&str, &str)> = more.iter().map(|name| (name.as_str(), "1")).collect();
-    let clusters = session.on_response(response(CDS, "5", &more, &[]));
+    let many: Vec<String> = (0..9).map(|number| number.to_string()).collect();
+    let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "1")).collect();
+    let clusters = session.on_response(response(CDS, "5", &many, &[]));
     session.on_request(ack(&clusters), &mut cache);
     assert!(cache.get(CDS, "0").is_none() && cache.get(EDS, "c").is_none());
 }
 
 // === arbitrary interleavings ===
 
-/// Stream of a control plane: the part of delta xDS that the test needs, independent of the state machine.
+/// One stream of a model control plane: the part of delta xDS that the test needs. It shares no code with the session.
 #[derive(Default)]
 struct Server {
-    streams: BTreeMap<String, ServerKind>,
-    nonce: u32,
+    /// State of each type, by type URL.
+    types: BTreeMap<String, ServedType>,
+    last_nonce: u32,
 }
 
 #[derive(Default)]
-struct ServerKind {
-    wildcard: bool,
+struct ServedType {
+    is_wildcard: bool,
     names: BTreeSet<String>,
-    client: BTreeMap<String, String>,
-    in_flight: Option<Sent>,
+    /// Versions that the client has, including those in flight, by name.
+    client_versions: BTreeMap<String, String>,
+    in_flight: Option<SentResponse>,
+    /// Versions that the client rejected, by name.
     rejected: BTreeMap<String, String>,
     needs_response: bool,
 }
 
-struct Sent {
+struct SentResponse {
     nonce: String,
-    /// The resource, and the client's version before.
-    changed: Option<(String, String, Option<String>)>,
+    /// The resource in the response; `None` for a removal or an empty response.
+    resource: Option<SentResource>,
 }
 
-/// Envoy rejects this version.
+struct SentResource {
+    name: String,
+    version: String,
+    /// Version that the client had before.
+    previous_version: Option<String>,
+}
+
+/// Returns whether the model of Envoy rejects a version.
 fn is_rejected(version: &str) -> bool {
     version.ends_with('5')
 }
 
 /// Versions of the control plane's resources, by type and name.
-type World = BTreeMap<&'static str, BTreeMap<String, String>>;
+type Resources = BTreeMap<&'static str, BTreeMap<String, String>>;
 
 impl Server {
     fn on_request(&mut self, request: &DeltaDiscoveryRequest) {
-        let is_first = !self.streams.contains_key(&request.type_url);
-        let kind = self.streams.entry(request.type_url.clone()).or_default();
+        let is_first = !self.types.contains_key(&request.type_url);
+        let kind = self.types.entry(request.type_url.clone()).or_default();
         if is_first {
             assert!(
                 request.response_nonce.is_empty(),
                 "an ACK of another stream's response"
             );
-            kind.client.extend(request.initial_resource_versions.clone());
-            kind.wildcard = request.resource_names_subscribe.is_empty();
-            kind.needs_response = kind.wildcard;
+            kind.client_versions
+                .extend(request.initial_resource_versions.clone());
+            kind.is_wildcard = request.resource_names_subscribe.is_empty();
+            kind.needs_response = kind.is_wildcard;
         } else if !request.response_nonce.is_empty() {
             let sent = kind.in_flight.take().expect("an ACK without a response");
             assert_eq!(sent.nonce, request.response_nonce);
             if request.error_detail.is_some() {
-                let (name, version, before) = sent.changed.expect("a NACK of a response without resources");
-                kind.client.remove(&name);
-                kind.client.extend(before.map(|before| (name.clone(), before)));
-                kind.rejected.insert(name, version);
+                let resource = sent.resource.expect("a NACK of a response without resources");
+                match resource.previous_version {
+                    Some(version) => kind.client_versions.insert(resource.name.clone(), version),
+                    None => kind.client_versions.remove(&resource.name),
+                };
+                kind.rejected.insert(resource.name, resource.version);
             }
         }
         for name in &request.resource_names_subscribe {
             kind.names.insert(name.clone());
             if !is_first {
-                kind.client.remove(name);
+                kind.client_versions.remove(name);
             }
         }
         for name in &request.resource_names_unsubscribe {
             kind.names.remove(name);
-            kind.client.remove(name);
+            kind.client_versions.remove(name);
         }
     }
 
-    fn next(&mut self, world: &World) -> Option<DeltaDiscoveryResponse> {
-        for (url, kind) in &mut self.streams {
+    /// Returns the next response, of any type that has none in flight.
+    fn next_response(&mut self, resources: &Resources) -> Option<DeltaDiscoveryResponse> {
+        for (url, kind) in &mut self.types {
             if kind.in_flight.is_some() {
                 continue;
             }
-            let resources = &world[url.as_str()];
-            let wanted = |name: &String| kind.wildcard || kind.names.contains(name);
+            let resources = &resources[url.as_str()];
             let changed = resources.iter().find(|(name, version)| {
-                let has = kind.client.get(*name) == Some(*version);
-                wanted(name) && !has && kind.rejected.get(*name) != Some(*version)
+                let is_subscribed = kind.is_wildcard || kind.names.contains(*name);
+                let client_has = kind.client_versions.get(*name) == Some(*version);
+                let client_rejected = kind.rejected.get(*name) == Some(*version);
+                is_subscribed && !client_has && !client_rejected
             });
-            let removed = kind.client.keys().filter(|name| !resources.contains_key(*name));
+            let removed = kind
+                .client_versions
+                .keys()
+                .filter(|name| !resources.contains_key(*name));
             let removed: Vec<_> = removed.cloned().collect();
             if changed.is_none() && removed.is_empty() && !kind.needs_response {
                 continue;
             }
             kind.needs_response = false;
-            self.nonce += 1;
-            let nonce = self.nonce.to_string();
+            self.last_nonce += 1;
+            let nonce = self.last_nonce.to_string();
             for name in &removed {
-                kind.client.remove(name);
+                kind.client_versions.remove(name);
             }
-            // Each removal and each resource has its own response, so the rejected one is known.
+            // A response contains removals or one resource, so a NACK always means that resource.
             let changed = changed.filter(|_| removed.is_empty());
-            let sent = changed.map(|(name, version)| {
-                let before = kind.client.insert(name.clone(), version.clone());
-                (name.clone(), version.clone(), before)
+            let resource = changed.map(|(name, version)| SentResource {
+                name: name.clone(),
+                version: version.clone(),
+                previous_version: kind.client_versions.insert(name.clone(), version.clone()),
             });
             let items: Vec<_> = changed
                 .iter()
@@ -451,7 +471,7 @@ impl Server {
                 .collect();
             let removed: Vec<_> = removed.iter().map(String::as_str).collect();
             let response = response(url, &nonce, &items, &removed);
-            kind.in_flight = Some(Sent { nonce, changed: sent });
+            kind.in_flight = Some(SentResponse { nonce, resource });
             return Some(response);
         }
         None
@@ -461,13 +481,16 @@ impl Server {
 /// Model of Envoy: subscribes to all clusters and to the endpoints of its clusters.
 #[derive(Default)]
 struct Envoy {
+    /// Versions by name.
     clusters: BTreeMap<String, String>,
+    /// Versions by name.
     endpoints: BTreeMap<String, String>,
     has_subscribed: bool,
     in_flight_responses: std::collections::VecDeque<DeltaDiscoveryResponse>,
 }
 
 impl Envoy {
+    /// Handles one response. Returns the requests that follow.
     fn step(&mut self) -> Vec<DeltaDiscoveryRequest> {
         if !std::mem::replace(&mut self.has_subscribed, true) {
             return vec![subscribe(CDS, &[])];
@@ -475,7 +498,7 @@ impl Envoy {
         let Some(next) = self.in_flight_responses.pop_front() else {
             return Vec::new();
         };
-        if items(&next).values().any(|version| is_rejected(version)) {
+        if versions_in(&next).values().any(|version| is_rejected(version)) {
             return vec![nack(&next)];
         }
         let mut requests = vec![ack(&next)];
@@ -483,13 +506,13 @@ impl Envoy {
             for name in &next.removed_resources {
                 self.endpoints.remove(name);
             }
-            let wanted = items(&next)
+            let of_clusters = versions_in(&next)
                 .into_iter()
                 .filter(|(name, _)| self.clusters.contains_key(name));
-            self.endpoints.extend(wanted);
+            self.endpoints.extend(of_clusters);
             return requests;
         }
-        for (name, version) in items(&next) {
+        for (name, version) in versions_in(&next) {
             if self.clusters.insert(name.clone(), version).is_none() {
                 requests.push(DeltaDiscoveryRequest {
                     node: None,
@@ -508,7 +531,7 @@ impl Envoy {
 }
 
 struct Simulation {
-    world: World,
+    resources: Resources,
     session: Session,
     cache: Cache,
     server: Option<Server>,
@@ -516,9 +539,10 @@ struct Simulation {
 }
 
 impl Simulation {
+    /// Lets Envoy handle one response. Returns whether Envoy sent a request.
     fn step_envoy(&mut self) -> bool {
         let requests = self.envoy.step();
-        let any = !requests.is_empty();
+        let has_sent = !requests.is_empty();
         for request in requests {
             let output = self.session.on_request(request, &mut self.cache);
             self.envoy.in_flight_responses.extend(output.responses);
@@ -530,13 +554,18 @@ impl Simulation {
                 server.on_request(&request);
             }
         }
-        any
+        has_sent
     }
 
+    /// Lets the control plane send one response. Returns whether it had one.
     fn step_server(&mut self) -> bool {
-        let next = self.server.as_mut().and_then(|server| server.next(&self.world));
-        let Some(next) = next else { return false };
-        let response = self.session.on_response(next);
+        let Some(server) = &mut self.server else {
+            return false;
+        };
+        let Some(response) = server.next_response(&self.resources) else {
+            return false;
+        };
+        let response = self.session.on_response(response);
         self.envoy.in_flight_responses.push_back(response);
         true
     }
@@ -561,11 +590,13 @@ impl Simulation {
         self.envoy.in_flight_responses.extend(responses);
     }
 
+    /// Runs until neither Envoy nor the control plane has anything to send.
     fn settle(&mut self) {
         for step in 0.. {
             assert!(step < 10_000, "the simulation does not settle");
-            let (envoy, server) = (self.step_envoy(), self.step_server());
-            if !envoy && !server {
+            let envoy_sent = self.step_envoy();
+            let server_sent = self.step_server();
+            if !envoy_sent && !server_sent {
                 return;
             }
         }
@@ -586,7 +617,7 @@ impl Simulation {
                 let name = ["a", "b", "c"][random.usize(0..3)];
                 let exists = random.u8(0..4) > 0;
                 for kind in [CDS, EDS] {
-                    let resources = self.world.get_mut(kind).unwrap();
+                    let resources = self.resources.get_mut(kind).unwrap();
                     if exists {
                         resources.insert(name.to_owned(), step.to_string());
                     } else {
@@ -603,7 +634,7 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
     for seed in 0..3000 {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut simulation = Simulation {
-            world: [(CDS, BTreeMap::new()), (EDS, BTreeMap::new())].into(),
+            resources: [(CDS, BTreeMap::new()), (EDS, BTreeMap::new())].into(),
             session: Session::default(),
             cache: mk_cache(),
             server: None,
@@ -615,21 +646,26 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
         simulation.step_envoy();
         simulation.connect_server();
         simulation.settle();
-        let live = std::mem::take(&mut simulation.envoy);
-        for (kind, has) in [(CDS, &live.clusters), (EDS, &live.endpoints)] {
-            let published = &simulation.world[kind];
-            let removed = has.keys().find(|name| !published.contains_key(*name));
-            assert_eq!(removed, None, "seed {seed}: removed {kind}");
-            assert!(!has.values().any(|version| is_rejected(version)));
+        let envoy = std::mem::take(&mut simulation.envoy);
+        for (kind, applied) in [(CDS, &envoy.clusters), (EDS, &envoy.endpoints)] {
+            let published = &simulation.resources[kind];
+            let removed = applied.keys().find(|name| !published.contains_key(*name));
+            assert_eq!(
+                removed, None,
+                "seed {seed}: Envoy has a removed resource of {kind}"
+            );
+            assert!(!applied.values().any(|version| is_rejected(version)));
             for (name, version) in published {
                 // Envoy does not have rejected versions, and has endpoints of its clusters only.
-                let expected = !is_rejected(version) && live.clusters.contains_key(name);
-                assert!(
-                    !expected || has.get(name) == Some(version),
-                    "seed {seed}: {kind} {name}"
-                );
-                let is_new = kind == CDS && !is_rejected(version);
-                assert!(!is_new || has.contains_key(name), "seed {seed}: {name}");
+                if !is_rejected(version) && envoy.clusters.contains_key(name) {
+                    assert_eq!(applied.get(name), Some(version), "seed {seed}: {kind} {name}");
+                }
+                if !is_rejected(version) && kind == CDS {
+                    assert!(
+                        applied.contains_key(name),
+                        "seed {seed}: Envoy lacks cluster {name}"
+                    );
+                }
             }
         }
 
@@ -640,10 +676,10 @@ fn envoy_converges_under_any_interleaving_and_a_restarted_envoy_gets_the_same_st
         simulation.step_envoy();
         simulation.disconnect_server();
         simulation.settle();
-        let next = &simulation.envoy;
+        let restarted = &simulation.envoy;
         for (before, after) in [
-            (&live.clusters, &next.clusters),
-            (&live.endpoints, &next.endpoints),
+            (&envoy.clusters, &restarted.clusters),
+            (&envoy.endpoints, &restarted.endpoints),
         ] {
             for (name, version) in before {
                 assert_eq!(

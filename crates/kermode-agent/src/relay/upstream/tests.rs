@@ -1,4 +1,4 @@
-//! Reconnections and their backoff.
+//! Reconnections of the upstream stream and their backoff.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ fn mk_stream() -> UpstreamStream {
     UpstreamStream::new(Client::new(channel), TokenFile::new(PathBuf::new()))
 }
 
-fn after(failures: usize) -> Backoff {
+fn backoff_after(failures: usize) -> Backoff {
     let mut backoff = Backoff::default();
     for _ in 0..failures {
         backoff.next(0.0);
@@ -22,7 +22,8 @@ fn after(failures: usize) -> Backoff {
     backoff
 }
 
-fn opened(items: Vec<Item>) -> State {
+/// Returns the state of a stream that receives an empty response, then `items`, and then ends.
+fn mk_opening(items: Vec<Item>) -> State {
     let responses: Responses = stream::iter(items).boxed();
     State::Opening(Box::pin(std::future::ready(Ok((
         DeltaDiscoveryResponse::default(),
@@ -42,19 +43,19 @@ async fn rejection_inside_the_stream_backs_off_until_a_response_comes() {
         upstream.state = State::Opening(Box::pin(std::future::ready(Err(rejected))));
         assert!(matches!(upstream.next().await, Event::Closed));
         assert!(is_paused(&upstream));
-        assert_eq!(upstream.backoff, after(rejections));
+        assert_eq!(upstream.backoff, backoff_after(rejections));
     }
-    upstream.state = opened(vec![Err(Status::unavailable("this replica shuts down"))]);
+    upstream.state = mk_opening(vec![Err(Status::unavailable("this replica shuts down"))]);
     assert!(matches!(upstream.next().await, Event::Response(_)));
-    assert_eq!(upstream.backoff, after(0));
+    assert_eq!(upstream.backoff, backoff_after(0));
     assert!(matches!(upstream.next().await, Event::Closed));
-    assert_eq!(upstream.backoff, after(1));
+    assert_eq!(upstream.backoff, backoff_after(1));
 }
 
 #[tokio::test]
 async fn ended_stream_is_reopened() {
     let mut upstream = mk_stream();
-    upstream.state = opened(Vec::new());
+    upstream.state = mk_opening(Vec::new());
     assert!(matches!(upstream.next().await, Event::Response(_)));
     assert!(matches!(upstream.next().await, Event::Closed));
     // The port is closed and the token file does not exist.

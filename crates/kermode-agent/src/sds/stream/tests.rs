@@ -1,4 +1,4 @@
-//! Responses to subscriptions, ACKs, NACKs and changes.
+//! Responses to subscriptions, ACKs and NACKs, and after changes of the material.
 
 use kermode_protocol::ads::Status;
 
@@ -7,7 +7,7 @@ use super::*;
 const IDENTITY: &str = "identity_cert:secret:default";
 const AUTHORITY: &str = "mesh_ca:secret:default";
 
-fn mk_secrets(version: u64) -> SecretMaterial {
+fn mk_material(version: u64) -> SecretMaterial {
     SecretMaterial {
         version,
         chain: format!("chain {version}"),
@@ -16,8 +16,8 @@ fn mk_secrets(version: u64) -> SecretMaterial {
     }
 }
 
-fn mk_stream() -> Stream {
-    Stream::new(Names::of(&MeshName::new("default")))
+fn mk_stream() -> SdsStream {
+    SdsStream::new(SecretNames::of(&MeshName::new("default")))
 }
 
 fn mk_request(names: &[&str], nonce: &str) -> DiscoveryRequest {
@@ -28,7 +28,7 @@ fn mk_request(names: &[&str], nonce: &str) -> DiscoveryRequest {
     }
 }
 
-fn secrets(response: &DiscoveryResponse) -> Vec<Secret> {
+fn decode_secrets(response: &DiscoveryResponse) -> Vec<Secret> {
     response
         .resources
         .iter()
@@ -38,19 +38,23 @@ fn secrets(response: &DiscoveryResponse) -> Vec<Secret> {
 
 #[test]
 fn both_secrets_are_served_by_name() {
-    let (mut stream, material) = (mk_stream(), mk_secrets(1));
+    let mut stream = mk_stream();
+    let material = mk_material(1);
     let response = stream
         .on_request(mk_request(&[IDENTITY, AUTHORITY], ""), Some(&material))
         .unwrap();
-    let [own, roots] = secrets(&response).try_into().unwrap();
-    assert_eq!((own.name.as_str(), roots.name.as_str()), (IDENTITY, AUTHORITY));
-    let Some(SecretKind::TlsCertificate(certificate)) = own.kind else {
+    let [identity, authority] = decode_secrets(&response).try_into().unwrap();
+    assert_eq!(
+        (identity.name.as_str(), authority.name.as_str()),
+        (IDENTITY, AUTHORITY)
+    );
+    let Some(SecretKind::TlsCertificate(certificate)) = identity.kind else {
         panic!("not a certificate")
     };
     assert_eq!(certificate.certificate_chain.unwrap().inline_bytes, b"chain 1");
     assert_eq!(certificate.private_key.unwrap().inline_bytes, b"key");
-    let Some(SecretKind::ValidationContext(context)) = roots.kind else {
-        panic!("not a context")
+    let Some(SecretKind::ValidationContext(context)) = authority.kind else {
+        panic!("not a validation context")
     };
     assert_eq!(context.trusted_ca.unwrap().inline_bytes, b"roots");
 }
@@ -59,58 +63,58 @@ fn both_secrets_are_served_by_name() {
 fn ack_gets_no_response_and_a_renewal_is_sent_once() {
     let mut stream = mk_stream();
     let first = stream
-        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_secrets(1)))
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_material(1)))
         .unwrap();
     assert!(
         stream
-            .on_request(mk_request(&[IDENTITY], &first.nonce), Some(&mk_secrets(1)))
+            .on_request(mk_request(&[IDENTITY], &first.nonce), Some(&mk_material(1)))
             .is_none()
     );
-    let second = stream.on_secrets(Some(&mk_secrets(2))).unwrap();
+    let second = stream.on_material(Some(&mk_material(2))).unwrap();
     assert_ne!(first.nonce, second.nonce);
-    assert!(stream.on_secrets(Some(&mk_secrets(2))).is_none());
+    assert!(stream.on_material(Some(&mk_material(2))).is_none());
 }
 
 #[test]
-fn rejected_secret_is_not_repeated_unchanged() {
+fn rejected_secret_is_not_sent_again_before_it_changes() {
     let mut stream = mk_stream();
     let first = stream
-        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_secrets(1)))
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_material(1)))
         .unwrap();
     let mut nack = mk_request(&[IDENTITY], &first.nonce);
     nack.error_detail = Some(Status {
         code: 13,
         message: "bad key".into(),
     });
-    assert!(stream.on_request(nack, Some(&mk_secrets(1))).is_none());
-    assert!(stream.on_secrets(Some(&mk_secrets(2))).is_some());
+    assert!(stream.on_request(nack, Some(&mk_material(1))).is_none());
+    assert!(stream.on_material(Some(&mk_material(2))).is_some());
 }
 
 #[test]
-fn subscription_before_the_first_certificate_waits() {
+fn subscription_before_the_first_certificate_gets_a_response_once_it_is_issued() {
     let mut stream = mk_stream();
     assert!(!stream.is_waiting());
     assert!(stream.on_request(mk_request(&[IDENTITY], ""), None).is_none());
     assert!(stream.is_waiting());
-    assert!(stream.on_secrets(Some(&mk_secrets(1))).is_some());
+    assert!(stream.on_material(Some(&mk_material(1))).is_some());
     assert!(!stream.is_waiting());
 }
 
 #[test]
-fn ack_of_a_superseded_response_is_ignored() {
+fn ack_of_an_earlier_response_is_ignored() {
     let mut stream = mk_stream();
     stream
-        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_secrets(1)))
+        .on_request(mk_request(&[IDENTITY], ""), Some(&mk_material(1)))
         .unwrap();
-    stream.on_secrets(Some(&mk_secrets(2))).unwrap();
+    stream.on_material(Some(&mk_material(2))).unwrap();
     assert!(
         stream
-            .on_request(mk_request(&[AUTHORITY], "1"), Some(&mk_secrets(2)))
+            .on_request(mk_request(&[AUTHORITY], "1"), Some(&mk_material(2)))
             .is_none()
     );
     assert!(
         stream
-            .on_request(mk_request(&[IDENTITY], "2"), Some(&mk_secrets(2)))
+            .on_request(mk_request(&[IDENTITY], "2"), Some(&mk_material(2)))
             .is_none()
     );
 }
@@ -122,7 +126,7 @@ fn secret_of_another_mesh_is_not_served() {
         stream
             .on_request(
                 mk_request(&["identity_cert:secret:other"], ""),
-                Some(&mk_secrets(1))
+                Some(&mk_material(1))
             )
             .is_none()
     );
@@ -130,8 +134,8 @@ fn secret_of_another_mesh_is_not_served() {
 
 #[test]
 fn debug_of_a_secret_hides_the_key() {
-    let names = Names::of(&MeshName::new("default"));
-    let secret = names.secret(IDENTITY, &mk_secrets(1)).unwrap();
+    let names = SecretNames::of(&MeshName::new("default"));
+    let secret = names.secret(IDENTITY, &mk_material(1)).unwrap();
     let bytes = format!("{:?}", b"key");
     let text = format!("{secret:?} {:?}", secret.kind);
     assert!(
