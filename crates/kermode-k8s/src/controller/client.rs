@@ -26,11 +26,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(3);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Time after which the kernel closes a connection with unacknowledged data (`TCP_USER_TIMEOUT`).
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Timeout for reads, which detects a frozen API server. Exceeds the duration of a watch
-/// ([`super::watch::watch_config`]), after which a working API server ends the response.
+/// Timeout for reads, which detects an API server that hangs. Longer than a watch request
+/// ([`super::watch::watch_config`]), which a working API server ends in time.
 const READ_TIMEOUT: Duration = Duration::from_secs(100);
 
-/// Creates a client for a configuration.
+/// Builds a client for a configuration.
 ///
 /// # Errors
 /// When credentials or certificates of the configuration are invalid.
@@ -40,7 +40,7 @@ pub fn build(config: Config) -> kube::Result<Client> {
 
 fn build_with_read_timeout(config: Config, read_timeout: Duration) -> kube::Result<Client> {
     if config.proxy_url.is_some() {
-        // Only users' kubeconfigs have a proxy; kube's own client supports it.
+        // Only kubeconfigs of users name an HTTP proxy. kube's own client supports proxies.
         return Client::try_from(config);
     }
     let mut tcp = HttpConnector::new();
@@ -87,10 +87,10 @@ mod tests {
         r#"{"kind":"NamespaceList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[]}"#;
     const EVENT: &str = r#"{"type":"ADDED","object":{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"new","resourceVersion":"2"}}}"#;
 
-    /// Serves lists without objects, a first watch that sends nothing, and later watches with one event.
-    async fn serve_with_frozen_first_watch(listener: TcpListener) {
+    /// Serves empty lists, a first watch that hangs, and later watches with one event each.
+    async fn serve_with_hanging_first_watch(listener: TcpListener) {
         let mut watches = 0;
-        let mut held = Vec::new();
+        let mut open_streams = Vec::new();
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
@@ -112,16 +112,16 @@ mod tests {
                 );
                 stream.write_all(response.as_bytes()).await.unwrap();
             } else {
-                held.push(stream);
+                open_streams.push(stream);
             }
         }
     }
 
     #[tokio::test]
-    async fn watch_of_a_frozen_api_server_is_restarted() {
+    async fn watch_of_an_api_server_that_hangs_is_restarted() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(serve_with_frozen_first_watch(listener));
+        let server = tokio::spawn(serve_with_hanging_first_watch(listener));
         let config = Config::new(url.parse().unwrap());
         let client = build_with_read_timeout(config, Duration::from_millis(200)).unwrap();
         let events = kube::runtime::watcher(
@@ -132,7 +132,7 @@ mod tests {
         let following = tokio::spawn(follow_unconverted(events, sink));
         assert_eq!(updates.recv().await, Some(Update::Synced));
         let Some(Update::Applied(key, ())) = updates.recv().await else {
-            panic!("no event")
+            panic!("the second watch reported no object")
         };
         assert_eq!(&*key.name, "new");
         following.abort();

@@ -7,9 +7,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::describe;
-use super::lease::while_leading;
-use super::watch::watch_config;
 use futures::StreamExt;
 use kermode_crds::{
     FromSpec, Mesh, MeshSpec, MeshTrafficPermission, MeshTrafficPermissionSpec, PermissionConf, TargetRef,
@@ -23,9 +20,14 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::sync::watch;
 
+use super::describe;
+use super::failure::{is_conflict, is_not_found};
+use super::lease::while_leading;
+use super::watch::watch_config;
+
 /// Pause before a failed request is retried. Short and constant, because a mesh without its initial permission denies
 /// all traffic once mTLS is enabled.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
 /// Creates missing default objects.
 pub struct Defaults {
@@ -42,10 +44,10 @@ pub struct Defaults {
 impl Defaults {
     /// Creates missing objects while this replica leads, until dropped.
     pub async fn run(self) {
-        while_leading(self.leading.clone(), || self.work()).await;
+        while_leading(self.leading.clone(), || self.create_missing()).await;
     }
 
-    async fn work(&self) {
+    async fn create_missing(&self) {
         if !self.skip_mesh_creation {
             while let Err(error) = self.create_default_mesh().await {
                 log_and_pause("Mesh default cannot be created", &error).await;
@@ -81,7 +83,7 @@ impl Defaults {
             spec: MeshSpec::default(),
             status: None,
         };
-        created(api.create(&PostParams::default(), &mesh).await)
+        ok_if_it_exists(api.create(&PostParams::default(), &mesh).await)
     }
 
     async fn create_initial_permission(&self, mesh: &PartialObjectMeta<Mesh>) -> kube::Result<()> {
@@ -94,14 +96,15 @@ impl Defaults {
         }
         let name = mesh.name_any();
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
-        created(api.create(&PostParams::default(), &allow_all(&name)).await)?;
-        let mark = json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
+        ok_if_it_exists(api.create(&PostParams::default(), &allow_all(&name)).await)?;
+        let annotations =
+            json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
         let meshes: Api<Mesh> = Api::all(self.client.clone());
         match meshes
-            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(mark))
+            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(annotations))
             .await
         {
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) if is_not_found(&error) => return Ok(()),
             patched => patched?,
         };
         tracing::info!(
@@ -115,7 +118,7 @@ impl Defaults {
 /// Logs a failure and waits for the pause before the next attempt.
 async fn log_and_pause(failure: &str, error: &kube::Error) {
     tracing::warn!("{}; retrying", describe(failure, error));
-    tokio::time::sleep(RETRY).await;
+    tokio::time::sleep(RETRY_PAUSE).await;
 }
 
 fn allow_all(mesh: &str) -> MeshTrafficPermission {
@@ -142,11 +145,11 @@ fn allow_all(mesh: &str) -> MeshTrafficPermission {
     }
 }
 
-/// Treats an object that already exists as created.
-fn created<T>(result: kube::Result<T>) -> kube::Result<()> {
+/// Returns success if an object was created or already exists.
+fn ok_if_it_exists<T>(result: kube::Result<T>) -> kube::Result<()> {
     match result {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        Err(error) if is_conflict(&error) => Ok(()),
         Err(error) => Err(error),
     }
 }

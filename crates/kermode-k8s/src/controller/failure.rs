@@ -1,6 +1,6 @@
 //! Errors of the API server as messages that name the object and the remedy.
 
-/// Describes an error and its remedy. `failure` is a clause such as `pods cannot be listed`.
+/// Returns a message about an error, with a remedy. `failure` is a clause such as `pods cannot be listed`.
 pub fn describe(failure: &str, error: &kube::Error) -> String {
     let remedy = match error {
         kube::Error::Api(status) if status.code == 403 => format!(
@@ -13,7 +13,7 @@ pub fn describe(failure: &str, error: &kube::Error) -> String {
         ),
         kube::Error::Api(status) if status.code == 401 => {
             format!(
-                "the API server does not accept the credentials ({}); check the kubeconfig",
+                "the API server does not accept the credentials ({}); check the kubeconfig or the service account",
                 status.message
             )
         }

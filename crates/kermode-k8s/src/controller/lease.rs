@@ -16,14 +16,14 @@ use tokio::time::Instant;
 
 use super::failure::{describe, is_conflict, is_not_found};
 
-/// Time after the last observed renewal after which a candidate may acquire the Lease; client-go's default.
-const DURATION: Duration = Duration::from_secs(15);
+/// Time without an observed renewal after which a candidate may acquire the Lease; client-go's default.
+const LEASE_DURATION: Duration = Duration::from_secs(15);
 /// Time after the last successful renewal after which the holder stops leading; client-go's default.
 const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// Timeout of one attempt to acquire or renew, so that [`RENEW_DEADLINE`] leaves time for two.
+/// Timeout of one attempt to acquire or renew the Lease. Two attempts fit into [`RENEW_DEADLINE`].
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Interval between attempts; client-go's default.
-const PERIOD: Duration = Duration::from_secs(2);
+/// Pause between attempts to acquire or renew the Lease; client-go's default.
+const RETRY_PERIOD: Duration = Duration::from_secs(2);
 
 /// Candidate in the election of a leader.
 #[derive(Debug)]
@@ -34,10 +34,12 @@ pub struct Candidate {
     observed: Option<ObservedLease>,
 }
 
+/// State of the Lease when it was last read.
 #[derive(Debug)]
 struct ObservedLease {
     holder: Option<String>,
-    renewed: Option<MicroTime>,
+    renew_time: Option<MicroTime>,
+    /// Time at which this state was first read.
     since: Instant,
 }
 
@@ -71,11 +73,11 @@ impl Candidate {
         let mut renewed = Instant::now();
         loop {
             let start = Instant::now();
-            let mut end = start + ATTEMPT_TIMEOUT;
+            let mut deadline = start + ATTEMPT_TIMEOUT;
             if *leading.borrow() {
-                end = end.min(renewed + RENEW_DEADLINE);
+                deadline = deadline.min(renewed + RENEW_DEADLINE);
             }
-            let held = match tokio::time::timeout_at(end, self.acquire_or_renew()).await {
+            let held = match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
                 Ok(Ok(held)) => {
                     renewed = start;
                     held
@@ -100,9 +102,9 @@ impl Candidate {
                 tracing::info!(leading = held, identity = self.identity, "leadership changed");
             }
             let pause = if held {
-                PERIOD.min(RENEW_DEADLINE.saturating_sub(renewed.elapsed()))
+                RETRY_PERIOD.min(RENEW_DEADLINE.saturating_sub(renewed.elapsed()))
             } else {
-                PERIOD
+                RETRY_PERIOD
             };
             tokio::select! {
                 () = &mut finished => break,
@@ -114,6 +116,7 @@ impl Candidate {
         }
     }
 
+    /// Returns whether this replica holds the Lease after the attempt.
     async fn acquire_or_renew(&mut self) -> kube::Result<bool> {
         let lease = match self.api.get(&self.name).await {
             Ok(lease) => lease,
@@ -126,11 +129,11 @@ impl Candidate {
                     metadata,
                     spec: Some(self.spec(None)),
                 };
-                return unless_conflict(self.api.create(&PostParams::default(), &lease).await);
+                return written_unless_conflict(self.api.create(&PostParams::default(), &lease).await);
             }
             Err(error) => return Err(error),
         };
-        if !self.may_take(&lease) {
+        if !self.observe_and_may_acquire(&lease) {
             return Ok(false);
         }
         let spec = self.spec(lease.spec.as_ref());
@@ -139,44 +142,46 @@ impl Candidate {
             spec: Some(spec),
             ..lease
         };
-        unless_conflict(self.api.replace(&self.name, &PostParams::default(), &lease).await)
+        written_unless_conflict(self.api.replace(&self.name, &PostParams::default(), &lease).await)
     }
 
-    fn may_take(&mut self, lease: &Lease) -> bool {
+    /// Records the state of the Lease. Returns whether this replica may acquire or renew it.
+    fn observe_and_may_acquire(&mut self, lease: &Lease) -> bool {
         let spec = lease.spec.as_ref();
         let holder = spec
             .and_then(|spec| spec.holder_identity.clone())
             .filter(|holder| !holder.is_empty());
-        let renewed = spec.and_then(|spec| spec.renew_time.clone());
+        let renew_time = spec.and_then(|spec| spec.renew_time.clone());
         let unchanged = self
             .observed
             .as_ref()
-            .filter(|observed| observed.holder == holder && observed.renewed == renewed);
+            .filter(|observed| observed.holder == holder && observed.renew_time == renew_time);
         let since = unchanged.map_or_else(Instant::now, |observed| observed.since);
-        let expired = since.elapsed() >= DURATION;
-        let held = holder.as_ref() == Some(&self.identity);
-        let free = holder.is_none();
+        let is_expired = since.elapsed() >= LEASE_DURATION;
+        let is_own = holder.as_ref() == Some(&self.identity);
+        let is_free = holder.is_none();
         self.observed = Some(ObservedLease {
             holder,
-            renewed,
+            renew_time,
             since,
         });
-        held || free || expired
+        is_own || is_free || is_expired
     }
 
+    /// Returns the spec that renews the Lease, or makes this replica its holder.
     fn spec(&self, old: Option<&LeaseSpec>) -> LeaseSpec {
         let now = MicroTime(Timestamp::now());
-        let renewed = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
+        let own = old.filter(|old| old.holder_identity.as_ref() == Some(&self.identity));
         let transitions = old.and_then(|old| old.lease_transitions).unwrap_or(0);
         LeaseSpec {
             holder_identity: Some(self.identity.clone()),
-            lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
-            acquire_time: renewed
+            lease_duration_seconds: i32::try_from(LEASE_DURATION.as_secs()).ok(),
+            acquire_time: own
                 .and_then(|old| old.acquire_time.clone())
                 .or_else(|| Some(now.clone())),
             renew_time: Some(now),
             // The first acquisition is not a transition.
-            lease_transitions: Some(if renewed.is_some() || old.is_none() {
+            lease_transitions: Some(if own.is_some() || old.is_none() {
                 transitions
             } else {
                 transitions.saturating_add(1)
@@ -186,7 +191,7 @@ impl Candidate {
     }
 
     async fn release(&self) {
-        let released = async {
+        let release = async {
             let mut lease = self.api.get(&self.name).await?;
             if let Some(spec) = &mut lease.spec
                 && spec.holder_identity.as_ref() == Some(&self.identity)
@@ -198,14 +203,14 @@ impl Candidate {
             }
             Ok::<_, kube::Error>(())
         };
-        if let Ok(Err(error)) = tokio::time::timeout(PERIOD, released).await {
-            tracing::debug!(%error, "Lease cannot be released; it expires");
+        if let Ok(Err(error)) = tokio::time::timeout(RETRY_PERIOD, release).await {
+            tracing::debug!(%error, "Lease cannot be released; another replica can acquire it once it has expired");
         }
     }
 }
 
-/// Returns false if another replica wrote the Lease concurrently.
-fn unless_conflict(result: kube::Result<Lease>) -> kube::Result<bool> {
+/// Returns whether the write succeeded: false if another replica wrote the Lease concurrently.
+fn written_unless_conflict(result: kube::Result<Lease>) -> kube::Result<bool> {
     match result {
         Ok(_) => Ok(true),
         Err(error) if is_conflict(&error) => Ok(false),

@@ -25,17 +25,16 @@ pub struct PreflightError {
 /// # Errors
 /// Names all kinds that cannot be listed, with the reasons.
 pub async fn check(client: &Client, system_namespace: &str) -> Result<(), PreflightError> {
-    let all = || client.clone();
     let results = [
-        probe::<Pod>(Api::all(all())).await,
-        probe::<Service>(Api::all(all())).await,
-        probe::<Namespace>(Api::all(all())).await,
-        probe::<ReplicaSet>(Api::all(all())).await,
-        probe::<Job>(Api::all(all())).await,
-        probe::<Mesh>(Api::all(all())).await,
-        probe::<Dataplane>(Api::all(all())).await,
-        probe::<MeshTrafficPermission>(Api::namespaced(all(), system_namespace)).await,
-        probe::<ContainerPatch>(Api::namespaced(all(), system_namespace)).await,
+        check_kind::<Pod>(Api::all(client.clone())).await,
+        check_kind::<Service>(Api::all(client.clone())).await,
+        check_kind::<Namespace>(Api::all(client.clone())).await,
+        check_kind::<ReplicaSet>(Api::all(client.clone())).await,
+        check_kind::<Job>(Api::all(client.clone())).await,
+        check_kind::<Mesh>(Api::all(client.clone())).await,
+        check_kind::<Dataplane>(Api::all(client.clone())).await,
+        check_kind::<MeshTrafficPermission>(Api::namespaced(client.clone(), system_namespace)).await,
+        check_kind::<ContainerPatch>(Api::namespaced(client.clone(), system_namespace)).await,
     ];
     let problems: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     if problems.is_empty() {
@@ -45,7 +44,7 @@ pub async fn check(client: &Client, system_namespace: &str) -> Result<(), Prefli
     }
 }
 
-async fn probe<K>(api: Api<K>) -> Result<(), String>
+async fn check_kind<K>(api: Api<K>) -> Result<(), String>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
 {

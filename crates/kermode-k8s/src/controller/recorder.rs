@@ -1,4 +1,4 @@
-//! Writes Kubernetes Events, which `kubectl describe` shows.
+//! Writes Kubernetes Events, which `kubectl describe` shows, in a task of its own.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kermode_model::ObjectKey;
@@ -7,8 +7,11 @@ pub use kube::runtime::events::EventType;
 use kube::runtime::events::{Event, Recorder, Reporter};
 use tokio::sync::mpsc;
 
-/// Maximum number of queued Events. Further ones are dropped: Events are informative only.
+/// Maximum number of queued Events. Further ones are dropped, because Events are informative only.
 const QUEUE_SIZE: usize = 4096;
+
+/// Maximum length of an Event's note in characters. The API server rejects longer notes.
+const MAX_NOTE: usize = 1024;
 
 /// Handle of the task that writes Events; cheap to clone. Repeated Events are aggregated as in client-go.
 #[derive(Clone, Debug)]
@@ -81,8 +84,7 @@ impl Events {
         let event = Event {
             type_,
             reason: reason.to_owned(),
-            // The API server rejects notes of more than 1024 characters.
-            note: Some(message.chars().take(1024).collect()),
+            note: Some(message.chars().take(MAX_NOTE).collect()),
             action: action.to_owned(),
             secondary: None,
         };
@@ -90,7 +92,12 @@ impl Events {
             let (mpsc::error::TrySendError::Full((_, object))
             | mpsc::error::TrySendError::Closed((_, object))) = error;
             let (namespace, name) = (object.namespace.as_deref(), object.name.as_deref());
-            tracing::debug!(namespace, name, reason, "Event dropped: the queue is full");
+            tracing::debug!(
+                namespace,
+                name,
+                reason,
+                "Event dropped: the queue is full or closed"
+            );
         }
     }
 }

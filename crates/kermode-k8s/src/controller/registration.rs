@@ -22,10 +22,11 @@ pub const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
 /// Name of the ValidatingWebhookConfiguration.
 pub const VALIDATING: &str = "kuma-validating-webhook-configuration";
 
-/// Pause between attempts to write a registration. Constant, since labelled Pods are denied until a write succeeds.
-const RETRY: Duration = Duration::from_secs(1);
+/// Pause between attempts to write a registration. Constant, because Pods of labelled namespaces are denied until a
+/// write succeeds.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// A registration whose webhooks have client configurations.
+/// A registration of webhooks, each of which has a client configuration with a `caBundle`.
 trait Registration {
     fn client_configs(&self) -> Vec<&WebhookClientConfig>;
 }
@@ -67,8 +68,8 @@ where
     }
 }
 
-/// Sets the bundle of all webhooks. Retries until the write succeeds or the registration is deleted: without the
-/// bundle, labelled Pods are denied.
+/// Sets the `caBundle` of all webhooks of a registration. Retries until the write succeeds or the registration is
+/// deleted.
 async fn set_ca_bundle<K>(api: &Api<K>, registration: K, ca_pem: &[u8])
 where
     K: Registration + Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug,
@@ -91,7 +92,7 @@ where
                 );
             }
         }
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(RETRY_PAUSE).await;
         // The registration may have changed. If it cannot be read, the same patch is retried.
         if let Ok(read) = api.get_opt(&name).await {
             current = read;
@@ -99,7 +100,7 @@ where
     }
 }
 
-/// Returns the patch that sets the bundle of all webhooks; `None` if all have it.
+/// Returns the patch that sets the `caBundle` of all webhooks; `None` if all have it.
 fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) -> Option<json_patch::Patch> {
     let bundle = k8s_openapi::ByteString(ca_pem.to_vec());
     let operations: Vec<_> = registration
@@ -116,8 +117,8 @@ fn ca_bundle_patch<K: Registration + Resource>(registration: &K, ca_pem: &[u8]) 
     }
     // The patch fails if webhooks were added or reordered since the registration was read.
     let version = registration.resource_version().unwrap_or_default();
-    let guard = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
-    let patch = std::iter::once(guard).chain(operations).collect();
+    let version_check = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
+    let patch = std::iter::once(version_check).chain(operations).collect();
     serde_json::from_value(serde_json::Value::Array(patch))
         .inspect_err(|error| tracing::error!(%error, "caBundle patch cannot be built"))
         .ok()

@@ -46,7 +46,7 @@ pub async fn get_or_create(
     client: &Client,
     namespace: &str,
     name: &str,
-    kind: &str,
+    secret_type: &str,
     create: impl FnOnce() -> SecretData + Send,
 ) -> Result<SecretData, SecretError> {
     if let Some(found) = get(client, namespace, name).await? {
@@ -68,7 +68,7 @@ pub async fn get_or_create(
             )])),
             ..ObjectMeta::default()
         },
-        type_: Some(kind.to_owned()),
+        type_: Some(secret_type.to_owned()),
         data: Some(
             create()
                 .into_iter()
@@ -88,18 +88,18 @@ pub async fn get_or_create(
     }
 }
 
-/// Reads all Secrets of a type, by name.
+/// Reads all Secrets of a type. Returns their contents by name.
 ///
 /// # Errors
 /// When the request fails; the message names the namespace.
 pub async fn list(
     client: &Client,
     namespace: &str,
-    kind: &str,
+    secret_type: &str,
 ) -> Result<BTreeMap<String, SecretData>, SecretError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let listed = api
-        .list(&ListParams::default().fields(&format!("type={kind}")))
+        .list(&ListParams::default().fields(&format!("type={secret_type}")))
         .await;
     let listed = listed.map_err(|error| {
         SecretError(describe(
@@ -115,16 +115,16 @@ pub async fn list(
 }
 
 /// Returns a stream that yields when a Secret of a type may have changed. Watches metadata only.
-pub fn changes(client: &Client, namespace: &str, kind: &str) -> impl Stream<Item = ()> + Send + use<> {
+pub fn changes(client: &Client, namespace: &str, secret_type: &str) -> impl Stream<Item = ()> + Send + use<> {
     let api: Api<PartialObjectMeta<Secret>> = Api::namespaced(client.clone(), namespace);
-    let config = watch_config().fields(&format!("type={kind}"));
-    let kind = kind.to_owned();
+    let config = watch_config().fields(&format!("type={secret_type}"));
+    let secret_type = secret_type.to_owned();
     watcher(api, config).default_backoff().filter_map(move |event| {
         std::future::ready(match event {
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => None,
             Ok(_) => Some(()),
             Err(error) => {
-                tracing::warn!(type_ = kind, %error, "Secrets cannot be watched; retrying");
+                tracing::warn!(type_ = secret_type, %error, "Secrets cannot be watched; retrying");
                 None
             }
         })

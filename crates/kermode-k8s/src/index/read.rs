@@ -30,8 +30,8 @@ impl Index {
         self.namespaces.get(name)
     }
 
-    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: then its proxy does not run, so
-    /// a caller with its identity is not the proxy.
+    /// Attributes that authenticate the proxy of a Pod. `None` once the Pod has finished: then its proxy does not run,
+    /// so a caller with its identity is not the proxy.
     pub fn pod_identity(&self, key: &ObjectKey) -> Option<PodIdentity<'_>> {
         let facts = &self.pods.get(key)?.facts;
         self.view.dataplane(key)?;

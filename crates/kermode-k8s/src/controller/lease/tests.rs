@@ -11,9 +11,9 @@ use tokio::time::sleep;
 
 use super::*;
 
-/// Minimum time without a leader after the holder is disconnected: [`DURATION`] less [`RENEW_DEADLINE`], less the
-/// resolution of the clock.
-const MARGIN: Duration = Duration::from_millis(4990);
+/// Minimum time without a leader after the holder has been disconnected: [`LEASE_DURATION`] less [`RENEW_DEADLINE`],
+/// less the resolution of the clock.
+const MIN_GAP: Duration = Duration::from_millis(4990);
 
 /// Simulated API server with one Lease.
 #[derive(Clone, Default)]
@@ -32,10 +32,8 @@ struct Link(Arc<Mutex<Delay>>);
 /// Delays of a link.
 #[derive(Clone, Copy, Default)]
 struct Delay {
-    /// Delay of requests.
-    before: Duration,
-    /// Delay of responses.
-    after: Duration,
+    request: Duration,
+    response: Duration,
 }
 
 impl LeaseServer {
@@ -45,11 +43,11 @@ impl LeaseServer {
             let (server, link) = (server.clone(), link.clone());
             async move {
                 let delay = *link.0.lock();
-                sleep(delay.before).await;
+                sleep(delay.request).await;
                 let (parts, body) = request.into_parts();
                 let body = body.collect().await?.to_bytes();
                 let (status, object) = server.respond(&parts.method, &body);
-                sleep(delay.after).await;
+                sleep(delay.response).await;
                 let response = Response::builder().status(status);
                 Ok::<_, kube::Error>(
                     response
@@ -91,8 +89,8 @@ impl LeaseServer {
         (StatusCode::OK, lease)
     }
 
-    /// Writes the Lease of another holder.
-    fn renew_for_other(&self, renewed: &str, duration: i32) {
+    /// Writes the Lease as if another replica had renewed it.
+    fn renew_as_other(&self, renewed: &str, duration: i32) {
         let spec = json!({"holderIdentity": "other", "renewTime": renewed, "leaseDurationSeconds": duration, "leaseTransitions": 7});
         let mut state = self.0.lock();
         state.version += 1;
@@ -109,8 +107,8 @@ impl LeaseServer {
         self.0.lock().lease.as_ref().unwrap()["spec"].clone()
     }
 
-    /// Starts a replica.
-    fn candidate(&self, name: &str) -> (Link, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
+    /// Starts a candidate. Returns its link to the API server, whether it leads, and its task.
+    fn start_candidate(&self, name: &str) -> (Link, watch::Receiver<bool>, tokio::task::JoinHandle<()>) {
         let link = Link::default();
         let candidate = Candidate::new(self.client(&link), "system", "leader", name.to_owned());
         let (leads, leading) = watch::channel(false);
@@ -120,36 +118,36 @@ impl LeaseServer {
 }
 
 impl Link {
-    fn set(&self, before: Duration, after: Duration) {
-        *self.0.lock() = Delay { before, after };
+    fn set_delay(&self, request: Duration, response: Duration) {
+        *self.0.lock() = Delay { request, response };
     }
 
-    /// Drops all requests.
+    /// Delays all requests beyond the end of the test.
     fn disconnect(&self) {
-        self.set(Duration::from_hours(1), Duration::ZERO);
+        self.set_delay(Duration::from_hours(1), Duration::ZERO);
     }
 }
 
-/// Waits until a replica leads or stops leading; returns the time.
-async fn until(leading: &mut watch::Receiver<bool>, leads: bool) -> Instant {
+/// Waits until a replica leads or stops leading, as `leads` says; returns the time.
+async fn wait_for_leading(leading: &mut watch::Receiver<bool>, leads: bool) -> Instant {
     leading.wait_for(|leading| *leading == leads).await.unwrap();
     Instant::now()
 }
 
-/// Asserts that the first replica stops leading at least [`MARGIN`] before the second one leads.
+/// Asserts that the first replica stops leading at least [`MIN_GAP`] before the second one leads.
 async fn assert_gap(first: &mut watch::Receiver<bool>, second: &mut watch::Receiver<bool>) {
-    let stopped = until(first, false).await;
+    let stopped = wait_for_leading(first, false).await;
     assert!(!*second.borrow());
-    let started = until(second, true).await;
+    let started = wait_for_leading(second, true).await;
     let gap = started - stopped;
-    assert!(gap >= MARGIN, "{gap:?}");
+    assert!(gap >= MIN_GAP, "gap between two leaders: {gap:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn first_candidate_leads_without_a_transition() {
     let server = LeaseServer::default();
-    let (_link, mut leading, task) = server.candidate("a");
-    until(&mut leading, true).await;
+    let (_link, mut leading, task) = server.start_candidate("a");
+    wait_for_leading(&mut leading, true).await;
     assert_eq!(server.spec()["leaseTransitions"], 0);
     sleep(Duration::from_mins(1)).await;
     assert_eq!(
@@ -165,12 +163,12 @@ async fn first_candidate_leads_without_a_transition() {
 async fn vanished_holder_is_replaced_regardless_of_its_clock() {
     for renewed in ["2999-01-01T00:00:00.000000Z", "1999-01-01T00:00:00.000000Z"] {
         let server = LeaseServer::default();
-        server.renew_for_other(renewed, i32::MAX);
+        server.renew_as_other(renewed, i32::MAX);
         let start = Instant::now();
-        let (_link, mut leading, task) = server.candidate("a");
-        let waited = until(&mut leading, true).await - start;
+        let (_link, mut leading, task) = server.start_candidate("a");
+        let waited = wait_for_leading(&mut leading, true).await - start;
         assert!(
-            waited >= DURATION && waited <= DURATION + 2 * PERIOD,
+            waited >= LEASE_DURATION && waited <= LEASE_DURATION + 2 * RETRY_PERIOD,
             "{renewed}: {waited:?}"
         );
         assert_eq!(server.spec()["leaseTransitions"], 8);
@@ -185,15 +183,15 @@ async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
     // The holder's clock runs backwards, from the far future into the past.
     for minute in 0..60 {
         if minute == 0 {
-            server.renew_for_other("2999-01-01T00:00:00.000000Z", 1);
+            server.renew_as_other("2999-01-01T00:00:00.000000Z", 1);
         }
-        server.renew_for_other(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
+        server.renew_as_other(&format!("1999-01-01T00:{:02}:00.000000Z", 59 - minute), 1);
         if minute == 0 {
-            let (_link, leading, _task) = server.candidate("a");
+            let (_link, leading, _task) = server.start_candidate("a");
             tokio::spawn(async move {
                 let mut leading = leading;
-                until(&mut leading, true).await;
-                panic!("a renewed Lease was acquired");
+                wait_for_leading(&mut leading, true).await;
+                panic!("the candidate acquired a Lease that its holder renews");
             });
         }
         sleep(RENEW_DEADLINE).await;
@@ -205,9 +203,9 @@ async fn renewing_holder_keeps_the_lease_regardless_of_its_clock() {
 async fn disconnected_holder_stops_before_another_replica_leads() {
     for millis in (0..4000).step_by(250) {
         let server = LeaseServer::default();
-        let (link, mut first, one) = server.candidate("a");
-        until(&mut first, true).await;
-        let (_link, mut second, two) = server.candidate("b");
+        let (link, mut first, one) = server.start_candidate("a");
+        wait_for_leading(&mut first, true).await;
+        let (_link, mut second, two) = server.start_candidate("b");
         sleep(Duration::from_millis(10_000 + millis)).await;
         link.disconnect();
         assert_gap(&mut first, &mut second).await;
@@ -219,14 +217,14 @@ async fn disconnected_holder_stops_before_another_replica_leads() {
 #[tokio::test(start_paused = true)]
 async fn delayed_response_does_not_extend_leadership() {
     let server = LeaseServer::default();
-    let (link, mut first, one) = server.candidate("a");
-    until(&mut first, true).await;
+    let (link, mut first, one) = server.start_candidate("a");
+    wait_for_leading(&mut first, true).await;
     // The second replica reads the Lease soon after the first one writes it.
     sleep(Duration::from_millis(500)).await;
-    let (_link, mut second, two) = server.candidate("b");
+    let (_link, mut second, two) = server.start_candidate("b");
     sleep(Duration::from_millis(8500)).await;
     // Requests arrive at once and each of the two responses takes 2.4 s; then the link is cut.
-    link.set(Duration::ZERO, Duration::from_millis(2400));
+    link.set_delay(Duration::ZERO, Duration::from_millis(2400));
     sleep(Duration::from_millis(7200)).await;
     link.disconnect();
     assert_gap(&mut first, &mut second).await;
@@ -244,12 +242,12 @@ async fn released_lease_is_acquired_at_once() {
     let task = tokio::spawn(candidate.run(leads, async move {
         let _ = finished.await;
     }));
-    until(&mut leading, true).await;
+    wait_for_leading(&mut leading, true).await;
     finish.send(()).unwrap();
     task.await.unwrap();
-    let (_link, mut leading, task) = server.candidate("b");
+    let (_link, mut leading, task) = server.start_candidate("b");
     let start = Instant::now();
-    assert!(until(&mut leading, true).await - start < PERIOD);
+    assert!(wait_for_leading(&mut leading, true).await - start < RETRY_PERIOD);
     assert_eq!(server.spec()["leaseTransitions"], 1);
     task.abort();
 }
