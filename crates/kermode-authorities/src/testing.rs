@@ -3,7 +3,7 @@
 #![allow(
     clippy::expect_used,
     clippy::missing_panics_doc,
-    reason = "a failed expectation is_failing the test"
+    reason = "a failed expectation fails the test"
 )]
 
 use std::collections::BTreeMap;
