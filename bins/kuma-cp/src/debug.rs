@@ -70,11 +70,11 @@ async fn config(State(state): State<DebugState>) -> Json<Config> {
 }
 
 async fn proxies(State(state): State<DebugState>) -> Json<Proxies> {
-    Json(state.statuses.connected())
+    Json(state.statuses.connected_proxies())
 }
 
 async fn removals(State(state): State<DebugState>) -> Json<Vec<Removal>> {
-    let open_removals = state.removals.open().into_iter();
+    let open_removals = state.removals.open_removals().into_iter();
     let removals = open_removals.map(|removal| Removal {
         proxy: removal.endpoint.proxy_name(),
         age_seconds: removal.age.as_secs_f64(),

@@ -69,7 +69,7 @@ pub(crate) async fn run(config: Config) -> anyhow::Result<()> {
     let finish = async {
         if config.runs_in_pod() && outcome.is_ok() {
             // `/ready` fails from now on, because nothing calls `ready` on this guard.
-            let _guard = readiness.expect("shutdown");
+            let _guard = readiness.register("shutdown");
             tokio::time::sleep(SHUTDOWN_DELAY).await;
         }
         trigger.shut_down();
@@ -94,8 +94,8 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     spawn(&mut components, "diagnostics server", async {
         Ok(diagnostics_server.await?)
     });
-    let watches_synced = readiness.expect("watches");
-    let servers_ready = readiness.expect("servers");
+    let watches_synced = readiness.register("watches");
+    let servers_ready = readiness.register("servers");
 
     let client = api_server::connect().await?;
     let namespace = config.store.kubernetes.system_namespace.clone();
@@ -149,7 +149,7 @@ async fn start(config: &Config, readiness: &Readiness, shutdown: &Shutdown) -> a
     );
     let engine = state.into_engine().run(event_receiver, watches_synced);
     spawn(&mut components, "engine", run_until_shutdown(shutdown, engine));
-    servers_ready.ready();
+    servers_ready.mark_ready();
     Ok(components)
 }
 

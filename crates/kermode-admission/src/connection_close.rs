@@ -51,7 +51,7 @@ mod tests {
     async fn connections_are_kept_until_the_process_shuts_down() {
         let readiness = Readiness::default();
         assert_eq!(connection(&readiness, Version::HTTP_11).await, None);
-        let _unready = readiness.expect("shutdown");
+        let _unready = readiness.register("shutdown");
         assert_eq!(
             connection(&readiness, Version::HTTP_11).await,
             Some(HeaderValue::from_static("close"))

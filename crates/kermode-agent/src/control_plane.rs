@@ -181,7 +181,7 @@ impl Service<Uri> for Connector {
         } = self.clone();
         Box::pin(async move {
             let stream = connect_tcp(&target, &resolver).await?;
-            tcp::tune(&stream)?;
+            tcp::set_socket_options(&stream)?;
             Ok(TokioIo::new(
                 tls.connect(target.server_name.clone(), stream).await?,
             ))

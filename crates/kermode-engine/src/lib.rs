@@ -26,7 +26,7 @@ use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::view::Touched;
 use kermode_model::{Dataplane, Inbound, MeshName, ObjectKey};
 use kermode_removals::EndpointRemovals;
-use kermode_runtime::readiness::Guard;
+use kermode_runtime::readiness::ReadinessGuard;
 use kermode_xds::publisher::Publisher;
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -68,7 +68,7 @@ pub struct Engine {
 struct Startup {
     sync: InitialSync,
     /// Keeps the replica unready.
-    unready: Guard,
+    unready: ReadinessGuard,
 }
 
 /// Returns the delay of writes to the API server after a change, so that the writes do not compete with the push of
@@ -82,7 +82,7 @@ fn write_delay(proxies: usize) -> Duration {
 
 impl Engine {
     /// Runs until all senders of events are dropped. Releases `unready` after the first publication.
-    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, unready: Guard) {
+    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, unready: ReadinessGuard) {
         let mut startup = Some(Startup {
             sync: InitialSync::default(),
             unready,
@@ -133,7 +133,7 @@ impl Engine {
         self.metrics.batch_published(oldest, begun);
         if let Some(completed) = completed {
             self.add_ready_endpoints();
-            completed.unready.ready();
+            completed.unready.mark_ready();
             self.writer.set_desired_complete();
         }
         let mut unwritten = Vec::new();
@@ -256,7 +256,7 @@ impl Engine {
         let ready = index.view().dataplanes().filter(|dataplane| is_ready(dataplane));
         for dataplane in ready {
             self.removals
-                .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
+                .on_endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
         }
     }
 
@@ -266,14 +266,14 @@ impl Engine {
         match change {
             DataplaneChange::Upsert { dataplane, .. } if is_ready(dataplane) => {
                 self.removals
-                    .endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
+                    .on_endpoint_added(dataplane.key.clone(), dataplane.mesh.clone());
             }
             DataplaneChange::Upsert { dataplane, .. } => {
-                self.removals.endpoint_removed(&dataplane.key, published);
+                self.removals.on_endpoint_removed(&dataplane.key, published);
             }
             DataplaneChange::Delete(key) => {
-                self.removals.endpoint_removed(key, published);
-                self.removals.dataplane_deleted(key);
+                self.removals.on_endpoint_removed(key, published);
+                self.removals.on_dataplane_deleted(key);
             }
             DataplaneChange::Failed { .. } => {}
         }

@@ -15,5 +15,5 @@ mod service;
 
 pub use connection::serve;
 pub use handler::{AfterCall, CallHandler};
-pub use send::{reset, send_some};
+pub use send::{send_some, wait_for_reset};
 pub use service::{RequestBody, ServiceHandler};

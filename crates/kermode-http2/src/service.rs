@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tower::{Service, ServiceExt as _};
 
 use crate::handler::{AfterCall, CallHandler};
-use crate::send::{reset, send_some};
+use crate::send::{send_some, wait_for_reset};
 
 /// Time within which the service has to return the headers of the response. Includes receiving the request and
 /// authenticating the caller.
@@ -76,7 +76,7 @@ async fn send_body(stream: &mut SendStream<Bytes>, body: impl Body<Data = Bytes>
     loop {
         let frame = tokio::select! {
             frame = body.frame() => frame,
-            () = reset(stream) => return Ok(()),
+            () = wait_for_reset(stream) => return Ok(()),
         };
         let Some(frame) = frame else {
             return stream.send_data(Bytes::new(), true);

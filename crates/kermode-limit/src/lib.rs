@@ -150,12 +150,12 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     }
 
     /// Number of keys with permits that are not revoked.
-    pub fn keys(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.granted.lock().keys.len()
     }
 
     /// Number of permits, including revoked ones that are not dropped yet.
-    pub fn permits(&self) -> usize {
+    pub fn permit_count(&self) -> usize {
         self.granted.lock().total
     }
 

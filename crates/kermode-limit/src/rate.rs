@@ -121,7 +121,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
     }
 
     /// Number of keys that have a bucket.
-    pub fn keys(&self) -> usize {
+    pub fn key_count(&self) -> usize {
         self.buckets.len()
     }
 }
@@ -191,12 +191,12 @@ mod tests {
         assert_eq!((0..100).filter(|_| limit.try_take(0, now)).count(), 20);
         assert!(!limit.has_token(&0, now));
         assert!(limit.has_token(&1, now));
-        assert_eq!(limit.keys(), 1);
+        assert_eq!(limit.key_count(), 1);
         for key in 0..100_000_u32 {
             now += SECOND;
             limit.try_take(key, now);
         }
-        assert!(limit.keys() <= 2 * MIN_PRUNE_AT, "{}", limit.keys());
+        assert!(limit.key_count() <= 2 * MIN_PRUNE_AT, "{}", limit.key_count());
     }
 
     #[test]

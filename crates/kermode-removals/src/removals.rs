@@ -86,7 +86,7 @@ impl EndpointRemovals {
     }
 
     /// Reports that an endpoint of the mesh was published or is about to be published.
-    pub fn endpoint_added(&self, endpoint: ObjectKey, mesh: MeshName) {
+    pub fn on_endpoint_added(&self, endpoint: ObjectKey, mesh: MeshName) {
         self.inner.update(|state, _| {
             state.add_endpoint(endpoint, mesh);
             Vec::new()
@@ -95,7 +95,7 @@ impl EndpointRemovals {
 
     /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a mesh is
     /// published. Does nothing for a proxy that is not an endpoint.
-    pub fn endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
+    pub fn on_endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
         let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
             return;
         };
@@ -105,7 +105,7 @@ impl EndpointRemovals {
     }
 
     /// Reports that the Dataplane of a proxy was deleted. The removal of its endpoint must have been reported before.
-    pub fn dataplane_deleted(&self, proxy: &ObjectKey) {
+    pub fn on_dataplane_deleted(&self, proxy: &ObjectKey) {
         self.inner.update(|state, now| state.delete_dataplane(proxy, now));
     }
 
@@ -117,7 +117,7 @@ impl EndpointRemovals {
     }
 
     /// Returns the removals that at least one proxy has not acknowledged, oldest first.
-    pub fn open(&self) -> Vec<OpenRemoval> {
+    pub fn open_removals(&self) -> Vec<OpenRemoval> {
         let now = Instant::now();
         let state = self.inner.state.lock();
         let mut open: Vec<_> = state
@@ -134,7 +134,7 @@ impl EndpointRemovals {
     }
 
     /// Reports that a proxy opened an ADS stream.
-    pub fn stream_opened(&self, proxy: &ObjectKey, mesh: &MeshName) -> StreamAcknowledgements {
+    pub fn on_stream_opened(&self, proxy: &ObjectKey, mesh: &MeshName) -> StreamAcknowledgements {
         let stream = self.inner.next_stream.fetch_add(1, Ordering::Relaxed);
         self.inner
             .update(|state, now| state.open_stream(proxy, mesh, stream, now));

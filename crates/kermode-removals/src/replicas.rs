@@ -17,7 +17,7 @@ pub struct Replicas {
     /// Addresses at which the other replicas serve proxies.
     pub others: Arc<[SocketAddr]>,
     /// Number of other replicas that are ready, and so receive connections from the Service.
-    pub ready: usize,
+    pub ready_others: usize,
     /// Time of the last start or end of a replica, including this one; `None` until the replicas are known. The proxies of
     /// an ended replica keep their configuration and connect to another replica.
     pub unchanged_since: Option<Instant>,

@@ -76,7 +76,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
             replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxy_count(),
                 proxies: index.read().view().dataplanes().count(),
-                replicas: replicas.ready + 1,
+                replicas: replicas.ready_others + 1,
             })
         };
         match shares.map_or(Step::Check, |shares| rebalancer.step(shares)) {

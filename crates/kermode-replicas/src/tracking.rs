@@ -130,14 +130,14 @@ impl ReplicaTracker {
     fn replicas(&self) -> Replicas {
         let others = self.running.iter().filter(|(pod, _)| **pod != self.own);
         let others = others.map(|(_, replica)| replica);
-        let ready = others.clone().filter(|replica| replica.ready).count();
+        let ready_others = others.clone().filter(|replica| replica.ready).count();
         let mut others: Vec<_> = others
             .map(|replica| SocketAddr::new(replica.ip, self.port))
             .collect();
         others.sort_unstable();
         Replicas {
             others: Arc::from(others),
-            ready,
+            ready_others,
             unchanged_since: self.synced.then_some(self.since),
         }
     }
@@ -203,14 +203,17 @@ mod tests {
         assert_eq!(tracker.replicas().unchanged_since, Some(start));
 
         // A change of readiness is not an end.
-        assert_eq!(tracker.replicas().ready, 2);
+        assert_eq!(tracker.replicas().ready_others, 2);
         let unready = Replica {
             ready: false,
             ..one("10.0.0.2")
         };
         tracker.on_update(Update::Applied(pod("b"), unready), later(2));
         assert_eq!(
-            (tracker.replicas().ready, tracker.replicas().unchanged_since),
+            (
+                tracker.replicas().ready_others,
+                tracker.replicas().unchanged_since
+            ),
             (1, Some(start))
         );
         // A restarted container has none of the previous streams.

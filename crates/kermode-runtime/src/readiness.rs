@@ -11,19 +11,19 @@ pub struct Readiness {
     pending: Arc<Mutex<BTreeSet<&'static str>>>,
 }
 
-/// One part that has not started yet. Dropping it without [`Guard::ready`] leaves the process unready.
+/// One part that has not started yet. Dropping it without [`ReadinessGuard::mark_ready`] leaves the process unready.
 #[derive(Debug)]
 #[must_use = "a part is pending until `ready` is called on its guard"]
-pub struct Guard {
+pub struct ReadinessGuard {
     readiness: Readiness,
     part: &'static str,
 }
 
 impl Readiness {
     /// Registers a part that must start before the process is ready.
-    pub fn expect(&self, part: &'static str) -> Guard {
+    pub fn register(&self, part: &'static str) -> ReadinessGuard {
         self.pending.lock().insert(part);
-        Guard {
+        ReadinessGuard {
             readiness: self.clone(),
             part,
         }
@@ -35,9 +35,9 @@ impl Readiness {
     }
 }
 
-impl Guard {
+impl ReadinessGuard {
     /// Marks the part as started.
-    pub fn ready(self) {
+    pub fn mark_ready(self) {
         self.readiness.pending.lock().remove(self.part);
         tracing::info!(part = self.part, "ready");
     }
@@ -50,17 +50,17 @@ mod tests {
     #[test]
     fn process_is_ready_once_every_part_is() {
         let readiness = Readiness::default();
-        let (a, b) = (readiness.expect("a"), readiness.expect("b"));
-        a.ready();
+        let (a, b) = (readiness.register("a"), readiness.register("b"));
+        a.mark_ready();
         assert_eq!(readiness.pending(), ["b"]);
-        b.ready();
+        b.mark_ready();
         assert!(readiness.pending().is_empty());
     }
 
     #[test]
     fn part_that_ends_while_starting_is_never_ready() {
         let readiness = Readiness::default();
-        drop(readiness.expect("a"));
+        drop(readiness.register("a"));
         assert_eq!(readiness.pending(), ["a"]);
     }
 }

@@ -18,7 +18,7 @@ const USER_TIMEOUT: Duration = Duration::from_secs(40);
 ///
 /// # Errors
 /// If the kernel refuses an option.
-pub fn tune(stream: &TcpStream) -> std::io::Result<()> {
+pub fn set_socket_options(stream: &TcpStream) -> std::io::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     stream.set_nodelay(true)?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
@@ -42,7 +42,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (_client, (stream, _)) = (client.expect("connected"), accepted.expect("accepted"));
-        tune(&stream).expect("set");
+        set_socket_options(&stream).expect("set");
         let idle = getsockopt(&stream, sockopt::TcpKeepIdle).expect("an option");
         let interval = getsockopt(&stream, sockopt::TcpKeepInterval).expect("an option");
         assert!(getsockopt(&stream, sockopt::KeepAlive).expect("an option"));

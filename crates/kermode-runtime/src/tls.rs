@@ -268,7 +268,7 @@ async fn accept(
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
             let source_permit = source_limit.try_acquire(peer.ip())?;
-            if let Err(error) = tcp::tune(&stream) {
+            if let Err(error) = tcp::set_socket_options(&stream) {
                 tracing::warn!(%error, "socket options could not be set; a vanished peer may stay undetected");
             }
             Some(Accepted {

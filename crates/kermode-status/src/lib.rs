@@ -75,7 +75,7 @@ impl Statuses {
     }
 
     /// Returns the sidecar status of every connected proxy as a JSON object, by proxy name (`<pod>.<namespace>`).
-    pub fn connected(&self) -> Proxies {
+    pub fn connected_proxies(&self) -> Proxies {
         let proxies = self.state.proxies();
         let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
         let connected = connected.filter_map(|(key, proxy)| {

@@ -154,7 +154,7 @@ impl AdsServer {
 
     /// Number of proxies with streams, including streams that wait to start.
     pub fn proxy_count(&self) -> usize {
-        self.state.open_streams.keys()
+        self.state.open_streams.key_count()
     }
 
     /// Ends the streams and connections of up to `count` proxies, chosen at random. The proxies reconnect through the

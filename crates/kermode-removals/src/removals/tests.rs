@@ -27,16 +27,16 @@ fn stable() -> Replicas {
 async fn watch_reports_a_removal_from_start_to_completion() {
     let removals = EndpointRemovals::default();
     let mesh = MeshName::from("default");
-    removals.endpoint_added(web(), mesh.clone());
-    let mut acknowledgements = removals.stream_opened(&client(), &mesh);
+    removals.on_endpoint_added(web(), mesh.clone());
+    let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
     let (_replicas, receiver) = watch::channel(stable());
     let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
     let mut status = async || reports.next().await.map(|report| report.status);
 
     assert_eq!(status().await, Some(RemovalStatus::NotRemoved));
-    removals.endpoint_removed(&web(), |_| 8);
+    removals.on_endpoint_removed(&web(), |_| 8);
     assert_eq!(status().await, Some(RemovalStatus::Pending { proxies: 1 }));
-    let open = removals.open();
+    let open = removals.open_removals();
     assert_eq!(
         (open[0].unacknowledged_proxies, &open[0].examples),
         (1, &vec![client()])
@@ -51,8 +51,8 @@ async fn watch_reports_a_removal_from_start_to_completion() {
 #[tokio::test(start_paused = true)]
 async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected() {
     let removals = EndpointRemovals::default();
-    removals.endpoint_added(web(), "default".into());
-    removals.endpoint_removed(&web(), |_| 1);
+    removals.on_endpoint_added(web(), "default".into());
+    removals.on_endpoint_removed(&web(), |_| 1);
     let other: SocketAddr = "10.0.0.2:5678".parse().expect("an address");
     let changed = |others: &[SocketAddr]| Replicas {
         others: others.into(),
@@ -89,7 +89,7 @@ async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected
 async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
     let removals = EndpointRemovals::default();
     let mesh = MeshName::from("default");
-    let mut acknowledgements = removals.stream_opened(&client(), &mesh);
+    let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
     acknowledgements.acknowledge(Some(7));
     let (_replicas, receiver) = watch::channel(stable());
     let published = move |_: &ObjectKey| Some((mesh.clone(), 8));
@@ -100,6 +100,6 @@ async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
     acknowledgements.acknowledge(Some(8));
     assert!(matches!(status().await, Some(RemovalStatus::Acknowledged { .. })));
     // The endpoint may be added later.
-    removals.endpoint_added(web(), "default".into());
+    removals.on_endpoint_added(web(), "default".into());
     assert_eq!(removals.status(&web()), RemovalStatus::NotRemoved);
 }

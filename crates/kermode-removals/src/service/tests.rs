@@ -82,14 +82,14 @@ async fn further_call_of_a_proxy_supersedes_its_oldest() {
     let second = futures::poll!(open[1].next());
     assert!(second.is_pending(), "{second:?}");
     drop(open);
-    assert_eq!(service.inner.calls.keys(), 0);
+    assert_eq!(service.inner.calls.key_count(), 0);
 }
 
 #[tokio::test]
 async fn only_the_authenticated_pod_gets_the_status_of_its_endpoint() {
     let removals = EndpointRemovals::default();
-    removals.endpoint_added(web(), "default".into());
-    removals.endpoint_removed(&web(), |_| 1);
+    removals.on_endpoint_added(web(), "default".into());
+    removals.on_endpoint_removed(&web(), |_| 1);
     let response = first_response(removals.clone(), "Bearer web").await;
     let response = response.expect("a response");
     assert!(response.is_finished(), "{response:?}");

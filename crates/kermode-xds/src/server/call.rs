@@ -302,7 +302,7 @@ impl Session {
             start_permit: Some(start_permit),
             stream: Stream::new(state.settings.limits),
             metrics: state.metrics.clone(),
-            acknowledgements: state.removals.stream_opened(&proxy.key, &proxy.mesh),
+            acknowledgements: state.removals.on_stream_opened(&proxy.key, &proxy.mesh),
             in_flight: Vec::new(),
             reporter: Reporter::open(state.clone(), proxy.clone(), versions),
             proxy,

@@ -164,7 +164,7 @@ impl Responses {
 
     /// Completes when the client resets the call or its connection ends.
     pub(super) async fn wait_for_reset(&mut self) {
-        kermode_http2::reset(&mut self.stream).await;
+        kermode_http2::wait_for_reset(&mut self.stream).await;
     }
 
     /// Ends the call with a status, without waiting for the client. After a partial response, the call is reset

@@ -132,14 +132,14 @@ impl ControlPlane {
     /// Reports an endpoint to the endpoint removals.
     pub(crate) fn add_endpoint(&self, endpoint: &str) {
         self.removals
-            .endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
+            .on_endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
     /// Reports the published removal of an endpoint. Returns when Envoy has acknowledged it.
     pub(crate) async fn remove_endpoint(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
         let published = |mesh: &_| self.store.mesh_sequence(mesh);
-        self.removals.endpoint_removed(&endpoint, published);
+        self.removals.on_endpoint_removed(&endpoint, published);
         let (_sender, no_replicas) = watch::channel(Replicas::default());
         let reports = self.removals.watch(endpoint, Arc::new(|_| None), no_replicas);
         let mut statuses = Vec::new();
