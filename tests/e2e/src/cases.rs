@@ -1,12 +1,12 @@
-//! The tests, in their order of execution.
+//! The list of tests, in their order of execution. Each module contains the tests of one subject.
 
 mod admission;
-mod bad_start;
 mod balancing;
 mod certificate;
 mod dataplane;
 mod encryption;
 mod endpoint_removal;
+mod failed_start;
 mod high_availability;
 mod identity;
 mod injection;
@@ -20,83 +20,83 @@ mod outage;
 mod outside;
 mod patches;
 mod permission;
-mod replicas;
+mod server_changes;
 mod without_sidecar;
 
 use crate::harness::runner::Test;
 
 macro_rules! tests {
-    ($($subject:ident :: $name:ident),* $(,)?) => {
+    ($($module:ident :: $name:ident),* $(,)?) => {
         vec![$(Test::new(
-            concat!(stringify!($subject), "::", stringify!($name)),
-            |world| Box::pin($subject::$name(world)),
+            concat!(stringify!($module), "::", stringify!($name)),
+            |fixture| Box::pin($module::$name(fixture)),
         )),*]
     };
 }
 
-/// Returns all tests.
+/// Returns all tests in their order of execution.
 pub(crate) fn all() -> Vec<Test> {
-    let mut all = installation();
-    all.extend(application());
-    all.extend(faults());
-    all.extend(removal());
+    let mut all = installation_tests();
+    all.extend(application_tests());
+    all.extend(fault_tests());
+    all.extend(removal_tests());
     all
 }
 
 /// Tests of a cluster without the application, before and after the installation.
-fn installation() -> Vec<Test> {
+fn installation_tests() -> Vec<Test> {
     tests![
-        bad_start::unreadable_configuration_file_is_named,
-        bad_start::unknown_setting_is_named,
-        bad_start::missing_custom_resource_definitions_are_named,
+        failed_start::unreadable_configuration_file_is_named_in_the_error,
+        failed_start::unknown_setting_is_named_in_the_error,
+        failed_start::missing_custom_resource_definitions_are_named_in_the_error,
         install::control_plane_is_ready_after_applying_the_manifests,
         install::custom_resources_are_served,
         install::access_rights_are_minimal,
         install::webhooks_fail_closed_for_labelled_objects_and_open_for_others,
         install::default_mesh_is_created,
-        bad_start::missing_permission_is_named,
-        bad_start::occupied_port_is_named,
+        failed_start::missing_permission_is_named_in_the_error,
+        failed_start::occupied_port_is_named_in_the_error,
         certificate::missing_or_wrong_ca_bundle_is_restored,
         certificate::deleted_ca_secret_is_restored,
-        outage::control_plane_restart_rejects_no_pod,
+        outage::no_pod_is_denied_while_the_control_plane_restarts,
     ]
 }
 
 /// Tests of the application with one replica of the control plane.
-fn application() -> Vec<Test> {
+fn application_tests() -> Vec<Test> {
     tests![
         injection::pods_get_a_sidecar_unless_they_opt_out,
         injection::application_containers_are_unchanged,
-        dataplane::every_injected_pod_has_a_dataplane_and_no_other_pod,
-        dataplane::unready_pod_is_marked_and_gets_no_traffic,
+        dataplane::exactly_the_injected_pods_have_dataplanes,
+        dataplane::unready_pod_is_unready_in_its_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
-        dataplane::dataplane_that_cannot_be_generated_is_kept_and_an_event_names_the_reason,
-        manual_page::example_of_the_manual_page_gives_its_dataplane,
-        balancing::client_sidecar_balances_requests_over_all_replicas,
+        dataplane::dataplane_is_kept_while_its_pod_has_an_invalid_annotation_and_an_event_names_it,
+        manual_page::pod_of_the_example_gets_the_dataplane_of_the_example,
+        balancing::client_sidecar_balances_requests_over_all_servers,
         encryption::sidecars_use_mtls_and_the_server_sees_the_client_identity,
         encryption::traffic_between_pods_is_encrypted,
-        without_sidecar::pod_outside_the_mesh_is_rejected,
-        without_sidecar::pod_that_opted_out_is_rejected,
+        without_sidecar::pod_outside_the_mesh_gets_no_response,
+        without_sidecar::pod_that_opted_out_gets_no_response,
         // After the tests of `without_sidecar`: during this test, Pods without a sidecar get responses.
         encryption::capture_without_mtls_shows_plain_text,
-        mesh::invalid_resources_are_rejected_with_field_and_remedy,
-        mesh::status_shows_the_mtls_mode_and_counts,
-        mesh::initial_permission_allows_everything_and_stays_deleted,
+        mesh::denials_of_invalid_resources_name_field_and_remedy,
+        mesh::status_shows_mtls_mode_and_numbers_of_dataplanes_and_services,
+        mesh::initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion,
         mesh::without_passthrough_no_traffic_leaves_the_mesh,
-        permission::client_without_permission_is_rejected_by_the_server_sidecar,
+        permission::server_sidecar_denies_requests_of_a_client_without_permission,
         job::job_uses_the_mesh_in_its_init_container_and_completes,
-        admission::invalid_injection_label_is_rejected_with_key_and_value,
-        admission::unknown_mesh_is_rejected_by_name,
+        admission::denial_of_an_invalid_injection_label_names_key_and_value,
+        admission::denial_of_an_unknown_mesh_names_the_mesh,
         modes::classic_sidecar_is_ready_before_the_application_starts,
-        patches::example_of_the_manual_page_gives_its_result,
-        patches::missing_patch_rejects_the_pod_and_is_named,
-        patches::patch_outside_the_system_namespace_or_without_json_is_rejected,
-        patches::sidecar_needs_only_net_bind_service,
+        patches::patch_of_the_manual_page_changes_the_sidecar_as_documented,
+        patches::denial_of_a_pod_names_missing_patches,
+        patches::patch_outside_the_system_namespace_or_with_invalid_json_is_denied,
+        patches::sidecar_needs_no_capability_but_net_bind_service,
         patches::restricted_pods_pass_pod_security_admission,
-        replicas::traffic_follows_added_replicas,
-        replicas::traffic_follows_removed_replicas,
-        replicas::traffic_follows_a_rollout_restart,
-        replicas::traffic_follows_the_replacement_of_a_deleted_pod,
+        server_changes::added_pods_get_requests,
+        server_changes::removed_pods_get_no_requests,
+        server_changes::only_new_pods_get_requests_after_a_rollout_restart,
+        server_changes::replacement_of_a_deleted_pod_gets_requests,
         identity::proxies_with_a_false_identity_get_no_certificate,
         identity::ca_rotation_fails_no_request,
         observability::debug_endpoints_are_reachable_only_by_port_forward,
@@ -104,24 +104,24 @@ fn application() -> Vec<Test> {
     ]
 }
 
-/// Tests of three replicas of the control plane, with one fault after the other.
-fn faults() -> Vec<Test> {
+/// Tests with three replicas of the control plane and one fault in each test.
+fn fault_tests() -> Vec<Test> {
     tests![
         high_availability::added_replicas_get_their_share_of_sidecars,
         endpoint_removal::removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it,
         high_availability::no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once,
         high_availability::lease_from_the_far_future_does_not_block_the_election,
         high_availability::dead_connections_to_the_api_server_are_detected,
-        high_availability::no_request_fails_while_the_api_server_is_away,
-        high_availability::no_request_fails_while_etcd_is_away,
+        high_availability::no_request_fails_while_the_api_server_is_down,
+        high_availability::no_request_fails_while_etcd_is_down,
         high_availability::crashed_envoy_recovers_without_a_control_plane,
     ]
 }
 
-/// Tests that stop the control plane or remove it.
-fn removal() -> Vec<Test> {
+/// Tests that stop or uninstall the control plane.
+fn removal_tests() -> Vec<Test> {
     tests![
-        outage::pods_of_labelled_namespaces_are_rejected_and_others_start_while_the_control_plane_is_down,
+        outage::while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start,
         outage::uninstallation_removes_everything,
         outside::control_plane_outside_the_cluster_serves_it,
     ]

@@ -1,4 +1,4 @@
-//! Configuration of the tests, the only module that reads the environment.
+//! Configuration of a test run. Only this module reads environment variables.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -6,30 +6,31 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// Default length of an outage. It is longer than the lease and than the timeout of dead connections, but too short for
-/// Kubernetes to mark the node as unreachable, which would take a minute to recover.
-const OUTAGE: Duration = Duration::from_secs(30);
+/// Default length of an outage of the API server. It exceeds the duration of the leader's Lease and the timeout of dead
+/// connections. It is too short for Kubernetes to mark the node as unreachable, from which the node would take a minute
+/// to recover.
+const DEFAULT_OUTAGE: Duration = Duration::from_secs(30);
 
-/// Paths and options of a run.
+/// Paths and options of a test run.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
     /// Root of the repository.
     pub(crate) repository: PathBuf,
     /// Cargo's output folder, which contains the programs and images.
     pub(crate) target: PathBuf,
-    /// The cluster tool's folder.
+    /// Folder in which the cluster tool (`cluster/`) keeps downloads and running clusters.
     pub(crate) cache: PathBuf,
     /// Whether the cluster stays up after the tests.
     pub(crate) keep: bool,
-    /// Length of the outage of the API server.
+    /// Length of the outage of the API server, in the test that stops it. The outage of etcd lasts a third of it.
     pub(crate) outage: Duration,
 }
 
 impl Config {
-    /// Reads the environment.
+    /// Reads the environment variables.
     #[allow(
         clippy::disallowed_methods,
-        reason = "the only module of the tests that reads the environment"
+        reason = "only this module of the tests reads environment variables"
     )]
     pub(crate) fn read() -> Result<Self> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -55,12 +56,13 @@ impl Config {
                         .parse()
                         .context("KERMODE_E2E_OUTAGE is not a number of seconds")?,
                 ),
-                None => OUTAGE,
+                None => DEFAULT_OUTAGE,
             },
         })
     }
 
-    /// Locks a cluster for this run until the result is dropped. Two runs on a cluster would remove each other's objects.
+    /// Locks a cluster for this run until the returned file is dropped. Two runs on one cluster would delete each
+    /// other's objects.
     ///
     /// # Errors
     /// Another run holds the lock.
@@ -74,7 +76,7 @@ impl Config {
         Ok(lock)
     }
 
-    /// Returns the path of a release program, as in the images.
+    /// Returns the path of a program of the release build from which the images are made.
     pub(crate) fn program(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)

@@ -1,4 +1,5 @@
-//! Test harness: a cluster, kubectl, waits with deadlines, Envoy's statistics, packet captures.
+//! Test harness: the cluster, kubectl, programs on the host, waits with deadlines, Envoy's statistics, faults, and
+//! packet captures.
 
 pub(crate) mod capture;
 pub(crate) mod cluster;

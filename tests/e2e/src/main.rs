@@ -1,13 +1,13 @@
 //! `kermode-e2e [--filter TEXT]`: brings a cluster up, runs the tests in order, and takes the cluster down again.
 //!
-//! The tests share one installation and one application. They run in the order of `cases::all`: tests of a new
-//! cluster come first, tests that stop the control plane last.
+//! The tests share one installation and one application (module `fixture`). They run in the order of `cases::all`:
+//! tests of an empty cluster come first, tests that stop the control plane last.
 
 mod cases;
 mod config;
+mod fixture;
 mod harness;
 mod pods;
-mod world;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,14 +16,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 
 use crate::config::Config;
+use crate::fixture::Fixture;
 use crate::harness::cluster::Cluster;
 use crate::harness::{diagnosis, runner};
-use crate::world::World;
 
 /// End-to-end tests on a real Kubernetes.
 #[derive(Parser)]
 struct Arguments {
-    /// Run the tests whose name contains this text, with everything that they need.
+    /// Run only the tests whose name contains this text. Each test sets up what it needs.
     #[arg(long)]
     filter: Option<String>,
     /// Name of the cluster. If it is already running, the objects of earlier tests are removed first.
@@ -41,7 +41,7 @@ async fn main() -> Result<ExitCode> {
     if let Some(text) = &arguments.filter {
         tests.retain(|test| test.name.contains(text.as_str()));
         if tests.is_empty() {
-            bail!("no test has {text:?} in its name: --list prints all names");
+            bail!("no test has {text:?} in its name: run with --list to see all names");
         }
     }
     if arguments.list {
@@ -76,11 +76,11 @@ async fn main() -> Result<ExitCode> {
 }
 
 async fn run(cluster: Cluster, tests: &[runner::Test], config: &Config) -> Result<runner::Report> {
-    diagnosis::remove_old(config);
-    let world = World::new(cluster, config).context("the tests cannot start")?;
-    world
+    diagnosis::remove_old_files(config);
+    let fixture = Fixture::new(cluster, config).context("the tests cannot start")?;
+    fixture
         .clear()
         .await
-        .context("objects of earlier tests cannot be removed")?;
-    Ok(runner::run(&world, tests).await)
+        .context("objects of an earlier run cannot be deleted")?;
+    Ok(runner::run(&fixture, tests).await)
 }

@@ -1,4 +1,4 @@
-//! Pods: builders for tests, and accessors.
+//! Functions that build Pods for tests and read fields of Pods.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -6,41 +6,44 @@ use kube::ResourceExt;
 use kube::api::PostParams;
 use serde_json::json;
 
-use crate::world::World;
+use crate::fixture::Fixture;
 
 /// Name of the sidecar's container.
 pub(crate) const SIDECAR: &str = "kuma-sidecar";
 
-/// Returns a Pod of the demo program, before injection.
-pub(crate) fn pod(world: &World, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
+/// Returns a Pod that runs the demo program, as a user would write it.
+pub(crate) fn demo_pod(fixture: &Fixture, namespace: &str, name: &str, args: &[&str]) -> Result<Pod> {
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "namespace": namespace, "labels": {"app": name}},
-        "spec": {"containers": [{"name": "client", "image": world.cluster.image("kermode-demo")?, "args": args}]},
+        "spec": {"containers": [{"name": "client", "image": fixture.cluster.image("kermode-demo")?, "args": args}]},
     }))?)
 }
 
-/// Creates a labelled Pod in a dry run and checks that it gets a sidecar, which shows that the API server calls the
-/// webhook and trusts its certificate.
-pub(crate) async fn dry_run(world: &World) -> Result<()> {
-    let mut pod = pod(world, "default", "e2e-dry-run", &["server"])?;
+/// Creates a Pod with the injection label in a dry run and checks that it gets a sidecar. This shows that the API
+/// server calls the webhook and trusts its certificate.
+pub(crate) async fn check_injection_in_dry_run(fixture: &Fixture) -> Result<()> {
+    let mut pod = demo_pod(fixture, "default", "e2e-dry-run", &["server"])?;
     pod.labels_mut()
         .insert("kuma.io/sidecar-injection".to_owned(), "enabled".to_owned());
     let parameters = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    let admitted = world.pods("default").create(&parameters, &pod).await?;
-    let (init, containers) = containers(&admitted);
-    let injected = init.iter().chain(&containers).any(|name| *name == SIDECAR);
+    let admitted = fixture.pods("default").create(&parameters, &pod).await?;
+    let (init_containers, containers) = container_names(&admitted);
+    let injected = init_containers
+        .iter()
+        .chain(&containers)
+        .any(|name| *name == SIDECAR);
     ensure!(
         injected,
-        "the Pod of the dry run has no sidecar: {init:?} {containers:?}"
+        "the Pod of the dry run has no sidecar, only init containers {init_containers:?} and containers {containers:?}"
     );
     Ok(())
 }
 
-/// Returns the names of init containers and containers.
-pub(crate) fn containers(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
+/// Returns the names of the init containers, and those of the other containers.
+pub(crate) fn container_names(pod: &Pod) -> (Vec<&str>, Vec<&str>) {
     let spec = pod.spec.iter();
     let init = spec
         .clone()

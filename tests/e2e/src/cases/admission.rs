@@ -1,42 +1,57 @@
-//! Pods that are rejected at admission, with the reason.
+//! Pods that the admission webhook denies. The denial names the problem and the remedy.
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
+use crate::fixture::{APP_NAMESPACE, Fixture};
 use crate::harness::runner::Note;
-use crate::pods::pod;
-use crate::world::{APP, World};
+use crate::pods::demo_pod;
 
-pub(super) async fn invalid_injection_label_is_rejected_with_key_and_value(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let mut pod = pod(world, APP, "wrong-label", &["server"])?;
+pub(super) async fn denial_of_an_invalid_injection_label_names_key_and_value(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, "wrong-label", &["server"])?;
     pod.labels_mut()
         .insert("kuma.io/sidecar-injection".to_owned(), "perhaps".to_owned());
-    check_denial(world, &pod, &["kuma.io/sidecar-injection", "perhaps", "enabled"]).await
+    check_denial(
+        fixture,
+        &pod,
+        &["kuma.io/sidecar-injection", "perhaps", "enabled"],
+    )
+    .await
 }
 
-pub(super) async fn unknown_mesh_is_rejected_by_name(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let mut pod = pod(world, APP, "wrong-mesh", &["server"])?;
+pub(super) async fn denial_of_an_unknown_mesh_names_the_mesh(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, "wrong-mesh", &["server"])?;
     pod.annotations_mut()
         .insert("kuma.io/mesh".to_owned(), "no-such-mesh".to_owned());
-    check_denial(world, &pod, &["Mesh", "no-such-mesh", "kuma.io/mesh"]).await
+    check_denial(fixture, &pod, &["Mesh", "no-such-mesh", "kuma.io/mesh"]).await
 }
 
-async fn check_denial(world: &World, pod: &Pod, needles: &[&str]) -> Result<Note> {
-    match world.pods(APP).create(&PostParams::default(), pod).await {
+/// Creates a Pod and checks that its denial contains all of these texts.
+async fn check_denial(fixture: &Fixture, pod: &Pod, expected_texts: &[&str]) -> Result<Note> {
+    match fixture
+        .pods(APP_NAMESPACE)
+        .create(&PostParams::default(), pod)
+        .await
+    {
         Ok(pod) => {
             let name = pod.name_any();
-            world.pods(APP).delete(&name, &DeleteParams::default()).await?;
-            anyhow::bail!("Pod {name} was admitted")
+            fixture
+                .pods(APP_NAMESPACE)
+                .delete(&name, &DeleteParams::default())
+                .await?;
+            anyhow::bail!("Pod {name} was admitted, although it is invalid")
         }
         Err(kube::Error::Api(status)) => {
-            for needle in needles {
+            for text in expected_texts {
                 ensure!(
-                    status.message.contains(needle),
-                    "{needle:?} is missing from: {}",
+                    status.message.contains(text),
+                    "{text:?} is missing from the denial: {}",
                     status.message
                 );
             }

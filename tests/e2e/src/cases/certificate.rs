@@ -1,4 +1,5 @@
-//! CA of the webhooks: the control plane restores the caBundles and the Secret.
+//! CA of the control plane's webhooks. The control plane restores its Secret, and the caBundles of the webhook
+//! registrations.
 
 use std::time::Duration;
 
@@ -10,12 +11,12 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 
+use crate::fixture::{Fixture, SYSTEM_NAMESPACE};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::dry_run;
-use crate::world::{SYSTEM, World};
+use crate::pods::check_injection_in_dry_run;
 
-/// Webhook registrations, by kind and name.
+/// Kind and name of each webhook registration.
 const REGISTRATIONS: [(&str, &str); 2] = [
     (
         "MutatingWebhookConfiguration",
@@ -26,74 +27,87 @@ const REGISTRATIONS: [(&str, &str); 2] = [
         "kuma-validating-webhook-configuration",
     ),
 ];
+/// Secret with the CA of the control plane.
 const CA_SECRET: &str = "kuma-control-plane-ca";
-/// Deadline of the restoration, which takes a watch event and a patch.
+/// Deadline of a restoration, for which the control plane needs one watch event and one request to the API server.
 const DEADLINE: Duration = Duration::from_secs(15);
 
-pub(super) async fn missing_or_wrong_ca_bundle_is_restored(world: &World) -> Result<Note> {
-    world.installed().await?;
-    // The API server accepts only valid certificates as caBundle, so the test uses the CA of the API server.
-    let wrong = world.cluster.kubectl.run(&[
+pub(super) async fn missing_or_wrong_ca_bundle_is_restored(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    // The API server accepts only valid certificates as caBundle, so the wrong caBundle is the CA of the API server.
+    let other_ca = fixture.cluster.kubectl.run(&[
         "get",
         "configmap",
         "kube-root-ca.crt",
         "--namespace=default",
         "--output=jsonpath={.data.ca\\.crt}",
     ]);
-    let wrong = json!(ByteString(wrong.await?.into_bytes()));
+    let other_ca = json!(ByteString(other_ca.await?.into_bytes()));
     for registration in REGISTRATIONS {
-        let original = bundles(world, registration, |all| all.iter().all(Value::is_string)).await?;
-        patch(world, registration, original.len(), &json!({"op": "remove"})).await?;
-        bundles(world, registration, |all| all == original)
+        let original = wait_for_ca_bundles(fixture, registration, |bundles| {
+            bundles.iter().all(Value::is_string)
+        })
+        .await?;
+        patch_ca_bundles(fixture, registration, original.len(), &json!({"op": "remove"})).await?;
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
             .await
-            .context("after its removal")?;
-        patch(
-            world,
+            .context("after the removal of the caBundle")?;
+        patch_ca_bundles(
+            fixture,
             registration,
             original.len(),
-            &json!({"op": "replace", "value": wrong}),
+            &json!({"op": "replace", "value": other_ca}),
         )
         .await?;
-        bundles(world, registration, |all| all == original)
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
             .await
-            .context("after its replacement")?;
-        world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
-        bundles(world, registration, |all| all == original)
+            .context("after the replacement of the caBundle")?;
+        fixture
+            .cluster
+            .kubectl
+            .apply(&fixture.manifests(&[]).await?)
+            .await?;
+        wait_for_ca_bundles(fixture, registration, |bundles| bundles == original)
             .await
             .context("after applying the manifests again")?;
     }
-    dry_run(world).await?;
+    check_injection_in_dry_run(fixture).await?;
     Ok(String::new())
 }
 
-pub(super) async fn deleted_ca_secret_is_restored(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let before = bundles(world, REGISTRATIONS[0], |all| all.iter().all(Value::is_string)).await?;
-    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
+pub(super) async fn deleted_ca_secret_is_restored(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let before = wait_for_ca_bundles(fixture, REGISTRATIONS[0], |bundles| {
+        bundles.iter().all(Value::is_string)
+    })
+    .await?;
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
     let deleted = secrets.delete(CA_SECRET, &DeleteParams::default()).await;
-    deleted.context("the Secret of the CA")?;
+    deleted.context("the Secret of the CA cannot be deleted")?;
     // Sidecars trust the existing CA, so the restored Secret must contain the same CA.
-    wait_for("the Secret of the CA", DEADLINE, async || {
+    wait_for("the Secret of the CA to be restored", DEADLINE, async || {
         let secret = secrets.get_opt(CA_SECRET).await?;
         let data = secret.and_then(|secret| secret.data);
         let certificate = json!(data.as_ref().and_then(|data| data.get("ca.crt")));
-        let good = before.iter().all(|bundle| *bundle == certificate);
-        Ok(done_if(good, (), || format!("its certificate is {certificate}")))
+        let unchanged = before.iter().all(|bundle| *bundle == certificate);
+        Ok(done_if(unchanged, (), || {
+            format!("the Secret's certificate is {certificate}")
+        }))
     })
     .await?;
-    world.admits().await?;
+    fixture.wait_for_admission().await?;
     Ok(String::new())
 }
 
 /// Waits until the caBundles of a registration fulfil the condition, and returns them.
-async fn bundles(
-    world: &World,
+async fn wait_for_ca_bundles(
+    fixture: &Fixture,
     registration: (&str, &str),
     condition: impl Fn(&[Value]) -> bool,
 ) -> Result<Vec<Value>> {
-    let api = api(world, registration.0);
+    let api = api(fixture, registration.0);
     wait_for(
-        &format!("the caBundle of {}", registration.1),
+        &format!("the expected caBundles of {}", registration.1),
         DEADLINE,
         async || {
             let object = api.get(registration.1).await?;
@@ -102,15 +116,22 @@ async fn bundles(
                 .iter()
                 .map(|webhook| webhook["clientConfig"]["caBundle"].clone())
                 .collect();
-            let good = !all.is_empty() && condition(&all);
-            Ok(done_if(good, all, || "it is missing or wrong".to_owned()))
+            let holds = !all.is_empty() && condition(&all);
+            Ok(done_if(holds, all, || {
+                "a caBundle is missing or wrong".to_owned()
+            }))
         },
     )
     .await
 }
 
 /// Applies an operation to the caBundle of each webhook of a registration.
-async fn patch(world: &World, registration: (&str, &str), count: usize, operation: &Value) -> Result<()> {
+async fn patch_ca_bundles(
+    fixture: &Fixture,
+    registration: (&str, &str),
+    count: usize,
+    operation: &Value,
+) -> Result<()> {
     let operations: Vec<Value> = (0..count)
         .map(|index| {
             let mut operation = operation.clone();
@@ -119,13 +140,13 @@ async fn patch(world: &World, registration: (&str, &str), count: usize, operatio
         })
         .collect();
     let operations = Patch::<()>::Json(serde_json::from_value(operations.into())?);
-    api(world, registration.0)
+    api(fixture, registration.0)
         .patch(registration.1, &PatchParams::default(), &operations)
         .await?;
     Ok(())
 }
 
-fn api(world: &World, kind: &str) -> Api<DynamicObject> {
+fn api(fixture: &Fixture, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
-    Api::all_with(world.cluster.client.clone(), &ApiResource::from_gvk(&kind))
+    Api::all_with(fixture.cluster.client.clone(), &ApiResource::from_gvk(&kind))
 }

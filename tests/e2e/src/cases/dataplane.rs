@@ -1,4 +1,4 @@
-//! Dataplanes that the control plane derives from Pods and Services, as users see them.
+//! Dataplanes that the control plane derives from Pods and Services, as kubectl shows them.
 
 use std::time::Duration;
 
@@ -8,67 +8,76 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::fixture::{
+    APP_NAMESPACE, CONTROL_PLANE, Fixture, OUTSIDE_NAMESPACE, SERVER_SERVICE, SYSTEM_NAMESPACE,
+};
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::{ip, is_ready, pod};
-use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SERVER, SYSTEM, World};
+use crate::pods::{demo_pod, ip, is_ready};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Port of the inbound of a service-less Pod.
-const SERVICE_LESS: u64 = 49151;
+/// Port of the inbound of a Pod that no Service selects.
+const SERVICE_LESS_PORT: u64 = 49151;
 
-pub(super) async fn every_injected_pod_has_a_dataplane_and_no_other_pod(world: &World) -> Result<Note> {
-    world.deployed().await?;
+pub(super) async fn exactly_the_injected_pods_have_dataplanes(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
     let mut expected = Vec::new();
-    for pod in world.ready_pods(APP, "server").await? {
+    for pod in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let tags = json!({
             "app": "server",
             "version": "v1",
-            "kuma.io/service": SERVER,
+            "kuma.io/service": SERVER_SERVICE,
             "kuma.io/protocol": "http",
-            "k8s.kuma.io/namespace": APP,
+            "k8s.kuma.io/namespace": APP_NAMESPACE,
             "k8s.kuma.io/service-name": "server",
             "k8s.kuma.io/service-port": "80",
         });
-        check_dataplane(world, &pod, 8080, &tags).await?;
+        check_dataplane(fixture, &pod, 8080, &tags).await?;
         expected.push(pod.name_any());
     }
-    for pod in world.ready_pods(APP, "client").await? {
+    for pod in fixture.ready_pods(APP_NAMESPACE, "client").await? {
         let tags = json!({
             "app": "client",
             "kuma.io/service": "client_e2e-mesh_svc",
             "kuma.io/protocol": "tcp",
             "kuma.io/instance": pod.name_any(),
-            "k8s.kuma.io/namespace": APP,
+            "k8s.kuma.io/namespace": APP_NAMESPACE,
         });
-        check_dataplane(world, &pod, SERVICE_LESS, &tags).await?;
+        check_dataplane(fixture, &pod, SERVICE_LESS_PORT, &tags).await?;
         expected.push(pod.name_any());
     }
     expected.sort();
-    let found: Vec<String> = world
-        .dataplanes(APP)
+    let found: Vec<String> = fixture
+        .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .iter()
         .map(ResourceExt::name_any)
         .collect();
-    ensure!(found == expected, "Dataplanes {found:?} for Pods {expected:?}");
-    let outside = world
-        .dataplanes(OUTSIDE)
+    ensure!(
+        found == expected,
+        "Dataplanes {found:?} exist for Pods {expected:?}"
+    );
+    let outside_count = fixture
+        .dataplanes(OUTSIDE_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
-    ensure!(outside == 0, "{outside} Dataplanes in {OUTSIDE}");
+    ensure!(
+        outside_count == 0,
+        "{outside_count} Dataplanes exist in {OUTSIDE_NAMESPACE}"
+    );
     Ok(String::new())
 }
 
-/// Checks the result of `kubectl get dataplanes <podName>` against the Pod.
-async fn check_dataplane(world: &World, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
-    let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP}"));
+/// Waits until `kubectl get dataplanes <podName>` shows the Dataplane that the Pod must have.
+async fn check_dataplane(fixture: &Fixture, pod: &Pod, port: u64, tags: &Value) -> Result<()> {
+    let (name, namespace_flag) = (pod.name_any(), format!("--namespace={APP_NAMESPACE}"));
     wait_for(&format!("Dataplane {name}"), DEADLINE, async || {
-        let text = world
+        let text = fixture
             .cluster
             .kubectl
             .run(&["get", "dataplanes", &name, &namespace_flag, "--output=json"])
@@ -76,19 +85,19 @@ async fn check_dataplane(world: &World, pod: &Pod, port: u64, tags: &Value) -> R
         let dataplane: Value = serde_json::from_str(&text)?;
         let networking = &dataplane["spec"]["networking"];
         let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
-        let good = inbounds.len() == 1
+        let as_expected = inbounds.len() == 1
             && networking["address"] == ip(pod)?
             && inbounds[0]["port"] == port
             && inbounds[0]["tags"].as_object() == with_template_hash(tags, pod).as_object()
             && inbounds[0]["health"]["ready"] == true
             && dataplane["mesh"] == "default"
             && dataplane["metadata"]["ownerReferences"][0]["uid"] == json!(pod.uid());
-        Ok(done_if(good, (), || format!("{dataplane:#}")))
+        Ok(done_if(as_expected, (), || format!("{dataplane:#}")))
     })
     .await
 }
 
-/// Adds the tag of the label that the ReplicaSet controller sets on the Pod.
+/// Adds the tag for `pod-template-hash`, a label that the ReplicaSet controller sets on the Pod.
 fn with_template_hash(tags: &Value, pod: &Pod) -> Value {
     let mut all = tags.clone();
     if let Some(hash) = pod.labels().get("pod-template-hash") {
@@ -97,43 +106,48 @@ fn with_template_hash(tags: &Value, pod: &Pod) -> Value {
     all
 }
 
-pub(super) async fn unready_pod_is_marked_and_gets_no_traffic(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let mut unready = pod(world, APP, "unready", &["server"])?;
+pub(super) async fn unready_pod_is_unready_in_its_dataplane_and_gets_no_requests(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let mut unready = demo_pod(fixture, APP_NAMESPACE, "unready", &["server"])?;
     unready.labels_mut().insert("app".to_owned(), "server".to_owned());
     let container = unready
         .spec
         .as_mut()
         .and_then(|spec| spec.containers.first_mut())
-        .context("no container")?;
+        .context("the Pod has no container")?;
     container.ports = serde_json::from_value(json!([{"name": "http", "containerPort": 8080}]))?;
     // No process listens on this port.
     container.readiness_probe =
         serde_json::from_value(json!({"httpGet": {"port": 1}, "periodSeconds": 1, "failureThreshold": 1}))?;
-    world.pods(APP).create(&PostParams::default(), &unready).await?;
-    let outcome = gets_no_traffic(world).await;
-    world
-        .pods(APP)
+    fixture
+        .pods(APP_NAMESPACE)
+        .create(&PostParams::default(), &unready)
+        .await?;
+    let outcome = check_unready_pod(fixture).await;
+    fixture
+        .pods(APP_NAMESPACE)
         .delete("unready", &DeleteParams::default().grace_period(0))
         .await?;
     outcome?;
     Ok(String::new())
 }
 
-async fn gets_no_traffic(world: &World) -> Result<()> {
+/// Checks that the Dataplane of Pod `unready` shows that it is unready, and that the client's Envoy has no endpoint for
+/// it.
+async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
     wait_for(
-        "Dataplane unready to be marked as unready",
+        "Dataplane \"unready\" to show that its Pod is unready",
         DEADLINE,
         async || {
-            let dataplane = world.dataplanes(APP).get_opt("unready").await?;
-            let pod = world.pods(APP).get("unready").await?;
-            let started = pod
+            let dataplane_exists = fixture.dataplanes(APP_NAMESPACE).get_opt("unready").await?;
+            let pod = fixture.pods(APP_NAMESPACE).get("unready").await?;
+            let mut statuses = pod
                 .status
                 .iter()
                 .flat_map(|status| status.container_statuses.iter().flatten());
-            let runs = started
-                .into_iter()
-                .any(|container| container.started == Some(true));
+            let runs = statuses.any(|container| container.started == Some(true));
             let data = dataplane.map(|dataplane| dataplane.data).unwrap_or_default();
             // `{}` and `{"ready": false}` are equal; an absent `health` means ready.
             let health = &data["spec"]["networking"]["inbound"][0]["health"];
@@ -144,42 +158,46 @@ async fn gets_no_traffic(world: &World) -> Result<()> {
         },
     )
     .await?;
-    let address = ip(&world.pods(APP).get("unready").await?)?.to_owned();
-    let client = world.pod(APP, "client").await?;
-    let endpoints = Envoy::new(&world.cluster.kubectl, APP, &client, "client")
-        .endpoints(SERVER)
+    let address = ip(&fixture.pods(APP_NAMESPACE).get("unready").await?)?.to_owned();
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let endpoints = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client")
+        .endpoints(SERVER_SERVICE)
         .await?;
     ensure!(
         !endpoints.is_empty(),
-        "the client's Envoy has no endpoints of {SERVER}"
+        "the client's Envoy has no endpoints of {SERVER_SERVICE}"
     );
-    let known = endpoints
+    let has_endpoint = endpoints
         .iter()
         .any(|endpoint| endpoint.address.ip().to_string() == address);
     ensure!(
-        !known,
+        !has_endpoint,
         "the client's Envoy has an endpoint for the unready Pod: {endpoints:?}"
     );
     Ok(())
 }
 
-pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let mut short = pod(world, APP, "short-lived", &["server"])?;
-    // The Pod has no clients, so it need not drain.
-    short
+pub(super) async fn dataplane_is_deleted_with_its_pod(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let mut short_lived = demo_pod(fixture, APP_NAMESPACE, "short-lived", &["server"])?;
+    // The Pod has no clients, so a short drain time suffices.
+    short_lived
         .annotations_mut()
         .insert("kuma.io/sidecar-drain-time".to_owned(), "1s".to_owned());
-    let pods = world.pods(APP);
-    pods.create(&PostParams::default(), &short).await?;
+    let pods = fixture.pods(APP_NAMESPACE);
+    pods.create(&PostParams::default(), &short_lived).await?;
     wait_for(
         "Pod short-lived to be ready and to have a Dataplane",
         DEADLINE,
         async || {
             let ready = is_ready(&pods.get("short-lived").await?);
-            let known = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
-            Ok(done_if(ready && known, (), || {
-                format!("ready: {ready}, has a Dataplane: {known}")
+            let has_dataplane = fixture
+                .dataplanes(APP_NAMESPACE)
+                .get_opt("short-lived")
+                .await?
+                .is_some();
+            Ok(done_if(ready && has_dataplane, (), || {
+                format!("ready: {ready}, has a Dataplane: {has_dataplane}")
             }))
         },
     )
@@ -189,10 +207,14 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
         "the deletion of Pod short-lived and of its Dataplane",
         DEADLINE,
         async || {
-            let pod = pods.get_opt("short-lived").await?.is_some();
-            let dataplane = world.dataplanes(APP).get_opt("short-lived").await?.is_some();
-            Ok(done_if(!pod && !dataplane, (), || {
-                format!("Pod exists: {pod}, Dataplane exists: {dataplane}")
+            let pod_exists = pods.get_opt("short-lived").await?.is_some();
+            let dataplane_exists = fixture
+                .dataplanes(APP_NAMESPACE)
+                .get_opt("short-lived")
+                .await?
+                .is_some();
+            Ok(done_if(!pod_exists && !dataplane_exists, (), || {
+                format!("Pod exists: {pod_exists}, Dataplane exists: {dataplane_exists}")
             }))
         },
     )
@@ -200,22 +222,22 @@ pub(super) async fn dataplane_is_deleted_with_its_pod(world: &World) -> Result<N
     Ok(String::new())
 }
 
-/// Annotation whose value is not a port.
+/// Annotation, as an argument of kubectl, whose value is not a port.
 const INVALID_ADMIN_PORT: &str = "kuma.io/envoy-admin-port=nine";
 
-pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_names_the_reason(
-    world: &World,
+pub(super) async fn dataplane_is_kept_while_its_pod_has_an_invalid_annotation_and_an_event_names_it(
+    fixture: &Fixture,
 ) -> Result<Note> {
-    world.deployed().await?;
-    let kubectl = &world.cluster.kubectl;
-    let name = world.pod(APP, "server").await?;
-    let namespace_flag = format!("--namespace={APP}");
-    let pod = world.pods(APP).get(&name).await?;
-    let before = world.dataplanes(APP).get(&name).await?;
-    let annotated = pod.annotations().get("kuma.io/envoy-admin-port");
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    let name = fixture.ready_pod_name(APP_NAMESPACE, "server").await?;
+    let namespace_flag = format!("--namespace={APP_NAMESPACE}");
+    let pod = fixture.pods(APP_NAMESPACE).get(&name).await?;
+    let before = fixture.dataplanes(APP_NAMESPACE).get(&name).await?;
+    let admin_port = pod.annotations().get("kuma.io/envoy-admin-port");
     let original = format!(
         "kuma.io/envoy-admin-port={}",
-        annotated.context("the Pod has no annotation with the admin port")?
+        admin_port.context("the Pod has no annotation with the admin port")?
     );
     kubectl
         .run(&[
@@ -227,8 +249,8 @@ pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_name
             &namespace_flag,
         ])
         .await?;
-    let outcome = failure_is_reported(world, &name).await;
-    let kept = world.dataplanes(APP).get(&name).await;
+    let outcome = wait_for_reported_failure(fixture, &name).await;
+    let kept = fixture.dataplanes(APP_NAMESPACE).get(&name).await;
     kubectl
         .run(&[
             "annotate",
@@ -243,32 +265,36 @@ pub(super) async fn dataplane_that_cannot_be_generated_is_kept_and_an_event_name
     let kept = kept?;
     ensure!(
         kept.data["spec"] == before.data["spec"],
-        "{:#}",
+        "the Dataplane has changed: {:#}",
         kept.data["spec"]
     );
     Ok(format!("{failures} failures counted"))
 }
 
-/// Waits for the Event on the Pod. Returns the value of the metric.
-async fn failure_is_reported(world: &World, pod: &str) -> Result<f64> {
-    let kubectl = &world.cluster.kubectl;
-    let namespace_flag = format!("--namespace={APP}");
-    let about = format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
-    let expected = "Failed to generate Kuma Dataplane: failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
+/// Waits for the Event about the Pod's invalid annotation. Returns the number of failures that the metric counts.
+async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> {
+    let kubectl = &fixture.cluster.kubectl;
+    let namespace_flag = format!("--namespace={APP_NAMESPACE}");
+    let field_selector =
+        format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
+    let expected = "Failed to generate Kuma Dataplane: \
+                    failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
     wait_for("an Event on the Pod", DEADLINE, async || {
-        let message = "--output=jsonpath={.items[*].message}";
+        let output = "--output=jsonpath={.items[*].message}";
         let text = kubectl
-            .run(&["get", "events", &namespace_flag, &about, message])
+            .run(&["get", "events", &namespace_flag, &field_selector, output])
             .await?;
         Ok(done_if(text.contains(expected), (), || format!("{text:?}")))
     })
     .await?;
     let target = format!("deployment/{CONTROL_PLANE}");
-    let diagnostics = kubectl.forward(SYSTEM, &target, 5680).await?;
+    let diagnostics = kubectl.port_forward(SYSTEM_NAMESPACE, &target, 5680).await?;
     let text = diagnostics.get("/metrics").await?;
     let metric = "kuma_cp_dataplane_generation_failures_total ";
     let value = text.lines().find_map(|line| line.strip_prefix(metric));
-    let value: f64 = value.with_context(|| format!("no {metric}in\n{text}"))?.parse()?;
-    ensure!(value >= 1.0, "{metric}is {value}");
+    let value: f64 = value
+        .with_context(|| format!("metric {metric}is missing from\n{text}"))?
+        .parse()?;
+    ensure!(value >= 1.0, "metric {metric}is {value}, but a failure occurred");
     Ok(value)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_SERVICE, SERVER_URL};
 use crate::harness::capture::Capture;
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
@@ -12,172 +13,187 @@ use crate::harness::packet::Segment;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::ip;
-use crate::world::{APP, OUTSIDE, SERVER, SERVER_URL, World};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
 const CLIENT_IDENTITY: &str = "spiffe://default/client_e2e-mesh_svc";
 const SERVER_IDENTITY: &str = "spiffe://default/server_e2e-mesh_svc_80";
 
-/// Text that is readable on the wire without encryption. Requests carry it in the path and responses repeat it in the
-/// body, because HTTP/2 compresses headers.
+/// Text that a capture contains only if traffic is not encrypted. The request carries it in its path. HTTP/2 compresses
+/// headers, so the response repeats it in its body.
 const MARKER: &str = "readable-on-the-wire";
 
-pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let client = world.pod(APP, "client").await?;
-    let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
+pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client");
     let statistics = envoy.statistics("ssl").await?;
-    let outgoing = statistics.sum(&format!("cluster.{SERVER}."), ".ssl.handshake");
+    let outgoing = statistics.sum(&format!("cluster.{SERVER_SERVICE}."), ".ssl.handshake");
     ensure!(
         outgoing > 0,
-        "the client's Envoy made no TLS handshake with {SERVER}"
+        "the client's Envoy made no TLS handshake with {SERVER_SERVICE}"
     );
     let mut incoming = 0;
-    for server in world.ready_pods(APP, "server").await? {
+    for server in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let name = server.metadata.name.as_deref().unwrap_or_default();
-        let statistics = Envoy::new(&world.cluster.kubectl, APP, name, "server")
+        let statistics = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, name, "server")
             .statistics("ssl")
             .await?;
         let handshakes = statistics.sum("listener.", ".ssl.handshake");
-        ensure!(
-            handshakes > 0,
-            "the Envoy of {name} took part in no TLS handshake"
-        );
+        ensure!(handshakes > 0, "the Envoy of server {name} made no TLS handshake");
         incoming += handshakes;
     }
-    let response = world
+    let response = fixture
         .counters()
         .await?
-        .last_answer
+        .last_response
         .context("the client got no response")?;
-    let shown = response["headers"]["x-forwarded-client-cert"]
+    let header = response["headers"]["x-forwarded-client-cert"]
         .as_str()
         .unwrap_or_default();
     ensure!(
-        shown.contains(&format!("URI={CLIENT_IDENTITY}")),
-        "x-forwarded-client-cert is {shown:?}"
+        header.contains(&format!("URI={CLIENT_IDENTITY}")),
+        "x-forwarded-client-cert is {header:?}"
     );
     ensure!(
-        shown.contains(&format!("By={SERVER_IDENTITY}")),
-        "x-forwarded-client-cert is {shown:?}"
+        header.contains(&format!("By={SERVER_IDENTITY}")),
+        "x-forwarded-client-cert is {header:?}"
     );
     Ok(format!(
         "handshakes: {outgoing} by the client, {incoming} by the servers"
     ))
 }
 
-pub(super) async fn traffic_between_pods_is_encrypted(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let observed = observe(world).await?;
+pub(super) async fn traffic_between_pods_is_encrypted(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let observation = observe_requests(fixture).await?;
     ensure!(
-        observed.plain.is_empty(),
-        "a request in the mesh was readable: {}",
-        observed
-            .plain
+        observation.readable.is_empty(),
+        "segments of a request in the mesh were readable: {}",
+        observation
+            .readable
             .iter()
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("; ")
     );
     ensure!(
-        observed.encrypted > 0,
+        observation.encrypted > 0,
         "no encrypted data went from the client's Pod to a server's Pod"
     );
     ensure!(
-        observed.unredirected == 0,
-        "{} segments went from the client's Pod to the Service",
-        observed.unredirected
+        observation.unredirected == 0,
+        "{} segments went from the client's Pod to the Service instead of its sidecar",
+        observation.unredirected
     );
     Ok(format!(
-        "{} encrypted segments between the Pods, none readable; {} readable outside of the mesh",
-        observed.encrypted, observed.control
+        "{} encrypted and no readable segments in the mesh; {} readable segments outside of the mesh",
+        observation.encrypted, observation.readable_outside
     ))
 }
 
-pub(super) async fn capture_without_mtls_shows_plain_text(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let off = [
+pub(super) async fn capture_without_mtls_shows_plain_text(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let disable_mtls = [
         "patch",
         "mesh",
         "default",
         "--type=json",
         "--patch=[{\"op\": \"remove\", \"path\": \"/spec/mtls\"}]",
     ];
-    world.cluster.kubectl.run(&off).await?;
-    let before = world.counters().await?;
+    fixture.cluster.kubectl.run(&disable_mtls).await?;
+    let before = fixture.client_counters().await?;
     let outcome = async {
-        identity_shown(world, false).await?;
-        observe(world).await
+        wait_for_client_identity(fixture, false).await?;
+        observe_requests(fixture).await
     };
     let outcome = outcome.await;
-    world.strict().await?;
-    identity_shown(world, true).await?;
-    let observed = outcome?;
-    let failures = world.counters().await?.since(&before).failures();
+    fixture.apply_strict_mesh().await?;
+    wait_for_client_identity(fixture, true).await?;
+    let observation = outcome?;
+    let failures = fixture.client_counters().await?.since(&before).failure_summary();
     ensure!(
-        !observed.plain.is_empty(),
+        !observation.readable.is_empty(),
         "the capture contains no readable request without mTLS"
     );
-    Ok(format!("{} readable segments; {failures}", observed.plain.len()))
+    Ok(format!(
+        "{} readable segments; {failures}",
+        observation.readable.len()
+    ))
 }
 
-/// Waits until the server sees, or does not see, the identity of the client.
-async fn identity_shown(world: &World, shown: bool) -> Result<()> {
-    let before = world.counters().await?;
+/// Waits until the server sees the identity of the client (`visible`), or until it sees none.
+async fn wait_for_client_identity(fixture: &Fixture, visible: bool) -> Result<()> {
+    let before = fixture.client_counters().await?;
     wait_for(
-        "the Mesh's mTLS to change for running Pods",
+        "the sidecars to apply the change of the Mesh's mTLS",
         DEADLINE,
         async || {
-            let counters = world.counters().await?;
-            let response = counters.last_answer.clone().unwrap_or_default();
+            let counters = fixture.client_counters().await?;
+            let response = counters.last_response.clone().unwrap_or_default();
             let has_identity = response["headers"]["x-forwarded-client-cert"].as_str().is_some();
-            Ok(done_if(has_identity == shown, (), || {
-                format!("last response {response}; {}", counters.since(&before).failures())
+            Ok(done_if(has_identity == visible, (), || {
+                format!(
+                    "last response {response}; {}",
+                    counters.since(&before).failure_summary()
+                )
             }))
         },
     )
     .await
 }
 
-/// Captured segments of a request in the mesh and of one outside of it.
+/// Segments that were captured during a request in the mesh and a control request outside of it.
 struct Observation {
-    /// Segments with the marker of the request in the mesh.
-    plain: Vec<Segment>,
-    /// Segments of encrypted data from the client's Pod to a server's Pod.
+    /// Segments that contain the marker of the request in the mesh.
+    readable: Vec<Segment>,
+    /// Number of segments of encrypted data from the client's Pod to a server's Pod.
     encrypted: usize,
-    /// Segments from the client's Pod to the Service's own port, which only the client's own sidecar should receive.
+    /// Number of segments from the client's Pod to the port of the Service. There must be none, because these packets
+    /// are redirected to the client's sidecar.
     unredirected: usize,
-    /// Segments with the marker of the request outside of the mesh.
-    control: usize,
+    /// Number of segments that contain the marker of the control request outside of the mesh.
+    readable_outside: usize,
 }
 
-async fn observe(world: &World) -> Result<Observation> {
-    let kubectl = &world.cluster.kubectl;
-    let client = world.pod(APP, "client").await?;
-    let address = ip(&world.pods(APP).get(&client).await?)?.to_owned();
-    let outsider = world.pod(OUTSIDE, "outsider").await?;
-    let (inside, outside) = (format!("{MARKER}-in-the-mesh"), format!("{MARKER}-outside"));
+/// Captures the packets of one request in the mesh and of one outside of it.
+async fn observe_requests(fixture: &Fixture) -> Result<Observation> {
+    let kubectl = &fixture.cluster.kubectl;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let client_ip = ip(&fixture.pods(APP_NAMESPACE).get(&client).await?)?.to_owned();
+    let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
+    let (mesh_marker, outside_marker) = (format!("{MARKER}-in-the-mesh"), format!("{MARKER}-outside"));
 
-    let capture = Capture::start(&world.cluster).await?;
-    let response = demo::get(kubectl, APP, &client, "client", &format!("{SERVER_URL}{inside}")).await?;
+    let capture = Capture::start(&fixture.cluster).await?;
+    let response = demo::get(
+        kubectl,
+        APP_NAMESPACE,
+        &client,
+        "client",
+        &format!("{SERVER_URL}{mesh_marker}"),
+    )
+    .await?;
     ensure!(
-        response.contains(&inside),
+        response.contains(&mesh_marker),
         "the server does not repeat the marker: {response}"
     );
-    // The control request comes second: once it is in the capture, all earlier packets are in the capture as well.
+    // The control request is sent after the request in the mesh. Once the capture contains it, the capture also
+    // contains all earlier packets.
     demo::get(
         kubectl,
-        OUTSIDE,
+        OUTSIDE_NAMESPACE,
         &outsider,
         "client",
-        &format!("http://server.{OUTSIDE}.svc/{outside}"),
+        &format!("http://server.{OUTSIDE_NAMESPACE}.svc/{outside_marker}"),
     )
     .await?;
     wait_for(
-        "the request outside of the mesh in the capture",
+        "the capture to contain the request outside of the mesh",
         DEADLINE,
         async || {
-            let count = segments_with(&capture.so_far()?, &outside).len();
+            let count = segments_with(&capture.segments_so_far()?, &outside_marker).len();
             Ok(done_if(count > 0, (), || {
                 "the capture does not contain it".to_owned()
             }))
@@ -185,30 +201,30 @@ async fn observe(world: &World) -> Result<Observation> {
     )
     .await?;
     let segments = capture.end().await?;
-    let servers: Vec<SocketAddrV4> = world
-        .ready_pods(APP, "server")
+    let servers: Vec<SocketAddrV4> = fixture
+        .ready_pods(APP_NAMESPACE, "server")
         .await?
         .iter()
         .map(|pod| Ok(SocketAddrV4::new(ip(pod)?.parse()?, 8080)))
         .collect::<Result<_>>()?;
-    let between = segments.iter().filter(|segment| {
-        segment.source.ip().to_string() == address && servers.contains(&segment.destination)
+    let client_to_servers = segments.iter().filter(|segment| {
+        segment.source.ip().to_string() == client_ip && servers.contains(&segment.destination)
     });
     let unredirected = segments
         .iter()
-        .filter(|segment| segment.source.ip().to_string() == address && segment.destination.port() == 80);
+        .filter(|segment| segment.source.ip().to_string() == client_ip && segment.destination.port() == 80);
     Ok(Observation {
         unredirected: unredirected.count(),
-        encrypted: between.filter(|segment| segment.is_tls_data()).count(),
-        plain: segments_with(&segments, &inside),
-        control: segments_with(&segments, &outside).len(),
+        encrypted: client_to_servers.filter(|segment| segment.is_tls_data()).count(),
+        readable: segments_with(&segments, &mesh_marker),
+        readable_outside: segments_with(&segments, &outside_marker).len(),
     })
 }
 
 fn segments_with(segments: &[Segment], text: &str) -> Vec<Segment> {
     segments
         .iter()
-        .filter(|segment| segment.shows(text))
+        .filter(|segment| segment.contains_text(text))
         .cloned()
         .collect()
 }

@@ -1,4 +1,4 @@
-//! Endpoint removal: a terminating sidecar is notified once no proxy can send it new requests.
+//! Endpoint removal: the control plane notifies a terminating sidecar once no proxy can send it new requests.
 
 use std::time::{Duration, Instant};
 
@@ -8,80 +8,92 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::Value;
 
-use super::high_availability::{REPLICAS, remove, replicated};
+use super::high_availability::{REPLICAS, delete_pod, ensure_three_replicas};
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::fault::Frozen;
-use crate::harness::kubectl::Forward;
+use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::{SIDECAR, is_ready, pod};
-use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
+use crate::pods::{SIDECAR, demo_pod, is_ready};
 
+/// Deadline of a condition without a deadline of its own.
 const DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline of a removal at replicas that have just started and wait for their proxies to reconnect.
+/// Deadline of a complete removal. Replicas that have just started report no removal as complete for a minute, because
+/// proxies may still be reconnecting.
 const COMPLETION_DEADLINE: Duration = Duration::from_secs(90);
-const FIRST: &str = "removed-first";
-const REMOVED: &str = "removed";
-const CLIENT: &str = "remote-client";
-/// Number of attempts to create a client at another replica; each succeeds with a probability of two thirds.
+/// Server whose removal shows that the replicas have been running long enough to report complete removals.
+const FIRST_SERVER: &str = "removed-first";
+/// Server whose removal must wait for the remote client.
+const SECOND_SERVER: &str = "removed";
+/// Client that is connected to another replica than the second server.
+const REMOTE_CLIENT: &str = "remote-client";
+/// Number of attempts to create a client that connects to another replica than the second server. Each attempt succeeds
+/// with a probability of two thirds.
 const ATTEMPTS: usize = 12;
-/// Message that the sidecar logs once no proxy sends it new requests.
+/// Message that the sidecar logs once its removal is complete.
 const COMPLETE: &str = "every proxy has acknowledged that this endpoint is gone";
 
 pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it(
-    world: &World,
+    fixture: &Fixture,
 ) -> Result<Note> {
-    replicated(world).await?;
-    let outcome = removal_waits_for_all_replicas(world).await;
-    for pod in [FIRST, REMOVED, CLIENT] {
-        remove(world, pod).await?;
+    ensure_three_replicas(fixture).await?;
+    let outcome = check_removal(fixture).await;
+    for pod in [FIRST_SERVER, SECOND_SERVER, REMOTE_CLIENT] {
+        delete_pod(fixture, pod).await?;
     }
     outcome
 }
 
-async fn removal_waits_for_all_replicas(world: &World) -> Result<Note> {
-    let replicas = Replica::all(world).await?;
-    // Replicas that have just started cannot know whether proxies are missing.
-    draining_server(world, FIRST).await?;
-    world.pods(APP).delete(FIRST, &DeleteParams::default()).await?;
-    completion(world, FIRST).await?;
+async fn check_removal(fixture: &Fixture) -> Result<Note> {
+    let replicas = Replica::all(fixture).await?;
+    // A first removal: once it is complete, no replica waits for reconnecting proxies any more.
+    create_draining_server(fixture, FIRST_SERVER).await?;
+    fixture
+        .pods(APP_NAMESPACE)
+        .delete(FIRST_SERVER, &DeleteParams::default())
+        .await?;
+    wait_for_completion(fixture, FIRST_SERVER).await?;
 
-    let removed = draining_server(world, REMOVED).await?;
-    let own = Replica::of(&replicas, &removed).await?;
-    let (client, other) = remote_client(world, &replicas, own).await?;
-    let frozen = Frozen::program(&client, "kuma-dp")?;
-    let start_time = Instant::now();
-    world.pods(APP).delete(REMOVED, &DeleteParams::default()).await?;
+    let server = create_draining_server(fixture, SECOND_SERVER).await?;
+    let server_replica = Replica::of(&replicas, &server).await?;
+    let (client, client_replica) = create_remote_client(fixture, &replicas, server_replica).await?;
+    let frozen = Frozen::freeze(&client, "kuma-dp")?;
+    let deletion_time = Instant::now();
+    fixture
+        .pods(APP_NAMESPACE)
+        .delete(SECOND_SERVER, &DeleteParams::default())
+        .await?;
     wait_for(
         "the removal to wait for the remote client",
         DEADLINE,
         async || {
-            let removal = other.removal(REMOVED).await?;
-            let names = removal["amongThem"].to_string();
-            Ok(done_if(names.contains(CLIENT), (), || {
-                format!("{}: {removal}", other.name)
+            let removal = client_replica.removal(SECOND_SERVER).await?;
+            let pending_proxies = removal["amongThem"].to_string();
+            Ok(done_if(pending_proxies.contains(REMOTE_CLIENT), (), || {
+                format!("{}: {removal}", client_replica.name)
             }))
         },
     )
     .await?;
     wait_for(
-        "all proxies of the Pod's own replica to have acknowledged",
+        "the server's own replica to complete the removal",
         DEADLINE,
         async || {
-            let removal = own.removal(REMOVED).await?;
+            let removal = server_replica.removal(SECOND_SERVER).await?;
             Ok(done_if(removal.is_null(), (), || {
-                format!("{}: {removal}", own.name)
+                format!("{}: {removal}", server_replica.name)
             }))
         },
     )
     .await?;
-    let log = log(world, REMOVED).await?;
+    let log = sidecar_log(fixture, SECOND_SERVER).await?;
     ensure!(
         !log.contains(COMPLETE),
         "the removal does not wait for the remote client:\n{log}"
     );
-    let waiting_time = start_time.elapsed();
+    let waiting_time = deletion_time.elapsed();
     drop(frozen);
-    let line = completion(world, REMOVED).await?;
+    let line = wait_for_completion(fixture, SECOND_SERVER).await?;
     ensure!(line.contains(&format!("replicas={REPLICAS}")), "{line}");
     Ok(format!(
         "the removal waited {waiting_time:.1?} for the frozen proxy: {}",
@@ -89,20 +101,21 @@ async fn removal_waits_for_all_replicas(world: &World) -> Result<Note> {
     ))
 }
 
-/// Creates a server with a classic sidecar, which drains for its whole drain time: longer than the test.
-async fn draining_server(world: &World, name: &str) -> Result<Pod> {
+/// Creates a server with a classic sidecar, which serves until its drain time is over. The drain time is longer than
+/// the test.
+async fn create_draining_server(fixture: &Fixture, name: &str) -> Result<Pod> {
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
         ("kuma.io/sidecar-drain-time", "120s"),
     ];
-    start(world, name, &["server"], &annotations).await
+    create_ready_pod(fixture, name, &["server"], &annotations).await
 }
 
 /// Waits until a terminating sidecar logs that its removal is complete, and returns the line.
-async fn completion(world: &World, name: &str) -> Result<String> {
+async fn wait_for_completion(fixture: &Fixture, name: &str) -> Result<String> {
     let condition = format!("the sidecar of {name} to log that its removal is complete");
     wait_for(&condition, COMPLETION_DEADLINE, async || {
-        let log = log(world, name).await?;
+        let log = sidecar_log(fixture, name).await?;
         let line = log.lines().find(|line| line.contains(COMPLETE));
         let line = line.unwrap_or_default().to_owned();
         Ok(done_if(!line.is_empty(), line, || log.clone()))
@@ -110,26 +123,42 @@ async fn completion(world: &World, name: &str) -> Result<String> {
     .await
 }
 
-/// Creates a client whose sidecar is connected to another replica than `own`, and returns both.
-async fn remote_client<'r>(
-    world: &World,
+/// Creates a client whose sidecar is connected to another replica than the server's. Returns the client and its
+/// replica.
+async fn create_remote_client<'r>(
+    fixture: &Fixture,
     replicas: &'r [Replica],
-    own: &Replica,
+    server_replica: &Replica,
 ) -> Result<(Pod, &'r Replica)> {
     for _ in 0..ATTEMPTS {
-        let client = start(world, CLIENT, &["client", SERVER_URL, "--interval=100ms"], &[]).await?;
+        let client = create_ready_pod(
+            fixture,
+            REMOTE_CLIENT,
+            &["client", SERVER_URL, "--interval=100ms"],
+            &[],
+        )
+        .await?;
         let replica = Replica::of(replicas, &client).await?;
-        if replica.name != own.name {
+        if replica.name != server_replica.name {
             return Ok((client, replica));
         }
-        remove(world, CLIENT).await?;
+        delete_pod(fixture, REMOTE_CLIENT).await?;
     }
-    anyhow::bail!("{ATTEMPTS} Pods in a row were connected to {}", own.name)
+    anyhow::bail!(
+        "the sidecars of {ATTEMPTS} clients in a row connected to {}, the server's replica",
+        server_replica.name
+    )
 }
 
-/// Creates a Pod and waits until it is ready. The Service also selects the servers that this function creates.
-async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &str)]) -> Result<Pod> {
-    let mut new = pod(world, APP, name, args)?;
+/// Creates a Pod and waits until it is ready. Its label `app` is `args[0]`, so the application's Service also selects
+/// servers that this function creates.
+async fn create_ready_pod(
+    fixture: &Fixture,
+    name: &str,
+    args: &[&str],
+    annotations: &[(&str, &str)],
+) -> Result<Pod> {
+    let mut new = demo_pod(fixture, APP_NAMESPACE, name, args)?;
     new.labels_mut().insert("app".to_owned(), args[0].to_owned());
     let annotations = annotations
         .iter()
@@ -144,10 +173,10 @@ async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &
         };
         spec.containers[0].ports = Some(vec![http]);
     }
-    let pods = world.pods(APP);
+    let pods = fixture.pods(APP_NAMESPACE);
     pods.create(&PostParams::default(), &new)
         .await
-        .with_context(|| format!("Pod {name}"))?;
+        .with_context(|| format!("cannot create Pod {name}"))?;
     wait_for(&format!("Pod {name} to be ready"), DEADLINE, async || {
         let pod = pods.get(name).await?;
         Ok(done_if(is_ready(&pod), pod.clone(), || {
@@ -157,31 +186,31 @@ async fn start(world: &World, name: &str, args: &[&str], annotations: &[(&str, &
     .await
 }
 
-/// Returns the log of a terminating sidecar.
-async fn log(world: &World, name: &str) -> Result<String> {
-    let namespace_flag = format!("--namespace={APP}");
-    world
+/// Returns the log of a Pod's sidecar.
+async fn sidecar_log(fixture: &Fixture, name: &str) -> Result<String> {
+    let namespace_flag = format!("--namespace={APP_NAMESPACE}");
+    fixture
         .cluster
         .kubectl
         .run(&["logs", name, &namespace_flag, "--container", SIDECAR])
         .await
 }
 
-/// Replica of the control plane, with access to its `/debug`.
+/// Replica of the control plane, with its forwarded debug port.
 struct Replica {
     name: String,
-    debug: Forward,
+    debug: PortForward,
 }
 
 impl Replica {
-    async fn all(world: &World) -> Result<Vec<Self>> {
+    async fn all(fixture: &Fixture) -> Result<Vec<Self>> {
         let mut all = Vec::new();
-        for pod in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+        for pod in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
             let name = pod.name_any();
-            let debug = world
+            let debug = fixture
                 .cluster
                 .kubectl
-                .forward(SYSTEM, &format!("pod/{name}"), 5684)
+                .port_forward(SYSTEM_NAMESPACE, &format!("pod/{name}"), 5684)
                 .await?;
             all.push(Self { name, debug });
         }
@@ -190,23 +219,30 @@ impl Replica {
 
     /// Returns the replica that the sidecar of a Pod is connected to.
     async fn of<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
-        let proxy = format!("{}.{APP}", pod.name_any());
-        wait_for(&format!("the replica of {proxy}"), DEADLINE, async || {
-            for replica in replicas {
-                let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;
-                if !proxies[&proxy].is_null() {
-                    return Ok(done_if(true, replica, String::new));
+        let proxy = format!("{}.{APP_NAMESPACE}", pod.name_any());
+        wait_for(
+            &format!("a replica that {proxy} is connected to"),
+            DEADLINE,
+            async || {
+                for replica in replicas {
+                    let proxies: Value = serde_json::from_str(&replica.debug.get("/debug/proxies").await?)?;
+                    if !proxies[&proxy].is_null() {
+                        return Ok(done_if(true, replica, String::new));
+                    }
                 }
-            }
-            Ok(done_if(false, &replicas[0], || "it is not connected".to_owned()))
-        })
+                Ok(done_if(false, &replicas[0], || {
+                    "the proxy is connected to none".to_owned()
+                }))
+            },
+        )
         .await
     }
 
-    /// Returns the status of an open endpoint removal; null when there is none.
+    /// Returns this replica's status of the removal of a Pod's endpoint. Null if there is none or all of its proxies
+    /// have acknowledged it.
     async fn removal(&self, pod: &str) -> Result<Value> {
         let removals: Vec<Value> = serde_json::from_str(&self.debug.get("/debug/removals").await?)?;
-        let proxy = format!("{pod}.{APP}");
+        let proxy = format!("{pod}.{APP_NAMESPACE}");
         Ok(removals
             .into_iter()
             .find(|removal| removal["proxy"] == proxy)

@@ -1,5 +1,6 @@
-//! Three replicas of the control plane, with one fault after the other. Requests never fail, and new Pods get responses as
-//! soon as one replica is available.
+//! Three replicas of the control plane, and one fault in each test: killed replicas, a wrong Lease, dead connections,
+//! an outage of the API server or of etcd. Requests of existing Pods never fail, and new Pods get responses once one
+//! replica is available.
 
 use std::time::{Duration, Instant};
 
@@ -13,109 +14,116 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::replicas;
+use super::server_changes;
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::demo::{self, Counters};
-use crate::harness::fault::{Severed, kill_program};
+use crate::harness::fault::{SeveredConnections, kill_program};
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
-use crate::pods::{ip, pod};
-use crate::world::{APP, CONTROL_PLANE, SERVER_URL, SYSTEM, World};
+use crate::pods::{demo_pod, ip};
 
+/// Number of replicas of the control plane in these tests.
 pub(super) const REPLICAS: usize = 3;
+/// Deadline of a condition without a deadline of its own.
 const DEADLINE: Duration = Duration::from_secs(45);
 /// Number of servers in the manifest of the application.
 const SERVERS: usize = 3;
 /// Number of servers for the rebalancing test.
 const MANY_SERVERS: usize = 12;
-/// Number of sidecars that a replica may hold beyond its share.
-const EXCESS: usize = 3;
-/// Deadline of rebalancing: the set of replicas must be stable for a minute, then sidecars move.
+/// Number of sidecars that a replica may hold beyond its share without rebalancing.
+const TOLERATED_EXCESS: usize = 3;
+/// Deadline of rebalancing. Sidecars move only after the set of replicas has been stable for a minute.
 const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
 /// Port of the diagnostics server of a replica, which serves its readiness and metrics.
-const DIAGNOSTICS: u16 = 5680;
-/// Deadline of an election: twice the time within which another replica acquires an expired lease.
+const DIAGNOSTICS_PORT: u16 = 5680;
+/// Deadline of an election: twice the time within which another replica acquires an expired Lease.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
-/// Deadline of the recovery. After an outage of ten minutes, the kubelet needs nearly two more minutes until it
-/// lists its Pods.
+/// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
+/// two more minutes until it lists its Pods.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(150);
-/// Components that, in a usual cluster, exit when they cannot renew their leases. This cluster runs one instance of each
-/// without election, so the test stops them itself. Otherwise they would mark the node as unreachable after the outage.
+/// Components of Kubernetes that usually exit when they cannot renew their Leases. In this cluster, they run without
+/// leader election and would keep running, and after the outage they would mark the node as unreachable. So the test
+/// stops them.
 const CONTROLLERS: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-/// Deadline of the detection of dead connections: replicas close them after 19 s, then the sidecar of a new Pod retries.
+/// Deadline of the detection of dead connections. Replicas close them after 19 s; then the sidecar of a new Pod
+/// retries.
 const DETECTION_DEADLINE: Duration = Duration::from_secs(40);
 
 pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all_at_once(
-    world: &World,
+    fixture: &Fixture,
 ) -> Result<Note> {
-    replicated(world).await?;
-    let load = Load::begin(world).await?;
-    let (leader, old) = leader(world).await?;
+    ensure_three_replicas(fixture).await?;
+    let load = Load::begin(fixture).await?;
+    let (leader, old_holder) = leader(fixture).await?;
     kill_program(&leader, "kuma-cp")?;
-    let after_leader = time_to_first_response(world, "after-leader").await?;
+    let time_after_leader = time_to_first_response(fixture, "after-leader").await?;
     let elected = wait_for("another leader", ELECTION_DEADLINE, async || {
-        let holder = holder(world).await?;
-        Ok(done_if(holder != old, holder.clone(), || {
-            format!("the holder is {holder}")
+        let holder = lease_holder(fixture).await?;
+        Ok(done_if(holder != old_holder, holder.clone(), || {
+            format!("the lease holder is {holder}")
         }))
     });
     elected.await?;
-    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-    let other = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
-    kill_program(other.context("another replica")?, "kuma-cp")?;
-    let after_other = time_to_first_response(world, "after-other").await?;
-    restored(world).await?;
-    for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+    let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    let other_replica = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
+    kill_program(other_replica.context("no other replica is ready")?, "kuma-cp")?;
+    let time_after_other = time_to_first_response(fixture, "after-other").await?;
+    wait_for_all_replicas(fixture).await?;
+    for replica in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
         kill_program(&replica, "kuma-cp")?;
     }
-    let after_all = time_to_first_response(world, "after-all").await?;
-    restored(world).await?;
-    let connected = reconnected(world).await?;
-    let load = load.end(world).await?;
+    let time_after_all = time_to_first_response(fixture, "after-all").await?;
+    wait_for_all_replicas(fixture).await?;
+    let connected = wait_for_connected_sidecars(fixture).await?;
+    let load = load.end(fixture).await?;
     Ok(format!(
-        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response {after_leader:.1?} after the leader was killed, {after_other:.1?} after another replica was killed, {after_all:.1?} after all were killed"
+        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response \
+         {time_after_leader:.1?} after the leader was killed, {time_after_other:.1?} after another replica was killed, \
+         {time_after_all:.1?} after all were killed"
     ))
 }
 
-pub(super) async fn added_replicas_get_their_share_of_sidecars(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let shared = rebalanced(world).await;
-    replicas::scale(world, SERVERS).await?;
-    shared
+pub(super) async fn added_replicas_get_their_share_of_sidecars(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let outcome = check_rebalancing(fixture).await;
+    server_changes::scale_servers(fixture, SERVERS).await?;
+    outcome
 }
 
-/// Connects many sidecars to one replica, then adds two replicas.
-async fn rebalanced(world: &World) -> Result<Note> {
-    scale(world, 1).await?;
-    replicas::scale(world, MANY_SERVERS).await?;
-    let load = Load::begin(world).await?;
-    replicated(world).await?;
+/// Connects many sidecars to one replica, adds two replicas, and waits until no replica holds too many sidecars.
+async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
+    scale_control_plane(fixture, 1).await?;
+    server_changes::scale_servers(fixture, MANY_SERVERS).await?;
+    let load = Load::begin(fixture).await?;
+    ensure_three_replicas(fixture).await?;
     let start = Instant::now();
     let counts = wait_for(
-        "every replica to have its share",
+        "every replica to hold at most its share of sidecars and the tolerated excess",
         REBALANCING_DEADLINE,
         async || {
-            let counts = reconnected(world).await?;
+            let counts = wait_for_connected_sidecars(fixture).await?;
             let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
             let most = counts.iter().max().copied().unwrap_or_default();
-            Ok(done_if(most <= share + EXCESS, counts.clone(), || {
+            Ok(done_if(most <= share + TOLERATED_EXCESS, counts.clone(), || {
                 format!("{counts:?}")
             }))
         },
     )
     .await?;
     let took = start.elapsed();
-    let load = load.end(world).await?;
+    let load = load.end(fixture).await?;
     Ok(format!(
         "{load}; sidecars by replica after {took:.0?}: {counts:?}"
     ))
 }
 
-pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world: &World) -> Result<Note> {
-    replicated(world).await?;
-    let leases = leases(world);
-    // Simulates a dead node with a wrong clock. Replicas may write the Lease meanwhile, so the write is retried.
+pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixture: &Fixture) -> Result<Note> {
+    ensure_three_replicas(fixture).await?;
+    let leases = leases(fixture);
+    // Simulates a lease holder that died on a node with a wrong clock. Replicas may write the Lease meanwhile, so the
+    // write is retried.
     let spec = json!({"spec": {
         "holderIdentity": "other-node",
         "renewTime": "2999-01-01T00:00:00.000000Z",
@@ -127,9 +135,9 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world:
         leases
             .patch(LEASE, &PatchParams::default(), &Patch::Merge(&spec))
             .await?;
-        let holder = holder(world).await?;
+        let holder = lease_holder(fixture).await?;
         Ok(done_if(holder == "other-node", (), || {
-            format!("the holder is {holder}")
+            format!("the lease holder is {holder}")
         }))
     })
     .await?;
@@ -138,7 +146,7 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world:
         let spec = leases.get(LEASE).await?.spec.unwrap_or_default();
         let holder = spec.holder_identity.clone().unwrap_or_default();
         Ok(done_if(holder.starts_with(CONTROL_PLANE), spec, || {
-            format!("the holder is {holder}")
+            format!("the lease holder is {holder}")
         }))
     })
     .await?;
@@ -146,40 +154,49 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(world:
     Ok(format!("a replica holds the lease after {:.1?}", start.elapsed()))
 }
 
-pub(super) async fn dead_connections_to_the_api_server_are_detected(world: &World) -> Result<Note> {
-    replicated(world).await?;
-    let load = Load::begin(world).await?;
-    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-    let (severed, count) = Severed::connections(&world.cluster, &replicas, API_PORT).await?;
-    let detected = time_to_first_response_within(world, "after-silence", DETECTION_DEADLINE).await;
+pub(super) async fn dead_connections_to_the_api_server_are_detected(fixture: &Fixture) -> Result<Note> {
+    ensure_three_replicas(fixture).await?;
+    let load = Load::begin(fixture).await?;
+    let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    let (severed, connection_count) =
+        SeveredConnections::sever(&fixture.cluster, &replicas, API_PORT).await?;
+    let time_to_response = time_to_first_response_within(fixture, "after-severing", DETECTION_DEADLINE).await;
     severed.restore().await?;
-    let detected = detected?;
-    let load = load.end(world).await?;
+    let time_to_response = time_to_response?;
+    let load = load.end(fixture).await?;
     Ok(format!(
-        "{load}; a new Pod got a response {detected:.1?} after {count} connections were severed"
+        "{load}; a new Pod got a response {time_to_response:.1?} after {connection_count} connections were severed"
     ))
 }
 
-pub(super) async fn no_request_fails_while_the_api_server_is_away(world: &World) -> Result<Note> {
-    without(world, "kube-apiserver", world.config.outage, 1).await
+pub(super) async fn no_request_fails_while_the_api_server_is_down(fixture: &Fixture) -> Result<Note> {
+    check_outage(fixture, "kube-apiserver", fixture.config.outage, 1).await
 }
 
-pub(super) async fn no_request_fails_while_etcd_is_away(world: &World) -> Result<Note> {
-    without(world, "etcd", world.config.outage / 3, 0).await
+pub(super) async fn no_request_fails_while_etcd_is_down(fixture: &Fixture) -> Result<Note> {
+    check_outage(fixture, "etcd", fixture.config.outage / 3, 0).await
 }
 
-/// Stops a component for a while. Meanwhile some replicas and the Envoy of a separate client crash.
-async fn without(world: &World, component: &str, outage: Duration, crashes: usize) -> Result<Note> {
-    replicated(world).await?;
-    let crash_client = CrashClient::begin(world).await?;
-    let load = Load::begin(world).await?;
-    let replicas = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
-    let (killed, others) = replicas.split_at_checked(crashes).context("replicas")?;
+/// Stops a component of Kubernetes for the duration of the outage. Meanwhile kills `killed_count` replicas, and the
+/// Envoy of a separate client.
+async fn check_outage(
+    fixture: &Fixture,
+    component: &str,
+    outage: Duration,
+    killed_count: usize,
+) -> Result<Note> {
+    ensure_three_replicas(fixture).await?;
+    let crash_client = CrashClient::begin(fixture).await?;
+    let load = Load::begin(fixture).await?;
+    let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+    let (killed, others) = replicas
+        .split_at_checked(killed_count)
+        .context("fewer replicas are ready than the test kills")?;
     for component in [component].iter().chain(&CONTROLLERS) {
-        world.cluster.stop_component(component).await?;
+        fixture.cluster.stop_component(component).await?;
     }
     let outage_start = Instant::now();
-    let meanwhile = async {
+    let during_outage = async {
         for replica in killed {
             kill_program(replica, "kuma-cp")?;
         }
@@ -187,102 +204,114 @@ async fn without(world: &World, component: &str, outage: Duration, crashes: usiz
         // Replicas serve their last state, so they stay ready for the whole outage.
         while outage_start.elapsed() < outage {
             for replica in others {
-                ensure!(is_ready(replica).await?, "{} is not ready", replica.name_any());
+                ensure!(
+                    is_ready(replica).await?,
+                    "replica {} did not stay ready during the outage",
+                    replica.name_any()
+                );
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         Ok(())
     };
-    let meanwhile = meanwhile.await;
+    let outcome = during_outage.await;
     for component in [component].iter().chain(&CONTROLLERS) {
-        world.cluster.start_component(component).await?;
+        fixture.cluster.start_component(component).await?;
     }
-    meanwhile?;
-    let worked = client(world, AFTER, RECOVERY_DEADLINE).await;
-    let pod_start = world
-        .pods(APP)
-        .get(AFTER)
+    outcome?;
+    let time_to_response = start_client(fixture, AFTER_OUTAGE, RECOVERY_DEADLINE).await;
+    let pod_start = fixture
+        .pods(APP_NAMESPACE)
+        .get(AFTER_OUTAGE)
         .await?
         .status
         .and_then(|status| status.start_time);
     let pod_age = pod_start.map(|start| Timestamp::now().duration_since(start.0));
-    remove(world, AFTER).await?;
-    let (worked, pod_age) = (worked?, pod_age.context("the Pod has no start time")?.as_secs());
-    restored(world).await?;
+    delete_pod(fixture, AFTER_OUTAGE).await?;
+    let time_to_response = time_to_response?;
+    let pod_age = pod_age.context("the Pod has no start time")?.as_secs();
+    wait_for_all_replicas(fixture).await?;
     for replica in killed {
-        // A restarted replica must wait for the API server and not exit: the kubelet would delay each further restart
-        // longer.
-        let current = world.pods(SYSTEM).get(&replica.name_any()).await?;
-        let restart_count = restarts(&current) - restarts(replica);
+        // The restarted replica must wait for the API server. If it exited, the kubelet would increase its backoff.
+        let current = fixture.pods(SYSTEM_NAMESPACE).get(&replica.name_any()).await?;
+        let new_restarts = restart_count(&current) - restart_count(replica);
         ensure!(
-            restart_count == 1,
-            "{} was restarted {restart_count} times",
+            new_restarts == 1,
+            "replica {} was restarted {new_restarts} times instead of once",
             replica.name_any()
         );
     }
-    let crash_client = crash_client.end(world, outage).await?;
-    let load = load.end(world).await?;
+    let crash_client = crash_client.end(fixture, outage).await?;
+    let load = load.end(fixture).await?;
     Ok(format!(
-        "{load} in {outage:?}; the client whose Envoy crashed: {crash_client}; a new Pod got a response {worked:.1?} \
-         after its creation, {pod_age} s after the kubelet accepted it"
+        "{load} in {outage:?}; the client whose Envoy crashed: {crash_client}; a new Pod got a response \
+         {time_to_response:.1?} after its creation, {pod_age} s after the kubelet accepted it"
     ))
 }
 
-pub(super) async fn crashed_envoy_recovers_without_a_control_plane(world: &World) -> Result<Note> {
-    replicated(world).await?;
-    let crash_client = CrashClient::begin(world).await?;
-    let load = Load::begin(world).await?;
-    scale(world, 0).await?;
+pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fixture) -> Result<Note> {
+    ensure_three_replicas(fixture).await?;
+    let crash_client = CrashClient::begin(fixture).await?;
+    let load = Load::begin(fixture).await?;
+    scale_control_plane(fixture, 0).await?;
     wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
-        let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        let remaining = fixture
+            .pods(SYSTEM_NAMESPACE)
+            .list(&ListParams::default())
+            .await?
+            .items
+            .len();
         Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
-    let start = Instant::now();
+    let crash_time = Instant::now();
     kill_program(&crash_client.pod, "envoy")?;
-    let crashed = demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await?;
-    let recovered = wait_for(
+    let counters_at_crash = demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await?;
+    let recovery_time = wait_for(
         "responses to the client whose Envoy crashed",
         DEADLINE,
         async || {
-            let gained = crash_client.counters(world).await?.since(&crashed);
-            Ok(done_if(gained.succeeded >= 20, start.elapsed(), || {
-                gained.failures()
+            let increase = crash_client.counters(fixture).await?.since(&counters_at_crash);
+            Ok(done_if(increase.succeeded >= 20, crash_time.elapsed(), || {
+                increase.failure_summary()
             }))
         },
     )
     .await;
-    scale(world, REPLICAS).await?;
-    restored(world).await?;
-    let recovered = recovered?;
-    time_to_first_response(world, "after-scale-up").await?;
-    let crash_client = crash_client.end(world, Duration::ZERO).await?;
-    let load = load.end(world).await?;
+    scale_control_plane(fixture, REPLICAS).await?;
+    wait_for_all_replicas(fixture).await?;
+    let recovery_time = recovery_time?;
+    time_to_first_response(fixture, "after-scale-up").await?;
+    let crash_client = crash_client.end(fixture, Duration::ZERO).await?;
+    let load = load.end(fixture).await?;
     Ok(format!(
-        "{load}; the client whose Envoy crashed got 20 responses after {recovered:.1?}: {crash_client}"
+        "{load}; the client whose Envoy crashed got 20 responses after {recovery_time:.1?}: {crash_client}"
     ))
 }
 
 // === replicas ===
 
-/// Ensures that the application runs and three replicas are ready.
-pub(super) async fn replicated(world: &World) -> Result<()> {
-    world.deployed().await?;
-    scale(world, REPLICAS).await?;
-    restored(world).await?;
+/// Ensures that the application runs, that three replicas are ready, and that one of them is the leader.
+pub(super) async fn ensure_three_replicas(fixture: &Fixture) -> Result<()> {
+    fixture.ensure_application().await?;
+    scale_control_plane(fixture, REPLICAS).await?;
+    wait_for_all_replicas(fixture).await?;
     wait_for("a leader", ELECTION_DEADLINE, async || {
-        let holder = holder(world).await?;
-        let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+        let holder = lease_holder(fixture).await?;
+        let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
         let elected = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
-        Ok(done_if(elected, (), || format!("the holder is {holder}")))
+        Ok(done_if(elected, (), || format!("the lease holder is {holder}")))
     })
     .await
 }
 
-async fn scale(world: &World, replicas: usize) -> Result<()> {
-    let (namespace_flag, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
+async fn scale_control_plane(fixture: &Fixture, replicas: usize) -> Result<()> {
+    let (namespace_flag, replicas) = (
+        format!("--namespace={SYSTEM_NAMESPACE}"),
+        format!("--replicas={replicas}"),
+    );
     let deployment = format!("deployment/{CONTROL_PLANE}");
-    world
+    fixture
         .cluster
         .kubectl
         .run(&["scale", &deployment, &namespace_flag, &replicas])
@@ -291,50 +320,54 @@ async fn scale(world: &World, replicas: usize) -> Result<()> {
 }
 
 /// Waits until all replicas are ready.
-async fn restored(world: &World) -> Result<()> {
-    wait_for("all replicas", Duration::from_mins(1), async || {
-        let ready = world.ready_pods(SYSTEM, CONTROL_PLANE).await?.len();
-        Ok(done_if(ready == REPLICAS, (), || format!("{ready} ready")))
+async fn wait_for_all_replicas(fixture: &Fixture) -> Result<()> {
+    wait_for("all replicas to be ready", Duration::from_mins(1), async || {
+        let ready = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?.len();
+        Ok(done_if(ready == REPLICAS, (), || {
+            format!("{ready} of {REPLICAS} are ready")
+        }))
     })
     .await
 }
 
+/// Name of the Lease by which replicas elect their leader.
 const LEASE: &str = "kuma-cp-leader";
 
-fn leases(world: &World) -> Api<Lease> {
-    Api::namespaced(world.cluster.client.clone(), SYSTEM)
+fn leases(fixture: &Fixture) -> Api<Lease> {
+    Api::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE)
 }
 
-async fn holder(world: &World) -> Result<String> {
-    let lease = leases(world).get(LEASE).await?;
+async fn lease_holder(fixture: &Fixture) -> Result<String> {
+    let lease = leases(fixture).get(LEASE).await?;
     Ok(lease
         .spec
         .and_then(|spec| spec.holder_identity)
         .unwrap_or_default())
 }
 
-/// Returns the lease holder and its identity.
-async fn leader(world: &World) -> Result<(Pod, String)> {
-    let holder = holder(world).await?;
-    let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+/// Returns the Pod of the leader, and its identity in the Lease.
+async fn leader(fixture: &Fixture) -> Result<(Pod, String)> {
+    let holder = lease_holder(fixture).await?;
+    let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let leader = pods.into_iter().find(|pod| holder.starts_with(&pod.name_any()));
     Ok((
-        leader.with_context(|| format!("the lease holder {holder} is not a ready replica"))?,
+        leader.with_context(|| format!("the lease holder {holder} is none of the ready replicas"))?,
         holder,
     ))
 }
 
-/// Waits until all sidecars of the application are connected. Returns their number at each replica.
-async fn reconnected(world: &World) -> Result<Vec<usize>> {
-    let sidecars = world
-        .dataplanes(APP)
+/// Waits until all sidecars of the application are connected to replicas. Returns the number of sidecars of each
+/// replica.
+async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
+    let sidecars = fixture
+        .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
     wait_for("all sidecars to be connected", DEADLINE, async || {
         let mut counts = Vec::new();
-        for replica in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
+        for replica in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
             let metrics = diagnostics(&replica, "/metrics").await?;
             let count = metrics
                 .lines()
@@ -361,7 +394,7 @@ async fn is_ready(replica: &Pod) -> Result<bool> {
 
 /// Returns the response of a diagnostics endpoint of a replica.
 async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect((ip(replica)?, DIAGNOSTICS)).await?;
+    let mut stream = TcpStream::connect((ip(replica)?, DIAGNOSTICS_PORT)).await?;
     stream
         .write_all(format!("GET {path} HTTP/1.1\r\nhost: e2e\r\nconnection: close\r\n\r\n").as_bytes())
         .await?;
@@ -371,7 +404,7 @@ async fn diagnostics(replica: &Pod, path: &str) -> Result<String> {
 }
 
 /// Returns the number of container restarts of a Pod.
-fn restarts(pod: &Pod) -> i32 {
+fn restart_count(pod: &Pod) -> i32 {
     let statuses = pod
         .status
         .iter()
@@ -381,112 +414,136 @@ fn restarts(pod: &Pod) -> i32 {
 
 // === traffic ===
 
-/// Requests of the continuous client during a test.
+/// Requests that the application's client makes during a test. The client sends requests all the time.
 struct Load {
     before: Counters,
     start: Instant,
 }
 
 impl Load {
-    async fn begin(world: &World) -> Result<Self> {
+    async fn begin(fixture: &Fixture) -> Result<Self> {
         Ok(Self {
-            before: world.counters().await?,
+            before: fixture.client_counters().await?,
             start: Instant::now(),
         })
     }
 
-    /// Checks that no request failed and that requests were made all the time.
-    async fn end(self, world: &World) -> Result<String> {
-        let gained = world.counters().await?.since(&self.before);
-        ensure!(gained.failed == 0, "{}", gained.failures());
-        // The client sends one request each 50 ms; the bound allows for a busy machine.
+    /// Checks that no request failed and that the client sent requests all the time. Returns a summary.
+    async fn end(self, fixture: &Fixture) -> Result<String> {
+        let increase = fixture.client_counters().await?.since(&self.before);
+        ensure!(increase.failed == 0, "{}", increase.failure_summary());
+        // The client sends a request every 50 ms. Half of them are enough, because the machine may be busy.
         let expected = self.start.elapsed().as_secs() * 10;
         ensure!(
-            gained.succeeded >= expected,
-            "{} responses, fewer than {expected}",
-            gained.succeeded
+            increase.succeeded >= expected,
+            "the client got {} responses, fewer than {expected}",
+            increase.succeeded
         );
-        Ok(gained.failures())
+        Ok(increase.failure_summary())
     }
 }
 
+/// Name of the client whose Envoy the test kills.
 const CRASH_CLIENT: &str = "crash-client";
-const AFTER: &str = "after-outage";
+/// Name of the client that the test creates after an outage.
+const AFTER_OUTAGE: &str = "after-outage";
 
-/// Separate client, whose Envoy the test kills.
+/// Client whose Envoy the test kills. It is separate from the application's client, whose requests must not fail.
 struct CrashClient {
     pod: Pod,
     before: Counters,
 }
 
 impl CrashClient {
-    async fn begin(world: &World) -> Result<Self> {
-        // The Pod exists if an earlier test failed.
-        remove(world, CRASH_CLIENT).await?;
-        client(world, CRASH_CLIENT, DEADLINE).await?;
+    async fn begin(fixture: &Fixture) -> Result<Self> {
+        // The Pod still exists if an earlier test failed.
+        delete_pod(fixture, CRASH_CLIENT).await?;
+        start_client(fixture, CRASH_CLIENT, DEADLINE).await?;
         Ok(Self {
-            pod: world.pods(APP).get(CRASH_CLIENT).await?,
-            before: demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await?,
+            pod: fixture.pods(APP_NAMESPACE).get(CRASH_CLIENT).await?,
+            before: demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await?,
         })
     }
 
-    async fn counters(&self, world: &World) -> Result<Counters> {
-        demo::counters(&world.cluster.kubectl, APP, CRASH_CLIENT).await
+    async fn counters(&self, fixture: &Fixture) -> Result<Counters> {
+        demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, CRASH_CLIENT).await
     }
 
-    /// Checks that the client got responses nearly all the time. Requests during the crash may fail.
-    async fn end(self, world: &World, time: Duration) -> Result<String> {
-        let gained = self.counters(world).await?.since(&self.before);
-        remove(world, CRASH_CLIENT).await?;
+    /// Checks that the client got responses during nearly all of this time. Requests during the crash may fail. Deletes
+    /// the client.
+    async fn end(self, fixture: &Fixture, time: Duration) -> Result<String> {
+        let increase = self.counters(fixture).await?.since(&self.before);
+        delete_pod(fixture, CRASH_CLIENT).await?;
         let expected = time.saturating_sub(Duration::from_secs(5)).as_secs() * 5;
         ensure!(
-            gained.succeeded >= expected && gained.failed <= 50,
-            "{}, {expected} responses expected",
-            gained.failures()
+            increase.succeeded >= expected && increase.failed <= 50,
+            "{}, but at least {expected} responses and at most 50 failures were expected",
+            increase.failure_summary()
         );
-        Ok(gained.failures())
+        Ok(increase.failure_summary())
     }
 }
 
-/// Returns the time until a new Pod of the mesh gets responses.
-async fn time_to_first_response(world: &World, name: &str) -> Result<Duration> {
-    time_to_first_response_within(world, name, DEADLINE).await
+/// Creates a client and returns the time from its creation until it gets responses. Deletes the client.
+async fn time_to_first_response(fixture: &Fixture, name: &str) -> Result<Duration> {
+    time_to_first_response_within(fixture, name, DEADLINE).await
 }
 
-async fn time_to_first_response_within(world: &World, name: &str, limit: Duration) -> Result<Duration> {
-    let worked = client(world, name, limit).await;
-    remove(world, name).await?;
-    worked
+async fn time_to_first_response_within(
+    fixture: &Fixture,
+    name: &str,
+    deadline: Duration,
+) -> Result<Duration> {
+    let time_to_response = start_client(fixture, name, deadline).await;
+    delete_pod(fixture, name).await?;
+    time_to_response
 }
 
 /// Deletes a Pod, if it exists.
-pub(super) async fn remove(world: &World, name: &str) -> Result<()> {
+pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
     let immediately = DeleteParams::default().grace_period(0);
-    match world.pods(APP).delete(name, &immediately).await {
+    match fixture.pods(APP_NAMESPACE).delete(name, &immediately).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        deleted => deleted.map(drop).with_context(|| format!("Pod {name}")),
+        deleted => deleted
+            .map(drop)
+            .with_context(|| format!("cannot delete Pod {name}")),
     }
 }
 
-/// Creates a client and waits until it gets responses.
-async fn client(world: &World, name: &str, limit: Duration) -> Result<Duration> {
+/// Creates a client and waits until it gets responses. Returns the time that this took.
+async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Result<Duration> {
     let start = Instant::now();
-    let new = pod(world, APP, name, &["client", SERVER_URL, "--interval=100ms"])?;
-    wait_for(&format!("Pod {name} to be admitted"), limit, async || {
-        Ok(match world.pods(APP).create(&PostParams::default(), &new).await {
-            Ok(_) => Progress::Done(()),
-            Err(error) => Progress::NotYet(error.to_string()),
-        })
+    let new = demo_pod(
+        fixture,
+        APP_NAMESPACE,
+        name,
+        &["client", SERVER_URL, "--interval=100ms"],
+    )?;
+    wait_for(&format!("Pod {name} to be admitted"), deadline, async || {
+        Ok(
+            match fixture
+                .pods(APP_NAMESPACE)
+                .create(&PostParams::default(), &new)
+                .await
+            {
+                Ok(_) => Progress::Done(()),
+                Err(error) => Progress::NotYet(error.to_string()),
+            },
+        )
     })
     .await?;
     wait_for(
         &format!("responses to Pod {name}"),
-        limit.saturating_sub(start.elapsed()),
+        deadline.saturating_sub(start.elapsed()),
         async || {
-            Ok(match demo::counters(&world.cluster.kubectl, APP, name).await {
-                Ok(counters) => done_if(counters.succeeded > 0, start.elapsed(), || counters.failures()),
-                Err(error) => Progress::NotYet(format!("{error:#}")),
-            })
+            Ok(
+                match demo::counters(&fixture.cluster.kubectl, APP_NAMESPACE, name).await {
+                    Ok(counters) => done_if(counters.succeeded > 0, start.elapsed(), || {
+                        counters.failure_summary()
+                    }),
+                    Err(error) => Progress::NotYet(format!("{error:#}")),
+                },
+            )
         },
     )
     .await

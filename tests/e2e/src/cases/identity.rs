@@ -1,4 +1,4 @@
-//! Identities of proxies: a CA rotation under traffic, and proxies that claim a false identity.
+//! Identities of proxies: a CA rotation while requests are sent, and Pods that claim the identity of another proxy.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,16 +15,16 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
 
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
-use crate::harness::kubectl::Forward;
+use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
 use crate::pods::{SIDECAR, is_ready};
-use crate::world::{APP, CONTROL_PLANE, SYSTEM, World};
 
-/// Mesh whose certificates live for one minute, the shortest lifetime. After a change of the signing CA, they are renewed
-/// within half of it.
+/// Mesh whose certificates live for one minute, the shortest lifetime. A certificate is renewed within half of its
+/// lifetime, so within 30 s all certificates are signed by a new CA.
 const SHORT_LIFETIME: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: Mesh
@@ -41,78 +41,82 @@ spec:
         rotation:
           expiration: 1m
 ";
-/// Deadline of the propagation of a new root to every sidecar, which takes a watch event and a response on a stream. A
-/// sidecar that saw the mesh without mTLS, in an earlier test, retries within 30 s.
+/// Deadline of the propagation of a new root to every sidecar. Usually it takes one watch event and one response on a
+/// stream. A sidecar that got no certificate, because an earlier test disabled mTLS, retries within 30 s.
 const PROPAGATION_DEADLINE: Duration = Duration::from_secs(45);
-/// Deadline of a rotation step.
-const STEP: Duration = Duration::from_mins(1);
+/// Deadline of the renewal of all certificates.
+const RENEWAL_DEADLINE: Duration = Duration::from_mins(1);
 
 // === CA rotation ===
 
-pub(super) async fn ca_rotation_fails_no_request(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    world.cluster.kubectl.apply_over(SHORT_LIFETIME).await?;
-    let outcome = rotate(world).await;
-    world.strict().await?;
+pub(super) async fn ca_rotation_fails_no_request(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    fixture.cluster.kubectl.apply_server_side(SHORT_LIFETIME).await?;
+    let outcome = check_rotation(fixture).await;
+    fixture.apply_strict_mesh().await?;
     outcome
 }
 
-/// Times from the request for a rotation to the end of its steps.
-struct Rotation {
-    /// Every sidecar trusts both roots.
+/// Durations of a rotation's steps, each measured from the request for the rotation.
+struct RotationTimes {
+    /// Time until every sidecar trusts both roots.
     trusted: Duration,
-    /// Every certificate is signed by the new CA.
+    /// Time until every certificate is signed by the new CA.
     reissued: Duration,
-    /// No sidecar trusts the old root.
+    /// Time until no sidecar trusts the old root.
     finished: Duration,
 }
 
-/// Handshakes that the client's Envoy made as a TLS client.
+/// Numbers of handshakes that the Envoy of the client has made as a TLS client.
 struct Handshakes {
     completed: u64,
     failed: u64,
 }
 
-async fn rotate(world: &World) -> Result<Note> {
-    let old = newest_root(world).await?;
-    for (pod, secrets) in &sidecar_secrets(world).await? {
+async fn check_rotation(fixture: &Fixture) -> Result<Note> {
+    let old_root = newest_root(fixture).await?;
+    for (pod, secrets) in &sidecar_secrets(fixture).await? {
         ensure!(
-            secrets.trusts(&[&old]),
-            "{pod} trusts other roots than that of the mesh at the start"
+            secrets.trusts(&[&old_root]),
+            "{pod} trusts other roots than that of the mesh before the rotation"
         );
     }
-    let before = world.counters().await?;
-    let client = world.pod(APP, "client").await?;
-    let envoy = Envoy::new(&world.cluster.kubectl, APP, &client, "client");
-    let first = handshakes(&envoy).await?;
-    let rotation = replace_ca(world, &old).await?;
-    world.restart(APP, "server").await?;
+    let before = fixture.client_counters().await?;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let envoy = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, &client, "client");
+    let handshakes_before = handshakes(&envoy).await?;
+    let times = replace_ca(fixture, &old_root).await?;
+    fixture.restart_deployment(APP_NAMESPACE, "server").await?;
 
-    let gained = world.counters().await?.since(&before);
-    ensure!(gained.failed == 0, "{}", gained.failures());
-    // The client makes several times as many requests. This bound shows that it made requests during the whole rotation.
+    let increase = fixture.client_counters().await?.since(&before);
+    ensure!(increase.failed == 0, "{}", increase.failure_summary());
+    // The client sends several times as many requests. The bound shows that it sent requests during the whole rotation.
     ensure!(
-        gained.succeeded >= 5 * rotation.finished.as_secs(),
+        increase.succeeded >= 5 * times.finished.as_secs(),
         "only {} requests were made in {:?}",
-        gained.succeeded,
-        rotation.finished
+        increase.succeeded,
+        times.finished
     );
-    let last = handshakes(&envoy).await?;
+    let handshakes_after = handshakes(&envoy).await?;
     ensure!(
-        last.failed == first.failed,
-        "the client's Envoy counted {} failed handshakes, {} before",
-        last.failed,
-        first.failed
+        handshakes_after.failed == handshakes_before.failed,
+        "handshakes of the client's Envoy failed: {} after the rotation, {} before",
+        handshakes_after.failed,
+        handshakes_before.failed
     );
-    ensure!(last.completed > first.completed, "there were no handshakes");
-    check_events(world).await?;
+    ensure!(
+        handshakes_after.completed > handshakes_before.completed,
+        "the client's Envoy made no handshake during the rotation"
+    );
+    check_events(fixture).await?;
     Ok(format!(
-        "{} in {} handshakes; both roots trusted after {:.1} s, re-issued after {:.0} s, old root removed after {:.0} s",
-        gained.failures(),
-        last.completed - first.completed,
-        rotation.trusted.as_secs_f64(),
-        rotation.reissued.as_secs_f64(),
-        rotation.finished.as_secs_f64(),
+        "{} in {} handshakes; both roots trusted after {:.1} s, \
+         certificates re-issued after {:.0} s, old root removed after {:.0} s",
+        increase.failure_summary(),
+        handshakes_after.completed - handshakes_before.completed,
+        times.trusted.as_secs_f64(),
+        times.reissued.as_secs_f64(),
+        times.finished.as_secs_f64(),
     ))
 }
 
@@ -125,58 +129,59 @@ async fn handshakes(envoy: &Envoy<'_>) -> Result<Handshakes> {
     })
 }
 
-/// Requests a rotation and starts each of its steps early. The servers restart between two steps, so that new
-/// handshakes are made with the certificates of that step.
-async fn replace_ca(world: &World, old: &CertificateDer<'static>) -> Result<Rotation> {
+/// Requests a rotation of the CA and starts each of its steps early. Between the steps, the servers restart, so that
+/// handshakes are made with the certificates of each step.
+async fn replace_ca(fixture: &Fixture, old_root: &CertificateDer<'static>) -> Result<RotationTimes> {
     let start = std::time::Instant::now();
-    let request = format!("kuma.io/rotate-ca={}", seconds());
-    world
+    let request = format!("kuma.io/rotate-ca={}", unix_seconds());
+    fixture
         .cluster
         .kubectl
         .run(&["annotate", "mesh", "default", "--overwrite", &request])
         .await?;
-    let new = wait_for("a new root", PROPAGATION_DEADLINE, async || {
-        let newest = newest_root(world).await?;
-        Ok(done_if(newest != *old, newest, || {
-            "the old root is the newest".to_owned()
+    let new_root = wait_for("a new root", PROPAGATION_DEADLINE, async || {
+        let newest = newest_root(fixture).await?;
+        Ok(done_if(newest != *old_root, newest, || {
+            "the newest root is still the old one".to_owned()
         }))
     })
     .await?;
-    let last_check = reached(
-        world,
+    let last_check = wait_for_secrets(
+        fixture,
         PROPAGATION_DEADLINE,
         "every sidecar to trust both roots",
-        |secrets| secrets.trusts(&[old, &new]),
+        |secrets| secrets.trusts(&[old_root, &new_root]),
     )
     .await?;
+    // The check itself takes long, so its duration is not part of the time.
     let trusted = start.elapsed().saturating_sub(last_check);
-    run_now(world, &["signs-from"]).await?;
-    reached(
-        world,
-        STEP,
+    start_step(fixture, "signs-from").await?;
+    wait_for_secrets(
+        fixture,
+        RENEWAL_DEADLINE,
         "every certificate to be signed by the new CA",
-        |secrets| secrets.chains_to(&new) && !secrets.chains_to(old),
+        |secrets| secrets.chains_to(&new_root) && !secrets.chains_to(old_root),
     )
     .await?;
     let reissued = start.elapsed();
-    world.restart(APP, "server").await?;
-    run_now(world, &["predecessor-trusted-until"]).await?;
-    reached(
-        world,
+    fixture.restart_deployment(APP_NAMESPACE, "server").await?;
+    start_step(fixture, "predecessor-trusted-until").await?;
+    wait_for_secrets(
+        fixture,
         PROPAGATION_DEADLINE,
         "every sidecar to trust only the new root",
-        |secrets| secrets.trusts(&[&new]) && secrets.chains_to(&new),
+        |secrets| secrets.trusts(&[&new_root]) && secrets.chains_to(&new_root),
     )
     .await?;
-    Ok(Rotation {
+    Ok(RotationTimes {
         trusted,
         reissued,
         finished: start.elapsed(),
     })
 }
 
-async fn check_events(world: &World) -> Result<()> {
-    let events = world
+async fn check_events(fixture: &Fixture) -> Result<()> {
+    let events = fixture
         .cluster
         .kubectl
         .run(&[
@@ -192,29 +197,31 @@ async fn check_events(world: &World) -> Result<()> {
     Ok(())
 }
 
-/// Sets the times of steps to now, as an operator can once every proxy is ready for them. By default a step waits longer
-/// than the lifetime of a certificate.
-async fn run_now(world: &World, steps: &[&str]) -> Result<()> {
-    let times: BTreeMap<_, _> = steps.iter().map(|step| (*step, seconds().to_string())).collect();
-    let patch = json!({"stringData": times}).to_string();
-    let name = format!("secret/{}", newest(world).await?.name_any());
-    let namespace_flag = format!("--namespace={SYSTEM}");
+/// Starts a step of the rotation: sets its time in the Secret of the newest CA to now, as an operator may do once every
+/// proxy is ready for the step. By default, a step starts later than the lifetime of a certificate.
+async fn start_step(fixture: &Fixture, step: &str) -> Result<()> {
+    let patch = json!({"stringData": {step: unix_seconds().to_string()}}).to_string();
+    let name = format!("secret/{}", newest_ca_secret(fixture).await?.name_any());
+    let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
     let arguments = ["patch", &name, &namespace_flag, "--type=merge", "--patch", &patch];
-    world.cluster.kubectl.run(&arguments).await.map(drop)
+    fixture.cluster.kubectl.run(&arguments).await.map(drop)
 }
 
-/// TLS secrets of a sidecar, from the admin interface of its Envoy.
+/// TLS secrets of a sidecar, read from the admin interface of its Envoy.
 struct SidecarSecrets {
+    /// Roots that the sidecar trusts.
     roots: Vec<CertificateDer<'static>>,
+    /// The sidecar's certificate, followed by intermediate certificates.
     chain: Vec<CertificateDer<'static>>,
 }
 
 impl SidecarSecrets {
+    /// Whether the sidecar trusts exactly these roots.
     fn trusts(&self, roots: &[&CertificateDer<'static>]) -> bool {
         self.roots.iter().collect::<Vec<_>>() == roots
     }
 
-    /// Whether the certificate is valid now and signed by the root.
+    /// Whether the sidecar's certificate is currently valid and signed by this root.
     fn chains_to(&self, root: &CertificateDer<'static>) -> bool {
         let mut store = RootCertStore::empty();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -232,39 +239,39 @@ impl SidecarSecrets {
     }
 }
 
-/// Waits until the secrets of all sidecars of the application fulfil the condition. Returns the duration of the last
+/// Waits until `holds` is true for the secrets of every sidecar of the application. Returns the duration of the last
 /// check.
-async fn reached(
-    world: &World,
+async fn wait_for_secrets(
+    fixture: &Fixture,
     within: Duration,
     condition: &str,
     holds: impl Fn(&SidecarSecrets) -> bool,
 ) -> Result<Duration> {
     wait_for(condition, within, async || {
         let start = std::time::Instant::now();
-        let sidecars = sidecar_secrets(world).await?;
-        let missing: Vec<_> = sidecars
+        let sidecars = sidecar_secrets(fixture).await?;
+        let pending: Vec<_> = sidecars
             .iter()
             .filter(|(_, secrets)| !holds(secrets))
             .map(|(pod, secrets)| format!("{pod} trusts {} roots", secrets.roots.len()))
             .collect();
         Ok(done_if(
-            missing.is_empty() && sidecars.len() > 1,
+            pending.is_empty() && sidecars.len() > 1,
             start.elapsed(),
-            || format!("not yet: {missing:?} of {} sidecars", sidecars.len()),
+            || format!("it does not hold for {pending:?}, of {} sidecars", sidecars.len()),
         ))
     })
     .await
 }
 
 /// Returns the secrets of the sidecars of the client and of the servers, by Pod name.
-async fn sidecar_secrets(world: &World) -> Result<BTreeMap<String, SidecarSecrets>> {
+async fn sidecar_secrets(fixture: &Fixture) -> Result<BTreeMap<String, SidecarSecrets>> {
     let mut sidecars = BTreeMap::new();
     for app in ["client", "server"] {
-        for pod in world.ready_pods(APP, app).await? {
+        for pod in fixture.ready_pods(APP_NAMESPACE, app).await? {
             let name = pod.name_any();
             let url = "http://127.0.0.1:9901/config_dump?resource=dynamic_active_secrets";
-            let dump = demo::get(&world.cluster.kubectl, APP, &name, app, url).await;
+            let dump = demo::get(&fixture.cluster.kubectl, APP_NAMESPACE, &name, app, url).await;
             // The Pod may have been deleted since it was listed.
             let Ok(dump) = dump else { continue };
             sidecars.insert(name.clone(), parse_secrets(&dump).with_context(|| name)?);
@@ -274,11 +281,11 @@ async fn sidecar_secrets(world: &World) -> Result<BTreeMap<String, SidecarSecret
 }
 
 fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
-    let dump: Value = serde_json::from_str(dump).context("Envoy's secrets")?;
+    let dump: Value = serde_json::from_str(dump).context("cannot decode Envoy's secrets")?;
     let configs = dump["configs"].as_array().map_or(&[][..], Vec::as_slice);
     let find = |path: &str| -> Result<Vec<CertificateDer<'static>>> {
         let found = configs.iter().find_map(|config| config["secret"].pointer(path));
-        let found = found.with_context(|| format!("no {path} in {dump}"))?;
+        let found = found.with_context(|| format!("{path} is missing from Envoy's secrets: {dump}"))?;
         let pem: ByteString = serde_json::from_value(found["inline_bytes"].clone())?;
         Ok(CertificateDer::pem_slice_iter(&pem.0).collect::<Result<_, _>>()?)
     };
@@ -288,17 +295,18 @@ fn parse_secrets(dump: &str) -> Result<SidecarSecrets> {
     })
 }
 
-/// Returns the root of the newest CA.
-async fn newest_root(world: &World) -> Result<CertificateDer<'static>> {
-    let data = newest(world).await?.data.unwrap_or_default();
+/// Returns the certificate of the newest CA.
+async fn newest_root(fixture: &Fixture) -> Result<CertificateDer<'static>> {
+    let data = newest_ca_secret(fixture).await?.data.unwrap_or_default();
     let pem = data.get("certificate").context("the Secret has no certificate")?;
     Ok(CertificateDer::from_pem_slice(&pem.0)?)
 }
 
-/// Returns the Secret of the newest CA.
-async fn newest(world: &World) -> Result<Secret> {
-    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), SYSTEM);
-    let number = |secret: &Secret| match secret.name_any().as_str() {
+/// Returns the Secret of the newest CA. The first CA of the mesh has generation 1; each rotation creates one more
+/// Secret.
+async fn newest_ca_secret(fixture: &Fixture) -> Result<Secret> {
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), SYSTEM_NAMESPACE);
+    let generation = |secret: &Secret| match secret.name_any().as_str() {
         "default.ca-builtin-key-ca-1" => Some(1),
         name => name
             .strip_prefix("default.ca-builtin-rotation-ca-1.")?
@@ -308,118 +316,137 @@ async fn newest(world: &World) -> Result<Secret> {
     let listed = secrets.list(&ListParams::default()).await?.items;
     let newest = listed
         .into_iter()
-        .filter(|secret| number(secret).is_some())
-        .max_by_key(number);
+        .filter(|secret| generation(secret).is_some())
+        .max_by_key(generation);
     newest.context("the mesh has no CA")
 }
 
-fn seconds() -> u64 {
+/// Returns the current Unix time in seconds.
+fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
 }
 
-// === hostile proxies ===
+// === proxies with a false identity ===
 
-/// Path of a stolen token in a hostile Pod.
-const STOLEN: &str = "/stolen/token";
+/// Path of the stolen token in the Pod of an impostor.
+const STOLEN_TOKEN_PATH: &str = "/stolen/token";
 
-/// Pod that runs kuma-dp with a name and a token of its choice.
+/// Pod that runs kuma-dp with the name of another proxy, or with a token that is not its own.
 struct Impostor {
     name: &'static str,
-    /// Name of the proxy that it claims to be.
-    claims: String,
-    /// Stolen token; by default the Pod uses its own.
-    token: Option<String>,
-    /// Reason label of the metric that counts the denial.
+    /// Name of the proxy that the Pod claims to be.
+    claimed_proxy: String,
+    /// Token that the Pod presents; none for the token of its own ServiceAccount.
+    stolen_token: Option<String>,
+    /// Value of the label `reason` in the metric that counts the denial.
     reason: &'static str,
 }
 
-pub(super) async fn proxies_with_a_false_identity_get_no_certificate(world: &World) -> Result<Note> {
-    world.deployed().await?;
+pub(super) async fn proxies_with_a_false_identity_get_no_certificate(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
     let target = format!("deployment/{CONTROL_PLANE}");
-    let diagnostics = world.cluster.kubectl.forward(SYSTEM, &target, 5680).await?;
-    let impostors = impostors(world).await?;
+    let diagnostics = fixture
+        .cluster
+        .kubectl
+        .port_forward(SYSTEM_NAMESPACE, &target, 5680)
+        .await?;
+    let impostors = impostors(fixture).await?;
     let mut before = BTreeMap::new();
     for impostor in &impostors {
         before.insert(impostor.reason, denials(&diagnostics, impostor.reason).await?);
     }
-    let outcome = attempt(world, &diagnostics, &impostors, &before).await;
+    let outcome = check_denials(fixture, &diagnostics, &impostors, &before).await;
     for impostor in &impostors {
         let immediately = DeleteParams::default().grace_period(0);
-        world.pods(APP).delete(impostor.name, &immediately).await.ok();
+        fixture
+            .pods(APP_NAMESPACE)
+            .delete(impostor.name, &immediately)
+            .await
+            .ok();
     }
-    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), APP);
-    for impostor in impostors.iter().filter(|impostor| impostor.token.is_some()) {
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
+    for impostor in impostors
+        .iter()
+        .filter(|impostor| impostor.stolen_token.is_some())
+    {
         secrets.delete(impostor.name, &DeleteParams::default()).await.ok();
     }
     outcome
 }
 
-async fn impostors(world: &World) -> Result<Vec<Impostor>> {
-    let servers = world.ready_pods(APP, "server").await?;
-    let victim = format!(
-        "{}.{APP}",
-        servers.first().context("no server is ready")?.name_any()
-    );
+async fn impostors(fixture: &Fixture) -> Result<Vec<Impostor>> {
+    let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
     let server = servers.first().context("no server is ready")?.name_any();
-    let token = async |arguments: &[&str]| {
-        let namespace_flag = format!("--namespace={APP}");
+    let victim = format!("{server}.{APP_NAMESPACE}");
+    let create_token = async |arguments: &[&str]| {
+        let namespace_flag = format!("--namespace={APP_NAMESPACE}");
         let mut command = vec!["create", "token", "default", &namespace_flag];
         command.extend(arguments);
-        let token = world.cluster.kubectl.run(&command).await?;
+        let token = fixture.cluster.kubectl.run(&command).await?;
         anyhow::Ok(Some(token.trim().to_owned()))
     };
-    let bound = ["--bound-object-kind=Pod", "--bound-object-name"];
-    let bound_to = |pod: &str| format!("{}={pod}", bound[1]);
-    // Token of a deleted Pod.
-    let deleted = sleeper(world, "e2e-deleted")?;
-    world.pods(APP).create(&PostParams::default(), &deleted).await?;
-    let deleted_pod_token = token(&[bound[0], &bound_to("e2e-deleted")]).await?;
+    let bound_kind = "--bound-object-kind=Pod";
+    let bound_name = |pod: &str| format!("--bound-object-name={pod}");
+    // The token of a Pod that is then deleted.
+    let deleted = pod_without_sidecar(fixture, "e2e-deleted")?;
+    fixture
+        .pods(APP_NAMESPACE)
+        .create(&PostParams::default(), &deleted)
+        .await?;
+    let deleted_pod_token = create_token(&[bound_kind, &bound_name("e2e-deleted")]).await?;
     let immediately = DeleteParams::default().grace_period(0);
-    world.pods(APP).delete("e2e-deleted", &immediately).await?;
-    let impostor = |name, claims: &str, token, reason| Impostor {
+    fixture
+        .pods(APP_NAMESPACE)
+        .delete("e2e-deleted", &immediately)
+        .await?;
+    let impostor = |name, claimed_proxy: &str, stolen_token, reason| Impostor {
         name,
-        claims: claims.to_owned(),
-        token,
+        claimed_proxy: claimed_proxy.to_owned(),
+        stolen_token,
         reason,
     };
     Ok(vec![
         impostor("e2e-other-name", &victim, None, "TokenOfAnother"),
-        impostor("e2e-unbound", &victim, token(&[]).await?, "TokenNotBound"),
+        impostor("e2e-unbound", &victim, create_token(&[]).await?, "TokenNotBound"),
         impostor(
             "e2e-other-audience",
             &victim,
-            token(&[bound[0], &bound_to(&server), "--audience=other"]).await?,
+            create_token(&[bound_kind, &bound_name(&server), "--audience=other"]).await?,
             "InvalidToken",
         ),
         impostor(
             "e2e-token-of-deleted",
-            &format!("e2e-deleted.{APP}"),
+            &format!("e2e-deleted.{APP_NAMESPACE}"),
             deleted_pod_token,
             "InvalidToken",
         ),
     ])
 }
 
-async fn attempt(
-    world: &World,
-    diagnostics: &Forward,
+/// Starts the impostors and checks that each is denied a certificate, for its reason.
+async fn check_denials(
+    fixture: &Fixture,
+    diagnostics: &PortForward,
     impostors: &[Impostor],
     before: &BTreeMap<&str, u64>,
 ) -> Result<Note> {
-    let sidecar = sidecar(world).await?;
-    let secrets = Api::<Secret>::namespaced(world.cluster.client.clone(), APP);
+    let sidecar = client_sidecar(fixture).await?;
+    let secrets = Api::<Secret>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
     for impostor in impostors {
-        if let Some(token) = &impostor.token {
+        if let Some(token) = &impostor.stolen_token {
             let secret = json!({"metadata": {"name": impostor.name}, "stringData": {"token": token}});
             secrets
                 .create(&PostParams::default(), &serde_json::from_value(secret)?)
                 .await?;
         }
-        let pod = pod(impostor, &sidecar)?;
-        world.pods(APP).create(&PostParams::default(), &pod).await?;
+        let pod = impostor_pod(impostor, &sidecar)?;
+        fixture
+            .pods(APP_NAMESPACE)
+            .create(&PostParams::default(), &pod)
+            .await?;
     }
     let mut notes = Vec::new();
     for impostor in impostors {
@@ -428,8 +455,8 @@ async fn attempt(
             &format!("the denial of a certificate to {name}"),
             Duration::from_mins(1),
             async || {
-                let log = world
-                    .pods(APP)
+                let log = fixture
+                    .pods(APP_NAMESPACE)
                     .logs(name, &LogParams::default())
                     .await
                     .unwrap_or_default();
@@ -448,42 +475,45 @@ async fn attempt(
             },
         )
         .await?;
-        if let Some(token) = &impostor.token {
+        if let Some(token) = &impostor.stolen_token {
             let signature = token.rsplit('.').next().unwrap_or(token);
             ensure!(
                 !message.contains(signature),
                 "the log of {name} contains its token"
             );
         }
-        let counted = denials(diagnostics, reason).await?;
+        let denial_count = denials(diagnostics, reason).await?;
         ensure!(
-            counted > before.get(reason).copied().unwrap_or_default(),
+            denial_count > before.get(reason).copied().unwrap_or_default(),
             "{name}: no denial with reason {reason} was counted"
         );
-        notes.push(format!("{reason} {counted}"));
+        notes.push(format!("{reason} {denial_count}"));
     }
-    logged(world, impostors).await?;
+    check_control_plane_log(fixture, impostors).await?;
     Ok(notes.join(", "))
 }
 
-/// Checks that the control plane's log names each attempt and contains no token.
-async fn logged(world: &World, impostors: &[Impostor]) -> Result<()> {
+/// Checks that the control plane's log contains the reason of each denial, and no token.
+async fn check_control_plane_log(fixture: &Fixture, impostors: &[Impostor]) -> Result<()> {
     let mut log = String::new();
-    for pod in world.ready_pods(SYSTEM, CONTROL_PLANE).await? {
-        log += &world
-            .pods(SYSTEM)
+    for pod in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
+        log += &fixture
+            .pods(SYSTEM_NAMESPACE)
             .logs(&pod.name_any(), &LogParams::default())
             .await?;
     }
     for Impostor {
-        name, reason, token, ..
+        name,
+        reason,
+        stolen_token,
+        ..
     } in impostors
     {
         ensure!(
             log.contains(reason),
             "{name}: the log of the control plane does not contain {reason}"
         );
-        if let Some(token) = token {
+        if let Some(token) = stolen_token {
             let signature = token.rsplit('.').next().unwrap_or(token);
             ensure!(
                 !log.contains(signature),
@@ -494,17 +524,18 @@ async fn logged(world: &World, impostors: &[Impostor]) -> Result<()> {
     Ok(())
 }
 
-async fn denials(diagnostics: &Forward, reason: &str) -> Result<u64> {
+/// Returns the number of denials with a reason, from the control plane's metric.
+async fn denials(diagnostics: &PortForward, reason: &str) -> Result<u64> {
     let text = diagnostics.get("/metrics").await?;
-    let labels = format!("kuma_cp_certificate_refusals_total{{reason=\"{reason}\"}} ");
-    let value = text.lines().find_map(|line| line.strip_prefix(&labels));
+    let series = format!("kuma_cp_certificate_refusals_total{{reason=\"{reason}\"}} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&series));
     Ok(value.map_or(Ok(0), |value| value.trim().parse())?)
 }
 
 /// Returns the sidecar container of the client.
-async fn sidecar(world: &World) -> Result<Value> {
-    let pods = world
-        .pods(APP)
+async fn client_sidecar(fixture: &Fixture) -> Result<Value> {
+    let pods = fixture
+        .pods(APP_NAMESPACE)
         .list(&ListParams::default().labels("app=client"))
         .await?;
     let pod = pods
@@ -518,19 +549,24 @@ async fn sidecar(world: &World) -> Result<Value> {
     Ok(serde_json::to_value(found.context("the client has no sidecar")?)?)
 }
 
-fn pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
+/// Returns the Pod of an impostor. Its only container is the client's sidecar with another proxy name and token.
+fn impostor_pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
     let mut environment: Vec<Value> = sidecar["env"].as_array().cloned().unwrap_or_default();
-    let replaced = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
-    environment.retain(|variable| !replaced.iter().any(|name| variable["name"] == *name));
-    environment.push(json!({"name": replaced[0], "value": impostor.claims}));
-    let own = "/var/run/secrets/kubernetes.io/serviceaccount/token";
-    let path = if impostor.token.is_some() { STOLEN } else { own };
-    environment.push(json!({"name": replaced[1], "value": path}));
+    let variables = ["KUMA_DATAPLANE_NAME", "KUMA_DATAPLANE_RUNTIME_TOKEN_PATH"];
+    environment.retain(|variable| !variables.iter().any(|name| variable["name"] == *name));
+    environment.push(json!({"name": variables[0], "value": impostor.claimed_proxy}));
+    let own_token_path = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+    let path = if impostor.stolen_token.is_some() {
+        STOLEN_TOKEN_PATH
+    } else {
+        own_token_path
+    };
+    environment.push(json!({"name": variables[1], "value": path}));
     let mut container = json!({
         "name": "impostor", "image": sidecar["image"], "args": sidecar["args"], "env": environment,
     });
     let mut spec = json!({"restartPolicy": "Never"});
-    if impostor.token.is_some() {
+    if impostor.stolen_token.is_some() {
         container["volumeMounts"] = json!([{"name": "stolen", "mountPath": "/stolen"}]);
         spec["volumes"] = json!([{"name": "stolen", "secret": {"secretName": impostor.name}}]);
     }
@@ -542,8 +578,9 @@ fn pod(impostor: &Impostor, sidecar: &Value) -> Result<Pod> {
     }))?)
 }
 
-fn sleeper(world: &World, name: &str) -> Result<Pod> {
-    let image = world.cluster.image("kermode-demo")?;
+/// Returns a Pod of the demo server that gets no sidecar.
+fn pod_without_sidecar(fixture: &Fixture, name: &str) -> Result<Pod> {
+    let image = fixture.cluster.image("kermode-demo")?;
     Ok(serde_json::from_value(json!({
         "metadata": {"name": name, "labels": {"kuma.io/sidecar-injection": "disabled"}},
         "spec": {"containers": [{"name": "server", "image": image, "args": ["server"]}]},

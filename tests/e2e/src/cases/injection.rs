@@ -1,44 +1,44 @@
-//! Injection: which Pods get a sidecar, and that the rest of the Pod is unchanged.
+//! Injection: the Pods that get a sidecar, and the fields of these Pods that must not change.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
 use crate::harness::runner::Note;
-use crate::pods::{SIDECAR, containers};
-use crate::world::{APP, OUTSIDE, World};
+use crate::pods::{SIDECAR, container_names};
 
-const INIT: &str = "kuma-init";
+const INIT_CONTAINER: &str = "kuma-init";
 /// Port on which the sidecar serves HTTP probes of the application.
-const VIRTUAL_PROBES: i64 = 9000;
-/// Mount path that the API server's admission adds to every container.
+const VIRTUAL_PROBES_PORT: i64 = 9000;
+/// Mount path of the ServiceAccount's token, which the API server mounts into every container.
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Result<Note> {
-    world.deployed().await?;
+pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
     for (app, count) in [("server", 3), ("client", 1)] {
-        let pods = world.ready_pods(APP, app).await?;
+        let pods = fixture.ready_pods(APP_NAMESPACE, app).await?;
         ensure!(
             pods.len() == count,
             "{} Pods of {app} are ready, not {count}",
             pods.len()
         );
         for pod in pods {
-            let (init, containers) = containers(&pod);
+            let (init_containers, containers) = container_names(&pod);
             ensure!(
-                init.contains(&INIT),
-                "init containers of {}: {init:?}",
+                init_containers.contains(&INIT_CONTAINER),
+                "{INIT_CONTAINER} is missing from the init containers of {}: {init_containers:?}",
                 pod.name_any()
             );
-            let sidecars = init
+            let sidecars = init_containers
                 .iter()
                 .chain(&containers)
                 .filter(|name| **name == SIDECAR)
                 .count();
             ensure!(
                 sidecars == 1,
-                "{} has {sidecars} containers {SIDECAR}",
+                "{} has {sidecars} containers {SIDECAR} instead of one",
                 pod.name_any()
             );
             let annotation = pod
@@ -52,12 +52,16 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
             );
         }
     }
-    for (namespace, app) in [(APP, "opted-out"), (OUTSIDE, "outsider"), (OUTSIDE, "server")] {
-        for pod in world.ready_pods(namespace, app).await? {
-            let (init, containers) = containers(&pod);
+    for (namespace, app) in [
+        (APP_NAMESPACE, "opted-out"),
+        (OUTSIDE_NAMESPACE, "outsider"),
+        (OUTSIDE_NAMESPACE, "server"),
+    ] {
+        for pod in fixture.ready_pods(namespace, app).await? {
+            let (init_containers, containers) = container_names(&pod);
             ensure!(
-                init.is_empty() && containers.len() == 1,
-                "{}: {init:?} {containers:?}",
+                init_containers.is_empty() && containers.len() == 1,
+                "{} was injected: it has the init containers {init_containers:?} and the containers {containers:?}",
                 pod.name_any()
             );
             let annotations: Vec<_> = pod
@@ -75,34 +79,34 @@ pub(super) async fn pods_get_a_sidecar_unless_they_opt_out(world: &World) -> Res
     Ok(String::new())
 }
 
-pub(super) async fn application_containers_are_unchanged(world: &World) -> Result<Note> {
-    world.deployed().await?;
+pub(super) async fn application_containers_are_unchanged(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
     for app in ["server", "client"] {
-        let template = world
-            .deployments(APP)
+        let template = fixture
+            .deployments(APP_NAMESPACE)
             .get(app)
             .await?
             .spec
             .context("a Deployment without spec")?
             .template;
         let template = template.spec.context("a template without spec")?;
-        let wanted = template
+        let original = template
             .containers
             .first()
             .context("a template without containers")?;
-        for pod in world.ready_pods(APP, app).await? {
+        for pod in fixture.ready_pods(APP_NAMESPACE, app).await? {
             let spec = pod.spec.clone().context("a Pod without spec")?;
             let found = spec
                 .containers
                 .iter()
-                .find(|container| container.name == wanted.name);
-            check_same(wanted, found.context("the application's container is missing")?)
-                .with_context(|| format!("container {} of {}", wanted.name, pod.name_any()))?;
+                .find(|container| container.name == original.name);
+            check_unchanged(original, found.context("the application's container is missing")?)
+                .with_context(|| format!("container {} of {}", original.name, pod.name_any()))?;
             let others: Vec<&str> = spec
                 .containers
                 .iter()
-                .map(|c| c.name.as_str())
-                .filter(|n| ![&wanted.name, SIDECAR].contains(n))
+                .map(|container| container.name.as_str())
+                .filter(|name| ![&original.name, SIDECAR].contains(name))
                 .collect();
             ensure!(
                 others.is_empty(),
@@ -128,33 +132,34 @@ pub(super) async fn application_containers_are_unchanged(world: &World) -> Resul
     Ok(String::new())
 }
 
-/// Checks that a container equals that of the template, apart from additions of the API server and from HTTP probes,
-/// which go through the sidecar.
-fn check_same(wanted: &Container, found: &Container) -> Result<()> {
-    let (mut wanted, mut found) = (json!(wanted), json!(found));
+/// Checks that an injected Pod's container equals that of the template. Two differences are expected: the token mount
+/// of the API server, and HTTP probes that the sidecar serves.
+fn check_unchanged(original: &Container, injected: &Container) -> Result<()> {
+    let (mut original, mut injected) = (json!(original), json!(injected));
     for probe in ["readinessProbe", "livenessProbe"] {
-        let (before, after) = (wanted[probe].take(), found[probe].take());
+        let (before, after) = (original[probe].take(), injected[probe].take());
         ensure!(
-            with_virtual_probe(before.clone(), &wanted) == after,
+            with_virtual_probe(before.clone(), &original) == after,
             "{probe}: {before} became {after}"
         );
     }
-    if let Some(mounts) = found["volumeMounts"].as_array_mut() {
+    if let Some(mounts) = injected["volumeMounts"].as_array_mut() {
         mounts.retain(|mount| mount["mountPath"] != TOKEN_MOUNT);
         if mounts.is_empty() {
-            found["volumeMounts"] = Value::Null;
+            injected["volumeMounts"] = Value::Null;
         }
     }
-    for side in [&mut wanted, &mut found] {
-        side.as_object_mut()
+    for container in [&mut original, &mut injected] {
+        container
+            .as_object_mut()
             .context("the container is not a JSON object")?
             .retain(|_, value| !value.is_null());
     }
-    ensure!(wanted == found, "{wanted} became {found}");
+    ensure!(original == injected, "{original} became {injected}");
     Ok(())
 }
 
-/// Returns the expected probe after injection.
+/// Returns a probe as injection must change it. `container` gives the numbers of named ports.
 fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
     if let Some(http) = probe.get_mut("httpGet") {
         let ports = container["ports"].as_array().into_iter().flatten();
@@ -162,7 +167,7 @@ fn with_virtual_probe(mut probe: Value, container: &Value) -> Value {
         let port = named.map_or(&http["port"], |port| &port["containerPort"]);
         let path = format!("/{port}{}", http["path"].as_str().unwrap_or_default());
         http["path"] = path.into();
-        http["port"] = VIRTUAL_PROBES.into();
+        http["port"] = VIRTUAL_PROBES_PORT.into();
     }
     probe
 }
@@ -175,7 +180,7 @@ mod tests {
         serde_json::from_value(value).expect("a container")
     }
 
-    fn wanted() -> Value {
+    fn original() -> Value {
         json!({
             "name": "server",
             "env": [{"name": "GREETING", "value": "hello"}],
@@ -184,21 +189,22 @@ mod tests {
         })
     }
 
-    fn found() -> Value {
-        let mut found = wanted();
-        found["readinessProbe"]["httpGet"] = json!({"path": "/8080/healthz", "port": 9000, "scheme": "HTTP"});
-        found["volumeMounts"] =
+    fn injected() -> Value {
+        let mut injected = original();
+        injected["readinessProbe"]["httpGet"] =
+            json!({"path": "/8080/healthz", "port": 9000, "scheme": "HTTP"});
+        injected["volumeMounts"] =
             json!([{"name": "kube-api-access", "mountPath": TOKEN_MOUNT, "readOnly": true}]);
-        found
+        injected
     }
 
     #[test]
-    fn additions_of_the_api_server_are_ignored() {
-        check_same(&container(wanted()), &container(found())).expect("no difference");
+    fn token_mount_and_virtual_probe_are_allowed() {
+        check_unchanged(&container(original()), &container(injected())).expect("no difference");
     }
 
     #[test]
-    fn additional_variable_mount_or_probe_is_a_difference() {
+    fn any_other_change_is_reported() {
         for (path, value) in [
             (
                 "/env",
@@ -211,9 +217,9 @@ mod tests {
             ("/ports", json!([])),
             ("/readinessProbe/httpGet/path", json!("/healthz")),
         ] {
-            let mut changed = found();
+            let mut changed = injected();
             *changed.pointer_mut(path).expect(path) = value;
-            check_same(&container(wanted()), &container(changed)).expect_err(path);
+            check_unchanged(&container(original()), &container(changed)).expect_err(path);
         }
     }
 }

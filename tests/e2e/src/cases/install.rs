@@ -1,4 +1,4 @@
-//! `kumactl install control-plane | kubectl apply -f -`.
+//! The installation by `kumactl install control-plane | kubectl apply -f -`.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
@@ -7,29 +7,29 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{Api, ResourceExt};
 
+use crate::fixture::{CONTROL_PLANE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::runner::Note;
-use crate::world::{CONTROL_PLANE, SYSTEM, World};
 
-const INJECTION: &str = "kuma.io/sidecar-injection";
+const INJECTION_LABEL: &str = "kuma.io/sidecar-injection";
 
-pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let client = || world.cluster.client.clone();
-    let namespace = Api::<Namespace>::all(client()).get(SYSTEM).await?;
+pub(super) async fn control_plane_is_ready_after_applying_the_manifests(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let client = || fixture.cluster.client.clone();
+    let namespace = Api::<Namespace>::all(client()).get(SYSTEM_NAMESPACE).await?;
     ensure!(
         namespace
             .labels()
             .get("kuma.io/system-namespace")
             .map(String::as_str)
             == Some("true"),
-        "labels of namespace {SYSTEM}: {:?}",
+        "labels of namespace {SYSTEM_NAMESPACE}: {:?}",
         namespace.labels()
     );
     ensure!(
-        !namespace.labels().contains_key(INJECTION),
-        "namespace {SYSTEM} has the label {INJECTION}"
+        !namespace.labels().contains_key(INJECTION_LABEL),
+        "namespace {SYSTEM_NAMESPACE} has the label {INJECTION_LABEL}"
     );
-    let service = Api::<Service>::namespaced(client(), SYSTEM)
+    let service = Api::<Service>::namespaced(client(), SYSTEM_NAMESPACE)
         .get(CONTROL_PLANE)
         .await?;
     let ports: Vec<i32> = service
@@ -42,33 +42,37 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(world: &
     for port in [443, 5678] {
         ensure!(
             ports.contains(&port),
-            "Service {CONTROL_PLANE} has ports {ports:?}, not {port}"
+            "port {port} is missing from the ports of Service {CONTROL_PLANE}: {ports:?}"
         );
     }
-    let pods = world.ready_pods(SYSTEM, CONTROL_PLANE).await?;
+    let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let pod = pods.first().context("no Pod of the control plane is ready")?;
     let restarts: i32 = pod
         .status
         .iter()
         .flat_map(|status| status.container_statuses.iter().flatten())
-        .map(|c| c.restart_count)
+        .map(|status| status.restart_count)
         .sum();
     ensure!(restarts == 0, "the control plane was restarted {restarts} times");
-    let second = world.cluster.kubectl.apply(&world.manifests(&[]).await?).await?;
-    let changed: Vec<&str> = second
+    let second_apply = fixture
+        .cluster
+        .kubectl
+        .apply(&fixture.manifests(&[]).await?)
+        .await?;
+    let changed: Vec<&str> = second_apply
         .lines()
         .filter(|line| !line.ends_with(" unchanged"))
         .collect();
     ensure!(
         changed.is_empty(),
-        "applying the manifests twice changed {changed:?}"
+        "applying the manifests a second time changed {changed:?}"
     );
     Ok(String::new())
 }
 
-pub(super) async fn custom_resources_are_served(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let definitions = Api::<CustomResourceDefinition>::all(world.cluster.client.clone());
+pub(super) async fn custom_resources_are_served(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let definitions = Api::<CustomResourceDefinition>::all(fixture.cluster.client.clone());
     let expected = [
         ("dataplanes", "Dataplane", "Namespaced"),
         ("containerpatches", "ContainerPatch", "Namespaced"),
@@ -91,46 +95,46 @@ pub(super) async fn custom_resources_are_served(world: &World) -> Result<Note> {
         );
         ensure!(
             definition.spec.names.kind == kind,
-            "{plural} are of kind {}",
+            "{plural} are of kind {}, not {kind}",
             definition.spec.names.kind
         );
         ensure!(
             definition.spec.scope == scope,
-            "{plural} are {}",
+            "the scope of {plural} is {}, not {scope}",
             definition.spec.scope
         );
         let versions: Vec<&str> = definition
             .spec
             .versions
             .iter()
-            .filter(|v| v.served && v.storage)
-            .map(|v| v.name.as_str())
+            .filter(|version| version.served && version.storage)
+            .map(|version| version.name.as_str())
             .collect();
         ensure!(
             versions == ["v1alpha1"],
-            "{plural} are served and stored in {versions:?}"
+            "{plural} are served and stored as {versions:?}, not as v1alpha1"
         );
     }
     Ok(String::new())
 }
 
-pub(super) async fn access_rights_are_minimal(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let client = || world.cluster.client.clone();
+pub(super) async fn access_rights_are_minimal(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let client = || fixture.cluster.client.clone();
     let cluster_role = Api::<ClusterRole>::all(client()).get(CONTROL_PLANE).await?;
-    let role = Api::<Role>::namespaced(client(), SYSTEM)
+    let role = Api::<Role>::namespaced(client(), SYSTEM_NAMESPACE)
         .get(CONTROL_PLANE)
         .await?;
     for rule in cluster_role.rules.iter().chain(&role.rules).flatten() {
-        no_wildcard(rule)?;
+        check_no_wildcard(rule)?;
     }
     for (verb, resource, namespace, expected) in [
         ("list", "pods", "default", "yes"),
         ("create", "dataplanes.kuma.io", "default", "yes"),
-        ("get", "secrets", SYSTEM, "yes"),
+        ("get", "secrets", SYSTEM_NAMESPACE, "yes"),
         ("get", "secrets", "default", "no"),
         ("create", "pods", "default", "no"),
-        ("create", "pods", SYSTEM, "no"),
+        ("create", "pods", SYSTEM_NAMESPACE, "no"),
         ("delete", "pods", "default", "no"),
         ("update", "services", "default", "no"),
         (
@@ -147,16 +151,17 @@ pub(super) async fn access_rights_are_minimal(world: &World) -> Result<Note> {
         ),
         ("list", "nodes", "default", "no"),
     ] {
-        let found = can_i(world, verb, resource, namespace).await?;
+        let allowed = can_i(fixture, verb, resource, namespace).await?;
         ensure!(
-            found == expected,
-            "kubectl auth can-i {verb} {resource} in {namespace} as the control plane: {found}"
+            allowed == expected,
+            "kubectl auth can-i {verb} {resource} in {namespace}, as the control plane, prints {allowed}, \
+             not {expected}"
         );
     }
     Ok(String::new())
 }
 
-fn no_wildcard(rule: &PolicyRule) -> Result<()> {
+fn check_no_wildcard(rule: &PolicyRule) -> Result<()> {
     let lists = [
         Some(&rule.verbs),
         rule.resources.as_ref(),
@@ -170,15 +175,16 @@ fn no_wildcard(rule: &PolicyRule) -> Result<()> {
     Ok(())
 }
 
-async fn can_i(world: &World, verb: &str, resource: &str, namespace: &str) -> Result<String> {
+/// Returns `yes` if the control plane's ServiceAccount is allowed to do this, otherwise `no`.
+async fn can_i(fixture: &Fixture, verb: &str, resource: &str, namespace: &str) -> Result<String> {
     let (user_flag, namespace_flag) = (
-        format!("--as=system:serviceaccount:{SYSTEM}:{CONTROL_PLANE}"),
+        format!("--as=system:serviceaccount:{SYSTEM_NAMESPACE}:{CONTROL_PLANE}"),
         format!("--namespace={namespace}"),
     );
-    let output = world
+    let output = fixture
         .cluster
         .kubectl
-        .attempt(
+        .output(
             &["auth", "can-i", verb, resource, &user_flag, &namespace_flag],
             "",
         )
@@ -187,10 +193,10 @@ async fn can_i(world: &World, verb: &str, resource: &str, namespace: &str) -> Re
 }
 
 pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_others(
-    world: &World,
+    fixture: &Fixture,
 ) -> Result<Note> {
-    world.installed().await?;
-    let registrations = Api::<MutatingWebhookConfiguration>::all(world.cluster.client.clone());
+    fixture.ensure_control_plane().await?;
+    let registrations = Api::<MutatingWebhookConfiguration>::all(fixture.cluster.client.clone());
     let registration = registrations
         .get("kuma-admission-mutating-webhook-configuration")
         .await?;
@@ -203,7 +209,10 @@ pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_other
         let webhook = webhooks.iter().find(|webhook| webhook.name == name);
         let webhook = webhook.with_context(|| format!("webhook {name} does not exist"))?;
         let found = webhook.failure_policy.as_deref().unwrap_or_default();
-        ensure!(found == policy, "failure policy of {name}: {found}");
+        ensure!(
+            found == policy,
+            "the failure policy of {name} is {found}, not {policy}"
+        );
         let service = webhook
             .client_config
             .service
@@ -215,8 +224,8 @@ pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_other
     Ok(String::new())
 }
 
-pub(super) async fn default_mesh_is_created(world: &World) -> Result<Note> {
-    world.installed().await?;
-    world.mesh_is_created().await?;
+pub(super) async fn default_mesh_is_created(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    fixture.wait_for_default_mesh().await?;
     Ok(String::new())
 }

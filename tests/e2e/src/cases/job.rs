@@ -9,49 +9,54 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
+use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::world::{APP, SERVER_URL, World};
 
-/// Deadline of completion: the sidecar may drain for its whole drain time.
+/// Deadline of the Job, whose sidecar may drain for its whole drain time.
 const DEADLINE: Duration = Duration::from_mins(1);
 const NAME: &str = "caller";
+/// Identity of the Job's Pod, which the server repeats in its response.
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
-pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let call = |name: &str| {
-        let image = world.cluster.image("kermode-demo")?;
+pub(super) async fn job_uses_the_mesh_in_its_init_container_and_check_completion(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let request_container = |name: &str| {
+        let image = fixture.cluster.image("kermode-demo")?;
         anyhow::Ok(json!({"name": name, "image": image, "args": ["get", SERVER_URL]}))
     };
     let job: Job = serde_json::from_value(json!({
         "metadata": {"name": NAME},
         "spec": {"backoffLimit": 0, "template": {"spec": {
             "restartPolicy": "Never",
-            "initContainers": [call("first")?],
-            "containers": [call("second")?],
+            "initContainers": [request_container("first")?],
+            "containers": [request_container("second")?],
         }}},
     }))?;
-    let jobs = Api::<Job>::namespaced(world.cluster.client.clone(), APP);
+    let jobs = Api::<Job>::namespaced(fixture.cluster.client.clone(), APP_NAMESPACE);
     jobs.create(&PostParams::default(), &job).await?;
-    let outcome = completes(world, &jobs).await;
+    let outcome = check_completion(fixture, &jobs).await;
     jobs.delete(NAME, &DeleteParams::background()).await?;
     outcome?;
     Ok(String::new())
 }
 
-async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
+async fn check_completion(fixture: &Fixture, jobs: &Api<Job>) -> Result<()> {
     wait_for("the Job to complete", DEADLINE, async || {
         let status = jobs.get(NAME).await?.status.unwrap_or_default();
         ensure!(status.failed.unwrap_or(0) == 0, "a Pod of the Job failed");
         Ok(done_if(status.succeeded == Some(1), (), || format!("{status:?}")))
     })
     .await?;
-    let pod = pod(world).await?;
+    let pod = job_pod(fixture).await?;
     for container in ["first", "second"] {
-        let (namespace_flag, container_flag) =
-            (format!("--namespace={APP}"), format!("--container={container}"));
-        let log = world
+        let (namespace_flag, container_flag) = (
+            format!("--namespace={APP_NAMESPACE}"),
+            format!("--container={container}"),
+        );
+        let log = fixture
             .cluster
             .kubectl
             .run(&["logs", &pod.name_any(), &namespace_flag, &container_flag])
@@ -61,15 +66,19 @@ async fn completes(world: &World, jobs: &Api<Job>) -> Result<()> {
             "the server did not see {IDENTITY} for container {container}: {log}"
         );
     }
-    wait_for("the deletion of its Dataplane", DEADLINE, async || {
-        let exists = world.dataplanes(APP).get_opt(&pod.name_any()).await?.is_some();
+    wait_for("the deletion of the Job's Dataplane", DEADLINE, async || {
+        let exists = fixture
+            .dataplanes(APP_NAMESPACE)
+            .get_opt(&pod.name_any())
+            .await?
+            .is_some();
         Ok(done_if(!exists, (), || "it still exists".to_owned()))
     })
     .await
 }
 
-async fn pod(world: &World) -> Result<Pod> {
-    let labelled = ListParams::default().labels(&format!("job-name={NAME}"));
-    let pods = world.pods(APP).list(&labelled).await?;
+async fn job_pod(fixture: &Fixture) -> Result<Pod> {
+    let selector = ListParams::default().labels(&format!("job-name={NAME}"));
+    let pods = fixture.pods(APP_NAMESPACE).list(&selector).await?;
     pods.items.into_iter().next().context("the Job has no Pod")
 }

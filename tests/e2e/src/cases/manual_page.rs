@@ -1,4 +1,5 @@
-//! The Dataplane example of the manual page: its fields, its status, and the repair of manual changes.
+//! The example of the manual page, Kuma's "Data plane on Kubernetes": the Pod of the example must get the Dataplane
+//! that the page shows. The control plane must also show its status, and undo manual changes of it.
 
 use std::time::Duration;
 
@@ -9,11 +10,12 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
+use crate::fixture::Fixture;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::{ip, is_ready, pod};
-use crate::world::World;
+use crate::pods::{demo_pod, ip, is_ready};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "my-namespace";
 const NAME: &str = "my-app";
@@ -26,48 +28,55 @@ metadata:
   labels: {kuma.io/sidecar-injection: enabled}
 ";
 
-pub(super) async fn example_of_the_manual_page_gives_its_dataplane(world: &World) -> Result<Note> {
-    world.installed().await?;
-    world.cluster.kubectl.apply(NAMESPACE_MANIFEST).await?;
-    let outcome = example(world).await;
-    world.cluster.kubectl.delete(NAMESPACE_MANIFEST, true).await?;
+pub(super) async fn pod_of_the_example_gets_the_dataplane_of_the_example(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    fixture.cluster.kubectl.apply(NAMESPACE_MANIFEST).await?;
+    let outcome = check_example(fixture).await;
+    fixture.cluster.kubectl.delete(NAMESPACE_MANIFEST, true).await?;
     outcome?;
     Ok(String::new())
 }
 
-async fn example(world: &World) -> Result<()> {
-    let services = Api::<Service>::namespaced(world.cluster.client.clone(), NAMESPACE);
+async fn check_example(fixture: &Fixture) -> Result<()> {
+    let services = Api::<Service>::namespaced(fixture.cluster.client.clone(), NAMESPACE);
     for service in example_services()? {
         services.create(&PostParams::default(), &service).await?;
     }
-    let mut app = pod(world, NAMESPACE, NAME, &["server"])?;
+    let mut app = demo_pod(fixture, NAMESPACE, NAME, &["server"])?;
     app.labels_mut().insert("foo".to_owned(), "bar".to_owned());
-    world.pods(NAMESPACE).create(&PostParams::default(), &app).await?;
+    fixture
+        .pods(NAMESPACE)
+        .create(&PostParams::default(), &app)
+        .await?;
     let app = wait_for("Pod my-app to be ready", DEADLINE, async || {
-        let app = world.pods(NAMESPACE).get(NAME).await?;
+        let app = fixture.pods(NAMESPACE).get(NAME).await?;
         Ok(done_if(is_ready(&app), app.clone(), || {
             format!("{:?}", app.status)
         }))
     })
     .await?;
     let dataplane = wait_for("Dataplane my-app to be ready", DEADLINE, async || {
-        let dataplane = read(world).await?;
+        let dataplane = read_dataplane(fixture).await?;
         let status = &dataplane["status"];
         let done =
             status["inbounds"]["summary"] == "3/3" && condition(status, "ConfigurationAccepted") == "True";
         Ok(done_if(done, dataplane.clone(), || format!("{dataplane:#}")))
     })
     .await?;
-    compare(&dataplane, &app)?;
-    compare_status(&dataplane)?;
-    has_event(world, "CreatedKumaDataplane").await?;
-    columns(world).await?;
-    manual_edit_is_undone(world).await?;
-    manual_deletion_is_undone(world, &dataplane).await
+    check_fields(&dataplane, &app)?;
+    check_status(&dataplane)?;
+    wait_for_event(fixture, "CreatedKumaDataplane").await?;
+    check_kubectl_columns(fixture).await?;
+    check_that_an_edit_is_undone(fixture).await?;
+    check_that_a_deletion_is_undone(fixture, &dataplane).await
 }
 
 fn example_services() -> Result<Vec<Service>> {
-    let port = |name: &str, protocol: &str, port: u16, target: u16| json!({"name": name, "protocol": "TCP", "appProtocol": protocol, "port": port, "targetPort": target});
+    let port = |name: &str, protocol: &str, port: u16, target: u16| {
+        json!({
+            "name": name, "protocol": "TCP", "appProtocol": protocol, "port": port, "targetPort": target,
+        })
+    };
     Ok(serde_json::from_value(json!([
         {
             "metadata": {"name": "my-service"},
@@ -81,13 +90,14 @@ fn example_services() -> Result<Vec<Service>> {
     ]))?)
 }
 
-async fn read(world: &World) -> Result<Value> {
-    let found = world.dataplanes(NAMESPACE).get_opt(NAME).await?;
+/// Returns the Dataplane of the example; null if it does not exist.
+async fn read_dataplane(fixture: &Fixture) -> Result<Value> {
+    let found = fixture.dataplanes(NAMESPACE).get_opt(NAME).await?;
     Ok(serde_json::to_value(found)?)
 }
 
-/// Compares every field of the example, and the settings of the Pod that the manual page describes.
-fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
+/// Checks every field of the example's Dataplane, and its labels and owner, which the manual page describes in prose.
+fn check_fields(dataplane: &Value, app: &Pod) -> Result<()> {
     let networking = &dataplane["spec"]["networking"];
     let inbound = |container_port: u16, protocol: &str, service: &str, service_port: u16| {
         json!({
@@ -112,12 +122,12 @@ fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
     ]);
     ensure!(
         networking["inbound"] == expected,
-        "inbounds {:#} instead of {expected:#}",
+        "the inbounds are {:#} instead of {expected:#}",
         networking["inbound"]
     );
     ensure!(
         networking["address"] == ip(app)?,
-        "address {}",
+        "the address is {}, not that of the Pod",
         networking["address"]
     );
     let redirect = json!({
@@ -125,18 +135,22 @@ fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
     });
     ensure!(
         networking["transparentProxying"] == redirect,
-        "{:#}",
+        "transparentProxying is {:#}",
         networking["transparentProxying"]
     );
     ensure!(
         networking["admin"] == json!({"port": 9901}),
-        "{:#}",
+        "admin is {:#}",
         networking["admin"]
     );
-    ensure!(dataplane["mesh"] == "default", "{:#}", dataplane["mesh"]);
+    ensure!(
+        dataplane["mesh"] == "default",
+        "the mesh is {:#}",
+        dataplane["mesh"]
+    );
     ensure!(
         dataplane["metadata"]["labels"] == json!({"kuma.io/mesh": "default"}),
-        "a Dataplane with several services has other labels: {:#}",
+        "a Dataplane with several services must have only the label of the mesh, but has {:#}",
         dataplane["metadata"]["labels"]
     );
     let owner = json!({
@@ -145,26 +159,28 @@ fn compare(dataplane: &Value, app: &Pod) -> Result<()> {
     });
     ensure!(
         dataplane["metadata"]["ownerReferences"] == json!([owner]),
-        "{:#}",
+        "the owner references are {:#}",
         dataplane["metadata"]["ownerReferences"]
     );
     Ok(())
 }
 
-fn compare_status(dataplane: &Value) -> Result<()> {
+fn check_status(dataplane: &Value) -> Result<()> {
     let status = &dataplane["status"];
     ensure!(
         status["inbounds"]["ready"] == 3 && status["inbounds"]["total"] == 3,
         "{status:#}"
     );
     let sidecar = &status["sidecar"];
-    let text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
+    let is_text = |value: &Value| value.as_str().is_some_and(|text| !text.is_empty());
     ensure!(
-        text(&sidecar["version"]) && text(&sidecar["envoyVersion"]) && text(&sidecar["controlPlane"]),
+        is_text(&sidecar["version"])
+            && is_text(&sidecar["envoyVersion"])
+            && is_text(&sidecar["controlPlane"]),
         "{sidecar:#}"
     );
     ensure!(
-        text(&sidecar["configuration"]["acknowledged"])
+        is_text(&sidecar["configuration"]["acknowledged"])
             && sidecar["configuration"].get("lastRejection").is_none(),
         "{sidecar:#}"
     );
@@ -174,6 +190,7 @@ fn compare_status(dataplane: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Returns the status of a condition; null if the condition does not exist.
 fn condition(status: &Value, kind: &str) -> Value {
     let conditions = status["conditions"].as_array().into_iter().flatten();
     let mut of_kind = conditions.filter(|condition| condition["type"] == kind);
@@ -182,27 +199,34 @@ fn condition(status: &Value, kind: &str) -> Value {
         .map_or(Value::Null, |condition| condition["status"].clone())
 }
 
-async fn has_event(world: &World, reason: &str) -> Result<()> {
-    let events = Api::<Event>::namespaced(world.cluster.client.clone(), NAMESPACE);
+/// Waits for an Event about the Pod.
+async fn wait_for_event(fixture: &Fixture, reason: &str) -> Result<()> {
+    let events = Api::<Event>::namespaced(fixture.cluster.client.clone(), NAMESPACE);
     wait_for(&format!("Event {reason} on the Pod"), DEADLINE, async || {
         let all = events.list(&ListParams::default()).await?.items;
         let found = all.iter().any(|event| {
             let object = event.regarding.as_ref();
-            let pod = object.is_some_and(|object| {
+            let is_about_pod = object.is_some_and(|object| {
                 object.kind.as_deref() == Some("Pod") && object.name.as_deref() == Some(NAME)
             });
-            pod && event.reason.as_deref() == Some(reason)
+            is_about_pod && event.reason.as_deref() == Some(reason)
         });
         let reasons: Vec<_> = all.into_iter().filter_map(|event| event.reason).collect();
-        Ok(done_if(found, (), || format!("{reasons:?}")))
+        Ok(done_if(found, (), || {
+            format!("the Events have the reasons {reasons:?}")
+        }))
     })
     .await
 }
 
-/// Checks the columns that kubectl prints.
-async fn columns(world: &World) -> Result<()> {
+/// Checks the columns that kubectl prints for Dataplanes, and that the category `kuma` contains them.
+async fn check_kubectl_columns(fixture: &Fixture) -> Result<()> {
     let namespace_flag = format!("--namespace={NAMESPACE}");
-    let text = world.cluster.kubectl.run(&["get", "dp", &namespace_flag]).await?;
+    let text = fixture
+        .cluster
+        .kubectl
+        .run(&["get", "dp", &namespace_flag])
+        .await?;
     for expected in [
         "MESH",
         "SERVICES",
@@ -212,29 +236,29 @@ async fn columns(world: &World) -> Result<()> {
         "3/3",
         "my-service_my-namespace_svc_80",
     ] {
-        ensure!(text.contains(expected), "no {expected} in\n{text}");
+        ensure!(text.contains(expected), "{expected} is missing from\n{text}");
     }
-    let all = world
+    let all = fixture
         .cluster
         .kubectl
         .run(&["get", "kuma", &namespace_flag, "--output=name"])
         .await?;
     ensure!(
         all.contains("dataplane.kuma.io/my-app"),
-        "the category kuma lacks the Dataplane: {all}"
+        "the Dataplane is missing from the category kuma: {all}"
     );
     Ok(())
 }
 
-async fn manual_edit_is_undone(world: &World) -> Result<()> {
+async fn check_that_an_edit_is_undone(fixture: &Fixture) -> Result<()> {
     let edit = json!({"spec": {"networking": {"address": "10.9.9.9", "advertisedAddress": "10.9.9.8"}}});
-    let edited = world
+    let edited = fixture
         .dataplanes(NAMESPACE)
         .patch(NAME, &PatchParams::default(), &Patch::Merge(edit))
         .await?;
     let version = json!(edited.resource_version());
     wait_for("the edit to be undone", DEADLINE, async || {
-        let dataplane = read(world).await?;
+        let dataplane = read_dataplane(fixture).await?;
         let networking = &dataplane["spec"]["networking"];
         let undone = dataplane["metadata"]["resourceVersion"] != version
             && networking["address"] != "10.9.9.9"
@@ -244,8 +268,8 @@ async fn manual_edit_is_undone(world: &World) -> Result<()> {
     .await
 }
 
-async fn manual_deletion_is_undone(world: &World, before: &Value) -> Result<()> {
-    let dataplanes = world.dataplanes(NAMESPACE);
+async fn check_that_a_deletion_is_undone(fixture: &Fixture, before: &Value) -> Result<()> {
+    let dataplanes = fixture.dataplanes(NAMESPACE);
     dataplanes.delete(NAME, &DeleteParams::default()).await?;
     let uid = before["metadata"]["uid"]
         .as_str()

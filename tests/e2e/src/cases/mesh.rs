@@ -1,4 +1,4 @@
-//! Meshes: validation, status, initial permission, and passthrough.
+//! Meshes: validation, status, the permission that the control plane creates for a new Mesh, and passthrough.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use serde_json::{Value, json};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::world::{APP, OUTSIDE, World};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Invalid objects, with the expected part of the error.
+/// Invalid objects, each with a text that its denial must contain.
 const INVALID: [(&str, &str); 6] = [
     (
         "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: team.one}, spec: {}}",
@@ -49,26 +50,31 @@ const INVALID: [(&str, &str); 6] = [
     ),
 ];
 
-pub(super) async fn invalid_resources_are_rejected_with_field_and_remedy(world: &World) -> Result<Note> {
-    world.installed().await?;
-    world.mesh_is_created().await?;
+pub(super) async fn denials_of_invalid_resources_name_field_and_remedy(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    fixture.wait_for_default_mesh().await?;
     let dry_run = ["apply", "--dry-run=server", "--filename=-"];
     for (object, expected) in INVALID {
-        let output = world.cluster.kubectl.attempt(&dry_run, object).await?;
+        let output = fixture.cluster.kubectl.output(&dry_run, object).await?;
         let message = String::from_utf8_lossy(&output.stderr);
-        ensure!(!output.status.success(), "{object} was accepted");
+        ensure!(
+            !output.status.success(),
+            "{object} was admitted, although it is invalid"
+        );
         ensure!(
             message.contains(expected),
-            "{expected:?} is missing from: {message}"
+            "{expected:?} is missing from the denial: {message}"
         );
     }
-    Ok(format!("{} invalid objects", INVALID.len()))
+    Ok(format!("{} invalid objects were denied", INVALID.len()))
 }
 
-pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Result<Note> {
-    world.deployed().await?;
+pub(super) async fn status_shows_mtls_mode_and_numbers_of_dataplanes_and_services(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Mesh"));
-    let meshes: Api<DynamicObject> = Api::all_with(world.cluster.client.clone(), &kind);
+    let meshes: Api<DynamicObject> = Api::all_with(fixture.cluster.client.clone(), &kind);
     let status = wait_for("the status of Mesh default", DEADLINE, async || {
         let status = meshes.get("default").await?.data["status"].clone();
         let complete = status["mtls"] == "STRICT"
@@ -79,9 +85,9 @@ pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Resu
         Ok(done_if(complete, status.clone(), || format!("{status:#}")))
     })
     .await?;
-    let text = world.cluster.kubectl.run(&["get", "meshes"]).await?;
+    let text = fixture.cluster.kubectl.run(&["get", "meshes"]).await?;
     for expected in ["MTLS", "BACKEND", "DATAPLANES", "STRICT", "ca-1"] {
-        ensure!(text.contains(expected), "no {expected} in\n{text}");
+        ensure!(text.contains(expected), "{expected} is missing from\n{text}");
     }
     Ok(format!(
         "{} Dataplanes of {} services",
@@ -89,11 +95,13 @@ pub(super) async fn status_shows_the_mtls_mode_and_counts(world: &World) -> Resu
     ))
 }
 
-pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let kubectl = &world.cluster.kubectl;
+pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_after_its_deletion(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let kubectl = &fixture.cluster.kubectl;
     let namespace_flag = "--namespace=kong-mesh-system";
-    let read = async |name: &str| -> Result<Value> {
+    let read_permission = async |name: &str| -> Result<Value> {
         let arguments = [
             "get",
             "meshtrafficpermission",
@@ -103,19 +111,19 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
         ];
         Ok(serde_json::from_str(&kubectl.run(&arguments).await?)?)
     };
-    let allowed = read("allow-all-default").await?;
+    let permission = read_permission("allow-all-default").await?;
     ensure!(
-        allowed["spec"]
+        permission["spec"]
             == json!({"targetRef": {"kind": "Mesh"},
                 "from": [{"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}),
         "{:#}",
-        allowed["spec"]
+        permission["spec"]
     );
     let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";
     kubectl.apply(mesh).await?;
     let outcome = async {
-        wait_for("allow-all of a second Mesh", DEADLINE, async || {
-            let found = read("allow-all-e2e-second").await;
+        wait_for("the initial permission of a second Mesh", DEADLINE, async || {
+            let found = read_permission("allow-all-e2e-second").await;
             Ok(done_if(found.is_ok(), (), || format!("{found:?}")))
         })
         .await?;
@@ -127,23 +135,27 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
                 namespace_flag,
             ])
             .await?;
-        // A change of the Mesh does not restore a deleted permission.
+        // A change of the Mesh must not recreate its deleted permission.
         let patch = "--patch={\"spec\": {\"networking\": {\"outbound\": {\"passthrough\": true}}}}";
         kubectl
             .run(&["patch", "mesh", "e2e-second", "--type=merge", patch])
             .await?;
-        wait_for("the status of the changed Mesh", DEADLINE, async || {
-            let output =
-                "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
-            let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
-            let current = text
-                .split_once(' ')
-                .is_some_and(|(generation, observed)| generation == observed);
-            Ok(done_if(current, (), || text))
-        })
+        wait_for(
+            "the status to be that of the changed Mesh",
+            DEADLINE,
+            async || {
+                let output =
+                    "--output=jsonpath={.metadata.generation} {.status.conditions[0].observedGeneration}";
+                let text = kubectl.run(&["get", "mesh", "e2e-second", output]).await?;
+                let current = text
+                    .split_once(' ')
+                    .is_some_and(|(generation, observed)| generation == observed);
+                Ok(done_if(current, (), || text))
+            },
+        )
         .await?;
         ensure!(
-            read("allow-all-e2e-second").await.is_err(),
+            read_permission("allow-all-e2e-second").await.is_err(),
             "the deleted permission was created a second time"
         );
         Ok(())
@@ -154,38 +166,45 @@ pub(super) async fn initial_permission_allows_everything_and_stays_deleted(world
     Ok(String::new())
 }
 
-pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let kubectl = &world.cluster.kubectl;
-    let client = world.pod(APP, "client").await?;
-    let url = format!("http://server.{OUTSIDE}.svc/");
-    demo::get(kubectl, APP, &client, "client", &url).await?;
-    passthrough(world, false).await?;
+pub(super) async fn without_passthrough_no_traffic_leaves_the_mesh(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let kubectl = &fixture.cluster.kubectl;
+    let client = fixture.ready_pod_name(APP_NAMESPACE, "client").await?;
+    let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/");
+    demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await?;
+    set_passthrough(fixture, false).await?;
     let failure = wait_for("requests that leave the mesh to fail", DEADLINE, async || {
-        let failure = demo::get_expecting_failure(kubectl, APP, &client, &url).await;
-        let succeeded = failure.is_err();
-        Ok(done_if(!succeeded, failure.unwrap_or_default(), || {
+        let failure = demo::get_expecting_failure(kubectl, APP_NAMESPACE, &client, &url).await;
+        let request_failed = failure.is_ok();
+        Ok(done_if(request_failed, failure.unwrap_or_default(), || {
             "requests still succeed".to_owned()
         }))
     })
     .await;
     // Requests within the mesh still succeed.
-    let inside = demo::get(kubectl, APP, &client, "client", crate::world::SERVER_URL).await;
-    passthrough(world, true).await?;
+    let mesh_response = demo::get(
+        kubectl,
+        APP_NAMESPACE,
+        &client,
+        "client",
+        crate::fixture::SERVER_URL,
+    )
+    .await;
+    set_passthrough(fixture, true).await?;
     let failure = failure?;
-    inside?;
+    mesh_response?;
     wait_for("requests that leave the mesh to succeed", DEADLINE, async || {
-        let response = demo::get(kubectl, APP, &client, "client", &url).await;
+        let response = demo::get(kubectl, APP_NAMESPACE, &client, "client", &url).await;
         Ok(done_if(response.is_ok(), (), || format!("{response:?}")))
     })
     .await?;
     Ok(failure)
 }
 
-async fn passthrough(world: &World, on: bool) -> Result<()> {
-    let patch = json!({"spec": {"networking": {"outbound": {"passthrough": on}}}});
+async fn set_passthrough(fixture: &Fixture, enabled: bool) -> Result<()> {
+    let patch = json!({"spec": {"networking": {"outbound": {"passthrough": enabled}}}});
     let patch = format!("--patch={patch}");
-    world
+    fixture
         .cluster
         .kubectl
         .run(&["patch", "mesh", "default", "--type=merge", &patch])

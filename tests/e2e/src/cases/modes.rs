@@ -1,4 +1,5 @@
-//! The classic sidecar, an ordinary container: the default for API servers before 1.29, and an annotation selects it.
+//! The classic sidecar mode, in which the sidecar is an ordinary container and no init container. It is the default for
+//! API servers before 1.29; here, an annotation selects it.
 
 use std::time::Duration;
 
@@ -6,18 +7,20 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL};
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::{SIDECAR, containers, pod};
-use crate::world::{APP, SERVER_URL, World};
+use crate::pods::{SIDECAR, container_names, demo_pod};
 
 /// Deadline from the creation of a Pod to the end of its application.
 const DEADLINE: Duration = Duration::from_mins(1);
 const NAME: &str = "classic";
 
-pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    let mut caller = pod(world, APP, NAME, &["get", SERVER_URL, "--count", "5"])?;
+pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(
+    fixture: &Fixture,
+) -> Result<Note> {
+    fixture.ensure_application().await?;
+    let mut caller = demo_pod(fixture, APP_NAMESPACE, NAME, &["get", SERVER_URL, "--count", "5"])?;
     let annotations = [
         ("kuma.io/sidecar-mode", "classic"),
         ("kuma.io/wait-for-dataplane-ready", "true"),
@@ -27,25 +30,31 @@ pub(super) async fn classic_sidecar_is_ready_before_the_application_starts(world
     if let Some(spec) = &mut caller.spec {
         spec.restart_policy = Some("Never".to_owned());
     }
-    let pods = world.pods(APP);
+    let pods = fixture.pods(APP_NAMESPACE);
     let created = pods.create(&PostParams::default(), &caller).await?;
-    // The application makes each request once and is not restarted, so it fails unless the mesh works from the start.
-    let ended = wait_for("the application to end", DEADLINE, async || {
+    // The application sends each request once and is not restarted, so it fails unless the sidecar is ready when it
+    // starts.
+    let termination = wait_for("the application to end", DEADLINE, async || {
         let status = pods.get(NAME).await?.status.unwrap_or_default();
         let mut statuses = status.container_statuses.iter().flatten();
         let application = statuses.find(|status| status.name == "client");
-        let ended = application.and_then(|status| status.state.as_ref()?.terminated.clone());
-        Ok(done_if(ended.is_some(), ended, || format!("{application:?}")))
+        let termination = application.and_then(|status| status.state.as_ref()?.terminated.clone());
+        Ok(done_if(termination.is_some(), termination, || {
+            format!("{application:?}")
+        }))
     })
     .await;
     pods.delete(NAME, &DeleteParams::default().grace_period(0))
         .await?;
-    let ended = ended?.context("the application has not ended")?;
-    ensure!(ended.exit_code == 0, "the application ended with {ended:?}");
-    let (init, containers) = containers(&created);
+    let termination = termination?.context("the application has not ended")?;
     ensure!(
-        init == ["kuma-init"] && containers == [SIDECAR, "client"],
-        "{} has {init:?} and {containers:?}",
+        termination.exit_code == 0,
+        "the application failed: {termination:?}"
+    );
+    let (init_containers, containers) = container_names(&created);
+    ensure!(
+        init_containers == ["kuma-init"] && containers == [SIDECAR, "client"],
+        "{} has the init containers {init_containers:?} and the containers {containers:?}",
         created.name_any()
     );
     Ok(String::new())

@@ -6,31 +6,36 @@ use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams, PostParams};
 
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::runner::Note;
 use crate::harness::wait::{Progress, done_if, wait_for};
-use crate::pods::{dry_run, is_ready, pod};
-use crate::world::{APP, CONTROL_PLANE, OUTSIDE, SYSTEM, World};
+use crate::pods::{check_injection_in_dry_run, demo_pod, is_ready};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(45);
 
-pub(super) async fn pods_of_labelled_namespaces_are_rejected_and_others_start_while_the_control_plane_is_down(
-    world: &World,
+pub(super) async fn while_the_control_plane_is_down_pods_of_labelled_namespaces_are_denied_and_others_start(
+    fixture: &Fixture,
 ) -> Result<Note> {
-    world.deployed().await?;
-    let before = world.counters().await?;
-    scale(world, 0).await?;
-    let outcome = while_down(world).await;
-    scale(world, 1).await?;
-    world.rolled_out(SYSTEM, CONTROL_PLANE).await?;
+    fixture.ensure_application().await?;
+    let before = fixture.client_counters().await?;
+    scale_control_plane(fixture, 0).await?;
+    let outcome = check_pods_while_down(fixture).await;
+    scale_control_plane(fixture, 1).await?;
+    fixture.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     outcome?;
-    // The control plane is back, so Pods of the labelled namespace start.
-    let late = pod(world, APP, "late", &["server"])?;
+    // The control plane is ready again, so Pods of the labelled namespace must start.
+    let late_pod = demo_pod(fixture, APP_NAMESPACE, "late", &["server"])?;
     let created = wait_for(
         "a Pod of the labelled namespace to be admitted",
         DEADLINE,
         async || {
             Ok(
-                match world.pods(APP).create(&PostParams::default(), &late).await {
+                match fixture
+                    .pods(APP_NAMESPACE)
+                    .create(&PostParams::default(), &late_pod)
+                    .await
+                {
                     Ok(created) => Progress::Done(created),
                     Err(error) => Progress::NotYet(error.to_string()),
                 },
@@ -39,30 +44,32 @@ pub(super) async fn pods_of_labelled_namespaces_are_rejected_and_others_start_wh
     );
     created.await?;
     wait_for("Pod late to be ready", DEADLINE, async || {
-        let ready = is_ready(&world.pods(APP).get("late").await?);
-        Ok(done_if(ready, (), || "it is not ready".to_owned()))
+        let ready = is_ready(&fixture.pods(APP_NAMESPACE).get("late").await?);
+        Ok(done_if(ready, (), || "the Pod is not ready".to_owned()))
     })
     .await?;
-    world
-        .pods(APP)
+    fixture
+        .pods(APP_NAMESPACE)
         .delete("late", &DeleteParams::default().grace_period(0))
         .await?;
-    Ok(world.counters().await?.since(&before).failures())
+    Ok(fixture.client_counters().await?.since(&before).failure_summary())
 }
 
-/// Guards against a gap between the stop of the old replica and the start of the new one, in which Pods would be
-/// rejected.
-pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Result<Note> {
-    world.installed().await?;
-    dry_run(world).await?;
-    let old = world.pod(SYSTEM, CONTROL_PLANE).await?;
+/// Guards against a time between the stop of the old replica and the start of the new one in which Pods would be
+/// denied.
+pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    check_injection_in_dry_run(fixture).await?;
+    let old = fixture.ready_pod_name(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let restart = async {
-        world.restart(SYSTEM, CONTROL_PLANE).await?;
+        fixture
+            .restart_deployment(SYSTEM_NAMESPACE, CONTROL_PLANE)
+            .await?;
         wait_for(
             "the old control plane's Pod to be deleted",
             DEADLINE,
             async || {
-                let deleted = world.pods(SYSTEM).get_opt(&old).await?.is_none();
+                let deleted = fixture.pods(SYSTEM_NAMESPACE).get_opt(&old).await?.is_none();
                 Ok(done_if(deleted, (), || format!("{old} still exists")))
             },
         )
@@ -73,64 +80,83 @@ pub(super) async fn control_plane_restart_rejects_no_pod(world: &World) -> Resul
     loop {
         tokio::select! {
             restarted = &mut restart => break restarted?,
-            outcome = dry_run(world) => {
-                outcome.with_context(|| format!("after {admitted} Pods"))?;
+            outcome = check_injection_in_dry_run(fixture) => {
+                outcome.with_context(|| format!("the Pod after {admitted} admitted Pods was denied"))?;
                 admitted += 1;
             }
         }
     }
-    dry_run(world).await?;
-    Ok(format!("{admitted} Pods admitted meanwhile"))
+    check_injection_in_dry_run(fixture).await?;
+    Ok(format!("{admitted} Pods were admitted during the restart"))
 }
 
-async fn while_down(world: &World) -> Result<()> {
+/// Checks that a Pod of the labelled namespace is denied, that another Pod starts, and that the client gets responses.
+async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
     wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
-        let remaining = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+        let remaining = fixture
+            .pods(SYSTEM_NAMESPACE)
+            .list(&ListParams::default())
+            .await?
+            .items
+            .len();
         Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
     })
     .await?;
-    let rejected = pod(world, APP, "early", &["server"])?;
-    match world.pods(APP).create(&PostParams::default(), &rejected).await {
+    let early_pod = demo_pod(fixture, APP_NAMESPACE, "early", &["server"])?;
+    match fixture
+        .pods(APP_NAMESPACE)
+        .create(&PostParams::default(), &early_pod)
+        .await
+    {
         Err(kube::Error::Api(status)) => ensure!(
             status.message.contains("namespace-kuma-injector.kuma.io"),
-            "rejected, but not by the webhook: {}",
+            "the Pod was denied for another reason than the unreachable webhook: {}",
             status.message
         ),
         Err(error) => return Err(error.into()),
         Ok(_) => {
-            world
-                .pods(APP)
+            fixture
+                .pods(APP_NAMESPACE)
                 .delete("early", &DeleteParams::default().grace_period(0))
                 .await?;
             anyhow::bail!("a Pod of a labelled namespace was admitted without a sidecar");
         }
     }
-    let free = pod(world, OUTSIDE, "free", &["server"])?;
-    world
-        .pods(OUTSIDE)
-        .create(&PostParams::default(), &free)
+    let unlabelled_pod = demo_pod(fixture, OUTSIDE_NAMESPACE, "unlabelled", &["server"])?;
+    fixture
+        .pods(OUTSIDE_NAMESPACE)
+        .create(&PostParams::default(), &unlabelled_pod)
         .await
-        .context("a Pod of another namespace")?;
-    wait_for("a Pod of another namespace to be ready", DEADLINE, async || {
-        let ready = is_ready(&world.pods(OUTSIDE).get("free").await?);
-        Ok(done_if(ready, (), || "it is not ready".to_owned()))
-    })
+        .context("a Pod of a namespace without the label cannot be created")?;
+    wait_for(
+        "a Pod of a namespace without the label to be ready",
+        DEADLINE,
+        async || {
+            let ready = is_ready(&fixture.pods(OUTSIDE_NAMESPACE).get("unlabelled").await?);
+            Ok(done_if(ready, (), || "the Pod is not ready".to_owned()))
+        },
+    )
     .await?;
-    world
-        .pods(OUTSIDE)
-        .delete("free", &DeleteParams::default().grace_period(0))
+    fixture
+        .pods(OUTSIDE_NAMESPACE)
+        .delete("unlabelled", &DeleteParams::default().grace_period(0))
         .await?;
-    let before = world.counters().await?;
+    let before = fixture.client_counters().await?;
     wait_for("responses to the client", DEADLINE, async || {
-        let gained = world.counters().await?.since(&before);
-        Ok(done_if(gained.succeeded >= 20, (), || gained.failures()))
+        let increase = fixture.client_counters().await?.since(&before);
+        Ok(done_if(increase.succeeded >= 20, (), || {
+            increase.failure_summary()
+        }))
     })
     .await
 }
 
-async fn scale(world: &World, replicas: u32) -> Result<()> {
-    let (namespace_flag, replicas) = (format!("--namespace={SYSTEM}"), format!("--replicas={replicas}"));
-    world
+async fn scale_control_plane(fixture: &Fixture, replicas: u32) -> Result<()> {
+    let (namespace_flag, replicas) = (
+        format!("--namespace={SYSTEM_NAMESPACE}"),
+        format!("--replicas={replicas}"),
+    );
+    fixture
         .cluster
         .kubectl
         .run(&[
@@ -143,12 +169,12 @@ async fn scale(world: &World, replicas: u32) -> Result<()> {
     Ok(())
 }
 
-pub(super) async fn uninstallation_removes_everything(world: &World) -> Result<Note> {
-    world.installed().await?;
-    world.clear().await?;
+pub(super) async fn uninstallation_removes_everything(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    fixture.delete_test_objects().await?;
     let kinds = "namespaces,customresourcedefinitions,clusterroles,clusterrolebindings,\
                  mutatingwebhookconfigurations,validatingwebhookconfigurations";
-    let names = world
+    let names = fixture
         .cluster
         .kubectl
         .run(&["get", kinds, "--output=name"])
@@ -162,10 +188,10 @@ pub(super) async fn uninstallation_removes_everything(world: &World) -> Result<N
         })
         .collect();
     ensure!(remaining.is_empty(), "objects remain: {remaining:?}");
-    let pods = world.pods("kube-system").list(&ListParams::default()).await?;
+    let pods = fixture.pods("kube-system").list(&ListParams::default()).await?;
     ensure!(
         pods.iter().all(is_ready),
-        "{:?}",
+        "not all Pods of kube-system are ready: {:?}",
         pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
     );
     Ok(String::new())

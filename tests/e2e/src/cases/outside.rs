@@ -1,5 +1,5 @@
-//! kuma-cp outside of the cluster, with a kubeconfig: the API server calls its webhooks by URL, and proxies connect to
-//! the address of the host.
+//! kuma-cp outside of the cluster, with a kubeconfig. The API server calls its webhooks by URL, and proxies connect to
+//! the IP address of this machine.
 
 use std::process::Stdio;
 
@@ -7,78 +7,79 @@ use anyhow::{Context, Result, ensure};
 use kube::api::ListParams;
 use tokio::process::Child;
 
-use crate::harness::host::{control_plane, end, free_port};
+use crate::fixture::{APP_NAMESPACE, Fixture, SYSTEM_NAMESPACE};
+use crate::harness::host::{control_plane_command, free_port, terminate};
 use crate::harness::runner::Note;
-use crate::world::{APP, SYSTEM, World};
 
-pub(super) async fn control_plane_outside_the_cluster_serves_it(world: &World) -> Result<Note> {
-    world.clear().await?;
-    let host = world.cluster.settings.host.as_str();
-    let webhooks = free_port(host)?;
-    let flag = format!("--webhook-url=https://{host}:{webhooks}");
-    let manifests = world.manifests(&["--without-deployment", &flag]).await?;
-    world.cluster.kubectl.apply(&manifests).await?;
-    let child = start(world, host, webhooks)?;
-    let outcome = serves(world).await;
-    let ended = end(child).await.context("kuma-cp");
-    world.clear().await?;
+pub(super) async fn control_plane_outside_the_cluster_serves_it(fixture: &Fixture) -> Result<Note> {
+    fixture.delete_test_objects().await?;
+    let host = fixture.cluster.settings.host.as_str();
+    let webhook_port = free_port(host)?;
+    let flag = format!("--webhook-url=https://{host}:{webhook_port}");
+    let manifests = fixture.manifests(&["--without-deployment", &flag]).await?;
+    fixture.cluster.kubectl.apply(&manifests).await?;
+    let child = start_control_plane(fixture, host, webhook_port)?;
+    let outcome = check_mesh(fixture).await;
+    let shutdown = terminate(child).await.context("the shutdown of kuma-cp failed");
+    fixture.delete_test_objects().await?;
     outcome?;
-    ended?;
+    shutdown?;
     Ok(String::new())
 }
 
-fn start(world: &World, host: &str, webhooks: u16) -> Result<Child> {
-    let kubeconfig = world
+fn start_control_plane(fixture: &Fixture, host: &str, webhook_port: u16) -> Result<Child> {
+    let kubeconfig = fixture
         .cluster
         .kubectl
         .kubeconfig()
         .to_str()
         .context("the path of the kubeconfig is not UTF-8")?;
-    let (webhooks, proxies, diagnostics) = (
-        webhooks.to_string(),
+    let (webhook_port, proxy_port, diagnostics_port) = (
+        webhook_port.to_string(),
         free_port(host)?.to_string(),
         free_port(host)?.to_string(),
     );
-    let (url, sidecar, init) = (
-        format!("https://{host}:{proxies}"),
-        world.cluster.image("kuma-dp")?,
-        world.cluster.image("kuma-init")?,
+    let (proxy_url, sidecar_image, init_image) = (
+        format!("https://{host}:{proxy_port}"),
+        fixture.cluster.image("kuma-dp")?,
+        fixture.cluster.image("kuma-init")?,
     );
     let environment = [
         ("KUBECONFIG", kubeconfig),
-        ("KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE", SYSTEM),
+        ("KUMA_STORE_KUBERNETES_SYSTEM_NAMESPACE", SYSTEM_NAMESPACE),
         ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_ADDRESS", host),
-        ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT", &webhooks),
+        ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_PORT", &webhook_port),
         ("KUMA_RUNTIME_KUBERNETES_ADMISSION_SERVER_HOSTNAMES", host),
         ("KUMA_DP_SERVER_ADDRESS", host),
-        ("KUMA_DP_SERVER_PORT", &proxies),
-        ("KUMA_DP_SERVER_URL", &url),
+        ("KUMA_DP_SERVER_PORT", &proxy_port),
+        ("KUMA_DP_SERVER_URL", &proxy_url),
         ("KUMA_DIAGNOSTICS_ADDRESS", host),
-        ("KUMA_DIAGNOSTICS_SERVER_PORT", &diagnostics),
+        ("KUMA_DIAGNOSTICS_SERVER_PORT", &diagnostics_port),
         ("KUMA_DIAGNOSTICS_DEBUG_PORT", "0"),
         (
             "KUMA_RUNTIME_KUBERNETES_INJECTOR_SIDECAR_CONTAINER_IMAGE",
-            sidecar,
+            sidecar_image,
         ),
-        ("KUMA_INJECTOR_INIT_CONTAINER_IMAGE", init),
+        ("KUMA_INJECTOR_INIT_CONTAINER_IMAGE", init_image),
     ];
-    let folder = world.config.target.join("e2e");
+    let folder = fixture.config.target.join("e2e");
     std::fs::create_dir_all(&folder)?;
     let log = std::fs::File::create(folder.join("kuma-cp-outside.log"))?;
-    let mut command = control_plane(&world.config.program("kuma-cp"), &environment);
+    let mut command = control_plane_command(&fixture.config.program("kuma-cp"), &environment);
     command.stdout(log.try_clone()?).stderr(log).stdin(Stdio::null());
     command.spawn().context("kuma-cp cannot be started")
 }
 
-async fn serves(world: &World) -> Result<()> {
-    world.admits().await?;
-    world.mesh_is_created().await?;
-    world.strict().await?;
-    world.deploy().await?;
-    let response = world
+/// Checks that Pods are injected and get responses with mTLS.
+async fn check_mesh(fixture: &Fixture) -> Result<()> {
+    fixture.wait_for_admission().await?;
+    fixture.wait_for_default_mesh().await?;
+    fixture.apply_strict_mesh().await?;
+    fixture.deploy_application().await?;
+    let response = fixture
         .counters()
         .await?
-        .last_answer
+        .last_response
         .context("the client got no response")?;
     let header = response["headers"]["x-forwarded-client-cert"]
         .as_str()
@@ -87,17 +88,22 @@ async fn serves(world: &World) -> Result<()> {
         header.contains("spiffe://default/client_e2e-mesh_svc"),
         "x-forwarded-client-cert is {header:?}"
     );
-    let dataplanes = world
-        .dataplanes(APP)
+    let dataplanes = fixture
+        .dataplanes(APP_NAMESPACE)
         .list(&ListParams::default())
         .await?
         .items
         .len();
-    ensure!(dataplanes == 4, "{dataplanes} Dataplanes, not 4");
-    let pods = world.pods(SYSTEM).list(&ListParams::default()).await?.items.len();
+    ensure!(dataplanes == 4, "{dataplanes} Dataplanes exist, not 4");
+    let pods = fixture
+        .pods(SYSTEM_NAMESPACE)
+        .list(&ListParams::default())
+        .await?
+        .items
+        .len();
     ensure!(
         pods == 0,
-        "{pods} Pods in {SYSTEM}, although the control plane runs outside of the cluster"
+        "{pods} Pods run in {SYSTEM_NAMESPACE}, although the control plane runs outside of the cluster"
     );
     Ok(())
 }

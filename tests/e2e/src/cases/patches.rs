@@ -1,4 +1,5 @@
-//! ContainerPatches and restricted security profiles, with a real API server and kubelet.
+//! ContainerPatches, and sidecars with few privileges: with one capability, and in namespaces that enforce Pod Security
+//! `restricted`.
 
 use std::time::Duration;
 
@@ -8,19 +9,21 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, PostParams};
 use serde_json::{Value, json};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::host;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::pods::{SIDECAR, pod};
-use crate::world::{APP, SERVER_URL, SYSTEM, World};
+use crate::pods::{SIDECAR, demo_pod};
 
-const PATCHES: &str = include_str!("../../manifests/patches.yaml");
-const ANNOTATION: &str = "kuma.io/container-patches";
+const PATCHES_MANIFEST: &str = include_str!("../../manifests/patches.yaml");
+const PATCHES_ANNOTATION: &str = "kuma.io/container-patches";
 /// Deadline from the creation to the end of a Pod that makes a few requests.
 const DEADLINE: Duration = Duration::from_mins(1);
 
-pub(super) async fn example_of_the_manual_page_gives_its_result(world: &World) -> Result<Note> {
-    let pod = admitted(world, "container-patch-1").await?;
+pub(super) async fn patch_of_the_manual_page_changes_the_sidecar_as_documented(
+    fixture: &Fixture,
+) -> Result<Note> {
+    let pod = create_patched_in_dry_run(fixture, "container-patch-1").await?;
     let sidecar = container(&pod, SIDECAR)?;
     let expected = json!({"runAsGroup": 5678, "runAsUser": 5678, "privileged": true});
     check_same(
@@ -43,34 +46,38 @@ pub(super) async fn example_of_the_manual_page_gives_its_result(world: &World) -
     Ok(String::new())
 }
 
-pub(super) async fn missing_patch_rejects_the_pod_and_is_named(world: &World) -> Result<Note> {
-    let error = match admitted(world, "container-patch-1, missing-1,missing-2").await {
-        Ok(_) => anyhow::bail!("the Pod was admitted"),
+pub(super) async fn denial_of_a_pod_names_missing_patches(fixture: &Fixture) -> Result<Note> {
+    let error = match create_patched_in_dry_run(fixture, "container-patch-1, missing-1,missing-2").await {
+        Ok(_) => anyhow::bail!("the Pod was admitted, although patches are missing"),
         Err(error) => format!("{error:#}"),
     };
     let text = r#"it appears some expected container patches are missing: ["missing-1" "missing-2"]"#;
-    ensure!(error.contains(text), "{error}");
+    ensure!(
+        error.contains(text),
+        "{text:?} is missing from the denial: {error}"
+    );
     Ok(String::new())
 }
 
-pub(super) async fn patch_outside_the_system_namespace_or_without_json_is_rejected(
-    world: &World,
+pub(super) async fn patch_outside_the_system_namespace_or_with_invalid_json_is_denied(
+    fixture: &Fixture,
 ) -> Result<Note> {
-    world.installed().await?;
-    let in_default = PATCHES.replace(&format!("namespace: {SYSTEM}"), "namespace: default");
-    check_rejection(
-        world,
+    fixture.ensure_control_plane().await?;
+    let in_default =
+        PATCHES_MANIFEST.replace(&format!("namespace: {SYSTEM_NAMESPACE}"), "namespace: default");
+    check_denial(
+        fixture,
         &in_default,
-        &format!("ContainerPatch can only be placed in {SYSTEM} namespace"),
+        &format!("ContainerPatch can only be placed in {SYSTEM_NAMESPACE} namespace"),
     )
     .await?;
-    let without_quotes = PATCHES.replace(r#"'"100m"'"#, "100m");
-    check_rejection(world, &without_quotes, "/resources/requests/cpu").await?;
+    let without_quotes = PATCHES_MANIFEST.replace(r#"'"100m"'"#, "100m");
+    check_denial(fixture, &without_quotes, "/resources/requests/cpu").await?;
     Ok(String::new())
 }
 
-pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result<Note> {
-    let mut caller = patched(world, "net-bind-service-alone").await?;
+pub(super) async fn sidecar_needs_no_capability_but_net_bind_service(fixture: &Fixture) -> Result<Note> {
+    let mut caller = apply_patches_and_build_pod(fixture, "net-bind-service-alone").await?;
     caller.metadata.name = Some("confined".to_owned());
     if let Some(spec) = &mut caller.spec {
         spec.restart_policy = Some("Never".to_owned());
@@ -78,7 +85,7 @@ pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result
             container.args = Some(["get", SERVER_URL, "--count", "5"].map(str::to_owned).to_vec());
         }
     }
-    let pods = world.pods(APP);
+    let pods = fixture.pods(APP_NAMESPACE);
     let created = pods.create(&PostParams::default(), &caller).await?;
     let outcome = wait_for("Pod confined to succeed", DEADLINE, async || {
         let status = pods.get("confined").await?.status.unwrap_or_default();
@@ -98,30 +105,31 @@ pub(super) async fn sidecar_needs_only_net_bind_service(world: &World) -> Result
     Ok(String::new())
 }
 
-pub(super) async fn restricted_pods_pass_pod_security_admission(world: &World) -> Result<Note> {
-    world.installed().await?;
-    let restricted = injected(world, "restricted").await?;
-    let rejection = create_in_dry_run(world, &restricted).await?;
-    ensure!(rejection.is_empty(), "Pod Security rejected the Pod: {rejection}");
-    // Rendered for a namespace without a security level, the same Pod is rejected.
-    let ordinary = injected(world, "privileged").await?;
-    let rejection = create_in_dry_run(world, &ordinary).await?;
+pub(super) async fn restricted_pods_pass_pod_security_admission(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_control_plane().await?;
+    let restricted = inject_by_kumactl(fixture, "restricted").await?;
+    let denial = create_in_dry_run(fixture, &restricted).await?;
+    ensure!(denial.is_empty(), "Pod Security denied the Pod: {denial}");
+    // A control: the same Pod, injected for a namespace with the level `privileged`, is denied.
+    let ordinary = inject_by_kumactl(fixture, "privileged").await?;
+    let denial = create_in_dry_run(fixture, &ordinary).await?;
     ensure!(
-        rejection.contains("violates PodSecurity"),
-        "Pod Security accepted the default profile: {rejection}"
+        denial.contains("violates PodSecurity"),
+        "Pod Security admitted a Pod that was injected for a namespace without a restricted level: {denial}"
     );
     Ok(String::new())
 }
 
-/// Returns a Pod that `kumactl inject` rendered with the CNI, for a namespace with this Pod Security level.
-async fn injected(world: &World, level: &str) -> Result<String> {
+/// Returns a Pod that `kumactl inject` has injected, with the CNI enabled, for a namespace with this Pod Security
+/// level.
+async fn inject_by_kumactl(fixture: &Fixture, level: &str) -> Result<String> {
     let folder = tempfile::tempdir()?;
-    let file = |name: &str, text: &str| {
+    let write_file = |name: &str, text: &str| {
         let path = folder.path().join(name);
         std::fs::write(&path, text)?;
         Ok::<_, anyhow::Error>(path.to_string_lossy().into_owned())
     };
-    let pod = file("pod.yaml", &confined_pod().to_string())?;
+    let pod = write_file("pod.yaml", &restricted_pod().to_string())?;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "e2e-restricted", "labels": {
@@ -130,29 +138,30 @@ async fn injected(world: &World, level: &str) -> Result<String> {
         }},
     });
     let mesh = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Mesh", "metadata": {"name": "default"}});
-    let objects = file("objects.yaml", &format!("{namespace}\n---\n{mesh}\n"))?;
+    let objects = write_file("objects.yaml", &format!("{namespace}\n---\n{mesh}\n"))?;
     let config = json!({"runtime": {"kubernetes": {"injector": {"cniEnabled": true}}}});
-    let config = file("config.yaml", &config.to_string())?;
+    let config = write_file("config.yaml", &config.to_string())?;
     let arguments = ["inject", "-f", &pod, "--objects", &objects, "--config", &config];
-    host::output(&world.config.program("kumactl"), &arguments).await
+    host::run(&fixture.config.program("kumactl"), &arguments).await
 }
 
-/// Creates a Pod in a dry run in a namespace that enforces `restricted`. Returns the message of a rejection.
-async fn create_in_dry_run(world: &World, pod: &str) -> Result<String> {
-    let kubectl = &world.cluster.kubectl;
+/// Creates a Pod in a dry run, in a namespace that enforces Pod Security `restricted`. Returns the message of a denial;
+/// empty if the Pod is admitted.
+async fn create_in_dry_run(fixture: &Fixture, pod: &str) -> Result<String> {
+    let kubectl = &fixture.cluster.kubectl;
     let namespace = json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {"name": "e2e-restricted", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
     });
     kubectl.apply(&namespace.to_string()).await?;
-    let created = wait_for("the namespace's service account", DEADLINE, async || {
+    let created = wait_for("the ServiceAccount of the new namespace", DEADLINE, async || {
         let account = ["get", "serviceaccount", "default", "--namespace=e2e-restricted"];
-        let found = kubectl.attempt(&account, "").await?.status.success();
+        let found = kubectl.output(&account, "").await?.status.success();
         Ok(done_if(found, (), || "it does not exist".to_owned()))
     });
     created.await?;
     let output = kubectl
-        .attempt(&["apply", "--dry-run=server", "--filename=-"], pod)
+        .output(&["apply", "--dry-run=server", "--filename=-"], pod)
         .await?;
     kubectl.delete(&namespace.to_string(), true).await?;
     Ok(if output.status.success() {
@@ -162,8 +171,8 @@ async fn create_in_dry_run(world: &World, pod: &str) -> Result<String> {
     })
 }
 
-/// Returns a Pod that satisfies `restricted` before injection.
-fn confined_pod() -> Value {
+/// Returns a Pod that satisfies Pod Security `restricted` before injection.
+fn restricted_pod() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "confined", "namespace": "e2e-restricted"},
@@ -181,33 +190,34 @@ fn confined_pod() -> Value {
     })
 }
 
-/// Applies the patches and returns a Pod that names them.
-async fn patched(world: &World, patches: &str) -> Result<Pod> {
-    world.deployed().await?;
-    world.cluster.kubectl.apply(PATCHES).await?;
-    let mut pod = pod(world, APP, "patched", &["server"])?;
+/// Applies the ContainerPatches of the manifest, and returns a Pod whose annotation names `patches`.
+async fn apply_patches_and_build_pod(fixture: &Fixture, patches: &str) -> Result<Pod> {
+    fixture.ensure_application().await?;
+    fixture.cluster.kubectl.apply(PATCHES_MANIFEST).await?;
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, "patched", &["server"])?;
     pod.annotations_mut()
-        .insert(ANNOTATION.to_owned(), patches.to_owned());
+        .insert(PATCHES_ANNOTATION.to_owned(), patches.to_owned());
     Ok(pod)
 }
 
-/// Returns the admitted Pod of a dry run.
-async fn admitted(world: &World, patches: &str) -> Result<Pod> {
-    let pod = patched(world, patches).await?;
+/// Creates a Pod with these patches in a dry run, and returns it as admitted.
+async fn create_patched_in_dry_run(fixture: &Fixture, patches: &str) -> Result<Pod> {
+    let pod = apply_patches_and_build_pod(fixture, patches).await?;
     let dry_run = PostParams {
         dry_run: true,
         ..PostParams::default()
     };
-    Ok(world.pods(APP).create(&dry_run, &pod).await?)
+    Ok(fixture.pods(APP_NAMESPACE).create(&dry_run, &pod).await?)
 }
 
+/// Returns a container or init container of a Pod as JSON.
 fn container(pod: &Pod, name: &str) -> Result<Value> {
     let spec = pod.spec.as_ref().context("a Pod without spec")?;
     let mut all = spec.init_containers.iter().flatten().chain(&spec.containers);
     let found = all.find(|container| container.name == name);
-    Ok(serde_json::to_value(
-        found.with_context(|| format!("{} has no {name}", pod.name_any()))?,
-    )?)
+    Ok(serde_json::to_value(found.with_context(|| {
+        format!("Pod {} has no container {name}", pod.name_any())
+    })?)?)
 }
 
 fn check_same(field: &str, found: &Value, expected: &Value) -> Result<()> {
@@ -215,13 +225,14 @@ fn check_same(field: &str, found: &Value, expected: &Value) -> Result<()> {
     Ok(())
 }
 
-async fn check_rejection(world: &World, manifests: &str, needle: &str) -> Result<()> {
+/// Checks that the webhook denies these manifests with a message that contains `text`.
+async fn check_denial(fixture: &Fixture, manifests: &str, text: &str) -> Result<()> {
     let arguments = ["apply", "--dry-run=server", "--filename=-"];
-    let output = world.cluster.kubectl.attempt(&arguments, manifests).await?;
+    let output = fixture.cluster.kubectl.output(&arguments, manifests).await?;
     let message = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        !output.status.success() && message.contains(needle),
-        "{needle:?} is missing from: {message}"
+        !output.status.success() && message.contains(text),
+        "the manifests were not denied with {text:?}: {message}"
     );
     Ok(())
 }

@@ -1,19 +1,21 @@
-//! MeshTrafficPermissions: the server's sidecar checks the identity in the client's certificate.
+//! MeshTrafficPermissions: the server's sidecar allows or denies requests by the identity in the client's certificate.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
-use crate::world::{APP, SYSTEM, World};
 
+/// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
 const NAME: &str = "e2e-not-the-client";
 
-/// Permission that takes precedence over the initial one, because it is more specific.
-const DENIED: &str = "
+/// Permission that denies the client's requests. It takes precedence over the initial one, which allows them, because
+/// it is more specific.
+const DENYING_PERMISSION: &str = "
 apiVersion: kuma.io/v1alpha1
 kind: MeshTrafficPermission
 metadata:
@@ -33,54 +35,64 @@ spec:
       action: Deny
 ";
 
-pub(super) async fn client_without_permission_is_rejected_by_the_server_sidecar(
-    world: &World,
+pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permission(
+    fixture: &Fixture,
 ) -> Result<Note> {
-    world.deployed().await?;
-    world.cluster.kubectl.apply(DENIED).await?;
-    let outcome = rejected_by_all_servers(world).await;
-    let namespace_flag = format!("--namespace={SYSTEM}");
-    world
+    fixture.ensure_application().await?;
+    fixture.cluster.kubectl.apply(DENYING_PERMISSION).await?;
+    let outcome = wait_until_all_servers_deny(fixture).await;
+    let namespace_flag = format!("--namespace={SYSTEM_NAMESPACE}");
+    fixture
         .cluster
         .kubectl
         .run(&["delete", "meshtrafficpermission", NAME, &namespace_flag])
         .await?;
     let note = outcome?;
-    let before = world.counters().await?;
+    let before = fixture.client_counters().await?;
     wait_for("responses to the client", DEADLINE, async || {
-        let gained = world.counters().await?.since(&before);
-        Ok(done_if(gained.succeeded >= 20, (), || gained.failures()))
+        let increase = fixture.client_counters().await?.since(&before);
+        Ok(done_if(increase.succeeded >= 20, (), || {
+            increase.failure_summary()
+        }))
     })
     .await?;
     Ok(note)
 }
 
-async fn rejected_by_all_servers(world: &World) -> Result<Note> {
-    // Servers apply the permission one after the other, so the count restarts after each response.
-    let mut earlier = world.counters().await?;
-    let gained = wait_for("every server to reject the client", DEADLINE, async || {
-        let now = world.counters().await?;
-        let gained = now.since(&earlier);
-        if gained.succeeded > 0 {
-            earlier = now;
-        }
-        let rejected = gained.failed >= 10 && gained.succeeded == 0;
-        let failures = gained.failures();
-        Ok(done_if(rejected, gained, || failures))
-    })
+async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
+    // The sidecars of the servers apply the permission at different times. As long as one of them still allows
+    // requests, counting starts again.
+    let mut earlier = fixture.client_counters().await?;
+    let increase = wait_for(
+        "every server to deny the client's requests",
+        DEADLINE,
+        async || {
+            let now = fixture.client_counters().await?;
+            let increase = now.since(&earlier);
+            if increase.succeeded > 0 {
+                earlier = now;
+            }
+            let all_deny = increase.failed >= 10 && increase.succeeded == 0;
+            let failures = increase.failure_summary();
+            Ok(done_if(all_deny, increase, || failures))
+        },
+    )
     .await?;
     let mut denied = 0;
-    for server in world.ready_pods(APP, "server").await? {
+    for server in fixture.ready_pods(APP_NAMESPACE, "server").await? {
         let name = server.metadata.name.as_deref().unwrap_or_default();
-        let statistics = Envoy::new(&world.cluster.kubectl, APP, name, "server")
+        let statistics = Envoy::new(&fixture.cluster.kubectl, APP_NAMESPACE, name, "server")
             .statistics("rbac")
             .await?;
         denied += statistics.sum("", "rbac.denied");
     }
     ensure!(
         denied > 0,
-        "no Envoy of a server counted a denied request, but {}",
-        gained.failures()
+        "no server's Envoy counted a denied request, although {}",
+        increase.failure_summary()
     );
-    Ok(format!("{}; Envoy counted {denied} denied", gained.failures()))
+    Ok(format!(
+        "{}; the servers' Envoys counted {denied} denied requests",
+        increase.failure_summary()
+    ))
 }

@@ -1,38 +1,47 @@
-//! Pods without a sidecar: they have no certificate, and mTLS is STRICT.
+//! Pods without a sidecar get no response from a server in the mesh, because they have no certificate and mTLS is
+//! STRICT.
 
 use anyhow::{Context, Result, ensure};
 
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SERVER_URL};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
 use crate::pods::ip;
-use crate::world::{APP, OUTSIDE, SERVER_URL, World};
 
-/// Plain HTTP request over TCP: a response would come from the application.
+/// HTTP request that is sent over TCP without TLS. Only the application could respond to it.
 const REQUEST: &str = "GET / HTTP/1.0\r\n\r\n";
 
-pub(super) async fn pod_outside_the_mesh_is_rejected(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    // A request outside of the mesh succeeds, so the mesh causes the failures below.
-    let outsider = world.pod(OUTSIDE, "outsider").await?;
-    let url = format!("http://server.{OUTSIDE}.svc/");
-    demo::get(&world.cluster.kubectl, OUTSIDE, &outsider, "client", &url).await?;
-    rejected(world, OUTSIDE, "outsider").await
+pub(super) async fn pod_outside_the_mesh_gets_no_response(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    // A control: a request of the same Pod to a server outside of the mesh succeeds, so the mesh causes the failures
+    // below.
+    let outsider = fixture.ready_pod_name(OUTSIDE_NAMESPACE, "outsider").await?;
+    let url = format!("http://server.{OUTSIDE_NAMESPACE}.svc/");
+    demo::get(
+        &fixture.cluster.kubectl,
+        OUTSIDE_NAMESPACE,
+        &outsider,
+        "client",
+        &url,
+    )
+    .await?;
+    check_no_response(fixture, OUTSIDE_NAMESPACE, "outsider").await
 }
 
-pub(super) async fn pod_that_opted_out_is_rejected(world: &World) -> Result<Note> {
-    world.deployed().await?;
-    rejected(world, APP, "opted-out").await
+pub(super) async fn pod_that_opted_out_gets_no_response(fixture: &Fixture) -> Result<Note> {
+    fixture.ensure_application().await?;
+    check_no_response(fixture, APP_NAMESPACE, "opted-out").await
 }
 
-async fn rejected(world: &World, namespace: &str, app: &str) -> Result<Note> {
-    let kubectl = &world.cluster.kubectl;
-    let pod = world.pod(namespace, app).await?;
-    let servers = world.ready_pods(APP, "server").await?;
+async fn check_no_response(fixture: &Fixture, namespace: &str, app: &str) -> Result<Note> {
+    let kubectl = &fixture.cluster.kubectl;
+    let pod = fixture.ready_pod_name(namespace, app).await?;
+    let servers = fixture.ready_pods(APP_NAMESPACE, "server").await?;
     let server = servers.first().context("no server is ready")?;
     let envoy = Envoy::new(
         kubectl,
-        APP,
+        APP_NAMESPACE,
         server.metadata.name.as_deref().unwrap_or_default(),
         "server",
     );
@@ -54,7 +63,7 @@ async fn rejected(world: &World, namespace: &str, app: &str) -> Result<Note> {
     kubectl
         .exec(namespace, &pod, "client", &probe)
         .await
-        .context("TCP connection to the address of the server")?;
+        .context("a request without TLS to the server's Pod did not fail")?;
 
     let after = envoy
         .statistics("ssl")
@@ -71,5 +80,5 @@ async fn rejected(world: &World, namespace: &str, app: &str) -> Result<Note> {
         counters.succeeded
     );
     ensure!(counters.failed > 0, "{app} has not sent a request yet");
-    Ok(format!("{failure}; {}", counters.failures()))
+    Ok(format!("{failure}; {}", counters.failure_summary()))
 }

@@ -1,5 +1,5 @@
-//! Packet capture in the node's network namespace, which all traffic between Pods passes. The output of tcpdump is read
-//! while tcpdump runs.
+//! Packet capture by tcpdump in the node's network namespace, through which all traffic between Pods passes. The
+//! captured packets are available while tcpdump still runs.
 
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,22 +15,25 @@ use tokio::task::JoinHandle;
 use super::cluster::Cluster;
 use super::packet::{Segment, segments};
 
-/// Deadline for the start and the end of tcpdump.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Deadline of the start of tcpdump, and of its end after SIGINT.
+const TCPDUMP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Running capture.
 pub(crate) struct Capture {
-    child: Child,
+    tcpdump: Child,
+    /// Standard error of tcpdump: its messages.
     messages: Lines<BufReader<ChildStderr>>,
-    bytes: Arc<Mutex<Vec<u8>>>,
+    /// Standard output of tcpdump so far: the capture file.
+    capture_file: Arc<Mutex<Vec<u8>>>,
+    /// Task that appends to `capture_file`.
     reader: JoinHandle<()>,
 }
 
 impl Capture {
     /// Starts a capture of all TCP traffic of Pods, and returns once tcpdump is listening.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
-        let filter = format!("tcp and net {}", cluster.settings.pods);
-        let mut child = cluster
+        let filter = format!("tcp and net {}", cluster.settings.pod_cidr);
+        let mut tcpdump = cluster
             .in_node_network("tcpdump")
             .args([
                 "-i",
@@ -51,14 +54,14 @@ impl Capture {
             .stderr(Stdio::piped())
             .spawn()
             .context("tcpdump cannot be started")?;
-        let output = child
+        let output = tcpdump
             .stdout
             .take()
             .context("the standard output of tcpdump is not captured")?;
-        let bytes = Arc::new(Mutex::new(Vec::new()));
-        let reader = tokio::spawn(read(output, Arc::clone(&bytes)));
+        let capture_file = Arc::new(Mutex::new(Vec::new()));
+        let reader = tokio::spawn(append_output(output, Arc::clone(&capture_file)));
         let mut messages = BufReader::new(
-            child
+            tcpdump
                 .stderr
                 .take()
                 .context("the standard error of tcpdump is not captured")?,
@@ -66,56 +69,64 @@ impl Capture {
         .lines();
         let mut printed = Vec::new();
         loop {
-            let line = tokio::time::timeout(LIMIT, messages.next_line())
+            let line = tokio::time::timeout(TCPDUMP_DEADLINE, messages.next_line())
                 .await
                 .context("tcpdump has not started in time")??;
             match line {
                 Some(line) if line.contains("listening on") => break,
                 Some(line) => printed.push(line),
-                None => bail!("tcpdump ended: {}", printed.join("; ")),
+                None => bail!(
+                    "tcpdump ended before it captured anything: {}",
+                    printed.join("; ")
+                ),
             }
         }
         Ok(Self {
-            child,
+            tcpdump,
             messages,
-            bytes,
+            capture_file,
             reader,
         })
     }
 
     /// Returns the segments captured so far.
-    pub(crate) fn so_far(&self) -> Result<Vec<Segment>> {
-        segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn segments_so_far(&self) -> Result<Vec<Segment>> {
+        segments(&self.capture_file.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends the capture and returns all segments.
     ///
     /// # Errors
-    /// tcpdump fails, or packets were lost, so the capture is incomplete.
+    /// tcpdump fails, or the kernel dropped packets, so that the capture is incomplete.
     pub(crate) async fn end(mut self) -> Result<Vec<Segment>> {
-        let pid = self.child.id().context("tcpdump has already ended")?;
+        let pid = self.tcpdump.id().context("tcpdump has already ended")?;
         kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGINT)?;
         let mut printed = Vec::new();
-        while let Some(line) = tokio::time::timeout(LIMIT, self.messages.next_line())
+        while let Some(line) = tokio::time::timeout(TCPDUMP_DEADLINE, self.messages.next_line())
             .await
             .context("tcpdump has not ended in time")??
         {
             printed.push(line);
         }
-        self.child.wait().await?;
+        self.tcpdump.wait().await?;
         self.reader.await?;
         let complete = printed
             .iter()
             .any(|line| line.trim() == "0 packets dropped by kernel");
-        ensure!(complete, "the capture is not complete: {}", printed.join("; "));
-        segments(&self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+        ensure!(
+            complete,
+            "the capture is incomplete, because the kernel dropped packets: {}",
+            printed.join("; ")
+        );
+        segments(&self.capture_file.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-async fn read(mut from: impl AsyncRead + Unpin, to: Arc<Mutex<Vec<u8>>>) {
+async fn append_output(mut output: impl AsyncRead + Unpin, capture_file: Arc<Mutex<Vec<u8>>>) {
     let mut buffer = vec![0; 1 << 16];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        to.lock()
+    while let Ok(count @ 1..) = output.read(&mut buffer).await {
+        capture_file
+            .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(&buffer[..count]);
     }

@@ -1,4 +1,5 @@
-//! The cluster: the cluster tool starts it; kubectl and an API client use it.
+//! The cluster that the tests run on. The cluster tool (`cluster/`) starts and stops it; tests use it by kubectl and by
+//! an API client.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,17 +13,17 @@ use tokio::process::Command;
 use super::kubectl::Kubectl;
 use crate::config::Config;
 
-/// Running cluster with the images.
+/// Running cluster, with the images of this build loaded.
 pub(crate) struct Cluster {
-    /// kubectl of the cluster.
+    /// kubectl, configured for this cluster.
     pub(crate) kubectl: Kubectl,
     /// API client with administrator rights.
     pub(crate) client: kube::Client,
     /// Addresses of the cluster.
     pub(crate) settings: Settings,
-    /// References of the images by name.
+    /// References of the loaded images, by short name, such as `kuma-dp`.
     pub(crate) images: BTreeMap<String, String>,
-    /// Process 1 of the node.
+    /// PID, on this machine, of the node's process 1.
     pub(crate) node_pid: u32,
     name: String,
     config: Config,
@@ -31,28 +32,30 @@ pub(crate) struct Cluster {
 /// The fields of the cluster tool's `cluster.json` that tests use.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Settings {
-    /// Address of the host, as seen from the node.
+    /// IP address of this machine, as seen from the node.
     pub(crate) host: String,
-    /// Network of the Pods.
-    pub(crate) pods: String,
+    /// CIDR of the Pods.
+    #[serde(rename = "pods")]
+    pub(crate) pod_cidr: String,
 }
 
+/// The field of the cluster tool's `init.json` that tests use.
 #[derive(Deserialize)]
-struct Init {
+struct NodeInit {
     pid: u32,
 }
 
 impl Cluster {
-    /// Brings the cluster up unless it is running, and loads missing images.
+    /// Starts the cluster unless it is running, and loads missing images.
     ///
     /// # Errors
     /// The cluster tool fails; it prints the reason.
     pub(crate) async fn up(name: &str, config: &Config) -> Result<Self> {
-        tool(config, &["up", name]).await?;
-        tool(config, &["load-images", name]).await?;
+        run_cluster_tool(config, &["up", name]).await?;
+        run_cluster_tool(config, &["load-images", name]).await?;
         let folder = config.cache.join("clusters").join(name);
         let kubeconfig = folder.join("kubeconfig");
-        let init: Init = read_json(folder.join("init.json"))?;
+        let init: NodeInit = read_json(folder.join("init.json"))?;
         Ok(Self {
             client: client(&kubeconfig).await?,
             kubectl: Kubectl::new(folder.join("bin/kubectl"), kubeconfig),
@@ -64,22 +67,22 @@ impl Cluster {
         })
     }
 
-    /// Takes the cluster down.
+    /// Stops the cluster and deletes it.
     ///
     /// # Errors
     /// The cluster tool fails; it prints the reason.
     pub(crate) async fn down(name: &str, config: &Config) -> Result<()> {
-        tool(config, &["down", name]).await
+        run_cluster_tool(config, &["down", name]).await
     }
 
     /// Kills a component of Kubernetes and keeps it down until [`Cluster::start_component`].
     pub(crate) async fn stop_component(&self, component: &str) -> Result<()> {
-        tool(&self.config, &["stop", "--name", &self.name, component]).await
+        run_cluster_tool(&self.config, &["stop", "--name", &self.name, component]).await
     }
 
     /// Restarts a stopped component and returns once it is ready.
     pub(crate) async fn start_component(&self, component: &str) -> Result<()> {
-        tool(&self.config, &["start", "--name", &self.name, component]).await
+        run_cluster_tool(&self.config, &["start", "--name", &self.name, component]).await
     }
 
     /// Returns the reference of an image.
@@ -88,8 +91,8 @@ impl Cluster {
         Ok(reference.with_context(|| format!("image {name} does not exist: run make images"))?)
     }
 
-    /// Returns a command that runs a program of the host in the node's network namespace, without an intermediate process,
-    /// so the child process is the program itself.
+    /// Returns a command that runs a program of this machine in the node's network namespace. `nsenter` replaces itself
+    /// by the program, so signals to the child process reach the program.
     pub(crate) fn in_node_network(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command
@@ -100,7 +103,7 @@ impl Cluster {
     }
 }
 
-async fn tool(config: &Config, arguments: &[&str]) -> Result<()> {
+async fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
     let status = Command::new("python3")
         .args(["-m", "kermode_cluster"])
         .args(arguments)

@@ -1,4 +1,4 @@
-//! The demo program in Pods: single requests, and the counters of a continuous client.
+//! The demo program in Pods: single requests, and the counters of its client, which sends requests continuously.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::kubectl::Kubectl;
 
-/// URL of the counters, inside of the client's Pod.
-const COUNTERS: &str = "http://127.0.0.1:8081/";
+/// URL of the client's counters, on loopback in its Pod.
+const COUNTERS_URL: &str = "http://127.0.0.1:8081/";
 
 /// Counters of a client since its start.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -19,12 +19,13 @@ pub(crate) struct Counters {
     pub(crate) succeeded: u64,
     /// Requests with another status, or without a response.
     pub(crate) failed: u64,
-    /// Successful responses by the Pod that sent them.
+    /// Number of successful responses, by the name of the Pod that sent them.
     pub(crate) by_pod: BTreeMap<String, u64>,
-    /// Failures by reason.
+    /// Number of failures, by reason.
     pub(crate) by_failure: BTreeMap<String, u64>,
     /// Body of the last successful response.
-    pub(crate) last_answer: Option<Value>,
+    #[serde(rename = "lastAnswer")]
+    pub(crate) last_response: Option<Value>,
 }
 
 impl Counters {
@@ -33,14 +34,14 @@ impl Counters {
         Self {
             succeeded: self.succeeded.saturating_sub(earlier.succeeded),
             failed: self.failed.saturating_sub(earlier.failed),
-            by_pod: increase(&self.by_pod, &earlier.by_pod),
-            by_failure: increase(&self.by_failure, &earlier.by_failure),
-            last_answer: self.last_answer.clone(),
+            by_pod: increases(&self.by_pod, &earlier.by_pod),
+            by_failure: increases(&self.by_failure, &earlier.by_failure),
+            last_response: self.last_response.clone(),
         }
     }
 
-    /// Summarises the failures.
-    pub(crate) fn failures(&self) -> String {
+    /// Returns the numbers of requests and failures, and the reasons, as text.
+    pub(crate) fn failure_summary(&self) -> String {
         let total = self.succeeded + self.failed;
         let reasons: Vec<_> = self
             .by_failure
@@ -56,17 +57,19 @@ impl Counters {
     }
 }
 
-fn increase(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
-    let increases = now
+/// Returns the keys whose counts have increased, with the difference.
+fn increases(now: &BTreeMap<String, u64>, earlier: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let differences = now
         .iter()
         .map(|(key, count)| (key.clone(), count - earlier.get(key).unwrap_or(&0)));
-    increases.filter(|(_, count)| *count > 0).collect()
+    differences.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Reads the counters of the client in a Pod.
 pub(crate) async fn counters(kubectl: &Kubectl, namespace: &str, pod: &str) -> Result<Counters> {
-    let text = get(kubectl, namespace, pod, "client", COUNTERS).await?;
-    serde_json::from_str(&text).with_context(|| format!("counters of {namespace}/{pod}: {text}"))
+    let text = get(kubectl, namespace, pod, "client", COUNTERS_URL).await?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("cannot decode the counters of client {namespace}/{pod}: {text}"))
 }
 
 /// Makes a GET request in a container and returns the body of the response.
@@ -85,7 +88,7 @@ pub(crate) async fn get(
         .await?;
     let (_status, body) = printed
         .split_once(' ')
-        .with_context(|| format!("{url}: {printed}"))?;
+        .with_context(|| format!("kermode-demo get {url} printed no status and body: {printed}"))?;
     Ok(body.to_owned())
 }
 
@@ -109,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn difference_contains_only_new_requests() {
+    fn since_returns_only_the_requests_after_the_earlier_counters() {
         let counters = |succeeded, failed, pods: &[(&str, u64)]| Counters {
             succeeded,
             failed,
@@ -118,10 +121,13 @@ mod tests {
                 .map(|(pod, count)| ((*pod).to_owned(), *count))
                 .collect(),
             by_failure: BTreeMap::from([("status 503".to_owned(), failed)]),
-            last_answer: None,
+            last_response: None,
         };
-        let gained = counters(9, 2, &[("a", 4), ("b", 2)]).since(&counters(5, 1, &[("a", 4)]));
-        assert_eq!(gained.by_pod, BTreeMap::from([("b".to_owned(), 2)]));
-        assert_eq!(gained.failures(), "1 of 5 requests failed: status 503: 1");
+        let increase = counters(9, 2, &[("a", 4), ("b", 2)]).since(&counters(5, 1, &[("a", 4)]));
+        assert_eq!(increase.by_pod, BTreeMap::from([("b".to_owned(), 2)]));
+        assert_eq!(
+            increase.failure_summary(),
+            "1 of 5 requests failed: status 503: 1"
+        );
     }
 }

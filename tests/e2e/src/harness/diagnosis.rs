@@ -1,55 +1,58 @@
-//! Diagnosis of a failed test: objects, events and logs. A file contains all of it; the terminal shows the relevant lines.
+//! Diagnosis of a failed test: objects, Events and logs. A file contains all of them; the terminal shows the relevant
+//! lines.
 
 use std::fmt::Write;
 use std::path::PathBuf;
 
 use crate::config::Config;
+use crate::fixture::{APP_NAMESPACE, Fixture, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE};
 use crate::harness::cluster::Cluster;
-use crate::world::{APP, OUTSIDE, SYSTEM, World};
 
-/// Maximum number of lines of each part on the terminal.
-const SHOWN: usize = 6;
+/// Maximum number of lines of one part that the terminal shows.
+const TERMINAL_LINES_PER_PART: usize = 6;
 
-/// Part of a diagnosis.
+/// Part of a diagnosis, such as the logs of one Pod.
 struct Part {
     title: String,
     text: String,
-    /// Words that select lines for the terminal.
-    relevant: &'static [&'static str],
+    /// The terminal shows only lines with one of these words.
+    terminal_words: &'static [&'static str],
 }
 
 /// Removes the files of earlier runs.
-pub(crate) fn remove_old(config: &Config) {
-    // The folder may not exist, and files that remain are overwritten.
-    let _ = std::fs::remove_dir_all(folder(config));
+pub(crate) fn remove_old_files(config: &Config) {
+    // A failure is ignored: the folder may not exist, and files that remain are overwritten.
+    let _ = std::fs::remove_dir_all(output_folder(config));
 }
 
-/// Writes the diagnosis to a file. Returns the relevant lines and the path of the file.
-pub(crate) async fn collect(world: &World, test: &str) -> String {
-    let (mut whole, mut shown) = (String::new(), String::new());
-    for part in parts(&world.cluster).await {
+/// Writes the diagnosis of a failed test to a file. Returns the text for the terminal: the relevant lines and the path
+/// of the file.
+pub(crate) async fn write(fixture: &Fixture, test: &str) -> String {
+    let mut file_text = String::new();
+    let mut terminal_text = String::new();
+    for part in parts(&fixture.cluster).await {
         // Writing to a String cannot fail.
-        let _ = writeln!(whole, "--- {}\n{}\n", part.title, part.text);
-        let relevant = |line: &&str| part.relevant.iter().any(|word| line.contains(word));
-        let lines: Vec<&str> = part.text.lines().filter(relevant).collect();
+        let _ = writeln!(file_text, "--- {}\n{}\n", part.title, part.text);
+        let is_relevant = |line: &&str| part.terminal_words.iter().any(|word| line.contains(word));
+        let lines: Vec<&str> = part.text.lines().filter(is_relevant).collect();
         if !lines.is_empty() {
-            let _ = writeln!(shown, "    --- {}", part.title);
+            let _ = writeln!(terminal_text, "    --- {}", part.title);
         }
-        for line in &lines[lines.len().saturating_sub(SHOWN)..] {
-            let _ = writeln!(shown, "    {line}");
+        for line in &lines[lines.len().saturating_sub(TERMINAL_LINES_PER_PART)..] {
+            let _ = writeln!(terminal_text, "    {line}");
         }
     }
-    let folder = folder(&world.config);
+    let folder = output_folder(&fixture.config);
     let file = folder.join(format!("{}.txt", test.replace("::", "-")));
-    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, whole));
+    let written = std::fs::create_dir_all(&folder).and_then(|()| std::fs::write(&file, file_text));
     let outcome = written.map_or_else(
         |error| format!(" cannot be written: {error}"),
         |()| " contains the whole diagnosis".into(),
     );
-    shown + "    " + &file.display().to_string() + &outcome
+    terminal_text + "    " + &file.display().to_string() + &outcome
 }
 
-fn folder(config: &Config) -> PathBuf {
+fn output_folder(config: &Config) -> PathBuf {
     config.target.join("e2e")
 }
 
@@ -61,21 +64,21 @@ async fn parts(cluster: &Cluster) -> Vec<Part> {
         Part {
             title: "pods".to_owned(),
             text: pods,
-            relevant: &["e2e-", SYSTEM],
+            terminal_words: &["e2e-", SYSTEM_NAMESPACE],
         },
         Part {
             title: kinds.to_owned(),
             text: objects,
-            relevant: &[],
+            terminal_words: &[],
         },
     ];
-    for namespace in [SYSTEM, APP, OUTSIDE] {
-        parts.extend(parts_of(cluster, namespace).await);
+    for namespace in [SYSTEM_NAMESPACE, APP_NAMESPACE, OUTSIDE_NAMESPACE] {
+        parts.extend(namespace_parts(cluster, namespace).await);
     }
     parts
 }
 
-async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
+async fn namespace_parts(cluster: &Cluster, namespace: &str) -> Vec<Part> {
     let namespace_flag = format!("--namespace={namespace}");
     let events = kubectl(
         cluster,
@@ -87,12 +90,12 @@ async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
         Part {
             title: format!("events of {namespace}"),
             text: events,
-            relevant: &["Warning"],
+            terminal_words: &["Warning"],
         },
         Part {
             title: format!("descriptions of {namespace}"),
             text: descriptions,
-            relevant: &[],
+            terminal_words: &[],
         },
     ];
     let pods = kubectl(cluster, &["get", "pods", &namespace_flag, "--output=name"]).await;
@@ -109,14 +112,14 @@ async fn parts_of(cluster: &Cluster, namespace: &str) -> Vec<Part> {
         parts.push(Part {
             title: format!("logs of {namespace} {pod}"),
             text,
-            relevant: &["ERROR", "WARN"],
+            terminal_words: &["ERROR", "WARN"],
         });
     }
     parts
 }
 
 async fn kubectl(cluster: &Cluster, arguments: &[&str]) -> String {
-    match cluster.kubectl.attempt(arguments, "").await {
+    match cluster.kubectl.output(arguments, "").await {
         Ok(output) => {
             let bytes = if output.stdout.is_empty() {
                 output.stderr

@@ -13,7 +13,7 @@ use super::kubectl::Kubectl;
 /// Envoy's admin interface, on loopback in the Pod.
 const ADMIN: &str = "http://127.0.0.1:9901";
 
-/// Envoy of a Pod.
+/// Envoy of a Pod, and the container from which its admin interface is read.
 #[derive(Clone, Debug)]
 pub(crate) struct Envoy<'k> {
     kubectl: &'k Kubectl,
@@ -22,21 +22,22 @@ pub(crate) struct Envoy<'k> {
     container: String,
 }
 
-/// Counters and gauges by name, without unused ones.
+/// Values of Envoy's counters and gauges, by name. Statistics that Envoy has never updated are missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Statistics(BTreeMap<String, u64>);
 
-/// Endpoint of a cluster, with the request count of the client's Envoy.
+/// Endpoint of one of Envoy's clusters, with the number of requests that this Envoy sent to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// Address that requests are sent to.
+    /// Address and port of the endpoint.
     pub(crate) address: SocketAddr,
-    /// Number of requests.
+    /// Number of requests that this Envoy sent to the endpoint.
     pub(crate) requests: u64,
 }
 
 impl<'k> Envoy<'k> {
-    /// Returns the Envoy of a Pod, accessed from a container that has the demo program.
+    /// Returns the Envoy of a Pod. `container` is a container of the Pod with the demo program, which makes the
+    /// requests to the admin interface.
     pub(crate) fn new(kubectl: &'k Kubectl, namespace: &str, pod: &str, container: &str) -> Self {
         Self {
             kubectl,
@@ -55,7 +56,7 @@ impl<'k> Envoy<'k> {
 
     /// Returns the endpoints of a cluster; none for an unknown cluster.
     pub(crate) async fn endpoints(&self, cluster: &str) -> Result<Vec<Endpoint>> {
-        endpoints(&self.get("/clusters?format=json").await?, cluster)
+        parse_endpoints(&self.get("/clusters?format=json").await?, cluster)
     }
 
     async fn get(&self, path: &str) -> Result<String> {
@@ -92,7 +93,7 @@ impl Statistics {
     }
 }
 
-// === JSON of clusters ===
+// === JSON of `/clusters` ===
 
 #[derive(Deserialize)]
 struct Clusters {
@@ -117,13 +118,13 @@ struct HostStatus {
 #[derive(Deserialize)]
 struct Statistic {
     name: String,
-    /// Proto JSON writes 64-bit numbers as strings and omits 0.
+    /// Protobuf's JSON writes 64-bit numbers as strings and omits 0.
     #[serde(default)]
     value: Option<String>,
 }
 
-fn endpoints(json: &str, cluster: &str) -> Result<Vec<Endpoint>> {
-    let clusters: Clusters = serde_json::from_str(json).context("Envoy's clusters")?;
+fn parse_endpoints(json: &str, cluster: &str) -> Result<Vec<Endpoint>> {
+    let clusters: Clusters = serde_json::from_str(json).context("cannot decode Envoy's clusters")?;
     let found = clusters
         .cluster_statuses
         .into_iter()
@@ -132,18 +133,18 @@ fn endpoints(json: &str, cluster: &str) -> Result<Vec<Endpoint>> {
         .map(|status| status.host_statuses)
         .unwrap_or_default()
         .into_iter()
-        .map(endpoint)
+        .map(parse_endpoint)
         .collect()
 }
 
-fn endpoint(status: HostStatus) -> Result<Endpoint> {
+fn parse_endpoint(status: HostStatus) -> Result<Endpoint> {
     let address = &status.address["socket_address"];
     let ip = address["address"]
         .as_str()
-        .context("an endpoint without an address")?;
+        .context("an endpoint of Envoy has no address")?;
     let port = address["port_value"]
         .as_u64()
-        .context("an endpoint without a port")?;
+        .context("an endpoint of Envoy has no port")?;
     let requests = status
         .stats
         .into_iter()
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_have_an_address_and_a_count() {
+    fn endpoints_are_parsed_with_address_and_number_of_requests() {
         let json = r#"{"cluster_statuses": [
             {"name": "other"},
             {"name": "server", "host_statuses": [
@@ -180,13 +181,13 @@ mod tests {
                  "stats": [{"name": "cx_total", "value": "9"}, {"name": "rq_total", "value": "7", "type": "COUNTER"}]},
                 {"address": {"socket_address": {"address": "10.0.0.2", "port_value": 8080}},
                  "stats": [{"name": "rq_total"}]}]}]}"#;
-        let found = endpoints(json, "server").expect("valid");
+        let found = parse_endpoints(json, "server").expect("valid");
         let expected = [("10.0.0.1:8080", 7), ("10.0.0.2:8080", 0)];
         let expected = expected.map(|(address, requests)| Endpoint {
             address: address.parse().expect("valid"),
             requests,
         });
         assert_eq!(found, expected);
-        assert_eq!(endpoints(json, "nothing").expect("valid"), []);
+        assert_eq!(parse_endpoints(json, "unknown").expect("valid"), []);
     }
 }

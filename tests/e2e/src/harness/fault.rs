@@ -1,4 +1,4 @@
-//! Faults from outside of Kubernetes: killed or frozen processes in containers, and dead connections.
+//! Faults that tests cause from outside of Kubernetes: killed or frozen processes in containers, and dead connections.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use super::cluster::Cluster;
 use crate::pods::ip;
 
-/// nftables table of the tests in the node's network namespace.
+/// nftables table, in the node's network namespace, whose rules drop the packets of dead connections.
 const TABLE: &str = "inet kermode-e2e-severed";
 
 /// Kills the process of a Pod that runs a program, with SIGKILL.
@@ -23,7 +23,7 @@ const TABLE: &str = "inet kermode-e2e-severed";
 /// The Pod does not have exactly one such process.
 pub(crate) fn kill_program(pod: &Pod, program: &str) -> Result<()> {
     let pid = pid_of(pod, program)?;
-    kill(pid, Signal::SIGKILL).with_context(|| format!("{program} of {}", pod.name_any()))
+    kill(pid, Signal::SIGKILL).with_context(|| format!("cannot signal {program} of Pod {}", pod.name_any()))
 }
 
 /// Process of a Pod that is frozen until this value is dropped.
@@ -34,9 +34,10 @@ impl Frozen {
     ///
     /// # Errors
     /// The Pod does not have exactly one such process.
-    pub(crate) fn program(pod: &Pod, program: &str) -> Result<Self> {
+    pub(crate) fn freeze(pod: &Pod, program: &str) -> Result<Self> {
         let pid = pid_of(pod, program)?;
-        kill(pid, Signal::SIGSTOP).with_context(|| format!("{program} of {}", pod.name_any()))?;
+        kill(pid, Signal::SIGSTOP)
+            .with_context(|| format!("cannot signal {program} of Pod {}", pod.name_any()))?;
         Ok(Self(pid))
     }
 }
@@ -52,54 +53,68 @@ fn pid_of(pod: &Pod, program: &str) -> Result<Pid> {
     let uid = pod.uid().context("the Pod has no UID")?;
     let pids: Vec<i32> = std::fs::read_dir("/proc")?
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|pid| is_program(*pid, &uid, program))
+        .filter(|pid| runs_program(*pid, &uid, program))
         .collect();
     let name = pod.name_any();
-    ensure!(pids.len() == 1, "processes {program} of {name}: {pids:?}");
+    ensure!(
+        pids.len() == 1,
+        "Pod {name} must have exactly one process {program}, but has processes {pids:?}"
+    );
     Ok(Pid::from_raw(pids[0]))
 }
 
-/// Whether a process runs the program in the Pod. Names of cgroups contain the UID of the Pod.
-fn is_program(pid: i32, uid: &str, program: &str) -> bool {
+/// Whether a process runs a program in the Pod with this UID. The name of a container's cgroup contains the UID of its
+/// Pod.
+fn runs_program(pid: i32, pod_uid: &str, program: &str) -> bool {
     let folder = Path::new("/proc").join(pid.to_string());
     let read = |file: &str| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
-    read("comm").trim() == program && read("cgroup").contains(&format!("pod{uid}"))
+    read("comm").trim() == program && read("cgroup").contains(&format!("pod{pod_uid}"))
 }
 
-/// Connections whose packets are dropped until [`Severed::restore`].
-pub(crate) struct Severed<'c> {
+/// Connections whose packets are dropped until [`SeveredConnections::restore`].
+pub(crate) struct SeveredConnections<'c> {
     cluster: &'c Cluster,
 }
 
-impl<'c> Severed<'c> {
+impl<'c> SeveredConnections<'c> {
     /// Drops all packets of the current connections between these Pods and a port of the node. New connections work.
-    pub(crate) async fn connections(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
-        let listed = cluster
+    /// Returns the number of severed connections as well.
+    pub(crate) async fn sever(cluster: &'c Cluster, pods: &[Pod], port: u16) -> Result<(Self, usize)> {
+        let ss = cluster
             .in_node_network("ss")
             .args(["-Htn", "state", "established", &format!("sport = :{port}")])
             .output()
             .await
-            .context("ss")?;
-        let listed = String::from_utf8(listed.stdout)?;
+            .context("ss cannot be started")?;
+        let connections = String::from_utf8(ss.stdout)?;
         let addresses = pods.iter().map(ip).collect::<Result<Vec<_>>>()?;
-        let peers: Vec<String> = listed
+        let peers: Vec<String> = connections
             .lines()
             .filter_map(|line| line.split_whitespace().nth(3)?.rsplit_once(':'))
-            .map(|(address, port)| (address.trim_start_matches("[::ffff:").trim_end_matches(']'), port))
+            .map(|(address, peer_port)| {
+                (
+                    address.trim_start_matches("[::ffff:").trim_end_matches(']'),
+                    peer_port,
+                )
+            })
             .filter(|(address, _)| addresses.contains(address))
-            .map(|(address, port)| format!("{address} . {port}"))
+            .map(|(address, peer_port)| format!("{address} . {peer_port}"))
             .collect();
-        ensure!(!peers.is_empty(), "no connection of {addresses:?} among {listed}");
+        ensure!(
+            !peers.is_empty(),
+            "no connection of Pods {addresses:?} to port {port} is among {connections}"
+        );
         let mut rules = format!("table {TABLE} {{\n");
         let elements = peers.join(", ");
         writeln!(
             rules,
             "set peers {{ type ipv4_addr . inet_service; elements = {{ {elements} }} }}"
         )?;
-        for (hook, side) in [("input", "s"), ("output", "d")] {
+        for (hook, address_field, port_field) in [("input", "saddr", "sport"), ("output", "daddr", "dport")] {
             writeln!(
                 rules,
-                "chain {hook} {{ type filter hook {hook} priority -10; ip {side}addr . tcp {side}port @peers drop; }}"
+                "chain {hook} {{ type filter hook {hook} priority -10; \
+                 ip {address_field} . tcp {port_field} @peers drop; }}"
             )?;
         }
         rules.push_str("}\n");
@@ -120,12 +135,15 @@ async fn nft(cluster: &Cluster, rules: &str) -> Result<()> {
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .context("nft")?;
-    let mut stdin = child.stdin.take().context("nft's input")?;
+        .context("nft cannot be started")?;
+    let mut stdin = child
+        .stdin
+        .take()
+        .context("the standard input of nft is not piped")?;
     stdin.write_all(rules.as_bytes()).await?;
     drop(stdin);
     let output = child.wait_with_output().await?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "nft: {errors} in {rules}");
+    ensure!(output.status.success(), "nft failed: {errors}; rules: {rules}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Programs on the host: kumactl, and kuma-cp outside of the cluster.
+//! Programs that run on this machine, outside of the cluster: kumactl and kuma-cp.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -10,14 +10,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// Deadline for a start that must fail, and for a shutdown.
-const LIMIT: Duration = Duration::from_mins(1);
+/// Deadline of a program's exit: after a start that must fail, and after SIGTERM.
+const EXIT_DEADLINE: Duration = Duration::from_mins(1);
 
 /// Runs a program and returns its standard output.
 ///
 /// # Errors
 /// The exit code is not 0; the error contains the standard error of the program.
-pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String> {
+pub(crate) async fn run(program: &Path, arguments: &[&str]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
@@ -36,7 +36,7 @@ pub(crate) async fn output(program: &Path, arguments: &[&str]) -> Result<String>
 }
 
 /// Returns a command for a control plane outside of the cluster, with exactly this environment.
-pub(crate) fn control_plane(program: &Path, environment: &[(&str, &str)]) -> Command {
+pub(crate) fn control_plane_command(program: &Path, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(program);
     command
         .arg("run")
@@ -47,20 +47,20 @@ pub(crate) fn control_plane(program: &Path, environment: &[(&str, &str)]) -> Com
     command
 }
 
-/// Runs a program that must fail, and returns the last line of its output.
+/// Runs a program that must exit with status 1, and returns the last line of its output.
 ///
 /// # Errors
-/// The program keeps running or succeeds.
-pub(crate) async fn last_line_of_failure(mut command: Command) -> Result<String> {
+/// The program keeps running or exits with another status.
+pub(crate) async fn run_expecting_failure(mut command: Command) -> Result<String> {
     let output = command.output();
-    let output = tokio::time::timeout(LIMIT, output)
+    let output = tokio::time::timeout(EXIT_DEADLINE, output)
         .await
-        .with_context(|| format!("the program still runs after {LIMIT:?}"))??;
+        .with_context(|| format!("the program still runs after {EXIT_DEADLINE:?}"))??;
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     ensure!(
         output.status.code() == Some(1),
-        "{} instead of exit status 1; output: {text}",
+        "the program exited with {} instead of exit status 1; output: {text}",
         output.status
     );
     let last = text.lines().rfind(|line| !line.trim().is_empty());
@@ -74,10 +74,10 @@ pub(crate) fn free_port(host: &str) -> Result<u16> {
 }
 
 /// Stops a program with SIGTERM, as Kubernetes does, and checks that its exit code is 0.
-pub(crate) async fn end(mut child: Child) -> Result<()> {
+pub(crate) async fn terminate(mut child: Child) -> Result<()> {
     let pid = child.id().context("the program has already ended")?;
     kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
-    let status = tokio::time::timeout(LIMIT, child.wait())
+    let status = tokio::time::timeout(EXIT_DEADLINE, child.wait())
         .await
         .context("the program still runs after SIGTERM")??;
     ensure!(status.success(), "the program ended with {status} after SIGTERM");

@@ -1,4 +1,4 @@
-//! kubectl, with which the tests do what users do.
+//! Runs kubectl, so that tests use the interface that users use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -25,8 +25,8 @@ impl Kubectl {
         &self.kubeconfig
     }
 
-    /// Runs kubectl and returns its output and exit status; a failure of kubectl is not an error.
-    pub(crate) async fn attempt(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
+    /// Runs kubectl and returns its output and exit status. A failure of kubectl is not an error.
+    pub(crate) async fn output(&self, arguments: &[&str], stdin: &str) -> Result<Output> {
         let mut child = Command::new(&self.program)
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
@@ -48,16 +48,16 @@ impl Kubectl {
     /// # Errors
     /// kubectl fails; the error contains its output.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String> {
-        self.run_with(arguments, "").await
+        self.run_with_input(arguments, "").await
     }
 
     /// Applies manifests, as `kubectl apply -f -` does.
     pub(crate) async fn apply(&self, manifests: &str) -> Result<String> {
-        self.run_with(&["apply", "--filename=-"], manifests).await
+        self.run_with_input(&["apply", "--filename=-"], manifests).await
     }
 
     /// Applies manifests server-side and takes over the ownership of fields.
-    pub(crate) async fn apply_over(&self, manifests: &str) -> Result<String> {
+    pub(crate) async fn apply_server_side(&self, manifests: &str) -> Result<String> {
         let arguments = [
             "apply",
             "--server-side",
@@ -65,14 +65,14 @@ impl Kubectl {
             "--force-conflicts",
             "--filename=-",
         ];
-        self.run_with(&arguments, manifests).await
+        self.run_with_input(&arguments, manifests).await
     }
 
-    /// Deletes the objects of manifests; missing objects are ignored.
+    /// Deletes the objects of manifests, and waits until they are gone if `wait` is true. Missing objects are ignored.
     pub(crate) async fn delete(&self, manifests: &str, wait: bool) -> Result<String> {
-        let wait = format!("--wait={wait}");
-        self.run_with(
-            &["delete", "--ignore-not-found", &wait, "--filename=-"],
+        let wait_flag = format!("--wait={wait}");
+        self.run_with_input(
+            &["delete", "--ignore-not-found", &wait_flag, "--filename=-"],
             manifests,
         )
         .await
@@ -89,17 +89,15 @@ impl Kubectl {
         container: &str,
         command: &[&str],
     ) -> Result<String> {
-        let (namespace, container) = (
-            format!("--namespace={namespace}"),
-            format!("--container={container}"),
-        );
-        let mut arguments = vec!["exec", pod, &namespace, &container, "--"];
+        let namespace_flag = format!("--namespace={namespace}");
+        let container_flag = format!("--container={container}");
+        let mut arguments = vec!["exec", pod, &namespace_flag, &container_flag, "--"];
         arguments.extend(command);
         self.run(&arguments).await
     }
 
-    async fn run_with(&self, arguments: &[&str], stdin: &str) -> Result<String> {
-        let output = self.attempt(arguments, stdin).await?;
+    async fn run_with_input(&self, arguments: &[&str], stdin: &str) -> Result<String> {
+        let output = self.output(arguments, stdin).await?;
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
             let errors = String::from_utf8_lossy(&output.stderr);
@@ -109,16 +107,18 @@ impl Kubectl {
     }
 }
 
-/// Port of a Pod, forwarded to the loopback interface of this machine until dropped.
+/// Running `kubectl port-forward`: a port of a Pod is reachable on loopback of this machine until this value is
+/// dropped.
 #[derive(Debug)]
-pub(crate) struct Forward {
+pub(crate) struct PortForward {
+    /// Port on loopback of this machine.
     port: u16,
     _kubectl: Child,
-    /// Kept open without being read: kubectl ends when it cannot print messages about a connection.
-    _printed: Lines<BufReader<ChildStdout>>,
+    /// Kept open without being read, because kubectl ends when it cannot print a message about a connection.
+    _stdout: Lines<BufReader<ChildStdout>>,
 }
 
-impl Forward {
+impl PortForward {
     /// Makes a GET request and returns the body.
     ///
     /// # Errors
@@ -137,8 +137,8 @@ impl Forward {
 }
 
 impl Kubectl {
-    /// Forwards a port of a Pod, including ports on loopback.
-    pub(crate) async fn forward(&self, namespace: &str, target: &str, port: u16) -> Result<Forward> {
+    /// Forwards a port of a Pod, which may listen only on loopback. `target` is `pod/<name>` or `deployment/<name>`.
+    pub(crate) async fn port_forward(&self, namespace: &str, target: &str, port: u16) -> Result<PortForward> {
         let mut child = Command::new(&self.program)
             .args([
                 "port-forward",
@@ -153,22 +153,22 @@ impl Kubectl {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
-        let printed = child
+        let stdout = child
             .stdout
             .take()
             .context("the standard output of kubectl is not captured")?;
-        let mut printed = BufReader::new(printed).lines();
-        let line = printed.next_line().await?.unwrap_or_default();
-        // Forwarding from 127.0.0.1:40123 -> 5684
+        let mut stdout = BufReader::new(stdout).lines();
+        let line = stdout.next_line().await?.unwrap_or_default();
+        // kubectl prints: Forwarding from 127.0.0.1:40123 -> 5684
         let port = line
             .split(" -> ")
             .next()
             .and_then(|local| local.rsplit(':').next());
         let port = port.and_then(|port| port.parse().ok());
-        Ok(Forward {
+        Ok(PortForward {
             port: port.with_context(|| format!("kubectl port-forward printed {line:?}"))?,
             _kubectl: child,
-            _printed: printed,
+            _stdout: stdout,
         })
     }
 }

@@ -1,6 +1,7 @@
-//! Parses a capture file into TCP payloads with their addresses. Pure.
+//! Parses a capture file of tcpdump into TCP segments with their addresses. No IO.
 //!
-//! tcpdump writes the file for the pseudo device `any` (pcap, Linux cooked capture v1 or v2).
+//! The capture is made on the pseudo device `any`, so its format is pcap with the link type Linux cooked capture, v1 or
+//! v2.
 //! <https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-06.html>, <https://www.tcpdump.org/linktypes.html>
 
 use std::fmt;
@@ -8,15 +9,20 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 
+/// First bytes of a pcap file, little-endian.
 const MAGIC: u32 = 0xa1b2_c3d4;
+/// Length of the file's header, in bytes.
 const FILE_HEADER: usize = 24;
+/// Length of the header of each packet, in bytes.
 const RECORD_HEADER: usize = 16;
+/// Link type of Linux cooked capture v1.
 const SLL: u32 = 113;
+/// Link type of Linux cooked capture v2.
 const SLL2: u32 = 276;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const PROTOCOL_TCP: u8 = 6;
 
-/// TCP segment with data.
+/// TCP segment over IPv4, with a payload that is not empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Segment {
     pub(crate) source: SocketAddrV4,
@@ -31,7 +37,7 @@ impl Segment {
     }
 
     /// Whether the payload contains a text.
-    pub(crate) fn shows(&self, text: &str) -> bool {
+    pub(crate) fn contains_text(&self, text: &str) -> bool {
         self.payload
             .windows(text.len())
             .any(|window| window == text.as_bytes())
@@ -49,7 +55,8 @@ impl fmt::Display for Segment {
     }
 }
 
-/// Returns the TCP segments with data. An incomplete record ends the list: the capture still runs.
+/// Returns the TCP segments that have a payload. The list ends before an incomplete record, which occurs while the
+/// capture runs.
 ///
 /// # Errors
 /// The file has an unknown format.
@@ -57,65 +64,70 @@ pub(crate) fn segments(file: &[u8]) -> Result<Vec<Segment>> {
     if file.len() < FILE_HEADER {
         return Ok(Vec::new());
     }
-    let magic = little(file, 0).context("no header")?;
+    let magic = little_endian_u32(file, 0).context("the capture file has no header")?;
     ensure!(
         magic == MAGIC,
         "a capture file begins with {MAGIC:#x}, not {magic:#x}"
     );
-    let (header, kind_at) = match little(file, 20).context("no link type")? {
+    let (link_header, ethertype_offset) = match little_endian_u32(file, 20)
+        .context("the capture file has no link type")?
+    {
         SLL => (16, 14),
         SLL2 => (20, 0),
-        other => bail!("link type {other} is not one of the device \"any\""),
+        other => bail!(
+            "link type {other} is none of those that tcpdump writes for the device \"any\": {SLL} or {SLL2}"
+        ),
     };
     let mut found = Vec::new();
     let mut rest = &file[FILE_HEADER..];
-    while let Some(length) = little(rest, 8).map(|length| length as usize)
+    while let Some(length) = little_endian_u32(rest, 8).map(|length| length as usize)
         && rest.len() >= RECORD_HEADER + length
     {
         let packet = &rest[RECORD_HEADER..RECORD_HEADER + length];
-        if big(packet, kind_at) == Some(ETHERTYPE_IPV4) {
-            found.extend(packet.get(header..).and_then(segment));
+        if big_endian_u16(packet, ethertype_offset) == Some(ETHERTYPE_IPV4) {
+            found.extend(packet.get(link_header..).and_then(parse_segment));
         }
         rest = &rest[RECORD_HEADER + length..];
     }
     Ok(found)
 }
 
-/// Parses the TCP segment of an IPv4 packet; none when it has no data.
-fn segment(packet: &[u8]) -> Option<Segment> {
-    let header = usize::from(packet.first()? & 0x0f) * 4;
+/// Parses the TCP segment of an IPv4 packet. Returns nothing for another protocol or an empty payload.
+fn parse_segment(packet: &[u8]) -> Option<Segment> {
+    let ip_header = usize::from(packet.first()? & 0x0f) * 4;
     if *packet.get(9)? != PROTOCOL_TCP {
         return None;
     }
-    let total = usize::from(big(packet, 2)?);
-    let tcp = packet.get(header..total.min(packet.len()))?;
-    let data = usize::from(tcp.get(12)? >> 4) * 4;
-    let payload = tcp.get(data..)?.to_vec();
+    let ip_length = usize::from(big_endian_u16(packet, 2)?);
+    let tcp = packet.get(ip_header..ip_length.min(packet.len()))?;
+    let tcp_header = usize::from(tcp.get(12)? >> 4) * 4;
+    let payload = tcp.get(tcp_header..)?.to_vec();
     let segment = Segment {
-        source: SocketAddrV4::new(address(packet, 12)?, big(tcp, 0)?),
-        destination: SocketAddrV4::new(address(packet, 16)?, big(tcp, 2)?),
+        source: SocketAddrV4::new(ipv4_address(packet, 12)?, big_endian_u16(tcp, 0)?),
+        destination: SocketAddrV4::new(ipv4_address(packet, 16)?, big_endian_u16(tcp, 2)?),
         payload,
     };
     (!segment.payload.is_empty()).then_some(segment)
 }
 
-fn address(bytes: &[u8], at: usize) -> Option<Ipv4Addr> {
-    Some(Ipv4Addr::from(*bytes.get(at..)?.first_chunk::<4>()?))
+fn ipv4_address(bytes: &[u8], offset: usize) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(*bytes.get(offset..)?.first_chunk::<4>()?))
 }
 
-fn big(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+fn big_endian_u16(bytes: &[u8], offset: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
-fn little(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+fn little_endian_u32(bytes: &[u8], offset: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn file(payloads: &[&[u8]]) -> Vec<u8> {
+    /// Returns a capture file with one TCP segment from 10.0.0.1:8080 to 10.0.0.2:80 for each payload.
+    fn capture_file(payloads: &[&[u8]]) -> Vec<u8> {
         let mut file = MAGIC.to_le_bytes().to_vec();
         file.extend([0; 16]);
         file.extend(SLL2.to_le_bytes());
@@ -155,18 +167,23 @@ mod tests {
 
     #[test]
     fn payloads_are_parsed_with_their_addresses() {
-        let found = segments(&file(&[b"GET /marker HTTP/1.1", b"", &[0x17, 3, 3, 0, 1, 9]])).expect("valid");
-        assert_eq!(found.len(), 2, "an empty segment has no data");
+        let found = segments(&capture_file(&[
+            b"GET /marker HTTP/1.1",
+            b"",
+            &[0x17, 3, 3, 0, 1, 9],
+        ]))
+        .expect("valid");
+        assert_eq!(found.len(), 2, "the segment with an empty payload is left out");
         assert_eq!(found[0].source, "10.0.0.1:8080".parse().expect("valid"));
         assert_eq!(found[0].destination, "10.0.0.2:80".parse().expect("valid"));
-        assert!(found[0].shows("marker") && !found[0].is_tls_data());
-        assert!(!found[1].shows("marker") && found[1].is_tls_data());
+        assert!(found[0].contains_text("marker") && !found[0].is_tls_data());
+        assert!(!found[1].contains_text("marker") && found[1].is_tls_data());
         assert_eq!(found[1].payload.len(), 6);
     }
 
     #[test]
-    fn incomplete_capture_ends_with_its_last_whole_packet() {
-        let whole = file(&[b"one", b"two"]);
+    fn segments_of_an_incomplete_file_end_with_the_last_complete_packet() {
+        let whole = capture_file(&[b"one", b"two"]);
         for length in 0..whole.len() {
             let count = segments(&whole[..length]).expect("valid so far").len();
             assert!(count < 2, "{length} of {} bytes", whole.len());

@@ -8,22 +8,22 @@ use anyhow::{Context, Result};
 use futures::future::LocalBoxFuture;
 
 use super::diagnosis;
-use crate::world::World;
+use crate::fixture::Fixture;
 
-/// Deadline of a test, in addition to the configured length of an outage.
-const LIMIT: Duration = Duration::from_mins(3);
+/// Deadline of a test. The configured length of the API server's outage is added to it.
+const TEST_DEADLINE: Duration = Duration::from_mins(3);
 
-/// Measurements that a passed test reports; may be empty.
+/// Measurements that a passed test reports as text, such as the number of requests; may be empty.
 pub(crate) type Note = String;
 
-/// Test with its name.
+/// An end-to-end test.
 pub(crate) struct Test {
-    /// Behaviour that the test shows.
+    /// Module and function of the test; the function's name states the tested behaviour.
     pub(crate) name: &'static str,
-    run: fn(&World) -> LocalBoxFuture<'_, Result<Note>>,
+    run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>,
 }
 
-/// Numbers of passed and failed tests.
+/// Numbers of tests that passed and failed.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) passed: u32,
@@ -31,7 +31,7 @@ pub(crate) struct Report {
 }
 
 impl Test {
-    pub(crate) fn new(name: &'static str, run: fn(&World) -> LocalBoxFuture<'_, Result<Note>>) -> Self {
+    pub(crate) fn new(name: &'static str, run: fn(&Fixture) -> LocalBoxFuture<'_, Result<Note>>) -> Self {
         Self { name, run }
     }
 }
@@ -43,14 +43,14 @@ impl fmt::Display for Report {
 }
 
 /// Runs all tests in their order.
-pub(crate) async fn run(world: &World, tests: &[Test]) -> Report {
+pub(crate) async fn run(fixture: &Fixture, tests: &[Test]) -> Report {
     let mut report = Report::default();
     for test in tests {
         let start = Instant::now();
-        let limit = LIMIT + world.config.outage;
-        let outcome = tokio::time::timeout(limit, (test.run)(world))
+        let deadline = TEST_DEADLINE + fixture.config.outage;
+        let outcome = tokio::time::timeout(deadline, (test.run)(fixture))
             .await
-            .with_context(|| format!("the test has not ended after {limit:?}"))
+            .with_context(|| format!("the test has not ended after {deadline:?}"))
             .flatten();
         let seconds = start.elapsed().as_secs_f32();
         match outcome {
@@ -62,14 +62,14 @@ pub(crate) async fn run(world: &World, tests: &[Test]) -> Report {
             Err(error) => {
                 report.failed += 1;
                 print_line(&format!("FAILED {} ({seconds:.1} s): {error:#}", test.name));
-                print_line(&diagnosis::collect(world, test.name).await);
+                print_line(&diagnosis::write(fixture, test.name).await);
             }
         }
     }
     report
 }
 
-/// Prints a line. A failure to print is ignored.
+/// Prints a line to the standard output; errors are ignored.
 pub(crate) fn print_line(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}");

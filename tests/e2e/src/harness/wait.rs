@@ -1,24 +1,27 @@
-//! Waits for a condition with a deadline.
+//! Repeats a check until its condition holds or a deadline has passed.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Interval between checks of a condition: short enough for fast tests, long enough to leave two cores to the cluster.
+/// Interval between two checks of a condition. A shorter interval would take CPU time from the cluster, which runs on
+/// the same machine.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// Result of a check.
 pub(crate) enum Progress<T> {
     /// The condition holds.
     Done(T),
-    /// The condition does not hold yet, with its state for the error text.
+    /// The condition does not hold yet. The text describes the current state, for the error after the deadline.
     NotYet(String),
 }
 
-/// Checks until the condition holds, and returns the result. `condition` describes the condition in the error text.
+/// Repeats `check` until it returns [`Progress::Done`], and returns its value. `condition` names the condition in the
+/// error, after the words "waiting for".
 ///
 /// # Errors
-/// The deadline has passed (with the last state), or the check itself fails.
+/// The condition does not hold after `within`: the error contains the state of the last check. Or the check itself
+/// fails.
 pub(crate) async fn wait_for<T>(
     condition: &str,
     within: Duration,

@@ -1,7 +1,8 @@
-//! Shared state of the tests: the cluster, one installation, one application.
+//! Fixture that all tests share: the cluster, one installation of the control plane, one application.
 //!
-//! A test requests the parts that it needs. A part that could not be set up fails every test that needs it, with the
-//! reason. Other tests still run.
+//! Each test calls [`Fixture::ensure_control_plane`] or [`Fixture::ensure_application`], depending on what it needs.
+//! The first call sets up, later calls return the same outcome: if the setup failed, every test that needs it fails
+//! with the reason, and the other tests still run.
 
 use std::time::Duration;
 
@@ -17,36 +18,38 @@ use crate::config::Config;
 use crate::harness::cluster::Cluster;
 use crate::harness::wait::{Progress, done_if, wait_for};
 use crate::harness::{demo, host};
-use crate::pods::{dry_run, is_ready};
+use crate::pods::{check_injection_in_dry_run, is_ready};
 
 /// Namespace of the control plane.
-pub(crate) const SYSTEM: &str = "kong-mesh-system";
+pub(crate) const SYSTEM_NAMESPACE: &str = "kong-mesh-system";
 /// Name of the control plane's Deployment, Service and ServiceAccount.
 pub(crate) const CONTROL_PLANE: &str = "kuma-control-plane";
 /// Namespace of the application in the mesh.
-pub(crate) const APP: &str = "e2e-mesh";
+pub(crate) const APP_NAMESPACE: &str = "e2e-mesh";
 /// Namespace outside of the mesh.
-pub(crate) const OUTSIDE: &str = "e2e-outside";
-/// The server's `kuma.io/service`, which is also the name of Envoy's cluster for it.
-pub(crate) const SERVER: &str = "server_e2e-mesh_svc_80";
-/// URL that the client calls.
+pub(crate) const OUTSIDE_NAMESPACE: &str = "e2e-outside";
+/// `kuma.io/service` of the application's server. Envoy's cluster for the server has the same name.
+pub(crate) const SERVER_SERVICE: &str = "server_e2e-mesh_svc_80";
+/// URL of the application's server, which the client calls.
 pub(crate) const SERVER_URL: &str = "http://server.e2e-mesh.svc/";
 
 const MESH_MANIFEST: &str = include_str!("../manifests/mesh.yaml");
 const APP_MANIFEST: &str = include_str!("../manifests/app.yaml");
 const OUTSIDE_MANIFEST: &str = include_str!("../manifests/outside.yaml");
-/// Deadline of a rollout.
-const ROLLOUT: Duration = Duration::from_secs(90);
+/// Deadline of the rollout of a Deployment.
+const ROLLOUT_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Shared state of the tests.
-pub(crate) struct World {
+/// Cluster, installation and application that all tests share.
+pub(crate) struct Fixture {
     pub(crate) cluster: Cluster,
     pub(crate) config: Config,
-    installed: OnceCell<Result<(), String>>,
-    deployed: OnceCell<Result<(), String>>,
+    /// Outcome of the installation of the control plane; unset before the first test that needs it.
+    installation: OnceCell<Result<(), String>>,
+    /// Outcome of the deployment of the application; unset before the first test that needs it.
+    application: OnceCell<Result<(), String>>,
 }
 
-impl World {
+impl Fixture {
     pub(crate) fn new(cluster: Cluster, config: &Config) -> Result<Self> {
         for program in ["kumactl", "kuma-cp"] {
             let path = config.program(program);
@@ -59,15 +62,15 @@ impl World {
         Ok(Self {
             cluster,
             config: config.clone(),
-            installed: OnceCell::new(),
-            deployed: OnceCell::new(),
+            installation: OnceCell::new(),
+            application: OnceCell::new(),
         })
     }
 
-    /// Removes objects of an earlier run that kept its cluster.
-    pub(crate) async fn clear(&self) -> Result<()> {
+    /// Deletes the control plane, the application and the Pods outside of the mesh, as far as they exist.
+    pub(crate) async fn delete_test_objects(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
-        for namespace in [APP, OUTSIDE, SYSTEM] {
+        for namespace in [APP_NAMESPACE, OUTSIDE_NAMESPACE, SYSTEM_NAMESPACE] {
             let namespace_flag = format!("--namespace={namespace}");
             kubectl
                 .run(&[
@@ -81,12 +84,15 @@ impl World {
                 .await?;
         }
         self.uninstall().await?;
-        kubectl.delete(&self.app(APP_MANIFEST)?, true).await?;
-        kubectl.delete(&self.app(OUTSIDE_MANIFEST)?, true).await?;
+        kubectl.delete(&self.with_demo_image(APP_MANIFEST)?, true).await?;
+        kubectl
+            .delete(&self.with_demo_image(OUTSIDE_MANIFEST)?, true)
+            .await?;
         Ok(())
     }
 
-    /// Deletes the installation. Webhooks go first, so that no request waits for a deleted control plane.
+    /// Deletes the installation of the control plane. The webhook registrations are deleted first; otherwise, API
+    /// requests would wait for the deleted control plane.
     pub(crate) async fn uninstall(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
         let webhooks = [
@@ -121,16 +127,16 @@ impl World {
         }
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        host::output(&self.config.program("kumactl"), &arguments).await
+        host::run(&self.config.program("kumactl"), &arguments).await
     }
 
-    /// Ensures that the control plane is installed and ready.
-    pub(crate) async fn installed(&self) -> Result<()> {
-        let outcome = self.installed.get_or_init(|| async {
+    /// Installs the control plane unless an earlier test did, and waits until it admits Pods.
+    pub(crate) async fn ensure_control_plane(&self) -> Result<()> {
+        let outcome = self.installation.get_or_init(|| async {
             let install = async {
                 self.cluster.kubectl.apply(&self.manifests(&[]).await?).await?;
-                self.rolled_out(SYSTEM, CONTROL_PLANE).await?;
-                self.admits().await
+                self.wait_for_rollout(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
+                self.wait_for_admission().await
             };
             install.await.map_err(|error: anyhow::Error| format!("{error:#}"))
         });
@@ -140,13 +146,14 @@ impl World {
             .map_err(|error| anyhow!("the control plane was not installed: {error}"))
     }
 
-    /// Ensures that the application runs, in a mesh with mTLS STRICT, and that its client gets responses.
-    pub(crate) async fn deployed(&self) -> Result<()> {
-        self.installed().await?;
-        let outcome = self.deployed.get_or_init(|| async {
+    /// Deploys the application in a mesh with mTLS STRICT unless an earlier test did, and waits until its client gets
+    /// responses.
+    pub(crate) async fn ensure_application(&self) -> Result<()> {
+        self.ensure_control_plane().await?;
+        let outcome = self.application.get_or_init(|| async {
             let deploy = async {
-                self.strict().await?;
-                self.deploy().await
+                self.apply_strict_mesh().await?;
+                self.deploy_application().await
             };
             deploy.await.map_err(|error| format!("{error:#}"))
         });
@@ -156,12 +163,13 @@ impl World {
             .map_err(|error| anyhow!("the application was not deployed: {error}"))
     }
 
-    /// Waits until the API server reaches the webhooks: a Service routes to a Pod some time after the Pod is ready.
-    pub(crate) async fn admits(&self) -> Result<()> {
+    /// Waits until the API server reaches the webhooks. A Service starts to route to a Pod some time after the Pod is
+    /// ready.
+    pub(crate) async fn wait_for_admission(&self) -> Result<()> {
         wait_for(
-            "a Pod to be admitted",
+            "a Pod to be admitted with a sidecar",
             Duration::from_secs(15),
-            async || match dry_run(self).await {
+            async || match check_injection_in_dry_run(self).await {
                 Ok(()) => Ok(Progress::Done(())),
                 Err(error) => Ok(Progress::NotYet(format!("{error:#}"))),
             },
@@ -170,12 +178,12 @@ impl World {
     }
 
     /// Waits until the control plane has created the Mesh `default`, which shows that it works.
-    pub(crate) async fn mesh_is_created(&self) -> Result<()> {
+    pub(crate) async fn wait_for_default_mesh(&self) -> Result<()> {
         wait_for("Mesh default", Duration::from_secs(30), async || {
             let output = self
                 .cluster
                 .kubectl
-                .attempt(&["get", "mesh", "default", "--output=name"], "")
+                .output(&["get", "mesh", "default", "--output=name"], "")
                 .await?;
             Ok(done_if(output.status.success(), (), || {
                 String::from_utf8_lossy(&output.stderr).into_owned()
@@ -184,35 +192,39 @@ impl World {
         .await
     }
 
-    /// Applies the Mesh with mTLS STRICT.
-    pub(crate) async fn strict(&self) -> Result<()> {
-        self.cluster.kubectl.apply_over(MESH_MANIFEST).await.map(drop)
+    /// Applies the Mesh `default` with mTLS STRICT.
+    pub(crate) async fn apply_strict_mesh(&self) -> Result<()> {
+        self.cluster
+            .kubectl
+            .apply_server_side(MESH_MANIFEST)
+            .await
+            .map(drop)
     }
 
     /// Deploys the application and the Pods outside of the mesh; returns when the client gets responses.
-    pub(crate) async fn deploy(&self) -> Result<()> {
+    pub(crate) async fn deploy_application(&self) -> Result<()> {
         let kubectl = &self.cluster.kubectl;
-        kubectl.apply(&self.app(APP_MANIFEST)?).await?;
-        kubectl.apply(&self.app(OUTSIDE_MANIFEST)?).await?;
+        kubectl.apply(&self.with_demo_image(APP_MANIFEST)?).await?;
+        kubectl.apply(&self.with_demo_image(OUTSIDE_MANIFEST)?).await?;
         for (namespace, name) in [
-            (APP, "server"),
-            (APP, "client"),
-            (APP, "opted-out"),
-            (OUTSIDE, "server"),
-            (OUTSIDE, "outsider"),
+            (APP_NAMESPACE, "server"),
+            (APP_NAMESPACE, "client"),
+            (APP_NAMESPACE, "opted-out"),
+            (OUTSIDE_NAMESPACE, "server"),
+            (OUTSIDE_NAMESPACE, "outsider"),
         ] {
-            self.rolled_out(namespace, name).await?;
+            self.wait_for_rollout(namespace, name).await?;
         }
-        let before = self.counters().await?;
+        let before = self.client_counters().await?;
         wait_for("responses to the client", Duration::from_secs(30), async || {
-            let gained = self.counters().await?.since(&before);
-            Ok(done_if(gained.succeeded > 0, (), || gained.failures()))
+            let increase = self.client_counters().await?.since(&before);
+            Ok(done_if(increase.succeeded > 0, (), || increase.failure_summary()))
         })
         .await
     }
 
-    /// Returns a manifest with the reference of the demo image.
-    fn app(&self, manifest: &str) -> Result<String> {
+    /// Replaces the image name `kermode-demo` in a manifest by the reference of the image in this cluster.
+    fn with_demo_image(&self, manifest: &str) -> Result<String> {
         let image = self.cluster.image("kermode-demo")?;
         Ok(manifest.replace("image: kermode-demo\n", &format!("image: {image}\n")))
     }
@@ -227,7 +239,8 @@ impl World {
         Api::namespaced(self.cluster.client.clone(), namespace)
     }
 
-    /// Returns the API of Dataplanes, untyped: the tests take names and values from the reference, not from product types.
+    /// Returns the API of Dataplanes. It is untyped, because the tests take names and values from the documented
+    /// reference and not from the product's types.
     pub(crate) fn dataplanes(&self, namespace: &str) -> Api<DynamicObject> {
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk("kuma.io", "v1alpha1", "Dataplane"));
         Api::namespaced_with(self.cluster.client.clone(), namespace, &kind)
@@ -235,15 +248,15 @@ impl World {
 
     /// Returns the ready Pods of a Deployment that are not being deleted, sorted by name.
     pub(crate) async fn ready_pods(&self, namespace: &str, app: &str) -> Result<Vec<Pod>> {
-        let labelled = ListParams::default().labels(&format!("app={app}"));
-        let mut pods = self.pods(namespace).list(&labelled).await?.items;
+        let selector = ListParams::default().labels(&format!("app={app}"));
+        let mut pods = self.pods(namespace).list(&selector).await?.items;
         pods.retain(is_ready);
         pods.sort_by_key(ResourceExt::name_any);
         Ok(pods)
     }
 
-    /// Returns the name of a ready Pod of a Deployment with one replica.
-    pub(crate) async fn pod(&self, namespace: &str, app: &str) -> Result<String> {
+    /// Returns the name of the first ready Pod of a Deployment.
+    pub(crate) async fn ready_pod_name(&self, namespace: &str, app: &str) -> Result<String> {
         let pods = self.ready_pods(namespace, app).await?;
         let pod = pods
             .first()
@@ -252,42 +265,48 @@ impl World {
     }
 
     /// Restarts a Deployment and waits until it is rolled out.
-    pub(crate) async fn restart(&self, namespace: &str, name: &str) -> Result<()> {
+    pub(crate) async fn restart_deployment(&self, namespace: &str, name: &str) -> Result<()> {
         let deployment = format!("deployment/{name}");
         let namespace_flag = format!("--namespace={namespace}");
         let arguments = ["rollout", "restart", &deployment, &namespace_flag];
         self.cluster.kubectl.run(&arguments).await?;
-        self.rolled_out(namespace, name).await
+        self.wait_for_rollout(namespace, name).await
     }
 
     /// Waits until a Deployment is rolled out.
-    pub(crate) async fn rolled_out(&self, namespace: &str, name: &str) -> Result<()> {
+    pub(crate) async fn wait_for_rollout(&self, namespace: &str, name: &str) -> Result<()> {
         let deployments = self.deployments(namespace);
-        wait_for(&format!("Deployment {namespace}/{name}"), ROLLOUT, async || {
-            let deployment = deployments.get(name).await?;
-            let wanted = deployment
-                .spec
-                .as_ref()
-                .and_then(|spec| spec.replicas)
-                .unwrap_or(1);
-            let status = deployment.status.clone().unwrap_or_default();
-            let current = status.observed_generation >= deployment.metadata.generation;
-            let (updated, available) = (
-                status.updated_replicas.unwrap_or(0),
-                status.available_replicas.unwrap_or(0),
-            );
-            let done =
-                current && updated == wanted && available >= wanted && status.replicas.unwrap_or(0) == wanted;
-            Ok(done_if(done, (), || {
-                format!("{available} of {wanted} available, {updated} up to date")
-            }))
-        })
+        wait_for(
+            &format!("the rollout of Deployment {namespace}/{name}"),
+            ROLLOUT_DEADLINE,
+            async || {
+                let deployment = deployments.get(name).await?;
+                let desired = deployment
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.replicas)
+                    .unwrap_or(1);
+                let status = deployment.status.clone().unwrap_or_default();
+                let is_observed = status.observed_generation >= deployment.metadata.generation;
+                let (updated, available) = (
+                    status.updated_replicas.unwrap_or(0),
+                    status.available_replicas.unwrap_or(0),
+                );
+                let done = is_observed
+                    && updated == desired
+                    && available >= desired
+                    && status.replicas.unwrap_or(0) == desired;
+                Ok(done_if(done, (), || {
+                    format!("{available} of {desired} available, {updated} up to date")
+                }))
+            },
+        )
         .await
     }
 
-    /// Returns the counters of the client since its start.
-    pub(crate) async fn counters(&self) -> Result<demo::Counters> {
-        let pod = self.pod(APP, "client").await?;
-        demo::counters(&self.cluster.kubectl, APP, &pod).await
+    /// Returns the counters of the application's client since its start.
+    pub(crate) async fn client_counters(&self) -> Result<demo::Counters> {
+        let pod = self.ready_pod_name(APP_NAMESPACE, "client").await?;
+        demo::counters(&self.cluster.kubectl, APP_NAMESPACE, &pod).await
     }
 }
