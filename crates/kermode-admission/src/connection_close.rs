@@ -1,8 +1,8 @@
 //! Closes the connections to a replica that shuts down, without failing a review.
 //!
 //! The API server calls webhooks over HTTP/1.1 and keeps its connections open
-//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes a connection while a request
-//! is sent on it, the Pod is denied. A replica that is no longer ready therefore adds `Connection: close` to each response.
+//! (<https://github.com/kubernetes/kubernetes/issues/75791>). If the server closes a connection while a request is sent
+//! on it, the Pod is denied. A replica that is no longer ready therefore adds `Connection: close` to each response.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -37,7 +37,7 @@ mod tests {
 
     use super::*;
 
-    async fn connection(readiness: &Readiness, version: Version) -> Option<HeaderValue> {
+    async fn connection_header(readiness: &Readiness, version: Version) -> Option<HeaderValue> {
         let router = layer(Router::new().route("/", get(|| async {})), readiness.clone());
         let request = Request::builder()
             .version(version)
@@ -50,12 +50,12 @@ mod tests {
     #[tokio::test]
     async fn connections_are_kept_until_the_process_shuts_down() {
         let readiness = Readiness::default();
-        assert_eq!(connection(&readiness, Version::HTTP_11).await, None);
+        assert_eq!(connection_header(&readiness, Version::HTTP_11).await, None);
         let _unready = readiness.register("shutdown");
         assert_eq!(
-            connection(&readiness, Version::HTTP_11).await,
+            connection_header(&readiness, Version::HTTP_11).await,
             Some(HeaderValue::from_static("close"))
         );
-        assert_eq!(connection(&readiness, Version::HTTP_2).await, None);
+        assert_eq!(connection_header(&readiness, Version::HTTP_2).await, None);
     }
 }

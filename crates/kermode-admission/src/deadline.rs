@@ -1,5 +1,5 @@
-//! Deadlines of a review. The API server sends its timeout in the query and discards later responses, so a denial with a
-//! clear message must be sent before the timeout.
+//! Deadlines of a review. The API server sends its timeout in the query and discards later responses, so a denial with
+//! a clear message must be sent before the timeout.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest timeout that Kubernetes allows for a webhook.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
-/// Upper bound of the time for lookups in the API server, for callers with a long timeout.
-const MAX_LOOKUP: Duration = Duration::from_secs(4);
+/// Maximum time for lookups in the API server, however long the timeout of the caller is.
+const MAX_LOOKUP_TIME: Duration = Duration::from_secs(4);
 
 /// Query of a call.
 #[derive(Debug, Default, Deserialize)]
@@ -45,11 +45,11 @@ impl Deadline {
         let timeout = requested.unwrap_or(DEFAULT_TIMEOUT).min(MAX_TIMEOUT);
         Self {
             read: now + timeout,
-            look_up: now + (timeout / 2).min(MAX_LOOKUP),
+            look_up: now + (timeout / 2).min(MAX_LOOKUP_TIME),
         }
     }
 
-    /// Runs work that reads the review.
+    /// Runs a part of reading the review.
     pub(super) async fn read<T>(self, work: impl Future<Output = T>) -> Result<T, DeadlineExceeded> {
         tokio::time::timeout_at(self.read, work)
             .await
@@ -68,7 +68,8 @@ impl Deadline {
 mod tests {
     use super::*;
 
-    fn seconds(timeout: Option<&str>) -> (f64, f64) {
+    /// Returns the deadlines for reading and for lookups, in seconds from the start of the call.
+    fn deadlines_in_seconds(timeout: Option<&str>) -> (f64, f64) {
         let now = Instant::now();
         let timeout = timeout.map(str::to_owned);
         let deadline = Deadline::new(&Query { timeout }, now);
@@ -78,16 +79,16 @@ mod tests {
 
     #[test]
     fn lookups_end_well_before_the_timeout_of_the_caller() {
-        assert_eq!(seconds(Some("2s")), (2.0, 1.0));
-        assert_eq!(seconds(Some("500ms")), (0.5, 0.25));
-        assert_eq!(seconds(Some("30s")), (30.0, 4.0));
+        assert_eq!(deadlines_in_seconds(Some("2s")), (2.0, 1.0));
+        assert_eq!(deadlines_in_seconds(Some("500ms")), (0.5, 0.25));
+        assert_eq!(deadlines_in_seconds(Some("30s")), (30.0, 4.0));
     }
 
     #[test]
     fn missing_or_invalid_timeout_is_replaced_by_the_default() {
         for query in [None, Some(""), Some("soon"), Some("-1s")] {
-            assert_eq!(seconds(query), (10.0, 4.0), "{query:?}");
+            assert_eq!(deadlines_in_seconds(query), (10.0, 4.0), "{query:?}");
         }
-        assert_eq!(seconds(Some("10000h")), (30.0, 4.0));
+        assert_eq!(deadlines_in_seconds(Some("10000h")), (30.0, 4.0));
     }
 }

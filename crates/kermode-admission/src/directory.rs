@@ -1,6 +1,6 @@
 //! Directory of the objects that admission reads: Namespaces, Meshes and ContainerPatches.
 //!
-//! It is separate from the index, so that a burst of Pod events does not delay an admission.
+//! The directory is separate from the index, so that a burst of Pod events does not delay an admission.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

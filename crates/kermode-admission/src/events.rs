@@ -1,5 +1,5 @@
-//! Events about denied and skipped Pods. A denied Pod does not exist, so the Event is about the controller of the Pod, or
-//! about the Namespace of a Pod without controller. Repetitions and the total rate are limited.
+//! Events about denied and skipped Pods. A denied Pod does not exist, so the Event is about the controller of the Pod,
+//! or about the Namespace of a Pod without controller. Repetitions and the total rate are limited.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -17,11 +17,11 @@ use crate::directory::NamespaceRecord;
 
 /// Minimum interval between Events about the same object with the same reason.
 const REPEAT_INTERVAL: Duration = Duration::from_mins(10);
-/// Limit of Events per minute, about all objects together.
-const PER_MINUTE: u32 = 60;
+/// Maximum number of Events per minute, about all objects together.
+const MAX_EVENTS_PER_MINUTE: u32 = 60;
 const MINUTE: Duration = Duration::from_mins(1);
-/// Size limit of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
-const MAX_NAME: usize = 253;
+/// Maximum length of a name in Kubernetes, in bytes. An owner with a longer name cannot exist.
+const MAX_NAME_BYTES: usize = 253;
 
 /// Action of the Events.
 const ACTION: &str = "InjectSidecar";
@@ -33,9 +33,10 @@ pub struct InjectionEvents {
     throttle: Mutex<EventThrottle>,
 }
 
-/// Limits repetitions and the total rate of Events. Holds at most the topics admitted within [`REPEAT_INTERVAL`].
+/// Limits repetitions and the total rate of Events.
 #[derive(Debug)]
 struct EventThrottle {
+    /// Topics of the Events within the last [`REPEAT_INTERVAL`], with their times.
     written: HashMap<Topic, Instant>,
     rate: Window,
 }
@@ -60,15 +61,17 @@ impl InjectionEvents {
         }
     }
 
-    /// Writes an Event about a denied Pod. Returns whether it was written now.
-    pub(super) fn denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
+    /// Writes an Event about a denied Pod. Returns whether it was written: the Event of a dry run is not,
+    /// nor is one above the limits.
+    pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
         let pod = request.pod_name();
         let text = format!("Pod {namespace}/{pod} denied: {denial}");
         self.write(request, namespace, EventType::Warning, denial.reason(), &text)
     }
 
-    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod or an exception.
-    pub(super) fn skipped(
+    /// Writes an Event about a skipped Pod, if the cause is a label or annotation of the Pod, or an exception label on
+    /// a Pod for which injection is enabled.
+    pub(super) fn report_skipped(
         &self,
         request: &Request,
         namespace: &str,
@@ -82,10 +85,10 @@ impl InjectionEvents {
             SkipReason::Disabled(InjectionSource::PodAnnotation) => {
                 format!("its annotation {SIDECAR_INJECTION} disables injection")
             }
-            SkipReason::ExceptionLabel if wants_sidecar(request, record) => {
+            SkipReason::ExceptionLabel if is_injection_enabled(request, record) => {
                 "it has a label that the control plane's setting injector.exceptions.labels lists".to_owned()
             }
-            // No Event: a setting of the Namespace applies to all of its Pods.
+            // No Event: a setting of the Namespace applies to all of its Pods, and the other reasons are expected.
             SkipReason::ExceptionLabel
             | SkipReason::Disabled(InjectionSource::NamespaceLabel | InjectionSource::NamespaceAnnotation)
             | SkipReason::AlreadyInjected
@@ -124,7 +127,7 @@ impl InjectionEvents {
 }
 
 /// Whether a label or annotation of the Pod or of its Namespace enables injection.
-fn wants_sidecar(request: &Request, record: &NamespaceRecord) -> bool {
+fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
     let is_enabled = |value: &str| parse_bool(SIDECAR_INJECTION, value).unwrap_or(false);
     let pod = ["labels", "annotations"].iter().filter_map(|map| {
         request
@@ -148,7 +151,7 @@ fn controller(request: &Request, namespace: &str) -> Option<ObjectReference> {
         .find(|owner| owner["controller"] == Value::Bool(true))?;
     let text = |key: &str| {
         let text = owner.get(key)?.as_str()?;
-        (!text.is_empty() && text.len() <= MAX_NAME).then(|| text.to_owned())
+        (!text.is_empty() && text.len() <= MAX_NAME_BYTES).then(|| text.to_owned())
     };
     Some(ObjectReference {
         api_version: Some(text("apiVersion")?),
@@ -178,10 +181,11 @@ impl EventThrottle {
     fn new() -> Self {
         Self {
             written: HashMap::new(),
-            rate: Window::new(PER_MINUTE, MINUTE),
+            rate: Window::new(MAX_EVENTS_PER_MINUTE, MINUTE),
         }
     }
 
+    /// Returns whether an Event may be written now, and counts it.
     fn try_admit(&mut self, topic: Topic, now: Instant) -> bool {
         let is_recent = |at: &Instant| now.duration_since(*at) < REPEAT_INTERVAL;
         if self.written.get(&topic).is_some_and(is_recent) || self.rate.try_admit(now).is_none() {
@@ -222,20 +226,20 @@ mod tests {
     }
 
     #[test]
-    fn number_of_events_and_memory_are_bounded_for_any_number_of_owners() {
+    fn event_rate_and_memory_are_bounded_for_any_number_of_owners() {
         let (mut throttle, start) = (EventThrottle::new(), Instant::now());
         let mut written = 0;
         for second in 0..3600_u64 {
             for owner in 0..20 {
                 let now = start + Duration::from_secs(second);
                 written += u32::from(throttle.try_admit(topic(&format!("{second}-{owner}"), "SameUid"), now));
-                assert!(throttle.written.len() <= PER_MINUTE as usize * 10);
+                assert!(throttle.written.len() <= MAX_EVENTS_PER_MINUTE as usize * 10);
             }
         }
-        assert_eq!(written, 60 * PER_MINUTE);
+        assert_eq!(written, 60 * MAX_EVENTS_PER_MINUTE);
     }
 
-    fn pod(metadata: Value) -> Request {
+    fn mk_request(metadata: Value) -> Request {
         Request {
             object: json!({"metadata": metadata}),
             ..Request::default()
@@ -244,21 +248,28 @@ mod tests {
 
     #[test]
     fn event_is_about_the_controller_and_no_other_owner() {
-        let owner = |name: &str, controller: bool| json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": controller});
-        let request = pod(json!({"ownerReferences": [owner("a", false), owner("b", true)]}));
+        let owner = |name: &str, controller: bool| {
+            json!({
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "u", "controller": controller,
+            })
+        };
+        let request = mk_request(json!({"ownerReferences": [owner("a", false), owner("b", true)]}));
         let found = controller(&request, "default").expect("a controller");
         assert_eq!(found.name.as_deref(), Some("b"));
         assert_eq!(found.api_version.as_deref(), Some("apps/v1"));
         assert_eq!(found.uid.as_deref(), Some("u"));
         assert_eq!(
-            controller(&pod(json!({"ownerReferences": [owner("a", false)]})), "default"),
+            controller(
+                &mk_request(json!({"ownerReferences": [owner("a", false)]})),
+                "default"
+            ),
             None
         );
     }
 
     #[test]
     fn invalid_owners_are_ignored() {
-        let long = "x".repeat(MAX_NAME + 1);
+        let long = "x".repeat(MAX_NAME_BYTES + 1);
         for owner in [
             json!({"controller": true}),
             json!({"controller": true, "apiVersion": "v1", "kind": "", "name": "a"}),
@@ -266,26 +277,29 @@ mod tests {
             json!(1),
         ] {
             assert_eq!(
-                controller(&pod(json!({"ownerReferences": [owner]})), "default"),
+                controller(&mk_request(json!({"ownerReferences": [owner]})), "default"),
                 None
             );
         }
-        assert_eq!(controller(&pod(json!({"ownerReferences": "x"})), "default"), None);
+        assert_eq!(
+            controller(&mk_request(json!({"ownerReferences": "x"})), "default"),
+            None
+        );
     }
 
     #[test]
-    fn exception_causes_an_event_only_where_injection_is_enabled() {
+    fn exception_label_causes_an_event_only_if_injection_is_enabled() {
         let record = |value: &str| NamespaceRecord {
             labels: [(SIDECAR_INJECTION.to_owned(), value.to_owned())].into(),
             ..NamespaceRecord::default()
         };
-        let plain = pod(json!({}));
-        assert!(!wants_sidecar(&plain, &NamespaceRecord::default()));
-        assert!(!wants_sidecar(&plain, &record("disabled")));
-        assert!(!wants_sidecar(&plain, &record("maybe")));
-        assert!(wants_sidecar(&plain, &record("enabled")));
-        assert!(wants_sidecar(
-            &pod(json!({"labels": {SIDECAR_INJECTION: "true"}})),
+        let plain = mk_request(json!({}));
+        assert!(!is_injection_enabled(&plain, &NamespaceRecord::default()));
+        assert!(!is_injection_enabled(&plain, &record("disabled")));
+        assert!(!is_injection_enabled(&plain, &record("maybe")));
+        assert!(is_injection_enabled(&plain, &record("enabled")));
+        assert!(is_injection_enabled(
+            &mk_request(json!({"labels": {SIDECAR_INJECTION: "true"}})),
             &record("disabled")
         ));
     }

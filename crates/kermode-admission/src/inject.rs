@@ -10,13 +10,13 @@ use crate::directory::NamespaceRecord;
 
 /// Label of this webhook in metrics.
 const WEBHOOK: &str = "inject";
-/// Number of lookups per review: one for the Mesh, one for ContainerPatches.
+/// Maximum number of lookups per review: one for the Mesh, one for all ContainerPatches.
 const MAX_LOOKUPS: usize = 2;
 
 impl Webhooks {
     #[tracing::instrument(level = "debug", skip_all, fields(namespace = request.namespace, name = request.name))]
     pub(super) async fn inject(&self, request: Request, deadline: Deadline) -> Response {
-        if let Some(response) = self.reject_other_objects(&request) {
+        if let Some(response) = self.respond_unless_pod_creation(&request) {
             return response;
         }
         let namespace = match request.namespace.as_str() {
@@ -40,21 +40,24 @@ impl Webhooks {
                 self.metrics.count(WEBHOOK, "skipped", reason.as_str());
                 let pod = request.pod_name();
                 tracing::debug!(namespace, pod, reason = reason.as_str(), "sidecar not injected");
-                self.events.skipped(&request, namespace, &record, reason);
+                self.events.report_skipped(&request, namespace, &record, reason);
                 Response::allow(request.uid)
             }
-            Ok(Outcome::Injected(injection)) => self.injected(&request, namespace, injection),
-            Err((denial, lookup_error)) => self.denied(&request, namespace, &denial, lookup_error),
+            Ok(Outcome::Injected(injection)) => self.respond_injected(&request, namespace, injection),
+            Err((denial, lookup_error)) => self.respond_denied(&request, namespace, &denial, lookup_error),
         }
     }
 
-    /// Returns the response to a request that is not the creation of a Pod. A custom webhook registration may send these.
-    fn reject_other_objects(&self, request: &Request) -> Option<Response> {
+    /// Returns the response to a request that is not the creation of a Pod; `None` for the creation of a Pod. A custom
+    /// webhook registration may send other requests. A request without kind or operation counts as the creation of a
+    /// Pod.
+    fn respond_unless_pod_creation(&self, request: &Request) -> Option<Response> {
         let kind = request.kind.kind.as_str();
         if !matches!(kind, "" | "Pod") {
             self.metrics.count(WEBHOOK, "refused", "NotAPod");
             let message = format!(
-                "a sidecar can be injected into Pods only, and this is a {kind}: correct the rules of the webhook registration"
+                "a sidecar can be injected into Pods only, and this is a {kind}: correct the rules of the webhook \
+                 registration"
             );
             return Some(Response::deny(request.uid.clone(), 400, message));
         }
@@ -92,6 +95,7 @@ impl Webhooks {
         result.map_err(|denial| (denial, None))
     }
 
+    /// Decides with the objects of the directory and the objects that were looked up.
     fn decide(
         &self,
         request: &Request,
@@ -117,7 +121,7 @@ impl Webhooks {
         kermode_inject::inject(&request.object, &self.settings, &context)
     }
 
-    fn injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {
+    fn respond_injected(&self, request: &Request, namespace: &str, injection: Injection) -> Response {
         let reason = injection.reason.as_str();
         self.metrics.count(WEBHOOK, "injected", reason);
         let (pod, mesh) = (request.pod_name(), injection.mesh.as_str());
@@ -127,7 +131,7 @@ impl Webhooks {
             .with_warnings(injection.warnings)
     }
 
-    fn denied(
+    fn respond_denied(
         &self,
         request: &Request,
         namespace: &str,
@@ -138,7 +142,7 @@ impl Webhooks {
         self.metrics.count(WEBHOOK, "refused", reason);
         let pod = request.pod_name();
         // Controllers retry, so a denial is logged as a warning only when its Event is written.
-        if self.events.denied(request, namespace, denial) {
+        if self.events.report_denied(request, namespace, denial) {
             tracing::warn!(namespace, pod, reason, "Pod denied: {denial}");
         } else {
             tracing::debug!(namespace, pod, reason, "Pod denied: {denial}");

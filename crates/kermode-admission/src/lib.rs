@@ -72,6 +72,7 @@ pub fn router(webhooks: Webhooks) -> Router {
         .with_state(Arc::new(WebhookState { webhooks, memory }))
 }
 
+/// Extractors of a handler.
 type Call = (State<Arc<WebhookState>>, Query<deadline::Query>);
 
 async fn inject_sidecar((State(state), Query(query)): Call, body: Body) -> HttpResponse {
@@ -101,8 +102,8 @@ async fn validate_workload((State(state), Query(query)): Call, body: Body) -> Ht
         .await
 }
 
-/// Error of a call whose response is an HTTP status instead of a review. The API server then applies the failure policy of
-/// the webhook registration.
+/// Error of a call whose response is an HTTP status instead of a review. The API server then applies the failure policy
+/// of the webhook registration.
 #[derive(Debug, thiserror::Error)]
 enum InvalidCall {
     #[error("the review did not arrive in time")]
@@ -118,6 +119,8 @@ enum InvalidCall {
 }
 
 impl WebhookState {
+    /// Reads a review within its deadline and the memory budget, and responds with the decision. `webhook` is the
+    /// metrics label.
     async fn respond(
         &self,
         webhook: &'static str,
@@ -125,7 +128,7 @@ impl WebhookState {
         body: Body,
         decide: impl AsyncFnOnce(review::Request, Deadline) -> review::Response,
     ) -> HttpResponse {
-        let _timer = self.webhooks.metrics.time(webhook);
+        let _timer = self.webhooks.metrics.start_timer(webhook);
         let deadline = Deadline::new(query, Instant::now());
         let response = async {
             let length = body
@@ -133,7 +136,7 @@ impl WebhookState {
                 .exact()
                 .and_then(|length| usize::try_from(length).ok());
             let body_memory = deadline.read(self.memory.body(length)).await?;
-            let text = deadline.read(read(body, length)).await??;
+            let text = deadline.read(read_body(body, length)).await??;
             let _document_memory = deadline.read(self.memory.document(&text)).await??;
             let request = review::parse(&text)?;
             drop((text, body_memory));
@@ -148,7 +151,7 @@ impl WebhookState {
 }
 
 /// Reads a body of up to [`MAX_BODY`] bytes.
-async fn read(body: Body, length: Option<usize>) -> Result<Bytes, InvalidCall> {
+async fn read_body(body: Body, length: Option<usize>) -> Result<Bytes, InvalidCall> {
     if length.is_some_and(|length| length > MAX_BODY) {
         return Err(InvalidCall::TooLarge);
     }
@@ -177,7 +180,7 @@ impl InvalidCall {
         }
     }
 
-    /// Reason label of the metric.
+    /// Returns the value of the metrics label `reason`.
     fn reason(&self) -> &'static str {
         match self {
             Self::TooLate => "TooLate",

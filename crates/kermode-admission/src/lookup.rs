@@ -15,8 +15,9 @@ use super::Webhooks;
 use super::deadline::Deadline;
 use crate::directory::NamespaceRecord;
 
-/// Limit of ContainerPatches that are looked up for one Pod. A Pod may name any number of them.
-const MAX_PATCHES: usize = 16;
+/// Maximum number of ContainerPatches that are looked up for one Pod. If more are missing in the directory, none is
+/// looked up and the Pod is denied.
+const MAX_PATCH_LOOKUPS: usize = 16;
 
 /// Objects found in the API server.
 #[derive(Debug, Default)]
@@ -38,9 +39,9 @@ impl Webhooks {
         if let Some(record) = self.directory.read().namespaces.get(name) {
             return Ok(record.clone());
         }
-        let what = format!("Namespace {name} cannot be read");
+        let problem = format!("Namespace {name} cannot be read");
         let api: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = read_result(&what, deadline.look_up(api.get(name)).await)?;
+        let namespace = read_result(&problem, deadline.look_up(api.get(name)).await)?;
         Ok(Arc::new(NamespaceRecord::from(&NamespaceFacts::from(&namespace))))
     }
 
@@ -57,19 +58,20 @@ impl Webhooks {
         match denial {
             Denial::MeshNotFound { mesh, .. } => {
                 let api: Api<Mesh> = Api::all(self.client.clone());
-                let what = format!("Mesh {mesh} cannot be read");
+                let problem = format!("Mesh {mesh} cannot be read");
                 let exists =
-                    read_result(&what, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
+                    read_result(&problem, deadline.look_up(api.get_metadata_opt(mesh)).await)?.is_some();
                 if exists {
                     found.meshes.insert(mesh.clone());
                 }
                 Ok(exists)
             }
-            Denial::ContainerPatchesMissing { names } if names.len() <= MAX_PATCHES => {
+            Denial::ContainerPatchesMissing { names } if names.len() <= MAX_PATCH_LOOKUPS => {
                 let api: Api<ContainerPatch> = Api::namespaced(self.client.clone(), &self.system_namespace);
                 for name in names {
-                    let what = format!("ContainerPatch {name} cannot be read");
-                    let Some(patch) = read_result(&what, deadline.look_up(api.get_opt(name)).await)? else {
+                    let problem = format!("ContainerPatch {name} cannot be read");
+                    let Some(patch) = read_result(&problem, deadline.look_up(api.get_opt(name)).await)?
+                    else {
                         return Ok(false);
                     };
                     found.container_patches.insert(name.clone(), patch.spec);
@@ -81,11 +83,11 @@ impl Webhooks {
     }
 }
 
-/// Converts the error of a read, or its missed deadline, to a message for the user.
-fn read_result<T, L>(what: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
+/// Converts the error of a read, or its missed deadline, to a message for the user that begins with `problem`.
+fn read_result<T, L>(problem: &str, result: Result<kube::Result<T>, L>) -> Result<T, String> {
     match result {
         Ok(Ok(object)) => Ok(object),
-        Ok(Err(error)) => Err(describe(what, &error)),
-        Err(_) => Err(format!("{what}: the API server does not answer in time")),
+        Ok(Err(error)) => Err(describe(problem, &error)),
+        Err(_) => Err(format!("{problem}: the API server does not answer in time")),
     }
 }

@@ -1,29 +1,31 @@
 //! Memory budget of reviews: for bodies while they arrive, and for the JSON documents parsed from them.
 //!
-//! A document takes far more memory than its text: the three bytes `{},` become hundreds. Its memory is estimated before
-//! the text is parsed. A review above the limit of one review is rejected; a review above the rest of the budget waits.
+//! A document takes far more memory than its text: the three bytes `{},` become hundreds. Its memory is estimated
+//! before the text is parsed. A review above the limit of one review is rejected; a review above the rest of the budget
+//! waits.
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Size limit of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review holds it twice.
+/// Maximum size of a review, in bytes. An object has at most 1.5 MiB (etcd's limit), and a review may hold an old and a
+/// new object.
 pub(super) const MAX_BODY: usize = 8 * 1024 * 1024;
 /// Budget for bodies, in bytes. Both budgets together stay well below the memory limit set by `kumactl install`.
-const BODIES: usize = 32 * 1024 * 1024;
+const BODY_BUDGET: usize = 32 * 1024 * 1024;
 /// Budget for documents, in bytes of estimated memory.
-const DOCUMENTS: usize = 128 * 1024 * 1024;
+const DOCUMENT_BUDGET: usize = 128 * 1024 * 1024;
 /// Limit of the estimated memory of one document, in bytes: tens of thousands of objects.
 const MAX_DOCUMENT: usize = 64 * 1024 * 1024;
 
 /// Memory of an object, in bytes: its first B-tree node.
-const OBJECT: usize = 640;
-/// Memory of a list, in bytes: its first four elements.
-const LIST: usize = 128;
+const OBJECT_BYTES: usize = 640;
+/// Memory of a list, in bytes: capacity for its first four elements.
+const LIST_BYTES: usize = 128;
 /// Memory of a further member or element, in bytes: its slot, up to half of which is spare capacity, and its own small
 /// allocations.
-const ELEMENT: usize = 192;
+const ELEMENT_BYTES: usize = 192;
 
-/// Bytes per permit of the semaphores: 1 KiB, since their counters are too small to count bytes.
-const UNIT: usize = 1024;
+/// Bytes per permit of the semaphores: 1 KiB is precise enough, and keeps the numbers of permits far below the limits.
+const PERMIT_BYTES: usize = 1024;
 
 /// Memory budget of all reviews.
 #[derive(Debug)]
@@ -34,7 +36,9 @@ pub(super) struct MemoryBudget {
 
 /// Part of the budget; released when dropped.
 #[derive(Debug)]
-pub(super) struct Reservation<'a>(#[allow(dead_code)] Option<SemaphorePermit<'a>>);
+pub(super) struct Reservation<'a>(
+    #[allow(dead_code, reason = "held until it is dropped")] Option<SemaphorePermit<'a>>,
+);
 
 /// Error of a document above [`MAX_DOCUMENT`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,8 +54,8 @@ pub(super) struct TooComplex {
 impl Default for MemoryBudget {
     fn default() -> Self {
         Self {
-            bodies: Semaphore::new(BODIES / UNIT),
-            documents: Semaphore::new(DOCUMENTS / UNIT),
+            bodies: Semaphore::new(BODY_BUDGET / PERMIT_BYTES),
+            documents: Semaphore::new(DOCUMENT_BUDGET / PERMIT_BYTES),
         }
     }
 }
@@ -76,20 +80,20 @@ impl MemoryBudget {
 }
 
 async fn reserve(semaphore: &Semaphore, bytes: usize) -> Reservation<'_> {
-    let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+    let permits = u32::try_from(bytes.div_ceil(PERMIT_BYTES)).unwrap_or(u32::MAX);
     // The semaphore is never closed.
-    Reservation(semaphore.acquire_many(units).await.ok())
+    Reservation(semaphore.acquire_many(permits).await.ok())
 }
 
-/// Returns an upper bound of the memory of the document of a JSON text, in bytes. Brackets and commas in strings are counted
-/// as well: real texts have few of them, and skipping strings takes more time.
+/// Returns an upper bound of the memory of the document of a JSON text, in bytes. Brackets and commas in strings are
+/// counted as well: real texts have few of them, and skipping strings takes more time.
 fn estimate(text: &[u8]) -> usize {
     let structure: usize = text
         .iter()
         .map(|byte| match byte {
-            b'{' => OBJECT,
-            b'[' => LIST,
-            b',' => ELEMENT,
+            b'{' => OBJECT_BYTES,
+            b'[' => LIST_BYTES,
+            b',' => ELEMENT_BYTES,
             _ => 0,
         })
         .sum();
@@ -135,9 +139,9 @@ mod tests {
     fn reservation_waits_until_another_one_is_released() {
         let budget = MemoryBudget::default();
         let mut held: Vec<_> = std::iter::from_fn(|| budget.body(None).now_or_never()).collect();
-        assert_eq!(held.len(), BODIES / MAX_BODY);
-        assert!(budget.body(Some(UNIT)).now_or_never().is_none());
+        assert_eq!(held.len(), BODY_BUDGET / MAX_BODY);
+        assert!(budget.body(Some(PERMIT_BYTES)).now_or_never().is_none());
         held.pop();
-        assert!(budget.body(Some(UNIT)).now_or_never().is_some());
+        assert!(budget.body(Some(PERMIT_BYTES)).now_or_never().is_some());
     }
 }

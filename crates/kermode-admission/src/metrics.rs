@@ -41,13 +41,13 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             reviews: Family::default(),
-            duration: Family::new_with_constructor(durations),
+            duration: Family::new_with_constructor(duration_histogram),
         }
     }
 }
 
 /// Buckets in seconds, from decisions without lookups to the default timeout.
-fn durations() -> Histogram {
+fn duration_histogram() -> Histogram {
     Histogram::new([
         0.000_1, 0.000_25, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25, 1.0, 10.0,
     ])
@@ -67,6 +67,7 @@ impl Metrics {
         );
     }
 
+    /// Counts a review.
     pub(super) fn count(&self, webhook: &'static str, outcome: &'static str, reason: &'static str) {
         self.reviews
             .get_or_create(&ReviewLabels {
@@ -77,7 +78,8 @@ impl Metrics {
             .inc();
     }
 
-    pub(super) fn time(&self, webhook: &'static str) -> Timer<'_> {
+    /// Returns a timer that observes the duration of a review when it is dropped.
+    pub(super) fn start_timer(&self, webhook: &'static str) -> Timer<'_> {
         Timer {
             metrics: self,
             webhook,

@@ -1,5 +1,5 @@
-//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose the fields that the bindings do
-//! not have yet.
+//! AdmissionReview on the wire. The object stays raw JSON: a typed round trip would lose the fields that the bindings
+//! do not have yet.
 
 use axum::response::{IntoResponse, Response as HttpResponse};
 use serde::ser::Error as _;
@@ -15,7 +15,7 @@ const KIND: &str = "AdmissionReview";
 pub(super) struct Request {
     /// UID of the request, repeated in the response.
     pub(super) uid: String,
-    /// Namespace of the request; the object itself may not have one yet.
+    /// Namespace of the request; the object itself may have no namespace yet.
     #[serde(default)]
     pub(super) namespace: String,
     /// Name of the object; empty before the API server generates it.
@@ -127,7 +127,7 @@ fn base64<S: Serializer>(patch: &Option<json_patch::Patch>, serializer: S) -> Re
 // === impl Request ===
 
 impl Request {
-    /// Name of the Pod, or the prefix of its generated name.
+    /// Returns the name of the Pod, or the prefix of its generated name.
     pub(super) fn pod_name(&self) -> &str {
         if !self.name.is_empty() {
             return &self.name;

@@ -28,10 +28,10 @@ impl Webhooks {
         match request.kind.kind.as_str() {
             "ContainerPatch" => {
                 let checked = kermode_inject::validate_container_patch(object, system_namespace);
-                texts(checked.err().unwrap_or_default())
+                to_strings(checked.err().unwrap_or_default())
             }
-            "Mesh" => texts(validate::mesh(object)),
-            "MeshTrafficPermission" => texts(validate::traffic_permission(
+            "Mesh" => to_strings(validate::mesh(object)),
+            "MeshTrafficPermission" => to_strings(validate::traffic_permission(
                 object,
                 &request.namespace,
                 system_namespace,
@@ -39,13 +39,14 @@ impl Webhooks {
             "Dataplane" => {
                 let mesh = object["mesh"].as_str().filter(|mesh| !mesh.is_empty());
                 let exists = self.mesh_exists(mesh.unwrap_or(DEFAULT_MESH), deadline).await;
-                texts(validate::dataplane(object, |_| exists))
+                to_strings(validate::dataplane(object, |_| exists))
             }
             _ => Vec::new(),
         }
     }
 
-    /// Whether a Mesh exists in the directory or in the API server. `true` when the lookup fails.
+    /// Whether a Mesh exists in the directory or in the API server. `true` when the lookup fails: an outage of the API
+    /// server does not make the Dataplane invalid.
     async fn mesh_exists(&self, name: &str, deadline: Deadline) -> bool {
         if self.directory.read().meshes.contains(name) {
             return true;
@@ -56,7 +57,6 @@ impl Webhooks {
     }
 }
 
-/// Formats problems.
-fn texts(problems: Vec<impl ToString>) -> Vec<String> {
+fn to_strings(problems: Vec<impl ToString>) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }

@@ -30,15 +30,15 @@ fn misplaced_label(request: &Request) -> Option<String> {
         "CronJob" => "/spec/jobTemplate/spec/template/metadata",
         _ => return None,
     };
-    let has_label = |metadata: &Value, map: &str| {
+    let has_key = |metadata: &Value, map: &str| {
         metadata
             .get(map)
             .is_some_and(|map| map.get(SIDECAR_INJECTION).is_some())
     };
     let template = request.object.pointer(path).unwrap_or(&Value::Null);
-    if !has_label(request.object.get("metadata")?, "labels")
-        || has_label(template, "labels")
-        || has_label(template, "annotations")
+    if !has_key(request.object.get("metadata")?, "labels")
+        || has_key(template, "labels")
+        || has_key(template, "annotations")
     {
         return None;
     }

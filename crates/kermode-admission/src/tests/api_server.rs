@@ -1,4 +1,4 @@
-//! API server with objects and a behaviour that the test sets.
+//! Scripted API server: the test sets its objects and its behaviour.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -43,7 +43,7 @@ impl ApiServer {
     pub(super) fn put(&self, path: &str, object: Value) {
         self.objects
             .lock()
-            .expect("no panic")
+            .expect("the lock is not poisoned")
             .insert(path.to_owned(), object);
     }
 
@@ -70,7 +70,7 @@ impl ApiServer {
         let found = self
             .objects
             .lock()
-            .expect("no panic")
+            .expect("the lock is not poisoned")
             .get(head.uri.path())
             .cloned();
         Ok(match found {

@@ -1,4 +1,5 @@
-//! Client that calls the webhooks as the API server does: TLS with the CA of the control plane, and keep-alive connections.
+//! Client that calls the webhooks as the API server does: TLS with the CA of the control plane, and keep-alive
+//! connections.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(super) struct CallResponse {
 }
 
 impl Caller {
-    async fn tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+    async fn connect_tls(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).expect("a CA");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -52,15 +53,15 @@ impl Caller {
         connector.connect(name, stream).await.expect("a handshake")
     }
 
-    pub(super) async fn http1(&self) -> Connection {
-        let stream = TokioIo::new(self.tls(b"http/1.1").await);
+    pub(super) async fn connect_http1(&self) -> Connection {
+        let stream = TokioIo::new(self.connect_tls(b"http/1.1").await);
         let (sender, connection) = http1::handshake(stream).await.expect("HTTP/1.1");
         tokio::spawn(connection);
         Connection::Http1(sender)
     }
 
-    pub(super) async fn http2(&self) -> Connection {
-        let stream = TokioIo::new(self.tls(b"h2").await);
+    pub(super) async fn connect_http2(&self) -> Connection {
+        let stream = TokioIo::new(self.connect_tls(b"h2").await);
         let (sender, connection) = http2::handshake(TokioExecutor::new(), stream)
             .await
             .expect("HTTP/2");
@@ -70,7 +71,7 @@ impl Caller {
 
     /// Calls a webhook on a new connection.
     pub(super) async fn post(&self, path: &str, body: impl Into<Body>) -> CallResponse {
-        self.http1().await.call(Method::POST, path, body).await
+        self.connect_http1().await.call(Method::POST, path, body).await
     }
 }
 
@@ -99,6 +100,7 @@ impl Connection {
 }
 
 impl CallResponse {
+    /// Returns the body of a successful response, as JSON.
     pub(super) fn json(&self) -> Value {
         assert_eq!(self.status, 200, "{}", self.text);
         serde_json::from_str(&self.text).expect("JSON")

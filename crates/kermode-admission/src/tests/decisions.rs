@@ -1,4 +1,4 @@
-//! Injected, skipped and denied Pods, warnings, Events and metrics.
+//! Tests of decisions: injected, skipped and denied Pods, and their warnings, Events and metrics.
 
 use http::Method;
 use kermode_crds::annotation::{CONTAINER_PATCHES, MESH, SIDECAR_INJECTION};
@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::api_server::Mode;
 use super::fixture::Fixture;
-use super::review::{AdmissionResponse, bare, pod, pod_with, review};
+use super::review::{AdmissionResponse, pod, pod_with, review, without_owners};
 
-fn names(containers: &Value) -> Vec<&str> {
+fn container_names(containers: &Value) -> Vec<&str> {
     let containers = containers.as_array().map(Vec::as_slice).unwrap_or_default();
     containers
         .iter()
@@ -23,17 +23,17 @@ async fn pod_of_a_labelled_namespace_gets_a_patch_with_the_sidecar() {
     assert!(response.allowed && response.warnings.is_empty(), "{response:?}");
     let injected = response.applied_to(pod());
     assert_eq!(
-        names(&injected["spec"]["initContainers"]),
+        container_names(&injected["spec"]["initContainers"]),
         ["kuma-init", "kuma-sidecar"]
     );
     assert_eq!(injected["spec"]["inventedField"], json!({"kept": true}));
 }
 
 #[tokio::test]
-async fn pod_without_a_request_for_injection_is_unchanged_over_http2_too() {
+async fn pod_that_does_not_request_injection_is_unchanged_over_http2() {
     let fixture = Fixture::new(Mode::Responds).await;
     let body = review("u-2", "plain", "Pod", pod()).to_string();
-    let mut connection = fixture.caller.http2().await;
+    let mut connection = fixture.caller.connect_http2().await;
     for _ in 0..3 {
         let response = connection
             .call(Method::POST, "/inject-sidecar", body.clone())
@@ -101,12 +101,12 @@ async fn namespace_that_is_not_in_the_directory_yet_is_looked_up() {
 }
 
 #[tokio::test]
-async fn denied_and_opted_out_pods_cause_one_event_on_their_owner_or_namespace() {
+async fn denied_and_opted_out_pods_cause_one_event_about_their_owner_or_namespace() {
     let mut fixture = Fixture::new(Mode::Responds).await;
     let unknown_mesh = pod_with("annotations", MESH, "none");
     let opted_out = pod_with("labels", SIDECAR_INJECTION, "disabled");
     for _ in 0..5 {
-        // No Events: injection is not requested for the first Pod, and the second one is injected.
+        // These two cause no Events: the first Pod does not request injection, and the second one is injected.
         fixture.inject("plain", pod()).await;
         fixture.inject("shop", pod()).await;
         assert_eq!(
@@ -128,26 +128,35 @@ async fn denied_and_opted_out_pods_cause_one_event_on_their_owner_or_namespace()
     dry_run["request"]["dryRun"] = true.into();
     assert!(!fixture.send("/inject-sidecar", dry_run).await.allowed);
     fixture
-        .inject("shop", bare(pod_with("labels", SIDECAR_INJECTION, "perhaps")))
+        .inject(
+            "shop",
+            without_owners(pod_with("labels", SIDECAR_INJECTION, "perhaps")),
+        )
         .await;
     fixture
         .inject("plain", pod_with("labels", "openshift.io/build.name", "b"))
         .await;
     fixture
-        .inject("shop", bare(pod_with("labels", "openshift.io/build.name", "b")))
+        .inject(
+            "shop",
+            without_owners(pod_with("labels", "openshift.io/build.name", "b")),
+        )
         .await;
 
-    // Exactly these Events, in this order.
+    // Neither the dry run nor the Pod of the Namespace `plain` causes an Event.
     assert_eq!(
         fixture.event().await,
-        "Warning MeshNotFound on ReplicaSet web-5d9c7b8f6d"
+        "Warning MeshNotFound about ReplicaSet web-5d9c7b8f6d"
     );
     assert_eq!(
         fixture.event().await,
-        "Normal DisabledByPodLabel on ReplicaSet web-5d9c7b8f6d"
+        "Normal DisabledByPodLabel about ReplicaSet web-5d9c7b8f6d"
     );
-    assert_eq!(fixture.event().await, "Warning WrongValue on Namespace shop");
-    assert_eq!(fixture.event().await, "Normal ExceptionLabel on Namespace shop");
+    assert_eq!(fixture.event().await, "Warning WrongValue about Namespace shop");
+    assert_eq!(
+        fixture.event().await,
+        "Normal ExceptionLabel about Namespace shop"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Webhooks behind HTTPS on loopback, with a directory that has the Namespaces `shop` (injected) and `plain`, and the Mesh
-//! `default`.
+//! Webhooks behind HTTPS on loopback, with a directory that has the Namespaces `shop` (injected) and `plain`, and the
+//! Mesh `default`.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -70,6 +70,7 @@ impl Fixture {
         .await
     }
 
+    /// Sends a review and asserts that the response has the UID of the review.
     pub(super) async fn send(&self, path: &str, review: Value) -> AdmissionResponse {
         let uid = review["request"]["uid"].clone();
         let response = AdmissionResponse::read(&self.caller.post(path, review.to_string()).await);
@@ -80,7 +81,7 @@ impl Fixture {
     /// Waits for the next Event and returns its type, its reason, and the kind and name of its object.
     pub(super) async fn event(&mut self) -> String {
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
-        let event = event.expect("an Event").expect("an Event");
+        let event = event.expect("an Event within 20 s").expect("an open channel");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         assert_eq!(event["action"], "InjectSidecar");
         assert_eq!(event["metadata"]["namespace"], event["regarding"]["namespace"]);
@@ -89,7 +90,7 @@ impl Fixture {
             text(&event["regarding"]["name"]),
         );
         format!(
-            "{} {} on {kind} {name}",
+            "{} {} about {kind} {name}",
             text(&event["type"]),
             text(&event["reason"])
         )

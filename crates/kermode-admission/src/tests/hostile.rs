@@ -1,4 +1,4 @@
-//! Invalid calls: truncated, huge, deeply nested, of another kind, never complete, or mutated at random.
+//! Tests of invalid calls: truncated, huge, deeply nested, of another kind, never complete, or mutated at random.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ const PATHS: [&str; 3] = [
     "/validate-workloads",
 ];
 
-fn deep(levels: usize) -> String {
+/// Returns a review with nested lists in place of the object.
+fn nested_review(levels: usize) -> String {
     let inside = "[".repeat(levels) + &"]".repeat(levels);
     format!(
         r#"{{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{{"uid":"u","object":{inside}}}}}"#
@@ -35,17 +36,17 @@ fn deep(levels: usize) -> String {
 async fn invalid_review_is_rejected_and_the_connection_stays_usable() {
     let fixture = Fixture::new(Mode::Responds).await;
     let whole = review("u-1", "shop", "Pod", pod()).to_string();
-    let mut old = review("u-1", "shop", "Pod", pod());
-    old["apiVersion"] = "admission.k8s.io/v1beta1".into();
+    let mut beta = review("u-1", "shop", "Pod", pod());
+    beta["apiVersion"] = "admission.k8s.io/v1beta1".into();
     for path in PATHS {
-        let mut connection = fixture.caller.http1().await;
+        let mut connection = fixture.caller.connect_http1().await;
         for (body, expected) in [
             (String::new(), "not an AdmissionReview"),
             (whole[..whole.len() / 2].to_owned(), "not an AdmissionReview"),
-            (deep(100_000), "recursion limit"),
+            (nested_review(100_000), "recursion limit"),
             (pod().to_string(), "a Pod of v1, not an AdmissionReview"),
             (
-                old.to_string(),
+                beta.to_string(),
                 "of admission.k8s.io/v1beta1, not an AdmissionReview of admission.k8s.io/v1",
             ),
             (
@@ -70,7 +71,7 @@ async fn invalid_review_is_rejected_and_the_connection_stays_usable() {
 #[tokio::test]
 async fn other_methods_and_paths_are_rejected() {
     let fixture = Fixture::new(Mode::Responds).await;
-    let mut connection = fixture.caller.http1().await;
+    let mut connection = fixture.caller.connect_http1().await;
     for path in PATHS {
         for method in [Method::GET, Method::PUT, Method::DELETE] {
             assert_eq!(connection.call(method, path, Body::empty()).await.status, 405);
@@ -87,7 +88,7 @@ async fn huge_body_with_or_without_content_length_is_rejected() {
     let fixture = Fixture::new(Mode::Responds).await;
     let piece = Bytes::from(vec![b' '; 64 * 1024]);
     let pieces = MAX_BODY / piece.len() + 1;
-    let mut connection = fixture.caller.http2().await;
+    let mut connection = fixture.caller.connect_http2().await;
     let with_length = Bytes::from(piece.repeat(pieces));
     let without_length = stream::iter(std::iter::repeat_n(piece, pieces)).map(Ok::<_, std::io::Error>);
     for body in [Body::from(with_length), Body::from_stream(without_length)] {
@@ -148,7 +149,7 @@ async fn malformed_pods_are_denied_with_the_field() {
     }
 }
 
-/// Calls a webhook without a connection.
+/// Calls a webhook without a network connection.
 fn respond(path: &str, body: Vec<u8>) -> CallResponse {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -187,8 +188,8 @@ fn pointers(path: &str, value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Reviews of a Pod with many settings of injection, in which one value is replaced by another.
-fn mutated() -> impl Strategy<Value = Value> {
+/// Generates reviews of a Pod with many settings of injection, in which one value is replaced by another.
+fn mutated_review() -> impl Strategy<Value = Value> {
     let probe = json!({"httpGet": {"path": "/ready", "port": "http"}});
     let mut pod = pod();
     pod["metadata"]["annotations"] = json!({
@@ -237,7 +238,10 @@ fn assert_valid(response: &CallResponse) {
 
 proptest! {
     #[test]
-    fn review_with_any_value_anywhere_gets_a_valid_response(review in mutated(), path in prop::sample::select(&PATHS[..])) {
+    fn review_with_any_value_anywhere_gets_a_valid_response(
+        review in mutated_review(),
+        path in prop::sample::select(&PATHS[..]),
+    ) {
         assert_valid(&respond(path, review.to_string().into_bytes()));
     }
 

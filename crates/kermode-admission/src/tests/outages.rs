@@ -1,4 +1,5 @@
-//! An API server that hangs or is unreachable: the response is sent within the timeout of the caller and names the cause.
+//! Tests of an API server that hangs or is unreachable, and of concurrent reviews. The response is sent within the
+//! timeout of the caller and names the cause.
 
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use super::api_server::Mode;
 use super::fixture::Fixture;
 use super::review::{AdmissionResponse, pod, pod_with, review};
 
-/// A test that waits longer has failed.
-const LONG: Duration = Duration::from_mins(1);
+/// Time after which a test that waits has failed.
+const TEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 async fn inject(fixture: &Fixture, namespace: &str, pod: Value) -> AdmissionResponse {
     let response = fixture.send(
         "/inject-sidecar?timeout=300ms",
         review("u-1", namespace, "Pod", pod),
     );
-    tokio::time::timeout(LONG, response).await.expect("a response")
+    tokio::time::timeout(TEST_TIMEOUT, response)
+        .await
+        .expect("a response")
 }
 
 #[tokio::test]
@@ -70,7 +73,7 @@ async fn reviews_that_wait_for_the_api_server_do_not_delay_others() {
     let fixture = Fixture::new(Mode::Hangs).await;
     let waiting = (0..40).map(|_| inject(&fixture, "young", pod()));
     let others = async {
-        let mut connection = fixture.caller.http1().await;
+        let mut connection = fixture.caller.connect_http1().await;
         let body = review("u-2", "shop", "Pod", pod()).to_string();
         for _ in 0..200 {
             let response = connection
@@ -89,7 +92,7 @@ async fn concurrent_reviews_get_their_own_responses() {
     let callers = (0..32).map(|caller| {
         let fixture = &fixture;
         async move {
-            let mut connection = fixture.caller.http1().await;
+            let mut connection = fixture.caller.connect_http1().await;
             for call in 0..25 {
                 let uid = format!("{caller}-{call}");
                 let namespace = if call % 2 == 0 { "shop" } else { "plain" };

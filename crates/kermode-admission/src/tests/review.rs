@@ -22,7 +22,7 @@ pub(super) fn pod() -> Value {
     })
 }
 
-/// Makes the Pod with another label or annotation.
+/// Makes a Pod with one more label or annotation.
 pub(super) fn pod_with(map: &str, key: &str, value: &str) -> Value {
     let mut pod = pod();
     pod["metadata"][map][key] = value.into();
@@ -30,11 +30,12 @@ pub(super) fn pod_with(map: &str, key: &str, value: &str) -> Value {
 }
 
 /// Removes the owners of a Pod.
-pub(super) fn bare(mut pod: Value) -> Value {
+pub(super) fn without_owners(mut pod: Value) -> Value {
     pod["metadata"]["ownerReferences"] = Value::Null;
     pod
 }
 
+/// Makes a review of the creation of an object.
 pub(super) fn review(uid: &str, namespace: &str, kind: &str, object: Value) -> Value {
     json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
@@ -105,7 +106,7 @@ impl AdmissionResponse {
         response
     }
 
-    /// Returns the object with the patch applied.
+    /// Applies the patch, if there is one, to the object.
     pub(super) fn applied_to(&self, mut object: Value) -> Value {
         if let Some(patch) = &self.patch {
             assert_eq!(self.patch_type.as_deref(), Some("JSONPatch"));
