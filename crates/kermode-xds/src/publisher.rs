@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
 
 use self::direct::{DirectProxies, ListenerChanges};
-use crate::store::{Key, Profile, Store, Visibility};
+use crate::store::{Key, Profile, ServiceSelection, Store};
 
 /// Publishes changes of a mesh view. Owned by one task.
 #[derive(Debug)]
@@ -253,8 +253,8 @@ fn profile(mesh: &Mesh, dataplane: &Dataplane) -> Profile {
         .as_ref()
         .map(|settings| &settings.reachable_services);
     let visibility = match reachable.filter(|services| !services.is_empty()) {
-        None => Visibility::All,
-        Some(services) => Visibility::Only(
+        None => ServiceSelection::All,
+        Some(services) => ServiceSelection::Only(
             services
                 .iter()
                 .map(|name| ServiceName::from(name.as_str()))

@@ -1,21 +1,22 @@
 //! Resource store: the generated resources, shared by all streams.
 //!
 //! ```text
-//! engine ──replace, update──▶ Store ──Watcher::read──▶ View, Changes ──▶ stream (one for each proxy)
+//! publisher ──replace_*, update_*──▶ Store ──Watcher::read──▶ View, Changes ──▶ stream (one for each proxy)
 //! ```
 //!
 //! The store is divided into scopes: one for each mesh, with the resources that its proxies share, and one for each
-//! proxy, with the resources of that proxy alone. A publisher writes a batch into one scope. Only resources whose
-//! version changed count as changes, and only streams that read the scope are woken.
+//! proxy, with the resources of that proxy alone (its own resources). Each call of the publisher writes into one scope.
+//! Only resources whose version changed count as changes, and only streams that read the scope are woken.
 //!
 //! A stream holds cursors into the change logs of its two scopes, not a copy of the resources. If a log no longer
-//! reaches back to the cursor, the stream compares all names once. The store therefore grows neither with idle nor with
-//! slow streams. Own resources of a proxy are published only while the proxy has a stream on this replica, see
+//! reaches back to the cursor, the stream compares all names once. The store therefore does not grow while streams are
+//! idle or slow. Own resources of a proxy are published only while the proxy has a stream on this replica, see
 //! [`Store::demand_changed`].
 //!
 //! Locking: each scope has one `RwLock`. Readers hold it for one synchronous step of a stream, writers for inserting
-//! entries that were encoded beforehand. A stream locks its own scope before the mesh's. A publisher writes the mesh's
-//! scope before the proxy's, so that no stream sees a listener without the shared cluster that it refers to.
+//! entries that were encoded beforehand. A stream locks the scope of its proxy before the scope of the mesh. The
+//! publisher writes the scope of the mesh first, so that no stream sees a listener without the shared cluster that it
+//! refers to.
 
 mod demand;
 mod profile;
@@ -33,7 +34,7 @@ pub use kermode_envoy::ResourceKind;
 use kermode_model::{MeshName, ObjectKey, ServiceName};
 
 use demand::Demand;
-pub use profile::{Profile, Tombstones, Visibility};
+pub use profile::{Profile, ServiceSelection, Tombstones};
 pub use scope::{Change, Entry, VersionedNames};
 use scope::{EntryId, Scope};
 use scopes::{LockedScope, Scopes};
@@ -96,7 +97,7 @@ impl Store {
     /// Replaces all shared resources of a mesh. Returns the number of resources that changed.
     pub fn replace_mesh(&self, mesh: &MeshName, resources: Vec<Resource>) -> usize {
         let scope = self.meshes.get_or_insert(mesh);
-        self.write(&scope, resources, stale)
+        self.write(&scope, resources, unwanted)
     }
 
     /// Replaces the shared resources of a mesh that belong to no service. Returns the number of resources that changed.
@@ -128,13 +129,13 @@ impl Store {
 
     /// Replaces the own resources and the profile of a proxy. Returns the number of resources that changed.
     ///
-    /// Streams of the proxy have no view before the first call.
+    /// Before the first call, the streams of the proxy have no view.
     pub fn replace_proxy(&self, proxy: &ObjectKey, profile: Profile, resources: Vec<Resource>) -> usize {
         let locked = self.proxies.get_or_insert(proxy);
         let ids = entry_ids(&resources);
         let entries = locked.encode_changed(resources);
         let mut scope = locked.write();
-        let removals = stale(&scope, &ids);
+        let removals = unwanted(&scope, &ids);
         let changed = scope.apply(&self.sequence, self.log_capacity, entries, removals);
         let profile_changed = scope.set_profile(&self.sequence, self.log_capacity, Some(profile));
         if changed > 0 || profile_changed {
@@ -154,9 +155,9 @@ impl Store {
         }))
     }
 
-    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns, unless the
-    /// mesh, the tombstones or a switch between all and some services changed. Returns whether the profile changed; a
-    /// proxy that is not published has none.
+    /// Changes the profile of a proxy. Streams of the proxy compare only the names that the change concerns, or all
+    /// names if the mesh or the tombstones changed or a selection of services changed between all and some. Returns
+    /// whether the profile changed: `false` for a proxy that is not published.
     pub fn update_profile(&self, proxy: &ObjectKey, change: impl FnOnce(&mut Profile)) -> bool {
         let Some(locked) = self.proxies.get(proxy) else {
             return false;
@@ -173,7 +174,7 @@ impl Store {
         changed
     }
 
-    /// Removes a proxy. Its remaining streams lose their view and send nothing more, so the proxy keeps its
+    /// Removes a proxy. The streams that it still has lose their view and send nothing, so the proxy keeps its
     /// configuration while it finishes its connections.
     pub fn remove_proxy(&self, proxy: &ObjectKey) {
         let Some(locked) = self.proxies.get(proxy) else {
@@ -188,6 +189,7 @@ impl Store {
             }
         }
         drop(locked);
+        // One reference: the one of the map.
         self.proxies.remove_unused(proxy, 1);
     }
 
@@ -211,8 +213,8 @@ impl Store {
         self.demand.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies for which that may have
-    /// happened; [`Store::has_stream`] returns the current state. Cancel safe. Only one task may wait.
+    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies that did so since the last
+    /// call; [`Store::has_stream`] returns their current state. Cancel safe. Only one task may wait.
     pub async fn demand_changed(&self) -> HashSet<ObjectKey> {
         self.demand.changed().await
     }
@@ -227,6 +229,7 @@ impl Store {
         self.len() == (0, 0)
     }
 
+    /// Replaces the shared resources of one service, or those that belong to no service.
     fn replace_group(
         &self,
         mesh: &MeshName,
@@ -245,6 +248,7 @@ impl Store {
     }
 
     /// Inserts `upserts` and removes the entries that `removals` returns for the scope and the ids of `upserts`.
+    /// Returns the number of resources that changed.
     fn write(
         &self,
         locked: &LockedScope,
@@ -279,8 +283,8 @@ fn entry_ids(resources: &[Resource]) -> HashSet<EntryId> {
     resources.iter().map(id).collect()
 }
 
-/// Returns the entries of a scope that are not wanted.
-fn stale(scope: &Scope, wanted: &HashSet<EntryId>) -> Vec<EntryId> {
+/// Returns the ids of a scope's entries that are not in `wanted`.
+fn unwanted(scope: &Scope, wanted: &HashSet<EntryId>) -> Vec<EntryId> {
     scope.ids().filter(|id| !wanted.contains(id)).collect()
 }
 

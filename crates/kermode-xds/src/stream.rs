@@ -9,15 +9,16 @@
 //!
 //! - **Flow control**: at most one response of each kind is in flight. Resources that change meanwhile are sent in
 //!   their newest version after the ACK or NACK. A slow client costs at most one pending name for each resource.
-//! - **Make before break** ([`order`]): a listener is sent after the clusters and endpoints that were published before it
-//!   and that the client does not have yet. A cluster is removed after the listeners that changed before its removal.
+//! - **Make before break** ([`order`]): a listener is sent after the clusters and endpoints that were published before
+//!   it and that the client does not have yet. A cluster is removed after the listeners that changed before its
+//!   removal.
 //! - **Rejections**: a rejected response with several resources is sent again in halves until the invalid resource is
 //!   isolated. That resource is not sent again until it changes, and delays nothing else.
 //! - **Warming**: Envoy waits for the endpoints of each new version of a cluster, even if it has them, and does not
 //!   request them again (envoyproxy/envoy#47302). Endpoints are therefore sent after every version of their cluster.
 //! - **On-demand resources**: sent to a subscription by name, not to a wildcard subscription. For a name that does not
-//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. A resource can wait, for a bounded
-//!   time, for the acknowledgement of other resources ([`hold`]).
+//!   exist, a tombstone is sent if the profile has one, and the name stays subscribed. A resource can wait, for a
+//!   bounded time, for the acknowledgement of other resources ([`hold`]).
 
 mod hold;
 mod order;
@@ -38,16 +39,16 @@ use tracker::{Batch, Tracker};
 /// Limits of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum size of a response in bytes. Further resources go into the next response; a single larger resource is
-    /// sent alone.
+    /// Maximum size of a response in bytes. Further resources go into the next response. A larger resource is sent in a
+    /// response of its own.
     pub response_bytes: usize,
-    /// Maximum number of names that a client may subscribe to, all kinds together.
+    /// Maximum number of names that a client may subscribe to, of all kinds together.
     pub names: usize,
     /// Maximum number of changed names of one kind that are stored while a response is in flight. Beyond it the stream
     /// compares all names after the ACK or NACK.
     pub pending: usize,
-    /// Maximum time that an on-demand resource waits for the acknowledgement of other resources. Less than the 5 s after
-    /// which Envoy gives up an on-demand discovery.
+    /// Maximum time that an on-demand resource waits for the acknowledgement of other resources. Less than the 5 s
+    /// after which Envoy gives up an on-demand discovery.
     pub hold: Duration,
 }
 
@@ -116,8 +117,9 @@ pub enum RequestError {
     },
 }
 
-/// Maximum number of unserved types that are stored until the proxy is known. Bounds memory; Envoy requests fewer.
-const UNSERVED: usize = 16;
+/// Maximum number of resource types not served by Kermode whose requests are stored until the proxy is published.
+/// Bounds memory; Envoy requests fewer.
+const MAX_UNSERVED_TYPES: usize = 16;
 
 /// State of one delta ADS stream.
 #[derive(Debug)]
@@ -126,7 +128,7 @@ pub struct Stream {
     /// Number of nonces used so far.
     nonces: u64,
     trackers: [Tracker; ResourceKind::ALL.len()],
-    /// Type URLs that Kermode does not serve, with the subscribed names, until they are answered.
+    /// Requested type URLs that Kermode does not serve, with the subscribed names, until the response is sent.
     unserved: Vec<(String, Vec<String>)>,
     holds: Holds,
 }
@@ -158,7 +160,7 @@ impl Stream {
         }
     }
 
-    /// Handles a request. Without a view, that is before the proxy is published, the request is only recorded, because an
+    /// Handles a request. Without a view, that is, before the proxy is published, the request is only recorded: an
     /// Envoy that receives an empty response starts without configuration.
     pub fn on_request(
         &mut self,
@@ -168,7 +170,8 @@ impl Stream {
         let mut events = Vec::new();
         match ResourceKind::from_type_url(&request.type_url) {
             Some(kind) => {
-                let resend = if kind == ResourceKind::Endpoints {
+                // Clusters whose endpoints could not be sent after them yet (see *Warming* above).
+                let sent_without_endpoints = if kind == ResourceKind::Endpoints {
                     self.trackers[ResourceKind::Cluster as usize].take_sent_before_endpoints()
                 } else {
                     BTreeSet::new()
@@ -176,7 +179,7 @@ impl Stream {
                 let tracker = &mut self.trackers[kind as usize];
                 events.extend(tracker.on_acknowledgement(&request));
                 tracker.on_subscription(&request, view);
-                tracker.resend_subscribed(resend);
+                tracker.resend_subscribed(sent_without_endpoints);
             }
             None => self.on_unserved(request),
         }
@@ -194,7 +197,7 @@ impl Stream {
             Changes::Some(changes) => {
                 if let Some(view) = view {
                     for tracker in &mut self.trackers {
-                        tracker.follow(changes.iter(), view);
+                        tracker.rebase(changes.iter(), view);
                     }
                 }
                 for change in changes {
@@ -208,13 +211,13 @@ impl Stream {
         }
     }
 
-    /// Returns the time at which [`Stream::on_deadline`] has to be called, if any. Called after every step: the time
-    /// limit of responses that the step began to hold starts at `now`.
+    /// Returns the time at which [`Stream::on_deadline`] has to be called, if any. Has to be called after every step:
+    /// the time limit of resources that the step began to hold starts at `now`.
     pub fn next_deadline(&mut self, now: Instant) -> Option<Instant> {
         self.holds.next_deadline(now, self.limits.hold)
     }
 
-    /// Sends the responses whose time limit has passed at `now`.
+    /// Sends the held resources whose time limit has passed at `now`.
     pub fn on_deadline(&mut self, now: Instant, view: Option<&View<'_>>) -> Output {
         self.holds.expire(now);
         Output {
@@ -240,7 +243,7 @@ impl Stream {
 
     /// Returns whether the client has its first configuration. Envoy requests listeners last.
     pub fn is_started(&self) -> bool {
-        self.trackers[ResourceKind::Listener as usize].is_acknowledged() && self.is_settled()
+        self.trackers[ResourceKind::Listener as usize].has_ack_or_nack() && self.is_settled()
     }
 
     /// Returns whether a response of this kind is in flight.
@@ -253,10 +256,11 @@ impl Stream {
     pub fn acknowledged_sequence(&self, view: &View<'_>) -> Option<u64> {
         let [clusters, endpoints] =
             [ResourceKind::Cluster, ResourceKind::Endpoints].map(|kind| &self.trackers[kind as usize]);
-        // A client with clusters requests their endpoints before it ACKs the clusters. Until then it may have any
-        // endpoints from an earlier stream.
-        let has_none = !endpoints.is_requested() && clusters.is_acknowledged() && clusters.is_settled();
-        if !endpoints.is_requested() && !has_none || endpoints.rejected_count() > 0 {
+        // A client requests the endpoints of its clusters before it ACKs the clusters. If it has ACKed all clusters
+        // without requesting endpoints, it has none. Before that, it may have any endpoints from an earlier stream.
+        let has_no_endpoints = clusters.has_ack_or_nack() && clusters.is_settled();
+        let are_endpoints_known = endpoints.is_requested() || has_no_endpoints;
+        if !are_endpoints_known || endpoints.rejected_count() > 0 {
             return None;
         }
         let oldest = endpoints.oldest_change(view);
@@ -265,7 +269,7 @@ impl Stream {
 
     fn check_limits(&self) -> Result<(), RequestError> {
         let limit = self.limits.names;
-        let names: usize = self.trackers.iter().map(Tracker::subscribed_names).sum();
+        let names: usize = self.trackers.iter().map(Tracker::explicit_name_count).sum();
         if names > limit {
             Err(RequestError::TooManyNames { limit })
         } else {
@@ -284,8 +288,8 @@ impl Stream {
             tracker.enqueue_differences(view);
         }
         self.holds.update(&self.trackers, view);
-        for kind in order::SENDING {
-            // Usually true for all kinds but one, and cheaper than computing a send order.
+        for kind in order::SEND_ORDER {
+            // True for all kinds but one in most steps, and cheaper than computing a send order.
             if self.trackers[kind as usize].has_nothing_to_send() {
                 continue;
             }
@@ -301,12 +305,13 @@ impl Stream {
             responses.push(self.send(kind, batch, view));
         }
         for tracker in &mut self.trackers {
-            tracker.settle(view);
+            tracker.compact(view);
         }
         responses
     }
 
-    /// Schedules the endpoints of the clusters in a batch.
+    /// Schedules the endpoints of the clusters in a batch, which have to be sent after the clusters (see *Warming*
+    /// above).
     fn resend_endpoints(&mut self, clusters: &Batch) {
         let items = clusters.items.iter().filter(|item| !item.is_tombstone);
         let names = items.map(|item| item.resource.name.clone());
@@ -318,6 +323,7 @@ impl Stream {
         }
     }
 
+    /// Returns the response that contains a batch, and records the batch as in flight.
     fn send(&mut self, kind: ResourceKind, batch: Batch, view: &View<'_>) -> Response {
         let nonce = self.next_nonce();
         let message = DeltaDiscoveryResponse {
@@ -338,17 +344,18 @@ impl Stream {
         }
     }
 
-    /// Records a request for a type that Kermode does not serve. Envoy waits for a response to it as well.
+    /// Records a request for a type that Kermode does not serve, because Envoy waits for a response to such a request,
+    /// too.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
         let known = self.unserved.iter().any(|(url, _)| *url == request.type_url);
         let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        if subscribes && !known && self.unserved.len() < UNSERVED {
+        if subscribes && !known && self.unserved.len() < MAX_UNSERVED_TYPES {
             self.unserved
                 .push((request.type_url, request.resource_names_subscribe));
         }
     }
 
-    /// Returns the response to a request for an unserved type: none of the names exists.
+    /// Returns the response to a request for an unserved type, which states that none of the names exists.
     fn empty_response(&mut self, (type_url, mut names): (String, Vec<String>)) -> Response {
         names.retain(|name| name != tracker::WILDCARD);
         let nonce = self.next_nonce();

@@ -1,4 +1,4 @@
-//! Proxies that have streams on this replica. Own resources of other proxies are not generated.
+//! Demand: the proxies that have streams on this replica. Own resources are published only for these proxies.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,7 +6,7 @@ use kermode_model::ObjectKey;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-/// Counts the streams of each proxy and records the proxies that gained their first or lost their last one.
+/// Counts the streams of each proxy, and records the proxies that gained their first stream or lost their last one.
 #[derive(Debug, Default)]
 pub(super) struct Demand {
     state: Mutex<State>,
@@ -56,8 +56,8 @@ impl Demand {
         self.state.lock().streams.len()
     }
 
-    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies for which that may have
-    /// happened. Cancel safe.
+    /// Waits until a proxy gains its first stream or loses its last one. Returns the proxies that did so since the last
+    /// call. Cancel safe.
     pub(super) async fn changed(&self) -> HashSet<ObjectKey> {
         loop {
             let changed = std::mem::take(&mut self.state.lock().changed);
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_the_first_stream_and_the_end_of_the_last_one_change_the_demand() {
+    async fn demand_changes_only_with_the_first_stream_and_the_end_of_the_last_stream() {
         let demand = Demand::default();
         let proxy = ObjectKey::new("ns", "web");
         demand.add(&proxy);
@@ -91,11 +91,14 @@ mod tests {
         assert_eq!(demand.len(), 1);
         assert!(
             demand.state.lock().changed.is_empty(),
-            "another stream changes nothing"
+            "another stream must not change the demand"
         );
         demand.remove(&proxy);
         assert_eq!(demand.changed().await, HashSet::from([proxy.clone()]));
         assert!(!demand.has_stream(&proxy));
-        assert!(demand.state.lock().streams.is_empty(), "no count is left");
+        assert!(
+            demand.state.lock().streams.is_empty(),
+            "the count of a proxy without streams must be removed"
+        );
     }
 }

@@ -9,9 +9,9 @@ use kermode_model::{MeshName, ServiceName};
 
 use super::Key;
 
-/// A set of services, which selects shared resources. Resources that belong to no service are always selected.
+/// Selection of shared resources by their service. Resources that belong to no service are always selected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Visibility {
+pub enum ServiceSelection {
     /// All services of the mesh.
     #[default]
     All,
@@ -24,24 +24,24 @@ pub enum Visibility {
 pub struct Profile {
     /// Mesh whose shared resources the proxy gets.
     pub mesh: MeshName,
-    /// Services whose shared resources the proxy may get.
-    pub visibility: Visibility,
-    /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible services
-    /// are sent on demand, that is only to a subscription by name.
-    pub eager: Visibility,
-    /// Shared resources that the proxy does not get, regardless of their service: outbound listeners that would replace an
-    /// inbound listener of the proxy at the same address.
+    /// Services whose shared resources are visible to the proxy.
+    pub visibility: ServiceSelection,
+    /// Visible services whose shared resources a wildcard subscription includes. Resources of the other visible
+    /// services are sent only to a subscription by name.
+    pub eager: ServiceSelection,
+    /// Shared resources that the proxy does not get, regardless of their service: outbound listeners that would replace
+    /// an inbound listener of the proxy at the same address.
     pub hidden: HashSet<Key>,
-    /// Source of the resources that are sent for subscribed names that do not exist. Without a source, and for names for
-    /// which it returns `None`, the response lists the name in `removed_resources`.
+    /// Source of the resources that are sent for subscribed names that do not exist. Without a source, and for names
+    /// for which it returns `None`, the response lists the name in `removed_resources`.
     pub tombstones: Option<Tombstones>,
 }
 
 /// Source of tombstones: resources that stand for "does not exist", such as a cluster without endpoints.
 ///
-/// Envoy does not request a name again after `removed_resources` named it (envoyproxy/envoy#25924): with on-demand
-/// discovery, every later connection would wait until its timeout and fail. A tombstone keeps the name subscribed and
-/// makes the connection fail at once.
+/// Envoy does not request a name again after a response listed it in `removed_resources` (envoyproxy/envoy#25924): with
+/// on-demand discovery, every later connection would wait until its timeout and fail. A tombstone keeps the name
+/// subscribed and makes the connection fail at once.
 ///
 /// The function returns the same resource, version included, for the same kind and name on every replica. Two sources
 /// are equal if one is a clone of the other.
@@ -62,25 +62,26 @@ pub(super) enum ProfileChange {
     },
 }
 
-// === impl Visibility ===
+// === impl ServiceSelection ===
 
-impl Visibility {
+impl ServiceSelection {
     /// Returns whether resources of this service, or of none, are selected.
     pub(super) fn selects(&self, service: Option<&ServiceName>) -> bool {
         match (self, service) {
-            (Visibility::All, _) | (Visibility::Only(_), None) => true,
-            (Visibility::Only(services), Some(service)) => services.contains(service),
+            (ServiceSelection::All, _) | (ServiceSelection::Only(_), None) => true,
+            (ServiceSelection::Only(services), Some(service)) => services.contains(service),
         }
     }
 
-    /// Returns the services that only one of the two selects, or `None` if only one selects all.
+    /// Returns the services that only one of the two selections includes, or `None` if only one includes all.
     fn difference(&self, other: &Self) -> Option<Vec<ServiceName>> {
         match (self, other) {
-            (Visibility::All, Visibility::All) => Some(Vec::new()),
-            (Visibility::Only(one), Visibility::Only(other)) => {
+            (ServiceSelection::All, ServiceSelection::All) => Some(Vec::new()),
+            (ServiceSelection::Only(one), ServiceSelection::Only(other)) => {
                 Some(one.symmetric_difference(other).cloned().collect())
             }
-            (Visibility::All, Visibility::Only(_)) | (Visibility::Only(_), Visibility::All) => None,
+            (ServiceSelection::All, ServiceSelection::Only(_))
+            | (ServiceSelection::Only(_), ServiceSelection::All) => None,
         }
     }
 }
@@ -92,14 +93,14 @@ impl Profile {
     pub fn new(mesh: MeshName) -> Self {
         Self {
             mesh,
-            visibility: Visibility::All,
-            eager: Visibility::All,
+            visibility: ServiceSelection::All,
+            eager: ServiceSelection::All,
             hidden: HashSet::new(),
             tombstones: None,
         }
     }
 
-    /// Returns the names that differ between the views of two profiles.
+    /// Returns the names for which the views of two profiles may differ.
     pub(super) fn difference(&self, other: &Self) -> ProfileChange {
         let visible = self.visibility.difference(&other.visibility);
         let eager = self.eager.difference(&other.eager);

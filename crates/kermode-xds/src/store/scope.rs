@@ -24,7 +24,7 @@ pub struct Entry {
     pub encoded: Bytes,
     /// Service that the resource belongs to, if any.
     pub service: Option<ServiceName>,
-    /// Present if the resource is sent only to a subscription by name.
+    /// Present if the resource is on demand: sent only to a subscription by name.
     pub on_demand: Option<Box<OnDemand>>,
     /// Sequence number with which the resource was created. Later versions keep it.
     pub created: u64,
@@ -37,8 +37,8 @@ pub struct Entry {
 pub struct Change {
     /// Sequence number of the change.
     pub sequence: u64,
-    /// Lower bound of the sequence number with which the resource was published: `sequence` if the resource changed, 0 if
-    /// the profile did.
+    /// Lower bound of the sequence number with which the resource was published: `sequence` if the resource changed, 0
+    /// if the profile changed.
     pub since: u64,
     /// Key of the resource.
     pub key: Key,
@@ -54,12 +54,13 @@ pub(super) struct Scope {
     /// Entries by kind and name. Services that share a Pod's port have listeners of the same name; all of them are
     /// stored, ordered by service, and a view takes the first that its profile selects.
     entries: [HashMap<Arc<str>, Vec<Arc<Entry>>>; ResourceKind::ALL.len()],
-    /// First entry of each name, without on-demand entries. Present only in the scope of a mesh, which many streams read.
+    /// Name and version of the first entry of each name that is not on demand. Present only in the scope of a mesh,
+    /// which many streams read.
     versioned_names: Option<[VersionedNames; ResourceKind::ALL.len()]>,
     by_service: HashMap<ServiceName, BTreeSet<Key>>,
     without_service: BTreeSet<Key>,
-    /// Number of entries of each kind that are sent on demand only.
-    on_demand: [u32; ResourceKind::ALL.len()],
+    /// Number of on-demand entries of each kind.
+    on_demand_counts: [u32; ResourceKind::ALL.len()],
     profile: Option<Profile>,
     log: VecDeque<LogEntry>,
     /// Sequence number of the newest change that was dropped from the log.
@@ -78,17 +79,17 @@ pub(super) struct EntryId {
 #[derive(Debug)]
 pub(super) struct LogEntry {
     pub(super) sequence: u64,
-    pub(super) logged: Logged,
+    pub(super) logged: LoggedChange,
 }
 
 #[derive(Debug)]
-pub(super) enum Logged {
+pub(super) enum LoggedChange {
     /// A resource changed.
     Resource(Key),
     /// The profile started or stopped hiding a resource.
-    Hidden(Key),
+    Hiding(Key),
     /// The profile started or stopped selecting the shared resources of this service.
-    Service(ServiceName),
+    Selection(ServiceName),
 }
 
 // === impl Entry ===
@@ -128,7 +129,7 @@ impl Entry {
         }
     }
 
-    /// Returns whether the resource is sent only to a subscription by name.
+    /// Returns whether the resource is on demand: sent only to a subscription by name.
     pub fn is_on_demand(&self) -> bool {
         self.on_demand.is_some()
     }
@@ -182,7 +183,7 @@ impl Scope {
         self.get(key.kind, &key.name).iter().map(|entry| entry.id())
     }
 
-    /// Returns the keys of the resources of one service, or of none.
+    /// Returns the keys of the resources of one service, or of those that belong to no service.
     pub(super) fn keys_of(&self, service: Option<&ServiceName>) -> impl Iterator<Item = &Key> {
         let group = match service {
             Some(service) => self.by_service.get(service),
@@ -191,9 +192,9 @@ impl Scope {
         group.into_iter().flatten()
     }
 
-    /// Returns whether any entry of this kind is sent on demand only.
+    /// Returns whether any entry of this kind is on demand.
     pub(super) fn has_on_demand(&self, kind: ResourceKind) -> bool {
-        self.on_demand[kind as usize] > 0
+        self.on_demand_counts[kind as usize] > 0
     }
 
     pub(super) fn profile(&self) -> Option<&Profile> {
@@ -214,8 +215,9 @@ impl Scope {
         })
     }
 
-    /// Returns the log after a sequence number, oldest first, or `None` if the log does not reach back that far.
-    pub(super) fn since(&self, cursor: u64) -> Option<impl Iterator<Item = &LogEntry>> {
+    /// Returns the log entries after a sequence number, oldest first, or `None` if the log does not reach back that
+    /// far.
+    pub(super) fn log_since(&self, cursor: u64) -> Option<impl Iterator<Item = &LogEntry>> {
         let read = self.log.partition_point(|entry| entry.sequence <= cursor);
         (cursor >= self.floor).then(|| self.log.range(read..))
     }
@@ -246,12 +248,16 @@ impl Scope {
             self.update_versioned_name(key);
         }
         let count = changed.len();
-        self.append_log(sequence, log_capacity, changed.into_iter().map(Logged::Resource));
+        self.append_log(
+            sequence,
+            log_capacity,
+            changed.into_iter().map(LoggedChange::Resource),
+        );
         count
     }
 
-    /// Sets the profile. Returns whether it changed. The names that the change concerns are logged; if these are not
-    /// known, the log is cleared, so that every stream compares all names.
+    /// Sets the profile. Returns whether it changed. The names that the change concerns are logged. If they are not
+    /// known, the log is cleared, so that every stream of the proxy compares all names.
     pub(super) fn set_profile(
         &mut self,
         counter: &AtomicU64,
@@ -274,15 +280,15 @@ impl Scope {
                 self.log.clear();
             }
             ProfileChange::Some { services, keys } => {
-                let services = services.into_iter().map(Logged::Service);
-                let keys = keys.into_iter().map(Logged::Hidden);
+                let services = services.into_iter().map(LoggedChange::Selection);
+                let keys = keys.into_iter().map(LoggedChange::Hiding);
                 self.append_log(sequence, log_capacity, services.chain(keys));
             }
         }
         true
     }
 
-    fn append_log(&mut self, sequence: u64, capacity: usize, logged: impl Iterator<Item = Logged>) {
+    fn append_log(&mut self, sequence: u64, capacity: usize, logged: impl Iterator<Item = LoggedChange>) {
         self.sequence = sequence;
         self.log
             .extend(logged.map(|logged| LogEntry { sequence, logged }));
@@ -300,13 +306,13 @@ impl Scope {
             None => &mut self.without_service,
         };
         group.insert(key.clone());
-        self.on_demand[key.kind as usize] += u32::from(entry.is_on_demand());
+        self.on_demand_counts[key.kind as usize] += u32::from(entry.is_on_demand());
         let candidates = self.entries[key.kind as usize].entry(key.name).or_default();
         entry.sequence = sequence;
         match candidates.binary_search_by(|old| old.service.cmp(&entry.service)) {
             Ok(at) => {
                 let replaced = &candidates[at];
-                self.on_demand[key.kind as usize] -= u32::from(replaced.is_on_demand());
+                self.on_demand_counts[key.kind as usize] -= u32::from(replaced.is_on_demand());
                 entry.created = replaced.created;
                 candidates[at] = Arc::new(entry);
             }
@@ -326,14 +332,15 @@ impl Scope {
             return false;
         };
         let removed = candidates.remove(at);
-        self.on_demand[id.key.kind as usize] -= u32::from(removed.is_on_demand());
+        self.on_demand_counts[id.key.kind as usize] -= u32::from(removed.is_on_demand());
         if candidates.is_empty() {
             names.remove(&id.key.name);
         }
-        self.remove_from_service(id.service.as_ref(), &id.key);
+        self.remove_key_of_service(id.service.as_ref(), &id.key);
         true
     }
 
+    /// Updates the name and version of a key in `versioned_names` after a change of the key's entries.
     fn update_versioned_name(&mut self, key: &Key) {
         let mut candidates = self.get(key.kind, &key.name).iter();
         let first = candidates.find(|entry| !entry.is_on_demand());
@@ -350,7 +357,7 @@ impl Scope {
         }
     }
 
-    fn remove_from_service(&mut self, service: Option<&ServiceName>, key: &Key) {
+    fn remove_key_of_service(&mut self, service: Option<&ServiceName>, key: &Key) {
         let Some(service) = service else {
             self.without_service.remove(key);
             return;

@@ -32,7 +32,7 @@ fn mesh() -> MeshName {
     MeshName::new("default")
 }
 
-/// Reads the view. Returns the names that changed since the last call, or `None` for any name.
+/// Reads the view. Returns the names that changed since the last call, or `None` if all names have to be compared.
 fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     watcher.read(|_, changes| match changes {
         Changes::All => None,
@@ -40,7 +40,7 @@ fn changed_names(watcher: &mut Watcher) -> Option<Vec<String>> {
     })
 }
 
-/// Returns name and version of every cluster that a wildcard subscription includes.
+/// Returns every cluster that a wildcard subscription includes, as `name=version`.
 fn clusters(watcher: &mut Watcher) -> Vec<String> {
     let mut all: Vec<String> = watcher.read(|view, _| {
         let entries = view.map(|view| view.wildcard(ResourceKind::Cluster).collect::<Vec<_>>());
@@ -95,8 +95,8 @@ fn change_wakes_only_the_streams_that_read_its_scope() {
         mesh: "other".into(),
         ..mk_profile()
     };
-    store.replace_proxy(&proxy("far"), other, Vec::new());
-    let mut all = ["web", "api", "far"].map(|name| store.watch(&proxy(name)));
+    store.replace_proxy(&proxy("elsewhere"), other, Vec::new());
+    let mut all = ["web", "api", "elsewhere"].map(|name| store.watch(&proxy(name)));
     for watcher in &mut all {
         changed_names(watcher);
     }
@@ -129,7 +129,7 @@ fn stream_behind_the_bounded_log_compares_all_names() {
 }
 
 #[test]
-fn own_resource_replaces_the_shared_one_and_hidden_ones_are_absent() {
+fn view_prefers_own_to_shared_resources_and_omits_hidden_ones() {
     let store = Arc::new(Store::default());
     store.replace_mesh(
         &mesh(),
@@ -168,13 +168,13 @@ fn own_resource_replaces_the_shared_one_and_hidden_ones_are_absent() {
 }
 
 #[test]
-fn limited_visibility_selects_its_services_and_resources_of_none() {
+fn limited_visibility_selects_some_services_and_all_resources_without_service() {
     let store = Arc::new(Store::default());
     store.replace_mesh(&mesh(), vec![mk_cluster("passthrough", "1")]);
     for name in ["a", "b"] {
         store.replace_service(&mesh(), &name.into(), vec![mk_cluster(name, "1")]);
     }
-    let visibility = Visibility::Only(HashSet::from(["b".into()]));
+    let visibility = ServiceSelection::Only(HashSet::from(["b".into()]));
     store.replace_proxy(
         &proxy("web"),
         Profile {
@@ -190,18 +190,18 @@ fn limited_visibility_selects_its_services_and_resources_of_none() {
     assert_eq!(
         changed_names(&mut watcher),
         None,
-        "a switch to all services may concern any name"
+        "all names must be compared after a switch to all services"
     );
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1", "passthrough=1"]);
 }
 
 #[test]
-fn first_visible_service_wins_a_shared_name() {
+fn resource_name_of_several_services_stands_for_the_first_visible_one() {
     let store = Arc::new(Store::default());
     store.replace_service(&mesh(), &"b".into(), vec![mk_cluster("same", "of b")]);
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("same", "of a")]);
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
-    let visibility = Visibility::Only(HashSet::from(["b".into()]));
+    let visibility = ServiceSelection::Only(HashSet::from(["b".into()]));
     store.replace_proxy(
         &proxy("api"),
         Profile {
@@ -255,7 +255,7 @@ fn removed_proxy_has_no_view_and_its_scope_ends_with_its_last_stream() {
     changed_names(&mut watcher);
     store.remove_proxy(&proxy("web"));
     assert!(watcher.read(|view, _| view.is_none()));
-    assert_eq!(store.len(), (1, 1), "the stream still reads the scope");
+    assert_eq!(store.len(), (1, 1), "a scope must remain while a stream reads it");
     store.replace_proxy(&proxy("web"), mk_profile(), vec![mk_cluster("own", "2")]);
     assert_eq!(changed_names(&mut watcher), None);
     assert_eq!(clusters(&mut watcher), ["own=2"]);
@@ -284,8 +284,8 @@ fn proxy_that_moves_to_another_mesh_reads_that_mesh() {
     assert_eq!(clusters(&mut watcher), ["b=1"]);
 }
 
-fn only(services: &[&str]) -> Visibility {
-    Visibility::Only(services.iter().map(|name| ServiceName::from(*name)).collect())
+fn only(services: &[&str]) -> ServiceSelection {
+    ServiceSelection::Only(services.iter().map(|name| ServiceName::from(*name)).collect())
 }
 
 #[test]
@@ -306,7 +306,10 @@ fn changed_profile_concerns_only_the_services_and_names_that_changed() {
 
     let add_eager = |profile: &mut Profile| profile.eager = only(&["a", "b"]);
     assert!(store.update_profile(&proxy("web"), add_eager));
-    assert!(!store.update_profile(&proxy("web"), add_eager), "no change");
+    assert!(
+        !store.update_profile(&proxy("web"), add_eager),
+        "an equal profile must not count as a change"
+    );
     assert_eq!(changed_names(&mut watcher), Some(vec!["b".into()]));
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
 
@@ -350,7 +353,7 @@ fn wildcard_includes_neither_on_demand_resources_nor_services_that_are_not_eager
             );
         }
     });
-    assert!(store.update_profile(&proxy("web"), |profile| profile.eager = Visibility::All));
+    assert!(store.update_profile(&proxy("web"), |profile| profile.eager = ServiceSelection::All));
     assert_eq!(clusters(&mut watcher), ["a=1", "b=1"]);
 }
 
@@ -373,7 +376,7 @@ fn updated_proxy_keeps_its_other_resources() {
 }
 
 #[test]
-fn common_resources_are_replaced_without_those_of_services() {
+fn replacing_common_resources_keeps_the_resources_of_services() {
     let store = Arc::new(Store::default());
     store.replace_proxy(&proxy("web"), mk_profile(), Vec::new());
     store.replace_service(&mesh(), &"a".into(), vec![mk_cluster("a", "1")]);

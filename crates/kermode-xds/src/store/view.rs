@@ -7,7 +7,7 @@ use kermode_envoy::ResourceKind;
 use kermode_model::ServiceName;
 
 use super::scope::Scope;
-use super::{Entry, Key, Profile, VersionedNames, Visibility};
+use super::{Entry, Key, Profile, ServiceSelection, VersionedNames};
 
 /// A proxy's view at one moment. An own resource replaces a shared one of the same kind and name.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,8 @@ pub struct View<'a> {
     pub(super) own: &'a Scope,
     pub(super) shared: &'a Scope,
     pub(super) profile: &'a Profile,
-    /// Cursor into the log of the shared scope before this view was read.
-    pub(super) read_before: Option<u64>,
+    /// Cursor of the stream into the log of the shared scope before this view was read.
+    pub(super) shared_cursor_before: Option<u64>,
     /// Newest sequence number of the store.
     pub(super) sequence: u64,
 }
@@ -29,32 +29,33 @@ impl<'a> View<'a> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
             let shared = self.shared.get(kind, name);
-            self.first_eager(shared)
+            self.first_shared_for_wildcard(shared)
                 .or_else(|| shared.iter().find(|entry| self.is_visible(entry)))
         } else {
-            first_by_wildcard(own).or(own.first())
+            first_own_for_wildcard(own).or(own.first())
         }
     }
 
-    /// Returns the resource of this name for a wildcard subscription: the same as for a subscription by name, or `None`.
+    /// Returns the resource of this name for a wildcard subscription: the same as for a subscription by name, or
+    /// `None`.
     pub fn get_by_wildcard(&self, kind: ResourceKind, name: &str) -> Option<&'a Arc<Entry>> {
         let own = self.own.get(kind, name);
         if own.is_empty() {
-            self.first_eager(self.shared.get(kind, name))
+            self.first_shared_for_wildcard(self.shared.get(kind, name))
         } else {
-            first_by_wildcard(own)
+            first_own_for_wildcard(own)
         }
     }
 
     /// Returns the resources for a wildcard subscription, in no particular order.
     pub fn wildcard(&self, kind: ResourceKind) -> Box<dyn Iterator<Item = &'a Arc<Entry>> + 'a> {
         let view = *self;
-        let own = self.own.of_kind(kind).filter_map(first_by_wildcard);
+        let own = self.own.of_kind(kind).filter_map(first_own_for_wildcard);
         let shared: Box<dyn Iterator<Item = &'a Arc<Entry>>> = match self.wildcard_services() {
             None => Box::new(
                 self.shared
                     .of_kind(kind)
-                    .filter_map(move |candidates| view.first_eager(candidates)),
+                    .filter_map(move |candidates| view.first_shared_for_wildcard(candidates)),
             ),
             Some(services) => {
                 let groups = std::iter::once(None).chain(services.iter().map(Some));
@@ -67,29 +68,31 @@ impl<'a> View<'a> {
     /// Returns the tombstone of a name, if the profile has one.
     pub fn tombstone(&self, kind: ResourceKind, name: &Arc<str>) -> Option<Entry> {
         let mut tombstone = self.profile.tombstones.as_ref()?.get(kind, name)?;
-        // Shares the text that the stream already holds.
+        // The tombstone shares the memory of the name that the stream already holds.
         tombstone.name = name.clone();
         Some(Entry::new(tombstone))
     }
 
-    /// Returns whether any resource of this kind, visible or not, is sent on demand only.
+    /// Returns whether any resource of this kind, visible or not, is sent only to a subscription by name.
     pub fn has_on_demand(&self, kind: ResourceKind) -> bool {
         self.own.has_on_demand(kind) || self.shared.has_on_demand(kind)
     }
 
-    /// Returns the names and versions of the mesh's shared resources, or `None` if a wildcard subscription of the proxy
-    /// includes only some services.
-    pub fn shared(&self, kind: ResourceKind) -> Option<&'a VersionedNames> {
+    /// Returns the names and versions of the mesh's shared resources of a kind, or `None` if a wildcard subscription of
+    /// the proxy includes only some services.
+    pub fn shared_versioned_names(&self, kind: ResourceKind) -> Option<&'a VersionedNames> {
         match self.wildcard_services() {
             None => self.shared.versioned_names(kind),
             Some(_) => None,
         }
     }
 
-    /// Returns the cursor into the shared scope before this view and the newest sequence number of that scope. The
-    /// changes between the two are returned together with this view.
+    /// Returns two positions in the log of the shared scope: the stream's cursor before this view was read, and the
+    /// newest sequence number. [`Watcher::read`] passes the changes between the two together with this view.
+    ///
+    /// [`Watcher::read`]: super::Watcher::read
     pub fn shared_sequences(&self) -> (Option<u64>, u64) {
-        (self.read_before, self.shared.sequence())
+        (self.shared_cursor_before, self.shared.sequence())
     }
 
     /// Returns the newest sequence number that the view may contain.
@@ -100,12 +103,13 @@ impl<'a> View<'a> {
     /// Returns the services that a wildcard subscription may include, or `None` for all.
     fn wildcard_services(&self) -> Option<&'a HashSet<ServiceName>> {
         match (&self.profile.visibility, &self.profile.eager) {
-            (_, Visibility::Only(services)) | (Visibility::Only(services), Visibility::All) => Some(services),
-            (Visibility::All, Visibility::All) => None,
+            (_, ServiceSelection::Only(services))
+            | (ServiceSelection::Only(services), ServiceSelection::All) => Some(services),
+            (ServiceSelection::All, ServiceSelection::All) => None,
         }
     }
 
-    /// Returns the resources of one service, or of none, for a wildcard subscription.
+    /// Returns the resources of one service, or those that belong to no service, for a wildcard subscription.
     fn of_service(
         self,
         kind: ResourceKind,
@@ -113,13 +117,13 @@ impl<'a> View<'a> {
     ) -> impl Iterator<Item = &'a Arc<Entry>> {
         let keys = self.shared.keys_of(service).filter(move |key| key.kind == kind);
         keys.filter_map(move |key| {
-            self.first_eager(self.shared.get(kind, &key.name))
+            self.first_shared_for_wildcard(self.shared.get(kind, &key.name))
                 .filter(|entry| entry.service.as_ref() == service)
         })
     }
 
     /// Returns the first of these shared resources that a wildcard subscription includes.
-    fn first_eager(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
+    fn first_shared_for_wildcard(&self, candidates: &'a [Arc<Entry>]) -> Option<&'a Arc<Entry>> {
         candidates.iter().find(|entry| {
             !entry.is_on_demand()
                 && self.profile.eager.selects(entry.service.as_ref())
@@ -137,6 +141,6 @@ impl<'a> View<'a> {
 }
 
 /// Returns the first of these own resources that a wildcard subscription includes.
-fn first_by_wildcard(candidates: &[Arc<Entry>]) -> Option<&Arc<Entry>> {
+fn first_own_for_wildcard(candidates: &[Arc<Entry>]) -> Option<&Arc<Entry>> {
     candidates.iter().find(|entry| !entry.is_on_demand())
 }

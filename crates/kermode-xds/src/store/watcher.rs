@@ -5,14 +5,14 @@ use std::sync::Arc;
 use kermode_model::{MeshName, ObjectKey};
 use tokio::sync::watch;
 
-use super::scope::{LogEntry, Logged, Scope};
+use super::scope::{LogEntry, LoggedChange, Scope};
 use super::scopes::LockedScope;
 use super::{Change, Store, View};
 
 /// Changes since the stream last read its view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changes {
-    /// These changes. A key may occur more than once, and may name a resource that is not in the view.
+    /// Known changes. A key may occur more than once, and may name a resource that is not in the view.
     Some(Vec<Change>),
     /// Unknown changes: the log does not reach back to the cursor, or the profile changed as a whole. The stream
     /// compares all names.
@@ -69,38 +69,49 @@ impl Watcher {
     /// so `step` must not block.
     pub fn read<T>(&mut self, step: impl FnOnce(Option<View<'_>>, Changes) -> T) -> T {
         self.follow_mesh();
-        let own = self.own.scope.read();
-        let (Some(profile), Some((mesh, shared))) = (own.profile(), &mut self.shared) else {
+        let own_scope = self.own.scope.read();
+        let (Some(profile), Some((mesh, shared))) = (own_scope.profile(), &mut self.shared) else {
             self.own.cursor = None;
             return step(None, Changes::Some(Vec::new()));
         };
         if *mesh != profile.mesh {
-            // The proxy moved to another mesh after `follow_mesh`. The change of its profile wakes the stream again.
+            // The proxy moved to another mesh since `follow_mesh`. The change of its profile wakes the stream again.
             return step(None, Changes::Some(Vec::new()));
         }
-        // Borrowed, since cloning the `Arc` in thousands of streams would cause contention on its reference count.
-        let scope = shared.scope.read();
-        let read_before = shared.cursor;
-        let from_own = advance(&mut self.own.changed, &mut self.own.cursor, &own, &scope);
-        let from_shared = advance(&mut shared.changed, &mut shared.cursor, &scope, &scope);
-        let changes = match (from_own, from_shared) {
-            (Some(mut changes), Some(more)) => {
-                changes.extend(more);
+        // The scope is borrowed: cloning the `Arc` in thousands of streams would cause contention on its reference
+        // count.
+        let shared_scope = shared.scope.read();
+        let shared_cursor_before = shared.cursor;
+        let own_changes = advance(
+            &mut self.own.changed,
+            &mut self.own.cursor,
+            &own_scope,
+            &shared_scope,
+        );
+        let shared_changes = advance(
+            &mut shared.changed,
+            &mut shared.cursor,
+            &shared_scope,
+            &shared_scope,
+        );
+        let changes = match (own_changes, shared_changes) {
+            (Some(mut changes), Some(shared_changes)) => {
+                changes.extend(shared_changes);
                 Changes::Some(changes)
             }
             _ => Changes::All,
         };
         let view = View {
-            own: &own,
-            shared: &scope,
+            own: &own_scope,
+            shared: &shared_scope,
             profile,
-            read_before,
+            shared_cursor_before,
             sequence: self.store.sequence(),
         };
         step(Some(view), changes)
     }
 
-    /// Switches to the shared scope of the mesh that the profile names.
+    /// Switches to the shared scope of the profile's mesh, if the proxy is in another mesh than at the last read.
     fn follow_mesh(&mut self) {
         let own = self.own.scope.read();
         let followed = self.shared.as_ref().map(|(mesh, _)| mesh);
@@ -133,10 +144,11 @@ impl ScopeCursor {
     }
 }
 
-/// Moves a cursor to the end of its scope's log. Returns the changes that it passed, or `None` if they are unknown.
+/// Moves a cursor to the end of the log of `scope`. Returns the changes between its old and its new position, or `None`
+/// if they are unknown.
 ///
-/// A logged service stands for its present resources in `shared`. Removals of its earlier resources are in the log of
-/// `shared`.
+/// A log entry for a service stands for the resources that the service has in `shared` now. Removals of resources that
+/// it had before have entries in the log of `shared`.
 fn advance(
     receiver: &mut watch::Receiver<u64>,
     cursor: &mut Option<u64>,
@@ -144,18 +156,18 @@ fn advance(
     shared: &Scope,
 ) -> Option<Vec<Change>> {
     receiver.mark_unchanged();
-    let cursor = cursor.replace(scope.sequence())?;
+    let old_position = cursor.replace(scope.sequence())?;
     let mut changes = Vec::new();
-    for LogEntry { sequence, logged } in scope.since(cursor)? {
+    for LogEntry { sequence, logged } in scope.log_since(old_position)? {
         let change = |since, key| Change {
             sequence: *sequence,
             since,
             key,
         };
         match logged {
-            Logged::Resource(key) => changes.push(change(*sequence, key.clone())),
-            Logged::Hidden(key) => changes.push(change(0, key.clone())),
-            Logged::Service(service) => {
+            LoggedChange::Resource(key) => changes.push(change(*sequence, key.clone())),
+            LoggedChange::Hiding(key) => changes.push(change(0, key.clone())),
+            LoggedChange::Selection(service) => {
                 let keys = shared.keys_of(Some(service)).cloned();
                 changes.extend(keys.map(|key| change(0, key)));
             }

@@ -1,8 +1,8 @@
 //! Holds: on-demand resources that wait, for a bounded time, until the client has ACKed or NACKed other resources.
 //!
 //! A resource lists the others in [`OnDemand::after`]. Only the resource itself waits: other names of its kind, other
-//! kinds and the first response to a wildcard are not delayed, and no resource waits for a held one. The clock is passed
-//! in, see [`Stream::next_deadline`].
+//! kinds and the first response to a wildcard subscription are not delayed, and no resource waits for a held one. The
+//! clock is passed in, see [`Stream::next_deadline`].
 //!
 //! [`OnDemand::after`]: kermode_envoy::OnDemand::after
 //! [`Stream::next_deadline`]: super::Stream::next_deadline
@@ -16,7 +16,7 @@ use kermode_envoy::ResourceKind;
 use super::tracker::Tracker;
 use crate::store::{Key, View};
 
-/// Pending resources of a stream that wait for others, or stopped waiting at their deadline.
+/// Pending resources of a stream that wait for other resources, or stopped waiting at their deadline.
 #[derive(Debug, Default)]
 pub(super) struct Holds(BTreeMap<Key, Hold>);
 
@@ -36,26 +36,26 @@ enum Hold {
 impl Holds {
     /// Recomputes the holds from the pending names. A hold that continues keeps its deadline.
     pub(super) fn update(&mut self, trackers: &[Tracker], view: &View<'_>) {
-        let mut before = std::mem::take(&mut self.0);
-        // Skips the search in meshes without on-demand resources.
+        let mut previous = std::mem::take(&mut self.0);
+        // In meshes without on-demand resources, no pending name has to be searched.
         let on_demand = ResourceKind::ALL
             .into_iter()
             .filter(|kind| view.has_on_demand(*kind));
         for tracker in on_demand.map(|kind| &trackers[kind as usize]) {
             for entry in tracker.pending_upserts(view) {
                 let after = entry.on_demand.iter().flat_map(|on_demand| &on_demand.after);
-                let mut waiting =
+                let mut awaited =
                     after.filter(|(kind, name)| trackers[*kind as usize].is_awaited(name, view));
-                if waiting.next().is_some() {
+                if awaited.next().is_some() {
                     let key = entry.key();
-                    // A name may be both pending and part of a rejected response.
-                    let hold = before.remove(&key).unwrap_or(Hold::New);
+                    // The key may occur twice, since a name may be both pending and part of a rejected response.
+                    let hold = previous.remove(&key).unwrap_or(Hold::New);
                     self.0.entry(key).or_insert(hold);
                 }
             }
         }
-        let expired = before.into_iter().filter(|(key, hold)| {
-            *hold == Hold::Expired && trackers[key.kind as usize].has_in_flight(&key.name)
+        let expired = previous.into_iter().filter(|(key, hold)| {
+            *hold == Hold::Expired && trackers[key.kind as usize].is_resource_in_flight(&key.name)
         });
         self.0.extend(expired);
     }

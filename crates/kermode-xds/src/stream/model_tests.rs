@@ -11,7 +11,7 @@ use kermode_protocol::ads::DeltaDiscoveryRequest;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::{Profile, Store, Tombstones, Visibility, Watcher};
+use crate::store::{Profile, ServiceSelection, Store, Tombstones, Watcher};
 use envoy::Envoy;
 
 const SERVICES: u8 = 4;
@@ -127,16 +127,16 @@ fn contains(mask: Option<u8>, i: u8) -> bool {
     mask.is_none_or(|mask| mask & (1 << i) != 0)
 }
 
-fn visibility(mask: Option<u8>) -> Visibility {
+fn visibility(mask: Option<u8>) -> ServiceSelection {
     let only = |_| {
-        Visibility::Only(
+        ServiceSelection::Only(
             (0..SERVICES)
                 .filter(|i| contains(mask, *i))
                 .map(service)
                 .collect(),
         )
     };
-    mask.map_or(Visibility::All, only)
+    mask.map_or(ServiceSelection::All, only)
 }
 
 fn tombstone(kind: ResourceKind, name: &str) -> Option<Resource> {
@@ -393,8 +393,8 @@ impl Simulation {
                 }
             }
         }
-        // A rejection ends when the resource changes, even back to the version that the client has. The rejected version may
-        // then be sent once more.
+        // A rejection ends when the resource changes, even back to the version that the client has. The rejected
+        // version may then be sent once more.
         for no_longer_rejected in self.rejected.difference(&rejected) {
             self.sent.remove(no_longer_rejected);
         }

@@ -2,9 +2,9 @@
 //!
 //! The stream does not decode resources, so it derives dependencies from the order of publication: a publisher writes a
 //! listener's clusters before the listener or together with it. A change waits only for resources that were published
-//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait, so every wait
-//! is finite, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
-//! subscribed to them; it does not for clusters that are not of type EDS.
+//! no later than the change itself and that are in flight or pending. An ACK and a NACK both end the wait, so every
+//! wait is finite, and later changes do not prolong it. The endpoints of a cluster delay a listener only if the client
+//! subscribed to them, which it does only for clusters of type EDS.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener, Route, Sec
 use super::tracker::Tracker;
 use crate::store::{Entry, View};
 
-/// Kinds in the order in which they are sent. Clusters occur twice, since sending the other kinds may allow their
-/// removal.
-pub(super) const SENDING: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
+/// Kinds in the order in which they are sent. Clusters occur twice, because clusters may be removed once the other
+/// kinds are sent.
+pub(super) const SEND_ORDER: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
 /// Changes of one kind that have to wait in the current step.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(super) enum SendOrder {
         /// Sequence number of the oldest pending change of a resource that may refer to the removed one.
         fence: u64,
     },
-    /// Removals of endpoints whose cluster the client is about to lose, but still has.
+    /// Removals of endpoints whose cluster the client still has and is about to lose.
     EndpointsOf {
         /// Names of the clusters.
         clusters: HashSet<Arc<str>>,
@@ -60,9 +60,9 @@ impl SendOrder {
                 let fence = fences.into_iter().flatten().min();
                 fence.map_or(SendOrder::Any, |fence| SendOrder::Upserts { fence })
             }
-            // A reconnecting client reports its clusters first. Until it has ACKed clusters it has not yet reported its
-            // listeners, which may refer to any cluster.
-            Cluster if !tracker(Listener).is_requested() && !tracker(Cluster).is_acknowledged() => {
+            // A reconnecting client reports its clusters first. Until it has ACKed or NACKed clusters, it may have
+            // listeners that it has not reported yet, and they may refer to any cluster.
+            Cluster if !tracker(Listener).is_requested() && !tracker(Cluster).has_ack_or_nack() => {
                 SendOrder::Removals { fence: 0 }
             }
             Cluster => {
@@ -78,7 +78,7 @@ impl SendOrder {
         matches!(self, SendOrder::Upserts { fence } if entry.sequence >= *fence)
     }
 
-    /// Returns whether a removal with this sequence number has to wait.
+    /// Returns whether the removal of a resource, with this sequence number, has to wait.
     pub(super) fn delays_removal(&self, name: &Arc<str>, sequence: u64) -> bool {
         match self {
             SendOrder::Any | SendOrder::Upserts { .. } => false,

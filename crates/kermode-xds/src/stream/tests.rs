@@ -9,7 +9,7 @@ use kermode_protocol::ads;
 use prost::Message;
 
 use super::*;
-use crate::store::{Profile, Store, Tombstones, Visibility, Watcher};
+use crate::store::{Profile, ServiceSelection, Store, Tombstones, Watcher};
 
 const LIMITS: Limits = Limits {
     response_bytes: 1 << 20,
@@ -390,7 +390,7 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
     assert_eq!(show_all(&responses), ["Cluster b=1"]);
     fixture.send(ack(&responses[0]));
     // A profile with limited visibility makes the stream compare all names.
-    let visibility = Visibility::Only(HashSet::new());
+    let visibility = ServiceSelection::Only(HashSet::new());
     fixture.store.replace_proxy(
         &proxy(),
         Profile {

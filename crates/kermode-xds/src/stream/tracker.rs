@@ -1,5 +1,5 @@
-//! Tracker: state of one resource kind on one stream. Holds the subscriptions of the client, the versions that the client
-//! has, and the names that are pending or in flight.
+//! Tracker: state of one resource kind on one stream. Holds the subscriptions of the client, the versions that the
+//! client has, and the names that are pending or in flight.
 
 mod acknowledgement;
 mod overlay;
@@ -19,7 +19,8 @@ pub(super) use sending::Batch;
 /// Name of the wildcard subscription.
 pub(super) const WILDCARD: &str = "*";
 
-/// Version of a resource of which the client may have any version or none. Differs from every published version.
+/// Version that stands for an unknown one: the client may have any version of the resource, or none. Differs from every
+/// published version.
 const UNKNOWN_VERSION: &str = "";
 
 #[derive(Debug)]
@@ -31,34 +32,37 @@ pub(super) struct Tracker {
     kind: ResourceKind,
     /// Whether the client has requested this kind on this stream.
     requested: bool,
+    /// Whether the client has a wildcard subscription.
     wildcard: bool,
     /// Names that the client subscribed to explicitly.
-    names: Overlay<Arc<str>>,
+    explicit_names: Overlay<Arc<str>>,
     /// Versions that the client has, or will have after an ACK of the response in flight.
-    client: Overlay<Arc<VersionedName>>,
+    client_versions: Overlay<Arc<VersionedName>>,
+    /// Resources that the client rejected and that have not changed since, by name.
     rejected: BTreeMap<Arc<str>, Rejection>,
     /// Names that may have to be sent. Compared with the client's versions when a response is composed.
     pending: BTreeMap<Arc<str>, Pending>,
-    /// Set if any name may have to be sent, with the sequence number of the oldest change.
+    /// Set if all names have to be compared, to a lower bound of the sequence numbers of the unknown changes.
     compare_all: Option<u64>,
-    /// Whether the client waits for a response even if it is empty.
+    /// Whether the client waits for a response even if there is nothing to send.
     response_due: bool,
     /// Parts of rejected responses, to be sent again.
     retries: VecDeque<Vec<Arc<str>>>,
     in_flight: Option<InFlight>,
     /// Whether the client ever ACKed or NACKed a response.
-    acknowledged: bool,
+    has_ack_or_nack: bool,
     /// Clusters that were sent before the client first requested endpoints.
     sent_before_endpoints: BTreeSet<Arc<str>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Pending {
-    /// Lower bound of the sequence numbers of the changes that are not sent yet, and of the resource's publication.
+    /// Lower bound of the sequence numbers of the changes that are not sent yet, and of the publication of the
+    /// resource.
     since: u64,
     /// Sequence number of the newest change.
     latest: u64,
-    /// Whether to send a response even if the client has the current version.
+    /// Whether to send the resource, or its removal, even if the client has the current version.
     forced: bool,
 }
 
@@ -68,6 +72,7 @@ struct InFlight {
     nonce: String,
     /// Resources of the response, each with the version that the client keeps after a NACK.
     items: Vec<(Arc<VersionedName>, Option<Arc<VersionedName>>)>,
+    /// Names of the removed resources.
     removed: Vec<Arc<str>>,
     /// Names of the items that are tombstones.
     tombstones: Vec<Arc<str>>,
@@ -83,11 +88,11 @@ enum Target<'a> {
     Tombstone(Box<Entry>),
 }
 
-/// Change that brings the client to its target.
+/// Change by which the client gets its target.
 enum Action<'a> {
     None,
     Upsert(&'a Arc<Entry>),
-    /// Send this tombstone, in place of the resource that the client has, if it has one.
+    /// Send this tombstone, in place of the resource that the client may have.
     Tombstone(Box<Entry>),
     Remove,
 }
@@ -111,15 +116,15 @@ impl Tracker {
             kind,
             requested: false,
             wildcard: false,
-            names: Overlay::new(),
-            client: Overlay::new(),
+            explicit_names: Overlay::new(),
+            client_versions: Overlay::new(),
             rejected: BTreeMap::new(),
             pending: BTreeMap::new(),
             compare_all: None,
             response_due: false,
             retries: VecDeque::new(),
             in_flight: None,
-            acknowledged: false,
+            has_ack_or_nack: false,
             sent_before_endpoints: BTreeSet::new(),
         }
     }
@@ -133,8 +138,8 @@ impl Tracker {
     }
 
     /// Returns whether the client ever ACKed or NACKed a response of this kind.
-    pub(super) fn is_acknowledged(&self) -> bool {
-        self.acknowledged
+    pub(super) fn has_ack_or_nack(&self) -> bool {
+        self.has_ack_or_nack
     }
 
     pub(super) fn is_in_flight(&self) -> bool {
@@ -145,7 +150,7 @@ impl Tracker {
         self.pending.keys()
     }
 
-    /// Returns the pending resources, including those of rejected responses, that the client does not have in this version.
+    /// Returns the pending new and changed resources, including those of rejected responses.
     pub(super) fn pending_upserts<'a>(&self, view: &View<'a>) -> impl Iterator<Item = &'a Arc<Entry>> {
         let pending = self.pending.iter().map(|(name, pending)| (name, pending.forced));
         let retried = self.retries.iter().flatten().map(|name| (name, false));
@@ -158,7 +163,7 @@ impl Tracker {
     }
 
     /// Returns whether the response in flight contains a resource.
-    pub(super) fn has_in_flight(&self, name: &str) -> bool {
+    pub(super) fn is_resource_in_flight(&self, name: &str) -> bool {
         let mut items = self.in_flight.iter().flat_map(|sent| &sent.items);
         items.any(|(resource, _)| &*resource.name == name)
     }
@@ -171,23 +176,23 @@ impl Tracker {
             && !self.response_due
     }
 
-    /// Rebases the overlays onto the current names and versions of the mesh, which differ from those of the last view by
-    /// `changes`. Keeps memory use low between calls of [`Tracker::settle`].
-    pub(super) fn follow<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
-        let (shared, sequences) = (view.shared(self.kind), view.shared_sequences());
+    /// Rebases the overlays onto the current names and versions of the mesh, which differ from those of the last view
+    /// by `changes`. Keeps memory use low between calls of [`Tracker::compact`].
+    pub(super) fn rebase<'a>(&mut self, changes: impl Iterator<Item = &'a Change> + Clone, view: &View<'_>) {
+        let (shared, sequences) = (view.shared_versioned_names(self.kind), view.shared_sequences());
         let names = changes
             .filter(|change| change.key.kind == self.kind)
             .map(|change| &change.key.name);
-        self.client.follow(shared, sequences, names.clone());
-        self.names.follow(shared, sequences, names);
+        self.client_versions.rebase(shared, sequences, names.clone());
+        self.explicit_names.rebase(shared, sequences, names);
     }
 
-    /// Reduces memory use once the client has its target configuration.
-    pub(super) fn settle(&mut self, view: &View<'_>) {
+    /// Reduces memory use, if the client has its target configuration.
+    pub(super) fn compact(&mut self, view: &View<'_>) {
         if self.is_settled() {
-            let (shared, (_, sequence)) = (view.shared(self.kind), view.shared_sequences());
-            self.client.settle(shared, sequence);
-            self.names.settle(shared, sequence);
+            let (shared, (_, sequence)) = (view.shared_versioned_names(self.kind), view.shared_sequences());
+            self.client_versions.compact(shared, sequence);
+            self.explicit_names.compact(shared, sequence);
         }
     }
 
@@ -201,7 +206,7 @@ impl Tracker {
 
     /// Records a change of a resource. Beyond `limit` pending names, all names are compared later instead.
     pub(super) fn on_change(&mut self, change: Change, limit: usize) {
-        if !self.wants(&change.key.name) {
+        if !self.is_subscribed_to(&change.key.name) {
             return;
         }
         self.enqueue(change.key.name, change.since, change.sequence, false);
@@ -214,8 +219,8 @@ impl Tracker {
 
     /// Records that any resource may have changed, at any time.
     pub(super) fn on_unknown_changes(&mut self) {
-        self.client.lose_track();
-        self.names.lose_track();
+        self.client_versions.lose_track();
+        self.explicit_names.lose_track();
         self.compare_all(0);
     }
 
@@ -227,7 +232,8 @@ impl Tracker {
         self.compare_all = Some(self.compare_all.map_or(since, |earlier| earlier.min(since)));
     }
 
-    /// Enqueues all names that differ, if all names have to be compared and a response can be sent.
+    /// If all names have to be compared and a response can be sent, enqueues the names whose version differs from the
+    /// client's.
     pub(super) fn enqueue_differences(&mut self, view: &View<'_>) {
         if !self.requested || self.in_flight.is_some() {
             return;
@@ -239,8 +245,8 @@ impl Tracker {
         if self.wildcard {
             names.extend(view.wildcard(self.kind).map(|entry| entry.name().clone()));
         }
-        names.extend(self.names.iter().cloned());
-        names.extend(self.client.iter().map(|resource| resource.name.clone()));
+        names.extend(self.explicit_names.iter().cloned());
+        names.extend(self.client_versions.iter().map(|resource| resource.name.clone()));
         names.extend(self.rejected.keys().cloned());
         for name in names {
             if matches!(self.action(&name, false, view), Action::None) {
@@ -272,6 +278,7 @@ impl Tracker {
             .pending
             .iter()
             .filter(|(name, pending)| !matches!(self.action(name, pending.forced, view), Action::None));
+        // The sequence numbers of the changes in rejected responses are not stored, so 0 is their lower bound.
         let retried = if self.retries.is_empty() { None } else { Some(0) };
         sent.into_iter()
             .chain(pending.map(|(_, pending)| pending.since))
@@ -280,25 +287,23 @@ impl Tracker {
             .min()
     }
 
-    /// Returns whether the client has a resource that it is about to lose, or whose removal is in flight. A tombstone in
-    /// its place is a removal.
+    /// Returns whether the client has a resource that it is about to lose, or whose removal is in flight. Replacement
+    /// by a tombstone is a removal.
     pub(super) fn is_losing(&self, name: &Arc<str>, view: &View<'_>) -> bool {
-        let in_flight = self
+        let is_removal_in_flight = self
             .in_flight
             .as_ref()
             .is_some_and(|sent| sent.removed.contains(name) || sent.tombstones.contains(name));
-        in_flight
-            || self
-                .client
-                .get(name)
-                .is_some_and(|has| match self.target(name, view) {
-                    None => true,
-                    Some(Target::Tombstone(tombstone)) => has.version != tombstone.versioned_name.version,
-                    Some(Target::Stored(_)) => false,
-                })
+        let is_removal_pending = |current: &Arc<VersionedName>| match self.target(name, view) {
+            None => true,
+            Some(Target::Tombstone(tombstone)) => current.version != tombstone.versioned_name.version,
+            Some(Target::Stored(_)) => false,
+        };
+        is_removal_in_flight || self.client_versions.get(name).is_some_and(is_removal_pending)
     }
 
-    /// Returns whether a resource is visible to the proxy and the client has neither ACKed nor NACKed any version of it.
+    /// Returns whether a resource is visible to the proxy and the client has neither ACKed nor NACKed any version of
+    /// it.
     pub(super) fn is_awaited(&self, name: &Arc<str>, view: &View<'_>) -> bool {
         if self.rejected.contains_key(name) || view.get(self.kind, name).is_none() {
             return false;
@@ -311,11 +316,15 @@ impl Tracker {
     }
 
     fn has_tombstone(&self, name: &Arc<str>, view: &View<'_>) -> bool {
-        let Some(has) = self.client.get(name).filter(|_| self.names.contains(name)) else {
+        let Some(current) = self
+            .client_versions
+            .get(name)
+            .filter(|_| self.explicit_names.contains(name))
+        else {
             return false;
         };
         let tombstone = view.tombstone(self.kind, name);
-        tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == has.version)
+        tombstone.is_some_and(|tombstone| tombstone.versioned_name.version == current.version)
     }
 
     fn enqueue(&mut self, name: Arc<str>, since: u64, latest: u64, forced: bool) {
@@ -330,16 +339,18 @@ impl Tracker {
     }
 
     fn has_known_version(&self, name: &str) -> bool {
-        self.client.get(name).is_some_and(is_known)
+        self.client_versions.get(name).is_some_and(is_known)
     }
 
-    fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
+    fn is_subscribed_to(&self, name: &str) -> bool {
+        self.wildcard || self.explicit_names.contains(name)
     }
 
     fn target<'a>(&self, name: &str, view: &View<'a>) -> Option<Target<'a>> {
-        // Skips hashing the name for the most common case, a wildcard subscription without names.
-        let explicit = (self.names.len() > 0).then(|| self.names.get(name)).flatten();
+        // The name is not hashed in the most common case, a wildcard subscription without names.
+        let explicit = (self.explicit_names.len() > 0)
+            .then(|| self.explicit_names.get(name))
+            .flatten();
         match explicit {
             Some(name) => {
                 let stored = view.get(self.kind, name).map(Target::Stored);
@@ -351,18 +362,22 @@ impl Tracker {
     }
 
     fn action<'a>(&self, name: &str, forced: bool, view: &View<'a>) -> Action<'a> {
-        let client = self.client.get(name);
+        let current = self.client_versions.get(name);
         let Some(target) = self.target(name, view) else {
-            let remove = client.is_some() || (forced && self.wants(name));
-            return if remove { Action::Remove } else { Action::None };
+            let has_to_be_removed = current.is_some() || (forced && self.is_subscribed_to(name));
+            return if has_to_be_removed {
+                Action::Remove
+            } else {
+                Action::None
+            };
         };
-        let has = || client.is_some_and(|resource| resource.version == *target.version());
+        let is_up_to_date = || current.is_some_and(|resource| resource.version == *target.version());
         let is_rejected = || {
             self.rejected
                 .get(name)
                 .is_some_and(|rejection| rejection.resource.version == *target.version())
         };
-        if !forced && (has() || is_rejected()) {
+        if !forced && (is_up_to_date() || is_rejected()) {
             return Action::None;
         }
         match target {

@@ -38,8 +38,8 @@ impl Envoy {
 
     /// Returns the first requests of a stream.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        // Envoy does not report the parts of a rejected response that it applied, so the server does not have them. The model
-        // drops them.
+        // Envoy does not report the parts of a rejected response that it applied, so the server does not have them. The
+        // model drops them.
         self.applied = self.versions.clone();
         let mut requests = vec![self.first(Cluster)];
         if self.names.get(&Endpoints).is_some_and(|names| !names.is_empty()) {
@@ -179,13 +179,14 @@ impl Envoy {
         }
         let had = self.applied.entry(kind).or_default().remove(name).is_some();
         if had {
-            // The rejection of a cluster that was never applied is kept, because listeners may still refer to the cluster.
+            // The rejection of a cluster that was never applied is kept, because listeners may still refer to the
+            // cluster.
             self.rejected.remove(&(kind, name.to_owned()));
         }
     }
 
-    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from those of removed
-    /// ones. Envoy does not subscribe again for a changed cluster.
+    /// Subscribes to the endpoints of new clusters and the routes of new listeners, and unsubscribes from those of
+    /// removed ones. Envoy does not subscribe again for a changed cluster.
     fn update_subscriptions(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let clusters = self.applied(Cluster);
         let eds = clusters

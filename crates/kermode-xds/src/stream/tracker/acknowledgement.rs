@@ -11,13 +11,13 @@ use crate::stream::{Event, Rejection};
 // === impl Tracker ===
 
 impl Tracker {
-    /// Handles the request if its nonce is that of the response in flight. A request with any other nonce is not an ACK or NACK
-    /// of it, and returns `None`.
+    /// Handles a request whose nonce is that of the response in flight. Returns `None` for any other nonce, because the
+    /// request is then neither ACK nor NACK of that response.
     pub(in crate::stream) fn on_acknowledgement(&mut self, request: &DeltaDiscoveryRequest) -> Option<Event> {
         let in_flight = self
             .in_flight
             .take_if(|sent| sent.nonce == request.response_nonce)?;
-        self.acknowledged = true;
+        self.has_ack_or_nack = true;
         let resources: Vec<_> = in_flight
             .items
             .iter()
@@ -42,9 +42,11 @@ impl Tracker {
         })
     }
 
+    /// Records the rejection of a resource that was sent alone. Schedules the parts of any other response to be sent
+    /// again.
     fn on_rejected(&mut self, mut sent: InFlight, message: &Arc<str>) {
         if sent.items.is_empty() {
-            // Only removals, which cannot be split to find an invalid resource.
+            // The response consists of removals, none of which can be invalid.
             return;
         }
         if sent.items.len() == 1 && sent.removed.is_empty() {
@@ -60,8 +62,8 @@ impl Tracker {
             }
             return;
         }
-        // Envoy may have applied any part of the response, so all versions are unknown. The parts are sent again to find
-        // the invalid resource.
+        // Envoy may have applied any part of the response, so the versions that it has are unknown. Parts of the
+        // response are sent again to find the invalid resource.
         let mut names: Vec<Arc<str>> = sent
             .items
             .into_iter()
@@ -72,21 +74,23 @@ impl Tracker {
         }
         for name in &sent.removed {
             if self.wants(name) {
-                self.client.insert(unknown_version(name));
+                self.client_versions.insert(unknown_version(name));
             }
         }
-        let second = names.split_off(names.len().div_ceil(2));
-        for part in [second, names, sent.removed] {
+        let second_half = names.split_off(names.len().div_ceil(2));
+        // Pushed to the front in reverse order: the removals are sent first, then the first half.
+        for part in [second_half, names, sent.removed] {
             if !part.is_empty() {
                 self.retries.push_front(part);
             }
         }
     }
 
-    /// Sets the version that the client has after a NACK. Does nothing for a name from which the client has unsubscribed.
+    /// Sets the version that the client has after a NACK. Does nothing for a name from which the client has
+    /// unsubscribed.
     fn restore(&mut self, name: &Arc<str>, before: Arc<VersionedName>) {
-        if self.client.contains(name) {
-            self.client.insert(before);
+        if self.client_versions.contains(name) {
+            self.client_versions.insert(before);
         }
     }
 }

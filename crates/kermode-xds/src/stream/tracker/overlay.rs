@@ -1,8 +1,8 @@
 //! Map of the names of one stream, stored as the difference from the map that all streams of the mesh share.
 //!
 //! Thousands of proxies have nearly the same resources. An overlay therefore refers to one version of the mesh's
-//! persistent map, whose nodes all streams share, and holds only the names for which the client differs from it. Without
-//! a base, every name is a difference.
+//! persistent map, whose nodes all streams share, and holds only the names for which the client differs from it.
+//! Without a base, every name is a difference.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(super) trait Value: Clone + PartialEq {
     fn name(&self) -> &Arc<str>;
 
     /// Returns the value that a shared resource stands for.
-    fn of(shared: &Arc<VersionedName>) -> &Self;
+    fn from_shared(shared: &Arc<VersionedName>) -> &Self;
 }
 
 /// Map from names to values.
@@ -23,16 +23,17 @@ pub(super) trait Value: Clone + PartialEq {
 pub(super) struct Overlay<V> {
     /// Version of the shared map that this map refers to.
     base: VersionedNames,
-    /// Sequence number up to which the base follows the shared map; `None` if it does not follow.
-    followed: Option<u64>,
+    /// Sequence number at which the shared map equals the base; `None` if there is no base or later changes are
+    /// unknown.
+    base_sequence: Option<u64>,
     /// Values that differ from the base, by name. `None` for a name of the base that this map does not contain.
     differences: HashMap<Arc<str>, Option<V>>,
     len: usize,
 }
 
-/// Number of differences up to which `settle` neither tries another base nor returns memory, because the gain is below a
+/// Number of differences up to which `compact` neither tries another base nor frees memory, because the gain is below a
 /// kilobyte. 1 in tests, which use few names.
-const FEW: usize = if cfg!(test) { 1 } else { 16 };
+const FEW_DIFFERENCES: usize = if cfg!(test) { 1 } else { 16 };
 
 // === impl Value ===
 
@@ -41,7 +42,7 @@ impl Value for Arc<VersionedName> {
         &self.name
     }
 
-    fn of(shared: &Arc<VersionedName>) -> &Self {
+    fn from_shared(shared: &Arc<VersionedName>) -> &Self {
         shared
     }
 }
@@ -51,7 +52,7 @@ impl Value for Arc<str> {
         self
     }
 
-    fn of(shared: &Arc<VersionedName>) -> &Self {
+    fn from_shared(shared: &Arc<VersionedName>) -> &Self {
         &shared.name
     }
 }
@@ -62,7 +63,7 @@ impl<V: Value> Overlay<V> {
     pub(super) fn new() -> Self {
         Self {
             base: VersionedNames::new_sync(),
-            followed: None,
+            base_sequence: None,
             differences: HashMap::new(),
             len: 0,
         }
@@ -71,7 +72,7 @@ impl<V: Value> Overlay<V> {
     pub(super) fn get(&self, name: &str) -> Option<&V> {
         match self.differences.get(name) {
             Some(value) => value.as_ref(),
-            None => self.base.get(name).map(V::of),
+            None => self.base.get(name).map(V::from_shared),
         }
     }
 
@@ -89,7 +90,7 @@ impl<V: Value> Overlay<V> {
             .iter()
             .filter(|(name, _)| !self.differences.contains_key(*name));
         let different = self.differences.values().flatten();
-        same.map(|(_, shared)| V::of(shared)).chain(different)
+        same.map(|(_, shared)| V::from_shared(shared)).chain(different)
     }
 
     /// Inserts a value. Returns the earlier value of its name.
@@ -116,66 +117,66 @@ impl<V: Value> Overlay<V> {
             .collect();
         *self = Self {
             base: VersionedNames::new_sync(),
-            followed: None,
+            base_sequence: None,
             len: differences.len(),
             differences,
         };
     }
 
-    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if the base follows the shared map up to
-    /// `before`. The values stay the same. `changed` are the names that changed between the two; a name may occur more
-    /// than once, and an unchanged name does no harm.
-    pub(super) fn follow<'a>(
+    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if the base is the shared map at
+    /// `before`. The values stay the same. `changed` are the names that changed between `before` and `now`; names may
+    /// be repeated, and unchanged names have no effect.
+    pub(super) fn rebase<'a>(
         &mut self,
         shared: Option<&VersionedNames>,
         (before, now): (Option<u64>, u64),
         changed: impl Iterator<Item = &'a Arc<str>> + Clone,
     ) {
-        if self.followed.is_none() {
+        if self.base_sequence.is_none() {
             return;
         }
-        let Some(shared) = shared.filter(|_| self.followed == before) else {
-            self.followed = None;
+        let Some(shared) = shared.filter(|_| self.base_sequence == before) else {
+            self.base_sequence = None;
             return;
         };
-        self.followed = Some(now);
+        self.base_sequence = Some(now);
         let mut names = changed.peekable();
         if names.peek().is_none() {
             return;
         }
         for name in names.clone() {
-            let value = self.base.get(name).map(V::of);
-            if value != shared.get(name).map(V::of) && !self.differences.contains_key(name) {
+            let value = self.base.get(name).map(V::from_shared);
+            if value != shared.get(name).map(V::from_shared) && !self.differences.contains_key(name) {
                 self.differences.insert(name.clone(), value.cloned());
             }
         }
         self.base = shared.clone();
         for name in names {
-            let same = self
+            let is_same = self
                 .differences
                 .get(name)
-                .is_some_and(|value| value.as_ref() == shared.get(name).map(V::of));
-            if same {
+                .is_some_and(|value| value.as_ref() == shared.get(name).map(V::from_shared));
+            if is_same {
                 self.differences.remove(name);
             }
         }
     }
 
-    /// Stops following the shared map, whose changes are unknown.
+    /// Records that changes of the shared map are unknown. The map is not rebased until `compact` chooses another base.
     pub(super) fn lose_track(&mut self) {
-        self.followed = None;
+        self.base_sequence = None;
     }
 
-    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if that takes less memory, and returns
+    /// Rebases the map onto `shared`, the shared map at sequence number `now`, if that takes less memory, and frees
     /// unused memory. The values stay the same. For a map that is not expected to change soon.
-    pub(super) fn settle(&mut self, shared: Option<&VersionedNames>, now: u64) {
-        if self.followed.is_none() && self.differences.len() > FEW {
+    pub(super) fn compact(&mut self, shared: Option<&VersionedNames>, now: u64) {
+        if self.base_sequence.is_none() && self.differences.len() > FEW_DIFFERENCES {
             match shared {
-                // With a larger shared map, there would be more names that this map lacks than there are differences now.
+                // A larger shared map would have more names that this map lacks than there are differences now.
                 Some(shared) if shared.size() < self.len + self.differences.len() => {
                     self.differences = self.differences_from(shared);
                     self.base = shared.clone();
-                    self.followed = Some(now);
+                    self.base_sequence = Some(now);
                 }
                 None if !self.base.is_empty() => {
                     self.differences = self.differences_from(&VersionedNames::new_sync());
@@ -184,7 +185,7 @@ impl<V: Value> Overlay<V> {
                 _ => {}
             }
         }
-        if self.differences.capacity() > 2 * self.differences.len().max(FEW) {
+        if self.differences.capacity() > 2 * self.differences.len().max(FEW_DIFFERENCES) {
             self.differences.shrink_to_fit();
         }
     }
@@ -193,7 +194,7 @@ impl<V: Value> Overlay<V> {
         let mut differences = HashMap::new();
         for (name, shared) in other {
             let value = self.get(name);
-            if value != Some(V::of(shared)) {
+            if value != Some(V::from_shared(shared)) {
                 differences.insert(name.clone(), value.cloned());
             }
         }
@@ -203,7 +204,7 @@ impl<V: Value> Overlay<V> {
     }
 
     fn set(&mut self, name: Arc<str>, value: Option<V>) {
-        if value.as_ref() == self.base.get(&name).map(V::of) {
+        if value.as_ref() == self.base.get(&name).map(V::from_shared) {
             self.differences.remove(&name);
         } else {
             self.differences.insert(name, value);
@@ -230,13 +231,13 @@ mod tests {
     enum Step {
         Insert(u8, u8),
         Remove(u8),
-        Keep(u8),
-        /// The shared map changes, and the overlay follows.
-        Follow(Vec<(u8, Option<u8>)>),
+        RetainOthers(u8),
+        /// The shared map changes, and the overlay is rebased onto it.
+        Rebase(Vec<(u8, Option<u8>)>),
         /// The shared map changes in an unknown way.
-        Lose(Vec<(u8, Option<u8>)>),
-        /// The overlay settles, with a view of the shared map or without.
-        Settle(bool),
+        LoseTrack(Vec<(u8, Option<u8>)>),
+        /// The overlay is compacted, with a shared map or without.
+        Compact(bool),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -244,14 +245,15 @@ mod tests {
         prop_oneof![
             (0..6u8, 0..3u8).prop_map(|(name, version)| Step::Insert(name, version)),
             (0..6u8).prop_map(Step::Remove),
-            (0..6u8).prop_map(Step::Keep),
-            changes.clone().prop_map(Step::Follow),
-            changes.prop_map(Step::Lose),
-            any::<bool>().prop_map(Step::Settle),
+            (0..6u8).prop_map(Step::RetainOthers),
+            changes.clone().prop_map(Step::Rebase),
+            changes.prop_map(Step::LoseTrack),
+            any::<bool>().prop_map(Step::Compact),
         ]
     }
 
-    fn change(shared: &mut VersionedNames, changes: &[(u8, Option<u8>)]) -> Vec<Arc<str>> {
+    /// Applies changes to the shared map. Returns the changed names.
+    fn apply_changes(shared: &mut VersionedNames, changes: &[(u8, Option<u8>)]) -> Vec<Arc<str>> {
         for (name, version) in changes {
             let resource = mk_resource(*name, version.unwrap_or_default());
             match version {
@@ -282,23 +284,23 @@ mod tests {
                         let name = mk_resource(name, 0).name.clone();
                         prop_assert_eq!(overlay.remove(&name), model.remove(&name));
                     }
-                    Step::Keep(name) => {
+                    Step::RetainOthers(name) => {
                         let name = mk_resource(name, 0).name.clone();
                         overlay.retain(|other| *other != name);
                         model.remove(&name);
                     }
-                    Step::Follow(changes) => {
-                        let changed = change(&mut shared, &changes);
+                    Step::Rebase(changes) => {
+                        let changed = apply_changes(&mut shared, &changes);
                         let before = sequence;
                         sequence += 1;
-                        overlay.follow(Some(&shared), (Some(before), sequence), changed.iter());
+                        overlay.rebase(Some(&shared), (Some(before), sequence), changed.iter());
                     }
-                    Step::Lose(changes) => {
-                        change(&mut shared, &changes);
+                    Step::LoseTrack(changes) => {
+                        apply_changes(&mut shared, &changes);
                         sequence += 1;
                         overlay.lose_track();
                     }
-                    Step::Settle(visible) => overlay.settle(visible.then_some(&shared), sequence),
+                    Step::Compact(has_shared) => overlay.compact(has_shared.then_some(&shared), sequence),
                 }
                 let mut all: Vec<_> = overlay.iter().cloned().collect();
                 all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -312,44 +314,44 @@ mod tests {
         }
     }
 
-    /// Returns a shared map of a hundred names.
-    fn hundred() -> VersionedNames {
+    /// Returns a shared map of 100 names.
+    fn mk_shared() -> VersionedNames {
         (0..100)
             .map(|name| mk_resource(name, 0))
             .map(|resource| (resource.name.clone(), resource))
             .collect()
     }
 
-    /// Returns a settled overlay with all names of the shared map.
-    fn settled(shared: &VersionedNames) -> Overlay<Arc<VersionedName>> {
+    /// Returns a compacted overlay with all values of the shared map.
+    fn mk_overlay(shared: &VersionedNames) -> Overlay<Arc<VersionedName>> {
         let mut overlay = Overlay::new();
         for resource in shared.values() {
             overlay.insert(resource.clone());
         }
-        overlay.settle(Some(shared), 1);
+        overlay.compact(Some(shared), 1);
         overlay
     }
 
     #[test]
-    fn name_that_changed_twice_is_followed_once() {
-        let mut shared = hundred();
-        let mut overlay = settled(&shared);
+    fn rebase_handles_a_name_that_changed_twice() {
+        let mut shared = mk_shared();
+        let mut overlay = mk_overlay(&shared);
         overlay.insert(mk_resource(1, 1));
         shared.insert_mut(mk_resource(1, 1).name.clone(), mk_resource(1, 1));
         let name = mk_resource(1, 1).name.clone();
-        overlay.follow(Some(&shared), (Some(1), 3), [name.clone(), name.clone()].iter());
+        overlay.rebase(Some(&shared), (Some(1), 3), [name.clone(), name.clone()].iter());
         assert_eq!(overlay.get(&name), Some(&mk_resource(1, 1)));
     }
 
     #[test]
-    fn map_equal_to_the_shared_one_has_few_differences() {
-        let mut shared = hundred();
-        let mut overlay = settled(&shared);
+    fn overlay_close_to_the_shared_map_has_few_differences() {
+        let mut shared = mk_shared();
+        let mut overlay = mk_overlay(&shared);
         overlay.insert(mk_resource(100, 0));
         assert_eq!(overlay.differences.len(), 1);
         let later = mk_resource(7, 1);
         shared.insert_mut(later.name.clone(), later.clone());
-        overlay.follow(Some(&shared), (Some(1), 2), [later.name.clone()].iter());
+        overlay.rebase(Some(&shared), (Some(1), 2), [later.name.clone()].iter());
         assert_eq!(
             overlay.differences.len(),
             2,
@@ -360,29 +362,29 @@ mod tests {
     }
 
     #[test]
-    fn map_much_smaller_than_the_shared_one_has_no_base() {
-        let shared = hundred();
+    fn overlay_much_smaller_than_the_shared_map_has_no_base() {
+        let shared = mk_shared();
         let mut overlay: Overlay<Arc<VersionedName>> = Overlay::new();
-        overlay.settle(Some(&shared), 1);
+        overlay.compact(Some(&shared), 1);
         assert_eq!(overlay.differences.capacity(), 0);
         for name in 0..20 {
             overlay.insert(mk_resource(name, 0));
         }
-        overlay.settle(Some(&shared), 1);
+        overlay.compact(Some(&shared), 1);
         assert_eq!(overlay.differences.len(), 20);
     }
 
     #[test]
-    fn map_without_a_view_of_the_shared_one_drops_its_base() {
-        let shared = hundred();
-        let mut overlay = settled(&shared);
+    fn compaction_without_a_shared_map_drops_the_base() {
+        let shared = mk_shared();
+        let mut overlay = mk_overlay(&shared);
         for name in 1..100 {
             overlay.remove(&mk_resource(name, 0).name);
         }
         overlay.lose_track();
-        overlay.settle(None, 2);
+        overlay.compact(None, 2);
         assert_eq!(overlay.differences.len(), 1);
         assert!(overlay.base.is_empty());
-        assert!(overlay.differences.capacity() < 50, "unused memory is returned");
+        assert!(overlay.differences.capacity() < 50, "unused memory must be freed");
     }
 }

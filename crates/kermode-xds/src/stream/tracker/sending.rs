@@ -10,7 +10,7 @@ use crate::stream::hold::Holds;
 use crate::stream::order::SendOrder;
 
 /// Upper bound, in bytes, of the tags and length prefixes that one resource adds to a response.
-const OVERHEAD: usize = 8;
+const RESOURCE_OVERHEAD: usize = 8;
 
 /// Content of a response.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(in crate::stream) struct Batch {
     pub(in crate::stream) items: Vec<Item>,
     /// Names of removed resources.
     pub(in crate::stream) removed: Vec<Arc<str>>,
-    /// Sequence number of the oldest change.
+    /// Sequence number of the oldest change. `None` if there are no changes.
     since: Option<u64>,
 }
 
@@ -32,10 +32,11 @@ pub(in crate::stream) struct Item {
     pub(in crate::stream) encoded: Bytes,
     /// Whether the resource is a tombstone.
     pub(in crate::stream) is_tombstone: bool,
-    /// Sequence number with which the resource was created, if listeners may refer to it.
+    /// Sequence number with which the resource was created. `None` for on-demand resources and tombstones, to which no
+    /// listener refers.
     created: Option<u64>,
-    /// Whether the resource is sent even if the client has this version. After a NACK of such a resource, the version that
-    /// the client has is unknown.
+    /// Whether the resource is sent even if the client has this version. After a NACK of such a resource, the version
+    /// that the client has is unknown.
     forced: bool,
 }
 
@@ -57,18 +58,18 @@ impl Tracker {
                 return Some(batch);
             }
         }
-        let complete = self.fill(&mut batch, view, order, holds, limit);
-        // An empty first response makes Envoy continue without resources. If any are delayed, they become the first
-        // response.
-        if batch.is_empty() && !(self.response_due && complete) {
+        let is_complete = self.fill(&mut batch, view, order, holds, limit);
+        // An empty first response makes Envoy continue without resources, so the first response waits until a delayed
+        // resource can be sent.
+        if batch.is_empty() && !(self.response_due && is_complete) {
             return None;
         }
         self.response_due = false;
         Some(batch)
     }
 
-    /// Moves the pending resources that may be sent into a batch. Returns whether these are all new and changed
-    /// resources, apart from held ones.
+    /// Moves the pending resources that may be sent into a batch. Returns whether the batch contains all pending new
+    /// and changed resources, apart from held ones.
     fn fill(
         &mut self,
         batch: &mut Batch,
@@ -78,52 +79,52 @@ impl Tracker {
         limit: usize,
     ) -> bool {
         let mut bytes = 0;
-        let mut complete = true;
+        let mut is_complete = true;
         let mut pending = std::mem::take(&mut self.pending);
-        pending.retain(|name, waiting| {
+        pending.retain(|name, change| {
             if bytes >= limit {
-                complete = false;
+                is_complete = false;
                 return true;
             }
-            let exceeds = |bytes: usize, entry: &Entry| bytes > 0 && bytes + size(entry) > limit;
-            match self.action(name, waiting.forced, view) {
+            let exceeds_limit = |bytes: usize, entry: &Entry| bytes > 0 && bytes + size(entry) > limit;
+            match self.action(name, change.forced, view) {
                 Action::None => self.drop_stale_rejection(name, view),
                 Action::Upsert(_) if holds.contains(self.kind, name) => return true,
                 Action::Upsert(entry) => {
-                    if order.delays_upsert(entry) || exceeds(bytes, entry) {
-                        complete = false;
+                    if order.delays_upsert(entry) || exceeds_limit(bytes, entry) {
+                        is_complete = false;
                         return true;
                     }
                     bytes += size(entry);
-                    batch.upsert(entry, waiting.since, waiting.forced);
+                    batch.push_upsert(entry, change.since, change.forced);
                 }
                 Action::Tombstone(entry) => {
-                    if self.client.contains(name) && order.delays_removal(name, waiting.latest) {
+                    if self.client_versions.contains(name) && order.delays_removal(name, change.latest) {
                         return true;
                     }
-                    if order.delays_upsert(&entry) || exceeds(bytes, &entry) {
-                        complete = false;
+                    if order.delays_upsert(&entry) || exceeds_limit(bytes, &entry) {
+                        is_complete = false;
                         return true;
                     }
                     bytes += size(&entry);
-                    batch.tombstone(*entry, waiting.since, waiting.forced);
+                    batch.push_tombstone(*entry, change.since, change.forced);
                 }
                 Action::Remove => {
-                    if self.client.contains(name) && order.delays_removal(name, waiting.latest) {
+                    if self.client_versions.contains(name) && order.delays_removal(name, change.latest) {
                         return true;
                     }
-                    bytes += name.len() + OVERHEAD;
-                    batch.remove(name.clone(), waiting.since);
+                    bytes += name.len() + RESOURCE_OVERHEAD;
+                    batch.push_removal(name.clone(), change.since);
                     self.drop_stale_rejection(name, view);
                 }
             }
             false
         });
-        // Not assigned if empty: an empty map may still own a node for eleven names, and most trackers have nothing pending.
+        // An empty map is dropped: it may still own a node for eleven names, and most trackers have nothing pending.
         if !pending.is_empty() {
             self.pending = pending;
         }
-        complete
+        is_complete
     }
 
     /// Adds a part of a rejected response to a batch, as far as it still has to be sent.
@@ -141,9 +142,9 @@ impl Tracker {
                 Action::Upsert(entry) if order.delays_upsert(entry) || holds.contains(self.kind, &name) => {
                     self.enqueue(name, 0, view.sequence(), forced);
                 }
-                Action::Upsert(entry) => batch.upsert(entry, 0, forced),
-                // Was sent before, so it does not have to wait like a removal.
-                Action::Tombstone(entry) => batch.tombstone(*entry, 0, forced),
+                Action::Upsert(entry) => batch.push_upsert(entry, 0, forced),
+                // The rejected response contained this name, so its tombstone does not have to wait as a removal does.
+                Action::Tombstone(entry) => batch.push_tombstone(*entry, 0, forced),
                 Action::Remove => self.enqueue(name, 0, view.sequence(), forced),
                 Action::None => self.drop_stale_rejection(&name, view),
             }
@@ -163,7 +164,7 @@ impl Tracker {
                 forced,
                 ..
             } = item;
-            let before = self.client.insert(resource.clone());
+            let before = self.client_versions.insert(resource.clone());
             if !before.as_ref().is_some_and(is_known) {
                 oldest_new = oldest_new.into_iter().chain(created).min();
             }
@@ -178,7 +179,7 @@ impl Tracker {
             items.push((resource, before));
         }
         for name in &batch.removed {
-            self.client.remove(name);
+            self.client_versions.remove(name);
             self.sent_before_endpoints.remove(name);
         }
         self.in_flight = Some(InFlight {
@@ -199,7 +200,7 @@ impl Batch {
         self.items.is_empty() && self.removed.is_empty()
     }
 
-    fn upsert(&mut self, entry: &Entry, since: u64, forced: bool) {
+    fn push_upsert(&mut self, entry: &Entry, since: u64, forced: bool) {
         self.items.push(Item {
             resource: entry.versioned_name.clone(),
             encoded: entry.encoded.clone(),
@@ -207,10 +208,10 @@ impl Batch {
             created: (!entry.is_on_demand()).then_some(entry.created),
             forced,
         });
-        self.include(since);
+        self.include_change(since);
     }
 
-    fn tombstone(&mut self, entry: Entry, since: u64, forced: bool) {
+    fn push_tombstone(&mut self, entry: Entry, since: u64, forced: bool) {
         self.items.push(Item {
             resource: entry.versioned_name,
             encoded: entry.encoded,
@@ -218,19 +219,19 @@ impl Batch {
             created: None,
             forced,
         });
-        self.include(since);
+        self.include_change(since);
     }
 
-    fn remove(&mut self, name: Arc<str>, since: u64) {
+    fn push_removal(&mut self, name: Arc<str>, since: u64) {
         self.removed.push(name);
-        self.include(since);
+        self.include_change(since);
     }
 
-    fn include(&mut self, since: u64) {
+    fn include_change(&mut self, since: u64) {
         self.since = Some(self.since.map_or(since, |earlier| earlier.min(since)));
     }
 }
 
 fn size(entry: &Entry) -> usize {
-    entry.encoded.len() + OVERHEAD
+    entry.encoded.len() + RESOURCE_OVERHEAD
 }

@@ -17,9 +17,9 @@ impl Tracker {
         self.requested
     }
 
-    /// Number of explicit names.
-    pub(in crate::stream) fn subscribed_names(&self) -> usize {
-        self.names.len()
+    /// Number of names that the client subscribed to explicitly.
+    pub(in crate::stream) fn explicit_name_count(&self) -> usize {
+        self.explicit_names.len()
     }
 
     /// Applies the subscription changes of a request.
@@ -28,14 +28,15 @@ impl Tracker {
         request: &DeltaDiscoveryRequest,
         view: Option<&View<'_>>,
     ) {
-        let first = !self.requested;
+        let is_first_request = !self.requested;
         self.requested = true;
-        if first {
+        if is_first_request {
             for (name, version) in &request.initial_resource_versions {
-                self.client.insert(self.versioned_name(name, version, view));
+                self.client_versions
+                    .insert(self.versioned_name(name, version, view));
             }
             if self.is_legacy_wildcard(request) {
-                self.subscribe_wildcard(first);
+                self.subscribe_wildcard(is_first_request);
             }
         }
         for name in &request.resource_names_unsubscribe {
@@ -43,47 +44,48 @@ impl Tracker {
         }
         for name in &request.resource_names_subscribe {
             if name == WILDCARD {
-                self.subscribe_wildcard(first);
+                self.subscribe_wildcard(is_first_request);
             } else {
-                self.subscribe(name, first, view);
+                self.subscribe(name, is_first_request, view);
             }
         }
-        if first && !self.wildcard {
+        if is_first_request && !self.wildcard {
             self.retain_explicit_names();
         }
-        if first {
+        if is_first_request {
             self.compare_all(0);
         }
     }
 
-    /// Sends these resources again, as far as the client subscribed to them by name.
+    /// Schedules these resources to be sent again, as far as the client subscribed to them by name.
     pub(in crate::stream) fn resend_subscribed(&mut self, names: impl IntoIterator<Item = Arc<str>>) {
         for name in names {
-            if self.names.contains(&name) {
+            if self.explicit_names.contains(&name) {
                 self.enqueue(name, 0, 0, true);
             }
         }
     }
 
-    /// Records clusters that are sent before the client first requested endpoints.
+    /// Records clusters that are sent before the client's first request for endpoints.
     pub(in crate::stream) fn record_sent_before_endpoints(&mut self, names: impl Iterator<Item = Arc<str>>) {
         self.sent_before_endpoints.extend(names);
     }
 
-    /// Removes and returns the clusters that were sent before the client first requested endpoints.
+    /// Removes and returns the clusters that were sent before the client's first request for endpoints.
     pub(in crate::stream) fn take_sent_before_endpoints(&mut self) -> BTreeSet<Arc<str>> {
         std::mem::take(&mut self.sent_before_endpoints)
     }
 
-    /// Returns whether a first request is a wildcard subscription in the older form: clusters or listeners without names.
+    /// Returns whether a first request is a wildcard subscription in the older form: for clusters or listeners, without
+    /// names.
     fn is_legacy_wildcard(&self, request: &DeltaDiscoveryRequest) -> bool {
         request.resource_names_subscribe.is_empty()
             && matches!(self.kind, ResourceKind::Cluster | ResourceKind::Listener)
     }
 
-    fn subscribe_wildcard(&mut self, first: bool) {
+    fn subscribe_wildcard(&mut self, is_first_request: bool) {
         self.wildcard = true;
-        if !first {
+        if !is_first_request {
             // The client may have unsubscribed and subscribed again in one request, and dropped all resources.
             self.retain_explicit_names();
         }
@@ -91,20 +93,20 @@ impl Tracker {
         self.compare_all(0);
     }
 
-    fn subscribe(&mut self, name: &str, first: bool, view: Option<&View<'_>>) {
-        let known = self.client.get(name);
+    fn subscribe(&mut self, name: &str, is_first_request: bool, view: Option<&View<'_>>) {
+        let known = self.client_versions.get(name);
         let stored = || {
             view.and_then(|view| view.get(self.kind, name))
                 .map(|entry| &entry.versioned_name)
         };
-        // Shares the text of the store.
+        // The name shares its memory with the store, if possible.
         let name: Arc<str> = known
             .or_else(stored)
             .map_or_else(|| name.into(), |resource| resource.name.clone());
-        let has = first && self.client.contains(&name);
-        self.names.insert(name.clone());
+        let is_reported = is_first_request && self.client_versions.contains(&name);
+        self.explicit_names.insert(name.clone());
         // A client that subscribes again may have dropped the resource, so it is sent again.
-        self.enqueue(name, 0, 0, !has);
+        self.enqueue(name, 0, 0, !is_reported);
     }
 
     fn unsubscribe(&mut self, name: &str) {
@@ -112,18 +114,18 @@ impl Tracker {
             self.wildcard = false;
             self.response_due = false;
             self.retain_explicit_names();
-            self.pending.retain(|name, _| self.names.contains(name));
-            self.rejected.retain(|name, _| self.names.contains(name));
+            self.pending.retain(|name, _| self.explicit_names.contains(name));
+            self.rejected.retain(|name, _| self.explicit_names.contains(name));
             return;
         }
-        let Some(name) = self.names.remove(name) else {
+        let Some(name) = self.explicit_names.remove(name) else {
             return;
         };
         if self.wildcard {
             // The protocol requires a response: the resource, or its removal if the wildcard does not include it.
             self.enqueue(name, 0, 0, true);
         } else {
-            self.client.remove(&name);
+            self.client_versions.remove(&name);
             self.pending.remove(&name);
             self.rejected.remove(&name);
         }
@@ -131,10 +133,11 @@ impl Tracker {
 
     /// Drops the versions of resources that the client had only by wildcard.
     fn retain_explicit_names(&mut self) {
-        self.client.retain(|name| self.names.contains(name));
+        self.client_versions
+            .retain(|name| self.explicit_names.contains(name));
     }
 
-    /// Returns a name and version that the client reports. Shares the store's copy if it is the same.
+    /// Returns a name and version that the client reports: the store's copy, if the store has this version.
     fn versioned_name(&self, name: &str, version: &str, view: Option<&View<'_>>) -> Arc<VersionedName> {
         let current = view
             .and_then(|view| view.get(self.kind, name))
