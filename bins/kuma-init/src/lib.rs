@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
-use kermode_netfilter::{Checked, IpFamilies, Nft, RuleSet, TrafficConfig, check_redirect, set_up};
+use kermode_netfilter::{CheckOutcome, IpFamilies, Nft, RuleSet, TrafficConfig, check_redirect, set_up};
 
 use crate::cli::Cli;
 
@@ -77,12 +77,12 @@ fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
         print(format_args!("# warning: {warning}"))?;
     }
     match check_redirect(config, applied.families, CHECK_DEADLINE)? {
-        Checked::Redirected(targets) if cli.verbose => print(format_args!(
+        CheckOutcome::Redirected(targets) if cli.verbose => print(format_args!(
             "# checked: connections to {targets:?} reach port {}",
             config.outbound.port
         )),
-        Checked::Redirected(_) => Ok(()),
-        Checked::NotPossible(reason) => print(format_args!(
+        CheckOutcome::Redirected(_) => Ok(()),
+        CheckOutcome::NotPossible(reason) => print(format_args!(
             "# warning: the redirection was not checked: {reason}"
         )),
     }

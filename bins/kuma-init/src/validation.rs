@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use kermode_netfilter::{CheckError, Checked, IpFamilies, TrafficConfig, check_redirect};
+use kermode_netfilter::{CheckError, CheckOutcome, IpFamilies, TrafficConfig, check_redirect};
 
 const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then recreate the pod";
 
@@ -13,7 +13,7 @@ const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then
 pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<String> {
     let families = IpFamilies::detect(config);
     match check_redirect(config, families, deadline) {
-        Ok(Checked::Redirected(targets)) => {
+        Ok(CheckOutcome::Redirected(targets)) => {
             let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
             Ok(format!(
                 "Transparent proxy validated: connections to {} reach port {}.",
@@ -21,7 +21,7 @@ pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<Str
                 config.outbound.port
             ))
         }
-        Ok(Checked::NotPossible(reason)) => {
+        Ok(CheckOutcome::NotPossible(reason)) => {
             bail!("cannot check that traffic of this pod is redirected to the proxy: {reason}; {REMEDY}")
         }
         Err(CheckError::NotRedirected { target, port, source }) => bail!(

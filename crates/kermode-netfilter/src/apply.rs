@@ -15,10 +15,10 @@ pub struct Nft {
 
 /// Result of [`set_up`].
 #[derive(Clone, Debug)]
-pub struct Applied {
+pub struct AppliedRules {
     /// Intercepted IP families.
     pub families: IpFamilies,
-    /// Applied rules.
+    /// AppliedRules rules.
     pub rules: RuleSet,
     /// Problem that does not prevent interception, as a sentence.
     pub warning: Option<String>,
@@ -66,7 +66,7 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// The previous rules remain in force.
-pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<Applied, ApplyError> {
+pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<AppliedRules, ApplyError> {
     let families = IpFamilies::detect(config);
     let rules = RuleSet::new(config, families);
     nft.apply(&rules)?;
@@ -76,7 +76,7 @@ pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<Applied, ApplyError> 
             format!("cannot add {PASSTHROUGH_SOURCE_V6}/128 to lo: {error}; inbound IPv6 traffic does not reach the application")
         }),
     };
-    Ok(Applied {
+    Ok(AppliedRules {
         families,
         rules,
         warning,

@@ -15,7 +15,7 @@ use crate::{IpFamilies, TrafficConfig};
 
 /// Result of a check that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Checked {
+pub enum CheckOutcome {
     /// Connections to all of these addresses were redirected.
     Redirected(Vec<IpAddr>),
     /// The check was not possible, for this reason.
@@ -62,15 +62,15 @@ pub fn check_redirect(
     config: &TrafficConfig,
     families: IpFamilies,
     deadline: Duration,
-) -> Result<Checked, CheckError> {
+) -> Result<CheckOutcome, CheckError> {
     let uid = geteuid().as_raw();
     if uid == config.proxy_uid {
-        return Ok(Checked::NotPossible(format!(
+        return Ok(CheckOutcome::NotPossible(format!(
             "the check runs with the proxy's UID {uid}"
         )));
     }
     let Some(port) = intercepted_port(config, uid) else {
-        return Ok(Checked::NotPossible(format!(
+        return Ok(CheckOutcome::NotPossible(format!(
             "all ports are excluded from interception for UID {uid}"
         )));
     };
@@ -85,18 +85,18 @@ pub fn check_redirect(
             FamilyCheck::Redirected => redirected.push(target),
             FamilyCheck::Unroutable => {}
             FamilyCheck::Occupied => {
-                return Ok(Checked::NotPossible(format!(
+                return Ok(CheckOutcome::NotPossible(format!(
                     "another process listens on {listen}"
                 )));
             }
         }
     }
     if redirected.is_empty() {
-        return Ok(Checked::NotPossible(
+        return Ok(CheckOutcome::NotPossible(
             "the pod has no route to other hosts".to_owned(),
         ));
     }
-    Ok(Checked::Redirected(redirected))
+    Ok(CheckOutcome::Redirected(redirected))
 }
 
 /// Result of the check of one IP family.

@@ -18,8 +18,8 @@ mod nft;
 mod parse;
 mod ruleset;
 
-pub use apply::{Applied, ApplyError, Nft, set_up};
-pub use check::{CheckError, Checked, check_redirect};
+pub use apply::{AppliedRules, ApplyError, Nft, set_up};
+pub use check::{CheckError, CheckOutcome, check_redirect};
 pub use config::{DnsRedirect, DnsServers, InboundRedirect, OutboundRedirect, TrafficConfig, VirtualNetwork};
 pub use exclusion::{Transport, UidExclusion};
 pub use interval::{Intervals, PortSet, UidSet};

@@ -90,8 +90,8 @@ impl Display for Match {
             }
             Self::Protocol(transport) => write!(f, "meta l4proto {transport}"),
             Self::SourcePort(transport, port) => write!(f, "{transport} sport {port}"),
-            Self::Port(transport, ports) => write!(f, "{transport} dport {ports}"),
-            Self::NotPort(transport, port) => write!(f, "{transport} dport != {port}"),
+            Self::DestinationPort(transport, ports) => write!(f, "{transport} dport {ports}"),
+            Self::NotDestinationPort(transport, port) => write!(f, "{transport} dport != {port}"),
         }
     }
 }

@@ -100,9 +100,9 @@ pub enum Match {
     /// Protocol and source port.
     SourcePort(Transport, u16),
     /// Protocol and destination port.
-    Port(Transport, PortSet),
+    DestinationPort(Transport, PortSet),
     /// Protocol, and any other destination port.
-    NotPort(Transport, u16),
+    NotDestinationPort(Transport, u16),
 }
 
 /// Verdict on a packet.

@@ -165,7 +165,7 @@ impl RuleSetBuilder<'_> {
     fn output(&self) -> Chain {
         let mut rules = self.ipv6_guard();
         for exclusion in &self.config.outbound.excluded_uids {
-            let ports = Match::Port(exclusion.transport, exclusion.ports.clone());
+            let ports = Match::DestinationPort(exclusion.transport, exclusion.ports.clone());
             let owner = Match::Owner(exclusion.uids.clone());
             rules.push(rule([ports, owner], Verdict::Return, "excluded for the user"));
         }
@@ -231,7 +231,7 @@ impl RuleSetBuilder<'_> {
     /// match on the owner: `meta skuid !=`, unlike iptables' `! --uid-owner`, does not match a packet without an owner.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
-        let not_dns = || dns.map(|_| Match::NotPort(Tcp, DNS_PORT));
+        let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));
         // 1
         let mut rules = excluded_ports(&self.config.outbound.excluded_ports);
         // 2
@@ -373,7 +373,7 @@ fn rule(matches: impl IntoIterator<Item = Match>, verdict: Verdict, comment: &'s
 }
 
 fn query(transport: Transport) -> Match {
-    Match::Port(transport, PortSet::single(DNS_PORT))
+    Match::DestinationPort(transport, PortSet::single(DNS_PORT))
 }
 
 fn excluded_ports(ports: &PortSet) -> Vec<Rule> {
@@ -381,7 +381,7 @@ fn excluded_ports(ports: &PortSet) -> Vec<Rule> {
         return Vec::new();
     }
     vec![rule(
-        [Match::Port(Tcp, ports.clone())],
+        [Match::DestinationPort(Tcp, ports.clone())],
         Verdict::Return,
         "excluded ports",
     )]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kermode_netfilter::{
-    CheckError, Checked, DnsRedirect, IpFamilies, Nft, PortSet, TrafficConfig, check_redirect, set_up,
+    CheckError, CheckOutcome, DnsRedirect, IpFamilies, Nft, PortSet, TrafficConfig, check_redirect, set_up,
 };
 
 use crate::golden;
@@ -113,7 +113,7 @@ fn check_succeeds_for_both_families() {
         check_redirect(&config, applied.families, DEADLINE)
     });
     assert!(
-        matches!(&checked, Ok(Checked::Redirected(targets)) if targets.len() == 2),
+        matches!(&checked, Ok(CheckOutcome::Redirected(targets)) if targets.len() == 2),
         "{checked:?}"
     );
 }
@@ -141,7 +141,7 @@ fn check_that_is_not_possible_gives_the_reason() {
         .pod
         .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&port_in_use, Ok(Checked::NotPossible(reason)) if reason.contains("15001")),
+        matches!(&port_in_use, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("15001")),
         "{port_in_use:?}"
     );
     let config = TrafficConfig {
@@ -150,13 +150,13 @@ fn check_that_is_not_possible_gives_the_reason() {
     };
     let proxy_user = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&proxy_user, Ok(Checked::NotPossible(reason)) if reason.contains("UID 0")),
+        matches!(&proxy_user, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("UID 0")),
         "{proxy_user:?}"
     );
     let isolated = Namespace::new();
     let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
     assert!(
-        matches!(&no_route, Ok(Checked::NotPossible(reason)) if reason.contains("route")),
+        matches!(&no_route, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("route")),
         "{no_route:?}"
     );
 }

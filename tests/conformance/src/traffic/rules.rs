@@ -77,7 +77,9 @@ fn holds(condition: &Match, packet: &Packet) -> bool {
         Match::NotToNetwork(..) => false,
         Match::Protocol(transport) => packet.transport == *transport,
         Match::SourcePort(transport, port) => packet.transport == *transport && packet.source_port == *port,
-        Match::Port(transport, ports) => packet.transport == *transport && ports.contains(packet.port),
-        Match::NotPort(transport, port) => packet.transport == *transport && packet.port != *port,
+        Match::DestinationPort(transport, ports) => {
+            packet.transport == *transport && ports.contains(packet.port)
+        }
+        Match::NotDestinationPort(transport, port) => packet.transport == *transport && packet.port != *port,
     }
 }

@@ -10,7 +10,7 @@ mod socket;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use kermode_netfilter::{Applied, Nft, TrafficConfig, set_up};
+use kermode_netfilter::{AppliedRules, Nft, TrafficConfig, set_up};
 
 pub(crate) use namespace::Namespace;
 use simulated_server::SimulatedServer;
@@ -84,7 +84,7 @@ impl NetnsLab {
     }
 
     /// Applies the rules like `kuma-init`.
-    pub(crate) fn apply(&self, config: &TrafficConfig) -> Applied {
+    pub(crate) fn apply(&self, config: &TrafficConfig) -> AppliedRules {
         let applied = self
             .pod
             .run(|| set_up(config, &Nft::default()))
