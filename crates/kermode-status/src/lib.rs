@@ -139,7 +139,7 @@ impl StatusesState {
         proxies.remove(key);
         Some(WantedStatus {
             status,
-            version: own?.metadata.resource_version,
+            resource_version: own?.metadata.resource_version,
         })
     }
 }
@@ -153,7 +153,7 @@ impl StatusSource for StatusesState {
                 if proxy.is_connected() {
                     return Some(WantedStatus {
                         status: proxy.status(&self.replica),
-                        version: None,
+                        resource_version: None,
                     });
                 }
                 if self.index.read().desired(key).is_none() {

@@ -1,4 +1,4 @@
-//! Writes a part of Dataplanes' status in the background: coalesced, only on change, at a limited rate.
+//! Writes a part of the status of Dataplanes in the background: only if it has changed, and at a limited rate.
 //!
 //! Each part has one writer with its own field manager, so the parts do not overwrite each other. The content is
 //! computed when the write is due, so a burst of changes results in one write of the last state.
@@ -23,7 +23,7 @@ use super::failure::{describe, is_conflict, is_not_found};
 use super::writer::{Metrics, ObservedDataplane, WriteResult};
 
 /// Pause before a failed write is retried. Longer than for Dataplanes, because a status is informative only.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Status to be written.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,7 +31,7 @@ pub struct WantedStatus {
     /// The fields of this writer.
     pub status: DataplaneStatus,
     /// If set, the write fails unless the object has this resource version.
-    pub version: Option<String>,
+    pub resource_version: Option<String>,
 }
 
 /// Source of statuses.
@@ -39,7 +39,7 @@ pub trait StatusSource: Send + Sync + 'static {
     /// Returns the status of a Dataplane to be written; `None` if it is up to date.
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>>;
 
-    /// Reports the outcome of a write.
+    /// Called with the outcome of a write.
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome);
 }
 
@@ -60,8 +60,10 @@ pub struct StatusWriter {
 
 #[derive(Debug)]
 struct StatusWriterInner {
+    /// Field manager.
     manager: &'static str,
     schedule: Mutex<WriteSchedule>,
+    /// Notified when a write is scheduled.
     pushed: Notify,
 }
 
@@ -77,7 +79,7 @@ impl StatusWriter {
         }
     }
 
-    /// Schedules a write, not before `at`.
+    /// Schedules a write of the status of a Dataplane at `at` or later.
     pub fn push(&self, key: ObjectKey, at: Instant) {
         self.inner.schedule.lock().push(key, at);
         self.inner.pushed.notify_one();
@@ -109,6 +111,7 @@ impl StatusWriter {
         }
     }
 
+    /// Writes the status of a Dataplane if it is outdated, and handles the outcome.
     async fn update(
         &self,
         api: &Api<DynamicObject>,
@@ -131,7 +134,7 @@ impl StatusWriter {
                     let failure = format!("Status of Dataplane {key} cannot be written");
                     tracing::warn!("{}", describe(&failure, &error));
                 }
-                self.push(key, Instant::now() + RETRY);
+                self.push(key, Instant::now() + RETRY_PAUSE);
             }
         }
     }
@@ -149,7 +152,7 @@ impl StatusWriter {
             "metadata": {"name": key.name, "namespace": key.namespace},
             "status": wanted.status,
         });
-        if let Some(version) = wanted.version {
+        if let Some(version) = wanted.resource_version {
             object["metadata"]["resourceVersion"] = version.into();
         }
         let params = PatchParams::apply(self.inner.manager).force();

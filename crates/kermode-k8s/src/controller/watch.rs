@@ -34,7 +34,7 @@ pub enum Conversion<T> {
     Keep(T),
     /// The object is not relevant. If it was reported before, it is reported as gone.
     Ignore,
-    /// The object is invalid. Its last valid state remains in force: a typo must not take down a mesh.
+    /// The object is invalid. Its last valid state stays in use, because a typo must not take down a mesh.
     Invalid,
 }
 
@@ -44,24 +44,24 @@ impl<T> From<Option<T>> for Conversion<T> {
     }
 }
 
-/// Number of objects per page of a list. Kept facts are allocated between dropped objects, so the page size determines
-/// how much a list fragments the heap.
+/// Number of objects per page of a list. Conversion results, which are kept, are allocated between objects, which are
+/// dropped, so large pages would fragment the heap.
 const PAGE_SIZE: u32 = 100;
 
-/// Duration of a watch request, in seconds, after which the watch is resumed. Must be shorter than the client's read
-/// timeout, because the API server sends no bookmarks for a kind without changes.
-const WATCH_TIMEOUT: u32 = 80;
+/// Duration of a watch request in seconds, after which another request resumes the watch. Must be shorter than the
+/// client's read timeout, because the API server sends nothing, not even bookmarks, for a kind without changes.
+const WATCH_TIMEOUT_SECONDS: u32 = 80;
 
 /// Returns the common configuration of all watches: small pages, and a duration below the client's read timeout.
 pub fn watch_config() -> watcher::Config {
     watcher::Config::default()
         .page_size(PAGE_SIZE)
-        .timeout(WATCH_TIMEOUT)
+        .timeout(WATCH_TIMEOUT_SECONDS)
 }
 
 /// Follows a watch until the receiver is dropped.
 ///
-/// `convert` converts each object; `wrap` builds the message for the receiver.
+/// `convert` converts each object; `wrap` builds the message that is sent to `sink`.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
@@ -75,14 +75,14 @@ pub async fn follow<K, T, M>(
 {
     let mut events = std::pin::pin!(events.backoff(WatchBackoff::default()));
     let mut known = KnownKeys::default();
-    let mut warned: Option<Instant> = None;
+    let mut last_warning: Option<Instant> = None;
     while let Some(event) = events.next().await {
         let updates = match event {
             Ok(event) => known.on_event(event, &convert),
             Err(error) => {
-                if warned.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
-                    warned = Some(Instant::now());
-                    warn(kind, &error);
+                if last_warning.is_none_or(|last| last.elapsed() >= WARN_INTERVAL) {
+                    last_warning = Some(Instant::now());
+                    log_failure(kind, &error);
                 }
                 continue;
             }
@@ -95,7 +95,7 @@ pub async fn follow<K, T, M>(
     }
 }
 
-/// Converts an object, or logs that it cannot be decoded.
+/// Converts an object; if it could not be decoded, logs a warning and returns [`Conversion::Invalid`].
 pub fn convert_if_decoded<K, T>(
     kind: &'static str,
     object: DeserializeGuard<K>,
@@ -123,7 +123,7 @@ pub fn key(object: &impl Resource) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn warn(kind: &'static str, error: &watcher::Error) {
+fn log_failure(kind: &'static str, error: &watcher::Error) {
     let reason = match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
@@ -140,38 +140,40 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// Maximum backoff. kube's default grows to a minute, during which no change would reach a sidecar after the API server
 /// has recovered; an attempt is one small request.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// Time without failure after which the backoff is reset.
-const STABLE: Duration = Duration::from_secs(30);
+/// Time without a failure after which the backoff is reset.
+const BACKOFF_RESET: Duration = Duration::from_secs(30);
 
-/// Minimum interval between log lines about one failing watch: without the API server all watches fail.
+/// Minimum interval between log lines about one failing watch. If the API server is down, all watches fail.
 const WARN_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Backoff of a failed watch: doubles from [`FIRST_BACKOFF`] to [`MAX_BACKOFF`], with a jitter of up to half, so that
 /// replicas and watches do not retry at the same time.
 #[derive(Debug, Default)]
 struct WatchBackoff {
+    /// Number of failures since the last reset.
     failures: u32,
-    last: Option<Instant>,
+    /// Time of the last failure.
+    last_failure: Option<Instant>,
 }
 
 impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let last = self.last.replace(Instant::now());
-        if last.is_some_and(|last| last.elapsed() > STABLE) {
+        let last_failure = self.last_failure.replace(Instant::now());
+        if last_failure.is_some_and(|last| last.elapsed() > BACKOFF_RESET) {
             self.failures = 0;
         }
-        let full = FIRST_BACKOFF
+        let maximum = FIRST_BACKOFF
             .saturating_mul(1 << self.failures.min(8))
             .min(MAX_BACKOFF);
         self.failures = self.failures.saturating_add(1);
-        Some(full.mul_f64(0.5 + fastrand::f64() / 2.0))
+        Some(maximum.mul_f64(0.5 + fastrand::f64() / 2.0))
     }
 }
 
 impl kube::runtime::utils::Backoff for WatchBackoff {
-    /// Does nothing: kube calls this when an attempt starts, but only a stable watch has recovered.
+    /// Does nothing: kube calls this when an attempt starts, but a watch has recovered only once it is stable.
     fn reset(&mut self) {}
 }
 
@@ -179,7 +181,9 @@ impl kube::runtime::utils::Backoff for WatchBackoff {
 #[derive(Debug, Default)]
 struct KnownKeys {
     reported: HashSet<ObjectKey>,
+    /// Keys of the list that is being received.
     listed: Option<HashSet<ObjectKey>>,
+    /// Whether the end of the first list has been reported.
     synced: bool,
 }
 
@@ -202,18 +206,18 @@ impl KnownKeys {
                 let key = key(&object);
                 self.on_object(key, Conversion::Ignore).into_iter().collect()
             }
-            watcher::Event::InitDone => self.on_listed(),
+            watcher::Event::InitDone => self.on_list_complete(),
         }
     }
 
-    fn on_object<T>(&mut self, key: ObjectKey, object: Conversion<T>) -> Option<Update<T>> {
-        match object {
-            Conversion::Keep(object) => {
+    fn on_object<T>(&mut self, key: ObjectKey, conversion: Conversion<T>) -> Option<Update<T>> {
+        match conversion {
+            Conversion::Keep(converted) => {
                 if let Some(listed) = &mut self.listed {
                     listed.insert(key.clone());
                 }
                 self.reported.insert(key.clone());
-                Some(Update::Applied(key, object))
+                Some(Update::Applied(key, converted))
             }
             Conversion::Invalid => {
                 if let Some(listed) = &mut self.listed
@@ -227,7 +231,7 @@ impl KnownKeys {
         }
     }
 
-    fn on_listed<T>(&mut self) -> Vec<Update<T>> {
+    fn on_list_complete<T>(&mut self) -> Vec<Update<T>> {
         let listed = self.listed.take().unwrap_or_default();
         let gone: Vec<_> = self
             .reported
@@ -288,16 +292,16 @@ mod tests {
     async fn watch_is_resumed_within_seconds_after_a_long_outage() {
         let start = tokio::time::Instant::now();
         let outage = Duration::from_mins(10);
-        let tries = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let counted = tries.clone();
+        let attempts = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let attempt_counter = attempts.clone();
         // Behaves like kube's watcher: each attempt starts with `Init`, and fails for ten minutes.
-        let events = futures::stream::unfold(false, move |announced| {
-            let tries = counted.clone();
+        let events = futures::stream::unfold(false, move |init_sent| {
+            let attempts = attempt_counter.clone();
             async move {
-                if !announced {
+                if !init_sent {
                     return Some((Ok(watcher::Event::<Namespace>::Init), true));
                 }
-                tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                attempts.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 if start.elapsed() < outage {
                     Some((Err(watcher::Error::NoResourceVersion), false))
                 } else {
@@ -305,20 +309,25 @@ mod tests {
                 }
             }
         });
-        // Afterwards there are no events.
-        let events = events.scan(false, |ended, event| {
-            let is_end = matches!(event, Ok(watcher::Event::InitDone));
-            let is_over = std::mem::replace(ended, is_end);
-            std::future::ready((!is_over).then_some(event))
+        // No events follow the first `InitDone`.
+        let events = events.scan(false, |is_done, event| {
+            let was_done = std::mem::replace(is_done, matches!(event, Ok(watcher::Event::InitDone)));
+            std::future::ready((!was_done).then_some(event))
         });
         let events = events.chain(futures::stream::pending());
         let (sink, mut updates) = mpsc::channel(1);
         let following = tokio::spawn(follow_unconverted(events, sink));
         assert_eq!(updates.recv().await, Some(Update::Synced));
-        let late = start.elapsed().saturating_sub(outage);
-        assert!(late <= MAX_BACKOFF, "{late:?}");
-        let tries = tries.load(std::sync::atomic::Ordering::Relaxed);
-        assert!((120..=250).contains(&tries), "{tries} attempts in ten minutes");
+        let delay = start.elapsed().saturating_sub(outage);
+        assert!(
+            delay <= MAX_BACKOFF,
+            "the watch resumed {delay:?} after the outage"
+        );
+        let attempts = attempts.load(std::sync::atomic::Ordering::Relaxed);
+        assert!(
+            (120..=250).contains(&attempts),
+            "{attempts} attempts in ten minutes"
+        );
         following.abort();
     }
 
@@ -340,7 +349,7 @@ mod tests {
         assert_eq!(
             on_event(&mut known, watcher::Event::InitDone),
             [gone("a")],
-            "synced is reported once"
+            "`Synced` must be reported once only"
         );
     }
 
@@ -377,7 +386,7 @@ mod tests {
         assert_eq!(
             known.on_event(watcher::Event::InitDone, invalid),
             [Update::Synced],
-            "not gone"
+            "an invalid object must not be reported as gone"
         );
         assert_eq!(
             on_event(&mut known, watcher::Event::Delete(mk_namespace("a"))),

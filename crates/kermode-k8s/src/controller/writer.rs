@@ -1,4 +1,5 @@
-//! Writes Dataplanes: reconciles the Dataplanes of the API server with those of the index.
+//! Writes Dataplanes: reconciles the Dataplanes of the API server (the observed state) with those of the index (the
+//! desired state).
 //!
 //! Only the leader writes, only if the states differ, and by server-side apply with its own field manager. Manual edits
 //! and deletions are reverted when the watch reports them. Nothing is written until both states are complete, because a
@@ -74,11 +75,13 @@ struct WriterInner {
     client: Client,
     source: Box<dyn DesiredSource>,
     events: Events,
+    /// Dataplanes to reconcile.
     queue: Queue,
     observed: Mutex<HashMap<ObjectKey, ObservedDataplane>>,
     /// Number of consecutive rejections by the API server, by Dataplane.
     rejections: Mutex<HashMap<ObjectKey, u32>>,
     waiting: WaitingForMesh,
+    /// Writes the leader's part of the status.
     status: StatusWriter,
     metrics: Metrics,
     completeness: watch::Sender<Completeness>,
@@ -123,14 +126,18 @@ impl Writer {
         &self.inner.metrics
     }
 
-    /// Reports that the desired state is complete.
+    /// Reports that the desired state is complete, so that writing may start.
     pub fn set_desired_complete(&self) {
-        self.inner.completeness.send_modify(|sides| sides.desired = true);
+        self.inner
+            .completeness
+            .send_modify(|complete| complete.desired = true);
     }
 
     /// Reports that the observed state is complete.
     fn set_observed_complete(&self) {
-        self.inner.completeness.send_modify(|sides| sides.observed = true);
+        self.inner
+            .completeness
+            .send_modify(|complete| complete.observed = true);
     }
 
     /// Reports that a Dataplane may differ from its desired state.
@@ -175,9 +182,9 @@ impl Writer {
         }
     }
 
-    /// Watches Dataplanes until dropped. Calls `gone` for each deleted Dataplane, because the status fields of other
-    /// writers are lost even if the Dataplane is recreated.
-    pub async fn watch(self, gone: impl Fn(&ObjectKey)) {
+    /// Watches Dataplanes until dropped. Calls `on_deleted` for each deleted Dataplane: its status is lost even if the
+    /// Dataplane is recreated, so other writers must write their parts again.
+    pub async fn watch(self, on_deleted: impl Fn(&ObjectKey)) {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::all_with(self.inner.client.clone(), &resource);
         let (sink, mut updates) = mpsc::channel(1024);
@@ -193,7 +200,7 @@ impl Writer {
                 match update {
                     Update::Applied(key, observed) => self.observe(key, Some(observed)),
                     Update::Gone(key) => {
-                        gone(&key);
+                        on_deleted(&key);
                         self.observe(key, None);
                     }
                     Update::Synced => self.set_observed_complete(),
@@ -209,16 +216,16 @@ impl Writer {
         loop {
             // `inner` holds the sender, so this cannot fail.
             let _ = completeness
-                .wait_for(|sides| sides.desired && sides.observed)
+                .wait_for(|complete| complete.desired && complete.observed)
                 .await;
             if leading.wait_for(|leads| *leads).await.is_err() {
                 return;
             }
-            self.inner.queue.restart();
-            // Includes observed Dataplanes that are not desired, which a crashed leader may have left behind.
+            self.inner.queue.requeue_cancelled();
+            // Includes observed Dataplanes that are not desired, which a crashed leader may not have deleted.
             let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
             self.enqueue_all(self.inner.source.keys().into_iter().chain(observed));
-            let mut stops = leading.clone();
+            let mut leadership = leading.clone();
             let WriterInner {
                 client,
                 status,
@@ -226,15 +233,16 @@ impl Writer {
                 ..
             } = &*self.inner;
             tokio::select! {
-                _ = stops.wait_for(|leads| !*leads) => {}
-                () = self.work() => {}
+                _ = leadership.wait_for(|leads| !*leads) => {}
+                () = self.reconcile_queued() => {}
                 () = status.run(client.clone(), &*self.inner, metrics) => {}
             }
             status.clear();
         }
     }
 
-    async fn work(&self) {
+    /// Reconciles queued Dataplanes until dropped, at most [`CONCURRENCY`] at a time.
+    async fn reconcile_queued(&self) {
         let mut tasks = JoinSet::new();
         loop {
             let key = self.inner.queue.pop().await;
@@ -258,15 +266,14 @@ impl Writer {
 
 impl WriterInner {
     /// Stores the observed state of a Dataplane; returns whether it has changed. The watch lags behind the responses to
-    /// writes, so states older than the stored one are dropped.
+    /// writes, so a state that is older than the stored one is ignored.
     fn store_observed(&self, key: &ObjectKey, observed: ObservedDataplane) -> bool {
         let mut all = self.observed.lock();
         match all.get_mut(key) {
-            Some(before) if before.version > observed.version => false,
-            Some(before) => {
-                let changed = (before.content, &before.status, before.generated)
-                    != (observed.content, &observed.status, observed.generated);
-                *before = observed;
+            Some(stored) if stored.resource_version > observed.resource_version => false,
+            Some(stored) => {
+                let changed = stored.differs_from(&observed);
+                *stored = observed;
                 changed
             }
             None => {
@@ -276,7 +283,7 @@ impl WriterInner {
         }
     }
 
-    /// Queues a key after a pause, which does not occupy a concurrent write.
+    /// Queues a key after a pause. A key that waits does not count as a concurrent write.
     fn retry_after(self: Arc<Self>, key: ObjectKey, pause: Duration) {
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
@@ -317,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn delayed_keys_follow_immediate_ones() {
+    async fn keys_are_queued_after_their_delay() {
         type ApiResponse = Result<Response<Body>, Infallible>;
         let silent = tower::service_fn(|_: Request<Body>| std::future::pending::<ApiResponse>());
         let client = Client::new(silent, "default");
@@ -325,13 +332,13 @@ mod tests {
         let writer = Writer::new(client, NoDataplanes, events, Metrics::default());
         let key = |name| ObjectKey::new("shop", name);
         let (start, after) = (Instant::now(), Duration::from_millis(30));
-        writer.enqueue_later(vec![key("later"), key("too")], after);
+        writer.enqueue_later(vec![key("late-1"), key("late-2")], after);
         writer.enqueue_later(vec![key("now")], Duration::ZERO);
         writer.enqueue_later(Vec::new(), after);
         assert_eq!(writer.inner.queue.pop().await, key("now"));
         assert_eq!(start.elapsed(), Duration::ZERO);
-        assert_eq!(writer.inner.queue.pop().await, key("later"));
-        assert_eq!(writer.inner.queue.pop().await, key("too"));
+        assert_eq!(writer.inner.queue.pop().await, key("late-1"));
+        assert_eq!(writer.inner.queue.pop().await, key("late-2"));
         assert!(start.elapsed() >= after);
     }
 }

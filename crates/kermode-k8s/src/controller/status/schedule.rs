@@ -1,20 +1,24 @@
-//! Schedule of status writes: each key at most once, not before its due time, at a limited rate.
+//! Schedule of status writes: each key at most once, not before its due time, at a limited rate. The clock is
+//! passed in.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use kermode_model::ObjectKey;
 
-/// Scheduled keys by due time. The clock is passed in.
+/// Scheduled keys by due time, and the limit of the rate.
 #[derive(Debug)]
 pub(super) struct WriteSchedule {
+    /// Due time of each scheduled key.
     due: HashMap<ObjectKey, Instant>,
+    /// The same keys, ordered by due time.
     order: BTreeSet<(Instant, ObjectKey)>,
     /// Minimum average time between writes.
     interval: Duration,
     /// Maximum unused time that accumulates. It allows a burst of writes.
     burst: Duration,
-    next: Option<Instant>,
+    /// Time at which the limit of the rate allows the next write; `None` before the first write.
+    next_allowed: Option<Instant>,
 }
 
 /// Next action of the writer.
@@ -37,35 +41,38 @@ impl WriteSchedule {
             order: BTreeSet::new(),
             interval: burst / per_second.max(1),
             burst,
-            next: None,
+            next_allowed: None,
         }
     }
 
     /// Schedules a key for `at`, unless it is already due earlier.
     pub(super) fn push(&mut self, key: ObjectKey, at: Instant) {
-        if let Some(before) = self.due.get(&key).copied() {
-            if before <= at {
+        if let Some(scheduled) = self.due.get(&key).copied() {
+            if scheduled <= at {
                 return;
             }
-            self.order.remove(&(before, key.clone()));
+            self.order.remove(&(scheduled, key.clone()));
         }
         self.order.insert((at, key.clone()));
         self.due.insert(key, at);
     }
 
-    /// Returns the next action. A returned key is removed.
+    /// Returns the next action at the time `now`. A returned key is removed.
     pub(super) fn next(&mut self, now: Instant) -> NextWrite {
         let Some((due, key)) = self.order.first().cloned() else {
             return NextWrite::Idle;
         };
-        let slot = self.next.map_or(due, |next| next.max(due));
-        if slot > now {
-            return NextWrite::Wait(slot);
+        let at = self.next_allowed.map_or(due, |allowed| allowed.max(due));
+        if at > now {
+            return NextWrite::Wait(at);
         }
         self.order.remove(&(due, key.clone()));
         self.due.remove(&key);
-        let earliest = now.checked_sub(self.burst).unwrap_or(now);
-        self.next = Some(self.next.map_or(earliest, |next| next.max(earliest)) + self.interval);
+        let burst_start = now.checked_sub(self.burst).unwrap_or(now);
+        let previous = self
+            .next_allowed
+            .map_or(burst_start, |allowed| allowed.max(burst_start));
+        self.next_allowed = Some(previous + self.interval);
         NextWrite::Write(key)
     }
 
@@ -125,6 +132,9 @@ mod tests {
                 NextWrite::Idle => break,
             }
         }
-        assert!((50..=61).contains(&written), "{written} in 5 s at 10 a second");
+        assert!(
+            (50..=61).contains(&written),
+            "{written} writes in 5 s at a limit of 10 a second"
+        );
     }
 }

@@ -11,7 +11,7 @@ use super::observed::StatusHash;
 use crate::controller::status::{StatusSource, WantedStatus, WriteOutcome};
 
 impl WriterInner {
-    /// Returns the status to be written; `None` if it is up to date or the Dataplane does not exist.
+    /// Returns the status to be written; `None` if the observed one is up to date or the Dataplane does not exist.
     pub(super) fn status_to_write(&self, key: &ObjectKey) -> Option<DataplaneStatus> {
         let desired = self.source.desired(key)?;
         let observed = self.observed.lock().get(key)?.status.clone();
@@ -23,7 +23,7 @@ impl StatusSource for WriterInner {
     fn wanted<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Option<WantedStatus>> {
         let wanted = self.status_to_write(key).map(|status| WantedStatus {
             status,
-            version: None,
+            resource_version: None,
         });
         Box::pin(std::future::ready(wanted))
     }
@@ -46,9 +46,9 @@ fn wanted_status(
 ) -> Option<DataplaneStatus> {
     let inbounds = InboundsStatus::from(dataplane);
     let ready = inbounds.ready == inbounds.total;
-    let before = observed.and_then(|observed| observed.ready.as_ref());
-    let since = before.filter(|(was, _)| *was == ready);
-    let since = since.map_or(Time(now), |(_, since)| since.clone());
+    let observed_condition = observed.and_then(|observed| observed.ready.as_ref());
+    let unchanged = observed_condition.filter(|(was_ready, _)| *was_ready == ready);
+    let since = unchanged.map_or(Time(now), |(_, since)| since.clone());
     let condition = condition(&inbounds, ready, since);
     let wanted = StatusHash::new(&inbounds, Some(&condition));
     if observed.is_some_and(|observed| observed.hash == wanted.hash) {
@@ -120,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn current_status_is_not_written() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("nothing observed yet");
+    fn status_that_is_up_to_date_is_not_written() {
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("a status must be written first");
         assert_eq!(
             wanted_status(&mk_dataplane(true), Some(&observed(&first)), at(2)),
             None
@@ -130,12 +130,14 @@ mod tests {
 
     #[test]
     fn condition_keeps_its_transition_time_until_its_status_changes() {
-        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("new");
+        let first = wanted_status(&mk_dataplane(true), None, at(1)).expect("a status must be written first");
         let mut more = mk_dataplane(true);
         more.inbounds.push(more.inbounds[0].clone());
-        let second = wanted_status(&more, Some(&observed(&first)), at(2)).expect("another number");
+        let second = wanted_status(&more, Some(&observed(&first)), at(2))
+            .expect("another number of inbounds must be written");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
-        let third = wanted_status(&mk_dataplane(false), Some(&observed(&second)), at(3)).expect("unready");
+        let third = wanted_status(&mk_dataplane(false), Some(&observed(&second)), at(3))
+            .expect("another condition must be written");
         assert_eq!(third.conditions[0].last_transition_time, Time(at(3)));
         assert_eq!(third.conditions[0].status, "False");
     }

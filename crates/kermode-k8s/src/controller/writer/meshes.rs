@@ -1,5 +1,4 @@
-//! Dataplanes whose Mesh does not exist. They are written once it is created; until then, the API server would
-//! reject them.
+//! Dataplanes whose Mesh does not exist. The API server would reject them, so each is written once its Mesh exists.
 
 use std::collections::{HashMap, HashSet};
 

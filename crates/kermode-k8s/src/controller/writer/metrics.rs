@@ -1,4 +1,4 @@
-//! Metrics of the writer.
+//! Metrics of the writer of Dataplanes.
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -24,7 +24,7 @@ pub enum WriteResult {
     Created,
     /// A Dataplane was updated.
     Updated,
-    /// Fields that others had added to a Dataplane were removed.
+    /// Fields that other clients had added to a Dataplane were removed.
     Corrected,
     /// A Dataplane was deleted.
     Deleted,
@@ -54,7 +54,7 @@ impl Metrics {
         self.writes.get_or_create(&WriteLabels { result }).get()
     }
 
-    /// Counts a Pod that could not be converted.
+    /// Counts a Pod that could not be converted, or whose Dataplane the API server rejected.
     pub fn count_generation_failure(&self) {
         self.generation_failures.inc();
     }

@@ -1,4 +1,4 @@
-//! Observed state of Dataplanes: hashes by which differences from the desired state are detected.
+//! Observed state of Dataplanes: hashes that show whether a Dataplane differs from its desired state.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,24 +14,25 @@ use crate::convert::MANAGED_LABELS;
 /// State of a Dataplane in the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedDataplane {
-    pub(super) content: Content,
+    pub(super) content: ContentHash,
+    /// The leader's part of the status; `None` if it has not been written.
     pub(super) status: Option<StatusHash>,
     /// Whether a Pod owns the Dataplane. Dataplanes that users create themselves are not modified.
-    pub(super) generated: bool,
+    pub(super) owned_by_pod: bool,
     /// Resource version, which orders the states from the watch and from responses to writes.
-    pub(super) version: u64,
+    pub(super) resource_version: u64,
 }
 
 /// Hashes of all fields that the leader writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct ContentHash {
     /// Hash of labels, mesh, spec and owner.
-    pub(super) whole: u64,
+    pub(super) full: u64,
     /// Hash of the same fields without the health of inbounds.
-    pub(super) shape: u64,
+    pub(super) without_health: u64,
 }
 
-/// Hash of the leader's part of the status.
+/// The leader's part of the status: its hash, and its condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StatusHash {
     /// Hash of inbounds and condition without its transition time.
@@ -41,7 +42,7 @@ pub(super) struct StatusHash {
 }
 
 impl ObservedDataplane {
-    /// Computes the state of an object from the watch.
+    /// Computes the state of an object that the API server has sent.
     pub fn new(object: &DynamicObject) -> Self {
         let owner = object
             .metadata
@@ -58,20 +59,27 @@ impl ObservedDataplane {
         let labels = object.metadata.labels.as_ref();
         let version = object.metadata.resource_version.as_deref().unwrap_or_default();
         Self {
-            content: Content::new(labels, mesh, spec, owner.map_or("", |owner| &owner.uid)),
+            content: ContentHash::new(labels, mesh, spec, owner.map_or("", |owner| &owner.uid)),
             status: object.data.get("status").and_then(StatusHash::read),
-            generated: owner.is_some(),
-            version: version.parse().unwrap_or_default(),
+            owned_by_pod: owner.is_some(),
+            resource_version: version.parse().unwrap_or_default(),
         }
+    }
+
+    /// Whether anything but the resource version differs.
+    pub(super) fn differs_from(&self, other: &Self) -> bool {
+        self.content != other.content
+            || self.status != other.status
+            || self.owned_by_pod != other.owned_by_pod
     }
 }
 
-impl Content {
+impl ContentHash {
     pub(super) fn of(object: &Dataplane, spec: &Value, pod_uid: &str) -> Self {
         Self::new(object.metadata.labels.as_ref(), &object.mesh, spec, pod_uid)
     }
 
-    /// Ignores labels that the control plane does not manage.
+    /// Computes the hashes. Labels that the control plane does not manage are ignored.
     fn new(labels: Option<&BTreeMap<String, String>>, mesh: &str, spec: &Value, pod_uid: &str) -> Self {
         let hash = |without_health: bool| {
             let mut hasher = DefaultHasher::new();
@@ -84,8 +92,8 @@ impl Content {
             hasher.finish()
         };
         Self {
-            whole: hash(false),
-            shape: hash(true),
+            full: hash(false),
+            without_health: hash(true),
         }
     }
 }
@@ -94,12 +102,12 @@ impl StatusHash {
     pub(super) fn new(inbounds: &InboundsStatus, ready: Option<&Condition>) -> Self {
         let mut hasher = DefaultHasher::new();
         let InboundsStatus {
-            ready: number,
+            ready: ready_count,
             total,
             summary,
             services,
         } = inbounds;
-        (number, total, summary, services).hash(&mut hasher);
+        (ready_count, total, summary, services).hash(&mut hasher);
         if let Some(ready) = ready {
             (&ready.status, &ready.reason, &ready.message).hash(&mut hasher);
         }
@@ -121,10 +129,10 @@ impl StatusHash {
     }
 }
 
-/// Depth of `networking.inbound[*]` in a spec.
-const INBOUND: usize = 3;
+/// Depth of `networking.inbound[*]` in a spec, where members named `health` are the health of an inbound.
+const INBOUND_DEPTH: usize = 3;
 
-/// Hashes a value regardless of the order of members, and optionally without the health of inbounds.
+/// Hashes a value regardless of the order of an object's members, and optionally without the health of inbounds.
 fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut DefaultHasher) {
     std::mem::discriminant(value).hash(hasher);
     match value {
@@ -141,7 +149,7 @@ fn hash_value(value: &Value, depth: usize, without_health: bool, hasher: &mut De
         Value::Object(members) => {
             let included = members
                 .iter()
-                .filter(|(name, _)| !(without_health && depth == INBOUND && *name == "health"));
+                .filter(|(name, _)| !(without_health && depth == INBOUND_DEPTH && *name == "health"));
             let sum = included
                 .map(|(name, member)| {
                     let mut hasher = DefaultHasher::new();
@@ -161,8 +169,8 @@ mod tests {
 
     use super::*;
 
-    fn content(spec: Value) -> Content {
-        Content::new(None, "default", &spec, "uid")
+    fn hash_of(spec: Value) -> ContentHash {
+        ContentHash::new(None, "default", &spec, "uid")
     }
 
     fn spec(health: Value, tags: Value) -> Value {
@@ -170,50 +178,50 @@ mod tests {
     }
 
     #[test]
-    fn health_changes_whole_but_not_shape() {
+    fn health_changes_only_the_full_hash() {
         let tags = json!({"a": "b"});
-        let (up, down) = (
-            content(spec(json!({"ready": true}), tags.clone())),
-            content(spec(json!({}), tags)),
+        let (ready, unready) = (
+            hash_of(spec(json!({"ready": true}), tags.clone())),
+            hash_of(spec(json!({}), tags)),
         );
-        assert_ne!(up.whole, down.whole);
-        assert_eq!(up.shape, down.shape);
+        assert_ne!(ready.full, unready.full);
+        assert_eq!(ready.without_health, unready.without_health);
     }
 
     #[test]
-    fn tag_named_health_changes_shape() {
+    fn tag_named_health_changes_the_hash_without_health() {
         let health = json!({"ready": true});
         let (good, bad) = (
-            content(spec(health.clone(), json!({"health": "good"}))),
-            content(spec(health, json!({"health": "bad"}))),
+            hash_of(spec(health.clone(), json!({"health": "good"}))),
+            hash_of(spec(health, json!({"health": "bad"}))),
         );
-        assert_ne!(good.shape, bad.shape);
+        assert_ne!(good.without_health, bad.without_health);
     }
 
     #[test]
     fn only_managed_labels_change_the_hash() {
-        let with = |key: &str| {
+        let with_label = |key: &str| {
             let labels = BTreeMap::from([(key.to_owned(), "x".to_owned())]);
-            Content::new(Some(&labels), "default", &json!({}), "uid")
+            ContentHash::new(Some(&labels), "default", &json!({}), "uid")
         };
-        let without = Content::new(None, "default", &json!({}), "uid");
-        assert_ne!(with("kuma.io/mesh"), without);
-        assert_eq!(with("team"), without);
+        let without_labels = ContentHash::new(None, "default", &json!({}), "uid");
+        assert_ne!(with_label("kuma.io/mesh"), without_labels);
+        assert_eq!(with_label("team"), without_labels);
     }
 
     #[test]
-    fn moving_a_value_to_another_member_changes_the_hash() {
+    fn hash_depends_on_keys_and_on_the_order_of_arrays_but_not_on_the_order_of_members() {
         assert_ne!(
-            content(json!({"a": 1, "b": 2})).whole,
-            content(json!({"a": 2, "b": 1})).whole
+            hash_of(json!({"a": 1, "b": 2})).full,
+            hash_of(json!({"a": 2, "b": 1})).full
         );
         assert_ne!(
-            content(json!({"a": [1, 2]})).whole,
-            content(json!({"a": [2, 1]})).whole
+            hash_of(json!({"a": [1, 2]})).full,
+            hash_of(json!({"a": [2, 1]})).full
         );
         assert_eq!(
-            content(json!({"a": 1, "b": 2})).whole,
-            content(json!({"b": 2, "a": 1})).whole
+            hash_of(json!({"a": 1, "b": 2})).full,
+            hash_of(json!({"b": 2, "a": 1})).full
         );
     }
 }

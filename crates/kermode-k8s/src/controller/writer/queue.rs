@@ -1,4 +1,4 @@
-//! Work queue of keys. A key is queued at most once and never processed concurrently.
+//! Work queue of the keys of Dataplanes. A key is queued at most once, and no key is processed twice at a time.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -10,35 +10,39 @@ use tokio::sync::Notify;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     state: Mutex<QueueState>,
-    filled: Notify,
+    /// Notified when a key is ready to be processed.
+    pushed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct QueueState {
-    order: VecDeque<ObjectKey>,
-    waiting: HashSet<ObjectKey>,
-    working: HashSet<ObjectKey>,
+    /// Keys that are ready to be processed.
+    ready: VecDeque<ObjectKey>,
+    /// Keys to be processed: those in `ready`, and those pushed again while they are being processed.
+    queued: HashSet<ObjectKey>,
+    /// Keys that are being processed.
+    processing: HashSet<ObjectKey>,
 }
 
 impl Queue {
-    /// Queues a key unless it is queued. A key that is being processed is queued again afterwards.
+    /// Queues a key unless it is queued already. A key that is being processed becomes ready again afterwards.
     pub(super) fn push(&self, key: ObjectKey) {
         let mut state = self.state.lock();
-        if state.waiting.insert(key.clone()) && !state.working.contains(&key) {
-            state.order.push_back(key);
-            self.filled.notify_one();
+        if state.queued.insert(key.clone()) && !state.processing.contains(&key) {
+            state.ready.push_back(key);
+            self.pushed.notify_one();
         }
     }
 
     /// Queues the keys that were being processed when their tasks were cancelled.
-    pub(super) fn restart(&self) {
+    pub(super) fn requeue_cancelled(&self) {
         let mut state = self.state.lock();
-        let cancelled: Vec<_> = state.working.drain().collect();
+        let cancelled: Vec<_> = state.processing.drain().collect();
         for key in cancelled {
-            state.waiting.insert(key.clone());
-            state.order.push_back(key);
+            state.queued.insert(key.clone());
+            state.ready.push_back(key);
         }
-        self.filled.notify_one();
+        self.pushed.notify_one();
     }
 
     /// Returns the next key. The caller must call [`Queue::done`] afterwards.
@@ -47,25 +51,25 @@ impl Queue {
             if let Some(key) = self.try_pop() {
                 return key;
             }
-            self.filled.notified().await;
+            self.pushed.notified().await;
         }
     }
 
     fn try_pop(&self) -> Option<ObjectKey> {
         let mut state = self.state.lock();
-        let key = state.order.pop_front()?;
-        state.waiting.remove(&key);
-        state.working.insert(key.clone());
+        let key = state.ready.pop_front()?;
+        state.queued.remove(&key);
+        state.processing.insert(key.clone());
         Some(key)
     }
 
     /// Marks a key as processed.
     pub(super) fn done(&self, key: &ObjectKey) {
         let mut state = self.state.lock();
-        state.working.remove(key);
-        if state.waiting.contains(key) {
-            state.order.push_back(key.clone());
-            self.filled.notify_one();
+        state.processing.remove(key);
+        if state.queued.contains(key) {
+            state.ready.push_back(key.clone());
+            self.pushed.notify_one();
         }
     }
 }
@@ -93,7 +97,11 @@ mod tests {
         queue.push(key("a"));
         assert_eq!(queue.try_pop(), Some(key("a")));
         queue.push(key("a"));
-        assert_eq!(queue.try_pop(), None, "not while it is processed");
+        assert_eq!(
+            queue.try_pop(),
+            None,
+            "a key must not be processed twice at a time"
+        );
         queue.done(&key("a"));
         assert_eq!(queue.try_pop(), Some(key("a")));
     }

@@ -10,22 +10,22 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, DynamicObject};
 use serde_json::Value;
 
-use super::observed::Content;
+use super::observed::ContentHash;
 use super::{Desired, FIELD_MANAGER, ObservedDataplane, WriteResult, WriterInner};
 use crate::controller::failure::{describe, is_conflict, is_not_found};
 use crate::controller::recorder::Subject;
 use crate::convert::{self, MANAGED_LABELS};
 
-/// Pause after which a failed write must be retried. The failure has already been reported.
+/// Error of a write that must be retried after this pause. The failure has already been reported.
 #[derive(Debug)]
 pub(super) struct RetryAfter(pub(super) Duration);
 
 /// Pause after a transient failure, and after the first rejection.
-const SHORT_PAUSE: Duration = Duration::from_secs(2);
-/// Maximum pause after repeated rejections, which only a change of the cluster can end.
-const MAX_PAUSE: Duration = Duration::from_mins(1);
-/// Delay of a status write, which coalesces changes in quick succession.
-const COALESCE: Duration = Duration::from_millis(200);
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// Maximum pause after repeated rejections. Retries cannot succeed before an object of the cluster has changed.
+const MAX_REJECTION_PAUSE: Duration = Duration::from_mins(1);
+/// Delay of a status write. Changes during the delay are written together.
+const STATUS_DELAY: Duration = Duration::from_millis(200);
 
 impl WriterInner {
     #[tracing::instrument(name = "write dataplane", level = "debug", skip_all, fields(%key))]
@@ -33,7 +33,7 @@ impl WriterInner {
         let observed = self.observed.lock().get(key).cloned();
         match (self.source.desired(key), observed) {
             (Some(desired), observed) => self.apply(key, &desired, observed).await,
-            (None, Some(observed)) if observed.generated => self.delete(key).await,
+            (None, Some(observed)) if observed.owned_by_pod => self.delete(key).await,
             (None, _) => {
                 self.rejections.lock().remove(key);
                 Ok(())
@@ -50,9 +50,9 @@ impl WriterInner {
         let object = convert::dataplane_object(&desired.dataplane, &desired.pod_uid);
         let spec = serde_json::to_value(&object.spec).map_err(|error| {
             tracing::error!(dataplane = %key, %error, "Dataplane cannot be serialized");
-            RetryAfter(MAX_PAUSE)
+            RetryAfter(MAX_REJECTION_PAUSE)
         })?;
-        let content = Content::of(&object, &spec, &desired.pod_uid);
+        let content = ContentHash::of(&object, &spec, &desired.pod_uid);
         if observed
             .as_ref()
             .is_some_and(|observed| observed.content == content)
@@ -66,32 +66,32 @@ impl WriterInner {
         let mesh = &desired.dataplane.mesh;
         if !self.source.mesh_exists(mesh) {
             self.waiting.add(mesh.clone(), key.clone());
-            // The Mesh may have been created between the check and the registration.
+            // The Mesh may have been created between the first check and the registration as waiting.
             if !self.source.mesh_exists(mesh) {
                 return Err(self.on_missing_mesh(key, desired));
             }
         }
-        match self.put(key, &object, spec, content).await {
+        match self.write(key, &object, spec, content).await {
             Ok(written) => {
-                self.publish_event(key, desired, observed.as_ref(), content);
+                self.report_written(key, desired, observed.as_ref(), content);
                 self.store_observed(key, written);
                 self.rejections.lock().remove(key);
                 self.schedule_status_write(key);
                 Ok(())
             }
-            // The namespace and the Pod are being deleted.
-            Err(error) if is_not_found(&error) || is_terminating(&error) => Ok(()),
-            Err(error) if is_conflict(&error) => Err(RetryAfter(SHORT_PAUSE)),
+            // The namespace and its Pods are being deleted.
+            Err(error) if is_not_found(&error) || is_namespace_terminating(&error) => Ok(()),
+            Err(error) if is_conflict(&error) => Err(RetryAfter(RETRY_PAUSE)),
             Err(error) => Err(self.on_write_error(key, desired, &error)),
         }
     }
 
-    async fn put(
+    async fn write(
         &self,
         key: &ObjectKey,
         object: &Dataplane,
         spec: Value,
-        content: Content,
+        content: ContentHash,
     ) -> kube::Result<ObservedDataplane> {
         let resource = ApiResource::erase::<Dataplane>(&());
         let api = Api::<DynamicObject>::namespaced_with(self.client.clone(), &key.namespace, &resource);
@@ -101,21 +101,25 @@ impl WriterInner {
         if observed.content == content {
             return Ok(observed);
         }
-        // Server-side apply keeps fields of other managers, so they are removed by a replacement.
+        // Server-side apply keeps the fields of other managers. Replacing the object removes them.
         let replaced = api
-            .replace(&key.name, &replacing(), &without_additions(applied, object, spec))
+            .replace(
+                &key.name,
+                &replace_params(),
+                &without_additions(applied, object, spec),
+            )
             .await?;
         self.metrics.count_write(WriteResult::Corrected);
         Ok(ObservedDataplane::new(&replaced))
     }
 
-    /// Publishes an Event for a created or updated Dataplane, but not for changes of health alone.
-    fn publish_event(
+    /// Counts a created or updated Dataplane and publishes an Event, but none for a change of health alone.
+    fn report_written(
         &self,
         key: &ObjectKey,
         desired: &Desired,
         observed: Option<&ObservedDataplane>,
-        content: Content,
+        content: ContentHash,
     ) {
         let subject = subject(key, desired);
         let Some(observed) = observed else {
@@ -124,7 +128,7 @@ impl WriterInner {
             return self.events.normal(&subject, "CreatedKumaDataplane", &message);
         };
         self.metrics.count_write(WriteResult::Updated);
-        if observed.content.shape != content.shape {
+        if observed.content.without_health != content.without_health {
             let message = format!("Updated Kuma Dataplane: {}", key.name);
             self.events.normal(&subject, "UpdatedKumaDataplane", &message);
         }
@@ -135,22 +139,23 @@ impl WriterInner {
         let pause = if rejected {
             self.pause_after_rejection(key)
         } else {
-            SHORT_PAUSE
+            RETRY_PAUSE
         };
-        if pause >= MAX_PAUSE {
+        if pause >= MAX_REJECTION_PAUSE {
             self.report_generation_failure(key, desired, error);
         }
-        self.failed(&format!("Dataplane {key} cannot be written"), error);
+        self.report_failure(&format!("Dataplane {key} cannot be written"), error);
         RetryAfter(pause)
     }
 
-    /// Reports a missing Mesh. An Event is published only if the Mesh remains missing: at startup it may be about to be
-    /// created.
+    /// Reports a Mesh that has been missing for a while. At startup, the Mesh may be about to be created.
     fn on_missing_mesh(&self, key: &ObjectKey, desired: &Desired) -> RetryAfter {
         let pause = self.pause_after_rejection(key);
-        if pause >= MAX_PAUSE {
+        if pause >= MAX_REJECTION_PAUSE {
             let mesh = &desired.dataplane.mesh;
-            let problem = format!("Mesh \"{mesh}\" does not exist: create it or correct kuma.io/mesh");
+            let problem = format!(
+                "Mesh \"{mesh}\" does not exist: create the Mesh, or correct the annotation kuma.io/mesh"
+            );
             tracing::warn!(dataplane = %key, "Dataplane cannot be written: {problem}");
             self.report_generation_failure(key, desired, &problem);
         }
@@ -168,20 +173,20 @@ impl WriterInner {
     /// transient, for example while a Mesh is being created.
     fn pause_after_rejection(&self, key: &ObjectKey) -> Duration {
         let mut rejections = self.rejections.lock();
-        let times = rejections.entry(key.clone()).or_default();
-        *times = times.saturating_add(1);
-        SHORT_PAUSE
-            .saturating_mul(1 << (*times - 1).min(8))
-            .min(MAX_PAUSE)
+        let count = rejections.entry(key.clone()).or_default();
+        *count = count.saturating_add(1);
+        RETRY_PAUSE
+            .saturating_mul(1 << (*count - 1).min(8))
+            .min(MAX_REJECTION_PAUSE)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
-        // The object may have been replaced by one that a user created after the observed one was deleted.
+        // A user may have deleted the observed object and created another one of the same name.
         let current = match api.get_metadata_opt(&key.name).await {
             Ok(Some(current)) => current.metadata,
             Ok(None) => return Ok(()),
-            Err(error) => return Err(self.failed(&format!("Dataplane {key} cannot be read"), &error)),
+            Err(error) => return Err(self.report_failure(&format!("Dataplane {key} cannot be read"), &error)),
         };
         if !current
             .owner_references
@@ -205,20 +210,20 @@ impl WriterInner {
                 Ok(())
             }
             Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(()),
-            Err(error) => Err(self.failed(&format!("Dataplane {key} cannot be deleted"), &error)),
+            Err(error) => Err(self.report_failure(&format!("Dataplane {key} cannot be deleted"), &error)),
         }
     }
 
-    fn failed(&self, failure: &str, error: &kube::Error) -> RetryAfter {
+    fn report_failure(&self, failure: &str, error: &kube::Error) -> RetryAfter {
         self.metrics.count_write(WriteResult::Failed);
         tracing::warn!("{}", describe(failure, error));
-        RetryAfter(SHORT_PAUSE)
+        RetryAfter(RETRY_PAUSE)
     }
 
-    /// Schedules a write of the status if it is outdated.
+    /// Schedules a write of the leader's part of the status if it is outdated.
     fn schedule_status_write(&self, key: &ObjectKey) {
         if self.status_to_write(key).is_some() {
-            self.status.push(key.clone(), Instant::now() + COALESCE);
+            self.status.push(key.clone(), Instant::now() + STATUS_DELAY);
         }
     }
 }
@@ -231,14 +236,14 @@ fn subject(key: &ObjectKey, desired: &Desired) -> Subject {
     }
 }
 
-fn replacing() -> PostParams {
+fn replace_params() -> PostParams {
     PostParams {
         field_manager: Some(FIELD_MANAGER.to_owned()),
         ..PostParams::default()
     }
 }
 
-/// Returns the observed object with the desired labels, owner, mesh and spec, without additions by others.
+/// Returns an applied object without the fields that other managers have added to its labels, owner, mesh and spec.
 fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value) -> DynamicObject {
     let labels = applied.metadata.labels.get_or_insert_default();
     labels.retain(|key, _| !MANAGED_LABELS.contains(&key.as_str()));
@@ -252,6 +257,6 @@ fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value
     applied
 }
 
-fn is_terminating(error: &kube::Error) -> bool {
+fn is_namespace_terminating(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated"))
 }
