@@ -16,7 +16,7 @@ pub struct ContainerPatch {
     /// Name and namespace.
     #[serde(default)]
     pub metadata: ObjectMeta,
-    /// Unused field of Kuma.
+    /// Field of Kuma, without effect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mesh: Option<String>,
     /// Patches of both containers.
@@ -38,7 +38,7 @@ pub struct ContainerPatchSpec {
     pub init_patch: Vec<JsonPatchBlock>,
 }
 
-/// One operation (RFC 6902), its value as the text of a JSON document.
+/// One JSON patch operation (RFC 6902).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JsonPatchBlock {
     /// The operation.

@@ -44,7 +44,7 @@ pub struct DataplaneSpec {
     /// Addresses and inbounds.
     #[serde(default)]
     pub networking: Networking,
-    /// Metrics overrides.
+    /// Metrics endpoint, from annotations of the Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<MetricsSpec>,
     /// Virtual probes.
@@ -82,7 +82,7 @@ pub struct InboundSpec {
     /// Tags.
     #[serde(default)]
     pub tags: BTreeMap<Arc<str>, Arc<str>>,
-    /// Health; absent means ready.
+    /// Health. Absent means ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
 }
@@ -90,7 +90,7 @@ pub struct InboundSpec {
 /// Health of an inbound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// Whether the inbound may receive traffic. Kuma omits `false` when it writes the object.
+    /// Whether the inbound may receive traffic. Kuma omits `false` when it writes the object, so absent means `false`.
     #[serde(default)]
     pub ready: bool,
 }
@@ -98,7 +98,7 @@ pub struct Health {
 /// A delegated gateway.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct GatewaySpec {
-    /// `DELEGATED`.
+    /// Type of the gateway; always `DELEGATED`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Tags.
@@ -158,13 +158,13 @@ pub struct ProbeEndpoint {
     pub path: String,
 }
 
-/// Metrics overrides.
+/// Metrics endpoint of the proxy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricsSpec {
-    /// `prometheus`.
+    /// Collector of the metrics; always `prometheus`.
     #[serde(rename = "type", default)]
     pub kind: String,
-    /// Port and path.
+    /// Port and path of the endpoint.
     #[serde(default)]
     pub conf: serde_json::Value,
 }

@@ -1,7 +1,8 @@
 //! CustomResourceDefinitions, as JSON.
 //!
-//! The schemas are structural: every known field is described and checked, so that `kubectl explain` documents it and the
-//! API server refuses a misspelled value. Schemas made with [`open`] keep unknown fields, because Kuma has further fields.
+//! The schemas are structural: every known field is described and checked, so that `kubectl explain` documents it and
+//! the API server rejects a misspelled value. Schemas made with [`open_object`] keep unknown fields, because Kuma has
+//! fields that Kermode does not use.
 
 mod container_patch;
 mod dataplane;
@@ -35,8 +36,8 @@ struct Names {
     short: &'static [&'static str],
 }
 
-fn definition(names: Names, scope: &str, version: Value) -> Value {
-    let mut version = version;
+/// Builds a CustomResourceDefinition with one version.
+fn definition(names: Names, scope: &str, mut version: Value) -> Value {
     version["name"] = VERSION.into();
     version["served"] = true.into();
     version["storage"] = true.into();
@@ -69,6 +70,7 @@ fn definition(names: Names, scope: &str, version: Value) -> Value {
     definition
 }
 
+/// Schema of an object; the API server drops unknown fields.
 fn object(properties: Value) -> Value {
     let mut schema = json!({"type": "object"});
     // The API server does not store an empty map, so `kubectl diff` would always report one.
@@ -79,24 +81,24 @@ fn object(properties: Value) -> Value {
 }
 
 /// Schema of an object that keeps unknown fields.
-fn open(properties: Value) -> Value {
+fn open_object(properties: Value) -> Value {
     let mut schema = object(properties);
     schema["x-kubernetes-preserve-unknown-fields"] = true.into();
     schema
 }
 
-fn described(mut schema: Value, description: &str) -> Value {
+fn with_description(mut schema: Value, description: &str) -> Value {
     schema["description"] = description.into();
     schema
 }
 
-fn required(mut schema: Value, members: &[&str]) -> Value {
+fn with_required(mut schema: Value, members: &[&str]) -> Value {
     schema["required"] = json!(members);
     schema
 }
 
-/// Adds a CEL rule. The user sees its message.
-fn rule(mut schema: Value, rule: &str, message: &str) -> Value {
+/// Adds a CEL rule. The API server shows the message if an object violates the rule.
+fn with_rule(mut schema: Value, rule: &str, message: &str) -> Value {
     let rules = &mut schema["x-kubernetes-validations"];
     if rules.is_null() {
         *rules = json!([]);
@@ -111,22 +113,24 @@ fn text(description: &str) -> Value {
     json!({"type": "string", "description": description})
 }
 
-/// Schema of a port number, from `least`; 0 means no port.
-fn port(least: u16, description: &str) -> Value {
-    json!({"type": "integer", "minimum": least, "maximum": u16::MAX, "description": description})
+/// Schema of a port number. `minimum` is 0 for a field in which 0 means no port.
+fn port(minimum: u16, description: &str) -> Value {
+    json!({"type": "integer", "minimum": minimum, "maximum": u16::MAX, "description": description})
 }
 
+/// Printer column of `kubectl get`.
 fn column(name: &str, kind: &str, path: &str) -> Value {
     json!({"name": name, "type": kind, "jsonPath": path})
 }
 
-/// A column of `kubectl get -o wide` only.
-fn wide(mut column: Value) -> Value {
+/// Restricts a column to `kubectl get -o wide`.
+fn wide_column(mut column: Value) -> Value {
     column["priority"] = 1.into();
     column
 }
 
-/// Conditions in the form of Kubernetes. Each field manager owns the condition types that it writes.
+/// Schema of the conditions of a status. The list is keyed by type, so each field manager owns the types that it
+/// writes.
 fn conditions() -> Value {
     let condition = object(json!({
         "type": text("Type of the condition."),
@@ -139,13 +143,14 @@ fn conditions() -> Value {
     json!({
         "type": "array",
         "description": "Conditions, one for each type.",
-        "items": required(condition, &["type", "status", "reason", "message", "lastTransitionTime"]),
+        "items": with_required(condition, &["type", "status", "reason", "message", "lastTransitionTime"]),
         "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
     })
 }
 
-fn root(mut properties: Value) -> Value {
+/// Schema of a whole object.
+fn root_schema(mut properties: Value) -> Value {
     properties["apiVersion"] = json!({"type": "string"});
     properties["kind"] = json!({"type": "string"});
     properties["metadata"] = json!({"type": "object"});

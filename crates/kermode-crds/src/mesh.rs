@@ -119,9 +119,8 @@ pub struct MeshStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Second half of error messages about names, after the name.
-pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither \
-                                            starts nor ends with a dash";
+/// End of error messages about names; the name precedes it.
+pub(crate) const MUST_BE_DNS_LABEL: &str = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither starts nor ends with a dash";
 /// Type of the supported backends.
 pub(crate) const BUILTIN: &str = "builtin";
 
@@ -157,8 +156,8 @@ impl InvalidMesh {
 
 /// Default lifetime of a workload certificate.
 const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_hours(24);
-/// Minimum lifetime of a workload certificate. Renewal begins after 4/5 of the lifetime; the last fifth of a shorter one would
-/// leave too little time for it.
+/// Minimum lifetime of a workload certificate. Renewal begins after 4/5 of the lifetime; the last fifth of a shorter
+/// lifetime would leave too little time for the renewal.
 const MIN_CERTIFICATE_LIFETIME: Duration = Duration::from_mins(1);
 
 // === wire to model ===
@@ -190,6 +189,7 @@ impl TryFrom<&Mesh> for model::Mesh {
     }
 }
 
+/// Converts the enabled backend; `None` if mutual TLS is off.
 fn enabled_backend(mtls: &MtlsSpec) -> Result<Option<model::Mtls>, InvalidMesh> {
     let Some(name) = mtls.enabled_backend.as_deref().filter(|name| !name.is_empty()) else {
         return Ok(None);

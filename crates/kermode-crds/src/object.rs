@@ -1,7 +1,7 @@
 //! Macro that implements group, version and kind of the custom resources.
 //!
-//! Kuma's resources have the field `mesh` beside `metadata` and `spec`. kube's derive macro does not support that, so this
-//! macro implements [`kube::Resource`].
+//! Kuma's resources have the field `mesh` beside `metadata` and `spec`. kube's derive macro does not support that, so
+//! this macro implements [`kube::Resource`].
 
 /// Implements [`kube::Resource`] and `type_meta` for a custom resource.
 macro_rules! custom_resource {

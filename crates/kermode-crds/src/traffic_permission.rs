@@ -38,7 +38,7 @@ pub struct MeshTrafficPermissionSpec {
     /// Inbounds that the permission applies to.
     #[serde(default)]
     pub target_ref: TargetRef,
-    /// Clients that the rule applies to.
+    /// Rules: groups of clients, and the action for each group.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub from: Vec<FromSpec>,
 }
@@ -91,8 +91,6 @@ pub enum InvalidPermission {
     Action(usize, String),
 }
 
-// === wire to model ===
-
 impl InvalidPermission {
     /// Splits the error into field and message.
     pub(crate) fn problem(&self) -> Problem {
@@ -100,11 +98,13 @@ impl InvalidPermission {
     }
 }
 
+// === wire to model ===
+
 impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     type Error = InvalidPermission;
 
     fn try_from(permission: &MeshTrafficPermission) -> Result<Self, InvalidPermission> {
-        let target = principal(TARGET, &permission.spec.target_ref)?;
+        let target = principal(TARGET_FIELD, &permission.spec.target_ref)?;
         let mut tags = target.tags;
         if let Some(service) = target.service {
             tags.insert(model::tag::SERVICE.into(), service.as_str().into());
@@ -122,9 +122,10 @@ impl TryFrom<&MeshTrafficPermission> for model::TrafficPermission {
     }
 }
 
-/// Path of the field that selects the inbounds.
-pub(crate) const TARGET: &str = "spec.targetRef";
+/// Path of the field that selects the inbounds of a permission.
+pub(crate) const TARGET_FIELD: &str = "spec.targetRef";
 
+/// Converts the rule with this index.
 pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRule, InvalidPermission> {
     let action = match from.default.action.as_str() {
         "Allow" | "ALLOW" => model::Action::Allow,
@@ -136,6 +137,7 @@ pub(crate) fn rule(index: usize, from: &FromSpec) -> Result<model::PermissionRul
     Ok(model::PermissionRule { from, action })
 }
 
+/// Converts a reference to the proxies that it selects. `field` is the path of the reference, for errors.
 pub(crate) fn principal(field: &str, target: &TargetRef) -> Result<model::Principal, InvalidPermission> {
     let service = || {
         let name = target.name.as_deref().filter(|name| !name.is_empty());

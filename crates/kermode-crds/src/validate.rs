@@ -31,7 +31,7 @@ impl Problem {
         }
     }
 
-    /// Splits an error text that begins with the field.
+    /// Splits the text of an error into field and message. Texts without a field are about `spec`.
     pub(crate) fn of(error: &impl fmt::Display) -> Self {
         let text = error.to_string();
         match text.split_once(": ") {

@@ -1,7 +1,7 @@
 //! Status of a Dataplane.
 //!
-//! Two field managers write it: the leader writes `inbounds` and the condition `Ready`; the replica that serves the proxy
-//! writes `sidecar` and the other conditions.
+//! Two field managers write it: the leader writes `inbounds` and the condition `Ready`; the replica that serves the
+//! proxy writes `sidecar` and the other conditions.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kermode_model as model;
@@ -31,7 +31,7 @@ pub struct DataplaneStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// Numbers of inbounds of a Dataplane.
+/// Inbounds of a Dataplane, counted by the leader.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboundsStatus {
     /// Number of inbounds that may receive traffic.
@@ -40,7 +40,7 @@ pub struct InboundsStatus {
     /// Number of all inbounds.
     #[serde(default)]
     pub total: usize,
-    /// Both numbers as text; absent for a gateway.
+    /// Ready and total inbounds, such as `2/3`; `gateway` for a gateway.
     #[serde(default)]
     pub summary: String,
     /// Values of `kuma.io/service`, separated by commas, because a printer column cannot show a list.

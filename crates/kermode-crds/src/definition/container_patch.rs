@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Names, definition, described, object, root, text};
+use super::{Names, definition, object, root_schema, text, with_description};
 
 pub(super) fn container_patch() -> Value {
     let block = json!({
@@ -25,9 +25,9 @@ pub(super) fn container_patch() -> Value {
         "sidecarPatch": list("Operations on kuma-sidecar, in order."),
         "initPatch": list("Operations on kuma-init, in order."),
     }));
-    let schema = root(json!({
+    let schema = root_schema(json!({
         "mesh": text("Accepted for compatibility with Kuma, without effect."),
-        "spec": described(spec, "Patches of the containers that injection adds."),
+        "spec": with_description(spec, "Patches of the containers that injection adds."),
     }));
     let version = json!({"schema": {"openAPIV3Schema": schema}});
     let names = Names {

@@ -4,19 +4,20 @@ use kermode_model::Inbound;
 use serde_json::{Value, json};
 
 use super::{
-    Names, column, conditions, definition, described, object, open, port, required, root, rule, text, wide,
+    Names, column, conditions, definition, object, open_object, port, root_schema, text, wide_column,
+    with_description, with_required, with_rule,
 };
 
 pub(super) fn dataplane() -> Value {
-    let spec = open(json!({
+    let spec = open_object(json!({
         "networking": networking(),
         "metrics": metrics(),
         "probes": probes(),
     }));
-    let schema = root(json!({
+    let schema = root_schema(json!({
         "mesh": {"type": "string", "description": "Mesh of the proxy."},
-        "spec": described(required(spec, &["networking"]), "Inbounds and addresses of the proxy."),
-        "status": described(status(), "State of the proxy, written by the control plane."),
+        "spec": with_description(with_required(spec, &["networking"]), "Inbounds and addresses of the proxy."),
+        "status": with_description(status(), "State of the proxy, written by the control plane."),
     }));
     let version = json!({
         "schema": {"openAPIV3Schema": schema},
@@ -40,47 +41,47 @@ fn columns() -> Value {
         column("Ready", "string", ".status.inbounds.summary"),
         column("Address", "string", ".spec.networking.address"),
         column("Age", "date", ".metadata.creationTimestamp"),
-        wide(column("Connected", "string", &condition("Connected"))),
-        wide(column("Accepted", "string", &condition("ConfigurationAccepted"))),
-        wide(column("Sent", "string", ".status.sidecar.configuration.sent")),
-        wide(column(
+        wide_column(column("Connected", "string", &condition("Connected"))),
+        wide_column(column("Accepted", "string", &condition("ConfigurationAccepted"))),
+        wide_column(column("Sent", "string", ".status.sidecar.configuration.sent")),
+        wide_column(column(
             "Acknowledged",
             "string",
             ".status.sidecar.configuration.acknowledged"
         )),
-        wide(column("Version", "string", ".status.sidecar.version")),
-        wide(column("Envoy", "string", ".status.sidecar.envoyVersion")),
-        wide(column("Control-Plane", "string", ".status.sidecar.controlPlane")),
-        wide(column("Zone", "string", ".metadata.labels['kuma\\.io/zone']")),
+        wide_column(column("Version", "string", ".status.sidecar.version")),
+        wide_column(column("Envoy", "string", ".status.sidecar.envoyVersion")),
+        wide_column(column("Control-Plane", "string", ".status.sidecar.controlPlane")),
+        wide_column(column("Zone", "string", ".metadata.labels['kuma\\.io/zone']")),
     ])
 }
 
 fn metrics() -> Value {
-    let endpoint = open(json!({
+    let endpoint = open_object(json!({
         "port": port(0, "Port of the metrics endpoint."),
         "path": text("Path of the metrics endpoint."),
     }));
-    let schema = open(json!({
+    let schema = open_object(json!({
         "type": text("Collector of the metrics; always prometheus."),
-        "conf": described(endpoint, "Endpoint that the collector scrapes."),
+        "conf": with_description(endpoint, "Endpoint that the collector scrapes."),
     }));
-    described(
+    with_description(
         schema,
         "Metrics endpoint of the proxy, from annotations of the Pod.",
     )
 }
 
 fn probes() -> Value {
-    let endpoint = open(json!({
+    let endpoint = open_object(json!({
         "inboundPort": port(1, "Port of the application."),
         "inboundPath": text("Path that the proxy requests from the application."),
         "path": text("Path that the kubelet requests from the proxy."),
     }));
-    let schema = open(json!({
+    let schema = open_object(json!({
         "port": port(0, "Port of the listener that answers probes for the application."),
         "endpoints": {"type": "array", "description": "One entry for each HTTP probe.", "items": endpoint},
     }));
-    described(schema, "HTTP probes that the proxy passes to the application.")
+    with_description(schema, "HTTP probes that the proxy passes to the application.")
 }
 
 fn networking() -> Value {
@@ -91,46 +92,47 @@ fn networking() -> Value {
         "maxItems": Inbound::MAX_PER_DATAPLANE,
         "items": inbound(),
     });
-    let gateway = open(json!({
+    let gateway = open_object(json!({
         "type": text("DELEGATED, or BUILTIN in Kuma."),
         "tags": tags(),
     }));
-    let schema = open(json!({
+    let admin = open_object(json!({"port": port(0, "Port of the admin interface.")}));
+    let schema = open_object(json!({
         "address": {"type": "string", "minLength": 1, "description": "IP address or DNS name of the proxy."},
-        "gateway": described(gateway, "Set for gateways, which have no inbounds."),
+        "gateway": with_description(gateway, "Set for gateways, which have no inbounds."),
         "inbound": inbounds,
         "outbound": {
             "type": "array",
             "description": "Accepted for compatibility with Kuma, without effect; Kermode generates outbounds.",
-            "items": open(json!({})),
+            "items": open_object(json!({})),
         },
         "transparentProxying": transparent_proxying(),
-        "admin": described(open(json!({"port": port(0, "Port of the admin interface.")})), "Envoy's admin interface."),
+        "admin": with_description(admin, "Envoy's admin interface."),
     }));
-    rule(
-        described(required(schema, &["address"]), "Addresses and inbounds."),
+    with_rule(
+        with_description(with_required(schema, &["address"]), "Addresses and inbounds."),
         "has(self.gateway) || (has(self.inbound) && size(self.inbound) > 0)",
         "has to contain at least one inbound interface or gateway",
     )
 }
 
 fn inbound() -> Value {
-    // Kuma omits `false` when it writes the object.
+    // Kuma omits `false` when it writes the object, so an absent member means `false`.
     let ready = json!({"type": "boolean", "default": false, "description": "Whether the inbound may receive traffic."});
-    let health = open(json!({"ready": ready}));
-    let schema = open(json!({
+    let health = open_object(json!({"ready": ready}));
+    let schema = open_object(json!({
         "port": port(1, "Container port."),
         "servicePort": port(0, "Port of the application, if it differs from port."),
         "address": text("Address of the inbound, if it differs from that of the proxy."),
         "serviceAddress": text("Address of the application, if it differs from address."),
-        "tags": rule(
+        "tags": with_rule(
             tags(),
             "'kuma.io/service' in self",
             "mandatory tag \"kuma.io/service\" is missing",
         ),
-        "health": described(health, "Health of the inbound. Absent means ready; {} means not ready."),
+        "health": with_description(health, "Health of the inbound. Absent means ready; {} means not ready."),
     }));
-    required(schema, &["port", "tags"])
+    with_required(schema, &["port", "tags"])
 }
 
 fn tags() -> Value {
@@ -144,14 +146,14 @@ fn tags() -> Value {
 fn transparent_proxying() -> Value {
     let names =
         |description: &str| json!({"type": "array", "description": description, "items": {"type": "string"}});
-    let schema = open(json!({
+    let schema = open_object(json!({
         "redirectPortInbound": port(0, "Port that inbound IPv4 connections are redirected to."),
         "redirectPortInboundV6": port(0, "Port that inbound IPv6 connections are redirected to."),
         "redirectPortOutbound": port(0, "Port that outbound connections are redirected to."),
         "directAccessServices": names("Services whose Pods the proxy reaches by IP address; * selects all."),
         "reachableServices": names("Services that the proxy is configured for; all if empty."),
     }));
-    described(
+    with_description(
         schema,
         "Redirection of traffic. Absent without transparent proxying.",
     )
@@ -168,23 +170,23 @@ fn status() -> Value {
     let configuration = object(json!({
         "sent": text("Newest version sent, as counted by the serving replica."),
         "acknowledged": text("Newest version that the proxy has acknowledged completely."),
-        "lastRejection": described(rejection, "Last configuration that Envoy rejected."),
+        "lastRejection": with_description(rejection, "Last configuration that Envoy rejected."),
     }));
     let inbounds = object(json!({
         "ready": count("Number of inbounds that may receive traffic."),
         "total": count("Number of inbounds."),
-        "summary": text("Ready and total as text."),
+        "summary": text("Ready and total inbounds, such as 2/3; gateway for a gateway."),
         "services": text("Values of kuma.io/service, separated by commas."),
     }));
     let sidecar = object(json!({
         "version": text("Version of kuma-dp."),
         "envoyVersion": text("Version of Envoy."),
         "controlPlane": text("Replica of the control plane that serves the proxy."),
-        "configuration": described(configuration, "Versions of the proxy's configuration."),
+        "configuration": with_description(configuration, "Versions of the proxy's configuration."),
     }));
     object(json!({
-        "inbounds": described(inbounds, "Inbounds, counted by the leader."),
-        "sidecar": described(sidecar, "State of the sidecar, written by the replica that serves it."),
+        "inbounds": with_description(inbounds, "Inbounds, counted by the leader."),
+        "sidecar": with_description(sidecar, "State of the sidecar, written by the replica that serves it."),
         "conditions": conditions(),
     }))
 }

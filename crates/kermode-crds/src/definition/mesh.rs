@@ -4,23 +4,25 @@ use kermode_model::MAX_DNS_LABEL;
 use serde_json::{Value, json};
 
 use super::{
-    Names, column, conditions, definition, described, object, open, required, root, rule, text, wide,
+    Names, column, conditions, definition, object, open_object, root_schema, text, wide_column,
+    with_description, with_required, with_rule,
 };
 use crate::mesh::{BUILTIN, MUST_BE_DNS_LABEL};
 
 /// Pattern of [`kermode_model::is_dns_label`], without its length limit.
-const LABEL: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
-/// Limit on the number of backends. The API server needs a bound to estimate the cost of the CEL rules.
+const DNS_LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+/// Maximum number of backends. The API server needs a bound to estimate the cost of the CEL rules.
 const MAX_BACKENDS: u32 = 64;
 
 pub(super) fn mesh() -> Value {
-    let outbound = open(json!({
+    let outbound = open_object(json!({
         "passthrough": {"type": "boolean", "description": "Whether traffic to addresses outside of the mesh passes through; true by default."},
     }));
-    let networking = open(json!({"outbound": described(outbound, "Traffic that leaves the mesh.")}));
-    let spec = open(json!({
+    let networking =
+        open_object(json!({"outbound": with_description(outbound, "Traffic that leaves the mesh.")}));
+    let spec = open_object(json!({
         "mtls": mtls(),
-        "networking": described(networking, "Settings of traffic."),
+        "networking": with_description(networking, "Settings of traffic."),
     }));
     let count = |description: &str| json!({"type": "integer", "minimum": 0, "description": description});
     let status = object(json!({
@@ -29,13 +31,15 @@ pub(super) fn mesh() -> Value {
         "services": count("Number of services of these Dataplanes."),
         "conditions": conditions(),
     }));
-    let schema = root(json!({
-        "spec": described(spec, "Settings of the mesh."),
-        "status": described(status, "State of the mesh, written by the control plane."),
+    let schema = root_schema(json!({
+        "spec": with_description(spec, "Settings of the mesh."),
+        "status": with_description(status, "State of the mesh, written by the control plane."),
     }));
-    let schema = rule(
+    let schema = with_rule(
         schema,
-        &format!("self.metadata.name.size() <= {MAX_DNS_LABEL} && self.metadata.name.matches('{LABEL}')"),
+        &format!(
+            "self.metadata.name.size() <= {MAX_DNS_LABEL} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')"
+        ),
         &format!("metadata.name {MUST_BE_DNS_LABEL}"),
     );
     let columns = json!([
@@ -44,12 +48,12 @@ pub(super) fn mesh() -> Value {
         column("Dataplanes", "integer", ".status.dataplanes"),
         column("Services", "integer", ".status.services"),
         column("Age", "date", ".metadata.creationTimestamp"),
-        wide(column(
+        wide_column(column(
             "Passthrough",
             "string",
             ".spec.networking.outbound.passthrough"
         )),
-        wide(column(
+        wide_column(column(
             "Accepted",
             "string",
             ".status.conditions[?(@.type==\"Accepted\")].status"
@@ -70,27 +74,30 @@ pub(super) fn mesh() -> Value {
 }
 
 fn mtls() -> Value {
-    let rotation = open(json!({"expiration": text("Lifetime of a workload certificate, such as 24h.")}));
-    let certificates = open(json!({"rotation": described(rotation, "Rotation of workload certificates.")}));
-    let backend = open(json!({
+    let rotation =
+        open_object(json!({"expiration": text("Lifetime of a workload certificate, such as 24h.")}));
+    let certificates =
+        open_object(json!({"rotation": with_description(rotation, "Rotation of workload certificates.")}));
+    let backend = open_object(json!({
         "name": {"type": "string", "minLength": 1, "maxLength": 253, "description": "Name of the backend, unique in the mesh."},
         "type": text("Type of the certificate authority; Kermode supports builtin."),
         "mode": {"type": "string", "enum": ["", "STRICT", "PERMISSIVE"], "description": "Traffic that inbounds accept: only mutual TLS with STRICT, the default; mutual TLS and plaintext with PERMISSIVE."},
-        "dpCert": described(certificates, "Workload certificates."),
+        "dpCert": with_description(certificates, "Workload certificates."),
     }));
-    let backend = rule(
-        required(backend, &["name", "type"]),
+    let backend = with_rule(
+        with_required(backend, &["name", "type"]),
         &format!(
-            "self.type != '{BUILTIN}' || (self.name.size() <= {MAX_DNS_LABEL} && self.name.matches('{LABEL}'))"
+            "self.type != '{BUILTIN}' || \
+             (self.name.size() <= {MAX_DNS_LABEL} && self.name.matches('{DNS_LABEL_PATTERN}'))"
         ),
         &format!("name {MUST_BE_DNS_LABEL}"),
     );
-    let schema = open(json!({
+    let schema = open_object(json!({
         "enabledBackend": {"type": "string", "maxLength": 253, "description": "Name of the backend in use; mutual TLS is off without one."},
         "backends": {"type": "array", "maxItems": MAX_BACKENDS, "items": backend, "description": "Certificate authorities of the mesh."},
     }));
-    rule(
-        described(schema, "Mutual TLS."),
+    with_rule(
+        with_description(schema, "Mutual TLS."),
         "!has(self.enabledBackend) || self.enabledBackend == '' || \
          (has(self.backends) && self.backends.exists(backend, backend.name == self.enabledBackend))",
         "enabledBackend has to be set to one of the backends in the mesh",

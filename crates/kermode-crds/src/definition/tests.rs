@@ -1,24 +1,27 @@
+//! Tests of the CustomResourceDefinitions.
+
 use std::collections::BTreeSet;
 
 use super::*;
 
+/// Returns the schema of a resource, given in the plural.
 fn schema(plural: &str) -> Value {
-    let wanted = name(plural);
+    let definition_name = name(plural);
     let found = all()
         .into_iter()
-        .find(|definition| definition["metadata"]["name"] == wanted.as_str());
+        .find(|definition| definition["metadata"]["name"] == definition_name.as_str());
     found.expect("a definition")["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
 }
 
 /// Returns the fields that a schema describes at a path.
 fn members(schema: &Value, path: &[&str]) -> BTreeSet<String> {
-    let at = path
+    let target = path
         .iter()
         .fold(schema, |schema, member| match &schema["properties"][*member] {
             list if list["type"] == "array" => &list["items"],
             other => other,
         });
-    at["properties"]
+    target["properties"]
         .as_object()
         .expect("properties")
         .keys()
@@ -115,14 +118,14 @@ fn every_definition_is_structural() {
 }
 
 #[test]
-fn dataplanes_have_a_short_name_and_the_category() {
+fn dataplanes_have_a_short_name_and_the_category_kuma() {
     let definition = dataplane::dataplane();
     assert_eq!(definition["spec"]["names"]["shortNames"], json!(["dp"]));
     assert_eq!(definition["spec"]["names"]["categories"], json!(["kuma"]));
 }
 
 #[test]
-fn definitions_contain_only_what_the_api_server_stores() {
+fn definitions_contain_no_empty_properties() {
     fn check(value: &Value, path: &str) {
         match value {
             Value::Object(members) => {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Names, definition, described, object, required, root, text};
+use super::{Names, definition, object, root_schema, text, with_description, with_required};
 
 pub(super) fn mesh_traffic_permission() -> Value {
     let action = object(json!({
@@ -19,14 +19,15 @@ pub(super) fn mesh_traffic_permission() -> Value {
             "type": "object",
             "properties": {
                 "targetRef": target_ref("Clients that the rule applies to."),
-                "default": described(action, "Action for these clients."),
+                "default": with_description(action, "Action for these clients."),
             },
             "required": ["targetRef"],
         },
     });
     let target = target_ref("Inbounds that the permission applies to.");
-    let spec = required(object(json!({"targetRef": target, "from": from})), &["targetRef"]);
-    let schema = root(json!({"spec": described(spec, "Inbounds, and the clients that may call them.")}));
+    let spec = with_required(object(json!({"targetRef": target, "from": from})), &["targetRef"]);
+    let schema =
+        root_schema(json!({"spec": with_description(spec, "Inbounds, and the clients that may call them.")}));
     let version = json!({"schema": {"openAPIV3Schema": schema}});
     let names = Names {
         kind: "MeshTrafficPermission",
@@ -60,5 +61,5 @@ fn target_ref(description: &str) -> Value {
             "additionalProperties": {"type": "string"},
         },
     }));
-    described(schema, description)
+    with_description(schema, description)
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::Problem;
 use super::tags::{self, TagOwner};
 
+/// Message about a port out of range.
 const PORT_RANGE: &str = "port must be in the range [1, 65535]";
 
 /// Returns the problems of a Dataplane. `mesh_exists` returns whether a Mesh exists.
@@ -42,7 +43,7 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
         )),
         (false, true) => problems.push(Problem::new(
             "spec.networking",
-            "inbound cannot be defined for a gateway: take one of the two out",
+            "inbound cannot be defined for a gateway: remove the inbounds or the gateway",
         )),
         (true, true) => tags::check(
             "spec.networking.gateway.tags",
@@ -75,9 +76,9 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
 
 fn check_address(field: &str, address: &str, problems: &mut Vec<Problem>) {
     let message = match address.parse::<IpAddr>() {
-        _ if address.is_empty() => "address can't be empty",
         Ok(ip) if ip.is_unspecified() => "must not be 0.0.0.0 or ::",
         Ok(_) => return,
+        Err(_) if address.is_empty() => "address can't be empty",
         Err(_) if is_dns_name(address) => return,
         Err(_) => "address has to be valid IP address or domain name",
     };
@@ -108,8 +109,8 @@ fn check_inbound(field: &str, inbound: &Value, problems: &mut Vec<Problem>) {
     );
 }
 
-/// Checks `health.ready`. The empty object `{}` means not ready, as in Kuma; the API server sets `ready: false`. Any value
-/// other than a boolean is a problem.
+/// Checks `health.ready`. The empty object `{}` means not ready, as in Kuma; the API server sets `ready: false`. Any
+/// value other than a boolean is a problem.
 fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     let Some(members) = health.as_object() else {
         if !health.is_null() {
@@ -123,7 +124,8 @@ fn check_health(field: &str, health: &Value, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks that no inbound on loopback has the port of Envoy's admin interface, which listens there, too.
+/// Checks the port of Envoy's admin interface. The interface listens on loopback, so no inbound on loopback may have
+/// its port.
 fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Problem>) {
     let admin = &networking["admin"]["port"];
     if admin.is_null() || *admin == 0 {
@@ -132,14 +134,14 @@ fn check_admin(networking: &Value, inbounds: &[Value], problems: &mut Vec<Proble
     if !is_port(admin) {
         problems.push(Problem::new("spec.networking.admin.port", PORT_RANGE));
     }
-    let on_loopback = |inbound: &&Value| {
-        let own = inbound["address"].as_str().filter(|address| !address.is_empty());
-        let address = own.or(networking["address"].as_str()).unwrap_or_default();
+    let is_on_loopback = |inbound: &&Value| {
+        let own_address = inbound["address"].as_str().filter(|address| !address.is_empty());
+        let address = own_address.or(networking["address"].as_str()).unwrap_or_default();
         address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     };
     if inbounds
         .iter()
-        .filter(on_loopback)
+        .filter(is_on_loopback)
         .any(|inbound| inbound["port"] == *admin)
     {
         let message = "must differ from the ports of inbounds on loopback";
@@ -152,19 +154,22 @@ fn is_port(port: &Value) -> bool {
         .is_some_and(|port| (1..=u64::from(u16::MAX)).contains(&port))
 }
 
-/// Whether the text is a DNS name (RFC 1123). A last label of digits is refused as a mistyped IP address.
+/// Whether the text is a DNS name (RFC 1123). A name whose last label has only digits is rejected, since it is probably
+/// a mistyped IP address.
 fn is_dns_name(name: &str) -> bool {
     let is_label = |label: &str| {
         let bytes = label.as_bytes();
-        let inner = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
+        let is_label_byte = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
         !bytes.is_empty()
             && bytes.len() <= 63
-            && bytes.iter().all(inner)
+            && bytes.iter().all(is_label_byte)
             && bytes.first() != Some(&b'-')
             && bytes.last() != Some(&b'-')
     };
-    let last = name.rsplit('.').next().unwrap_or_default();
-    name.len() <= 253 && name.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+    let last_label = name.rsplit('.').next().unwrap_or_default();
+    name.len() <= 253
+        && name.split('.').all(is_label)
+        && !last_label.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -202,14 +207,14 @@ mod tests {
     #[test]
     fn valid_dataplane_has_no_problem() {
         assert_eq!(problems(&mk_dataplane()), [""; 0]);
-        let mut by_name = mk_dataplane();
-        by_name["spec"]["networking"]["address"] = "web-0.web.ns.svc".into();
-        assert_eq!(problems(&by_name), [""; 0]);
+        let mut with_dns_name = mk_dataplane();
+        with_dns_name["spec"]["networking"]["address"] = "web-0.web.ns.svc".into();
+        assert_eq!(problems(&with_dns_name), [""; 0]);
     }
 
     #[test]
     fn address_must_be_an_ip_address_or_a_dns_name() {
-        let at = "/spec/networking/address";
+        let pointer = "/spec/networking/address";
         for (address, message) in [
             ("", "address can't be empty"),
             ("0.0.0.0", "must not be 0.0.0.0 or ::"),
@@ -219,7 +224,7 @@ mod tests {
             ("a b", "address has to be valid IP address or domain name"),
         ] {
             assert_eq!(
-                problem_with(at, address.into()),
+                problem_with(pointer, address.into()),
                 format!("spec.networking.address: {message}")
             );
         }
@@ -234,15 +239,15 @@ mod tests {
         let gateway = json!({"tags": {"kuma.io/service": "edge_ns_svc_80"}});
         assert_eq!(
             problem_with("/spec/networking/gateway", gateway.clone()),
-            "spec.networking: inbound cannot be defined for a gateway: take one of the two out"
+            "spec.networking: inbound cannot be defined for a gateway: remove the inbounds or the gateway"
         );
-        let alone =
+        let gateway_only =
             json!({"mesh": "default", "spec": {"networking": {"address": "10.0.0.1", "gateway": gateway}}});
-        assert_eq!(problems(&alone), [""; 0]);
-        let by_deployment = json!({"spec": {"networking": {
+        assert_eq!(problems(&gateway_only), [""; 0]);
+        let named_by_deployment = json!({"spec": {"networking": {
             "address": "10.0.0.1", "gateway": {"tags": {"kuma.io/service-name": "edge_ns_svc"}}}}});
         assert_eq!(
-            problems(&by_deployment),
+            problems(&named_by_deployment),
             [""; 0],
             "a gateway identified by its Deployment"
         );
@@ -281,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn health_is_a_boolean_and_may_be_empty() {
+    fn health_may_be_empty_and_ready_must_be_a_boolean() {
         let mut object = mk_dataplane();
         for health in [
             json!({}),
@@ -317,10 +322,10 @@ mod tests {
     }
 
     #[test]
-    fn admin_port_differs_from_inbounds_on_loopback() {
+    fn admin_port_must_differ_from_the_ports_of_inbounds_on_loopback() {
         let mut object = mk_dataplane();
         object["spec"]["networking"]["admin"] = json!({"port": 80});
-        assert_eq!(problems(&object), [""; 0], "another address");
+        assert_eq!(problems(&object), [""; 0], "the inbound is not on loopback");
         object["spec"]["networking"]["inbound"][0]["address"] = "127.0.0.1".into();
         assert_eq!(
             problems(&object),
@@ -329,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_mesh_is_named() {
+    fn problem_names_the_missing_mesh() {
         assert_eq!(
             problem_with("/mesh", "nowhere".into()),
             "mesh: there is no Mesh \"nowhere\": create it or name another"

@@ -30,6 +30,7 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
             problems.push(Problem::new(field, message));
         }
         for problem in check_backend(index, backend) {
+            // The conversion has already reported a problem of the enabled backend.
             if !problems.contains(&problem) {
                 problems.push(problem);
             }
@@ -38,13 +39,15 @@ pub fn mesh(object: &Value) -> Vec<Problem> {
     problems
 }
 
+/// Returns the problems of a backend, except an empty name, which the caller reports.
 fn check_backend(index: usize, backend: &Backend) -> impl Iterator<Item = Problem> {
-    let name = check_backend_name(index, backend).err();
-    let name = name.filter(|_| !backend.name.is_empty());
-    let mode = mode(index, backend).err();
-    let lifetime = certificate_lifetime(index, backend).err();
-    let found = name.into_iter().chain(mode).chain(lifetime);
-    found.map(|error| error.problem())
+    let name_error = check_backend_name(index, backend)
+        .err()
+        .filter(|_| !backend.name.is_empty());
+    let mode_error = mode(index, backend).err();
+    let lifetime_error = certificate_lifetime(index, backend).err();
+    let errors = name_error.into_iter().chain(mode_error).chain(lifetime_error);
+    errors.map(|error| error.problem())
 }
 
 #[cfg(test)]
@@ -104,18 +107,22 @@ mod tests {
 
     #[test]
     fn names_must_be_dns_labels() {
-        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither starts nor ends with a dash";
-        let named = |name: &str| {
+        let rule = "must be a DNS label: at most 63 lower-case letters, digits and dashes, which neither starts nor \
+                    ends with a dash";
+        let problems_of_name = |name: &str| {
             let problems = mesh(&json!({"metadata": {"name": name}, "spec": {}}));
             problems.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(named("team-1"), [""; 0]);
-        assert_eq!(named("team.one"), [format!("metadata.name: \"team.one\" {rule}")]);
+        assert_eq!(problems_of_name("team-1"), [""; 0]);
+        assert_eq!(
+            problems_of_name("team.one"),
+            [format!("metadata.name: \"team.one\" {rule}")]
+        );
         let backends = json!([{"name": "CA_1", "type": "builtin"}, {"name": "Old_CA", "type": "vault"}]);
         assert_eq!(
             problems(json!({"enabledBackend": "CA_1", "backends": backends})),
             [format!("spec.mtls.backends[0].name: \"CA_1\" {rule}")],
-            "one problem, none for the backend of another type"
+            "one problem: the name of a backend of another type is not restricted"
         );
     }
 

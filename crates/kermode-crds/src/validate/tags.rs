@@ -5,31 +5,32 @@ use serde_json::Value;
 
 use super::Problem;
 
-/// Owner of the tags, which decides the required tag.
+/// Owner of the tags. A gateway may have `kuma.io/service-name` in place of `kuma.io/service`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum TagOwner {
     Inbound,
     Gateway,
 }
 
+/// Checks that the required tag is present, and the names and values of all tags.
 pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut Vec<Problem>) {
     let Some(tags) = tags.as_object() else {
-        problems.push(missing(field));
+        problems.push(missing_service_tag(field));
         return;
     };
     let has_gateway_service = owner == TagOwner::Gateway && tags.contains_key(tag::GATEWAY_SERVICE);
     if !tags.contains_key(tag::SERVICE) && !has_gateway_service {
-        problems.push(missing(field));
+        problems.push(missing_service_tag(field));
     }
     for (key, value) in tags {
         let tag_field = format!("{field}[{key:?}]");
-        if key.is_empty() || !key.bytes().all(|byte| is_value_byte(byte) || byte == b'/') {
+        if key.is_empty() || !key.bytes().all(|byte| is_tag_value_byte(byte) || byte == b'/') {
             let message = "tag name must consist of alphanumeric characters, dots, dashes, colons, slashes and underscores";
             problems.push(Problem::new(&tag_field, message));
         }
         match value.as_str() {
             None | Some("") => problems.push(Problem::new(&tag_field, "tag value must be non-empty")),
-            Some(value) if !value.bytes().all(is_value_byte) => {
+            Some(value) if !value.bytes().all(is_tag_value_byte) => {
                 let message =
                     "tag value must consist of alphanumeric characters, dots, dashes, colons and underscores";
                 problems.push(Problem::new(&tag_field, message));
@@ -45,10 +46,10 @@ pub(super) fn check(field: &str, tags: &Value, owner: TagOwner, problems: &mut V
     }
 }
 
-fn missing(field: &str) -> Problem {
+fn missing_service_tag(field: &str) -> Problem {
     Problem::new(field, format!("mandatory tag \"{}\" is missing", tag::SERVICE))
 }
 
-fn is_value_byte(byte: u8) -> bool {
+fn is_tag_value_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':')
 }

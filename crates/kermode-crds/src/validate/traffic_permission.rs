@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::Problem;
-use crate::traffic_permission::{MeshTrafficPermission, TARGET, TargetRef, principal, rule};
+use crate::traffic_permission::{MeshTrafficPermission, TARGET_FIELD, TargetRef, principal, rule};
 
 /// Returns the problems of a MeshTrafficPermission. It is valid only in `system_namespace`.
 pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &str) -> Vec<Problem> {
@@ -22,17 +22,17 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     };
     let spec = &permission.spec;
     problems.extend(
-        principal(TARGET, &spec.target_ref)
+        principal(TARGET_FIELD, &spec.target_ref)
             .err()
             .map(|error| error.problem()),
     );
-    problems.extend(superfluous(TARGET, &spec.target_ref));
+    problems.extend(unused_fields(TARGET_FIELD, &spec.target_ref));
     if spec.from.is_empty() {
         problems.push(Problem::new("spec.from", "needs at least one item"));
     }
     for (index, from) in spec.from.iter().enumerate() {
         problems.extend(rule(index, from).err().map(|error| error.problem()));
-        problems.extend(superfluous(
+        problems.extend(unused_fields(
             &format!("spec.from[{index}].targetRef"),
             &from.target_ref,
         ));
@@ -40,19 +40,20 @@ pub fn traffic_permission(object: &Value, namespace: &str, system_namespace: &st
     problems
 }
 
-/// Returns problems of fields that the kind ignores. The permission would apply to more proxies than intended.
-fn superfluous(field: &str, target: &TargetRef) -> Vec<Problem> {
-    let named = target.name.as_deref().is_some_and(|name| !name.is_empty());
+/// Returns a problem for each field that the kind does not use. If such a field were ignored, the permission would
+/// apply to more proxies than intended.
+fn unused_fields(field: &str, target: &TargetRef) -> Vec<Problem> {
+    let has_name = target.name.as_deref().is_some_and(|name| !name.is_empty());
     let mut problems = Vec::new();
-    let mut add = |member: &str| {
+    let mut report = |member: &str| {
         let message = format!("cannot be set with kind {}", target.kind);
         problems.push(Problem::new(format!("{field}.{member}"), message));
     };
-    if named && matches!(target.kind.as_str(), "Mesh" | "MeshSubset") {
-        add("name");
+    if has_name && matches!(target.kind.as_str(), "Mesh" | "MeshSubset") {
+        report("name");
     }
     if !target.tags.is_empty() && matches!(target.kind.as_str(), "Mesh" | "MeshService") {
-        add("tags");
+        report("tags");
     }
     problems
 }
