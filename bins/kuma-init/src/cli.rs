@@ -1,5 +1,5 @@
 //! Command line, compatible with Kuma's `kumactl install transparent-proxy`
-//! (docs/reference/transparent-proxying.md#command-line). The injector writes it.
+//! (docs/reference/transparent-proxying.md#command-line). The injector writes the arguments of the init container.
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "[PROTOCOLS:][PORTS:]UIDS")]
     pub(crate) exclude_outbound_ports_for_uids: Vec<String>,
 
-    /// Redirect DNS queries to the servers of /etc/resolv.conf
+    /// Redirect the DNS queries that are sent to the servers in /etc/resolv.conf
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) redirect_dns: bool,
 
@@ -72,7 +72,7 @@ pub(crate) struct Cli {
     #[arg(long, value_name = "PORT", default_value_t = DnsRedirect::DEFAULT_PORT)]
     pub(crate) redirect_dns_port: NonZeroU16,
 
-    /// Do not use separate connection tracking zones for the proxy's DNS queries and redirected ones
+    /// Do not separate the proxy's own DNS queries from redirected queries by connection tracking zones
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) skip_dns_conntrack_zone_split: bool,
 
@@ -84,7 +84,7 @@ pub(crate) struct Cli {
     #[arg(long, default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) verbose: bool,
 
-    /// Change nothing; check that the CNI plugin has redirected the traffic, and fail if it is not redirected
+    /// Change nothing; check that the rules of the CNI plugin redirect the pod's traffic, and fail if they do not
     #[arg(long, conflicts_with = "dry_run", default_missing_value = "true", num_args = 0..=1, require_equals = true, default_value_t = false, action = ArgAction::Set)]
     pub(crate) validate_only: bool,
 

@@ -1,7 +1,7 @@
 //! Sets up transparent proxying in a pod: reads settings from arguments, applies rules, and checks the redirection.
 //!
-//! Runs as the init container `kuma-init`, as user 0 with `NET_ADMIN`, before the application. With the CNI plugin, it runs
-//! as `kuma-validation`, which only checks the redirection, as an unprivileged user.
+//! Runs as the init container `kuma-init`, as user 0 with `NET_ADMIN`, before the application. With the CNI plugin, it
+//! runs as `kuma-validation`, which only checks the redirection, as an unprivileged user.
 
 mod cli;
 mod settings;
@@ -17,15 +17,17 @@ use kermode_netfilter::{CheckOutcome, IpFamilies, Nft, RuleSet, TrafficConfig, c
 
 use crate::cli::Cli;
 
-const FAILED: &str = "failed to setup transparent proxy";
-/// Maximum duration of each step of the check. A step takes microseconds, on a busy node milliseconds.
-const CHECK_DEADLINE: Duration = Duration::from_secs(2);
+/// Kuma's text for any failure to set up the redirection.
+const SETUP_FAILED: &str = "failed to setup transparent proxy";
+/// Timeout of connecting and of each read, while the redirection is checked. Each takes microseconds, on a busy node
+/// milliseconds.
+const CHECK_STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command line of this process. Returns 0 for success and 1 for any failure.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) if error.use_stderr() => return fail(&one_line(&error)),
+        Err(error) if error.use_stderr() => return fail(&cause_in_one_line(&error)),
         Err(help_or_version) => {
             // A failure to print to a closed standard output is ignored.
             let _ = help_or_version.print();
@@ -38,26 +40,26 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Reads settings from arguments.
+/// Converts arguments to settings, for tests of other crates.
 ///
 /// # Errors
-/// When an argument is invalid; the error has the text that the program prints.
+/// When an argument is invalid. The text of the error is that which the program prints.
 pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
     let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
-    settings::read(&cli).context(FAILED)
+    settings::read(&cli).context(SETUP_FAILED)
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     if cli.validate_only {
         let config = settings::read(cli).context("cannot check the transparent proxy")?;
-        return print(validation::validate(&config, CHECK_DEADLINE)?);
+        return print(validation::validate(&config, CHECK_STEP_TIMEOUT)?);
     }
-    let config = settings::read(cli).context(FAILED)?;
+    let config = settings::read(cli).context(SETUP_FAILED)?;
     if cli.dry_run {
         let rules = RuleSet::new(&config, IpFamilies::detect(&config));
         return print(format_args!("{rules}# Dry run: nothing was changed."));
     }
-    apply(cli, &config).context(FAILED)?;
+    apply(cli, &config).context(SETUP_FAILED)?;
     print("Transparent proxy set up successfully, you can now run kuma-dp using transparent-proxy.")
 }
 
@@ -76,7 +78,7 @@ fn apply(cli: &Cli, config: &TrafficConfig) -> anyhow::Result<()> {
     if let Some(warning) = applied.warning {
         print(format_args!("# warning: {warning}"))?;
     }
-    match check_redirect(config, applied.families, CHECK_DEADLINE)? {
+    match check_redirect(config, applied.families, CHECK_STEP_TIMEOUT)? {
         CheckOutcome::Redirected(targets) if cli.verbose => print(format_args!(
             "# checked: connections to {targets:?} reach port {}",
             config.outbound.port
@@ -98,8 +100,8 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Returns the cause in one line, without the usage text, which would clutter a container's log.
-fn one_line(error: &clap::Error) -> String {
+/// Returns the cause in one line. The usage text, which clap adds, would clutter the container's log.
+fn cause_in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let cause: Vec<_> = text
         .lines()

@@ -107,7 +107,8 @@ fn dns(cli: &Cli) -> anyhow::Result<Option<DnsRedirect>> {
     }))
 }
 
-/// Returns the name servers of resolv.conf(5). A zone after `%` is dropped, because rules match addresses only.
+/// Returns the name servers of resolv.conf(5). The zone of an IPv6 address (`%eth0`) is dropped, because rules match
+/// only addresses.
 fn name_servers(resolv_conf: &str) -> Vec<IpAddr> {
     let lines = resolv_conf
         .lines()

@@ -18,6 +18,7 @@ use namespace::Namespace;
 const ROOT: u32 = 0;
 /// UID of `kuma-validation`.
 const NOBODY: u32 = 65534;
+/// Arguments of both init containers.
 const ARGUMENTS: [&str; 4] = [
     "--redirect-outbound-port=15001",
     "--redirect-inbound=true",
@@ -25,8 +26,8 @@ const ARGUMENTS: [&str; 4] = [
     "--redirect-all-dns-traffic",
 ];
 
-/// Creates the network namespace of a pod with addresses and routes of both families.
-fn pod() -> Namespace {
+/// Creates the network namespace of a pod with addresses and routes of IPv4 and IPv6.
+fn mk_pod_namespace() -> Namespace {
     let pod = Namespace::new();
     for command in [
         "link add eth0 type veth peer name eth1",
@@ -42,26 +43,27 @@ fn pod() -> Namespace {
     pod
 }
 
-/// Copies the program to a directory where all users may execute it. The original may be in a private directory of root.
+/// Copies the program to a directory where all users may execute it. The original may be in a private directory of
+/// root.
 ///
-/// `install` writes the copy in a separate process. If this process wrote the file, a child forked by another thread could
-/// inherit the open file descriptor, and the file could not be executed (`ETXTBSY`).
-fn program(directory: &tempfile::TempDir) -> std::path::PathBuf {
+/// `install` writes the copy in a separate process. If this process wrote the file, a child forked by another thread
+/// could inherit the open file descriptor, and the file could not be executed (`ETXTBSY`).
+fn copy_program(directory: &tempfile::TempDir) -> std::path::PathBuf {
     let path = directory.path().join("kuma-init");
     let copied = Command::new("install")
         .args(["--mode=755", env!("CARGO_BIN_EXE_kuma-init")])
         .arg(&path)
         .status()
         .expect("install (coreutils) runs");
-    assert!(copied.success(), "the program cannot be copied");
+    assert!(copied.success(), "install failed to copy the program");
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("permitted");
     path
 }
 
 /// Runs the program in a namespace. Returns whether it succeeded, and its output.
-fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
+fn run_program(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
     let directory = tempfile::tempdir().expect("a directory");
-    let program = program(&directory);
+    let program = copy_program(&directory);
     let output = pod.run(|| {
         Command::new(program)
             .args(ARGUMENTS)
@@ -80,15 +82,15 @@ fn run(pod: &Namespace, uid: u32, arguments: &[&str]) -> (bool, String) {
 
 #[test]
 fn working_redirection_is_validated_by_an_unprivileged_user() {
-    let pod = pod();
-    let (succeeded, text) = run(&pod, ROOT, &[]);
+    let pod = mk_pod_namespace();
+    let (succeeded, text) = run_program(&pod, ROOT, &[]);
     assert!(succeeded, "{text}");
     let before = pod.command("nft", &["-s", "list", "ruleset"], "");
-    let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
+    let (valid, text) = run_program(&pod, NOBODY, &["--validate-only"]);
     assert!(valid, "{text}");
     assert!(
         text.contains("192.0.2.1 and 2001:db8::1 reach port 15001"),
-        "both families: {text}"
+        "a family is missing: {text}"
     );
     let after = pod.command("nft", &["-s", "list", "ruleset"], "");
     assert_eq!(after, before);
@@ -96,8 +98,8 @@ fn working_redirection_is_validated_by_an_unprivileged_user() {
 
 #[test]
 fn validation_of_a_pod_without_redirection_fails() {
-    let pod = pod();
-    let (valid, text) = run(&pod, NOBODY, &["--validate-only"]);
+    let pod = mk_pod_namespace();
+    let (valid, text) = run_program(&pod, NOBODY, &["--validate-only"]);
     assert!(!valid, "{text}");
     assert!(
         text.starts_with("kuma-init: traffic of this pod is not redirected to the proxy")
@@ -108,17 +110,17 @@ fn validation_of_a_pod_without_redirection_fails() {
     assert_eq!(
         pod.command("nft", &["list", "ruleset"], ""),
         "",
-        "nothing is changed"
+        "the validation added rules"
     );
 }
 
 #[test]
 fn validation_of_a_redirection_to_another_port_fails() {
-    let pod = pod();
-    let (succeeded, text) = run(&pod, ROOT, &[]);
+    let pod = mk_pod_namespace();
+    let (succeeded, text) = run_program(&pod, ROOT, &[]);
     assert!(succeeded, "{text}");
     let directory = tempfile::tempdir().expect("a directory");
-    let program = program(&directory);
+    let program = copy_program(&directory);
     let output = pod.run(|| {
         Command::new(program)
             .args([
@@ -135,12 +137,12 @@ fn validation_of_a_redirection_to_another_port_fails() {
 
 #[test]
 fn validation_that_is_not_possible_fails() {
-    let isolated = Namespace::new();
-    let (valid, text) = run(&isolated, NOBODY, &["--validate-only"]);
+    let namespace_without_routes = Namespace::new();
+    let (valid, text) = run_program(&namespace_without_routes, NOBODY, &["--validate-only"]);
     assert!(
         !valid && text.contains("cannot check") && text.contains("route"),
         "{text}"
     );
-    let (valid, text) = run(&pod(), 5678, &["--validate-only"]);
+    let (valid, text) = run_program(&mk_pod_namespace(), 5678, &["--validate-only"]);
     assert!(!valid && text.contains("UID 5678"), "{text}");
 }

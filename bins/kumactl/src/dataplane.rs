@@ -1,5 +1,5 @@
-//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. It uses the
-//! control plane's conversion and contacts no cluster.
+//! `kumactl dataplane`: prints the Dataplanes that the control plane would write for Pods, or an explanation. It uses
+//! the control plane's conversion and contacts no cluster.
 
 mod explanation;
 
@@ -17,7 +17,7 @@ use kermode_manifests::{documents, yaml};
 use crate::output;
 
 /// Exit code if a Pod cannot be converted.
-const INVALID: u8 = 3;
+const EXIT_INVALID: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -55,26 +55,26 @@ pub(crate) fn run(args: &DataplaneArgs) -> Result<ExitCode> {
     for file in &args.file {
         objects.extend(documents::objects(&documents::read(file)?));
     }
-    let outcomes = outcomes(&objects, args)?;
+    let outcomes = convert_pods(&objects, args)?;
     if args.explain {
-        output::result(&explanation::text(&outcomes))?;
+        output::print_result(&explanation::text(&outcomes))?;
     } else {
-        outcomes.iter().for_each(report);
+        outcomes.iter().for_each(print_notices);
         let dataplanes: Vec<Value> = outcomes
             .iter()
             .filter_map(|outcome| outcome.dataplane.as_ref().ok().cloned())
             .collect();
-        output::result(&yaml::documents(&dataplanes)?)?;
+        output::print_result(&yaml::documents(&dataplanes)?)?;
     }
-    let invalid = |outcome: &PodOutcome| matches!(outcome.dataplane, Err(NoDataplane::Invalid(_)));
-    Ok(if outcomes.iter().any(invalid) {
-        ExitCode::from(INVALID)
+    let is_invalid = |outcome: &PodOutcome| matches!(outcome.dataplane, Err(NoDataplane::Invalid(_)));
+    Ok(if outcomes.iter().any(is_invalid) {
+        ExitCode::from(EXIT_INVALID)
     } else {
         ExitCode::SUCCESS
     })
 }
 
-fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> {
+fn convert_pods(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> {
     let zone = args.zone.as_deref().map(Into::into);
     Ok(offline::dataplanes(
         objects,
@@ -83,20 +83,20 @@ fn outcomes(objects: &[Value], args: &DataplaneArgs) -> Result<Vec<PodOutcome>> 
     )?)
 }
 
-/// Prints warnings and skipped Pods to the standard error.
-fn report(outcome: &PodOutcome) {
+/// Prints to the standard error why a Pod has no Dataplane, or the assumptions and warnings about its Dataplane.
+fn print_notices(outcome: &PodOutcome) {
     let pod = &outcome.pod;
     if let Err(reason) = &outcome.dataplane {
-        return output::notice("No Dataplane", &format!("{pod}: {reason}"));
+        return output::print_notice("No Dataplane", &format!("{pod}: {reason}"));
     }
     if outcome.address_assumed {
-        output::notice(
+        output::print_notice(
             "Assumed",
             &format!("{pod} has no IP yet: {PLACEHOLDER_ADDRESS} is used in its place"),
         );
     }
     for warning in &outcome.warnings {
-        output::notice("Warning", &format!("{pod}: {warning}"));
+        output::print_notice("Warning", &format!("{pod}: {warning}"));
     }
 }
 

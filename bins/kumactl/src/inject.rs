@@ -1,5 +1,5 @@
-//! `kumactl inject`: prints manifests with sidecars, or an explanation of the decisions. It injects with the code of the
-//! control plane's webhook, through `kermode-manifests`, and contacts no cluster.
+//! `kumactl inject`: prints manifests with sidecars, or an explanation of the decisions. It injects with the code of
+//! the control plane's webhook, through `kermode-manifests`, and contacts no cluster.
 
 pub(crate) mod config;
 mod explanation;
@@ -10,14 +10,14 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use kermode_manifests::{ClusterObjects, InjectedManifests, InjectedWorkload, Injector, documents};
+use kermode_manifests::{ClusterObjects, InjectedManifests, Injector, WorkloadOutcome, documents};
 
 use crate::output;
 
 use config::ConfigArgs;
 
 /// Exit code if a Pod is denied.
-const DENIED: u8 = 3;
+const EXIT_DENIED: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -30,8 +30,8 @@ Exit codes:
 #[derive(Args, Clone, Debug)]
 #[command(after_help = EXIT_CODES)]
 pub(crate) struct InjectArgs {
-    /// Manifests as YAML or JSON; - is the standard input. Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets, Jobs,
-    /// CronJobs, and Lists of them are injected. Other objects are printed unchanged.
+    /// Manifests as YAML or JSON; - is the standard input. Pods, Deployments, StatefulSets, DaemonSets, ReplicaSets,
+    /// Jobs, CronJobs, and Lists of them are injected. Other objects are printed unchanged.
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
@@ -74,33 +74,33 @@ pub(crate) fn run(args: &InjectArgs) -> Result<ExitCode> {
     };
     let manifests = injector.inject(documents)?;
     if args.explain {
-        output::result(&explanation::text(&manifests.workloads))?;
+        output::print_result(&explanation::text(&manifests.workloads))?;
     } else {
-        report(&manifests, &ca_pem);
+        print_notices(&manifests, &ca_pem);
         if !manifests.is_denied() {
-            output::result(&manifests.text)?;
+            output::print_result(&manifests.text)?;
         }
     }
     Ok(if manifests.is_denied() {
-        ExitCode::from(DENIED)
+        ExitCode::from(EXIT_DENIED)
     } else {
         ExitCode::SUCCESS
     })
 }
 
 /// Prints warnings and denials to the standard error.
-fn report(manifests: &InjectedManifests, ca_pem: &str) {
+fn print_notices(manifests: &InjectedManifests, ca_pem: &str) {
     for workload in &manifests.workloads {
         for warning in workload.warnings() {
-            output::notice("Warning", &format!("{}: {warning}", workload.name));
+            output::print_notice("Warning", &format!("{}: {warning}", workload.name));
         }
         if let Err(denial) = &workload.explanation.result {
-            output::notice("Denied", &format!("{}: {denial}", workload.name));
+            output::print_notice("Denied", &format!("{}: {denial}", workload.name));
         }
     }
-    if ca_pem.is_empty() && manifests.workloads.iter().any(InjectedWorkload::is_injected) {
+    if ca_pem.is_empty() && manifests.workloads.iter().any(WorkloadOutcome::is_injected) {
         let text = "the sidecars have an empty KUMA_CONTROL_PLANE_CA_CERT: run the command again with --ca-cert and the CA certificate of the control plane, and apply that output";
-        output::notice("Warning", text);
+        output::print_notice("Warning", text);
     }
 }
 

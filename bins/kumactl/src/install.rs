@@ -1,4 +1,4 @@
-//! `kumactl install`: prints the manifests of the control plane. The flags are turned into an installation, which
+//! `kumactl install`: prints the manifests of the control plane. The flags are converted to an installation, which
 //! `kermode-install` renders. The command contacts no cluster.
 
 mod args;
@@ -22,23 +22,23 @@ use args::ControlPlaneArgs;
 pub(crate) enum InstallCommand {
     /// Print the manifests of the control plane for `kubectl apply -f -`.
     ///
-    /// The output is complete and in the order in which it must be applied: namespace, custom resource definitions, access
-    /// rights, configuration, control plane, webhooks. The manifests can be applied again at any time; the CA certificates
-    /// that the control plane adds to its webhooks are kept.
+    /// The output is complete and in the order in which it must be applied: namespace, custom resource definitions,
+    /// access rights, configuration, control plane, webhooks. The manifests can be applied again at any time; the CA
+    /// certificates that the control plane adds to its webhooks are kept.
     ControlPlane(ControlPlaneArgs),
 }
 
 /// Runs a subcommand.
 pub(crate) fn run(command: InstallCommand) -> Result<()> {
     match command {
-        InstallCommand::ControlPlane(args) => output::result(&yaml::documents(&objects(args)?)?),
+        InstallCommand::ControlPlane(args) => output::print_result(&yaml::documents(&objects(args)?)?),
     }
 }
 
 /// Returns the objects that `kumactl install control-plane` prints for these flags, in their order.
 ///
 /// # Errors
-/// For flags that the command refuses.
+/// For flags that the command rejects.
 pub fn control_plane_objects(flags: &[&str]) -> Result<Vec<Value>> {
     let args = Flags::try_parse_from(["control-plane"].iter().chain(flags))?.args;
     objects(args)

@@ -22,16 +22,16 @@ pub use install::control_plane_objects;
 /// The exit code is 0 for success, 1 for a failure, 2 for an invalid command line, and 3 where the help of a subcommand
 /// says so.
 pub fn main() -> ExitCode {
-    let done = |()| ExitCode::SUCCESS;
+    let success = |()| ExitCode::SUCCESS;
     let result = match Cli::parse().command {
         Command::Dataplane(args) => dataplane::run(&args),
         Command::Inject(args) => inject::run(&args),
-        Command::Install(command) => install::run(*command).map(done),
+        Command::Install(command) => install::run(*command).map(success),
         Command::Validate(command) => validate::run(&command),
-        Command::Version => version::run().map(done),
+        Command::Version => version::run().map(success),
     };
     result.unwrap_or_else(|error| {
-        output::error(&error);
+        output::print_error(&error);
         ExitCode::FAILURE
     })
 }

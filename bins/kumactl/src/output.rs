@@ -5,22 +5,22 @@ use std::io::{ErrorKind, Write, stdout};
 use anyhow::{Context, Result};
 
 /// Writes the command's result to the standard output. A closed pipe (`| head`) is not an error.
-pub(crate) fn result(text: &str) -> Result<()> {
+pub(crate) fn print_result(text: &str) -> Result<()> {
     let mut stdout = stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to the standard output"),
+        outcome => outcome.context("cannot write to the standard output"),
     }
 }
 
 /// Prints a notice to the standard error.
 #[allow(clippy::print_stderr, reason = "all notices are printed here")]
-pub(crate) fn notice(kind: &str, text: &str) {
+pub(crate) fn print_notice(kind: &str, text: &str) {
     eprintln!("{kind}: {text}");
 }
 
 /// Prints an error and its causes to the standard error.
 #[allow(clippy::print_stderr, reason = "all errors are printed here")]
-pub(crate) fn error(error: &anyhow::Error) {
+pub(crate) fn print_error(error: &anyhow::Error) {
     eprintln!("Error: {error:#}");
 }

@@ -9,5 +9,5 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Prints the version.
 pub(crate) fn run() -> Result<()> {
-    output::result(&format!("Client: Kermode {VERSION}\n"))
+    output::print_result(&format!("Client: Kermode {VERSION}\n"))
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {kuma.io/sidecar-injection: enabled}}\n\
     spec: {containers: [{name: a}]}\n";
 
-fn kumactl(arguments: &[&str], input: &str) -> Output {
+fn run_kumactl(arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kumactl"))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -23,8 +23,9 @@ fn kumactl(arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("an exit code")
 }
 
+/// Runs the program. Returns exit code, standard output and standard error.
 fn run(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
-    let output = kumactl(arguments, input);
+    let output = run_kumactl(arguments, input);
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
@@ -46,7 +47,7 @@ fn denied_pod_gives_code_3_and_no_manifests() {
     assert!(err.contains("Denied: Pod default/a: annotation"), "{err}");
     let (code, out, _) = run(&["inject", "-f", "-", "--explain"], &both);
     assert_eq!(code, Some(3));
-    assert!(out.contains("refused (WrongValue)"), "{out}");
+    assert!(out.contains("denied (WrongValue)"), "{out}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The control plane's configuration: the layout of Kuma's file, `KUMA_*` variables, defaults and validation.
 //!
-//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands, so both accept
-//! the same files and report the same problems. `docs/reference/configuration.md` lists every setting.
+//! `kuma-cp` loads it at the start, and `kumactl` loads the same file for its offline commands. Both use this crate, so
+//! they accept the same files and report the same problems. `docs/reference/configuration.md` lists every setting.
 
 mod load;
 mod settings;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use load::InvalidConfig;
 pub use settings::{Setting, settings};
 
-use load::{Schema, Variable};
+use load::{OverrideRules, Variable};
 
 /// Configuration of one replica of the control plane. Field names are the keys of the file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -173,7 +173,7 @@ pub struct Zone {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Defaults {
-    /// Whether to leave out the Mesh `default`.
+    /// Whether the control plane does not create the Mesh `default`.
     pub skip_mesh_creation: bool,
 }
 
@@ -198,7 +198,7 @@ pub struct OpenTelemetry {
 }
 
 /// Paths of maps whose keys are chosen by the user.
-const MAPS: [&str; 2] = [
+const USER_KEYED_MAPS: [&str; 2] = [
     "runtime.kubernetes.injector.exceptions.labels",
     "runtime.kubernetes.injector.sidecarContainer.envVars",
 ];
@@ -207,17 +207,17 @@ impl Config {
     /// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
     ///
     /// # Errors
-    /// With all problems at once.
+    /// When the configuration is invalid; the error lists all problems.
     pub fn load(
         file: Option<&Path>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, InvalidConfig> {
         let variables: Vec<Variable> = settings::variables().collect();
-        let schema = Schema {
+        let rules = OverrideRules {
             variables: &variables,
-            maps: &MAPS,
+            user_keyed_maps: &USER_KEYED_MAPS,
         };
-        let mut config: Self = load::load(schema, file, environment)?;
+        let mut config: Self = load::load(rules, file, environment)?;
         if let Some(port) = config.bootstrap_server.params.admin_port {
             config.runtime.kubernetes.injector.sidecar_container.admin_port = port;
         }
@@ -229,7 +229,7 @@ impl Config {
         }
     }
 
-    /// Returns the problems of values that have the right type.
+    /// Returns the problems of values that have the right type but are not allowed.
     fn problems(&self) -> Vec<String> {
         let mut problems = self.runtime.kubernetes.injector.problems();
         let ratio = self.tracing.open_telemetry.sampling_ratio;
@@ -261,7 +261,7 @@ impl Config {
         }
     }
 
-    /// Whether this replica is a Pod behind the Service rather than a process outside of the cluster.
+    /// Whether this replica is a Pod, and so an endpoint of the Service, rather than a process outside of the cluster.
     pub fn runs_in_pod(&self) -> bool {
         !self.instance.is_empty()
     }
@@ -294,7 +294,8 @@ impl Config {
 
 // === defaults ===
 
-const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// Unspecified address: the server listens on all IPv4 addresses.
+const ALL_ADDRESSES: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 impl Default for Log {
     fn default() -> Self {
@@ -326,7 +327,7 @@ impl Default for Kubernetes {
 impl Default for AdmissionServer {
     fn default() -> Self {
         Self {
-            address: ANY,
+            address: ALL_ADDRESSES,
             port: 5443,
             hostnames: Vec::new(),
         }
@@ -336,7 +337,7 @@ impl Default for AdmissionServer {
 impl Default for DpServer {
     fn default() -> Self {
         Self {
-            address: ANY,
+            address: ALL_ADDRESSES,
             port: 5678,
             url: String::new(),
         }
@@ -356,7 +357,7 @@ impl Default for OpenTelemetry {
 impl Default for Diagnostics {
     fn default() -> Self {
         Self {
-            address: ANY,
+            address: ALL_ADDRESSES,
             server_port: 5680,
             debug_port: 5684,
         }

@@ -1,8 +1,8 @@
 //! Loader of a configuration: defaults, then a YAML file, then environment variables.
 //!
 //! The serialised defaults are the schema. A key that they do not contain is unknown, and the default at a path decides
-//! how the text of an environment variable is parsed. Each override is checked on its own against the defaults, so that
-//! one run reports all mistakes.
+//! how the text of an environment variable is parsed. Each override is deserialised on its own, on top of the defaults,
+//! so that one run reports all mistakes.
 
 use std::fmt;
 use std::path::Path;
@@ -15,13 +15,13 @@ use serde_json::Value;
 /// An environment variable and the dotted path of the setting that it overrides.
 pub(crate) type Variable = (&'static str, &'static str);
 
-/// Overrides that a configuration accepts.
+/// Rules for overrides that the defaults do not express.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Schema<'a> {
-    /// Environment variables.
+pub(crate) struct OverrideRules<'a> {
+    /// Accepted environment variables.
     pub(crate) variables: &'a [Variable],
-    /// Paths of maps whose keys are chosen by the user.
-    pub(crate) maps: &'a [&'a str],
+    /// Paths of maps whose keys are chosen by the user. A map in the file replaces the default map.
+    pub(crate) user_keyed_maps: &'a [&'a str],
 }
 
 /// All problems of a configuration. Each names the file and key, or the environment variable.
@@ -40,7 +40,7 @@ impl std::error::Error for InvalidConfig {}
 
 /// One setting from the file or the environment.
 struct Override {
-    /// File and path, or the variable.
+    /// File and path of the setting, or the environment variable, for error messages.
     origin: String,
     path: Vec<String>,
     value: Value,
@@ -48,7 +48,7 @@ struct Override {
 
 /// Overrides collected so far, and their problems.
 struct Collector<'a> {
-    schema: Schema<'a>,
+    rules: OverrideRules<'a>,
     defaults: &'a Value,
     overrides: Vec<Override>,
     problems: Vec<String>,
@@ -59,7 +59,7 @@ struct Collector<'a> {
 /// # Errors
 /// With every problem: an unreadable file, unknown keys, values of the wrong type.
 pub(crate) fn load<T>(
-    schema: Schema<'_>,
+    rules: OverrideRules<'_>,
     file: Option<&Path>,
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<T, InvalidConfig>
@@ -70,40 +70,41 @@ where
         problems: vec![format!("defaults: {error}")],
     })?;
     let mut collector = Collector {
-        schema,
+        rules,
         defaults: &defaults,
         overrides: Vec::new(),
         problems: Vec::new(),
     };
     if let Some(file) = file {
-        collector.file(file);
+        collector.collect_file(file);
     }
-    collector.environment(environment);
+    collector.collect_environment(environment);
     collector.merge()
 }
 
 // === impl Collector ===
 
 impl Collector<'_> {
-    fn file(&mut self, file: &Path) {
+    fn collect_file(&mut self, file: &Path) {
         match read_file(file) {
-            Ok(value) => self.tree(file, self.defaults, &value, &mut Vec::new()),
+            Ok(value) => self.collect_tree(file, self.defaults, &value, &mut Vec::new()),
             Err(problem) => self.problems.push(problem),
         }
     }
 
-    /// Flattens the tree of the file to its leaves, and reports unknown keys.
-    fn tree(&mut self, file: &Path, known: &Value, value: &Value, path: &mut Vec<String>) {
+    /// Collects the leaves of the file's tree as overrides, and reports unknown keys. `defaults` is the part of the
+    /// defaults at `path`.
+    fn collect_tree(&mut self, file: &Path, defaults: &Value, value: &Value, path: &mut Vec<String>) {
         let dotted = path.join(".");
-        match (known, value) {
+        match (defaults, value) {
             (_, Value::Null) => {}
-            (Value::Object(known), Value::Object(entries))
-                if !self.schema.maps.contains(&dotted.as_str()) =>
+            (Value::Object(defaults), Value::Object(entries))
+                if !self.rules.user_keyed_maps.contains(&dotted.as_str()) =>
             {
                 for (key, value) in entries {
                     path.push(key.clone());
-                    if let Some(known) = known.get(key) {
-                        self.tree(file, known, value, path);
+                    if let Some(default) = defaults.get(key) {
+                        self.collect_tree(file, default, value, path);
                     } else {
                         let problem = format!("{}: unknown key {}", file.display(), path.join("."));
                         self.problems.push(problem);
@@ -119,13 +120,13 @@ impl Collector<'_> {
         }
     }
 
-    fn environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
-        for (variable, path) in self.schema.variables {
+    fn collect_environment(&mut self, environment: impl Fn(&str) -> Option<String>) {
+        for (variable, path) in self.rules.variables {
             let Some(text) = environment(variable) else {
                 continue;
             };
             let path: Vec<String> = path.split('.').map(str::to_owned).collect();
-            match read_variable(at(self.defaults, &path), &text) {
+            match parse_variable(value_at(self.defaults, &path), &text) {
                 Ok(value) => self.overrides.push(Override {
                     origin: format!("${variable}"),
                     path,
@@ -141,10 +142,10 @@ impl Collector<'_> {
         let mut problems = self.problems;
         let mut merged = self.defaults.clone();
         for change in self.overrides {
-            let mut alone = self.defaults.clone();
-            set(&mut alone, &change.path, change.value.clone());
-            match serde_json::from_value::<T>(alone) {
-                Ok(_) => set(&mut merged, &change.path, change.value),
+            let mut with_only_this_change = self.defaults.clone();
+            set_value_at(&mut with_only_this_change, &change.path, change.value.clone());
+            match serde_json::from_value::<T>(with_only_this_change) {
+                Ok(_) => set_value_at(&mut merged, &change.path, change.value),
                 Err(error) => problems.push(format!("{}: {error}", change.origin)),
             }
         }
@@ -167,7 +168,7 @@ fn read_file(file: &Path) -> Result<Value, String> {
 }
 
 /// Parses the text of a variable as the type of the default at its path.
-fn read_variable(default: Option<&Value>, text: &str) -> Result<Value, String> {
+fn parse_variable(default: Option<&Value>, text: &str) -> Result<Value, String> {
     match default {
         Some(Value::Bool(_)) => text
             .parse()
@@ -177,11 +178,11 @@ fn read_variable(default: Option<&Value>, text: &str) -> Result<Value, String> {
             .map(Value::Number)
             .map_err(|_| format!("{text:?} is not a number")),
         Some(Value::Array(_)) => {
-            let item = |item: &str| {
+            let number_or_text = |item: &str| {
                 let number = serde_json::from_str(item).ok().filter(Value::is_number);
                 number.unwrap_or_else(|| item.into())
             };
-            Ok(notation::list(text).map(item).collect())
+            Ok(notation::list(text).map(number_or_text).collect())
         }
         Some(Value::Object(_)) => notation::list(text)
             .map(|pair| match pair.split_once(':') {
@@ -194,11 +195,12 @@ fn read_variable(default: Option<&Value>, text: &str) -> Result<Value, String> {
     }
 }
 
-fn at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
+fn value_at<'a>(value: &'a Value, path: &[String]) -> Option<&'a Value> {
     path.iter().try_fold(value, |value, key| value.get(key))
 }
 
-fn set(target: &mut Value, path: &[String], value: Value) {
+/// Sets the value at a path. A parent that is not a map becomes one.
+fn set_value_at(target: &mut Value, path: &[String], value: Value) {
     let Some((last, parents)) = path.split_last() else {
         *target = value;
         return;

@@ -16,10 +16,10 @@ pub struct Setting {
 }
 
 /// Section of the injector's settings.
-const INJECTOR: &str = "runtime.kubernetes.injector";
+const INJECTOR_SECTION: &str = "runtime.kubernetes.injector";
 
 /// Settings outside of the injector: key, variable (empty if there is none), meaning.
-const OWN: &[(&str, &str, &str)] = &[
+const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "instance",
         "POD_NAME",
@@ -103,7 +103,7 @@ const OWN: &[(&str, &str, &str)] = &[
     (
         "defaults.skipMeshCreation",
         "KUMA_DEFAULTS_SKIP_MESH_CREATION",
-        "Does not create the Mesh `default`.",
+        "Whether the control plane does not create the Mesh `default`.",
     ),
     (
         "tracing.openTelemetry.enabled",
@@ -122,15 +122,15 @@ const OWN: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Settings of the injector: key below [`INJECTOR`], meaning.
-const OF_INJECTOR: &[(&str, &str)] = &[
+/// Settings of the injector: key below [`INJECTOR_SECTION`], meaning.
+const INJECTOR_SETTINGS: &[(&str, &str)] = &[
     (
         "cniEnabled",
         "Redirects traffic with the CNI plugin in place of `kuma-init`.",
     ),
     (
         "containerPatches",
-        "ContainerPatches of Pods without `kuma.io/container-patches`.",
+        "ContainerPatches for Pods without `kuma.io/container-patches`.",
     ),
     (
         "caCertFile",
@@ -190,11 +190,11 @@ const OF_INJECTOR: &[(&str, &str)] = &[
     ),
     (
         "sidecarContainer.readinessProbe.successThreshold",
-        "Number of consecutive successes of the readiness probe that count.",
+        "Number of consecutive successes after which the readiness probe counts as successful.",
     ),
     (
         "sidecarContainer.readinessProbe.failureThreshold",
-        "Number of consecutive failures of the readiness probe that count.",
+        "Number of consecutive failures after which the readiness probe counts as failed.",
     ),
     (
         "sidecarContainer.livenessProbe.initialDelaySeconds",
@@ -210,11 +210,11 @@ const OF_INJECTOR: &[(&str, &str)] = &[
     ),
     (
         "sidecarContainer.livenessProbe.successThreshold",
-        "Number of consecutive successes of the liveness probe that count. Kubernetes allows only 1.",
+        "Number of consecutive successes after which the liveness probe counts as successful. Kubernetes allows only 1.",
     ),
     (
         "sidecarContainer.livenessProbe.failureThreshold",
-        "Number of consecutive failures of the liveness probe that count.",
+        "Number of consecutive failures after which the liveness probe counts as failed.",
     ),
     (
         "sidecarContainer.startupProbe.initialDelaySeconds",
@@ -230,11 +230,11 @@ const OF_INJECTOR: &[(&str, &str)] = &[
     ),
     (
         "sidecarContainer.startupProbe.successThreshold",
-        "Number of consecutive successes of the startup probe that count. Kubernetes allows only 1.",
+        "Number of consecutive successes after which the startup probe counts as successful. Kubernetes allows only 1.",
     ),
     (
         "sidecarContainer.startupProbe.failureThreshold",
-        "Number of consecutive failures of the startup probe that count.",
+        "Number of consecutive failures after which the startup probe counts as failed.",
     ),
     (
         "sidecarContainer.resources.requests.cpu",
@@ -306,16 +306,19 @@ const OF_INJECTOR: &[(&str, &str)] = &[
 
 /// Returns all settings in the order of the reference.
 pub fn settings() -> Vec<Setting> {
-    let own = OWN
+    let general = GENERAL_SETTINGS
         .iter()
         .map(|(path, _, meaning)| ((*path).to_owned(), *meaning));
-    let of_injector = OF_INJECTOR
+    let of_injector = INJECTOR_SETTINGS
         .iter()
-        .map(|(key, meaning)| (format!("{INJECTOR}.{key}"), *meaning));
-    own.chain(of_injector)
+        .map(|(key, meaning)| (format!("{INJECTOR_SECTION}.{key}"), *meaning));
+    general
+        .chain(of_injector)
         .map(|(path, meaning)| {
-            let overriding = variables().filter(|(_, overridden)| *overridden == path);
-            let variables = overriding.map(|(variable, _)| variable).collect();
+            let variables = variables()
+                .filter(|(_, overridden_path)| *overridden_path == path)
+                .map(|(variable, _)| variable)
+                .collect();
             Setting {
                 path,
                 variables,
@@ -325,9 +328,11 @@ pub fn settings() -> Vec<Setting> {
         .collect()
 }
 
-/// Environment variables and the keys that they override.
+/// Returns the environment variables and the keys that they override.
 pub(crate) fn variables() -> impl Iterator<Item = Variable> {
-    let own = OWN.iter().map(|(path, variable, _)| (*variable, *path));
-    let own = own.filter(|(variable, _)| !variable.is_empty());
-    own.chain(kermode_inject::ENVIRONMENT.iter().copied())
+    let general = GENERAL_SETTINGS
+        .iter()
+        .map(|(path, variable, _)| (*variable, *path))
+        .filter(|(variable, _)| !variable.is_empty());
+    general.chain(kermode_inject::ENVIRONMENT.iter().copied())
 }

@@ -1,4 +1,5 @@
-//! Tests of the whole configuration: the table of settings is complete, every section is accepted, mistakes are reported.
+//! Tests of the whole configuration: the table of settings is complete, every section is accepted, mistakes are
+//! reported.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -13,20 +14,22 @@ fn load_text(text: &str) -> Result<Config, InvalidConfig> {
     Config::load(Some(file.path()), |_| None)
 }
 
-/// Paths of the leaves of the defaults; maps with keys of the user are leaves.
-fn leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+/// Collects the paths of all leaves. A map whose keys are chosen by the user counts as a leaf.
+fn collect_leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
     match value {
-        Value::Object(members) if !MAPS.contains(&path) => {
-            for (key, member) in members {
+        Value::Object(entries) if !USER_KEYED_MAPS.contains(&path) => {
+            for (key, child) in entries {
                 let path = if path.is_empty() {
                     key.clone()
                 } else {
                     format!("{path}.{key}")
                 };
-                leaves(member, &path, found);
+                collect_leaves(child, &path, found);
             }
         }
-        _ => drop(found.insert(path.to_owned())),
+        _ => {
+            found.insert(path.to_owned());
+        }
     }
 }
 
@@ -34,7 +37,7 @@ fn leaves(value: &Value, path: &str, found: &mut BTreeSet<String>) {
 fn table_lists_every_setting_and_no_other() {
     let defaults = serde_json::to_value(Config::default()).expect("serialisable");
     let mut expected = BTreeSet::new();
-    leaves(&defaults, "", &mut expected);
+    collect_leaves(&defaults, "", &mut expected);
     let listed: Vec<String> = settings().into_iter().map(|setting| setting.path).collect();
     assert_eq!(listed.iter().cloned().collect::<BTreeSet<_>>(), expected);
     assert_eq!(listed.len(), expected.len(), "a setting is listed twice");
@@ -52,7 +55,7 @@ fn every_variable_overrides_a_listed_setting() {
 }
 
 #[test]
-fn default_url_is_that_of_the_service_in_the_system_namespace() {
+fn default_url_for_proxies_names_the_service_in_the_system_namespace() {
     assert_eq!(
         Config::default().control_plane_url(),
         "https://kuma-control-plane.kong-mesh-system:5678"
@@ -60,14 +63,14 @@ fn default_url_is_that_of_the_service_in_the_system_namespace() {
 }
 
 #[test]
-fn written_defaults_are_accepted() {
+fn file_with_all_defaults_is_accepted() {
     let text = serde_json::to_string(&Config::default()).expect("serialisable");
     assert_eq!(load_text(&text).expect("valid"), Config::default());
 }
 
 #[test]
-fn sampling_ratio_is_checked() {
-    let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("refused");
+fn sampling_ratio_above_1_is_rejected() {
+    let error = load_text("tracing: {openTelemetry: {samplingRatio: 2}}").expect_err("rejected");
     assert_eq!(
         error.to_string(),
         "configuration: tracing.openTelemetry.samplingRatio (KUMA_TRACING_OPENTELEMETRY_SAMPLING_RATIO): 2 is not \

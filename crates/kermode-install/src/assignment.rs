@@ -7,14 +7,14 @@ use serde_json::{Map, Value};
 pub enum InvalidAssignment {
     /// The text has no `=`.
     #[error("--set {0:?}: write it as PATH=VALUE, for example defaults.skipMeshCreation=true")]
-    Form(String),
+    NotPathValue(String),
     /// A part of the path is empty.
     #[error("--set {0:?}: the path has an empty part; a dot that belongs to a key is written \"\\.\"")]
     EmptyPart(String),
     /// The value is not YAML.
     #[error("--set {0:?}: the value is not YAML: {1}")]
     Value(String, String),
-    /// The path leads through something that is not a map.
+    /// A key on the path has a value that is not a map.
     #[error("--set {0:?}: {1} already has a value and cannot have settings below it")]
     NotAMap(String, String),
 }
@@ -22,14 +22,14 @@ pub enum InvalidAssignment {
 /// Sets the value at its path in `config`. Missing maps are created, and a later assignment replaces an earlier one.
 pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result<(), InvalidAssignment> {
     let Some((path, text)) = assignment.split_once('=') else {
-        return Err(InvalidAssignment::Form(assignment.to_owned()));
+        return Err(InvalidAssignment::NotPathValue(assignment.to_owned()));
     };
     let keys = split_path(path);
     if keys.iter().any(String::is_empty) {
         return Err(InvalidAssignment::EmptyPart(assignment.to_owned()));
     }
     let Some((last, parents)) = keys.split_last() else {
-        return Err(InvalidAssignment::Form(assignment.to_owned()));
+        return Err(InvalidAssignment::NotPathValue(assignment.to_owned()));
     };
     let value = parse_value(text)
         .map_err(|error| InvalidAssignment::Value(assignment.to_owned(), error.to_string()))?;
@@ -48,8 +48,8 @@ pub(crate) fn apply(assignment: &str, config: &mut Map<String, Value>) -> Result
     Ok(())
 }
 
-/// Parses a value as YAML, in which only `true` and `false` are booleans: `no` may be the name of a zone. An empty value is
-/// an empty string.
+/// Parses a value as YAML. Only `true` and `false` are booleans, because `no`, a boolean of YAML 1.1, may be the name
+/// of a zone. An empty value is an empty string.
 fn parse_value(text: &str) -> Result<Value, serde_saphyr::Error> {
     if text.is_empty() {
         return Ok(Value::String(String::new()));
@@ -57,6 +57,7 @@ fn parse_value(text: &str) -> Result<Value, serde_saphyr::Error> {
     serde_saphyr::from_str_with_options(text, serde_saphyr::options! { strict_booleans: true })
 }
 
+/// Splits a path at its dots. `\.` is a dot that belongs to a key.
 fn split_path(path: &str) -> Vec<String> {
     let mut keys = vec![String::new()];
     let mut characters = path.chars().peekable();
@@ -80,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    fn config(assignments: &[&str]) -> Result<Value, InvalidAssignment> {
+    fn apply_all(assignments: &[&str]) -> Result<Value, InvalidAssignment> {
         let mut config = Map::new();
         for assignment in assignments {
             apply(assignment, &mut config)?;
@@ -89,10 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn missing_maps_are_created_and_shared() {
+    fn missing_maps_are_created_once() {
         let set = ["a.b.c=1", "a.b.d=true", "a.e=text"];
         assert_eq!(
-            config(&set),
+            apply_all(&set),
             Ok(json!({"a": {"b": {"c": 1, "d": true}, "e": "text"}}))
         );
     }
@@ -100,7 +101,7 @@ mod tests {
     #[test]
     fn values_are_yaml() {
         assert_eq!(
-            config(&["a=[x, y]", "b={k: v}", "c=", "d=\"1\"", "e=30s", "f=no"]),
+            apply_all(&["a=[x, y]", "b={k: v}", "c=", "d=\"1\"", "e=30s", "f=no"]),
             Ok(json!({"a": ["x", "y"], "b": {"k": "v"}, "c": "", "d": "1", "e": "30s", "f": "no"}))
         );
     }
@@ -108,20 +109,20 @@ mod tests {
     #[test]
     fn escaped_dot_belongs_to_its_key() {
         assert_eq!(
-            config(&["labels.openshift\\.io/build=*x"])
+            apply_all(&["labels.openshift\\.io/build=*x"])
                 .map_err(|error| matches!(error, InvalidAssignment::Value(..))),
             Err(true),
             "an undefined alias is not valid YAML"
         );
         assert_eq!(
-            config(&["labels.openshift\\.io/build='*'"]),
+            apply_all(&["labels.openshift\\.io/build='*'"]),
             Ok(json!({"labels": {"openshift.io/build": "*"}}))
         );
     }
 
     #[test]
     fn value_has_no_settings_below_it() {
-        let error = config(&["a.b=1", "a.b.c=2"]).expect_err("refused");
+        let error = apply_all(&["a.b=1", "a.b.c=2"]).expect_err("rejected");
         assert_eq!(
             error.to_string(),
             "--set \"a.b.c=2\": a.b already has a value and cannot have settings below it"
@@ -129,13 +130,16 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_an_assignment_is_refused() {
-        assert!(matches!(config(&["a.b"]), Err(InvalidAssignment::Form(_))));
-        assert!(matches!(config(&["=1"]), Err(InvalidAssignment::EmptyPart(_))));
+    fn text_that_is_not_an_assignment_is_rejected() {
         assert!(matches!(
-            config(&["a..b=1"]),
+            apply_all(&["a.b"]),
+            Err(InvalidAssignment::NotPathValue(_))
+        ));
+        assert!(matches!(apply_all(&["=1"]), Err(InvalidAssignment::EmptyPart(_))));
+        assert!(matches!(
+            apply_all(&["a..b=1"]),
             Err(InvalidAssignment::EmptyPart(_))
         ));
-        assert!(matches!(config(&["a=[1"]), Err(InvalidAssignment::Value(..))));
+        assert!(matches!(apply_all(&["a=[1"]), Err(InvalidAssignment::Value(..))));
     }
 }

@@ -1,6 +1,6 @@
-//! Manifests of an installation of the control plane: an [`Installation`] becomes objects.
+//! Manifests of the control plane: renders the Kubernetes objects of an [`Installation`].
 //!
-//! `kumactl install control-plane` turns its flags into an installation and prints the objects.
+//! `kumactl install control-plane` converts its flags to an installation and prints the objects.
 
 mod assignment;
 mod configuration;
@@ -15,14 +15,14 @@ use kermode_manifests::{ManifestError, yaml};
 use serde_json::{Value, json};
 
 pub use assignment::InvalidAssignment;
-pub use workload::{FROM_POD, PORTS, Port};
+pub use workload::{POD_FIELD_VARIABLES, PORTS, Port};
 
-/// Choices of an installation, already checked except for the assignments.
+/// Settings of an installation. The caller has checked all of them except the assignments.
 #[derive(Clone, Debug)]
 pub struct Installation {
     /// Namespace of the control plane.
     pub namespace: String,
-    /// Name of the zone, if there are zones.
+    /// Name of the zone; `None` if inbounds get no tag `kuma.io/zone`.
     pub zone: Option<String>,
     /// Number of replicas of the control plane.
     pub replicas: u16,
@@ -30,14 +30,14 @@ pub struct Installation {
     pub images: Images,
     /// Failure policy of the injector's webhooks for Pods that request injection by a label.
     pub injector_failure_policy: FailurePolicy,
-    /// Environment of the control plane, without [`FROM_POD`].
+    /// Environment variables of the control plane. [`POD_FIELD_VARIABLES`] are added to them.
     pub environment: BTreeMap<String, String>,
     /// Assignments `path=value` to the configuration file, in the order given.
     pub assignments: Vec<String>,
     /// Address of the webhooks.
-    pub webhooks_at: WebhookAddress,
-    /// Whether the cluster runs the control plane.
-    pub deployment: bool,
+    pub webhook_address: WebhookAddress,
+    /// Whether the cluster runs the control plane, so that the manifests contain a Deployment.
+    pub with_deployment: bool,
 }
 
 /// Full names of the images.
@@ -73,14 +73,15 @@ pub enum FailurePolicy {
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// Some assignments cannot be used.
-    #[error("{}", lines(.0))]
+    #[error("{}", one_per_line(.0))]
     Assignments(Vec<InvalidAssignment>),
     /// The configuration file cannot be written.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
 }
 
-fn lines(problems: &[InvalidAssignment]) -> String {
+/// Formats the problems, each on a line, indented like the text after "Error: ".
+fn one_per_line(problems: &[InvalidAssignment]) -> String {
     let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
     problems.join("\n       ")
 }
@@ -112,7 +113,7 @@ impl Installation {
         objects.extend(rbac::all(self));
         objects.push(workload::config_map(self, &config));
         objects.push(workload::service(self));
-        if self.deployment {
+        if self.with_deployment {
             objects.push(workload::deployment(self, &config));
             objects.extend(workload::disruption_budget(self));
         }
@@ -122,7 +123,7 @@ impl Installation {
     }
 }
 
-/// Name of the control plane's Deployment, Service, ServiceAccount and access rights. See
+/// Name of the control plane's Deployment, Service, ServiceAccount, roles and role bindings. See
 /// `docs/reference/names-and-ports.md#names`.
 pub(crate) const NAME: &str = "kuma-control-plane";
 
@@ -152,6 +153,6 @@ pub(crate) fn namespaced(name: &str, installation: &Installation) -> Value {
 }
 
 /// Metadata of a cluster-scoped object.
-pub(crate) fn cluster_wide(name: &str) -> Value {
+pub(crate) fn cluster_scoped(name: &str) -> Value {
     json!({"name": name, "labels": labels()})
 }

@@ -1,11 +1,10 @@
-//! Access rights of the control plane. Every verb is used, and there are no wildcards; see
-//! `docs/design.md#access-rights`.
+//! Access rights of the control plane: only the verbs that it uses, and no wildcards (`docs/design.md#access-rights`).
 
 use kermode_crds::GROUP;
 use serde_json::{Value, json};
 
 use crate::webhooks;
-use crate::{Installation, NAME, cluster_wide, namespaced};
+use crate::{Installation, NAME, cluster_scoped, namespaced};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 
@@ -15,13 +14,13 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRole",
-            "metadata": cluster_wide(NAME),
+            "metadata": cluster_scoped(NAME),
             "rules": cluster_rules(),
         }),
         json!({
             "apiVersion": "rbac.authorization.k8s.io/v1",
             "kind": "ClusterRoleBinding",
-            "metadata": cluster_wide(NAME),
+            "metadata": cluster_scoped(NAME),
             "roleRef": role_ref("ClusterRole"),
             "subjects": subjects(installation),
         }),
@@ -63,7 +62,7 @@ fn cluster_rules() -> Vec<Value> {
         // Authenticates the token of a proxy.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         // The control plane writes caBundle of its own registrations.
-        named(
+        with_names(
             rule(
                 "admissionregistration.k8s.io",
                 &["mutatingwebhookconfigurations"],
@@ -71,7 +70,7 @@ fn cluster_rules() -> Vec<Value> {
             ),
             json!([webhooks::MUTATING]),
         ),
-        named(
+        with_names(
             rule(
                 "admissionregistration.k8s.io",
                 &["validatingwebhookconfigurations"],
@@ -86,7 +85,7 @@ fn cluster_rules() -> Vec<Value> {
 fn namespace_rules() -> Vec<Value> {
     vec![
         rule("", &["secrets"], &["get", "list", "watch", "create"]),
-        named(
+        with_names(
             rule("coordination.k8s.io", &["leases"], &["get", "update"]),
             json!(["kuma-cp-leader"]),
         ),
@@ -105,7 +104,8 @@ fn rule(group: &str, resources: &[&str], verbs: &[&str]) -> Value {
     json!({"apiGroups": [group], "resources": resources, "verbs": verbs})
 }
 
-fn named(mut rule: Value, names: Value) -> Value {
+/// Limits a rule to the objects with these names.
+fn with_names(mut rule: Value, names: Value) -> Value {
     rule["resourceNames"] = names;
     rule
 }

@@ -5,7 +5,7 @@
 use kermode_crds::{GROUP, VERSION, annotation};
 use serde_json::{Value, json};
 
-use crate::{Installation, NAME, WebhookAddress, cluster_wide};
+use crate::{Installation, NAME, WebhookAddress, cluster_scoped};
 
 /// Name of the MutatingWebhookConfiguration.
 pub(crate) const MUTATING: &str = "kuma-admission-mutating-webhook-configuration";
@@ -16,34 +16,37 @@ const INJECT_PATH: &str = "/inject-sidecar";
 const VALIDATE_PATH: &str = "/validate-kuma-io-v1alpha1";
 const WORKLOADS_PATH: &str = "/validate-workloads";
 
-/// Registration of the injector, with three webhooks. The webhooks for labelled Namespaces and labelled Pods follow the
-/// failure policy; the webhook for annotations and for other values of the label never blocks a Pod.
+/// Registration of the injector, with three webhooks. Those for labelled Namespaces and for labelled Pods have the
+/// failure policy of the installation. The third, for annotations and for other values of the label, never blocks a
+/// Pod.
 pub(crate) fn mutating(installation: &Installation) -> Value {
     let policy = installation.injector_failure_policy.as_str();
-    let labelled = json!({annotation::SIDECAR_INJECTION: "enabled"});
+    let injection_label = json!({annotation::SIDECAR_INJECTION: "enabled"});
     // Pods of the control plane must start while no replica is ready.
     let outside_system_namespace = json!([{
         "key": "kubernetes.io/metadata.name",
         "operator": "NotIn",
         "values": [installation.namespace],
     }]);
-    let mut by_namespace = injector("namespace-kuma-injector.kuma.io", policy, installation);
-    by_namespace["namespaceSelector"] =
-        json!({"matchLabels": labelled.clone(), "matchExpressions": outside_system_namespace.clone()});
-    let mut by_pod = injector("pods-kuma-injector.kuma.io", policy, installation);
-    by_pod["objectSelector"] = json!({"matchLabels": labelled});
-    by_pod["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
+    let mut for_labelled_namespaces =
+        injector_webhook("namespace-kuma-injector.kuma.io", policy, installation);
+    for_labelled_namespaces["namespaceSelector"] =
+        json!({"matchLabels": injection_label.clone(), "matchExpressions": outside_system_namespace.clone()});
+    let mut for_labelled_pods = injector_webhook("pods-kuma-injector.kuma.io", policy, installation);
+    for_labelled_pods["objectSelector"] = json!({"matchLabels": injection_label});
+    for_labelled_pods["namespaceSelector"] = json!({"matchExpressions": outside_system_namespace});
     // This webhook matches every Pod of the cluster, so it must not block any.
-    let any = injector("kuma-injector.kuma.io", "Ignore", installation);
+    let for_any_pod = injector_webhook("kuma-injector.kuma.io", "Ignore", installation);
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "MutatingWebhookConfiguration",
-        "metadata": cluster_wide(MUTATING),
-        "webhooks": [by_namespace, by_pod, any],
+        "metadata": cluster_scoped(MUTATING),
+        "webhooks": [for_labelled_namespaces, for_labelled_pods, for_any_pod],
     })
 }
 
-fn injector(name: &str, policy: &str, installation: &Installation) -> Value {
+/// Webhook that injects Pods.
+fn injector_webhook(name: &str, policy: &str, installation: &Installation) -> Value {
     let rules = json!([rule("", "v1", &["pods"], &["CREATE"])]);
     webhook(name, policy, INJECT_PATH, rules, installation)
 }
@@ -53,12 +56,13 @@ pub(crate) fn validating(installation: &Installation) -> Value {
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
-        "metadata": cluster_wide(VALIDATING),
-        "webhooks": [resources(installation), workloads(installation)],
+        "metadata": cluster_scoped(VALIDATING),
+        "webhooks": [resource_validator(installation), workload_warnings(installation)],
     })
 }
 
-fn resources(installation: &Installation) -> Value {
+/// Webhook that validates custom resources.
+fn resource_validator(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             GROUP,
@@ -82,13 +86,14 @@ fn resources(installation: &Installation) -> Value {
     );
     validator["matchConditions"] = json!([
         {
-            // The control plane validates before it writes. Calling its own webhook would block its start.
+            // The control plane validates objects before it writes them. A call of its own webhook, which is not ready
+            // yet, would block its start.
             "name": "not-the-control-plane",
             "expression": format!(
                 "request.userInfo.username != 'system:serviceaccount:{}:{NAME}'", installation.namespace),
         },
         {
-            // The deletion of a namespace must not wait for a replica to be ready.
+            // A Namespace must be deletable while no replica is ready.
             "name": "not-the-deletion-of-a-namespace",
             "expression": "request.operation != 'DELETE' \
                 || !(request.userInfo.username == 'system:kube-controller-manager' \
@@ -98,9 +103,9 @@ fn resources(installation: &Installation) -> Value {
     validator
 }
 
-/// Webhook that warns about an injection label on a workload in place of its Pod template. It denies nothing, so it has a
-/// short timeout and is ignored on failure.
-fn workloads(installation: &Installation) -> Value {
+/// Webhook that warns about an injection label on a workload, which belongs on its Pod template. The webhook denies
+/// nothing, so it has a short timeout, and its failures are ignored.
+fn workload_warnings(installation: &Installation) -> Value {
     let rules = json!([
         rule(
             "apps",
@@ -110,17 +115,17 @@ fn workloads(installation: &Installation) -> Value {
         ),
         rule("batch", "v1", &["cronjobs", "jobs"], &["CREATE", "UPDATE"]),
     ]);
-    let mut webhook_of_workloads = webhook(
+    let mut webhook = webhook(
         "workloads.kuma-admission.kuma.io",
         "Ignore",
         WORKLOADS_PATH,
         rules,
         installation,
     );
-    let labelled = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
-    webhook_of_workloads["objectSelector"] = json!({"matchExpressions": [labelled]});
-    webhook_of_workloads["timeoutSeconds"] = 2.into();
-    webhook_of_workloads
+    let has_label = json!({"key": annotation::SIDECAR_INJECTION, "operator": "Exists"});
+    webhook["objectSelector"] = json!({"matchExpressions": [has_label]});
+    webhook["timeoutSeconds"] = 2.into();
+    webhook
 }
 
 fn webhook(name: &str, policy: &str, path: &str, rules: Value, installation: &Installation) -> Value {
@@ -147,7 +152,7 @@ fn rule(group: &str, version: &str, resources: &[&str], operations: &[&str]) -> 
 }
 
 fn client_config(path: &str, installation: &Installation) -> Value {
-    match &installation.webhooks_at {
+    match &installation.webhook_address {
         WebhookAddress::Service => {
             json!({"service": {"name": NAME, "namespace": installation.namespace, "path": path, "port": 443}})
         }

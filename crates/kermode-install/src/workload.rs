@@ -1,4 +1,4 @@
-//! Workload of the control plane: ServiceAccount, configuration, Service, Deployment and PodDisruptionBudget.
+//! Objects that run the control plane: ServiceAccount, ConfigMap, Service, Deployment and PodDisruptionBudget.
 
 use kermode_crds::annotation;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::{Installation, NAME, labels, namespaced};
 
 /// Environment variables that the Deployment sets from fields of the Pod: name and field path.
-pub const FROM_POD: [(&str, &str); 2] = [
+pub const POD_FIELD_VARIABLES: [(&str, &str); 2] = [
     ("POD_NAME", "metadata.name"),
     ("POD_NAMESPACE", "metadata.namespace"),
 ];
@@ -76,7 +76,7 @@ pub(crate) fn service(installation: &Installation) -> Value {
         })
         .collect();
     let mut spec = json!({"type": "ClusterIP", "ports": ports});
-    if installation.deployment {
+    if installation.with_deployment {
         spec["selector"] = json!({"app": NAME});
     }
     json!({
@@ -87,7 +87,8 @@ pub(crate) fn service(installation: &Installation) -> Value {
     })
 }
 
-/// Deployment of the control plane. A change of the configuration replaces the Pods.
+/// Deployment of the control plane. The checksum of the configuration is an annotation of the Pod template, so a change
+/// of the configuration replaces the Pods.
 pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
     json!({
         "apiVersion": "apps/v1",
@@ -108,8 +109,8 @@ pub(crate) fn deployment(installation: &Installation, config: &str) -> Value {
     })
 }
 
-/// PodDisruptionBudget that lets one replica at a time be evicted. A single replica has none, because it would block the
-/// drain of its node.
+/// PodDisruptionBudget that allows the eviction of one replica at a time. An installation with a single replica has
+/// none, because it would block the drain of the replica's node.
 pub(crate) fn disruption_budget(installation: &Installation) -> Option<Value> {
     (installation.replicas > 1).then(|| {
         json!({
@@ -150,6 +151,7 @@ fn pod_spec(installation: &Installation) -> Value {
     spec
 }
 
+/// Constraint that spreads the replicas over the values of a node label, if possible.
 fn spread(key: &str) -> Value {
     json!({
         "maxSkew": 1,
@@ -196,7 +198,7 @@ fn probe(path: &str, period_seconds: u32, failures: u32) -> Value {
 }
 
 fn environment(installation: &Installation) -> Vec<Value> {
-    let from_pod = FROM_POD
+    let from_pod = POD_FIELD_VARIABLES
         .iter()
         .map(|(name, path)| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}));
     let from_installation = installation

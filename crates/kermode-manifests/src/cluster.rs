@@ -11,14 +11,14 @@ use crate::ManifestError;
 /// Namespaces, Meshes and ContainerPatches by name.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterObjects {
-    namespaces: BTreeMap<String, Metadata>,
+    namespaces: BTreeMap<String, NamespaceMetadata>,
     meshes: BTreeSet<String>,
-    patches: BTreeMap<String, ContainerPatchSpec>,
+    container_patches: BTreeMap<String, ContainerPatchSpec>,
 }
 
 /// Labels and annotations of a Namespace.
 #[derive(Clone, Debug, Default)]
-pub struct Metadata {
+pub struct NamespaceMetadata {
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Annotations.
@@ -28,8 +28,8 @@ pub struct Metadata {
 // === impl ClusterObjects ===
 
 impl ClusterObjects {
-    /// Collects the objects. ContainerPatches outside of the control plane's namespace are ignored; a ContainerPatch
-    /// without a namespace belongs to it.
+    /// Collects the objects. ContainerPatches of other namespaces than the control plane's are ignored. Those without a
+    /// namespace count as objects of the control plane's namespace.
     ///
     /// # Errors
     /// If a Namespace or a ContainerPatch does not have the form of its kind.
@@ -40,19 +40,17 @@ impl ClusterObjects {
             let version = object["apiVersion"].as_str().unwrap_or_default();
             let group = version.split_once('/').map_or("", |(group, _)| group);
             match (group, object["kind"].as_str().unwrap_or_default()) {
-                ("", "Namespace") => drop(cluster.namespaces.insert(name, metadata_of(object)?)),
-                (GROUP, "Mesh") => drop(cluster.meshes.insert(name)),
+                ("", "Namespace") => {
+                    cluster.namespaces.insert(name, metadata_of(object)?);
+                }
+                (GROUP, "Mesh") => {
+                    cluster.meshes.insert(name);
+                }
                 (GROUP, "ContainerPatch") => {
                     let namespace = object["metadata"]["namespace"].as_str();
                     if namespace.unwrap_or(system_namespace) == system_namespace {
-                        let patch: ContainerPatch =
-                            serde_json::from_value(object.clone()).map_err(|source| {
-                                ManifestError::Object {
-                                    object: format!("ContainerPatch {name}"),
-                                    source,
-                                }
-                            })?;
-                        cluster.patches.insert(name, patch.spec);
+                        let spec = container_patch_spec(&name, object)?;
+                        cluster.container_patches.insert(name, spec);
                     }
                 }
                 _ => {}
@@ -62,28 +60,38 @@ impl ClusterObjects {
     }
 
     /// Returns the metadata of a Namespace.
-    pub fn namespace(&self, name: &str) -> Option<&Metadata> {
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceMetadata> {
         self.namespaces.get(name)
     }
 
-    /// Whether the Mesh exists. Without any Mesh among the objects, `default` is assumed to exist, because
-    /// the control plane creates it.
-    pub fn has_mesh(&self, name: &str) -> bool {
-        self.meshes.contains(name) || (!self.has_meshes() && name == DEFAULT_MESH)
+    /// Whether the Mesh exists. If the objects contain no Mesh at all, Mesh `default` is assumed to exist, because the
+    /// control plane creates it.
+    pub fn mesh_exists(&self, name: &str) -> bool {
+        self.meshes.contains(name) || (!self.contains_meshes() && name == DEFAULT_MESH)
     }
 
     /// Whether the objects contain a Mesh.
-    pub fn has_meshes(&self) -> bool {
+    pub fn contains_meshes(&self) -> bool {
         !self.meshes.is_empty()
     }
 
     /// Returns a ContainerPatch.
     pub fn container_patch(&self, name: &str) -> Option<ContainerPatchSpec> {
-        self.patches.get(name).cloned()
+        self.container_patches.get(name).cloned()
     }
 }
 
-fn metadata_of(namespace: &Value) -> Result<Metadata, ManifestError> {
+fn container_patch_spec(name: &str, object: &Value) -> Result<ContainerPatchSpec, ManifestError> {
+    let patch: Result<ContainerPatch, _> = serde_json::from_value(object.clone());
+    patch
+        .map(|patch| patch.spec)
+        .map_err(|source| ManifestError::Object {
+            object: format!("ContainerPatch {name}"),
+            source,
+        })
+}
+
+fn metadata_of(namespace: &Value) -> Result<NamespaceMetadata, ManifestError> {
     let read = |key: &str| {
         let value = namespace["metadata"].get(key).filter(|value| !value.is_null());
         let map = value.map(|value| serde_json::from_value(value.clone()));
@@ -97,7 +105,7 @@ fn metadata_of(namespace: &Value) -> Result<Metadata, ManifestError> {
                 source,
             })
     };
-    Ok(Metadata {
+    Ok(NamespaceMetadata {
         labels: read("labels")?,
         annotations: read("annotations")?,
     })

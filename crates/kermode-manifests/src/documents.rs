@@ -1,4 +1,4 @@
-//! Reader of manifests: a stream of YAML documents (JSON is YAML, too) from a file or the standard input.
+//! Reader of manifests: a stream of YAML documents (JSON is a subset of YAML) from a file or the standard input.
 //!
 //! Each document keeps its text, so that unchanged documents are printed as they were written.
 
@@ -46,8 +46,11 @@ pub fn read(file: &Path) -> Result<Vec<Document>, ManifestError> {
 pub fn parse(text: &str) -> Result<Vec<Document>, ManifestError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut documents = Vec::new();
-    for (line, text) in split(text) {
-        let value = serde_saphyr::from_str(&text).map_err(|source| ManifestError::Yaml { line, source })?;
+    for (first_line, text) in split(text) {
+        let value = serde_saphyr::from_str(&text).map_err(|source| ManifestError::Yaml {
+            line: first_line,
+            source,
+        })?;
         documents.push(Document { text, value });
     }
     Ok(documents)
@@ -57,16 +60,17 @@ pub fn parse(text: &str) -> Result<Vec<Document>, ManifestError> {
 pub fn objects(documents: &[Document]) -> Vec<Value> {
     documents
         .iter()
-        .flat_map(|document| members(&document.value))
+        .flat_map(|document| flatten_list(&document.value))
         .collect()
 }
 
-fn members(object: &Value) -> Vec<Value> {
+/// Returns the items of a List, or the object itself. Nested Lists are flattened, too.
+fn flatten_list(object: &Value) -> Vec<Value> {
     match object.get("items").and_then(Value::as_array) {
         Some(items) if is_list(object) => items
             .iter()
             .map(|item| with_kind_of(object, item.clone()))
-            .flat_map(|item| members(&item))
+            .flat_map(|item| flatten_list(&item))
             .collect(),
         _ if object.is_null() => Vec::new(),
         _ => vec![object.clone()],
@@ -81,40 +85,40 @@ pub fn is_list(object: &Value) -> bool {
 /// Returns an item of a List with `kind` and `apiVersion`, which a typed List does not repeat for each item.
 pub fn with_kind_of(list: &Value, mut item: Value) -> Value {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List"));
-    if let (Some(members), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))
-        && !members.contains_key("kind")
+    if let (Some(fields), Some(kind)) = (item.as_object_mut(), kind.filter(|kind| !kind.is_empty()))
+        && !fields.contains_key("kind")
     {
-        members.insert("kind".to_owned(), kind.into());
-        members.insert("apiVersion".to_owned(), list["apiVersion"].clone());
+        fields.insert("kind".to_owned(), kind.into());
+        fields.insert("apiVersion".to_owned(), list["apiVersion"].clone());
     }
     item
 }
 
-/// Splits a stream into the texts of its documents, each with its first line. Markers and directives are not part of a
-/// document (YAML 1.2, sections 6.8 and 9.1).
+/// Splits a stream into its documents: the number of the first line, and the text. Markers and directives are not part
+/// of a document (YAML 1.2, sections 6.8 and 9.1).
 fn split(text: &str) -> Vec<(usize, String)> {
     let mut documents = Vec::new();
-    let (mut start, mut current) = (1, String::new());
+    let (mut first_line, mut current) = (1, String::new());
     for (index, line) in text.lines().enumerate() {
-        let marker = |marker: &str| {
+        let text_after_marker = |marker: &str| {
             let rest = line.strip_prefix(marker)?;
             (rest.is_empty() || rest.starts_with(char::is_whitespace)).then_some(rest.trim_start())
         };
-        if let Some(rest) = marker("---") {
-            documents.push((start, std::mem::take(&mut current)));
-            start = index + 1;
+        if let Some(rest) = text_after_marker("---") {
+            documents.push((first_line, std::mem::take(&mut current)));
+            first_line = index + 1;
             if !rest.is_empty() {
                 current = format!("{rest}\n");
             }
-        } else if marker("...").is_some() {
-            documents.push((start, std::mem::take(&mut current)));
-            start = index + 2;
+        } else if text_after_marker("...").is_some() {
+            documents.push((first_line, std::mem::take(&mut current)));
+            first_line = index + 2;
         } else if !(line.starts_with('%') && current.trim().is_empty()) {
             current.push_str(line);
             current.push('\n');
         }
     }
-    documents.push((start, current));
+    documents.push((first_line, current));
     documents.retain(|(_, text)| !text.trim().is_empty());
     documents
 }

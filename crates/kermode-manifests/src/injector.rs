@@ -1,11 +1,11 @@
-//! Injection into manifests: Pods and Pod templates are injected, all other documents keep their text.
+//! Injection into manifests: Pods and Pod templates get sidecars, all other documents keep their text.
 
 use kermode_config::Config;
 use kermode_inject::workload::{misplaced_request, pod_pointer};
 use kermode_inject::{Context, InjectionExplanation, Namespace, Outcome, explain};
 use serde_json::{Value, json};
 
-use crate::cluster::{ClusterObjects, Metadata};
+use crate::cluster::{ClusterObjects, NamespaceMetadata};
 use crate::documents::{Document, is_list, with_kind_of};
 use crate::{ManifestError, yaml};
 
@@ -27,17 +27,17 @@ pub struct InjectedManifests {
     /// Documents after the injection, in their order.
     pub text: String,
     /// Pods and workloads with a Pod template, in their order.
-    pub workloads: Vec<InjectedWorkload>,
+    pub workloads: Vec<WorkloadOutcome>,
 }
 
-/// A Pod, or a workload with a Pod template.
+/// Decision on a Pod, or on a workload with a Pod template.
 #[derive(Debug)]
-pub struct InjectedWorkload {
+pub struct WorkloadOutcome {
     /// Kind, namespace and name, for example `Deployment shop/api`.
     pub name: String,
     /// Assumptions about the cluster that the decision depends on.
     pub assumptions: Vec<String>,
-    /// Warning about the workload around the Pod template.
+    /// Warning about fields of the workload outside of its Pod template.
     pub warning: Option<String>,
     /// Decision on the Pod, with its steps.
     pub explanation: InjectionExplanation,
@@ -53,9 +53,9 @@ impl InjectedManifests {
     }
 }
 
-// === impl InjectedWorkload ===
+// === impl WorkloadOutcome ===
 
-impl InjectedWorkload {
+impl WorkloadOutcome {
     /// Whether the Pod is injected.
     pub fn is_injected(&self) -> bool {
         matches!(self.explanation.result, Ok(Outcome::Injected(_)))
@@ -81,9 +81,9 @@ impl Injector<'_> {
     pub fn inject(&self, documents: Vec<Document>) -> Result<InjectedManifests, ManifestError> {
         let (mut text, mut workloads) = (String::new(), Vec::new());
         for mut document in documents {
-            let before = workloads.len();
-            self.object(&mut document.value, &mut workloads)?;
-            let changed = workloads.iter().skip(before).any(InjectedWorkload::is_injected);
+            let previous = workloads.len();
+            self.inject_object(&mut document.value, &mut workloads)?;
+            let changed = workloads.iter().skip(previous).any(WorkloadOutcome::is_injected);
             text.push_str("---\n");
             if changed {
                 text.push_str(&yaml::document(&document.value)?);
@@ -94,28 +94,34 @@ impl Injector<'_> {
         Ok(InjectedManifests { text, workloads })
     }
 
-    fn object(&self, object: &mut Value, workloads: &mut Vec<InjectedWorkload>) -> Result<(), ManifestError> {
+    /// Injects into one object, or into the items of a List, and appends the decisions to `workloads`.
+    fn inject_object(
+        &self,
+        object: &mut Value,
+        workloads: &mut Vec<WorkloadOutcome>,
+    ) -> Result<(), ManifestError> {
         if is_list(object) {
             let header = json!({"apiVersion": object["apiVersion"], "kind": object["kind"]});
             let items = object["items"].as_array_mut().into_iter().flatten();
             for item in items {
                 *item = with_kind_of(&header, item.take());
-                self.object(item, workloads)?;
+                self.inject_object(item, workloads)?;
             }
             return Ok(());
         }
         if let Some(pointer) = pod_pointer(object) {
-            workloads.push(self.workload(object, pointer)?);
+            workloads.push(self.inject_workload(object, pointer)?);
         }
         Ok(())
     }
 
-    fn workload(&self, object: &mut Value, pointer: &str) -> Result<InjectedWorkload, ManifestError> {
-        let text = |value: &Value| value.as_str().map(str::to_owned);
+    /// Injects into the Pod or Pod template at `pointer`.
+    fn inject_workload(&self, object: &mut Value, pointer: &str) -> Result<WorkloadOutcome, ManifestError> {
+        let string = |value: &Value| value.as_str().map(str::to_owned);
         let metadata = &object["metadata"];
-        let own_name = text(&metadata["name"]).or_else(|| text(&metadata["generateName"]));
+        let own_name = string(&metadata["name"]).or_else(|| string(&metadata["generateName"]));
         let own_name = own_name.unwrap_or_else(|| "without a name".to_owned());
-        let namespace = text(&metadata["namespace"]).unwrap_or_else(|| self.namespace.to_owned());
+        let namespace = string(&metadata["namespace"]).unwrap_or_else(|| self.namespace.to_owned());
         let name = format!(
             "{} {namespace}/{own_name}",
             object["kind"].as_str().unwrap_or_default()
@@ -124,6 +130,7 @@ impl Injector<'_> {
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
         let mut assumptions = self.assumptions(&namespace);
+        // The Pod as the webhook would receive it from the API server.
         let mut admitted = pod.clone();
         if !pointer.is_empty() {
             set_generate_name(&own_name, &mut admitted);
@@ -140,7 +147,7 @@ impl Injector<'_> {
                 source,
             })?;
         }
-        Ok(InjectedWorkload {
+        Ok(WorkloadOutcome {
             name,
             assumptions,
             warning,
@@ -149,7 +156,7 @@ impl Injector<'_> {
     }
 
     fn decide(&self, pod: &Value, namespace: &str) -> InjectionExplanation {
-        let absent = Metadata::default();
+        let absent = NamespaceMetadata::default();
         let metadata = self.cluster.namespace(namespace).unwrap_or(&absent);
         let url = self.config.control_plane_url();
         let context = Context {
@@ -160,7 +167,7 @@ impl Injector<'_> {
             },
             control_plane_url: &url,
             control_plane_ca_pem: self.ca_pem,
-            mesh_exists: &|name| self.cluster.has_mesh(name),
+            mesh_exists: &|name| self.cluster.mesh_exists(name),
             container_patch: &|name| self.cluster.container_patch(name),
         };
         explain(pod, self.config.injector(), &context)
@@ -170,17 +177,17 @@ impl Injector<'_> {
         let mut assumptions = Vec::new();
         if self.cluster.namespace(namespace).is_none() {
             assumptions.push(format!(
-                "Namespace {namespace} is not among the objects: taken to have no labels and annotations"
+                "Namespace {namespace} is not among the objects: assumed to have no labels and no annotations"
             ));
         }
-        if !self.cluster.has_meshes() {
-            assumptions.push("no Mesh is among the objects: default is taken to exist".to_owned());
+        if !self.cluster.contains_meshes() {
+            assumptions.push("no Mesh is among the objects: Mesh default is assumed to exist".to_owned());
         }
         assumptions
     }
 }
 
-/// Sets the `generateName` of Pods that a workload creates from its template.
+/// Sets `generateName` as the controller of the workload does for the Pods that it creates.
 fn set_generate_name(workload: &str, template: &mut Value) {
     if template["metadata"].is_null() {
         template["metadata"] = json!({});

@@ -1,7 +1,7 @@
 //! Manifests of Kubernetes objects: read from files, injected without a cluster, written as YAML.
 //!
 //! `kumactl` and `kermode-install` build on this crate. The decision to inject and the patch are those of
-//! `kermode-inject`, which the control plane's webhook uses, too.
+//! `kermode-inject`, which the control plane's webhook uses as well.
 
 mod cluster;
 pub mod documents;
@@ -10,8 +10,8 @@ pub mod yaml;
 
 use std::path::PathBuf;
 
-pub use cluster::{ClusterObjects, Metadata};
-pub use injector::{InjectedManifests, InjectedWorkload, Injector};
+pub use cluster::{ClusterObjects, NamespaceMetadata};
+pub use injector::{InjectedManifests, Injector, WorkloadOutcome};
 
 /// Manifests that cannot be read, injected or written.
 #[derive(Debug, thiserror::Error)]
@@ -24,12 +24,12 @@ pub enum ManifestError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file contains text that is not YAML.
+    /// A file contains a document that is not YAML.
     #[error("{}", .file.display())]
     File {
         /// The file; `-` is the standard input.
         file: PathBuf,
-        /// The problem of the text.
+        /// The problem of the document.
         source: Box<Self>,
     },
     /// A document is not YAML.

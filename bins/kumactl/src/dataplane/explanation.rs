@@ -31,7 +31,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     if outcome.address_assumed {
         line(
             1,
-            &format!("assumed: it has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
+            &format!("assumed: the Pod has no IP yet, {PLACEHOLDER_ADDRESS} is used in its place"),
         );
     }
     for (service, selection) in &outcome.explanation.services {
@@ -44,15 +44,15 @@ fn explain_pod(outcome: &PodOutcome) -> String {
     if is_gateway {
         line(
             1,
-            "it is a gateway: inbound traffic is not redirected, so it has no inbounds; its tags are those of the first of these",
+            "the Pod is a gateway: inbound traffic is not redirected, so the Dataplane has no inbounds; its tags are those of the first inbound below",
         );
     }
     for inbound in &outcome.explanation.inbounds {
-        line(1, &heading(inbound));
+        line(1, &inbound_text(inbound));
         if inbound.port.is_none() {
             continue;
         }
-        line(2, health(inbound.ready));
+        line(2, health_text(inbound.ready));
         for (key, value, source) in &inbound.tags {
             line(2, &format!("{key}: {value}  # {}", source_text(*source)));
         }
@@ -62,7 +62,7 @@ fn explain_pod(outcome: &PodOutcome) -> String {
             LabelDropReason::Reserved => "keys that contain kuma.io/ never become tags",
             LabelDropReason::Empty => "it has no value",
         };
-        line(1, &format!("label {key} becomes no tag: {reason}"));
+        line(1, &format!("label {key} does not become a tag: {reason}"));
     }
     for warning in &outcome.warnings {
         line(1, &format!("warning: {warning}"));
@@ -72,30 +72,32 @@ fn explain_pod(outcome: &PodOutcome) -> String {
 
 fn selection_text(selection: &ServiceSelection) -> String {
     match selection {
-        ServiceSelection::Selects => "selects it".to_owned(),
+        ServiceSelection::Selects => "selects the Pod".to_owned(),
         ServiceSelection::Differs { key, wanted, found } => match found {
-            Some(found) => format!("does not select it: its label {key} is {found}, not {wanted}"),
-            None => format!("does not select it: it has no label {key}"),
+            Some(found) => {
+                format!("does not select the Pod: label {key} of the Pod is {found}, not {wanted}")
+            }
+            None => format!("does not select the Pod: the Pod has no label {key}"),
         },
-        ServiceSelection::NoSelector => "is left out: it has no selector".to_owned(),
-        ServiceSelection::ExternalName => "is left out: its type is ExternalName".to_owned(),
-        ServiceSelection::Ignored => "is left out: its annotation kuma.io/ignore says so".to_owned(),
+        ServiceSelection::NoSelector => "is ignored: it has no selector".to_owned(),
+        ServiceSelection::ExternalName => "is ignored: its type is ExternalName".to_owned(),
+        ServiceSelection::Ignored => "is ignored: it has the annotation kuma.io/ignore".to_owned(),
     }
 }
 
-fn heading(inbound: &InboundExplanation) -> String {
+fn inbound_text(inbound: &InboundExplanation) -> String {
     let Some((service, number, target)) = &inbound.service else {
         return format!(
-            "inbound {}: no Service selects it; the port is a placeholder, nothing listens on it",
+            "inbound {}: no Service selects the Pod; the port is a placeholder on which nothing listens",
             inbound.port.unwrap_or_default()
         );
     };
     let source = format!("port {number} of Service {}", service.name);
     match (inbound.port, target, &inbound.container) {
         (None, TargetPort::Name(name), _) => {
-            format!("{source} makes no inbound: no container has a TCP port named {name}")
+            format!("{source} yields no inbound: no container has a TCP port named {name}")
         }
-        (None, TargetPort::Number(port), _) => format!("{source} makes no inbound: its target is {port}"),
+        (None, TargetPort::Number(port), _) => format!("{source} yields no inbound: its target is {port}"),
         (Some(port), TargetPort::Name(name), Some(container)) => {
             format!("inbound {port}: {source}, whose target {name} is a port of container {container}")
         }
@@ -106,11 +108,11 @@ fn heading(inbound: &InboundExplanation) -> String {
     }
 }
 
-fn health(ready: Option<bool>) -> &'static str {
+fn health_text(ready: Option<bool>) -> &'static str {
     match ready {
         Some(true) => "ready: application and sidecar are ready",
         Some(false) => "not ready: application or sidecar is not ready, or the Pod terminates",
-        None => "of unknown health, which counts as ready: there is no status of its containers",
+        None => "of unknown health, which counts as ready: the Pod has no status of its containers",
     }
 }
 
@@ -121,10 +123,10 @@ fn source_text(source: TagSource) -> &'static str {
         TagSource::Zone => "zone of the control plane",
         TagSource::ServiceName => "name of the Service",
         TagSource::ServicePort => "port of the Service",
-        TagSource::Service => "Service, namespace and port",
+        TagSource::Service => "name, namespace and port of the Service",
         TagSource::Workload => "workload and namespace, since no Service selects the Pod",
         TagSource::DeclaredProtocol => "appProtocol or annotation of the Service",
-        TagSource::DefaultProtocol => "nothing is declared",
+        TagSource::DefaultProtocol => "default, because the Service declares no protocol",
         TagSource::HeadlessPodName => "name of the Pod, since the Service is headless",
         TagSource::ServicelessPodName => "name of the Pod, since no Service selects it",
     }

@@ -2,7 +2,7 @@
 
 use kermode_k8s::offline::PodOutcome;
 
-use super::{DataplaneArgs, explanation, outcomes};
+use super::{DataplaneArgs, convert_pods, explanation};
 use kermode_manifests::documents;
 
 const POD: &str = "\
@@ -47,7 +47,7 @@ fn convert(texts: &[&str]) -> Vec<PodOutcome> {
         .iter()
         .flat_map(|text| documents::objects(&documents::parse(text).expect("YAML")))
         .collect();
-    outcomes(&objects, &args).expect("objects of their kinds")
+    convert_pods(&objects, &args).expect("objects of their kinds")
 }
 
 #[test]
@@ -89,22 +89,22 @@ fn explanation_names_the_source_of_every_part() {
     let text = explanation::text(&convert(&[POD, SERVICES]));
     let expected = "\
 Pod shop/web-0: Dataplane in mesh default
-  Service db does not select it: its label app is web, not db
-  Service outside is left out: its type is ExternalName
-  Service quiet is left out: its annotation kuma.io/ignore says so
-  Service web selects it
+  Service db does not select the Pod: label app of the Pod is web, not db
+  Service outside is ignored: its type is ExternalName
+  Service quiet is ignored: it has the annotation kuma.io/ignore
+  Service web selects the Pod
   inbound 8080: port 80 of Service web, whose target http is a port of container app
-    of unknown health, which counts as ready: there is no status of its containers
+    of unknown health, which counts as ready: the Pod has no status of its containers
     app: web  # label of the Pod
     k8s.kuma.io/namespace: shop  # the Pod's namespace
     k8s.kuma.io/service-name: web  # name of the Service
     k8s.kuma.io/service-port: 80  # port of the Service
     kuma.io/protocol: http  # appProtocol or annotation of the Service
-    kuma.io/service: web_shop_svc_80  # Service, namespace and port
+    kuma.io/service: web_shop_svc_80  # name, namespace and port of the Service
     kuma.io/zone: east  # zone of the control plane
-  port 81 of Service web makes no inbound: no container has a TCP port named admin
-  label empty becomes no tag: it has no value
-  label kuma.io/sidecar-injection becomes no tag: keys that contain kuma.io/ never become tags
+  port 81 of Service web yields no inbound: no container has a TCP port named admin
+  label empty does not become a tag: it has no value
+  label kuma.io/sidecar-injection does not become a tag: keys that contain kuma.io/ never become tags
 ";
     assert!(text.starts_with(expected), "{text}");
     assert!(text.contains("warning: Port 81 of Service shop/web"), "{text}");
@@ -119,7 +119,10 @@ fn service_less_pod_is_named_after_its_workload() {
     let replica_set = "{kind: ReplicaSet, metadata: {name: web-5d8, ownerReferences: \
                        [{kind: Deployment, name: web, apiVersion: apps/v1, uid: u, controller: true}]}}";
     let text = explanation::text(&convert(&[&owned, replica_set]));
-    assert!(text.contains("inbound 49151: no Service selects it"), "{text}");
+    assert!(
+        text.contains("inbound 49151: no Service selects the Pod"),
+        "{text}"
+    );
     assert!(
         text.contains("kuma.io/service: web_shop_svc  # workload"),
         "{text}"

@@ -2,10 +2,10 @@
 
 use kermode_inject::Outcome;
 
-use kermode_manifests::InjectedWorkload;
+use kermode_manifests::WorkloadOutcome;
 
 /// Formats the explanations in the order of the manifests.
-pub(crate) fn text(workloads: &[InjectedWorkload]) -> String {
+pub(crate) fn text(workloads: &[WorkloadOutcome]) -> String {
     if workloads.is_empty() {
         return "No object is a Pod or has a Pod template.\n".to_owned();
     }
@@ -13,7 +13,7 @@ pub(crate) fn text(workloads: &[InjectedWorkload]) -> String {
     texts.join("\n")
 }
 
-fn explain_workload(workload: &InjectedWorkload) -> String {
+fn explain_workload(workload: &WorkloadOutcome) -> String {
     let mut lines = vec![format!("{}: {}", workload.name, outcome(workload))];
     let mut line = |topic: &str, text: &str| lines.push(format!("  {topic}: {text}"));
     for text in &workload.assumptions {
@@ -26,19 +26,19 @@ fn explain_workload(workload: &InjectedWorkload) -> String {
         line("warning", warning);
     }
     if let Err(denial) = &workload.explanation.result {
-        line("refused", &denial.to_string());
+        line("denied", &denial.to_string());
     }
     lines.push(String::new());
     lines.join("\n")
 }
 
 /// Formats the outcome with its machine-readable reason.
-fn outcome(workload: &InjectedWorkload) -> String {
+fn outcome(workload: &WorkloadOutcome) -> String {
     match &workload.explanation.result {
         Ok(Outcome::Injected(injection)) => {
             format!("injected ({}), mesh {}", injection.reason, injection.mesh)
         }
         Ok(Outcome::Skipped(reason)) => format!("skipped ({reason})"),
-        Err(denial) => format!("refused ({})", denial.reason()),
+        Err(denial) => format!("denied ({})", denial.reason()),
     }
 }

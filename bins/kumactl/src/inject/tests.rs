@@ -24,10 +24,11 @@ const POD: &str = "    metadata:
       - {name: web, image: \"web:1\", unknownField: {kept: true}}
 ";
 
-fn load(file: &str, version: Option<&str>) -> anyhow::Result<Config> {
+/// Loads a configuration file with this content.
+fn load(content: &str, version: Option<&str>) -> anyhow::Result<Config> {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("config.yaml");
-    std::fs::write(&path, file).expect("written");
+    std::fs::write(&path, content).expect("written");
     let args = ["--file=-", "--config"].map(str::to_owned);
     let path = path.display().to_string();
     let version = version.map(|version| format!("--kubernetes-version={version}"));
@@ -60,11 +61,13 @@ fn inject(manifests: &str, cluster: &str) -> InjectedManifests {
     injector.inject(documents).expect("manifests")
 }
 
-fn workload(kind: &str, version: &str, before: &str, pod: &str) -> String {
-    format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{before}  template:\n{pod}")
+fn mk_workload(kind: &str, version: &str, fields_before_template: &str, pod: &str) -> String {
+    format!(
+        "apiVersion: {version}\nkind: {kind}\nmetadata: {{name: web}}\nspec:\n{fields_before_template}  template:\n{pod}"
+    )
 }
 
-fn containers(pod: &Value) -> Vec<&str> {
+fn container_names(pod: &Value) -> Vec<&str> {
     let containers = pod["spec"]["containers"].as_array().expect("containers");
     let names = containers.iter().map(|container| container["name"].as_str());
     names.map(|name| name.expect("a name")).collect()
@@ -79,10 +82,10 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
         ("ReplicaSet", "apps/v1"),
         ("Job", "batch/v1"),
     ] {
-        let injected = inject(&workload(kind, version, "", POD), CLUSTER);
+        let injected = inject(&mk_workload(kind, version, "", POD), CLUSTER);
         let object = &documents::parse(&injected.text).expect("YAML")[0].value;
         let template = &object["spec"]["template"];
-        assert_eq!(containers(template), ["kuma-sidecar", "web"], "{kind}");
+        assert_eq!(container_names(template), ["kuma-sidecar", "web"], "{kind}");
         assert_eq!(
             template["spec"]["containers"][1]["unknownField"],
             json!({"kept": true})
@@ -99,7 +102,7 @@ fn pod_template_of_every_kind_of_workload_is_injected() {
     let injected = inject(&cron, CLUSTER);
     let object = &documents::parse(&injected.text).expect("YAML")[0].value;
     let template = &object["spec"]["jobTemplate"]["spec"]["template"];
-    assert_eq!(containers(template), ["kuma-sidecar", "web"]);
+    assert_eq!(container_names(template), ["kuma-sidecar", "web"]);
 }
 
 #[test]
@@ -107,7 +110,7 @@ fn other_documents_keep_their_text_and_position() {
     let service = "# The service, \"quoted\" in a comment\nkind: Service\nspec: {b: 1,   a: 0x10}\n";
     let opted_out = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {kuma.io/sidecar-injection: 'false'}}\n\
         spec: {containers: [{name: a}]}\n";
-    let deployment = workload("Deployment", "apps/v1", "", POD);
+    let deployment = mk_workload("Deployment", "apps/v1", "", POD);
     let text = inject(&format!("{service}---\n{deployment}---\n{opted_out}"), CLUSTER).text;
     let (start, end) = (format!("---\n{service}---\n"), format!("---\n{opted_out}"));
     assert!(text.starts_with(&start) && text.ends_with(&end), "{text}");
@@ -129,12 +132,12 @@ fn items_of_every_kind_of_list_are_injected() {
     let injected = inject(&list.to_string(), CLUSTER);
     let list = &documents::parse(&injected.text).expect("YAML")[0].value;
     assert_eq!(list["items"][0], json!({"kind": "X"}));
-    assert_eq!(containers(&list["items"][1]), ["kuma-sidecar", "a"]);
+    assert_eq!(container_names(&list["items"][1]), ["kuma-sidecar", "a"]);
 }
 
 #[test]
 fn injected_manifests_are_unchanged_by_a_second_injection() {
-    let once = inject(&workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
+    let once = inject(&mk_workload("Deployment", "apps/v1", "", POD), CLUSTER).text;
     let twice = inject(&once, CLUSTER);
     assert_eq!(twice.text, once);
     assert!(explanation::text(&twice.workloads).contains("skipped (AlreadyInjected)"));
@@ -148,11 +151,11 @@ fn explanation_lists_each_step_and_operation() {
     );
     let patch = "---\napiVersion: kuma.io/v1alpha1\nkind: ContainerPatch\nmetadata: {name: p, namespace: kong-mesh-system}\n\
         spec: {sidecarPatch: [{op: replace, path: /resources/limits/cpu, value: '\"2\"'}]}\n";
-    let manifests = format!("{}{patch}", workload("Deployment", "apps/v1", "", &pod));
+    let manifests = format!("{}{patch}", mk_workload("Deployment", "apps/v1", "", &pod));
     let text = explanation::text(&inject(&manifests, CLUSTER).workloads);
     for line in [
         "Deployment shop/web: injected (NamespaceLabel), mesh default",
-        "  assumed: no Mesh is among the objects: default is taken to exist",
+        "  assumed: no Mesh is among the objects: Mesh default is assumed to exist",
         "  injection: label kuma.io/sidecar-injection of Pod shop/web-* is absent",
         "  injection: label kuma.io/sidecar-injection of Namespace shop is enabled: injected",
         "  mesh: neither Pod nor Namespace has kuma.io/mesh: default",
@@ -173,15 +176,15 @@ fn explanation_lists_each_step_and_operation() {
 #[test]
 fn drain_time_fits_the_default_grace_period() {
     let pod = POD.replace("      terminationGracePeriodSeconds: 60\n", "");
-    let text = inject(&workload("Deployment", "apps/v1", "", &pod), CLUSTER).text;
+    let text = inject(&mk_workload("Deployment", "apps/v1", "", &pod), CLUSTER).text;
     let drain_time = "- name: KUMA_DATAPLANE_DRAIN_TIME\n          value: 25s\n";
     assert!(text.contains(drain_time), "{text}");
     assert!(!text.contains("terminationGracePeriodSeconds"), "{text}");
 }
 
 #[test]
-fn label_beside_the_template_is_reported() {
-    let deployment = workload("Deployment", "apps/v1", "", POD).replace(
+fn injection_label_outside_of_the_pod_template_is_reported() {
+    let deployment = mk_workload("Deployment", "apps/v1", "", POD).replace(
         "metadata: {name: web}",
         "metadata: {name: web, labels: {kuma.io/sidecar-injection: enabled}}",
     );
@@ -199,13 +202,13 @@ fn default_mesh_is_assumed_only_without_any_mesh() {
     let mesh = |name: &str| {
         format!("{CLUSTER}---\napiVersion: kuma.io/v1alpha1\nkind: Mesh\nmetadata: {{name: {name}}}\n")
     };
-    let deployment = workload("Deployment", "apps/v1", "", POD);
+    let deployment = mk_workload("Deployment", "apps/v1", "", POD);
     assert!(!inject(&deployment, &mesh("default")).is_denied());
     let denied = inject(&deployment, &mesh("other"));
     assert!(denied.is_denied());
     let text = explanation::text(&denied.workloads);
     assert!(
-        text.starts_with("Deployment shop/web: refused (MeshNotFound)"),
+        text.starts_with("Deployment shop/web: denied (MeshNotFound)"),
         "{text}"
     );
 }
@@ -235,7 +238,7 @@ fn configuration_of_the_installation_is_accepted() {
 #[test]
 fn all_problems_of_a_configuration_are_reported_at_once() {
     let file = "runtime: {kubernetes: {injector: {sidecarMood: native, virtualProbesPort: x}}}\nstor: {}\n";
-    let text = load(file, None).expect_err("refused").to_string();
+    let text = load(file, None).expect_err("rejected").to_string();
     for part in [
         "unknown key runtime.kubernetes.injector.sidecarMood",
         "runtime.kubernetes.injector.virtualProbesPort",
@@ -245,7 +248,7 @@ fn all_problems_of_a_configuration_are_reported_at_once() {
     }
     assert!(load("", Some("new")).is_err());
     let empty_image = "runtime: {kubernetes: {injector: {initContainer: {image: ''}}}}";
-    let text = load(empty_image, None).expect_err("refused").to_string();
+    let text = load(empty_image, None).expect_err("rejected").to_string();
     assert!(text.contains("initContainer.image"), "{text}");
 }
 
@@ -271,7 +274,7 @@ fn configuration_with_every_section_is_accepted() {
 }
 
 #[test]
-fn configuration_that_the_control_plane_refuses_is_refused_with_the_same_text() {
+fn configuration_that_the_control_plane_rejects_is_rejected_with_the_same_text() {
     for text in [
         "tracing: {openTelemetry: {samplingRatio: 2}}",
         "log: {format: xml}",
@@ -283,8 +286,8 @@ fn configuration_that_the_control_plane_refuses_is_refused_with_the_same_text() 
         let path = directory.path().join("config.yaml");
         std::fs::write(&path, text).expect("written");
         let args = ["--file=-".to_owned(), format!("--config={}", path.display())];
-        let by_command = config::load(&parse_args(args.into_iter()).config).expect_err("refused");
-        let by_control_plane = Config::load(Some(&path), |_| None).expect_err("refused");
+        let by_command = config::load(&parse_args(args.into_iter()).config).expect_err("rejected");
+        let by_control_plane = Config::load(Some(&path), |_| None).expect_err("rejected");
         assert_eq!(format!("{by_command:#}"), by_control_plane.to_string());
     }
 }

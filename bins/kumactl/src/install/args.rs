@@ -1,15 +1,15 @@
-//! Flags of `kumactl install control-plane`. Flags that Kuma has too have Kuma's names.
+//! Flags of `kumactl install control-plane`. A flag that also exists in Kuma has the same name.
 
 use clap::{Args, ValueEnum};
 use kermode_install::FailurePolicy;
 
 use crate::version::VERSION;
 
-/// Default registry of the images. No public registry has this name, so that an installation without `--registry` runs
-/// only images that were loaded onto the nodes.
+/// Default registry of the images. No public registry has this name, so an installation without `--registry` runs only
+/// images that were loaded onto the nodes.
 const DEFAULT_REGISTRY: &str = "localhost/kermode";
 
-/// The flags.
+/// Flags of `kumactl install control-plane`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ControlPlaneArgs {
     /// Namespace of the control plane. The manifests create it.
@@ -35,8 +35,8 @@ pub(crate) struct ControlPlaneArgs {
     #[command(flatten)]
     pub(super) images: ImageArgs,
 
-    /// Failure policy of the injector, for Pods that have an injection label or whose namespace has one. While no replica is
-    /// ready, Fail denies these Pods and Ignore admits them without a sidecar.
+    /// Failure policy of the injector, for Pods that have an injection label or whose namespace has one. While no
+    /// replica is ready, Fail denies these Pods and Ignore admits them without a sidecar.
     #[arg(long, value_enum, default_value_t = FailurePolicyArg::Fail)]
     pub(super) injector_failure_policy: FailurePolicyArg,
 
@@ -46,8 +46,8 @@ pub(crate) struct ControlPlaneArgs {
     pub(super) env_var: Vec<String>,
 
     /// Setting of the control plane's configuration file, PATH=VALUE, for example
-    /// runtime.kubernetes.injector.containerPatches=[a,b]; repeatable. The value is YAML. A dot that belongs to a key is
-    /// written "\.".
+    /// runtime.kubernetes.injector.containerPatches=[a,b]; repeatable. The value is YAML. A dot that belongs to a key
+    /// is written "\.".
     #[arg(long, value_name = "PATH=VALUE")]
     pub(super) set: Vec<String>,
 
@@ -55,7 +55,8 @@ pub(crate) struct ControlPlaneArgs {
     #[arg(long)]
     pub(super) cni_enabled: bool,
 
-    /// URL of the webhooks. The API server calls it instead of the Service; for a control plane outside of the cluster.
+    /// URL of the webhooks, which the API server calls instead of the Service; for a control plane outside of the
+    /// cluster.
     #[arg(long, value_name = "https://HOST:PORT")]
     pub(super) webhook_url: Option<String>,
 

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use kermode_install::FROM_POD;
+use kermode_install::POD_FIELD_VARIABLES;
 
 /// A value of `--env-var` that cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum InvalidEnvVar {
     /// The text has no `=`, or no name before it.
     #[error("--env-var {0:?}: write it as KEY=VALUE")]
-    Form(String),
+    NotKeyValue(String),
     /// The Deployment already sets this variable.
     #[error("--env-var {0}: the manifests already set this variable from a field of the Pod; omit it")]
     Reserved(String),
@@ -20,15 +20,15 @@ pub(super) enum InvalidEnvVar {
 pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Result<(), InvalidEnvVar> {
     // If the text contains one "=", commas are part of the value: PATCHES=a,b is one variable.
     let pairs = match value.matches('=').count() {
-        0 => return Err(InvalidEnvVar::Form(value.to_owned())),
+        0 => return Err(InvalidEnvVar::NotKeyValue(value.to_owned())),
         1 => vec![value.trim_matches('"').to_owned()],
         _ => split_at_commas(value),
     };
     for pair in pairs {
         let Some((name, value)) = pair.split_once('=').filter(|(name, _)| !name.is_empty()) else {
-            return Err(InvalidEnvVar::Form(pair));
+            return Err(InvalidEnvVar::NotKeyValue(pair));
         };
-        if FROM_POD.iter().any(|(reserved, _)| *reserved == name) {
+        if POD_FIELD_VARIABLES.iter().any(|(reserved, _)| *reserved == name) {
             return Err(InvalidEnvVar::Reserved(name.to_owned()));
         }
         variables.insert(name.to_owned(), value.to_owned());
@@ -36,7 +36,8 @@ pub(super) fn parse(value: &str, variables: &mut BTreeMap<String, String>) -> Re
     Ok(())
 }
 
-/// Splits a line of comma-separated values; an item in double quotes may contain commas, `""` is a quote in it.
+/// Splits comma-separated values. An item in double quotes may contain commas, and `""` stands for a double quote in
+/// it.
 fn split_at_commas(line: &str) -> Vec<String> {
     let mut items = vec![String::new()];
     let mut quoted = false;
@@ -60,7 +61,7 @@ fn split_at_commas(line: &str) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn parsed(values: &[&str]) -> Result<Vec<(String, String)>, InvalidEnvVar> {
+    fn parse_all(values: &[&str]) -> Result<Vec<(String, String)>, InvalidEnvVar> {
         let mut variables = BTreeMap::new();
         for value in values {
             parse(value, &mut variables)?;
@@ -80,37 +81,40 @@ mod tests {
         let name = "KUMA_RUNTIME_KUBERNETES_INJECTOR_CONTAINER_PATCHES";
         let value = format!("{name}=container-patch-1,container-patch-2");
         assert_eq!(
-            parsed(&[&value]),
+            parse_all(&[&value]),
             Ok(pairs(&[(name, "container-patch-1,container-patch-2")]))
         );
     }
 
     #[test]
-    fn several_equals_signs_make_a_list() {
-        assert_eq!(parsed(&["A=1,B=2"]), Ok(pairs(&[("A", "1"), ("B", "2")])));
-        assert_eq!(parsed(&["A=x=y,B="]), Ok(pairs(&[("A", "x=y"), ("B", "")])));
-        assert_eq!(parsed(&["\"A=1,2\",B=3"]), Ok(pairs(&[("A", "1,2"), ("B", "3")])));
+    fn text_with_several_equals_signs_is_a_list() {
+        assert_eq!(parse_all(&["A=1,B=2"]), Ok(pairs(&[("A", "1"), ("B", "2")])));
+        assert_eq!(parse_all(&["A=x=y,B="]), Ok(pairs(&[("A", "x=y"), ("B", "")])));
+        assert_eq!(
+            parse_all(&["\"A=1,2\",B=3"]),
+            Ok(pairs(&[("A", "1,2"), ("B", "3")]))
+        );
     }
 
     #[test]
     fn last_value_replaces_earlier_ones() {
-        assert_eq!(parsed(&["A=1", "A=2"]), Ok(pairs(&[("A", "2")])));
+        assert_eq!(parse_all(&["A=1", "A=2"]), Ok(pairs(&[("A", "2")])));
     }
 
     #[test]
-    fn values_without_name_or_equals_sign_are_refused() {
+    fn values_without_name_or_equals_sign_are_rejected() {
         for value in ["A", "", "=1", "A=1,B,C=3"] {
             assert!(
-                matches!(parsed(&[value]), Err(InvalidEnvVar::Form(_))),
-                "{value:?} is refused"
+                matches!(parse_all(&[value]), Err(InvalidEnvVar::NotKeyValue(_))),
+                "{value:?} is not rejected"
             );
         }
     }
 
     #[test]
-    fn variables_filled_from_the_pod_are_refused() {
+    fn variables_that_the_manifests_set_from_pod_fields_are_rejected() {
         assert_eq!(
-            parsed(&["POD_NAME=x"]),
+            parse_all(&["POD_NAME=x"]),
             Err(InvalidEnvVar::Reserved("POD_NAME".to_owned()))
         );
     }

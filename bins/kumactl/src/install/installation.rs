@@ -9,16 +9,16 @@ use kermode_model::is_dns_label;
 use super::args::{ControlPlaneArgs, ImageArgs, ModeArg};
 use super::env_var;
 
-/// Checks the flags and turns them into an installation.
+/// Checks the flags and converts them to an installation.
 ///
 /// # Errors
-/// With all wrong flags at once.
+/// When flags are wrong; the error names all of them.
 pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     let mut problems = Vec::new();
     check_mode(&args, &mut problems);
-    check_label("--namespace", &args.namespace, &mut problems);
+    check_dns_label("--namespace", &args.namespace, &mut problems);
     if let Some(zone) = &args.zone {
-        check_label("--zone", zone, &mut problems);
+        check_dns_label("--zone", zone, &mut problems);
     }
     let mut environment = BTreeMap::new();
     for value in &args.env_var {
@@ -26,7 +26,7 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
             problems.push(error.to_string());
         }
     }
-    let webhooks_at = webhook_address(args.webhook_url.as_deref(), &mut problems);
+    let webhook_address = webhook_address(args.webhook_url.as_deref(), &mut problems);
     let images = images(&args.images, &mut problems);
     if !problems.is_empty() {
         bail!("{}", problems.join("\n       "));
@@ -39,8 +39,8 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
         injector_failure_policy: args.injector_failure_policy.into(),
         environment,
         assignments: args.set,
-        webhooks_at,
-        deployment: !args.without_deployment,
+        webhook_address,
+        with_deployment: !args.without_deployment,
     })
 }
 
@@ -65,7 +65,7 @@ fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
 }
 
 /// Checks the name of a Namespace or a zone, which is a DNS label (RFC 1123).
-fn check_label(flag: &str, value: &str, problems: &mut Vec<String>) {
+fn check_dns_label(flag: &str, value: &str, problems: &mut Vec<String>) {
     if !is_dns_label(value) {
         problems.push(format!(
             "{flag} {value:?}: use at most 63 lower case letters, digits and dashes, with a letter or digit at both ends"
@@ -79,8 +79,8 @@ fn webhook_address(url: Option<&str>, problems: &mut Vec<String>) -> WebhookAddr
         return WebhookAddress::Service;
     };
     let host = url.strip_prefix("https://").unwrap_or_default();
-    let misplaced = |character: char| matches!(character, '@' | '?' | '#') || character.is_whitespace();
-    if host.is_empty() || host.starts_with(['/', ':']) || host.contains(misplaced) {
+    let is_misplaced = |character: char| matches!(character, '@' | '?' | '#') || character.is_whitespace();
+    if host.is_empty() || host.starts_with(['/', ':']) || host.contains(is_misplaced) {
         problems.push(format!(
             "--webhook-url {url:?}: write it as https://HOST:PORT, without user, query and fragment"
         ));
@@ -95,10 +95,10 @@ fn images(args: &ImageArgs, problems: &mut Vec<String>) -> Images {
             .unwrap_or(&args.registry)
             .trim_end_matches('/');
         let name = format!("{registry}/{repository}:{version}");
-        let empty = registry.is_empty() || repository.is_empty() || version.is_empty();
-        if empty || name.contains(char::is_whitespace) {
+        let has_empty_part = registry.is_empty() || repository.is_empty() || version.is_empty();
+        if has_empty_part || name.contains(char::is_whitespace) {
             problems.push(format!(
-                "image {name:?}: registry, repository and version must not be empty or contain blanks"
+                "image {name:?}: registry, repository and version must not be empty or contain whitespace"
             ));
         }
         name

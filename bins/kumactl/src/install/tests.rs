@@ -1,4 +1,4 @@
-//! Tests of whole installations: golden manifests, and properties of every installation.
+//! Tests of whole installations: comparison with goldens, and properties of every installation.
 
 use std::path::PathBuf;
 
@@ -10,7 +10,7 @@ use kermode_manifests::yaml;
 use crate::cli::{Cli, Command};
 use crate::install::InstallCommand;
 
-fn args(flags: &[&str]) -> super::ControlPlaneArgs {
+fn parse_args(flags: &[&str]) -> super::ControlPlaneArgs {
     let line = ["kumactl", "install", "control-plane"].iter().chain(flags);
     let Command::Install(install) = Cli::try_parse_from(line).expect("flags").command else {
         panic!("another subcommand");
@@ -20,7 +20,7 @@ fn args(flags: &[&str]) -> super::ControlPlaneArgs {
 }
 
 fn objects(flags: &[&str]) -> Vec<Value> {
-    super::objects(args(flags)).expect("manifests")
+    super::objects(parse_args(flags)).expect("manifests")
 }
 
 fn find(objects: &[Value], kind: &str) -> Value {
@@ -31,23 +31,23 @@ fn find(objects: &[Value], kind: &str) -> Value {
 }
 
 fn error_of(flags: &[&str]) -> String {
-    match super::objects(args(flags)) {
+    match super::objects(parse_args(flags)) {
         Ok(_) => panic!("{flags:?} is accepted"),
         Err(error) => format!("{error:#}"),
     }
 }
 
-/// Versions of the goldens, pinned so that a release does not change them.
-const PINNED: [&str; 3] = [
+/// Versions of the images in the goldens. A release does not change them.
+const PINNED_VERSIONS: [&str; 3] = [
     "--control-plane-version=1.2.3",
     "--dataplane-version=1.2.3",
     "--dataplane-init-version=1.2.3",
 ];
 
-/// Compares with `goldens/<name>.yaml`; with UPDATE_GOLDENS set, writes it. CustomResourceDefinitions are left out:
-/// `kermode-crds` tests their content.
-fn golden(name: &str, flags: &[&str]) {
-    let flags: Vec<&str> = PINNED.iter().chain(flags).copied().collect();
+/// Compares the output with `goldens/<name>.yaml`. With UPDATE_GOLDENS set, writes the golden first. The goldens
+/// contain no CustomResourceDefinitions, because `kermode-crds` tests their content.
+fn assert_equals_golden(name: &str, flags: &[&str]) {
+    let flags: Vec<&str> = PINNED_VERSIONS.iter().chain(flags).copied().collect();
     let mut objects = objects(&flags);
     objects.retain(|object| object["kind"] != "CustomResourceDefinition");
     let text = yaml::documents(&objects).expect("YAML");
@@ -68,12 +68,12 @@ fn golden(name: &str, flags: &[&str]) {
 
 #[test]
 fn installation_without_flags_equals_the_golden() {
-    golden("default", &[]);
+    assert_equals_golden("default", &[]);
 }
 
 #[test]
 fn installation_with_every_flag_equals_the_golden() {
-    golden(
+    assert_equals_golden(
         "flags",
         &[
             "--namespace=mesh",
@@ -95,14 +95,14 @@ fn installation_with_every_flag_equals_the_golden() {
 
 #[test]
 fn webhooks_of_an_external_control_plane_have_a_url() {
-    golden(
+    assert_equals_golden(
         "outside",
         &["--webhook-url=https://192.0.2.1:5443/", "--without-deployment"],
     );
 }
 
 #[test]
-fn definitions_follow_the_namespace() {
+fn custom_resource_definitions_come_directly_after_the_namespace() {
     let definitions = kermode_crds::definition::all();
     let objects = objects(&[]);
     assert_eq!(objects[0]["kind"], "Namespace");
@@ -121,10 +121,10 @@ fn access_rights_have_no_wildcards() {
             for verb in ["bind", "escalate", "impersonate", "deletecollection"] {
                 assert!(!verbs.contains(verb), "{rule}");
             }
-            let secrets = rule["resources"].to_string().contains("secrets");
+            let has_secrets = rule["resources"].to_string().contains("secrets");
             assert!(
-                !(secrets && object["kind"] == "ClusterRole"),
-                "secrets of all namespaces: {rule}"
+                !(has_secrets && object["kind"] == "ClusterRole"),
+                "the rule gives access to the Secrets of all namespaces: {rule}"
             );
         }
     }
@@ -148,7 +148,7 @@ fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
         assert_eq!(object["metadata"]["namespace"].as_str(), namespace, "{object}");
         assert!(
             seen.insert(format!("{kind} {}", object["metadata"]["name"])),
-            "{object} is twice there"
+            "{object} is listed twice"
         );
     }
     assert!(
@@ -159,7 +159,7 @@ fn objects_are_unique_and_namespaced_objects_have_a_namespace() {
 }
 
 #[test]
-fn control_plane_meets_pod_security_restricted() {
+fn pods_of_the_control_plane_meet_pod_security_restricted() {
     let objects = objects(&[]);
     let labels = &find(&objects, "Namespace")["metadata"]["labels"];
     assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
@@ -179,7 +179,7 @@ fn control_plane_meets_pod_security_restricted() {
 /// Names, selectors and failure policies of the injector's three webhooks equal those of Kuma 2.1.7, except that the
 /// namespace selectors also exclude the control plane's namespace.
 #[test]
-fn injector_is_registered_as_in_kuma() {
+fn webhooks_of_the_injector_are_registered_as_in_kuma() {
     let objects = objects(&[]);
     let webhooks = find(&objects, "MutatingWebhookConfiguration")["webhooks"].clone();
     let labelled = json!({"kuma.io/sidecar-injection": "enabled"});
@@ -210,7 +210,7 @@ fn injector_is_registered_as_in_kuma() {
 }
 
 #[test]
-fn webhooks_that_fail_closed_exclude_the_system_namespace() {
+fn webhooks_whose_failure_denies_pods_exclude_the_system_namespace() {
     for flags in [
         &["--namespace=mesh"][..],
         &["--namespace=mesh", "--webhook-url=https://192.0.2.1:1"],
@@ -225,7 +225,7 @@ fn webhooks_that_fail_closed_exclude_the_system_namespace() {
 }
 
 #[test]
-fn warning_webhook_is_ignored_on_failure() {
+fn failure_of_the_warning_webhook_is_ignored() {
     let webhooks = find(&objects(&[]), "ValidatingWebhookConfiguration")["webhooks"].clone();
     let webhooks = webhooks.as_array().expect("webhooks");
     let webhook = webhooks
@@ -247,7 +247,7 @@ fn registrations_have_no_ca_bundle() {
 }
 
 #[test]
-fn env_vars_follow_the_fields_of_the_pod() {
+fn env_vars_come_after_the_variables_with_pod_fields() {
     let deployment = find(&objects(&["--env-var", "B=1", "--env-var", "A=2"]), "Deployment");
     let env = &deployment["spec"]["template"]["spec"]["containers"][0]["env"];
     let names: Vec<&str> = env
@@ -260,7 +260,7 @@ fn env_vars_follow_the_fields_of_the_pod() {
 }
 
 #[test]
-fn changed_configuration_replaces_the_pods() {
+fn changed_configuration_changes_the_pod_template() {
     let checksum = |flags: &[&str]| {
         find(&objects(flags), "Deployment")["spec"]["template"]["metadata"]["annotations"]["checksum/config"]
             .clone()
@@ -270,7 +270,7 @@ fn changed_configuration_replaces_the_pods() {
 }
 
 #[test]
-fn unsupported_flags_are_refused_with_a_remedy() {
+fn unsupported_flags_are_rejected_with_a_remedy() {
     assert!(error_of(&["--mode=global"]).contains("not supported yet"));
     assert!(error_of(&["--kds-global-address=grpcs://x:1"]).contains("not supported yet"));
     assert!(error_of(&["--cni-enabled"]).contains("leave the flag out"));

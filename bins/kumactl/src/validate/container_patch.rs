@@ -20,7 +20,7 @@ use crate::inject::config::{self, ConfigArgs};
 use crate::output;
 
 /// Exit code for ContainerPatches that cannot be used.
-const INVALID: u8 = 3;
+const EXIT_INVALID: u8 = 3;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -37,8 +37,8 @@ pub(crate) struct ContainerPatchArgs {
     #[arg(short, long, value_name = "FILE")]
     file: PathBuf,
 
-    /// Pod, or workload with a Pod template. The difference that the ContainerPatches make to its sidecar and init container
-    /// is printed.
+    /// Pod, or workload with a Pod template. The difference that the ContainerPatches make to its sidecar and init
+    /// container is printed.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -46,7 +46,7 @@ pub(crate) struct ContainerPatchArgs {
     config: ConfigArgs,
 }
 
-/// Result of the checks.
+/// Result of the checks: the text to print, and whether all ContainerPatches can be used.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) text: String,
@@ -67,12 +67,13 @@ pub(crate) fn run(args: &ContainerPatchArgs) -> Result<ExitCode> {
     let config = config::load(&args.config)?;
     let objects = documents::objects(&documents::read(&args.file)?);
     let pod = args.against.as_deref().map(first_pod).transpose()?;
-    let report = report(&objects, pod.as_ref(), &config).with_context(|| args.file.display().to_string())?;
-    output::result(&report.text)?;
+    let report =
+        check_all(&objects, pod.as_ref(), &config).with_context(|| args.file.display().to_string())?;
+    output::print_result(&report.text)?;
     Ok(if report.valid {
         ExitCode::SUCCESS
     } else {
-        ExitCode::from(INVALID)
+        ExitCode::from(EXIT_INVALID)
     })
 }
 
@@ -85,7 +86,8 @@ fn first_pod(file: &Path) -> Result<Value> {
     pod.with_context(|| format!("{} contains no Pod and no Pod template", file.display()))
 }
 
-pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
+/// Checks the ContainerPatches among the objects, and all of them together with the Pod, if there is one.
+pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config) -> Result<Report> {
     let patches: Vec<Value> = objects
         .iter()
         .filter(|object| object["kind"] == "ContainerPatch")
@@ -97,7 +99,7 @@ pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) ->
         ..Report::default()
     };
     for patch in &patches {
-        check(patch, config, &mut report);
+        check_patch(patch, config, &mut report);
     }
     if let (Some(pod), true) = (pod, report.valid) {
         check_with_pod(pod, &patches, config, &mut report)?;
@@ -105,7 +107,7 @@ pub(super) fn report(objects: &[Value], pod: Option<&Value>, config: &Config) ->
     Ok(report)
 }
 
-/// Returns the patch with a namespace: that of the control plane by default.
+/// Returns the patch with its namespace, by default that of the control plane.
 fn with_namespace(patch: &Value, system_namespace: &str) -> Value {
     let mut patch = patch.clone();
     if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -120,7 +122,7 @@ fn name(patch: &Value) -> &str {
     patch["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-fn check(patch: &Value, config: &Config, report: &mut Report) {
+fn check_patch(patch: &Value, config: &Config, report: &mut Report) {
     let problems = validate_container_patch(patch, config.system_namespace())
         .err()
         .unwrap_or_default();
@@ -135,7 +137,7 @@ fn check(patch: &Value, config: &Config, report: &mut Report) {
 fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
     let names: Vec<&str> = patches.iter().map(name).collect();
     let cluster = ClusterObjects::new(patches, config.system_namespace())?;
-    let explanation = injected(&with_injection_request(pod, &names), &cluster, config);
+    let explanation = explain_injection(&with_injection_request(pod, &names), &cluster, config);
     for rendered in &explanation.containers {
         report.text.push_str(&difference(rendered, &names)?);
     }
@@ -153,7 +155,7 @@ fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut 
         }
         Err(denial) => {
             report.valid = false;
-            report.line(&format!("refused: {denial}"));
+            report.line(&format!("denied: {denial}"));
         }
     }
     Ok(())
@@ -183,14 +185,14 @@ fn with_injection_request(pod: &Value, names: &[&str]) -> Value {
     pod
 }
 
-fn injected(pod: &Value, cluster: &ClusterObjects, config: &Config) -> InjectionExplanation {
-    let empty = BTreeMap::new();
+fn explain_injection(pod: &Value, cluster: &ClusterObjects, config: &Config) -> InjectionExplanation {
+    let no_entries = BTreeMap::new();
     let url = config.control_plane_url();
     let context = Context {
         namespace: Namespace {
             name: pod["metadata"]["namespace"].as_str().unwrap_or("default"),
-            labels: &empty,
-            annotations: &empty,
+            labels: &no_entries,
+            annotations: &no_entries,
         },
         control_plane_url: &url,
         control_plane_ca_pem: "",

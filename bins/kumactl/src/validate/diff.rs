@@ -2,9 +2,9 @@
 
 /// Number of unchanged lines that are shown before and after a change.
 const CONTEXT: usize = 3;
-/// Limit on the cells of the table of subsequence lengths. Beyond it, all lines from the first to the last change are shown
-/// as replaced.
-const MAX_CELLS: usize = 4_000_000;
+/// Maximum number of cells of the table of subsequence lengths. Texts that need more are shown with all lines from the
+/// first to the last change replaced.
+const MAX_TABLE_CELLS: usize = 4_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line<'a> {
@@ -23,29 +23,30 @@ pub(super) fn unified(before: &str, after: &str) -> String {
         .collect()
 }
 
+/// Compares the texts. Equal lines at the start and at the end are not part of the expensive comparison.
 fn compare<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let equal = |(left, right): &(&&str, &&str)| left == right;
-    let start = before.iter().zip(after).take_while(equal).count();
-    let (middle_before, middle_after) = (&before[start..], &after[start..]);
-    let end = middle_before
+    let prefix = before.iter().zip(after).take_while(equal).count();
+    let (middle_before, middle_after) = (&before[prefix..], &after[prefix..]);
+    let suffix = middle_before
         .iter()
         .rev()
         .zip(middle_after.iter().rev())
         .take_while(equal)
         .count();
-    let middle_before = &middle_before[..middle_before.len() - end];
-    let middle_after = &middle_after[..middle_after.len() - end];
+    let middle_before = &middle_before[..middle_before.len() - suffix];
+    let middle_after = &middle_after[..middle_after.len() - suffix];
     let same = |lines: &[&'a str]| lines.iter().map(|line| Line::Same(line)).collect::<Vec<_>>();
-    let mut lines = same(&before[..start]);
+    let mut lines = same(&before[..prefix]);
     lines.extend(compare_middle(middle_before, middle_after));
-    lines.extend(same(&before[before.len() - end..]));
+    lines.extend(same(&before[before.len() - suffix..]));
     lines
 }
 
 /// Compares the lines by a longest common subsequence.
 fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     let width = after.len() + 1;
-    if before.len().saturating_mul(width) > MAX_CELLS {
+    if before.len().saturating_mul(width) > MAX_TABLE_CELLS {
         let removed = before.iter().map(|line| Line::Removed(line));
         return removed
             .chain(after.iter().map(|line| Line::Added(line)))
@@ -64,12 +65,12 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     }
     let (mut left, mut right, mut lines) = (0, 0, Vec::new());
     while left < before.len() || right < after.len() {
-        let both = left < before.len() && right < after.len();
-        if both && before[left] == after[right] {
+        let both_remain = left < before.len() && right < after.len();
+        if both_remain && before[left] == after[right] {
             lines.push(Line::Same(before[left]));
             (left, right) = (left + 1, right + 1);
         } else if right == after.len()
-            || (both && longest[(left + 1) * width + right] >= longest[left * width + right + 1])
+            || (both_remain && longest[(left + 1) * width + right] >= longest[left * width + right + 1])
         {
             lines.push(Line::Removed(before[left]));
             left += 1;
@@ -81,7 +82,7 @@ fn compare_middle<'a>(before: &[&'a str], after: &[&'a str]) -> Vec<Line<'a>> {
     lines
 }
 
-/// Returns the ranges of lines to show.
+/// Returns the ranges of lines to show: changes with their context, merged if they overlap.
 fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     let mut hunks: Vec<(usize, usize)> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
@@ -100,27 +101,36 @@ fn hunks(lines: &[Line<'_>]) -> Vec<(usize, usize)> {
     hunks
 }
 
-fn hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
-    let count =
-        |lines: &[Line<'_>], unless: fn(&Line<'_>) -> bool| lines.iter().filter(|line| !unless(line)).count();
+/// Number of these lines in the text before the change.
+fn lines_before(lines: &[Line<'_>]) -> usize {
     let is_added = |line: &Line<'_>| matches!(line, Line::Added(_));
+    lines.iter().filter(|line| !is_added(line)).count()
+}
+
+/// Number of these lines in the text after the change.
+fn lines_after(lines: &[Line<'_>]) -> usize {
     let is_removed = |line: &Line<'_>| matches!(line, Line::Removed(_));
+    lines.iter().filter(|line| !is_removed(line)).count()
+}
+
+/// Formats one range of lines.
+fn hunk(lines: &[Line<'_>], from: usize, to: usize) -> String {
     let (preceding, shown) = (&lines[..from], &lines[from..to]);
     let mut text = format!(
         "@@ -{},{} +{},{} @@\n",
-        count(preceding, is_added) + 1,
-        count(shown, is_added),
-        count(preceding, is_removed) + 1,
-        count(shown, is_removed),
+        lines_before(preceding) + 1,
+        lines_before(shown),
+        lines_after(preceding) + 1,
+        lines_after(shown),
     );
     for line in shown {
-        let (sign, line) = match line {
-            Line::Same(line) => (' ', line),
-            Line::Removed(line) => ('-', line),
-            Line::Added(line) => ('+', line),
+        let (sign, content) = match line {
+            Line::Same(content) => (' ', content),
+            Line::Removed(content) => ('-', content),
+            Line::Added(content) => ('+', content),
         };
         text.push(sign);
-        text.push_str(line);
+        text.push_str(content);
         text.push('\n');
     }
     text

@@ -34,7 +34,7 @@ impl Default for Config {
     }
 }
 
-const SCHEMA: Schema<'_> = Schema {
+const RULES: OverrideRules<'_> = OverrideRules {
     variables: &[
         ("APP_PORT", "server.port"),
         ("APP_TLS", "server.tls"),
@@ -42,14 +42,14 @@ const SCHEMA: Schema<'_> = Schema {
         ("APP_LABELS", "labels"),
         ("APP_ZONE", "zone"),
     ],
-    maps: &["labels"],
+    user_keyed_maps: &["labels"],
 };
 
 fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidConfig> {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("written");
     let environment: BTreeMap<_, _> = environment.iter().copied().collect();
-    load(SCHEMA, Some(file.path()), |name| {
+    load(RULES, Some(file.path()), |name| {
         environment.get(name).map(|&text| text.to_owned())
     })
 }
@@ -58,7 +58,7 @@ fn try_load(text: &str, environment: &[(&str, &str)]) -> Result<Config, InvalidC
 fn defaults_apply_without_file_and_environment() {
     assert_eq!(try_load("", &[]).expect("valid"), Config::default());
     assert_eq!(
-        load::<Config>(SCHEMA, None, |_| None).expect("valid"),
+        load::<Config>(RULES, None, |_| None).expect("valid"),
         Config::default()
     );
 }
@@ -93,7 +93,7 @@ fn all_problems_are_reported_at_once() {
         "server: {prot: 1, port: many}\nfoo: 1\n",
         &[("APP_TLS", "perhaps"), ("APP_LABELS", "x"), ("APP_PORT", "70000")],
     )
-    .expect_err("five mistakes")
+    .expect_err("six mistakes")
     .to_string();
     for part in [
         "unknown key server.prot",
@@ -110,7 +110,7 @@ fn all_problems_are_reported_at_once() {
 #[test]
 fn error_names_an_unreadable_file() {
     let error =
-        load::<Config>(SCHEMA, Some(Path::new("/nowhere/config.yaml")), |_| None).expect_err("no file");
+        load::<Config>(RULES, Some(Path::new("/nowhere/config.yaml")), |_| None).expect_err("no file");
     assert!(
         error.to_string().contains("/nowhere/config.yaml: cannot be read"),
         "{error}"

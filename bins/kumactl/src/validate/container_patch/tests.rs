@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Report, report};
+use super::{Report, check_all};
 use crate::inject::config::{self, ConfigArgs};
 
 fn mk_patch(spec: Value) -> Value {
@@ -20,11 +20,11 @@ fn mk_pod() -> Value {
 
 fn check(patches: &[Value], pod: Option<&Value>) -> Report {
     let config = config::load(&ConfigArgs::default()).expect("defaults");
-    report(patches, pod, &config).expect("a report")
+    check_all(patches, pod, &config).expect("a report")
 }
 
 #[test]
-fn operation_that_never_applies_is_reported_with_its_path() {
+fn invalid_operation_is_reported_with_its_path() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "add", "path": "/image", "value": "bare"}]}));
     let report = check(&[patch], Some(&mk_pod()));
     assert!(!report.valid);
@@ -33,7 +33,7 @@ fn operation_that_never_applies_is_reported_with_its_path() {
 }
 
 #[test]
-fn namespace_defaults_to_that_of_the_control_plane_and_others_are_refused() {
+fn namespace_defaults_to_that_of_the_control_plane_and_others_are_rejected() {
     let mut patch = mk_patch(json!({}));
     assert!(check(std::slice::from_ref(&patch), None).valid);
     patch["metadata"]["namespace"] = "shop".into();
@@ -71,20 +71,20 @@ fn difference_of_both_containers_is_printed() {
 }
 
 #[test]
-fn patch_that_fails_only_with_the_pod_is_refused() {
+fn patch_that_does_not_apply_to_the_pod_is_reported() {
     let patch = mk_patch(json!({"sidecarPatch": [{"op": "replace", "path": "/none/there", "value": "1"}]}));
     assert!(check(std::slice::from_ref(&patch), None).valid);
     let report = check(&[patch], Some(&mk_pod()));
     assert!(!report.valid);
     assert!(
-        report.text.contains("refused: could not apply patches [\"p\"]"),
+        report.text.contains("denied: could not apply patches [\"p\"]"),
         "{}",
         report.text
     );
 }
 
 #[test]
-fn file_without_container_patches_is_refused() {
+fn file_without_container_patches_is_rejected() {
     let config = config::load(&ConfigArgs::default()).expect("defaults");
-    assert!(report(&[mk_pod()], None, &config).is_err());
+    assert!(check_all(&[mk_pod()], None, &config).is_err());
 }
