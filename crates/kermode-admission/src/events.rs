@@ -109,7 +109,8 @@ impl InjectionEvents {
         if request.dry_run {
             return false;
         }
-        let object = controller(request, namespace).unwrap_or_else(|| namespace_reference(namespace));
+        let object =
+            controller_reference(request, namespace).unwrap_or_else(|| namespace_reference(namespace));
         let topic = Topic {
             kind: object.kind.clone().unwrap_or_default(),
             namespace: namespace.to_owned(),
@@ -144,7 +145,7 @@ fn is_injection_enabled(request: &Request, record: &NamespaceRecord) -> bool {
 }
 
 /// Returns a reference to the controller of the Pod. The API server has not validated its fields yet.
-fn controller(request: &Request, namespace: &str) -> Option<ObjectReference> {
+fn controller_reference(request: &Request, namespace: &str) -> Option<ObjectReference> {
     let owners = request.object.pointer("/metadata/ownerReferences")?.as_array()?;
     let owner = owners
         .iter()
@@ -254,12 +255,12 @@ mod tests {
             })
         };
         let request = mk_request(json!({"ownerReferences": [owner("a", false), owner("b", true)]}));
-        let found = controller(&request, "default").expect("a controller");
+        let found = controller_reference(&request, "default").expect("a controller");
         assert_eq!(found.name.as_deref(), Some("b"));
         assert_eq!(found.api_version.as_deref(), Some("apps/v1"));
         assert_eq!(found.uid.as_deref(), Some("u"));
         assert_eq!(
-            controller(
+            controller_reference(
                 &mk_request(json!({"ownerReferences": [owner("a", false)]})),
                 "default"
             ),
@@ -277,12 +278,12 @@ mod tests {
             json!(1),
         ] {
             assert_eq!(
-                controller(&mk_request(json!({"ownerReferences": [owner]})), "default"),
+                controller_reference(&mk_request(json!({"ownerReferences": [owner]})), "default"),
                 None
             );
         }
         assert_eq!(
-            controller(&mk_request(json!({"ownerReferences": "x"})), "default"),
+            controller_reference(&mk_request(json!({"ownerReferences": "x"})), "default"),
             None
         );
     }

@@ -23,7 +23,7 @@ impl Webhooks {
             "" => "default",
             name => name,
         };
-        let record = match self.namespace(namespace, deadline).await {
+        let record = match self.find_namespace(namespace, deadline).await {
             Ok(record) => record,
             Err(problem) => {
                 self.metrics.count(WEBHOOK, "refused", "NamespaceNotFound");

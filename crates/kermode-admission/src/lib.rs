@@ -97,7 +97,7 @@ async fn validate_workload((State(state), Query(query)): Call, body: Body) -> Ht
     let webhooks = &state.webhooks;
     state
         .respond("workload", &query, body, async |request, _| {
-            webhooks.workload(request)
+            webhooks.check_workload(request)
         })
         .await
 }
@@ -135,9 +135,9 @@ impl WebhookState {
                 .size_hint()
                 .exact()
                 .and_then(|length| usize::try_from(length).ok());
-            let body_memory = deadline.read(self.memory.body(length)).await?;
+            let body_memory = deadline.read(self.memory.reserve_body(length)).await?;
             let text = deadline.read(read_body(body, length)).await??;
-            let _document_memory = deadline.read(self.memory.document(&text)).await??;
+            let _document_memory = deadline.read(self.memory.reserve_document(&text)).await??;
             let request = review::parse(&text)?;
             drop((text, body_memory));
             Ok(decide(request, deadline).await.into_http())

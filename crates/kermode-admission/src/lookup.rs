@@ -31,7 +31,7 @@ impl Webhooks {
     ///
     /// # Errors
     /// A message for the user when the Namespace cannot be read.
-    pub(super) async fn namespace(
+    pub(super) async fn find_namespace(
         &self,
         name: &str,
         deadline: Deadline,

@@ -62,7 +62,7 @@ impl Default for MemoryBudget {
 
 impl MemoryBudget {
     /// Reserves memory for a body; waits until there is enough. Without a length, [`MAX_BODY`] is reserved.
-    pub(super) async fn body(&self, length: Option<usize>) -> Reservation<'_> {
+    pub(super) async fn reserve_body(&self, length: Option<usize>) -> Reservation<'_> {
         reserve(&self.bodies, length.unwrap_or(MAX_BODY).min(MAX_BODY)).await
     }
 
@@ -70,7 +70,7 @@ impl MemoryBudget {
     ///
     /// # Errors
     /// At once when the estimate exceeds [`MAX_DOCUMENT`].
-    pub(super) async fn document(&self, text: &[u8]) -> Result<Reservation<'_>, TooComplex> {
+    pub(super) async fn reserve_document(&self, text: &[u8]) -> Result<Reservation<'_>, TooComplex> {
         let estimate = estimate(text);
         if estimate > MAX_DOCUMENT {
             return Err(TooComplex { estimate });
@@ -112,7 +112,10 @@ mod tests {
         let budget = MemoryBudget::default();
         for element in ["{\"\":0},", "[],", "0,"] {
             let text = element.repeat(MAX_BODY / element.len());
-            let outcome = budget.document(text.as_bytes()).now_or_never().expect("no wait");
+            let outcome = budget
+                .reserve_document(text.as_bytes())
+                .now_or_never()
+                .expect("no wait");
             assert!(outcome.is_err(), "{element}");
         }
     }
@@ -128,7 +131,7 @@ mod tests {
             assert!(text.len() > 1_000_000);
             assert!(
                 budget
-                    .document(text.as_bytes())
+                    .reserve_document(text.as_bytes())
                     .now_or_never()
                     .is_some_and(|reserved| reserved.is_ok())
             );
@@ -138,10 +141,10 @@ mod tests {
     #[test]
     fn reservation_waits_until_another_one_is_released() {
         let budget = MemoryBudget::default();
-        let mut held: Vec<_> = std::iter::from_fn(|| budget.body(None).now_or_never()).collect();
+        let mut held: Vec<_> = std::iter::from_fn(|| budget.reserve_body(None).now_or_never()).collect();
         assert_eq!(held.len(), BODY_BUDGET / MAX_BODY);
-        assert!(budget.body(Some(PERMIT_BYTES)).now_or_never().is_none());
+        assert!(budget.reserve_body(Some(PERMIT_BYTES)).now_or_never().is_none());
         held.pop();
-        assert!(budget.body(Some(PERMIT_BYTES)).now_or_never().is_some());
+        assert!(budget.reserve_body(Some(PERMIT_BYTES)).now_or_never().is_some());
     }
 }

@@ -11,7 +11,7 @@ use super::review::{Request, Response};
 const WEBHOOK: &str = "workload";
 
 impl Webhooks {
-    pub(super) fn workload(&self, request: Request) -> Response {
+    pub(super) fn check_workload(&self, request: Request) -> Response {
         let warning = misplaced_label(&request);
         let response = Response::allow(request.uid);
         let Some(warning) = warning else {

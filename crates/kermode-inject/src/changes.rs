@@ -14,6 +14,7 @@ pub(crate) fn between(before: &Value, after: &Value) -> Vec<String> {
     lines
 }
 
+/// Compares two values; objects and lists are compared member by member.
 fn compare(path: &str, before: &Value, after: &Value, lines: &mut Vec<String>) {
     match (before, after) {
         (Value::Object(left), Value::Object(right)) => {
@@ -53,18 +54,21 @@ fn both_nested(before: &Value, after: &Value) -> bool {
 /// Compares lists without their common prefix and suffix, so that an insertion is reported as one line.
 fn compare_lists(path: &str, before: &[Value], after: &[Value], lines: &mut Vec<String>) {
     let equal = |(left, right): &(&Value, &Value)| left == right;
-    let start = before.iter().zip(after).take_while(equal).count();
-    let (before, after) = (&before[start..], &after[start..]);
-    let end = before
+    let prefix_len = before.iter().zip(after).take_while(equal).count();
+    let (before, after) = (&before[prefix_len..], &after[prefix_len..]);
+    let suffix_len = before
         .iter()
         .rev()
         .zip(after.iter().rev())
         .take_while(equal)
         .count();
-    let (before, after) = (&before[..before.len() - end], &after[..after.len() - end]);
+    let (before, after) = (
+        &before[..before.len() - suffix_len],
+        &after[..after.len() - suffix_len],
+    );
     for index in 0..before.len().max(after.len()) {
         compare_optional(
-            &format!("{path}/{}", start + index),
+            &format!("{path}/{}", prefix_len + index),
             before.get(index),
             after.get(index),
             lines,

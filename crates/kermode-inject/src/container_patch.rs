@@ -49,13 +49,13 @@ pub enum PatchStage {
     Validate,
 }
 
-/// Failure to apply the ContainerPatches of a Pod.
+/// Failure to apply the ContainerPatches of a Pod to a container.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("could not apply patches [{}]: {}", quoted(.patches), .problems.join("; "))]
 pub struct PatchFailure {
     /// Stage that failed.
     pub stage: PatchStage,
-    /// Names of the applied ContainerPatches, in order.
+    /// Names of the ContainerPatches that have operations on the container, in order.
     pub patches: Vec<String>,
     /// Problems; each names the ContainerPatch, the operation's index and its path.
     pub problems: Vec<String>,
@@ -110,7 +110,7 @@ impl SelectedPatches {
         list: &'static str,
         blocks: impl Fn(&'a ContainerPatchSpec) -> &'a Vec<JsonPatchBlock>,
     ) -> Vec<Operation<'a>> {
-        let of_patch = |(patch, spec): &'a (String, ContainerPatchSpec)| {
+        let operations_of_patch = |(patch, spec): &'a (String, ContainerPatchSpec)| {
             blocks(spec)
                 .iter()
                 .enumerate()
@@ -121,7 +121,7 @@ impl SelectedPatches {
                     block,
                 })
         };
-        self.0.iter().flat_map(of_patch).collect()
+        self.0.iter().flat_map(operations_of_patch).collect()
     }
 }
 

@@ -145,16 +145,19 @@ async fn denied_and_opted_out_pods_cause_one_event_about_their_owner_or_namespac
 
     // Neither the dry run nor the Pod of the Namespace `plain` causes an Event.
     assert_eq!(
-        fixture.event().await,
+        fixture.next_event().await,
         "Warning MeshNotFound about ReplicaSet web-5d9c7b8f6d"
     );
     assert_eq!(
-        fixture.event().await,
+        fixture.next_event().await,
         "Normal DisabledByPodLabel about ReplicaSet web-5d9c7b8f6d"
     );
-    assert_eq!(fixture.event().await, "Warning WrongValue about Namespace shop");
     assert_eq!(
-        fixture.event().await,
+        fixture.next_event().await,
+        "Warning WrongValue about Namespace shop"
+    );
+    assert_eq!(
+        fixture.next_event().await,
         "Normal ExceptionLabel about Namespace shop"
     );
 }

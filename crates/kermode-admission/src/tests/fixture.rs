@@ -79,7 +79,7 @@ impl Fixture {
     }
 
     /// Waits for the next Event and returns its type, its reason, and the kind and name of its object.
-    pub(super) async fn event(&mut self) -> String {
+    pub(super) async fn next_event(&mut self) -> String {
         let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv()).await;
         let event = event.expect("an Event within 20 s").expect("an open channel");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
