@@ -263,6 +263,7 @@ struct Session {
     watcher: Watcher,
     stream: Stream,
     start_permit: Option<StartPermit>,
+    hold_timer: HoldTimer,
     metrics: Metrics,
     /// Nonce and send time of each response in flight: at most one for each served kind.
     in_flight: Vec<(String, Instant)>,
@@ -300,6 +301,7 @@ impl Session {
             identity,
             watcher,
             start_permit: Some(start_permit),
+            hold_timer: HoldTimer::default(),
             stream: Stream::new(state.settings.limits),
             metrics: state.metrics.clone(),
             acknowledgements: state.removals.on_stream_opened(&proxy.key, &proxy.mesh),
@@ -353,6 +355,8 @@ impl Session {
             if self.start_permit.is_some() && self.stream.is_started() {
                 self.start_permit = None;
             }
+            let now = Instant::now();
+            self.hold_timer.set(self.stream.next_deadline(now), now);
             step = tokio::select! {
                 request = call.requests.message() => match request {
                     Ok(Some(request)) => self.on_request(request),
@@ -368,6 +372,7 @@ impl Session {
                     self.start_permit = None;
                     Ok(Vec::new())
                 }
+                () = self.hold_timer.expired() => Ok(self.on_deadline()),
                 Some(()) = shutdown.next() => Err(shutdown_status()),
             };
         }
@@ -442,6 +447,18 @@ impl Session {
         self.record(output)
     }
 
+    /// Sends the on-demand resources that have waited for others for as long as they may.
+    fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
+        let Self { watcher, stream, .. } = self;
+        let output = watcher.read(|view, changes| {
+            let mut output = stream.on_change(changes, view.as_ref());
+            let expired = stream.on_deadline(Instant::now(), view.as_ref());
+            output.responses.extend(expired.responses);
+            output
+        });
+        self.record(output)
+    }
+
     /// Records the events and responses of a step in metrics and status. Returns the responses.
     fn record(&mut self, output: Output) -> Vec<DeltaDiscoveryResponse> {
         for event in output.events {
@@ -493,6 +510,31 @@ impl Drop for Session {
     fn drop(&mut self) {
         if !self.is_ended_by_server {
             tracing::info!(proxy = %self.proxy.key, "proxy disconnected");
+        }
+    }
+}
+
+/// Timer for the earliest deadline of the stream's held resources. Streams without held resources have no timer.
+#[derive(Default)]
+struct HoldTimer {
+    deadline: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl HoldTimer {
+    fn set(&mut self, deadline: Option<Instant>, now: Instant) {
+        if self.deadline != deadline {
+            self.deadline = deadline;
+            let remaining = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            self.sleep = remaining.map(|remaining| Box::pin(tokio::time::sleep(remaining)));
+        }
+    }
+
+    /// Completes at the deadline, or never if there is none.
+    async fn expired(&mut self) {
+        match &mut self.sleep {
+            Some(sleep) => sleep.as_mut().await,
+            None => std::future::pending().await,
         }
     }
 }

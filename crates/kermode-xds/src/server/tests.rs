@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt as _};
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use kermode_authentication::ProxyIdentity;
-use kermode_envoy::{Resource, ResourceKind};
+use kermode_envoy::{OnDemand, Resource, ResourceKind};
 use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -24,6 +24,7 @@ use super::*;
 use crate::store::Profile;
 use kermode_protocol::ads::{
     DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node,
+    Resource as DiscoveryResource,
 };
 
 /// Time after which a test fails.
@@ -350,6 +351,58 @@ async fn early_proxy_is_served_once_its_dataplane_is_known() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn on_demand_cluster_is_sent_at_its_deadline_if_the_client_never_requests_the_listener_before_it() {
+    let fixture = Fixture::with(Settings {
+        limits: Limits {
+            hold: Duration::from_millis(10),
+            ..Limits::default()
+        },
+        ..Settings::default()
+    });
+    let resource = |kind, name: &str, on_demand| Resource {
+        kind,
+        name: name.into(),
+        version: "1".into(),
+        body: Bytes::new(),
+        service: None,
+        on_demand,
+    };
+    let after_listener = OnDemand {
+        after: vec![(ResourceKind::Listener, "inbound".into())],
+    };
+    let resources = vec![
+        resource(ResourceKind::Listener, "inbound", None),
+        resource(ResourceKind::Cluster, "local", None),
+        resource(ResourceKind::Cluster, "remote", Some(Box::new(after_listener))),
+    ];
+    fixture
+        .store
+        .replace_proxy(&web(), Profile::new("default".into()), resources);
+    let (requests, receiver) = mpsc::channel(4);
+    let mut responses = fixture.open("web", ReceiverStream::new(receiver)).await;
+    let first = DeltaDiscoveryRequest {
+        resource_names_subscribe: vec!["*".to_owned(), "remote".to_owned()],
+        ..subscription("default.web.shop")
+    };
+    requests.send(first).await.expect("open");
+    let names = |response: &DeltaDiscoveryResponse| {
+        let resources = response.resources.iter();
+        let decoded = resources.map(|bytes| DiscoveryResource::decode(bytes.clone()).expect("a resource"));
+        decoded.map(|resource| resource.name).collect::<Vec<_>>()
+    };
+    let eager = next_response(&mut responses).await.expect("clusters");
+    assert_eq!(names(&eager), ["local"]);
+    let ack = DeltaDiscoveryRequest {
+        type_url: eager.type_url,
+        response_nonce: eager.nonce,
+        ..DeltaDiscoveryRequest::default()
+    };
+    requests.send(ack).await.expect("open");
+    let held = next_response(&mut responses).await.expect("clusters");
+    assert_eq!(names(&held), ["remote"]);
 }
 
 #[tokio::test]
