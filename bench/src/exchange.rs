@@ -1,10 +1,13 @@
 //! Cost of one message to each of many clients and one response from each, over a connection for each client, with only the
 //! transport libraries of `kuma-cp`: no xDS, no resources, no state.
 //!
-//! The result is the share of the transport in a control plane's CPU time. Only another transport can reduce it.
+//! The result is the share of the transport in a control plane's CPU time. Only another transport can reduce it. Two
+//! variants compare libraries in one run: tonic's server with a server on `h2`, and the client of `make
+//! bench-control-plane` with a client on `h2`.
 
 mod client;
 mod server;
+mod tonic_server;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -20,11 +24,13 @@ use tokio::sync::{Notify, watch};
 use crate::figures::print_line;
 use crate::process::Process;
 
-/// Size of a message, in bytes. `make bench-control-plane` sends a sidecar 280 bytes for a change at 100 sidecars, 690 at
+/// Size of a message, in bytes, with the prefix that gRPC adds. `make bench-control-plane` sends a sidecar 280 bytes for a change at 100 sidecars, 690 at
 /// 1,000.
 const MESSAGE_SIZE: usize = 500;
-/// Size of a response, in bytes: that of an ACK.
+/// Size of a response, in bytes, with the prefix that gRPC adds: that of an ACK.
 const RESPONSE_SIZE: usize = 120;
+/// Size of the prefix of a gRPC message, in bytes.
+const GRPC_PREFIX: usize = 5;
 /// Timeout of an exchange.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -35,8 +41,12 @@ pub enum Transport {
     Tcp,
     /// TLS over TCP.
     Tls,
-    /// One HTTP/2 stream over TLS, as in gRPC.
+    /// One HTTP/2 stream over TLS, as in gRPC, on `h2` on both sides.
     Http2,
+    /// Like [`Transport::Http2`], with tonic's server.
+    TonicServer,
+    /// Like [`Transport::Http2`], with the client of the simulated sidecars.
+    SidecarClient,
 }
 
 /// Connected clients and their server.
@@ -61,6 +71,8 @@ struct Clients {
 pub struct RoundCost {
     /// CPU time of the server.
     pub cpu: Duration,
+    /// CPU time of the clients.
+    pub client_cpu: Duration,
     /// Wall time until the last response.
     pub wall: Duration,
 }
@@ -75,6 +87,16 @@ struct Responses {
 trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
+
+/// Returns a gRPC message of `size` bytes, prefix included.
+fn grpc_message(size: usize) -> Result<Bytes> {
+    let length = size - GRPC_PREFIX;
+    let mut message = BytesMut::with_capacity(size);
+    message.put_u8(0);
+    message.put_u32(u32::try_from(length)?);
+    message.put_bytes(7, length);
+    Ok(message.freeze())
+}
 
 /// Runs a task and prints its error. The exchange then fails by its timeout.
 async fn report(task: &str, work: impl Future<Output = Result<()>>) {
@@ -120,12 +142,14 @@ impl Exchange {
     /// # Errors
     /// When a client does not respond.
     pub fn rounds(&self, times: usize) -> Result<RoundCost> {
-        let (before, started_at) = (self.cpu()?, Instant::now());
+        let (before, clients_before) = (self.cpu()?, self.clients.usage.cpu()?);
+        let started_at = Instant::now();
         for _ in 0..times {
             self.exchange()?;
         }
         Ok(RoundCost {
             cpu: self.cpu()?.saturating_sub(before),
+            client_cpu: self.clients.usage.cpu()?.saturating_sub(clients_before),
             wall: started_at.elapsed(),
         })
     }
@@ -192,7 +216,13 @@ mod tests {
 
     #[test]
     fn every_client_receives_and_responds_over_each_transport() {
-        for transport in [Transport::Tcp, Transport::Tls, Transport::Http2] {
+        for transport in [
+            Transport::Tcp,
+            Transport::Tls,
+            Transport::Http2,
+            Transport::TonicServer,
+            Transport::SidecarClient,
+        ] {
             let exchange = Exchange::start(transport, 3).expect("connected");
             exchange.rounds(5).expect("responses");
             let received = exchange.responses.received.load(Ordering::SeqCst);

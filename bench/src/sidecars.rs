@@ -7,6 +7,6 @@
 mod client;
 mod envoy;
 pub mod fleet;
-mod http2;
+pub(crate) mod http2;
 pub mod population;
 pub mod probes;

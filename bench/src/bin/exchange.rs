@@ -22,6 +22,8 @@ fn main() -> Result<()> {
             (Transport::Tcp, "TCP"),
             (Transport::Tls, "TLS"),
             (Transport::Http2, "HTTP/2 over TLS"),
+            (Transport::TonicServer, "tonic's server"),
+            (Transport::SidecarClient, "simulated sidecars"),
         ] {
             let exchange = Exchange::start(transport, clients)?;
             let rounds = (0..rounds).map(|_| exchange.rounds(EXCHANGES as usize));
@@ -32,6 +34,7 @@ fn main() -> Result<()> {
                 figures.add(&figure, &rounds.iter().map(each).collect(), "ms", Target::None);
             };
             add("CPU time of the server", |cost| cost.cpu);
+            add("CPU time of the clients", |cost| cost.client_cpu);
             add("until all have responded", |cost| cost.wall);
         }
     }

@@ -4,14 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Result;
-use bytes::Bytes;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Transport};
+use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, RESPONSE_SIZE, Transport, grpc_message};
 use crate::https::client_config;
+use crate::sidecars::http2::Call;
+
+/// Path of the method that the clients call.
+const PATH: &str = "/bench.Exchange/Exchange";
 
 /// Connects the clients one after the other. They respond as tasks of the calling runtime.
 pub(super) async fn connect(
@@ -31,11 +34,11 @@ pub(super) async fn connect(
         let stream = connector
             .connect(ServerName::try_from("localhost")?, stream)
             .await?;
-        if transport == Transport::Tls {
-            tokio::spawn(plain(stream));
-        } else {
-            tokio::spawn(http2(stream));
-        }
+        match transport {
+            Transport::Tcp | Transport::Tls => tokio::spawn(plain(stream)),
+            Transport::Http2 | Transport::TonicServer => tokio::spawn(http2(stream)),
+            Transport::SidecarClient => tokio::spawn(sidecar(stream)),
+        };
     }
     Ok(())
 }
@@ -52,10 +55,13 @@ async fn plain(mut io: impl Io) -> Result<()> {
 async fn http2(io: impl Io) -> Result<()> {
     let (mut requests, connection) = h2::client::handshake(io).await?;
     tokio::spawn(connection);
-    let request = http::Request::post("https://localhost/").body(())?;
+    let request = http::Request::post(format!("https://localhost{PATH}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(())?;
     let (response, mut send) = requests.send_request(request, false)?;
     let mut messages = response.await?.into_body();
-    let payload = Bytes::from_static(&[1; RESPONSE_SIZE]);
+    let payload = grpc_message(RESPONSE_SIZE)?;
     let mut received = 0;
     while let Some(data) = messages.data().await {
         let data = data?;
@@ -67,4 +73,14 @@ async fn http2(io: impl Io) -> Result<()> {
         }
     }
     Ok(())
+}
+
+async fn sidecar(io: impl Io) -> Result<()> {
+    let mut call = Call::open(io, "localhost", PATH, "Bearer none").await?;
+    let payload = vec![1; RESPONSE_SIZE - GRPC_PREFIX];
+    loop {
+        call.receive().await?;
+        call.send(&payload)?;
+        call.flush().await?;
+    }
 }

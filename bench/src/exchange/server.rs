@@ -6,7 +6,6 @@ use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
-use bytes::Bytes;
 use kermode_identity::ServingAuthority;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Responses, Transport};
+use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Responses, Transport, grpc_message, tonic_server};
 
 /// Validity of the certificate.
 const DAY: Duration = Duration::from_hours(24);
@@ -66,7 +65,12 @@ async fn serve(
     match transport {
         Transport::Tcp => plain(stream, messages, &responses).await,
         Transport::Tls => plain(acceptor.accept(stream).await?, messages, &responses).await,
-        Transport::Http2 => http2(acceptor.accept(stream).await?, messages, &responses).await,
+        Transport::Http2 | Transport::SidecarClient => {
+            http2(acceptor.accept(stream).await?, messages, &responses).await
+        }
+        Transport::TonicServer => {
+            tonic_server::serve(acceptor.accept(stream).await?, messages, responses).await
+        }
     }
 }
 
@@ -88,9 +92,10 @@ async fn http2(io: impl Io, mut messages: watch::Receiver<u64>, responses: &Resp
         return Ok(());
     };
     let (request, mut respond) = call?;
-    let mut send = respond.send_response(http::Response::new(()), false)?;
+    let head = http::Response::builder().header("content-type", "application/grpc");
+    let mut send = respond.send_response(head.body(())?, false)?;
     let mut body = request.into_body();
-    let message = Bytes::from_static(&[7; MESSAGE_SIZE]);
+    let message = grpc_message(MESSAGE_SIZE)?;
     let mut call = pin!(async {
         let mut received = 0;
         loop {

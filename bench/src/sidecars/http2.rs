@@ -43,7 +43,7 @@ const PADDED: u8 = 8;
 const STREAM: u32 = 1;
 
 /// A connection with its one call.
-pub(super) struct Call<S> {
+pub(crate) struct Call<S> {
     io: S,
     received: BytesMut,
     message: BytesMut,
@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub(super) async fn open(io: S, authority: &str, path: &str, authorization: &str) -> Result<Self> {
+    pub(crate) async fn open(io: S, authority: &str, path: &str, authorization: &str) -> Result<Self> {
         let mut call = Self {
             io,
             received: BytesMut::new(),
@@ -93,7 +93,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     ///
     /// # Errors
     /// When the server's receive window is full, which does not happen with usual windows.
-    pub(super) fn send(&mut self, message: &[u8]) -> Result<()> {
+    pub(crate) fn send(&mut self, message: &[u8]) -> Result<()> {
         let mut framed = BytesMut::with_capacity(MESSAGE_PREFIX + message.len());
         framed.put_u8(0);
         framed.put_u32(u32::try_from(message.len())?);
@@ -110,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     ///
     /// # Errors
     /// When the connection breaks.
-    pub(super) async fn flush(&mut self) -> io::Result<()> {
+    pub(crate) async fn flush(&mut self) -> io::Result<()> {
         if self.to_send.is_empty() {
             return Ok(());
         }
@@ -123,7 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Call<S> {
     ///
     /// # Errors
     /// When the connection or the call has ended.
-    pub(super) async fn receive(&mut self) -> Result<Bytes> {
+    pub(crate) async fn receive(&mut self) -> Result<Bytes> {
         loop {
             if let Some(message) = self.take_message()? {
                 return Ok(message);

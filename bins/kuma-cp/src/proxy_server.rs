@@ -72,7 +72,9 @@ impl ProxyServer {
             shutdown.watch(),
         );
         ads.report_to(statuses);
-        let other_services = Routes::new(issuance).add_service(Rpc(removal_service)).prepare();
+        let other_services = Routes::new(Rpc(issuance))
+            .add_service(Rpc(removal_service))
+            .prepare();
         Self {
             transport: Transport::new(ads.clone(), other_services),
             ads,

@@ -16,7 +16,7 @@ use kermode_protocol::ads::{
     DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
 };
 use kermode_protocol::client::Client;
-use kermode_protocol::rpc::Method;
+use kermode_protocol::rpc::GrpcService;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -176,9 +176,9 @@ impl StreamingService<DeltaDiscoveryRequest> for Relay {
     }
 }
 
-impl Method for Relay {
-    const SERVICE: &'static str = SERVICE_NAME;
-    const PATH: &'static str = DELTA_AGGREGATED_RESOURCES;
+impl GrpcService for Relay {
+    const NAME: &'static str = SERVICE_NAME;
+    const METHODS: &'static [&'static str] = &[DELTA_AGGREGATED_RESOURCES];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_model::MeshName;
-use kermode_protocol::rpc::Method;
+use kermode_protocol::rpc::GrpcService;
 use kermode_protocol::secrets::{DiscoveryRequest, DiscoveryResponse, SERVICE_NAME, STREAM_SECRETS};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -92,9 +92,9 @@ impl StreamingService<DiscoveryRequest> for SecretService {
     }
 }
 
-impl Method for SecretService {
-    const SERVICE: &'static str = SERVICE_NAME;
-    const PATH: &'static str = STREAM_SECRETS;
+impl GrpcService for SecretService {
+    const NAME: &'static str = SERVICE_NAME;
+    const METHODS: &'static [&'static str] = &[STREAM_SECRETS];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {

@@ -9,10 +9,8 @@ mod limits;
 mod metrics;
 mod roots;
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
@@ -24,10 +22,11 @@ use kermode_model::{Dataplane, Mesh, MeshName, Mtls, ObjectKey};
 use kermode_protocol::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, SERVICE_NAME, WATCH_ROOTS,
 };
+use kermode_protocol::rpc::GrpcService;
 use parking_lot::Mutex;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
-use tonic::server::{Grpc, NamedService, UnaryService};
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -174,28 +173,19 @@ fn response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertificateR
 
 // === gRPC ===
 
-impl NamedService for CertificateIssuance {
+impl GrpcService for CertificateIssuance {
     const NAME: &'static str = SERVICE_NAME;
-}
+    const METHODS: &'static [&'static str] = &[ISSUE_CERTIFICATE, WATCH_ROOTS];
 
-impl tower::Service<http::Request<Body>> for CertificateIssuance {
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let state = self.state.clone();
+    fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
+        let state = self.state;
         Box::pin(async move {
             let response = tokio::time::timeout(state.call_timeout, respond(&state, request)).await;
-            Ok(response.unwrap_or_else(|_| {
+            response.unwrap_or_else(|_| {
                 let denial = Denial::TimedOut(state.call_timeout);
                 state.metrics.denied(&denial);
                 state.deny(&denial, "").into_http()
-            }))
+            })
         })
     }
 }
@@ -203,27 +193,22 @@ impl tower::Service<http::Request<Body>> for CertificateIssuance {
 /// Decodes the message and calls the method. tonic itself responds to messages that are too large or
 /// cannot be decoded.
 async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> http::Response<Body> {
-    match request.uri().path() {
-        ISSUE_CERTIFICATE => {
-            let called = Arc::new(AtomicBool::new(false));
-            let method = IssueCertificate {
-                state: state.clone(),
-                called: called.clone(),
-            };
-            let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
-            let response = grpc.unary(method, request).await;
-            if !called.load(Ordering::Relaxed) {
-                state.metrics.denied(&Denial::Unreadable);
-                state.deny(&Denial::Unreadable, "");
-            }
-            response
-        }
-        WATCH_ROOTS => {
-            let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
-            grpc.server_streaming(WatchRoots(state.clone()), request).await
-        }
-        _ => Status::unimplemented("unknown method").into_http(),
+    if request.uri().path() == WATCH_ROOTS {
+        let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
+        return grpc.server_streaming(WatchRoots(state.clone()), request).await;
     }
+    let called = Arc::new(AtomicBool::new(false));
+    let method = IssueCertificate {
+        state: state.clone(),
+        called: called.clone(),
+    };
+    let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
+    let response = grpc.unary(method, request).await;
+    if !called.load(Ordering::Relaxed) {
+        state.metrics.denied(&Denial::Unreadable);
+        state.deny(&Denial::Unreadable, "");
+    }
+    response
 }
 
 /// Method `IssueCertificate` of the service.

@@ -8,26 +8,26 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
-/// gRPC service with a single method.
-pub trait Method: Clone + Send + 'static {
+/// gRPC service.
+pub trait GrpcService: Clone + Send + 'static {
     /// Name of the service, package included.
-    const SERVICE: &'static str;
-    /// Path of the method: `/<service>/<method>`.
-    const PATH: &'static str;
+    const NAME: &'static str;
+    /// Paths of its methods: `/<service>/<method>`.
+    const METHODS: &'static [&'static str];
 
-    /// Serves one call of the method.
+    /// Serves one call. The path of the request is one of [`Self::METHODS`].
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>>;
 }
 
-/// Adapts a [`Method`] to tonic's router. Calls of other methods of its service get `UNIMPLEMENTED`.
+/// Adapts a [`GrpcService`] to tonic's router. Calls of methods that the service does not have get `UNIMPLEMENTED`.
 #[derive(Clone, Debug)]
-pub struct Rpc<M>(pub M);
+pub struct Rpc<S>(pub S);
 
-impl<M: Method> NamedService for Rpc<M> {
-    const NAME: &'static str = M::SERVICE;
+impl<S: GrpcService> NamedService for Rpc<S> {
+    const NAME: &'static str = S::NAME;
 }
 
-impl<M: Method> tower::Service<http::Request<Body>> for Rpc<M> {
+impl<S: GrpcService> tower::Service<http::Request<Body>> for Rpc<S> {
     type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
@@ -37,13 +37,13 @@ impl<M: Method> tower::Service<http::Request<Body>> for Rpc<M> {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = self.0.clone();
+        let service = self.0.clone();
         Box::pin(async move {
-            if request.uri().path() != M::PATH {
-                let text = format!("{} has no other method than {}", M::SERVICE, M::PATH);
+            if !S::METHODS.contains(&request.uri().path()) {
+                let text = format!("the methods of {} are {}", S::NAME, S::METHODS.join(", "));
                 return Ok(Status::unimplemented(text).into_http());
             }
-            Ok(method.call(request).await)
+            Ok(service.call(request).await)
         })
     }
 }

@@ -9,7 +9,7 @@ use kermode_authentication::Authenticator;
 use kermode_limit::{KeyedLimit, LimitReached};
 use kermode_model::ObjectKey;
 use kermode_protocol::removals::{SERVICE_NAME, WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
-use kermode_protocol::rpc::Method;
+use kermode_protocol::rpc::GrpcService;
 use tokio::sync::watch;
 use tonic::body::Body;
 use tonic::server::{Grpc, ServerStreamingService};
@@ -84,9 +84,9 @@ impl std::fmt::Debug for RemovalService {
     }
 }
 
-impl Method for RemovalService {
-    const SERVICE: &'static str = SERVICE_NAME;
-    const PATH: &'static str = WATCH_REMOVAL;
+impl GrpcService for RemovalService {
+    const NAME: &'static str = SERVICE_NAME;
+    const METHODS: &'static [&'static str] = &[WATCH_REMOVAL];
 
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         let method = WatchRemoval(self.inner);

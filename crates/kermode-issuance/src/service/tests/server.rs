@@ -15,6 +15,7 @@ use kermode_protocol::certificates::{
     ISSUE_CERTIFICATE, IssueCertificateRequest, IssueCertificateResponse, RootsUpdate, WATCH_ROOTS,
     WatchRootsRequest,
 };
+use kermode_protocol::rpc::Rpc;
 use kermode_runtime::shutdown::{self, Trigger};
 use kermode_runtime::tls;
 use prometheus_client::registry::Registry;
@@ -169,7 +170,7 @@ async fn serve(issuance: CertificateIssuance) -> (Channel, Trigger) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, shutdown) = shutdown::channel();
-    let router = Routes::new(issuance).into_axum_router();
+    let router = Routes::new(Rpc(issuance)).into_axum_router();
     let certificate = certificate.expect("a valid certificate");
     tokio::spawn(tls::serve(listener, certificate, router, 1000, shutdown));
 

@@ -1,0 +1,105 @@
+//! Server of the exchange on tonic and hyper, with tonic's codec and one bidirectional call for each connection.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anyhow::{Result, anyhow};
+use bytes::{Buf, BufMut, Bytes};
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::sync::watch;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::server::{Grpc, StreamingService};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, Responses};
+
+/// Serves a connection.
+pub(super) async fn serve(
+    io: impl Io,
+    messages: watch::Receiver<u64>,
+    responses: Arc<Responses>,
+) -> Result<()> {
+    let exchange = ExchangeService { messages, responses };
+    let service = service_fn(move |request: http::Request<Incoming>| {
+        let exchange = exchange.clone();
+        async move { Ok::<_, Infallible>(Grpc::new(BytesCodec).streaming(exchange, request).await) }
+    });
+    auto::Builder::new(TokioExecutor::new())
+        .http2_only()
+        .serve_connection(TokioIo::new(io), service)
+        .await
+        .map_err(|error| anyhow!(error))
+}
+
+#[derive(Clone)]
+struct ExchangeService {
+    messages: watch::Receiver<u64>,
+    responses: Arc<Responses>,
+}
+
+impl StreamingService<Bytes> for ExchangeService {
+    type Response = Bytes;
+    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
+        let (messages, responses) = (self.messages.clone(), self.responses.clone());
+        // As in a tonic service for ADS, a task reads the requests and the response is a stream of its own.
+        let mut requests = request.into_inner();
+        tokio::spawn(async move {
+            while let Ok(Some(_)) = requests.message().await {
+                responses.count_one();
+            }
+        });
+        let message = Bytes::from_static(&[7; MESSAGE_SIZE - GRPC_PREFIX]);
+        let pushed = stream::unfold(messages, |mut messages| async move {
+            messages.changed().await.ok()?;
+            Some(((), messages))
+        });
+        let pushed = pushed.map(move |()| Ok(message.clone())).boxed();
+        Box::pin(std::future::ready(Ok(Response::new(pushed))))
+    }
+}
+
+/// Codec of messages without an encoding of their own.
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
