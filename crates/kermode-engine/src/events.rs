@@ -111,7 +111,7 @@ impl Default for InitialSync {
 
 impl InitialSync {
     /// Records that a watch has delivered its initial list. Idempotent.
-    pub(crate) fn synced(&mut self, watch: WatchKind) {
+    pub(crate) fn mark_synced(&mut self, watch: WatchKind) {
         self.0.remove(&watch);
     }
 
@@ -151,10 +151,10 @@ mod tests {
         let mut sync = InitialSync::default();
         let (last, others) = WatchKind::ALL.split_last().expect("watches");
         for watch in others.iter().chain(others) {
-            sync.synced(*watch);
+            sync.mark_synced(*watch);
             assert!(!sync.is_complete(), "{watch:?}");
         }
-        sync.synced(*last);
+        sync.mark_synced(*last);
         assert!(sync.is_complete());
     }
 }

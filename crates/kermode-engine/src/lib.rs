@@ -5,9 +5,9 @@
 //!                               └─DataplaneChange─▶ endpoint removals, writer of Dataplanes, Events
 //! ```
 //!
-//! All events in the channel are applied as one batch: the first change of a burst is published at once, the rest
-//! together. Nothing is published before every watch has delivered its initial list, because proxies would lose
-//! endpoints that are not listed yet.
+//! All events that are in the channel are applied as one batch, so the first change of a burst is published at once and
+//! the others together. Nothing is published before every watch has delivered its initial list, because proxies would
+//! lose endpoints that are not listed yet.
 
 mod events;
 mod metrics;
@@ -35,11 +35,11 @@ pub use self::events::{ObjectUpdate, WatchEvent, WatchKind};
 pub use self::metrics::Metrics;
 
 /// Maximum number of events in a batch.
-const BATCH: usize = 1024;
+const MAX_BATCH: usize = 1024;
 
 /// Estimated time to push a change to one proxy.
-const PUSH_PER_PROXY: Duration = Duration::from_micros(30);
-/// Upper bound of the delay of writes. Users, who read Dataplanes with `kubectl`, do not notice it.
+const PUSH_TIME_PER_PROXY: Duration = Duration::from_micros(30);
+/// Upper bound of the delay of writes. Users who read Dataplanes with `kubectl` do not notice it.
 const MAX_WRITE_DELAY: Duration = Duration::from_millis(250);
 
 /// Inputs and outputs of the engine.
@@ -68,31 +68,31 @@ pub struct Engine {
 struct Startup {
     sync: InitialSync,
     /// Keeps the replica unready.
-    unready: ReadinessGuard,
+    readiness_guard: ReadinessGuard,
 }
 
 /// Returns the delay of writes to the API server after a change, so that the writes do not compete with the push of
 /// the change to `proxies` proxies.
 fn write_delay(proxies: usize) -> Duration {
     let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
-    PUSH_PER_PROXY.saturating_mul(proxies).min(MAX_WRITE_DELAY)
+    PUSH_TIME_PER_PROXY.saturating_mul(proxies).min(MAX_WRITE_DELAY)
 }
 
 // === impl Engine ===
 
 impl Engine {
-    /// Runs until all senders of events are dropped. Releases `unready` after the first publication.
-    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, unready: ReadinessGuard) {
+    /// Runs until all senders of events are dropped. Marks the replica as ready after the first publication.
+    pub async fn run(mut self, mut events: mpsc::Receiver<WatchEvent>, readiness_guard: ReadinessGuard) {
         let mut startup = Some(Startup {
             sync: InitialSync::default(),
-            unready,
+            readiness_guard,
         });
-        let mut batch = Vec::with_capacity(BATCH);
+        let mut batch = Vec::with_capacity(MAX_BATCH);
         let mut leading = self.leading.clone();
         let store = self.publisher.store().clone();
         loop {
             tokio::select! {
-                received = events.recv_many(&mut batch, BATCH) => {
+                received = events.recv_many(&mut batch, MAX_BATCH) => {
                     if received == 0 {
                         return;
                     }
@@ -114,16 +114,18 @@ impl Engine {
         }
     }
 
-    /// Drains and applies a batch. Publishes its effects once all watches have delivered their initial list.
+    /// Drains and applies a batch. Publishes the resulting changes if all watches have delivered their initial lists.
+    /// `waiting` is the number of events that are still in the channel.
     fn on_batch(&mut self, startup: &mut Option<Startup>, batch: &mut Vec<WatchEvent>, waiting: usize) {
         let begun = Instant::now();
         let _span = tracing::debug_span!("publish changes", events = batch.len()).entered();
         self.metrics.batch_received(batch.len(), waiting);
         let oldest = batch.iter().map(|event| event.received_at).min();
         let mut changes = self.apply(batch.drain(..).map(|event| event.update), startup.as_mut());
-        let completed = startup.take_if(|startup| startup.sync.is_complete());
-        if completed.is_some() {
-            // Pods that were listed before their Services were converted without them, so earlier changes are dropped.
+        let finished_startup = startup.take_if(|startup| startup.sync.is_complete());
+        if finished_startup.is_some() {
+            // The first publication covers the whole index. The changes so far are dropped, because they include
+            // conversions of Pods whose Services had not been listed yet.
             changes = self.initial_changes();
         }
         if startup.is_some() {
@@ -131,18 +133,18 @@ impl Engine {
         }
         self.publish(&changes.touched);
         self.metrics.batch_published(oldest, begun);
-        if let Some(completed) = completed {
+        if let Some(finished_startup) = finished_startup {
             self.add_ready_endpoints();
-            completed.unready.mark_ready();
+            finished_startup.readiness_guard.mark_ready();
             self.writer.set_desired_complete();
         }
-        let mut unwritten = Vec::new();
+        let mut to_write = Vec::new();
         for change in changes.dataplanes {
             self.update_removals(&change);
-            unwritten.extend(self.report(change));
+            to_write.extend(self.report(change));
         }
         let proxies = self.publisher.store().proxies_with_streams();
-        self.writer.enqueue_later(unwritten, write_delay(proxies));
+        self.writer.enqueue_later(to_write, write_delay(proxies));
     }
 
     fn publish(&mut self, touched: &[Touched]) {
@@ -163,11 +165,11 @@ impl Engine {
     fn initial_changes(&self) -> Changes {
         let index = self.index.read();
         let meshes = index.view().meshes().map(|mesh| Touched::Mesh(mesh.name.clone()));
-        let proxies = index
+        let dataplanes = index
             .view()
             .dataplanes()
             .map(|dataplane| Touched::Dataplane(dataplane.key.clone()));
-        let touched = meshes.chain(proxies).collect();
+        let touched = meshes.chain(dataplanes).collect();
         Changes {
             touched,
             // The writer reconciles all Dataplanes when it starts, so only the warnings are needed.
@@ -186,7 +188,7 @@ impl Engine {
         let mut all = Changes::default();
         for update in updates {
             if let (Some(watch), Some(startup)) = (update.synced_watch(), &mut startup) {
-                startup.sync.synced(watch);
+                startup.sync.mark_synced(watch);
             }
             let changes = self.apply_update(&mut index, update);
             all.touched.extend(changes.touched);
@@ -260,7 +262,7 @@ impl Engine {
         }
     }
 
-    /// Registers the addition or removal of an endpoint after its publication.
+    /// Registers an endpoint that a change has added or removed. Called after the publication of the change.
     fn update_removals(&self, change: &DataplaneChange) {
         let published = |mesh: &MeshName| self.publisher.published_sequence(mesh);
         match change {
@@ -279,9 +281,10 @@ impl Engine {
         }
     }
 
-    /// Logs a failed conversion and records the warnings of a change. Returns the Dataplane to write.
+    /// Logs a failed conversion and records the warnings of a change. Returns the key of the Dataplane to
+    /// write, if any.
     fn report(&self, change: DataplaneChange) -> Option<ObjectKey> {
-        let changed = match &change {
+        let to_write = match &change {
             DataplaneChange::Upsert { dataplane, .. } => Some(dataplane.key.clone()),
             DataplaneChange::Delete(key) => Some(key.clone()),
             DataplaneChange::Failed { key, error, .. } => {
@@ -291,7 +294,7 @@ impl Engine {
             }
         };
         self.record_warnings(change);
-        changed
+        to_write
     }
 
     fn record_all_warnings(&self) {

@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 /// Metrics of the engine; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    messages: Counter,
+    events: Counter,
     conversions: Counter,
     waiting: Gauge,
     lag: Histogram,
@@ -23,7 +23,7 @@ impl Default for Metrics {
             0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
         ];
         Self {
-            messages: Counter::default(),
+            events: Counter::default(),
             conversions: Counter::default(),
             waiting: Gauge::default(),
             lag: Histogram::new(buckets),
@@ -36,11 +36,11 @@ impl Metrics {
     /// Registers all metrics.
     pub fn register(&self, registry: &mut Registry) {
         let help = "Watch events received";
-        registry.register("engine_messages", help, self.messages.clone());
+        registry.register("engine_messages", help, self.events.clone());
         let help = "Pods converted to Dataplanes because of watch events";
         registry.register("engine_conversions", help, self.conversions.clone());
         let help =
-            "Watch events that were waiting when the last batch was received, those of the batch included";
+            "Watch events that were waiting when the last batch was received, including those of the batch";
         registry.register("engine_waiting_messages", help, self.waiting.clone());
         let help = "Time from the oldest watch event of a batch to the publication of the batch";
         registry.register_with_unit("engine_lag", help, Unit::Seconds, self.lag.clone());
@@ -50,7 +50,7 @@ impl Metrics {
 
     /// Counts a batch. `waiting` is the number of events that are still in the channel.
     pub(crate) fn batch_received(&self, batch: usize, waiting: usize) {
-        self.messages.inc_by(batch as u64);
+        self.events.inc_by(batch as u64);
         self.waiting
             .set(i64::try_from(batch + waiting).unwrap_or(i64::MAX));
     }

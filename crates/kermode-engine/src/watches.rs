@@ -18,32 +18,32 @@ use tokio::sync::mpsc;
 
 use crate::events::{ObjectUpdate, WatchEvent, WatchKind};
 
-/// One watch. It must be polled until the engine ends.
+/// One watch, which runs while it is polled.
 pub type Watch = BoxFuture<'static, ()>;
 
-/// Starts the watches of all kinds that the engine reads.
+/// Returns the watches of all kinds that the engine reads.
 pub fn all(client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Vec<Watch> {
     let kinds = WatchKind::ALL.iter();
     kinds
-        .map(|kind| start(*kind, client, system_namespace, sink))
+        .map(|kind| watch(*kind, client, system_namespace, sink))
         .collect()
 }
 
-fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Watch {
+fn watch(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::Sender<WatchEvent>) -> Watch {
     let client = client.clone();
-    let starter = Starter { kind, sink };
+    let builder = WatchBuilder { kind, sink };
     match kind {
-        WatchKind::Namespaces => starter.start(
+        WatchKind::Namespaces => builder.build(
             Api::<Namespace>::all(client),
             |namespace| Conversion::Keep(NamespaceFacts::from(&namespace)),
             ObjectUpdate::Namespace,
         ),
-        WatchKind::Meshes => starter.start(
+        WatchKind::Meshes => builder.build(
             Api::<DeserializeGuard<Mesh>>::all(client),
             move |mesh| convert_if_decoded(kind.name(), mesh, |mesh| convert_mesh(&mesh)),
             ObjectUpdate::Mesh,
         ),
-        WatchKind::Permissions => starter.start(
+        WatchKind::Permissions => builder.build(
             Api::<DeserializeGuard<MeshTrafficPermission>>::namespaced(client, system_namespace),
             move |permission| {
                 convert_if_decoded(kind.name(), permission, |permission| {
@@ -52,14 +52,14 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             },
             ObjectUpdate::Permission,
         ),
-        WatchKind::ContainerPatches => starter.start(
+        WatchKind::ContainerPatches => builder.build(
             Api::<DeserializeGuard<ContainerPatch>>::namespaced(client, system_namespace),
             move |patch| convert_if_decoded(kind.name(), patch, |patch| Conversion::Keep(patch.spec)),
             ObjectUpdate::ContainerPatch,
         ),
         // Metadata suffices for ReplicaSets and Jobs: only their owner is read, and their status changes with every
         // Pod.
-        WatchKind::ReplicaSets => starter.start(
+        WatchKind::ReplicaSets => builder.build(
             Api::<PartialObjectMeta<ReplicaSet>>::all(client),
             |object| {
                 convert_owner(&ReplicaSet {
@@ -69,7 +69,7 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             },
             |update| ObjectUpdate::Owner(OwnerKind::ReplicaSet, update),
         ),
-        WatchKind::Jobs => starter.start(
+        WatchKind::Jobs => builder.build(
             Api::<PartialObjectMeta<Job>>::all(client),
             |object| {
                 convert_owner(&Job {
@@ -79,12 +79,12 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
             },
             |update| ObjectUpdate::Owner(OwnerKind::Job, update),
         ),
-        WatchKind::Services => starter.start(
+        WatchKind::Services => builder.build(
             Api::<Service>::all(client),
             |service| Conversion::Keep(ServiceFacts::from(&service)),
             ObjectUpdate::Service,
         ),
-        WatchKind::Pods => starter.start(
+        WatchKind::Pods => builder.build(
             Api::<Pod>::all(client),
             |pod| Some(PodFacts::from(&pod)).filter(PodFacts::is_injected).into(),
             ObjectUpdate::Pod,
@@ -92,18 +92,19 @@ fn start(kind: WatchKind, client: &Client, system_namespace: &str, sink: &mpsc::
     }
 }
 
-/// Starts the watch of one kind.
-struct Starter<'a> {
+/// Builds the watch of one kind.
+struct WatchBuilder<'a> {
     kind: WatchKind,
     sink: &'a mpsc::Sender<WatchEvent>,
 }
 
-impl Starter<'_> {
-    fn start<K, T>(
+impl WatchBuilder<'_> {
+    /// Builds a watch that converts objects by `convert` and passes their updates to the engine by `wrap`.
+    fn build<K, T>(
         &self,
         api: Api<K>,
         convert: impl Fn(K) -> Conversion<T> + Send + 'static,
-        update: impl Fn(Update<T>) -> ObjectUpdate + Send + 'static,
+        wrap: impl Fn(Update<T>) -> ObjectUpdate + Send + 'static,
     ) -> Watch
     where
         K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -113,7 +114,7 @@ impl Starter<'_> {
             self.kind.name(),
             watcher(api, watch_config()),
             convert,
-            move |changed| WatchEvent::from(update(changed)),
+            move |update| WatchEvent::from(wrap(update)),
             self.sink.clone(),
         ))
     }
@@ -135,7 +136,7 @@ fn convert_mesh(mesh: &Mesh) -> Conversion<kermode_model::Mesh> {
         Err(error) => {
             tracing::warn!(
                 mesh = mesh.name_any(),
-                "Mesh is invalid, its last valid version stays in use: {error}"
+                "Mesh is invalid; its last valid version stays in use: {error}"
             );
             Conversion::Invalid
         }
@@ -152,7 +153,7 @@ fn convert_permission(permission: &MeshTrafficPermission) -> Conversion<(MeshNam
         Err(error) => {
             tracing::warn!(
                 name = permission.name_any(),
-                "MeshTrafficPermission is invalid, its last valid version stays in use: {error}"
+                "MeshTrafficPermission is invalid; its last valid version stays in use: {error}"
             );
             Conversion::Invalid
         }

@@ -22,17 +22,19 @@ use serde_json::{Value, json};
 use tokio::sync::{MutexGuard, OnceCell, watch};
 use tokio::task::JoinSet;
 
-/// Timeout of waiting for a state of the API server.
+/// Time after which a test fails if the API server has not reached the expected state.
 const TIMEOUT: Duration = Duration::from_secs(20);
-static DEFINED: OnceCell<()> = OnceCell::const_new();
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Set once the CustomResourceDefinitions have been applied.
+static DEFINITIONS: OnceCell<()> = OnceCell::const_new();
+/// Held by the running test.
+static RUNNING_TEST: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// A namespace of the API server.
 pub(crate) struct ApiServerLab {
     client: Client,
     pub(crate) namespace: String,
     pub(crate) dataplanes: Api<DynamicObject>,
-    _alone: Option<MutexGuard<'static, ()>>,
+    _running_test: Option<MutexGuard<'static, ()>>,
 }
 
 /// A leading replica. Its Pods exist in its index only.
@@ -73,7 +75,7 @@ impl DesiredSource for LabIndex {
 }
 
 /// Returns the `containerStatuses` of a Pod with one container.
-pub(crate) fn ready(ready: bool) -> Value {
+pub(crate) fn container_statuses(ready: bool) -> Value {
     json!([{"name": "app", "ready": ready, "image": "", "imageID": "", "restartCount": 0}])
 }
 
@@ -90,11 +92,13 @@ pub(crate) fn pod_json(namespace: &str, name: &str, ip: &str, labels: &Value, st
 
 impl ApiServerLab {
     pub(crate) async fn start(name: &str) -> Self {
-        let alone = ALONE.lock().await;
+        let running_test = RUNNING_TEST.lock().await;
         let client = Client::try_default()
             .await
             .expect("KUBECONFIG names an API server: run make test-api-server");
-        DEFINED.get_or_init(|| define(client.clone())).await;
+        DEFINITIONS
+            .get_or_init(|| apply_definitions(client.clone()))
+            .await;
         let namespace = format!("{name}-{:x}", std::process::id());
         create_namespace(&client, &namespace).await;
         let resource = ApiResource::erase::<Dataplane>(&());
@@ -102,12 +106,12 @@ impl ApiServerLab {
             dataplanes: Api::namespaced_with(client.clone(), &namespace, &resource),
             client,
             namespace,
-            _alone: Some(alone),
+            _running_test: Some(running_test),
         }
     }
 
     /// Creates a Mesh as a dry run; returns the error of the API server.
-    pub(crate) async fn try_mesh(&self, name: &str, spec: Value) -> Result<(), String> {
+    pub(crate) async fn create_mesh_as_dry_run(&self, name: &str, spec: Value) -> Result<(), String> {
         let api: Api<DynamicObject> = Api::all_with(
             self.client.clone(),
             &ApiResource::erase::<kermode_crds::Mesh>(&()),
@@ -117,30 +121,34 @@ impl ApiServerLab {
             dry_run: true,
             ..PostParams::default()
         };
-        let made = api
+        let created = api
             .create(&params, &serde_json::from_value(object).unwrap())
             .await;
-        made.map(drop).map_err(|error| error.to_string())
+        created.map(drop).map_err(|error| error.to_string())
     }
 
     /// Starts a replica whose desired state is complete.
-    pub(crate) fn replica(&self) -> LabReplica {
-        let replica = self.replica_without_pods();
+    pub(crate) fn start_replica(&self) -> LabReplica {
+        let replica = self.start_replica_before_first_lists();
         replica.writer.set_desired_complete();
         replica
     }
 
-    /// Starts a replica whose desired state is incomplete.
-    pub(crate) fn replica_without_pods(&self) -> LabReplica {
-        let replica = self.replica_without_mesh();
+    /// Starts a replica whose desired state is incomplete, as before the watches have delivered their first lists.
+    pub(crate) fn start_replica_before_first_lists(&self) -> LabReplica {
+        let replica = self.start_replica_without_mesh();
         replica.apply_mesh("default");
         replica
     }
 
-    /// Starts a replica without Meshes, whose desired state is incomplete.
-    pub(crate) fn replica_without_mesh(&self) -> LabReplica {
+    /// Starts a replica whose desired state is incomplete, without any Mesh.
+    pub(crate) fn start_replica_without_mesh(&self) -> LabReplica {
         let index = LabIndex::default();
-        index.0.lock().unwrap().apply_service(service(&self.namespace));
+        index
+            .0
+            .lock()
+            .unwrap()
+            .apply_service(web_service(&self.namespace));
         let events = Events::start(self.client.clone(), None);
         let writer = Writer::new(self.client.clone(), index.clone(), events, Metrics::default());
         let (leads, leading) = watch::channel(true);
@@ -155,24 +163,37 @@ impl ApiServerLab {
         }
     }
 
-    /// Applies a Pod to a replica.
-    pub(crate) async fn pod(&self, replica: &LabReplica, name: &str, healthy: bool) {
+    /// Applies a Pod of the Service `web` to the index of a replica.
+    pub(crate) async fn apply_pod(&self, replica: &LabReplica, name: &str, healthy: bool) {
         self.apply_labelled(replica, name, &json!({"app": "web"}), healthy)
             .await;
     }
 
+    /// Applies a Pod with other labels to the index of a replica.
     pub(crate) async fn relabel(&self, replica: &LabReplica, name: &str, labels: &Value) {
         self.apply_labelled(replica, name, labels, true).await;
     }
 
     async fn apply_labelled(&self, replica: &LabReplica, name: &str, labels: &Value, healthy: bool) {
-        let pod = pod_json(&self.namespace, name, "10.0.0.1", labels, &ready(healthy));
+        let pod = pod_json(
+            &self.namespace,
+            name,
+            "10.0.0.1",
+            labels,
+            &container_statuses(healthy),
+        );
         self.apply(replica, pod).await;
     }
 
-    /// Applies a Pod of a mesh to a replica.
-    pub(crate) async fn pod_of_mesh(&self, replica: &LabReplica, name: &str, mesh: &str) {
-        let mut pod = pod_json(&self.namespace, name, "10.0.0.2", &json!({}), &ready(true));
+    /// Applies a Pod of a mesh to the index of a replica.
+    pub(crate) async fn apply_pod_of_mesh(&self, replica: &LabReplica, name: &str, mesh: &str) {
+        let mut pod = pod_json(
+            &self.namespace,
+            name,
+            "10.0.0.2",
+            &json!({}),
+            &container_statuses(true),
+        );
         pod["metadata"]["annotations"]["kuma.io/mesh"] = mesh.into();
         self.apply(replica, pod).await;
     }
@@ -184,7 +205,7 @@ impl ApiServerLab {
         tokio::task::yield_now().await;
     }
 
-    /// Deletes the namespace, which remains terminating without a controller manager.
+    /// Deletes the namespace. Without a controller manager it remains terminating.
     pub(crate) async fn delete_namespace(&self, replica: &LabReplica) {
         let api: Api<Namespace> = Api::all(self.client.clone());
         api.delete(&self.namespace, &kube::api::DeleteParams::default())
@@ -199,11 +220,11 @@ impl ApiServerLab {
         replica.index.0.lock().unwrap().apply_namespace(facts);
     }
 
-    /// Waits until the replica has written a later Dataplane in another namespace, so that all earlier writes are done.
-    pub(crate) async fn sentinel_elsewhere(&self, replica: &LabReplica) {
-        let namespace = format!("{}-elsewhere", self.namespace);
+    /// Applies a Pod in another namespace and waits for its Dataplane. All earlier writes are then done.
+    pub(crate) async fn wait_for_sentinel_in_other_namespace(&self, replica: &LabReplica) {
+        let namespace = format!("{}-other", self.namespace);
         create_namespace(&self.client, &namespace).await;
-        let elsewhere = Self {
+        let other = Self {
             client: self.client.clone(),
             dataplanes: Api::namespaced_with(
                 self.client.clone(),
@@ -211,30 +232,33 @@ impl ApiServerLab {
                 &ApiResource::erase::<Dataplane>(&()),
             ),
             namespace,
-            _alone: None,
+            _running_test: None,
         };
-        elsewhere.pod(replica, "sentinel", true).await;
-        elsewhere.dataplane_until("sentinel", |_| true).await;
+        other.apply_pod(replica, "sentinel", true).await;
+        other.wait_for_dataplane("sentinel", |_| true).await;
     }
 
     /// Waits until a Dataplane satisfies a condition.
-    pub(crate) async fn dataplane_until(&self, name: &str, right: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn wait_for_dataplane(&self, name: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let found = self.dataplanes.get_opt(name).await.expect("a response");
             let found = serde_json::to_value(found).unwrap();
-            if !found.is_null() && right(&found) {
+            if !found.is_null() && condition(&found) {
                 return found;
             }
-            assert!(Instant::now() < deadline, "Dataplane {name} stays {found:#}");
+            assert!(
+                Instant::now() < deadline,
+                "Dataplane {name} does not satisfy the condition: {found:#}"
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    pub(crate) async fn until_gone(&self, name: &str) {
+    pub(crate) async fn wait_until_deleted(&self, name: &str) {
         let deadline = Instant::now() + TIMEOUT;
         while self.dataplanes.get_opt(name).await.expect("a response").is_some() {
-            assert!(Instant::now() < deadline, "Dataplane {name} stays");
+            assert!(Instant::now() < deadline, "Dataplane {name} is not deleted");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -251,14 +275,14 @@ impl ApiServerLab {
         all.into_iter().filter(about).collect()
     }
 
-    pub(crate) async fn event_until(&self, pod: &str, reason: &str) {
+    pub(crate) async fn wait_for_event(&self, pod: &str, reason: &str) {
         let deadline = Instant::now() + TIMEOUT;
         loop {
             let events = self.events(pod).await;
             if events.iter().any(|event| event.reason.as_deref() == Some(reason)) {
                 return;
             }
-            assert!(Instant::now() < deadline, "no {reason} among {events:#?}");
+            assert!(Instant::now() < deadline, "no Event {reason} among {events:#?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -284,7 +308,8 @@ impl LabReplica {
     }
 }
 
-fn service(namespace: &str) -> ServiceFacts {
+/// Returns the Service `web`, which selects the Pods with the label `app: web`.
+fn web_service(namespace: &str) -> ServiceFacts {
     let service: Service = serde_json::from_value(json!({
         "metadata": {"name": "web", "namespace": namespace},
         "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.9",
@@ -294,7 +319,7 @@ fn service(namespace: &str) -> ServiceFacts {
     ServiceFacts::from(&service)
 }
 
-async fn define(client: Client) {
+async fn apply_definitions(client: Client) {
     let resource = ApiResource {
         group: "apiextensions.k8s.io".to_owned(),
         version: "v1".to_owned(),
@@ -327,8 +352,8 @@ async fn create_namespace(client: &Client, name: &str) {
         },
         ..Namespace::default()
     };
-    let made = Api::all(client.clone())
+    let created = Api::all(client.clone())
         .create(&PostParams::default(), &namespace)
         .await;
-    assert_eq!(made.expect("a namespace").name_any(), name);
+    assert_eq!(created.expect("a namespace").name_any(), name);
 }

@@ -17,16 +17,18 @@ use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use crate::lab::{ApiServerLab, ready};
+use crate::lab::{ApiServerLab, container_statuses};
 
-fn merge() -> PatchParams {
+/// Returns the parameters of an edit by a user.
+fn user_edit() -> PatchParams {
     PatchParams {
         field_manager: Some("kubectl-edit".to_owned()),
         ..PatchParams::default()
     }
 }
 
-fn is_right(dataplane: &Value) -> bool {
+/// Whether a Dataplane is as the writer generates it, without the edits of the tests.
+fn is_as_generated(dataplane: &Value) -> bool {
     let networking = &dataplane["spec"]["networking"];
     networking["address"] == "10.0.0.1"
         && networking["inbound"][0]["tags"]["app"] == "web"
@@ -39,14 +41,14 @@ fn is_right(dataplane: &Value) -> bool {
 #[tokio::test]
 async fn pod_gets_a_dataplane_with_status_and_an_event() {
     let lab = ApiServerLab::start("plain").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
     let dataplane = lab
-        .dataplane_until("web", |dataplane| {
+        .wait_for_dataplane("web", |dataplane| {
             dataplane["status"]["inbounds"]["summary"] == "1/1"
         })
         .await;
-    assert!(is_right(&dataplane), "{dataplane:#}");
+    assert!(is_as_generated(&dataplane), "{dataplane:#}");
     let service = format!("web_{}_svc_80", lab.namespace);
     assert_eq!(
         dataplane["metadata"]["labels"]["kuma.io/service"],
@@ -57,15 +59,15 @@ async fn pod_gets_a_dataplane_with_status_and_an_event() {
     assert_eq!(dataplane["status"]["conditions"][0]["type"], "Ready");
     assert_eq!(dataplane["status"]["conditions"][0]["status"], "True");
     assert_eq!(dataplane["metadata"]["ownerReferences"][0]["kind"], "Pod");
-    lab.event_until("web", "CreatedKumaDataplane").await;
+    lab.wait_for_event("web", "CreatedKumaDataplane").await;
 }
 
 #[tokio::test]
 async fn edits_of_users_are_reverted() {
     let lab = ApiServerLab::start("edited").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
-    lab.dataplane_until("web", is_right).await;
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
     let edits = [
         (
             "a value",
@@ -90,24 +92,27 @@ async fn edits_of_users_are_reverted() {
         ),
     ];
     for (description, edit) in edits {
-        let edited = lab.dataplanes.patch("web", &merge(), &Patch::Merge(edit)).await;
+        let edited = lab
+            .dataplanes
+            .patch("web", &user_edit(), &Patch::Merge(edit))
+            .await;
         let edited = edited.unwrap_or_else(|error| panic!("{description}: {error}"));
         let dataplane = lab
-            .dataplane_until("web", |dataplane| {
-                is_right(dataplane)
+            .wait_for_dataplane("web", |dataplane| {
+                is_as_generated(dataplane)
                     && dataplane["metadata"]["resourceVersion"] != json!(edited.resource_version())
             })
             .await;
-        assert!(is_right(&dataplane), "{description}: {dataplane:#}");
+        assert!(is_as_generated(&dataplane), "{description}: {dataplane:#}");
     }
     let team = json!({"metadata": {"labels": {"team": "shop"}}});
     lab.dataplanes
-        .patch("web", &merge(), &Patch::Merge(team))
+        .patch("web", &user_edit(), &Patch::Merge(team))
         .await
         .expect("labelled");
-    lab.pod(&replica, "web", false).await;
+    lab.apply_pod(&replica, "web", false).await;
     let dataplane = lab
-        .dataplane_until("web", |dataplane| {
+        .wait_for_dataplane("web", |dataplane| {
             dataplane["status"]["inbounds"]["summary"] == "0/1"
         })
         .await;
@@ -120,38 +125,38 @@ async fn edits_of_users_are_reverted() {
 #[tokio::test]
 async fn status_edits_of_users_are_reverted() {
     let lab = ApiServerLab::start("status").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
-    let counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
-    lab.dataplane_until("web", counted).await;
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
+    let is_counted = |dataplane: &Value| dataplane["status"]["inbounds"]["summary"] == "1/1";
+    lab.wait_for_dataplane("web", is_counted).await;
     let edit = json!({"status": {"inbounds": {"summary": "9/9"}}});
     let edited = lab
         .dataplanes
-        .patch_status("web", &merge(), &Patch::Merge(edit))
+        .patch_status("web", &user_edit(), &Patch::Merge(edit))
         .await
         .expect("patched");
     assert_eq!(edited.data["status"]["inbounds"]["summary"], "9/9");
-    lab.dataplane_until("web", counted).await;
+    lab.wait_for_dataplane("web", is_counted).await;
 }
 
 #[tokio::test]
 async fn dataplane_that_a_user_deletes_is_recreated() {
     let lab = ApiServerLab::start("deleted").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
-    let first = lab.dataplane_until("web", is_right).await;
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
+    let first = lab.wait_for_dataplane("web", is_as_generated).await;
     lab.dataplanes
         .delete("web", &DeleteParams::default())
         .await
         .expect("deleted");
-    lab.dataplane_until("web", |dataplane| {
-        is_right(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
+    lab.wait_for_dataplane("web", |dataplane| {
+        is_as_generated(dataplane) && dataplane["metadata"]["uid"] != first["metadata"]["uid"]
     })
     .await;
 }
 
 #[tokio::test]
-async fn orphaned_dataplane_is_deleted_and_dataplane_of_a_user_remains() {
+async fn dataplane_of_a_deleted_pod_is_deleted_and_dataplane_of_a_user_remains() {
     let lab = ApiServerLab::start("orphans").await;
     for (name, owners) in [
         (
@@ -171,34 +176,34 @@ async fn orphaned_dataplane_is_deleted_and_dataplane_of_a_user_remains() {
             .await
             .expect("created");
     }
-    let replica = lab.replica_without_pods();
-    lab.pod(&replica, "web", true).await;
+    let replica = lab.start_replica_before_first_lists();
+    lab.apply_pod(&replica, "web", true).await;
     // Nothing is deleted while the desired state is incomplete.
     assert!(lab.dataplanes.get_opt("orphan").await.unwrap().is_some());
     replica.writer.set_desired_complete();
-    lab.until_gone("orphan").await;
-    lab.dataplane_until("web", is_right).await;
+    lab.wait_until_deleted("orphan").await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
     assert!(lab.dataplanes.get_opt("by-hand").await.unwrap().is_some());
 }
 
 #[tokio::test]
-async fn change_of_health_causes_no_event() {
+async fn change_of_health_alone_causes_no_event() {
     let lab = ApiServerLab::start("events").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
-    lab.dataplane_until("web", is_right).await;
-    let health = |ready: bool| {
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
+    let has_health = |ready: bool| {
         move |dataplane: &Value| {
             ready == (dataplane["spec"]["networking"]["inbound"][0]["health"]["ready"] == true)
         }
     };
     for healthy in [false, true, false, true] {
-        lab.pod(&replica, "web", healthy).await;
-        lab.dataplane_until("web", health(healthy)).await;
+        lab.apply_pod(&replica, "web", healthy).await;
+        lab.wait_for_dataplane("web", has_health(healthy)).await;
     }
     lab.relabel(&replica, "web", &json!({"app": "web", "version": "v2"}))
         .await;
-    lab.event_until("web", "UpdatedKumaDataplane").await;
+    lab.wait_for_event("web", "UpdatedKumaDataplane").await;
     let events = lab.events("web").await;
     let updates: Vec<_> = events
         .iter()
@@ -211,15 +216,15 @@ async fn change_of_health_causes_no_event() {
 #[tokio::test]
 async fn change_is_written_once_and_its_watch_event_causes_no_write() {
     let lab = ApiServerLab::start("echo").await;
-    let replica = lab.replica();
-    lab.pod(&replica, "web", true).await;
-    lab.dataplane_until("web", is_right).await;
-    for turn in 0..20 {
-        lab.pod(&replica, "web", turn % 2 == 1).await;
+    let replica = lab.start_replica();
+    lab.apply_pod(&replica, "web", true).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
+    for round in 0..20 {
+        lab.apply_pod(&replica, "web", round % 2 == 1).await;
     }
     // Keys are processed in order: once the last Pod is written, all changes of the first one are written.
-    lab.pod(&replica, "sentinel", true).await;
-    lab.dataplane_until("sentinel", |dataplane| {
+    lab.apply_pod(&replica, "sentinel", true).await;
+    lab.wait_for_dataplane("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
     })
     .await;
@@ -233,22 +238,22 @@ async fn change_is_written_once_and_its_watch_event_causes_no_write() {
 #[tokio::test]
 async fn two_leading_replicas_do_not_overwrite_each_other() {
     let lab = ApiServerLab::start("two").await;
-    let replicas = [lab.replica(), lab.replica()];
+    let replicas = [lab.start_replica(), lab.start_replica()];
     for replica in &replicas {
-        lab.pod(replica, "web", true).await;
+        lab.apply_pod(replica, "web", true).await;
     }
-    lab.dataplane_until("web", is_right).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
     let edit = json!({"spec": {"networking": {"advertisedAddress": "10.9.9.9"}}});
     lab.dataplanes
-        .patch("web", &merge(), &Patch::Merge(edit))
+        .patch("web", &user_edit(), &Patch::Merge(edit))
         .await
         .expect("edited");
-    lab.dataplane_until("web", is_right).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
     // The status of a later Dataplane is written after all earlier writes.
     for replica in &replicas {
-        lab.pod(replica, "sentinel", true).await;
+        lab.apply_pod(replica, "sentinel", true).await;
     }
-    lab.dataplane_until("sentinel", |dataplane| {
+    lab.wait_for_dataplane("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
     })
     .await;
@@ -259,22 +264,23 @@ async fn two_leading_replicas_do_not_overwrite_each_other() {
             metrics.write_count(WriteResult::Updated) + metrics.write_count(WriteResult::Corrected)
         })
         .sum();
-    // Each replica may revert the edit in two steps, and apply a Dataplane that the other one has created.
+    // Each replica may revert the edit in two writes, and may update each of the two Dataplanes once after the other
+    // replica has created it.
     assert!(written <= 8, "{written} writes for one edit");
 }
 
 #[tokio::test]
 async fn nothing_is_created_in_a_terminating_namespace() {
     let lab = ApiServerLab::start("ending").await;
-    let replica = lab.replica();
+    let replica = lab.start_replica();
     lab.delete_namespace(&replica).await;
-    lab.pod(&replica, "web", true).await;
-    lab.sentinel_elsewhere(&replica).await;
+    lab.apply_pod(&replica, "web", true).await;
+    lab.wait_for_sentinel_in_other_namespace(&replica).await;
     let metrics = replica.writer.metrics();
     assert_eq!(
         metrics.write_count(WriteResult::Failed),
         0,
-        "a request was sent that must fail"
+        "a request was sent that the API server must reject"
     );
     assert!(lab.dataplanes.get_opt("web").await.unwrap().is_none());
 }
@@ -282,13 +288,13 @@ async fn nothing_is_created_in_a_terminating_namespace() {
 #[tokio::test]
 async fn dataplane_is_written_when_its_mesh_is_created() {
     let lab = ApiServerLab::start("meshless").await;
-    let replica = lab.replica_without_mesh();
+    let replica = lab.start_replica_without_mesh();
     replica.apply_mesh("other");
     replica.writer.set_desired_complete();
-    lab.pod(&replica, "web", true).await;
+    lab.apply_pod(&replica, "web", true).await;
     // Keys are processed in order: the Dataplane of `web` would exist before that of `sentinel`.
-    lab.pod_of_mesh(&replica, "sentinel", "other").await;
-    lab.dataplane_until("sentinel", |dataplane| {
+    lab.apply_pod_of_mesh(&replica, "sentinel", "other").await;
+    lab.wait_for_dataplane("sentinel", |dataplane| {
         dataplane["status"]["inbounds"]["summary"] == "1/1"
     })
     .await;
@@ -300,10 +306,10 @@ async fn dataplane_is_written_when_its_mesh_is_created() {
             metrics.write_count(WriteResult::Failed)
         ),
         (1, 0),
-        "a request was sent that must fail"
+        "a request was sent that the API server must reject"
     );
     replica.apply_mesh("default");
-    lab.dataplane_until("web", is_right).await;
+    lab.wait_for_dataplane("web", is_as_generated).await;
 }
 
 #[tokio::test]
@@ -315,7 +321,7 @@ async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
         ("team-1", mtls("builtin", "ca-1")),
         ("other", mtls("vault", "My_Vault")),
     ] {
-        assert_eq!(lab.try_mesh(name, spec).await, Ok(()), "{name}");
+        assert_eq!(lab.create_mesh_as_dry_run(name, spec).await, Ok(()), "{name}");
     }
     let long = "x".repeat(64);
     for (name, spec, field) in [
@@ -324,7 +330,7 @@ async fn schema_of_meshes_rejects_names_that_are_not_dns_labels() {
         ("team", mtls("builtin", "CA_1"), "spec.mtls.backends[0]"),
         ("team", mtls("builtin", &long), "spec.mtls.backends[0]"),
     ] {
-        let error = lab.try_mesh(name, spec).await.expect_err(name);
+        let error = lab.create_mesh_as_dry_run(name, spec).await.expect_err(name);
         assert!(error.contains(rule) && error.contains(field), "{error}");
     }
 }
@@ -338,18 +344,18 @@ async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
         serde_json::from_value(object).unwrap()
     };
     let inbound = |health: Value| json!({"port": 80, "tags": {"kuma.io/service": "web"}, "health": health});
-    let made = lab
+    let created = lab
         .dataplanes
         .create(&PostParams::default(), &dataplane(vec![inbound(json!({}))]))
         .await
-        .expect("made");
+        .expect("created");
     assert_eq!(
-        made.data["spec"]["networking"]["inbound"][0]["health"],
+        created.data["spec"]["networking"]["inbound"][0]["health"],
         json!({"ready": false})
     );
     let many = dataplane(vec![inbound(json!({"ready": true})); 257]);
     let error = lab.dataplanes.create(&PostParams::default(), &many).await;
-    let error = error.expect_err("too many").to_string();
+    let error = error.expect_err("too many inbounds").to_string();
     assert!(
         error.contains("spec.networking.inbound") && error.contains("256"),
         "{error}"
@@ -358,7 +364,7 @@ async fn schema_of_dataplanes_limits_inbounds_and_defaults_health_to_unready() {
     let error = lab.dataplanes.create(&PostParams::default(), &wrong).await;
     assert!(
         error
-            .expect_err("no boolean")
+            .expect_err("a health that is not a boolean")
             .to_string()
             .contains("health.ready")
     );
@@ -371,7 +377,13 @@ fn heartbeat_of_a_pod_changes_nothing() {
 
     let mut index = Index::default();
     let facts = |heartbeat: u32| {
-        let mut pod = lab::pod_json("ns", "web", "10.0.0.1", &json!({"app": "web"}), &ready(true));
+        let mut pod = lab::pod_json(
+            "ns",
+            "web",
+            "10.0.0.1",
+            &json!({"app": "web"}),
+            &container_statuses(true),
+        );
         pod["metadata"]["resourceVersion"] = heartbeat.to_string().into();
         pod["metadata"]["annotations"]["example.com/heartbeat"] = heartbeat.to_string().into();
         pod["status"]["conditions"] = json!([{"type": "Ready", "status": "True",
@@ -385,9 +397,9 @@ fn heartbeat_of_a_pod_changes_nothing() {
     assert_eq!(index.conversions(), 1);
 }
 
-/// Other tests read dynamic objects; this one decodes the type.
+/// The other tests read Dataplanes as dynamic objects.
 #[test]
-fn dataplane_decodes_as_its_type() {
+fn dataplane_decodes_as_its_rust_type() {
     let object = json!({"apiVersion": "kuma.io/v1alpha1", "kind": "Dataplane", "metadata": {"name": "a"},
         "spec": {}, "status": {"inbounds": {"ready": 1, "total": 2, "summary": "1/2"}}});
     let read: Dataplane = serde_json::from_value(object).expect("a Dataplane");
