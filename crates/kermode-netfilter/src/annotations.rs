@@ -1,5 +1,5 @@
-//! Reads the settings from the annotations of an injected pod (docs/reference/injection.md#annotations-written), for the
-//! CNI plugin.
+//! Reads the settings from the annotations of an injected pod (docs/reference/injection.md#annotations-written), for
+//! the CNI plugin.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -15,8 +15,8 @@ type Annotations = BTreeMap<String, String>;
 impl TrafficConfig {
     /// Reads the settings of an injected pod. A missing annotation means the injector's default.
     ///
-    /// The result equals that of `kuma-init` with the arguments that the injector derives from the same annotations. Kuma's
-    /// CNI plugin ignores some of them (docs/reference/transparent-proxying.md#cni).
+    /// The result equals that of `kuma-init` with the arguments that the injector derives from the same annotations.
+    /// Kuma's CNI plugin ignores some of these annotations (docs/reference/transparent-proxying.md#cni).
     ///
     /// # Errors
     /// Names the annotation, its value and the remedy.
@@ -60,8 +60,8 @@ fn outbound(reader: &Reader<'_>) -> Result<OutboundRedirect, SettingError> {
         (key::EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS, Some(Transport::Tcp)),
         (key::EXCLUDE_OUTBOUND_UDP_PORTS_FOR_UIDS, Some(Transport::Udp)),
     ] {
-        let read = |key: &str, value: &str| parse::uid_exclusions(key, transport, value);
-        excluded_uids.extend(reader.read(key, read)?.unwrap_or_default());
+        let exclusions = reader.read(key, |key, value| parse::uid_exclusions(key, transport, value))?;
+        excluded_uids.extend(exclusions.unwrap_or_default());
     }
     Ok(OutboundRedirect {
         port: reader
@@ -91,9 +91,11 @@ fn dns(reader: &Reader<'_>) -> Result<Option<DnsRedirect>, SettingError> {
     )))
 }
 
+/// Reads single annotations.
 struct Reader<'a>(&'a Annotations);
 
 impl Reader<'_> {
+    /// Parses the annotation by `parse`, which receives key and value. Returns `None` if the annotation is missing.
     fn read<T>(
         &self,
         key: &str,
@@ -116,6 +118,7 @@ fn is_gateway(key: &str, value: &str) -> Result<bool, SettingError> {
     }
 }
 
+/// Parses the IP family mode. Returns whether IPv6 is intercepted.
 fn intercepts_ipv6(key: &str, value: &str) -> Result<bool, SettingError> {
     match value {
         "dualstack" => Ok(true),

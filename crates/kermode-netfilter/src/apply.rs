@@ -18,9 +18,9 @@ pub struct Nft {
 pub struct AppliedRules {
     /// Intercepted IP families.
     pub families: IpFamilies,
-    /// AppliedRules rules.
+    /// Rules in force.
     pub rules: RuleSet,
-    /// Problem that does not prevent interception, as a sentence.
+    /// Problem that did not prevent the rules from being applied, as a sentence.
     pub warning: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub enum ApplyError {
         /// Error of the operating system.
         source: io::Error,
     },
-    /// The process has no permission to change rules.
+    /// The kernel does not permit this process to change rules.
     #[error(
         "the kernel denied the change of rules: {stderr}; give the container the capability NET_ADMIN and run it as user 0"
     )]
@@ -62,7 +62,7 @@ pub enum ApplyError {
 
 /// Builds the rules for the network namespace of the calling thread and replaces those of an earlier call.
 ///
-/// IPv6 is intercepted if the settings have a port for it and an interface other than loopback has an address.
+/// IPv6 is intercepted if the settings have a port for it and an interface other than loopback has an IPv6 address.
 ///
 /// # Errors
 /// The previous rules remain in force.
@@ -88,8 +88,12 @@ pub fn set_up(config: &TrafficConfig, nft: &Nft) -> Result<AppliedRules, ApplyEr
 impl IpFamilies {
     /// Returns the families to intercept in the network namespace of the calling thread.
     pub fn detect(config: &TrafficConfig) -> Self {
-        let dual_stack = config.inbound.port_v6.is_some() && ipv6::is_available();
-        if dual_stack { Self::DualStack } else { Self::V4 }
+        let intercepts_ipv6 = config.inbound.port_v6.is_some() && ipv6::is_available();
+        if intercepts_ipv6 {
+            Self::DualStack
+        } else {
+            Self::V4
+        }
     }
 }
 
@@ -147,9 +151,9 @@ impl Nft {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(run_error)?;
-        // This statement closes stdin, which ends the input of nft. A write error is reported only if nft succeeds: if nft
-        // fails, its own error is more informative.
-        let written = process
+        // Dropping stdin ends the input of nft. If nft fails, its own error is reported in place of an error of
+        // writing.
+        let write_result = process
             .stdin
             .take()
             .map_or(Ok(()), |mut stdin| stdin.write_all(rules.to_string().as_bytes()));
@@ -157,7 +161,7 @@ impl Nft {
         if !output.status.success() {
             return Err(ApplyError::from_stderr(&String::from_utf8_lossy(&output.stderr)));
         }
-        written.map_err(run_error)
+        write_result.map_err(run_error)
     }
 }
 
@@ -191,6 +195,7 @@ fn first_errors(stderr: &str) -> String {
         .collect();
     let mut errors: Vec<_> = lines
         .iter()
+        // Matches `Error` and `error`.
         .filter(|line| line.contains("rror"))
         .copied()
         .take(MAX_LINES)
@@ -212,7 +217,7 @@ mod tests {
     #[test]
     fn error_names_a_missing_program() {
         let error = Nft::at("/nonexistent/nft")
-            .apply(&rules())
+            .apply(&mk_rules())
             .expect_err("rejected")
             .to_string();
         assert!(error.contains("/nonexistent/nft"), "{error}");
@@ -232,7 +237,7 @@ mod tests {
         assert!(ApplyError::from_stderr("").to_string().contains("no message"));
     }
 
-    fn rules() -> RuleSet {
+    fn mk_rules() -> RuleSet {
         RuleSet::new(&TrafficConfig::default(), IpFamilies::V4)
     }
 }

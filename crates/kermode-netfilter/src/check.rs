@@ -1,6 +1,6 @@
 //! Checks the redirection: a connection to an unroutable address must reach a local listener of this process.
 //!
-//! The process must not run as the proxy's user, and the proxy must not listen yet.
+//! The check is not possible in a process of the proxy's user, or once the proxy listens.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 use crate::exclusion::Transport;
 use crate::{IpFamilies, TrafficConfig};
 
-/// Result of a check that did not fail.
+/// Outcome of a check that did not fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
     /// Connections to all of these addresses were redirected.
@@ -53,15 +53,15 @@ const UNROUTABLE_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// IPv6 address that is reserved for documentation (RFC 3849), so no host has it.
 const UNROUTABLE_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
-/// Connects to an unroutable address of each family and expects a local listener to accept the connection. `deadline`
-/// limits each step.
+/// Connects to an unroutable address of each family and expects a local listener to accept the connection.
+/// `step_timeout` limits connecting, accepting and reading.
 ///
 /// # Errors
 /// When a connection is not redirected, or the listener cannot be created.
 pub fn check_redirect(
     config: &TrafficConfig,
     families: IpFamilies,
-    deadline: Duration,
+    step_timeout: Duration,
 ) -> Result<CheckOutcome, CheckError> {
     let uid = geteuid().as_raw();
     if uid == config.proxy_uid {
@@ -80,13 +80,13 @@ pub fn check_redirect(
     }
     let mut redirected = Vec::new();
     for (target, loopback) in targets {
-        let listen = SocketAddr::new(loopback, config.outbound.port.get());
-        match check_one(SocketAddr::new(target, port), listen, deadline)? {
+        let listen_address = SocketAddr::new(loopback, config.outbound.port.get());
+        match check_family(SocketAddr::new(target, port), listen_address, step_timeout)? {
             FamilyCheck::Redirected => redirected.push(target),
             FamilyCheck::Unroutable => {}
             FamilyCheck::Occupied => {
                 return Ok(CheckOutcome::NotPossible(format!(
-                    "another process listens on {listen}"
+                    "another process listens on {listen_address}"
                 )));
             }
         }
@@ -104,17 +104,21 @@ enum FamilyCheck {
     Redirected,
     /// The routing table has no route, so the rules do not apply.
     Unroutable,
-    /// The port is taken, presumably by the proxy.
+    /// Another process listens on the port, presumably the proxy.
     Occupied,
 }
 
-fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Result<FamilyCheck, CheckError> {
-    let listener = match TcpListener::bind(listen) {
+fn check_family(
+    target: SocketAddr,
+    listen_address: SocketAddr,
+    step_timeout: Duration,
+) -> Result<FamilyCheck, CheckError> {
+    let listener = match TcpListener::bind(listen_address) {
         Ok(listener) => listener,
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Ok(FamilyCheck::Occupied),
         Err(source) => {
             return Err(CheckError::Listen {
-                address: listen,
+                address: listen_address,
                 source,
             });
         }
@@ -122,11 +126,11 @@ fn check_one(target: SocketAddr, listen: SocketAddr, deadline: Duration) -> Resu
     if !has_route(target) {
         return Ok(FamilyCheck::Unroutable);
     }
-    match expect_token(&listener, target, deadline) {
+    match expect_token(&listener, target, step_timeout) {
         Ok(()) => Ok(FamilyCheck::Redirected),
         Err(source) => Err(CheckError::NotRedirected {
             target,
-            port: listen.port(),
+            port: listen_address.port(),
             source,
         }),
     }
@@ -144,12 +148,14 @@ fn has_route(target: SocketAddr) -> bool {
         .is_ok()
 }
 
-fn expect_token(listener: &TcpListener, target: SocketAddr, deadline: Duration) -> io::Result<()> {
+/// Connects to `target` and expects `listener` to accept the connection. A token that only this process knows shows
+/// that.
+fn expect_token(listener: &TcpListener, target: SocketAddr, step_timeout: Duration) -> io::Result<()> {
     let token = token();
-    let mut client = TcpStream::connect_timeout(&target, deadline)?;
-    client.set_read_timeout(Some(deadline))?;
-    // Limits the time of accept, which blocks if another listener accepted the connection.
-    setsockopt(listener, ReceiveTimeout, &time_value(deadline))?;
+    let mut client = TcpStream::connect_timeout(&target, step_timeout)?;
+    client.set_read_timeout(Some(step_timeout))?;
+    // `accept` would block if another listener accepted the connection.
+    setsockopt(listener, ReceiveTimeout, &time_value(step_timeout))?;
     let (mut server, _) = listener.accept()?;
     server.write_all(&token)?;
     let mut received = [0; TOKEN_LENGTH];
@@ -171,28 +177,29 @@ fn token() -> [u8; TOKEN_LENGTH] {
     (time.as_nanos() ^ (u128::from(std::process::id()) << 96)).to_ne_bytes()
 }
 
+/// Converts a duration for a socket option.
 fn time_value(duration: Duration) -> TimeVal {
     let seconds = duration.as_secs().try_into().unwrap_or(i64::MAX);
     TimeVal::new(seconds, duration.subsec_micros().into())
 }
 
-/// Returns a TCP port for which connections of the user are intercepted.
+/// Returns a TCP port to which connections of the user are redirected to the outbound port, or `None` if there is none.
 fn intercepted_port(config: &TrafficConfig, uid: u32) -> Option<u16> {
     /// First candidate, outside the range of common exclusions.
     const FIRST_CANDIDATE: u16 = 20001;
     let outbound = &config.outbound;
-    let excluded_for_user = |port: u16| {
-        let mut exclusions = outbound
-            .excluded_uids
-            .iter()
-            .filter(|exclusion| exclusion.transport == Transport::Tcp);
-        exclusions.any(|exclusion| exclusion.uids.contains(uid) && exclusion.ports.contains(port))
+    let is_excluded_for_user = |port: u16| {
+        outbound.excluded_uids.iter().any(|exclusion| {
+            exclusion.transport == Transport::Tcp
+                && exclusion.uids.contains(uid)
+                && exclusion.ports.contains(port)
+        })
     };
-    let dns = |port: u16| config.dns.is_some() && port == 53;
-    let candidates = (FIRST_CANDIDATE..=u16::MAX).chain(1..FIRST_CANDIDATE);
-    let mut usable = candidates
-        .filter(|port| !outbound.excluded_ports.contains(*port) && !excluded_for_user(*port) && !dns(*port));
-    usable.next()
+    let is_redirected_dns = |port: u16| config.dns.is_some() && port == 53;
+    let mut candidates = (FIRST_CANDIDATE..=u16::MAX).chain(1..FIRST_CANDIDATE);
+    candidates.find(|port| {
+        !outbound.excluded_ports.contains(*port) && !is_excluded_for_user(*port) && !is_redirected_dns(*port)
+    })
 }
 
 #[cfg(test)]
@@ -201,7 +208,7 @@ mod tests {
     use crate::{PortSet, uid_exclusions};
 
     #[test]
-    fn checked_port_is_intercepted() {
+    fn check_uses_a_port_that_is_intercepted_for_the_user() {
         let mut config = TrafficConfig::default();
         assert_eq!(intercepted_port(&config, 0), Some(20001));
         config.outbound.excluded_ports = PortSet::from_iter([(20001, 65535)]);

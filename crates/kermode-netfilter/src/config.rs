@@ -16,7 +16,7 @@ pub struct TrafficConfig {
     pub outbound: OutboundRedirect,
     /// Redirection of DNS queries; `None` disables it.
     pub dns: Option<DnsRedirect>,
-    /// Networks behind interfaces of the pod whose traffic counts as outbound.
+    /// Networks inside the pod, for instance of virtual machines, whose traffic counts as outbound.
     pub virtual_networks: Vec<VirtualNetwork>,
 }
 
@@ -51,8 +51,8 @@ pub struct DnsRedirect {
     pub port: NonZeroU16,
     /// Servers whose queries are redirected.
     pub servers: DnsServers,
-    /// Whether the proxy's own queries and redirected ones use separate connection tracking zones. In one zone, queries
-    /// with the same source port collide.
+    /// Whether the proxy's own queries and the redirected ones use separate connection tracking zones. In a common
+    /// zone, two queries with the same source port would collide.
     pub split_conntrack_zones: bool,
 }
 
@@ -148,7 +148,7 @@ impl DnsRedirect {
     }
 }
 
-/// Converts a constant above 0.
+/// Converts a constant, which must not be 0.
 const fn port(number: u16) -> NonZeroU16 {
     match NonZeroU16::new(number) {
         Some(port) => port,

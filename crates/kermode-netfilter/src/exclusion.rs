@@ -1,5 +1,5 @@
-//! Exclusion of users' traffic from interception, and its text form `[protocols:]ports:uids`
-//! (docs/reference/transparent-proxying.md#exclusions).
+//! Exclusion of the traffic of certain users from interception, and its text forms `ports:uids` and
+//! `[protocols:][ports:]uids` (docs/reference/transparent-proxying.md#exclusions).
 
 use crate::interval::Number;
 use crate::parse::{ParseProblem, numbers};
@@ -28,9 +28,9 @@ pub enum Transport {
 impl UidExclusion {
     /// Parses `ports:uids`, an item of `traffic.kuma.io/exclude-outbound-tcp-ports-for-uids` or its UDP equivalent.
     ///
-    /// Both parts are lists of numbers and ranges; `*` means all ports. Kuma 2.1 rejects `*` and UIDs above 65535, which
-    /// are accepted here.
-    pub(crate) fn for_transport(transport: Transport, item: &str) -> Result<Self, ParseProblem> {
+    /// Both parts are lists of numbers and ranges; `*` means all ports. Kuma 2.1 rejects `*` and UIDs above 65535,
+    /// which are accepted here.
+    pub(crate) fn parse_for_transport(transport: Transport, item: &str) -> Result<Self, ParseProblem> {
         let Some((ports, uids)) = item.split_once(':').filter(|(_, uids)| !uids.contains(':')) else {
             return Err(ParseProblem::new(
                 "value contains too many \":\" or none - format for excluding ports by UIDs ports:uids",
@@ -39,14 +39,14 @@ impl UidExclusion {
         };
         Ok(Self {
             transport,
-            ports: port_part(ports, Quote::No)?,
-            uids: uid_part(uids, Quote::No)?,
+            ports: parse_ports(ports, Quote::No)?,
+            uids: parse_uids(uids, Quote::No)?,
         })
     }
 
     /// Parses `[protocols:][ports:]uids`, an item of `traffic.kuma.io/exclude-outbound-ports-for-uids` (Kuma 2.5 and
     /// later). UIDs are one number or one range.
-    pub(crate) fn general(item: &str) -> Result<Vec<Self>, ParseProblem> {
+    pub(crate) fn parse_general(item: &str) -> Result<Vec<Self>, ParseProblem> {
         let fields: Vec<_> = item.split(':').map(str::trim).collect();
         let (protocols, ports, uids) = match fields[..] {
             [uids] => ("", "", uids),
@@ -65,9 +65,9 @@ impl UidExclusion {
                 "repeat the setting for each UID",
             ));
         }
-        let uids = uid_part(uids, Quote::Yes)?;
-        let ports = port_part(if ports.is_empty() { "*" } else { ports }, Quote::Yes)?;
-        let transports = transport_part(protocols)?;
+        let uids = parse_uids(uids, Quote::Yes)?;
+        let ports = parse_ports(if ports.is_empty() { "*" } else { ports }, Quote::Yes)?;
+        let transports = parse_transports(protocols)?;
         Ok(transports
             .into_iter()
             .map(|transport| Self {
@@ -95,7 +95,8 @@ impl Quote {
     }
 }
 
-fn port_part(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
+/// Parses the ports of an exclusion; `*` means all ports.
+fn parse_ports(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
     if text.trim() == "*" {
         return Ok(PortSet::from_iter([(1, u16::MAX)]));
     }
@@ -111,7 +112,7 @@ fn port_part(text: &str, quote: Quote) -> Result<PortSet, ParseProblem> {
     Ok(ports)
 }
 
-fn uid_part(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
+fn parse_uids(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
     if text.trim() == "*" {
         return Err(ParseProblem::new(
             "can't use wildcard '*' for uids",
@@ -140,16 +141,17 @@ fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'sta
     ParseProblem::new(
         format!(
             "values or range {range} failed validation: value {value}, is not valid {}",
-            T::TYPE
+            T::TYPE_NAME
         ),
         remedy,
     )
 }
 
-fn transport_part(text: &str) -> Result<Vec<Transport>, ParseProblem> {
+/// Parses the protocols of an exclusion; an empty text and `*` mean both.
+fn parse_transports(text: &str) -> Result<Vec<Transport>, ParseProblem> {
     let mut transports = Vec::new();
     for name in text.split(',').map(str::trim) {
-        let named: &[Transport] = match name.to_ascii_lowercase().as_str() {
+        let transports_of_name: &[Transport] = match name.to_ascii_lowercase().as_str() {
             "" | "*" => &[Transport::Tcp, Transport::Udp],
             "tcp" => &[Transport::Tcp],
             "udp" => &[Transport::Udp],
@@ -158,7 +160,7 @@ fn transport_part(text: &str) -> Result<Vec<Transport>, ParseProblem> {
                 return Err(ParseProblem::new(problem, "protocols are tcp, udp or *"));
             }
         };
-        for transport in named {
+        for transport in transports_of_name {
             if !transports.contains(transport) {
                 transports.push(*transport);
             }

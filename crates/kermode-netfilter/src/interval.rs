@@ -16,10 +16,10 @@ pub struct Intervals<T>(Vec<(T, T)>);
 /// Element type of [`Intervals`].
 pub trait Number: Copy + Ord + fmt::Display + FromStr<Err = std::num::ParseIntError> {
     /// Name of the type in error texts.
-    const TYPE: &'static str;
+    const TYPE_NAME: &'static str;
 
     /// Returns the next number; `None` after the last.
-    fn next(self) -> Option<Self>;
+    fn successor(self) -> Option<Self>;
 }
 
 // === impl Intervals ===
@@ -62,7 +62,10 @@ impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
         let mut merged: Vec<(T, T)> = Vec::with_capacity(ranges.len());
         for (first, last) in ranges {
             match merged.last_mut() {
-                Some((_, end)) if end.next().is_none_or(|next| first <= next) => *end = last.max(*end),
+                // The range overlaps the previous one or adjoins it.
+                Some((_, end)) if end.successor().is_none_or(|successor| first <= successor) => {
+                    *end = last.max(*end);
+                }
                 _ => merged.push((first, last)),
             }
         }
@@ -73,8 +76,8 @@ impl<T: Number> FromIterator<(T, T)> for Intervals<T> {
 /// Writes the notation of nftables: `443`, `1000-2000` or `{ 443, 1000-2000 }`.
 impl<T: Number> fmt::Display for Intervals<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let braces = self.0.len() != 1;
-        if braces {
+        let needs_braces = self.0.len() != 1;
+        if needs_braces {
             f.write_str("{ ")?;
         }
         for (index, (first, last)) in self.0.iter().enumerate() {
@@ -85,7 +88,7 @@ impl<T: Number> fmt::Display for Intervals<T> {
                 write!(f, "{separator}{first}-{last}")?;
             }
         }
-        if braces {
+        if needs_braces {
             f.write_str(" }")?;
         }
         Ok(())
@@ -93,17 +96,17 @@ impl<T: Number> fmt::Display for Intervals<T> {
 }
 
 impl Number for u16 {
-    const TYPE: &'static str = "uint16";
+    const TYPE_NAME: &'static str = "uint16";
 
-    fn next(self) -> Option<Self> {
+    fn successor(self) -> Option<Self> {
         self.checked_add(1)
     }
 }
 
 impl Number for u32 {
-    const TYPE: &'static str = "uint32";
+    const TYPE_NAME: &'static str = "uint32";
 
-    fn next(self) -> Option<Self> {
+    fn successor(self) -> Option<Self> {
         self.checked_add(1)
     }
 }
@@ -136,8 +139,8 @@ mod tests {
         fn merging_preserves_the_set_of_numbers(ranges in prop::collection::vec((0u16..60, 0u16..60), 0..8)) {
             let expected: BTreeSet<u16> = ranges.iter().flat_map(|&(first, last)| first..=last).collect();
             let set: PortSet = ranges.into_iter().collect();
-            let found: BTreeSet<u16> = set.ranges().iter().flat_map(|&(first, last)| first..=last).collect();
-            prop_assert_eq!(&found, &expected);
+            let merged: BTreeSet<u16> = set.ranges().iter().flat_map(|&(first, last)| first..=last).collect();
+            prop_assert_eq!(&merged, &expected);
             prop_assert!(set.ranges().windows(2).all(|pair| pair[0].1 + 1 < pair[1].0));
             prop_assert!((0..60).all(|port| set.contains(port) == expected.contains(&port)));
         }

@@ -1,4 +1,5 @@
-//! IPv6 in the current network namespace: detection of addresses, and the source address of the proxy's inbound listener.
+//! IPv6 in the current network namespace: detection of addresses, and the source address of the proxy's inbound
+//! listener.
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -17,19 +18,19 @@ pub fn is_available() -> bool {
         return false;
     };
     addresses.any(|interface| {
-        let loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
+        let is_loopback = interface.flags.contains(InterfaceFlags::IFF_LOOPBACK);
         let address = interface
             .address
             .as_ref()
             .and_then(|address| address.as_sockaddr_in6());
-        !loopback && address.is_some()
+        !is_loopback && address.is_some()
     })
 }
 
 /// Adds an address to the loopback interface, unless it exists.
 ///
-/// Envoy could bind to the address without this (`IP_FREEBIND`), but responses to it would be routed out of the pod: the
-/// kernel treats all of 127.0.0.0/8 as local, but of `::/8` only the addresses of an interface.
+/// Envoy could bind to an address that no interface has (`IP_FREEBIND`), but the kernel would route responses out of
+/// the pod. IPv4 needs no such step, because all of 127.0.0.0/8 is local.
 pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
     let socket = socket(
         AddressFamily::Netlink,
@@ -57,34 +58,40 @@ pub(crate) fn add_to_loopback(address: Ipv6Addr) -> io::Result<()> {
 
 const EEXIST: i32 = Errno::EEXIST as i32;
 
-/// Builds a netlink message of rtnetlink(7): nlmsghdr, ifaddrmsg, one attribute.
+/// Encodes a request of rtnetlink(7) that adds an address to an interface.
 fn new_address_request(interface: u32, address: Ipv6Addr) -> Vec<u8> {
+    /// `nlmsghdr`, `ifaddrmsg`, attribute header and address, in bytes.
     const LENGTH: u32 = 16 + 8 + 4 + 16;
     const RTM_NEWADDR: u16 = 20;
-    const REQUEST_ACK_CREATE: u16 = 0x1 | 0x4 | 0x400;
+    /// `NLM_F_REQUEST`, `NLM_F_ACK` and `NLM_F_CREATE`.
+    const FLAGS: u16 = 0x1 | 0x4 | 0x400;
     const AF_INET6: u8 = 10;
+    const PREFIX_LENGTH: u8 = 128;
+    /// `IFA_F_NODAD`: no duplicate address detection, so the address is usable immediately.
     const NO_DUPLICATE_DETECTION: u8 = 0x2;
+    /// Header and address, in bytes.
+    const ATTRIBUTE_LENGTH: u16 = 4 + 16;
     const IFA_ADDRESS: u16 = 1;
     let mut message = Vec::with_capacity(LENGTH as usize);
     message.extend(LENGTH.to_ne_bytes());
     message.extend(RTM_NEWADDR.to_ne_bytes());
-    message.extend(REQUEST_ACK_CREATE.to_ne_bytes());
+    message.extend(FLAGS.to_ne_bytes());
     message.extend(1u32.to_ne_bytes()); // sequence number
     message.extend(0u32.to_ne_bytes()); // port ID of the sender; set by the kernel
-    message.extend([AF_INET6, 128, NO_DUPLICATE_DETECTION, 0]);
+    message.extend([AF_INET6, PREFIX_LENGTH, NO_DUPLICATE_DETECTION, 0]);
     message.extend(interface.to_ne_bytes());
-    message.extend(20u16.to_ne_bytes());
+    message.extend(ATTRIBUTE_LENGTH.to_ne_bytes());
     message.extend(IFA_ADDRESS.to_ne_bytes());
     message.extend(address.octets());
     message
 }
 
-/// Returns the error number of an `NLMSG_ERROR` message; 0 is success.
+/// Returns the error number in an `NLMSG_ERROR` message, where 0 is success. Returns `None` for any other message.
 fn acknowledgement(message: &[u8]) -> Option<i32> {
     const NLMSG_ERROR: u16 = 2;
     let kind = u16::from_ne_bytes(message.get(4..6)?.try_into().ok()?);
-    let negated = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
-    (kind == NLMSG_ERROR).then(|| negated.saturating_neg())
+    let negative_errno = i32::from_ne_bytes(message.get(16..20)?.try_into().ok()?);
+    (kind == NLMSG_ERROR).then(|| negative_errno.saturating_neg())
 }
 
 #[cfg(test)]

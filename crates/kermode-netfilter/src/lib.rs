@@ -4,8 +4,8 @@
 //! flags, annotations ──parse──▶ TrafficConfig ──RuleSet::new──▶ rules ──Display──▶ nft text ──Nft::apply──▶ kernel
 //! ```
 //!
-//! All stages before `Nft::apply` are pure. `kuma-init` and `kuma-cni` both call [`set_up`], so both configure a pod in the
-//! same way (docs/design.md#one-redirection-engine).
+//! All stages before `Nft::apply` are pure. `kuma-init` and `kuma-cni` both call [`set_up`], so both configure a pod in
+//! the same way (docs/design.md#one-redirection-engine).
 
 mod annotations;
 mod apply;

@@ -1,4 +1,4 @@
-//! Parsers of the values that flags and annotations share. Errors name the setting, its value and the remedy.
+//! Parsers of values that are given by a flag or an annotation. Errors name the setting, its value and the remedy.
 
 use std::net::IpAddr;
 use std::num::{NonZeroU16, ParseIntError};
@@ -79,8 +79,8 @@ pub fn ports(key: &str, value: &str) -> Result<PortSet, SettingError> {
 
 /// Parses the UID exclusions of one setting, separated by `;`.
 ///
-/// `transport` is the protocol of the setting (`…-tcp-ports-for-uids`, `…-udp-ports-for-uids`). Without it, items have the
-/// general form, which may name protocols.
+/// `transport` is the protocol of the setting `…-tcp-ports-for-uids` or `…-udp-ports-for-uids`. It is `None` for the
+/// setting `…-ports-for-uids`, whose items have the general form and may name protocols.
 ///
 /// # Errors
 /// When an item is malformed.
@@ -89,21 +89,24 @@ pub fn uid_exclusions(
     transport: Option<Transport>,
     value: &str,
 ) -> Result<Vec<UidExclusion>, SettingError> {
+    let subject = match transport {
+        Some(Transport::Tcp) => "TCP ports for UIDs",
+        Some(Transport::Udp) => "UDP ports for UIDs",
+        None => "ports for uids",
+    };
     let mut exclusions = Vec::new();
     for item in value.split(';').map(str::trim).filter(|item| !item.is_empty()) {
-        let (parsed, subject) = match transport {
-            Some(transport @ Transport::Tcp) => (
-                UidExclusion::for_transport(transport, item).map(|exclusion| vec![exclusion]),
-                "TCP ports for UIDs",
-            ),
-            Some(transport @ Transport::Udp) => (
-                UidExclusion::for_transport(transport, item).map(|exclusion| vec![exclusion]),
-                "UDP ports for UIDs",
-            ),
-            None => (UidExclusion::general(item), "ports for uids"),
+        let parsed = match transport {
+            Some(transport) => {
+                UidExclusion::parse_for_transport(transport, item).map(|exclusion| vec![exclusion])
+            }
+            None => UidExclusion::parse_general(item),
         };
-        let prefix = || format!("parsing excluded outbound {subject} failed");
-        exclusions.extend(parsed.map_err(|problem| problem.prefixed(&prefix()).for_setting(key, value))?);
+        exclusions.extend(parsed.map_err(|problem| {
+            problem
+                .prefixed(&format!("parsing excluded outbound {subject} failed"))
+                .for_setting(key, value)
+        })?);
     }
     Ok(exclusions)
 }
@@ -128,7 +131,7 @@ pub fn inbound_port_v6(key: &str, value: &str) -> Result<Option<NonZeroU16>, Set
 /// # Errors
 /// When the name of the interface or the network is malformed.
 pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, SettingError> {
-    read_virtual_network(value).ok_or_else(|| {
+    parse_virtual_network(value).ok_or_else(|| {
         ParseProblem::new(
             "not a virtual network",
             "write interface:CIDR, for instance docker0:172.17.0.0/16",
@@ -137,14 +140,14 @@ pub fn virtual_network(key: &str, value: &str) -> Result<VirtualNetwork, Setting
     })
 }
 
-fn read_virtual_network(value: &str) -> Option<VirtualNetwork> {
+fn parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
     const MAX_NAME_LENGTH: usize = 15;
     let (interface, network) = value.trim().split_once(':')?;
     let stem = interface.strip_suffix('+').unwrap_or(interface);
-    // The name becomes part of a rule's text.
-    let allowed = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
-    if stem.is_empty() || interface.len() > MAX_NAME_LENGTH || !stem.chars().all(allowed) {
+    // The name becomes part of the text for nft, so it must not contain quotes.
+    let is_allowed = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
+    if stem.is_empty() || interface.len() > MAX_NAME_LENGTH || !stem.chars().all(is_allowed) {
         return None;
     }
     let (address, prefix) = network.split_once('/')?;
@@ -163,17 +166,18 @@ pub(crate) fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Option<T> {
     notation::number(text.trim()).ok()
 }
 
-/// Parses a comma-separated list of numbers and ranges `a-b`. `problem` receives the item and its invalid part.
+/// Parses a comma-separated list of numbers and ranges `first-last`. `mk_problem` receives an invalid item and the part
+/// of it that is not a number.
 pub(crate) fn numbers<T: Number>(
     text: &str,
-    problem: impl Fn(&str, &str) -> ParseProblem,
+    mk_problem: impl Fn(&str, &str) -> ParseProblem,
 ) -> Result<Intervals<T>, ParseProblem> {
     let ranges: Result<Vec<_>, ParseProblem> = notation::list(text)
         .map(|item| {
             let (first, last) = item.split_once('-').unwrap_or((item, item));
             let (first, last) = (first.trim(), last.trim());
-            let start = number(first).ok_or_else(|| problem(item, first))?;
-            let end = number(last).ok_or_else(|| problem(item, last))?;
+            let start = number(first).ok_or_else(|| mk_problem(item, first))?;
+            let end = number(last).ok_or_else(|| mk_problem(item, last))?;
             if start > end {
                 return Err(ParseProblem::new(
                     format!("range {item} ends before it starts"),

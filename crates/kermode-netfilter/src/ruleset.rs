@@ -1,7 +1,8 @@
-//! Rules as data, derived from the settings.
+//! nftables rules as data, derived from the settings.
 //!
-//! The rules are equivalent to the iptables rules of Kuma's second engine (docs/reference/transparent-proxying.md#rules). One
-//! table serves both IP families. `build` creates the rules, `nft` writes them as text.
+//! The rules are equivalent to the iptables rules of Kuma's second engine
+//! (docs/reference/transparent-proxying.md#rules). One table serves both IP families. `build` creates the rules, `nft`
+//! writes them as text.
 
 mod build;
 
@@ -11,7 +12,7 @@ use std::num::NonZeroU16;
 use crate::exclusion::Transport;
 use crate::{PortSet, UidSet};
 
-/// Content of the table `kuma_mesh`. Its [`Display`](std::fmt::Display) is the text for `nft -f`.
+/// Contents of the table `kuma_mesh`. Their [`Display`](std::fmt::Display) is the text for `nft -f`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleSet {
     /// Chains; those with a hook come first.
@@ -38,13 +39,13 @@ pub enum ChainName {
     RawOutput,
     /// Received connections.
     Prerouting,
-    /// Connections made in the pod.
+    /// Connections that processes of the pod open.
     Output,
     /// Selection of received connections to intercept.
     Inbound,
     /// Redirection to the proxy's inbound port.
     InboundRedirect,
-    /// Selection of connections made in the pod to intercept.
+    /// Selection of opened connections to intercept.
     Outbound,
     /// Redirection to the proxy's outbound port.
     OutboundRedirect,
@@ -59,7 +60,7 @@ pub enum Hook {
     RawOutput,
     /// First packet of a received connection.
     NatPrerouting,
-    /// First packet of a connection made in the pod.
+    /// First packet of a connection that a process of the pod opens.
     NatOutput,
 }
 
@@ -91,9 +92,9 @@ pub enum Match {
     From(IpAddr),
     /// Destination address.
     To(IpAddr),
-    /// Any other destination address of the same family.
+    /// Any destination address of the same family but this one.
     NotTo(IpAddr),
-    /// Any destination of the same family outside the network (prefix length in bits).
+    /// Any destination address of the same family outside the network: its address and prefix length in bits.
     NotToNetwork(IpAddr, u8),
     /// Transport protocol.
     Protocol(Transport),
@@ -101,14 +102,14 @@ pub enum Match {
     SourcePort(Transport, u16),
     /// Protocol and destination port.
     DestinationPort(Transport, PortSet),
-    /// Protocol, and any other destination port.
+    /// Protocol, and any destination port but this one.
     NotDestinationPort(Transport, u16),
 }
 
 /// Verdict on a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ends the evaluation of the chain; in a base chain the packet is accepted unchanged.
+    /// Ends the evaluation of the chain. A chain with a hook then accepts the packet unchanged.
     Return,
     /// Continues in another chain without returning.
     Goto(ChainName),
@@ -116,7 +117,7 @@ pub enum Verdict {
     Jump(ChainName),
     /// Redirects the connection to a port of this host.
     Redirect(NonZeroU16),
-    /// Tracks the connection in a zone.
+    /// Assigns the packet to a connection tracking zone and ends the evaluation of the chain.
     Zone(u16),
 }
 
@@ -129,5 +130,5 @@ pub enum IpFamilies {
     DualStack,
 }
 
-/// IPv6 source address of the proxy's inbound listener towards the application. It must be an address of `lo`.
+/// IPv6 address from which the proxy's inbound listener connects to the application. It must be an address of `lo`.
 pub(crate) const PASSTHROUGH_SOURCE_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);

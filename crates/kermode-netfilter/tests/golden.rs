@@ -1,4 +1,4 @@
-//! Golden tests: settings (`*.input.yaml`) and the resulting text for nft (`*.golden.nft`).
+//! Golden tests: settings (`*.input.yaml`) and the text for nft that results from them (`*.golden.nft`).
 //!
 //! `UPDATE_GOLDENS=1 cargo test -p kermode-netfilter --test golden` rewrites the texts. The test `netns` validates each
 //! text with the real nft.
@@ -20,7 +20,7 @@ fn every_input_gives_its_golden_text() {
     for case in cases {
         let text = case.rules().to_string();
         let golden = case.golden();
-        if updating() {
+        if is_update_requested() {
             fs::write(&golden, &text).expect("writable");
         } else if fs::read_to_string(&golden).unwrap_or_default() != text {
             differing.push(format!("{}:\n{text}", golden.display()));
@@ -33,8 +33,8 @@ fn every_input_gives_its_golden_text() {
     );
 }
 
-/// Whether the golden files are rewritten.
+/// Returns whether the golden files are to be rewritten.
 #[allow(clippy::disallowed_methods, reason = "switch of the golden tests")]
-fn updating() -> bool {
+fn is_update_requested() -> bool {
     std::env::var("UPDATE_GOLDENS").is_ok_and(|value| value == "1")
 }

@@ -48,7 +48,7 @@ fn every_annotation_is_honoured() {
         (config.outbound.port, config.outbound.excluded_ports),
         (port(25100), PortSet::single(11000))
     );
-    let order: Vec<_> = config
+    let exclusions: Vec<_> = config
         .outbound
         .excluded_uids
         .iter()
@@ -63,7 +63,7 @@ fn every_annotation_is_honoured() {
         (udp, "54"),
     ];
     assert_eq!(
-        order,
+        exclusions,
         expected.map(|(transport, ports)| (transport, ports.to_owned()))
     );
     assert_eq!(config.dns, Some(DnsRedirect::all(port(25053))));

@@ -10,14 +10,16 @@ use crate::{PortSet, UidSet};
 /// Inputs of the chains.
 struct RuleSetBuilder<'a> {
     config: &'a TrafficConfig,
+    /// Addresses of each intercepted IP family.
     addresses: &'a [SpecialAddresses],
-    proxy: Match,
+    /// Matches packets of the proxy.
+    from_proxy: Match,
 }
 
 /// Special addresses of one IP family.
 #[derive(Clone, Copy)]
 struct SpecialAddresses {
-    /// Source address of the proxy's inbound listener towards the application.
+    /// Address from which the proxy's inbound listener connects to the application.
     passthrough_source: IpAddr,
     loopback: IpAddr,
 }
@@ -32,9 +34,9 @@ const V6: SpecialAddresses = SpecialAddresses {
 };
 
 const DNS_PORT: u16 = 53;
-/// Connection tracking zone of queries that reach their server.
+/// Connection tracking zone of DNS queries that are not redirected.
 const DIRECT_ZONE: Verdict = Verdict::Zone(1);
-/// Connection tracking zone of queries that are redirected to the proxy.
+/// Connection tracking zone of DNS queries that are redirected to the proxy.
 const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 
 // === impl RuleSet ===
@@ -42,12 +44,12 @@ const REDIRECTED_ZONE: Verdict = Verdict::Zone(2);
 impl RuleSet {
     /// Builds the rules for the given IP families. IPv6 also requires a port in the settings.
     pub fn new(config: &TrafficConfig, families: IpFamilies) -> Self {
-        let dual_stack = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
-        let addresses: &[SpecialAddresses] = if dual_stack { &[V4, V6] } else { &[V4] };
+        let intercepts_v6 = families == IpFamilies::DualStack && config.inbound.port_v6.is_some();
+        let addresses: &[SpecialAddresses] = if intercepts_v6 { &[V4, V6] } else { &[V4] };
         let builder = RuleSetBuilder {
             config,
             addresses,
-            proxy: Match::Owner(UidSet::single(config.proxy_uid)),
+            from_proxy: Match::Owner(UidSet::single(config.proxy_uid)),
         };
         let mut chains = Vec::new();
         if let Some(dns) = config.dns.as_ref().filter(|dns| dns.split_conntrack_zones) {
@@ -73,12 +75,12 @@ impl RuleSetBuilder<'_> {
         let mut rules = self.ipv6_guard();
         // Kuma leaves these queries in the default zone, where the proxy's responses do not match their connections.
         for interface in self.virtual_interfaces() {
-            for query in self.queries(dns, Udp) {
+            for query in self.redirected_queries(dns, Udp) {
                 let matches = [interface.clone()].into_iter().chain(query);
                 rules.push(rule(matches, REDIRECTED_ZONE, "DNS queries of a virtual network"));
             }
         }
-        for server in self.servers(dns) {
+        for server in self.redirected_servers(dns) {
             let matches = server
                 .map(Match::From)
                 .into_iter()
@@ -100,25 +102,28 @@ impl RuleSetBuilder<'_> {
         let response = Match::SourcePort(Udp, dns.port.get());
         let mut rules = self.ipv6_guard();
         rules.push(rule(
-            [query(Udp), self.proxy.clone()],
+            [query(Udp), self.from_proxy.clone()],
             DIRECT_ZONE,
             "the proxy's own DNS queries",
         ));
         rules.push(rule(
-            [response, self.proxy.clone()],
+            [response, self.from_proxy.clone()],
             REDIRECTED_ZONE,
             "the proxy's answers",
         ));
-        // Kuma tracks queries of excluded users in the zone of redirected queries. Their responses then match no connection,
-        // and a later query from the same source port is not redirected.
-        let excluded = self.config.outbound.excluded_uids.iter();
-        for exclusion in
-            excluded.filter(|exclusion| exclusion.transport == Udp && exclusion.ports.contains(DNS_PORT))
-        {
+        // Kuma tracks queries of excluded users in the zone of redirected queries. Their responses then match no
+        // connection, and a later query from the same source port is not redirected.
+        let dns_exclusions = self
+            .config
+            .outbound
+            .excluded_uids
+            .iter()
+            .filter(|exclusion| exclusion.transport == Udp && exclusion.ports.contains(DNS_PORT));
+        for exclusion in dns_exclusions {
             let owner = Match::Owner(exclusion.uids.clone());
             rules.push(rule([query(Udp), owner], DIRECT_ZONE, "excluded for the user"));
         }
-        let queries = self.queries(dns, Udp);
+        let queries = self.redirected_queries(dns, Udp);
         rules.extend(queries.map(|query| rule(query, REDIRECTED_ZONE, "DNS queries to be redirected")));
         Chain {
             name: ChainName::RawOutput,
@@ -131,7 +136,7 @@ impl RuleSetBuilder<'_> {
         let mut rules = self.ipv6_guard();
         if let Some(dns) = &self.config.dns {
             for interface in self.virtual_interfaces() {
-                for query in self.queries(dns, Udp) {
+                for query in self.redirected_queries(dns, Udp) {
                     let matches = [interface.clone()].into_iter().chain(query);
                     rules.push(rule(
                         matches,
@@ -141,20 +146,20 @@ impl RuleSetBuilder<'_> {
                 }
             }
         }
-        let to_proxy = Verdict::Redirect(self.config.outbound.port);
+        let redirect = Verdict::Redirect(self.config.outbound.port);
         for network in self
             .config
             .virtual_networks
             .iter()
             .filter(|network| self.intercepts(network.address))
         {
-            let from = Match::InInterface(network.interface.clone());
-            let outside = Match::NotToNetwork(network.address, network.prefix);
-            let matches = [from, outside, Match::Protocol(Tcp)];
-            rules.push(rule(matches, to_proxy, "connections out of a virtual network"));
+            let from_network = Match::InInterface(network.interface.clone());
+            let to_outside = Match::NotToNetwork(network.address, network.prefix);
+            let matches = [from_network, to_outside, Match::Protocol(Tcp)];
+            rules.push(rule(matches, redirect, "connections out of a virtual network"));
         }
-        let to_inbound = Verdict::Jump(ChainName::Inbound);
-        rules.push(rule([Match::Protocol(Tcp)], to_inbound, "received connections"));
+        let jump = Verdict::Jump(ChainName::Inbound);
+        rules.push(rule([Match::Protocol(Tcp)], jump, "received connections"));
         Chain {
             name: ChainName::Prerouting,
             hook: Some(Hook::NatPrerouting),
@@ -170,15 +175,19 @@ impl RuleSetBuilder<'_> {
             rules.push(rule([ports, owner], Verdict::Return, "excluded for the user"));
         }
         if let Some(dns) = &self.config.dns {
-            let from_proxy = [query(Udp), self.proxy.clone()];
-            rules.push(rule(from_proxy, Verdict::Return, "the proxy's own DNS queries"));
-            let queries = self.queries(dns, Udp);
+            let matches = [query(Udp), self.from_proxy.clone()];
+            rules.push(rule(matches, Verdict::Return, "the proxy's own DNS queries"));
+            let queries = self.redirected_queries(dns, Udp);
             rules.extend(
                 queries.map(|query| rule(query, Verdict::Redirect(dns.port), "DNS queries over UDP")),
             );
         }
-        let to_outbound = Verdict::Jump(ChainName::Outbound);
-        rules.push(rule([Match::Protocol(Tcp)], to_outbound, "connections made here"));
+        let jump = Verdict::Jump(ChainName::Outbound);
+        rules.push(rule(
+            [Match::Protocol(Tcp)],
+            jump,
+            "connections opened in the pod",
+        ));
         Chain {
             name: ChainName::Output,
             hook: Some(Hook::NatOutput),
@@ -212,12 +221,10 @@ impl RuleSetBuilder<'_> {
         };
         let port = self.config.inbound.port;
         let rules = match self.config.inbound.port_v6.filter(|_| self.intercepts_v6()) {
-            Some(port_v6) if port_v6 != port => {
-                vec![
-                    redirect(Some(Match::V4), port),
-                    redirect(Some(Match::V6), port_v6),
-                ]
-            }
+            Some(port_v6) if port_v6 != port => vec![
+                redirect(Some(Match::V4), port),
+                redirect(Some(Match::V6), port_v6),
+            ],
             _ => vec![redirect(None, port)],
         };
         Chain {
@@ -227,14 +234,15 @@ impl RuleSetBuilder<'_> {
         }
     }
 
-    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 5 precedes rule 4, so that rule 4 needs no
-    /// match on the owner: `meta skuid !=`, unlike iptables' `! --uid-owner`, does not match a packet without an owner.
+    /// Rules are numbered as in docs/reference/transparent-proxying.md#rules. Rule 4 precedes rule 5, so rule 5 need
+    /// not exclude the proxy by `meta skuid !=`, which, unlike iptables' `! --uid-owner`, does not match a packet
+    /// without an owner.
     fn outbound(&self) -> Chain {
         let dns = self.config.dns.as_ref();
         let not_dns = || dns.map(|_| Match::NotDestinationPort(Tcp, DNS_PORT));
-        // 1
+        // Rule 1
         let mut rules = excluded_ports(&self.config.outbound.excluded_ports);
-        // 2
+        // Rule 2
         for family in self.addresses {
             let matches = [Match::OutLoopback, Match::From(family.passthrough_source)];
             rules.push(rule(
@@ -243,12 +251,12 @@ impl RuleSetBuilder<'_> {
                 "from the proxy's inbound listener to the application",
             ));
         }
-        // 3
+        // Rule 3
         for family in self.addresses {
             let matches = [Match::OutLoopback, Match::NotTo(family.loopback)]
                 .into_iter()
                 .chain(not_dns());
-            let matches = matches.chain([self.proxy.clone()]);
+            let matches = matches.chain([self.from_proxy.clone()]);
             let verdict = Verdict::Goto(ChainName::InboundRedirect);
             rules.push(rule(
                 matches,
@@ -256,23 +264,23 @@ impl RuleSetBuilder<'_> {
                 "an application that calls its own service",
             ));
         }
-        // 5
+        // Rule 4
         rules.push(rule(
-            [self.proxy.clone()],
+            [self.from_proxy.clone()],
             Verdict::Return,
             "the proxy's own connections",
         ));
-        // 4
+        // Rule 5
         let matches = [Match::OutLoopback].into_iter().chain(not_dns());
         rules.push(rule(matches, Verdict::Return, "inside the pod"));
-        // 6
+        // Rule 6
         if let Some(dns) = dns {
-            let queries = self.queries(dns, Tcp);
+            let queries = self.redirected_queries(dns, Tcp);
             rules.extend(
                 queries.map(|query| rule(query, Verdict::Redirect(dns.port), "DNS queries over TCP")),
             );
         }
-        // 7
+        // Rule 7
         for family in self.addresses {
             rules.push(rule(
                 [Match::To(family.loopback)],
@@ -280,7 +288,7 @@ impl RuleSetBuilder<'_> {
                 "to localhost",
             ));
         }
-        // 8
+        // Rule 8
         rules.push(rule(
             [],
             Verdict::Goto(ChainName::OutboundRedirect),
@@ -311,18 +319,17 @@ impl RuleSetBuilder<'_> {
         self.addresses.len() > 1
     }
 
+    /// Returns whether the family of an address is intercepted.
     fn intercepts(&self, address: IpAddr) -> bool {
         address.is_ipv4() || self.intercepts_v6()
     }
 
-    /// Returns a rule that skips IPv6 packets, if IPv6 is not intercepted.
+    /// Returns a rule that skips IPv6 packets, or none if IPv6 is intercepted.
     fn ipv6_guard(&self) -> Vec<Rule> {
-        let guard = rule([Match::V6], Verdict::Return, "IPv6 is not intercepted");
         if self.intercepts_v6() {
-            Vec::new()
-        } else {
-            vec![guard]
+            return Vec::new();
         }
+        vec![rule([Match::V6], Verdict::Return, "IPv6 is not intercepted")]
     }
 
     /// Returns matches for the interfaces of the virtual networks, without duplicates.
@@ -338,8 +345,8 @@ impl RuleSetBuilder<'_> {
         names.into_iter().cloned().map(Match::InInterface)
     }
 
-    /// Returns the servers whose queries are redirected; a single `None` stands for all servers.
-    fn servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
+    /// Returns the DNS servers whose queries are redirected; a single `None` stands for all servers.
+    fn redirected_servers(&self, dns: &DnsRedirect) -> impl Iterator<Item = Option<IpAddr>> {
         let servers = match &dns.servers {
             DnsServers::All => vec![None],
             DnsServers::Only(servers) => servers
@@ -352,9 +359,13 @@ impl RuleSetBuilder<'_> {
         servers.into_iter()
     }
 
-    /// Returns the matches for redirected queries, one list for each server.
-    fn queries(&self, dns: &DnsRedirect, transport: Transport) -> impl Iterator<Item = Vec<Match>> {
-        self.servers(dns).map(move |server| {
+    /// Returns the matches for redirected DNS queries, one list for each server.
+    fn redirected_queries(
+        &self,
+        dns: &DnsRedirect,
+        transport: Transport,
+    ) -> impl Iterator<Item = Vec<Match>> {
+        self.redirected_servers(dns).map(move |server| {
             server
                 .map(Match::To)
                 .into_iter()
@@ -372,10 +383,12 @@ fn rule(matches: impl IntoIterator<Item = Match>, verdict: Verdict, comment: &'s
     }
 }
 
+/// Matches DNS queries.
 fn query(transport: Transport) -> Match {
     Match::DestinationPort(transport, PortSet::single(DNS_PORT))
 }
 
+/// Returns a rule that skips the ports, or none if the set is empty.
 fn excluded_ports(ports: &PortSet) -> Vec<Rule> {
     if ports.is_empty() {
         return Vec::new();

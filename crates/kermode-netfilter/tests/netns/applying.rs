@@ -7,17 +7,17 @@ use kermode_netfilter::{
 };
 
 use crate::golden;
-use crate::lab::{APP, Namespace, NetnsLab, POD, POD_V6};
+use crate::lab::{APP_ADDRESS, APP_ADDRESS_V6, APP_UID, Namespace, NetnsLab};
 
-/// Deadline of each step of the check.
-const DEADLINE: Duration = Duration::from_secs(2);
+/// Timeout of each step of the check.
+const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-fn rules_of(lab: &NetnsLab) -> String {
+fn list_rules(lab: &NetnsLab) -> String {
     lab.pod.command("nft", &["-s", "list", "ruleset"], "")
 }
 
 #[test]
-fn every_golden_is_accepted_by_the_real_nft() {
+fn rules_of_every_golden_test_are_accepted_by_the_real_nft() {
     let namespace = Namespace::new();
     for case in golden::cases() {
         let checked = namespace.run(|| Nft::default().check(&case.rules()));
@@ -26,20 +26,20 @@ fn every_golden_is_accepted_by_the_real_nft() {
 }
 
 #[test]
-fn applying_is_idempotent() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    let once = rules_of(&lab);
+fn applying_the_same_rules_twice_changes_nothing() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    let rules_after_first = list_rules(&lab);
     lab.apply(&TrafficConfig::default());
-    assert_eq!(rules_of(&lab), once);
+    assert_eq!(list_rules(&lab), rules_after_first);
     assert_eq!(
-        lab.tcp(APP, "10.1.2.1:80"),
+        lab.pod_tcp(APP_UID, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
     );
 }
 
 #[test]
 fn applying_replaces_only_its_own_table() {
-    let lab = NetnsLab::bare();
+    let lab = NetnsLab::without_rules();
     let other = "table inet other {\n\tchain output {\n\t\ttype filter hook output priority filter; policy accept;\n\t\ttcp dport 9 drop\n\t}\n}\n";
     lab.pod.command("nft", &["-f", "-"], other);
     lab.apply(&TrafficConfig {
@@ -50,23 +50,23 @@ fn applying_replaces_only_its_own_table() {
     config.outbound.excluded_ports = PortSet::single(80);
     lab.apply(&config);
     assert_eq!(
-        lab.udp(APP, "10.1.2.1:53"),
+        lab.pod_udp(APP_UID, "10.1.2.1:53"),
         "server",
         "the DNS rules of the first call are gone"
     );
-    assert_eq!(lab.tcp(APP, "10.1.2.1:80"), "server from 10.1.2.2");
-    assert!(rules_of(&lab).contains(other), "{}", rules_of(&lab));
+    assert_eq!(lab.pod_tcp(APP_UID, "10.1.2.1:80"), "server from 10.1.2.2");
+    assert!(list_rules(&lab).contains(other), "{}", list_rules(&lab));
 }
 
 #[test]
 fn rejected_rules_change_nothing() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    let before = rules_of(&lab);
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    let before = list_rules(&lab);
     let mut broken = kermode_netfilter::RuleSet::new(&TrafficConfig::default(), IpFamilies::V4);
     broken.chains.pop();
     let result = lab.pod.run(|| Nft::default().apply(&broken));
-    assert!(result.is_err(), "a jump to a missing chain");
-    assert_eq!(rules_of(&lab), before);
+    assert!(result.is_err(), "nft accepted a jump to a missing chain");
+    assert_eq!(list_rules(&lab), before);
 }
 
 #[test]
@@ -74,25 +74,35 @@ fn pod_without_ipv6_gets_ipv4_rules_only() {
     let lab = NetnsLab::without_ipv6();
     let applied = lab.apply(&TrafficConfig::default());
     assert_eq!(applied.families, IpFamilies::V4);
-    assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
-    assert_eq!(lab.tcp(APP, "[::1]:8080"), "app from ::1");
+    assert_eq!(
+        lab.client_tcp(APP_ADDRESS),
+        "inbound to 10.1.1.2:8080 from 10.1.1.1"
+    );
+    assert_eq!(lab.pod_tcp(APP_UID, "[::1]:8080"), "app from ::1");
     let addresses = lab.pod.command("ip", &["-6", "addr", "show", "lo"], "");
     assert!(!addresses.contains("::6/128"), "{addresses}");
 }
 
 #[test]
 fn ipv6_is_intercepted_if_the_pod_has_an_address() {
-    let lab = NetnsLab::bare();
-    assert_eq!(lab.client(POD_V6), "app from fd01::1", "before");
+    let lab = NetnsLab::without_rules();
+    assert_eq!(
+        lab.client_tcp(APP_ADDRESS_V6),
+        "app from fd01::1",
+        "without rules"
+    );
     assert_eq!(
         lab.apply(&TrafficConfig::default()).families,
         IpFamilies::DualStack
     );
-    assert_eq!(lab.client(POD_V6), "inbound-v6 to [fd01::2]:8080 from fd01::1");
+    assert_eq!(
+        lab.client_tcp(APP_ADDRESS_V6),
+        "inbound-v6 to [fd01::2]:8080 from fd01::1"
+    );
 }
 
-/// Creates a pod without the proxy, because the check listens on the proxy's port.
-fn pod_before_the_proxy() -> Namespace {
+/// Creates a pod without a proxy, because the check listens on the proxy's port.
+fn pod_without_proxy() -> Namespace {
     let pod = Namespace::new();
     pod.ip("link add eth0 type veth peer name eth1");
     pod.ip("link set eth0 up");
@@ -106,11 +116,11 @@ fn pod_before_the_proxy() -> Namespace {
 
 #[test]
 fn check_succeeds_for_both_families() {
-    let pod = pod_before_the_proxy();
+    let pod = pod_without_proxy();
     let config = TrafficConfig::default();
     let checked = pod.run(|| {
         let applied = set_up(&config, &Nft::default()).expect("the rules are accepted");
-        check_redirect(&config, applied.families, DEADLINE)
+        check_redirect(&config, applied.families, STEP_TIMEOUT)
     });
     assert!(
         matches!(&checked, Ok(CheckOutcome::Redirected(targets)) if targets.len() == 2),
@@ -120,7 +130,7 @@ fn check_succeeds_for_both_families() {
 
 #[test]
 fn check_without_rules_fails() {
-    let pod = pod_before_the_proxy();
+    let pod = pod_without_proxy();
     let checked = pod.run(|| {
         check_redirect(
             &TrafficConfig::default(),
@@ -136,10 +146,10 @@ fn check_without_rules_fails() {
 
 #[test]
 fn check_that_is_not_possible_gives_the_reason() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
     let port_in_use = lab
         .pod
-        .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
+        .run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, STEP_TIMEOUT));
     assert!(
         matches!(&port_in_use, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("15001")),
         "{port_in_use:?}"
@@ -148,13 +158,15 @@ fn check_that_is_not_possible_gives_the_reason() {
         proxy_uid: 0,
         ..TrafficConfig::default()
     };
-    let proxy_user = lab.pod.run(|| check_redirect(&config, IpFamilies::V4, DEADLINE));
+    let proxy_user = lab
+        .pod
+        .run(|| check_redirect(&config, IpFamilies::V4, STEP_TIMEOUT));
     assert!(
         matches!(&proxy_user, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("UID 0")),
         "{proxy_user:?}"
     );
     let isolated = Namespace::new();
-    let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, DEADLINE));
+    let no_route = isolated.run(|| check_redirect(&TrafficConfig::default(), IpFamilies::V4, STEP_TIMEOUT));
     assert!(
         matches!(&no_route, Ok(CheckOutcome::NotPossible(reason)) if reason.contains("route")),
         "{no_route:?}"
@@ -163,8 +175,8 @@ fn check_that_is_not_possible_gives_the_reason() {
 
 /// Prints durations without asserting them, since the machine may be busy. The budget is 20 ms.
 #[test]
-fn time_to_apply_is_printed() {
-    let lab = NetnsLab::bare();
+fn time_of_applying_rules_is_printed() {
+    let lab = NetnsLab::without_rules();
     let config = TrafficConfig {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()

@@ -2,7 +2,7 @@
 
 use kermode_netfilter::{DnsRedirect, DnsServers, TrafficConfig, uid_exclusions};
 
-use crate::lab::{APP, NetnsLab, PROXY, Transport, request_from};
+use crate::lab::{APP_UID, NetnsLab, PROXY_UID, Transport, request_from};
 
 fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     TrafficConfig {
@@ -11,27 +11,27 @@ fn with_dns(dns: DnsRedirect) -> TrafficConfig {
     }
 }
 
-fn all() -> DnsRedirect {
+fn all_queries() -> DnsRedirect {
     DnsRedirect::all(DnsRedirect::DEFAULT_PORT)
 }
 
 #[test]
 fn queries_of_the_application_go_to_the_proxy_and_those_of_the_proxy_to_the_server() {
-    let lab = NetnsLab::new(&with_dns(all()));
+    let lab = NetnsLab::with_rules(&with_dns(all_queries()));
     for server in ["10.1.2.1:53", "[fd02::1]:53"] {
         assert_redirected(&lab, server);
-        assert_eq!(lab.udp(PROXY, server), "server");
+        assert_eq!(lab.pod_udp(PROXY_UID, server), "server");
         assert!(
-            lab.tcp(PROXY, server).starts_with("server from "),
+            lab.pod_tcp(PROXY_UID, server).starts_with("server from "),
             "{}",
-            lab.tcp(PROXY, server)
+            lab.pod_tcp(PROXY_UID, server)
         );
     }
 }
 
 #[test]
 fn queries_to_localhost_go_to_the_proxy() {
-    let lab = NetnsLab::new(&with_dns(all()));
+    let lab = NetnsLab::with_rules(&with_dns(all_queries()));
     for server in ["127.0.0.1:53", "[::1]:53"] {
         assert_redirected(&lab, server);
     }
@@ -39,27 +39,27 @@ fn queries_to_localhost_go_to_the_proxy() {
 
 /// Asserts that queries of the application over UDP and TCP reach the proxy.
 fn assert_redirected(lab: &NetnsLab, server: &str) {
-    assert_eq!(lab.udp(APP, server), "dns");
+    assert_eq!(lab.pod_udp(APP_UID, server), "dns");
     assert!(
-        lab.tcp(APP, server).starts_with("dns to "),
+        lab.pod_tcp(APP_UID, server).starts_with("dns to "),
         "{}",
-        lab.tcp(APP, server)
+        lab.pod_tcp(APP_UID, server)
     );
 }
 
 #[test]
 fn other_udp_traffic_is_not_redirected() {
-    let lab = NetnsLab::new(&with_dns(all()));
-    assert_eq!(lab.udp(APP, "10.1.2.1:443"), "server");
-    assert_eq!(lab.udp(APP, "[fd02::1]:443"), "server");
+    let lab = NetnsLab::with_rules(&with_dns(all_queries()));
+    assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:443"), "server");
+    assert_eq!(lab.pod_udp(APP_UID, "[fd02::1]:443"), "server");
 }
 
 #[test]
 fn queries_over_udp_are_not_redirected_without_dns_settings() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    assert_eq!(lab.udp(APP, "10.1.2.1:53"), "server");
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:53"), "server");
     assert_eq!(
-        lab.tcp(APP, "10.1.2.1:53"),
+        lab.pod_tcp(APP_UID, "10.1.2.1:53"),
         "outbound to 10.1.2.1:53 from 10.1.2.2"
     );
 }
@@ -69,21 +69,22 @@ fn only_queries_to_listed_servers_are_redirected() {
     let servers = ["10.1.2.9", "fd02::1"]
         .map(|text| text.parse().expect("address"))
         .to_vec();
-    let lab = NetnsLab::new(&with_dns(DnsRedirect {
+    let lab = NetnsLab::with_rules(&with_dns(DnsRedirect {
         servers: DnsServers::Only(servers),
-        ..all()
+        ..all_queries()
     }));
-    assert_eq!(lab.udp(APP, "10.1.2.9:53"), "dns");
-    assert_eq!(lab.udp(APP, "[fd02::1]:53"), "dns");
-    assert_eq!(lab.udp(APP, "10.1.2.1:53"), "server");
-    assert_eq!(lab.udp(PROXY, "[fd02::1]:53"), "server");
-    // Rule 7 of the outbound chain, which no other test covers: rule 4 excludes port 53.
+    assert_eq!(lab.pod_udp(APP_UID, "10.1.2.9:53"), "dns");
+    assert_eq!(lab.pod_udp(APP_UID, "[fd02::1]:53"), "dns");
+    assert_eq!(lab.pod_udp(APP_UID, "10.1.2.1:53"), "server");
+    assert_eq!(lab.pod_udp(PROXY_UID, "[fd02::1]:53"), "server");
+    // Only rule 7 of the outbound chain prevents the redirection of these connections: rule 5 does not apply to port
+    // 53.
     assert!(
-        lab.tcp(APP, "127.0.0.1:53").contains("refused"),
+        lab.pod_tcp(APP_UID, "127.0.0.1:53").contains("refused"),
         "a connection to a port without listener must not be redirected"
     );
     assert!(
-        lab.tcp(APP, "[::1]:53").contains("refused"),
+        lab.pod_tcp(APP_UID, "[::1]:53").contains("refused"),
         "a connection to a port without listener must not be redirected"
     );
 }
@@ -101,42 +102,42 @@ fn query_from_fixed_port(lab: &NetnsLab, uid: u32) -> String {
 
 /// Returns the response to the proxy's query after a query of the application.
 fn proxy_response_after_application_query(lab: &NetnsLab) -> String {
-    assert_eq!(query_from_fixed_port(lab, APP), "dns");
-    query_from_fixed_port(lab, PROXY)
+    assert_eq!(query_from_fixed_port(lab, APP_UID), "dns");
+    query_from_fixed_port(lab, PROXY_UID)
 }
 
 #[test]
-fn query_of_the_proxy_does_not_collide_with_a_redirected_one() {
+fn query_of_the_proxy_does_not_collide_with_a_redirected_query() {
     assert_eq!(
-        proxy_response_after_application_query(&NetnsLab::new(&with_dns(all()))),
+        proxy_response_after_application_query(&NetnsLab::with_rules(&with_dns(all_queries()))),
         "server"
     );
 }
 
-/// Shows that the previous test can fail, and that the zones are needed.
+/// Shows that the zones are needed, and that the previous test detects a collision.
 #[test]
-fn query_of_the_proxy_collides_with_a_redirected_one_without_zones() {
-    let lab = NetnsLab::new(&with_dns(DnsRedirect {
+fn query_of_the_proxy_collides_with_a_redirected_query_without_zones() {
+    let lab = NetnsLab::with_rules(&with_dns(DnsRedirect {
         split_conntrack_zones: false,
-        ..all()
+        ..all_queries()
     }));
     assert_eq!(proxy_response_after_application_query(&lab), "dns");
 }
 
 #[test]
-fn query_of_an_excluded_user_does_not_collide_with_a_redirected_one() {
-    let mut config = with_dns(all());
+fn query_of_an_excluded_user_does_not_collide_with_a_redirected_query() {
+    let mut config = with_dns(all_queries());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
-    let lab = NetnsLab::new(&config);
-    let query = |uid| query_from_fixed_port(&lab, uid);
-    assert_eq!((query(1234), query(APP)), ("server".to_owned(), "dns".to_owned()));
+    let lab = NetnsLab::with_rules(&config);
+    assert_eq!(query_from_fixed_port(&lab, 1234), "server");
+    assert_eq!(query_from_fixed_port(&lab, APP_UID), "dns");
 }
 
 #[test]
 fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
-    let mut config = with_dns(all());
+    let mut config = with_dns(all_queries());
     config.outbound.excluded_uids = uid_exclusions("key", None, "udp:53:1234").expect("valid");
-    let lab = NetnsLab::new(&config);
+    let lab = NetnsLab::with_rules(&config);
     let firewall = "table inet firewall {
         chain input {
             type filter hook input priority filter; policy accept;
@@ -146,7 +147,7 @@ fn stateful_firewall_accepts_responses_to_queries_that_were_not_redirected() {
     ";
     lab.pod.command("nft", &["-f", "-"], firewall);
     for server in ["10.1.2.1:53", "[fd02::1]:53"] {
-        assert_eq!(lab.udp(PROXY, server), "server");
-        assert_eq!(lab.udp(1234, server), "server");
+        assert_eq!(lab.pod_udp(PROXY_UID, server), "server");
+        assert_eq!(lab.pod_udp(1234, server), "server");
     }
 }

@@ -1,6 +1,8 @@
-//! Tests of the rules in real network namespaces: the server that accepts a connection, and the addresses that it sees.
+//! Tests of the rules in real network namespaces: which server accepts a connection, and which addresses the server
+//! sees.
 //!
-//! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test, even after a panic.
+//! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test, even after a
+//! panic.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 

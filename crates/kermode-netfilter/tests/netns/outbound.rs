@@ -2,21 +2,21 @@
 
 use kermode_netfilter::{DnsRedirect, PortSet, TrafficConfig, virtual_network};
 
-use crate::lab::{APP, NetnsLab, POD, POD_V6, PROXY, Transport, request_from};
+use crate::lab::{APP_ADDRESS, APP_ADDRESS_V6, APP_UID, NetnsLab, PROXY_UID, Transport, request_from};
 
 #[test]
 fn connections_of_the_application_are_redirected_with_their_original_destination() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
     assert_eq!(
-        lab.tcp(APP, "10.1.2.1:80"),
+        lab.pod_tcp(APP_UID, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
     );
     assert_eq!(
-        lab.tcp(APP, "[fd02::1]:80"),
+        lab.pod_tcp(APP_UID, "[fd02::1]:80"),
         "outbound to [fd02::1]:80 from fd02::2"
     );
     assert_eq!(
-        lab.tcp(0, "10.1.2.1:80"),
+        lab.pod_tcp(0, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2",
         "connections of root are redirected too"
     );
@@ -26,63 +26,66 @@ fn connections_of_the_application_are_redirected_with_their_original_destination
 fn rule_1_excluded_outbound_ports_reach_the_server() {
     let mut config = TrafficConfig::default();
     config.outbound.excluded_ports = PortSet::from_iter([(443, 443), (2000, 2010)]);
-    let lab = NetnsLab::new(&config);
-    assert_eq!(lab.tcp(APP, "10.1.2.1:2000"), "server from 10.1.2.2");
-    assert_eq!(lab.tcp(APP, "[fd02::1]:443"), "server from fd02::2");
+    let lab = NetnsLab::with_rules(&config);
+    assert_eq!(lab.pod_tcp(APP_UID, "10.1.2.1:2000"), "server from 10.1.2.2");
+    assert_eq!(lab.pod_tcp(APP_UID, "[fd02::1]:443"), "server from fd02::2");
     assert_eq!(
-        lab.tcp(APP, "10.1.2.1:80"),
+        lab.pod_tcp(APP_UID, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
     );
 }
 
 #[test]
-fn rule_2_the_inbound_listener_reaches_the_application_from_its_own_source() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    let from = |source, target| request_from(&lab.pod, PROXY, Transport::Tcp, Some(source), target);
-    assert_eq!(from("127.0.0.6:0", POD), "app from 127.0.0.6");
-    assert_eq!(from("[::6]:0", POD_V6), "app from ::6");
+fn rule_2_connections_of_the_inbound_listener_reach_the_application() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    let from = |source, target| request_from(&lab.pod, PROXY_UID, Transport::Tcp, Some(source), target);
+    assert_eq!(from("127.0.0.6:0", APP_ADDRESS), "app from 127.0.0.6");
+    assert_eq!(from("[::6]:0", APP_ADDRESS_V6), "app from ::6");
 }
 
 #[test]
-fn rule_3_the_proxy_calling_the_pod_itself_goes_through_the_inbound_listener() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    assert_eq!(lab.tcp(PROXY, POD), "inbound to 10.1.1.2:8080 from 10.1.1.2");
+fn rule_3_connections_of_the_proxy_to_its_own_pod_go_to_the_inbound_listener() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
     assert_eq!(
-        lab.tcp(PROXY, POD_V6),
+        lab.pod_tcp(PROXY_UID, APP_ADDRESS),
+        "inbound to 10.1.1.2:8080 from 10.1.1.2"
+    );
+    assert_eq!(
+        lab.pod_tcp(PROXY_UID, APP_ADDRESS_V6),
         "inbound-v6 to [fd01::2]:8080 from fd01::2"
     );
 }
 
 #[test]
-fn rule_3_holds_for_gateways_too() {
+fn rule_3_applies_to_gateways_too() {
     let mut config = TrafficConfig::default();
     config.inbound.enabled = false;
     assert_eq!(
-        NetnsLab::new(&config).tcp(PROXY, POD),
+        NetnsLab::with_rules(&config).pod_tcp(PROXY_UID, APP_ADDRESS),
         "inbound to 10.1.1.2:8080 from 10.1.1.2"
     );
 }
 
 #[test]
-fn rule_4_the_application_reaches_itself_without_the_proxy() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    assert_eq!(lab.tcp(APP, POD), "app from 10.1.1.2");
-    assert_eq!(lab.tcp(APP, POD_V6), "app from fd01::2");
+fn rule_5_the_application_reaches_itself_without_the_proxy() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS), "app from 10.1.1.2");
+    assert_eq!(lab.pod_tcp(APP_UID, APP_ADDRESS_V6), "app from fd01::2");
 }
 
 #[test]
-fn rule_5_the_proxys_connections_reach_the_server() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    assert_eq!(lab.tcp(PROXY, "10.1.2.1:80"), "server from 10.1.2.2");
-    assert_eq!(lab.tcp(PROXY, "[fd02::1]:80"), "server from fd02::2");
+fn rule_4_connections_of_the_proxy_reach_the_server() {
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    assert_eq!(lab.pod_tcp(PROXY_UID, "10.1.2.1:80"), "server from 10.1.2.2");
+    assert_eq!(lab.pod_tcp(PROXY_UID, "[fd02::1]:80"), "server from fd02::2");
 }
 
 #[test]
 fn rule_7_connections_to_localhost_are_not_redirected() {
-    let lab = NetnsLab::new(&TrafficConfig::default());
-    for uid in [APP, PROXY] {
-        assert_eq!(lab.tcp(uid, "127.0.0.1:8080"), "app from 127.0.0.1");
-        assert_eq!(lab.tcp(uid, "[::1]:8080"), "app from ::1");
+    let lab = NetnsLab::with_rules(&TrafficConfig::default());
+    for uid in [APP_UID, PROXY_UID] {
+        assert_eq!(lab.pod_tcp(uid, "127.0.0.1:8080"), "app from 127.0.0.1");
+        assert_eq!(lab.pod_tcp(uid, "[::1]:8080"), "app from ::1");
     }
 }
 
@@ -92,11 +95,11 @@ fn proxy_uid_above_65535_is_distinguished() {
         proxy_uid: 70000,
         ..TrafficConfig::default()
     };
-    let lab = NetnsLab::new(&config);
-    assert_eq!(lab.tcp(70000, "10.1.2.1:80"), "server from 10.1.2.2");
-    // 70000 modulo 65536: detects truncation of UIDs to 16 bits.
+    let lab = NetnsLab::with_rules(&config);
+    assert_eq!(lab.pod_tcp(70000, "10.1.2.1:80"), "server from 10.1.2.2");
+    // 4464 is 70000 modulo 65536: a UID truncated to 16 bits would match it.
     assert_eq!(
-        lab.tcp(4464, "10.1.2.1:80"),
+        lab.pod_tcp(4464, "10.1.2.1:80"),
         "outbound to 10.1.2.1:80 from 10.1.2.2"
     );
 }
@@ -108,8 +111,14 @@ fn traffic_of_a_virtual_network_counts_as_outbound() {
         dns: Some(DnsRedirect::all(DnsRedirect::DEFAULT_PORT)),
         ..TrafficConfig::default()
     };
-    let lab = NetnsLab::new(&config);
-    assert_eq!(lab.client("10.1.2.1:80"), "outbound to 10.1.2.1:80 from 10.1.1.1");
-    assert_eq!(lab.client(POD), "inbound to 10.1.1.2:8080 from 10.1.1.1");
+    let lab = NetnsLab::with_rules(&config);
+    assert_eq!(
+        lab.client_tcp("10.1.2.1:80"),
+        "outbound to 10.1.2.1:80 from 10.1.1.1"
+    );
+    assert_eq!(
+        lab.client_tcp(APP_ADDRESS),
+        "inbound to 10.1.1.2:8080 from 10.1.1.1"
+    );
     assert_eq!(lab.client_udp("10.1.2.1:53"), "dns");
 }

@@ -1,4 +1,4 @@
-//! Golden files.
+//! Reads the golden tests' inputs and builds their rules.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ struct GoldenSettings {
     ipv6: bool,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
-    // Settings without annotations.
+    // Settings that have no annotation.
     #[serde(default)]
     dns_servers: Vec<IpAddr>,
     #[serde(default)]
@@ -35,7 +35,7 @@ struct GoldenSettings {
     virtual_networks: Vec<String>,
 }
 
-/// Returns all cases by name.
+/// Returns all cases, sorted by name.
 pub(crate) fn cases() -> Vec<GoldenCase> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let entries = fs::read_dir(folder).expect("the folder of the goldens");

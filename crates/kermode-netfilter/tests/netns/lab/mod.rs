@@ -1,4 +1,5 @@
-//! A pod, a client and a server, each in its own network namespace, with simulated servers for Envoy and the application.
+//! A pod, a client and a server, each in its own network namespace, with simulated servers for Envoy and the
+//! application.
 //!
 //! ```text
 //! client 10.1.1.1, fd01::1 ── pod 10.1.1.2, fd01::2 · 10.1.2.2, fd02::2 ── server 10.1.2.1, fd02::1
@@ -17,15 +18,15 @@ use simulated_server::SimulatedServer;
 pub(crate) use socket::{Transport, request, request_from};
 
 /// UID of the application.
-pub(crate) const APP: u32 = 1000;
+pub(crate) const APP_UID: u32 = 1000;
 /// UID of the proxy.
-pub(crate) const PROXY: u32 = TrafficConfig::DEFAULT_PROXY_UID;
-/// IPv4 address of the pod for the client, with the application's port.
-pub(crate) const POD: &str = "10.1.1.2:8080";
-/// IPv6 address of the pod for the client, with the application's port.
-pub(crate) const POD_V6: &str = "[fd01::2]:8080";
+pub(crate) const PROXY_UID: u32 = TrafficConfig::DEFAULT_PROXY_UID;
+/// Address at which the client reaches the application by IPv4.
+pub(crate) const APP_ADDRESS: &str = "10.1.1.2:8080";
+/// Address at which the client reaches the application by IPv6.
+pub(crate) const APP_ADDRESS_V6: &str = "[fd01::2]:8080";
 
-/// The three namespaces. Dropping it stops the simulated servers and frees the namespaces.
+/// The three namespaces. Dropping the lab stops the simulated servers and frees the namespaces.
 pub(crate) struct NetnsLab {
     pub(crate) pod: Namespace,
     client: Namespace,
@@ -36,35 +37,37 @@ pub(crate) struct NetnsLab {
 /// Whether the namespaces have IPv6 addresses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ipv6 {
-    Addresses,
+    Present,
     Absent,
 }
 
 impl NetnsLab {
     /// Creates a pod with both families and without rules.
-    pub(crate) fn bare() -> Self {
-        Self::build(Ipv6::Addresses, PROXY)
+    pub(crate) fn without_rules() -> Self {
+        Self::build(Ipv6::Present, PROXY_UID)
     }
 
     /// Creates a pod with both families and the rules of the settings.
-    pub(crate) fn new(config: &TrafficConfig) -> Self {
-        let lab = Self::build(Ipv6::Addresses, config.proxy_uid);
+    pub(crate) fn with_rules(config: &TrafficConfig) -> Self {
+        let lab = Self::build(Ipv6::Present, config.proxy_uid);
         lab.apply(config);
         lab
     }
 
-    /// Creates a pod without any IPv6 address, including link-local ones, and without rules.
+    /// Creates a pod without rules and without IPv6 addresses, not even link-local ones.
     pub(crate) fn without_ipv6() -> Self {
-        Self::build(Ipv6::Absent, PROXY)
+        Self::build(Ipv6::Absent, PROXY_UID)
     }
 
-    fn build(ipv6: Ipv6, proxy: u32) -> Self {
-        let (client, pod, server) = (Namespace::new(), Namespace::new(), Namespace::new());
-        connect(&client, &pod, "eth0", "1");
-        connect(&server, &pod, "eth1", "2");
+    fn build(ipv6: Ipv6, proxy_uid: u32) -> Self {
+        let client = Namespace::new();
+        let pod = Namespace::new();
+        let server = Namespace::new();
+        link_to_pod(&client, &pod, "eth0", "1");
+        link_to_pod(&server, &pod, "eth1", "2");
         pod.ip("route add default via 10.1.2.1");
         client.ip("route add default via 10.1.1.2");
-        if ipv6 == Ipv6::Addresses {
+        if ipv6 == Ipv6::Present {
             for (namespace, interface, address) in [
                 (&client, "peer", "fd01::1"),
                 (&pod, "eth0", "fd01::2"),
@@ -75,7 +78,7 @@ impl NetnsLab {
             }
             pod.ip("-6 route add default via fd02::1");
         }
-        let servers = simulated_servers(&pod, &server, proxy);
+        let servers = start_servers(&pod, &server, proxy_uid);
         Self {
             client,
             pod,
@@ -93,29 +96,30 @@ impl NetnsLab {
         applied
     }
 
-    /// Connects as a user of the pod over TCP; returns the response.
-    pub(crate) fn tcp(&self, uid: u32, target: &str) -> String {
+    /// Connects over TCP from the pod, as a user. Returns the response.
+    pub(crate) fn pod_tcp(&self, uid: u32, target: &str) -> String {
         request(&self.pod, uid, Transport::Tcp, target)
     }
 
-    /// Sends a query as a user of the pod over UDP; returns the response.
-    pub(crate) fn udp(&self, uid: u32, target: &str) -> String {
+    /// Sends a query over UDP from the pod, as a user. Returns the response.
+    pub(crate) fn pod_udp(&self, uid: u32, target: &str) -> String {
         request(&self.pod, uid, Transport::Udp, target)
     }
 
-    /// Connects from the client over TCP; returns the response.
-    pub(crate) fn client(&self, target: &str) -> String {
+    /// Connects over TCP from the client. Returns the response.
+    pub(crate) fn client_tcp(&self, target: &str) -> String {
         request(&self.client, 0, Transport::Tcp, target)
     }
 
-    /// Sends a query from the client over UDP; returns the response.
+    /// Sends a query over UDP from the client. Returns the response.
     pub(crate) fn client_udp(&self, target: &str) -> String {
         request(&self.client, 0, Transport::Udp, target)
     }
 }
 
-/// Connects a namespace and the pod by a veth pair: `peer` and the named interface, addresses `10.1.<net>.1` and `.2`.
-fn connect(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
+/// Links a namespace and the pod by a veth pair: `peer` with the address `10.1.<net>.1` in the namespace, and
+/// `interface` with `10.1.<net>.2` in the pod.
+fn link_to_pod(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
     other.ip(&format!(
         "link add peer type veth peer name {interface} netns {}",
         pod.path()
@@ -128,8 +132,9 @@ fn connect(other: &Namespace, pod: &Namespace, interface: &str, net: &str) {
     }
 }
 
-fn simulated_servers(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<SimulatedServer> {
-    let any = |port: u16| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+/// Starts the simulated servers of the pod and of the server's namespace.
+fn start_servers(pod: &Namespace, server: &Namespace, proxy_uid: u32) -> Vec<SimulatedServer> {
+    let any_address = |port: u16| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
     let mut servers = Vec::new();
     for (name, port) in [
         ("outbound", 15001),
@@ -137,31 +142,31 @@ fn simulated_servers(pod: &Namespace, server: &Namespace, proxy: u32) -> Vec<Sim
         ("inbound-v6", 15010),
         ("dns", 15053),
     ] {
-        servers.push(SimulatedServer::tcp(pod, proxy, name, any(port)));
+        servers.push(SimulatedServer::tcp(pod, proxy_uid, name, any_address(port)));
     }
-    // A UDP server on the unspecified address responds from the address that routing selects. Connection tracking would not
-    // match such a response to the redirected query.
-    let towards_client = Ipv4Addr::new(10, 1, 1, 2);
+    // A UDP server on the unspecified address would respond from the address that routing selects, and connection
+    // tracking would not match that response to the redirected query.
+    let pod_address = Ipv4Addr::new(10, 1, 1, 2);
     for address in [
         IpAddr::from(Ipv4Addr::LOCALHOST),
         Ipv6Addr::LOCALHOST.into(),
-        towards_client.into(),
+        pod_address.into(),
     ] {
         servers.push(SimulatedServer::udp(
             pod,
-            proxy,
+            proxy_uid,
             "dns",
             SocketAddr::new(address, 15053),
         ));
     }
     for port in [8080, 9000] {
-        servers.push(SimulatedServer::tcp(pod, APP, "app", any(port)));
+        servers.push(SimulatedServer::tcp(pod, APP_UID, "app", any_address(port)));
     }
     for port in [53, 80, 443, 2000] {
-        servers.push(SimulatedServer::tcp(server, 0, "server", any(port)));
+        servers.push(SimulatedServer::tcp(server, 0, "server", any_address(port)));
     }
     for port in [53, 443] {
-        servers.push(SimulatedServer::udp(server, 0, "server", any(port)));
+        servers.push(SimulatedServer::udp(server, 0, "server", any_address(port)));
     }
     servers
 }

@@ -19,7 +19,7 @@ impl Namespace {
             geteuid().is_root(),
             "these tests create network namespaces and change rules in them: run `make test-netns` as root"
         );
-        // A separate thread, since unshare moves the calling thread.
+        // A separate thread calls unshare, which moves its caller into the new namespace.
         let create = || {
             unshare(CloneFlags::CLONE_NEWNET).expect("a new network namespace (needs CAP_SYS_ADMIN)");
             File::open("/proc/thread-self/ns/net").expect("proc is mounted")
@@ -78,7 +78,7 @@ impl Namespace {
         })
     }
 
-    /// Returns a path of the namespace that is valid for other processes while this one runs.
+    /// Returns a path by which other processes can refer to the namespace while this process runs.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

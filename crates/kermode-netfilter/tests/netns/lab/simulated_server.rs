@@ -1,7 +1,7 @@
 //! Simulated servers that respond with their name, in place of Envoy, the application and remote servers.
 //!
-//! Over TCP the response is `<name> from <peer address>`, or `<name> to <original destination> from <peer address>` for a
-//! redirected connection. Over UDP it is the name.
+//! Over TCP the response is `<name> from <peer address>`, or `<name> to <original destination> from <peer address>` for
+//! a redirected connection. Over UDP it is the name.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -35,7 +35,7 @@ impl SimulatedServer {
             // Shutdown of the listener makes accept fail, which ends the loop.
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { return };
-                // If the client has closed the connection, its own test fails.
+                // Fails only if the client has closed the connection; then the client's test fails.
                 let _ = respond(stream, name);
             }
         };

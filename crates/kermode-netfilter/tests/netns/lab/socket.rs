@@ -1,4 +1,4 @@
-//! Test clients: sockets of a given user and source address.
+//! Requests of test clients, from sockets of a given user and source address.
 
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -20,7 +20,8 @@ use super::Namespace;
 /// Timeout of connections and reads. A local connection takes microseconds.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Opens a TCP connection or sends a UDP query from the namespace, as the user `uid`. Returns the response, or the error.
+/// Opens a TCP connection or sends a UDP query from the namespace, as the user `uid`. Returns the response, or the
+/// error.
 pub(crate) fn request(namespace: &Namespace, uid: u32, transport: Transport, target: &str) -> String {
     request_from(namespace, uid, transport, None, target)
 }
@@ -34,9 +35,10 @@ pub(crate) fn request_from(
     target: &str,
 ) -> String {
     let parse = |text: &str| text.parse::<SocketAddr>().expect("address and port");
-    let (source, target) = (source.map(parse), parse(target));
+    let source = source.map(parse);
+    let target = parse(target);
     let response = namespace.run(|| {
-        let socket = connected(uid, transport, source, target)?;
+        let socket = connect_socket(uid, transport, source, target)?;
         match transport {
             Transport::Tcp => read_tcp(TcpStream::from(socket)),
             Transport::Udp => read_udp(&UdpSocket::from(socket)),
@@ -50,7 +52,7 @@ pub(crate) fn become_user(uid: u32) {
     setfsuid(Uid::from_raw(uid));
 }
 
-fn connected(
+fn connect_socket(
     uid: u32,
     transport: Transport,
     source: Option<SocketAddr>,
@@ -78,14 +80,14 @@ fn connected(
     Ok(socket)
 }
 
-/// Binds a socket, and retries while the address is in use: a child process that another test has just forked keeps a copy of
-/// a closed socket open until it calls exec.
+/// Binds a socket, and retries while the address is in use: a child process that another test has just forked keeps a
+/// copy of a closed socket open until it calls exec.
 fn bind_when_free(socket: &OwnedFd, source: SocketAddr) -> io::Result<()> {
     let address = SockaddrStorage::from(source);
-    let end = Instant::now() + TIMEOUT;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         match bind(socket.as_raw_fd(), &address) {
-            Err(Errno::EADDRINUSE) if Instant::now() < end => thread::sleep(Duration::from_millis(1)),
+            Err(Errno::EADDRINUSE) if Instant::now() < deadline => thread::sleep(Duration::from_millis(1)),
             result => return Ok(result?),
         }
     }
