@@ -139,6 +139,7 @@ impl WebhookState {
             let text = deadline.read(read_body(body, length)).await??;
             let _document_memory = deadline.read(self.memory.reserve_document(&text)).await??;
             let request = review::parse(&text)?;
+            // Released before the decision, which may wait for lookups.
             drop((text, body_memory));
             Ok(decide(request, deadline).await.into_http())
         };

@@ -80,13 +80,13 @@ pub struct PermissionConf {
 /// A permission that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPermission {
-    /// The kind of a reference is unknown.
+    /// The kind of a reference is unknown. Fields: path of the reference, kind.
     #[error("{0}.kind: {1:?} is not supported: use Mesh, MeshSubset, MeshService or MeshServiceSubset")]
     Kind(String, String),
-    /// A reference to a service has no name.
+    /// A reference to a service has no name. Fields: path of the reference, kind.
     #[error("{0}.name: must be set with kind {1}")]
     Name(String, String),
-    /// The action is unknown.
+    /// The action is unknown. Fields: index of the rule, action.
     #[error("spec.from[{0}].default.action: {1:?} is unknown: use Allow, Deny or AllowWithShadowDeny")]
     Action(usize, String),
 }

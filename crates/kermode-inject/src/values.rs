@@ -8,7 +8,8 @@ use kermode_model::{duration, notation};
 
 use crate::denial::Denial;
 
-/// Labels or annotations of an object, and the name of the object for messages.
+/// Labels or annotations of an object, and the name of the object for messages. The methods that parse a value return
+/// `None`, or an empty map, if the key is absent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Values<'a> {
     entries: &'a BTreeMap<String, String>,

@@ -158,13 +158,13 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
         "metadata": {"labels": {"kuma.io/sidecar-injection": "enabled"}, "annotations": {}},
         "spec": {"containers": [{"name": "app"}], "volumes": []},
     });
-    let with = |pointer: &str, value: Value| {
+    let pod_with = |pointer: &str, value: Value| {
         let mut pod = pod.clone();
         *pod.pointer_mut(pointer).expect("the pointer exists") = value;
         pod
     };
     let annotated =
-        |key: &str, item: &str, count| with("/metadata/annotations", json!({key: item.repeat(count)}));
+        |key: &str, item: &str, count| pod_with("/metadata/annotations", json!({key: item.repeat(count)}));
     let many = |count: usize, item: Value| Value::Array(vec![item; count]);
     let probe = json!({"name": "a", "livenessProbe": {"httpGet": {"port": 1}}});
     let ports = json!({
@@ -175,21 +175,21 @@ fn oversized_pods() -> Vec<(&'static str, Value)> {
     vec![
         (
             "containers",
-            with("/spec/containers", many(40_000, json!({"name": "a"}))),
+            pod_with("/spec/containers", many(40_000, json!({"name": "a"}))),
         ),
         (
             "too many containers",
-            with("/spec/containers", many(110_000, json!({"name": "a"}))),
+            pod_with("/spec/containers", many(110_000, json!({"name": "a"}))),
         ),
-        ("probes", with("/spec/containers", many(6_000, probe))),
-        ("ports", with("/spec/containers", many(10, ports))),
+        ("probes", pod_with("/spec/containers", many(6_000, probe))),
+        ("ports", pod_with("/spec/containers", many(10, ports))),
         (
             "volumes",
-            with("/spec/volumes", many(40_000, json!({"name": "v"}))),
+            pod_with("/spec/volumes", many(40_000, json!({"name": "v"}))),
         ),
         (
             "name",
-            with("/spec/containers/0/name", "a".repeat(2_000_000).into()),
+            pod_with("/spec/containers/0/name", "a".repeat(2_000_000).into()),
         ),
         (
             "names of patches",

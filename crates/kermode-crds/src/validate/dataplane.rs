@@ -36,22 +36,23 @@ pub fn dataplane(object: &Value, mesh_exists: impl Fn(&str) -> bool) -> Vec<Prob
     }
     let inbounds = networking["inbound"].as_array().map_or(&[][..], Vec::as_slice);
     let gateway = &networking["gateway"];
-    match (inbounds.is_empty(), gateway.is_object()) {
-        (true, false) => problems.push(Problem::new(
+    let (has_inbounds, is_gateway) = (!inbounds.is_empty(), gateway.is_object());
+    match (has_inbounds, is_gateway) {
+        (false, false) => problems.push(Problem::new(
             "spec.networking",
             "has to contain at least one inbound interface or gateway",
         )),
-        (false, true) => problems.push(Problem::new(
+        (true, true) => problems.push(Problem::new(
             "spec.networking",
             "inbound cannot be defined for a gateway: remove the inbounds or the gateway",
         )),
-        (true, true) => tags::check(
+        (false, true) => tags::check(
             "spec.networking.gateway.tags",
             &gateway["tags"],
             TagOwner::Gateway,
             &mut problems,
         ),
-        (false, false) => {}
+        (true, false) => {}
     }
     if inbounds.len() > Inbound::MAX_PER_DATAPLANE {
         let message = format!(
