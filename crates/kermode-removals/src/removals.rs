@@ -24,8 +24,8 @@ const MAX_EXAMPLES: usize = 20;
 /// pending proxies falls and absent proxies expire without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Returns the mesh of a proxy and the sequence number up to which that mesh is published, or `None` when the proxy has
-/// no Dataplane or its mesh was never published.
+/// Function that returns the mesh of a proxy and the sequence number up to which that mesh is published, or `None` when
+/// the proxy has no Dataplane or its mesh was never published.
 pub type PublishedSequence = dyn Fn(&ObjectKey) -> Option<(MeshName, u64)> + Send + Sync;
 
 /// Removals of all endpoints. Cheap to clone; clones share the state.
@@ -37,10 +37,13 @@ pub struct EndpointRemovals {
 #[derive(Debug)]
 struct RemovalsInner {
     state: Mutex<RemovalState>,
+    /// Number of the next stream.
     next_stream: AtomicU64,
     /// Notified whenever a removal starts or completes.
     changed: watch::Sender<()>,
+    /// Metric of the number of open removals.
     open: Gauge,
+    /// Metric of the time until a removal is acknowledged, in seconds.
     acknowledged_after: Histogram,
 }
 
@@ -74,7 +77,7 @@ impl Default for EndpointRemovals {
 impl EndpointRemovals {
     /// Registers the metrics.
     pub fn register(&self, registry: &mut Registry) {
-        let help = "Removed endpoints that some proxy of this replica has not acknowledged to be removed";
+        let help = "Removed endpoints whose removal some proxy of this replica has not acknowledged";
         registry.register("xds_endpoint_removals_open", help, self.inner.open.clone());
         let help = "Time from publishing the removal of an endpoint until every proxy of this replica has acknowledged it";
         registry.register_with_unit(
@@ -93,8 +96,8 @@ impl EndpointRemovals {
         });
     }
 
-    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a mesh is
-    /// published. Does nothing for a proxy that is not an endpoint.
+    /// Reports that the removal of an endpoint was published. `published` returns the sequence number up to which a
+    /// mesh is published. Does nothing for a proxy that is not an endpoint.
     pub fn on_endpoint_removed(&self, endpoint: &ObjectKey, published: impl FnOnce(&MeshName) -> u64) {
         let Some(mesh) = self.inner.state.lock().mesh_of(endpoint).cloned() else {
             return;
@@ -122,11 +125,11 @@ impl EndpointRemovals {
         let state = self.inner.state.lock();
         let mut open: Vec<_> = state
             .open_removals()
-            .map(|(endpoint, started_at, waiting)| OpenRemoval {
+            .map(|(endpoint, started_at, unacknowledged)| OpenRemoval {
                 endpoint: endpoint.clone(),
                 age: now.saturating_duration_since(started_at),
-                unacknowledged_proxies: waiting.len(),
-                examples: waiting.into_iter().take(MAX_EXAMPLES).cloned().collect(),
+                unacknowledged_proxies: unacknowledged.len(),
+                examples: unacknowledged.into_iter().take(MAX_EXAMPLES).cloned().collect(),
             })
             .collect();
         open.sort_by_key(|removal| std::cmp::Reverse(removal.age));
@@ -177,7 +180,7 @@ impl EndpointRemovals {
         if !is_known && let Some((mesh, sequence)) = published(endpoint) {
             // No configuration published here up to this sequence number contains the endpoint.
             self.inner
-                .update(|state, now| state.query(endpoint, mesh, sequence, now));
+                .update(|state, now| state.start_query(endpoint, mesh, sequence, now));
         }
         RemovalReport {
             status: self.status(endpoint),
@@ -224,8 +227,8 @@ impl Watcher {
 // === impl StreamAcknowledgements ===
 
 impl StreamAcknowledgements {
-    /// Reports that the proxy has applied every endpoint change up to a sequence number. A number that is not higher than the
-    /// last one is ignored.
+    /// Reports that the proxy has applied every endpoint change up to a sequence number. `None`, and a number that is
+    /// not higher than the last one, are ignored.
     pub fn acknowledge(&mut self, sequence: Option<u64>) {
         let Some(sequence) = sequence.filter(|sequence| *sequence > self.acknowledged) else {
             return;

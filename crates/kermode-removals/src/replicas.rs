@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Time within which a proxy that lost its stream opens another one, at any replica. A proxy without a stream for longer
-/// is considered ended.
+/// Time within which a proxy that lost its stream opens another one, at any replica. A proxy without a stream for
+/// longer is considered terminated.
 pub const RECONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The replicas of the control plane.
@@ -18,14 +18,14 @@ pub struct Replicas {
     pub others: Arc<[SocketAddr]>,
     /// Number of other replicas that are ready, and so receive connections from the Service.
     pub ready_others: usize,
-    /// Time of the last start or end of a replica, including this one; `None` until the replicas are known. The proxies of
-    /// an ended replica keep their configuration and connect to another replica.
+    /// Time of the last start or end of a replica, including this one; `None` until the replicas are known. The proxies
+    /// of an ended replica keep their configuration and connect to another replica.
     pub unchanged_since: Option<Instant>,
 }
 
 impl Replicas {
-    /// Whether no replica started or ended within the [`RECONNECT_TIMEOUT`], so that every proxy of an ended replica has
-    /// connected to another one.
+    /// Returns whether no replica started or ended within the [`RECONNECT_TIMEOUT`], so that every proxy of an ended
+    /// replica has connected to another one.
     pub fn are_stable(&self) -> bool {
         self.unchanged_since
             .is_some_and(|since| since.elapsed() >= RECONNECT_TIMEOUT)

@@ -24,7 +24,8 @@ const MAX_REQUEST_SIZE: usize = 1024;
 
 /// Maximum number of concurrent calls of a proxy; a further call supersedes the oldest. A sidecar needs one.
 const MAX_CALLS_PER_PROXY: usize = 4;
-/// Maximum number of concurrent calls of all proxies. Bounds CPU time, since each call evaluates its removal once a second.
+/// Maximum number of concurrent calls of all proxies. Bounds CPU time, since each call evaluates its removal once a
+/// second.
 const MAX_CALLS: usize = 5_000;
 
 /// The gRPC service of endpoint removals. Cheap to clone.
@@ -41,7 +42,7 @@ struct ServiceInner {
     calls: KeyedLimit<ObjectKey>,
 }
 
-fn response(report: &RemovalReport) -> WatchRemovalResponse {
+fn to_response(report: &RemovalReport) -> WatchRemovalResponse {
     let (removed, unacknowledged_by, took) = match report.status {
         RemovalStatus::NotRemoved => (false, 0, None),
         RemovalStatus::Pending { proxies } => (true, proxies as u64, None),
@@ -59,7 +60,7 @@ fn response(report: &RemovalReport) -> WatchRemovalResponse {
 // === impl RemovalService ===
 
 impl RemovalService {
-    /// Creates the service of the status of `removals`.
+    /// Creates the service that reports the status of `removals`.
     pub fn new(
         removals: EndpointRemovals,
         published: Arc<PublishedSequence>,
@@ -98,6 +99,7 @@ impl GrpcService for RemovalService {
     }
 }
 
+/// Method `WatchRemoval` of the service.
 struct WatchRemoval(Arc<ServiceInner>);
 
 impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
@@ -110,13 +112,14 @@ impl ServerStreamingService<WatchRemovalRequest> for WatchRemoval {
         Box::pin(async move {
             let metadata = request.into_parts().0.into_headers();
             let identity = inner.authenticator.authenticate(&metadata).await?;
-            // A terminating Pod still has its Dataplane. A Pod whose name belongs to another Pod by now is rejected here.
+            // A terminating Pod still has its Dataplane, so it is authorized. A deleted Pod whose name another Pod has
+            // taken is rejected.
             inner.authenticator.authorize(&identity)?;
             let permit = inner.calls.acquire_superseding(&identity.key);
             let mut permit = permit.map_err(too_many_calls)?;
             let (published, replicas) = (inner.published.clone(), inner.replicas.clone());
             let reports = inner.removals.watch(identity.key, published, replicas);
-            let responses = reports.map(|report| Ok(response(&report)));
+            let responses = reports.map(|report| Ok(to_response(&report)));
             let revoked = async move { permit.revoked().await };
             Ok(Response::new(responses.take_until(revoked.boxed()).boxed()))
         })

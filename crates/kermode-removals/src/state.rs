@@ -1,8 +1,11 @@
 //! Acknowledged sequence numbers of all proxies, and the removals that they complete. No IO; the clock is passed in.
 //!
-//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to it. A removal
-//! is pending for the proxies whose number is lower than that of the removal: a range of an ordered set. Memory therefore
+//! A proxy acknowledges a sequence number of the store once it has applied every endpoint change up to it. A removal is
+//! pending for the proxies whose number is lower than that of the removal: a range of an ordered set. Memory therefore
 //! grows with the number of proxies, not with proxies times removals.
+//!
+//! A sidecar can ask for the removal of an endpoint that this replica has not published since it started. Such a query
+//! is handled like a removal, but not counted as one.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,6 +18,7 @@ use crate::status::RemovalStatus;
 /// A proxy with a stream, or with one that ended within the [`RECONNECT_TIMEOUT`].
 #[derive(Debug)]
 struct KnownProxy {
+    /// Number of the proxy in [`Acknowledgements::proxies`].
     id: u64,
     mesh: MeshName,
     /// Newest stream; `None` after it ended.
@@ -34,10 +38,10 @@ struct Removal {
     /// Sequence number that a proxy has to acknowledge.
     sequence: u64,
     started_at: Instant,
-    /// Whether this replica published the removal. Otherwise the sidecar of an endpoint unknown to this replica queried it.
+    /// Whether this replica published the removal. Otherwise it is a query.
     is_published: bool,
-    /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have the
-    /// endpoint.
+    /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have
+    /// the endpoint.
     acknowledged_after: Option<Duration>,
     /// Whether the endpoint's Dataplane was deleted, so that the status will not be queried any more.
     is_deleted: bool,
@@ -46,7 +50,7 @@ struct Removal {
 /// Acknowledgements and open removals of one mesh.
 #[derive(Debug, Default)]
 struct Acknowledgements {
-    /// Acknowledged sequence number and id of each proxy, ordered by sequence number.
+    /// Acknowledged sequence number and ID of each proxy, ordered by sequence number.
     proxies: BTreeSet<(u64, u64)>,
     /// Sequence number and endpoint of each removal that is not complete, ordered by sequence number.
     open: BTreeSet<(u64, ObjectKey)>,
@@ -66,8 +70,8 @@ pub(crate) struct RemovalState {
     /// Endpoints in the configuration of proxies, and their meshes.
     endpoints: HashMap<ObjectKey, MeshName>,
     removals: HashMap<ObjectKey, Removal>,
-    /// Number of open removals that are queries, so were not published by this replica.
-    queries: usize,
+    /// Number of open removals that are queries.
+    open_queries: usize,
 }
 
 // === impl RemovalState ===
@@ -94,17 +98,18 @@ impl RemovalState {
         let Some(mesh) = self.endpoints.remove(endpoint) else {
             return Vec::new();
         };
-        self.start(endpoint, mesh, sequence, true, now)
+        let is_published = true;
+        self.start_removal(endpoint, mesh, sequence, is_published, now)
     }
 
-    /// Whether the proxy is an endpoint or has a removal at this replica.
+    /// Returns whether the proxy is an endpoint or has a removal at this replica.
     pub(crate) fn is_known(&self, proxy: &ObjectKey) -> bool {
         self.endpoints.contains_key(proxy) || self.removals.contains_key(proxy)
     }
 
-    /// Starts a query for a proxy that was not an endpoint since this replica started. Proxies that connect from another
-    /// replica may still have it as an endpoint until they have applied every change up to `sequence`.
-    pub(crate) fn query(
+    /// Starts a query for a proxy that was not an endpoint since this replica started. Proxies that connect from
+    /// another replica may still have it as an endpoint until they have applied every change up to `sequence`.
+    pub(crate) fn start_query(
         &mut self,
         proxy: &ObjectKey,
         mesh: MeshName,
@@ -114,7 +119,8 @@ impl RemovalState {
         if self.is_known(proxy) {
             return Vec::new();
         }
-        self.start(proxy, mesh, sequence, false, now)
+        let is_published = false;
+        self.start_removal(proxy, mesh, sequence, is_published, now)
     }
 
     /// Records that the Dataplane of a proxy was deleted. The removal of its endpoint was started before.
@@ -165,12 +171,14 @@ impl RemovalState {
                 is_deleted: false,
             }
         });
+        // The newest stream has the highest number.
         known.stream = known.stream.max(Some(stream));
         known.is_deleted = false;
         completed
     }
 
-    /// Records that a proxy has applied every endpoint change up to `sequence`. Streams other than its newest are ignored.
+    /// Records that a proxy has applied every endpoint change up to `sequence`. Streams other than its newest are
+    /// ignored.
     pub(crate) fn acknowledge(
         &mut self,
         proxy: &ObjectKey,
@@ -234,41 +242,42 @@ impl RemovalState {
         let Some(removal) = self.removals.get(endpoint) else {
             return RemovalStatus::NotRemoved;
         };
-        let proxies = self.unacknowledged(endpoint, removal).count();
+        let proxies = self.pending_proxies(endpoint, removal).count();
         match removal.acknowledged_after.filter(|_| proxies == 0) {
             Some(after) => RemovalStatus::Acknowledged { after },
             None => RemovalStatus::Pending { proxies },
         }
     }
 
-    /// Returns the published removals that are not complete, with their start and the proxies that have not acknowledged.
+    /// Returns the published removals that are not complete, with their start and the proxies that have not
+    /// acknowledged.
     pub(crate) fn open_removals(&self) -> impl Iterator<Item = (&ObjectKey, Instant, Vec<&ObjectKey>)> {
         let open = self
             .removals
             .iter()
             .filter(|(_, removal)| removal.is_published && removal.acknowledged_after.is_none());
         open.map(|(endpoint, removal)| {
-            let ids: HashSet<u64> = self.unacknowledged(endpoint, removal).collect();
-            let waiting = self.proxies.iter().filter(|(_, known)| ids.contains(&known.id));
+            let ids: HashSet<u64> = self.pending_proxies(endpoint, removal).collect();
+            let unacknowledged = self.proxies.iter().filter(|(_, known)| ids.contains(&known.id));
             (
                 endpoint,
                 removal.started_at,
-                waiting.map(|(key, _)| key).collect(),
+                unacknowledged.map(|(key, _)| key).collect(),
             )
         })
     }
 
-    /// Number of published removals that are not complete.
+    /// Returns the number of published removals that are not complete.
     pub(crate) fn open_count(&self) -> usize {
         let open: usize = self
             .meshes
             .values()
             .map(|acknowledgements| acknowledgements.open.len())
             .sum();
-        open.saturating_sub(self.queries)
+        open.saturating_sub(self.open_queries)
     }
 
-    fn start(
+    fn start_removal(
         &mut self,
         endpoint: &ObjectKey,
         mesh: MeshName,
@@ -278,7 +287,7 @@ impl RemovalState {
     ) -> Vec<Duration> {
         let acknowledgements = self.meshes.entry(mesh.clone()).or_default();
         acknowledgements.open.insert((sequence, endpoint.clone()));
-        self.queries += usize::from(!is_published);
+        self.open_queries += usize::from(!is_published);
         let removal = Removal {
             mesh: mesh.clone(),
             sequence,
@@ -291,8 +300,8 @@ impl RemovalState {
         self.complete_removals(&mesh, now)
     }
 
-    /// Returns the ids of the proxies that have not acknowledged a removal.
-    fn unacknowledged<'a>(
+    /// Returns the IDs of the proxies that have not acknowledged a removal.
+    fn pending_proxies<'a>(
         &'a self,
         endpoint: &ObjectKey,
         removal: &Removal,
@@ -321,7 +330,7 @@ impl RemovalState {
             let is_pending = self
                 .removals
                 .get(&endpoint)
-                .is_some_and(|removal| self.unacknowledged(&endpoint, removal).next().is_some());
+                .is_some_and(|removal| self.pending_proxies(&endpoint, removal).next().is_some());
             if is_pending {
                 break;
             }
@@ -335,7 +344,7 @@ impl RemovalState {
         let after = now.saturating_duration_since(removal.started_at);
         removal.acknowledged_after = Some(after);
         let is_published = removal.is_published;
-        self.queries -= usize::from(!is_published);
+        self.open_queries -= usize::from(!is_published);
         let open = (removal.sequence, endpoint.clone());
         if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh) {
             acknowledgements.open.remove(&open);
@@ -354,7 +363,7 @@ impl RemovalState {
         if let Some(acknowledgements) = self.meshes.get_mut(&removal.mesh)
             && acknowledgements.open.remove(&open)
         {
-            self.queries -= usize::from(!removal.is_published);
+            self.open_queries -= usize::from(!removal.is_published);
         }
     }
 

@@ -13,7 +13,7 @@ pub enum RemovalStatus {
     NotRemoved,
     /// Some proxies have not acknowledged the removal.
     Pending {
-        /// Number of those proxies.
+        /// Number of the proxies that have not acknowledged it.
         proxies: usize,
     },
     /// Every proxy has acknowledged the removal.
@@ -28,7 +28,7 @@ pub enum RemovalStatus {
 pub struct RemovalReport {
     /// Status among the proxies that have a stream at this replica.
     pub status: RemovalStatus,
-    /// Addresses at which the other replicas serve proxies. Each has to be queried too.
+    /// Addresses at which the other replicas serve proxies. A caller has to query each of them, too.
     pub other_replicas: Arc<[SocketAddr]>,
     /// Whether every proxy that may have the endpoint is known to this replica or to one of the others. False while
     /// the replicas are not yet known, and for [`crate::RECONNECT_TIMEOUT`] after a replica has started or ended.
@@ -44,6 +44,6 @@ pub struct OpenRemoval {
     pub age: Duration,
     /// Number of proxies that have not acknowledged it.
     pub unacknowledged_proxies: usize,
-    /// Some of those proxies.
+    /// Names of some of these proxies.
     pub examples: Vec<ObjectKey>,
 }

@@ -1,38 +1,39 @@
 //! Rebalancing of proxies among the replicas.
 //!
 //! A proxy stays connected to its replica as long as the replica runs. After a rolling update, the replica that started
-//! first has most of the proxies, and an added replica has none. A replica with many more proxies than its share evicts a
-//! few streams at a time. Their proxies reconnect through the Service to any replica and receive only changed resources.
+//! first has most of the proxies, and an added replica has none. A replica with many more proxies than its share evicts
+//! a few streams at a time. Their proxies reconnect through the Service to any replica and receive only changed
+//! resources.
 
 use std::time::Duration;
 
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_removals::Replicas;
 use kermode_xds::server::AdsServer;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use kermode_k8s::shared_index::SharedIndex;
-
-/// Tolerated excess of a replica over its share of proxies: the share divided by this.
+/// Tolerated excess of a replica over its share of proxies, as a divisor of the share.
 const EXCESS_DIVISOR: usize = 4;
 /// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences are
 /// normal.
 const MIN_EXCESS: usize = 3;
 /// Limit of proxies evicted in one step.
-const BATCH: usize = 10;
-/// Interval between steps. With [`BATCH`], it limits the rate of reconnections to the other replicas.
+const MAX_EVICTIONS_PER_STEP: usize = 10;
+/// Interval between steps. With [`MAX_EVICTIONS_PER_STEP`], it limits the rate of reconnections to the other replicas.
 const STEP_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while the proxies are balanced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// Number of consecutive balanced checks after which the counter of moved proxies is reset.
+/// Number of consecutive balanced checks after which the counter of evicted proxies is reset.
 const BALANCED_CHECKS: u32 = 12;
-/// Number of evictions per excess proxy before rebalancing is suspended. With two replicas, every second proxy reconnects to
-/// this replica; when nearly all do, the Service prefers this replica, for example by topology.
-const MAX_ATTEMPTS: usize = 4;
+/// Number of evictions per excess proxy after which rebalancing is suspended. With two replicas, every second evicted
+/// proxy reconnects to this replica. When nearly all of them do, the Service prefers this replica, for example by
+/// topology.
+const MAX_EVICTIONS_PER_EXCESS_PROXY: usize = 4;
 /// Time for which rebalancing is suspended.
 const SUSPENSION: Duration = Duration::from_mins(30);
 
-/// Input of a decision.
+/// Numbers from which the next action is decided.
 #[derive(Clone, Copy, Debug)]
 struct ProxyCounts {
     /// Proxies connected to this replica.
@@ -45,7 +46,7 @@ struct ProxyCounts {
 
 /// Next action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
+enum Action {
     /// Evict this number of proxies.
     Evict(usize),
     /// Check again soon.
@@ -58,41 +59,41 @@ enum Step {
 #[derive(Debug, Default)]
 struct Rebalancer {
     /// Largest excess seen.
-    peak: usize,
+    peak_excess: usize,
     /// Proxies evicted.
-    moved: usize,
+    evicted: usize,
     /// Consecutive checks without excess.
-    balanced: u32,
+    balanced_checks: u32,
 }
 
 /// Evicts proxies whenever this replica holds too many, until the future is dropped.
 pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<Replicas>) {
     let mut rebalancer = Rebalancer::default();
     loop {
-        let shares = {
+        let counts = {
             let replicas = replicas.borrow();
-            // After the end of a replica, its proxies are still reconnecting; after a start, not every node routes to the new
-            // replica yet.
+            // Before the replicas are stable, proxies of an ended replica are still reconnecting, and not every node
+            // routes to a new replica.
             replicas.are_stable().then(|| ProxyCounts {
                 own: ads.proxy_count(),
                 proxies: index.read().view().dataplanes().count(),
                 replicas: replicas.ready_others + 1,
             })
         };
-        match shares.map_or(Step::Check, |shares| rebalancer.step(shares)) {
-            Step::Evict(count) => {
-                let sent = ads.evict_proxies(count);
+        match counts.map_or(Action::Check, |counts| rebalancer.next_action(counts)) {
+            Action::Evict(count) => {
+                let evicted = ads.evict_proxies(count);
                 tracing::info!(
-                    sent,
-                    ?shares,
+                    evicted,
+                    ?counts,
                     "this replica has more proxies than its share: streams evicted"
                 );
                 sleep(STEP_INTERVAL).await;
             }
-            Step::Check => sleep(CHECK_INTERVAL).await,
-            Step::Suspend => {
+            Action::Check => sleep(CHECK_INTERVAL).await,
+            Action::Suspend => {
                 tracing::warn!(
-                    ?shares,
+                    ?counts,
                     "evicted proxies reconnect to this replica: rebalancing is suspended; check whether the Service prefers this replica"
                 );
                 sleep(SUSPENSION).await;
@@ -102,7 +103,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
 }
 
 impl ProxyCounts {
-    /// Number of proxies above the share and the tolerated excess.
+    /// Returns the number of proxies above the share and the tolerated excess.
     fn excess(self) -> usize {
         let share = self.proxies.div_ceil(self.replicas.max(1));
         let tolerance = (share / EXCESS_DIVISOR).max(MIN_EXCESS);
@@ -111,26 +112,26 @@ impl ProxyCounts {
 }
 
 impl Rebalancer {
-    fn step(&mut self, counts: ProxyCounts) -> Step {
+    fn next_action(&mut self, counts: ProxyCounts) -> Action {
         let excess = counts.excess();
         if excess == 0 {
-            self.balanced = self.balanced.saturating_add(1);
+            self.balanced_checks = self.balanced_checks.saturating_add(1);
             // Proxies evicted a moment ago may still reconnect to this replica.
-            if self.balanced >= BALANCED_CHECKS {
+            if self.balanced_checks >= BALANCED_CHECKS {
                 *self = Self::default();
             }
-            return Step::Check;
+            return Action::Check;
         }
-        self.balanced = 0;
-        self.peak = self.peak.max(excess);
-        let allowance = (self.peak * MAX_ATTEMPTS).saturating_sub(self.moved);
-        let count = excess.min(BATCH).min(allowance);
+        self.balanced_checks = 0;
+        self.peak_excess = self.peak_excess.max(excess);
+        let remaining = (self.peak_excess * MAX_EVICTIONS_PER_EXCESS_PROXY).saturating_sub(self.evicted);
+        let count = excess.min(MAX_EVICTIONS_PER_STEP).min(remaining);
         if count == 0 {
             *self = Self::default();
-            return Step::Suspend;
+            return Action::Suspend;
         }
-        self.moved += count;
-        Step::Evict(count)
+        self.evicted += count;
+        Action::Evict(count)
     }
 }
 
@@ -138,7 +139,7 @@ impl Rebalancer {
 mod tests {
     use super::*;
 
-    fn shares(own: usize, proxies: usize, replicas: usize) -> ProxyCounts {
+    fn mk_counts(own: usize, proxies: usize, replicas: usize) -> ProxyCounts {
         ProxyCounts {
             own,
             proxies,
@@ -154,28 +155,30 @@ mod tests {
             (5, 6, 3),
             (36, 90, 3),
             (4_000, 10_000, 3),
-            (10, 3, 3), // connected here, but not in the index any more
         ] {
-            let excess = shares(own, proxies, replicas).excess();
-            assert_eq!(
-                excess,
-                usize::from(proxies == 3) * 6,
-                "{own} of {proxies} at {replicas}"
-            );
+            let excess = mk_counts(own, proxies, replicas).excess();
+            assert_eq!(excess, 0, "{own} of {proxies} at {replicas}");
         }
+        // More proxies are connected to this replica than the index has.
+        assert_eq!(mk_counts(10, 3, 3).excess(), 6);
     }
 
     #[test]
     fn replica_that_had_all_proxies_ends_close_to_its_share() {
         for (proxies, replicas) in [(16, 3), (1_000, 2), (10_000, 3), (10_000, 10)] {
-            let (mut own, mut rebalancer, mut steps) = (proxies, Rebalancer::default(), 0);
-            while let Step::Evict(count) = rebalancer.step(shares(own, proxies, replicas)) {
-                assert!((1..=BATCH).contains(&count));
+            let mut rebalancer = Rebalancer::default();
+            let mut own = proxies;
+            let mut steps = 0;
+            while let Action::Evict(count) = rebalancer.next_action(mk_counts(own, proxies, replicas)) {
+                assert!((1..=MAX_EVICTIONS_PER_STEP).contains(&count));
                 // Of the evicted proxies, 1 / replicas come back.
                 own -= count - count / replicas;
                 steps += 1;
             }
-            assert_eq!(rebalancer.step(shares(own, proxies, replicas)), Step::Check);
+            assert_eq!(
+                rebalancer.next_action(mk_counts(own, proxies, replicas)),
+                Action::Check
+            );
             let share = proxies / replicas;
             assert!(own <= share + share / 3 + MIN_EXCESS, "{own} of {proxies}");
             assert!(steps <= proxies, "{steps}");
@@ -183,29 +186,32 @@ mod tests {
     }
 
     #[test]
-    fn rebalancing_is_suspended_when_all_proxies_come_back() {
+    fn rebalancing_is_suspended_when_evicted_proxies_reconnect_to_this_replica() {
         let mut rebalancer = Rebalancer::default();
-        let all_here = shares(100, 100, 2);
-        let sent: usize = std::iter::from_fn(|| match rebalancer.step(all_here) {
-            Step::Evict(count) => Some(count),
-            Step::Check | Step::Suspend => None,
+        let all_at_this_replica = mk_counts(100, 100, 2);
+        let evicted: usize = std::iter::from_fn(|| match rebalancer.next_action(all_at_this_replica) {
+            Action::Evict(count) => Some(count),
+            Action::Check | Action::Suspend => None,
         })
         .sum();
-        assert_eq!(sent, all_here.excess() * MAX_ATTEMPTS);
+        assert_eq!(
+            evicted,
+            all_at_this_replica.excess() * MAX_EVICTIONS_PER_EXCESS_PROXY
+        );
         let mut rebalancer = Rebalancer::default();
         let suspended = (0..1_000).find(|check| {
             // Every second check happens while the proxies reconnect.
-            let shares = if check % 2 == 0 {
-                all_here
+            let counts = if check % 2 == 0 {
+                all_at_this_replica
             } else {
-                shares(0, 100, 2)
+                mk_counts(0, 100, 2)
             };
-            rebalancer.step(shares) == Step::Suspend
+            rebalancer.next_action(counts) == Action::Suspend
         });
         assert!(suspended.is_some(), "rebalancing is never suspended");
         assert!(
-            matches!(rebalancer.step(all_here), Step::Evict(_)),
-            "after the suspension"
+            matches!(rebalancer.next_action(all_at_this_replica), Action::Evict(_)),
+            "evictions resume after the suspension"
         );
     }
 }

@@ -18,11 +18,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// Label selector of the Pods of the control plane, as installed.
-const SELECTOR: &str = "app=kuma-control-plane";
+const POD_SELECTOR: &str = "app=kuma-control-plane";
 /// Name of the container that runs the replica.
-const CONTAINER: &str = "control-plane";
-/// Capacity of the channel from the watch.
-const QUEUE: usize = 16;
+const CONTAINER_NAME: &str = "control-plane";
+/// Capacity of the channel from the watch, in updates.
+const QUEUE_CAPACITY: usize = 16;
 
 /// Pod of the control plane whose process runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,11 +31,11 @@ struct Replica {
     /// ID of the container. A new ID is a new process, which has none of the streams of the previous one.
     container_id: String,
     /// Whether the Pod is an endpoint of the Service.
-    ready: bool,
+    is_ready: bool,
 }
 
 impl Replica {
-    /// Whether a later state of the same Pod belongs to the same process.
+    /// Returns whether a later state of the same Pod belongs to the same process.
     fn is_same_process(&self, later: &Self) -> bool {
         (self.ip, &self.container_id) == (later.ip, &later.container_id)
     }
@@ -49,19 +49,20 @@ struct ReplicaTracker {
     /// Port at which replicas serve proxies.
     port: u16,
     running: HashMap<ObjectKey, Replica>,
-    synced: bool,
+    /// Whether the first list of the watch is complete.
+    is_synced: bool,
     /// Time of the last start or end of a replica.
-    since: Instant,
+    changed_at: Instant,
 }
 
 /// Watches the Pods of the control plane until the receiver is dropped.
 pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sender<Replicas>) {
     let pods = Api::<Pod>::namespaced(client, &own.namespace);
-    let (sink, mut updates) = mpsc::channel(QUEUE);
+    let (sink, mut updates) = mpsc::channel(QUEUE_CAPACITY);
     let following = follow(
         "pods of the control plane",
-        watcher(pods, watch_config().labels(SELECTOR)),
-        |pod: Pod| Conversion::from(replica(&pod)),
+        watcher(pods, watch_config().labels(POD_SELECTOR)),
+        |pod: Pod| Conversion::from(running_replica(&pod)),
         |update| update,
         sink,
     );
@@ -76,17 +77,17 @@ pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sen
 }
 
 /// Converts a Pod. `None` while its process does not run and so has no streams.
-fn replica(pod: &Pod) -> Option<Replica> {
+fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let is_running = |status: &&ContainerStatus| {
         let state = status.state.as_ref();
-        status.name == CONTAINER && state.is_some_and(|state| state.running.is_some())
+        status.name == CONTAINER_NAME && state.is_some_and(|state| state.running.is_some())
     };
     let running = status.container_statuses.iter().flatten().find(is_running)?;
     Some(Replica {
         ip: status.pod_ip.as_ref()?.parse().ok()?,
         container_id: running.container_id.clone()?,
-        ready: running.ready && pod.metadata.deletion_timestamp.is_none(),
+        is_ready: running.ready && pod.metadata.deletion_timestamp.is_none(),
     })
 }
 
@@ -98,15 +99,15 @@ impl ReplicaTracker {
             own,
             port,
             running: HashMap::new(),
-            synced: false,
-            since: now,
+            is_synced: false,
+            changed_at: now,
         }
     }
 
     fn on_update(&mut self, update: Update<Replica>, now: Instant) {
         let (before, after) = match update {
             Update::Synced => {
-                self.synced = true;
+                self.is_synced = true;
                 return;
             }
             Update::Gone(pod) => (self.running.remove(&pod), None),
@@ -115,13 +116,13 @@ impl ReplicaTracker {
         let is_unchanged = match (&before, &after) {
             (Some(before), Some(after)) => before.is_same_process(after),
             // The replicas of the first list were running before.
-            (None, Some(_)) => !self.synced,
+            (None, Some(_)) => !self.is_synced,
             (_, None) => false,
         };
         if is_unchanged {
             return;
         }
-        self.since = now;
+        self.changed_at = now;
         if let Some(ended) = before {
             tracing::info!(address = %ended.ip, "replica ended");
         }
@@ -130,7 +131,7 @@ impl ReplicaTracker {
     fn replicas(&self) -> Replicas {
         let others = self.running.iter().filter(|(pod, _)| **pod != self.own);
         let others = others.map(|(_, replica)| replica);
-        let ready_others = others.clone().filter(|replica| replica.ready).count();
+        let ready_others = others.clone().filter(|replica| replica.is_ready).count();
         let mut others: Vec<_> = others
             .map(|replica| SocketAddr::new(replica.ip, self.port))
             .collect();
@@ -138,7 +139,7 @@ impl ReplicaTracker {
         Replicas {
             others: Arc::from(others),
             ready_others,
-            unchanged_since: self.synced.then_some(self.since),
+            unchanged_since: self.is_synced.then_some(self.changed_at),
         }
     }
 }
@@ -157,15 +158,15 @@ mod tests {
             "containerStatuses": [
                 {"name": "logs", "state": {"running": {}}, "containerID": "containerd://0", "ready": true,
                  "image": "", "imageID": "", "restartCount": 0},
-                {"name": CONTAINER, "state": state, "containerID": format!("containerd://{ip}"), "ready": true,
+                {"name": CONTAINER_NAME, "state": state, "containerID": format!("containerd://{ip}"), "ready": true,
                  "image": "", "imageID": "", "restartCount": 0},
             ],
         });
         let pod = json!({"metadata": {"name": "cp"}, "status": status});
-        replica(&serde_json::from_value(pod).expect("a Pod"))
+        running_replica(&serde_json::from_value(pod).expect("a Pod"))
     }
 
-    fn pod(name: &str) -> ObjectKey {
+    fn pod_key(name: &str) -> ObjectKey {
         ObjectKey::new("kong-mesh-system", name)
     }
 
@@ -185,30 +186,34 @@ mod tests {
         assert_eq!(running.container_id, "containerd://10.0.0.1");
         assert_eq!(mk_replica("10.0.0.1", json!({"waiting": {}})), None);
         assert_eq!(mk_replica("", json!({"running": {}})), None);
-        assert_eq!(replica(&Pod::default()), None);
+        assert_eq!(running_replica(&Pod::default()), None);
     }
 
     #[test]
-    fn other_replicas_are_known_after_the_first_list_and_changes_are_dated() {
+    fn other_replicas_are_known_after_the_first_list_and_each_start_or_end_updates_the_time() {
         let start = Instant::now();
-        let later = |seconds| start + Duration::from_secs(seconds);
-        let one = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
-        let mut tracker = ReplicaTracker::new(pod("a"), 5678, start);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mk_running = |ip| mk_replica(ip, json!({"running": {}})).expect("a replica");
+        let mut tracker = ReplicaTracker::new(pod_key("a"), 5678, start);
         for (name, ip) in [("a", "10.0.0.1"), ("c", "fd00::3"), ("b", "10.0.0.2")] {
-            tracker.on_update(Update::Applied(pod(name), one(ip)), later(1));
+            tracker.on_update(Update::Applied(pod_key(name), mk_running(ip)), at(1));
         }
-        assert_eq!(tracker.replicas().unchanged_since, None, "there may be more");
-        tracker.on_update(Update::Synced, later(1));
+        assert_eq!(
+            tracker.replicas().unchanged_since,
+            None,
+            "the first list is incomplete"
+        );
+        tracker.on_update(Update::Synced, at(1));
         assert_eq!(others(&tracker), ["10.0.0.2:5678", "[fd00::3]:5678"]);
         assert_eq!(tracker.replicas().unchanged_since, Some(start));
 
-        // A change of readiness is not an end.
+        // A change of readiness is not the end of a replica.
         assert_eq!(tracker.replicas().ready_others, 2);
         let unready = Replica {
-            ready: false,
-            ..one("10.0.0.2")
+            is_ready: false,
+            ..mk_running("10.0.0.2")
         };
-        tracker.on_update(Update::Applied(pod("b"), unready), later(2));
+        tracker.on_update(Update::Applied(pod_key("b"), unready), at(2));
         assert_eq!(
             (
                 tracker.replicas().ready_others,
@@ -218,18 +223,18 @@ mod tests {
         );
         // A restarted container has none of the previous streams.
         let restarted = Replica {
-            container_id: "containerd://again".to_owned(),
-            ..one("10.0.0.2")
+            container_id: "containerd://restarted".to_owned(),
+            ..mk_running("10.0.0.2")
         };
-        tracker.on_update(Update::Applied(pod("b"), restarted), later(3));
+        tracker.on_update(Update::Applied(pod_key("b"), restarted), at(3));
         assert_eq!(
             (others(&tracker).len(), tracker.replicas().unchanged_since),
-            (2, Some(later(3)))
+            (2, Some(at(3)))
         );
-        tracker.on_update(Update::Gone(pod("c")), later(4));
+        tracker.on_update(Update::Gone(pod_key("c")), at(4));
         assert_eq!(others(&tracker), ["10.0.0.2:5678"]);
-        assert_eq!(tracker.replicas().unchanged_since, Some(later(4)));
-        tracker.on_update(Update::Applied(pod("d"), one("10.0.0.4")), later(5));
-        assert_eq!(tracker.replicas().unchanged_since, Some(later(5)));
+        assert_eq!(tracker.replicas().unchanged_since, Some(at(4)));
+        tracker.on_update(Update::Applied(pod_key("d"), mk_running("10.0.0.4")), at(5));
+        assert_eq!(tracker.replicas().unchanged_since, Some(at(5)));
     }
 }

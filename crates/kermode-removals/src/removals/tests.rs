@@ -1,3 +1,5 @@
+//! Reports on a removal, as a caller that watches it receives them.
+
 use std::net::SocketAddr;
 
 use futures::StreamExt as _;
@@ -16,7 +18,7 @@ fn client() -> ObjectKey {
 }
 
 /// Replicas that have not changed within the reconnect timeout.
-fn stable() -> Replicas {
+fn mk_stable_replicas() -> Replicas {
     Replicas {
         unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
         ..Replicas::default()
@@ -29,7 +31,7 @@ async fn watch_reports_a_removal_from_start_to_completion() {
     let mesh = MeshName::from("default");
     removals.on_endpoint_added(web(), mesh.clone());
     let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
-    let (_replicas, receiver) = watch::channel(stable());
+    let (_replicas, receiver) = watch::channel(mk_stable_replicas());
     let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
     let mut status = async || reports.next().await.map(|report| report.status);
 
@@ -54,12 +56,12 @@ async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected
     removals.on_endpoint_added(web(), "default".into());
     removals.on_endpoint_removed(&web(), |_| 1);
     let other: SocketAddr = "10.0.0.2:5678".parse().expect("an address");
-    let changed = |others: &[SocketAddr]| Replicas {
+    let mk_changed_replicas = |others: &[SocketAddr]| Replicas {
         others: others.into(),
         unchanged_since: Some(tokio::time::Instant::now()),
         ..Replicas::default()
     };
-    let (replicas, receiver) = watch::channel(changed(&[other]));
+    let (replicas, receiver) = watch::channel(mk_changed_replicas(&[other]));
     let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(|_| None), receiver));
 
     let first = reports.next().await.expect("a report");
@@ -72,7 +74,7 @@ async fn report_is_incomplete_until_proxies_of_an_ended_replica_have_reconnected
         "{first:?}"
     );
     let ended_at = tokio::time::Instant::now();
-    replicas.send_replace(changed(&[]));
+    replicas.send_replace(mk_changed_replicas(&[]));
     let second = reports.next().await.expect("a report");
     assert!(
         !second.is_complete && second.other_replicas.is_empty(),
@@ -91,7 +93,7 @@ async fn query_of_an_unknown_endpoint_waits_for_proxies_from_other_replicas() {
     let mesh = MeshName::from("default");
     let mut acknowledgements = removals.on_stream_opened(&client(), &mesh);
     acknowledgements.acknowledge(Some(7));
-    let (_replicas, receiver) = watch::channel(stable());
+    let (_replicas, receiver) = watch::channel(mk_stable_replicas());
     let published = move |_: &ObjectKey| Some((mesh.clone(), 8));
     let mut reports = std::pin::pin!(removals.watch(web(), Arc::new(published), receiver));
     let mut status = async || reports.next().await.map(|report| report.status);

@@ -1,3 +1,5 @@
+//! Calls of the service, with an authenticator that knows one token.
+
 use http::uri::PathAndQuery;
 use kermode_authentication::ProxyIdentity;
 use kermode_protocol::rpc::Rpc;
@@ -9,9 +11,9 @@ use super::*;
 use crate::replicas::RECONNECT_TIMEOUT;
 
 /// Authenticates the Pod `web` by the token `web`.
-struct WebOnly;
+struct WebAuthenticator;
 
-impl Authenticator for WebOnly {
+impl Authenticator for WebAuthenticator {
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,
@@ -57,7 +59,7 @@ async fn first_response(
         unchanged_since: Some(tokio::time::Instant::now() - RECONNECT_TIMEOUT),
         ..Replicas::default()
     });
-    let service = RemovalService::new(removals, Arc::new(|_| None), replicas, WebOnly);
+    let service = RemovalService::new(removals, Arc::new(|_| None), replicas, WebAuthenticator);
     let codec = ProstCodec::<WatchRemovalRequest, WatchRemovalResponse>::default();
     let path = PathAndQuery::from_static(WATCH_REMOVAL);
     let mut client = Client::new(Rpc(service));
@@ -68,20 +70,25 @@ async fn first_response(
 }
 
 #[tokio::test]
-async fn further_call_of_a_proxy_supersedes_its_oldest() {
+async fn further_call_of_a_proxy_supersedes_its_oldest_call() {
     let (_sender, replicas) = watch::channel(Replicas::default());
-    let service = RemovalService::new(EndpointRemovals::default(), Arc::new(|_| None), replicas, WebOnly);
-    let mut open = Vec::new();
+    let service = RemovalService::new(
+        EndpointRemovals::default(),
+        Arc::new(|_| None),
+        replicas,
+        WebAuthenticator,
+    );
+    let mut calls = Vec::new();
     for _ in 0..=MAX_CALLS_PER_PROXY {
         let call = WatchRemoval(service.inner.clone()).call(request("Bearer web"));
-        let mut responses = call.await.expect("accepted").into_inner();
+        let mut responses = call.await.expect("an accepted call").into_inner();
         responses.next().await.expect("a response").expect("no error");
-        open.push(responses);
+        calls.push(responses);
     }
-    assert!(open[0].next().await.is_none(), "the oldest call has ended");
-    let second = futures::poll!(open[1].next());
-    assert!(second.is_pending(), "{second:?}");
-    drop(open);
+    assert!(calls[0].next().await.is_none(), "the oldest call has ended");
+    let second_call = futures::poll!(calls[1].next());
+    assert!(second_call.is_pending(), "{second_call:?}");
+    drop(calls);
     assert_eq!(service.inner.calls.key_count(), 0);
 }
 

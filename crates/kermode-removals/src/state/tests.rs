@@ -2,7 +2,7 @@
 
 use super::*;
 
-const NONE: Vec<Duration> = Vec::new();
+const NOTHING_COMPLETED: Vec<Duration> = Vec::new();
 
 struct Fixture {
     state: RemovalState,
@@ -14,13 +14,13 @@ fn key(name: &str) -> ObjectKey {
 }
 
 impl Fixture {
-    /// `web` is an endpoint; the proxies `a` and `b` have streams 1 and 2.
+    /// Creates a state in which `web` is an endpoint, and the proxies `a` and `b` have streams 1 and 2.
     fn new() -> Self {
         let mut fixture = Self {
             state: RemovalState::default(),
             start: Instant::now(),
         };
-        fixture.add("web");
+        fixture.add_endpoint("web");
         fixture.open_stream("a", 1);
         fixture.open_stream("b", 2);
         fixture
@@ -35,15 +35,15 @@ impl Fixture {
         assert_eq!(
             self.state
                 .open_stream(&key(proxy), &"default".into(), stream, now),
-            NONE
+            NOTHING_COMPLETED
         );
     }
 
-    fn add(&mut self, proxy: &str) {
+    fn add_endpoint(&mut self, proxy: &str) {
         self.state.add_endpoint(key(proxy), "default".into());
     }
 
-    fn remove(&mut self, proxy: &str, sequence: u64) -> Vec<Duration> {
+    fn remove_endpoint(&mut self, proxy: &str, sequence: u64) -> Vec<Duration> {
         let now = self.at(0);
         self.state.remove_endpoint(&key(proxy), sequence, now)
     }
@@ -58,7 +58,7 @@ impl Fixture {
     }
 }
 
-fn after(seconds: u64) -> Vec<Duration> {
+fn completed_after(seconds: u64) -> Vec<Duration> {
     vec![Duration::from_secs(seconds)]
 }
 
@@ -67,14 +67,16 @@ fn removal_completes_with_the_last_acknowledgement() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 7);
     assert_eq!(fixture.status(), RemovalStatus::NotRemoved);
-    assert_eq!(fixture.remove("web", 8), NONE);
+    assert_eq!(fixture.remove_endpoint("web", 8), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 2 });
-    assert_eq!(fixture.acknowledge("a", 1, 8), NONE);
+    assert_eq!(fixture.acknowledge("a", 1, 8), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
-    let (_, _, waiting) = fixture.state.open_removals().next().expect("an open removal");
-    assert_eq!(waiting, [&key("b")]);
-    assert_eq!(fixture.acknowledge("b", 2, 9), after(1));
-    let acknowledged = RemovalStatus::Acknowledged { after: after(1)[0] };
+    let (_, _, unacknowledged) = fixture.state.open_removals().next().expect("an open removal");
+    assert_eq!(unacknowledged, [&key("b")]);
+    assert_eq!(fixture.acknowledge("b", 2, 9), completed_after(1));
+    let acknowledged = RemovalStatus::Acknowledged {
+        after: Duration::from_secs(1),
+    };
     assert_eq!(fixture.status(), acknowledged);
     assert_eq!(fixture.state.open_count(), 0);
 }
@@ -85,20 +87,20 @@ fn removal_completes_at_once_without_proxies_other_than_its_own_sidecar() {
     let now = Instant::now();
     state.add_endpoint(key("web"), "default".into());
     state.open_stream(&key("web"), &"default".into(), 1, now);
-    assert_eq!(state.remove_endpoint(&key("web"), 5, now), after(0));
+    assert_eq!(state.remove_endpoint(&key("web"), 5, now), completed_after(0));
 }
 
 #[test]
 fn proxies_of_another_mesh_need_not_acknowledge_a_removal() {
     let mut fixture = Fixture::new();
     fixture.state.add_endpoint(key("db"), "other".into());
-    assert_eq!(fixture.remove("db", 5), after(0));
+    assert_eq!(fixture.remove_endpoint("db", 5), completed_after(0));
 }
 
 #[test]
 fn unknown_endpoint_is_not_removed() {
     let mut fixture = Fixture::new();
-    assert_eq!(fixture.remove("unknown", 5), NONE);
+    assert_eq!(fixture.remove_endpoint("unknown", 5), NOTHING_COMPLETED);
     assert_eq!(fixture.state.open_count(), 0);
 }
 
@@ -107,28 +109,32 @@ fn proxy_without_a_stream_is_pending_until_it_reconnects_and_acknowledges() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     let now = fixture.at(0);
-    assert_eq!(fixture.state.close_stream(&key("b"), 2, now), NONE);
-    fixture.remove("web", 8);
+    assert_eq!(fixture.state.close_stream(&key("b"), 2, now), NOTHING_COMPLETED);
+    fixture.remove_endpoint("web", 8);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
     fixture.open_stream("b", 3);
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
-        NONE,
+        NOTHING_COMPLETED,
         "acknowledgements of the older stream are ignored"
     );
-    assert_eq!(fixture.acknowledge("b", 3, 8), after(1));
+    assert_eq!(fixture.acknowledge("b", 3, 8), completed_after(1));
 }
 
 #[test]
-fn absent_proxy_expires() {
+fn proxy_without_a_stream_expires_after_a_minute() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
     let (closed, soon, late) = (fixture.at(0), fixture.at(59), fixture.at(60));
     fixture.state.close_stream(&key("b"), 2, closed);
-    fixture.remove("web", 8);
-    assert_eq!(fixture.state.expire_absent(soon), NONE);
-    assert_eq!(fixture.state.expire_absent(late), after(60));
-    assert_eq!(fixture.state.proxies.len(), 1, "its state is removed");
+    fixture.remove_endpoint("web", 8);
+    assert_eq!(fixture.state.expire_absent(soon), NOTHING_COMPLETED);
+    assert_eq!(fixture.state.expire_absent(late), completed_after(60));
+    assert_eq!(
+        fixture.state.proxies.len(),
+        1,
+        "the state of the expired proxy is removed"
+    );
 }
 
 #[test]
@@ -137,9 +143,9 @@ fn reconnected_proxy_does_not_expire() {
     let (closed, late) = (fixture.at(0), fixture.at(90));
     fixture.state.close_stream(&key("b"), 2, closed);
     fixture.open_stream("b", 3);
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
-    assert_eq!(fixture.state.expire_absent(late), NONE);
+    assert_eq!(fixture.state.expire_absent(late), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
 }
 
@@ -147,44 +153,47 @@ fn reconnected_proxy_does_not_expire() {
 fn deleted_proxy_is_pending_until_its_stream_ends() {
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     let (deleted, closed) = (fixture.at(2), fixture.at(3));
     assert_eq!(
         fixture.state.delete_dataplane(&key("b"), deleted),
-        NONE,
-        "its stream is open"
+        NOTHING_COMPLETED,
+        "the stream of the proxy is open"
     );
-    assert_eq!(fixture.state.close_stream(&key("b"), 2, closed), after(3));
+    assert_eq!(
+        fixture.state.close_stream(&key("b"), 2, closed),
+        completed_after(3)
+    );
 
     let mut fixture = Fixture::new();
     fixture.acknowledge("a", 1, 9);
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     fixture.state.close_stream(&key("b"), 2, closed);
     assert_eq!(fixture.state.delete_dataplane(&key("b"), closed).len(), 1);
 }
 
 #[test]
-fn readded_endpoint_has_no_removal() {
+fn endpoint_that_is_added_again_has_no_removal() {
     let mut fixture = Fixture::new();
-    fixture.remove("web", 8);
-    fixture.add("web");
+    fixture.remove_endpoint("web", 8);
+    fixture.add_endpoint("web");
     assert_eq!(fixture.status(), RemovalStatus::NotRemoved);
     assert_eq!(fixture.state.open_count(), 0);
     fixture.acknowledge("a", 1, 9);
-    assert_eq!(fixture.acknowledge("b", 2, 9), NONE);
+    assert_eq!(fixture.acknowledge("b", 2, 9), NOTHING_COMPLETED);
 }
 
 #[test]
 fn deleted_pods_leave_no_state() {
     let mut fixture = Fixture::new();
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     let now = fixture.at(2);
     fixture.state.delete_dataplane(&key("web"), now);
     fixture.acknowledge("a", 1, 8);
     assert_eq!(
         fixture.acknowledge("b", 2, 8),
-        after(1),
-        "the removal is still measured"
+        completed_after(1),
+        "the completed removal is measured although the Pod is deleted"
     );
     for (proxy, stream) in [("a", 1), ("b", 2)] {
         fixture.state.delete_dataplane(&key(proxy), now);
@@ -203,41 +212,50 @@ fn deleted_pods_leave_no_state() {
 #[test]
 fn removals_complete_in_the_order_of_their_sequence_numbers() {
     let mut fixture = Fixture::new();
-    fixture.add("api");
-    fixture.remove("web", 8);
-    fixture.remove("api", 9);
+    fixture.add_endpoint("api");
+    fixture.remove_endpoint("web", 8);
+    fixture.remove_endpoint("api", 9);
     fixture.acknowledge("a", 1, 9);
-    assert_eq!(fixture.acknowledge("b", 2, 8), after(1));
+    assert_eq!(fixture.acknowledge("b", 2, 8), completed_after(1));
     assert_eq!(
         fixture.state.status(&key("api")),
         RemovalStatus::Pending { proxies: 1 }
     );
-    assert_eq!(fixture.acknowledge("b", 2, 9), after(1));
+    assert_eq!(fixture.acknowledge("b", 2, 9), completed_after(1));
 }
 
 #[test]
 fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     let mut fixture = Fixture::new();
     let (early, now) = (key("early"), fixture.at(0));
-    assert_eq!(fixture.state.query(&early, "default".into(), 3, now), NONE);
+    assert_eq!(
+        fixture.state.start_query(&early, "default".into(), 3, now),
+        NOTHING_COMPLETED
+    );
     assert_eq!(
         fixture.state.status(&early),
         RemovalStatus::Pending { proxies: 2 }
     );
     fixture.acknowledge("a", 1, 3);
-    assert_eq!(fixture.acknowledge("b", 2, 3), NONE, "nothing was removed");
-    let acknowledged = RemovalStatus::Acknowledged { after: after(1)[0] };
+    assert_eq!(
+        fixture.acknowledge("b", 2, 3),
+        NOTHING_COMPLETED,
+        "a query is not a removal"
+    );
+    let acknowledged = RemovalStatus::Acknowledged {
+        after: Duration::from_secs(1),
+    };
     assert_eq!(fixture.state.status(&early), acknowledged);
     assert_eq!(
-        fixture.state.query(&early, "default".into(), 9, now),
-        NONE,
-        "queried before"
+        fixture.state.start_query(&early, "default".into(), 9, now),
+        NOTHING_COMPLETED,
+        "a second query has no effect"
     );
     assert_eq!(fixture.state.status(&early), acknowledged);
 
     let late = key("late");
-    fixture.state.query(&late, "default".into(), 4, now);
-    assert_eq!(fixture.state.open_count(), 0, "nothing was removed");
+    fixture.state.start_query(&late, "default".into(), 4, now);
+    assert_eq!(fixture.state.open_count(), 0, "a query is not a removal");
     assert_eq!(fixture.state.open_removals().count(), 0);
     for proxy in [&early, &late] {
         fixture.state.delete_dataplane(proxy, now);
@@ -245,35 +263,41 @@ fn query_is_not_counted_as_a_removal_and_leaves_no_state() {
     assert!(!fixture.state.is_known(&early) && fixture.state.is_known(&late));
     fixture.acknowledge("a", 1, 4);
     fixture.acknowledge("b", 2, 4);
-    assert!(!fixture.state.is_known(&late) && fixture.state.queries == 0);
+    assert!(!fixture.state.is_known(&late) && fixture.state.open_queries == 0);
 }
 
 #[test]
 fn proxy_that_connects_later_with_older_configuration_is_pending() {
     let mut fixture = Fixture::new();
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     fixture.acknowledge("a", 1, 8);
-    assert_eq!(fixture.acknowledge("b", 2, 8), after(1));
+    assert_eq!(fixture.acknowledge("b", 2, 8), completed_after(1));
     fixture.open_stream("c", 3);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
-    assert_eq!(fixture.acknowledge("c", 3, 7), NONE);
+    assert_eq!(fixture.acknowledge("c", 3, 7), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
-    assert_eq!(fixture.acknowledge("c", 3, 8), NONE, "completed before");
+    assert_eq!(
+        fixture.acknowledge("c", 3, 8),
+        NOTHING_COMPLETED,
+        "the removal was completed before"
+    );
     assert_eq!(
         fixture.status(),
-        RemovalStatus::Acknowledged { after: after(1)[0] }
+        RemovalStatus::Acknowledged {
+            after: Duration::from_secs(1)
+        }
     );
 }
 
 #[test]
 fn absence_begins_with_the_end_of_the_last_stream() {
     let mut fixture = Fixture::new();
-    fixture.remove("web", 8);
+    fixture.remove_endpoint("web", 8);
     fixture.acknowledge("b", 2, 8);
     fixture.state.close_stream(&key("a"), 1, fixture.at(0));
     fixture.open_stream("a", 3);
     fixture.state.close_stream(&key("a"), 3, fixture.at(50));
-    assert_eq!(fixture.state.expire_absent(fixture.at(61)), NONE);
+    assert_eq!(fixture.state.expire_absent(fixture.at(61)), NOTHING_COMPLETED);
     assert_eq!(fixture.status(), RemovalStatus::Pending { proxies: 1 });
-    assert_eq!(fixture.state.expire_absent(fixture.at(110)), after(110));
+    assert_eq!(fixture.state.expire_absent(fixture.at(110)), completed_after(110));
 }
