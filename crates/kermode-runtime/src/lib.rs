@@ -1,5 +1,5 @@
-//! Surroundings of a long-running binary: logging, traces, the diagnostics server, readiness, shutdown in two stages,
-//! and TLS with certificates that are replaced while serving.
+//! Parts that every long-running binary needs: logging, traces, the diagnostics server, readiness, shutdown in two
+//! stages, options of TCP sockets, and TLS with certificates that are replaced while serving.
 
 pub mod diagnostics;
 pub mod logging;

@@ -16,7 +16,7 @@ pub enum Format {
     Json,
 }
 
-/// The log level or filter is invalid.
+/// Error of an invalid log level or filter.
 #[derive(Debug, thiserror::Error)]
 #[error("log level {0:?} is unknown: use error, warn, info, debug or trace")]
 pub struct UnknownLevel(String);

@@ -20,7 +20,7 @@ pub struct ReadinessGuard {
 }
 
 impl Readiness {
-    /// Registers a part that must start before the process is ready.
+    /// Registers a part that must start before the process is ready. It is pending until its guard is marked as ready.
     pub fn register(&self, part: &'static str) -> ReadinessGuard {
         self.pending.lock().insert(part);
         ReadinessGuard {
@@ -48,12 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn process_is_ready_once_every_part_is() {
+    fn process_is_ready_once_every_part_is_ready() {
         let readiness = Readiness::default();
-        let (a, b) = (readiness.register("a"), readiness.register("b"));
-        a.mark_ready();
-        assert_eq!(readiness.pending(), ["b"]);
-        b.mark_ready();
+        let first = readiness.register("first");
+        let second = readiness.register("second");
+        first.mark_ready();
+        assert_eq!(readiness.pending(), ["second"]);
+        second.mark_ready();
         assert!(readiness.pending().is_empty());
     }
 

@@ -25,11 +25,6 @@ impl Trigger {
 }
 
 impl Shutdown {
-    /// Whether the shutdown has started.
-    pub fn requested(&self) -> bool {
-        *self.0.borrow()
-    }
-
     /// Returns a receiver of the state: true once the shutdown has started.
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.clone()
@@ -38,11 +33,11 @@ impl Shutdown {
     /// Completes when the shutdown starts.
     pub async fn wait(mut self) {
         // An error means that the trigger was dropped, which starts the shutdown, too.
-        let _ = self.0.wait_for(|requested| *requested).await;
+        let _ = self.0.wait_for(|has_started| *has_started).await;
     }
 }
 
-/// SIGTERM and SIGINT, as the kubelet and a terminal send them.
+/// Receives SIGTERM, which the kubelet sends, and SIGINT, which a terminal sends.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -50,7 +45,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Installs the handlers. The signals no longer end the process.
+    /// Installs the handlers. From then on, the signals do not end the process.
     ///
     /// # Errors
     /// If the handlers cannot be installed.

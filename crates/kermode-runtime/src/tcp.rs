@@ -12,12 +12,12 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Time after which the kernel closes a connection with an unacknowledged probe or unacknowledged data.
 const USER_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute. HTTP/2 pings
-/// would account for most of the cost of thousands of idle connections. A hanging process whose kernel still responds is
-/// detected once its socket buffers are full.
+/// Disables Nagle's algorithm, and enables TCP keep-alive so that a vanished peer is detected within a minute. HTTP/2
+/// pings would account for most of the cost of thousands of idle connections. A hanging process whose kernel still
+/// responds is detected once its socket buffers are full.
 ///
 /// # Errors
-/// If the kernel refuses an option.
+/// If the kernel rejects an option.
 pub fn set_socket_options(stream: &TcpStream) -> std::io::Result<()> {
     let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
     stream.set_nodelay(true)?;
@@ -41,8 +41,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (_client, (stream, _)) = (client.expect("connected"), accepted.expect("accepted"));
-        set_socket_options(&stream).expect("set");
+        let _client = client.expect("a connection");
+        let (stream, _) = accepted.expect("a connection");
+        set_socket_options(&stream).expect("valid options");
         let idle = getsockopt(&stream, sockopt::TcpKeepIdle).expect("an option");
         let interval = getsockopt(&stream, sockopt::TcpKeepInterval).expect("an option");
         assert!(getsockopt(&stream, sockopt::KeepAlive).expect("an option"));

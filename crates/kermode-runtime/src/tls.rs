@@ -3,8 +3,8 @@
 //! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
 //! connections from one address is limited: a Pod that only connects must not lock out the API server.
 
+mod address_limit;
 mod http;
-mod sources;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use self::sources::{SourceLimit, SourcePermit};
+use self::address_limit::{AddressLimit, AddressPermit};
 use crate::shutdown::Shutdown;
 use crate::tcp;
 
@@ -28,14 +28,14 @@ use crate::tcp;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time limit from the handshake to the complete head of the first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// The limit on the connections of one address is the limit on all connections divided by this.
+/// Limit on the connections of one address, as a divisor of the limit on all connections.
 const PER_ADDRESS_DIVISOR: usize = 4;
 /// Lower bound of the limit on the connections of one address: many proxies may share the address of a node.
 const MIN_PER_ADDRESS: usize = 16;
 /// Time that the server waits for open connections at shutdown.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// A TLS server that cannot be set up.
+/// Error of a TLS server that cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Certificate and key do not match, or are not supported.
@@ -89,10 +89,11 @@ fn certified_key(
     )?))
 }
 
+/// Gives rustls the current certificate for each handshake.
 #[derive(Debug)]
-struct Resolver(Arc<ServingCertificate>);
+struct CertificateResolver(Arc<ServingCertificate>);
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.current.read().clone())
     }
@@ -133,8 +134,9 @@ impl ConnectionSignals {
     }
 }
 
-/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, and a quarter of them from one
-/// address. Further connections wait to be accepted; further connections from that address are closed.
+/// Serves a protocol over TLS until shutdown. At most `max_connections` are open at once, and a quarter of them from
+/// one address. Beyond the total limit, connections wait to be accepted. Beyond the limit of an address, they are
+/// closed.
 ///
 /// # Errors
 /// If TLS cannot be set up.
@@ -147,7 +149,7 @@ pub async fn serve(
 ) -> Result<(), TlsError> {
     let limits = ServerLimits {
         connections: max_connections,
-        per_source: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
+        per_address: (max_connections / PER_ADDRESS_DIVISOR).max(MIN_PER_ADDRESS),
         first_request: FIRST_REQUEST_TIMEOUT,
     };
     serve_with_limits(limits, listener, certificate, protocol, shutdown).await
@@ -159,7 +161,7 @@ struct ServerLimits {
     /// Number of open connections.
     connections: usize,
     /// Number of open connections from one address.
-    per_source: usize,
+    per_address: usize,
     /// Time from the handshake to the head of the first request.
     first_request: Duration,
 }
@@ -171,31 +173,33 @@ async fn serve_with_limits(
     protocol: impl Protocol,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
-    let acceptor = acceptor(certificate, protocol.names())?;
+    let acceptor = tls_acceptor(certificate, protocol.names())?;
     let permits = Arc::new(Semaphore::new(limits.connections));
-    let source_limit = SourceLimit::new(limits.per_source);
+    let address_limit = AddressLimit::new(limits.per_address);
     let protocol = Arc::new(protocol);
-    // The channel closes when the last connection has dropped its sender.
-    let (open, mut closed) = mpsc::channel::<()>(1);
-    let finished = shutdown.clone().wait();
-    tokio::pin!(finished);
+    // Every connection holds a sender. The channel closes when the last connection has ended.
+    let (open_connection, mut all_closed) = mpsc::channel::<()>(1);
+    let shutdown_started = shutdown.clone().wait();
+    tokio::pin!(shutdown_started);
     loop {
         let accepted = tokio::select! {
-            () = &mut finished => break,
-            accepted = accept(&listener, &permits, &source_limit) => accepted,
+            () = &mut shutdown_started => break,
+            accepted = accept(&listener, &permits, &address_limit) => accepted,
         };
         let Some(accepted) = accepted else { continue };
-        let (acceptor, protocol, open) = (acceptor.clone(), protocol.clone(), open.clone());
+        let acceptor = acceptor.clone();
+        let protocol = protocol.clone();
+        let open_connection = open_connection.clone();
         let signals = ConnectionSignals {
             request_received: Arc::default(),
             shutdown: shutdown.clone(),
         };
         tokio::spawn(async move {
-            let _open = open;
+            let _open_connection = open_connection;
             let Accepted {
                 stream,
                 _permit,
-                _source_permit,
+                _address_permit,
             } = accepted;
             let handshake = Box::pin(acceptor.accept(stream));
             let tls = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
@@ -204,7 +208,7 @@ async fn serve_with_limits(
                 Err(_) => return tracing::debug!("TLS handshake timed out"),
             };
             let request_received = signals.request_received.clone();
-            let serving = close_without_request(
+            let serving = serve_with_first_request_timeout(
                 request_received,
                 limits.first_request,
                 protocol.serve(tls, signals),
@@ -214,15 +218,18 @@ async fn serve_with_limits(
             }
         });
     }
-    drop((listener, open));
-    if tokio::time::timeout(GRACE_PERIOD, closed.recv()).await.is_err() {
+    drop((listener, open_connection));
+    if tokio::time::timeout(GRACE_PERIOD, all_closed.recv())
+        .await
+        .is_err()
+    {
         tracing::warn!("connections were still open at the end of the grace period");
     }
     Ok(())
 }
 
 /// Serves a connection until its end. A connection without a request is dropped at the time limit.
-async fn close_without_request(
+async fn serve_with_first_request_timeout(
     request_received: Arc<Notify>,
     time_limit: Duration,
     mut connection: BoxFuture<'static, Result<(), BrokenConnection>>,
@@ -238,11 +245,14 @@ async fn close_without_request(
     connection.await
 }
 
-fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Result<TlsAcceptor, TlsError> {
+fn tls_acceptor(
+    certificate: Arc<ServingCertificate>,
+    protocols: Vec<Vec<u8>>,
+) -> Result<TlsAcceptor, TlsError> {
     let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Resolver(certificate)));
+        .with_cert_resolver(Arc::new(CertificateResolver(certificate)));
     config.alpn_protocols = protocols;
     // Sessions are not cached: clients stay connected for long, and no cache holds all clients that reconnect at once.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -254,32 +264,33 @@ fn acceptor(certificate: Arc<ServingCertificate>, protocols: Vec<Vec<u8>>) -> Re
 struct Accepted {
     stream: TcpStream,
     _permit: OwnedSemaphorePermit,
-    _source_permit: SourcePermit,
+    _address_permit: AddressPermit,
 }
 
+/// Accepts the next connection once a permit is free. Returns `None` if its address is at its limit, or after an error.
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-    source_limit: &SourceLimit,
+    address_limit: &AddressLimit,
 ) -> Option<Accepted> {
     let permit = permits.clone().acquire_owned().await.ok()?;
-    // Tokio's cooperative budget would interrupt a series of accepts, and thousands of handshakes may run before the task is
-    // polled again. A client that finds the kernel's accept queue full retries for up to minutes.
+    // Tokio's cooperative budget would interrupt a series of accepts, and thousands of handshakes may run before the
+    // task is polled again. A client that finds the kernel's accept queue full retries for up to minutes.
     match tokio::task::unconstrained(listener.accept()).await {
         Ok((stream, peer)) => {
-            let source_permit = source_limit.try_acquire(peer.ip())?;
+            let address_permit = address_limit.try_acquire(peer.ip())?;
             if let Err(error) = tcp::set_socket_options(&stream) {
                 tracing::warn!(%error, "socket options could not be set; a vanished peer may stay undetected");
             }
             Some(Accepted {
                 stream,
                 _permit: permit,
-                _source_permit: source_permit,
+                _address_permit: address_permit,
             })
         }
         Err(error) => {
             tracing::warn!(%error, "connection could not be accepted");
-            // Usually a lack of file descriptors: wait for open connections to end.
+            // The usual cause is a lack of file descriptors, which open connections return when they end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             None
         }

@@ -1,7 +1,7 @@
 //! Export of traces to an OpenTelemetry collector (OTLP over gRPC).
 //!
-//! Spans of Kermode's crates and of the Kubernetes client are exported, at level debug; they cost nothing while the export is
-//! off. Spans that the collector does not accept in time are dropped, so a slow collector delays nothing.
+//! Spans of Kermode's crates and of the Kubernetes client are exported, at level debug. Spans cost nothing while the
+//! export is off. Those that the collector does not accept in time are dropped, so a slow collector delays nothing.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing_subscriber::registry::LookupSpan;
 /// Time limit of the export of one batch, and of the remaining spans at shutdown.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Prefixes of the targets whose spans are exported.
-const TARGETS: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
+const EXPORTED_TARGETS: [&str; 4] = ["kuma_", "kermode_", "kube_client", "kube_runtime"];
 
 /// Settings of the export.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,7 +32,7 @@ pub struct Settings {
     pub sampling_ratio: f64,
 }
 
-/// The exporter cannot be created.
+/// Error of an exporter that cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("traces cannot be sent to {endpoint:?}: {cause}; set the URL of an OTLP collector over gRPC")]
 pub struct NoExporter {
@@ -48,7 +48,8 @@ pub struct Traces {
 }
 
 impl Traces {
-    /// Starts the export. Must be called in the context of a Tokio runtime. The collector does not have to be reachable yet.
+    /// Starts the export. Must be called in the context of a Tokio runtime. The collector does not have to be reachable
+    /// yet.
     ///
     /// # Errors
     /// If the endpoint is not a URL.
@@ -87,7 +88,10 @@ impl Traces {
         S: Subscriber + for<'span> LookupSpan<'span>,
     {
         let is_exported = |metadata: &Metadata<'_>| {
-            metadata.is_span() && TARGETS.iter().any(|prefix| metadata.target().starts_with(prefix))
+            metadata.is_span()
+                && EXPORTED_TARGETS
+                    .iter()
+                    .any(|prefix| metadata.target().starts_with(prefix))
         };
         let filter = FilterFn::new(is_exported).with_max_level_hint(LevelFilter::DEBUG);
         let tracer = self.provider.tracer(self.service);
@@ -115,7 +119,7 @@ mod tests {
     use super::*;
 
     /// Starts a collector that passes the path and the body of each request to the channel. Returns its URL.
-    async fn collector(exports: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
+    async fn start_collector(exports: mpsc::UnboundedSender<(String, Vec<u8>)>) -> String {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
             .await
             .expect("a port");
@@ -137,7 +141,7 @@ mod tests {
     async fn spans_of_kermode_reach_the_collector_and_others_do_not() {
         let (exports, mut exported) = mpsc::unbounded_channel();
         let traces = Traces::start(Settings {
-            endpoint: collector(exports).await,
+            endpoint: start_collector(exports).await,
             service: "kuma-test",
             instance: "replica-1".to_owned(),
             sampling_ratio: 1.0,
@@ -169,7 +173,9 @@ mod tests {
             instance: String::new(),
             sampling_ratio: 1.0,
         };
-        let error = Traces::start(settings).expect_err("no URL").to_string();
+        let error = Traces::start(settings)
+            .expect_err("the endpoint is not a URL")
+            .to_string();
         assert!(error.contains("not a url"), "{error}");
     }
 }

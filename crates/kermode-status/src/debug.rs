@@ -5,7 +5,7 @@ use kermode_crds::{ConfigurationStatus, RejectionStatus, SidecarStatus};
 use kermode_protocol::debug::{Configuration, ConnectedProxy, Rejection};
 
 /// Returns the response for one connected proxy. Its JSON equals that of the status, with sorted keys.
-pub(crate) fn proxy(sidecar: SidecarStatus) -> ConnectedProxy {
+pub(crate) fn connected_proxy(sidecar: SidecarStatus) -> ConnectedProxy {
     let ConfigurationStatus {
         sent,
         acknowledged,
@@ -63,7 +63,7 @@ mod tests {
         };
         for status in [SidecarStatus::default(), rejected] {
             let sorted = serde_json::json!(status).to_string();
-            assert_eq!(serde_json::to_string(&proxy(status)).unwrap(), sorted);
+            assert_eq!(serde_json::to_string(&connected_proxy(status)).unwrap(), sorted);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Status of Dataplanes and Meshes, written to the API server.
 //!
 //! Each replica writes the connection and configuration status of the proxies that it serves. The task of a stream only
-//! updates a map. The [`StatusWriter`] writes connections and rejections within seconds, and changes of version numbers
-//! every few minutes, since every change of an endpoint in the mesh changes them. The lease holder writes the status of
-//! Meshes ([`MeshStatuses`]).
+//! updates a map. The [`StatusWriter`] writes connections and rejections within seconds. The configuration versions
+//! that a proxy was sent and has acknowledged are written every few minutes only, since every change of an endpoint
+//! in the mesh changes them. The lease holder writes the status of Meshes ([`MeshStatuses`]).
 
 mod debug;
 mod mesh;
@@ -18,32 +18,32 @@ use k8s_openapi::jiff::Timestamp;
 use kermode_crds::Dataplane;
 use kermode_k8s::controller::status::{StatusSource, StatusWriter, WantedStatus, WriteOutcome};
 use kermode_k8s::controller::writer::Metrics;
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::ObjectKey;
 use kermode_protocol::debug::Proxies;
 use kermode_xds::server::{ProxyId, Report, StatusSink};
 use kube::{Api, Client};
 use parking_lot::{Mutex, MutexGuard};
 
-use self::proxy::{Proxy, Urgency};
-use kermode_k8s::shared_index::SharedIndex;
-pub use mesh::MeshStatuses;
+pub use self::mesh::MeshStatuses;
+use self::proxy::{ProxyState, Urgency};
 
-/// Field manager of the sidecar status. All replicas use the same one, so that a replica can overwrite the status that the
-/// proxy's previous replica wrote.
+/// Field manager of the sidecar status. All replicas use the same one, so that a replica can overwrite the status that
+/// the proxy's previous replica wrote.
 const MANAGER: &str = "kuma-cp-sidecar";
 /// Limit of statuses written per second.
-const PER_SECOND: u32 = 50;
-/// Delay of a write after a connection or rejection. A proxy usually acknowledges its configuration within this time after
-/// it connects, so that both are one write.
-const SOON: Duration = Duration::from_secs(1);
+const MAX_WRITES_PER_SECOND: u32 = 50;
+/// Delay of a write after a connection or rejection. A proxy usually acknowledges its configuration within this time
+/// after it connects, so that both are one write.
+const CHANGE_DELAY: Duration = Duration::from_secs(1);
 /// Delay of a write after a stream ended: most proxies reconnect, to this or to another replica.
-const DISCONNECTED: Duration = Duration::from_secs(10);
-/// Minimum interval between writes that only change version numbers. A change of an endpoint changes the numbers of every
-/// proxy of the mesh, and these writes would cost more than sending the change to the proxies.
-const VERSIONS_INTERVAL: Duration = Duration::from_mins(5);
-/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the lease holder has created its
-/// Dataplane.
-const MISSING_RETRY: Duration = Duration::from_secs(2);
+const DISCONNECT_DELAY: Duration = Duration::from_secs(10);
+/// Minimum interval between writes that only change configuration versions. A change of an endpoint changes the
+/// versions of every proxy of the mesh, and these writes would cost more than sending the change to the proxies.
+const VERSION_WRITE_INTERVAL: Duration = Duration::from_mins(5);
+/// Delay of a retry when the Dataplane does not exist yet: a sidecar may connect before the lease holder has created
+/// its Dataplane.
+const MISSING_DATAPLANE_RETRY: Duration = Duration::from_secs(2);
 
 /// Statuses of the proxies that this replica serves; cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ struct StatusesState {
     index: SharedIndex,
     /// Name of this replica.
     replica: Arc<str>,
-    proxies: Mutex<HashMap<ObjectKey, Proxy>>,
+    proxies: Mutex<HashMap<ObjectKey, ProxyState>>,
     writer: StatusWriter,
 }
 
@@ -69,7 +69,7 @@ impl Statuses {
                 index,
                 replica: replica.into(),
                 proxies: Mutex::default(),
-                writer: StatusWriter::new(MANAGER, PER_SECOND),
+                writer: StatusWriter::new(MANAGER, MAX_WRITES_PER_SECOND),
             }),
         }
     }
@@ -80,17 +80,21 @@ impl Statuses {
         let connected = proxies.iter().filter(|(_, proxy)| proxy.is_connected());
         let connected = connected.filter_map(|(key, proxy)| {
             let sidecar = proxy.status(&self.state.replica).sidecar?;
-            Some((key.proxy_name(), debug::proxy(sidecar)))
+            Some((key.proxy_name(), debug::connected_proxy(sidecar)))
         });
         connected.collect()
     }
 
-    /// Handles the deletion of a Dataplane. If its proxy is connected, the lease holder recreates the Dataplane, and the
-    /// status is written to the new object.
+    /// Handles the deletion of a Dataplane. If its proxy is connected, the lease holder recreates the Dataplane, and
+    /// the status is written to the new object.
     pub fn on_dataplane_deleted(&self, key: &ObjectKey) {
-        let connected = self.state.proxies().get(key).is_some_and(Proxy::is_connected);
-        if connected {
-            self.state.writer.push(key.clone(), Instant::now() + SOON);
+        let is_connected = self
+            .state
+            .proxies()
+            .get(key)
+            .is_some_and(ProxyState::is_connected);
+        if is_connected {
+            self.state.writer.push(key.clone(), Instant::now() + CHANGE_DELAY);
         }
     }
 
@@ -106,21 +110,21 @@ impl StatusSink for Statuses {
         let now = Instant::now();
         let mut proxies = self.state.proxies();
         let entry = proxies.entry(proxy.key.clone()).or_default();
-        let at = match entry.on_report(stream, &report, Timestamp::now()) {
+        let write_at = match entry.on_report(stream, &report, Timestamp::now()) {
             Urgency::None => return,
-            Urgency::Soon => now + SOON,
-            Urgency::Disconnected => now + DISCONNECTED,
-            Urgency::Versions => entry.written.map_or(now + SOON, |written| {
-                (written + VERSIONS_INTERVAL).max(now + SOON)
+            Urgency::Soon => now + CHANGE_DELAY,
+            Urgency::Disconnected => now + DISCONNECT_DELAY,
+            Urgency::Versions => entry.written_at.map_or(now + CHANGE_DELAY, |written_at| {
+                (written_at + VERSION_WRITE_INTERVAL).max(now + CHANGE_DELAY)
             }),
         };
         drop(proxies);
-        self.state.writer.push(proxy.key.clone(), at);
+        self.state.writer.push(proxy.key.clone(), write_at);
     }
 }
 
 impl StatusesState {
-    fn proxies(&self) -> MutexGuard<'_, HashMap<ObjectKey, Proxy>> {
+    fn proxies(&self) -> MutexGuard<'_, HashMap<ObjectKey, ProxyState>> {
         self.proxies.lock()
     }
 
@@ -128,7 +132,7 @@ impl StatusesState {
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();
-        let own = current.filter(|current| {
+        let current_if_own = current.filter(|current| {
             let sidecar = current.status.as_ref().and_then(|status| status.sidecar.as_ref());
             sidecar.is_some_and(|sidecar| sidecar.control_plane == *self.replica)
         });
@@ -139,7 +143,7 @@ impl StatusesState {
         proxies.remove(key);
         Some(WantedStatus {
             status,
-            resource_version: own?.metadata.resource_version,
+            resource_version: current_if_own?.metadata.resource_version,
         })
     }
 }
@@ -168,9 +172,9 @@ impl StatusSource for StatusesState {
     fn on_write_outcome(&self, key: &ObjectKey, outcome: WriteOutcome) {
         let now = Instant::now();
         if let Some(proxy) = self.proxies().get_mut(key) {
-            proxy.written = Some(now);
+            proxy.written_at = Some(now);
             if outcome == WriteOutcome::Missing {
-                self.writer.push(key.clone(), now + MISSING_RETRY);
+                self.writer.push(key.clone(), now + MISSING_DATAPLANE_RETRY);
             }
         }
     }

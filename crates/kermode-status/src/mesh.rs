@@ -1,5 +1,5 @@
-//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The lease holder writes it after
-//! changes, at most every few seconds.
+//! Status of Meshes: the mTLS mode in force, and the number of Dataplanes and services. The lease holder writes it
+//! after changes, at most every few seconds.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use kermode_crds::{Mesh, MeshStatus};
 use kermode_k8s::controller::describe;
 use kermode_k8s::controller::lease::while_leading;
 use kermode_k8s::controller::watch::watch_config;
+use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, MtlsMode};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -20,12 +21,10 @@ use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use kermode_k8s::shared_index::SharedIndex;
-
 /// Field manager of the status.
 const MANAGER: &str = "kuma-cp-mesh";
 /// Time during which further changes are batched into one write.
-const COALESCE: Duration = Duration::from_secs(2);
+const COALESCE_TIME: Duration = Duration::from_secs(2);
 
 /// Controller of the status of Meshes.
 pub struct MeshStatuses {
@@ -42,43 +41,44 @@ pub struct MeshStatuses {
 impl MeshStatuses {
     /// Runs until the future is dropped; writes while this replica holds the Lease.
     pub async fn run(self) {
-        while_leading(self.leading.clone(), || self.work()).await;
+        while_leading(self.leading.clone(), || self.write_statuses()).await;
     }
 
-    async fn work(&self) {
+    /// Writes the status of each Mesh after changes, until the future is dropped.
+    async fn write_statuses(&self) {
         let api: Api<Mesh> = Api::all(self.client.clone());
         let events = watcher(api.clone(), watch_config());
         let mut applied = std::pin::pin!(events.default_backoff().applied_objects());
         let mut meshes = BTreeMap::new();
-        let mut due = None;
+        let mut write_at = None;
         loop {
-            let wait = due.unwrap_or_else(Instant::now);
+            let deadline = write_at.unwrap_or_else(Instant::now);
             tokio::select! {
                 event = applied.next() => match event {
                     Some(Ok(mesh)) => {
                         meshes.insert(mesh.name_any(), mesh);
                     }
-                    // The engine's watch of the same objects fails and logs, too.
+                    // The engine watches the same objects and logs the error.
                     Some(Err(_)) => continue,
                     None => return,
                 },
                 () = self.changed.notified() => {}
-                () = tokio::time::sleep_until(wait), if due.is_some() => {
-                    due = None;
+                () = tokio::time::sleep_until(deadline), if write_at.is_some() => {
+                    write_at = None;
                     for mesh in meshes.values() {
                         self.write(&api, mesh).await;
                     }
                     continue;
                 }
             }
-            due = due.or(Some(Instant::now() + COALESCE));
+            write_at = write_at.or(Some(Instant::now() + COALESCE_TIME));
         }
     }
 
     async fn write(&self, api: &Api<Mesh>, mesh: &Mesh) {
         let name = mesh.name_any();
-        let (dataplanes, services) = self.members(&MeshName::from(name.as_str()));
-        let Some(status) = status(mesh, dataplanes, services, Timestamp::now()) else {
+        let (dataplanes, services) = self.count_members(&MeshName::from(name.as_str()));
+        let Some(status) = changed_status(mesh, dataplanes, services, Timestamp::now()) else {
             return;
         };
         let types = Mesh::type_meta();
@@ -102,7 +102,8 @@ impl MeshStatuses {
         }
     }
 
-    fn members(&self, mesh: &MeshName) -> (usize, usize) {
+    /// Returns the number of Dataplanes and of services of a mesh.
+    fn count_members(&self, mesh: &MeshName) -> (usize, usize) {
         let index = self.index.read();
         let view = index.view();
         (view.dataplanes_of(mesh).count(), view.services(mesh).count())
@@ -110,7 +111,7 @@ impl MeshStatuses {
 }
 
 /// Returns the status to write; `None` when it is up to date.
-fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Option<MeshStatus> {
+fn changed_status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Option<MeshStatus> {
     let before = mesh.status.clone().unwrap_or_default();
     let converted = kermode_model::Mesh::try_from(mesh);
     let mtls = match &converted {
@@ -130,11 +131,12 @@ fn status(mesh: &Mesh, dataplanes: usize, services: usize, now: Timestamp) -> Op
             format!("{error}. The last valid version stays in force."),
         ),
     };
-    let unchanged = before
+    let unchanged_condition = before
         .conditions
         .iter()
         .find(|condition| condition.status == accepted);
-    let changed_at = unchanged.map_or(Time(now), |condition| condition.last_transition_time.clone());
+    let changed_at =
+        unchanged_condition.map_or(Time(now), |condition| condition.last_transition_time.clone());
     let wanted = MeshStatus {
         mtls,
         dataplanes,
@@ -168,14 +170,14 @@ mod tests {
     fn status_is_written_only_when_it_changed() {
         let backend = json!({"name": "ca", "type": "builtin"});
         let mut mesh = mk_mesh(json!({"enabledBackend": "ca", "backends": [backend]}));
-        let first = status(&mesh, 2, 1, at(1)).expect("the first status");
+        let first = changed_status(&mesh, 2, 1, at(1)).expect("the first status");
         assert_eq!(
             (first.mtls.as_deref(), first.dataplanes, first.services),
             (Some("STRICT"), 2, 1)
         );
         mesh.status = Some(first);
-        assert_eq!(status(&mesh, 2, 1, at(2)), None);
-        let second = status(&mesh, 3, 1, at(3)).expect("a changed number");
+        assert_eq!(changed_status(&mesh, 2, 1, at(2)), None);
+        let second = changed_status(&mesh, 3, 1, at(3)).expect("a changed number");
         assert_eq!(second.conditions[0].last_transition_time, Time(at(1)));
     }
 
@@ -186,7 +188,7 @@ mod tests {
             mtls: Some("STRICT".to_owned()),
             ..MeshStatus::default()
         });
-        let written = status(&mesh, 0, 0, at(1)).expect("a changed status");
+        let written = changed_status(&mesh, 0, 0, at(1)).expect("a changed status");
         assert_eq!(written.mtls.as_deref(), Some("STRICT"));
         assert_eq!(written.conditions[0].status, "False");
         assert!(

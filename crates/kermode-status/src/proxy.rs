@@ -10,15 +10,16 @@ use kermode_protocol::ads::Versions;
 use kermode_xds::server::{ConfigurationVersions, Progress, Report};
 
 /// Number of characters of Envoy's error message that are kept.
-const MAX_MESSAGE: usize = 1024;
+const MAX_MESSAGE_LENGTH: usize = 1024;
 /// Number of rejected resources that are named.
-const MAX_NAMES: usize = 10;
+const MAX_REJECTED_NAMES: usize = 10;
 
 /// State of a proxy that is connected, or that has disconnected and whose status is still to be written.
 #[derive(Debug, Default)]
-pub(super) struct Proxy {
+pub(super) struct ProxyState {
     /// Number of the newest stream; `None` when it has ended.
     stream: Option<u64>,
+    /// Versions of agent and Envoy.
     versions: Versions,
     progress: Progress,
     /// Current versions of the newest stream's configuration; newer than those in `progress`.
@@ -27,7 +28,7 @@ pub(super) struct Proxy {
     connection_changed_at: Timestamp,
     acceptance_changed_at: Timestamp,
     /// Time of the last write of the status.
-    pub(super) written: Option<Instant>,
+    pub(super) written_at: Option<Instant>,
 }
 
 /// Urgency of writing the change that a report made.
@@ -39,11 +40,11 @@ pub(super) enum Urgency {
     Soon,
     /// The proxy disconnected and may reconnect.
     Disconnected,
-    /// Only version numbers changed.
+    /// Only configuration versions changed.
     Versions,
 }
 
-impl Proxy {
+impl ProxyState {
     pub(super) fn is_connected(&self) -> bool {
         self.stream.is_some()
     }
@@ -75,10 +76,10 @@ impl Proxy {
                     kind: (*kind).to_owned(),
                     resources: resources
                         .iter()
-                        .take(MAX_NAMES)
+                        .take(MAX_REJECTED_NAMES)
                         .map(|name| (*name).to_owned())
                         .collect(),
-                    message: message.chars().take(MAX_MESSAGE).collect(),
+                    message: message.chars().take(MAX_MESSAGE_LENGTH).collect(),
                 });
                 Urgency::Soon
             }
@@ -130,11 +131,11 @@ impl Proxy {
                     last_rejection: self.last_rejection.clone(),
                 },
             }),
-            conditions: vec![self.connected(replica), self.accepted()],
+            conditions: vec![self.connected_condition(replica), self.accepted_condition()],
         }
     }
 
-    fn connected(&self, replica: &str) -> Condition {
+    fn connected_condition(&self, replica: &str) -> Condition {
         let (reason, message) = if self.is_connected() {
             (
                 "StreamOpen",
@@ -154,7 +155,7 @@ impl Proxy {
         )
     }
 
-    fn accepted(&self) -> Condition {
+    fn accepted_condition(&self) -> Condition {
         let Progress {
             acknowledged,
             rejected_resources,
@@ -227,8 +228,8 @@ mod tests {
         Timestamp::from_second(second).expect("a time")
     }
 
-    fn connected() -> Proxy {
-        let mut proxy = Proxy::default();
+    fn mk_connected_proxy() -> ProxyState {
+        let mut proxy = ProxyState::default();
         let versions = Versions {
             agent: "0.1.0".to_owned(),
             envoy: "1.40.0".to_owned(),
@@ -240,7 +241,7 @@ mod tests {
         proxy
     }
 
-    fn progress(sent: u64, acknowledged: u64, rejected_resources: usize) -> Report<'static> {
+    fn mk_progress(sent: u64, acknowledged: u64, rejected_resources: usize) -> Report<'static> {
         Report::Progress(Progress {
             sent,
             acknowledged,
@@ -248,7 +249,7 @@ mod tests {
         })
     }
 
-    fn statuses(proxy: &Proxy) -> Vec<String> {
+    fn condition_statuses(proxy: &ProxyState) -> Vec<String> {
         let conditions = proxy.status("cp-1").conditions;
         conditions
             .into_iter()
@@ -258,15 +259,24 @@ mod tests {
 
     #[test]
     fn first_acknowledgement_is_urgent_and_later_ones_are_not() {
-        let mut proxy = connected();
+        let mut proxy = mk_connected_proxy();
         assert_eq!(
-            statuses(&proxy),
+            condition_statuses(&proxy),
             ["Connected=True", "ConfigurationAccepted=Unknown"]
         );
-        assert_eq!(proxy.on_report(1, &progress(7, 0, 0), at(2)), Urgency::Versions);
-        assert_eq!(proxy.on_report(1, &progress(7, 7, 0), at(2)), Urgency::Soon);
-        assert_eq!(proxy.on_report(1, &progress(9, 9, 0), at(3)), Urgency::Versions);
-        assert_eq!(statuses(&proxy), ["Connected=True", "ConfigurationAccepted=True"]);
+        assert_eq!(
+            proxy.on_report(1, &mk_progress(7, 0, 0), at(2)),
+            Urgency::Versions
+        );
+        assert_eq!(proxy.on_report(1, &mk_progress(7, 7, 0), at(2)), Urgency::Soon);
+        assert_eq!(
+            proxy.on_report(1, &mk_progress(9, 9, 0), at(3)),
+            Urgency::Versions
+        );
+        assert_eq!(
+            condition_statuses(&proxy),
+            ["Connected=True", "ConfigurationAccepted=True"]
+        );
         proxy.configuration_versions = Arc::new(ConfigurationVersions::from(Progress {
             sent: 11,
             acknowledged: 10,
@@ -279,24 +289,24 @@ mod tests {
                 sidecar.configuration.acknowledged.as_str()
             ),
             ("11", "10"),
-            "current versions, including unreported ones"
+            "the status has the current versions, which no report has yet"
         );
         assert_eq!(sidecar.version, "0.1.0");
     }
 
     #[test]
     fn rejection_is_kept_after_the_resource_is_accepted() {
-        let mut proxy = connected();
+        let mut proxy = mk_connected_proxy();
         let rejected = Report::Rejected {
             kind: "Listener",
             resources: &["inbound:10.0.0.1:80"],
             message: "no such filter",
         };
         assert_eq!(proxy.on_report(1, &rejected, at(2)), Urgency::Soon);
-        assert_eq!(proxy.on_report(1, &progress(2, 0, 1), at(2)), Urgency::Soon);
-        assert_eq!(statuses(&proxy)[1], "ConfigurationAccepted=False");
-        assert_eq!(proxy.on_report(1, &progress(3, 3, 0), at(5)), Urgency::Soon);
-        assert_eq!(statuses(&proxy)[1], "ConfigurationAccepted=True");
+        assert_eq!(proxy.on_report(1, &mk_progress(2, 0, 1), at(2)), Urgency::Soon);
+        assert_eq!(condition_statuses(&proxy)[1], "ConfigurationAccepted=False");
+        assert_eq!(proxy.on_report(1, &mk_progress(3, 3, 0), at(5)), Urgency::Soon);
+        assert_eq!(condition_statuses(&proxy)[1], "ConfigurationAccepted=True");
         let status = proxy.status("cp-1");
         assert_eq!(status.conditions[1].last_transition_time, Time(at(5)));
         let last = status
@@ -307,7 +317,7 @@ mod tests {
 
     #[test]
     fn end_of_a_superseded_stream_changes_nothing() {
-        let mut proxy = connected();
+        let mut proxy = mk_connected_proxy();
         let reconnected = Report::Connected(Versions::default(), Arc::default());
         proxy.on_report(2, &reconnected, at(2));
         assert_eq!(proxy.on_report(1, &Report::Disconnected, at(3)), Urgency::None);
@@ -316,8 +326,8 @@ mod tests {
             proxy.on_report(2, &Report::Disconnected, at(4)),
             Urgency::Disconnected
         );
-        assert_eq!(statuses(&proxy)[0], "Connected=False");
+        assert_eq!(condition_statuses(&proxy)[0], "Connected=False");
         let sidecar = proxy.status("cp-1").sidecar.expect("a sidecar");
-        assert_eq!(sidecar.control_plane, "", "not connected");
+        assert_eq!(sidecar.control_plane, "", "a disconnected proxy has no replica");
     }
 }

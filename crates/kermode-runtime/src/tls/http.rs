@@ -15,16 +15,17 @@ use tokio_rustls::server::TlsStream;
 
 use super::{BrokenConnection, ConnectionSignals, Protocol};
 
-/// Time after which an idle connection is closed. The API server reuses idle connections for 90 s, as Go's clients do. If the
-/// server closed them earlier, a request could cross the close, and a webhook with failure policy Fail would deny a Pod.
-const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_mins(2);
+/// Time after which an idle HTTP/1.1 connection is closed. The API server reuses idle connections for 90 s, as Go's
+/// clients do. If the server closed them earlier, a request could cross the close, and a webhook with failure policy
+/// Fail would deny a Pod.
+const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Limit on the buffered response of one stream whose client reads slowly, in bytes: two frames.
-const SEND_BUFFER: usize = 32 * 1024;
+const SEND_BUFFER_SIZE: usize = 32 * 1024;
 /// Limit on concurrent requests of one connection.
-const MAX_STREAMS: u32 = 1024;
+const MAX_CONCURRENT_REQUESTS: u32 = 1024;
 
-/// Serves the protocol that the TLS handshake negotiated. Detecting the protocol from the first bytes would wait for a client
-/// that sends nothing.
+/// Serves the protocol that the TLS handshake negotiated. Detecting the protocol from the first bytes would wait for a
+/// client that sends nothing.
 impl Protocol for Router {
     fn names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
@@ -44,21 +45,21 @@ impl Protocol for Router {
         });
         let io = TokioIo::new(stream);
         if is_h2 {
-            Box::pin(serve_until(
+            Box::pin(serve_until_shutdown(
                 shutdown,
-                Box::pin(http2().serve_connection(io, service)),
+                Box::pin(http2_builder().serve_connection(io, service)),
             ))
         } else {
-            Box::pin(serve_until(
+            Box::pin(serve_until_shutdown(
                 shutdown,
-                Box::pin(http1().serve_connection(io, service)),
+                Box::pin(http1_builder().serve_connection(io, service)),
             ))
         }
     }
 }
 
 /// Drives a connection until its end. Once `shutdown` completes, only requests in progress are served.
-async fn serve_until<C>(
+async fn serve_until_shutdown<C>(
     shutdown: impl Future<Output = ()>,
     mut connection: Pin<Box<C>>,
 ) -> Result<(), BrokenConnection>
@@ -72,19 +73,17 @@ where
     Ok(connection.await?)
 }
 
-fn http1() -> http1::Builder {
+fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(NEXT_REQUEST_TIMEOUT);
+    builder.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder
 }
 
-fn http2() -> http2::Builder<TokioExecutor> {
+fn http2_builder() -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
-        .max_send_buf_size(SEND_BUFFER)
-        .max_concurrent_streams(MAX_STREAMS);
+        .max_send_buf_size(SEND_BUFFER_SIZE)
+        .max_concurrent_streams(MAX_CONCURRENT_REQUESTS);
     builder
 }

@@ -14,15 +14,15 @@ use tokio_rustls::TlsConnector;
 use super::*;
 use crate::shutdown;
 
-/// Time after which a test fails.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of a wait. A test that waits longer has failed.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const OTHER_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
 
 struct Server {
     address: SocketAddr,
-    connector: Arc<ClientConfig>,
-    trigger: shutdown::Trigger,
+    client_config: Arc<ClientConfig>,
+    shutdown_trigger: shutdown::Trigger,
     serving: JoinHandle<Result<(), TlsError>>,
 }
 
@@ -38,7 +38,7 @@ impl Server {
         let certificate = ServingCertificate::new(chain, key.into()).expect("a pair");
         let listener = TcpListener::bind((ADDRESS, 0)).await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        let (trigger, shutdown) = shutdown::channel();
+        let (shutdown_trigger, shutdown) = shutdown::channel();
         let router = Router::new().route("/", get(async || "hello"));
         let serving = tokio::spawn(serve_with_limits(limits, listener, certificate, router, shutdown));
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -48,14 +48,14 @@ impl Server {
             .with_no_client_auth();
         Self {
             address,
-            connector: Arc::new(config),
-            trigger,
+            client_config: Arc::new(config),
+            shutdown_trigger,
             serving,
         }
     }
 
     async fn connect(&self, from: IpAddr, protocols: &[&[u8]]) -> std::io::Result<Client> {
-        let mut config = (*self.connector).clone();
+        let mut config = (*self.client_config).clone();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let socket = TcpSocket::new_v4()?;
         socket.bind((from, 0).into())?;
@@ -65,10 +65,10 @@ impl Server {
     }
 }
 
-/// Whether the server closes the connection, with or without an error.
+/// Returns whether the server closes the connection, with or without an error.
 async fn is_closed(client: &mut Client) -> bool {
     let mut rest = Vec::new();
-    tokio::time::timeout(TIMEOUT, client.read_to_end(&mut rest))
+    tokio::time::timeout(TEST_TIMEOUT, client.read_to_end(&mut rest))
         .await
         .is_ok()
 }
@@ -86,7 +86,7 @@ async fn send_request(client: &mut Client) -> String {
 async fn client_without_a_request_is_disconnected() {
     let server = Server::start(ServerLimits {
         connections: 8,
-        per_source: 8,
+        per_address: 8,
         first_request: Duration::from_millis(200),
     })
     .await;
@@ -94,7 +94,7 @@ async fn client_without_a_request_is_disconnected() {
     for protocols in [&[][..], &[http1], &[b"h2"]] {
         let mut silent = server.connect(ADDRESS, protocols).await.expect("a handshake");
         assert!(is_closed(&mut silent).await, "{protocols:?}, nothing sent");
-        // The beginning of HTTP/2's preface, and of no valid HTTP/1.1 request.
+        // The beginning of HTTP/2's preface, which is no beginning of a valid HTTP/1.1 request.
         let mut slow = server.connect(ADDRESS, protocols).await.expect("a handshake");
         slow.write_all(b"PRI * HTTP").await.expect("an open connection");
         assert!(is_closed(&mut slow).await, "{protocols:?}, part of a request");
@@ -107,11 +107,11 @@ async fn client_without_a_request_is_disconnected() {
 }
 
 #[tokio::test]
-async fn connection_with_a_request_outlives_the_limit_of_the_first_request() {
+async fn connection_with_a_request_stays_open_after_the_time_limit_of_the_first_request() {
     let request_received = Arc::new(Notify::new());
     request_received.notify_one();
     let connection = Box::pin(std::future::pending());
-    let mut serving = std::pin::pin!(close_without_request(
+    let mut serving = std::pin::pin!(serve_with_first_request_timeout(
         request_received,
         Duration::ZERO,
         connection
@@ -125,7 +125,7 @@ async fn connection_with_a_request_outlives_the_limit_of_the_first_request() {
 async fn connection_serves_another_request_after_a_pause() {
     let server = Server::start(ServerLimits {
         connections: 8,
-        per_source: 8,
+        per_address: 8,
         first_request: Duration::from_millis(200),
     })
     .await;
@@ -149,8 +149,8 @@ async fn connection_serves_another_request_after_a_pause() {
 async fn connections_of_one_address_are_limited() {
     let server = Server::start(ServerLimits {
         connections: 8,
-        per_source: 2,
-        first_request: TIMEOUT,
+        per_address: 2,
+        first_request: TEST_TIMEOUT,
     })
     .await;
     let mut first = server.connect(ADDRESS, &[]).await.expect("within the limit");
@@ -165,7 +165,7 @@ async fn connections_of_one_address_are_limited() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(TIMEOUT, reconnected)
+    tokio::time::timeout(TEST_TIMEOUT, reconnected)
         .await
         .expect("a permit was released");
 }
@@ -174,8 +174,8 @@ async fn connections_of_one_address_are_limited() {
 async fn shutdown_closes_connections_without_a_request_at_once() {
     let server = Server::start(ServerLimits {
         connections: 8,
-        per_source: 8,
-        first_request: TIMEOUT,
+        per_address: 8,
+        first_request: TEST_TIMEOUT,
     })
     .await;
     let mut used = server
@@ -186,9 +186,12 @@ async fn shutdown_closes_connections_without_a_request_at_once() {
     let mut idle = server.connect(ADDRESS, &[b"h2"]).await.expect("a handshake");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     idle.write_all(preface).await.expect("an open connection");
-    server.trigger.shut_down();
+    server.shutdown_trigger.shut_down();
     assert!(is_closed(&mut used).await, "HTTP/1.1");
     drop(idle);
-    let result = tokio::time::timeout(TIMEOUT, server.serving).await;
-    result.expect("an end").expect("no panic").expect("TLS");
+    let result = tokio::time::timeout(TEST_TIMEOUT, server.serving).await;
+    result
+        .expect("the server ends")
+        .expect("no panic")
+        .expect("no error");
 }

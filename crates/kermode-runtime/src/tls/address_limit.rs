@@ -1,5 +1,5 @@
 //! Limit on the connections from one address, so that one client cannot use all connections of the server. Unlike
-//! `kermode-limit`, it logs the first refused connection of an address.
+//! `kermode-limit`, it logs the first rejected connection of an address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,61 +9,65 @@ use parking_lot::Mutex;
 
 /// Number of open connections by address. Cheap to clone. Addresses without connections are removed.
 #[derive(Clone, Debug)]
-pub(super) struct SourceLimit {
+pub(super) struct AddressLimit {
     limit: usize,
-    sources: Arc<Mutex<HashMap<IpAddr, Source>>>,
+    addresses: Arc<Mutex<HashMap<IpAddr, AddressState>>>,
 }
 
 #[derive(Debug, Default)]
-struct Source {
+struct AddressState {
     connections: usize,
-    /// Whether a refused connection was logged already. A client must not be able to fill the log.
-    refusal_logged: bool,
+    /// Whether a rejected connection was logged. Further ones are not, so that a client cannot fill the log.
+    is_rejection_logged: bool,
 }
 
 /// Permit for one connection, released when dropped.
 #[derive(Debug)]
-pub(super) struct SourcePermit {
-    limit: SourceLimit,
+pub(super) struct AddressPermit {
+    limit: AddressLimit,
     address: IpAddr,
 }
 
-impl SourceLimit {
+impl AddressLimit {
     /// Creates the limit, in connections from one address.
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
-            sources: Arc::default(),
+            addresses: Arc::default(),
         }
     }
 
     /// Acquires a permit. Returns `None` if the address is at its limit.
-    pub(super) fn try_acquire(&self, address: IpAddr) -> Option<SourcePermit> {
+    pub(super) fn try_acquire(&self, address: IpAddr) -> Option<AddressPermit> {
         // A dual-stack socket reports IPv4 peers as mapped addresses.
         let address = address.to_canonical();
-        let mut sources = self.sources.lock();
-        let source = sources.entry(address).or_default();
-        if source.connections >= self.limit {
-            if !std::mem::replace(&mut source.refusal_logged, true) {
-                tracing::warn!(%address, limit = self.limit, "too many connections from one address, refusing more");
+        let mut addresses = self.addresses.lock();
+        let state = addresses.entry(address).or_default();
+        if state.connections >= self.limit {
+            if !std::mem::replace(&mut state.is_rejection_logged, true) {
+                tracing::warn!(
+                    %address,
+                    limit = self.limit,
+                    "too many connections from one address: further ones are closed"
+                );
             }
             return None;
         }
-        source.connections += 1;
-        Some(SourcePermit {
+        state.connections += 1;
+        Some(AddressPermit {
             limit: self.clone(),
             address,
         })
     }
 }
 
-impl Drop for SourcePermit {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
-        let mut sources = self.limit.sources.lock();
-        if let Some(source) = sources.get_mut(&self.address) {
-            source.connections -= 1;
-            if source.connections == 0 {
-                sources.remove(&self.address);
+        let mut addresses = self.limit.addresses.lock();
+        if let Some(state) = addresses.get_mut(&self.address) {
+            state.connections -= 1;
+            if state.connections == 0 {
+                addresses.remove(&self.address);
             }
         }
     }
@@ -75,7 +79,7 @@ mod tests {
 
     #[test]
     fn address_is_limited_and_removed_with_its_last_connection() {
-        let limit = SourceLimit::new(2);
+        let limit = AddressLimit::new(2);
         let address: IpAddr = [10, 0, 0, 1].into();
         let first = limit.try_acquire(address).expect("a permit");
         let second = limit.try_acquire("::ffff:10.0.0.1".parse().expect("an address"));
@@ -88,6 +92,6 @@ mod tests {
         drop(first);
         assert!(limit.try_acquire(address).is_some());
         drop(second);
-        assert!(limit.sources.lock().is_empty());
+        assert!(limit.addresses.lock().is_empty());
     }
 }
