@@ -14,32 +14,33 @@ use tokio::time::{Sleep, sleep};
 use crate::handler::{AfterCall, CallHandler};
 use crate::repoll::Repoll;
 
-/// Maximum number of concurrent calls of a connection. An agent makes at most four: ADS, trust bundles, a certificate and
-/// the removal of its endpoint.
+/// Maximum number of concurrent calls of a connection. An agent makes at most four: ADS, trust bundles, a certificate
+/// and the removal of its endpoint.
 const MAX_CONCURRENT_CALLS: u32 = 32;
 /// Maximum size of the headers of a request, in bytes. A service-account token takes about 2,000.
 const MAX_HEADER_SIZE: u32 = 16 * 1024;
-/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that a call whose handler does not
-/// read does not block the others.
+/// Receive window of a connection, in bytes. It exceeds the 64 KiB window of a call, so that a call whose handler does
+/// not read does not block the others.
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Size of the send buffer of a call, in bytes: two frames. Bounds the memory that a slow client takes.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
 
-/// Time after which a connection without calls is sent GOAWAY, and time after GOAWAY after which a connection with calls is
-/// dropped. Bounds the time for which an unused connection, or a client that ignores GOAWAY, occupies a connection slot.
+/// Time without calls after which a connection is sent GOAWAY; also the time from GOAWAY until a connection with open
+/// calls is dropped. Bounds the time for which an unused connection, or a client that ignores GOAWAY, occupies a
+/// connection slot.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Output of the futures that are polled together with the connection.
-enum Event {
+enum DriverEvent {
     CallEnded(AfterCall),
     ShutdownRequested,
 }
 
 /// Serves a connection until it ends. Calls `on_call` for every accepted call.
 ///
-/// Once `shutdown` completes, the client is sent GOAWAY and the connection ends with its last call, or a minute later. A
-/// connection without calls is sent GOAWAY after a minute. This function has no timeout for the first call; the caller has
-/// to set one.
+/// Once `shutdown` completes, the client is sent GOAWAY and the connection ends with its last call, or a minute later.
+/// A connection without calls is sent GOAWAY after a minute. This function has no timeout for the first call; the
+/// caller has to set one.
 ///
 /// # Errors
 /// When the connection breaks or the client violates HTTP/2.
@@ -73,7 +74,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: CallHandler,
 {
-    let mut shutdown = shutdown.map(|()| Event::ShutdownRequested).boxed();
+    let mut shutdown = shutdown.map(|()| DriverEvent::ShutdownRequested).boxed();
     let connection = tokio::select! {
         connection = handshake => Box::new(connection?),
         _ = &mut shutdown => return Ok(()),
@@ -94,7 +95,9 @@ where
 /// State of a connection after its handshake.
 struct Driver<IO> {
     connection: Box<Connection<IO, Bytes>>,
-    events: FuturesUnordered<BoxFuture<'static, Event>>,
+    /// The open calls, and the shutdown signal.
+    events: FuturesUnordered<BoxFuture<'static, DriverEvent>>,
+    /// Number of calls that have not ended.
     open_calls: usize,
     /// Whether GOAWAY was sent.
     is_closing: bool,
@@ -112,8 +115,8 @@ where
                 // Calls are polled before the connection, which then writes their responses.
                 biased;
                 Some(event) = self.events.next() => match event {
-                    Event::CallEnded(after) => self.end_call(after),
-                    Event::ShutdownRequested => self.close(),
+                    DriverEvent::CallEnded(after) => self.end_call(after),
+                    DriverEvent::ShutdownRequested => self.close(),
                 },
                 call = self.connection.accept() => {
                     let Some(call) = call else { return Ok(()) };
@@ -121,7 +124,7 @@ where
                     on_call();
                     self.start_call(handler.clone().serve(request, respond));
                 }
-                () = elapsed(&mut self.deadline) => {
+                () = wait_for_deadline(&mut self.deadline) => {
                     if self.is_closing {
                         return Ok(());
                     }
@@ -136,7 +139,7 @@ where
         if !self.is_closing {
             self.deadline = None;
         }
-        self.events.push(call.map(Event::CallEnded).boxed());
+        self.events.push(call.map(DriverEvent::CallEnded).boxed());
     }
 
     fn end_call(&mut self, after: AfterCall) {
@@ -159,7 +162,7 @@ where
 }
 
 /// Completes at the deadline, or never if there is none.
-async fn elapsed(deadline: &mut Option<Pin<Box<Sleep>>>) {
+async fn wait_for_deadline(deadline: &mut Option<Pin<Box<Sleep>>>) {
     match deadline {
         Some(deadline) => deadline.await,
         None => std::future::pending().await,

@@ -1,8 +1,9 @@
 //! A future that is polled again immediately if it was woken during its own poll.
 //!
-//! The calls of a connection and the connection itself are polled in one task and wake it for each other: a call by sending
-//! a response, the connection by receiving a request. The runtime would queue the woken task behind all other tasks, which
-//! are thousands when a change is pushed to a whole mesh. By then the connection's memory would have left the CPU caches.
+//! The calls of a connection and the connection itself are polled in one task and wake it for each other: a call by
+//! sending a response, the connection by receiving a request. The runtime would queue the woken task behind all other
+//! tasks, which are thousands when a change is pushed to a whole mesh. By then the connection's memory would have left
+//! the CPU caches.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use futures::future::BoxFuture;
 use futures::task::AtomicWaker;
 
-/// Maximum number of consecutive polls. After it the task yields, so that others are not delayed.
+/// Maximum number of consecutive polls. After them the task yields, so that other tasks are not delayed.
 const MAX_POLLS: usize = 8;
 
 /// State between polls: the next wake-up has to wake the task.
@@ -25,24 +26,26 @@ const WOKEN: u8 = 2;
 /// Polls a future again while it wakes itself, up to [`MAX_POLLS`] times.
 pub(crate) struct Repoll<T> {
     future: BoxFuture<'static, T>,
-    signal: Arc<Signal>,
+    wake_state: Arc<WakeState>,
     waker: Waker,
 }
 
 /// State that the future's wakers share.
 #[derive(Debug, Default)]
-struct Signal {
+struct WakeState {
+    /// [`IDLE`], [`POLLING`] or [`WOKEN`].
     state: AtomicU8,
+    /// Waker of the task that polls the [`Repoll`].
     task: AtomicWaker,
 }
 
 impl<T> Repoll<T> {
     pub(crate) fn new(future: BoxFuture<'static, T>) -> Self {
-        let signal = Arc::new(Signal::default());
-        let waker = Waker::from(signal.clone());
+        let wake_state = Arc::new(WakeState::default());
+        let waker = Waker::from(wake_state.clone());
         Self {
             future,
-            signal,
+            wake_state,
             waker,
         }
     }
@@ -54,20 +57,22 @@ impl<T> Future for Repoll<T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
         let Self {
             future,
-            signal,
+            wake_state,
             waker,
         } = &mut *self;
-        signal.task.register(context.waker());
+        wake_state.task.register(context.waker());
         for _ in 0..MAX_POLLS {
-            // A swap rather than a store, because the poll has to see all writes before the wake-up that is overwritten here.
-            signal.state.swap(POLLING, Ordering::AcqRel);
+            // A swap rather than a store, because the poll has to see all writes before the wake-up that is overwritten
+            // here.
+            wake_state.state.swap(POLLING, Ordering::AcqRel);
             if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
                 return Poll::Ready(output);
             }
-            let idle = signal
+            let was_not_woken = wake_state
                 .state
-                .compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire);
-            if idle.is_ok() {
+                .compare_exchange(POLLING, IDLE, Ordering::AcqRel, Ordering::Acquire)
+                .is_ok();
+            if was_not_woken {
                 return Poll::Pending;
             }
         }
@@ -77,7 +82,7 @@ impl<T> Future for Repoll<T> {
     }
 }
 
-impl Wake for Signal {
+impl Wake for WakeState {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -109,8 +114,8 @@ mod tests {
         repoll.poll_unpin(&mut Context::from_waker(&Waker::from(task.clone())))
     }
 
-    /// Returns a future that wakes itself during each of its first `times` polls.
-    fn waking_itself(times: u8) -> Repoll<u8> {
+    /// Makes a future that wakes itself during each of its first `times` polls.
+    fn mk_self_waking(times: u8) -> Repoll<u8> {
         let mut polled = 0;
         Repoll::new(Box::pin(std::future::poll_fn(move |context| {
             polled += 1;
@@ -125,14 +130,14 @@ mod tests {
     #[test]
     fn future_that_wakes_itself_is_polled_without_waking_its_task() {
         let task = Arc::new(WakeCounter::default());
-        assert_eq!(poll(&mut waking_itself(3), &task), Poll::Ready(4));
+        assert_eq!(poll(&mut mk_self_waking(3), &task), Poll::Ready(4));
         assert_eq!(task.0.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn future_that_always_wakes_itself_yields_after_eight_polls() {
         let task = Arc::new(WakeCounter::default());
-        let mut repoll = waking_itself(10);
+        let mut repoll = mk_self_waking(10);
         assert_eq!(poll(&mut repoll, &task), Poll::Pending);
         assert_eq!(task.0.load(Ordering::Relaxed), 1);
         assert_eq!(poll(&mut repoll, &task), Poll::Ready(11));

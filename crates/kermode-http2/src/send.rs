@@ -24,5 +24,6 @@ pub async fn send_some(stream: &mut SendStream<Bytes>, data: &mut Bytes) -> Resu
 
 /// Completes when the client resets the call or its connection ends.
 pub async fn wait_for_reset(stream: &mut SendStream<Bytes>) {
+    // An error means that the connection has ended.
     let _ = poll_fn(|context| stream.poll_reset(context)).await;
 }

@@ -21,7 +21,7 @@ use crate::send::{send_some, wait_for_reset};
 /// Time within which the service has to return the headers of the response. Includes receiving the request and
 /// authenticating the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time within which the client has to read one message.
+/// Time within which the client has to accept one message of the response.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves calls with a service. The connection stays open after every call.
@@ -104,7 +104,7 @@ pub(crate) async fn send_all(stream: &mut SendStream<Bytes>, mut data: Bytes) ->
     Ok(())
 }
 
-/// Body of a request. Reading it opens the client's window again.
+/// Body of a request. Reading it releases flow-control capacity to the client.
 #[derive(Debug)]
 pub struct RequestBody(RecvStream);
 

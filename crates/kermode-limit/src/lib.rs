@@ -116,28 +116,28 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         })
     }
 
-    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded, because its holder may be
-    /// a broken connection that has not timed out yet.
+    /// Acquires a revocable permit. At the limit, the key's oldest revocable permit is superseded, because its holder
+    /// may be a broken connection that has not timed out yet.
     ///
     /// # Errors
     /// When the limit is reached and the key has no revocable permit to supersede.
     pub fn acquire_superseding(&self, key: &K) -> Result<RevocablePermit<K>, LimitReached> {
         let mut granted = self.granted.lock();
+        let held = granted.keys.get(key);
+        let can_supersede = held.is_some_and(|permits| !permits.revocable.is_empty());
+        let is_key_full = held.map_or(0, KeyPermits::len) >= self.per_key;
         let is_full = granted.total >= self.total;
-        let (held, can_supersede) = granted.keys.get(key).map_or((0, false), |permits| {
-            (permits.len(), !permits.revocable.is_empty())
-        });
         if !can_supersede {
             if is_full {
                 return Err(LimitReached::Total(self.total));
             }
-            if held >= self.per_key {
+            if is_key_full {
                 return Err(LimitReached::PerKey(self.per_key));
             }
         }
         granted.total += 1;
         let permits = granted.keys.entry(key.clone()).or_default();
-        if is_full || held >= self.per_key {
+        if is_full || is_key_full {
             permits.revocable.pop_front();
         }
         let (sender, revoked) = oneshot::channel();
@@ -149,24 +149,26 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         })
     }
 
-    /// Number of keys with permits that are not revoked.
+    /// Returns the number of keys with permits that are not revoked.
     pub fn key_count(&self) -> usize {
         self.granted.lock().keys.len()
     }
 
-    /// Number of permits, including revoked ones that are not dropped yet.
+    /// Returns the number of permits, including revoked ones that are not dropped yet.
     pub fn permit_count(&self) -> usize {
         self.granted.lock().total
     }
 
-    /// Evicts all revocable permits of up to `count` keys, chosen at random. Returns the number of keys chosen.
+    /// Evicts all revocable permits of up to `count` keys, starting with a random key. Returns the number of evicted
+    /// keys.
     pub fn revoke_keys(&self, count: usize) -> usize {
         let mut granted = self.granted.lock();
         // Starts at a random key, so that the same keys are not evicted every time.
         let start = fastrand::usize(..=granted.keys.len());
-        let (before, after) = (granted.keys.iter().take(start), granted.keys.iter().skip(start));
-        let revocable = after
-            .chain(before)
+        let before_start = granted.keys.iter().take(start);
+        let from_start = granted.keys.iter().skip(start);
+        let revocable = from_start
+            .chain(before_start)
             .filter(|(_, permits)| !permits.revocable.is_empty());
         let chosen: Vec<_> = revocable.take(count).map(|(key, _)| key.clone()).collect();
         for key in &chosen {

@@ -1,7 +1,7 @@
 //! Limits on rates: a token bucket, a token bucket per key, and a fixed window. No IO; the clock is passed in.
 //!
-//! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines and
-//! Events: the number per period is exact, and suppressed ones are counted.
+//! [`TokenBucket`] and [`KeyedRateLimit`] bound work: a burst passes, then a steady rate. [`Window`] bounds log lines
+//! and Events: the number of lines per period is exact, and suppressed lines are counted.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// Upper bound of the idle time for which a bucket gains tokens. Bounds the floating-point error.
 const MAX_IDLE: Duration = Duration::from_hours(1);
+/// Number of keys below which full buckets are not removed.
+const MIN_PRUNE_AT: usize = 1024;
 
 /// Rate of a token bucket.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,14 +34,12 @@ pub struct TokenBucket {
 pub struct KeyedRateLimit<K> {
     rate: Rate,
     buckets: HashMap<K, TokenBucket>,
-    /// Number of keys at which full buckets are removed next.
+    /// Number of keys at which full buckets are next removed.
     prune_at: usize,
 }
 
-/// Number of keys below which full buckets are not removed.
-const MIN_PRUNE_AT: usize = 1024;
-
-/// Fixed window: at most `limit` admissions per `period`, which starts with its first admission. Counts suppressed ones.
+/// Fixed window: at most `limit` admissions per `period`, which starts with its first admission. Counts the suppressed
+/// requests.
 #[derive(Clone, Debug)]
 pub struct Window {
     limit: u32,
@@ -70,7 +70,7 @@ impl TokenBucket {
         has_token
     }
 
-    /// Whether [`Self::try_take`] would succeed.
+    /// Returns whether [`Self::try_take`] would succeed.
     pub fn has_token(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.tokens >= 1.0
@@ -100,7 +100,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
         }
     }
 
-    /// Whether [`Self::try_take`] would succeed for the key. Does not store a new key.
+    /// Returns whether [`Self::try_take`] would succeed for the key. Does not store a new key.
     pub fn has_token(&mut self, key: &K, now: Instant) -> bool {
         self.buckets
             .get_mut(key)
@@ -120,7 +120,7 @@ impl<K: Eq + Hash> KeyedRateLimit<K> {
             .try_take(now)
     }
 
-    /// Number of keys that have a bucket.
+    /// Returns the number of keys that have a bucket.
     pub fn key_count(&self) -> usize {
         self.buckets.len()
     }
@@ -140,11 +140,13 @@ impl Window {
         }
     }
 
-    /// Returns the number suppressed since the last admission if one more is admitted, or `None` at the limit.
+    /// Admits a request and returns the number of requests suppressed since the last admission. Returns `None` at the
+    /// limit.
     pub fn try_admit(&mut self, now: Instant) -> Option<u64> {
         let is_over = |start| now.saturating_duration_since(start) >= self.period;
         if self.started_at.is_none_or(is_over) {
-            (self.started_at, self.admitted) = (Some(now), 0);
+            self.started_at = Some(now);
+            self.admitted = 0;
         }
         if self.admitted >= self.limit {
             self.suppressed += 1;
@@ -200,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn window_admits_its_limit_and_counts_suppressed_ones() {
+    fn window_admits_its_limit_and_counts_suppressed_requests() {
         let now = Instant::now();
         let mut window = Window::new(10, 60 * SECOND);
         let admitted = (0..1000).filter_map(|_| window.try_admit(now));

@@ -1,3 +1,5 @@
+//! Permits up to the limits, and their revocation.
+
 use super::*;
 
 fn acquire(limit: &KeyedLimit<&'static str>, key: &'static str) -> RevocablePermit<&'static str> {
@@ -37,7 +39,7 @@ async fn evicted_key_is_notified_once_and_can_acquire_a_new_permit() {
 }
 
 #[test]
-fn total_limit_applies_to_all_keys_and_every_drop_frees_one() {
+fn total_limit_applies_to_all_keys_and_a_dropped_permit_is_not_counted() {
     let limit = KeyedLimit::new(2, 3);
     let mut permits: Vec<_> = (0..3)
         .map(|key| limit.acquire_superseding(&key).expect("below the limit"))
@@ -46,7 +48,7 @@ fn total_limit_applies_to_all_keys_and_every_drop_frees_one() {
     assert_eq!(reached, Some(LimitReached::Total(3)));
     let newer = limit
         .acquire_superseding(&2)
-        .expect("supersedes its older permit");
+        .expect("the key supersedes its older permit");
     assert_eq!((limit.key_count(), limit.permit_count()), (3, 4));
     drop(newer);
     permits.pop();
@@ -54,7 +56,7 @@ fn total_limit_applies_to_all_keys_and_every_drop_frees_one() {
 }
 
 #[test]
-fn plain_permits_are_rejected_at_the_limit_of_their_key() {
+fn permit_that_cannot_supersede_is_rejected_at_the_limit_of_its_key() {
     let limit = KeyedLimit::new(2, 100);
     let first = limit.try_acquire(&"web").expect("below the limit");
     let second = limit.try_acquire(&"web").expect("below the limit");
@@ -69,7 +71,7 @@ fn plain_permits_are_rejected_at_the_limit_of_their_key() {
 }
 
 #[test]
-fn plain_permits_are_rejected_at_the_total_limit() {
+fn permit_that_cannot_supersede_is_rejected_at_the_total_limit() {
     let limit = KeyedLimit::new(1, 2);
     let permits = [1, 2].map(|key| limit.try_acquire(&key).expect("below the limit"));
     assert_eq!(limit.try_acquire(&3).err(), Some(LimitReached::Total(2)));

@@ -19,15 +19,15 @@ use tower::Service;
 use super::*;
 use crate::service::{RequestBody, ServiceHandler, send_all};
 
-/// Time after which a test fails.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// Time limit of a wait. A test that waits longer has failed.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A service that returns the body of the request and a trailer. `/never` sends no response and signals its start.
 /// `/endless` sends a response that does not end. Every call signals when it is dropped.
 #[derive(Clone, Default)]
 struct Echo {
-    began: Arc<Notify>,
-    ended: Arc<Notify>,
+    call_began: Arc<Notify>,
+    call_ended: Arc<Notify>,
 }
 
 struct NotifyOnDrop(Arc<Notify>);
@@ -50,18 +50,19 @@ impl Service<Request<RequestBody>> for Echo {
     }
 
     fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
-        let (began, ends) = (self.began.clone(), NotifyOnDrop(self.ended.clone()));
+        let call_began = self.call_began.clone();
+        let notify_end = NotifyOnDrop(self.call_ended.clone());
         Box::pin(async move {
             if request.uri().path() == "/never" {
-                began.notify_one();
+                call_began.notify_one();
                 std::future::pending::<()>().await;
             }
             if request.uri().path() == "/endless" {
                 let never = futures::stream::pending::<Result<Frame<Bytes>, h2::Error>>();
-                let body = never.inspect(move |_| _ = &ends);
+                let body = never.inspect(move |_| _ = &notify_end);
                 return Ok(Response::new(StreamBody::new(body.boxed())));
             }
-            drop(ends);
+            drop(notify_end);
             let mut trailers = HeaderMap::new();
             trailers.insert("grpc-status", 0.into());
             let end = futures::stream::iter([Ok(Frame::trailers(trailers))]);
@@ -75,34 +76,38 @@ impl Service<Request<RequestBody>> for Echo {
 struct TestConnection {
     client: SendRequest<Bytes>,
     echo: Echo,
-    called: Arc<AtomicBool>,
+    /// Whether the server has called `on_call`.
+    on_call_ran: Arc<AtomicBool>,
+    /// Starts the shutdown of the server.
     close: oneshot::Sender<()>,
+    /// Task of the server's connection.
     serving: JoinHandle<Result<(), h2::Error>>,
     /// Task of the client's connection.
-    connection: JoinHandle<()>,
+    client_connection: JoinHandle<()>,
 }
 
 impl TestConnection {
     async fn new() -> Self {
-        let (near, far) = tokio::io::duplex(1 << 14);
+        let (client_io, server_io) = tokio::io::duplex(1 << 14);
         let (close, closing) = oneshot::channel();
-        let (echo, called) = (Echo::default(), Arc::new(AtomicBool::new(false)));
-        let called_by_server = called.clone();
+        let echo = Echo::default();
+        let on_call_ran = Arc::new(AtomicBool::new(false));
+        let ran = on_call_ran.clone();
         let serving = serve(
-            far,
+            server_io,
             ServiceHandler(echo.clone()),
-            move || called_by_server.store(true, Ordering::Relaxed),
+            move || ran.store(true, Ordering::Relaxed),
             async { drop(closing.await) },
         );
         let serving = tokio::spawn(serving);
-        let (client, connection) = connect(near).await;
+        let (client, client_connection) = connect(client_io).await;
         Self {
             client,
             echo,
-            called,
+            on_call_ran,
             close,
             serving,
-            connection,
+            client_connection,
         }
     }
 
@@ -115,8 +120,8 @@ impl TestConnection {
     }
 }
 
-async fn connect(near: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>) {
-    let (client, connection) = h2::client::handshake(near).await.expect("a handshake");
+async fn connect(client_io: DuplexStream) -> (SendRequest<Bytes>, JoinHandle<()>) {
+    let (client, connection) = h2::client::handshake(client_io).await.expect("a handshake");
     let driving = tokio::spawn(async { drop(connection.await) });
     (client, driving)
 }
@@ -132,8 +137,8 @@ async fn read(mut stream: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     (read, stream.trailers().await.expect("trailers"))
 }
 
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(TIMEOUT, future)
+async fn within_timeout<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(TEST_TIMEOUT, future)
         .await
         .expect("the future completes in time")
 }
@@ -141,7 +146,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn service_receives_the_whole_request_and_the_client_the_whole_response() {
     let mut test = TestConnection::new().await;
-    assert!(!test.called.load(Ordering::Relaxed));
+    assert!(!test.on_call_ran.load(Ordering::Relaxed));
     let (response, mut body) = test.call("/echo").await;
     // Larger than all windows and buffers together.
     let sent: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[1]).collect();
@@ -150,19 +155,19 @@ async fn service_receives_the_whole_request_and_the_client_the_whole_response() 
         body.send_data(Bytes::new(), true).expect("sent");
     };
     let reading = async { read(response.await.expect("a response").into_body()).await };
-    let ((), (received, trailers)) = soon(async { tokio::join!(sending, reading) }).await;
+    let ((), (received, trailers)) = within_timeout(async { tokio::join!(sending, reading) }).await;
     assert!(received == sent, "{} bytes came back", received.len());
     assert_eq!(trailers.expect("trailers")["grpc-status"], "0");
-    assert!(test.called.load(Ordering::Relaxed));
+    assert!(test.on_call_ran.load(Ordering::Relaxed));
 }
 
 #[tokio::test]
 async fn call_that_the_client_resets_is_dropped() {
     let mut test = TestConnection::new().await;
     let (_response, mut body) = test.call("/never").await;
-    soon(test.echo.began.notified()).await;
+    within_timeout(test.echo.call_began.notified()).await;
     body.send_reset(h2::Reason::CANCEL);
-    soon(test.echo.ended.notified()).await;
+    within_timeout(test.echo.call_ended.notified()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,52 +176,58 @@ async fn call_without_a_response_is_cancelled() {
     let (response, _body) = test.call("/never").await;
     let ended = within_minutes(response).await.expect_err("a reset");
     assert_eq!(ended.reason(), Some(h2::Reason::CANCEL));
-    within_minutes(test.echo.ended.notified()).await;
+    within_minutes(test.echo.call_ended.notified()).await;
 }
 
 #[tokio::test]
 async fn call_is_dropped_with_its_connection() {
     let mut test = TestConnection::new().await;
     let (_response, _body) = test.call("/never").await;
-    soon(test.echo.began.notified()).await;
-    test.connection.abort();
-    soon(test.echo.ended.notified()).await;
-    let _ = soon(test.serving).await.expect("no panic");
+    within_timeout(test.echo.call_began.notified()).await;
+    test.client_connection.abort();
+    within_timeout(test.echo.call_ended.notified()).await;
+    let _ = within_timeout(test.serving).await.expect("no panic");
 }
 
 #[tokio::test]
 async fn connection_without_a_handshake_ends_at_shutdown() {
-    let (_near, far) = tokio::io::duplex(1 << 14);
+    let (_client_io, server_io) = tokio::io::duplex(1 << 14);
     let (close, closing) = oneshot::channel::<()>();
-    let serving = serve(far, ServiceHandler(Echo::default()), || (), async {
+    let serving = serve(server_io, ServiceHandler(Echo::default()), || (), async {
         drop(closing.await);
     });
     let serving = tokio::spawn(serving);
     close.send(()).expect("the connection runs");
-    soon(serving).await.expect("no panic").expect("no error");
+    within_timeout(serving)
+        .await
+        .expect("no panic")
+        .expect("no error");
 }
 
 #[tokio::test]
 async fn closing_connection_ends_with_its_last_call() {
     let mut test = TestConnection::new().await;
     let (response, mut body) = test.call("/echo").await;
-    let response = soon(response).await.expect("a response");
+    let response = within_timeout(response).await.expect("a response");
     test.close.send(()).expect("the connection runs");
-    let refuses_calls = async {
+    let goaway_received = async {
         // Until GOAWAY arrives, the client accepts calls.
         while let Ok(ready) = test.client.clone().ready().await {
             drop(ready);
             tokio::task::yield_now().await;
         }
     };
-    soon(refuses_calls).await;
+    within_timeout(goaway_received).await;
     assert!(!test.serving.is_finished());
     body.send_data("late".into(), true).expect("sent");
-    assert_eq!(soon(read(response.into_body())).await.0, b"late");
-    soon(test.serving).await.expect("no panic").expect("no error");
+    assert_eq!(within_timeout(read(response.into_body())).await.0, b"late");
+    within_timeout(test.serving)
+        .await
+        .expect("no panic")
+        .expect("no error");
 }
 
-/// Like [`soon`], for a paused clock that advances by minutes.
+/// Like [`within_timeout`], for a paused clock that advances by minutes.
 async fn within_minutes<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(10 * IDLE_TIMEOUT, future)
         .await
@@ -239,7 +250,7 @@ async fn idle_connection_is_closed_after_a_minute() {
     assert!(!test.serving.is_finished(), "an open call keeps the connection");
     drop((response, body));
     let idle_since = tokio::time::Instant::now();
-    // Either side may close it first.
+    // Either side may close the connection first.
     let _ = within_minutes(test.serving).await.expect("no panic");
     let elapsed = idle_since.elapsed();
     assert!((IDLE_TIMEOUT..2 * IDLE_TIMEOUT).contains(&elapsed), "{elapsed:?}");
@@ -256,8 +267,8 @@ async fn closing_connection_with_calls_is_dropped_after_a_minute() {
     within_minutes(test.serving)
         .await
         .expect("no panic")
-        .expect("an end");
+        .expect("no error");
     let elapsed = closing_since.elapsed();
     assert!((IDLE_TIMEOUT..2 * IDLE_TIMEOUT).contains(&elapsed), "{elapsed:?}");
-    within_minutes(test.echo.ended.notified()).await;
+    within_minutes(test.echo.call_ended.notified()).await;
 }
