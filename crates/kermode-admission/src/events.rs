@@ -61,8 +61,7 @@ impl InjectionEvents {
         }
     }
 
-    /// Writes an Event about a denied Pod. Returns whether it was written: the Event of a dry run is not,
-    /// nor is one above the limits.
+    /// Writes an Event about a denied Pod. Returns `false` for a dry run, and for an Event that the limits suppress.
     pub(super) fn report_denied(&self, request: &Request, namespace: &str, denial: &Denial) -> bool {
         let pod = request.pod_name();
         let text = format!("Pod {namespace}/{pod} denied: {denial}");

@@ -10,7 +10,7 @@ use crate::settings::SidecarContainer;
 use crate::trace::{Trace, TraceTopic};
 
 /// Part of the grace period that remains for stopping Envoy and the agent after the drain.
-const MARGIN: Duration = Duration::from_secs(5);
+const STOP_RESERVE: Duration = Duration::from_secs(5);
 /// Kubernetes' default `terminationGracePeriodSeconds`. The API server sets it before webhooks run.
 const DEFAULT_GRACE_PERIOD: Duration = Duration::from_secs(30);
 /// Minimum drain time: `kuma-dp` does not accept zero.
@@ -18,8 +18,8 @@ const MIN_DRAIN_TIME: Duration = Duration::from_millis(1);
 /// Environment variable of the drain time.
 const DRAIN_TIME_VARIABLE: &str = "KUMA_DATAPLANE_DRAIN_TIME";
 
-/// Limits the drain time of a rendered sidecar to the grace period less [`MARGIN`]. The drain time may come from the
-/// setting, an annotation, an environment variable or a ContainerPatch. `set_by_pod`: the Pod has the annotation.
+/// Limits the drain time of a rendered sidecar to the grace period less [`STOP_RESERVE`]. The drain time may come from
+/// the setting, an annotation, an environment variable or a ContainerPatch. `set_by_pod`: the Pod has the annotation.
 ///
 /// A drain time that does not fit gives a warning only if the user configured it: by the annotation, or to a value
 /// other than the default. The default drain time does not fit into the default grace period, and users who set neither
@@ -46,7 +46,7 @@ pub(crate) fn limit_drain_time(
     };
     let grace_period_known = grace_period_seconds.is_some();
     let grace_period = grace_period_seconds.map_or(DEFAULT_GRACE_PERIOD, Duration::from_secs);
-    let max_drain_time = grace_period.saturating_sub(MARGIN).max(MIN_DRAIN_TIME);
+    let max_drain_time = grace_period.saturating_sub(STOP_RESERVE).max(MIN_DRAIN_TIME);
     let configured = set_by_pod || drain_time != SidecarContainer::default().drain_time;
     trace.note(TraceTopic::Drain, || {
         let origin = if configured { "configured" } else { "the default" };

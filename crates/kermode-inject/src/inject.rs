@@ -244,12 +244,11 @@ fn drop_own_token_if_replaced(sidecar: &mut Value) {
     let Some(mounts) = sidecar.get_mut("volumeMounts").and_then(Value::as_array_mut) else {
         return;
     };
-    if mounts
+    let token_mounts = mounts
         .iter()
         .filter(|mount| render::is_token_mount(mount))
-        .count()
-        > 1
-    {
+        .count();
+    if token_mounts > 1 {
         mounts.retain(|mount| mount["name"] != TOKEN_VOLUME);
     }
 }
