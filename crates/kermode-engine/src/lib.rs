@@ -54,7 +54,7 @@ pub struct Engine {
     pub removals: EndpointRemovals,
     /// Writes Dataplanes to the API server.
     pub writer: Writer,
-    /// Records warnings about Pods.
+    /// Records warnings about Pods as Kubernetes Events.
     pub events: Events,
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,

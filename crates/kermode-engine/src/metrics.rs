@@ -48,11 +48,11 @@ impl Metrics {
         registry.register_with_unit("engine_work", help, Unit::Seconds, self.work.clone());
     }
 
-    /// Counts a batch. `waiting` is the number of events that are still in the channel.
-    pub(crate) fn batch_received(&self, batch: usize, waiting: usize) {
-        self.events.inc_by(batch as u64);
+    /// Counts a batch of `size` events. `waiting` is the number of events that are still in the channel.
+    pub(crate) fn batch_received(&self, size: usize, waiting: usize) {
+        self.events.inc_by(size as u64);
         self.waiting
-            .set(i64::try_from(batch + waiting).unwrap_or(i64::MAX));
+            .set(i64::try_from(size + waiting).unwrap_or(i64::MAX));
     }
 
     /// Counts conversions of Pods to Dataplanes.

@@ -1,4 +1,5 @@
-//! The index behind a lock: the engine writes it; webhooks, streams and controllers read it.
+//! The index behind a lock. The engine writes it; the authentication of proxies, the issuing of certificates, the
+//! writers of Dataplanes and statuses, and the rebalancing of proxies read it.
 
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ impl SharedIndex {
         self.0.write()
     }
 
-    /// Calls `check` with the identity of a Pod, or `None` if the Pod has no running proxy. Does not copy the identity,
-    /// because every proxy is checked whenever one of its resources changes.
+    /// Returns the result of `check` for the identity of a Pod, or for `None` if the Pod has no running proxy. The
+    /// identity is not copied, because every proxy is checked whenever one of its resources changes.
     pub fn pod_identity<T>(&self, key: &ObjectKey, check: impl FnOnce(Option<PodIdentity<'_>>) -> T) -> T {
         check(self.read().pod_identity(key))
     }

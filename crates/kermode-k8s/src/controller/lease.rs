@@ -64,23 +64,23 @@ impl Candidate {
         }
     }
 
-    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether it is held. Then
-    /// releases the Lease, so that another replica can lead at once.
+    /// Acquires and renews the Lease until `finished` completes, and publishes on `leading` whether this replica leads.
+    /// Then releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // The deadline starts when the renewal is sent, not when its response arrives: candidates measure from the
-        // write, which may precede the response by a long time.
-        let mut renewed = Instant::now();
+        // Time at which the last successful renewal was sent. [`RENEW_DEADLINE`] counts from the request, because other
+        // candidates measure from the write, which may precede the response by a long time.
+        let mut last_renewal = Instant::now();
         loop {
             let start = Instant::now();
             let mut deadline = start + ATTEMPT_TIMEOUT;
             if *leading.borrow() {
-                deadline = deadline.min(renewed + RENEW_DEADLINE);
+                deadline = deadline.min(last_renewal + RENEW_DEADLINE);
             }
-            let held = match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
-                Ok(Ok(held)) => {
-                    renewed = start;
-                    held
+            let holds_lease = match tokio::time::timeout_at(deadline, self.acquire_or_renew()).await {
+                Ok(Ok(holds_lease)) => {
+                    last_renewal = start;
+                    holds_lease
                 }
                 Ok(Err(error)) => {
                     tracing::warn!(
@@ -97,12 +97,12 @@ impl Candidate {
                     *leading.borrow()
                 }
             };
-            let held = held && renewed.elapsed() < RENEW_DEADLINE;
-            if leading.send_if_modified(|leads| std::mem::replace(leads, held) != held) {
-                tracing::info!(leading = held, identity = self.identity, "leadership changed");
+            let leads = holds_lease && last_renewal.elapsed() < RENEW_DEADLINE;
+            if leading.send_if_modified(|led| std::mem::replace(led, leads) != leads) {
+                tracing::info!(leading = leads, identity = self.identity, "leadership changed");
             }
-            let pause = if held {
-                RETRY_PERIOD.min(RENEW_DEADLINE.saturating_sub(renewed.elapsed()))
+            let pause = if leads {
+                RETRY_PERIOD.min(RENEW_DEADLINE.saturating_sub(last_renewal.elapsed()))
             } else {
                 RETRY_PERIOD
             };

@@ -140,19 +140,19 @@ impl Writer {
             .send_modify(|complete| complete.observed = true);
     }
 
-    /// Reports that a Dataplane may differ from its desired state.
+    /// Queues a Dataplane that may differ from its desired state.
     pub fn enqueue(&self, key: ObjectKey) {
         self.inner.queue.push(key);
     }
 
-    /// Reports that Dataplanes may differ from their desired state. They are reconciled after a delay.
-    pub fn enqueue_later(&self, keys: Vec<ObjectKey>, after: Duration) {
-        if after.is_zero() {
+    /// Queues Dataplanes that may differ from their desired state after a delay.
+    pub fn enqueue_later(&self, keys: Vec<ObjectKey>, delay: Duration) {
+        if delay.is_zero() {
             self.enqueue_all(keys);
         } else if !keys.is_empty() {
             let writer = self.clone();
             tokio::spawn(async move {
-                tokio::time::sleep(after).await;
+                tokio::time::sleep(delay).await;
                 writer.enqueue_all(keys);
             });
         }
@@ -164,7 +164,7 @@ impl Writer {
         }
     }
 
-    /// Reports that a Mesh exists or has changed: Dataplanes that wait for it are written.
+    /// Called when a Mesh was created or has changed. Queues the Dataplanes that wait for the Mesh.
     pub fn mesh_changed(&self, mesh: &MeshName) {
         for key in self.inner.waiting.take(mesh) {
             self.inner.queue.push(key);

@@ -28,6 +28,7 @@ const MAX_REJECTION_PAUSE: Duration = Duration::from_mins(1);
 const STATUS_DELAY: Duration = Duration::from_millis(200);
 
 impl WriterInner {
+    /// Creates, updates or deletes a Dataplane whose observed state differs from its desired state.
     #[tracing::instrument(name = "write dataplane", level = "debug", skip_all, fields(%key))]
     pub(super) async fn reconcile(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let observed = self.observed.lock().get(key).cloned();
@@ -41,6 +42,7 @@ impl WriterInner {
         }
     }
 
+    /// Writes a desired Dataplane if the observed one differs.
     async fn apply(
         &self,
         key: &ObjectKey,
@@ -86,6 +88,7 @@ impl WriterInner {
         }
     }
 
+    /// Applies the object, and replaces it if other managers have added fields. Returns the written state.
     async fn write(
         &self,
         key: &ObjectKey,
@@ -134,9 +137,10 @@ impl WriterInner {
         }
     }
 
+    /// Counts and logs a failed write. A Dataplane that the API server keeps rejecting is also reported as an Event.
     fn on_write_error(&self, key: &ObjectKey, desired: &Desired, error: &kube::Error) -> RetryAfter {
-        let rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
-        let pause = if rejected {
+        let is_rejected = matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422));
+        let pause = if is_rejected {
             self.pause_after_rejection(key)
         } else {
             RETRY_PAUSE
@@ -162,6 +166,7 @@ impl WriterInner {
         RetryAfter(pause)
     }
 
+    /// Counts a Dataplane that cannot be written, and publishes an Event on its Pod.
     fn report_generation_failure(&self, key: &ObjectKey, desired: &Desired, problem: &dyn Display) {
         self.metrics.count_generation_failure();
         let message = format!("Failed to generate Kuma Dataplane: {problem}");
@@ -180,6 +185,7 @@ impl WriterInner {
             .min(MAX_REJECTION_PAUSE)
     }
 
+    /// Deletes a Dataplane that is not desired, unless a user has created it.
     async fn delete(&self, key: &ObjectKey) -> Result<(), RetryAfter> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         // A user may have deleted the observed object and created another one of the same name.
@@ -214,6 +220,7 @@ impl WriterInner {
         }
     }
 
+    /// Counts and logs a failed request.
     fn report_failure(&self, failure: &str, error: &kube::Error) -> RetryAfter {
         self.metrics.count_write(WriteResult::Failed);
         tracing::warn!("{}", describe(failure, error));
@@ -257,6 +264,7 @@ fn without_additions(mut applied: DynamicObject, object: &Dataplane, spec: Value
     applied
 }
 
+/// Whether the API server has rejected a new object because its namespace is being deleted.
 fn is_namespace_terminating(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 403 && status.message.contains("being terminated"))
 }
