@@ -111,7 +111,7 @@ impl Authentication {
     }
 
     /// Authenticates the caller by the token in the metadata and checks its access to the proxy's Dataplane.
-    pub async fn check(
+    pub async fn authenticate_as(
         &self,
         metadata: &http::HeaderMap,
         proxy: &ObjectKey,

@@ -37,11 +37,11 @@ use self::roots::{RootsCodec, WatchRoots, stream_limit};
 use crate::authentication::{Authentication, AuthenticationError};
 
 /// Size limit of a message, in bytes: half of it for the signing request, the rest for the names.
-const MAX_MESSAGE: usize = 16 * 1024;
+const MAX_MESSAGE_SIZE: usize = 16 * 1024;
 /// Time limit of a call, from the head of the request to the response, or to the first message of a stream.
 const CALL_TIMEOUT: Duration = Duration::from_secs(12);
-/// Number of characters of a claimed name that are logged.
-const MAX_LOGGED_NAME: usize = 100;
+/// Maximum length of a logged name that a caller claims, in characters.
+const MAX_LOGGED_NAME_LENGTH: usize = 100;
 
 /// Certificate issuance service; cheap to clone.
 #[derive(Clone)]
@@ -56,6 +56,7 @@ struct IssuanceState {
     metrics: Metrics,
     limits: Mutex<IssuanceLimits>,
     denials: DenialLog,
+    /// Limit of open streams of roots.
     streams: KeyedLimit<ObjectKey>,
     call_timeout: Duration,
 }
@@ -104,16 +105,19 @@ impl IssuanceState {
         let (proxy, caller) = self.authenticate(metadata, &request.name).await?;
         self.limits.lock().take(caller, Instant::now())?;
         let (dataplane, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
-        let signing = SigningRequest::read(&request.csr_der)?;
-        signing.check_made_by(&proxy.proxy_name())?;
-        let plan = self.authority(&mesh, &mtls).await?;
-        let (now, entitlement) = (SystemTime::now(), Entitlement::of(&dataplane));
+        let signing_request = SigningRequest::read(&request.csr_der)?;
+        signing_request.check_made_by(&proxy.proxy_name())?;
+        let plan = self.rotation_plan(&mesh, &mtls).await?;
+        let entitlement = Entitlement::of(&dataplane);
+        let now = SystemTime::now();
         let lifetime = plan.lifetime(now, mtls.certificate_lifetime);
         let signer = plan.signer(now);
-        let issued = signer.authority.sign(&signing, &entitlement, lifetime, now)?;
+        let issued = signer
+            .authority
+            .sign(&signing_request, &entitlement, lifetime, now)?;
         tracing::info!(dataplane = %proxy, mesh = %mesh.name, signer = signer.number, "certificate issued");
         let trust = plan.trust(now);
-        Ok(response(&issued, &trust))
+        Ok(to_response(&issued, &trust))
     }
 
     /// Authenticates the caller as the proxy with the name (`<pod>.<namespace>`).
@@ -123,8 +127,8 @@ impl IssuanceState {
         let token = token.ok_or(AuthenticationError::NoToken)?.as_bytes();
         let caller = self.limits.lock().caller(token);
         self.limits.lock().check(caller, Instant::now())?;
-        let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::Name)?;
-        self.authentication.check(&headers, &proxy).await?;
+        let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::InvalidName)?;
+        self.authentication.authenticate_as(&headers, &proxy).await?;
         Ok((proxy, caller))
     }
 
@@ -143,23 +147,24 @@ impl IssuanceState {
         Ok((dataplane, mesh, mtls))
     }
 
-    async fn authority(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
-        let found = self.authorities.get(&mesh.name, &mtls.backend).await;
-        found.map_err(|error| {
+    /// Returns the CAs of the mesh.
+    async fn rotation_plan(&self, mesh: &Mesh, mtls: &Mtls) -> Result<Arc<RotationPlan>, Denial> {
+        let plan = self.authorities.get(&mesh.name, &mtls.backend).await;
+        plan.map_err(|error| {
             tracing::error!(mesh = %mesh.name, "certificate cannot be issued: {error:#}");
-            Denial::Authority
+            Denial::AuthorityUnavailable
         })
     }
 
     /// Logs the denial and returns the status of the response.
     fn deny(&self, denial: &Denial, claimed_name: &str) -> Status {
-        let claimed_name: String = claimed_name.chars().take(MAX_LOGGED_NAME).collect();
+        let claimed_name: String = claimed_name.chars().take(MAX_LOGGED_NAME_LENGTH).collect();
         self.denials.log(denial, &claimed_name);
         denial.status()
     }
 }
 
-fn response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertificateResponse {
+fn to_response(certificate: &IssuedCertificate, trust: &Trust) -> IssueCertificateResponse {
     let (not_before, not_after) = certificate.validity.to_unix();
     IssueCertificateResponse {
         chain_der: certificate.chain.iter().map(|der| der.to_vec()).collect(),
@@ -183,29 +188,29 @@ impl GrpcService for CertificateIssuance {
             let response = tokio::time::timeout(state.call_timeout, respond(&state, request)).await;
             response.unwrap_or_else(|_| {
                 let denial = Denial::TimedOut(state.call_timeout);
-                state.metrics.denied(&denial);
+                state.metrics.count_denial(&denial);
                 state.deny(&denial, "").into_http()
             })
         })
     }
 }
 
-/// Decodes the message and calls the method. tonic itself responds to messages that are too large or
-/// cannot be decoded.
+/// Decodes the message and calls the method. tonic itself responds to messages that are too large or cannot be decoded.
 async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> http::Response<Body> {
     if request.uri().path() == WATCH_ROOTS {
-        let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE);
+        let mut grpc = Grpc::new(RootsCodec).max_decoding_message_size(MAX_MESSAGE_SIZE);
         return grpc.server_streaming(WatchRoots(state.clone()), request).await;
     }
-    let called = Arc::new(AtomicBool::new(false));
+    let decoded = Arc::new(AtomicBool::new(false));
     let method = IssueCertificate {
         state: state.clone(),
-        called: called.clone(),
+        decoded: decoded.clone(),
     };
-    let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE);
+    let mut grpc = Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_MESSAGE_SIZE);
     let response = grpc.unary(method, request).await;
-    if !called.load(Ordering::Relaxed) {
-        state.metrics.denied(&Denial::Unreadable);
+    if !decoded.load(Ordering::Relaxed) {
+        state.metrics.count_denial(&Denial::Unreadable);
+        // tonic has made the response; the denial is only logged.
         state.deny(&Denial::Unreadable, "");
     }
     response
@@ -215,7 +220,7 @@ async fn respond(state: &Arc<IssuanceState>, request: http::Request<Body>) -> ht
 struct IssueCertificate {
     state: Arc<IssuanceState>,
     /// Whether the message was decoded.
-    called: Arc<AtomicBool>,
+    decoded: Arc<AtomicBool>,
 }
 
 impl UnaryService<IssueCertificateRequest> for IssueCertificate {
@@ -223,17 +228,17 @@ impl UnaryService<IssueCertificateRequest> for IssueCertificate {
     type Future = BoxFuture<'static, Result<Response<IssueCertificateResponse>, Status>>;
 
     fn call(&mut self, request: Request<IssueCertificateRequest>) -> Self::Future {
-        self.called.store(true, Ordering::Relaxed);
+        self.decoded.store(true, Ordering::Relaxed);
         let state = self.state.clone();
         Box::pin(async move {
             let name = request.get_ref().name.clone();
             match state.issue(request).await {
                 Ok(issued) => {
-                    state.metrics.issued();
+                    state.metrics.count_issued();
                     Ok(Response::new(issued))
                 }
                 Err(denial) => {
-                    state.metrics.denied(&denial);
+                    state.metrics.count_denial(&denial);
                     Err(state.deny(&denial, &name))
                 }
             }

@@ -63,7 +63,10 @@ impl Fixture {
         let identified = self.authentication.identify(&metadata(token)).await;
         // A stream authenticates and authorizes in two steps, a certificate request in one; both must agree.
         if let Ok(identity) = &identified {
-            let checked = self.authentication.check(&metadata(token), &identity.key).await;
+            let checked = self
+                .authentication
+                .authenticate_as(&metadata(token), &identity.key)
+                .await;
             let allowed = self.authentication.check_access(identity);
             assert_eq!(
                 checked.map_err(|error| code(&error)),
@@ -185,7 +188,7 @@ async fn token_that_cannot_be_valid_is_not_reviewed() {
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
     let of_another = metadata(&mk_token("robot", "other", "2", "good"));
-    let error = fixture.authentication.check(&of_another, &web()).await;
+    let error = fixture.authentication.authenticate_as(&of_another, &web()).await;
     assert_eq!(
         code(&error.expect_err("the token of another Pod")),
         Code::Unauthenticated
@@ -201,7 +204,7 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
         let token = metadata(&mk_token("robot", pod, "guess", "forged"));
         let stream = fixture.authentication.identify(&token).await;
         let key = ObjectKey::new("shop", pod);
-        let certificate = fixture.authentication.check(&token, &key).await;
+        let certificate = fixture.authentication.authenticate_as(&token, &key).await;
         for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
             let status = log_and_convert(&error);
             responses.push((status.code(), status.message().to_owned()));

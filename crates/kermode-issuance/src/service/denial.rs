@@ -26,7 +26,7 @@ pub(crate) enum Denial {
     Authentication(#[from] AuthenticationError),
     /// The name is not that of a proxy.
     #[error("the proxy's name does not have the form <pod>.<namespace>")]
-    Name,
+    InvalidName,
     /// The Dataplane does not exist, or belongs to another mesh.
     #[error("no Dataplane {0} in the requested mesh yet")]
     DataplaneNotFound(ObjectKey),
@@ -35,7 +35,7 @@ pub(crate) enum Denial {
     NoMtls(String),
     /// The CA cannot be read or created.
     #[error("the CA of the mesh is not available; see the log of kuma-cp")]
-    Authority,
+    AuthorityUnavailable,
     /// The signing request is invalid.
     #[error(transparent)]
     SigningRequest(#[from] Error),
@@ -47,7 +47,7 @@ pub(crate) enum Denial {
     TotalRate,
     /// The proxy, or all proxies together, have reached the limit of open streams of roots.
     #[error("too many streams of roots are open; retry later")]
-    Streams,
+    TooManyStreams,
     /// The request did not arrive, or was not processed, in time.
     #[error("the request did not arrive, or was not processed, within {0:?}")]
     TimedOut(Duration),
@@ -106,10 +106,10 @@ impl Denial {
     pub(crate) fn reason(&self) -> DenialReason {
         match self {
             Self::Authentication(error) => authentication_reason(error),
-            Self::Name => DenialReason::BadName,
+            Self::InvalidName => DenialReason::BadName,
             Self::DataplaneNotFound(_) => DenialReason::NotThere,
             Self::NoMtls(_) => DenialReason::NoMtls,
-            Self::Authority => DenialReason::Authority,
+            Self::AuthorityUnavailable => DenialReason::Authority,
             Self::SigningRequest(error) => match error {
                 Error::RequestUnreadable { .. } => DenialReason::RequestUnreadable,
                 Error::RequestKey { .. } => DenialReason::RequestKey,
@@ -120,7 +120,7 @@ impl Denial {
             },
             Self::ProxyRate => DenialReason::TooOften,
             Self::TotalRate => DenialReason::TooMany,
-            Self::Streams => DenialReason::Streams,
+            Self::TooManyStreams => DenialReason::Streams,
             Self::TimedOut(_) => DenialReason::TimedOut,
             Self::Unreadable => DenialReason::Unreadable,
         }
@@ -130,11 +130,11 @@ impl Denial {
     pub(crate) fn status(&self) -> Status {
         let code = match self {
             Self::Authentication(error) => return log_and_convert(error),
-            Self::Name | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
+            Self::InvalidName | Self::SigningRequest(_) | Self::Unreadable => Code::InvalidArgument,
             Self::DataplaneNotFound(_) => Code::NotFound,
             Self::NoMtls(_) => Code::FailedPrecondition,
-            Self::Authority => Code::Unavailable,
-            Self::ProxyRate | Self::TotalRate | Self::Streams => Code::ResourceExhausted,
+            Self::AuthorityUnavailable => Code::Unavailable,
+            Self::ProxyRate | Self::TotalRate | Self::TooManyStreams => Code::ResourceExhausted,
             Self::TimedOut(_) => Code::DeadlineExceeded,
         };
         Status::new(code, self.to_string())

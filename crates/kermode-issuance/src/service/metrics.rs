@@ -48,11 +48,11 @@ impl Metrics {
         registry.register("roots_streams_refused", help, self.denied_streams.clone());
     }
 
-    pub(super) fn issued(&self) {
-        self.count(RequestResult::Issued);
+    pub(super) fn count_issued(&self) {
+        self.count_request(RequestResult::Issued);
     }
 
-    pub(super) fn denied(&self, denial: &Denial) {
+    pub(super) fn count_denial(&self, denial: &Denial) {
         let reason = denial.reason();
         let result = match reason {
             DenialReason::UnknownProxy
@@ -64,16 +64,16 @@ impl Metrics {
             }
             _ => RequestResult::Refused,
         };
-        self.count(result);
+        self.count_request(result);
         self.denials.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    pub(super) fn stream_denied(&self, denial: &Denial) {
+    pub(super) fn count_denied_stream(&self, denial: &Denial) {
         let reason = denial.reason();
         self.denied_streams.get_or_create(&ReasonLabel { reason }).inc();
     }
 
-    fn count(&self, result: RequestResult) {
+    fn count_request(&self, result: RequestResult) {
         self.requests.get_or_create(&ResultLabel { result }).inc();
     }
 }

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use super::denial::Denial;
-use super::{IssuanceState, MAX_MESSAGE};
+use super::{IssuanceState, MAX_MESSAGE_SIZE};
 
 /// Limit of open streams in total: one per proxy, up to the limit of proxies of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
@@ -92,11 +92,11 @@ impl Codec for RootsCodec {
     type Decoder = ProstDecoder<WatchRootsRequest>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE))
+        ProstEncoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE_SIZE))
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ProstDecoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE))
+        ProstDecoder::new(BufferSettings::new(BUFFER_SIZE, MAX_MESSAGE_SIZE))
     }
 }
 
@@ -115,7 +115,7 @@ impl ServerStreamingService<WatchRootsRequest> for WatchRoots {
             match state.watch(request).await {
                 Ok(stream) => Ok(Response::new(stream.boxed())),
                 Err(denial) => {
-                    state.metrics.stream_denied(&denial);
+                    state.metrics.count_denied_stream(&denial);
                     Err(state.deny(&denial, &name))
                 }
             }
@@ -130,7 +130,7 @@ impl IssuanceState {
         let (proxy, _) = self.authenticate(metadata, &request.name).await?;
         let (_, mesh, mtls) = self.mesh_of(&proxy, &request.mesh)?;
         let permit = self.streams.try_acquire(&proxy)?;
-        let plan = self.authority(&mesh, &mtls).await?;
+        let plan = self.rotation_plan(&mesh, &mtls).await?;
         self.authorities.publish(&mesh.name, &mtls, &plan);
         let roots = self.authorities.roots(&mesh.name, &mtls.backend);
         Ok(RootsStream::new(roots, permit, self.metrics.streams.clone()))
@@ -139,7 +139,7 @@ impl IssuanceState {
 
 impl From<LimitReached> for Denial {
     fn from(_: LimitReached) -> Self {
-        Self::Streams
+        Self::TooManyStreams
     }
 }
 
@@ -171,7 +171,10 @@ mod tests {
         let proxy = ObjectKey::new("shop", "web");
         let first = open(&streams, &proxy, &gauge).expect("below the limit");
         let second = open(&streams, &proxy, &gauge).expect("below the limit");
-        assert!(matches!(open(&streams, &proxy, &gauge), Err(Denial::Streams)));
+        assert!(matches!(
+            open(&streams, &proxy, &gauge),
+            Err(Denial::TooManyStreams)
+        ));
         assert!(open(&streams, &ObjectKey::new("shop", "other"), &gauge).is_ok());
         drop(first);
         assert!(open(&streams, &proxy, &gauge).is_ok());
@@ -187,7 +190,10 @@ mod tests {
             .map(|proxy| open(&streams, &proxy, &gauge).expect("below the limit"))
             .collect();
         let one_more = ObjectKey::new("shop", "more");
-        assert!(matches!(open(&streams, &one_more, &gauge), Err(Denial::Streams)));
+        assert!(matches!(
+            open(&streams, &one_more, &gauge),
+            Err(Denial::TooManyStreams)
+        ));
         drop(opened);
         assert!(open(&streams, &one_more, &gauge).is_ok());
     }
