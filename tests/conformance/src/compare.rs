@@ -1,20 +1,19 @@
-//! Compares the expectation of a case with the result of the product, the last step before the report.
+//! Compares the expected result of a case with the actual one.
 
 use serde_json::{Map, Value};
 
-/// Removes members of objects that count as absent, at any depth: null, empty objects and empty lists.
-///
-/// Elements of lists stay, because their positions are significant.
-pub fn normalised(value: &Value) -> Value {
+/// Removes, at any depth, members of objects that are null, an empty object or an empty list. Elements of lists stay,
+/// because their positions are significant.
+fn without_empty_members(value: &Value) -> Value {
     match value {
         Value::Object(members) => Value::Object(
             members
                 .iter()
-                .map(|(key, member)| (key.clone(), normalised(member)))
+                .map(|(key, member)| (key.clone(), without_empty_members(member)))
                 .filter(|(_, member)| !is_empty(member))
                 .collect::<Map<_, _>>(),
         ),
-        Value::Array(items) => Value::Array(items.iter().map(normalised).collect()),
+        Value::Array(items) => Value::Array(items.iter().map(without_empty_members).collect()),
         other => other.clone(),
     }
 }
@@ -28,14 +27,20 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// Returns one line for each path at which two values differ; empty when they are equal after [`normalised`].
-pub fn difference(expected: &Value, actual: &Value) -> Vec<String> {
+/// Returns one line for each path at which two values differ. Members of objects that are null, empty and absent are
+/// equal.
+pub fn differences(expected: &Value, actual: &Value) -> Vec<String> {
     let mut lines = Vec::new();
-    walk("", &normalised(expected), &normalised(actual), &mut lines);
+    collect_differences(
+        "",
+        &without_empty_members(expected),
+        &without_empty_members(actual),
+        &mut lines,
+    );
     lines
 }
 
-fn walk(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
+fn collect_differences(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
     match (expected, actual) {
         (Value::Object(left), Value::Object(right)) => {
             let keys = left
@@ -43,12 +48,12 @@ fn walk(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
                 .chain(right.keys().filter(|key| !left.contains_key(*key)));
             for key in keys {
                 let (left, right) = (left.get(key), right.get(key));
-                walk_optional(&format!("{path}/{key}"), left, right, lines);
+                collect_member_differences(&format!("{path}/{key}"), left, right, lines);
             }
         }
         (Value::Array(left), Value::Array(right)) => {
             for index in 0..left.len().max(right.len()) {
-                walk_optional(
+                collect_member_differences(
                     &format!("{path}/{index}"),
                     left.get(index),
                     right.get(index),
@@ -64,9 +69,14 @@ fn walk(path: &str, expected: &Value, actual: &Value, lines: &mut Vec<String>) {
     }
 }
 
-fn walk_optional(path: &str, expected: Option<&Value>, actual: Option<&Value>, lines: &mut Vec<String>) {
+fn collect_member_differences(
+    path: &str,
+    expected: Option<&Value>,
+    actual: Option<&Value>,
+    lines: &mut Vec<String>,
+) {
     match (expected, actual) {
-        (Some(expected), Some(actual)) => walk(path, expected, actual, lines),
+        (Some(expected), Some(actual)) => collect_differences(path, expected, actual, lines),
         (Some(expected), None) => lines.push(format!("{path}: missing, expected {expected}")),
         (None, Some(actual)) => lines.push(format!("{path}: unexpected {actual}")),
         (None, None) => {}
@@ -90,9 +100,9 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn absent_null_and_empty_are_equal() {
+    fn absent_null_and_empty_members_are_equal() {
         assert!(
-            difference(
+            differences(
                 &json!({"a": null, "b": {}, "c": 1}),
                 &json!({"c": 1.0, "d": [], "e": {"f": null}})
             )
@@ -101,8 +111,8 @@ mod tests {
     }
 
     #[test]
-    fn every_difference_is_named_by_its_path() {
-        let lines = difference(
+    fn every_difference_is_reported_with_its_path() {
+        let lines = differences(
             &json!({"a": [1, 2], "b": "x"}),
             &json!({"a": [1, 3, 4], "c": true}),
         );

@@ -1,4 +1,4 @@
-//! Suite `container-patch`: operations on one container, and which patches apply to which container.
+//! Suite `container-patch`: operations on one container, and the selection of the patches for each container of a Pod.
 
 use anyhow::{Context, Result, bail};
 use kermode_crds::{ContainerPatch, JsonPatchBlock};
@@ -7,7 +7,7 @@ use kermode_inject::{PatchStage, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{World, comparable_container, denial};
+use crate::injection::{InjectionInputs, comparable_container, compared_denial};
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
@@ -27,31 +27,30 @@ impl Runner for ContainerPatches {
     }
 }
 
+/// Kind `apply-ops`: applies JSON patch operations to one container.
 fn apply_operations(case: &Case<'_>) -> Result<Outcome> {
-    let file = case.document.json["files"]["base"]
+    let file = case.suite.json["files"]["base"]
         .as_str()
-        .context("the suite has no `files.base` with base containers")?;
-    let name = case.at("/inputs/base").as_str().unwrap_or_default();
-    let base = case.document.yaml(file)?[name].clone();
+        .context("the suite has no `files.base`, which contains the unpatched containers")?;
+    let container_name = case.at("/inputs/base").as_str().unwrap_or_default();
+    let base = case.suite.yaml(file)?[container_name].clone();
+    let role = if container_name == "init" {
+        ContainerRole::Init
+    } else {
+        ContainerRole::Running
+    };
     let expected = match case.at("/expectedError/stage") {
         Value::Null => json!({"container": comparable_container(case.at("/expected/container"))}),
         stage => json!({"fails at": stage}),
     };
     let actual = match case.decode::<Vec<JsonPatchBlock>>("/inputs/ops") {
-        Ok(blocks) => apply_blocks(
-            &base,
-            &blocks,
-            if name == "init" {
-                ContainerRole::Init
-            } else {
-                ContainerRole::Running
-            },
-        ),
+        Ok(blocks) => apply_blocks(&base, &blocks, role),
         Err(error) => json!({"fails at": "admission", "because": format!("{:#}", error.root_cause())}),
     };
     Ok(Outcome::Compared { expected, actual })
 }
 
+/// Returns the patched container, or the stage at which the patch fails.
 fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) -> Value {
     let operation = |(index, block)| Operation {
         patch: "case",
@@ -69,6 +68,7 @@ fn apply_blocks(base: &Value, blocks: &[JsonPatchBlock], role: ContainerRole) ->
     }
 }
 
+/// Kind `select-and-apply`: injects a Pod with the ContainerPatches of its annotation or of the defaults.
 fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
     let patches: Vec<ContainerPatch> = case.decode("/inputs/containerPatches")?;
     let mut pod = json!({
@@ -82,36 +82,36 @@ fn select_and_apply(case: &Case<'_>) -> Result<Outcome> {
         container_patches: case.decode("/inputs/defaultPatches")?,
         ..Settings::default()
     };
-    let world = World {
+    let inputs = InjectionInputs {
         namespace: json!({"metadata": {"name": "ns"}}),
         meshes: vec!["default".to_owned()],
         system_namespace: "kuma-system".to_owned(),
         container_patches: patches,
-        ..World::default()
+        ..InjectionInputs::default()
     };
-    let admitted = world.admitted(&pod, &settings)?;
+    let admitted = inputs.inject_and_patch(&pod, &settings)?;
     if !case.at("/expectedError").is_null() {
-        let (expected, actual) = denial(case.at("/expectedError"), admitted);
+        let (expected, actual) = compared_denial(case.at("/expectedError"), admitted);
         return Ok(Outcome::Compared { expected, actual });
     }
     let expected = case.at("/expected").clone();
     let actual = match admitted {
         Ok(pod) => json!({
-            "sidecar": expected_members(&expected["sidecar"], &pod["spec"]["containers"][0]),
-            "init": expected_members(&expected["init"], &pod["spec"]["initContainers"][0]),
+            "sidecar": members_as_in(&expected["sidecar"], &pod["spec"]["containers"][0]),
+            "init": members_as_in(&expected["init"], &pod["spec"]["initContainers"][0]),
         }),
-        Err(denial) => json!({"refused": denial.to_string()}),
+        Err(denial) => json!({"denied": denial.to_string()}),
     };
     Ok(Outcome::Compared { expected, actual })
 }
 
-/// Returns the members of a container that the expectation mentions. `envEndsWith` lists the names of the last
-/// variables.
-fn expected_members(expected: &Value, container: &Value) -> Value {
+/// Returns the members of a container that the expected result also has. Its member `envEndsWith` is not a field of a
+/// container: it lists the names of the last variables.
+fn members_as_in(expected: &Value, container: &Value) -> Value {
     let members = expected.as_object().into_iter().flatten();
     let actual = members.map(|(key, value)| {
         let member = match (key.as_str(), value) {
-            ("envEndsWith", Value::Array(names)) => last_variables(container, names.len()),
+            ("envEndsWith", Value::Array(names)) => names_of_last_variables(container, names.len()),
             _ => container[key].clone(),
         };
         (key.clone(), member)
@@ -119,7 +119,7 @@ fn expected_members(expected: &Value, container: &Value) -> Value {
     Value::Object(actual.collect())
 }
 
-fn last_variables(container: &Value, count: usize) -> Value {
+fn names_of_last_variables(container: &Value, count: usize) -> Value {
     let variables = container["env"].as_array().map(Vec::as_slice).unwrap_or_default();
     let last = &variables[variables.len().saturating_sub(count)..];
     last.iter().map(|variable| variable["name"].clone()).collect()

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// One suite of the corpus: a `cases.json` and its folder.
+/// One suite of the corpus: its `cases.json` and its folder.
 #[derive(Debug)]
-pub struct Document {
+pub struct Suite {
     /// Name of the suite.
     pub name: String,
-    /// Folder that file names are relative to.
+    /// Folder of the suite. The file names in cases are relative to it.
     folder: PathBuf,
     /// Content of `cases.json`.
     pub json: Value,
@@ -21,8 +21,9 @@ pub struct Document {
 ///
 /// # Errors
 /// The folder contains no suite, or a `cases.json` cannot be read.
-pub fn read(folder: &Path) -> Result<Vec<Document>> {
-    let entries = std::fs::read_dir(folder).with_context(|| format!("corpus {}", folder.display()))?;
+pub fn read(folder: &Path) -> Result<Vec<Suite>> {
+    let entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot read the corpus {}", folder.display()))?;
     let mut files = Vec::new();
     for entry in entries {
         let file = entry?.path().join("cases.json");
@@ -34,20 +35,22 @@ pub fn read(folder: &Path) -> Result<Vec<Document>> {
     if files.is_empty() {
         bail!("{} has no suite: expected <suite>/cases.json", folder.display());
     }
-    files.iter().map(|file| Document::read(file)).collect()
+    files.iter().map(|file| Suite::read(file)).collect()
 }
 
-// === impl Document ===
+// === impl Suite ===
 
-impl Document {
+impl Suite {
     fn read(file: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let json: Value = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let json: Value =
+            serde_json::from_str(&text).with_context(|| format!("cannot decode {}", file.display()))?;
         let folder = file.parent().unwrap_or(Path::new(".")).to_path_buf();
-        let by_folder = folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let folder_name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
         let name = match json["suite"].as_str() {
             Some(name) => name.to_owned(),
-            None => by_folder.unwrap_or_default(),
+            None => folder_name.unwrap_or_default(),
         };
         Ok(Self { name, folder, json })
     }
@@ -58,7 +61,7 @@ impl Document {
             .as_array()
             .map(Vec::as_slice)
             .unwrap_or_default();
-        cases.iter().map(|json| Case { document: self, json }).collect()
+        cases.iter().map(|json| Case { suite: self, json }).collect()
     }
 
     /// Returns the text of a file beside `cases.json`.
@@ -67,7 +70,7 @@ impl Document {
     /// The file cannot be read.
     pub fn text(&self, name: &str) -> Result<String> {
         let path = self.folder.join(name);
-        std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+        std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     /// Returns all YAML (or JSON) documents of a file beside `cases.json`.
@@ -75,8 +78,8 @@ impl Document {
     /// # Errors
     /// The file cannot be read or is not YAML.
     pub fn yaml_documents(&self, name: &str) -> Result<Vec<Value>> {
-        let documents: Vec<Value> =
-            serde_saphyr::from_multiple(&self.text(name)?).with_context(|| name.to_owned())?;
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&self.text(name)?)
+            .with_context(|| format!("cannot decode {name}"))?;
         Ok(documents
             .into_iter()
             .filter(|document| !document.is_null())
@@ -91,7 +94,7 @@ impl Document {
         let mut documents = self.yaml_documents(name)?;
         match (documents.pop(), documents.len()) {
             (Some(document), 0) => Ok(document),
-            _ => bail!("{name}: expected exactly one document"),
+            _ => bail!("{name} must contain exactly one YAML document"),
         }
     }
 }
@@ -100,8 +103,8 @@ impl Document {
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
     /// Suite of the case.
-    pub document: &'a Document,
-    /// The case as written.
+    pub suite: &'a Suite,
+    /// The case as in `cases.json`.
     pub json: &'a Value,
 }
 
@@ -122,27 +125,29 @@ impl<'a> Case<'a> {
         self.text_field("kind")
     }
 
-    /// `page`, `adjacent`, `beyond` or `contradicts-page`.
+    /// Relation of the case to the manual page, Kuma's "Data plane on Kubernetes": `page` (the page describes it),
+    /// `adjacent`, `beyond` or `contradicts-page`.
     pub fn relevance(&self) -> &'a str {
         self.text_field("relevance")
     }
 
-    /// Source of the expectation.
+    /// Source of the expected result.
     pub fn reference(&self) -> &'a str {
         self.text_field("ref")
     }
 
-    /// Returns a value of the case by JSON pointer, null when absent.
+    /// Returns the value of the case at a JSON pointer; null if there is none.
     pub fn at(&self, pointer: &str) -> &'a Value {
         self.json.pointer(pointer).unwrap_or(&Value::Null)
     }
 
-    /// Decodes a value of the case by JSON pointer.
+    /// Decodes the value of the case at a JSON pointer.
     ///
     /// # Errors
     /// The value does not have the requested type.
     pub fn decode<T: DeserializeOwned>(&self, pointer: &str) -> Result<T> {
-        serde_json::from_value(self.at(pointer).clone()).with_context(|| format!("{}: {pointer}", self.id()))
+        serde_json::from_value(self.at(pointer).clone())
+            .with_context(|| format!("cannot decode {pointer} of case {}", self.id()))
     }
 
     /// Returns the name of the file under `files.<key>`.
@@ -152,24 +157,24 @@ impl<'a> Case<'a> {
     pub fn file_name(&self, key: &str) -> Result<&'a str> {
         self.json["files"][key]
             .as_str()
-            .ok_or_else(|| anyhow!("{} has no `files.{key}`", self.id()))
+            .ok_or_else(|| anyhow!("case {} has no `files.{key}`", self.id()))
     }
 
     /// Returns the document of the file under `files.<key>`.
     ///
     /// # Errors
-    /// See [`Document::yaml`].
+    /// See [`Suite::yaml`].
     pub fn file(&self, key: &str) -> Result<Value> {
-        self.document.yaml(self.file_name(key)?)
+        self.suite.yaml(self.file_name(key)?)
     }
 
     /// Returns the documents of the file under `files.<key>`; none when the case names no such file.
     ///
     /// # Errors
-    /// See [`Document::yaml_documents`].
+    /// See [`Suite::yaml_documents`].
     pub fn file_documents(&self, key: &str) -> Result<Vec<Value>> {
         match self.json["files"][key].as_str() {
-            Some(name) => self.document.yaml_documents(name),
+            Some(name) => self.suite.yaml_documents(name),
             None => Ok(Vec::new()),
         }
     }

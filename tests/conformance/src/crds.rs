@@ -1,4 +1,4 @@
-//! Suite `crds`: the CustomResourceDefinitions of Kermode and of the corpus.
+//! Suite `crds`: Kermode's CustomResourceDefinitions, and the objects that their schemas and the webhook admit.
 
 mod schema;
 
@@ -24,15 +24,15 @@ impl Runner for Crds {
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
         match case.kind() {
-            "crd" => compare(case),
-            "crd-validate" => validate(case),
-            "admission" => admit(case),
+            "crd" => compare_definition(case),
+            "crd-validate" => validate_by_schema(case),
+            "admission" => validate_by_webhook(case),
             kind => bail!("unknown kind {kind:?}"),
         }
     }
 }
 
-fn compare(case: &Case<'_>) -> Result<Outcome> {
+fn compare_definition(case: &Case<'_>) -> Result<Outcome> {
     let expected = case.file("expected")?;
     let actual = definition_of(expected["metadata"]["name"].as_str().unwrap_or_default())?;
     Ok(Outcome::Compared {
@@ -45,11 +45,11 @@ fn definition_of(name: &str) -> Result<Value> {
     definition::all()
         .into_iter()
         .find(|definition| definition["metadata"]["name"] == name)
-        .with_context(|| format!("no CustomResourceDefinition {name}"))
+        .with_context(|| format!("Kermode has no CustomResourceDefinition {name}"))
 }
 
-/// Checks whether the schema lets the API server accept an object.
-fn validate(case: &Case<'_>) -> Result<Outcome> {
+/// Checks whether the API server accepts an object according to the schema.
+fn validate_by_schema(case: &Case<'_>) -> Result<Outcome> {
     let definition = definition_of(case.at("/inputs/crd").as_str().unwrap_or_default())?;
     let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     Ok(Outcome::Compared {
@@ -59,7 +59,7 @@ fn validate(case: &Case<'_>) -> Result<Outcome> {
 }
 
 /// Checks whether the validating webhook accepts an object.
-fn admit(case: &Case<'_>) -> Result<Outcome> {
+fn validate_by_webhook(case: &Case<'_>) -> Result<Outcome> {
     let namespace: String = case.decode("/inputs/systemNamespace")?;
     let result = validate_container_patch(case.at("/inputs/object"), &namespace);
     Ok(Outcome::Compared {
@@ -68,7 +68,7 @@ fn admit(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns group, names, scope, version flags and the schema without descriptions.
+/// Returns the parts of a CustomResourceDefinition that are compared; its schemas have no descriptions.
 fn comparable(definition: &Value) -> Value {
     let spec = &definition["spec"];
     let versions: Vec<Value> = spec["versions"]
@@ -93,7 +93,7 @@ fn without_descriptions(schema: &Value) -> Value {
     let Value::Object(members) = schema else {
         return schema.clone();
     };
-    let kept = members
+    let members = members
         .iter()
         .filter(|(key, _)| *key != "description")
         .map(|(key, member)| {
@@ -108,5 +108,5 @@ fn without_descriptions(schema: &Value) -> Value {
             };
             (key.clone(), member)
         });
-    Value::Object(kept.collect())
+    Value::Object(members.collect())
 }

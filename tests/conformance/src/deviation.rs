@@ -1,5 +1,5 @@
-//! Known deviations: cases of the corpus that contradict a documented decision, with the behaviour of Kermode as data
-//! that the runner checks.
+//! Known deviations: cases of the corpus whose expected result contradicts a documented decision of Kermode.
+//! `deviations.yaml` contains, for each, the result that Kermode must have instead. The report checks it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,31 +14,32 @@ use serde_json::{Value, json};
 pub struct Deviation {
     /// Name of the suite.
     pub suite: String,
-    /// Identifier of the case; `*` for every case that `when` fits.
+    /// Identifier of the case. `*` stands for every case of the suite that fulfils `when`: a general deviation.
     pub case: String,
-    /// For `*`: values by JSON pointer into `{case, ours}`: the case, and Kermode's result without this deviation.
+    /// Condition of a general deviation: values by JSON pointer into `{case, expected}`. `case` is the case as in
+    /// `cases.json`. `expected` is the expected result before this deviation.
     #[serde(default)]
     pub when: BTreeMap<String, Value>,
-    /// Heading of the documentation that the case contradicts, such as `docs/design.md#tests`.
+    /// Heading of the documented decision that the case contradicts, such as `docs/design.md#tests`.
     pub decision: String,
     /// Reason, in one sentence.
     pub reason: String,
-    /// Case of the suite whose result the patch applies to, instead of the expectation of this case.
+    /// Case of the same suite. The patch applies to its expected result instead of that of the deviating case.
     #[serde(default)]
-    pub like: Option<String>,
-    /// Value that the patch applies to, instead of the expectation of this case.
+    pub base_case: Option<String>,
+    /// Value that the patch applies to instead of an expected result.
     #[serde(default)]
-    pub instead: Option<Value>,
-    /// JSON patch that yields Kermode's result.
+    pub base_value: Option<Value>,
+    /// JSON patch that turns the expected result into that of Kermode.
     #[serde(default)]
     pub patch: Vec<Value>,
 }
 
-/// Reads the known deviations from `deviations.yaml`.
+/// Returns the deviations of `deviations.yaml`.
 ///
 /// # Errors
 /// The file cannot be decoded, or a deviation cites a heading that does not exist.
-pub fn known() -> Result<Vec<Deviation>> {
+pub fn read_all() -> Result<Vec<Deviation>> {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let deviations = parse(include_str!("../deviations.yaml"))?;
     for deviation in &deviations {
@@ -53,8 +54,13 @@ fn check_citation(citation: &str, repository: &Path) -> Result<()> {
     let (file, heading) = citation
         .split_once('#')
         .filter(|(file, _)| file.starts_with("docs/"))
-        .with_context(|| format!("`decision` is {citation:?}, not a heading in docs/"))?;
-    let text = std::fs::read_to_string(repository.join(file)).with_context(|| file.to_owned())?;
+        .with_context(|| {
+            format!(
+                "`decision` is {citation:?}: it must name a heading in docs/, such as docs/design.md#tests"
+            )
+        })?;
+    let text =
+        std::fs::read_to_string(repository.join(file)).with_context(|| format!("cannot read {file}"))?;
     ensure!(
         text.lines().filter_map(anchor).any(|anchor| anchor == heading),
         "{file} has no heading #{heading}"
@@ -66,20 +72,21 @@ fn check_citation(citation: &str, repository: &Path) -> Result<()> {
 fn anchor(line: &str) -> Option<String> {
     let title = line.trim_start_matches('#').strip_prefix(' ')?;
     let title = title.to_lowercase();
-    let kept = title
+    let anchor = title
         .chars()
         .filter(|char| char.is_alphanumeric() || "-_ ".contains(*char))
         .map(|char| if char == ' ' { '-' } else { char });
-    line.starts_with('#').then(|| kept.collect())
+    line.starts_with('#').then(|| anchor.collect())
 }
 
 fn parse(text: &str) -> Result<Vec<Deviation>> {
-    let list: Option<Vec<Deviation>> = serde_saphyr::from_str(text).context("deviations.yaml")?;
+    let list: Option<Vec<Deviation>> =
+        serde_saphyr::from_str(text).context("cannot decode deviations.yaml")?;
     let list = list.unwrap_or_default();
     for deviation in &list {
         ensure!(
             deviation.is_general() != deviation.when.is_empty(),
-            "deviations.yaml: {} {}: `when` is required with case `*`, and only allowed there",
+            "deviations.yaml: {} {}: `when` is required with case `*`, and not allowed with another case",
             deviation.suite,
             deviation.case
         );
@@ -90,29 +97,35 @@ fn parse(text: &str) -> Result<Vec<Deviation>> {
 // === impl Deviation ===
 
 impl Deviation {
-    /// Whether the deviation applies to every case that `when` fits, instead of a single one.
+    /// Whether the deviation applies to every case that fulfils `when`, not only to one.
     pub fn is_general(&self) -> bool {
         self.case == "*"
     }
 
-    /// Whether a general deviation applies to a case. `ours` is the result without the deviation.
-    pub fn fits(&self, case: &Value, ours: &Value) -> bool {
-        let whole = json!({"case": case, "ours": ours});
+    /// Whether a case fulfils `when`. `expected` is the expected result before this deviation.
+    pub fn applies_to(&self, case: &Value, expected: &Value) -> bool {
+        let whole = json!({"case": case, "expected": expected});
         let mut conditions = self.when.iter();
         conditions.all(|(pointer, value)| whole.pointer(pointer) == Some(value))
     }
 
-    /// Returns Kermode's result, given the expectation of the corpus, or of the case in `like`.
+    /// Returns the result that Kermode must have. `base` is the expected result of the case, or of `base_case`; it is
+    /// ignored if `base_value` is set.
     ///
     /// # Errors
     /// The patch does not apply.
-    pub fn apply(&self, expected: &Value) -> Result<Value> {
-        let mut expected = self.instead.clone().unwrap_or_else(|| expected.clone());
+    pub fn apply(&self, base: &Value) -> Result<Value> {
+        let mut result = self.base_value.clone().unwrap_or_else(|| base.clone());
         let patch: json_patch::Patch = serde_json::from_value(Value::Array(self.patch.clone()))
-            .with_context(|| format!("patch of the deviation {} {}", self.suite, self.case))?;
-        json_patch::patch(&mut expected, &patch)
-            .with_context(|| format!("patch of the deviation {} {}", self.suite, self.case))?;
-        Ok(expected)
+            .with_context(|| {
+                format!(
+                    "cannot decode the patch of deviation {} {}",
+                    self.suite, self.case
+                )
+            })?;
+        json_patch::patch(&mut result, &patch)
+            .with_context(|| format!("cannot apply the patch of deviation {} {}", self.suite, self.case))?;
+        Ok(result)
     }
 }
 
@@ -121,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn citation_of_a_missing_heading_is_an_error() {
+    fn citation_without_an_existing_heading_is_an_error() {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         let check = |citation: &str| check_citation(citation, &repository);
         check("docs/design.md#safe-retries").expect("the heading exists");

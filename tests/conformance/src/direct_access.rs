@@ -1,4 +1,5 @@
-//! Suite `page-examples`, cases on direct access: the listeners and the cluster of a client.
+//! Suite `page-examples`, cases on direct access, by which a client sends requests to the IPs of Pods: the listeners
+//! and the cluster of the client.
 
 use anyhow::{Context, Result};
 use kermode_crds::Networking;
@@ -24,7 +25,11 @@ impl Runner for DirectAccess {
     }
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
-        let mesh = Mesh::new(case.at("/inputs/mesh").as_str().context("inputs.mesh")?);
+        let mesh = Mesh::new(
+            case.at("/inputs/mesh")
+                .as_str()
+                .context("`inputs.mesh` is missing")?,
+        );
         let client = dataplane(&mesh.name, case.at("/inputs/dataplane"))?;
         let mut view = MeshView::default();
         view.upsert_mesh(mesh.clone());
@@ -37,15 +42,15 @@ impl Runner for DirectAccess {
             let endpoints = EndpointAddresses::of(&view, &mesh.name);
             generate::direct_access(&mesh, access.addresses(&endpoints))
         });
-        let names = |kind| {
-            let of_kind = resources.iter().filter(move |resource| resource.kind == kind);
-            of_kind
+        let names_of = |kind| {
+            let resources = resources.iter().filter(move |resource| resource.kind == kind);
+            resources
                 .map(|resource| resource.name.to_string())
                 .collect::<Vec<_>>()
         };
         let actual = json!({
-            "listeners": names(ResourceKind::Listener),
-            "cluster": names(ResourceKind::Cluster).join(", "),
+            "listeners": names_of(ResourceKind::Listener),
+            "cluster": names_of(ResourceKind::Cluster).join(", "),
         });
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),
@@ -54,8 +59,11 @@ impl Runner for DirectAccess {
     }
 }
 
+/// Converts a Dataplane of the case to the model.
 fn dataplane(mesh: &MeshName, object: &Value) -> Result<Dataplane> {
-    let name = object["name"].as_str().context("a Dataplane without name")?;
+    let name = object["name"]
+        .as_str()
+        .context("a Dataplane of the case has no name")?;
     let networking: Networking = serde_json::from_value(object["networking"].clone())?;
     let inbound = |inbound: kermode_crds::InboundSpec| Inbound {
         port: inbound.port,

@@ -1,4 +1,5 @@
-//! Suite `transparent-proxy`, cases on injection: arguments of `kuma-init` from a Pod's annotations.
+//! Suite `transparent-proxy`, cases on injection: the arguments that the injector gives to `kuma-init`, from a Pod's
+//! annotations.
 
 use anyhow::Result;
 use kermode_inject::init_arguments;
@@ -23,7 +24,7 @@ impl Runner for InitArguments {
         let annotations = case.decode("/inputs/podAnnotations")?;
         let actual = match init_arguments(&annotations) {
             Ok(arguments) => json!({"args": arguments}),
-            Err(denial) => json!({"refused": denial.to_string()}),
+            Err(denial) => json!({"denied": denial.to_string()}),
         };
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),

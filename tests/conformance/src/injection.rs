@@ -1,4 +1,4 @@
-//! Common code of the suites that inject: the context of an injection, and comparable forms of Pods and containers.
+//! Code for all suites that inject: the inputs of an injection, and forms of Pods and containers for the comparison.
 
 use std::collections::BTreeMap;
 
@@ -7,29 +7,35 @@ use kermode_crds::{ContainerPatch, ContainerPatchSpec};
 use kermode_inject::{Context, Denial, Namespace, Outcome, Settings, inject};
 use serde_json::{Value, json};
 
-/// Objects and settings of the control plane that an injection depends on, besides the Pod and the injector settings.
+/// Inputs of an injection besides the Pod and the injector's settings.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct World {
+pub(crate) struct InjectionInputs {
+    /// Namespace of the Pod.
     pub(crate) namespace: Value,
+    /// Names of the existing meshes.
     pub(crate) meshes: Vec<String>,
+    /// Namespace of the control plane; only ContainerPatches of this namespace apply.
     pub(crate) system_namespace: String,
     pub(crate) container_patches: Vec<ContainerPatch>,
     pub(crate) control_plane_url: String,
     pub(crate) control_plane_ca_pem: String,
 }
 
-// === impl World ===
+// === impl InjectionInputs ===
 
-impl World {
+impl InjectionInputs {
     /// Injects a Pod.
     pub(crate) fn inject(&self, pod: &Value, settings: &Settings) -> Result<Outcome, Denial> {
-        let texts = |pointer: &str| -> BTreeMap<String, String> {
+        let string_map = |pointer: &str| -> BTreeMap<String, String> {
             self.namespace
                 .pointer(pointer)
-                .and_then(|texts| serde_json::from_value(texts.clone()).ok())
+                .and_then(|map| serde_json::from_value(map.clone()).ok())
                 .unwrap_or_default()
         };
-        let (labels, annotations) = (texts("/metadata/labels"), texts("/metadata/annotations"));
+        let (labels, annotations) = (
+            string_map("/metadata/labels"),
+            string_map("/metadata/annotations"),
+        );
         let context = Context {
             namespace: Namespace {
                 name: self
@@ -48,13 +54,16 @@ impl World {
         inject(pod, settings, &context)
     }
 
-    /// Returns the admitted Pod, unchanged when it is skipped.
-    pub(crate) fn admitted(&self, pod: &Value, settings: &Settings) -> Result<Result<Value, Denial>> {
+    /// Injects a Pod and returns it as the API server would admit it. A skipped Pod is unchanged.
+    ///
+    /// # Errors
+    /// The outer error: the JSON patch of the injection does not apply. The inner error: the Pod is denied.
+    pub(crate) fn inject_and_patch(&self, pod: &Value, settings: &Settings) -> Result<Result<Value, Denial>> {
         let mut admitted = pod.clone();
         match self.inject(pod, settings) {
             Ok(Outcome::Injected(injection)) => {
                 json_patch::patch(&mut admitted, &injection.patch)
-                    .context("the patch of the injection does not apply")?;
+                    .context("the JSON patch of the injection does not apply")?;
                 Ok(Ok(admitted))
             }
             Ok(Outcome::Skipped(_)) => Ok(Ok(admitted)),
@@ -71,36 +80,42 @@ impl World {
     }
 }
 
-/// Returns both sides of an expected denial: the exact text, or the expected part of it.
-pub(crate) fn denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
+/// Returns expected and actual result of a case that expects a denial. If the actual text contains the expected part,
+/// both are that part, so that they are equal.
+pub(crate) fn compared_denial(expected: &Value, actual: Result<Value, Denial>) -> (Value, Value) {
     let actual = match actual {
-        Ok(pod) => return (json!({"refused": expected}), json!({"admitted": pod})),
+        Ok(pod) => return (json!({"denied": expected}), json!({"admitted": pod})),
         Err(denial) => denial.to_string(),
     };
     if let Some(exact) = expected["exact"].as_str() {
-        return (json!({"refused": exact}), json!({"refused": actual}));
+        return (json!({"denied": exact}), json!({"denied": actual}));
     }
-    let part = expected["contains"].as_str().unwrap_or_default();
-    let shown = if actual.contains(part) {
-        part
+    let expected_part = expected["contains"].as_str().unwrap_or_default();
+    let actual_part = if actual.contains(expected_part) {
+        expected_part
     } else {
         actual.as_str()
     };
-    (json!({"refused, with": part}), json!({"refused, with": shown}))
+    (
+        json!({"denied, with": expected_part}),
+        json!({"denied, with": actual_part}),
+    )
 }
 
-/// Removes incidental differences from a container: quantities become amounts, and the command of Kuma's init
+/// Removes differences of a container that do not matter: quantities become numbers, and the command of Kuma's init
 /// container becomes that of Kermode.
 pub(crate) fn comparable_container(container: &Value) -> Value {
     let mut container = container.clone();
     for kind in ["requests", "limits"] {
-        let amounts = container
+        let quantities = container
             .pointer_mut(&format!("/resources/{kind}"))
             .and_then(Value::as_object_mut);
-        for (_, amount) in amounts.into_iter().flatten() {
-            let text = amount.as_str().map_or_else(|| amount.to_string(), str::to_owned);
+        for (_, quantity) in quantities.into_iter().flatten() {
+            let text = quantity
+                .as_str()
+                .map_or_else(|| quantity.to_string(), str::to_owned);
             if let Ok(parsed) = kermode_inject::parse_quantity(&text) {
-                *amount = parsed.to_string().into();
+                *quantity = parsed.to_string().into();
             }
         }
     }
@@ -110,7 +125,7 @@ pub(crate) fn comparable_container(container: &Value) -> Value {
     container
 }
 
-/// Removes incidental differences from a Pod.
+/// Removes differences of a Pod that do not matter, such as its status.
 pub(crate) fn comparable_pod(pod: &Value) -> Value {
     let mut pod = pod.clone();
     if let Some(members) = pod.as_object_mut() {

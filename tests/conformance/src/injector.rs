@@ -1,4 +1,4 @@
-//! Suite `injector`: Pods of Kuma's tests before and after injection.
+//! Suite `injector`: injects Pods of Kuma's tests and compares the results.
 
 use anyhow::{Context, Result, bail};
 use kermode_inject::Settings;
@@ -6,7 +6,7 @@ use kermode_inject::settings::SidecarMode;
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::{World, comparable_pod, denial};
+use crate::injection::{InjectionInputs, comparable_pod, compared_denial};
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the suite.
@@ -20,23 +20,22 @@ impl Runner for Injector {
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
         let settings = settings(case)?;
         if !settings.problems().is_empty() {
-            // The control plane refuses to start with these settings.
-            let (expected, actual) = (
-                case.file("expected")?,
-                json!({"settings refused": settings.problems()}),
-            );
-            return Ok(Outcome::Compared { expected, actual });
+            // The control plane does not start with these settings.
+            return Ok(Outcome::Compared {
+                expected: case.file("expected")?,
+                actual: json!({"settings rejected": settings.problems()}),
+            });
         }
         let pod = case.file("pod")?;
-        let admitted = world(case)?.admitted(&pod, &settings)?;
+        let admitted = inputs(case)?.inject_and_patch(&pod, &settings)?;
         let (expected, actual) = match (case.kind(), admitted) {
-            ("error", admitted) => denial(case.at("/expectedError"), admitted),
+            ("error", admitted) => compared_denial(case.at("/expectedError"), admitted),
             ("inject" | "skip", Ok(admitted)) => {
                 (comparable_pod(&case.file("expected")?), comparable_pod(&admitted))
             }
             ("inject" | "skip", Err(denial)) => (
                 comparable_pod(&case.file("expected")?),
-                json!({"refused": denial.to_string()}),
+                json!({"denied": denial.to_string()}),
             ),
             (kind, _) => bail!("unknown kind {kind:?}"),
         };
@@ -44,24 +43,30 @@ impl Runner for Injector {
     }
 }
 
-fn world(case: &Case<'_>) -> Result<World> {
-    let fixed = &case.document.json["fixed"];
-    let text = |key: &str| fixed[key].as_str().with_context(|| format!("fixed.{key}"));
-    Ok(World {
+/// Returns the inputs of the injection. Those in `fixed` are the same for all cases of the suite.
+fn inputs(case: &Case<'_>) -> Result<InjectionInputs> {
+    let fixed = &case.suite.json["fixed"];
+    let text = |key: &str| {
+        fixed[key]
+            .as_str()
+            .with_context(|| format!("`fixed.{key}` of the suite is missing"))
+    };
+    Ok(InjectionInputs {
         namespace: case.at("/objects/namespace").clone(),
         meshes: vec![case.decode("/objects/mesh/metadata/name")?],
         system_namespace: text("systemNamespace")?.to_owned(),
         container_patches: case.decode("/objects/containerPatches")?,
         control_plane_url: text("controlPlaneURL")?.to_owned(),
-        control_plane_ca_pem: case.document.text(text("caCertFile")?)?,
+        control_plane_ca_pem: case.suite.text(text("caCertFile")?)?,
     })
 }
 
-/// Returns the settings of a case. Settings that the case leaves out are off, whatever Kermode's defaults are.
+/// Returns the injector's settings of a case. DNS redirection and exceptions are off unless the case enables them; for
+/// all other settings, Kermode's defaults apply.
 fn settings(case: &Case<'_>) -> Result<Settings> {
     let mut config = json!({"builtinDNS": {"enabled": false}, "exceptions": {"labels": {}}});
     merge(&mut config, case.file("config")?);
-    // Keys that Kuma's decoder ignores, and keys of settings that Kermode does not have.
+    // Kuma's decoder ignores some of these keys; Kermode has no settings for the others.
     for (parent, key) in [
         ("", "controlPlane"),
         ("/initContainer", "enabled"),
@@ -71,8 +76,8 @@ fn settings(case: &Case<'_>) -> Result<Settings> {
             section.remove(key);
         }
     }
-    let mut settings: Settings =
-        serde_json::from_value(config).context(case.file_name("config")?.to_owned())?;
+    let mut settings: Settings = serde_json::from_value(config)
+        .with_context(|| format!("cannot decode the settings of case {}", case.id()))?;
     settings.native_sidecars_supported = true;
     settings.sidecar_mode = match case.at("/settings/sidecarContainersEnabled").as_bool() {
         Some(true) => SidecarMode::Native,
@@ -81,13 +86,14 @@ fn settings(case: &Case<'_>) -> Result<Settings> {
     Ok(settings)
 }
 
-fn merge(base: &mut Value, given: Value) {
-    match (base, given) {
-        (Value::Object(base), Value::Object(given)) => {
-            for (key, value) in given {
+/// Overwrites values of `base` by those of `overrides`, recursively for objects.
+fn merge(base: &mut Value, overrides: Value) {
+    match (base, overrides) {
+        (Value::Object(base), Value::Object(overrides)) => {
+            for (key, value) in overrides {
                 merge(base.entry(key).or_insert(Value::Null), value);
             }
         }
-        (base, given) => *base = given,
+        (base, overrides) => *base = overrides,
     }
 }

@@ -32,7 +32,8 @@ impl Runner for Install {
     }
 }
 
-/// Returns the printed objects. The corpus uses Kuma's namespace, which is not Kermode's default.
+/// Returns the objects that `kumactl install control-plane` prints with the arguments of the case. The namespace is
+/// set, because that of the corpus, Kuma's default, is not Kermode's.
 fn printed_objects(case: &Case<'_>) -> Result<Vec<Value>> {
     let mut flags = vec!["--namespace=kuma-system".to_owned()];
     if !case.at("/inputs/args").is_null() {
@@ -43,11 +44,16 @@ fn printed_objects(case: &Case<'_>) -> Result<Vec<Value>> {
 }
 
 fn find_object<'o>(objects: &'o [Value], expected: &Value) -> Result<&'o Value> {
-    let same = |object: &&Value| {
+    let is_expected = |object: &&Value| {
         object["kind"] == expected["kind"] && object["metadata"]["name"] == expected["metadata"]["name"]
     };
-    let found = objects.iter().find(same);
-    found.with_context(|| format!("no {} {}", expected["kind"], expected["metadata"]["name"]))
+    let found = objects.iter().find(is_expected);
+    found.with_context(|| {
+        format!(
+            "kumactl prints no {} {}",
+            expected["kind"], expected["metadata"]["name"]
+        )
+    })
 }
 
 /// Returns the environment variables of the control plane's container.
@@ -56,11 +62,11 @@ fn environment(objects: &[Value]) -> Result<Value> {
     let env = deployment.and_then(|object| object.pointer("/spec/template/spec/containers/0/env"));
     match env {
         Some(env) => Ok(env.clone()),
-        None => bail!("no Deployment with environment variables"),
+        None => bail!("kumactl prints no Deployment with environment variables"),
     }
 }
 
-/// Removes incidental differences, and values that the API server sets by default.
+/// Removes differences that do not matter, and values that the API server sets by default.
 fn comparable(object: &Value) -> Value {
     let mut object = object.clone();
     if let Some(metadata) = object["metadata"].as_object_mut() {
@@ -70,21 +76,21 @@ fn comparable(object: &Value) -> Value {
         }
     }
     for webhook in object["webhooks"].as_array_mut().into_iter().flatten() {
-        drop_default(webhook, "timeoutSeconds", &10.into());
+        remove_if_default(webhook, "timeoutSeconds", &10.into());
         for rule in webhook["rules"].as_array_mut().into_iter().flatten() {
-            drop_default(rule, "scope", &"*".into());
+            remove_if_default(rule, "scope", &"*".into());
         }
         if let Some(config) = webhook.get_mut("clientConfig") {
             config.as_object_mut().map(|config| config.remove("caBundle"));
             if let Some(service) = config.get_mut("service") {
-                drop_default(service, "port", &443.into());
+                remove_if_default(service, "port", &443.into());
             }
         }
     }
     object
 }
 
-fn drop_default(object: &mut Value, key: &str, default: &Value) {
+fn remove_if_default(object: &mut Value, key: &str, default: &Value) {
     if object.get(key) == Some(default) {
         object
             .as_object_mut()

@@ -1,9 +1,9 @@
-//! Runs a conformance corpus through the product's own code: corpus → cases → runner of the suite → comparison →
-//! report.
+//! Runs the cases of a conformance corpus with the product's code, and compares the results with those of Kuma: corpus
+//! → cases → runner of the suite → comparison → report.
 //!
-//! A corpus is a folder with one folder for each suite, which contains a `cases.json`. The cases name all
-//! other files. To add a suite, implement [`suite::Runner`] in a module of its own and register it in
-//! [`suite::registered`].
+//! A corpus is a folder with one folder for each suite. The folder of a suite contains `cases.json`, and the other
+//! files that its cases name. To add a suite, implement [`suite::Runner`] in a module of its own and add it to
+//! [`suite::all_runners`].
 
 pub mod compare;
 mod container_patch;

@@ -1,4 +1,4 @@
-//! `kermode-conformance CORPUS_DIR [--suite NAME]`: runs a corpus and prints the results.
+//! `kermode-conformance CORPUS [--suite NAME]`: runs the cases of a corpus and prints the results.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use anyhow::{Result, bail};
 use clap::Parser;
 use kermode_conformance::{corpus, deviation, report, suite};
 
-/// Runs a conformance corpus through the product's own code.
+/// Runs the cases of a conformance corpus with the product's code.
 #[derive(Parser)]
 struct Arguments {
-    /// Folder of the corpus, with one folder for each suite, which contains a cases.json.
+    /// Folder of the corpus. It contains a folder for each suite, with a file cases.json.
     corpus: PathBuf,
     /// Run only this suite.
     #[arg(long)]
@@ -20,18 +20,18 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let mut documents = corpus::read(&arguments.corpus)?;
+    let mut suites = corpus::read(&arguments.corpus)?;
     if let Some(name) = &arguments.suite {
-        documents.retain(|document| document.name == *name);
-        if documents.is_empty() {
-            bail!("{} has no suite {name:?}", arguments.corpus.display());
+        suites.retain(|suite| suite.name == *name);
+        if suites.is_empty() {
+            bail!("corpus {} has no suite {name:?}", arguments.corpus.display());
         }
     }
-    let (runners, deviations) = (suite::registered(), deviation::known()?);
+    let (runners, deviations) = (suite::all_runners(), deviation::read_all()?);
     let mut out = std::io::stdout().lock();
     let mut failed = false;
-    for document in &documents {
-        let report = report::run(document, &runners, &deviations);
+    for suite in &suites {
+        let report = report::run(suite, &runners, &deviations);
         report.write(&mut out)?;
         failed |= !report.failed.is_empty();
     }

@@ -1,17 +1,17 @@
-//! Suite `page-examples`, cases on injection: whether a Pod is injected.
+//! Suite `page-examples`, cases on the decision whether a Pod is injected.
 
 use anyhow::Result;
-use kermode_inject::{Denial, Outcome as Injected, Settings};
+use kermode_inject::{Denial, Outcome as InjectionOutcome, Settings};
 use serde_json::{Value, json};
 
 use crate::corpus::Case;
-use crate::injection::World;
+use crate::injection::InjectionInputs;
 use crate::suite::{Outcome, Runner};
 
 /// Runner of the injection decision cases.
-pub(crate) struct Decision;
+pub(crate) struct InjectionDecision;
 
-impl Runner for Decision {
+impl Runner for InjectionDecision {
     fn suite(&self) -> &'static str {
         "page-examples"
     }
@@ -21,10 +21,10 @@ impl Runner for Decision {
     }
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
-        let world = World {
+        let inputs = InjectionInputs {
             namespace: case.at("/inputs/namespace").clone(),
             meshes: case.decode("/inputs/meshes")?,
-            ..World::default()
+            ..InjectionInputs::default()
         };
         let mut expected = case.at("/expected").clone();
         // Every denial of the webhook has status 500.
@@ -33,12 +33,12 @@ impl Runner for Decision {
             .and_then(|expected| expected.remove("httpStatus"));
         if status.is_some_and(|status| status != 500) {
             return Ok(Outcome::Skipped(
-                "expects a status that denials do not have".to_owned(),
+                "the case expects another HTTP status than 500".to_owned(),
             ));
         }
-        let actual = match world.inject(case.at("/inputs/pod"), &Settings::default()) {
-            Ok(Injected::Injected(_)) => json!({"inject": true}),
-            Ok(Injected::Skipped(_)) => json!({"inject": false}),
+        let actual = match inputs.inject(case.at("/inputs/pod"), &Settings::default()) {
+            Ok(InjectionOutcome::Injected(_)) => json!({"inject": true}),
+            Ok(InjectionOutcome::Skipped(_)) => json!({"inject": false}),
             Err(Denial::MeshNotFound { .. }) if expected["errorKind"] == "not-found" => {
                 json!({"errorKind": "not-found"})
             }
@@ -48,7 +48,7 @@ impl Runner for Decision {
     }
 }
 
-/// Returns the expected text when the actual one starts with it: Kermode's texts continue with object and remedy.
+/// Returns the expected text if the actual text starts with it: Kermode appends the object and the remedy.
 fn without_remedy(actual: &str, expected: &Value) -> String {
     match expected.as_str() {
         Some(expected) if actual.starts_with(expected) => expected.to_owned(),

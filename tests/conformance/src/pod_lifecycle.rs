@@ -1,4 +1,4 @@
-//! Suite `pod-lifecycle`, through the index: the Dataplanes that should exist, and requests to a sidecar to quit.
+//! Suite `pod-lifecycle`, run with the index: the Dataplanes that must exist, and the sidecars that must quit.
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
@@ -21,15 +21,16 @@ impl Runner for PodLifecycle {
 
     fn run(&self, case: &Case<'_>) -> Result<Outcome> {
         match case.kind() {
-            "reconcile" | "event-filter" => run_completion(case),
-            "reconcile-pod" => run_reconcile_pod(case),
+            "reconcile" | "event-filter" => count_quit_requests(case),
+            "reconcile-pod" => compare_desired_dataplanes(case),
             other => bail!("unknown kind {other:?}"),
         }
     }
 }
 
-/// Counts the requests to quit. A Dataplane exists when the Pod has a sidecar and an IP.
-fn run_completion(case: &Case<'_>) -> Result<Outcome> {
+/// Counts the requests to quit that the index asks for, when a Pod's containers have completed. To give the Pod a
+/// Dataplane, this function gives it a sidecar and an IP.
+fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();
     let mut quit_requests = 0;
@@ -49,8 +50,8 @@ fn run_completion(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Compares the desired Dataplanes. The writer deletes the existing ones that are not desired.
-fn run_reconcile_pod(case: &Case<'_>) -> Result<Outcome> {
+/// Compares the Dataplanes that the index desires. (The writer, which these cases do not run, deletes all others.)
+fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     let mut index = Index::default();
     index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(
         case.at("/inputs/namespace"),
@@ -68,13 +69,14 @@ fn run_reconcile_pod(case: &Case<'_>) -> Result<Outcome> {
     let desired = desired.collect::<Result<Vec<_>, _>>()?;
     let expected: Vec<Value> = case.decode("/expected/dataplanes")?;
     Ok(Outcome::Compared {
-        expected: expected.iter().map(with_metadata).collect(),
-        actual: desired.iter().map(with_metadata).collect(),
+        expected: expected.iter().map(comparable_with_metadata).collect(),
+        actual: desired.iter().map(comparable_with_metadata).collect(),
     })
 }
 
-fn with_metadata(dataplane: &Value) -> Value {
-    let mut compared = comparable(dataplane);
-    compared["metadata"] = dataplane["metadata"].clone();
-    compared
+/// Returns the compared parts of a Dataplane, and its metadata.
+fn comparable_with_metadata(dataplane: &Value) -> Value {
+    let mut result = comparable(dataplane);
+    result["metadata"] = dataplane["metadata"].clone();
+    result
 }

@@ -1,4 +1,5 @@
-//! Suite `pod-to-dataplane`, and the cases of `page-examples` on Dataplanes: objects → facts → Dataplane.
+//! Suite `pod-to-dataplane`, and the cases of `page-examples` on Dataplanes: objects → facts (the fields that Kermode
+//! keeps of an object) → Dataplane.
 
 mod outbounds;
 
@@ -20,7 +21,7 @@ use crate::suite::{Outcome, Runner};
 pub(crate) struct PodToDataplane;
 
 /// Runner of the Dataplane examples of the manual page.
-pub(crate) struct Examples;
+pub(crate) struct PageExamples;
 
 impl Runner for PodToDataplane {
     fn suite(&self) -> &'static str {
@@ -40,7 +41,7 @@ impl Runner for PodToDataplane {
     }
 }
 
-impl Runner for Examples {
+impl Runner for PageExamples {
     fn suite(&self) -> &'static str {
         "page-examples"
     }
@@ -61,15 +62,16 @@ impl Runner for Examples {
 
 // === objects of a case ===
 
-/// Facts and settings that a Dataplane is made from.
+/// Facts of the objects of a case, and settings, from which the Dataplane is made.
 struct Objects {
     pod: PodFacts,
     services: Vec<ServiceFacts>,
+    /// ReplicaSets, which may own the Pod.
     owners: Vec<OwnerFacts>,
     settings: ConvertSettings,
 }
 
-/// Decodes an object; labels and annotations may be unquoted numbers.
+/// Decodes an object. The corpus contains labels and annotations that are numbers; they become strings.
 pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
     let mut object = object.clone();
     for field in ["/metadata/labels", "/metadata/annotations"] {
@@ -80,7 +82,7 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
             }
         }
     }
-    serde_json::from_value(object).context("the object cannot be decoded as its kind")
+    serde_json::from_value(object).context("cannot decode an object of the case")
 }
 
 impl Objects {
@@ -101,7 +103,7 @@ impl Objects {
         })
     }
 
-    fn of_files(case: &Case<'_>) -> Result<Self> {
+    fn from_files(case: &Case<'_>) -> Result<Self> {
         let (services, owners) = (
             case.file_documents("servicesForPod")?,
             case.file_documents("replicaSets")?,
@@ -109,17 +111,18 @@ impl Objects {
         Self::read(&case.file("pod")?, &services, &owners, case.at("/settings/zone"))
     }
 
+    /// Returns the top-level workload that owns the Pod.
     fn workload(&self) -> Option<Workload> {
         top_workload(&self.pod, |id| self.owners.iter().find(|owner| owner.id == *id))
     }
 
-    /// Returns the Dataplane with all Services of the case, whether or not they select the Pod.
-    fn try_convert(&self) -> Result<Option<Converted>, ConvertError> {
+    /// Makes the Dataplane with all Services of the case, as if each of them selected the Pod.
+    fn convert_with_all_services(&self) -> Result<Option<Converted>, ConvertError> {
         self.convert_with(&self.services.iter().collect::<Vec<_>>())
     }
 
-    /// Returns the Dataplane with the Services that select the Pod.
-    fn try_select_and_convert(&self) -> Result<Option<Converted>, ConvertError> {
+    /// Makes the Dataplane with those Services of the case that select the Pod.
+    fn convert_with_selecting_services(&self) -> Result<Option<Converted>, ConvertError> {
         self.convert_with(&selecting_services(&self.services, &self.pod))
     }
 
@@ -130,15 +133,15 @@ impl Objects {
 }
 
 fn dataplane_json(converted: Result<Option<Converted>, ConvertError>) -> Result<Value> {
-    let converted = converted?.context("the Pod has no Dataplane")?;
+    let converted = converted?.context("the Pod of the case gets no Dataplane")?;
     Ok(serde_json::to_value(dataplane_object(&converted.dataplane, ""))?)
 }
 
 // === comparison ===
 
-/// Returns mesh and spec of a Dataplane, with explicit defaults of proto3: `health: {}` is unready, an absent
-/// `health` is ready, and a gateway without a type is delegated. The `state` of an inbound is removed: only releases
-/// after Kuma 2.1 have it.
+/// Returns mesh and spec of a Dataplane. Values that Kuma's proto3 JSON omits become explicit: `health: {}` means
+/// unready, an absent `health` means ready, and a gateway without a type is delegated. The `state` of an inbound is
+/// removed, because only releases after Kuma 2.1 have it.
 pub(crate) fn comparable(dataplane: &Value) -> Value {
     let mut spec = dataplane["spec"].clone();
     if let Some(inbounds) = spec
@@ -164,8 +167,8 @@ fn make_health_explicit(inbound: &mut Value) {
 }
 
 fn inbounds_of(dataplane: &Value) -> Vec<Value> {
-    let compared = comparable(dataplane);
-    let inbounds = compared
+    let dataplane = comparable(dataplane);
+    let inbounds = dataplane
         .pointer("/spec/networking/inbound")
         .and_then(Value::as_array);
     inbounds.cloned().unwrap_or_default()
@@ -175,11 +178,15 @@ fn inbounds_of(dataplane: &Value) -> Vec<Value> {
 
 fn run_convert(case: &Case<'_>) -> Result<Outcome> {
     if ["zone-ingress", "zone-egress"].contains(&case.at("/feature").as_str().unwrap_or_default()) {
-        return Ok(Outcome::Skipped("Kermode has no zone proxies".to_owned()));
+        return Ok(Outcome::Skipped(
+            "Kermode has no zone ingress and no zone egress".to_owned(),
+        ));
     }
     Ok(Outcome::Compared {
         expected: comparable(&case.file("expected")?),
-        actual: comparable(&dataplane_json(Objects::of_files(case)?.try_convert())?),
+        actual: comparable(&dataplane_json(
+            Objects::from_files(case)?.convert_with_all_services(),
+        )?),
     })
 }
 
@@ -187,12 +194,13 @@ fn run_inbound_tags(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     pod["status"] = json!({"podIP": "192.0.2.1"});
     let services = [case.at("/inputs/service").clone()];
-    let dataplane =
-        dataplane_json(Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.try_convert())?;
-    let port: usize = case.decode("/inputs/portIndex")?;
+    let dataplane = dataplane_json(
+        Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.convert_with_all_services(),
+    )?;
+    let port_index: usize = case.decode("/inputs/portIndex")?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
-        actual: dataplane["spec"]["networking"]["inbound"][port]["tags"].clone(),
+        actual: dataplane["spec"]["networking"]["inbound"][port_index]["tags"].clone(),
     })
 }
 
@@ -203,7 +211,8 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
         "metadata": {"annotations": case.at("/inputs/serviceAnnotations")},
         "spec": {"ports": [{"port": port, "appProtocol": protocol}]},
     });
-    let dataplane = dataplane_json(Objects::read(&pod, &[service], &[], &Value::Null)?.try_convert())?;
+    let dataplane =
+        dataplane_json(Objects::read(&pod, &[service], &[], &Value::Null)?.convert_with_all_services())?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
         actual: dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/protocol"].clone(),
@@ -211,8 +220,8 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
 }
 
 fn run_serviceless_name(case: &Case<'_>) -> Result<Outcome> {
-    let objects = Objects::of_files(case)?;
-    let dataplane = dataplane_json(objects.try_convert())?;
+    let objects = Objects::from_files(case)?;
+    let dataplane = dataplane_json(objects.convert_with_all_services())?;
     let service = &dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/service"];
     let suffix = format!("_{}_svc", objects.pod.key.namespace);
     let name = service.as_str().and_then(|service| service.strip_suffix(&suffix));
@@ -243,6 +252,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
+/// Returns the application's port and path that a Dataplane contains for a virtual probe.
 fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
     let pod = json!({
         "metadata": {"annotations": {
@@ -252,7 +262,7 @@ fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
         "spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": port, "path": path}}}]},
         "status": {"podIP": "192.0.2.1"},
     });
-    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let probe = &dataplane["spec"]["probes"]["endpoints"][0];
     Ok(json!({"port": probe["inboundPort"], "path": probe["inboundPath"]}))
 }
@@ -260,8 +270,8 @@ fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
 fn run_error(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
     let objects = Objects::read(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
-    let actual = match objects.try_convert() {
-        Ok(_) => json!("a Dataplane"),
+    let actual = match objects.convert_with_all_services() {
+        Ok(_) => json!("no error"),
         Err(error) => json!({"error": error.to_string()}),
     };
     Ok(Outcome::Compared {
@@ -270,19 +280,20 @@ fn run_error(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Returns the expected result or error. An actual error may continue the expected text with a remedy.
+/// Returns the expected result, or the expected error in the form of an actual one. Kermode may append a remedy to an
+/// expected error; then the actual error is returned, so that both are equal.
 fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
-    let Some(text) = case.at("/expectedError/exact").as_str() else {
+    let Some(expected_text) = case.at("/expectedError/exact").as_str() else {
         return case.at("/expected").clone();
     };
     let error = actual["error"].as_str().unwrap_or_default();
-    json!({"error": if error.starts_with(text) { error } else { text }})
+    json!({"error": if error.starts_with(expected_text) { error } else { expected_text }})
 }
 
 fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
     let objects = Objects::read(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
-    let dataplane = dataplane_json(objects.try_select_and_convert())?;
+    let dataplane = dataplane_json(objects.convert_with_selecting_services())?;
     let expected = json!({"spec": {"networking": {"inbound": case.at("/expected/inbounds")}}});
     Ok(Outcome::Compared {
         expected: sorted(inbounds_of(&expected)),
@@ -301,7 +312,7 @@ fn run_annotation_list(case: &Case<'_>) -> Result<Outcome> {
     annotations["kuma.io/transparent-proxying-inbound-port"] = json!("15006");
     annotations["kuma.io/transparent-proxying-outbound-port"] = json!("15001");
     let pod = json!({"metadata": {"annotations": annotations}, "status": {"podIP": "192.0.2.1"}});
-    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.try_convert())?;
+    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let list = &dataplane["spec"]["networking"]["transparentProxying"]["directAccessServices"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),

@@ -1,4 +1,4 @@
-//! Runs the cases of a suite and reports the results: the last stage.
+//! Runs the cases of a suite, compares their results with the corpus and the known deviations, and writes the report.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::compare::difference;
-use crate::corpus::{Case, Document};
+use crate::compare::differences;
+use crate::corpus::{Case, Suite};
 use crate::deviation::Deviation;
 use crate::suite::{Outcome, Runner, runner_of};
 
@@ -16,39 +16,43 @@ use crate::suite::{Outcome, Runner, runner_of};
 pub struct SuiteReport {
     /// Name of the suite.
     pub name: String,
-    /// Identifiers of the cases that match the corpus.
+    /// Identifiers of the cases whose result is that of the corpus, apart from general deviations.
     pub passed: Vec<String>,
-    /// Cases that match their own known deviation, with the decision behind it.
+    /// Cases whose result is that of their own known deviation, with the decision and the reason.
     pub deviating: Vec<(String, String)>,
-    /// Number of cases that match with a general deviation, by deviation.
-    pub general: BTreeMap<String, usize>,
+    /// Number of passed cases to which a general deviation applies, by deviation.
+    pub general_deviations: BTreeMap<String, usize>,
     /// Cases that failed, with their differences.
     pub failed: Vec<(String, Vec<String>)>,
     /// Cases that were not run, with the reason.
     pub skipped: Vec<(String, String)>,
 }
 
+/// Result of a case.
 enum Verdict {
-    /// Matches the corpus, apart from these general deviations.
+    /// The result is that of the corpus, apart from these general deviations.
     Passed(Vec<String>),
+    /// The result is that of the case's own deviation, described here.
     Deviating(String),
+    /// The result differs, in these lines.
     Failed(Vec<String>),
+    /// The case was not run, for this reason.
     Skipped(String),
 }
 
 /// Runs all cases of a suite.
-pub fn run(document: &Document, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> SuiteReport {
+pub fn run(suite: &Suite, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> SuiteReport {
     let mut report = SuiteReport {
-        name: document.name.clone(),
+        name: suite.name.clone(),
         ..SuiteReport::default()
     };
-    for case in document.cases() {
+    for case in suite.cases() {
         let id = case.id().to_owned();
-        match judge(&case, runners, deviations) {
+        match run_case(&case, runners, deviations) {
             Verdict::Passed(general) => {
                 report.passed.push(id);
                 for deviation in general {
-                    *report.general.entry(deviation).or_default() += 1;
+                    *report.general_deviations.entry(deviation).or_default() += 1;
                 }
             }
             Verdict::Deviating(decision) => report.deviating.push((id, decision)),
@@ -59,96 +63,103 @@ pub fn run(document: &Document, runners: &[Box<dyn Runner>], deviations: &[Devia
     report
 }
 
-fn judge(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> Verdict {
+fn run_case(case: &Case<'_>, runners: &[Box<dyn Runner>], deviations: &[Deviation]) -> Verdict {
     let Some(runner) = runner_of(runners, case) else {
-        return Verdict::Skipped(format!("NO RUNNER YET for kind {:?}", case.kind()));
+        return Verdict::Skipped(format!("NO RUNNER for cases of kind {:?}", case.kind()));
     };
     let (expected, actual) = match runner.run(case) {
         Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
         Ok(Outcome::Skipped(reason)) => return Verdict::Skipped(reason),
         Ok(Outcome::Compared { expected, actual }) => (expected, actual),
     };
-    let matches_corpus = difference(&expected, &actual).is_empty();
-    let own = deviation_of(case, deviations);
-    let target = match own {
+    let matches_corpus = differences(&expected, &actual).is_empty();
+    let own_deviation = deviation_of(case, deviations);
+    let expected = match own_deviation {
         None => Ok(expected),
-        Some(deviation) => with_own(case, expected, deviation, runners, deviations),
+        Some(deviation) => apply_own_deviation(case, expected, deviation, runners, deviations),
     };
-    let (target, general) = match target.and_then(|target| with_general(case, target, deviations)) {
-        Ok(target) => target,
+    let expected = expected.and_then(|expected| apply_general_deviations(case, expected, deviations));
+    let (expected, general) = match expected {
+        Ok(expected_and_general) => expected_and_general,
         Err(error) => return Verdict::Failed(vec![format!("{error:#}")]),
     };
-    if matches_corpus && (own.is_some() || !general.is_empty()) {
+    if matches_corpus && (own_deviation.is_some() || !general.is_empty()) {
         return Verdict::Failed(vec![
-            "matches the corpus: remove its deviation from deviations.yaml".to_owned(),
+            "the result is that of the corpus: remove the deviation from deviations.yaml".to_owned(),
         ]);
     }
-    let mut lines = difference(&target, &actual);
-    match (own, lines.is_empty()) {
+    let mut lines = differences(&expected, &actual);
+    match (own_deviation, lines.is_empty()) {
         (None, true) => Verdict::Passed(general),
         (None, false) => Verdict::Failed(lines),
-        (Some(own), true) => Verdict::Deviating(description(own)),
+        (Some(deviation), true) => Verdict::Deviating(description(deviation)),
         (Some(_), false) => {
-            lines.insert(0, "differs from its known deviation:".to_owned());
+            lines.insert(
+                0,
+                "the result differs from the known deviation of the case:".to_owned(),
+            );
             Verdict::Failed(lines)
         }
     }
 }
 
+/// Returns the decision and the reason of a deviation.
 fn description(deviation: &Deviation) -> String {
     format!("{}: {}", deviation.decision, deviation.reason)
 }
 
-/// Applies the general deviations that fit the case. Returns the result and the deviations.
-fn with_general(
+/// Applies the general deviations that apply to the case. Returns the expected result and the descriptions of the
+/// deviations.
+fn apply_general_deviations(
     case: &Case<'_>,
-    mut target: Value,
+    mut expected: Value,
     deviations: &[Deviation],
 ) -> Result<(Value, Vec<String>)> {
     let mut general = Vec::new();
     for deviation in deviations {
-        let applicable = deviation.is_general() && deviation.suite == case.document.name;
-        if applicable && deviation.fits(case.json, &target) {
-            target = deviation.apply(&target)?;
+        let is_candidate = deviation.is_general() && deviation.suite == case.suite.name;
+        if is_candidate && deviation.applies_to(case.json, &expected) {
+            expected = deviation.apply(&expected)?;
             general.push(description(deviation));
         }
     }
-    Ok((target, general))
+    Ok((expected, general))
 }
 
+/// Returns the deviation of this case alone.
 fn deviation_of<'d>(case: &Case<'_>, deviations: &'d [Deviation]) -> Option<&'d Deviation> {
     deviations
         .iter()
-        .find(|deviation| deviation.suite == case.document.name && deviation.case == case.id())
+        .find(|deviation| deviation.suite == case.suite.name && deviation.case == case.id())
 }
 
-/// Applies the deviation of a single case.
-fn with_own(
+/// Applies the deviation of this case alone. Returns the expected result.
+fn apply_own_deviation(
     case: &Case<'_>,
     expected: Value,
     deviation: &Deviation,
     runners: &[Box<dyn Runner>],
     deviations: &[Deviation],
 ) -> Result<Value> {
-    let Some(like) = &deviation.like else {
+    let Some(base_id) = &deviation.base_case else {
         return deviation.apply(&expected);
     };
     let base_case = case
-        .document
+        .suite
         .cases()
         .into_iter()
-        .find(|other| other.id() == like && like != case.id());
+        .find(|other| other.id() == base_id && base_id != case.id());
     let base_case = base_case.with_context(|| {
-        format!("`like` of the deviation names {like}, which is not another case of the suite")
+        format!("`base_case` of the deviation is {base_id}, which is not another case of the suite")
     })?;
     let runner =
-        runner_of(runners, &base_case).context("`like` of the deviation names a case without a runner")?;
+        runner_of(runners, &base_case).context("`base_case` of the deviation is a case without a runner")?;
     let Outcome::Compared { expected, .. } = runner.run(&base_case)? else {
-        bail!("`like` of the deviation names {like}, which is skipped");
+        bail!("`base_case` of the deviation is {base_id}, which is skipped");
     };
     let base = match deviation_of(&base_case, deviations) {
-        Some(deviation) if deviation.like.is_none() => deviation.apply(&expected)?,
-        Some(_) => bail!("`like` of the deviation names {like}, whose deviation has `like` itself"),
+        Some(deviation) if deviation.base_case.is_none() => deviation.apply(&expected)?,
+        Some(_) => bail!("`base_case` of the deviation is {base_id}, whose own deviation has a `base_case`"),
         None => expected,
     };
     deviation.apply(&base)
@@ -157,7 +168,8 @@ fn with_own(
 // === impl SuiteReport ===
 
 impl SuiteReport {
-    /// Writes every failure with its differences, every deviation and skip with its reason, and the counts.
+    /// Writes the failed cases with their differences, the deviating and the skipped cases with the reasons, and the
+    /// numbers of cases.
     ///
     /// # Errors
     /// Writing to `out` fails.
@@ -171,7 +183,7 @@ impl SuiteReport {
         for (id, decision) in &self.deviating {
             writeln!(out, "known deviation {} {id}: {decision}", self.name)?;
         }
-        for (deviation, cases) in &self.general {
+        for (deviation, cases) in &self.general_deviations {
             writeln!(out, "known deviation {} in {cases} cases: {deviation}", self.name)?;
         }
         let mut by_reason: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

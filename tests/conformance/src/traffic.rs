@@ -1,5 +1,6 @@
-//! Suite `transparent-proxy`, rules: Kuma uses iptables and Kermode nftables, so the suite compares the disposition of packets,
-//! one packet for each kind that the rules of either side distinguish.
+//! Suite `transparent-proxy`, cases on rules. Kuma has iptables rules and Kermode nftables rules, so their texts cannot
+//! be compared. Instead, both sets of rules are evaluated for many packets, and their effects are compared: the
+//! disposition of each packet.
 
 mod iptables;
 mod packet;
@@ -42,16 +43,19 @@ impl Runner for Traffic {
             .any(|argument| argument == "--exclude-outbound-ips")
         {
             return Ok(Outcome::Skipped(
-                "exclusions by address are a feature of Kuma 3.0".to_owned(),
+                "exclusions by address are a feature of Kuma 3.0, which Kermode does not have".to_owned(),
             ));
         }
         match case.kind() {
             "dry-run-rules" | "iptables-save" => compare_all_rules(case),
-            "uid-exclusion-rules" => compare_exclusion(case),
-            "uid-exclusion-error" => Ok(denial(&annotated(case).map(drop), &Value::Null)),
+            "uid-exclusion-rules" => compare_uid_exclusion(case),
+            "uid-exclusion-error" => Ok(compared_error(
+                &config_from_annotation(case).map(drop),
+                &Value::Null,
+            )),
             "arg-error" => {
-                let part = &case.at("/expectedError")["contains"];
-                Ok(denial(&configured(case).map(drop), part))
+                let expected_part = &case.at("/expectedError")["contains"];
+                Ok(compared_error(&config(case).map(drop), expected_part))
             }
             "known-bad" => Ok(Outcome::Skipped(
                 "documents a defect of Kuma that Kermode does not reproduce".to_owned(),
@@ -61,21 +65,27 @@ impl Runner for Traffic {
     }
 }
 
-fn denial(result: &Result<()>, part: &Value) -> Outcome {
+/// Compares an error with the part of its text that the case expects; null if the case expects any error.
+fn compared_error(result: &Result<()>, expected_part: &Value) -> Outcome {
+    let expected_part = expected_part.as_str().unwrap_or_default();
     let actual = match result {
         Ok(()) => json!("accepted"),
         Err(error) => {
             let text = format!("{error:#}");
-            let part = part.as_str().unwrap_or_default();
-            json!({"refused, with": if text.contains(part) { part.to_owned() } else { text }})
+            let actual_part = if text.contains(expected_part) {
+                expected_part
+            } else {
+                text.as_str()
+            };
+            json!({"rejected, with": actual_part})
         }
     };
-    let expected = json!({"refused, with": part.as_str().unwrap_or_default()});
+    let expected = json!({"rejected, with": expected_part});
     Outcome::Compared { expected, actual }
 }
 
-/// Returns the settings of a case: arguments of `kuma-init`, or annotations of an injected Pod.
-fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
+/// Returns the redirection settings of a case, from arguments of `kuma-init` or from annotations of an injected Pod.
+fn config(case: &Case<'_>) -> Result<TrafficConfig> {
     if !case.at("/inputs/podAnnotations").is_null() {
         let mut annotations: BTreeMap<String, String> = case.decode("/inputs/podAnnotations")?;
         annotations.extend(case.decode::<BTreeMap<String, String>>("/inputs/injected")?);
@@ -84,24 +94,25 @@ fn configured(case: &Case<'_>) -> Result<TrafficConfig> {
     let arguments: Vec<String> = case.decode("/inputs/args")?;
     let mut resolved = Vec::new();
     for (index, argument) in arguments.iter().enumerate() {
-        // `kuma-dp (uid 5678)` is a user name of the machine on which the case was recorded.
+        // Where Kuma's test passes a user by name, the corpus has the argument `kuma-dp (uid 5678)`. kuma-init takes a
+        // UID, by the flag --kuma-dp-uid.
         let uid = argument
             .strip_prefix("kuma-dp (uid ")
             .and_then(|rest| rest.strip_suffix(')'));
-        let is_name = arguments
+        let is_flag_of_user = arguments
             .get(index + 1)
             .is_some_and(|next| next.starts_with("kuma-dp (uid "));
         resolved.push(match uid {
             Some(uid) => uid,
-            None if is_name => "--kuma-dp-uid",
+            None if is_flag_of_user => "--kuma-dp-uid",
             None => argument.as_str(),
         });
     }
     kuma_init::traffic_config(&resolved)
 }
 
-/// Returns the settings of an injected Pod with one annotation and DNS redirection.
-fn annotated(case: &Case<'_>) -> Result<TrafficConfig> {
+/// Returns the redirection settings of an injected Pod with one annotation, and with DNS redirection.
+fn config_from_annotation(case: &Case<'_>) -> Result<TrafficConfig> {
     let key: String = case.decode("/inputs/annotation")?;
     let annotations = BTreeMap::from([(key, case.decode("/inputs/value")?)]);
     let mut config = TrafficConfig::from_annotations(&annotations)?;
@@ -111,9 +122,9 @@ fn annotated(case: &Case<'_>) -> Result<TrafficConfig> {
 
 /// Compares all rules of a Pod.
 fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
-    let config = configured(case)?;
-    let v6 = case.at("/inputs/family") == "ipv6";
-    let text = case.document.text(case.file_name("expected")?)?;
+    let config = config(case)?;
+    let is_ipv6 = case.at("/inputs/family") == "ipv6";
+    let text = case.suite.text(case.file_name("expected")?)?;
     let text = text
         .replace("inboundPort", &config.inbound.port.to_string())
         .replace("dnsJumpTargetPlaceholder", "RETURN")
@@ -122,59 +133,65 @@ fn compare_all_rules(case: &Case<'_>) -> Result<Outcome> {
         .replace("-d subnetPlaceholder/mask", "-d 127.0.0.1/32");
     let tables = Tables::parse(&text)?;
     let rules = RuleSet::new(&config, IpFamilies::DualStack);
-    compared(&tables, &rules, v6, |packet| tables.disposition(packet))
+    compare_dispositions(&tables, &rules, is_ipv6, |packet| tables.disposition(packet))
 }
 
-/// Compares the rules of one exclusion: packets that match are not redirected, others are treated as without the
-/// exclusion.
-fn compare_exclusion(case: &Case<'_>) -> Result<Outcome> {
+/// Compares the rules of one exclusion by UID. The corpus contains only the rules that the exclusion adds. So the
+/// expected disposition of a packet that these rules return is "not redirected"; that of other packets is Kermode's
+/// without the exclusion.
+fn compare_uid_exclusion(case: &Case<'_>) -> Result<Outcome> {
     let lines: Vec<String> = case.decode("/expected/natOutputRules")?;
     let tables = Tables::parse(&format!("*nat\n{}\n", lines.join("\n")))?;
-    let mut config = annotated(case)?;
+    let mut config = config_from_annotation(case)?;
     let rules = RuleSet::new(&config, IpFamilies::DualStack);
     config.outbound.excluded_uids.clear();
-    let without = RuleSet::new(&config, IpFamilies::DualStack);
-    compared(&tables, &rules, false, |packet| {
-        let plain = rules::disposition(&without, packet)?;
-        let redirect = if tables.returns(packet)? {
+    let rules_without_exclusion = RuleSet::new(&config, IpFamilies::DualStack);
+    compare_dispositions(&tables, &rules, false, |packet| {
+        let without_exclusion = rules::disposition(&rules_without_exclusion, packet)?;
+        let redirect = if tables.returns_in_nat_output(packet)? {
             None
         } else {
-            plain.redirect
+            without_exclusion.redirect
         };
-        Ok(Disposition { redirect, ..plain })
+        Ok(Disposition {
+            redirect,
+            ..without_exclusion
+        })
     })
 }
 
-/// Evaluates every kind of packet with both sets of rules.
-fn compared(
+/// Evaluates Kermode's rules for every kind of packet, and compares the dispositions with the expected ones. `tables`
+/// gives the ports and users for which packets are made.
+fn compare_dispositions(
     tables: &Tables,
     rules: &RuleSet,
-    v6: bool,
+    is_ipv6: bool,
     expected: impl Fn(&Packet) -> Result<Disposition>,
 ) -> Result<Outcome> {
-    let mut differing: BTreeMap<String, Value> = BTreeMap::new();
-    let (mut redirected, mut passed) = (0, 0);
-    for packet in packet::all(&tables.ports(), &tables.users(), v6) {
-        let kuma = expected(&packet).with_context(|| packet.to_string())?;
-        let kermode = rules::disposition(rules, &packet)?;
-        if kuma.redirect.is_some() {
+    let mut differences: BTreeMap<String, Value> = BTreeMap::new();
+    let mut redirected = 0;
+    let mut not_redirected = 0;
+    for packet in packet::all(&tables.ports(), &tables.users(), is_ipv6) {
+        let expected = expected(&packet).with_context(|| packet.to_string())?;
+        let actual = rules::disposition(rules, &packet)?;
+        if expected.redirect.is_some() {
             redirected += 1;
         } else {
-            passed += 1;
+            not_redirected += 1;
         }
-        if kuma != kermode {
+        if expected != actual {
             let example = || json!({"packets": 0, "such as": packet.to_string()});
-            let kind = format!("{kermode}, expected {kuma}");
-            let kind = differing.entry(kind).or_insert_with(example);
-            kind["packets"] = (kind["packets"].as_u64().unwrap_or_default() + 1).into();
+            let difference = format!("{actual}, expected {expected}");
+            let entry = differences.entry(difference).or_insert_with(example);
+            entry["packets"] = (entry["packets"].as_u64().unwrap_or_default() + 1).into();
         }
     }
     ensure!(
-        redirected > 100 && passed > 100,
-        "the packets do not cover both cases: {redirected} redirected, {passed} not redirected"
+        redirected > 100 && not_redirected > 100,
+        "the packets test too little: {redirected} are redirected, {not_redirected} are not"
     );
     Ok(Outcome::Compared {
         expected: json!({"different disposition": {}}),
-        actual: json!({"different disposition": differing}),
+        actual: json!({"different disposition": differences}),
     })
 }

@@ -1,4 +1,4 @@
-//! Suite `page-examples`, cases on the registration of webhooks: the webhooks that the API server calls for a Pod.
+//! Suite `page-examples`, cases on webhook registrations: the webhooks that the API server calls when a Pod is created.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -23,21 +23,23 @@ impl Runner for WebhookMatch {
         let registration = objects
             .iter()
             .find(|object| object["kind"] == "MutatingWebhookConfiguration")
-            .context("no MutatingWebhookConfiguration")?;
-        let namespace = with_name_label(case.at("/inputs/namespace"));
+            .context("kumactl prints no MutatingWebhookConfiguration")?;
+        let namespace_labels = labels_with_name(case.at("/inputs/namespace"));
         let pod_labels = &case.at("/inputs/pod")["metadata"]["labels"];
-        let called: Vec<&Value> = registration["webhooks"]
+        let called_webhooks: Vec<&Value> = registration["webhooks"]
             .as_array()
             .into_iter()
             .flatten()
             .filter(|webhook| {
-                creates_pods(webhook)
-                    && selects(&webhook["namespaceSelector"], &namespace)
+                is_called_for_new_pods(webhook)
+                    && selects(&webhook["namespaceSelector"], &namespace_labels)
                     && selects(&webhook["objectSelector"], pod_labels)
             })
             .collect();
-        let names: Vec<&Value> = called.iter().map(|webhook| &webhook["name"]).collect();
-        let guaranteed = called.iter().any(|webhook| webhook["failurePolicy"] == "Fail");
+        let names: Vec<&Value> = called_webhooks.iter().map(|webhook| &webhook["name"]).collect();
+        let guaranteed = called_webhooks
+            .iter()
+            .any(|webhook| webhook["failurePolicy"] == "Fail");
         Ok(Outcome::Compared {
             expected: case.at("/expected").clone(),
             actual: json!({"webhooks": names, "guaranteed": guaranteed}),
@@ -45,8 +47,8 @@ impl Runner for WebhookMatch {
     }
 }
 
-/// Returns the labels of a namespace, with the label that the API server adds.
-fn with_name_label(namespace: &Value) -> Value {
+/// Returns the labels of a namespace, including the label with its name, which the API server adds.
+fn labels_with_name(namespace: &Value) -> Value {
     let mut labels = namespace["metadata"]["labels"].clone();
     if !labels.is_object() {
         labels = json!({});
@@ -55,31 +57,33 @@ fn with_name_label(namespace: &Value) -> Value {
     labels
 }
 
-fn creates_pods(webhook: &Value) -> bool {
-    let has = |list: &Value, word: &str| list.as_array().is_some_and(|list| list.contains(&word.into()));
+/// Whether the rules of a webhook include the creation of Pods.
+fn is_called_for_new_pods(webhook: &Value) -> bool {
+    let contains = |list: &Value, word: &str| list.as_array().is_some_and(|list| list.contains(&word.into()));
     let mut rules = webhook["rules"].as_array().into_iter().flatten();
-    rules.any(|rule| has(&rule["operations"], "CREATE") && has(&rule["resources"], "pods"))
+    rules.any(|rule| contains(&rule["operations"], "CREATE") && contains(&rule["resources"], "pods"))
 }
 
-/// Whether a label selector selects the labels, as in the API server. An absent selector selects everything.
+/// Whether a label selector selects an object with these labels, as in the API server. An absent selector selects
+/// everything.
 fn selects(selector: &Value, labels: &Value) -> bool {
-    let wanted = selector["matchLabels"].as_object().into_iter().flatten();
+    let match_labels = selector["matchLabels"].as_object().into_iter().flatten();
     let mut expressions = selector["matchExpressions"].as_array().into_iter().flatten();
-    wanted
+    match_labels
         .into_iter()
         .all(|(key, value)| labels.get(key) == Some(value))
-        && expressions.all(|expression| fits(expression, labels))
+        && expressions.all(|expression| fulfils(expression, labels))
 }
 
-fn fits(expression: &Value, labels: &Value) -> bool {
+fn fulfils(expression: &Value, labels: &Value) -> bool {
     let label = labels.get(expression["key"].as_str().unwrap_or_default());
-    let listed = || {
+    let is_listed = || {
         let values = expression["values"].as_array();
         label.is_some_and(|label| values.is_some_and(|values| values.contains(label)))
     };
     match expression["operator"].as_str() {
-        Some("In") => listed(),
-        Some("NotIn") => !listed(),
+        Some("In") => is_listed(),
+        Some("NotIn") => !is_listed(),
         Some("Exists") => label.is_some(),
         Some("DoesNotExist") => label.is_none(),
         _ => false,
@@ -91,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operators_select_as_in_the_api_server() {
+    fn label_selectors_select_as_in_the_api_server() {
         let labels = json!({"a": "1"});
         for (operator, key, selected) in [
             ("In", "a", true),

@@ -1,4 +1,4 @@
-//! Runs the optional corpus beside the checkout: every case passes or is a known deviation.
+//! Runs the conformance corpus, an optional folder beside the checkout.
 
 use std::path::Path;
 
@@ -11,11 +11,11 @@ fn every_case_passes_or_is_a_known_deviation() {
         println!("SKIPPED: no corpus at {}", folder.display());
         return;
     }
-    let (runners, deviations) = (suite::registered(), deviation::known().unwrap());
+    let (runners, deviations) = (suite::all_runners(), deviation::read_all().unwrap());
     let mut out = Vec::new();
     let mut failed = 0;
-    for document in corpus::read(&folder).unwrap() {
-        let report = report::run(&document, &runners, &deviations);
+    for suite in corpus::read(&folder).unwrap() {
+        let report = report::run(&suite, &runners, &deviations);
         report.write(&mut out).unwrap();
         failed += report.failed.len();
     }

@@ -1,16 +1,16 @@
-//! Validates a value against a structural schema, with the keywords that Kermode's CustomResourceDefinitions use.
+//! Validates a value against a structural schema as the API server does. Supports the keywords that the cases need.
 
 use serde_json::Value;
 
-/// Whether a value fits a schema. Unknown members fit: the API server prunes them.
+/// Whether a value is valid according to a schema. Unknown members are valid, because the API server prunes them.
 pub(super) fn accepts(schema: &Value, value: &Value) -> bool {
-    fits_type(schema, value)
-        && fits_keywords(schema, value)
-        && fits_members(schema, value)
-        && fits_items(schema, value)
+    has_valid_type(schema, value)
+        && has_allowed_value(schema, value)
+        && has_valid_members(schema, value)
+        && has_valid_items(schema, value)
 }
 
-fn fits_type(schema: &Value, value: &Value) -> bool {
+fn has_valid_type(schema: &Value, value: &Value) -> bool {
     match schema["type"].as_str() {
         None => true,
         Some("object") => value.is_object(),
@@ -23,22 +23,22 @@ fn fits_type(schema: &Value, value: &Value) -> bool {
     }
 }
 
-fn fits_keywords(schema: &Value, value: &Value) -> bool {
+fn has_allowed_value(schema: &Value, value: &Value) -> bool {
     schema["enum"]
         .as_array()
-        .is_none_or(|words| words.contains(value))
+        .is_none_or(|allowed_values| allowed_values.contains(value))
 }
 
-fn fits_members(schema: &Value, value: &Value) -> bool {
+fn has_valid_members(schema: &Value, value: &Value) -> bool {
     let Some(members) = value.as_object() else {
         return true;
     };
     let required = schema["required"].as_array().into_iter().flatten();
-    let complete = required
+    let has_required_members = required
         .into_iter()
         .filter_map(Value::as_str)
         .all(|name| members.contains_key(name));
-    complete
+    has_required_members
         && members
             .iter()
             .all(|(name, member)| match schema["properties"].get(name) {
@@ -49,7 +49,7 @@ fn fits_members(schema: &Value, value: &Value) -> bool {
             })
 }
 
-fn fits_items(schema: &Value, value: &Value) -> bool {
+fn has_valid_items(schema: &Value, value: &Value) -> bool {
     let items = value.as_array().into_iter().flatten();
     schema
         .get("items")
@@ -62,7 +62,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn each_keyword_rejects_a_bad_value() {
+    fn value_that_violates_one_keyword_is_invalid() {
         let schema = json!({
             "type": "object",
             "required": ["a"],

@@ -1,5 +1,5 @@
-//! Kind `outbounds`: the addresses of each service. Kuma stores them in a client's Dataplane; Kermode reads them from
-//! the mesh view.
+//! Cases of kind `outbounds`: the addresses of each service. Kuma stores them in the Dataplanes of clients; Kermode
+//! reads them from the mesh view.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Service;
@@ -24,7 +24,7 @@ pub(super) fn run(case: &Case<'_>) -> Result<Outcome> {
         }
     }
     for dataplane in case.decode::<Vec<Value>>("/inputs/dataplanes")? {
-        view.upsert_dataplane(read(&dataplane)?);
+        view.upsert_dataplane(model_dataplane(&dataplane)?);
     }
     Ok(Outcome::Compared {
         expected: case.at("/expected/outbounds").clone(),
@@ -47,7 +47,8 @@ fn outbounds(view: &MeshView) -> Value {
     services.collect()
 }
 
-fn read(dataplane: &Value) -> Result<Dataplane> {
+/// Converts a Dataplane of the case to the model.
+fn model_dataplane(dataplane: &Value) -> Result<Dataplane> {
     let name = dataplane["name"].as_str().unwrap_or_default();
     let networking = &dataplane["networking"];
     let inbounds: Vec<Value> = serde_json::from_value(networking["inbound"].clone())?;

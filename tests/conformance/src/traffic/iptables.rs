@@ -1,4 +1,5 @@
-//! Parses rules of iptables, as `iptables-save` and Kuma's dry run print them, and evaluates them for a packet.
+//! Parses iptables rules, as `iptables-save` and the dry run of Kuma's `kumactl` print them, and evaluates them for a
+//! packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -8,34 +9,42 @@ use kermode_netfilter::Transport;
 
 use super::packet::{Disposition, Packet};
 
-/// Rules by table and chain.
+/// Rules, by name of the table and name of the chain.
 #[derive(Debug, Default)]
 pub(super) struct Tables(BTreeMap<String, BTreeMap<String, Vec<Rule>>>);
 
+/// One rule of a chain.
 #[derive(Clone, Debug)]
 struct Rule {
-    /// Conditions, each with whether it is negated.
+    /// Conditions that must all hold. The boolean is true if the condition is negated (`!`).
     conditions: Vec<(bool, Condition)>,
     target: Target,
 }
 
+/// Condition on a packet. Ranges are inclusive.
 #[derive(Clone, Debug)]
 enum Condition {
     Protocol(Transport),
-    From(IpAddr),
-    To(IpAddr),
+    Source(IpAddr),
+    Destination(IpAddr),
     OutInterface(String),
     SourcePorts(Vec<(u16, u16)>),
-    Ports(Vec<(u16, u16)>),
+    DestinationPorts(Vec<(u16, u16)>),
+    /// Range of UIDs of the sending process.
     Owner(u32, u32),
 }
 
+/// Effect of a rule whose conditions hold.
 #[derive(Clone, Debug)]
 enum Target {
+    /// Ends the evaluation of the chain.
     Return,
+    /// Redirects the packet to a local port and ends the evaluation of the table.
     Redirect(u16),
+    /// Assigns the packet to a connection tracking zone.
     Zone(u16),
-    Chain(String),
+    /// Evaluates another chain, then continues.
+    Jump(String),
 }
 
 /// Maximum depth of jumps between chains, which detects loops. Kuma's rules need three.
@@ -76,51 +85,54 @@ impl Tables {
         self.0.values().flat_map(BTreeMap::values).flatten()
     }
 
-    /// Returns the ports that the rules name, their neighbours, and some others.
+    /// Returns destination ports for which packets are made: the bounds of the rules' ranges, the ports beside them,
+    /// and a few others.
     pub(super) fn ports(&self) -> Vec<u16> {
         let mut ports = BTreeSet::from([53, 80, 8080]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
-            if let Condition::Ports(ranges) = condition {
-                for end in ranges.iter().flat_map(|(first, last)| [*first, *last]) {
-                    ports.extend([end.saturating_sub(1), end, end.saturating_add(1)]);
+            if let Condition::DestinationPorts(ranges) = condition {
+                for bound in ranges.iter().flat_map(|(first, last)| [*first, *last]) {
+                    ports.extend([bound.saturating_sub(1), bound, bound.saturating_add(1)]);
                 }
             }
         }
         ports.into_iter().collect()
     }
 
-    /// Returns the users that the rules name, their neighbours, and some others.
+    /// Returns UIDs for which packets are made: the bounds of the rules' ranges, the UIDs beside them, and a few
+    /// others.
     pub(super) fn users(&self) -> Vec<u32> {
         let mut users = BTreeSet::from([0, 1000, 5678]);
         for (_, condition) in self.rules().flat_map(|rule| &rule.conditions) {
             if let Condition::Owner(first, last) = condition {
-                for end in [*first, *last] {
-                    users.extend([end.saturating_sub(1), end, end.saturating_add(1)]);
+                for bound in [*first, *last] {
+                    users.extend([bound.saturating_sub(1), bound, bound.saturating_add(1)]);
                 }
             }
         }
         users.into_iter().collect()
     }
 
+    /// Evaluates all rules for a packet.
     pub(super) fn disposition(&self, packet: &Packet) -> Result<Disposition> {
         let chain = if packet.sent { "OUTPUT" } else { "PREROUTING" };
         let mut disposition = Disposition::default();
         for table in ["raw", "nat"] {
-            self.walk(table, chain, packet, &mut disposition, 0)?;
+            self.evaluate_chain(table, chain, packet, &mut disposition, 0)?;
         }
         Ok(disposition)
     }
 
-    /// Whether a rule of `nat OUTPUT` itself returns for a packet.
-    pub(super) fn returns(&self, packet: &Packet) -> Result<bool> {
+    /// Whether the first rule of `nat OUTPUT` whose conditions hold for a packet has the target RETURN.
+    pub(super) fn returns_in_nat_output(&self, packet: &Packet) -> Result<bool> {
         let chain = self.0.get("nat").and_then(|table| table.get("OUTPUT"));
-        let mut rules = chain.context("no chain OUTPUT in table nat")?.iter();
-        let deciding = rules.find(|rule| packet.sent && rule.holds(packet));
-        Ok(deciding.is_some_and(|rule| matches!(rule.target, Target::Return)))
+        let mut rules = chain.context("the table nat has no chain OUTPUT")?.iter();
+        let first_match = rules.find(|rule| packet.sent && rule.holds(packet));
+        Ok(first_match.is_some_and(|rule| matches!(rule.target, Target::Return)))
     }
 
-    /// Evaluates a chain. Returns whether one of its rules, or of a chain that it jumps to, is final.
-    fn walk(
+    /// Evaluates a chain. Returns whether the evaluation of the table ends, because the packet was redirected.
+    fn evaluate_chain(
         &self,
         table: &str,
         chain: &str,
@@ -128,7 +140,10 @@ impl Tables {
         disposition: &mut Disposition,
         depth: usize,
     ) -> Result<bool> {
-        ensure!(depth < MAX_DEPTH, "the chains form a loop");
+        ensure!(
+            depth < MAX_DEPTH,
+            "more than {MAX_DEPTH} jumps: the chains form a loop"
+        );
         let rules = self.0.get(table).and_then(|table| table.get(chain));
         for rule in rules.into_iter().flatten().filter(|rule| rule.holds(packet)) {
             match &rule.target {
@@ -137,10 +152,10 @@ impl Tables {
                     disposition.redirect = Some(*port);
                     return Ok(true);
                 }
-                // Evaluation continues after the target CT, but only the first zone is used.
+                // The evaluation continues after the target CT, but the first zone stays.
                 Target::Zone(zone) => disposition.zone = disposition.zone.or(Some(*zone)),
-                Target::Chain(next) => {
-                    if self.walk(table, next, packet, disposition, depth + 1)? {
+                Target::Jump(next) => {
+                    if self.evaluate_chain(table, next, packet, disposition, depth + 1)? {
                         return Ok(true);
                     }
                 }
@@ -161,7 +176,7 @@ impl Rule {
                 negated = true;
                 continue;
             }
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            let mut value = || words.next().with_context(|| format!("{word} has no value"));
             let condition = match word {
                 "-m" => {
                     value()?;
@@ -171,7 +186,7 @@ impl Rule {
                     target = Some(match value()? {
                         "RETURN" => Target::Return,
                         "REDIRECT" | "CT" => continue,
-                        chain => Target::Chain(chain.to_owned()),
+                        chain => Target::Jump(chain.to_owned()),
                     });
                     continue;
                 }
@@ -184,16 +199,16 @@ impl Rule {
                     continue;
                 }
                 "-p" => Condition::Protocol(transport(value()?)?),
-                "-s" => Condition::From(host(value()?)?),
-                "-d" => Condition::To(host(value()?)?),
+                "-s" => Condition::Source(single_address(value()?)?),
+                "-d" => Condition::Destination(single_address(value()?)?),
                 "-o" => Condition::OutInterface(value()?.to_owned()),
                 "--sport" => Condition::SourcePorts(port_ranges(value()?)?),
-                "--dport" | "--dports" => Condition::Ports(port_ranges(value()?)?),
+                "--dport" | "--dports" => Condition::DestinationPorts(port_ranges(value()?)?),
                 "--uid-owner" => {
                     let (first, last) = range(value()?, &['-', ':']);
                     Condition::Owner(first.parse()?, last.parse()?)
                 }
-                other => bail!("unknown word {other}"),
+                other => bail!("{other} is not supported"),
             };
             conditions.push((std::mem::take(&mut negated), condition));
         }
@@ -220,11 +235,11 @@ impl Condition {
         };
         match self {
             Self::Protocol(transport) => packet.transport == *transport,
-            Self::From(address) => packet.from == *address,
-            Self::To(address) => packet.to == *address,
+            Self::Source(address) => packet.source == *address,
+            Self::Destination(address) => packet.destination == *address,
             Self::OutInterface(name) => packet.sent && (name == "lo") == packet.loopback,
             Self::SourcePorts(ranges) => within(ranges, packet.source_port),
-            Self::Ports(ranges) => within(ranges, packet.port),
+            Self::DestinationPorts(ranges) => within(ranges, packet.destination_port),
             Self::Owner(first, last) => packet.sent && (*first..=*last).contains(&packet.uid),
         }
     }
@@ -234,16 +249,16 @@ fn transport(word: &str) -> Result<Transport> {
     match word {
         "tcp" => Ok(Transport::Tcp),
         "udp" => Ok(Transport::Udp),
-        other => bail!("unknown protocol {other}"),
+        other => bail!("protocol {other} is not supported"),
     }
 }
 
-/// Parses a network of a single address. The corpus has no other networks.
-fn host(text: &str) -> Result<IpAddr> {
+/// Parses a network that consists of one address. The corpus contains no other networks.
+fn single_address(text: &str) -> Result<IpAddr> {
     let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
     ensure!(
         ["", "32", "128"].contains(&prefix),
-        "{text} is more than one address"
+        "{text} is a network of several addresses, which is not supported"
     );
     Ok(address.parse()?)
 }
@@ -256,6 +271,7 @@ fn port_ranges(text: &str) -> Result<Vec<(u16, u16)>> {
     text.split(',').map(parse).collect()
 }
 
+/// Splits a range at one of the separators. A single number is a range of one.
 fn range<'t>(text: &'t str, separators: &[char]) -> (&'t str, &'t str) {
     text.split_once(separators).unwrap_or((text, text))
 }
@@ -264,21 +280,21 @@ fn range<'t>(text: &'t str, separators: &[char]) -> (&'t str, &'t str) {
 mod tests {
     use super::*;
 
-    fn packet(port: u16, uid: u32, loopback: bool) -> Packet {
+    fn packet(destination_port: u16, uid: u32, loopback: bool) -> Packet {
         Packet {
             sent: true,
             loopback,
             transport: Transport::Tcp,
-            from: "10.0.0.1".parse().expect("an address"),
-            to: "10.0.0.2".parse().expect("an address"),
+            source: "10.0.0.1".parse().expect("an address"),
+            destination: "10.0.0.2".parse().expect("an address"),
             source_port: 1,
-            port,
+            destination_port,
             uid,
         }
     }
 
     #[test]
-    fn rules_apply_in_order_and_chains_return() {
+    fn rules_are_evaluated_in_order_and_after_a_chain_returns() {
         let text = "*raw\n-A OUTPUT -p tcp -j CT --zone 1\n-A OUTPUT -p tcp -j CT --zone 2\n*nat\n\
             -A OUTPUT -p tcp -j CUSTOM\n-A OUTPUT -p tcp -j REDIRECT --to-ports 3\n\
             -A CUSTOM ! -d 10.0.0.3/32 -o lo -j RETURN\n\
@@ -305,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_syntax_is_an_error() {
+    fn unsupported_or_incomplete_rule_is_an_error() {
         for line in [
             "-A OUTPUT -j",
             "-A OUTPUT -x 1 -j RETURN",

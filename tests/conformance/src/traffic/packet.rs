@@ -1,4 +1,5 @@
-//! First packets of connections, one for each kind that the rules distinguish.
+//! Packets for which rules are evaluated: first packets of connections, one for each combination of the fields that
+//! rules match.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,25 +9,25 @@ use kermode_netfilter::Transport;
 /// Fields of a packet that rules match.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Packet {
-    /// Whether a process of the Pod sends it. Otherwise the Pod receives it on `eth0`.
+    /// Whether a process of the Pod sends the packet. Otherwise, the Pod receives the packet on `eth0`.
     pub(super) sent: bool,
-    /// Whether it leaves through the loopback interface.
+    /// Whether the packet is sent on the loopback interface.
     pub(super) loopback: bool,
     pub(super) transport: Transport,
-    pub(super) from: IpAddr,
-    pub(super) to: IpAddr,
+    pub(super) source: IpAddr,
+    pub(super) destination: IpAddr,
     pub(super) source_port: u16,
-    pub(super) port: u16,
-    /// Owner of the sending socket.
+    pub(super) destination_port: u16,
+    /// UID of the sending process; 0 for a received packet.
     pub(super) uid: u32,
 }
 
 /// Effect of the rules on a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Disposition {
-    /// Local port that the packet is redirected to.
+    /// Local port to which the packet is redirected.
     pub(super) redirect: Option<u16>,
-    /// Connection tracking zone that the packet is assigned to.
+    /// Connection tracking zone to which the packet is assigned.
     pub(super) zone: Option<u16>,
 }
 
@@ -40,7 +41,7 @@ impl fmt::Display for Packet {
         write!(
             f,
             "{:?} {direction} on {interface} by {} from {} port {} to {} port {}",
-            self.transport, self.uid, self.from, self.source_port, self.to, self.port
+            self.transport, self.uid, self.source, self.source_port, self.destination, self.destination_port
         )
     }
 }
@@ -55,10 +56,10 @@ impl fmt::Display for Disposition {
     }
 }
 
-/// Returns packets of all combinations, for rules that name these ports and users.
-pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item = Packet> {
+/// Returns packets of all combinations, with these destination ports and UIDs.
+pub(super) fn all(ports: &[u16], users: &[u32], is_ipv6: bool) -> impl Iterator<Item = Packet> {
     let mut packets = Vec::new();
-    for (from, to) in addresses(v6) {
+    for (source, destination) in addresses(is_ipv6) {
         for (sent, loopback) in [(true, true), (true, false), (false, false)] {
             for transport in [Transport::Tcp, Transport::Udp] {
                 for source_port in [40_000, 53, 15_053] {
@@ -66,10 +67,10 @@ pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item 
                         sent,
                         loopback,
                         transport,
-                        from,
-                        to,
+                        source,
+                        destination,
                         source_port,
-                        port: 0,
+                        destination_port: 0,
                         uid: 0,
                     });
                 }
@@ -78,20 +79,24 @@ pub(super) fn all(ports: &[u16], users: &[u32], v6: bool) -> impl Iterator<Item 
     }
     let (ports, users) = (ports.to_vec(), users.to_vec());
     packets.into_iter().flat_map(move |packet| {
-        // A received packet has no owner, so one user is enough.
+        // A received packet has no sending process, so one UID is enough.
         let users = if packet.sent { users.clone() } else { vec![0] };
-        let with_port = |port| {
-            let with_uid = move |uid| Packet { port, uid, ..packet };
+        let with_port = |destination_port| {
+            let with_uid = move |uid| Packet {
+                destination_port,
+                uid,
+                ..packet
+            };
             users.clone().into_iter().map(with_uid)
         };
         ports.iter().flat_map(|port| with_port(*port)).collect::<Vec<_>>()
     })
 }
 
-/// Returns pairs of source (the proxy's inbound address, localhost or the Pod) and destination (localhost, the Pod or
-/// another host).
-fn addresses(v6: bool) -> Vec<(IpAddr, IpAddr)> {
-    let (localhost, inbound, pod, remote): (IpAddr, IpAddr, IpAddr, IpAddr) = if v6 {
+/// Returns pairs of source and destination. The source is the address that Envoy uses for inbound requests, localhost,
+/// or the Pod; the destination is localhost, the Pod, or another host.
+fn addresses(is_ipv6: bool) -> Vec<(IpAddr, IpAddr)> {
+    let (localhost, envoy_inbound, pod, remote): (IpAddr, IpAddr, IpAddr, IpAddr) = if is_ipv6 {
         (
             Ipv6Addr::LOCALHOST.into(),
             Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into(),
@@ -106,7 +111,7 @@ fn addresses(v6: bool) -> Vec<(IpAddr, IpAddr)> {
             Ipv4Addr::new(10, 9, 9, 9).into(),
         )
     };
-    let sources = [inbound, localhost, pod];
-    let pairs = |from| [localhost, pod, remote].map(|to| (from, to));
+    let sources = [envoy_inbound, localhost, pod];
+    let pairs = |source| [localhost, pod, remote].map(|destination| (source, destination));
     sources.into_iter().flat_map(pairs).collect()
 }

@@ -1,4 +1,4 @@
-//! Evaluates Kermode's rules for a packet.
+//! Evaluates Kermode's nftables rules for a packet.
 
 use anyhow::{Context, Result, ensure};
 use kermode_netfilter::{ChainName, Hook, Match, RuleSet, Verdict};
@@ -8,7 +8,7 @@ use super::packet::{Disposition, Packet};
 /// Maximum depth of jumps between chains, which detects loops. Kermode's rules need three.
 const MAX_DEPTH: usize = 8;
 
-/// Returns the disposition of a packet. Connection tracking zones come first.
+/// Evaluates all rules for a packet. The hooks that assign connection tracking zones come before those that redirect.
 pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Disposition> {
     let hooks = if packet.sent {
         [Hook::RawOutput, Hook::NatOutput]
@@ -18,21 +18,24 @@ pub(super) fn disposition(rules: &RuleSet, packet: &Packet) -> Result<Dispositio
     let mut disposition = Disposition::default();
     for hook in hooks {
         for chain in rules.chains.iter().filter(|chain| chain.hook == Some(hook)) {
-            walk(rules, chain.name, packet, &mut disposition, 0)?;
+            evaluate_chain(rules, chain.name, packet, &mut disposition, 0)?;
         }
     }
     Ok(disposition)
 }
 
-/// Evaluates a chain. Returns whether one of its rules, or of a chain that it jumps to, is final.
-fn walk(
+/// Evaluates a chain. Returns whether the evaluation of the hook ends, because the packet was redirected.
+fn evaluate_chain(
     rules: &RuleSet,
     name: ChainName,
     packet: &Packet,
     disposition: &mut Disposition,
     depth: usize,
 ) -> Result<bool> {
-    ensure!(depth < MAX_DEPTH, "the chains form a loop");
+    ensure!(
+        depth < MAX_DEPTH,
+        "more than {MAX_DEPTH} jumps: the chains form a loop"
+    );
     let chain = rules.chains.iter().find(|chain| chain.name == name);
     for rule in &chain
         .context("a rule jumps to a chain that does not exist")?
@@ -43,9 +46,9 @@ fn walk(
         }
         match rule.verdict {
             Verdict::Return => return Ok(false),
-            Verdict::Goto(next) => return walk(rules, next, packet, disposition, depth + 1),
+            Verdict::Goto(next) => return evaluate_chain(rules, next, packet, disposition, depth + 1),
             Verdict::Jump(next) => {
-                if walk(rules, next, packet, disposition, depth + 1)? {
+                if evaluate_chain(rules, next, packet, disposition, depth + 1)? {
                     return Ok(true);
                 }
             }
@@ -53,7 +56,7 @@ fn walk(
                 disposition.redirect = Some(port.get());
                 return Ok(true);
             }
-            // Written as `ct zone set N return`.
+            // The rule's text is `ct zone set N return`.
             Verdict::Zone(zone) => {
                 disposition.zone = Some(zone);
                 return Ok(false);
@@ -65,21 +68,25 @@ fn walk(
 
 fn holds(condition: &Match, packet: &Packet) -> bool {
     match condition {
-        Match::V4 => packet.to.is_ipv4(),
-        Match::V6 => packet.to.is_ipv6(),
+        Match::V4 => packet.destination.is_ipv4(),
+        Match::V6 => packet.destination.is_ipv6(),
         Match::OutLoopback => packet.sent && packet.loopback,
         Match::InInterface(name) => !packet.sent && name == "eth0",
         Match::Owner(users) => packet.sent && users.contains(packet.uid),
-        Match::From(address) => packet.from == *address,
-        Match::To(address) => packet.to == *address,
-        Match::NotTo(address) => packet.to.is_ipv4() == address.is_ipv4() && packet.to != *address,
-        // No case of the corpus has virtual networks.
+        Match::From(address) => packet.source == *address,
+        Match::To(address) => packet.destination == *address,
+        Match::NotTo(address) => {
+            packet.destination.is_ipv4() == address.is_ipv4() && packet.destination != *address
+        }
+        // This condition belongs to virtual networks, which no case of the corpus has.
         Match::NotToNetwork(..) => false,
         Match::Protocol(transport) => packet.transport == *transport,
         Match::SourcePort(transport, port) => packet.transport == *transport && packet.source_port == *port,
         Match::DestinationPort(transport, ports) => {
-            packet.transport == *transport && ports.contains(packet.port)
+            packet.transport == *transport && ports.contains(packet.destination_port)
         }
-        Match::NotDestinationPort(transport, port) => packet.transport == *transport && packet.port != *port,
+        Match::NotDestinationPort(transport, port) => {
+            packet.transport == *transport && packet.destination_port != *port
+        }
     }
 }
