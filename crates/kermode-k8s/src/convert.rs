@@ -54,8 +54,8 @@ pub struct Converted {
 /// Converts an injected Pod to a Dataplane. Returns `None` for a Pod that has no IP, has succeeded or was evicted; a
 /// failed Pod has a Dataplane that is not ready.
 ///
-/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`]. `workload` is
-/// the top-level controller of the Pod; see [`top_workload`].
+/// `services` are the Services that select the Pod, in the order of their inbounds; see [`selecting_services`].
+/// `workload` is the top-level controller of the Pod; see [`top_workload`].
 ///
 /// # Errors
 /// When the Pod's annotations or its Services are invalid; see [`ConvertError`].
@@ -77,7 +77,7 @@ pub fn convert(
         let source = inbounds::InboundSource {
             pod,
             settings,
-            gateway: gateway_name.is_some(),
+            is_gateway: gateway_name.is_some(),
         };
         source.of_services(services, &mut warnings)?
     };

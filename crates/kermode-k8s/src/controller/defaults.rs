@@ -1,8 +1,8 @@
 //! Default objects, created by the leader: the Mesh `default`, and an initial MeshTrafficPermission for each Mesh.
 //!
-//! The initial permission allows all traffic, so that mTLS can be enabled without interrupting the mesh. It is created
-//! once per Mesh, so later edits and its deletion are preserved. If the Mesh `default` is missing when a replica becomes
-//! the leader, it is created, unless the configuration disables it.
+//! The initial permission allows all traffic, so that mTLS can be enabled without interrupting the mesh. The permission
+//! is created once per Mesh, so users may change or delete it. The Mesh `default` is created if it is missing when a
+//! replica becomes the leader, unless the configuration disables this.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -140,6 +140,7 @@ fn selection(service: &ServiceFacts, pod: &PodFacts) -> ServiceSelection {
         .selector
         .iter()
         .find(|(key, wanted)| pod.labels.get(key) != Some(wanted));
+    // A Service that has none of these reasons is ignored.
     differing.map_or(ServiceSelection::Ignored, |(key, wanted)| {
         ServiceSelection::Differs {
             key: key.clone(),

@@ -15,8 +15,7 @@ use super::{ConvertSettings, health, tags};
 pub(super) struct InboundSource<'a> {
     pub(super) pod: &'a PodFacts,
     pub(super) settings: &'a ConvertSettings,
-    /// Whether the Pod is a gateway.
-    pub(super) gateway: bool,
+    pub(super) is_gateway: bool,
 }
 
 /// Returns the inbound of a service-less Pod (docs/reference/dataplane.md#service-less-pods).
@@ -41,7 +40,7 @@ impl InboundSource<'_> {
         services: &[&ServiceFacts],
         warnings: &mut Vec<ConvertWarning>,
     ) -> Result<Vec<Inbound>, ConvertError> {
-        if !self.gateway {
+        if !self.is_gateway {
             self.check_inbound_count(services)?;
         }
         let mut inbounds = Vec::new();
@@ -54,11 +53,11 @@ impl InboundSource<'_> {
                     continue;
                 };
                 declared.record(number, port);
-                let (pod, settings, gateway) = (self.pod, self.settings, self.gateway);
+                let (pod, settings, is_gateway) = (self.pod, self.settings, self.is_gateway);
                 inbounds.push(Inbound {
                     port: number,
                     tags: tags::collect(|visit| {
-                        tags::of_service_port(pod, service, port, settings, gateway, visit);
+                        tags::of_service_port(pod, service, port, settings, is_gateway, visit);
                     }),
                     ready: health::of_port(pod, number),
                 });
@@ -68,7 +67,7 @@ impl InboundSource<'_> {
             let pod = self.pod.key.name.to_string();
             return Err(ConvertError::NoMatchingPort { pod });
         }
-        if !self.gateway {
+        if !self.is_gateway {
             warnings.extend(declared.conflicts());
         }
         Ok(inbounds)
@@ -145,10 +144,11 @@ fn invalid_ignore_annotation(service: &ServiceFacts) -> Option<ConvertWarning> {
 struct DeclaredProtocols(BTreeMap<u16, Vec<(ServiceName, Protocol)>>);
 
 impl DeclaredProtocols {
-    /// Records the declared protocol of a port. A Service without a declaration causes no conflict.
-    fn record(&mut self, number: u16, port: &ServicePortFacts) {
+    /// Records the protocol that a Service's port declares for a container port. A port that declares none causes no
+    /// conflict.
+    fn record(&mut self, container_port: u16, port: &ServicePortFacts) {
         if let Some(protocol) = port.protocol {
-            let of_port = self.0.entry(number).or_default();
+            let of_port = self.0.entry(container_port).or_default();
             of_port.push((port.service_name().clone(), protocol));
         }
     }
@@ -158,8 +158,8 @@ impl DeclaredProtocols {
     fn conflicts(self) -> impl Iterator<Item = ConvertWarning> {
         self.0.into_iter().filter_map(|(port, declared)| {
             let used = declared.iter().map(|(_, protocol)| *protocol).max()?;
-            let conflict = declared.iter().any(|(_, protocol)| *protocol != used);
-            conflict.then_some(ConvertWarning::ProtocolConflict { port, used, declared })
+            let has_conflict = declared.iter().any(|(_, protocol)| *protocol != used);
+            has_conflict.then_some(ConvertWarning::ProtocolConflict { port, used, declared })
         })
     }
 }

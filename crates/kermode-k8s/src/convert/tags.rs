@@ -94,7 +94,7 @@ pub(super) fn of_service_port(
     service: &ServiceFacts,
     port: &ServicePortFacts,
     settings: &ConvertSettings,
-    gateway: bool,
+    is_gateway: bool,
     visit: TagVisitor<'_>,
 ) {
     let protocol = port.protocol.unwrap_or_default();
@@ -102,7 +102,7 @@ pub(super) fn of_service_port(
     visit(&SHARED.service_name, &service.key.name, TagSource::ServiceName);
     visit(&SHARED.service_port, &port.number_text, TagSource::ServicePort);
     visit_service(&port.service_name, TagSource::Service, visit);
-    if !gateway || protocol == Protocol::Tcp {
+    if !is_gateway || protocol == Protocol::Tcp {
         let source = match port.protocol {
             Some(_) => TagSource::DeclaredProtocol,
             None => TagSource::DefaultProtocol,

@@ -13,7 +13,7 @@ use super::builders::{key, mk_namespace, mk_replica_set, mk_service, pod_json, r
 use super::*;
 use crate::convert::facts::PodPhase;
 
-/// A write. Names are numbers from a small range, so that writes affect one another.
+/// A write. The first number is that of the object's name, from a small range, so that writes affect one another.
 #[derive(Clone, Debug)]
 enum Write {
     Pod(u8, PodShape),
@@ -34,8 +34,11 @@ enum Write {
 #[derive(Clone, Debug)]
 struct PodShape {
     injected: bool,
+    /// Argument of [`labels`].
     labels: u8,
+    /// Whether the Pod has an annotation for its mesh.
     own_mesh: bool,
+    /// Number of the owning ReplicaSet.
     owner: Option<u8>,
     ready: bool,
     /// From 0 to 3: succeeded, failed, without IP, being deleted. Otherwise running.
@@ -70,27 +73,28 @@ fn any_permission() -> impl Strategy<Value = PermissionShape> {
 }
 
 fn any_pod() -> impl Strategy<Value = PodShape> {
-    let first = (
+    let fields = (
         prop::bool::weighted(0.9),
         0..4u8,
         any::<bool>(),
         prop::option::of(0..2u8),
         any::<bool>(),
+        0..8u8,
+        prop::bool::weighted(0.1),
+        any::<bool>(),
+        0..2u8,
     );
-    let second = (0..8u8, prop::bool::weighted(0.1), any::<bool>(), 0..2u8);
-    (first, second).prop_map(
-        |((injected, labels, own_mesh, owner, ready), (status, wrong_annotation, named_port, uid))| {
-            PodShape {
-                injected,
-                labels,
-                own_mesh,
-                owner,
-                ready,
-                status,
-                wrong_annotation,
-                named_port,
-                uid,
-            }
+    fields.prop_map(
+        |(injected, labels, own_mesh, owner, ready, status, wrong_annotation, named_port, uid)| PodShape {
+            injected,
+            labels,
+            own_mesh,
+            owner,
+            ready,
+            status,
+            wrong_annotation,
+            named_port,
+            uid,
         },
     )
 }
@@ -392,7 +396,7 @@ fn state_from_scratch(index: &Index, permissions: &Permissions) -> IndexState {
     }
 }
 
-/// Removes the Pods that cannot be converted from a state, because their state depends on earlier writes.
+/// Removes from a state the Pods that cannot be converted, because their state depends on earlier writes.
 fn without_failed_pods(mut state: IndexState, failed: &BTreeSet<ObjectKey>) -> IndexState {
     state.desired.retain(|key, _| !failed.contains(key));
     state.dataplanes.retain(|key, _| !failed.contains(key));

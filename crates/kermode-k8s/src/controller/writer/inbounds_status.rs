@@ -67,7 +67,8 @@ fn condition(inbounds: &InboundsStatus, ready: bool, since: Time) -> Condition {
     } else {
         let unready = inbounds.total - inbounds.ready;
         let message = format!(
-            "{unready} of {} inbounds receive no traffic: their container or the sidecar is not ready, or the Pod terminates.",
+            "{unready} of {} inbounds receive no traffic: their container or the sidecar is not ready, or the Pod \
+             terminates.",
             inbounds.total
         );
         ("InboundsNotReady", message)
