@@ -13,7 +13,7 @@ use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use kermode_protocol::ads::{
-    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, SERVICE_NAME,
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST_SIZE, SERVICE_NAME,
 };
 use kermode_protocol::client::Client;
 use kermode_protocol::rpc::GrpcService;
@@ -183,7 +183,7 @@ impl GrpcService for Relay {
     fn call(self, request: http::Request<Body>) -> BoxFuture<'static, http::Response<Body>> {
         Box::pin(async move {
             let codec = ProstCodec::<DeltaDiscoveryResponse, DeltaDiscoveryRequest>::default();
-            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST);
+            let mut grpc = Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_SIZE);
             grpc.streaming(self, request).await
         })
     }

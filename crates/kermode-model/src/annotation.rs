@@ -158,7 +158,7 @@ keys! {
 }
 
 /// Part of every key that belongs to Kermode. Pod labels that contain it do not become tags.
-pub const RESERVED: &str = "kuma.io/";
+pub const RESERVED_KEY_PART: &str = "kuma.io/";
 
 /// Parses the boolean value of a label or annotation.
 ///

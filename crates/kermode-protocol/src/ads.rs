@@ -24,7 +24,7 @@ pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoverySe
 
 /// Limit on one request, in bytes, at every hop. A reconnecting Envoy lists the name and version of each of its
 /// resources in one request, so the first request is the largest message of a sidecar.
-pub const MAX_REQUEST: usize = 4 << 20;
+pub const MAX_REQUEST_SIZE: usize = 4 << 20;
 
 /// Request of a proxy: a change of its subscription, an ACK or NACK, or both.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -45,8 +45,8 @@ pub(crate) struct SdsStream {
 impl SecretNames {
     pub(crate) fn of(mesh: &MeshName) -> Self {
         Self {
-            identity: secrets::identity_secret(mesh),
-            authority: secrets::authority_secret(mesh),
+            identity: secrets::identity_secret_name(mesh),
+            authority: secrets::authority_secret_name(mesh),
         }
     }
 

@@ -50,8 +50,8 @@ impl MeshTls {
         mesh.mtls.as_ref()?;
         Some(Self {
             mesh: mesh.name.clone(),
-            certificate: secrets::identity_secret(&mesh.name),
-            trust_bundle: secrets::authority_secret(&mesh.name),
+            certificate: secrets::identity_secret_name(&mesh.name),
+            trust_bundle: secrets::authority_secret_name(&mesh.name),
         })
     }
 

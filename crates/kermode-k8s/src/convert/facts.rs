@@ -60,7 +60,7 @@ impl Pairs {
     }
 
     fn kuma_only(map: Option<&BTreeMap<String, String>>) -> Self {
-        Self::filtered(map, |key| key.contains(annotation::RESERVED))
+        Self::filtered(map, |key| key.contains(annotation::RESERVED_KEY_PART))
     }
 
     fn filtered(map: Option<&BTreeMap<String, String>>, includes: impl Fn(&str) -> bool) -> Self {

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use kermode_crds::annotation::RESERVED;
+use kermode_crds::annotation::RESERVED_KEY_PART;
 use kermode_model::{Protocol, ServiceName, Tags, tag};
 
 use super::ConvertSettings;
@@ -134,7 +134,7 @@ pub(super) fn without_service(
 
 /// Returns the reason why a label does not become a tag; `None` if it becomes one.
 pub(super) fn drop_reason(key: &str, value: &str) -> Option<LabelDropReason> {
-    if key.contains(RESERVED) {
+    if key.contains(RESERVED_KEY_PART) {
         Some(LabelDropReason::Reserved)
     } else if value.is_empty() {
         Some(LabelDropReason::Empty)

@@ -15,7 +15,7 @@ use kermode_http2::send_some;
 use prost::Message;
 use tonic::Status;
 
-use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST};
+use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST_SIZE};
 
 /// Size of the gRPC prefix of a message, in bytes: compression flag and length.
 const PREFIX_SIZE: usize = 5;
@@ -101,8 +101,8 @@ impl Received {
             return Err(Status::unimplemented("compressed requests are not supported"));
         }
         let length = usize::try_from(head.get_u32()).unwrap_or(usize::MAX);
-        if length > MAX_REQUEST {
-            let text = format!("the request has {length} bytes; the limit is {MAX_REQUEST}");
+        if length > MAX_REQUEST_SIZE {
+            let text = format!("the request has {length} bytes; the limit is {MAX_REQUEST_SIZE}");
             return Err(Status::out_of_range(text));
         }
         let Some(message) = self.0.get(PREFIX_SIZE..PREFIX_SIZE + length) else {

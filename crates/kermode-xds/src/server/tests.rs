@@ -23,7 +23,7 @@ use tonic_prost::ProstCodec;
 use super::*;
 use crate::store::Profile;
 use kermode_protocol::ads::{
-    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST, Node,
+    DELTA_AGGREGATED_RESOURCES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, MAX_REQUEST_SIZE, Node,
     Resource as DiscoveryResource,
 };
 
@@ -329,7 +329,7 @@ async fn stream_with_the_node_id_of_another_proxy_is_denied() {
 async fn request_above_the_size_limit_is_rejected() {
     let fixture = Fixture::new();
     let mut request = subscription("default.web.shop");
-    request.resource_names_subscribe = vec!["x".repeat(MAX_REQUEST)];
+    request.resource_names_subscribe = vec!["x".repeat(MAX_REQUEST_SIZE)];
     let requests = futures::stream::iter([request]).chain(futures::stream::pending());
     let mut responses = fixture.open("web", requests).await;
     assert_eq!(next_response(&mut responses).await, Err(Code::OutOfRange));
