@@ -18,7 +18,7 @@ pub struct Key {
     pub notation: Notation,
     /// Value that applies when the key is absent; empty if there is none.
     pub default: &'static str,
-    /// Lines of the constant's documentation.
+    /// Lines of the documentation comment of the key's constant.
     pub documentation: &'static [&'static str],
 }
 
@@ -57,11 +57,12 @@ keys! {
 
     /// Turns injection on or off. The label takes precedence over the annotation, the Pod over its Namespace.
     SIDECAR_INJECTION = "kuma.io/sidecar-injection", "label or annotation of a Pod or Namespace", Notation::Boolean, "`disabled`";
-    /// Mesh that the Pod joins. The label takes precedence over the annotation, the Pod over its Namespace. The injector
-    /// writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it as a label.
+    /// Mesh that the Pod joins. The label takes precedence over the annotation, the Pod over its Namespace. The
+    /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it
+    /// as a label.
     MESH = "kuma.io/mesh", "label or annotation of a Pod or Namespace", Notation::Text, "`default`";
-    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its Deployment. Inbound traffic of
-    /// a gateway is not redirected.
+    /// Marks a delegated gateway: `enabled` identifies it by its Service, `provided` by its Deployment. Inbound traffic
+    /// of a gateway is not redirected.
     GATEWAY = "kuma.io/gateway", "annotation of a Pod", Notation::Words(&["enabled", "disabled", "provided"]), "`disabled`";
     /// Services whose endpoints the Pod reaches by their IP addresses; `*` selects all services.
     DIRECT_ACCESS_SERVICES = "kuma.io/direct-access-services", "annotation of a Pod", Notation::List, "";
@@ -101,7 +102,7 @@ keys! {
     EXCLUDE_INBOUND_PORTS = "traffic.kuma.io/exclude-inbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeInboundPorts`";
     /// Ports whose outbound traffic is not redirected. The injector writes the resolved value back.
     EXCLUDE_OUTBOUND_PORTS = "traffic.kuma.io/exclude-outbound-ports", "annotation of a Pod", Notation::PortRanges, "setting `sidecarTraffic.excludeOutboundPorts`";
-    /// Ports and UIDs whose outbound traffic is not redirected. Each item names its protocols.
+    /// Ports and UIDs whose outbound traffic is not redirected. An item may name the protocols that it applies to.
     EXCLUDE_OUTBOUND_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";
     /// Ports and UIDs whose outbound TCP traffic is not redirected.
     EXCLUDE_OUTBOUND_TCP_PORTS_FOR_UIDS = "traffic.kuma.io/exclude-outbound-tcp-ports-for-uids", "annotation of a Pod", Notation::UidExclusions, "";

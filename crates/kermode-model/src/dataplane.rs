@@ -9,11 +9,11 @@ use crate::{MeshName, ObjectKey, Protocol, ServiceName, Tags, tag};
 pub struct Dataplane {
     /// Namespace and name, those of the Pod.
     pub key: ObjectKey,
-    /// The mesh it belongs to.
+    /// Mesh of the proxy.
     pub mesh: MeshName,
-    /// The Pod's (first) IP.
+    /// IP of the Pod, the first one if it has several.
     pub address: IpAddr,
-    /// Service ports of the workload. Empty for gateways.
+    /// Ports of the workload at which it serves. Empty for gateways.
     pub inbounds: Vec<Inbound>,
     /// Present when the workload is a gateway, whose inbound traffic is not redirected.
     pub gateway: Option<Gateway>,
@@ -21,15 +21,15 @@ pub struct Dataplane {
     pub transparent_proxying: Option<TransparentProxying>,
     /// Port of Envoy's admin interface, when the Pod overrides the default.
     pub admin_port: Option<u16>,
-    /// HTTP probes that the proxy answers for the application.
+    /// HTTP probes of the application that the kubelet sends to the proxy.
     pub probes: Option<Probes>,
     /// Metrics overrides of the Pod.
     pub metrics: Option<Metrics>,
 }
 
 impl Dataplane {
-    /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or for a gateway
-    /// that is identified by its Deployment the value of [`tag::GATEWAY_SERVICE`].
+    /// All service names of the proxy, sorted, without duplicates: the values of `kuma.io/service`, or, for a gateway
+    /// that is identified by its Deployment, the value of [`tag::GATEWAY_SERVICE`].
     pub fn services(&self) -> Vec<ServiceName> {
         let inbounds = self.inbounds.iter().map(|inbound| inbound.tags.get(tag::SERVICE));
         let gateway = self.gateway.iter().map(|gateway| {
@@ -47,14 +47,14 @@ impl Dataplane {
     }
 }
 
-/// One service port of the workload.
+/// One port of the workload, as an endpoint of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
     /// The container port. [`Inbound::SERVICELESS_PORT`] for workloads without a Service.
     pub port: u16,
-    /// Tags, `kuma.io/service` always among them.
+    /// Tags of the inbound; they always contain `kuma.io/service`.
     pub tags: Tags,
-    /// Whether it may receive traffic. An inbound of unknown health (`None`) counts as ready.
+    /// Whether the inbound may receive traffic. Unknown health (`None`) counts as ready.
     pub ready: Option<bool>,
 }
 
@@ -66,7 +66,7 @@ impl Inbound {
     /// Only a selector that matches Pods by mistake exceeds the limit.
     pub const MAX_PER_DATAPLANE: usize = 256;
 
-    /// The service this inbound belongs to.
+    /// The service that the inbound belongs to.
     pub fn service(&self) -> Option<ServiceName> {
         self.tags
             .get(tag::SERVICE)
@@ -97,7 +97,7 @@ impl Inbound {
 pub struct Gateway {
     /// Operator of the gateway.
     pub kind: GatewayKind,
-    /// Its tags, `kuma.io/service` among them.
+    /// Tags of the gateway; they contain `kuma.io/service` or [`tag::GATEWAY_SERVICE`].
     pub tags: Tags,
 }
 
@@ -113,7 +113,7 @@ pub enum GatewayKind {
 pub struct TransparentProxying {
     /// Port that inbound connections are redirected to.
     pub redirect_port_inbound: u16,
-    /// The same for IPv6; `None` when IPv6 is not redirected.
+    /// Port that inbound IPv6 connections are redirected to; `None` when IPv6 is not redirected.
     pub redirect_port_inbound_v6: Option<u16>,
     /// Port that outbound connections are redirected to.
     pub redirect_port_outbound: u16,

@@ -13,17 +13,18 @@ use crate::{Dataplane, MeshName, ObjectKey, ServiceName};
 /// Entry of a Dataplane's list that stands for all services.
 const ALL_SERVICES: &str = "*";
 
-/// Services of one mesh by the addresses of their endpoints.
+/// Endpoints of all services of one mesh, by address and by service.
 #[derive(Debug, Default)]
 pub struct EndpointAddresses {
-    by_address: HashMap<SocketAddr, BTreeMap<ServiceName, EndpointUse>>,
+    by_address: HashMap<SocketAddr, BTreeMap<ServiceName, ServiceEndpoint>>,
     by_service: HashMap<ServiceName, BTreeSet<SocketAddr>>,
 }
 
 /// Endpoint of one service at an address.
 #[derive(Debug, PartialEq, Eq)]
-struct EndpointUse {
+struct ServiceEndpoint {
     dataplane: ObjectKey,
+    /// Whether the service is headless.
     headless: bool,
 }
 
@@ -59,13 +60,13 @@ impl EndpointAddresses {
         for (address, endpoint) in service.into_iter().flat_map(|service| &service.endpoints) {
             stale.remove(address);
             current.insert(*address);
-            let endpoint = EndpointUse {
+            let endpoint = ServiceEndpoint {
                 dataplane: endpoint.dataplane.clone(),
                 headless,
             };
-            let uses = self.by_address.entry(*address).or_default();
-            if uses.get(name) != Some(&endpoint) {
-                uses.insert(name.clone(), endpoint);
+            let services = self.by_address.entry(*address).or_default();
+            if services.get(name) != Some(&endpoint) {
+                services.insert(name.clone(), endpoint);
                 changed.insert(*address);
             }
         }
@@ -80,9 +81,9 @@ impl EndpointAddresses {
     }
 
     fn remove(&mut self, name: &ServiceName, address: SocketAddr) {
-        if let Some(uses) = self.by_address.get_mut(&address) {
-            uses.remove(name);
-            if uses.is_empty() {
+        if let Some(services) = self.by_address.get_mut(&address) {
+            services.remove(name);
+            if services.is_empty() {
                 self.by_address.remove(&address);
             }
         }
@@ -115,35 +116,37 @@ impl DirectAccess {
     }
 
     /// All addresses that the proxy calls directly.
-    pub fn addresses(&self, of_mesh: &EndpointAddresses) -> BTreeSet<SocketAddr> {
-        let candidates: BTreeSet<SocketAddr> = match &self.services {
-            None => of_mesh.by_address.keys().copied().collect(),
+    pub fn addresses(&self, endpoints: &EndpointAddresses) -> BTreeSet<SocketAddr> {
+        let mut addresses: BTreeSet<SocketAddr> = match &self.services {
+            None => endpoints.by_address.keys().copied().collect(),
             Some(services) => {
-                let addresses = services.iter().filter_map(|name| of_mesh.by_service.get(name));
-                addresses.flatten().copied().collect()
+                let of_services = services.iter().filter_map(|name| endpoints.by_service.get(name));
+                of_services.flatten().copied().collect()
             }
         };
-        let mut addresses = candidates;
-        addresses.retain(|address| self.includes(of_mesh, *address));
+        addresses.retain(|address| self.includes(endpoints, *address));
         addresses
     }
 
     /// Whether the proxy calls an address directly.
     ///
-    /// True if a listed service has an endpoint of another Pod at the address, and the proxy has no outbound listener
-    /// for the address, as it has for endpoints of reachable headless services.
-    pub fn includes(&self, of_mesh: &EndpointAddresses, address: SocketAddr) -> bool {
-        let Some(uses) = of_mesh.by_address.get(&address) else {
+    /// True if a service called by Pod IP has an endpoint of another Pod at the address, and the proxy has no outbound
+    /// listener for the address. The proxy has outbound listeners for the endpoints of reachable headless services.
+    pub fn includes(&self, endpoints: &EndpointAddresses, address: SocketAddr) -> bool {
+        let Some(services) = endpoints.by_address.get(&address) else {
             return false;
         };
-        let contains = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
+        // Without a list, all services are included.
+        let includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
             names.as_ref().is_none_or(|names| names.contains(name))
         };
-        let mut listed = uses.iter().filter(|(name, _)| contains(&self.services, name));
-        let has_outbound = |(name, endpoint): (&ServiceName, &EndpointUse)| {
-            endpoint.headless && contains(&self.reachable, name)
-        };
-        listed.any(|(_, endpoint)| endpoint.dataplane != self.proxy) && !uses.iter().any(has_outbound)
+        let is_called = services
+            .iter()
+            .any(|(name, endpoint)| includes(&self.services, name) && endpoint.dataplane != self.proxy);
+        let has_listener = services
+            .iter()
+            .any(|(name, endpoint)| includes(&self.reachable, name) && endpoint.headless);
+        is_called && !has_listener
     }
 }
 
@@ -210,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn own_pod_and_reachable_headless_endpoints_are_excluded() {
+    fn endpoints_of_the_own_pod_and_of_reachable_headless_services_are_excluded() {
         let mut addresses = EndpointAddresses::default();
         let web = mk_service(false, &[(1, "client"), (2, "web-0"), (3, "db-0")]);
         addresses.update(&"web".into(), Some(&web));

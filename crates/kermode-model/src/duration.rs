@@ -1,16 +1,17 @@
 //! Durations in Go's notation (`1m30s`), as used by annotations, configuration and Kuma's resources.
 //!
-//! Grammar: <https://pkg.go.dev/time#ParseDuration>, without signs: all durations are positive.
+//! Grammar: <https://pkg.go.dev/time#ParseDuration>, without signs.
 
 use std::time::Duration;
 
-/// A text is not a duration.
+/// Error for a text that is not a duration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a duration: write a number and a unit (ms, s, m, h), for example 30s or 1m30s")]
 pub struct InvalidDuration {
     text: String,
 }
 
+/// Units and their lengths in nanoseconds.
 const UNITS: [(&str, u128); 7] = [
     ("ns", 1),
     ("us", 1_000),
@@ -39,21 +40,22 @@ fn parse_nanoseconds(text: &str) -> Option<u128> {
     let mut total: u128 = 0;
     while !rest.is_empty() {
         let number_len = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .find(|character: char| !character.is_ascii_digit() && character != '.')
             .unwrap_or(rest.len());
         let (number, after) = rest.split_at(number_len);
         let unit_len = after
-            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .find(|character: char| character.is_ascii_digit() || character == '.')
             .unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_len);
         let scale = UNITS.iter().find(|(name, _)| *name == unit)?.1;
-        total = total.checked_add(scaled(number, scale)?)?;
+        total = total.checked_add(in_nanoseconds(number, scale)?)?;
         rest = after;
     }
     (!text.is_empty()).then_some(total)
 }
 
-fn scaled(number: &str, scale: u128) -> Option<u128> {
+/// Converts a decimal number of units of `scale` nanoseconds. Fractions of a nanosecond are dropped.
+fn in_nanoseconds(number: &str, scale: u128) -> Option<u128> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() && fraction.is_empty() {
         return None;
@@ -63,10 +65,10 @@ fn scaled(number: &str, scale: u128) -> Option<u128> {
     } else {
         whole.parse::<u128>().ok()?.checked_mul(scale)?
     };
-    let mut place = scale;
+    let mut digit_scale = scale;
     for digit in fraction.chars() {
-        place /= 10;
-        value = value.checked_add(u128::from(digit.to_digit(10)?) * place)?;
+        digit_scale /= 10;
+        value = value.checked_add(u128::from(digit.to_digit(10)?) * digit_scale)?;
     }
     Some(value)
 }
@@ -75,7 +77,7 @@ fn scaled(number: &str, scale: u128) -> Option<u128> {
 pub fn format(duration: Duration) -> String {
     let nanoseconds = duration.as_nanos();
     for (unit, scale) in [("ns", 1), ("µs", 1_000), ("ms", 1_000_000)] {
-        if nanoseconds > 0 && nanoseconds < scale * 1_000 && scale < 1_000_000_000 {
+        if nanoseconds > 0 && nanoseconds < scale * 1_000 {
             return format!("{}{unit}", decimal(nanoseconds, scale));
         }
     }
@@ -88,6 +90,7 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
+/// Formats `value / scale` as a decimal number without trailing zeros. `scale` is a power of 10.
 fn decimal(value: u128, scale: u128) -> String {
     let whole = value / scale;
     let fraction = value % scale;
@@ -136,7 +139,7 @@ mod tests {
             "30 s",
             "99999999999999999999h",
         ] {
-            assert!(parse(text).is_err(), "{text:?} has to be rejected");
+            assert!(parse(text).is_err(), "{text:?} is accepted");
         }
     }
 }

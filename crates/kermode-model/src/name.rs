@@ -1,4 +1,4 @@
-//! Typed names of meshes, services and Kubernetes objects. Cheap to clone.
+//! Typed names of meshes, services and Kubernetes objects. All of them are cheap to clone.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,13 +12,12 @@ pub const MAX_DNS_LABEL: usize = 63;
 /// Whether a text is a DNS label (RFC 1123) in lower case, like the name of a Kubernetes namespace. Mesh names must be
 /// DNS labels, because they are SPIFFE trust domains and parts of the names of Secrets.
 pub fn is_dns_label(text: &str) -> bool {
-    let outer =
-        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let is_letter_or_digit = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     let bytes = text.as_bytes();
     bytes.len() <= MAX_DNS_LABEL
-        && outer(bytes.first())
-        && outer(bytes.last())
-        && bytes.iter().all(|byte| outer(Some(byte)) || *byte == b'-')
+        && bytes.first().is_some_and(is_letter_or_digit)
+        && bytes.last().is_some_and(is_letter_or_digit)
+        && bytes.iter().all(|byte| is_letter_or_digit(byte) || *byte == b'-')
 }
 
 macro_rules! name {
@@ -93,7 +92,7 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// A key from its two parts.
+    /// Creates a key.
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
         Self {
             namespace: namespace.into(),
@@ -106,8 +105,8 @@ impl ObjectKey {
         format!("{}.{}", self.name, self.namespace)
     }
 
-    /// The inverse of [`ObjectKey::proxy_name`]. A Kubernetes namespace contains no dots, so the last dot separates
-    /// the two.
+    /// Parses a [`ObjectKey::proxy_name`]; `None` for any other text. A Kubernetes namespace contains no dots, so the
+    /// last dot separates name and namespace.
     pub fn from_proxy_name(name: &str) -> Option<Self> {
         let (name, namespace) = name.rsplit_once('.')?;
         (!name.is_empty() && !namespace.is_empty()).then(|| Self::new(namespace, name))

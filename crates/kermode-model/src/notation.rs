@@ -1,4 +1,4 @@
-//! Notations of values in annotations, labels, flags and environment variables. There is one parser for each.
+//! Notations of values in annotations, labels, flags and environment variables. Each notation has one parser.
 //!
 //! Parsers report only that a text is not in their notation. Callers know the name of the setting and write the error.
 //! Durations have a module of their own: [`crate::duration`].
@@ -82,9 +82,9 @@ pub fn map(text: &str) -> Option<BTreeMap<String, String>> {
 /// # Errors
 /// If the text is empty, contains anything but digits, or is out of the range of `T`.
 pub fn number<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, ParseIntError> {
-    // A lone sign yields `FromStr`'s error for an invalid digit, which is the right error for a signed number too.
-    let digits = if text.starts_with('+') { "+" } else { text };
-    digits.parse()
+    // `ParseIntError` has no constructor: parsing a sign without digits yields the error for an invalid digit.
+    let text = if text.starts_with('+') { "+" } else { text };
+    text.parse()
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 
 use crate::{ObjectKey, ServiceName, Tags, tag};
 
-/// One MeshTrafficPermission, its target already resolved against the mesh.
+/// One MeshTrafficPermission. Its `targetRef` is resolved to tags of inbounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrafficPermission {
     /// Tags that an inbound must have for the permission to apply to it. Empty: every inbound of the mesh.
     pub target: Tags,
-    /// Rules in the order of the resource; a later rule for the same principal wins.
+    /// Rules in the order of the resource; a later rule overrules an earlier one for the same principal.
     pub rules: Vec<PermissionRule>,
 }
 
@@ -29,9 +29,9 @@ pub struct PermissionRule {
 /// A group of callers, identified by the URIs in their certificates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
-    /// The calling service; any when absent.
+    /// The calling service; `None` for any service.
     pub service: Option<ServiceName>,
-    /// Further tags that the certificate must carry, all of them.
+    /// Further tags; the certificate must carry all of them.
     pub tags: Tags,
 }
 
@@ -56,7 +56,9 @@ pub struct PermissionSet(BTreeMap<Precedence, TrafficPermission>);
 /// overrule fewer. Among equals, the alphabetically first name wins, as in Kuma.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Precedence {
+    /// Whether the target contains `kuma.io/service`.
     names_service: bool,
+    /// Number of tags of the target.
     tags: usize,
     key: Reverse<ObjectKey>,
 }
@@ -85,10 +87,12 @@ impl PermissionSet {
         self.0.is_empty()
     }
 
-    /// The permission of a MeshTrafficPermission.
+    /// Returns the permission of the MeshTrafficPermission with this key.
     pub fn get(&self, key: &ObjectKey) -> Option<&TrafficPermission> {
-        let mut named = self.0.iter().filter(|(precedence, _)| precedence.key.0 == *key);
-        named.next().map(|(_, permission)| permission)
+        let mut permissions = self.0.iter();
+        permissions
+            .find(|(precedence, _)| precedence.key.0 == *key)
+            .map(|(_, permission)| permission)
     }
 
     /// Adds or replaces the permission of a MeshTrafficPermission. Returns the replaced one.

@@ -1,4 +1,4 @@
-//! Tags: keys and values that identify an inbound, visible on the Dataplane.
+//! Tags: keys and values that describe an inbound, as the Dataplane shows them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,8 @@ pub mod tag {
         /// Tags that Kermode generates, with the inbounds that have them.
         GENERATED:
 
-        /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod that no Service selects.
+        /// Service that the inbound belongs to: `<name>_<namespace>_svc_<port>`, without `_<port>` for a Pod that no
+        /// Service selects.
         SERVICE = "kuma.io/service", "every inbound; every gateway identified by its Service", Notation::Text, "";
         /// Replaces `kuma.io/service` on a gateway that is identified by its Deployment.
         GATEWAY_SERVICE = "kuma.io/service-name", "gateways with `kuma.io/gateway: provided`", Notation::Text, "";
@@ -29,7 +30,7 @@ pub mod tag {
         K8S_NAMESPACE = "k8s.kuma.io/namespace", "every inbound", Notation::Text, "";
         /// Name of the Kubernetes Service that selects the Pod.
         K8S_SERVICE_NAME = "k8s.kuma.io/service-name", "inbounds of a Service", Notation::Text, "";
-        /// Port of that Service.
+        /// Port of the Kubernetes Service that selects the Pod.
         K8S_SERVICE_PORT = "k8s.kuma.io/service-port", "inbounds of a Service", Notation::Number, "";
     }
 }

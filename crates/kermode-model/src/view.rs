@@ -19,7 +19,9 @@ use crate::{
 pub struct MeshView {
     meshes: HashMap<MeshName, MeshEntry>,
     dataplanes: HashMap<ObjectKey, Arc<Dataplane>>,
+    /// Addresses from Kubernetes Services, also of services that no mesh has.
     addresses: HashMap<ServiceName, ServiceAddresses>,
+    /// Service of each ClusterIP and service port.
     by_address: HashMap<SocketAddr, ServiceName>,
 }
 
@@ -83,9 +85,11 @@ pub enum Touched {
     Inbound(ObjectKey, u16),
 }
 
+/// Objects of one mesh. The Mesh resource may be absent while other objects name the mesh.
 #[derive(Debug, Default)]
 struct MeshEntry {
     mesh: Option<Arc<Mesh>>,
+    /// Services with at least one endpoint in the mesh.
     services: BTreeMap<ServiceName, Service>,
     dataplanes: HashSet<ObjectKey>,
     permissions: PermissionSet,
@@ -165,7 +169,8 @@ impl MeshView {
         vec![Touched::Mesh(name)]
     }
 
-    /// Removes a Mesh resource. Its dataplanes stay in the view, so that a recreated Mesh applies to them.
+    /// Removes a Mesh resource. The dataplanes of the mesh stay in the view and belong to a recreated Mesh of this
+    /// name.
     pub fn remove_mesh(&mut self, name: &MeshName) -> Vec<Touched> {
         let Some(entry) = self.meshes.get_mut(name) else {
             return Vec::new();
@@ -179,7 +184,7 @@ impl MeshView {
         vec![Touched::Mesh(name.clone())]
     }
 
-    /// Adds or replaces a permission of a mesh. Touches the inbounds that it selected before or selects now.
+    /// Adds or replaces a permission of a mesh. Touches the inbounds that the old or the new permission selects.
     pub fn upsert_permission(
         &mut self,
         key: &ObjectKey,
@@ -196,7 +201,7 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
-    /// Removes a permission from its mesh. Touches the inbounds that it selected.
+    /// Removes a permission from its mesh. Touches the inbounds that the permission selects.
     pub fn remove_permission(&mut self, key: &ObjectKey) -> Vec<Touched> {
         let mut meshes = self.meshes.iter_mut();
         let removed = meshes.find_map(|(mesh, entry)| Some((mesh.clone(), entry.permissions.remove(key)?)));
@@ -264,18 +269,19 @@ impl MeshView {
         {
             touched.insert(Touched::Dataplane(key.clone()));
         }
-        let old_endpoints = old.as_deref().map(endpoints).unwrap_or_default();
         let new_endpoints = endpoints(&dataplane);
-        let old_mesh = old.as_ref().map(|old| old.mesh.clone());
-        for (id, endpoint) in &old_endpoints {
-            let kept = old_mesh.as_ref() == Some(&dataplane.mesh) && new_endpoints.get(id) == Some(endpoint);
-            if let (Some(mesh), false) = (&old_mesh, kept) {
-                self.remove_endpoint(mesh, id, &key);
-                touched.insert(Touched::Service(mesh.clone(), id.0.clone()));
+        if let Some(old) = &old {
+            let is_same_mesh = old.mesh == dataplane.mesh;
+            for (id, endpoint) in &endpoints(old) {
+                let is_unchanged = is_same_mesh && new_endpoints.get(id) == Some(endpoint);
+                if !is_unchanged {
+                    self.remove_endpoint(&old.mesh, id, &key);
+                    touched.insert(Touched::Service(old.mesh.clone(), id.0.clone()));
+                }
             }
-        }
-        if let Some(mesh) = old_mesh.filter(|mesh| *mesh != dataplane.mesh) {
-            self.remove_from_mesh(&mesh, &key);
+            if !is_same_mesh {
+                self.remove_from_mesh(&old.mesh, &key);
+            }
         }
         let entry = self.meshes.entry(dataplane.mesh.clone()).or_default();
         entry.dataplanes.insert(key.clone());
@@ -307,23 +313,25 @@ impl MeshView {
         touched.into_iter().collect()
     }
 
+    /// Removes an endpoint of the dataplane `owner`.
     fn remove_endpoint(&mut self, mesh: &MeshName, id: &EndpointId, owner: &ObjectKey) {
+        let (name, address) = id;
         let Some(entry) = self.meshes.get_mut(mesh) else {
             return;
         };
-        let Some(service) = entry.services.get_mut(&id.0) else {
+        let Some(service) = entry.services.get_mut(name) else {
             return;
         };
         // The IP may already belong to a newer Pod of the service.
         if service
             .endpoints
-            .get(&id.1)
+            .get(address)
             .is_some_and(|endpoint| endpoint.dataplane == *owner)
         {
-            service.endpoints.remove(&id.1);
+            service.endpoints.remove(address);
         }
         if service.endpoints.is_empty() {
-            entry.services.remove(&id.0);
+            entry.services.remove(name);
         }
     }
 
@@ -337,6 +345,7 @@ impl MeshView {
     }
 }
 
+/// Service of an endpoint, and its Pod IP and container port.
 type EndpointId = (ServiceName, SocketAddr);
 
 /// Endpoints of a dataplane. Of several inbounds with the same service and port, the last one wins.

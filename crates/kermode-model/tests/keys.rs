@@ -48,12 +48,13 @@ fn product_files(root: &Path) -> io::Result<Vec<PathBuf>> {
             }
         }
     }
-    files.retain(|path| !DECLARATIONS.iter().any(|declaring| path.ends_with(declaring)));
+    files.retain(|path| !DECLARATIONS.iter().any(|declaration| path.ends_with(declaration)));
     Ok(files)
 }
 
 /// Names of files that are compiled only for tests.
 const TEST_FILES: [&str; 3] = ["tests.rs", "property.rs", "builders.rs"];
+/// Files that declare the keys.
 const DECLARATIONS: [&str; 2] = ["kermode-model/src/annotation.rs", "kermode-model/src/tags.rs"];
 
 #[test]

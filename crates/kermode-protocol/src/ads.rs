@@ -22,8 +22,8 @@ pub const DELTA_AGGREGATED_RESOURCES: &str =
 /// Name of the gRPC service, package included.
 pub const SERVICE_NAME: &str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
 
-/// Limit on one request, in bytes, at every hop. A reconnecting Envoy lists the name and version of each of its
-/// resources in one request, so the first request is the largest message of a sidecar.
+/// Maximum size of one request, in bytes, for the control plane and for the agent. A reconnecting Envoy lists the name
+/// and version of each of its resources in one request, so the first request is the largest message of a sidecar.
 pub const MAX_REQUEST_SIZE: usize = 4 << 20;
 
 /// Request of a proxy: a change of its subscription, an ACK or NACK, or both.
@@ -41,7 +41,8 @@ pub struct DeltaDiscoveryRequest {
     /// Names to unsubscribe from.
     #[prost(string, repeated, tag = "4")]
     pub resource_names_unsubscribe: Vec<String>,
-    /// Name and version of each resource that the proxy holds. Present only in the first request for a type on a stream.
+    /// Name and version of each resource that the proxy holds. Present only in the first request for a type on a
+    /// stream.
     #[prost(map = "string, string", tag = "5")]
     pub initial_resource_versions: HashMap<String, String>,
     /// Nonce of the response that is acknowledged or rejected; empty in other requests.

@@ -76,10 +76,10 @@ pub struct RootsUpdate {
     /// so a proxy ignores a version lower than its own.
     #[prost(uint64, tag = "12")]
     pub roots_version: u64,
-    /// Number of the CA generation that signs now. A proxy whose certificate has another signer renews it.
+    /// Number of the CA generation that signs now. A proxy renews its certificate if another generation signed it.
     #[prost(uint32, tag = "13")]
     pub signer: u32,
-    /// Time span, in seconds, over which proxies spread these renewals.
+    /// Time span, in seconds, over which proxies spread the renewals after a change of `signer`.
     #[prost(uint32, tag = "14")]
     pub renew_within: u32,
 }

@@ -20,8 +20,8 @@ use crate::certificates::{
 };
 use crate::removals::{WATCH_REMOVAL, WatchRemovalRequest, WatchRemovalResponse};
 
-/// Limit on one [`RootsUpdate`], in bytes. Two root certificates are a few kilobytes.
-const MAX_ROOTS_UPDATE: usize = 256 * 1024;
+/// Maximum size of one [`RootsUpdate`], in bytes. Two root certificates have a few kilobytes.
+const MAX_ROOTS_UPDATE_SIZE: usize = 256 * 1024;
 
 /// Value of the `authorization` metadata: `Bearer <token>`.
 pub type Authorization = MetadataValue<Ascii>;
@@ -54,7 +54,7 @@ where
         authorization: Authorization,
         requests: impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static,
     ) -> Result<Streaming<DeltaDiscoveryResponse>, Status> {
-        let mut grpc = self.ready().await?.max_decoding_message_size(usize::MAX);
+        let mut grpc = self.ready_client().await?.max_decoding_message_size(usize::MAX);
         let request = authorized(authorization, requests);
         let path = PathAndQuery::from_static(DELTA_AGGREGATED_RESOURCES);
         let response = grpc.streaming(request, path, ProstCodec::default()).await?;
@@ -67,7 +67,7 @@ where
         authorization: Authorization,
         request: IssueCertificateRequest,
     ) -> Result<IssueCertificateResponse, Status> {
-        let mut grpc = self.ready().await?;
+        let mut grpc = self.ready_client().await?;
         let request = authorized(authorization, request);
         let path = PathAndQuery::from_static(ISSUE_CERTIFICATE);
         let response = grpc.unary(request, path, ProstCodec::default()).await?;
@@ -80,7 +80,10 @@ where
         authorization: Authorization,
         request: WatchRootsRequest,
     ) -> Result<Streaming<RootsUpdate>, Status> {
-        let mut grpc = self.ready().await?.max_decoding_message_size(MAX_ROOTS_UPDATE);
+        let mut grpc = self
+            .ready_client()
+            .await?
+            .max_decoding_message_size(MAX_ROOTS_UPDATE_SIZE);
         let request = authorized(authorization, request);
         let path = PathAndQuery::from_static(WATCH_ROOTS);
         let response = grpc
@@ -94,7 +97,7 @@ where
         &self,
         authorization: Authorization,
     ) -> Result<Streaming<WatchRemovalResponse>, Status> {
-        let mut grpc = self.ready().await?;
+        let mut grpc = self.ready_client().await?;
         let request = authorized(authorization, WatchRemovalRequest {});
         let path = PathAndQuery::from_static(WATCH_REMOVAL);
         let response = grpc
@@ -103,11 +106,12 @@ where
         Ok(response.into_inner())
     }
 
-    async fn ready(&self) -> Result<Grpc<T>, Status> {
+    /// Waits until the service accepts a call.
+    async fn ready_client(&self) -> Result<Grpc<T>, Status> {
         let mut grpc = Grpc::new(self.service.clone());
         grpc.ready().await.map_err(|error| {
             let error: StdError = error.into();
-            let mut status = Status::unavailable("connecting to the control plane");
+            let mut status = Status::unavailable("cannot connect to the control plane");
             status.set_source(Arc::from(error));
             status
         })?;

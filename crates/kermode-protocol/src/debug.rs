@@ -1,15 +1,14 @@
 //! Responses of the control plane's `/debug` endpoint, in JSON. `kuma-cp` serializes them, tools deserialize them.
 //!
-//! The order of fields is the order in the JSON. The configuration in force (`/debug/config`) has its own type in
-//! `kermode-config`.
+//! The order of fields is the order in the JSON. The response of `/debug/config` has its type in `kermode-config`.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Path of the list of endpoints: a map from path to description.
+/// Path of the overview: a map from path to description.
 pub const CONTENTS: &str = "/debug";
-/// Path of the configuration in force.
+/// Path of the replica's configuration.
 pub const CONFIG: &str = "/debug/config";
 /// Path of [`Proxies`].
 pub const PROXIES: &str = "/debug/proxies";
@@ -79,9 +78,9 @@ pub struct Removal {
     pub proxy: String,
     /// Time since the removal, in seconds.
     pub age_seconds: f64,
-    /// Number of proxies that have not acknowledged it.
+    /// Number of proxies that have not acknowledged the removal.
     pub unacknowledged_by: usize,
-    /// Names of the first of these proxies.
+    /// Names of some of these proxies.
     pub among_them: Vec<String>,
 }
 
@@ -92,7 +91,7 @@ pub struct ResourceEntry {
     pub bytes: usize,
     /// Name.
     pub name: String,
-    /// Sequence number of its publication in the store.
+    /// Sequence number at which the resource was published to the store.
     pub published: u64,
     /// Version.
     pub version: String,

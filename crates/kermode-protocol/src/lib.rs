@@ -1,4 +1,5 @@
-//! Messages between the control plane, the sidecar agent (`kuma-dp`) and Envoy, and the code that both ends of a call share.
+//! Messages between the control plane, the sidecar agent (`kuma-dp`) and Envoy, and the code that both ends of a call
+//! share.
 //!
 //! | module | between |
 //! |---|---|

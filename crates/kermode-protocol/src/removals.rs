@@ -22,7 +22,7 @@ pub struct WatchRemovalResponse {
     #[prost(bool, tag = "1")]
     pub removed: bool,
     /// Number of proxies that have not acknowledged the removal. 0 with [`removed`](Self::removed) means that no proxy
-    /// connected to this replica starts another request.
+    /// connected to this replica starts another request to the endpoint.
     #[prost(uint64, tag = "2")]
     pub unacknowledged_by: u64,
     /// Time from the publication of the removal to its last acknowledgement, in milliseconds; 0 before that.
@@ -32,13 +32,15 @@ pub struct WatchRemovalResponse {
     /// are connected to it.
     #[prost(string, repeated, tag = "4")]
     pub other_replicas: Vec<String>,
-    /// Whether the replicas account for all proxies, which they do if no replica started or ended within the last minute.
+    /// Whether every proxy is connected to one of the replicas. The replicas assume so if none of them started or ended
+    /// within the last minute.
     #[prost(bool, tag = "5")]
     pub complete: bool,
 }
 
 impl WatchRemovalResponse {
-    /// Returns whether no proxy connected to this replica starts another request, with all proxies accounted for.
+    /// Whether the removal is complete at this replica: none of its proxies starts another request to the endpoint, and
+    /// every proxy is connected to one of the replicas.
     pub fn is_finished(&self) -> bool {
         self.removed && self.unacknowledged_by == 0 && self.complete
     }

@@ -1,4 +1,4 @@
-//! Effects of writes to the view, and the touched parts that they return.
+//! Tests of writes to the view: their effects, and the touched parts that they return.
 
 use std::net::IpAddr;
 
@@ -31,11 +31,11 @@ fn mk_dataplane(name: &str, ip: [u8; 4], inbounds: Vec<Inbound>) -> Dataplane {
     }
 }
 
-fn service(name: &str) -> Touched {
+fn touched_service(name: &str) -> Touched {
     Touched::Service(MeshName::new("default"), ServiceName::new(name))
 }
 
-fn dataplane(name: &str) -> Touched {
+fn touched_dataplane(name: &str) -> Touched {
     Touched::Dataplane(ObjectKey::new("demo", name))
 }
 
@@ -47,7 +47,7 @@ fn new_dataplane_touches_itself_and_its_services() {
         [10, 0, 0, 1],
         vec![mk_inbound("web", 80, true)],
     ));
-    assert_eq!(touched, [service("web"), dataplane("web-1")]);
+    assert_eq!(touched, [touched_service("web"), touched_dataplane("web-1")]);
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn change_of_readiness_touches_only_the_service() {
         [10, 0, 0, 1],
         vec![mk_inbound("web", 80, false)],
     ));
-    assert_eq!(touched, [service("web")]);
+    assert_eq!(touched, [touched_service("web")]);
     let web = view
         .service(&"default".into(), &"web".into())
         .expect("an unready endpoint keeps its service");
@@ -87,13 +87,13 @@ fn service_is_removed_with_its_last_dataplane() {
         vec![mk_inbound("web", 80, true)],
     ));
     let touched = view.remove_dataplane(&ObjectKey::new("demo", "web-1"));
-    assert_eq!(touched, [service("web"), dataplane("web-1")]);
+    assert_eq!(touched, [touched_service("web"), touched_dataplane("web-1")]);
     assert!(view.service(&"default".into(), &"web".into()).is_none());
-    assert!(view.meshes.is_empty(), "the empty mesh is removed");
+    assert!(view.meshes.is_empty(), "the entry of the empty mesh is kept");
 }
 
 #[test]
-fn dataplane_that_moves_to_another_mesh_is_removed_from_the_former_one() {
+fn dataplane_that_moves_to_another_mesh_is_removed_from_the_old_mesh() {
     let mut view = MeshView::default();
     view.upsert_dataplane(mk_dataplane(
         "web-1",
@@ -143,7 +143,7 @@ fn service_is_found_at_its_cluster_ip() {
     };
     assert_eq!(
         view.set_addresses(&"web".into(), Some(addresses.clone())),
-        [service("web")]
+        [touched_service("web")]
     );
     assert_eq!(view.set_addresses(&"web".into(), Some(addresses)), []);
     assert_eq!(view.service_at(address), Some(&"web".into()));

@@ -1,4 +1,5 @@
-//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The agent's version comes from the bootstrap.
+//! Versions of a sidecar's parts, read from the [`Node`] of its first request. The agent's version comes from the
+//! bootstrap.
 
 use std::collections::HashMap;
 
@@ -27,9 +28,9 @@ struct Struct {
 #[derive(Clone, PartialEq, prost::Message)]
 struct Value {
     #[prost(string, optional, tag = "3")]
-    text: Option<String>,
+    string_value: Option<String>,
     #[prost(message, optional, boxed, tag = "5")]
-    members: Option<Box<Struct>>,
+    struct_value: Option<Box<Struct>>,
 }
 
 /// `envoy.config.core.v3.BuildVersion`, limited to its version.
@@ -55,7 +56,7 @@ impl Node {
     pub fn versions(&self) -> Versions {
         let metadata = self.metadata.clone().map(Struct::decode);
         let metadata = metadata.and_then(Result::ok).unwrap_or_default();
-        let agent = metadata.text(&["version", "kumaDp", "version"]);
+        let agent = metadata.text_at(&["version", "kumaDp", "version"]);
         Versions {
             agent: agent.unwrap_or_default().to_owned(),
             envoy: self.envoy_version().unwrap_or_default(),
@@ -71,13 +72,13 @@ impl Node {
 
 impl Struct {
     /// Returns the text value at a path of nested structs.
-    fn text(&self, path: &[&str]) -> Option<&str> {
+    fn text_at(&self, path: &[&str]) -> Option<&str> {
         let (first, rest) = path.split_first()?;
         let value = self.fields.get(*first)?;
         if rest.is_empty() {
-            value.text.as_deref()
+            value.string_value.as_deref()
         } else {
-            value.members.as_ref()?.text(rest)
+            value.struct_value.as_ref()?.text_at(rest)
         }
     }
 }
