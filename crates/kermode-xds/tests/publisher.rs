@@ -1,4 +1,4 @@
-//! Publisher: effects of changes of the mesh view on the views of streams, with the real generator.
+//! Behaviour of the publisher with the real generator: effects of a changed mesh view on the views of streams.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ use kermode_xds::store::{Changes, Store, Watcher};
 use prometheus_client::registry::Registry;
 use proptest::prelude::*;
 
-/// A mesh view and a publisher of its changes.
+/// A mesh view, and the publisher and store that receive its changes.
 struct Fixture {
     view: MeshView,
     store: Arc<Store>,
@@ -105,6 +105,7 @@ impl Fixture {
         fixture
     }
 
+    /// Changes the view and publishes the change. Opens a stream for each new proxy before that.
     fn change(&mut self, change: impl FnOnce(&mut MeshView) -> Vec<Touched>) {
         let touched = change(&mut self.view);
         for dataplane in self.view.dataplanes() {
@@ -117,7 +118,7 @@ impl Fixture {
     }
 
     /// Number of encoded resources so far.
-    fn encoded(&self) -> u64 {
+    fn encoded_count(&self) -> u64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
         let line = text
@@ -127,14 +128,15 @@ impl Fixture {
     }
 
     /// Opens a stream that has read its view.
-    fn open_stream(&self, name: &str) -> Watcher {
-        let mut stream = self.store.watch(&key(name));
+    fn open_stream(&self, proxy: &str) -> Watcher {
+        let mut stream = self.store.watch(&key(proxy));
         stream.read(|_, _| ());
         stream
     }
 
-    fn names(&self, name: &str, kind: ResourceKind) -> Option<Vec<String>> {
-        self.store.watch(&key(name)).read(|view, _| {
+    /// Returns the names that a wildcard subscription of a proxy includes, or `None` if the proxy has no view.
+    fn names(&self, proxy: &str, kind: ResourceKind) -> Option<Vec<String>> {
+        self.store.watch(&key(proxy)).read(|view, _| {
             let mut names: Vec<String> = view?
                 .wildcard(kind)
                 .map(|entry| entry.name().to_string())
@@ -144,13 +146,14 @@ impl Fixture {
         })
     }
 
-    fn has_resource(&self, name: &str, kind: ResourceKind, resource: &str) -> bool {
-        self.names(name, kind)
+    fn has_resource(&self, proxy: &str, kind: ResourceKind, resource: &str) -> bool {
+        self.names(proxy, kind)
             .is_some_and(|names| names.iter().any(|name| name == resource))
     }
 }
 
-fn changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
+/// Reads the changes of a stream's view. Returns the keys of the changed resources.
+fn read_changes(stream: &mut Watcher) -> Vec<(ResourceKind, String)> {
     stream.read(|_, changes| match changes {
         Changes::Some(changes) => changes
             .into_iter()
@@ -170,7 +173,7 @@ fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.1:8080"));
     assert!(
         !fixture.has_resource("a-0", ResourceKind::Listener, "inbound:10.0.0.2:8080"),
-        "the proxy has the inbound listener of another proxy"
+        "a proxy must not have the inbound listener of another proxy"
     );
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.96.0.2:80"));
 }
@@ -178,26 +181,29 @@ fn proxy_sees_its_own_resources_and_the_services_of_its_mesh() {
 #[test]
 fn change_of_readiness_encodes_one_service_and_changes_only_its_endpoints() {
     let mut fixture = Fixture::new();
-    let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded());
+    let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded_count());
     fixture.change(|view| {
         let mut unready = mk_dataplane("b-0", 2, "b");
         unready.inbounds[0].ready = Some(false);
         view.upsert_dataplane(unready)
     });
-    assert_eq!(changes(&mut stream), [(ResourceKind::Endpoints, "b".to_owned())]);
     assert_eq!(
-        fixture.encoded() - before,
+        read_changes(&mut stream),
+        [(ResourceKind::Endpoints, "b".to_owned())]
+    );
+    assert_eq!(
+        fixture.encoded_count() - before,
         3,
         "cluster, endpoints and listener of one service"
     );
 }
 
 #[test]
-fn equal_dataplane_is_not_encoded() {
+fn unchanged_dataplane_encodes_nothing() {
     let mut fixture = Fixture::new();
-    let before = fixture.encoded();
+    let before = fixture.encoded_count();
     fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-0", 2, "b")));
-    assert_eq!(fixture.encoded(), before);
+    assert_eq!(fixture.encoded_count(), before);
 }
 
 #[test]
@@ -210,9 +216,9 @@ fn cost_of_a_change_is_independent_of_the_size_of_the_mesh() {
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let before = fixture.encoded();
+        let before = fixture.encoded_count();
         fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        fixture.encoded() - before
+        fixture.encoded_count() - before
     };
     assert_eq!(cost(1), cost(100));
 }
@@ -230,11 +236,9 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
         });
         view.upsert_mesh(mesh)
     });
-    let (mut a, mut b, before) = (
-        fixture.open_stream("a-0"),
-        fixture.open_stream("b-0"),
-        fixture.encoded(),
-    );
+    let mut stream_of_a = fixture.open_stream("a-0");
+    let mut stream_of_b = fixture.open_stream("b-0");
+    let before = fixture.encoded_count();
     fixture.change(|view| {
         let permission = TrafficPermission {
             target: Tags::from([(tag::SERVICE.into(), "b".into())]),
@@ -246,9 +250,9 @@ fn edited_permission_encodes_the_listeners_of_the_inbounds_that_it_selects() {
         view.upsert_permission(&ObjectKey::new("system", "b"), &"default".into(), permission)
     });
     let listener = (ResourceKind::Listener, "inbound:10.0.0.2:8080".to_owned());
-    assert_eq!(changes(&mut b), [listener]);
-    assert_eq!(changes(&mut a), []);
-    assert_eq!(fixture.encoded() - before, 1, "one listener of one proxy");
+    assert_eq!(read_changes(&mut stream_of_b), [listener]);
+    assert_eq!(read_changes(&mut stream_of_a), []);
+    assert_eq!(fixture.encoded_count() - before, 1, "one listener of one proxy");
 }
 
 #[test]
@@ -259,7 +263,7 @@ fn service_without_endpoints_is_removed() {
     assert_eq!(
         fixture.names("b-0", ResourceKind::Cluster),
         None,
-        "the proxy was not removed"
+        "the proxy of the removed Dataplane must have no view"
     );
 }
 
@@ -281,7 +285,7 @@ fn proxy_has_no_view_without_its_mesh() {
     fixture.change(|view| view.remove_mesh(&"other".into()));
     assert!(
         stream.read(|view, _| view.is_none()),
-        "without a view, the stream removes no resources from Envoy"
+        "the stream must have no view, so that it removes no resources from Envoy"
     );
     fixture.change(|view| view.upsert_mesh(Mesh::new("other")));
     assert!(fixture.has_resource("c-0", ResourceKind::Listener, "inbound:10.0.0.3:8080"));
@@ -299,7 +303,7 @@ fn proxy_sees_only_reachable_services() {
     assert!(!fixture.has_resource("a-0", ResourceKind::Cluster, "a"));
     assert!(
         fixture.has_resource("b-0", ResourceKind::Cluster, "a"),
-        "the setting of another proxy has no effect"
+        "the setting of another proxy must have no effect"
     );
 }
 
@@ -318,7 +322,7 @@ fn proxy_gets_no_outbound_listener_for_its_own_address() {
     assert!(fixture.has_resource("a-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"));
     assert!(
         !fixture.has_resource("b-0", ResourceKind::Listener, "outbound:10.0.0.2:8080"),
-        "the outbound listener would replace the inbound listener"
+        "the outbound listener must not replace the inbound listener"
     );
 }
 
@@ -334,7 +338,7 @@ fn direct_access_follows_the_pods_of_its_services() {
 }
 
 #[test]
-fn pod_change_costs_direct_access_to_all_services_one_listener() {
+fn cost_of_a_pod_change_for_direct_access_is_independent_of_the_number_of_services() {
     let cost = |services: u8| {
         let mut fixture = Fixture::new();
         fixture.change(|view| view.upsert_dataplane(with_direct_access(mk_dataplane("a-0", 1, "a"), &["*"])));
@@ -344,28 +348,33 @@ fn pod_change_costs_direct_access_to_all_services_one_listener() {
                 .flat_map(|dataplane| view.upsert_dataplane(dataplane))
                 .collect()
         });
-        let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded());
+        let (mut stream, before) = (fixture.open_stream("a-0"), fixture.encoded_count());
         fixture.change(|view| view.upsert_dataplane(mk_dataplane("b-1", 3, "b")));
-        let encoded = fixture.encoded() - before;
-        let added = changes(&mut stream);
+        let encoded = fixture.encoded_count() - before;
+        let added = read_changes(&mut stream);
         fixture.change(|view| view.remove_dataplane(&key("b-1")));
-        (encoded, added, changes(&mut stream))
+        (encoded, added, read_changes(&mut stream))
     };
     let (few, many) = (cost(1), cost(100));
     let listener = (ResourceKind::Listener, "direct_access_10.0.0.3:8080".to_owned());
-    assert!(few.1.contains(&listener) && few.2.contains(&listener), "{few:?}");
+    let (_, added, removed) = &few;
+    assert!(
+        added.contains(&listener) && removed.contains(&listener),
+        "{few:?}"
+    );
     assert_eq!(few, many);
 }
 
+/// A change of the mesh view. Pods and services are numbered.
 #[derive(Clone, Debug)]
 enum Write {
-    /// Pod, services of its one port, address.
-    Pod(u8, Vec<u8>, u8),
-    NoPod(u8),
-    /// Service, whether it is headless; `None` without addresses.
-    Addresses(u8, Option<bool>),
-    /// Services that the first Pod calls directly and may reach.
-    Access(Vec<u8>, Vec<u8>),
+    /// Creates or changes a Pod. Contains the services of its only port, and a number for its address.
+    UpsertPod(u8, Vec<u8>, u8),
+    RemovePod(u8),
+    /// Sets the addresses of a service. Contains whether the service is headless, or `None` to remove the addresses.
+    SetAddresses(u8, Option<bool>),
+    /// Sets the services that Pod `a-0` calls directly (all if the list is empty), and the services that it may reach.
+    SetAccess(Vec<u8>, Vec<u8>),
 }
 
 fn any_services() -> impl Strategy<Value = Vec<u8>> {
@@ -374,10 +383,10 @@ fn any_services() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_write() -> impl Strategy<Value = Write> {
     prop_oneof![
-        4 => (0..5u8, any_services(), 1..4u8).prop_map(|(pod, services, ip)| Write::Pod(pod, services, ip)),
-        2 => (0..5u8).prop_map(Write::NoPod),
-        3 => (0..4u8, any::<Option<bool>>()).prop_map(|(service, headless)| Write::Addresses(service, headless)),
-        1 => (any_services(), any_services()).prop_map(|(direct, reachable)| Write::Access(direct, reachable)),
+        4 => (0..5u8, any_services(), 1..4u8).prop_map(|(pod, services, ip)| Write::UpsertPod(pod, services, ip)),
+        2 => (0..5u8).prop_map(Write::RemovePod),
+        3 => (0..4u8, any::<Option<bool>>()).prop_map(|(service, headless)| Write::SetAddresses(service, headless)),
+        1 => (any_services(), any_services()).prop_map(|(direct, reachable)| Write::SetAccess(direct, reachable)),
     ]
 }
 
@@ -385,10 +394,11 @@ fn service_name(number: u8) -> String {
     format!("s{number}")
 }
 
-fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
+fn apply_write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
     match write {
-        // The addresses of Pods are disjoint: address reuse does not matter for direct access.
-        Write::Pod(pod, services, ip) => {
+        // Each Pod has addresses of its own. Whether another Pod had an address before does not matter for direct
+        // access.
+        Write::UpsertPod(pod, services, ip) => {
             let mut dataplane = mk_dataplane(&format!("p-{pod}"), 10 * (pod + 1) + ip, "");
             let inbound = dataplane.inbounds.remove(0);
             for service in services {
@@ -400,15 +410,15 @@ fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
             }
             view.upsert_dataplane(dataplane)
         }
-        Write::NoPod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
-        Write::Addresses(service, headless) => {
+        Write::RemovePod(pod) => view.remove_dataplane(&key(&format!("p-{pod}"))),
+        Write::SetAddresses(service, headless) => {
             let addresses = headless.map(|headless| ServiceAddresses {
                 cluster_ips: Vec::new(),
                 headless,
             });
             view.set_addresses(&service_name(*service).as_str().into(), addresses)
         }
-        Write::Access(direct, reachable) => {
+        Write::SetAccess(direct, reachable) => {
             let names = |services: &[u8]| services.iter().map(|service| service_name(*service)).collect();
             let mut dataplane = mk_dataplane("a-0", 1, "s0");
             let settings = dataplane.transparent_proxying.as_mut().unwrap();
@@ -427,25 +437,26 @@ fn write(view: &mut MeshView, write: &Write) -> Vec<Touched> {
 fn expected_direct_access(view: &MeshView) -> Vec<String> {
     let proxy = view.dataplane(&key("a-0")).unwrap();
     let settings = proxy.transparent_proxying.as_ref().unwrap();
-    let lists = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
+    let contains = |names: &[String], name: &str| names.iter().any(|listed| listed == name);
     let mesh = MeshName::new("default");
-    let mut addresses = BTreeSet::new();
-    let mut outbound = BTreeSet::new();
+    let mut called_directly = BTreeSet::new();
+    let mut with_outbound_listener = BTreeSet::new();
     for (name, service) in view.services(&mesh) {
         let direct = &settings.direct_access_services;
         let reachable = &settings.reachable_services;
-        let listed = lists(direct, "*") || lists(direct, name.as_str());
+        let is_called_directly = contains(direct, "*") || contains(direct, name.as_str());
+        let is_reachable = reachable.is_empty() || contains(reachable, name.as_str());
         for (address, endpoint) in &service.endpoints {
-            if listed && endpoint.dataplane != proxy.key {
-                addresses.insert(*address);
+            if is_called_directly && endpoint.dataplane != proxy.key {
+                called_directly.insert(*address);
             }
-            if service.addresses.headless && (reachable.is_empty() || lists(reachable, name.as_str())) {
-                outbound.insert(*address);
+            if service.addresses.headless && is_reachable {
+                with_outbound_listener.insert(*address);
             }
         }
     }
-    let addresses = addresses.difference(&outbound);
-    let mut names: Vec<_> = addresses
+    let mut names: Vec<_> = called_directly
+        .difference(&with_outbound_listener)
         .map(|address| format!("direct_access_{address}"))
         .collect();
     names.sort();
@@ -460,9 +471,9 @@ proptest! {
         batches in prop::collection::vec(prop::collection::vec(any_write(), 1..4), 1..12)
     ) {
         let mut fixture = Fixture::new();
-        fixture.change(|view| write(view, &Write::Access(Vec::new(), Vec::new())));
+        fixture.change(|view| apply_write(view, &Write::SetAccess(Vec::new(), Vec::new())));
         for batch in &batches {
-            fixture.change(|view| batch.iter().flat_map(|item| write(view, item)).collect());
+            fixture.change(|view| batch.iter().flat_map(|write| apply_write(view, write)).collect());
             let mut published = fixture.names("a-0", ResourceKind::Listener).unwrap();
             published.retain(|name| name.starts_with("direct_access_"));
             prop_assert_eq!(published, expected_direct_access(&fixture.view), "{:?}", batch);
@@ -471,7 +482,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
+async fn own_resources_are_published_only_while_the_proxy_has_a_stream() {
     let mut fixture = Fixture::new();
     fixture
         .publisher
@@ -484,24 +495,24 @@ async fn own_resources_are_kept_while_the_proxy_has_a_stream() {
     assert_eq!(
         fixture.store.len(),
         (1, 1),
-        "the scope of the proxy was not removed"
+        "the scope of a proxy without streams must be removed"
     );
 
     let touched = fixture.view.upsert_dataplane(mk_dataplane("a-0", 3, "a"));
-    let before = fixture.encoded();
+    let before = fixture.encoded_count();
     fixture.publisher.apply(&fixture.view, &touched);
     assert_eq!(fixture.store.len(), (1, 1));
-    let service = fixture.encoded() - before;
+    let encoded_without_stream = fixture.encoded_count() - before;
 
     let mut stream = fixture.open_stream("a-0");
     fixture
         .publisher
         .update_demand(&fixture.view, fixture.store.demand_changed().await);
     stream.changed().await;
-    let own = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
+    let listeners = stream.read(|view, _| view.map(|view| view.wildcard(ResourceKind::Listener).count()));
     assert!(
-        own.is_some_and(|listeners| listeners > 0),
-        "published once the proxy has another stream"
+        listeners.is_some_and(|count| count > 0),
+        "own resources must be published for the new stream"
     );
-    assert!(fixture.encoded() > before + service);
+    assert!(fixture.encoded_count() > before + encoded_without_stream);
 }

@@ -12,22 +12,22 @@ use envoy_types::pb::google::{protobuf, rpc};
 use kermode_protocol::ads::*;
 use prost::Message as _;
 
-/// The node metadata of Envoy's bootstrap.
+/// Returns the node metadata of Envoy's bootstrap: `version.kumaDp.version`.
 fn metadata() -> protobuf::Struct {
     let text = |text: &str| protobuf::Value {
         kind: Some(protobuf::value::Kind::StringValue(text.into())),
     };
-    let members = |name: &str, value| protobuf::Struct {
+    let one_field = |name: &str, value| protobuf::Struct {
         fields: HashMap::from([(name.to_owned(), value)]),
     };
-    let nested = |members| protobuf::Value {
-        kind: Some(protobuf::value::Kind::StructValue(members)),
+    let nested = |fields| protobuf::Value {
+        kind: Some(protobuf::value::Kind::StructValue(fields)),
     };
-    let agent = members("version", text("0.1.0"));
-    members("version", nested(members("kumaDp", nested(agent))))
+    let agent = one_field("version", text("0.1.0"));
+    one_field("version", nested(one_field("kumaDp", nested(agent))))
 }
 
-fn build() -> core::BuildVersion {
+fn build_version() -> core::BuildVersion {
     core::BuildVersion {
         version: Some(envoy_types::pb::envoy::r#type::v3::SemanticVersion {
             major_number: 1,
@@ -54,7 +54,7 @@ fn versions_are_read_from_the_node() {
     assert_eq!(broken.versions(), Versions::default());
 }
 
-/// A request of Envoy, with fields that Kermode does not decode.
+/// Returns a request of Envoy, with fields that Kermode does not decode.
 fn generated_request() -> generated::DeltaDiscoveryRequest {
     generated::DeltaDiscoveryRequest {
         node: Some(core::Node {
@@ -62,7 +62,9 @@ fn generated_request() -> generated::DeltaDiscoveryRequest {
             cluster: "web".into(),
             user_agent_name: "envoy".into(),
             metadata: Some(metadata()),
-            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build())),
+            user_agent_version_type: Some(core::node::UserAgentVersionType::UserAgentBuildVersion(
+                build_version(),
+            )),
             ..Default::default()
         }),
         type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
@@ -79,13 +81,14 @@ fn generated_request() -> generated::DeltaDiscoveryRequest {
     }
 }
 
+/// Returns the decoded form of [`generated_request`].
 fn request() -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest {
         node: Some(Node {
             id: "default.web-0.shop".into(),
             cluster: "web".into(),
             metadata: Some(metadata().encode_to_vec().into()),
-            user_agent_build_version: Some(build().encode_to_vec().into()),
+            user_agent_build_version: Some(build_version().encode_to_vec().into()),
         }),
         type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster".into(),
         resource_names_subscribe: vec!["*".into(), "a".into()],
@@ -101,8 +104,8 @@ fn request() -> DeltaDiscoveryRequest {
 
 #[test]
 fn request_of_envoy_is_decoded_without_its_unknown_fields() {
-    let read = DeltaDiscoveryRequest::decode(&*generated_request().encode_to_vec()).unwrap();
-    assert_eq!(read, request());
+    let decoded = DeltaDiscoveryRequest::decode(&*generated_request().encode_to_vec()).unwrap();
+    assert_eq!(decoded, request());
 }
 
 #[test]
@@ -144,7 +147,10 @@ fn response_is_encoded_like_the_generated_message() {
         ..Default::default()
     };
     assert_eq!(message.encode_to_vec(), generated_message.encode_to_vec());
-    let read = DeltaDiscoveryResponse::decode(&*generated_message.encode_to_vec()).unwrap();
-    assert_eq!(read, message);
-    assert_eq!(Resource::decode(read.resources[0].clone()).unwrap().name, "web");
+    let decoded = DeltaDiscoveryResponse::decode(&*generated_message.encode_to_vec()).unwrap();
+    assert_eq!(decoded, message);
+    assert_eq!(
+        Resource::decode(decoded.resources[0].clone()).unwrap().name,
+        "web"
+    );
 }

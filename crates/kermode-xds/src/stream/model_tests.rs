@@ -14,89 +14,116 @@ use super::*;
 use crate::store::{Profile, ServiceSelection, Store, Tombstones, Watcher};
 use envoy::Envoy;
 
+/// Number of services in the mesh.
 const SERVICES: u8 = 4;
 
 /// Version and body of every tombstone.
 const TOMBSTONE: &str = "static:none";
 
-/// Resources of one service `i`: cluster and endpoints `c<i>`, listener `l<i>`, route `r<i>`, on-demand cluster `d<i>`.
+// Bits of `ServiceSpec::invalid`.
+const CLUSTER: u8 = 1;
+const ENDPOINTS: u8 = 2;
+const LISTENER: u8 = 4;
+const ON_DEMAND: u8 = 8;
+
+/// Resources of service `i`: cluster and endpoints `c<i>`, listener `l<i>`, route `r<i>`, on-demand cluster `d<i>`.
+/// Numbers are versions; a resource without a version does not exist.
 #[derive(Clone, Debug)]
-struct Spec {
-    eds: bool,
+struct ServiceSpec {
+    /// Whether the cluster is of type EDS. Only such a cluster has endpoints.
+    is_eds: bool,
     cluster: u8,
     endpoints: Option<u8>,
     listener: u8,
-    /// Bit `i`: the listener also refers to the cluster of service `i`, while that exists.
-    refers: u8,
+    /// Mask of the services to whose clusters the listener also refers, while they exist.
+    references: u8,
     route: Option<u8>,
-    /// Version of the on-demand cluster, which is sent after the other resources of the service.
+    /// The on-demand cluster waits for the other resources of the service.
     on_demand: Option<u8>,
-    /// Bits of the resources that Envoy rejects: 1 cluster, 2 endpoints, 4 listener, 8 on-demand cluster.
-    rejected: u8,
+    /// Bits of the resources that Envoy rejects.
+    invalid: u8,
 }
 
+/// A step of a simulation. A mask has bit `i` for service `i`; `None` in place of a mask stands for all services.
 #[derive(Clone, Debug)]
 enum Op {
-    Publish(u8, Option<Spec>),
-    /// Makes the services of this mask visible, or all.
-    Reach(Option<u8>),
-    /// Makes a wildcard subscription include the services of this mask, or all.
-    Eager(Option<u8>),
-    Own(u8),
+    /// Publishes or removes a service.
+    Publish(u8, Option<ServiceSpec>),
+    /// Makes the services of this mask visible.
+    SetVisible(Option<u8>),
+    /// Makes a wildcard subscription include the visible services of this mask.
+    SetEager(Option<u8>),
+    /// Publishes the own resources of the proxy, with content that depends on this number.
+    PublishOwn(u8),
     /// Delivers at most this number of responses to Envoy.
-    ToClient(u8),
+    DeliverToEnvoy(u8),
     /// Delivers at most this number of requests to the stream.
-    ToServer(u8),
+    DeliverToStream(u8),
     /// The stream reads its changes.
-    Read,
+    ReadChanges,
+    /// Envoy opens a new stream; messages on their way are lost.
     Reconnect,
     /// Envoy subscribes to a cluster by name.
     Subscribe(String),
+    /// Envoy unsubscribes from a cluster.
     Unsubscribe(String),
     /// The deadline of every hold passes.
-    Expire,
+    ExpireHolds,
 }
 
-/// Kinds of sidecars, each tested by a property.
+/// Profiles of the proxy under test.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Sidecars {
-    /// All services visible; listeners refer to several of them.
+enum Profiles {
+    /// All services are visible. Listeners refer to several of them.
     Eager,
-    /// Some services visible, all of those by wildcard.
+    /// Some services are visible. A wildcard subscription includes all of them.
     Limited,
-    /// Some services visible, some of those by wildcard, and tombstones.
+    /// Some services are visible. A wildcard subscription includes some of them. There are tombstones.
     OnDemand,
 }
 
+/// A stream, the model of Envoy, and the messages between them.
 struct Simulation {
     store: Arc<Store>,
-    desired: BTreeMap<u8, Spec>,
+    /// Published services.
+    specs: BTreeMap<u8, ServiceSpec>,
+    /// Shared resources of these services.
     published: Vec<Resource>,
-    reach: Option<u8>,
+    /// Mask of the visible services.
+    visible: Option<u8>,
+    /// Mask of the services that a wildcard subscription includes.
     eager: Option<u8>,
     tombstones: Option<Tombstones>,
-    own: u8,
+    /// Number on which the content of the own resources depends.
+    own_content: u8,
     limits: Limits,
     stream: Stream,
     watcher: Watcher,
     now: Instant,
     envoy: Envoy,
-    to_client: VecDeque<Response>,
-    to_server: VecDeque<DeltaDiscoveryRequest>,
+    /// Responses that Envoy has not received yet.
+    to_envoy: VecDeque<Response>,
+    /// Requests that the stream has not received yet.
+    to_stream: VecDeque<DeltaDiscoveryRequest>,
     /// Nonces of the responses in flight, by kind, with the number of their resources and removals.
     in_flight: HashMap<ResourceKind, (String, usize)>,
     /// Number of resources and removals of the last response that was ACKed or NACKed.
-    answered: usize,
-    /// Versions that were sent on this stream and must not be sent again unless an event removes them from this map.
+    last_response_size: usize,
+    /// Versions that were sent on this stream and must not be sent again. Removed when they may be sent again.
     sent: HashMap<(ResourceKind, String), String>,
-    /// Names of the rejected resources after the last step of the stream.
+    /// Resources that were rejected after the last step of the stream.
     rejected: HashSet<(ResourceKind, String)>,
-    /// Clusters that the client has subscribed to by name, in requests that the stream has received.
-    subscribed: HashSet<String>,
-    /// Resources that the client ACKed, NACKed or reported on a new stream.
-    acknowledged: HashSet<(ResourceKind, String)>,
-    /// Whether no hold has expired yet.
-    holds_are_strict: bool,
+    /// Clusters that Envoy has subscribed to by name, in requests that the stream has received.
+    subscribed_clusters: HashSet<String>,
+    /// Resources that Envoy has ACKed, NACKed or reported on this stream. On-demand resources wait for these.
+    acked_or_nacked: HashSet<(ResourceKind, String)>,
+    /// Whether a hold has expired, so that an on-demand resource may be sent before the resources that it waits for.
+    has_expired_hold: bool,
+}
+
+/// Returns the kind and name of a rejected resource.
+fn rejected_key(rejection: &Rejection) -> (ResourceKind, String) {
+    (rejection.kind, rejection.resource.name.to_string())
 }
 
 fn proxy() -> ObjectKey {
@@ -122,12 +149,12 @@ fn is_on_demand(name: &str) -> bool {
     name.starts_with('d')
 }
 
-/// Returns whether a mask contains a service. No mask contains all.
+/// Returns whether a mask contains a service. `None` contains all services.
 fn contains(mask: Option<u8>, i: u8) -> bool {
     mask.is_none_or(|mask| mask & (1 << i) != 0)
 }
 
-fn visibility(mask: Option<u8>) -> ServiceSelection {
+fn selection(mask: Option<u8>) -> ServiceSelection {
     let only = |_| {
         ServiceSelection::Only(
             (0..SERVICES)
@@ -140,34 +167,40 @@ fn visibility(mask: Option<u8>) -> ServiceSelection {
 }
 
 fn tombstone(kind: ResourceKind, name: &str) -> Option<Resource> {
-    let is_answered = kind == ResourceKind::Cluster && is_on_demand(name);
-    is_answered.then(|| resource(kind, name, TOMBSTONE, None))
+    let has_tombstone = kind == ResourceKind::Cluster && is_on_demand(name);
+    has_tombstone.then(|| resource(kind, name, TOMBSTONE, None))
 }
 
-impl Spec {
-    fn resources(&self, i: u8, desired: &BTreeMap<u8, Spec>) -> Vec<Resource> {
-        let bad = |bit: u8| if self.rejected & bit == 0 { "" } else { "!" };
-        let kind_of_cluster = if self.eds { "eds" } else { "static" };
-        let cluster = format!("{kind_of_cluster}:{}{}", self.cluster, bad(1));
+impl ServiceSpec {
+    /// Returns the resources of service `i`. `specs` are all services, itself included.
+    fn resources(&self, i: u8, specs: &BTreeMap<u8, ServiceSpec>) -> Vec<Resource> {
+        let suffix = |bit: u8| if self.invalid & bit == 0 { "" } else { "!" };
+        let cluster_type = if self.is_eds { "eds" } else { "static" };
+        let cluster = format!("{cluster_type}:{}{}", self.cluster, suffix(CLUSTER));
         let name = format!("c{i}");
         let mut all = vec![resource(ResourceKind::Cluster, &name, &cluster, Some(i))];
-        if let Some(endpoints) = self.endpoints.filter(|_| self.eds) {
-            let body = format!("{endpoints}{}", bad(2));
+        if let Some(endpoints) = self.endpoints.filter(|_| self.is_eds) {
+            let body = format!("{endpoints}{}", suffix(ENDPOINTS));
             all.push(resource(ResourceKind::Endpoints, &name, &body, Some(i)));
         }
-        let refers = desired
+        let referenced = specs
             .keys()
-            .filter(|j| **j == i || self.refers & (1 << **j) != 0);
-        let refers: Vec<String> = refers.map(|j| format!("c{j}")).collect();
+            .filter(|other| **other == i || contains(Some(self.references), **other));
+        let clusters: Vec<String> = referenced.map(|other| format!("c{other}")).collect();
         let route = self.route.map(|_| format!("/r{i}")).unwrap_or_default();
-        let body = format!("{}{route}:{}{}", refers.join(","), self.listener, bad(4));
+        let body = format!(
+            "{}{route}:{}{}",
+            clusters.join(","),
+            self.listener,
+            suffix(LISTENER)
+        );
         all.push(resource(ResourceKind::Listener, &format!("l{i}"), &body, Some(i)));
         if let Some(version) = self.on_demand {
             let after = all.iter().map(|resource| (resource.kind, resource.name.clone()));
             let on_demand = OnDemand {
                 after: after.collect(),
             };
-            let body = format!("static:{version}{}", bad(8));
+            let body = format!("static:{version}{}", suffix(ON_DEMAND));
             all.push(Resource {
                 on_demand: Some(Box::new(on_demand)),
                 ..resource(ResourceKind::Cluster, &format!("d{i}"), &body, Some(i))
@@ -186,99 +219,96 @@ impl Spec {
 }
 
 impl Simulation {
-    fn new(limits: Limits, sidecars: Sidecars) -> Self {
+    fn new(limits: Limits, profiles: Profiles) -> Self {
         // A short log, so that streams fall behind it.
         let store = Arc::new(Store::with_log_capacity(6));
         let watcher = store.watch(&proxy());
-        let tombstones = (sidecars == Sidecars::OnDemand).then(|| Tombstones::new(tombstone));
+        let tombstones = (profiles == Profiles::OnDemand).then(|| Tombstones::new(tombstone));
         let mut simulation = Self {
             store,
-            desired: BTreeMap::new(),
+            specs: BTreeMap::new(),
             published: Vec::new(),
-            reach: None,
+            visible: None,
             eager: None,
             tombstones,
-            own: 0,
+            own_content: 0,
             limits,
             stream: Stream::new(limits),
             watcher,
             now: Instant::now(),
             envoy: Envoy::default(),
-            to_client: VecDeque::new(),
-            to_server: VecDeque::new(),
+            to_envoy: VecDeque::new(),
+            to_stream: VecDeque::new(),
             in_flight: HashMap::new(),
-            answered: 0,
+            last_response_size: 0,
             sent: HashMap::new(),
             rejected: HashSet::new(),
-            subscribed: HashSet::new(),
-            acknowledged: HashSet::new(),
-            holds_are_strict: true,
+            subscribed_clusters: HashSet::new(),
+            acked_or_nacked: HashSet::new(),
+            has_expired_hold: false,
         };
-        simulation.to_server = simulation.envoy.connect().into();
+        simulation.to_stream = simulation.envoy.connect().into();
         simulation
     }
 
-    fn step(&mut self, op: Op) {
+    fn apply(&mut self, op: Op) {
         match op {
             Op::Publish(i, spec) => {
                 match spec {
-                    Some(spec) => self.desired.insert(i, spec),
-                    None => self.desired.remove(&i),
+                    Some(spec) => self.specs.insert(i, spec),
+                    None => self.specs.remove(&i),
                 };
                 self.publish();
             }
-            Op::Reach(mask) => {
-                self.reach = mask;
+            Op::SetVisible(mask) => {
+                self.visible = mask;
                 self.publish_own();
             }
-            Op::Eager(mask) => {
+            Op::SetEager(mask) => {
                 self.eager = mask;
                 self.publish_own();
             }
-            Op::Own(content) => {
-                self.own = content;
+            Op::PublishOwn(content) => {
+                self.own_content = content;
                 self.publish_own();
             }
-            Op::ToClient(count) => (0..count).for_each(|_| self.deliver_to_client()),
-            Op::ToServer(count) => (0..count).for_each(|_| self.deliver_to_server()),
-            Op::Read => self.read(),
+            Op::DeliverToEnvoy(count) => (0..count).for_each(|_| self.deliver_to_envoy()),
+            Op::DeliverToStream(count) => (0..count).for_each(|_| self.deliver_to_stream()),
+            Op::ReadChanges => self.read_changes(),
             Op::Reconnect => self.reconnect(),
             Op::Subscribe(name) => {
                 let requests = self.envoy.subscribe_cluster(&name);
-                self.to_server.extend(requests);
+                self.to_stream.extend(requests);
             }
             Op::Unsubscribe(name) => {
                 let requests = self.envoy.unsubscribe_cluster(&name);
-                self.to_server.extend(requests);
+                self.to_stream.extend(requests);
             }
-            Op::Expire => {
-                self.expire();
+            Op::ExpireHolds => {
+                self.expire_holds();
             }
         }
     }
 
     fn publish(&mut self) {
         // A resource that is removed and created again is sent again.
-        let (desired, reach) = (&self.desired, self.reach);
+        let (specs, visible) = (&self.specs, self.visible);
         self.sent.retain(|(_, name), _| {
             let i = name
                 .bytes()
                 .last()
                 .map(|digit| digit.wrapping_sub(b'0'))
                 .filter(|i| *i < SERVICES);
-            i.is_none_or(|i| desired.contains_key(&i) && contains(reach, i))
+            i.is_none_or(|i| specs.contains_key(&i) && contains(visible, i))
         });
-        let resources = self
-            .desired
-            .iter()
-            .flat_map(|(i, spec)| spec.resources(*i, desired));
+        let resources = self.specs.iter().flat_map(|(i, spec)| spec.resources(*i, specs));
         self.published = resources.collect();
         self.store.replace_mesh(&"default".into(), self.published.clone());
     }
 
     fn own_resources(&self) -> Vec<Resource> {
-        let cluster = format!("own{}", self.own % 2);
-        let listener = format!("{cluster}:{}", self.own);
+        let cluster = format!("own{}", self.own_content % 2);
+        let listener = format!("{cluster}:{}", self.own_content);
         vec![
             resource(ResourceKind::Cluster, &cluster, "static:0", None),
             resource(ResourceKind::Listener, "inbound", &listener, None),
@@ -287,15 +317,16 @@ impl Simulation {
 
     fn publish_own(&mut self) {
         let profile = Profile {
-            visibility: visibility(self.reach),
-            eager: visibility(self.eager),
+            visibility: selection(self.visible),
+            eager: selection(self.eager),
             tombstones: self.tombstones.clone(),
             ..Profile::new("default".into())
         };
         self.store.replace_proxy(&proxy(), profile, self.own_resources());
     }
 
-    fn read(&mut self) {
+    /// Passes the changes of the view to the stream.
+    fn read_changes(&mut self) {
         let stream = &mut self.stream;
         let output = self
             .watcher
@@ -304,14 +335,14 @@ impl Simulation {
     }
 
     /// Lets the deadline of every hold pass. Returns whether there was a hold.
-    fn expire(&mut self) -> bool {
-        self.read();
+    fn expire_holds(&mut self) -> bool {
+        self.read_changes();
         let Some(deadline) = self.stream.next_deadline(self.now) else {
             return false;
         };
         assert!(deadline <= self.now + self.limits.hold);
         self.now += self.limits.hold;
-        self.holds_are_strict = false;
+        self.has_expired_hold = true;
         let (stream, now) = (&mut self.stream, self.now);
         let output = self
             .watcher
@@ -320,39 +351,39 @@ impl Simulation {
         assert_eq!(
             self.stream.next_deadline(self.now),
             None,
-            "a hold outlasts its deadline"
+            "no hold may outlast its deadline"
         );
         true
     }
 
-    fn deliver_to_server(&mut self) {
-        let Some(request) = self.to_server.pop_front() else {
+    fn deliver_to_stream(&mut self) {
+        let Some(request) = self.to_stream.pop_front() else {
             return;
         };
         let kind = ResourceKind::from_type_url(&request.type_url).unwrap();
         if let Some((nonce, count)) = self.in_flight.get(&kind)
             && *nonce == request.response_nonce
         {
-            self.answered = *count;
+            self.last_response_size = *count;
             self.in_flight.remove(&kind);
         }
-        self.read();
+        self.read_changes();
         for name in &request.resource_names_unsubscribe {
             self.sent.remove(&(kind, name.clone()));
-            // The wildcard keeps clusters.
+            // The wildcard subscription still includes the clusters.
             if kind != ResourceKind::Cluster {
-                self.acknowledged.remove(&(kind, name.clone()));
+                self.acked_or_nacked.remove(&(kind, name.clone()));
             }
-            self.subscribed.remove(name);
+            self.subscribed_clusters.remove(name);
         }
         for name in &request.resource_names_subscribe {
             self.sent.remove(&(kind, name.clone()));
             if kind == ResourceKind::Cluster {
-                self.subscribed.insert(name.clone());
+                self.subscribed_clusters.insert(name.clone());
             }
         }
         let reported = request.initial_resource_versions.keys();
-        self.acknowledged
+        self.acked_or_nacked
             .extend(reported.map(|name| (kind, name.clone())));
         let stream = &mut self.stream;
         let output = self
@@ -362,31 +393,32 @@ impl Simulation {
         self.handle(output);
     }
 
+    /// Records the events and checks the responses of a step of the stream.
     fn handle(&mut self, output: Output) {
         let rejected = self.stream.rejections();
-        let rejected: HashSet<_> = rejected.map(|r| (r.kind, r.resource.name.to_string())).collect();
+        let rejected: HashSet<_> = rejected.map(rejected_key).collect();
         for event in output.events {
             match event {
                 Event::Acknowledged { kind, resources, .. } => {
                     let names = resources.iter().map(|resource| (kind, resource.name.to_string()));
-                    self.acknowledged.extend(names);
+                    self.acked_or_nacked.extend(names);
                 }
                 Event::Rejected { kind, resources, .. } => {
                     for resource in resources {
                         let key = (kind, resource.name.to_string());
-                        // A resource that was rejected alone is not sent again, even if its rejection has ended since
-                        // because the client is no longer meant to have it.
-                        if self.answered == 1 || rejected.contains(&key) {
-                            self.acknowledged.insert(key.clone());
+                        // A resource that was rejected alone is not sent again, so others wait for it no longer. Its
+                        // rejection may have ended already, if the profile no longer selects the resource.
+                        if self.last_response_size == 1 || rejected.contains(&key) {
+                            self.acked_or_nacked.insert(key.clone());
                         } else {
-                            self.acknowledged.remove(&key);
+                            self.acked_or_nacked.remove(&key);
                         }
-                        let isolated = self
+                        let is_isolated = self
                             .stream
                             .rejections()
                             .any(|rejection| rejection.resource == resource);
                         // A resource that was rejected together with others may be sent once more.
-                        if !isolated {
+                        if !is_isolated {
                             self.sent.remove(&key);
                         }
                     }
@@ -401,7 +433,7 @@ impl Simulation {
         self.rejected = rejected;
         for response in output.responses {
             self.check_response(&response);
-            self.to_client.push_back(response);
+            self.to_envoy.push_back(response);
         }
     }
 
@@ -412,7 +444,7 @@ impl Simulation {
             .in_flight
             .insert(kind, (response.message.nonce.clone(), count));
         assert_eq!(before, None, "two responses of {kind:?} in flight");
-        for (name, version, _) in response.message.resources.iter().map(envoy::read) {
+        for (name, version, _) in response.message.resources.iter().map(envoy::decode) {
             let before = self.sent.insert((kind, name.clone()), version.clone());
             assert_ne!(before.as_ref(), Some(&version), "{kind:?} {name} was sent twice");
             if kind == ResourceKind::Cluster {
@@ -424,16 +456,22 @@ impl Simulation {
         }
         for name in &response.message.removed_resources {
             self.sent.remove(&(kind, name.clone()));
-            self.acknowledged.remove(&(kind, name.clone()));
-            let is_stuck = is_on_demand(name) && self.subscribed.contains(name);
-            assert!(!is_stuck, "Envoy will never request {name} again");
+            self.acked_or_nacked.remove(&(kind, name.clone()));
+            let needs_tombstone = is_on_demand(name) && self.subscribed_clusters.contains(name);
+            assert!(
+                !needs_tombstone,
+                "{name} was removed without a tombstone: Envoy will never request it again"
+            );
         }
     }
 
     /// Checks that an on-demand cluster was subscribed to by name and sent after the resources that it waits for.
     fn check_on_demand(&self, name: &str, version: &str) {
-        assert!(self.subscribed.contains(name), "{name} is not subscribed");
-        if version == TOMBSTONE || !self.holds_are_strict {
+        assert!(
+            self.subscribed_clusters.contains(name),
+            "{name} was sent without a subscription"
+        );
+        if version == TOMBSTONE || self.has_expired_hold {
             return;
         }
         let mut published = self.published.iter();
@@ -442,54 +480,54 @@ impl Simulation {
             .expect("it is published");
         for (kind, other) in resource.on_demand.iter().flat_map(|on_demand| &on_demand.after) {
             assert!(
-                self.acknowledged.contains(&(*kind, other.to_string())),
-                "{name} was sent before {kind:?} {other} was acknowledged"
+                self.acked_or_nacked.contains(&(*kind, other.to_string())),
+                "{name} was sent before the ACK or NACK of {kind:?} {other}"
             );
         }
     }
 
-    fn deliver_to_client(&mut self) {
-        let Some(response) = self.to_client.pop_front() else {
+    fn deliver_to_envoy(&mut self) {
+        let Some(response) = self.to_envoy.pop_front() else {
             return;
         };
         let requests = self.envoy.receive(&response.message);
-        self.to_server.extend(requests);
+        self.to_stream.extend(requests);
     }
 
     fn reconnect(&mut self) {
         self.stream = Stream::new(self.limits);
         self.watcher = self.store.watch(&proxy());
-        self.to_client.clear();
+        self.to_envoy.clear();
         self.in_flight.clear();
         self.sent.clear();
         self.rejected.clear();
-        self.subscribed.clear();
-        self.acknowledged.clear();
-        // Envoy's own timeout ends the warming of a cluster whose endpoints were lost with the stream.
+        self.subscribed_clusters.clear();
+        self.acked_or_nacked.clear();
+        // The warming of a cluster whose endpoints were lost with the stream ends by a timeout of Envoy.
         self.envoy.warming.clear();
-        self.to_server = self.envoy.connect().into();
+        self.to_stream = self.envoy.connect().into();
     }
 
     fn deliver_everything(&mut self) {
         for round in 0.. {
-            assert!(round < 500, "messages do not end: {:?}", self.stream);
-            self.read();
-            if self.to_client.is_empty() && self.to_server.is_empty() {
+            assert!(round < 500, "messages must end: {:?}", self.stream);
+            self.read_changes();
+            if self.to_envoy.is_empty() && self.to_stream.is_empty() {
                 break;
             }
-            self.deliver_to_client();
-            self.deliver_to_server();
+            self.deliver_to_envoy();
+            self.deliver_to_stream();
         }
     }
 
     /// Delivers everything and compares the configuration of Envoy with the expected one, before and after the deadline
     /// of the holds that remain.
-    fn settle(&mut self) {
+    fn deliver_and_compare(&mut self) {
         self.deliver_everything();
-        let is_held = |name: &str| is_on_demand(name);
         if self.stream.next_deadline(self.now).is_some() {
-            self.compare(|name| !is_held(name));
-            assert!(self.expire());
+            // On-demand resources may be held.
+            self.compare(|name| !is_on_demand(name));
+            assert!(self.expire_holds());
             self.deliver_everything();
         }
         assert!(self.stream.is_settled(), "{:?}", self.stream);
@@ -498,7 +536,7 @@ impl Simulation {
 
     /// Returns names and bodies of the resources of a kind that Envoy is meant to have.
     fn expected(&self, kind: ResourceKind) -> BTreeMap<String, String> {
-        let body = |resource: &Resource| {
+        let name_and_body = |resource: &Resource| {
             let body = String::from_utf8(resource.body.to_vec()).unwrap();
             (resource.name.to_string(), body)
         };
@@ -508,13 +546,13 @@ impl Simulation {
         let visible: Vec<&Resource> = self
             .published
             .iter()
-            .filter(|resource| resource.kind == kind && is_in(self.reach, resource))
+            .filter(|resource| resource.kind == kind && is_in(self.visible, resource))
             .collect();
         let none = BTreeSet::new();
-        let names = self.envoy.names.get(&kind).unwrap_or(&none);
+        let names = self.envoy.subscribed.get(&kind).unwrap_or(&none);
         let by_name: BTreeMap<_, _> = visible
             .iter()
-            .map(|resource| body(resource))
+            .map(|resource| name_and_body(resource))
             .filter(|(name, _)| names.contains(name))
             .collect();
         if !matches!(kind, ResourceKind::Cluster | ResourceKind::Listener) {
@@ -527,20 +565,19 @@ impl Simulation {
         let by_wildcard = visible
             .iter()
             .filter(|resource| resource.on_demand.is_none() && is_in(self.eager, resource))
-            .map(|resource| body(resource));
+            .map(|resource| name_and_body(resource));
         let own = self.own_resources();
-        let own = own.iter().filter(|resource| resource.kind == kind).map(body);
+        let own = own
+            .iter()
+            .filter(|resource| resource.kind == kind)
+            .map(name_and_body);
         tombstones.chain(by_name).chain(by_wildcard).chain(own).collect()
     }
 
-    /// Compares the configuration of Envoy with the expected one, for the names that `compared` selects.
-    fn compare(&self, compared: impl Fn(&str) -> bool) {
+    /// Compares the configuration of Envoy with the expected one, for the names that `is_compared` selects.
+    fn compare(&self, is_compared: impl Fn(&str) -> bool) {
         let none = BTreeSet::new();
-        let rejected: BTreeSet<(ResourceKind, String)> = self
-            .stream
-            .rejections()
-            .map(|r| (r.kind, r.resource.name.to_string()))
-            .collect();
+        let rejected: BTreeSet<(ResourceKind, String)> = self.stream.rejections().map(rejected_key).collect();
         for kind in [
             ResourceKind::Cluster,
             ResourceKind::Listener,
@@ -549,23 +586,26 @@ impl Simulation {
         ] {
             let mut applied = self.envoy.applied(kind);
             let mut expected = self.expected(kind);
-            applied.retain(|name, _| compared(name));
-            expected.retain(|name, _| compared(name));
+            applied.retain(|name, _| is_compared(name));
+            expected.retain(|name, _| is_compared(name));
             if matches!(kind, ResourceKind::Endpoints | ResourceKind::Route) {
-                let names = self.envoy.names.get(&kind).unwrap_or(&none);
+                let names = self.envoy.subscribed.get(&kind).unwrap_or(&none);
                 for name in names.iter().filter(|name| !expected.contains_key(*name)) {
-                    let is_answered = self.envoy.missing.contains(&(kind, name.clone()));
-                    assert!(is_answered, "the subscription to {kind:?} {name} got no response");
+                    let has_response = self.envoy.missing.contains(&(kind, name.clone()));
+                    assert!(
+                        has_response,
+                        "the subscription to {kind:?} {name} got no response"
+                    );
                 }
             }
             for (name, body) in expected.clone() {
-                let bad = body.ends_with('!');
+                let is_invalid = body.ends_with('!');
                 assert_eq!(
-                    bad,
+                    is_invalid,
                     rejected.contains(&(kind, name.clone())),
                     "{kind:?} {name} {body}"
                 );
-                if bad {
+                if is_invalid {
                     // Envoy keeps any earlier version.
                     expected.remove(&name);
                     applied.remove(&name);
@@ -574,47 +614,54 @@ impl Simulation {
             assert_eq!(applied, expected, "{kind:?}");
         }
         for name in &self.envoy.warming {
-            let bad = rejected.contains(&(ResourceKind::Endpoints, name.clone()));
-            assert!(bad, "{name} waits for endpoints");
+            let are_endpoints_rejected = rejected.contains(&(ResourceKind::Endpoints, name.clone()));
+            assert!(are_endpoints_rejected, "cluster {name} still waits for endpoints");
         }
     }
 }
 
-fn spec(sidecars: Sidecars) -> impl Strategy<Value = Spec> {
-    let rejected = prop_oneof![4 => Just(0), 1 => 0..16_u8];
-    let parts = (
+fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
+    let invalid = prop_oneof![4 => Just(0), 1 => 0..16_u8];
+    let versions = (
         any::<bool>(),
         0..3_u8,
         prop::option::weighted(0.9, 0..3_u8),
         0..3_u8,
     );
-    // A reference to another service breaks if that service is not visible.
-    let refers = if sidecars == Sidecars::Eager {
+    // Without references to other services if some are not visible: such a reference would be invalid.
+    let references = if profiles == Profiles::Eager {
         (0..16_u8).boxed()
     } else {
         Just(0).boxed()
     };
-    let on_demand = if sidecars == Sidecars::OnDemand {
+    let on_demand = if profiles == Profiles::OnDemand {
         prop::option::weighted(0.8, 0..3_u8).boxed()
     } else {
         Just(None).boxed()
     };
-    (parts, refers, prop::option::of(0..2_u8), on_demand, rejected).prop_map(
-        |((eds, cluster, endpoints, listener), refers, route, on_demand, rejected)| Spec {
-            eds,
-            cluster,
-            endpoints,
-            listener,
-            refers,
-            route,
-            on_demand,
-            rejected,
-        },
+    (
+        versions,
+        references,
+        prop::option::of(0..2_u8),
+        on_demand,
+        invalid,
     )
+        .prop_map(
+            |((is_eds, cluster, endpoints, listener), references, route, on_demand, invalid)| ServiceSpec {
+                is_eds,
+                cluster,
+                endpoints,
+                listener,
+                references,
+                route,
+                on_demand,
+                invalid,
+            },
+        )
 }
 
-fn ops(sidecars: Sidecars, expire: bool) -> impl Strategy<Value = Vec<Op>> {
-    let (limited, on_demand) = (sidecars != Sidecars::Eager, sidecars == Sidecars::OnDemand);
+fn ops(profiles: Profiles, expires_holds: bool) -> impl Strategy<Value = Vec<Op>> {
+    let (limited, on_demand) = (profiles != Profiles::Eager, profiles == Profiles::OnDemand);
     let mask = move |limited: bool| {
         if limited {
             prop_oneof![1 => Just(None), 5 => (0..16_u8).prop_map(Some)].boxed()
@@ -630,36 +677,36 @@ fn ops(sidecars: Sidecars, expire: bool) -> impl Strategy<Value = Vec<Op>> {
         };
         (prefix, 0..SERVICES + 1).prop_map(|(prefix, i)| format!("{prefix}{i}"))
     };
-    let publish = (0..SERVICES, prop::option::weighted(0.75, spec(sidecars)));
+    let publish = (0..SERVICES, prop::option::weighted(0.75, service_spec(profiles)));
     let op = prop_oneof![
         60 => publish.prop_map(|(i, spec)| Op::Publish(i, spec)),
-        10 => mask(limited).prop_map(Op::Reach),
-        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::Eager),
-        10 => (0..4_u8).prop_map(Op::Own),
-        60 => (1..4_u8).prop_map(Op::ToClient),
-        60 => (1..5_u8).prop_map(Op::ToServer),
-        30 => Just(Op::Read),
+        10 => mask(limited).prop_map(Op::SetVisible),
+        if on_demand { 20 } else { 1 } => mask(on_demand).prop_map(Op::SetEager),
+        10 => (0..4_u8).prop_map(Op::PublishOwn),
+        60 => (1..4_u8).prop_map(Op::DeliverToEnvoy),
+        60 => (1..5_u8).prop_map(Op::DeliverToStream),
+        30 => Just(Op::ReadChanges),
         10 => Just(Op::Reconnect),
         if on_demand { 40 } else { 10 } => name().prop_map(Op::Subscribe),
         10 => name().prop_map(Op::Unsubscribe),
-        if expire { 10 } else { 1 } => Just(if expire { Op::Expire } else { Op::Read }),
+        if expires_holds { 10 } else { 1 } => Just(if expires_holds { Op::ExpireHolds } else { Op::ReadChanges }),
     ];
     prop::collection::vec(op, 0..80)
 }
 
-fn run(sidecars: Sidecars, ops: Vec<Op>, response_bytes: usize, pending: usize) {
+fn run(profiles: Profiles, ops: Vec<Op>, response_bytes: usize, pending: usize) {
     let limits = Limits {
         response_bytes,
         names: 100,
         pending,
         ..Limits::default()
     };
-    let mut simulation = Simulation::new(limits, sidecars);
+    let mut simulation = Simulation::new(limits, profiles);
     for op in ops {
-        simulation.step(op);
+        simulation.apply(op);
     }
     simulation.publish_own();
-    simulation.settle();
+    simulation.deliver_and_compare();
 }
 
 fn response_bytes() -> impl Strategy<Value = usize> {
@@ -679,64 +726,65 @@ proptest! {
 
     #[test]
     fn envoy_ends_with_its_expected_configuration(
-        ops in ops(Sidecars::Eager, false),
+        ops in ops(Profiles::Eager, false),
         response_bytes in response_bytes(),
         pending in pending(),
     ) {
-        run(Sidecars::Eager, ops, response_bytes, pending);
+        run(Profiles::Eager, ops, response_bytes, pending);
     }
 
     #[test]
     fn envoy_with_limited_visibility_ends_with_its_expected_configuration(
-        ops in ops(Sidecars::Limited, false),
+        ops in ops(Profiles::Limited, false),
         response_bytes in response_bytes(),
     ) {
-        run(Sidecars::Limited, ops, response_bytes, 1000);
+        run(Profiles::Limited, ops, response_bytes, 1000);
     }
 
     #[test]
     fn envoy_gets_on_demand_clusters_after_their_prerequisites_and_ends_with_its_expected_configuration(
-        ops in ops(Sidecars::OnDemand, false),
+        ops in ops(Profiles::OnDemand, false),
         response_bytes in response_bytes(),
         pending in pending(),
     ) {
-        run(Sidecars::OnDemand, ops, response_bytes, pending);
+        run(Profiles::OnDemand, ops, response_bytes, pending);
     }
 
     #[test]
     fn envoy_with_expiring_holds_ends_with_its_expected_configuration(
-        ops in ops(Sidecars::OnDemand, true),
+        ops in ops(Profiles::OnDemand, true),
         response_bytes in response_bytes(),
         pending in pending(),
     ) {
-        run(Sidecars::OnDemand, ops, response_bytes, pending);
+        run(Profiles::OnDemand, ops, response_bytes, pending);
     }
 }
 
 #[test]
-fn hold_ends_when_a_rejected_prerequisite_is_no_longer_wanted() {
-    let listener_is_rejected = Spec {
-        eds: false,
+fn hold_ends_when_the_profile_no_longer_selects_a_rejected_prerequisite() {
+    let invalid_listener = ServiceSpec {
+        is_eds: false,
         cluster: 0,
         endpoints: None,
         listener: 0,
-        refers: 0,
+        references: 0,
         route: None,
         on_demand: Some(0),
-        rejected: 4,
+        invalid: LISTENER,
     };
     let ops = vec![
         Op::Subscribe("d2".into()),
-        Op::Reach(None),
-        Op::ToServer(1),
-        Op::ToClient(1),
-        Op::Publish(2, Some(listener_is_rejected)),
-        Op::ToServer(2),
-        Op::Own(0),
-        Op::ToServer(1),
-        Op::ToClient(2),
-        Op::ToServer(2),
-        Op::Eager(Some(8)),
+        Op::SetVisible(None),
+        Op::DeliverToStream(1),
+        Op::DeliverToEnvoy(1),
+        Op::Publish(2, Some(invalid_listener)),
+        Op::DeliverToStream(2),
+        Op::PublishOwn(0),
+        Op::DeliverToStream(1),
+        Op::DeliverToEnvoy(2),
+        Op::DeliverToStream(2),
+        // Service 3 only.
+        Op::SetEager(Some(1 << 3)),
     ];
-    run(Sidecars::OnDemand, ops, 1 << 20, 1000);
+    run(Profiles::OnDemand, ops, 1 << 20, 1000);
 }

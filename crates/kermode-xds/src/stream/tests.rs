@@ -1,4 +1,4 @@
-//! Behaviour of a stream, one property per test.
+//! Behaviour of a stream, one rule per test.
 
 use std::collections::HashSet;
 
@@ -18,11 +18,12 @@ const LIMITS: Limits = Limits {
     hold: Duration::from_secs(3),
 };
 
-/// A stream over a store. `a=1` is a resource with its version.
+/// One stream of a proxy, and its store. A text such as `a=1` is the name and version of a resource.
 struct Fixture {
     store: Arc<Store>,
     stream: Stream,
     watcher: Watcher,
+    /// The published shared resources.
     shared: Vec<Resource>,
 }
 
@@ -130,14 +131,14 @@ impl Fixture {
     }
 
     /// Creates a published proxy in a mesh with these shared resources.
-    fn with(shared: &[(ResourceKind, &str)]) -> Self {
+    fn with_shared(shared: &[(ResourceKind, &str)]) -> Self {
         let mut fixture = Self::new(LIMITS);
         fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
         fixture.publish(shared);
         fixture
     }
 
-    /// Publishes shared resources, in place of those with the same kinds and names.
+    /// Publishes shared resources, in place of those with the same kinds and names. Returns the responses.
     fn publish(&mut self, resources: &[(ResourceKind, &str)]) -> Vec<Response> {
         for resource in resources.iter().map(|(kind, text)| mk_resource(*kind, text)) {
             self.shared
@@ -145,30 +146,34 @@ impl Fixture {
             self.shared.push(resource);
         }
         self.store.replace_mesh(&"default".into(), self.shared.clone());
-        self.read()
+        self.read_changes()
     }
 
+    /// Removes shared resources. Returns the responses.
     fn remove(&mut self, names: &[(ResourceKind, &str)]) -> Vec<Response> {
         self.shared.retain(|old| !names.contains(&(old.kind, &*old.name)));
         self.publish(&[])
     }
 
-    fn read(&mut self) -> Vec<Response> {
+    /// Passes the changes of the view to the stream. Returns the responses.
+    fn read_changes(&mut self) -> Vec<Response> {
         let stream = &mut self.stream;
         self.watcher
             .read(|view, changes| stream.on_change(changes, view.as_ref()))
             .responses
     }
 
+    /// Sends a request. Returns the responses.
     fn send(&mut self, request: DeltaDiscoveryRequest) -> Vec<Response> {
-        self.step(request).responses
+        self.send_for_output(request).responses
     }
 
-    fn step(&mut self, request: DeltaDiscoveryRequest) -> Output {
+    /// Sends a request. Returns the responses and events.
+    fn send_for_output(&mut self, request: DeltaDiscoveryRequest) -> Output {
         assert_eq!(
-            self.read(),
+            self.read_changes(),
             [],
-            "the test reads changes before it sends a request"
+            "a test must read changes before it sends a request"
         );
         let stream = &mut self.stream;
         self.watcher
@@ -176,8 +181,8 @@ impl Fixture {
             .unwrap()
     }
 
-    /// Returns whether every change of endpoints is acknowledged.
-    fn is_acknowledged(&mut self) -> bool {
+    /// Returns whether the client has acknowledged every change of endpoints.
+    fn are_endpoints_acknowledged(&mut self) -> bool {
         let stream = &self.stream;
         self.watcher.read(|view, _| {
             let view = view.unwrap();
@@ -186,7 +191,7 @@ impl Fixture {
     }
 
     /// Sends a request and ACKs all responses. Returns the responses.
-    fn settle(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
+    fn send_and_ack_all(&mut self, request: DeltaDiscoveryRequest) -> Vec<String> {
         let mut shown = Vec::new();
         let mut responses = self.send(request);
         while !responses.is_empty() {
@@ -203,7 +208,7 @@ impl Fixture {
 #[test]
 fn wildcard_subscription_gets_a_response_even_without_resources() {
     for wildcard in [request(Cluster), subscribe(Cluster, &["*"]), request(Listener)] {
-        let mut fixture = Fixture::with(&[]);
+        let mut fixture = Fixture::with_shared(&[]);
         let responses = fixture.send(wildcard);
         assert_eq!(responses.len(), 1, "{responses:?}");
         assert!(responses[0].message.resources.is_empty());
@@ -214,13 +219,13 @@ fn wildcard_subscription_gets_a_response_even_without_resources() {
 
 #[test]
 fn empty_first_request_subscribes_only_to_clusters_or_listeners() {
-    let mut fixture = Fixture::with(&[(Endpoints, "a=1"), (Secret, "s=1")]);
+    let mut fixture = Fixture::with_shared(&[(Endpoints, "a=1"), (Secret, "s=1")]);
     assert!(fixture.send(request(Endpoints)).is_empty());
     assert!(fixture.send(request(Secret)).is_empty());
 }
 
 #[test]
-fn no_response_is_sent_before_the_proxy_is_known() {
+fn no_response_is_sent_before_the_proxy_is_published() {
     let mut fixture = Fixture::new(LIMITS);
     assert!(fixture.publish(&[(Cluster, "a=1")]).is_empty());
     assert!(fixture.send(request(Cluster)).is_empty());
@@ -235,23 +240,29 @@ fn no_response_is_sent_before_the_proxy_is_known() {
     fixture
         .store
         .replace_proxy(&proxy(), profile(), vec![mk_resource(Cluster, "own=1")]);
-    assert_eq!(show_all(&fixture.read()), ["x/Other", "Cluster a=1 own=1"]);
+    assert_eq!(
+        show_all(&fixture.read_changes()),
+        ["x/Other", "Cluster a=1 own=1"]
+    );
 }
 
 #[test]
 fn removed_proxy_keeps_its_configuration() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
-    fixture.settle(request(Cluster));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
     fixture.store.remove_proxy(&proxy());
     assert!(fixture.remove(&[(Cluster, "a")]).is_empty());
     fixture.store.replace_proxy(&proxy(), profile(), Vec::new());
-    assert_eq!(show_all(&fixture.read()), ["Cluster -a"]);
+    assert_eq!(show_all(&fixture.read_changes()), ["Cluster -a"]);
 }
 
 #[test]
 fn unknown_name_is_reported_as_removed_once_and_sent_when_it_is_created() {
-    let mut fixture = Fixture::with(&[]);
-    assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
+    let mut fixture = Fixture::with_shared(&[]);
+    assert_eq!(
+        fixture.send_and_ack_all(subscribe(Endpoints, &["a"])),
+        ["Endpoints -a"]
+    );
     assert!(fixture.publish(&[(Endpoints, "other=1")]).is_empty());
     assert_eq!(
         show_all(&fixture.publish(&[(Endpoints, "a=1")])),
@@ -261,16 +272,19 @@ fn unknown_name_is_reported_as_removed_once_and_sent_when_it_is_created() {
 
 #[test]
 fn repeated_subscription_gets_another_response() {
-    let mut fixture = Fixture::with(&[(Endpoints, "a=1"), (Endpoints, "b=1")]);
-    fixture.settle(subscribe(Endpoints, &["a", "b"]));
-    assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints a=1"]);
+    let mut fixture = Fixture::with_shared(&[(Endpoints, "a=1"), (Endpoints, "b=1")]);
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a", "b"]));
+    assert_eq!(
+        fixture.send_and_ack_all(subscribe(Endpoints, &["a"])),
+        ["Endpoints a=1"]
+    );
 }
 
 #[test]
-fn wildcard_and_names_of_one_kind_coexist() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
+fn wildcard_and_explicit_subscriptions_of_one_kind_coexist() {
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     assert_eq!(
-        fixture.settle(subscribe(Cluster, &["*", "dst|10.0.0.1:80"])),
+        fixture.send_and_ack_all(subscribe(Cluster, &["*", "dst|10.0.0.1:80"])),
         ["Cluster a=1 -dst|10.0.0.1:80"]
     );
     let responses = fixture.publish(&[(Cluster, "dst|10.0.0.1:80=1"), (Cluster, "b=1")]);
@@ -279,44 +293,54 @@ fn wildcard_and_names_of_one_kind_coexist() {
 
     // The wildcard still includes the resource, so it is sent again, as the protocol requires.
     assert_eq!(
-        fixture.settle(unsubscribe(Cluster, "dst|10.0.0.1:80")),
+        fixture.send_and_ack_all(unsubscribe(Cluster, "dst|10.0.0.1:80")),
         ["Cluster dst|10.0.0.1:80=1"]
     );
-    // Without the wildcard only the names count. The client drops the other resources itself, so no removal is sent for
-    // them.
-    assert_eq!(fixture.settle(subscribe(Cluster, &["b"])), ["Cluster b=1"]);
-    assert!(fixture.settle(unsubscribe(Cluster, "*")).is_empty());
+    // Without the wildcard, only resources that are subscribed to by name are sent. The client drops the others itself,
+    // so no removal is sent for them.
+    assert_eq!(
+        fixture.send_and_ack_all(subscribe(Cluster, &["b"])),
+        ["Cluster b=1"]
+    );
+    assert!(fixture.send_and_ack_all(unsubscribe(Cluster, "*")).is_empty());
     assert!(fixture.publish(&[(Cluster, "a=2")]).is_empty());
     assert_eq!(show_all(&fixture.publish(&[(Cluster, "b=2")])), ["Cluster b=2"]);
 }
 
 #[test]
 fn unsubscribed_name_is_no_longer_sent() {
-    let mut fixture = Fixture::with(&[(Endpoints, "a=1")]);
-    fixture.settle(subscribe(Endpoints, &["a"]));
-    assert!(fixture.settle(unsubscribe(Endpoints, "a")).is_empty());
+    let mut fixture = Fixture::with_shared(&[(Endpoints, "a=1")]);
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
+    assert!(fixture.send_and_ack_all(unsubscribe(Endpoints, "a")).is_empty());
     assert!(fixture.publish(&[(Endpoints, "a=2")]).is_empty());
     assert!(fixture.remove(&[(Endpoints, "a")]).is_empty());
 }
 
 #[test]
 fn reconnecting_client_gets_differences_and_removals() {
-    let mut fixture = Fixture::with(&[(Listener, "same=1"), (Listener, "changed=2"), (Listener, "new=1")]);
-    let first = with_versions(
+    let mut fixture =
+        Fixture::with_shared(&[(Listener, "same=1"), (Listener, "changed=2"), (Listener, "new=1")]);
+    let first_request = with_versions(
         request(Listener),
         &[("same", "1"), ("changed", "1"), ("gone", "1")],
     );
-    assert_eq!(fixture.settle(first), ["Listener changed=2 new=1 -gone"]);
+    assert_eq!(
+        fixture.send_and_ack_all(first_request),
+        ["Listener changed=2 new=1 -gone"]
+    );
 
-    let mut fixture = Fixture::with(&[(Endpoints, "same=1"), (Endpoints, "changed=2")]);
+    let mut fixture = Fixture::with_shared(&[(Endpoints, "same=1"), (Endpoints, "changed=2")]);
     let names = subscribe(Endpoints, &["same", "changed", "gone", "never"]);
-    let first = with_versions(names, &[("same", "1"), ("changed", "1"), ("gone", "1")]);
-    assert_eq!(fixture.settle(first), ["Endpoints changed=2 -gone -never"]);
+    let first_request = with_versions(names, &[("same", "1"), ("changed", "1"), ("gone", "1")]);
+    assert_eq!(
+        fixture.send_and_ack_all(first_request),
+        ["Endpoints changed=2 -gone -never"]
+    );
 }
 
 #[test]
 fn changes_during_a_response_in_flight_are_sent_once_after_its_ack() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     for change in ["a=2", "b=1", "a=3", "c=1"] {
         assert!(fixture.publish(&[(Cluster, change)]).is_empty());
@@ -327,7 +351,7 @@ fn changes_during_a_response_in_flight_are_sent_once_after_its_ack() {
 
 #[test]
 fn changes_beyond_the_pending_limit_are_sent() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     fixture.stream = Stream::new(Limits { pending: 2, ..LIMITS });
     let responses = fixture.send(request(Cluster));
     for change in ["b=1", "c=1", "d=1", "e=1"] {
@@ -342,32 +366,32 @@ fn changes_beyond_the_pending_limit_are_sent() {
 
 #[test]
 fn ack_with_a_stale_nonce_is_ignored() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
     fixture.publish(&[(Cluster, "a=2")]);
     let stale = DeltaDiscoveryRequest {
         response_nonce: "stale".into(),
         ..request(Cluster)
     };
-    assert_eq!(fixture.step(stale), Output::default());
-    let output = fixture.step(ack(&responses[0]));
+    assert_eq!(fixture.send_for_output(stale), Output::default());
+    let output = fixture.send_for_output(ack(&responses[0]));
     assert!(
         matches!(&output.events[..], [Event::Acknowledged { kind: Cluster, .. }]),
         "{output:?}"
     );
     assert_eq!(show_all(&output.responses), ["Cluster a=2"]);
     assert_eq!(
-        fixture.step(ack(&responses[0])),
+        fixture.send_for_output(ack(&responses[0])),
         Output::default(),
-        "the response is no longer in flight"
+        "a second ACK of a response must be ignored"
     );
 }
 
 #[test]
 fn rejected_resource_is_not_sent_again_until_it_changes() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1")]);
     let responses = fixture.send(request(Cluster));
-    let output = fixture.step(nack(&responses[0]));
+    let output = fixture.send_for_output(nack(&responses[0]));
     assert!(output.responses.is_empty());
     let [
         Event::Rejected {
@@ -389,7 +413,7 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
     let responses = fixture.publish(&[(Cluster, "b=1")]);
     assert_eq!(show_all(&responses), ["Cluster b=1"]);
     fixture.send(ack(&responses[0]));
-    // A profile with limited visibility makes the stream compare all names.
+    // A switch to limited visibility makes the stream compare all names.
     let visibility = ServiceSelection::Only(HashSet::new());
     fixture.store.replace_proxy(
         &proxy(),
@@ -399,7 +423,7 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
         },
         Vec::new(),
     );
-    assert!(fixture.read().is_empty());
+    assert!(fixture.read_changes().is_empty());
     let responses = fixture.publish(&[(Cluster, "a=2")]);
     assert_eq!(show_all(&responses), ["Cluster a=2"]);
     fixture.send(ack(&responses[0]));
@@ -408,14 +432,14 @@ fn rejected_resource_is_not_sent_again_until_it_changes() {
 
 #[test]
 fn invalid_resource_of_a_rejected_response_is_isolated_and_the_others_are_accepted() {
-    let all: Vec<String> = (0..8).map(|i| format!("{i}=1")).collect();
-    let all: Vec<(ResourceKind, &str)> = all.iter().map(|text| (Cluster, text.as_str())).collect();
-    let mut fixture = Fixture::with(&all);
+    let texts: Vec<String> = (0..8).map(|i| format!("{i}=1")).collect();
+    let clusters: Vec<(ResourceKind, &str)> = texts.iter().map(|text| (Cluster, text.as_str())).collect();
+    let mut fixture = Fixture::with_shared(&clusters);
     let mut responses = fixture.send(request(Cluster));
     let mut accepted = String::new();
-    let mut count = 0;
+    let mut response_count = 0;
     while let Some(response) = responses.pop() {
-        count += 1;
+        response_count += 1;
         let text = show(&response);
         let request = if text.contains("5=1") {
             nack(&response)
@@ -436,17 +460,20 @@ fn invalid_resource_of_a_rejected_response_is_isolated_and_the_others_are_accept
     for i in (0..8).filter(|i| *i != 5) {
         assert!(
             accepted.contains(&format!(" {i}=1")),
-            "{i} is missing in {accepted}"
+            "resource {i} is missing in {accepted}"
         );
     }
-    assert_eq!(count, 7, "the first response, and two for each of three halvings");
+    assert_eq!(
+        response_count, 7,
+        "the first response, and two responses for each of three halvings"
+    );
 }
 
 #[test]
 fn listener_waits_for_clusters_and_endpoints_published_before_it() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
     assert_eq!(show_all(&clusters), ["Cluster a=1"]);
     // Envoy requests the endpoints before it ACKs the cluster.
@@ -454,25 +481,25 @@ fn listener_waits_for_clusters_and_endpoints_published_before_it() {
     assert_eq!(show_all(&endpoints), ["Endpoints a=1"]);
     assert!(
         fixture.send(ack(&clusters[0])).is_empty(),
-        "the endpoints are not acknowledged yet"
+        "the listener must wait for the ACK of the endpoints"
     );
     assert_eq!(show_all(&fixture.send(ack(&endpoints[0]))), ["Listener a=1"]);
 }
 
 #[test]
 fn listener_does_not_wait_for_endpoints_without_subscription() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
     assert_eq!(show_all(&fixture.send(ack(&clusters[0]))), ["Listener a=1"]);
 }
 
 #[test]
 fn listener_does_not_wait_for_a_rejected_cluster_or_rejected_endpoints() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Listener, "a=1")]);
     let listeners = fixture.send(nack(&clusters[0]));
     assert_eq!(show_all(&listeners), ["Listener a=1"]);
@@ -486,9 +513,9 @@ fn listener_does_not_wait_for_a_rejected_cluster_or_rejected_endpoints() {
 
 #[test]
 fn listener_does_not_wait_for_clusters_published_after_it() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "a=1")]);
     fixture.publish(&[(Listener, "a=1")]);
     fixture.publish(&[(Cluster, "b=1")]);
@@ -498,18 +525,18 @@ fn listener_does_not_wait_for_clusters_published_after_it() {
 
 #[test]
 fn changed_cluster_delays_no_listener() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Listener, "a=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Listener, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let responses = fixture.publish(&[(Cluster, "a=2"), (Listener, "a=2")]);
     assert_eq!(show_all(&responses), ["Cluster a=2", "Listener a=2"]);
 }
 
 #[test]
 fn route_waits_for_new_clusters() {
-    let mut fixture = Fixture::with(&[(Route, "r=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(subscribe(Route, &["r"]));
+    let mut fixture = Fixture::with_shared(&[(Route, "r=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(subscribe(Route, &["r"]));
     let clusters = fixture.publish(&[(Cluster, "a=1"), (Route, "r=2")]);
     assert_eq!(show_all(&clusters), ["Cluster a=1"]);
     assert_eq!(show_all(&fixture.send(ack(&clusters[0]))), ["Route r=2"]);
@@ -517,10 +544,10 @@ fn route_waits_for_new_clusters() {
 
 #[test]
 fn cluster_is_removed_after_its_listener() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(subscribe(Endpoints, &["a"]));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Listener, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
+    fixture.send_and_ack_all(request(Listener));
     let listeners = fixture.remove(&[(Cluster, "a"), (Endpoints, "a"), (Listener, "a")]);
     assert_eq!(show_all(&listeners), ["Listener -a"]);
     let clusters = fixture.send(ack(&listeners[0]));
@@ -533,9 +560,9 @@ fn cluster_is_removed_after_its_listener() {
 
 #[test]
 fn later_listener_changes_do_not_delay_a_cluster_removal() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Listener, "a=1"), (Listener, "b=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Listener, "a=1"), (Listener, "b=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let listeners = fixture.remove(&[(Cluster, "a"), (Listener, "a")]);
     fixture.publish(&[(Listener, "b=2")]);
     let responses = fixture.send(ack(&listeners[0]));
@@ -544,9 +571,9 @@ fn later_listener_changes_do_not_delay_a_cluster_removal() {
 
 #[test]
 fn removal_of_a_changed_cluster_waits_for_its_listener() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Cluster, "b=1"), (Listener, "a=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Cluster, "b=1"), (Listener, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let clusters = fixture.publish(&[(Cluster, "b=2")]);
     fixture.publish(&[(Cluster, "a=2")]);
     let listeners = fixture.remove(&[(Cluster, "a"), (Listener, "a")]);
@@ -557,12 +584,12 @@ fn removal_of_a_changed_cluster_waits_for_its_listener() {
 
 #[test]
 fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
-    let mut fixture = Fixture::with(&[(Cluster, "b=1"), (Listener, "b=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "b=1"), (Listener, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(
         show_all(&clusters),
         ["Cluster b=1"],
-        "a cluster is not removed while listeners may refer to it"
+        "a cluster must not be removed while listeners may refer to it"
     );
     let listeners = fixture.send(with_versions(request(Listener), &[("a", "1")]));
     assert_eq!(show_all(&listeners), ["Listener -a"]);
@@ -574,18 +601,18 @@ fn cluster_removal_waits_until_a_reconnecting_client_reports_its_listeners() {
 
 #[test]
 fn endpoints_are_sent_again_after_every_change_of_their_cluster() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(subscribe(Endpoints, &["a", "b"]));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a", "b"]));
     let responses = fixture.publish(&[(Cluster, "a=2")]);
     assert_eq!(show_all(&responses), ["Cluster a=2", "Endpoints a=1"]);
 }
 
 #[test]
 fn rejected_endpoints_of_a_changed_cluster_are_replaced_by_the_earlier_version() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(subscribe(Endpoints, &["a"]));
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
     let responses = fixture.publish(&[(Cluster, "a=2"), (Endpoints, "a=2")]);
     assert_eq!(show_all(&responses), ["Cluster a=2", "Endpoints a=2"]);
     fixture.send(ack(&responses[0]));
@@ -597,7 +624,7 @@ fn rejected_endpoints_of_a_changed_cluster_are_replaced_by_the_earlier_version()
 
 #[test]
 fn endpoints_are_sent_again_if_their_cluster_was_sent_before_they_were_requested() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=2"), (Endpoints, "a=1"), (Endpoints, "b=1")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
     assert_eq!(show_all(&clusters), ["Cluster a=2"]);
     let endpoints = with_versions(subscribe(Endpoints, &["a", "b"]), &[("a", "1"), ("b", "1")]);
@@ -606,39 +633,39 @@ fn endpoints_are_sent_again_if_their_cluster_was_sent_before_they_were_requested
 
 #[test]
 fn change_of_endpoints_is_acknowledged_only_by_its_ack() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
-    fixture.settle(request(Cluster));
-    fixture.settle(subscribe(Endpoints, &["a"]));
-    assert!(fixture.is_acknowledged());
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=1")]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(subscribe(Endpoints, &["a"]));
+    assert!(fixture.are_endpoints_acknowledged());
     let responses = fixture.publish(&[(Endpoints, "a=2")]);
-    assert!(!fixture.is_acknowledged());
+    assert!(!fixture.are_endpoints_acknowledged());
     fixture.send(nack(&responses[0]));
     assert!(
-        !fixture.is_acknowledged(),
-        "a NACK does not acknowledge the change"
+        !fixture.are_endpoints_acknowledged(),
+        "a NACK must not acknowledge the change"
     );
     let responses = fixture.publish(&[(Endpoints, "a=3")]);
     fixture.send(ack(&responses[0]));
-    assert!(fixture.is_acknowledged());
+    assert!(fixture.are_endpoints_acknowledged());
 }
 
 #[test]
 fn reconnecting_client_acknowledges_nothing_before_it_reports_its_endpoints() {
-    let mut fixture = Fixture::with(&[(Cluster, "a=1"), (Endpoints, "a=2")]);
+    let mut fixture = Fixture::with_shared(&[(Cluster, "a=1"), (Endpoints, "a=2")]);
     let clusters = fixture.send(with_versions(request(Cluster), &[("a", "1")]));
-    assert!(!fixture.is_acknowledged());
+    assert!(!fixture.are_endpoints_acknowledged());
     let endpoints = with_versions(subscribe(Endpoints, &["a"]), &[("a", "1")]);
     let responses = fixture.send(endpoints);
     assert_eq!(show_all(&responses), ["Endpoints a=2"]);
     fixture.send(ack(&clusters[0]));
-    assert!(!fixture.is_acknowledged());
+    assert!(!fixture.are_endpoints_acknowledged());
     fixture.send(ack(&responses[0]));
-    assert!(fixture.is_acknowledged());
+    assert!(fixture.are_endpoints_acknowledged());
 
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
     assert!(
-        fixture.is_acknowledged(),
+        fixture.are_endpoints_acknowledged(),
         "a client without clusters has no endpoints to acknowledge"
     );
 }
@@ -646,7 +673,7 @@ fn reconnecting_client_acknowledges_nothing_before_it_reports_its_endpoints() {
 #[test]
 fn large_response_is_split_and_a_large_resource_is_sent_alone() {
     let large = format!("m={}", "x".repeat(500));
-    let mut fixture = Fixture::with(&[
+    let mut fixture = Fixture::with_shared(&[
         (Secret, "a=1"),
         (Secret, "b=1"),
         (Secret, &large),
@@ -656,7 +683,7 @@ fn large_response_is_split_and_a_large_resource_is_sent_alone() {
         response_bytes: 300,
         ..LIMITS
     });
-    let responses = fixture.settle(subscribe(Secret, &["a", "b", "m", "z"]));
+    let responses = fixture.send_and_ack_all(subscribe(Secret, &["a", "b", "m", "z"]));
     assert_eq!(
         responses,
         ["Secret a=1 b=1 z=1".to_owned(), format!("Secret {large}")]
@@ -664,8 +691,8 @@ fn large_response_is_split_and_a_large_resource_is_sent_alone() {
 }
 
 #[test]
-fn too_many_names_are_an_error() {
-    let mut fixture = Fixture::with(&[]);
+fn too_many_subscribed_names_are_an_error() {
+    let mut fixture = Fixture::with_shared(&[]);
     let names: Vec<String> = (0..11).map(|i| i.to_string()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let result = fixture.stream.on_request(subscribe(Endpoints, &names), None);
@@ -675,13 +702,13 @@ fn too_many_names_are_an_error() {
             .stream
             .on_request(subscribe(Endpoints, &names[..3]), None)
             .is_err(),
-        "the names remain subscribed"
+        "the names of the failed request must still count"
     );
 }
 
 #[test]
 fn unserved_type_gets_a_response_without_resources() {
-    let mut fixture = Fixture::with(&[]);
+    let mut fixture = Fixture::with_shared(&[]);
     let request = DeltaDiscoveryRequest {
         type_url: "x/Other".into(),
         ..subscribe(Cluster, &["a", "*"])
@@ -691,7 +718,7 @@ fn unserved_type_gets_a_response_without_resources() {
     assert!(fixture.send(ack(&responses[0])).is_empty());
 }
 
-/// Profile with a tombstone `none` for every cluster.
+/// Returns a profile with a tombstone of version `none` for every cluster.
 fn profile_with_tombstones() -> Profile {
     let tombstone = |kind, name: &str| (kind == Cluster).then(|| mk_resource(kind, &format!("{name}=none")));
     Profile {
@@ -700,7 +727,7 @@ fn profile_with_tombstones() -> Profile {
     }
 }
 
-/// Returns a cluster that is sent on demand, after these resources.
+/// Returns an on-demand cluster that waits for the resources in `after`.
 fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
     let after = after.iter().map(|(kind, name)| (*kind, (*name).into()));
     Resource {
@@ -713,12 +740,12 @@ fn mk_on_demand(text: &str, after: &[(ResourceKind, &str)]) -> Resource {
 
 #[test]
 fn unknown_name_has_a_tombstone_until_it_is_created_and_after_it_is_removed() {
-    let mut fixture = Fixture::with(&[]);
+    let mut fixture = Fixture::with_shared(&[]);
     let profile = profile_with_tombstones();
     fixture.store.replace_proxy(&proxy(), profile, Vec::new());
-    assert_eq!(fixture.read(), []);
+    assert_eq!(fixture.read_changes(), []);
     assert_eq!(
-        fixture.settle(subscribe(Cluster, &["*", "a"])),
+        fixture.send_and_ack_all(subscribe(Cluster, &["*", "a"])),
         ["Cluster a=none"]
     );
     let responses = fixture.publish(&[(Cluster, "a=1")]);
@@ -728,26 +755,32 @@ fn unknown_name_has_a_tombstone_until_it_is_created_and_after_it_is_removed() {
     assert_eq!(show_all(&responses), ["Cluster a=none"]);
     fixture.send(ack(&responses[0]));
     // The profile has no tombstones for other kinds.
-    assert_eq!(fixture.settle(subscribe(Endpoints, &["a"])), ["Endpoints -a"]);
-    assert_eq!(fixture.settle(unsubscribe(Cluster, "a")), ["Cluster -a"]);
+    assert_eq!(
+        fixture.send_and_ack_all(subscribe(Endpoints, &["a"])),
+        ["Endpoints -a"]
+    );
+    assert_eq!(
+        fixture.send_and_ack_all(unsubscribe(Cluster, "a")),
+        ["Cluster -a"]
+    );
 }
 
 #[test]
 fn reported_tombstone_is_not_sent_again() {
-    let mut fixture = Fixture::with(&[]);
+    let mut fixture = Fixture::with_shared(&[]);
     fixture
         .store
         .replace_proxy(&proxy(), profile_with_tombstones(), Vec::new());
-    assert_eq!(fixture.read(), []);
-    let first = with_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
-    assert_eq!(fixture.settle(first), ["Cluster b=none"]);
+    assert_eq!(fixture.read_changes(), []);
+    let first_request = with_versions(subscribe(Cluster, &["*", "a", "b"]), &[("a", "none")]);
+    assert_eq!(fixture.send_and_ack_all(first_request), ["Cluster b=none"]);
 }
 
 #[test]
 fn on_demand_resource_waits_for_acks_and_delays_nothing_else() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
-    fixture.settle(request(Listener));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
+    fixture.send_and_ack_all(request(Listener));
     let after = [(Cluster, "svc"), (Listener, "out"), (Route, "does-not-exist")];
     fixture.shared.push(mk_on_demand("dst=1", &after));
     let clusters = fixture.publish(&[(Cluster, "svc=1"), (Listener, "out=1")]);
@@ -761,8 +794,8 @@ fn on_demand_resource_waits_for_acks_and_delays_nothing_else() {
 
 #[test]
 fn nack_ends_the_wait_of_an_on_demand_resource() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
     fixture.shared.push(mk_on_demand("dst=1", &[(Cluster, "svc")]));
     let clusters = fixture.publish(&[(Cluster, "svc=1")]);
     assert_eq!(fixture.send(subscribe(Cluster, &["dst"])), []);
@@ -771,8 +804,8 @@ fn nack_ends_the_wait_of_an_on_demand_resource() {
 
 #[test]
 fn deadline_ends_the_wait_of_an_on_demand_resource() {
-    let mut fixture = Fixture::with(&[]);
-    fixture.settle(request(Cluster));
+    let mut fixture = Fixture::with_shared(&[]);
+    fixture.send_and_ack_all(request(Cluster));
     // The client never requests listeners.
     fixture.shared.push(mk_on_demand("dst=1", &[(Listener, "out")]));
     assert_eq!(fixture.publish(&[(Listener, "out=1")]), []);
@@ -783,12 +816,12 @@ fn deadline_ends_the_wait_of_an_on_demand_resource() {
     assert_eq!(fixture.stream.next_deadline(start), Some(deadline));
     let later = start + LIMITS.hold / 2;
     assert_eq!(fixture.stream.next_deadline(later), Some(deadline));
-    let mut expire = |now| {
+    let mut on_deadline = |now| {
         let stream = &mut fixture.stream;
         let step = |view: Option<crate::store::View<'_>>, _| stream.on_deadline(now, view.as_ref());
         show_all(&fixture.watcher.read(step).responses)
     };
-    assert_eq!(expire(later), [] as [&str; 0]);
-    assert_eq!(expire(deadline), ["Cluster dst=1"]);
+    assert_eq!(on_deadline(later), [] as [&str; 0]);
+    assert_eq!(on_deadline(deadline), ["Cluster dst=1"]);
     assert_eq!(fixture.stream.next_deadline(deadline), None);
 }

@@ -1,4 +1,4 @@
-//! The ADS server under test, on loopback, and the status that it reports.
+//! The ADS server under test, on loopback, in place of a control plane, and the status that the server reports.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -28,52 +28,56 @@ pub(crate) struct ControlPlane {
     status: Arc<watch::Sender<ReportedStatus>>,
     removals: EndpointRemovals,
     address: SocketAddr,
+    /// Shutdown signal and task of the server, while it runs.
     running: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 /// Status that the server reported.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ReportedStatus {
+    /// Number of open streams.
     pub(crate) connected: usize,
     /// Number of resources that Envoy rejected and that have not changed since.
-    pub(crate) invalid: usize,
-    /// Names and error message of each rejected response.
-    pub(crate) rejected: Vec<(Vec<String>, String)>,
+    pub(crate) rejected_resources: usize,
+    /// Resource names and error message of each rejected response.
+    pub(crate) rejections: Vec<(Vec<String>, String)>,
     progress: Progress,
 }
 
 /// Authenticates every caller as the proxy under test.
-struct AnyCaller;
+struct AcceptAll;
 
-/// Collects the status, with the numbers of the newest stream. Reads the numbers at each report, so that every change is
-/// reported.
-struct Sink(
-    Arc<watch::Sender<ReportedStatus>>,
-    Mutex<Arc<ConfigurationVersions>>,
-);
+/// Collects the reported status. Reads the versions of the newest stream at each report, so that every change of them
+/// is reported.
+struct Sink {
+    status: Arc<watch::Sender<ReportedStatus>>,
+    newest_versions: Mutex<Arc<ConfigurationVersions>>,
+}
 
 fn proxy() -> ObjectKey {
     ObjectKey::new("shop", "web-0")
 }
 
 impl ReportedStatus {
-    /// Returns whether every response was acknowledged.
-    pub(crate) fn settled(&self) -> bool {
-        self.connected == 1 && (self.invalid > 0 || self.progress.sent == self.progress.acknowledged)
+    /// Returns whether Envoy has acknowledged all configuration. Not checked while Envoy rejects a resource, because
+    /// the acknowledged version does not change then.
+    pub(crate) fn is_settled(&self) -> bool {
+        let is_acknowledged = self.progress.sent == self.progress.acknowledged;
+        self.connected == 1 && (self.rejected_resources > 0 || is_acknowledged)
     }
 }
 
 impl ControlPlane {
     pub(crate) async fn start() -> Self {
-        let mut plane = Self {
+        let mut control_plane = Self {
             store: Arc::new(Store::default()),
             status: Arc::new(watch::Sender::new(ReportedStatus::default())),
             removals: EndpointRemovals::default(),
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             running: None,
         };
-        plane.restart().await;
-        plane
+        control_plane.restart().await;
+        control_plane
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -84,30 +88,33 @@ impl ControlPlane {
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("an address");
         self.address = listener.local_addr().expect("an address");
-        let (shutdown, requested) = watch::channel(false);
+        let (shutdown, shutdown_receiver) = watch::channel(false);
         let settings = Settings {
             shutdown_period: Duration::ZERO,
             ..Settings::default()
         };
         let server = AdsServer::new(
             self.store.clone(),
-            AnyCaller,
+            AcceptAll,
             settings,
             Metrics::default(),
             self.removals.clone(),
-            requested.clone(),
+            shutdown_receiver.clone(),
         );
-        server.report_to(Sink(self.status.clone(), Mutex::default()));
+        server.report_to(Sink {
+            status: self.status.clone(),
+            newest_versions: Mutex::default(),
+        });
         let task = tokio::spawn(async move {
             let transport = Transport::new(server, Routes::default());
             let mut connections = JoinSet::new();
             loop {
                 let stream = tokio::select! {
                     accepted = listener.accept() => accepted.expect("a connection").0,
-                    () = shutdown_requested(requested.clone()) => break,
+                    () = wait_for_shutdown(shutdown_receiver.clone()) => break,
                 };
-                let closing = shutdown_requested(requested.clone());
-                connections.spawn(transport.clone().serve(stream, || (), closing));
+                let shutdown = wait_for_shutdown(shutdown_receiver.clone());
+                connections.spawn(transport.clone().serve(stream, || (), shutdown));
             }
             drop(listener);
             while connections.join_next().await.is_some() {}
@@ -119,27 +126,28 @@ impl ControlPlane {
         let (shutdown, task) = self.running.take().expect("a running server");
         shutdown.send_replace(true);
         task.await.expect("the server ends");
-        self.until("the stream has ended", |status| status.connected == 0)
+        self.wait_until("the stream has ended", |status| status.connected == 0)
             .await;
     }
 
-    /// Replaces the shared resources of one service.
-    pub(crate) fn share(&self, service: &str, resources: Vec<Resource>) {
+    /// Publishes the shared resources of one service, in place of its earlier ones.
+    pub(crate) fn publish_service(&self, service: &str, resources: Vec<Resource>) {
         self.store
             .replace_service(&"default".into(), &service.into(), resources);
     }
 
-    /// Reports an endpoint to the endpoint removals.
+    /// Registers an endpoint with the endpoint removals.
     pub(crate) fn add_endpoint(&self, endpoint: &str) {
         self.removals
             .on_endpoint_added(ObjectKey::new("shop", endpoint), "default".into());
     }
 
-    /// Reports the published removal of an endpoint. Returns when Envoy has acknowledged it.
-    pub(crate) async fn remove_endpoint(&self, endpoint: &str) {
+    /// Reports to the endpoint removals that an endpoint's removal was published. Returns when Envoy has acknowledged
+    /// it.
+    pub(crate) async fn wait_for_endpoint_removal(&self, endpoint: &str) {
         let endpoint = ObjectKey::new("shop", endpoint);
-        let published = |mesh: &_| self.store.mesh_sequence(mesh);
-        self.removals.on_endpoint_removed(&endpoint, published);
+        let published_sequence = |mesh: &_| self.store.mesh_sequence(mesh);
+        self.removals.on_endpoint_removed(&endpoint, published_sequence);
         let (_sender, no_replicas) = watch::channel(Replicas::default());
         let reports = self.removals.watch(endpoint, Arc::new(|_| None), no_replicas);
         let mut statuses = Vec::new();
@@ -153,11 +161,11 @@ impl ControlPlane {
         assert_eq!(
             statuses[0],
             RemovalStatus::Pending { proxies: 1 },
-            "no proxy had the endpoint: {statuses:?}"
+            "the removal must wait for Envoy at first: {statuses:?}"
         );
     }
 
-    /// Replaces the own resources of the proxy.
+    /// Publishes the own resources of the proxy, in place of its earlier ones.
     pub(crate) fn publish_proxy(&self, resources: Vec<Resource>) {
         let profile = Profile::new("default".into());
         self.store.replace_proxy(&proxy(), profile, resources);
@@ -167,22 +175,23 @@ impl ControlPlane {
         self.status.borrow().clone()
     }
 
-    pub(crate) async fn until(&self, condition: &str, holds: impl Fn(&ReportedStatus) -> bool) {
+    /// Waits until the reported status satisfies `is_reached`. `condition` describes this state.
+    pub(crate) async fn wait_until(&self, condition: &str, is_reached: impl Fn(&ReportedStatus) -> bool) {
         let mut status = self.status.subscribe();
-        let waiting = tokio::time::timeout(TIMEOUT, status.wait_for(holds));
+        let waiting = tokio::time::timeout(TIMEOUT, status.wait_for(is_reached));
         assert!(
             waiting.await.is_ok(),
-            "not reached: {condition}; {:?}",
+            "not reached: {condition}; the status is {:?}",
             self.status()
         );
     }
 }
 
-async fn shutdown_requested(mut requested: watch::Receiver<bool>) {
-    let _ = requested.wait_for(|requested| *requested).await;
+async fn wait_for_shutdown(mut shutdown: watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|requested| *requested).await;
 }
 
-impl Authenticator for AnyCaller {
+impl Authenticator for AcceptAll {
     fn authenticate<'a>(&'a self, _: &'a http::HeaderMap) -> BoxFuture<'a, Result<ProxyIdentity, Status>> {
         let identity = ProxyIdentity {
             key: proxy(),
@@ -199,24 +208,24 @@ impl Authenticator for AnyCaller {
 
 impl StatusSink for Sink {
     fn report(&self, _: &ProxyId, _: u64, report: Report<'_>) {
-        let mut configuration_versions = self.1.lock().expect("no panic");
-        self.0.send_modify(|status| match report {
-            Report::Connected(_, newest) => {
-                *configuration_versions = newest;
+        let mut newest_versions = self.newest_versions.lock().expect("no panic");
+        self.status.send_modify(|status| match report {
+            Report::Connected(_, versions) => {
+                *newest_versions = versions;
                 status.connected += 1;
                 status.progress = Progress::default();
             }
             Report::Disconnected => status.connected -= 1,
             Report::Progress(progress) => {
-                let _ = configuration_versions.read();
-                status.invalid = progress.rejected_resources;
+                let _ = newest_versions.read();
+                status.rejected_resources = progress.rejected_resources;
                 status.progress = progress;
             }
             Report::Rejected {
                 resources, message, ..
             } => {
                 let names = resources.iter().map(|name| (*name).to_owned()).collect();
-                status.rejected.push((names, message.to_owned()));
+                status.rejections.push((names, message.to_owned()));
             }
         });
     }

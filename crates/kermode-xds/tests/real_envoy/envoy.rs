@@ -12,10 +12,11 @@ use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpStream, UnixStream};
 
+/// Version of Envoy that Kermode ships.
 const VERSION: &str = "1.40.0";
 /// Time after which a wait fails the test. Long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Interval at which the admin interface is polled, which has no notifications.
+/// Interval at which Envoy is polled, because its admin interface and its listeners send no notifications.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 pub(crate) struct Envoy {
@@ -47,7 +48,7 @@ impl Envoy {
             .expect("Envoy starts");
         let envoy = Self { process, directory };
         envoy
-            .until("the admin interface responds", "/ready", |_| true)
+            .wait_until("the admin interface responds", "/ready", |_| true)
             .await;
         envoy
     }
@@ -57,17 +58,18 @@ impl Envoy {
         self.try_get(path).await.unwrap_or_default()
     }
 
+    /// Returns a page of the admin interface, or `None` while it does not respond.
     async fn try_get(&self, path: &str) -> Option<String> {
         let stream = UnixStream::connect(self.directory.path().join("admin"))
             .await
             .ok()?;
-        page(TokioIo::new(stream), path).await
+        get_page(TokioIo::new(stream), path).await
     }
 
-    /// Waits until a page of the admin interface satisfies `holds`.
-    pub(crate) async fn until(&self, condition: &str, path: &str, holds: impl Fn(&str) -> bool) {
+    /// Waits until a page of the admin interface satisfies `is_reached`. `condition` describes this state.
+    pub(crate) async fn wait_until(&self, condition: &str, path: &str, is_reached: impl Fn(&str) -> bool) {
         let waiting = async {
-            while !self.try_get(path).await.is_some_and(|text| holds(&text)) {
+            while !self.try_get(path).await.is_some_and(|text| is_reached(&text)) {
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
@@ -98,7 +100,7 @@ impl Envoy {
         names
     }
 
-    /// Returns the value of a counter or gauge with this full name.
+    /// Returns the value of the counter or gauge with this full name.
     pub(crate) async fn stat(&self, name: &str) -> u64 {
         let text = self.get(&format!("/stats?filter=^{name}$")).await;
         let value = text.trim().rsplit_once(": ").map(|(_, value)| value.to_owned());
@@ -108,16 +110,17 @@ impl Envoy {
             .expect("a number")
     }
 
-    pub(crate) async fn until_stat(&self, name: &str, value: u64) {
+    /// Waits until a counter or gauge has this value.
+    pub(crate) async fn wait_until_stat(&self, name: &str, value: u64) {
         let line = format!("{name}: {value}");
-        self.until(&line, &format!("/stats?filter=^{name}$"), |text| {
+        self.wait_until(&line, &format!("/stats?filter=^{name}$"), |text| {
             text.trim() == line
         })
         .await;
     }
 
     /// Waits until a connection to a listener returns this text.
-    pub(crate) async fn until_text(&self, port: u16, text: &str) {
+    pub(crate) async fn wait_until_text(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
@@ -127,7 +130,7 @@ impl Envoy {
         let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             result.is_ok(),
-            "port {port} returns {last:?}, not {text}\n{}",
+            "port {port} must return {text}, but returns {last:?}\n{}",
             self.log()
         );
     }
@@ -142,11 +145,11 @@ impl Envoy {
             }
         };
         let received = tokio::time::timeout(TIMEOUT, waiting).await;
-        received.unwrap_or_else(|_| panic!("port {port} accepts no connection\n{}", self.log()))
+        received.unwrap_or_else(|_| panic!("no listener accepts connections to port {port}\n{}", self.log()))
     }
 
     /// Waits until an HTTP listener returns this text.
-    pub(crate) async fn until_page(&self, port: u16, text: &str) {
+    pub(crate) async fn wait_until_page(&self, port: u16, text: &str) {
         let mut last = None;
         let waiting = async {
             while last.as_deref() != Some(text) {
@@ -154,13 +157,13 @@ impl Envoy {
                 let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
                     continue;
                 };
-                last = page(TokioIo::new(stream), "/").await;
+                last = get_page(TokioIo::new(stream), "/").await;
             }
         };
         let result = tokio::time::timeout(TIMEOUT, waiting).await;
         assert!(
             result.is_ok(),
-            "port {port} returns {last:?}, not {text}\n{}",
+            "port {port} must return {text}, but returns {last:?}\n{}",
             self.log()
         );
     }
@@ -177,8 +180,8 @@ impl Drop for Envoy {
     }
 }
 
-/// Returns the text that a connection receives, or `None` if no listener accepts it. Without an upstream, Envoy sends an
-/// empty text.
+/// Returns the text that a connection receives, or `None` if no listener accepts the connection. The text is empty if
+/// Envoy has no upstream for the connection.
 async fn receive(port: u16) -> Option<String> {
     let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else {
         tokio::time::sleep(POLL_INTERVAL).await;
@@ -189,7 +192,8 @@ async fn receive(port: u16) -> Option<String> {
     Some(text)
 }
 
-async fn page<S>(stream: S, path: &str) -> Option<String>
+/// Returns the body of an HTTP response, or `None` if the request fails.
+async fn get_page<S>(stream: S, path: &str) -> Option<String>
 where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
@@ -205,6 +209,7 @@ where
     String::from_utf8(body.to_vec()).ok()
 }
 
+/// Returns the path of Envoy's executable.
 fn binary() -> PathBuf {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = || {

@@ -1,7 +1,7 @@
 //! The ADS server against the Envoy that Kermode ships: updates, removals, rejections and reconnects.
 //!
-//! The fetch timeout of endpoints is disabled. If the server fails to send the endpoints of a changed cluster, the cluster
-//! never finishes warming and its test fails.
+//! Envoy's timeout for fetching endpoints is disabled. If the server fails to send the endpoints of a changed cluster,
+//! the cluster never finishes warming and its test fails.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,42 +19,42 @@ use envoy::Envoy;
 use resources::{Backend, broken_cluster, cluster, endpoints, free_port, http_listener, route, tcp_listener};
 
 #[tokio::test]
-async fn envoy_does_not_become_live_before_its_proxy_is_known() {
-    let plane = ControlPlane::start().await;
-    plane.share("web", vec![cluster("web", 1), endpoints("web", &[])]);
-    let envoy = Envoy::start(plane.address()).await;
-    plane
-        .until("Envoy is connected", |status| status.connected == 1)
+async fn envoy_does_not_become_live_before_its_proxy_is_published() {
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_service("web", vec![cluster("web", 1), endpoints("web", &[])]);
+    let envoy = Envoy::start(control_plane.address()).await;
+    control_plane
+        .wait_until("Envoy is connected", |status| status.connected == 1)
         .await;
     let state = envoy.state().await;
     assert!(
         state.ends_with("INITIALIZING"),
-        "Envoy became live without configuration: {state}"
+        "Envoy must wait for its configuration: {state}"
     );
-    plane.publish_proxy(Vec::new());
+    control_plane.publish_proxy(Vec::new());
     envoy
-        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
+        .wait_until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
     assert_eq!(envoy.clusters().await, ["web"]);
 }
 
 #[tokio::test]
 async fn envoy_without_configuration_becomes_live() {
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
-    let envoy = Envoy::start(plane.address()).await;
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
+    let envoy = Envoy::start(control_plane.address()).await;
     envoy
-        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
+        .wait_until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
 }
 
 #[tokio::test]
-async fn traffic_follows_endpoints_and_clusters() {
+async fn traffic_follows_changed_endpoints_and_clusters() {
     let (first, second) = (Backend::start("first").await, Backend::start("second").await);
     let port = free_port();
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
-    plane.share(
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 1),
@@ -62,10 +62,10 @@ async fn traffic_follows_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    let envoy = Envoy::start(plane.address()).await;
-    envoy.until_text(port, "first").await;
+    let envoy = Envoy::start(control_plane.address()).await;
+    envoy.wait_until_text(port, "first").await;
 
-    plane.share(
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 1),
@@ -73,10 +73,10 @@ async fn traffic_follows_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.until_text(port, "second").await;
+    envoy.wait_until_text(port, "second").await;
 
     // Envoy rebuilds the cluster without requesting its endpoints again.
-    plane.share(
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 2),
@@ -84,9 +84,9 @@ async fn traffic_follows_endpoints_and_clusters() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.until_stat("cluster_manager.cluster_modified", 1).await;
-    envoy.until_stat("cluster_manager.warming_clusters", 0).await;
-    envoy.until_text(port, "second").await;
+    envoy.wait_until_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.wait_until_stat("cluster_manager.warming_clusters", 0).await;
+    envoy.wait_until_text(port, "second").await;
     assert_eq!(envoy.stat("cluster_manager.cds.update_rejected").await, 0);
 }
 
@@ -94,61 +94,61 @@ async fn traffic_follows_endpoints_and_clusters() {
 async fn no_request_goes_to_an_endpoint_whose_removal_is_acknowledged() {
     let (first, second) = (Backend::start("first").await, Backend::start("second").await);
     let port = free_port();
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
     let listener = || tcp_listener("web", port, "web");
-    plane.share(
+    control_plane.publish_service(
         "web",
         vec![cluster("web", 1), endpoints("web", &[first.port]), listener()],
     );
-    plane.add_endpoint("first");
-    let envoy = Envoy::start(plane.address()).await;
-    envoy.until_text(port, "first").await;
-    plane
-        .until("every response is acknowledged", ReportedStatus::settled)
+    control_plane.add_endpoint("first");
+    let envoy = Envoy::start(control_plane.address()).await;
+    envoy.wait_until_text(port, "first").await;
+    control_plane
+        .wait_until("every response is acknowledged", ReportedStatus::is_settled)
         .await;
 
-    plane.share(
+    control_plane.publish_service(
         "web",
         vec![cluster("web", 1), endpoints("web", &[second.port]), listener()],
     );
-    plane.remove_endpoint("first").await;
+    control_plane.wait_for_endpoint_removal("first").await;
     assert_eq!(envoy.first_text(port).await, "second");
 }
 
 #[tokio::test]
 async fn new_service_is_usable_as_soon_as_its_listener_exists() {
     let backend = Backend::start("hello").await;
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
-    let envoy = Envoy::start(plane.address()).await;
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
+    let envoy = Envoy::start(control_plane.address()).await;
     envoy
-        .until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
+        .wait_until("Envoy is live", "/ready", |text| text.trim() == "LIVE")
         .await;
-    let names = (0..20)
+    let services = (0..20)
         .map(|i| (format!("s{i}"), free_port()))
         .collect::<Vec<_>>();
-    for (name, port) in &names {
+    for (name, port) in &services {
         let resources = vec![
             cluster(name, 1),
             endpoints(name, &[backend.port]),
             tcp_listener(name, *port, name),
         ];
-        plane.share(name, resources);
+        control_plane.publish_service(name, resources);
     }
-    for (name, port) in &names {
-        // The first connection that the listener accepts reaches the backend, so its cluster exists.
+    for (name, port) in &services {
+        // The first connection that the listener accepts must reach the backend, so the cluster must exist by then.
         assert_eq!(envoy.first_text(*port).await, "hello", "{name}");
     }
 }
 
 #[tokio::test]
-async fn removed_resources_are_removed_from_envoy() {
+async fn removed_resources_disappear_from_envoy_and_can_be_created_again() {
     let backend = Backend::start("hello").await;
     let port = free_port();
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
-    plane.share(
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 1),
@@ -156,16 +156,18 @@ async fn removed_resources_are_removed_from_envoy() {
             tcp_listener("web", port, "web"),
         ],
     );
-    plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
-    let envoy = Envoy::start(plane.address()).await;
-    envoy.until_text(port, "hello").await;
-    plane.share("web", Vec::new());
-    envoy.until_stat("cluster_manager.cluster_removed", 1).await;
-    envoy.until_stat("listener_manager.listener_removed", 1).await;
+    control_plane.publish_service("api", vec![cluster("api", 1), endpoints("api", &[])]);
+    let envoy = Envoy::start(control_plane.address()).await;
+    envoy.wait_until_text(port, "hello").await;
+    control_plane.publish_service("web", Vec::new());
+    envoy.wait_until_stat("cluster_manager.cluster_removed", 1).await;
+    envoy
+        .wait_until_stat("listener_manager.listener_removed", 1)
+        .await;
     assert_eq!(envoy.clusters().await, ["api"]);
 
-    // Removed and created again, with endpoints that Envoy had before.
-    plane.share(
+    // The service is created again, with the endpoints that Envoy had before.
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 1),
@@ -173,16 +175,16 @@ async fn removed_resources_are_removed_from_envoy() {
             tcp_listener("web", port, "web"),
         ],
     );
-    envoy.until_text(port, "hello").await;
+    envoy.wait_until_text(port, "hello").await;
 }
 
 #[tokio::test]
-async fn invalid_resource_is_reported_and_delays_nothing() {
+async fn invalid_resource_is_reported_and_does_not_delay_other_resources() {
     let backend = Backend::start("hello").await;
     let port = free_port();
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
-    plane.share(
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
+    control_plane.publish_service(
         "web",
         vec![
             cluster("web", 1),
@@ -190,15 +192,15 @@ async fn invalid_resource_is_reported_and_delays_nothing() {
             tcp_listener("web", port, "web"),
         ],
     );
-    plane.share("bad", vec![broken_cluster("bad")]);
-    let envoy = Envoy::start(plane.address()).await;
-    envoy.until_text(port, "hello").await;
-    plane
-        .until("the invalid resource is rejected", |status| {
-            status.invalid == 1 && status.settled()
+    control_plane.publish_service("bad", vec![broken_cluster("bad")]);
+    let envoy = Envoy::start(control_plane.address()).await;
+    envoy.wait_until_text(port, "hello").await;
+    control_plane
+        .wait_until("the invalid resource is rejected", |status| {
+            status.rejected_resources == 1 && status.is_settled()
         })
         .await;
-    let rejections = plane.status().rejected;
+    let rejections = control_plane.status().rejections;
     assert!(
         rejections
             .iter()
@@ -207,20 +209,22 @@ async fn invalid_resource_is_reported_and_delays_nothing() {
     );
 
     // Another change does not make the server send the invalid resource again.
-    plane.share("api", vec![cluster("api", 1), endpoints("api", &[])]);
+    control_plane.publish_service("api", vec![cluster("api", 1), endpoints("api", &[])]);
     envoy
-        .until("the other cluster exists", "/clusters?format=json", |text| {
+        .wait_until("the other cluster exists", "/clusters?format=json", |text| {
             text.contains("\"api\"")
         })
         .await;
-    assert_eq!(plane.status().rejected, rejections);
+    assert_eq!(control_plane.status().rejections, rejections);
 
-    plane.share("bad", vec![cluster("bad", 1), endpoints("bad", &[])]);
-    plane
-        .until("the corrected resource is accepted", |status| status.invalid == 0)
+    control_plane.publish_service("bad", vec![cluster("bad", 1), endpoints("bad", &[])]);
+    control_plane
+        .wait_until("the corrected resource is accepted", |status| {
+            status.rejected_resources == 0
+        })
         .await;
     envoy
-        .until("the corrected cluster exists", "/clusters?format=json", |text| {
+        .wait_until("the corrected cluster exists", "/clusters?format=json", |text| {
             text.contains("\"bad\"")
         })
         .await;
@@ -237,41 +241,43 @@ async fn reconnecting_envoy_gets_only_differences() {
             tcp_listener(name, port, name),
         ]
     };
-    let mut plane = ControlPlane::start().await;
-    plane.publish_proxy(Vec::new());
+    let mut control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(Vec::new());
     for (name, port) in ["same", "changed", "gone"].iter().zip(&ports) {
-        plane.share(name, service(name, *port, 1));
+        control_plane.publish_service(name, service(name, *port, 1));
     }
-    let envoy = Envoy::start(plane.address()).await;
+    let envoy = Envoy::start(control_plane.address()).await;
     for port in &ports {
-        envoy.until_text(*port, "hello").await;
+        envoy.wait_until_text(*port, "hello").await;
     }
     let listeners_before = envoy.stat("listener_manager.listener_create_success").await;
 
-    plane.stop().await;
-    plane.share("changed", service("changed", ports[1], 2));
-    plane.share("gone", Vec::new());
+    control_plane.stop().await;
+    control_plane.publish_service("changed", service("changed", ports[1], 2));
+    control_plane.publish_service("gone", Vec::new());
     assert_eq!(
         envoy.first_text(ports[2]).await,
         "hello",
-        "Envoy keeps its configuration without a control plane"
+        "Envoy must keep its configuration without a control plane"
     );
-    plane.restart().await;
-    envoy.until_stat("cluster_manager.cluster_removed", 1).await;
-    envoy.until_stat("cluster_manager.cluster_modified", 1).await;
-    envoy.until_stat("cluster_manager.warming_clusters", 0).await;
-    envoy.until_stat("listener_manager.listener_removed", 1).await;
-    plane
-        .until("every response is acknowledged", ReportedStatus::settled)
+    control_plane.restart().await;
+    envoy.wait_until_stat("cluster_manager.cluster_removed", 1).await;
+    envoy.wait_until_stat("cluster_manager.cluster_modified", 1).await;
+    envoy.wait_until_stat("cluster_manager.warming_clusters", 0).await;
+    envoy
+        .wait_until_stat("listener_manager.listener_removed", 1)
+        .await;
+    control_plane
+        .wait_until("every response is acknowledged", ReportedStatus::is_settled)
         .await;
     for port in &ports[..2] {
-        envoy.until_text(*port, "hello").await;
+        envoy.wait_until_text(*port, "hello").await;
     }
     assert_eq!(envoy.stat("cluster_manager.cluster_modified").await, 1);
     assert_eq!(
         envoy.stat("cluster_manager.cluster_added").await,
         1 + 3,
-        "the cluster of the control plane, and three services"
+        "only the clusters of the control plane and of three services may be added"
     );
     assert_eq!(
         envoy.stat("listener_manager.listener_create_success").await,
@@ -282,16 +288,16 @@ async fn reconnecting_envoy_gets_only_differences() {
 #[tokio::test]
 async fn changed_route_of_a_listener_takes_effect() {
     let port = free_port();
-    let plane = ControlPlane::start().await;
-    plane.publish_proxy(vec![
+    let control_plane = ControlPlane::start().await;
+    control_plane.publish_proxy(vec![
         http_listener("web", port, "web-route"),
         route("web-route", "one"),
     ]);
-    let envoy = Envoy::start(plane.address()).await;
-    envoy.until_page(port, "one").await;
-    plane.publish_proxy(vec![
+    let envoy = Envoy::start(control_plane.address()).await;
+    envoy.wait_until_page(port, "one").await;
+    control_plane.publish_proxy(vec![
         http_listener("web", port, "web-route"),
         route("web-route", "two"),
     ]);
-    envoy.until_page(port, "two").await;
+    envoy.wait_until_page(port, "two").await;
 }

@@ -34,7 +34,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// A server that sends its name over every connection.
+/// A TCP server that sends its name over every connection.
 pub(crate) struct Backend {
     pub(crate) port: u16,
     task: JoinHandle<()>,
@@ -59,12 +59,13 @@ impl Drop for Backend {
     }
 }
 
-/// Returns a port without a listener.
+/// Returns a port that no process listens on.
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }
 
+/// Encodes a message as a resource. The version is a hash of its content.
 fn resource(kind: ResourceKind, name: &str, message: &impl Message) -> Resource {
     let body = message.encode_to_vec();
     let mut hasher = DefaultHasher::new();
@@ -80,17 +81,18 @@ fn resource(kind: ResourceKind, name: &str, message: &impl Message) -> Resource 
     }
 }
 
-fn ads() -> ConfigSource {
+/// Returns the config source of resources that Envoy gets by ADS.
+fn ads_config_source() -> ConfigSource {
     ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         resource_api_version: ApiVersion::V3.into(),
-        // Disabled, so that a missing resource fails the test.
+        // The timeout is disabled, so that a resource that is not sent fails the test.
         initial_fetch_timeout: Some(Duration::default()),
         ..Default::default()
     }
 }
 
-fn any(type_name: &str, message: &impl Message) -> Any {
+fn mk_any(type_name: &str, message: &impl Message) -> Any {
     Any {
         type_url: format!("type.googleapis.com/{type_name}"),
         value: message.encode_to_vec(),
@@ -108,13 +110,13 @@ fn loopback(port: u16) -> Address {
     }
 }
 
-/// Returns an EDS cluster. Revisions differ in their content.
+/// Returns an EDS cluster. Clusters with different revisions have different content.
 pub(crate) fn cluster(name: &str, revision: u32) -> Resource {
     let cluster = Cluster {
         name: name.into(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig {
-            eds_config: Some(ads()),
+            eds_config: Some(ads_config_source()),
             ..Default::default()
         }),
         connect_timeout: Some(Duration {
@@ -136,6 +138,7 @@ pub(crate) fn broken_cluster(name: &str) -> Resource {
     resource(ResourceKind::Cluster, name, &cluster)
 }
 
+/// Returns the endpoints of a cluster: these ports on loopback.
 pub(crate) fn endpoints(name: &str, ports: &[u16]) -> Resource {
     let endpoint = |port: &u16| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
@@ -173,25 +176,27 @@ fn listener(name: &str, port: u16, filter: &str, config: Any) -> Resource {
     resource(ResourceKind::Listener, name, &listener)
 }
 
+/// Returns a listener that forwards connections to a cluster.
 pub(crate) fn tcp_listener(name: &str, port: u16, cluster: &str) -> Resource {
     let proxy = TcpProxy {
         stat_prefix: name.into(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
         ..Default::default()
     };
-    let config = any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &proxy);
+    let config = mk_any("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", &proxy);
     listener(name, port, "envoy.filters.network.tcp_proxy", config)
 }
 
+/// Returns an HTTP listener that gets its route by this name.
 pub(crate) fn http_listener(name: &str, port: u16, route: &str) -> Resource {
-    let router = any(
+    let router = mk_any(
         "envoy.extensions.filters.http.router.v3.Router",
         &Router::default(),
     );
     let manager = HttpConnectionManager {
         stat_prefix: name.into(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
+            config_source: Some(ads_config_source()),
             route_config_name: route.into(),
         })),
         http_filters: vec![HttpFilter {
@@ -201,7 +206,7 @@ pub(crate) fn http_listener(name: &str, port: u16, route: &str) -> Resource {
         }],
         ..Default::default()
     };
-    let config = any(
+    let config = mk_any(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         &manager,
     );

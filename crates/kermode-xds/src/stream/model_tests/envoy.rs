@@ -15,47 +15,59 @@ type Bodies = BTreeMap<String, String>;
 
 #[derive(Default)]
 pub(super) struct Envoy {
-    /// Bodies in effect.
+    /// Bodies of the resources that Envoy uses.
     pub(super) applied: HashMap<ResourceKind, Bodies>,
     /// Names and versions of accepted resources, which Envoy reports on a new stream.
     versions: HashMap<ResourceKind, BTreeMap<String, String>>,
-    /// Subscribed names.
-    pub(super) names: HashMap<ResourceKind, BTreeSet<String>>,
+    /// Names that Envoy has subscribed to.
+    pub(super) subscribed: HashMap<ResourceKind, BTreeSet<String>>,
     /// Resources whose last version was rejected.
     pub(super) rejected: BTreeSet<(ResourceKind, String)>,
     /// Clusters that wait for their endpoints.
     pub(super) warming: BTreeSet<String>,
     /// Whether Envoy has requested listeners.
-    pub(super) listening: bool,
+    pub(super) has_requested_listeners: bool,
     /// Subscribed names that a response listed in `removed_resources`.
     pub(super) missing: BTreeSet<(ResourceKind, String)>,
 }
 
 impl Envoy {
+    /// Returns the bodies of the resources of a kind that Envoy uses.
     pub(super) fn applied(&self, kind: ResourceKind) -> Bodies {
         self.applied.get(&kind).cloned().unwrap_or_default()
     }
 
     /// Returns the first requests of a stream.
     pub(super) fn connect(&mut self) -> Vec<DeltaDiscoveryRequest> {
-        // Envoy does not report the parts of a rejected response that it applied, so the server does not have them. The
-        // model drops them.
+        // On a new stream, Envoy does not report the parts of a rejected response that it applied, so the server does
+        // not know them. The model drops them.
         self.applied = self.versions.clone();
-        let mut requests = vec![self.first(Cluster)];
-        if self.names.get(&Endpoints).is_some_and(|names| !names.is_empty()) {
-            requests.push(self.first(Endpoints));
+        let mut requests = vec![self.first_request(Cluster)];
+        if self
+            .subscribed
+            .get(&Endpoints)
+            .is_some_and(|names| !names.is_empty())
+        {
+            requests.push(self.first_request(Endpoints));
         }
-        if self.listening {
-            requests.push(self.first(Listener));
+        if self.has_requested_listeners {
+            requests.push(self.first_request(Listener));
         }
-        if self.names.get(&Route).is_some_and(|names| !names.is_empty()) {
-            requests.push(self.first(Route));
+        if self.subscribed.get(&Route).is_some_and(|names| !names.is_empty()) {
+            requests.push(self.first_request(Route));
         }
         requests
     }
 
-    fn first(&self, kind: ResourceKind) -> DeltaDiscoveryRequest {
-        let mut subscribe: Vec<String> = self.names.get(&kind).into_iter().flatten().cloned().collect();
+    /// Returns the first request for a kind, which reports the accepted resources.
+    fn first_request(&self, kind: ResourceKind) -> DeltaDiscoveryRequest {
+        let mut subscribe: Vec<String> = self
+            .subscribed
+            .get(&kind)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
         if kind == Cluster && !subscribe.is_empty() {
             subscribe.push("*".into());
         }
@@ -67,7 +79,7 @@ impl Envoy {
                 .get(&kind)
                 .into_iter()
                 .flatten()
-                .map(owned)
+                .map(|(name, version)| (name.clone(), version.clone()))
                 .collect(),
             ..Default::default()
         }
@@ -75,7 +87,7 @@ impl Envoy {
 
     /// Subscribes to a cluster by name, as on-demand discovery does.
     pub(super) fn subscribe_cluster(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
-        if !self.names.entry(Cluster).or_default().insert(name.into()) {
+        if !self.subscribed.entry(Cluster).or_default().insert(name.into()) {
             return Vec::new();
         }
         vec![subscribe(Cluster, [name.to_owned()], [])]
@@ -83,41 +95,43 @@ impl Envoy {
 
     /// Unsubscribes from a cluster.
     pub(super) fn unsubscribe_cluster(&mut self, name: &str) -> Vec<DeltaDiscoveryRequest> {
-        if !self.names.entry(Cluster).or_default().remove(name) {
+        if !self.subscribed.entry(Cluster).or_default().remove(name) {
             return Vec::new();
         }
         self.missing.remove(&(Cluster, name.to_owned()));
         vec![subscribe(Cluster, [], [name.to_owned()])]
     }
 
-    /// Handles a response. Returns the resulting requests; the ACK or NACK is the last, apart from a first request.
+    /// Handles a response. Returns the requests that follow from it. The ACK or NACK is the last of them, except that
+    /// the first request for listeners comes after it.
     pub(super) fn receive(&mut self, response: &DeltaDiscoveryResponse) -> Vec<DeltaDiscoveryRequest> {
         let kind = ResourceKind::from_type_url(&response.type_url).expect("a served kind");
-        let resources: Vec<(String, String, String)> = response.resources.iter().map(read).collect();
-        // Envoy accepts and drops resources that it unsubscribed from meanwhile.
-        let names = self.names.get(&kind).cloned().unwrap_or_default();
-        let wanted = |name: &String| matches!(kind, Cluster | Listener) || names.contains(name);
+        let resources: Vec<(String, String, String)> = response.resources.iter().map(decode).collect();
+        // Envoy ACKs resources that it has unsubscribed from meanwhile, but does not keep them.
+        let names = self.subscribed.get(&kind).cloned().unwrap_or_default();
+        let is_kept = |name: &String| matches!(kind, Cluster | Listener) || names.contains(name);
         let mut seen = BTreeSet::new();
         for name in resources
             .iter()
             .map(|(name, ..)| name)
             .chain(&response.removed_resources)
         {
-            assert!(seen.insert(name), "{name} is in one response twice");
+            assert!(seen.insert(name), "a response contains {name} twice");
         }
-        let bad: Vec<&String> = resources
+        let invalid: Vec<&String> = resources
             .iter()
             .filter(|(_, _, body)| body.ends_with('!'))
             .map(|(name, ..)| name)
             .collect();
-        let rejected = !bad.is_empty();
-        for (name, version, body) in resources.iter().filter(|(name, ..)| wanted(name)) {
-            // A response of endpoints or routes is applied as a whole, of clusters and listeners each valid one.
-            let is_applied = !rejected || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
+        let is_rejected = !invalid.is_empty();
+        for (name, version, body) in resources.iter().filter(|(name, ..)| is_kept(name)) {
+            // Envoy applies a response of endpoints or routes as a whole, but each valid cluster or listener of a
+            // response.
+            let is_applied = !is_rejected || (matches!(kind, Cluster | Listener) && !body.ends_with('!'));
             if is_applied {
                 self.apply(kind, name, body);
             }
-            if !rejected {
+            if !is_rejected {
                 self.versions
                     .entry(kind)
                     .or_default()
@@ -126,11 +140,11 @@ impl Envoy {
                 self.missing.remove(&(kind, name.clone()));
             }
         }
-        for name in bad {
+        for name in invalid {
             self.rejected.insert((kind, name.clone()));
         }
-        if !rejected || matches!(kind, Cluster | Listener) {
-            for name in response.removed_resources.iter().filter(|name| wanted(name)) {
+        if !is_rejected || matches!(kind, Cluster | Listener) {
+            for name in response.removed_resources.iter().filter(|name| is_kept(name)) {
                 self.remove(kind, name);
             }
         }
@@ -139,15 +153,15 @@ impl Envoy {
         requests.push(DeltaDiscoveryRequest {
             type_url: response.type_url.clone(),
             response_nonce: response.nonce.clone(),
-            error_detail: rejected.then(|| Status {
+            error_detail: is_rejected.then(|| Status {
                 code: 13,
                 message: "rejected".into(),
             }),
             ..Default::default()
         });
-        if kind == Cluster && !self.listening {
-            self.listening = true;
-            requests.push(self.first(Listener));
+        if kind == Cluster && !self.has_requested_listeners {
+            self.has_requested_listeners = true;
+            requests.push(self.first_request(Listener));
         }
         requests
     }
@@ -170,15 +184,20 @@ impl Envoy {
 
     fn remove(&mut self, kind: ResourceKind, name: &str) {
         self.versions.entry(kind).or_default().remove(name);
-        if self.names.get(&kind).is_some_and(|names| names.contains(name)) {
+        if self
+            .subscribed
+            .get(&kind)
+            .is_some_and(|names| names.contains(name))
+        {
             self.missing.insert((kind, name.to_owned()));
         }
-        // A warming cluster whose endpoints are removed continues with those that it has.
+        // The removal of a warming cluster's endpoints ends the warming: the cluster continues with the endpoints that
+        // it has.
         if matches!(kind, Cluster | Endpoints) {
             self.warming.remove(name);
         }
-        let had = self.applied.entry(kind).or_default().remove(name).is_some();
-        if had {
+        let was_applied = self.applied.entry(kind).or_default().remove(name).is_some();
+        if was_applied {
             // The rejection of a cluster that was never applied is kept, because listeners may still refer to the
             // cluster.
             self.rejected.remove(&(kind, name.to_owned()));
@@ -203,7 +222,7 @@ impl Envoy {
         ];
         let mut requests = Vec::new();
         for (kind, wanted) in wanted {
-            let names = self.names.entry(kind).or_default();
+            let names = self.subscribed.entry(kind).or_default();
             let added: Vec<String> = wanted.difference(names).cloned().collect();
             let dropped: Vec<String> = names.difference(&wanted).cloned().collect();
             *names = wanted;
@@ -237,10 +256,6 @@ impl Envoy {
     }
 }
 
-fn owned((name, version): (&String, &String)) -> (String, String) {
-    (name.clone(), version.clone())
-}
-
 fn subscribe(
     kind: ResourceKind,
     added: impl IntoIterator<Item = String>,
@@ -255,7 +270,7 @@ fn subscribe(
 }
 
 /// Returns name, version and body of a resource.
-pub(super) fn read(encoded: &bytes::Bytes) -> (String, String, String) {
+pub(super) fn decode(encoded: &bytes::Bytes) -> (String, String, String) {
     let resource = Resource::decode(encoded.clone()).expect("a resource");
     let body = resource.resource.expect("a body").value;
     (
@@ -265,6 +280,7 @@ pub(super) fn read(encoded: &bytes::Bytes) -> (String, String, String) {
     )
 }
 
+/// Returns the clusters that the body of a listener refers to.
 fn clusters_of(listener: &str) -> Vec<String> {
     let references = listener.split([':', '/']).next().unwrap_or_default();
     references
@@ -274,6 +290,7 @@ fn clusters_of(listener: &str) -> Vec<String> {
         .collect()
 }
 
+/// Returns the route that the body of a listener refers to.
 fn route_of(listener: &str) -> Option<String> {
     let (_, rest) = listener.split_once('/')?;
     Some(rest.split(':').next()?.to_owned())
