@@ -282,7 +282,7 @@ type Step = Result<Vec<DeltaDiscoveryResponse>, Status>;
 type ShutdownDeadline = FuturesUnordered<BoxFuture<'static, ()>>;
 
 impl Session {
-    /// Starts the session and returns the responses to its first request.
+    /// Starts the session. Returns it and the responses to its first request.
     fn open(state: &Arc<AdsServerState>, admitted: AdmittedStream) -> (Box<Self>, Step) {
         let AdmittedStream {
             identity,
@@ -342,7 +342,8 @@ impl Session {
                 let mut sending = std::pin::pin!(call.responses.send(response));
                 let sent = match futures::poll!(&mut sending) {
                     Poll::Ready(sent) => sent.map_err(|status| self.connection_broke(&status)),
-                    // The future is boxed to keep the stream small: most responses are sent without waiting.
+                    // The future is boxed, so that it takes memory only while sending waits. Most responses are sent at
+                    // once.
                     Poll::Pending => {
                         let timeout = call.state.settings.read_timeout;
                         Box::pin(self.finish_sending(sending, timeout, &mut shutdown)).await
@@ -372,7 +373,7 @@ impl Session {
                     self.start_permit = None;
                     Ok(Vec::new())
                 }
-                () = self.hold_timer.expired() => Ok(self.on_deadline()),
+                () = self.hold_timer.wait_for_expiry() => Ok(self.on_deadline()),
                 Some(()) = shutdown.next() => Err(shutdown_status()),
             };
         }
@@ -409,7 +410,7 @@ impl Session {
             let (_, sent_at) = self.in_flight.swap_remove(position);
             self.metrics
                 .of(ResourceKind::from_type_url(&request.type_url))
-                .acknowledged
+                .acknowledgement
                 .observe(sent_at.elapsed().as_secs_f64());
         }
         let Self { watcher, stream, .. } = self;
@@ -447,13 +448,13 @@ impl Session {
         self.record(output)
     }
 
-    /// Sends the on-demand resources that have waited for others for as long as they may.
+    /// Sends the on-demand resources whose time limit for waiting for other resources has passed.
     fn on_deadline(&mut self) -> Vec<DeltaDiscoveryResponse> {
         let Self { watcher, stream, .. } = self;
         let output = watcher.read(|view, changes| {
             let mut output = stream.on_change(changes, view.as_ref());
-            let expired = stream.on_deadline(Instant::now(), view.as_ref());
-            output.responses.extend(expired.responses);
+            let deadline_output = stream.on_deadline(Instant::now(), view.as_ref());
+            output.responses.extend(deadline_output.responses);
             output
         });
         self.record(output)
@@ -522,6 +523,7 @@ struct HoldTimer {
 }
 
 impl HoldTimer {
+    /// Restarts the timer, if the deadline has changed.
     fn set(&mut self, deadline: Option<Instant>, now: Instant) {
         if self.deadline != deadline {
             self.deadline = deadline;
@@ -531,7 +533,7 @@ impl HoldTimer {
     }
 
     /// Completes at the deadline, or never if there is none.
-    async fn expired(&mut self) {
+    async fn wait_for_expiry(&mut self) {
         match &mut self.sleep {
             Some(sleep) => sleep.as_mut().await,
             None => std::future::pending().await,
