@@ -1,4 +1,4 @@
-//! A private API server, started and stopped by the cluster tool.
+//! An API server of the benchmark's own, started and stopped by the cluster tool (`cluster/`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,15 +14,16 @@ use crate::process::Process;
 pub struct ApiServer {
     name: String,
     config: Config,
+    /// Folder of the cluster in the cluster tool's cache.
     folder: PathBuf,
-    /// Addresses from the cluster tool.
+    /// Addresses of the cluster.
     pub addresses: Addresses,
 }
 
 /// The fields of the cluster tool's `cluster.json` that benchmarks use.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Addresses {
-    /// Address of the host that the API server can reach.
+    /// Address under which the API server reaches processes of the host, such as a webhook.
     pub host: String,
 }
 
@@ -32,7 +33,7 @@ impl ApiServer {
     /// # Errors
     /// When the cluster tool fails.
     pub fn up(name: &str, config: &Config) -> Result<Self> {
-        tool(config, &["api-only", "--name", name, "up"])?;
+        run_cluster_tool(config, &["api-only", "--name", name, "up"])?;
         let folder = config.cache.join("clusters").join(name);
         let path = folder.join("cluster.json");
         let text =
@@ -50,7 +51,8 @@ impl ApiServer {
         self.folder.join("kubeconfig")
     }
 
-    /// Returns the processes of the API server and etcd. They are found by the cluster's folder in their arguments.
+    /// Returns the processes of the API server and etcd. They are recognised by the cluster's folder in their
+    /// arguments.
     ///
     /// # Errors
     /// When the two are not found.
@@ -61,7 +63,7 @@ impl ApiServer {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            // The process may have ended meanwhile.
+            // Empty if the process has ended meanwhile.
             let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
             let command = String::from_utf8_lossy(&command);
             let program = command.split('\0').next().unwrap_or_default();
@@ -74,7 +76,7 @@ impl ApiServer {
         }
         ensure!(
             found.len() == 2,
-            "{} processes of cluster {} instead of 2",
+            "{} processes of cluster {} found instead of 2 (kube-apiserver and etcd)",
             found.len(),
             self.name
         );
@@ -103,14 +105,14 @@ impl ApiServer {
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(self.folder.join("bin/kubectl"));
         command.env("KUBECONFIG", self.kubeconfig()).args(arguments);
-        output(command)
+        run(command)
     }
 }
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
         // The tool prints its own errors.
-        let _ = tool(&self.config, &["down", &self.name]);
+        let _ = run_cluster_tool(&self.config, &["down", &self.name]);
     }
 }
 
@@ -118,7 +120,7 @@ impl Drop for ApiServer {
 ///
 /// # Errors
 /// With its standard error.
-pub fn output(mut command: Command) -> Result<String> {
+pub fn run(mut command: Command) -> Result<String> {
     let program = Path::new(command.get_program()).display().to_string();
     let output = command
         .output()
@@ -128,7 +130,8 @@ pub fn output(mut command: Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn tool(config: &Config, arguments: &[&str]) -> Result<()> {
+/// Runs the cluster tool without showing its standard output.
+fn run_cluster_tool(config: &Config, arguments: &[&str]) -> Result<()> {
     let status = Command::new("python3")
         .args(["-m", "kermode_cluster"])
         .args(arguments)

@@ -11,7 +11,7 @@ pub struct Config {
     pub repository: PathBuf,
     /// Cargo's output folder.
     pub target: PathBuf,
-    /// The cluster tool's folder.
+    /// Folder of the cluster tool's files.
     pub cache: PathBuf,
     /// Whether to run fewer and shorter rounds.
     pub quick: bool,
@@ -29,29 +29,32 @@ impl Config {
         reason = "the only module of the benchmarks that reads the environment"
     )]
     pub fn read() -> Result<Self> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let non_empty_variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
         let repository = repository.context("the benchmarks are not in bench/")?.to_owned();
-        let cache = match variable("KERMODE_CACHE") {
+        let cache = match non_empty_variable("KERMODE_CACHE") {
             Some(folder) => PathBuf::from(folder),
-            None => PathBuf::from(variable("HOME").context("neither KERMODE_CACHE nor HOME is set")?)
-                .join(".cache/kermode"),
+            None => {
+                PathBuf::from(non_empty_variable("HOME").context("neither KERMODE_CACHE nor HOME is set")?)
+                    .join(".cache/kermode")
+            }
         };
         Ok(Self {
-            target: variable("CARGO_TARGET_DIR").map_or_else(|| repository.join("target"), PathBuf::from),
+            target: non_empty_variable("CARGO_TARGET_DIR")
+                .map_or_else(|| repository.join("target"), PathBuf::from),
             repository,
             cache,
-            sizes: variable("SIZES")
+            sizes: non_empty_variable("SIZES")
                 .map(|sizes| sizes.split(',').map(str::parse).collect())
                 .transpose()
                 .context("SIZES is not a comma-separated list of numbers")?
                 .unwrap_or_default(),
-            quick: variable("QUICK").is_some_and(|value| value != "0"),
+            quick: non_empty_variable("QUICK").is_some_and(|value| value != "0"),
         })
     }
 
-    /// Path of a release build, the one that the images contain.
-    pub fn program(&self, name: &str) -> PathBuf {
+    /// Returns the path of a program's release build, which the images contain as well.
+    pub fn release_binary(&self, name: &str) -> PathBuf {
         let triple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
         self.target.join(triple).join("release").join(name)
     }

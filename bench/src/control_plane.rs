@@ -1,4 +1,5 @@
-//! `kuma-cp` as a process beside an API server, installed by the manifests of `kumactl`.
+//! `kuma-cp` as a process beside an API server. The manifests of `kumactl install control-plane` install all but its
+//! Deployment.
 
 use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::cluster::{ApiServer, output};
+use crate::cluster::{ApiServer, run};
 use crate::config::Config;
 use crate::process::Process;
 
@@ -17,8 +18,8 @@ use crate::process::Process;
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// Time from SIGTERM to SIGKILL.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
-/// Namespace of `kumactl install`.
-const SYSTEM: &str = "kong-mesh-system";
+/// Namespace of the control plane.
+const SYSTEM_NAMESPACE: &str = "kong-mesh-system";
 
 /// A running control plane. Dropping it ends the process.
 #[derive(Debug)]
@@ -26,30 +27,27 @@ pub struct ControlPlane {
     child: Child,
     /// Address of the webhooks.
     pub webhooks: SocketAddr,
-    /// Address of the server for proxies.
+    /// Address of the server for proxies: ADS and certificates.
     pub proxies: SocketAddr,
     /// Address of `/ready` and `/metrics`.
     pub diagnostics: SocketAddr,
-    /// CA of its serving certificates, PEM.
+    /// CA of the serving certificates, PEM.
     pub ca_pem: String,
 }
 
 impl ControlPlane {
-    /// Installs the manifests, starts the process and waits until it is ready. `environment` is added to the required
-    /// variables.
+    /// Applies the manifests, starts the process and waits until it is ready. `environment` holds additional variables.
     ///
     /// # Errors
     /// When a step fails; the log is `target/bench/kuma-cp.log`.
     pub fn start(api_server: &ApiServer, config: &Config, environment: &[(&str, &str)]) -> Result<Self> {
         let host = api_server.addresses.host.as_str();
-        let (webhooks, proxies, diagnostics) = (
-            unused_address(host)?,
-            unused_address(host)?,
-            unused_address(host)?,
-        );
+        let webhooks = unused_address(host)?;
+        let proxies = unused_address(host)?;
+        let diagnostics = unused_address(host)?;
         install(api_server, config, webhooks)?;
         let log = File::create(config.target.join("bench/kuma-cp.log"))?;
-        let mut command = Command::new(config.program("kuma-cp"));
+        let mut command = Command::new(config.release_binary("kuma-cp"));
         command
             .arg("run")
             .env("KUBECONFIG", api_server.kubeconfig())
@@ -77,10 +75,16 @@ impl ControlPlane {
             diagnostics,
             ca_pem: String::new(),
         };
-        started.wait()?;
+        started.wait_until_ready()?;
         // The leader creates the default Mesh, so its existence shows that the Lease is held.
         api_server.kubectl(&["wait", "--for=create", "--timeout=60s", "meshes.kuma.io/default"])?;
-        let secret = ["get", "secret", "--namespace", SYSTEM, "kuma-control-plane-ca"];
+        let secret = [
+            "get",
+            "secret",
+            "--namespace",
+            SYSTEM_NAMESPACE,
+            "kuma-control-plane-ca",
+        ];
         let data = [r"--output=go-template={{index .data `ca.crt` | base64decode}}"];
         started.ca_pem = api_server.kubectl(&[&secret[..], &data[..]].concat())?;
         Ok(started)
@@ -102,7 +106,7 @@ impl ControlPlane {
         let mut command = Command::new("curl");
         command.args(["--silent", "--fail"]);
         command.arg(format!("http://{}/metrics", self.diagnostics));
-        let text = output(command)?;
+        let text = run(command)?;
         let value = text
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -110,7 +114,7 @@ impl ControlPlane {
     }
 
     /// Waits until `/ready` succeeds.
-    fn wait(&mut self) -> Result<()> {
+    fn wait_until_ready(&mut self) -> Result<()> {
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.is_ready() {
             if let Some(status) = self.child.try_wait()? {
@@ -148,11 +152,12 @@ impl Drop for ControlPlane {
     }
 }
 
+/// Applies the manifests of an installation whose webhooks are at `webhooks`.
 fn install(api_server: &ApiServer, config: &Config, webhooks: SocketAddr) -> Result<()> {
-    let mut command = Command::new(config.program("kumactl"));
+    let mut command = Command::new(config.release_binary("kumactl"));
     command.args(["install", "control-plane", "--without-deployment"]);
     command.arg(format!("--webhook-url=https://{webhooks}"));
-    api_server.apply(&output(command)?)
+    api_server.apply(&run(command)?)
 }
 
 /// Returns an address with an unused port.

@@ -1,6 +1,6 @@
-//! Dataplanes at scale: injected Pods without a kubelet, a watch that records when their Dataplanes change, and counts of the
-//! API server's requests.
+//! Parts of `make bench-dataplane`: injected Pods without a kubelet (`objects`), counts of the API server's requests
+//! (`requests`), and a watch that records when Dataplanes change (`watch`).
 
-pub mod notes;
-pub mod population;
+pub mod objects;
 pub mod requests;
+pub mod watch;

@@ -1,9 +1,8 @@
-//! Cost of one message to each of many clients and one response from each, over a connection for each client, with only the
-//! transport libraries of `kuma-cp`: no xDS, no resources, no state.
+//! Cost of an exchange: one message to each of many clients and one response from each, over a connection for each
+//! client, with only the transport libraries of `kuma-cp`: no xDS, no resources, no state.
 //!
-//! The result is the share of the transport in a control plane's CPU time. Only another transport can reduce it. Two
-//! variants compare libraries in one run: tonic's server with a server on `h2`, and the client of `make
-//! bench-control-plane` with a client on `h2`.
+//! The cost is the part of a control plane's CPU time that only another transport can reduce. Two variants compare
+//! libraries: tonic's server with a server on `h2`, and the client of `make bench-control-plane` with a client on `h2`.
 
 mod client;
 mod server;
@@ -24,8 +23,8 @@ use tokio::sync::{Notify, watch};
 use crate::figures::print_line;
 use crate::process::Process;
 
-/// Size of a message, in bytes, with the prefix that gRPC adds. `make bench-control-plane` sends a sidecar 280 bytes for a change at 100 sidecars, 690 at
-/// 1,000.
+/// Size of a message, in bytes, with the prefix that gRPC adds. `make bench-control-plane` sends a sidecar 280 bytes for
+/// a change at 100 sidecars, 690 at 1,000.
 const MESSAGE_SIZE: usize = 500;
 /// Size of a response, in bytes, with the prefix that gRPC adds: that of an ACK.
 const RESPONSE_SIZE: usize = 120;
@@ -49,9 +48,10 @@ pub enum Transport {
     SidecarClient,
 }
 
-/// Connected clients and their server.
+/// Connected clients and their server, between which exchanges run.
 pub struct Exchange {
-    message: watch::Sender<u64>,
+    /// Number of the exchange. A change makes the server send a message to each client.
+    number: watch::Sender<u64>,
     responses: Arc<Responses>,
     server: Runtime,
     clients: Clients,
@@ -62,8 +62,8 @@ pub struct Exchange {
 struct Clients {
     stop: Arc<Notify>,
     thread: Option<JoinHandle<()>>,
-    /// CPU time of the thread.
-    usage: Process,
+    /// The thread in `/proc`, for its CPU time.
+    thread_usage: Process,
 }
 
 /// Cost of a round of exchanges.
@@ -79,16 +79,18 @@ pub struct RoundCost {
 
 /// Counts the responses of an exchange.
 struct Responses {
+    /// Number of responses in the current exchange.
     received: AtomicUsize,
+    /// Number of clients, each of which responds once.
     clients: usize,
-    all: Notify,
+    all_received: Notify,
 }
 
 trait Io: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Io for T {}
 
-/// Returns a gRPC message of `size` bytes, prefix included.
+/// Returns a gRPC message of `size` bytes with its prefix.
 fn grpc_message(size: usize) -> Result<Bytes> {
     let length = size - GRPC_PREFIX;
     let mut message = BytesMut::with_capacity(size);
@@ -99,7 +101,7 @@ fn grpc_message(size: usize) -> Result<Bytes> {
 }
 
 /// Runs a task and prints its error. The exchange then fails by its timeout.
-async fn report(task: &str, work: impl Future<Output = Result<()>>) {
+async fn print_error(task: &str, work: impl Future<Output = Result<()>>) {
     if let Err(error) = work.await {
         print_line(&format!("  {task}: {error:#}"));
     }
@@ -116,18 +118,18 @@ impl Exchange {
         let server = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let listener = server.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
-        let (message, messages) = watch::channel(0);
+        let (number, numbers) = watch::channel(0);
         let responses = Arc::new(Responses {
             received: AtomicUsize::default(),
             clients,
-            all: Notify::new(),
+            all_received: Notify::new(),
         });
-        let (acceptor, trusted) = server::acceptor()?;
-        let serving = server::accept(listener, transport, acceptor, messages, responses.clone());
-        server.spawn(report("the server cannot accept", serving));
-        let clients = Clients::start(client::connect(address, transport, clients, trusted))?;
+        let (acceptor, ca_pem) = server::acceptor()?;
+        let serving = server::accept(listener, transport, acceptor, numbers, responses.clone());
+        server.spawn(print_error("the server cannot accept", serving));
+        let clients = Clients::start(client::connect(address, transport, clients, ca_pem))?;
         let exchange = Self {
-            message,
+            number,
             responses,
             server,
             clients,
@@ -137,39 +139,50 @@ impl Exchange {
         Ok(exchange)
     }
 
-    /// Runs exchanges with all clients, each after all have responded to the one before.
+    /// Runs a round of consecutive exchanges. Each begins after all clients have responded in the one before.
     ///
     /// # Errors
     /// When a client does not respond.
-    pub fn rounds(&self, times: usize) -> Result<RoundCost> {
-        let (before, clients_before) = (self.cpu()?, self.clients.usage.cpu()?);
+    pub fn run_round(&self, exchanges: usize) -> Result<RoundCost> {
+        let cpu_before = self.server_cpu_time()?;
+        let client_cpu_before = self.clients.thread_usage.cpu_time()?;
         let started_at = Instant::now();
-        for _ in 0..times {
+        for _ in 0..exchanges {
             self.exchange()?;
         }
+        let client_cpu = self.clients.thread_usage.cpu_time()?;
         Ok(RoundCost {
-            cpu: self.cpu()?.saturating_sub(before),
-            client_cpu: self.clients.usage.cpu()?.saturating_sub(clients_before),
+            cpu: self.server_cpu_time()?.saturating_sub(cpu_before),
+            client_cpu: client_cpu.saturating_sub(client_cpu_before),
             wall: started_at.elapsed(),
         })
     }
 
+    /// Sends a message to each client and waits for all responses.
     fn exchange(&self) -> Result<()> {
         self.responses.received.store(0, Ordering::SeqCst);
-        self.message.send_modify(|round| *round += 1);
-        let all = async { tokio::time::timeout(TIMEOUT, self.responses.all.notified()).await };
-        self.server.block_on(all).context("not all clients responded")
+        self.number.send_modify(|number| *number += 1);
+        let all_received =
+            async { tokio::time::timeout(TIMEOUT, self.responses.all_received.notified()).await };
+        self.server
+            .block_on(all_received)
+            .context("not all clients responded")
     }
 
-    fn cpu(&self) -> Result<Duration> {
-        Ok(self.process.cpu()?.saturating_sub(self.clients.usage.cpu()?))
+    /// Returns the CPU time of the process without the thread of the clients.
+    fn server_cpu_time(&self) -> Result<Duration> {
+        Ok(self
+            .process
+            .cpu_time()?
+            .saturating_sub(self.clients.thread_usage.cpu_time()?))
     }
 }
 
 // === impl Clients ===
 
 impl Clients {
-    fn start(connecting: impl Future<Output = Result<()>> + Send + 'static) -> Result<Self> {
+    /// Starts the thread, which runs `connect` and then the tasks that `connect` spawns.
+    fn start(connect: impl Future<Output = Result<()>> + Send + 'static) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -180,7 +193,7 @@ impl Clients {
             // Sending fails only if the starting thread has ended.
             let _ = sender.send(nix::unistd::gettid());
             runtime.block_on(async {
-                tokio::spawn(report("clients cannot connect", connecting));
+                tokio::spawn(print_error("clients cannot connect", connect));
                 stopped.notified().await;
             });
         });
@@ -188,7 +201,7 @@ impl Clients {
         Ok(Self {
             stop,
             thread: Some(thread),
-            usage: Process::thread(u32::try_from(thread_id.as_raw())?)?,
+            thread_usage: Process::thread(u32::try_from(thread_id.as_raw())?)?,
         })
     }
 }
@@ -203,9 +216,10 @@ impl Drop for Clients {
 // === impl Responses ===
 
 impl Responses {
+    /// Counts a response.
     fn count_one(&self) {
         if self.received.fetch_add(1, Ordering::SeqCst) + 1 == self.clients {
-            self.all.notify_one();
+            self.all_received.notify_one();
         }
     }
 }
@@ -224,7 +238,7 @@ mod tests {
             Transport::SidecarClient,
         ] {
             let exchange = Exchange::start(transport, 3).expect("connected");
-            exchange.rounds(5).expect("responses");
+            exchange.run_round(5).expect("responses");
             let received = exchange.responses.received.load(Ordering::SeqCst);
             assert_eq!(
                 received, 3,

@@ -1,11 +1,12 @@
-//! Figures of a benchmark: a table on standard output and `target/bench/NAME.json`.
+//! Figures of a benchmark, the named results with their targets: a table on standard output and
+//! `target/bench/NAME.json`.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use crate::spread::{Spread, short};
+use crate::spread::{Spread, format_short};
 
 /// One figure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,32 +26,32 @@ pub struct Figure {
 /// Target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Target {
-    /// At most this.
+    /// The value is at most this.
     AtMost(f64),
-    /// At least this.
+    /// The value is at least this.
     AtLeast(f64),
     /// No target: the figure is for information.
     None,
 }
 
-/// All figures of a benchmark. Each is printed when it is added.
+/// All figures of a benchmark.
 #[derive(Debug, Default)]
 pub struct Figures(Vec<Figure>);
 
 // === impl Figures ===
 
 impl Figures {
-    /// Adds a figure.
+    /// Adds a figure and prints it. Its value is the median of the rounds.
     pub fn add(&mut self, figure: &str, rounds: &Spread, unit: &'static str, target: Target) {
         let value = rounds.median();
-        let (text, met) = match target {
-            Target::AtMost(most) => (Some(format!("<= {}", short(most))), Some(value <= most)),
-            Target::AtLeast(least) => (Some(format!(">= {}", short(least))), Some(value >= least)),
+        let (target, met) = match target {
+            Target::AtMost(limit) => (Some(format!("<= {}", format_short(limit))), Some(value <= limit)),
+            Target::AtLeast(limit) => (Some(format!(">= {}", format_short(limit))), Some(value >= limit)),
             Target::None => (None, None),
         };
-        let verdict = match (&text, met) {
-            (Some(text), Some(true)) => format!("   target {text}: met"),
-            (Some(text), _) => format!("   target {text}: MISSED"),
+        let verdict = match (&target, met) {
+            (Some(target), Some(true)) => format!("   target {target}: met"),
+            (Some(target), _) => format!("   target {target}: MISSED"),
             (None, _) => String::new(),
         };
         print_line(&format!(
@@ -61,7 +62,7 @@ impl Figures {
             figure: figure.to_owned(),
             value,
             unit,
-            target: text,
+            target,
             met,
         });
     }
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figure_without_a_value_misses_its_target() {
+    fn figure_without_rounds_misses_its_target() {
         let mut figures = Figures::default();
         for target in [Target::AtMost(1.0), Target::AtLeast(1.0)] {
             figures.add("f", &Spread::default(), "ms", target);

@@ -17,7 +17,7 @@ use tokio_rustls::TlsConnector;
 
 /// Opens connections to one server.
 #[derive(Clone)]
-pub struct Endpoint {
+pub struct Connector {
     address: SocketAddr,
     config: Arc<ClientConfig>,
 }
@@ -28,8 +28,8 @@ pub struct Connection {
     sender: SendRequest<Full<Bytes>>,
 }
 
-impl Endpoint {
-    /// Returns an endpoint whose certificate has to be issued by the CA for the address.
+impl Connector {
+    /// Returns a connector to a server whose certificate has to be issued by the CA for the address.
     ///
     /// # Errors
     /// When the CA cannot be parsed.

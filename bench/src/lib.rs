@@ -1,13 +1,15 @@
-//! Benchmarks of the released programs, which are started as in production and measured from outside.
+//! Benchmarks of release builds. The control plane runs as a process of its own, and its CPU time and memory are read
+//! from `/proc`.
 //!
 //! ```text
-//! api-only cluster ──manifests──▶ kuma-cp (a process) ◀──load── client      /proc ──▶ figures ──▶ target/bench/NAME.json
+//! kumactl ──manifests──▶ API server ◀── kuma-cp (a process) ◀──load── clients
+//!                          /proc of kuma-cp ──▶ figures ──▶ target/bench/NAME.json
 //! ```
 //!
-//! `exchange` uses neither a cluster nor a control plane. It measures bare connections, for comparison.
+//! `exchange` uses neither a cluster nor a control plane. It measures connections alone, for comparison.
 //!
-//! Other work may share the machine. Therefore CPU time and ratios are more reliable than wall time, and most figures are the
-//! median of several rounds, shown with their spread.
+//! Other work may share the machine. Therefore CPU time and ratios are more reliable than wall time, and most figures
+//! are the median of several rounds, shown with their spread.
 
 pub mod cluster;
 pub mod config;

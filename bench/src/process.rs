@@ -1,4 +1,4 @@
-//! CPU time and memory of a process, from `/proc`.
+//! CPU time and memory of a process, or CPU time of a thread, from `/proc`.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,10 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::unistd::{SysconfVar, sysconf};
 
-/// A process of this machine.
+/// A process of this machine, or a thread of this process.
 #[derive(Clone, Debug)]
 pub struct Process {
+    /// Process id, or thread id.
     pid: u32,
+    /// Folder of the process or thread in `/proc`.
     folder: PathBuf,
     ticks_per_second: u64,
 }
@@ -32,6 +34,7 @@ impl Process {
         Self::in_folder(PathBuf::from(format!("/proc/self/task/{id}")), id)
     }
 
+    /// Returns the process or thread whose files are in a folder of `/proc`.
     fn in_folder(folder: PathBuf, pid: u32) -> Result<Self> {
         let ticks = sysconf(SysconfVar::CLK_TCK)?.context("the length of a clock tick is unknown")?;
         Ok(Self {
@@ -41,18 +44,18 @@ impl Process {
         })
     }
 
-    /// Returns the CPU time of all threads so far. The resolution is usually 10 ms.
+    /// Returns the CPU time so far, of a process with all its threads. The resolution is usually 10 ms.
     ///
     /// # Errors
     /// When the process has ended.
-    pub fn cpu(&self) -> Result<Duration> {
+    pub fn cpu_time(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(self.folder.join("stat")).context("the process has ended")?;
-        let ticks = ticks(&text).context("/proc/PID/stat has an unexpected format")?;
+        let ticks = parse_cpu_ticks(&text).context("/proc/PID/stat has an unexpected format")?;
         Ok(Duration::from_micros(ticks * 1_000_000 / self.ticks_per_second))
     }
 
-    /// Sets or resets the real-time priority of all threads. Returns whether that succeeded: it requires root and `chrt` of
-    /// util-linux. Only for short latency measurements below full load.
+    /// Sets or resets the real-time priority of all threads. Returns whether that succeeded, which requires root and
+    /// `chrt` of util-linux. Only for short latency measurements below full load, because other processes may starve.
     pub fn set_realtime(&self, realtime: bool) -> bool {
         let policy = if realtime { ["--rr", "1"] } else { ["--other", "0"] };
         let mut command = Command::new("chrt");
@@ -65,21 +68,23 @@ impl Process {
     ///
     /// # Errors
     /// When the process has ended.
-    pub fn resident(&self) -> Result<u64> {
+    pub fn resident_bytes(&self) -> Result<u64> {
         let text =
             std::fs::read_to_string(self.folder.join("smaps_rollup")).context("the process has ended")?;
-        resident(&text).context("/proc/PID/smaps_rollup has an unexpected format")
+        parse_resident_bytes(&text).context("/proc/PID/smaps_rollup has an unexpected format")
     }
 }
 
-/// Parses user and system time. The process name in parentheses before them may contain any character.
-fn ticks(stat: &str) -> Option<u64> {
+/// Returns user and system time in clock ticks, from `/proc/PID/stat`. The process name, in parentheses before these
+/// fields, may contain any character.
+fn parse_cpu_ticks(stat: &str) -> Option<u64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);
     Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
 }
 
-fn resident(smaps: &str) -> Option<u64> {
+/// Returns the resident memory in bytes, from `/proc/PID/smaps_rollup`.
+fn parse_resident_bytes(smaps: &str) -> Option<u64> {
     let line = smaps.lines().find_map(|line| line.strip_prefix("Rss:"))?;
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1024)
 }
@@ -89,16 +94,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_times_are_parsed_behind_any_process_name() {
+    fn cpu_times_are_parsed_after_a_process_name_with_any_characters() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 2 0 0 0 31 11 0 0 20 0 3 0 99 1 2";
-        assert_eq!(ticks(stat), Some(42));
-        assert_eq!(ticks("7 (a"), None);
+        assert_eq!(parse_cpu_ticks(stat), Some(42));
+        assert_eq!(parse_cpu_ticks("7 (a"), None);
     }
 
     #[test]
     fn resident_memory_is_converted_to_bytes() {
         assert_eq!(
-            resident("55-66 ---p [rollup]\nRss:            1204 kB\nPss: 3 kB\n"),
+            parse_resident_bytes("55-66 ---p [rollup]\nRss:            1204 kB\nPss: 3 kB\n"),
             Some(1204 * 1024)
         );
     }
@@ -106,8 +111,8 @@ mod tests {
     #[test]
     fn own_process_has_memory_and_cpu_time() {
         let process = Process::new(std::process::id()).expect("ticks");
-        assert!(process.resident().expect("memory") > 100_000);
-        let before = process.cpu().expect("time");
-        while process.cpu().expect("time") == before {}
+        assert!(process.resident_bytes().expect("memory") > 100_000);
+        let before = process.cpu_time().expect("time");
+        while process.cpu_time().expect("time") == before {}
     }
 }

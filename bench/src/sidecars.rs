@@ -1,12 +1,14 @@
 //! Simulated sidecars: connections to the control plane that send the requests of an Envoy behind `kuma-dp`.
 //!
 //! Thousands of them run on one thread beside the control plane under test, so they only count what they receive.
-//! `http2` implements the part of HTTP/2 that one gRPC stream needs, `envoy` the required part of delta ADS, and `probes` record when
-//! an expected change arrives.
+//!
+//! `objects` creates the Pods and their tokens. `fleet` starts a task for each sidecar, which runs in `client`. `http2`
+//! implements the part of HTTP/2 that one gRPC stream needs, and `envoy` the part of delta ADS that Envoy needs to
+//! become ready. `expected_changes` records when each sidecar receives a change.
 
 mod client;
 mod envoy;
+pub mod expected_changes;
 pub mod fleet;
 pub(crate) mod http2;
-pub mod population;
-pub mod probes;
+pub mod objects;

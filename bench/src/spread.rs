@@ -1,8 +1,8 @@
-//! Median and spread of several rounds; quantiles of many latencies.
+//! Median and range of the values of several rounds, and quantiles of many latencies.
 
 use std::fmt;
 
-/// Rounds of one measurement, sorted.
+/// Values of one figure in all rounds. It is displayed as the median and, in parentheses, the range.
 #[derive(Clone, Debug, Default)]
 pub struct Spread {
     sorted: Vec<f64>,
@@ -31,9 +31,9 @@ impl fmt::Display for Spread {
         write!(
             formatter,
             "{} ({}–{})",
-            short(self.median()),
-            short(minimum),
-            short(maximum)
+            format_short(self.median()),
+            format_short(minimum),
+            format_short(maximum)
         )
     }
 }
@@ -51,11 +51,11 @@ pub fn quantile(sorted: &[f64], at: f64) -> f64 {
 }
 
 /// Formats a value with about three significant digits.
-pub fn short(value: f64) -> String {
+pub fn format_short(value: f64) -> String {
     let digits = match value.abs() {
-        v if v >= 100.0 => 0,
-        v if v >= 10.0 => 1,
-        v if v >= 1.0 => 2,
+        absolute if absolute >= 100.0 => 0,
+        absolute if absolute >= 10.0 => 1,
+        absolute if absolute >= 1.0 => 2,
         _ => 3,
     };
     format!("{value:.digits$}")

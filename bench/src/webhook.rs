@@ -1,4 +1,4 @@
-//! The injection webhook under the AdmissionReviews of an API server.
+//! Parts of `make bench-webhook`: AdmissionReviews as an API server sends them, and connections that send them.
 
 pub mod load;
 pub mod reviews;

@@ -1,5 +1,6 @@
-//! `make bench-dataplane`: `kuma-cp` beside an API server with many injected Pods and no kubelet. Measures time and cost
-//! until all have their Dataplanes, the latency of a readiness change, and writes caused by irrelevant updates.
+//! `make bench-dataplane`: `kuma-cp` beside an API server with many injected Pods and no kubelet. Measures time and
+//! cost until all Pods have their Dataplanes, the latency of a readiness change, the cost of a changed Service, and
+//! writes caused by updates that affect no Dataplane.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,33 +9,33 @@ use anyhow::{Context, Result, ensure};
 use kermode_bench::cluster::ApiServer;
 use kermode_bench::config::Config;
 use kermode_bench::control_plane::ControlPlane;
-use kermode_bench::dataplane::notes::DataplaneWatch;
-use kermode_bench::dataplane::population::{self, pod_key};
+use kermode_bench::dataplane::objects::{self, pod_key};
 use kermode_bench::dataplane::requests::Requests;
+use kermode_bench::dataplane::watch::DataplaneWatch;
 use kermode_bench::figures::{Figures, Target, print_line};
 use kermode_bench::process::Process;
 use kermode_bench::spread::{Spread, quantile};
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
-/// Number of status updates that do not affect a Dataplane.
+/// Number of Pod status updates that affect no Dataplane.
 const HEARTBEATS: usize = 10_000;
-/// Timeout of any single step.
+/// Timeout of each wait.
 const TIMEOUT: Duration = Duration::from_mins(5);
 /// Pause between readiness changes, so that each is measured alone.
-const PACE: Duration = Duration::from_millis(40);
+const CHANGE_PAUSE: Duration = Duration::from_millis(40);
 
 /// Number of rounds that the readiness changes are divided into.
 const ROUNDS: usize = 5;
 /// Number of changes of Services.
 const SERVICE_CHANGES: usize = 100;
 
-/// Bytes of a megabyte.
+/// Number of bytes in a megabyte.
 const MB: f64 = 1_000_000.0;
 /// Target of the control plane's memory without Pods, in bytes.
-const BASE: f64 = 60.0 * MB;
+const BASE_MEMORY: f64 = 60.0 * MB;
 /// Target of the control plane's memory for each Pod, in bytes.
-const PER_POD: f64 = 4_000.0;
+const MEMORY_PER_POD: f64 = 4_000.0;
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
@@ -49,15 +50,17 @@ fn main() -> Result<ExitCode> {
         .build()?;
     let mut figures = Figures::default();
     for pods in sizes.iter().copied() {
-        print_line(&format!("{pods} Pods of {} Services ...", population::SERVICES));
+        print_line(&format!("{pods} Pods of {} Services ...", objects::SERVICES));
         runtime.block_on(measure(&config, pods, flips, &mut figures))?;
     }
     let met = figures.write(&config.target.join("bench/dataplane.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// An API server with many Pods, and the figures of the measurements.
 struct Bench<'f> {
     client: Client,
+    /// Number of Pods.
     pods: usize,
     figures: &'f mut Figures,
 }
@@ -71,30 +74,30 @@ async fn measure(config: &Config, pods: usize, flips: usize, figures: &mut Figur
         figures,
     };
     let start = Instant::now();
-    population::make(&bench.client, pods).await?;
+    objects::create_all(&bench.client, pods).await?;
     print_line(&format!(
         "  Pods created in {:.1} s",
         start.elapsed().as_secs_f64()
     ));
-    let (control_plane, watch) = bench.start(&api_server, config).await?;
+    let (control_plane, watch) = bench.start_control_plane(&api_server, config).await?;
     let process = control_plane.process()?;
-    bench.memory(&process)?;
+    bench.measure_memory(&process)?;
     let mut processes = api_server.processes()?;
     processes.extend([process.clone(), Process::new(std::process::id())?]);
     let all_realtime = processes.iter().all(|process| process.set_realtime(true));
     if !all_realtime {
         print_line("  chrt is missing or not permitted: other work on the machine adds to the latencies");
     }
-    let outcome = bench.readiness(&watch, &process, flips).await;
+    let outcome = bench.measure_readiness(&watch, &process, flips).await;
     for process in processes {
         process.set_realtime(false);
     }
     outcome?;
-    bench.services(&control_plane, &process).await?;
-    bench.heartbeats(&watch, &process).await
+    bench.measure_services(&control_plane, &process).await?;
+    bench.measure_heartbeats(&watch, &process).await
 }
 
-fn number(count: usize) -> f64 {
+fn to_f64(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
@@ -115,142 +118,159 @@ impl Bench<'_> {
     }
 
     /// Starts the control plane and waits until every Pod has a Dataplane with a status.
-    async fn start(
+    async fn start_control_plane(
         &mut self,
         api_server: &ApiServer,
         config: &Config,
     ) -> Result<(ControlPlane, DataplaneWatch)> {
         let start = Instant::now();
         let control_plane = ControlPlane::start(api_server, config, &[])?;
-        let ready = start.elapsed();
+        let until_ready = start.elapsed();
         let watch = DataplaneWatch::start(self.client.clone());
-        let last = watch.until(self.pods, TIMEOUT).await?;
-        watch.until_counted(self.pods, TIMEOUT).await?;
-        let counted = start.elapsed();
+        let last = watch.wait_for_count(self.pods, TIMEOUT).await?;
+        watch.wait_for_statuses(self.pods, TIMEOUT).await?;
+        let until_all_statuses = start.elapsed();
         let requests = Requests::read(&self.client).await?;
         self.add(
             "manifests applied and kuma-cp ready",
-            ready.as_secs_f64(),
+            until_ready.as_secs_f64(),
             "s",
             Target::None,
         );
-        let all = (last - start).saturating_sub(ready);
+        let until_all_exist = (last - start).saturating_sub(until_ready);
         self.add(
             "from ready until all Dataplanes exist",
-            all.as_secs_f64(),
+            until_all_exist.as_secs_f64(),
             "s",
             Target::None,
         );
         self.add(
             "from ready until all have their status",
-            counted.saturating_sub(ready).as_secs_f64(),
+            until_all_statuses.saturating_sub(until_ready).as_secs_f64(),
             "s",
             Target::None,
         );
         let calls = |count: u64| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-        let each = Target::AtMost(number(self.pods));
+        let one_for_each_pod = Target::AtMost(to_f64(self.pods));
         self.add(
             "writes of Dataplanes",
-            calls(requests.of("dataplanes", "APPLY")),
+            calls(requests.count("dataplanes", "APPLY")),
             "calls",
-            each,
+            one_for_each_pod,
         );
         self.add(
-            "writes of their status",
-            calls(requests.of("dataplanes/status", "APPLY")),
+            "writes of Dataplane statuses",
+            calls(requests.count("dataplanes/status", "APPLY")),
             "calls",
             Target::None,
         );
         self.add("Events", calls(requests.writes("events")), "calls", Target::None);
-        let cpu = control_plane.process()?.cpu()?.as_secs_f64();
-        self.add("CPU time of kuma-cp until then", cpu, "s", Target::None);
-        // Independent of the number of Pods unless some step is quadratic.
-        let each = cpu * 1000.0 / number(self.pods);
-        self.add("the same a Pod", each, "ms", Target::None);
+        let cpu = control_plane.process()?.cpu_time()?.as_secs_f64();
+        self.add(
+            "CPU time of kuma-cp until all have their status",
+            cpu,
+            "s",
+            Target::None,
+        );
+        // This figure grows with the number of Pods only if a step is quadratic.
+        let per_pod = cpu * 1000.0 / to_f64(self.pods);
+        self.add("the same CPU time per Pod", per_pod, "ms", Target::None);
         Ok((control_plane, watch))
     }
 
-    fn memory(&mut self, process: &Process) -> Result<()> {
+    fn measure_memory(&mut self, process: &Process) -> Result<()> {
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
-        let (resident, pods) = (process.resident()? as f64, self.pods as f64);
-        let target = Target::AtMost((BASE + PER_POD * pods) / MB);
+        let (resident, pods) = (process.resident_bytes()? as f64, self.pods as f64);
+        let target = Target::AtMost((BASE_MEMORY + MEMORY_PER_POD * pods) / MB);
         self.add("resident memory of kuma-cp", resident / MB, "MB", target);
         Ok(())
     }
 
-    /// Measures the time from the request that changes a Pod's readiness to the Dataplane's change in a watch. It includes the
-    /// API server's time for both writes and both watches.
-    async fn readiness(&mut self, watch: &DataplaneWatch, process: &Process, flips: usize) -> Result<()> {
-        let before = process.cpu()?;
+    /// Measures the time from the request that changes a Pod's readiness until a watch delivers the changed Dataplane.
+    /// It includes the API server's time for the writes and watches of both objects.
+    async fn measure_readiness(
+        &mut self,
+        watch: &DataplaneWatch,
+        process: &Process,
+        flips: usize,
+    ) -> Result<()> {
+        let cpu_before = process.cpu_time()?;
         let mut rounds = Vec::with_capacity(ROUNDS);
         for round in 0..ROUNDS {
-            let flips = round * flips / ROUNDS..(round + 1) * flips / ROUNDS;
-            rounds.push(self.round(watch, flips).await?);
+            let flips_of_round = round * flips / ROUNDS..(round + 1) * flips / ROUNDS;
+            rounds.push(self.flip_latencies(watch, flips_of_round).await?);
         }
         let target = if self.pods <= 1_000 {
             Target::AtMost(50.0)
         } else {
             Target::None
         };
-        let of = |at: f64| rounds.iter().map(|sorted| quantile(sorted, at)).collect();
-        let (p50, p99): (Spread, Spread) = (of(0.5), of(0.99));
+        let quantiles = |at: f64| rounds.iter().map(|sorted| quantile(sorted, at)).collect();
+        let (p50, p99): (Spread, Spread) = (quantiles(0.5), quantiles(0.99));
         self.add_rounds("readiness to Dataplane p50", &p50, "ms", Target::None);
         self.add_rounds("readiness to Dataplane p99", &p99, "ms", target);
-        let cpu = process.cpu()?.saturating_sub(before).as_secs_f64() * 1000.0;
+        let cpu = process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1000.0;
         let flips = f64::from(u32::try_from(flips).context("the number of changes exceeds u32")?);
-        self.add("CPU time of kuma-cp a change", cpu / flips, "ms", Target::None);
+        self.add("CPU time of kuma-cp per change", cpu / flips, "ms", Target::None);
         Ok(())
     }
 
-    /// Returns the sorted latencies of readiness changes, in milliseconds.
-    async fn round(&self, watch: &DataplaneWatch, flips: std::ops::Range<usize>) -> Result<Vec<f64>> {
+    /// Changes the readiness of a Pod for each number in `flips`. Returns the sorted latencies in milliseconds.
+    async fn flip_latencies(
+        &self,
+        watch: &DataplaneWatch,
+        flips: std::ops::Range<usize>,
+    ) -> Result<Vec<f64>> {
         let mut latencies = Vec::with_capacity(flips.len());
         for flip in flips {
-            let number = flip % self.pods;
+            let pod = flip % self.pods;
+            // Pods are ready at first; each pass over all Pods flips them.
             let ready = (flip / self.pods) % 2 == 1;
-            let (_, name) = pod_key(number);
+            let (_, name) = pod_key(pod);
             let requested_at = Instant::now();
-            population::set_ready(&self.client, number, ready).await?;
-            let changed_at = watch.until_ready(&name, ready, TIMEOUT).await?;
+            objects::set_ready(&self.client, pod, ready).await?;
+            let changed_at = watch.wait_for_readiness(&name, ready, TIMEOUT).await?;
             latencies.push(changed_at.saturating_duration_since(requested_at).as_secs_f64() * 1000.0);
-            tokio::time::sleep(PACE).await;
+            tokio::time::sleep(CHANGE_PAUSE).await;
         }
         latencies.sort_by(f64::total_cmp);
         Ok(latencies)
     }
 
-    /// Measures that a change of a Service costs only the Pods that it selects.
-    async fn services(&mut self, control_plane: &ControlPlane, process: &Process) -> Result<()> {
-        self.settle().await?;
-        let selected = number(self.pods) / number(population::SERVICES);
+    /// Measures whether a change of a Service causes work only for the Pods that it selects.
+    async fn measure_services(&mut self, control_plane: &ControlPlane, process: &Process) -> Result<()> {
+        self.wait_until_writes_stop().await?;
+        let selected = to_f64(self.pods) / to_f64(objects::SERVICES);
         let conversions = || control_plane.metric("kuma_cp_engine_conversions_total");
         let writes = async |client: &Client| -> Result<u64> {
-            Ok(Requests::read(client).await?.of("dataplanes", "APPLY"))
+            Ok(Requests::read(client).await?.count("dataplanes", "APPLY"))
         };
-        let (before, converted, cpu) = (writes(&self.client).await?, conversions()?, process.cpu()?);
+        let writes_before = writes(&self.client).await?;
+        let conversions_before = conversions()?;
+        let cpu_before = process.cpu_time()?;
         for service in 0..SERVICE_CHANGES {
-            population::set_protocol(&self.client, service, "http2").await?;
+            objects::set_protocol(&self.client, service, "http2").await?;
         }
-        self.settle().await?;
-        let cpu = process.cpu()?.saturating_sub(cpu).as_secs_f64() * 1000.0;
-        let changes = number(SERVICE_CHANGES);
-        let written = f64::from(u32::try_from(writes(&self.client).await? - before)?);
-        let converted = conversions()? - converted;
+        self.wait_until_writes_stop().await?;
+        let cpu = process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1000.0;
+        let changes = to_f64(SERVICE_CHANGES);
+        let written = f64::from(u32::try_from(writes(&self.client).await? - writes_before)?);
+        let converted = conversions()? - conversions_before;
         let at_most_selected = Target::AtMost(selected);
         ensure!(
             written >= selected * changes && converted >= selected * changes,
             "not all Dataplanes were updated after the Services changed: {converted} conversions, {written} writes"
         );
-        let figure = format!("conversions a change of a Service that selects {selected}");
+        let figure = format!("conversions per change of a Service that selects {selected}");
         self.add(&figure, converted / changes, "Pods", at_most_selected);
         self.add(
-            "writes of Dataplanes such a change",
+            "writes of Dataplanes per change of a Service",
             written / changes,
             "calls",
             at_most_selected,
         );
         self.add(
-            "CPU time of kuma-cp a Pod of such a change",
+            "CPU time of kuma-cp per selected Pod and change of a Service",
             cpu / changes / selected,
             "ms",
             Target::None,
@@ -259,16 +279,17 @@ impl Bench<'_> {
     }
 
     /// Measures writes caused by updates that affect no Dataplane.
-    async fn heartbeats(&mut self, watch: &DataplaneWatch, process: &Process) -> Result<()> {
-        // Wait until the statuses of the earlier changes are written.
-        self.settle().await?;
-        let (requests, cpu) = (Requests::read(&self.client).await?, process.cpu()?);
+    async fn measure_heartbeats(&mut self, watch: &DataplaneWatch, process: &Process) -> Result<()> {
+        // The statuses of the earlier changes have to be written first.
+        self.wait_until_writes_stop().await?;
+        let requests_before = Requests::read(&self.client).await?;
+        let cpu_before = process.cpu_time()?;
         let start = Instant::now();
         let client = self.client.clone();
         let pods = self.pods;
-        population::all((0..HEARTBEATS).map(|number| {
+        objects::run_all((0..HEARTBEATS).map(|number| {
             let client = client.clone();
-            async move { population::heartbeat(&client, number % pods, number).await }
+            async move { objects::heartbeat(&client, number % pods, number).await }
         }))
         .await?;
         print_line(&format!(
@@ -278,16 +299,17 @@ impl Bench<'_> {
         // A relevant change after the updates shows that all of them were processed.
         let last = self.pods - 1;
         let (_, name) = pod_key(last);
-        population::set_ready(&self.client, last, false).await?;
-        watch.until_ready(&name, false, TIMEOUT).await?;
-        self.settle().await?;
-        let after = Requests::read(&self.client).await?;
-        let writes = after.writes("dataplanes") - requests.writes("dataplanes");
-        let events = after.writes("events") - requests.writes("events");
+        objects::set_ready(&self.client, last, false).await?;
+        watch.wait_for_readiness(&name, false, TIMEOUT).await?;
+        self.wait_until_writes_stop().await?;
+        let requests = Requests::read(&self.client).await?;
+        let writes = requests.writes("dataplanes") - requests_before.writes("dataplanes");
+        let events = requests.writes("events") - requests_before.writes("events");
         ensure!(
             writes >= 2,
             "the last change and its status were not both written: {writes} writes"
         );
+        // The last change accounts for two writes, of the Dataplane and of its status.
         let caused = f64::from(u32::try_from(writes - 2 + events)?);
         self.add(
             "writes caused by 10000 status-only updates",
@@ -295,10 +317,10 @@ impl Bench<'_> {
             "calls",
             Target::AtMost(0.0),
         );
-        let cpu = (process.cpu()?.saturating_sub(cpu)).as_secs_f64() * 1_000_000.0;
+        let cpu = process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1_000_000.0;
         let updates = f64::from(u32::try_from(HEARTBEATS)?);
         self.add(
-            "CPU time of kuma-cp such an update",
+            "CPU time of kuma-cp per status-only update",
             cpu / updates,
             "us",
             Target::None,
@@ -306,16 +328,16 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Waits until no Dataplane was written for a second.
-    async fn settle(&self) -> Result<()> {
-        let mut before = Requests::read(&self.client).await?.writes("dataplanes");
+    /// Waits until the control plane has written no Dataplane for a second.
+    async fn wait_until_writes_stop(&self) -> Result<()> {
+        let mut writes = Requests::read(&self.client).await?.writes("dataplanes");
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let now = Requests::read(&self.client).await?.writes("dataplanes");
-            if now == before {
+            let writes_now = Requests::read(&self.client).await?.writes("dataplanes");
+            if writes_now == writes {
                 return Ok(());
             }
-            before = now;
+            writes = writes_now;
         }
     }
 }

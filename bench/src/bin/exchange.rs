@@ -1,11 +1,14 @@
-//! `make bench-exchange`: share of the transport in a control plane's CPU time, with a connection for each sidecar.
+//! `make bench-exchange`: cost of a message to each of many clients and a response from each, over TCP, TLS and HTTP/2.
+//! It is the part of a control plane's CPU time that its transport alone needs.
+
+use std::time::Duration;
 
 use anyhow::Result;
 use kermode_bench::config::Config;
 use kermode_bench::exchange::{Exchange, RoundCost, Transport};
 use kermode_bench::figures::{Figures, Target};
 
-/// Number of exchanges in a round. CPU time has a resolution of 10 ms, so a single exchange is too short.
+/// Number of exchanges in a round. A single exchange is too short, because CPU time has a resolution of 10 ms.
 const EXCHANGES: u32 = 20;
 
 fn main() -> Result<()> {
@@ -26,19 +29,19 @@ fn main() -> Result<()> {
             (Transport::SidecarClient, "simulated sidecars"),
         ] {
             let exchange = Exchange::start(transport, clients)?;
-            let rounds = (0..rounds).map(|_| exchange.rounds(EXCHANGES as usize));
-            let rounds: Vec<RoundCost> = rounds.collect::<Result<_>>()?;
-            let mut add = |figure: &str, of: fn(&RoundCost) -> std::time::Duration| {
-                let each = |cost| of(cost).as_secs_f64() * 1000.0 / f64::from(EXCHANGES);
+            let costs = (0..rounds).map(|_| exchange.run_round(EXCHANGES as usize));
+            let costs: Vec<RoundCost> = costs.collect::<Result<_>>()?;
+            let mut add = |figure: &str, time: fn(&RoundCost) -> Duration| {
+                let millis = |cost| time(cost).as_secs_f64() * 1000.0 / f64::from(EXCHANGES);
                 let figure = format!("{clients} clients, {name}: {figure}");
-                figures.add(&figure, &rounds.iter().map(each).collect(), "ms", Target::None);
+                figures.add(&figure, &costs.iter().map(millis).collect(), "ms", Target::None);
             };
             add("CPU time of the server", |cost| cost.cpu);
             add("CPU time of the clients", |cost| cost.client_cpu);
             add("until all have responded", |cost| cost.wall);
         }
     }
-    // The figures have no targets: they are lower bounds for those of other benchmarks.
+    // The figures have no targets. They are lower bounds for those of the other benchmarks.
     figures.write(&config.target.join("bench/exchange.json"))?;
     Ok(())
 }

@@ -8,26 +8,27 @@ use kermode_bench::cluster::ApiServer;
 use kermode_bench::config::Config;
 use kermode_bench::control_plane::ControlPlane;
 use kermode_bench::figures::{Figures, Target, print_line};
-use kermode_bench::https::Endpoint;
+use kermode_bench::https::Connector;
 use kermode_bench::process::Process;
-use kermode_bench::webhook::load::{Load, Round, Until};
+use kermode_bench::webhook::load::{LoadGenerator, Round, RoundEnd};
 use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 
 /// Number of different reviews, sent in turn.
 const REVIEWS: usize = 64;
 /// Number of reviews before the measurements.
-const WARM_UP: usize = 20_000;
-/// Target of the memory growth over a long run, in KiB: less than 2 bytes a review, which allocator noise explains.
-const MAX_GROWTH: f64 = 1024.0;
+const WARM_UP_REVIEWS: usize = 20_000;
+/// Target of the memory growth over a long run, in KiB. With 1,000,000 reviews, this is about 1 byte per review, which
+/// allocator noise explains.
+const MAX_GROWTH_KIB: f64 = 1024.0;
 
 /// Scope of the measurements.
-struct Effort {
+struct MeasurementScope {
     /// Number of rounds of each measurement.
     rounds: usize,
     /// Length of a round.
-    round: Duration,
+    round_length: Duration,
     /// Number of reviews over which memory growth is measured.
-    growth: usize,
+    growth_reviews: usize,
 }
 
 fn main() -> Result<ExitCode> {
@@ -36,24 +37,24 @@ fn main() -> Result<ExitCode> {
     let api_server = ApiServer::up("bench-webhook", &config)?;
     api_server.apply(&namespaces())?;
     let control_plane = ControlPlane::start(&api_server, &config, &[])?;
-    let effort = if config.quick {
-        Effort {
+    let scope = if config.quick {
+        MeasurementScope {
             rounds: 5,
-            round: Duration::from_secs(2),
-            growth: 100_000,
+            round_length: Duration::from_secs(2),
+            growth_reviews: 100_000,
         }
     } else {
-        Effort {
+        MeasurementScope {
             rounds: 7,
-            round: Duration::from_secs(5),
-            growth: 1_000_000,
+            round_length: Duration::from_secs(5),
+            growth_reviews: 1_000_000,
         }
     };
     // One thread, so that the load leaves the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let figures = runtime.block_on(measure(&control_plane, &effort))?;
+    let figures = runtime.block_on(measure(&control_plane, &scope))?;
     let met = figures.write(&config.target.join("bench/webhook.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -66,32 +67,37 @@ fn namespaces() -> String {
     )
 }
 
-async fn measure(control_plane: &ControlPlane, effort: &Effort) -> Result<Figures> {
+async fn measure(control_plane: &ControlPlane, scope: &MeasurementScope) -> Result<Figures> {
     let server = control_plane.process()?;
-    let endpoint = Endpoint::new(control_plane.webhooks, &control_plane.ca_pem)?;
+    let connector = Connector::new(control_plane.webhooks, &control_plane.ca_pem)?;
     let mut figures = Figures::default();
     let injected = reviews::make(NAMESPACE, REVIEWS)?;
-    let mut many = Load::open(&endpoint, 16, injected.clone(), Expected::Injected).await?;
-    memory(&mut figures, "resident memory before", server.resident()?);
-    many.round(&server, Until::Count(WARM_UP)).await?;
+    let mut many_connections =
+        LoadGenerator::open(&connector, 16, injected.clone(), Expected::Injected).await?;
+    add_memory_figure(&mut figures, "resident memory before", server.resident_bytes()?);
+    many_connections
+        .round(&server, RoundEnd::Reviews(WARM_UP_REVIEWS))
+        .await?;
 
-    let mut one = Load::open(&endpoint, 1, injected, Expected::Injected).await?;
-    let latency = Target::AtMost(2.0);
-    let rounds_of_one = with_realtime_priority(&server, rounds(&mut one, &server, effort)).await?;
-    report(&mut figures, "1 connection", &rounds_of_one, latency);
-    let rounds_of_many = rounds(&mut many, &server, effort).await?;
-    report(&mut figures, "16 connections", &rounds_of_many, Target::None);
+    let mut one_connection = LoadGenerator::open(&connector, 1, injected, Expected::Injected).await?;
+    let p99_target = Target::AtMost(2.0);
+    let rounds_of_one =
+        with_realtime_priority(&server, run_rounds(&mut one_connection, &server, scope)).await?;
+    add_load_figures(&mut figures, "1 connection", &rounds_of_one, p99_target);
+    let rounds_of_many = run_rounds(&mut many_connections, &server, scope).await?;
+    add_load_figures(&mut figures, "16 connections", &rounds_of_many, Target::None);
 
     let plain = reviews::make("plain", REVIEWS)?;
-    let mut skipped = Load::open(&endpoint, 1, plain, Expected::Skipped).await?;
-    let skipped = rounds(&mut skipped, &server, effort).await?;
-    let cpu = skipped.iter().map(Round::cpu).collect();
-    figures.add("not injected: CPU time of a review", &cpu, "us", Target::None);
-    growth(&mut figures, &mut many, &server, effort.growth).await?;
+    let mut without_injection = LoadGenerator::open(&connector, 1, plain, Expected::Skipped).await?;
+    let rounds = run_rounds(&mut without_injection, &server, scope).await?;
+    let cpu = rounds.iter().map(Round::cpu_micros_per_review).collect();
+    figures.add("not injected: CPU time per review", &cpu, "us", Target::None);
+    measure_growth(&mut figures, &mut many_connections, &server, scope.growth_reviews).await?;
     Ok(figures)
 }
 
-/// Runs a measurement with real-time priority: otherwise other work on the machine would dominate the slowest percent.
+/// Runs a measurement with real-time priority. Without it, other work on the machine would dominate the slowest
+/// percent.
 async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = Result<T>>) -> Result<T> {
     let processes = [server.clone(), Process::new(std::process::id())?];
     if !processes.iter().all(|process| process.set_realtime(true)) {
@@ -104,50 +110,80 @@ async fn with_realtime_priority<T>(server: &Process, work: impl Future<Output = 
     result
 }
 
-async fn rounds(load: &mut Load, server: &Process, effort: &Effort) -> Result<Vec<Round>> {
+async fn run_rounds(
+    load: &mut LoadGenerator,
+    server: &Process,
+    scope: &MeasurementScope,
+) -> Result<Vec<Round>> {
     let mut rounds = Vec::new();
-    for _ in 0..effort.rounds {
-        rounds.push(load.round(server, Until::Elapsed(effort.round)).await?);
+    for _ in 0..scope.rounds {
+        rounds.push(load.round(server, RoundEnd::Elapsed(scope.round_length)).await?);
     }
     Ok(rounds)
 }
 
-fn report(figures: &mut Figures, load: &str, rounds: &[Round], p99: Target) {
-    let of = |value: fn(&Round) -> f64| rounds.iter().map(value).collect();
+fn add_load_figures(figures: &mut Figures, load: &str, rounds: &[Round], p99_target: Target) {
+    let values = |value: fn(&Round) -> f64| rounds.iter().map(value).collect();
     let mut add = |figure: &str, rounds, unit, target| {
         figures.add(&format!("{load}: {figure}"), &rounds, unit, target);
     };
-    add("latency p50", of(|round| round.latency(0.5)), "ms", Target::None);
-    add("latency p99", of(|round| round.latency(0.99)), "ms", p99);
-    add("throughput", of(Round::throughput), "reviews/s", Target::None);
-    add("CPU time of a review", of(Round::cpu), "us", Target::None);
-    let per_core = Target::AtLeast(5000.0);
     add(
-        "reviews of a second of CPU time",
-        of(Round::per_core),
+        "latency p50",
+        values(|round| round.latency_millis(0.5)),
+        "ms",
+        Target::None,
+    );
+    add(
+        "latency p99",
+        values(|round| round.latency_millis(0.99)),
+        "ms",
+        p99_target,
+    );
+    add(
+        "throughput",
+        values(Round::reviews_per_second),
         "reviews/s",
-        per_core,
+        Target::None,
+    );
+    add(
+        "CPU time per review",
+        values(Round::cpu_micros_per_review),
+        "us",
+        Target::None,
+    );
+    let target = Target::AtLeast(5000.0);
+    add(
+        "reviews per second of CPU time",
+        values(Round::reviews_per_cpu_second),
+        "reviews/s",
+        target,
     );
 }
 
-async fn growth(figures: &mut Figures, load: &mut Load, server: &Process, reviews: usize) -> Result<()> {
+/// Measures the memory growth over many reviews.
+async fn measure_growth(
+    figures: &mut Figures,
+    load: &mut LoadGenerator,
+    server: &Process,
+    reviews: usize,
+) -> Result<()> {
     print_line(&format!("memory over {reviews} reviews ..."));
-    let before = server.resident()?;
-    load.round(server, Until::Count(reviews)).await?;
-    let after = server.resident()?;
-    memory(figures, "resident memory after", after);
+    let before = server.resident_bytes()?;
+    load.round(server, RoundEnd::Reviews(reviews)).await?;
+    let after = server.resident_bytes()?;
+    add_memory_figure(figures, "resident memory after", after);
     let growth = kib(after) - kib(before);
-    let name = format!("growth over {reviews} reviews");
+    let name = format!("memory growth over {reviews} reviews");
     figures.add(
         &name,
         &[growth].into_iter().collect(),
         "KiB",
-        Target::AtMost(MAX_GROWTH),
+        Target::AtMost(MAX_GROWTH_KIB),
     );
     Ok(())
 }
 
-fn memory(figures: &mut Figures, figure: &str, bytes: u64) {
+fn add_memory_figure(figures: &mut Figures, figure: &str, bytes: u64) {
     let rounds = [kib(bytes) / 1024.0].into_iter().collect();
     figures.add(figure, &rounds, "MiB", Target::None);
 }

@@ -1,4 +1,4 @@
-//! Counts of the API server's requests, from its metrics.
+//! Counts of the requests that the API server has received, from its metrics.
 
 use std::collections::BTreeMap;
 
@@ -25,22 +25,22 @@ impl Requests {
 
     /// Returns the number of requests that write a resource, including its subresources.
     pub fn writes(&self, resource: &str) -> u64 {
-        let of_resource = |name: &str| {
+        let is_of_resource = |name: &str| {
             name == resource
                 || name
                     .strip_prefix(resource)
                     .is_some_and(|rest| rest.starts_with('/'))
         };
-        let writes = |verb: &str| matches!(verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE");
+        let is_write = |verb: &str| matches!(verb, "POST" | "PUT" | "PATCH" | "APPLY" | "DELETE");
         self.0
             .iter()
-            .filter(|((name, verb), _)| of_resource(name) && writes(verb))
+            .filter(|((name, verb), _)| is_of_resource(name) && is_write(verb))
             .map(|(_, count)| count)
             .sum()
     }
 
     /// Returns the number of requests of one verb for exactly one resource.
-    pub fn of(&self, resource: &str, verb: &str) -> u64 {
+    pub fn count(&self, resource: &str, verb: &str) -> u64 {
         let key = (resource.to_owned(), verb.to_owned());
         self.0.get(&key).copied().unwrap_or_default()
     }
@@ -85,8 +85,8 @@ mod tests {
             apiserver_request_total{code=\"200\",resource=\"dataplanes\",subresource=\"status\",verb=\"APPLY\"} 5\n\
             apiserver_request_total{code=\"200\",resource=\"dataplanes\",subresource=\"\",verb=\"LIST\"} 7\n";
         let requests = Requests::parse(text);
-        assert_eq!(requests.of("dataplanes", "APPLY"), 15);
-        assert_eq!(requests.of("dataplanes/status", "APPLY"), 5);
+        assert_eq!(requests.count("dataplanes", "APPLY"), 15);
+        assert_eq!(requests.count("dataplanes/status", "APPLY"), 5);
         assert_eq!(requests.writes("dataplanes"), 20);
         assert_eq!(requests.writes("data"), 0);
     }

@@ -1,4 +1,4 @@
-//! Clients of the exchange.
+//! Clients of the exchange. Each responds to every message.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,14 +16,14 @@ use crate::sidecars::http2::Call;
 /// Path of the method that the clients call.
 const PATH: &str = "/bench.Exchange/Exchange";
 
-/// Connects the clients one after the other. They respond as tasks of the calling runtime.
+/// Connects the clients one after the other, and spawns a task for each.
 pub(super) async fn connect(
     address: SocketAddr,
     transport: Transport,
     clients: usize,
-    trusted: String,
+    ca_pem: String,
 ) -> Result<()> {
-    let connector = TlsConnector::from(Arc::new(client_config(&trusted, b"h2")?));
+    let connector = TlsConnector::from(Arc::new(client_config(&ca_pem, b"h2")?));
     for _ in 0..clients {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Server of the exchange.
+//! Server of the exchange. It sends a message to each client when the number of the exchange changes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Io, MESSAGE_SIZE, RESPONSE_SIZE, Responses, Transport, grpc_message, tonic_server};
 
-/// Validity of the certificate.
-const DAY: Duration = Duration::from_hours(24);
+/// Validity of the server's certificate.
+const VALIDITY: Duration = Duration::from_hours(24);
 
-/// Returns the TLS acceptor of the server, and the CA for the clients.
+/// Returns the TLS acceptor of the server, and the CA that clients have to trust, as PEM.
 pub(super) fn acceptor() -> Result<(TlsAcceptor, String)> {
     let now = SystemTime::now();
     let authority = ServingAuthority::generate(now)?;
-    let issued = authority.issue(&["localhost"], DAY, now)?;
+    let issued = authority.issue(&["localhost"], VALIDITY, now)?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -37,7 +37,7 @@ pub(super) async fn accept(
     listener: TcpListener,
     transport: Transport,
     acceptor: TlsAcceptor,
-    messages: watch::Receiver<u64>,
+    numbers: watch::Receiver<u64>,
     responses: Arc<Responses>,
 ) -> Result<()> {
     loop {
@@ -46,10 +46,10 @@ pub(super) async fn accept(
             stream,
             transport,
             acceptor.clone(),
-            messages.clone(),
+            numbers.clone(),
             responses.clone(),
         );
-        // A failure shows as a missing response.
+        // An error is dropped: it shows as a missing response.
         tokio::spawn(serving);
     }
 }
@@ -58,25 +58,25 @@ async fn serve(
     stream: TcpStream,
     transport: Transport,
     acceptor: TlsAcceptor,
-    messages: watch::Receiver<u64>,
+    numbers: watch::Receiver<u64>,
     responses: Arc<Responses>,
 ) -> Result<()> {
     stream.set_nodelay(true)?;
     match transport {
-        Transport::Tcp => plain(stream, messages, &responses).await,
-        Transport::Tls => plain(acceptor.accept(stream).await?, messages, &responses).await,
+        Transport::Tcp => plain(stream, numbers, &responses).await,
+        Transport::Tls => plain(acceptor.accept(stream).await?, numbers, &responses).await,
         Transport::Http2 | Transport::SidecarClient => {
-            http2(acceptor.accept(stream).await?, messages, &responses).await
+            http2(acceptor.accept(stream).await?, numbers, &responses).await
         }
         Transport::TonicServer => {
-            tonic_server::serve(acceptor.accept(stream).await?, messages, responses).await
+            tonic_server::serve(acceptor.accept(stream).await?, numbers, responses).await
         }
     }
 }
 
-async fn plain(mut io: impl Io, mut messages: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
+async fn plain(mut io: impl Io, mut numbers: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
     let mut response = [0; RESPONSE_SIZE];
-    while messages.changed().await.is_ok() {
+    while numbers.changed().await.is_ok() {
         io.write_all(&[7; MESSAGE_SIZE]).await?;
         io.flush().await?;
         io.read_exact(&mut response).await?;
@@ -86,7 +86,7 @@ async fn plain(mut io: impl Io, mut messages: watch::Receiver<u64>, responses: &
 }
 
 /// Serves the connection and its only call in one task, as `kuma-cp` does.
-async fn http2(io: impl Io, mut messages: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
+async fn http2(io: impl Io, mut numbers: watch::Receiver<u64>, responses: &Responses) -> Result<()> {
     let mut connection = h2::server::handshake(io).await?;
     let Some(call) = connection.accept().await else {
         return Ok(());
@@ -100,8 +100,8 @@ async fn http2(io: impl Io, mut messages: watch::Receiver<u64>, responses: &Resp
         let mut received = 0;
         loop {
             tokio::select! {
-                more = messages.changed() => {
-                    more?;
+                changed = numbers.changed() => {
+                    changed?;
                     send.send_data(message.clone(), false)?;
                 }
                 Some(data) = body.data() => {
@@ -119,7 +119,7 @@ async fn http2(io: impl Io, mut messages: watch::Receiver<u64>, responses: &Resp
     });
     std::future::poll_fn(|context| {
         let ended = call.as_mut().poll(context);
-        // The connection is polled after the call, because it writes what the call sends.
+        // The connection is polled after the call, because it writes the frames that the call has queued.
         match (ended, connection.poll_closed(context)) {
             (Poll::Ready(ended), _) => Poll::Ready(ended),
             (Poll::Pending, Poll::Ready(closed)) => Poll::Ready(closed.map_err(Into::into)),

@@ -19,13 +19,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{GRPC_PREFIX, Io, MESSAGE_SIZE, Responses};
 
-/// Serves a connection.
+/// Serves a connection until it ends.
 pub(super) async fn serve(
     io: impl Io,
-    messages: watch::Receiver<u64>,
+    numbers: watch::Receiver<u64>,
     responses: Arc<Responses>,
 ) -> Result<()> {
-    let exchange = ExchangeService { messages, responses };
+    let exchange = ExchangeService { numbers, responses };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let exchange = exchange.clone();
         async move { Ok::<_, Infallible>(Grpc::new(BytesCodec).streaming(exchange, request).await) }
@@ -39,7 +39,7 @@ pub(super) async fn serve(
 
 #[derive(Clone)]
 struct ExchangeService {
-    messages: watch::Receiver<u64>,
+    numbers: watch::Receiver<u64>,
     responses: Arc<Responses>,
 }
 
@@ -49,7 +49,7 @@ impl StreamingService<Bytes> for ExchangeService {
     type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: Request<Streaming<Bytes>>) -> Self::Future {
-        let (messages, responses) = (self.messages.clone(), self.responses.clone());
+        let (numbers, responses) = (self.numbers.clone(), self.responses.clone());
         // As in a tonic service for ADS, a task reads the requests and the response is a stream of its own.
         let mut requests = request.into_inner();
         tokio::spawn(async move {
@@ -58,16 +58,16 @@ impl StreamingService<Bytes> for ExchangeService {
             }
         });
         let message = Bytes::from_static(&[7; MESSAGE_SIZE - GRPC_PREFIX]);
-        let pushed = stream::unfold(messages, |mut messages| async move {
-            messages.changed().await.ok()?;
-            Some(((), messages))
+        let changes = stream::unfold(numbers, |mut numbers| async move {
+            numbers.changed().await.ok()?;
+            Some(((), numbers))
         });
-        let pushed = pushed.map(move |()| Ok(message.clone())).boxed();
-        Box::pin(std::future::ready(Ok(Response::new(pushed))))
+        let messages = changes.map(move |()| Ok(message.clone())).boxed();
+        Box::pin(std::future::ready(Ok(Response::new(messages))))
     }
 }
 
-/// Codec of messages without an encoding of their own.
+/// Codec that passes the bytes of a message through.
 struct BytesCodec;
 
 impl Codec for BytesCodec {

@@ -19,44 +19,51 @@ use super::http2::Call;
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 /// Maximum backoff.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
-/// Number of sidecars that connect from one address; the server limits connections from one address.
-const PER_ADDRESS: usize = 1_000;
+/// Number of sidecars that connect from one loopback address, because the server limits the connections of an address.
+const SIDECARS_PER_ADDRESS: usize = 1_000;
 
 /// Identity of a simulated sidecar.
 #[derive(Clone, Debug)]
 pub(super) struct SidecarIdentity {
+    /// Position in the fleet.
     pub(super) number: usize,
     /// Envoy's node id.
     pub(super) id: String,
+    /// Envoy's cluster: the name of the service.
     pub(super) cluster: String,
     /// Value of the `authorization` header.
     pub(super) authorization: Arc<str>,
 }
 
-/// Connects and reconnects until dropped.
+/// Runs one sidecar: connects, and reconnects after each failure, until dropped.
 pub(super) async fn run(fleet: Arc<FleetState>, identity: SidecarIdentity) {
     let mut backoff = MIN_BACKOFF;
     loop {
-        let mut complete = false;
-        let result = run_connection(&fleet, &identity, &mut complete).await;
-        if complete {
-            fleet.complete.fetch_sub(1, Ordering::Relaxed);
+        let mut configured = false;
+        let result = run_connection(&fleet, &identity, &mut configured).await;
+        if configured {
+            fleet.configured.fetch_sub(1, Ordering::Relaxed);
             backoff = MIN_BACKOFF;
         }
         if let Err(error) = result {
             fleet.record_failure(&error);
         }
-        let jitter =
-            f64::from(u32::try_from(identity.number.wrapping_mul(2_654_435_761) % 1000).unwrap_or_default());
+        // A hash of the number, from 0 to 999, spreads the sidecars.
+        let jitter = identity.number.wrapping_mul(2_654_435_761) % 1000;
+        let jitter = f64::from(u32::try_from(jitter).unwrap_or_default());
         tokio::time::sleep(backoff.mul_f64(0.5 + jitter / 2000.0)).await;
         backoff = (backoff * 2).min(MAX_BACKOFF);
     }
 }
 
-async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, complete: &mut bool) -> Result<()> {
+/// Runs one connection until it fails. Sets `configured` once the sidecar has its whole configuration.
+async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configured: &mut bool) -> Result<()> {
     let socket = TcpSocket::new_v4()?;
-    let part = u8::try_from(identity.number / PER_ADDRESS % 200)? + 2;
-    socket.bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, part)), 0))?;
+    let last_byte = u8::try_from(identity.number / SIDECARS_PER_ADDRESS % 200)? + 2;
+    socket.bind(SocketAddr::new(
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, last_byte)),
+        0,
+    ))?;
     let stream = socket.connect(fleet.address).await.context("connecting")?;
     stream.set_nodelay(true)?;
     let name = ServerName::from(fleet.address.ip());
@@ -77,14 +84,14 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, complete
         let bytes = message.len();
         let response = DeltaDiscoveryResponse::decode(message)?;
         fleet.count(bytes, response.resources.len());
-        for request in envoy.on_response(identity.number, response, &fleet.probes)? {
+        for request in envoy.on_response(identity.number, response, &fleet.expected_changes)? {
             call.send(&request.encode_to_vec())?;
         }
-        if !*complete && envoy.is_complete() {
+        if !*configured && envoy.is_configured() {
             call.flush().await?;
-            *complete = true;
-            fleet.complete.fetch_add(1, Ordering::Relaxed);
-            fleet.changed.notify_one();
+            *configured = true;
+            fleet.configured.fetch_add(1, Ordering::Relaxed);
+            fleet.configured_changed.notify_one();
         }
     }
 }

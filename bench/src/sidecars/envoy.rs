@@ -1,5 +1,5 @@
-//! Requests of an Envoy on a delta ADS stream: all clusters, the endpoints of EDS clusters, then all listeners, and an ACK of
-//! each response. Routes are part of the listeners.
+//! Requests of an Envoy on a delta ADS stream: first all clusters, then the endpoints of EDS clusters, then all
+//! listeners, and an ACK of each response. Envoy requests no routes, because the listeners contain them.
 
 use std::collections::HashSet;
 
@@ -8,7 +8,7 @@ use bytes::Bytes;
 use kermode_protocol::ads::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use prost::Message;
 
-use super::probes::Probes;
+use super::expected_changes::ExpectedChanges;
 
 const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
@@ -16,7 +16,7 @@ const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 /// `Cluster.DiscoveryType.EDS`.
 const EDS: i32 = 3;
 
-/// Stage of the initial configuration.
+/// Stage of the initial configuration: the resources whose response Envoy waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Clusters,
@@ -25,15 +25,15 @@ enum Stage {
     Complete,
 }
 
-/// State of the Envoy of one connection.
+/// State of the simulated Envoy of one connection.
 #[derive(Debug)]
 pub(super) struct Envoy {
     stage: Stage,
-    /// Clusters whose endpoints have not arrived yet.
-    pending: HashSet<String>,
+    /// Names of the clusters whose endpoints have not arrived yet.
+    pending_endpoints: HashSet<String>,
 }
 
-/// The fields of a resource that are read.
+/// The fields of `envoy.service.discovery.v3.Resource` that are read.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Resource {
     #[prost(message, optional, tag = "2")]
@@ -42,12 +42,14 @@ struct Resource {
     name: String,
 }
 
+/// `google.protobuf.Any`, without the type.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Body {
     #[prost(bytes = "bytes", tag = "2")]
     value: Bytes,
 }
 
+/// The field of `envoy.config.cluster.v3.Cluster` that is read: its discovery type.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Cluster {
     #[prost(int32, tag = "2")]
@@ -71,13 +73,13 @@ impl Envoy {
         };
         let envoy = Self {
             stage: Stage::Clusters,
-            pending: HashSet::new(),
+            pending_endpoints: HashSet::new(),
         };
         (envoy, request)
     }
 
     /// Whether the Envoy has its initial configuration.
-    pub(super) fn is_complete(&self) -> bool {
+    pub(super) fn is_configured(&self) -> bool {
         self.stage == Stage::Complete
     }
 
@@ -89,12 +91,12 @@ impl Envoy {
         &mut self,
         client: usize,
         response: DeltaDiscoveryResponse,
-        probes: &Probes,
+        expected_changes: &ExpectedChanges,
     ) -> Result<Vec<DeltaDiscoveryRequest>> {
         let mut requests = Vec::with_capacity(2);
         match response.type_url.as_str() {
             CLUSTER => requests.extend(self.on_clusters(&response)?),
-            ENDPOINTS => self.on_endpoints(client, &response, probes)?,
+            ENDPOINTS => self.on_endpoints(client, &response, expected_changes)?,
             LISTENER if self.stage == Stage::Listeners => self.stage = Stage::Complete,
             _ => {}
         }
@@ -103,9 +105,9 @@ impl Envoy {
             response_nonce: response.nonce,
             ..DeltaDiscoveryRequest::default()
         });
-        if self.stage == Stage::Endpoints && self.pending.is_empty() {
+        if self.stage == Stage::Endpoints && self.pending_endpoints.is_empty() {
             self.stage = Stage::Listeners;
-            self.pending = HashSet::new();
+            self.pending_endpoints = HashSet::new();
             requests.push(DeltaDiscoveryRequest {
                 type_url: LISTENER.to_owned(),
                 ..DeltaDiscoveryRequest::default()
@@ -126,7 +128,7 @@ impl Envoy {
                 names.push(name);
             }
         }
-        self.pending.extend(names.iter().cloned());
+        self.pending_endpoints.extend(names.iter().cloned());
         Ok((!names.is_empty()).then(|| DeltaDiscoveryRequest {
             type_url: ENDPOINTS.to_owned(),
             resource_names_subscribe: names,
@@ -138,19 +140,19 @@ impl Envoy {
         &mut self,
         client: usize,
         response: &DeltaDiscoveryResponse,
-        probes: &Probes,
+        expected_changes: &ExpectedChanges,
     ) -> Result<()> {
-        if self.pending.is_empty() && probes.is_idle() {
+        if self.pending_endpoints.is_empty() && expected_changes.is_empty() {
             return Ok(());
         }
         for bytes in &response.resources {
             let Resource { body, name } = Resource::decode(bytes.clone())?;
-            self.pending.remove(&name);
-            probes.on_endpoints(client, &name, &body.unwrap_or_default().value);
+            self.pending_endpoints.remove(&name);
+            expected_changes.on_endpoints(client, &name, &body.unwrap_or_default().value);
         }
         for name in &response.removed_resources {
-            self.pending.remove(name);
-            probes.on_endpoints(client, name, &[]);
+            self.pending_endpoints.remove(name);
+            expected_changes.on_endpoints(client, name, &[]);
         }
         Ok(())
     }

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use super::client::{self, SidecarIdentity};
-use super::population::Sidecar;
-use super::probes::Probes;
+use super::expected_changes::ExpectedChanges;
+use super::objects::Sidecar;
 use crate::https;
 
 /// Simulated sidecars. Dropping it ends them.
@@ -25,9 +25,9 @@ pub struct Fleet {
     tasks: JoinSet<()>,
 }
 
-/// Counts of responses that all sidecars have received so far.
+/// Counts of the ADS responses that all sidecars together have received so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sent {
+pub struct ReceivedCounts {
     /// Number of responses.
     pub responses: u64,
     /// Size of the responses in bytes, before TLS.
@@ -39,13 +39,15 @@ pub struct Sent {
 pub(super) struct FleetState {
     pub(super) address: SocketAddr,
     pub(super) tls: TlsConnector,
-    pub(super) probes: Arc<Probes>,
+    pub(super) expected_changes: Arc<ExpectedChanges>,
     /// Number of sidecars with their whole configuration.
-    pub(super) complete: AtomicUsize,
-    pub(super) changed: Notify,
+    pub(super) configured: AtomicUsize,
+    /// Notified after each increase of `configured`.
+    pub(super) configured_changed: Notify,
     responses: AtomicU64,
     bytes: AtomicU64,
     resources: AtomicU64,
+    /// Number of failed connections by error.
     failures: Mutex<BTreeMap<String, usize>>,
 }
 
@@ -60,14 +62,14 @@ impl Fleet {
         address: SocketAddr,
         ca_pem: &str,
         sidecars: &[Sidecar],
-        probes: &Arc<Probes>,
+        expected_changes: &Arc<ExpectedChanges>,
     ) -> Result<Self> {
         let state = Arc::new(FleetState {
             address,
             tls: TlsConnector::from(Arc::new(https::client_config(ca_pem, b"h2")?)),
-            probes: probes.clone(),
-            complete: AtomicUsize::new(0),
-            changed: Notify::new(),
+            expected_changes: expected_changes.clone(),
+            configured: AtomicUsize::new(0),
+            configured_changed: Notify::new(),
             responses: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             resources: AtomicU64::new(0),
@@ -99,35 +101,39 @@ impl Fleet {
     ///
     /// # Errors
     /// When that takes longer than `timeout`, with the failures of the sidecars.
-    pub async fn complete(&self, timeout: Duration) -> Result<Instant> {
-        let complete = || self.state.complete.load(Ordering::Relaxed);
+    pub async fn wait_until_configured(&self, timeout: Duration) -> Result<Instant> {
+        let configured_count = || self.state.configured.load(Ordering::Relaxed);
         let wait = async {
-            while complete() < self.size {
-                self.state.changed.notified().await;
+            while configured_count() < self.size {
+                self.state.configured_changed.notified().await;
             }
             Instant::now()
         };
         tokio::time::timeout(timeout, wait).await.with_context(|| {
-            let (complete, size, failures) = (complete(), self.size, self.failures());
-            format!("{complete} of {size} sidecars have their configuration after {timeout:?}; failures: {failures:?}")
+            format!(
+                "{} of {} sidecars have their configuration after {timeout:?}; failures: {:?}",
+                configured_count(),
+                self.size,
+                self.failures()
+            )
         })
     }
 
-    /// Whether all sidecars are connected and have their configuration.
-    pub fn is_complete(&self) -> bool {
-        self.state.complete.load(Ordering::Relaxed) == self.size
+    /// Whether all sidecars are connected and have their whole configuration.
+    pub fn all_configured(&self) -> bool {
+        self.state.configured.load(Ordering::Relaxed) == self.size
     }
 
     /// Returns the counts of received responses.
-    pub fn sent(&self) -> Sent {
-        Sent {
+    pub fn received(&self) -> ReceivedCounts {
+        ReceivedCounts {
             responses: self.state.responses.load(Ordering::Relaxed),
             bytes: self.state.bytes.load(Ordering::Relaxed),
             resources: self.state.resources.load(Ordering::Relaxed),
         }
     }
 
-    /// Returns the failures of the sidecars and how often each occurred.
+    /// Returns the number of failed connections by error.
     pub fn failures(&self) -> BTreeMap<String, usize> {
         self.state.failures().clone()
     }

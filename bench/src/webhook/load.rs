@@ -1,4 +1,4 @@
-//! Load: connections that send one review after the other.
+//! Load on the webhook: connections, each of which sends one AdmissionReview after the other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,20 +8,20 @@ use anyhow::Result;
 use futures::future::try_join_all;
 
 use super::reviews::{Expected, Review};
-use crate::https::{Connection, Endpoint};
+use crate::https::{Connection, Connector};
 use crate::process::Process;
 use crate::spread::quantile;
 
 /// Path of the injection webhook.
 const PATH: &str = "/inject-sidecar?timeout=10s";
 
-/// When a round ends.
+/// Condition for the end of a round.
 #[derive(Clone, Copy, Debug)]
-pub enum Until {
-    /// After a time.
+pub enum RoundEnd {
+    /// This time has elapsed.
     Elapsed(Duration),
-    /// After a number of reviews.
-    Count(usize),
+    /// This number of reviews has been sent.
+    Reviews(usize),
 }
 
 /// Measurements of a round.
@@ -29,56 +29,57 @@ pub enum Until {
 pub struct Round {
     /// Latencies in milliseconds, sorted.
     latencies: Vec<f64>,
-    /// Wall time.
+    /// Length of the round.
     elapsed: Duration,
     /// CPU time of the server.
     cpu: Duration,
 }
 
 /// Persistent connections and the reviews sent over them.
-pub struct Load {
+pub struct LoadGenerator {
     connections: Vec<Connection>,
     reviews: Arc<Vec<Review>>,
     expected: Expected,
 }
 
-// === impl Load ===
+// === impl LoadGenerator ===
 
-impl Load {
+impl LoadGenerator {
     /// Opens the connections.
     ///
     /// # Errors
     /// When a connection cannot be opened.
     pub async fn open(
-        endpoint: &Endpoint,
+        connector: &Connector,
         concurrency: usize,
         reviews: Vec<Review>,
         expected: Expected,
     ) -> Result<Self> {
         Ok(Self {
-            connections: try_join_all((0..concurrency).map(|_| endpoint.connect())).await?,
+            connections: try_join_all((0..concurrency).map(|_| connector.connect())).await?,
             reviews: Arc::new(reviews),
             expected,
         })
     }
 
-    /// Runs a round.
+    /// Runs a round on all connections at the same time.
     ///
     /// # Errors
     /// With the first wrong response.
-    pub async fn round(&mut self, server: &Process, until: Until) -> Result<Round> {
-        let started = AtomicUsize::new(0);
-        let (start, before) = (Instant::now(), server.cpu()?);
+    pub async fn round(&mut self, server: &Process, end: RoundEnd) -> Result<Round> {
+        let started_reviews = AtomicUsize::new(0);
+        let start = Instant::now();
+        let cpu_before = server.cpu_time()?;
         let next_review = || {
-            let number = started.fetch_add(1, Ordering::Relaxed);
-            let more = match until {
-                Until::Elapsed(time) => start.elapsed() < time,
-                Until::Count(count) => number < count,
+            let number = started_reviews.fetch_add(1, Ordering::Relaxed);
+            let continues = match end {
+                RoundEnd::Elapsed(time) => start.elapsed() < time,
+                RoundEnd::Reviews(count) => number < count,
             };
-            more.then_some(number)
+            continues.then_some(number)
         };
         let (reviews, expected) = (&self.reviews, self.expected);
-        let callers = self.connections.iter_mut().map(|connection| async {
+        let senders = self.connections.iter_mut().map(|connection| async {
             let mut latencies = Vec::new();
             while let Some(number) = next_review() {
                 let review = &reviews[number % reviews.len()];
@@ -89,12 +90,12 @@ impl Load {
             }
             Ok::<_, anyhow::Error>(latencies)
         });
-        let mut latencies = try_join_all(callers).await?.concat();
+        let mut latencies = try_join_all(senders).await?.concat();
         latencies.sort_by(f64::total_cmp);
         Ok(Round {
             latencies,
             elapsed: start.elapsed(),
-            cpu: server.cpu()?.saturating_sub(before),
+            cpu: server.cpu_time()?.saturating_sub(cpu_before),
         })
     }
 }
@@ -104,22 +105,22 @@ impl Load {
 #[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
 impl Round {
     /// Returns a quantile of the latency, `at` from 0 to 1, in milliseconds.
-    pub fn latency(&self, at: f64) -> f64 {
+    pub fn latency_millis(&self, at: f64) -> f64 {
         quantile(&self.latencies, at)
     }
 
     /// Returns the throughput in reviews per second.
-    pub fn throughput(&self) -> f64 {
+    pub fn reviews_per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }
 
     /// Returns the server's CPU time per review, in microseconds.
-    pub fn cpu(&self) -> f64 {
+    pub fn cpu_micros_per_review(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / self.latencies.len() as f64
     }
 
     /// Returns the number of reviews per second of the server's CPU time.
-    pub fn per_core(&self) -> f64 {
+    pub fn reviews_per_cpu_second(&self) -> f64 {
         self.latencies.len() as f64 / self.cpu.as_secs_f64()
     }
 }

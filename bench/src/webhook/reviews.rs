@@ -1,5 +1,5 @@
-//! AdmissionReviews: one recorded from an API server of Kubernetes 1.34 (the first Pod of a Deployment with two containers),
-//! varied in UID, pod-template-hash and namespace.
+//! AdmissionReviews: copies of one that an API server of Kubernetes 1.34 sent for the first Pod of a Deployment with
+//! two containers. The copies differ in UID and pod-template-hash.
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ pub struct Review {
     uid: String,
 }
 
-/// Expected treatment of the Pods.
+/// Expected decision of the webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// The Pod gets a sidecar.
@@ -37,8 +37,8 @@ pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
         .as_str()
         .context("the review has no uid")?;
     let hash = recorded["request"]["object"]["metadata"]["labels"]["pod-template-hash"].as_str();
-    let hash = hash.context("the Pod has no hash")?;
-    let vary = |number: usize| {
+    let hash = hash.context("the Pod has no label pod-template-hash")?;
+    let copy = |number: usize| {
         let own_uid = format!("{number:08x}{}", uid.get(8..).unwrap_or_default());
         let text = RECORDED
             .replace(uid, &own_uid)
@@ -49,11 +49,11 @@ pub fn make(namespace: &str, number: usize) -> Result<Vec<Review>> {
             uid: own_uid,
         }
     };
-    Ok((0..number).map(vary).collect())
+    Ok((0..number).map(copy).collect())
 }
 
 impl Review {
-    /// Checks UID, verdict and presence of a patch in the first bytes of a response.
+    /// Checks the UID, that the Pod is allowed, and whether there is a patch, in the first bytes of a response.
     ///
     /// # Errors
     /// When the response belongs to another review or differs from what is expected.
@@ -69,8 +69,9 @@ impl Review {
         let patched = in_head("\"patch\":\"");
         ensure!(
             patched == (expected == Expected::Injected),
-            "review {}: has a patch: {patched}",
-            self.uid
+            "review {}: expected the decision {expected:?}, but the response has {} patch",
+            self.uid,
+            if patched { "a" } else { "no" }
         );
         Ok(())
     }
@@ -81,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reviews_differ_in_uid_and_template_and_have_a_realistic_size() {
+    fn reviews_differ_in_uid_and_template_hash_and_have_a_realistic_size() {
         let reviews = make("plain", 3).expect("reviews");
         let read = |index: usize| -> Value { serde_json::from_slice(&reviews[index].body).expect("JSON") };
         let (first, second) = (read(1), read(2));

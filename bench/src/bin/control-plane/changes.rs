@@ -1,4 +1,5 @@
-//! Propagation and cost of changes: one at a time, at a steady rate, irrelevant ones, and none at all.
+//! Propagation and cost of changes: no changes, changes one at a time, updates that affect no configuration, and
+//! replacements of Pods at a steady rate.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,17 +8,17 @@ use anyhow::{Result, ensure};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use kermode_bench::figures::{Target, print_line};
+use kermode_bench::sidecars::expected_changes::ExpectedChanges;
 use kermode_bench::sidecars::fleet::Fleet;
-use kermode_bench::sidecars::population::{Member, Pods};
-use kermode_bench::sidecars::probes::Probes;
+use kermode_bench::sidecars::objects::{BenchPod, PodWriter};
 use kermode_bench::spread::quantile;
 
 use super::bench::{Bench, MIB, TIMEOUT};
 
-/// Pause after the last sidecar has received a change, in which the ACKs arrive.
+/// Pause after the last sidecar has received a change. The ACKs arrive during the pause.
 const ACK_PAUSE: Duration = Duration::from_millis(300);
 /// Interval between replacements.
-const PACE: Duration = Duration::from_millis(100);
+const REPLACEMENT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Change of a Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,30 +31,35 @@ enum Change {
 
 /// Measurements of the changes of one kind.
 #[derive(Default)]
-struct Rounds {
+struct ChangeCosts {
+    /// Quantiles of the lags of each change, in milliseconds.
     p50: Vec<f64>,
     p99: Vec<f64>,
     max: Vec<f64>,
+    /// CPU time of the control plane for all changes, in milliseconds.
     cpu: f64,
+    /// Bytes that all sidecars received because of all changes.
     bytes: f64,
+    /// Responses that all sidecars received because of all changes.
     responses: f64,
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts far below what a float holds")]
 impl Bench<'_> {
-    /// Measures an idle control plane.
-    pub(super) async fn idle(&mut self, fleet: &Fleet) -> Result<()> {
-        self.settle().await?;
-        let (before, sent) = (self.process.cpu()?, fleet.sent());
-        tokio::time::sleep(self.effort.idle).await;
-        let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64();
-        let percent = 100.0 * cpu / self.effort.idle.as_secs_f64();
+    /// Measures a control plane while nothing changes.
+    pub(super) async fn measure_idle(&mut self, fleet: &Fleet) -> Result<()> {
+        self.wait_until_writes_stop().await?;
+        let cpu_before = self.process.cpu_time()?;
+        let received_before = fleet.received();
+        tokio::time::sleep(self.scope.idle_time).await;
+        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64();
+        let percent = 100.0 * cpu / self.scope.idle_time.as_secs_f64();
         self.add("CPU when idle", &[percent], "% of a core", Target::AtMost(0.1));
-        let responses = (fleet.sent().responses - sent.responses) as f64;
+        let responses = (fleet.received().responses - received_before.responses) as f64;
         self.add("responses when idle", &[responses], "", Target::AtMost(0.0));
-        let resident = self.process.resident()? as f64;
+        let resident = self.process.resident_bytes()? as f64;
         self.add(
-            "resident memory after that",
+            "resident memory when idle",
             &[resident / MIB],
             "MiB",
             Target::None,
@@ -62,173 +68,202 @@ impl Bench<'_> {
     }
 
     /// Measures changes one at a time.
-    pub(super) async fn changes(&mut self, fleet: &Fleet) -> Result<()> {
-        let repetitions = self.effort.repetitions;
-        let mut flips = Rounds::default();
+    pub(super) async fn measure_changes(&mut self, fleet: &Fleet) -> Result<()> {
+        let repetitions = self.scope.repetitions;
+        let mut flips = ChangeCosts::default();
         for number in 0..repetitions {
             let change = if number % 2 == 0 {
                 Change::Unready
             } else {
                 Change::Ready
             };
-            let member = self.population.member(number / 2);
-            self.round(fleet, &member, change, &mut flips).await?;
+            let pod = self.objects.pod(number / 2);
+            self.measure_change(fleet, &pod, change, &mut flips).await?;
         }
-        self.report("readiness flip", &flips);
-        let (mut deletions, mut creations) = (Rounds::default(), Rounds::default());
+        self.add_change_figures("readiness flip", &flips);
+        let (mut deletions, mut creations) = (ChangeCosts::default(), ChangeCosts::default());
         for _ in 0..repetitions {
-            let (old, new) = self.population.replacement()?;
-            self.round(fleet, &old, Change::Deleted, &mut deletions).await?;
-            self.population.pods().create(&new).await?;
+            let (old, new) = self.objects.replacement()?;
+            self.measure_change(fleet, &old, Change::Deleted, &mut deletions)
+                .await?;
+            self.objects.pod_writer().create(&new).await?;
             tokio::time::sleep(ACK_PAUSE).await;
-            self.round(fleet, &new, Change::Created, &mut creations).await?;
+            self.measure_change(fleet, &new, Change::Created, &mut creations)
+                .await?;
         }
-        self.report("Pod deletion", &deletions);
-        self.report("Pod creation", &creations);
+        self.add_change_figures("Pod deletion", &deletions);
+        self.add_change_figures("Pod creation", &creations);
         Ok(())
     }
 
-    async fn round(&self, fleet: &Fleet, member: &Member, change: Change, rounds: &mut Rounds) -> Result<()> {
-        let (cpu, sent) = (self.process.cpu()?, fleet.sent());
-        let present = matches!(change, Change::Ready | Change::Created);
-        // Latency includes the request to the API server.
-        let probe = self
-            .probes
-            .begin(&member.resource(), &member.ip(), present, fleet.size());
-        let pods = self.population.pods();
+    /// Changes a Pod, waits until all sidecars have received the change, and adds the costs to `costs`.
+    async fn measure_change(
+        &self,
+        fleet: &Fleet,
+        pod: &BenchPod,
+        change: Change,
+        costs: &mut ChangeCosts,
+    ) -> Result<()> {
+        let cpu_before = self.process.cpu_time()?;
+        let received_before = fleet.received();
+        let is_addition = matches!(change, Change::Ready | Change::Created);
+        // The lag includes the request to the API server.
+        let expected = self
+            .expected_changes
+            .add(&pod.resource_name(), &pod.ip(), is_addition, fleet.size());
+        let writer = self.objects.pod_writer();
         match change {
-            Change::Unready => pods.set_ready(member, false).await?,
-            Change::Ready | Change::Created => pods.set_ready(member, true).await?,
-            Change::Deleted => pods.delete(member).await?,
+            Change::Unready => writer.set_ready(pod, false).await?,
+            Change::Ready | Change::Created => writer.set_ready(pod, true).await?,
+            Change::Deleted => writer.delete(pod).await?,
         }
-        let lags = self.probes.finish(&probe, TIMEOUT).await?;
+        let lags = self.expected_changes.wait(&expected, TIMEOUT).await?;
         tokio::time::sleep(ACK_PAUSE).await;
-        rounds.p50.push(quantile(&lags, 0.5));
-        rounds.p99.push(quantile(&lags, 0.99));
-        rounds.max.push(quantile(&lags, 1.0));
-        rounds.cpu += self.process.cpu()?.saturating_sub(cpu).as_secs_f64() * 1000.0;
-        rounds.bytes += (fleet.sent().bytes - sent.bytes) as f64;
-        rounds.responses += (fleet.sent().responses - sent.responses) as f64;
+        costs.p50.push(quantile(&lags, 0.5));
+        costs.p99.push(quantile(&lags, 0.99));
+        costs.max.push(quantile(&lags, 1.0));
+        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before);
+        costs.cpu += cpu.as_secs_f64() * 1000.0;
+        costs.bytes += (fleet.received().bytes - received_before.bytes) as f64;
+        costs.responses += (fleet.received().responses - received_before.responses) as f64;
         Ok(())
     }
 
-    fn report(&mut self, change: &str, rounds: &Rounds) {
-        let size = self.size();
-        let p99 = match size {
+    fn add_change_figures(&mut self, change: &str, costs: &ChangeCosts) {
+        let sidecars = self.sidecar_count();
+        let p99_target = match sidecars {
             ..=1_000 => Target::AtMost(30.0),
             10_000 => Target::AtMost(200.0),
             _ => Target::None,
         };
-        self.add(&format!("{change} p50"), &rounds.p50, "ms", Target::None);
-        self.add(&format!("{change} p99"), &rounds.p99, "ms", p99);
-        self.add(&format!("{change} max"), &rounds.max, "ms", Target::None);
-        let number = rounds.max.len() as f64;
-        let cpu = if size <= 1_000 {
+        self.add(&format!("{change} p50"), &costs.p50, "ms", Target::None);
+        self.add(&format!("{change} p99"), &costs.p99, "ms", p99_target);
+        self.add(&format!("{change} max"), &costs.max, "ms", Target::None);
+        let changes = costs.max.len() as f64;
+        let cpu_target = if sidecars <= 1_000 {
             Target::AtMost(10.0)
         } else {
             Target::None
         };
-        self.add(&format!("{change}: CPU time"), &[rounds.cpu / number], "ms", cpu);
-        let sidecar_changes = number * size as f64;
         self.add(
-            &format!("{change}: responses a sidecar"),
-            &[rounds.responses / sidecar_changes],
+            &format!("{change}: CPU time"),
+            &[costs.cpu / changes],
+            "ms",
+            cpu_target,
+        );
+        let sidecar_changes = changes * sidecars as f64;
+        self.add(
+            &format!("{change}: responses per sidecar"),
+            &[costs.responses / sidecar_changes],
             "",
             Target::None,
         );
         self.add(
-            &format!("{change}: bytes a sidecar"),
-            &[rounds.bytes / sidecar_changes],
+            &format!("{change}: bytes per sidecar"),
+            &[costs.bytes / sidecar_changes],
             "B",
             Target::None,
         );
     }
 
+    /// Returns the number of resources that the control plane has encoded so far.
+    fn encodings(&self) -> Result<f64> {
+        self.control_plane.metric("kuma_cp_xds_resources_encoded_total")
+    }
+
     /// Measures updates that affect no configuration.
-    pub(super) async fn heartbeats(&mut self, fleet: &Fleet) -> Result<()> {
-        let (before, sent) = (self.process.cpu()?, fleet.sent());
-        let encoded = self.control_plane.metric("kuma_cp_xds_resources_encoded_total")?;
-        let number = self.effort.heartbeats;
-        self.population.heartbeats(number).await?;
+    pub(super) async fn measure_heartbeats(&mut self, fleet: &Fleet) -> Result<()> {
+        let cpu_before = self.process.cpu_time()?;
+        let received_before = fleet.received();
+        let encodings_before = self.encodings()?;
+        let number = self.scope.heartbeats;
+        self.objects.heartbeats(number).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64() * 1e6 / number as f64;
-        let responses = (fleet.sent().responses - sent.responses) as f64;
-        let encoded = self.control_plane.metric("kuma_cp_xds_resources_encoded_total")? - encoded;
+        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() * 1e6 / number as f64;
+        let responses = (fleet.received().responses - received_before.responses) as f64;
+        let encodings = self.encodings()? - encodings_before;
         self.add(
-            &format!("responses by {number} status-only writes"),
+            &format!("responses caused by {number} status-only writes"),
             &[responses],
             "",
             Target::AtMost(0.0),
         );
         self.add(
-            &format!("encodings by {number} status-only writes"),
-            &[encoded],
+            &format!("encodings caused by {number} status-only writes"),
+            &[encodings],
             "",
             Target::AtMost(0.0),
         );
-        self.add("CPU time of such a write", &[cpu], "us", Target::None);
+        self.add("CPU time per status-only write", &[cpu], "us", Target::None);
         Ok(())
     }
 
     /// Measures replacements of Pods at a steady rate.
-    pub(super) async fn churn(&mut self, fleet: &Fleet) -> Result<()> {
-        let (before, sent) = (self.process.cpu()?, fleet.sent());
-        let (start, mut pace) = (Instant::now(), tokio::time::interval(PACE));
-        let (mut running, mut lags) = (FuturesUnordered::new(), Vec::new());
-        while start.elapsed() < self.effort.churn {
+    pub(super) async fn measure_churn(&mut self, fleet: &Fleet) -> Result<()> {
+        let cpu_before = self.process.cpu_time()?;
+        let received_before = fleet.received();
+        let start = Instant::now();
+        let mut ticks = tokio::time::interval(REPLACEMENT_INTERVAL);
+        let mut running = FuturesUnordered::new();
+        let mut lags = Vec::new();
+        while start.elapsed() < self.scope.churn_time {
             tokio::select! {
-                _ = pace.tick() => {
-                    let (old, new) = self.population.replacement()?;
-                    running.push(replace(self.population.pods(), self.probes.clone(), fleet.size(), old, new));
+                _ = ticks.tick() => {
+                    let (old, new) = self.objects.replacement()?;
+                    running.push(replace(self.objects.pod_writer(), self.expected_changes.clone(), fleet.size(), old, new));
                 }
-                Some(lag) = running.next() => lags.push(lag?),
+                Some(replaced) = running.next() => lags.push(replaced?),
             }
         }
-        while let Some(lag) = running.next().await {
-            lags.push(lag?);
+        while let Some(replaced) = running.next().await {
+            lags.push(replaced?);
         }
-        let took = start.elapsed().as_secs_f64();
-        let cores = self.process.cpu()?.saturating_sub(before).as_secs_f64() / took;
-        let number = lags.len() as f64;
-        print_line(&format!("  {number} replacements in {took:.1} s"));
-        let mut all = lags.concat();
-        all.sort_by(f64::total_cmp);
+        let seconds = start.elapsed().as_secs_f64();
+        let cores = self.process.cpu_time()?.saturating_sub(cpu_before).as_secs_f64() / seconds;
+        print_line(&format!("  {} replacements in {seconds:.1} s", lags.len()));
+        let mut lags = lags.concat();
+        lags.sort_by(f64::total_cmp);
         for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
             self.add(
                 &format!("10 replacements/s: lag {figure}"),
-                &[quantile(&all, at)],
+                &[quantile(&lags, at)],
                 "ms",
                 Target::None,
             );
         }
         self.add("10 replacements/s: CPU", &[cores], "cores", Target::AtMost(1.0));
-        let mib = (fleet.sent().bytes - sent.bytes) as f64 / MIB / took;
-        self.add("10 replacements/s: sent", &[mib], "MiB/s", Target::None);
+        let mib_per_second = (fleet.received().bytes - received_before.bytes) as f64 / MIB / seconds;
+        self.add(
+            "10 replacements/s: sent",
+            &[mib_per_second],
+            "MiB/s",
+            Target::None,
+        );
         ensure!(
-            fleet.is_complete(),
+            fleet.all_configured(),
             "sidecars are disconnected; failures: {:?}",
             fleet.failures()
         );
-        let resident = self.process.resident()? as f64 / MIB;
+        let resident = self.process.resident_bytes()? as f64 / MIB;
         self.add("resident memory at the end", &[resident], "MiB", Target::None);
         Ok(())
     }
 }
 
-/// Deletes a Pod and creates another one. Returns the lag of both changes at each sidecar, in milliseconds.
+/// Deletes a Pod and creates another Pod. Returns the lags of both changes at all sidecars, in milliseconds.
 async fn replace(
-    pods: Pods,
-    probes: Arc<Probes>,
+    writer: PodWriter,
+    expected_changes: Arc<ExpectedChanges>,
     sidecars: usize,
-    old: Member,
-    new: Member,
+    old: BenchPod,
+    new: BenchPod,
 ) -> Result<Vec<f64>> {
-    let removal = probes.begin(&old.resource(), &old.ip(), false, sidecars);
-    pods.delete(&old).await?;
-    pods.create(&new).await?;
-    let addition = probes.begin(&new.resource(), &new.ip(), true, sidecars);
-    pods.set_ready(&new, true).await?;
-    let mut lags = probes.finish(&removal, TIMEOUT).await?;
-    lags.extend(probes.finish(&addition, TIMEOUT).await?);
+    let removal = expected_changes.add(&old.resource_name(), &old.ip(), false, sidecars);
+    writer.delete(&old).await?;
+    writer.create(&new).await?;
+    let addition = expected_changes.add(&new.resource_name(), &new.ip(), true, sidecars);
+    writer.set_ready(&new, true).await?;
+    let mut lags = expected_changes.wait(&removal, TIMEOUT).await?;
+    lags.extend(expected_changes.wait(&addition, TIMEOUT).await?);
     Ok(lags)
 }

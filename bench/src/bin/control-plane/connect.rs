@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use kermode_bench::figures::{Target, print_line};
-use kermode_bench::https::Endpoint;
+use kermode_bench::https::Connector;
 use kermode_bench::sidecars::fleet::Fleet;
 use kermode_bench::spread::quantile;
 use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
@@ -16,91 +16,106 @@ use kermode_bench::webhook::reviews::{self, Expected, NAMESPACE};
 use super::bench::{Bench, MIB, TIMEOUT};
 
 /// Interval between reviews.
-const PACE: Duration = Duration::from_millis(10);
+const REVIEW_INTERVAL: Duration = Duration::from_millis(10);
+/// Target of the control plane's memory without sidecars, in MiB.
+const BASE_MEMORY: f64 = 60.0;
+/// Target of the control plane's additional memory for each sidecar, in MiB.
+const MEMORY_PER_SIDECAR: f64 = 20.0 / 1024.0;
+/// Upper bound of the target with 10,000 sidecars, in MiB.
+const MAX_MEMORY_OF_10_000: f64 = 300.0;
 /// Number of responses of an initial configuration: clusters, endpoints and listeners.
-const RESPONSES: u64 = 3;
+const INITIAL_RESPONSES: u64 = 3;
 
 impl Bench<'_> {
-    /// Connects all sidecars to a control plane that has not served any before.
-    pub(super) async fn connect(&mut self) -> Result<Fleet> {
-        let alone = self.process.resident()?;
-        self.add("resident memory before", &[mib(alone)], "MiB", Target::None);
-        let first = self.fleet(1)?;
-        first.complete(TIMEOUT).await?;
-        // Wait for unexpected further responses.
+    /// Connects all sidecars to a control plane that has served none before.
+    pub(super) async fn measure_connect(&mut self) -> Result<Fleet> {
+        let resident_alone = self.process.resident_bytes()?;
+        self.add(
+            "resident memory without sidecars",
+            &[mib(resident_alone)],
+            "MiB",
+            Target::None,
+        );
+        let first = self.start_fleet(1)?;
+        first.wait_until_configured(TIMEOUT).await?;
+        // Time for responses beyond the initial configuration, which would be an error.
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let each = first.sent();
+        let each = first.received();
         first.stop().await;
         ensure!(
-            each.responses == RESPONSES,
-            "the initial configuration took {} responses instead of {RESPONSES}",
+            each.responses == INITIAL_RESPONSES,
+            "the initial configuration took {} responses instead of {INITIAL_RESPONSES}",
             each.responses
         );
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
         let kib = each.bytes as f64 / 1024.0;
-        self.add("configuration of one", &[kib], "KiB", Target::None);
+        self.add("initial configuration of a sidecar", &[kib], "KiB", Target::None);
 
-        let (fleet, took, cpu) = self.connect_all().await?;
-        let resources = each.resources * fleet.size() as u64;
+        let (fleet, seconds, cpu_seconds) = self.connect_all().await?;
+        let expected_resources = each.resources * fleet.size() as u64;
         ensure!(
-            fleet.sent().resources >= resources,
-            "{} of {resources} resources were sent",
-            fleet.sent().resources
+            fleet.received().resources >= expected_resources,
+            "{} of {expected_resources} resources were received",
+            fleet.received().resources
         );
-        let target = if self.size() == 1_000 {
+        let target = if self.sidecar_count() == 1_000 {
             Target::AtMost(2.0)
         } else {
             Target::None
         };
-        self.add("cold convergence of all", &[took], "s", target);
-        self.add("CPU time of that", &[cpu], "s", Target::None);
-        Ok(fleet)
-    }
-
-    /// Reconnects all sidecars while Pods are reviewed.
-    pub(super) async fn reconnect(&mut self, fleet: Fleet) -> Result<Fleet> {
-        fleet.stop().await;
-        self.settle().await?;
-        let endpoint = Endpoint::new(self.control_plane.webhooks, &self.control_plane.ca_pem)?;
-        let reviewing = Reviewing::start(endpoint)?;
-        // Warms up the webhook.
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let started_at = Instant::now();
-        let (fleet, took, _) = self.connect_all().await?;
-        let meanwhile = started_at..Instant::now();
-        let reviewed = reviewing.stop()?;
-        let during = reviewed.into_iter().filter(|(due, _)| meanwhile.contains(due));
-        let mut during: Vec<f64> = during.map(|(_, latency)| latency).collect();
-        during.sort_by(f64::total_cmp);
+        self.add("cold convergence of all", &[seconds], "s", target);
         self.add(
-            "convergence of all, reconnecting, under reviews",
-            &[took],
+            "CPU time of the cold convergence",
+            &[cpu_seconds],
             "s",
             Target::None,
         );
-        print_line(&format!("  {} reviews meanwhile", during.len()));
+        Ok(fleet)
+    }
+
+    /// Reconnects all sidecars while AdmissionReviews are sent to the webhook.
+    pub(super) async fn measure_reconnect(&mut self, fleet: Fleet) -> Result<Fleet> {
+        fleet.stop().await;
+        self.wait_until_writes_stop().await?;
+        let connector = Connector::new(self.control_plane.webhooks, &self.control_plane.ca_pem)?;
+        let sender = ReviewSender::start(connector)?;
+        // The first reviews warm up the webhook.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let started_at = Instant::now();
+        let (fleet, seconds, _) = self.connect_all().await?;
+        let reconnect_period = started_at..Instant::now();
+        let reviews = sender.stop()?.into_iter();
+        let reviews = reviews.filter(|review| reconnect_period.contains(&review.due_at));
+        let mut latencies: Vec<f64> = reviews.map(|review| review.latency).collect();
+        latencies.sort_by(f64::total_cmp);
+        self.add(
+            "convergence of all, reconnecting, under reviews",
+            &[seconds],
+            "s",
+            Target::None,
+        );
+        print_line(&format!("  {} reviews during the reconnection", latencies.len()));
         for (figure, at) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
-            let figure = format!("webhook meanwhile {figure}");
-            self.add(&figure, &[quantile(&during, at)], "ms", Target::None);
+            let figure = format!("webhook latency during the reconnection {figure}");
+            self.add(&figure, &[quantile(&latencies, at)], "ms", Target::None);
         }
         Ok(fleet)
     }
 
-    pub(super) fn memory(&mut self, fleet: &Fleet) -> Result<()> {
+    /// Measures the memory of a control plane that serves all sidecars.
+    pub(super) fn measure_memory(&mut self, fleet: &Fleet) -> Result<()> {
         ensure!(
-            fleet.is_complete(),
+            fleet.all_configured(),
             "sidecars are disconnected; failures: {:?}",
             fleet.failures()
         );
-        let resident = self.process.resident()?;
+        let resident = self.process.resident_bytes()?;
         #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]
-        let sidecars = self.size() as f64;
-        let limit = 60.0 + 20.0 * sidecars / 1024.0;
-        let limit = if self.size() == 10_000 {
-            limit.min(300.0)
-        } else {
-            limit
-        };
+        let sidecars = self.sidecar_count() as f64;
+        let mut limit = BASE_MEMORY + MEMORY_PER_SIDECAR * sidecars;
+        if self.sidecar_count() == 10_000 {
+            limit = limit.min(MAX_MEMORY_OF_10_000);
+        }
         self.add(
             "resident memory with all",
             &[mib(resident)],
@@ -110,52 +125,59 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Connects all sidecars. Returns them, the time until all are configured and the control plane's CPU time, in seconds.
+    /// Connects all sidecars. Returns them, the seconds until all are configured, and the control plane's CPU time in
+    /// seconds.
     async fn connect_all(&mut self) -> Result<(Fleet, f64, f64)> {
-        let (start, before) = (Instant::now(), self.process.cpu()?);
-        let fleet = self.fleet(self.size())?;
-        let last = fleet.complete(TIMEOUT).await?;
-        let took = (last - start).as_secs_f64();
-        let cpu = self.process.cpu()?.saturating_sub(before).as_secs_f64();
+        let start = Instant::now();
+        let cpu_before = self.process.cpu_time()?;
+        let fleet = self.start_fleet(self.sidecar_count())?;
+        let last = fleet.wait_until_configured(TIMEOUT).await?;
+        let seconds = (last - start).as_secs_f64();
+        let cpu = self.process.cpu_time()?.saturating_sub(cpu_before);
         if !fleet.failures().is_empty() {
-            print_line(&format!("  failed attempts: {:?}", fleet.failures()));
+            print_line(&format!("  failed connections: {:?}", fleet.failures()));
         }
-        Ok((fleet, took, cpu))
+        Ok((fleet, seconds, cpu.as_secs_f64()))
     }
 
-    fn fleet(&self, size: usize) -> Result<Fleet> {
+    /// Starts the first `size` sidecars.
+    fn start_fleet(&self, size: usize) -> Result<Fleet> {
         let control_plane = &self.control_plane;
         let sidecars = &self.sidecars[..size];
         Fleet::start(
             control_plane.proxies,
             &control_plane.ca_pem,
             sidecars,
-            &self.probes,
+            &self.expected_changes,
         )
     }
 }
 
-/// Sends reviews at a steady rate, on its own thread, so that the simulated sidecars do not delay them.
-struct Reviewing {
+/// A thread that sends AdmissionReviews at a steady rate. The thread is its own, because the simulated sidecars would
+/// delay the reviews.
+struct ReviewSender {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Result<Reviewed>>,
+    thread: JoinHandle<Result<Vec<SentReview>>>,
 }
 
-/// Due time and latency in milliseconds of each review.
-type Reviewed = Vec<(Instant, f64)>;
+struct SentReview {
+    due_at: Instant,
+    /// Milliseconds from the due time to the response.
+    latency: f64,
+}
 
-impl Reviewing {
-    fn start(endpoint: Endpoint) -> Result<Self> {
+impl ReviewSender {
+    fn start(connector: Connector) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || runtime.block_on(review(endpoint, &stopped)));
+        let thread = std::thread::spawn(move || runtime.block_on(send_reviews(connector, &stopped)));
         Ok(Self { stop, thread })
     }
 
-    fn stop(self) -> Result<Reviewed> {
+    fn stop(self) -> Result<Vec<SentReview>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread
             .join()
@@ -163,22 +185,25 @@ impl Reviewing {
     }
 }
 
-async fn review(endpoint: Endpoint, stop: &AtomicBool) -> Result<Reviewed> {
+async fn send_reviews(connector: Connector, stop: &AtomicBool) -> Result<Vec<SentReview>> {
     let reviews = reviews::make(NAMESPACE, 64)?;
-    let mut connection = endpoint.connect().await?;
-    let mut pace = tokio::time::interval(PACE);
-    let mut reviewed = Vec::new();
+    let mut connection = connector.connect().await?;
+    let mut ticks = tokio::time::interval(REVIEW_INTERVAL);
+    let mut sent = Vec::new();
     while !stop.load(Ordering::Relaxed) {
-        let due = pace.tick().await.into_std();
-        let review = &reviews[reviewed.len() % reviews.len()];
+        let due_at = ticks.tick().await.into_std();
+        let review = &reviews[sent.len() % reviews.len()];
         let response = connection
             .post("/inject-sidecar?timeout=10s", review.body.clone())
             .await?;
         review.check(&response, Expected::Injected)?;
         // Measured from the due time, because a slow review delays the following ones.
-        reviewed.push((due, due.elapsed().as_secs_f64() * 1000.0));
+        sent.push(SentReview {
+            due_at,
+            latency: due_at.elapsed().as_secs_f64() * 1000.0,
+        });
     }
-    Ok(reviewed)
+    Ok(sent)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "far below what a float holds")]

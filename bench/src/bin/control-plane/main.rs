@@ -1,5 +1,5 @@
-//! `make bench-control-plane`: `kuma-cp` beside an API server with many injected Pods, no kubelet, and a simulated sidecar for
-//! each Pod. Measures time and cost of the initial configuration and of changes.
+//! `make bench-control-plane`: `kuma-cp` beside an API server with many injected Pods, no kubelet, and a simulated
+//! sidecar for each Pod. Measures time and cost of the initial configuration and of changes.
 
 mod bench;
 mod changes;
@@ -11,7 +11,7 @@ use anyhow::Result;
 use kermode_bench::config::Config;
 use kermode_bench::figures::{Figures, print_line};
 
-use bench::{Bench, Effort};
+use bench::{Bench, MeasurementScope};
 
 fn main() -> Result<ExitCode> {
     let config = Config::read()?;
@@ -21,28 +21,33 @@ fn main() -> Result<ExitCode> {
         _ if config.quick => &[100, 1_000],
         _ => &[100, 1_000, 5_000, 10_000],
     };
-    let effort = Effort::of(config.quick);
+    let scope = MeasurementScope::new(config.quick);
     // One thread, so that the sidecars leave the other cores to the control plane.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let mut figures = Figures::default();
-    for sidecars in sizes.iter().copied() {
-        runtime.block_on(measure(&config, sidecars, effort, &mut figures))?;
+    for sidecar_count in sizes.iter().copied() {
+        runtime.block_on(measure(&config, sidecar_count, scope, &mut figures))?;
     }
     let met = figures.write(&config.target.join("bench/control-plane.json"))?;
     Ok(if met { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn measure(config: &Config, sidecars: usize, effort: Effort, figures: &mut Figures) -> Result<()> {
-    let mut bench = Bench::start(config, sidecars, effort, figures).await?;
-    let fleet = bench.connect().await?;
-    bench.memory(&fleet)?;
-    bench.idle(&fleet).await?;
-    bench.changes(&fleet).await?;
-    bench.heartbeats(&fleet).await?;
-    bench.churn(&fleet).await?;
-    let reconnected = bench.reconnect(fleet).await?;
+async fn measure(
+    config: &Config,
+    sidecar_count: usize,
+    scope: MeasurementScope,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut bench = Bench::start(config, sidecar_count, scope, figures).await?;
+    let fleet = bench.measure_connect().await?;
+    bench.measure_memory(&fleet)?;
+    bench.measure_idle(&fleet).await?;
+    bench.measure_changes(&fleet).await?;
+    bench.measure_heartbeats(&fleet).await?;
+    bench.measure_churn(&fleet).await?;
+    let reconnected = bench.measure_reconnect(fleet).await?;
     reconnected.stop().await;
     print_line("");
     Ok(())

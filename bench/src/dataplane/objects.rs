@@ -1,4 +1,5 @@
-//! Namespaces, Services and injected Pods, with the statuses that kubelets would write.
+//! The objects of `make bench-dataplane`: Namespaces, Services, and injected Pods with the statuses that kubelets would
+//! write.
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt};
@@ -31,28 +32,28 @@ fn namespace(service: usize) -> String {
 ///
 /// # Errors
 /// When the API server rejects a request.
-pub async fn make(client: &Client, pods: usize) -> Result<()> {
+pub async fn create_all(client: &Client, pods: usize) -> Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for number in 0..NAMESPACES {
         let name = format!("bench-{number}");
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         namespaces.create(&PostParams::default(), &object).await?;
-        // In a full cluster, the controller manager creates it.
+        // In a full cluster, the controller manager creates the default service account.
         let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
         create::<ServiceAccount>(client, &name, account).await?;
     }
-    all((0..SERVICES).map(|number| make_service(client, number))).await?;
-    all((0..pods).map(|number| make_pod(client, number))).await
+    run_all((0..SERVICES).map(|number| create_service(client, number))).await?;
+    run_all((0..pods).map(|number| create_pod(client, number))).await
 }
 
-async fn make_service(client: &Client, number: usize) -> Result<()> {
-    create::<Service>(client, &namespace(number), service(number)).await
+async fn create_service(client: &Client, number: usize) -> Result<()> {
+    create::<Service>(client, &namespace(number), service_manifest(number)).await
 }
 
-async fn make_pod(client: &Client, number: usize) -> Result<()> {
+async fn create_pod(client: &Client, number: usize) -> Result<()> {
     let (namespace, name) = pod_key(number);
-    create::<Pod>(client, &namespace, pod(&name, number)).await?;
-    set_status(client, number, json!({"status": status(number, true)})).await
+    create::<Pod>(client, &namespace, pod_manifest(&name, number)).await?;
+    set_status(client, number, json!({"status": running_status(number, true)})).await
 }
 
 /// Sets a Pod's readiness.
@@ -60,7 +61,7 @@ async fn make_pod(client: &Client, number: usize) -> Result<()> {
 /// # Errors
 /// When the API server rejects a request.
 pub async fn set_ready(client: &Client, number: usize, ready: bool) -> Result<()> {
-    set_status(client, number, json!({"status": status(number, ready)})).await
+    set_status(client, number, json!({"status": running_status(number, ready)})).await
 }
 
 /// Sets the protocol of a Service's port, which appears in every Dataplane of the Service.
@@ -91,7 +92,7 @@ pub async fn heartbeat(client: &Client, number: usize, heartbeat: usize) -> Resu
 ///
 /// # Errors
 /// With the first error.
-pub async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
+pub async fn run_all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
     futures::stream::iter(requests)
         .buffer_unordered(CONCURRENCY)
         .try_collect()
@@ -124,7 +125,7 @@ where
     Ok(())
 }
 
-fn service(number: usize) -> Value {
+fn service_manifest(number: usize) -> Value {
     json!({
         "metadata": {"name": format!("service-{number}")},
         "spec": {
@@ -135,7 +136,7 @@ fn service(number: usize) -> Value {
 }
 
 /// Returns a Pod as the injection webhook patches it.
-fn pod(name: &str, number: usize) -> Value {
+fn pod_manifest(name: &str, number: usize) -> Value {
     let app = format!("app-{}", number % SERVICES);
     json!({
         "metadata": {
@@ -172,7 +173,7 @@ fn pod(name: &str, number: usize) -> Value {
     })
 }
 
-fn status(number: usize, ready: bool) -> Value {
+fn running_status(number: usize, ready: bool) -> Value {
     let [_, b, c, d] = u32::try_from(number + 1).unwrap_or(u32::MAX).to_be_bytes();
     let ip = format!("10.{b}.{c}.{d}");
     let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});

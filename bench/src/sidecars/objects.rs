@@ -1,4 +1,5 @@
-//! Namespaces, Services and injected Pods, with the statuses that kubelets would write, and tokens of their sidecars.
+//! The objects of `make bench-control-plane`: Namespaces, Services, injected Pods with the statuses that kubelets would
+//! write, and tokens of their sidecars.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ const NAMESPACES: usize = 10;
 const CONCURRENCY: usize = 32;
 /// Lifetime of tokens, in seconds: longer than any benchmark.
 const TOKEN_SECONDS: i64 = 6 * 3600;
-/// Number of spare Pods of each Service. They have no simulated sidecar and may be replaced.
+/// Number of spare Pods of each Service. Spare Pods have no simulated sidecar, so the benchmark may replace them.
 const SPARE_PODS: usize = 1;
 
 /// A simulated sidecar and its token.
@@ -33,38 +34,44 @@ pub struct Sidecar {
     pub authorization: Arc<str>,
 }
 
-/// A Pod, identified by its number.
+/// A Pod of the benchmark. Its name, namespace and address follow from its numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Member {
+pub struct BenchPod {
+    /// Number of the Pod, unique in a run.
     number: usize,
+    /// Number of its Service.
     service: usize,
 }
 
 /// Writes Pods. Cheap to clone.
 #[derive(Clone)]
-pub struct Pods(Client);
+pub struct PodWriter(Client);
 
-/// All objects of the benchmark.
+/// The Services and Pods that the benchmark has created.
 #[derive(Debug)]
-pub struct Population {
-    writer: Pods,
+pub struct BenchObjects {
+    writer: PodWriter,
+    /// Number of Services.
     services: usize,
+    /// Number of Pods that are not spare. They have the numbers below it.
     pods: usize,
-    spare: VecDeque<Member>,
-    next: usize,
+    /// Spare Pods, oldest first.
+    spare: VecDeque<BenchPod>,
+    /// Number of the next Pod to create.
+    next_number: usize,
 }
 
-// === impl Member ===
+// === impl BenchPod ===
 
-impl Member {
-    /// Returns the Pod's address. No two Pods of a run have the same.
+impl BenchPod {
+    /// Returns the Pod's address, unique in a run.
     pub fn ip(&self) -> String {
         let [_, b, c, d] = u32::try_from(self.number + 1).unwrap_or(u32::MAX).to_be_bytes();
         format!("10.{}.{c}.{d}", b + 1)
     }
 
     /// Returns the name of its Service's resource in Envoy.
-    pub fn resource(&self) -> String {
+    pub fn resource_name(&self) -> String {
         format!("service-{}_{}_svc_80", self.service, self.namespace())
     }
 
@@ -81,81 +88,82 @@ fn namespace(service: usize) -> String {
     format!("bench-{}", service % NAMESPACES)
 }
 
-// === impl Population ===
+// === impl BenchObjects ===
 
-impl Population {
+impl BenchObjects {
     /// Creates Services and Pods, and a spare Pod for each Service. All Pods are running and ready.
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn make(client: &Client, services: usize, pods: usize) -> Result<Self> {
-        let population = Self {
-            writer: Pods(client.clone()),
+    pub async fn create(client: &Client, services: usize, pods: usize) -> Result<Self> {
+        let mut objects = Self {
+            writer: PodWriter(client.clone()),
             services,
             pods,
             spare: VecDeque::new(),
-            next: pods,
+            next_number: pods,
         };
-        population.make_namespaces().await?;
-        all((0..services).map(|service| population.make_service(service))).await?;
-        let members: Vec<_> = (0..pods).map(|number| population.member(number)).collect();
-        all(members.iter().map(|member| population.writer.make(member))).await?;
-        population.with_spares().await
+        objects.create_namespaces().await?;
+        run_all((0..services).map(|service| objects.create_service(service))).await?;
+        let regular_pods: Vec<_> = (0..pods).map(|number| objects.pod(number)).collect();
+        run_all(regular_pods.iter().map(|pod| objects.writer.create_ready(pod))).await?;
+        objects.create_spare_pods().await?;
+        Ok(objects)
     }
 
-    async fn with_spares(mut self) -> Result<Self> {
+    async fn create_spare_pods(&mut self) -> Result<()> {
         for number in 0..self.services * SPARE_PODS {
-            let member = self.next_member(number % self.services);
-            self.spare.push_back(member);
+            let pod = self.next_pod(number % self.services);
+            self.spare.push_back(pod);
         }
-        all(self.spare.iter().map(|member| self.writer.make(member))).await?;
-        Ok(self)
+        run_all(self.spare.iter().map(|pod| self.writer.create_ready(pod))).await
     }
 
-    /// Number of Pods, including spare ones.
-    pub fn size(&self) -> usize {
+    /// Number of Pods, including spare Pods.
+    pub fn pod_count(&self) -> usize {
         self.pods + self.spare.len()
     }
 
     /// Returns a Pod that is not spare.
-    pub fn member(&self, number: usize) -> Member {
-        Member {
+    pub fn pod(&self, number: usize) -> BenchPod {
+        BenchPod {
             number,
             service: number % self.services,
         }
     }
 
-    /// Returns a spare Pod to delete and a Pod of the same Service to create.
+    /// Takes the oldest spare Pod and numbers a new one for the same Service. The caller deletes the former and creates
+    /// the latter.
     ///
     /// # Errors
     /// When no spare Pod is left.
-    pub fn replacement(&mut self) -> Result<(Member, Member)> {
+    pub fn replacement(&mut self) -> Result<(BenchPod, BenchPod)> {
         let old = self.spare.pop_front().context("no spare Pod is left")?;
-        let new = self.next_member(old.service);
+        let new = self.next_pod(old.service);
         self.spare.push_back(new.clone());
         Ok((old, new))
     }
 
-    fn next_member(&mut self, service: usize) -> Member {
-        let number = self.next;
-        self.next += 1;
-        Member { number, service }
+    fn next_pod(&mut self, service: usize) -> BenchPod {
+        let number = self.next_number;
+        self.next_number += 1;
+        BenchPod { number, service }
     }
 
-    /// Requests the tokens of all Pods that are not spare.
+    /// Requests a token for each Pod that is not spare. Returns their simulated sidecars.
     ///
     /// # Errors
     /// When the API server rejects a request.
     pub async fn sidecars(&self) -> Result<Vec<Sidecar>> {
-        futures::stream::iter((0..self.pods).map(|number| self.sidecar(self.member(number))))
+        futures::stream::iter((0..self.pods).map(|number| self.sidecar(self.pod(number))))
             .buffered(CONCURRENCY)
             .try_collect()
             .await
     }
 
-    async fn sidecar(&self, member: Member) -> Result<Sidecar> {
-        let (namespace, name) = (member.namespace(), member.name());
-        let pod = self.writer.of(&member).get(&name).await?;
+    async fn sidecar(&self, pod: BenchPod) -> Result<Sidecar> {
+        let (namespace, name) = (pod.namespace(), pod.name());
+        let uid = self.writer.api(&pod).get(&name).await?.uid();
         let request = TokenRequest {
             spec: TokenRequestSpec {
                 audiences: Vec::new(),
@@ -163,7 +171,7 @@ impl Population {
                     api_version: Some("v1".to_owned()),
                     kind: Some("Pod".to_owned()),
                     name: Some(name.clone()),
-                    uid: pod.uid(),
+                    uid,
                 }),
                 expiration_seconds: Some(TOKEN_SECONDS),
             },
@@ -175,7 +183,7 @@ impl Population {
             .await?;
         let status = created.status.context("the token request has no status")?;
         Ok(Sidecar {
-            service: member.resource(),
+            service: pod.resource_name(),
             namespace,
             name,
             authorization: format!("Bearer {}", status.token).into(),
@@ -183,7 +191,7 @@ impl Population {
     }
 
     /// Returns the writer of Pods.
-    pub fn pods(&self) -> Pods {
+    pub fn pod_writer(&self) -> PodWriter {
         self.writer.clone()
     }
 
@@ -192,24 +200,24 @@ impl Population {
     /// # Errors
     /// When the API server rejects a request.
     pub async fn heartbeats(&self, number: usize) -> Result<()> {
-        let heartbeat = |beat: usize| async move {
-            let condition =
-                json!({"type": "PodScheduled", "status": "True", "message": format!("heartbeat {beat}")});
+        let write_heartbeat = |heartbeat: usize| async move {
+            let message = format!("heartbeat {heartbeat}");
+            let condition = json!({"type": "PodScheduled", "status": "True", "message": message});
             let patch = json!({"status": {"conditions": [condition]}});
             self.writer
-                .patch_status(&self.member(beat % self.pods), patch)
+                .patch_status(&self.pod(heartbeat % self.pods), patch)
                 .await
         };
-        all((0..number).map(heartbeat)).await
+        run_all((0..number).map(write_heartbeat)).await
     }
 
-    async fn make_namespaces(&self) -> Result<()> {
+    async fn create_namespaces(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.writer.0.clone());
         for number in 0..NAMESPACES {
             let name = namespace(number);
             let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
             namespaces.create(&PostParams::default(), &object).await?;
-            // In a full cluster, the controller manager creates it.
+            // In a full cluster, the controller manager creates the default service account.
             let accounts: Api<ServiceAccount> = Api::namespaced(self.writer.0.clone(), &name);
             let account = serde_json::from_value(json!({"metadata": {"name": "default"}}))?;
             accounts.create(&PostParams::default(), &account).await?;
@@ -217,7 +225,7 @@ impl Population {
         Ok(())
     }
 
-    async fn make_service(&self, number: usize) -> Result<()> {
+    async fn create_service(&self, number: usize) -> Result<()> {
         let services: Api<Service> = Api::namespaced(self.writer.0.clone(), &namespace(number));
         let object = json!({
             "metadata": {"name": format!("service-{number}")},
@@ -232,26 +240,26 @@ impl Population {
     }
 }
 
-// === impl Pods ===
+// === impl PodWriter ===
 
-impl Pods {
-    /// Creates a running and ready Pod.
+impl PodWriter {
+    /// Creates a Pod and sets its status: running and ready.
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn make(&self, member: &Member) -> Result<()> {
-        self.create(member).await?;
-        self.set_ready(member, true).await
+    pub async fn create_ready(&self, pod: &BenchPod) -> Result<()> {
+        self.create(pod).await?;
+        self.set_ready(pod, true).await
     }
 
     /// Creates a Pod without a status.
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn create(&self, member: &Member) -> Result<()> {
-        let object = serde_json::from_value(pod(member))?;
-        let created = self.of(member).create(&PostParams::default(), &object).await;
-        created.with_context(|| format!("Pod {}", member.name()))?;
+    pub async fn create(&self, pod: &BenchPod) -> Result<()> {
+        let object = serde_json::from_value(pod_manifest(pod))?;
+        let created = self.api(pod).create(&PostParams::default(), &object).await;
+        created.with_context(|| format!("Pod {}", pod.name()))?;
         Ok(())
     }
 
@@ -259,8 +267,8 @@ impl Pods {
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn set_ready(&self, member: &Member, ready: bool) -> Result<()> {
-        self.patch_status(member, json!({"status": status(&member.ip(), ready)}))
+    pub async fn set_ready(&self, pod: &BenchPod, ready: bool) -> Result<()> {
+        self.patch_status(pod, json!({"status": running_status(&pod.ip(), ready)}))
             .await
     }
 
@@ -268,36 +276,37 @@ impl Pods {
     ///
     /// # Errors
     /// When the API server rejects a request.
-    pub async fn delete(&self, member: &Member) -> Result<()> {
+    pub async fn delete(&self, pod: &BenchPod) -> Result<()> {
         let deleted = self
-            .of(member)
-            .delete(&member.name(), &DeleteParams::default().grace_period(0))
+            .api(pod)
+            .delete(&pod.name(), &DeleteParams::default().grace_period(0))
             .await;
-        deleted.with_context(|| format!("Pod {}", member.name()))?;
+        deleted.with_context(|| format!("Pod {}", pod.name()))?;
         Ok(())
     }
 
-    async fn patch_status(&self, member: &Member, patch: Value) -> Result<()> {
+    async fn patch_status(&self, pod: &BenchPod, patch: Value) -> Result<()> {
         let patched = self
-            .of(member)
-            .patch_status(&member.name(), &PatchParams::default(), &Patch::Merge(patch))
+            .api(pod)
+            .patch_status(&pod.name(), &PatchParams::default(), &Patch::Merge(patch))
             .await;
-        patched.with_context(|| format!("status of Pod {}", member.name()))?;
+        patched.with_context(|| format!("status of Pod {}", pod.name()))?;
         Ok(())
     }
 
-    fn of(&self, member: &Member) -> Api<Pod> {
-        Api::namespaced(self.0.clone(), &member.namespace())
+    fn api(&self, pod: &BenchPod) -> Api<Pod> {
+        Api::namespaced(self.0.clone(), &pod.namespace())
     }
 }
 
-impl std::fmt::Debug for Pods {
+impl std::fmt::Debug for PodWriter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pods").finish_non_exhaustive()
+        f.debug_struct("PodWriter").finish_non_exhaustive()
     }
 }
 
-async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
+/// Runs requests concurrently until all have succeeded or one has failed.
+async fn run_all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) -> Result<()> {
     futures::stream::iter(requests)
         .buffer_unordered(CONCURRENCY)
         .try_collect()
@@ -305,11 +314,11 @@ async fn all<F: Future<Output = Result<()>>>(requests: impl Iterator<Item = F>) 
 }
 
 /// Returns a Pod as the injection webhook patches it.
-fn pod(member: &Member) -> Value {
+fn pod_manifest(pod: &BenchPod) -> Value {
     json!({
         "metadata": {
-            "name": member.name(),
-            "labels": {"app": format!("app-{}", member.service), "version": "v1", "pod-template-hash": "5d8f6c7b9"},
+            "name": pod.name(),
+            "labels": {"app": format!("app-{}", pod.service), "version": "v1", "pod-template-hash": "5d8f6c7b9"},
             "annotations": {
                 "kuma.io/mesh": "default",
                 "kuma.io/sidecar-injected": "true",
@@ -339,7 +348,7 @@ fn pod(member: &Member) -> Value {
     })
 }
 
-fn status(ip: &str, ready: bool) -> Value {
+fn running_status(ip: &str, ready: bool) -> Value {
     let running = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
     let container = |name: &str, ready: bool| {
         json!({"name": name, "ready": ready, "started": true, "restartCount": 0, "image": "example:v1",

@@ -1,0 +1,161 @@
+//! Expected additions and removals of endpoints, and the time at which each simulated sidecar receives them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Lag of a client that has not received the change yet.
+const NOT_RECEIVED: u32 = u32::MAX;
+
+/// Changes that some client has not received yet, by the name of the service's resource.
+#[derive(Debug, Default)]
+pub struct ExpectedChanges {
+    open: Mutex<HashMap<String, Vec<Arc<ExpectedChange>>>>,
+}
+
+/// Expected addition or removal of one endpoint.
+#[derive(Debug)]
+pub struct ExpectedChange {
+    /// Name of the service's resource.
+    service: String,
+    /// Encoded address of the endpoint.
+    encoded_address: Vec<u8>,
+    /// Whether the endpoint is added; otherwise it is removed.
+    is_addition: bool,
+    started_at: Instant,
+    receipts: Mutex<Receipts>,
+    all_received: Notify,
+}
+
+/// Clients that have received a change.
+#[derive(Debug)]
+struct Receipts {
+    /// Microseconds until each client received the change, by the client's number.
+    lags: Vec<u32>,
+    /// Number of clients that have not received the change.
+    missing: usize,
+}
+
+// === impl ExpectedChanges ===
+
+impl ExpectedChanges {
+    /// Adds the change of an endpoint that all clients have to receive. Lags are measured from this call.
+    pub fn add(&self, service: &str, ip: &str, is_addition: bool, clients: usize) -> Arc<ExpectedChange> {
+        let change = Arc::new(ExpectedChange {
+            service: service.to_owned(),
+            encoded_address: encoded_address(ip),
+            is_addition,
+            started_at: Instant::now(),
+            receipts: Mutex::new(Receipts {
+                lags: vec![NOT_RECEIVED; clients],
+                missing: clients,
+            }),
+            all_received: Notify::new(),
+        });
+        let mut open = self.open.lock();
+        open.entry(service.to_owned()).or_default().push(change.clone());
+        change
+    }
+
+    /// Whether no change is expected.
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.lock().is_empty()
+    }
+
+    /// Records that a client received the endpoints of a service, as an encoded `ClusterLoadAssignment`.
+    pub(super) fn on_endpoints(&self, client: usize, service: &str, assignment: &[u8]) {
+        let now = Instant::now();
+        let mut open = self.open.lock();
+        let Some(changes) = open.get_mut(service) else {
+            return;
+        };
+        changes.retain(|change| {
+            let is_present = assignment
+                .windows(change.encoded_address.len())
+                .any(|part| part == change.encoded_address);
+            is_present != change.is_addition || !change.record(client, now)
+        });
+        if changes.is_empty() {
+            open.remove(service);
+        }
+    }
+
+    /// Waits until all clients have received a change. Returns their lags, sorted, in milliseconds.
+    ///
+    /// # Errors
+    /// When that takes longer than `timeout`.
+    pub async fn wait(&self, change: &ExpectedChange, timeout: Duration) -> Result<Vec<f64>> {
+        let received = tokio::time::timeout(timeout, change.all_received.notified()).await;
+        if received.is_err() {
+            self.open.lock().remove(&change.service);
+        }
+        received.with_context(|| {
+            let missing = change.receipts.lock().missing;
+            format!(
+                "{missing} clients have not received a change of {} after {timeout:?}",
+                change.service
+            )
+        })?;
+        let receipts = change.receipts.lock();
+        let mut lags: Vec<f64> = receipts
+            .lags
+            .iter()
+            .map(|micros| f64::from(*micros) / 1000.0)
+            .collect();
+        lags.sort_by(f64::total_cmp);
+        Ok(lags)
+    }
+}
+
+// === impl ExpectedChange ===
+
+impl ExpectedChange {
+    /// Records that a client received the change. Returns whether all clients have received it.
+    fn record(&self, client: usize, now: Instant) -> bool {
+        let mut receipts = self.receipts.lock();
+        let Some(lag) = receipts.lags.get_mut(client).filter(|lag| **lag == NOT_RECEIVED) else {
+            return receipts.missing == 0;
+        };
+        let micros = now.saturating_duration_since(self.started_at).as_micros();
+        *lag = u32::try_from(micros).unwrap_or(NOT_RECEIVED - 1);
+        receipts.missing -= 1;
+        if receipts.missing == 0 {
+            self.all_received.notify_one();
+        }
+        receipts.missing == 0
+    }
+}
+
+/// Returns an address as encoded in `SocketAddress`: field 2, a length-prefixed string. The encoding of another address
+/// never contains these bytes.
+fn encoded_address(ip: &str) -> Vec<u8> {
+    let length = u8::try_from(ip.len()).unwrap_or(u8::MAX);
+    [&[0x12, length], ip.as_bytes()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_client_is_counted_once_and_only_for_the_expected_address_and_service() {
+        let changes = ExpectedChanges::default();
+        let change = changes.add("web", "10.0.0.1", true, 2);
+        let other = encoded_address("10.0.0.12");
+        let expected = encoded_address("10.0.0.1");
+        changes.on_endpoints(0, "web", &other);
+        changes.on_endpoints(0, "api", &expected);
+        assert_eq!(change.receipts.lock().missing, 2);
+        changes.on_endpoints(0, "web", &expected);
+        changes.on_endpoints(0, "web", &expected);
+        assert_eq!(change.receipts.lock().missing, 1);
+        changes.on_endpoints(1, "web", &[&other[..], &expected].concat());
+        assert!(changes.is_empty());
+        let lags = changes.wait(&change, Duration::from_secs(5)).await.expect("all");
+        assert_eq!(lags.len(), 2);
+    }
+}
