@@ -25,7 +25,7 @@ use kermode_model::{Mesh, MeshName, ObjectKey, ServiceName, TrafficPermission};
 
 pub use self::addresses::of_service as service_addresses;
 pub use self::changes::{Changes, DataplaneChange, Desired, PodIdentity};
-use self::entry::Entry;
+use self::entry::PodEntry;
 use self::pool::Pool;
 use self::selection::Selection;
 use crate::convert::facts::{NamespaceFacts, OwnerFacts, OwnerId, PodFacts, ServiceFacts};
@@ -37,7 +37,7 @@ pub struct Index {
     settings: ConvertSettings,
     view: MeshView,
     /// Injected Pods only.
-    pods: HashMap<ObjectKey, Entry>,
+    pods: HashMap<ObjectKey, PodEntry>,
     services: HashMap<ObjectKey, ServiceFacts>,
     namespaces: HashMap<Arc<str>, NamespaceFacts>,
     owners: HashMap<OwnerId, OwnerFacts>,
@@ -75,7 +75,7 @@ impl Index {
         match self.pods.entry(key.clone()) {
             hash_map::Entry::Occupied(mut entry) => entry.get_mut().facts = pod,
             hash_map::Entry::Vacant(entry) => {
-                entry.insert(Entry::new(pod));
+                entry.insert(PodEntry::new(pod));
             }
         }
         self.reconvert([key])
@@ -169,6 +169,7 @@ impl Index {
 // === impl Index: effects of a write ===
 
 impl Index {
+    /// Adds, replaces or removes a Service, and converts the Pods that the old or the new one selects.
     fn replace_service(&mut self, key: &ObjectKey, new: Option<ServiceFacts>) -> Changes {
         let old = self.services.remove(key);
         let selected = |service: &ServiceFacts| self.pods_selected_by(service);
@@ -182,6 +183,7 @@ impl Index {
         changes
     }
 
+    /// Stores or removes a Service, and updates the lookup by labels.
     fn set_service(&mut self, key: &ObjectKey, service: Option<ServiceFacts>) {
         let selection = self.selections.entry(key.namespace.clone()).or_default();
         selection.remove_service(&key.name);
@@ -195,15 +197,15 @@ impl Index {
     }
 
     fn replace_addresses(&mut self, old: Option<&ServiceFacts>, new: Option<&ServiceFacts>) -> Vec<Touched> {
-        let new: HashMap<ServiceName, ServiceAddresses> =
+        let added: HashMap<ServiceName, ServiceAddresses> =
             new.into_iter().flat_map(addresses::of_service).collect();
         let removed = old.into_iter().flat_map(addresses::of_service);
-        let removed: Vec<_> = removed.filter(|(name, _)| !new.contains_key(name)).collect();
+        let removed: Vec<_> = removed.filter(|(name, _)| !added.contains_key(name)).collect();
         let mut touched = Vec::new();
         for (name, _) in removed {
             touched.extend(self.view.set_addresses(&name, None));
         }
-        for (name, addresses) in new {
+        for (name, addresses) in added {
             touched.extend(self.view.set_addresses(&name, Some(addresses)));
         }
         touched
@@ -220,12 +222,13 @@ impl Index {
             .collect()
     }
 
+    /// Converts the Pods of a Namespace whose mesh may differ.
     fn reconvert_namespace(&mut self, name: &Arc<str>) -> Changes {
         let namespace = self.namespaces.get(name);
         let pods = self.selections.get(name).into_iter().flat_map(Selection::pods);
         let keys = pods.map(|pod| ObjectKey::new(name.clone(), pod.clone()));
         // Only the mesh of a Pod depends on the Namespace, and injection writes the mesh of most Pods as an annotation.
-        let mesh_may_differ = |entry: &Entry| match &entry.current {
+        let mesh_may_differ = |entry: &PodEntry| match &entry.current {
             Some(current) => current.dataplane.mesh != convert::mesh_of(&entry.facts, namespace),
             None => true,
         };
@@ -235,12 +238,14 @@ impl Index {
         self.reconvert(affected)
     }
 
+    /// Converts the Pods of a ReplicaSet or Job.
     fn reconvert_owned(&mut self, owner: &OwnerId) -> Changes {
         let pods = self.pods_by_owner.get(owner);
         let keys: Vec<_> = pods.into_iter().flatten().cloned().collect();
         self.reconvert(keys)
     }
 
+    /// Converts Pods and updates their Dataplanes.
     fn reconvert(&mut self, keys: impl IntoIterator<Item = ObjectKey>) -> Changes {
         let mut changes = Changes::default();
         for key in keys {
@@ -267,8 +272,8 @@ impl Index {
             pod,
         );
         let workload = convert::top_workload(pod, |id| self.owners.get(id));
-        let namespace = self.namespaces.get(namespace);
-        convert::convert(pod, &services, namespace, workload.as_ref(), &self.settings)
+        let namespace_facts = self.namespaces.get(namespace);
+        convert::convert(pod, &services, namespace_facts, workload.as_ref(), &self.settings)
     }
 
     /// Adds a Pod to the lookups by labels and by owner.

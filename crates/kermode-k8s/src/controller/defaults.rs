@@ -97,11 +97,11 @@ impl Defaults {
         let name = mesh.name_any();
         let api: Api<MeshTrafficPermission> = Api::namespaced(self.client.clone(), &self.system_namespace);
         ok_if_it_exists(api.create(&PostParams::default(), &allow_all(&name)).await)?;
-        let annotations =
+        let annotation_patch =
             json!({"metadata": {"annotations": {annotation::INITIAL_POLICIES_CREATED: "true"}}});
         let meshes: Api<Mesh> = Api::all(self.client.clone());
         match meshes
-            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(annotations))
+            .patch_metadata(&name, &PatchParams::default(), &Patch::Merge(annotation_patch))
             .await
         {
             Err(error) if is_not_found(&error) => return Ok(()),

@@ -34,7 +34,7 @@ pub async fn get(client: &Client, namespace: &str, name: &str) -> Result<Option<
             &error,
         ))
     })?;
-    Ok(found.map(data))
+    Ok(found.map(contents))
 }
 
 /// Reads a Secret, or creates it with the contents that `create` returns. If several replicas create it concurrently,
@@ -78,11 +78,11 @@ pub async fn get_or_create(
         ..Secret::default()
     };
     match api.create(&PostParams::default(), &secret).await {
-        Ok(secret) => Ok(data(secret)),
+        Ok(secret) => Ok(contents(secret)),
         Err(error) if is_conflict(&error) => api
             .get(name)
             .await
-            .map(data)
+            .map(contents)
             .map_err(|error| failed("read", &error)),
         Err(error) => Err(failed("created", &error)),
     }
@@ -110,7 +110,7 @@ pub async fn list(
     let named = listed
         .items
         .into_iter()
-        .map(|secret| (secret.name_any(), data(secret)));
+        .map(|secret| (secret.name_any(), contents(secret)));
     Ok(named.collect())
 }
 
@@ -149,11 +149,11 @@ pub fn follow(
                 None
             }
             Ok(watcher::Event::InitApply(secret)) => {
-                listed = Some(data(secret));
+                listed = Some(contents(secret));
                 None
             }
             Ok(watcher::Event::InitDone) => Some(listed.take()),
-            Ok(watcher::Event::Apply(secret)) => Some(Some(data(secret))),
+            Ok(watcher::Event::Apply(secret)) => Some(Some(contents(secret))),
             Ok(watcher::Event::Delete(_)) => Some(None),
             Err(error) => {
                 tracing::warn!(name, %error, "Secret cannot be watched; retrying");
@@ -163,7 +163,7 @@ pub fn follow(
     })
 }
 
-fn data(secret: Secret) -> SecretData {
+fn contents(secret: Secret) -> SecretData {
     secret
         .data
         .unwrap_or_default()

@@ -45,7 +45,7 @@ pub enum LabelDropReason {
     Empty,
 }
 
-/// Tag keys and values that occur in most Dataplanes, allocated once.
+/// Keys of tags, and the values of the protocol tag, allocated once for all Dataplanes.
 struct SharedTexts {
     service: Arc<str>,
     zone: Arc<str>,

@@ -11,7 +11,7 @@ use crate::convert::{self, ConvertError, ConvertWarning, Converted, completion};
 
 /// One injected Pod.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct PodEntry {
     pub(super) facts: PodFacts,
     /// The Dataplane in use; `None` if the Pod must not have one.
     pub(super) current: Option<CurrentDataplane>,
@@ -29,9 +29,9 @@ pub(super) struct CurrentDataplane {
     pub(super) warnings: Arc<[ConvertWarning]>,
 }
 
-// === impl Entry ===
+// === impl PodEntry ===
 
-impl Entry {
+impl PodEntry {
     pub(super) fn new(facts: PodFacts) -> Self {
         Self {
             facts,
@@ -61,7 +61,9 @@ impl Entry {
             Err(error) => (self.last_valid(), Some(error)),
         };
         self.set_dataplane(converted, view, changes);
-        if let Some(error) = error.as_ref().filter(|error| self.error.as_ref() != Some(*error)) {
+        if let Some(error) = &error
+            && self.error.as_ref() != Some(error)
+        {
             changes.dataplanes.push(DataplaneChange::Failed {
                 key: self.key().clone(),
                 pod_uid: self.facts.uid.clone(),
@@ -89,6 +91,7 @@ impl Entry {
         failed.into_iter().chain(warned)
     }
 
+    /// Returns the last valid Dataplane with its current address and health; `None` if it belongs to an earlier Pod.
     fn last_valid(&self) -> Option<Converted> {
         let current = self.current.as_ref();
         let current = current.filter(|current| current.pod_uid == self.facts.uid)?;
@@ -160,7 +163,7 @@ impl Entry {
         }
     }
 
-    /// Reports once that the application has finished, so that the sidecar must quit.
+    /// Adds the Dataplane to the completed ones, once, when the application has finished and the sidecar must quit.
     fn request_quit(&mut self, changes: &mut Changes) {
         let must_quit = completion::sidecar_should_quit(&self.facts);
         if let Some(current) = &self.current

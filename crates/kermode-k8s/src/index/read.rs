@@ -5,7 +5,7 @@ use kermode_model::view::MeshView;
 
 use super::Index;
 use super::changes::{DataplaneChange, Desired, PodIdentity};
-use super::entry::{CurrentDataplane, Entry};
+use super::entry::{CurrentDataplane, PodEntry};
 use crate::convert::ConvertError;
 use crate::convert::facts::{NamespaceFacts, PodFacts};
 
@@ -58,7 +58,7 @@ impl Index {
 
     /// Current errors and warnings of all Pods, as the changes that reported them, in no particular order.
     pub fn warnings(&self) -> impl Iterator<Item = DataplaneChange> {
-        self.pods.values().flat_map(Entry::warnings)
+        self.pods.values().flat_map(PodEntry::warnings)
     }
 
     /// Pods that cannot be converted, with their errors, in no particular order.
