@@ -438,10 +438,10 @@ impl Session {
             let output = stream.on_change(changes, view.as_ref());
             // While endpoints are in flight, the acknowledged sequence number is not reported: their ACK reports a
             // higher one.
-            let acknowledged = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
+            let view_to_report = view.filter(|_| !stream.is_in_flight(ResourceKind::Endpoints));
             (
                 output,
-                acknowledged.and_then(|view| stream.acknowledged_sequence(&view)),
+                view_to_report.and_then(|view| stream.acknowledged_sequence(&view)),
             )
         });
         self.acknowledgements.acknowledge(acknowledged);

@@ -114,9 +114,9 @@ impl Watcher {
     /// Switches to the shared scope of the profile's mesh, if the proxy is in another mesh than at the last read.
     fn follow_mesh(&mut self) {
         let own = self.own.scope.read();
-        let followed = self.shared.as_ref().map(|(mesh, _)| mesh);
+        let current_mesh = self.shared.as_ref().map(|(mesh, _)| mesh);
         let mesh = own.profile().map(|profile| &profile.mesh);
-        if let Some(mesh) = mesh.filter(|mesh| followed != Some(mesh)) {
+        if let Some(mesh) = mesh.filter(|mesh| current_mesh != Some(mesh)) {
             let cursor = ScopeCursor::new(self.store.meshes.get_or_insert(mesh));
             self.shared = Some((mesh.clone(), cursor));
         }

@@ -73,7 +73,7 @@ impl Tracker {
             self.restore(name, unknown_version(name));
         }
         for name in &sent.removed {
-            if self.wants(name) {
+            if self.is_subscribed_to(name) {
                 self.client_versions.insert(unknown_version(name));
             }
         }
