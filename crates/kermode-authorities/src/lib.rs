@@ -82,7 +82,7 @@ struct CachedPlan {
 // === impl Authorities ===
 
 impl Authorities {
-    /// Creates the authorities; `namespace` is that of the Secrets.
+    /// Creates the authorities. `namespace` contains the Secrets.
     pub fn new(client: Client, namespace: String) -> Self {
         Self {
             state: Arc::new(AuthoritiesState {
@@ -122,6 +122,7 @@ impl Authorities {
             .subscribe()
     }
 
+    /// Returns the cached CAs if they are fresh, and otherwise reads the Secrets.
     async fn read_unless_fresh(
         &self,
         id: &BackendId,
@@ -149,7 +150,8 @@ impl Authorities {
         };
         match result {
             Ok(plan) => {
-                let (now, plan) = (Instant::now(), Arc::new(plan));
+                let now = Instant::now();
+                let plan = Arc::new(plan);
                 *cache = CachedPlan {
                     plan: Some(plan.clone()),
                     read_at: Some(now),
@@ -202,19 +204,18 @@ impl Authorities {
         Ok(reconciled.plan)
     }
 
+    /// Creates the first CA of a backend, unless its key was lost.
     async fn create_first(&self, id: &BackendId, names: &SecretNames) -> anyhow::Result<Generation> {
         let AuthoritiesState {
             client, namespace, ..
         } = &*self.state;
-        let SecretNames {
-            first: key,
-            first_certificate: certificate,
-            ..
-        } = names;
+        let (key_secret, certificate_secret) = (&names.first, &names.first_certificate);
         anyhow::ensure!(
-            secret::get(client, namespace, certificate).await?.is_none(),
-            "Secret {namespace}/{key} is missing but {certificate} exists: restore it from a backup; or delete \
-             {certificate} to get a new CA, and restart all Pods of the mesh"
+            secret::get(client, namespace, certificate_secret)
+                .await?
+                .is_none(),
+            "Secret {namespace}/{key_secret} is missing but {certificate_secret} exists: restore it from a backup; or \
+             delete {certificate_secret} to get a new CA, and restart all Pods of the mesh"
         );
         let generated = Generation {
             number: 1,

@@ -136,6 +136,7 @@ impl RotationController {
         true
     }
 
+    /// Applies a Mesh that was added or changed.
     fn on_mesh(&mut self, mesh: DeserializeGuard<Mesh>) {
         // An invalid Mesh is ignored; its last valid version stays in force.
         let Ok(mesh) = mesh.0 else { return };
@@ -182,7 +183,7 @@ impl RotationController {
         for (mesh, settings) in self.meshes.clone() {
             let id = (mesh, settings.backend.clone());
             match self.reconcile(&id, &settings).await {
-                Ok(next) => pause = pause.min(next),
+                Ok(until_change) => pause = pause.min(until_change),
                 Err(error) => {
                     self.metrics.count_secret_failure();
                     tracing::warn!(mesh = %id.0, backend = id.1, "CA cannot be reconciled: {error:#}");
@@ -198,17 +199,17 @@ impl RotationController {
         let mut plan = self.authorities.get_cached(id).await?;
         let now = SystemTime::now();
         if let Some(reason) = plan.due_rotation(now, settings.request.as_deref()) {
-            let is_own = self.start_rotation(id, settings, &plan, reason, now).await?;
+            let is_own_rotation = self.start_rotation(id, settings, &plan, reason, now).await?;
             plan = self.authorities.get_cached(id).await?;
-            self.report_phase(id, settings, &plan, now, Some(is_own));
+            self.report_phase(id, settings, &plan, now, Some(is_own_rotation));
         } else {
             self.report_phase(id, settings, &plan, now, None);
         }
         self.metrics.set_phase_and_expiry(id, &plan, now);
         self.authorities.publish_roots(id, &plan, now, settings.lifetime);
-        let next = plan.next_change(now);
-        let next = next.and_then(|next| next.duration_since(now).ok());
-        Ok(next.unwrap_or(MAX_SLEEP).min(MAX_SLEEP))
+        let next_change = plan.next_change(now);
+        let pause = next_change.and_then(|change| change.duration_since(now).ok());
+        Ok(pause.unwrap_or(MAX_SLEEP).min(MAX_SLEEP))
     }
 
     /// Starts a rotation. Returns whether this replica created the new CA.
@@ -234,12 +235,12 @@ impl RotationController {
             .await
             .inspect_err(|_| self.metrics.count_secret_failure())?;
         self.authorities.invalidate(id).await;
-        let is_own = stored.authority.certificate() == next.authority.certificate();
-        if is_own {
+        let is_own_rotation = stored.authority.certificate() == next.authority.certificate();
+        if is_own_rotation {
             self.metrics.count_rotation(id, reason);
             tracing::info!(mesh = %id.0, backend = id.1, generation = next.number, ?reason, "CA created");
         }
-        Ok(is_own)
+        Ok(is_own_rotation)
     }
 
     /// Reports a new phase: in the log of every replica, and in an Event of the replica that started the rotation.

@@ -31,7 +31,7 @@ impl Validity {
                 not_before: now - BACKDATE,
                 not_after,
             }),
-            _ => Err(Error::Lifetime),
+            _ => Err(Error::LifetimeOutOfRange),
         }
     }
 
@@ -117,7 +117,7 @@ mod tests {
     fn lifetime_below_a_second_is_rejected() {
         assert!(matches!(
             Validity::starting(UNIX_EPOCH, Duration::from_millis(900)),
-            Err(Error::Lifetime)
+            Err(Error::LifetimeOutOfRange)
         ));
     }
 }

@@ -89,7 +89,7 @@ impl SigningRequest {
 }
 
 fn not_allowed(what: &'static str) -> Error {
-    Error::RequestAsks { what }
+    Error::RequestNotAllowed { what }
 }
 
 fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error> {

@@ -6,7 +6,7 @@
 pub enum Error {
     /// A name has characters that are not allowed in a certificate.
     #[error("{what} `{text}` is not allowed in a certificate: only printable ASCII is; rename it")]
-    Name {
+    NameNotAllowed {
         /// Kind of the name.
         what: &'static str,
         /// The name.
@@ -69,7 +69,7 @@ pub enum Error {
     RequestSignature,
     /// The signing request contains something that is not allowed.
     #[error("certificate signing request contains {what}; remove it: names come from the Dataplane")]
-    RequestAsks {
+    RequestNotAllowed {
         /// Description of the part.
         what: &'static str,
     },
@@ -88,7 +88,7 @@ pub enum Error {
     NoEntitlement,
     /// The requested lifetime is below a second, or its end is out of range.
     #[error("certificate lifetime must be at least a second; check `dpCert.rotation.expiration` of the Mesh")]
-    Lifetime,
+    LifetimeOutOfRange,
     /// The cryptographic library failed; the usual cause is missing randomness of the operating system.
     #[error("{operation} failed: {reason}")]
     Crypto {

@@ -181,7 +181,7 @@ fn base_params(validity: Validity) -> Result<CertificateParams, Error> {
 
 /// Returns a URI name. `what` describes the name in errors about its characters.
 pub(crate) fn uri_name(what: &'static str, text: &str) -> Result<SanType, Error> {
-    let not_allowed = || Error::Name {
+    let not_allowed = || Error::NameNotAllowed {
         what,
         text: text.to_owned(),
     };

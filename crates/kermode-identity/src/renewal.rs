@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::Validity;
 
-/// Backoff after the first of consecutive failures; it doubles with each further one.
+/// Backoff after the first of consecutive failures. It doubles with each further failure.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Upper bound of the backoff: short compared with the fifth of a lifetime that remains when renewal starts.
 const MAX_RETRY: Duration = Duration::from_secs(10);
@@ -93,7 +93,7 @@ impl RenewalTimer {
         self.due = now + backoff.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
     }
 
-    /// Handles a request that found mTLS disabled: the next one follows after a long pause. If Envoy waits for a
+    /// Handles a request that found mTLS disabled: the next request follows after a long pause. If Envoy waits for a
     /// certificate, the request counts as a failure, since Envoy's configuration already has mTLS.
     pub fn on_mtls_disabled(&mut self, now: SystemTime, jitter: f64) {
         if self.envoy_waits {
@@ -106,7 +106,7 @@ impl RenewalTimer {
         }
     }
 
-    /// Handles that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`] and
+    /// Records that Envoy waits for a certificate. Ends the long pause of [`RenewalTimer::on_mtls_disabled`] and
     /// prevents further ones until a certificate is issued.
     pub fn on_envoy_waiting(&mut self, now: SystemTime) {
         if self.is_mtls_disabled {

@@ -109,7 +109,7 @@ fn subject_alt_name(text: &str) -> Result<SanType, Error> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(SanType::IpAddress(address));
     }
-    let not_allowed = || Error::Name {
+    let not_allowed = || Error::NameNotAllowed {
         what: "host name",
         text: text.to_owned(),
     };

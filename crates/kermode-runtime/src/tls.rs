@@ -32,6 +32,9 @@ const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 const PER_ADDRESS_DIVISOR: usize = 4;
 /// Lower bound of the limit on the connections of one address: many proxies may share the address of a node.
 const MIN_PER_ADDRESS: usize = 16;
+/// Pause after a connection could not be accepted. The usual cause is a lack of file descriptors, which are released
+/// when other connections end.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Time that the server waits for open connections at shutdown.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
@@ -128,7 +131,7 @@ impl ConnectionSignals {
         self.request_received.notify_one();
     }
 
-    /// Returns the shutdown of the server, after which the connection accepts no more requests.
+    /// Returns the shutdown of the server. Once it starts, the connection accepts no more requests.
     pub fn shutdown(&self) -> Shutdown {
         self.shutdown.clone()
     }
@@ -290,8 +293,7 @@ async fn accept(
         }
         Err(error) => {
             tracing::warn!(%error, "connection could not be accepted");
-            // The usual cause is a lack of file descriptors, which open connections return when they end.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
             None
         }
     }

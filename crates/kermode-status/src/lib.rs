@@ -128,7 +128,7 @@ impl StatusesState {
         self.proxies.lock()
     }
 
-    /// Returns the status of a proxy that disconnected, unless another replica serves it now.
+    /// Returns the status of a proxy that disconnected, and removes the proxy. `None` if another replica serves it now.
     async fn disconnected_status(&self, key: &ObjectKey) -> Option<WantedStatus> {
         let api: Api<Dataplane> = Api::namespaced(self.client.clone(), &key.namespace);
         let current = api.get_opt(&key.name).await.ok().flatten();

@@ -163,11 +163,11 @@ fn request_with_names_beyond_the_entitlement_is_rejected() {
             Box::new(|params| params.key_usages.push(KeyUsagePurpose::KeyCertSign)),
         ),
     ];
-    for (what, change) in requests {
+    for (description, change) in requests {
         let error = sign(&authority, &mk_modified_csr(change));
         assert!(
-            matches!(error, Err(Error::RequestAsks { .. })),
-            "{what}: {error:?}"
+            matches!(error, Err(Error::RequestNotAllowed { .. })),
+            "{description}: {error:?}"
         );
     }
     assert!(sign(&authority, &mk_modified_csr(with_names(vec![uri(own)]))).is_ok());

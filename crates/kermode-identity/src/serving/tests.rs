@@ -67,7 +67,7 @@ fn host_name_with_a_space_is_rejected() {
     let authority = ServingAuthority::generate(now()).unwrap();
     assert!(matches!(
         authority.issue(&["c p"], DAY, now()),
-        Err(Error::Name { .. })
+        Err(Error::NameNotAllowed { .. })
     ));
 }
 

@@ -114,7 +114,7 @@ impl Denial {
                 Error::RequestUnreadable { .. } => DenialReason::RequestUnreadable,
                 Error::RequestKey { .. } => DenialReason::RequestKey,
                 Error::RequestSignature => DenialReason::RequestSignature,
-                Error::RequestAsks { .. } => DenialReason::RequestAsks,
+                Error::RequestNotAllowed { .. } => DenialReason::RequestAsks,
                 Error::RequestUnbound | Error::RequestOfAnother => DenialReason::RequestOfAnother,
                 _ => DenialReason::RequestOther,
             },

@@ -1,7 +1,7 @@
 //! Rates at which certificates are issued: per proxy and in total. No IO; the clock is passed in.
 //!
-//! A thousand Pods that start at once get their certificates. A proxy that requests certificates in a loop is limited,
-//! and its surplus requests cause no TokenReviews.
+//! A thousand Pods that start at once get their certificates without delay. A proxy that requests certificates in a
+//! loop is limited, and its surplus requests cause no TokenReviews.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Instant;
@@ -14,7 +14,8 @@ const TOTAL_RATE: Rate = Rate {
     burst: 2000.0,
     per_second: 500.0,
 };
-/// Rate of certificates for one proxy. A sidecar requests at most one every 48 s, and a few more after a restart.
+/// Rate of certificates for one proxy. A sidecar renews a certificate with the shortest lifetime, one minute, after 39
+/// s at the earliest, and requests a few more certificates after a restart.
 const PROXY_RATE: Rate = Rate {
     burst: 20.0,
     per_second: 1.0 / 3.0,
