@@ -59,9 +59,9 @@ pub fn watch_config() -> watcher::Config {
         .timeout(WATCH_TIMEOUT_SECONDS)
 }
 
-/// Follows a watch until the receiver is dropped.
+/// Sends the updates of a watch to `sink` until the receiver is dropped.
 ///
-/// `convert` converts each object; `wrap` builds the message that is sent to `sink`.
+/// `convert` converts each object; `wrap` builds the message to be sent.
 pub async fn follow<K, T, M>(
     kind: &'static str,
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
@@ -111,7 +111,7 @@ pub fn convert_if_decoded<K, T>(
                 namespace,
                 name,
                 error = invalid.error,
-                "object ignored: it cannot be decoded"
+                "object cannot be decoded; its last valid version, if any, stays in use"
             );
             Conversion::Invalid
         }
@@ -119,7 +119,7 @@ pub fn convert_if_decoded<K, T>(
 }
 
 /// Returns namespace (empty for cluster-scoped objects) and name.
-pub fn key(object: &impl Resource) -> ObjectKey {
+pub fn key_of(object: &impl Resource) -> ObjectKey {
     ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
 }
 
@@ -177,7 +177,7 @@ impl kube::runtime::utils::Backoff for WatchBackoff {
     fn reset(&mut self) {}
 }
 
-/// Reported keys, to find the objects that are missing from a new list.
+/// Keys of the reported objects, by which the objects are found that are missing from a new list.
 #[derive(Debug, Default)]
 struct KnownKeys {
     reported: HashSet<ObjectKey>,
@@ -199,11 +199,11 @@ impl KnownKeys {
                 Vec::new()
             }
             watcher::Event::InitApply(object) | watcher::Event::Apply(object) => {
-                let key = key(&object);
+                let key = key_of(&object);
                 self.on_object(key, convert(object)).into_iter().collect()
             }
             watcher::Event::Delete(object) => {
-                let key = key(&object);
+                let key = key_of(&object);
                 self.on_object(key, Conversion::Ignore).into_iter().collect()
             }
             watcher::Event::InitDone => self.on_list_complete(),
