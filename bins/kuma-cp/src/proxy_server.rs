@@ -20,7 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
 
 /// Dependencies of the endpoint-removal service.
-pub(crate) struct RemovalSources {
+pub(crate) struct RemovalDependencies {
     pub(crate) removals: EndpointRemovals,
     pub(crate) replicas: watch::Receiver<Replicas>,
     pub(crate) index: SharedIndex,
@@ -35,7 +35,7 @@ pub(crate) struct ProxyServer {
 impl ProxyServer {
     pub(crate) fn new(
         store: Arc<Store>,
-        sources: RemovalSources,
+        removal_dependencies: RemovalDependencies,
         authentication: Authentication,
         issuance: CertificateIssuance,
         statuses: Statuses,
@@ -44,11 +44,11 @@ impl ProxyServer {
     ) -> Self {
         let metrics = Metrics::default();
         metrics.register(registry);
-        let RemovalSources {
+        let RemovalDependencies {
             removals,
             replicas,
             index,
-        } = sources;
+        } = removal_dependencies;
         let published_sequence = {
             let store = store.clone();
             move |proxy: &ObjectKey| -> Option<(MeshName, u64)> {

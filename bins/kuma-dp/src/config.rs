@@ -23,9 +23,13 @@ pub(crate) struct Config {
     pub(crate) mesh: MeshName,
     pub(crate) proxy: ObjectKey,
     pub(crate) envoy: EnvoyConfig,
+    /// Whether this container is a native sidecar, which is signalled after the workload has ended.
     pub(crate) native_sidecar: bool,
+    /// Port on loopback that DNS queries are redirected to; `None` if `kuma-dp` serves no DNS.
     pub(crate) dns_port: Option<NonZeroU16>,
+    /// File with the name servers that DNS queries are forwarded to.
     pub(crate) resolv_conf: PathBuf,
+    /// Directory of the unix socket that serves Envoy.
     pub(crate) socket_dir: PathBuf,
 }
 
@@ -58,17 +62,20 @@ impl RunArgs {
         let log_level = errors
             .value_of("--log-level", log_level(&self.log_level))
             .unwrap_or(LevelFilter::INFO);
-        let envoy_level = self.envoy_log_level.filter(|text| !text.is_empty());
-        let envoy_level =
-            envoy_level.map_or_else(|| Ok(envoy_level_for(log_level)), |text| parse_envoy_level(&text));
-        let envoy_log_level = errors.value_of("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", envoy_level);
-        let address = required(self.control_plane_url).and_then(|text| https_address(&text));
-        let address = errors.value_of("KUMA_CONTROL_PLANE_URL", address);
-        let trust = required(self.control_plane_ca_cert)
-            .and_then(|pem| TrustBundle::from_pem(&pem).map_err(|error| error.to_string()));
-        let trust = errors.value_of("KUMA_CONTROL_PLANE_CA_CERT", trust);
-        let token_path = required(self.token_path.filter(|path| !path.as_os_str().is_empty()));
-        let token_path = errors.value_of("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", token_path);
+        let envoy_log_level = match self.envoy_log_level.filter(|text| !text.is_empty()) {
+            Some(text) => errors.value_of("KUMA_DATAPLANE_RUNTIME_ENVOY_LOG_LEVEL", parse_envoy_level(&text)),
+            None => Some(envoy_level_for(log_level)),
+        };
+        let address = errors.value_of(
+            "KUMA_CONTROL_PLANE_URL",
+            required(self.control_plane_url).and_then(|text| https_address(&text)),
+        );
+        let trust = errors.value_of(
+            "KUMA_CONTROL_PLANE_CA_CERT",
+            required(self.control_plane_ca_cert)
+                .and_then(|pem| TrustBundle::from_pem(&pem).map_err(|error| error.to_string())),
+        );
+        let token_path = errors.value_of("KUMA_DATAPLANE_RUNTIME_TOKEN_PATH", required(self.token_path));
         let proxy = errors.value_of(
             "KUMA_DATAPLANE_NAME",
             required(self.name).and_then(|text| proxy_name(&text)),
@@ -77,15 +84,14 @@ impl RunArgs {
         let drain_time = errors.value_of("KUMA_DATAPLANE_DRAIN_TIME", positive_duration(&self.drain_time));
         let native_sidecar = errors.value_of("KUMA_DATAPLANE_NATIVE_SIDECAR", boolean(&self.native_sidecar));
         let admin_port = errors.value_of("KUMA_DATAPLANE_ADMIN_PORT", port(&self.admin_port));
-        let concurrency = self
-            .concurrency
-            .filter(|text| !text.is_empty())
-            .map_or(Ok(0), |text| whole_number(&text));
-        let concurrency = errors.value_of("--concurrency", concurrency);
+        let concurrency = match self.concurrency.filter(|text| !text.is_empty()) {
+            Some(text) => errors.value_of("--concurrency", whole_number(&text)),
+            None => Some(0),
+        };
         let dns_enabled = errors.value_of("KUMA_DNS_ENABLED", boolean(&self.dns_enabled));
         let dns_port = errors.value_of("KUMA_DNS_CORE_DNS_PORT", port(&self.dns_port));
 
-        // `None` if a setting without a default is invalid.
+        // The closure returns `None` if an invalid setting left no value.
         let config = (|| {
             let (host, port) = address?;
             Some(Config {
@@ -204,6 +210,7 @@ fn log_level(text: &str) -> Result<LevelFilter, String> {
         .map_err(|_| format!("`{text}` is none of off, error, warn, info, debug, trace"))
 }
 
+/// Log levels that Envoy's command line accepts.
 const ENVOY_LEVELS: [&str; 7] = ["trace", "debug", "info", "warning", "error", "critical", "off"];
 
 fn parse_envoy_level(text: &str) -> Result<&'static str, String> {

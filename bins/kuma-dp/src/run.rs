@@ -64,7 +64,7 @@ fn raise_open_file_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
+        tracing::warn!(%error, "the soft limit of open files cannot be raised to the hard limit; Envoy crashes when it reaches the soft limit");
     }
 }
 
@@ -79,7 +79,7 @@ fn envoy_bootstrap(config: &Config, socket: &AgentSocket) -> anyhow::Result<Valu
             .to_str()
             .context("the path of the socket for Envoy is not UTF-8; set KUMA_DATAPLANE_RUNTIME_SOCKET_DIR")?
             .to_owned(),
-        // Envoy sends its own version with the node of each stream.
+        // Envoy adds its own version to the node of each stream.
         versions: Versions {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             envoy: String::new(),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::webhooks;
 use crate::{Installation, NAME, cluster_scoped, namespaced};
 
-const READ: [&str; 3] = ["get", "list", "watch"];
+const READ_VERBS: [&str; 3] = ["get", "list", "watch"];
 
 /// Roles and their bindings.
 pub(crate) fn all(installation: &Installation) -> Vec<Value> {
@@ -43,10 +43,10 @@ pub(crate) fn all(installation: &Installation) -> Vec<Value> {
 /// Rules for the whole cluster: objects that the mesh is derived from, Dataplanes and Meshes.
 fn cluster_rules() -> Vec<Value> {
     vec![
-        rule("", &["namespaces", "pods", "services"], &READ),
+        rule("", &["namespaces", "pods", "services"], &READ_VERBS),
         // The owner of a Pod's owner names a service-less Pod (docs/design.md#service-less-names).
-        rule("apps", &["replicasets"], &READ),
-        rule("batch", &["jobs"], &READ),
+        rule("apps", &["replicasets"], &READ_VERBS),
+        rule("batch", &["jobs"], &READ_VERBS),
         rule("events.k8s.io", &["events"], &["create", "patch"]),
         rule(
             GROUP,
@@ -91,7 +91,7 @@ fn namespace_rules() -> Vec<Value> {
         ),
         // resourceNames does not apply to create.
         rule("coordination.k8s.io", &["leases"], &["create"]),
-        rule(GROUP, &["containerpatches"], &READ),
+        rule(GROUP, &["containerpatches"], &READ_VERBS),
         rule(
             GROUP,
             &["meshtrafficpermissions"],

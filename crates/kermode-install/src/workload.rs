@@ -25,9 +25,9 @@ pub struct Port {
     /// Name in the Service, as in Kuma.
     pub service_name: &'static str,
     /// Port of the Service.
-    pub service: u16,
+    pub service_port: u16,
     /// Port of the container.
-    pub container: u16,
+    pub container_port: u16,
 }
 
 /// Ports of the control plane.
@@ -35,20 +35,20 @@ pub const PORTS: [Port; 3] = [
     Port {
         name: "admission",
         service_name: "https-admission-server",
-        service: 443,
-        container: 5443,
+        service_port: 443,
+        container_port: 5443,
     },
     Port {
         name: "dp-server",
         service_name: "dp-server",
-        service: 5678,
-        container: 5678,
+        service_port: 5678,
+        container_port: 5678,
     },
     Port {
         name: "diagnostics",
         service_name: "diagnostics",
-        service: 5680,
-        container: 5680,
+        service_port: 5680,
+        container_port: 5680,
     },
 ];
 
@@ -72,7 +72,7 @@ pub(crate) fn service(installation: &Installation) -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
         .map(|port| {
-            json!({"name": port.service_name, "port": port.service, "targetPort": port.name, "protocol": "TCP"})
+            json!({"name": port.service_name, "port": port.service_port, "targetPort": port.name, "protocol": "TCP"})
         })
         .collect();
     let mut spec = json!({"type": "ClusterIP", "ports": ports});
@@ -164,7 +164,7 @@ fn spread(key: &str) -> Value {
 fn container(installation: &Installation) -> Value {
     let ports: Vec<Value> = PORTS
         .iter()
-        .map(|port| json!({"name": port.name, "containerPort": port.container, "protocol": "TCP"}))
+        .map(|port| json!({"name": port.name, "containerPort": port.container_port, "protocol": "TCP"}))
         .collect();
     json!({
         "name": "control-plane",

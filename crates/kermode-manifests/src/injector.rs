@@ -127,16 +127,17 @@ impl Injector<'_> {
             object["kind"].as_str().unwrap_or_default()
         );
         let warning = misplaced_request(object);
+        // Stands for a missing Pod template.
         let mut absent = Value::Null;
         let pod = object.pointer_mut(pointer).unwrap_or(&mut absent);
-        let mut assumptions = self.assumptions(&namespace);
+        let mut assumptions = self.cluster_assumptions(&namespace);
         // The Pod as the webhook would receive it from the API server.
-        let mut admitted = pod.clone();
+        let mut reviewed = pod.clone();
         if !pointer.is_empty() {
-            set_generate_name(&own_name, &mut admitted);
+            set_generate_name(&own_name, &mut reviewed);
         }
-        assumptions.extend(set_defaults(&mut admitted));
-        let explanation = self.decide(&admitted, &namespace);
+        assumptions.extend(set_defaults(&mut reviewed));
+        let explanation = self.decide(&reviewed, &namespace);
         if let Ok(Outcome::Injected(injection)) = &explanation.result {
             if pod["metadata"].is_null() {
                 pod["metadata"] = json!({});
@@ -173,7 +174,7 @@ impl Injector<'_> {
         explain(pod, self.config.injector(), &context)
     }
 
-    fn assumptions(&self, namespace: &str) -> Vec<String> {
+    fn cluster_assumptions(&self, namespace: &str) -> Vec<String> {
         let mut assumptions = Vec::new();
         if self.cluster.namespace(namespace).is_none() {
             assumptions.push(format!(

@@ -137,15 +137,15 @@ impl DirectAccess {
             return false;
         };
         // Without a list, all services are included.
-        let includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
+        let list_includes = |names: &Option<BTreeSet<ServiceName>>, name: &ServiceName| {
             names.as_ref().is_none_or(|names| names.contains(name))
         };
         let is_called = services
             .iter()
-            .any(|(name, endpoint)| includes(&self.services, name) && endpoint.dataplane != self.proxy);
+            .any(|(name, endpoint)| list_includes(&self.services, name) && endpoint.dataplane != self.proxy);
         let has_listener = services
             .iter()
-            .any(|(name, endpoint)| includes(&self.reachable, name) && endpoint.headless);
+            .any(|(name, endpoint)| list_includes(&self.reachable, name) && endpoint.headless);
         is_called && !has_listener
     }
 }

@@ -46,7 +46,7 @@ fn exposed() -> [Exposed; 3] {
 fn exposed_row((port, key, usage): Exposed) -> [String; 4] {
     let ports = format!(
         "{} (Service `{}`: {})",
-        port.container, port.service_name, port.service
+        port.container_port, port.service_name, port.service_port
     );
     ["`kuma-cp`".to_owned(), ports, code(key), usage.to_owned()]
 }

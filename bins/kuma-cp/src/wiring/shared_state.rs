@@ -1,5 +1,4 @@
-//! State that the components of this replica share: index, store, writer, statuses, CAs, and whether it holds the
-//! Lease.
+//! State that the components share: index, store, writer, statuses, CAs, and whether this replica holds the Lease.
 
 use std::sync::Arc;
 
@@ -27,7 +26,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{Notify, watch};
 
 use super::api_server;
-use crate::proxy_server::{ProxyServer, RemovalSources};
+use crate::proxy_server::{ProxyServer, RemovalDependencies};
 use kermode_config::Config;
 
 /// State that the components share, and the constructors of the components that need most of it.
@@ -127,8 +126,8 @@ impl SharedState {
         client: Client,
     ) -> impl Future<Output = ()> + Send + use<> {
         let namespace = config.store.kubernetes.system_namespace.as_str();
-        let own = ObjectKey::new(namespace, config.instance_name());
-        tracking::run(client, own, config.dp_server.port, self.replicas.clone())
+        let own_pod = ObjectKey::new(namespace, config.instance_name());
+        tracking::run(client, own_pod, config.dp_server.port, self.replicas.clone())
     }
 
     /// Returns the state that the webhooks need, and registers their metrics.
@@ -185,7 +184,7 @@ impl SharedState {
         );
         ProxyServer::new(
             self.store.clone(),
-            RemovalSources {
+            RemovalDependencies {
                 removals: self.removals.clone(),
                 replicas: self.replicas.subscribe(),
                 index: self.index.clone(),
@@ -203,6 +202,7 @@ impl SharedState {
 /// 1.29.
 async fn supports_native_sidecars(client: &Client) -> anyhow::Result<bool> {
     let version = client.apiserver_version().await?;
+    // Some providers append a plus sign, as in `29+`.
     let number = |text: &str| text.trim_end_matches('+').parse::<u32>().unwrap_or_default();
     Ok((number(&version.major), number(&version.minor)) >= (1, 29))
 }
