@@ -1,8 +1,8 @@
-"""Runs test suites and adds up their results: `python3 tests/run.py [SUITE ...]`; without names, all suites.
+"""Runs test suites and adds up their results: `python3 tests/run.py [SUITE ...]`. Without names, it runs all suites.
 
-Every suite is one command, whose output is passed through. Its tests are counted from the summary lines of cargo's test
-runner and from lines `N passed, N failed`. A suite that fails without a failed test counts as one failure. The last
-line is the sum.
+A suite is one command, whose output is printed. The numbers of tests come from two kinds of output lines: summaries of
+cargo's test runner, and `N passed, N failed`. If the command fails although no test failed, the suite counts as one
+failed test. The last line of output is the sum over all suites.
 """
 
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 CARGO = ["cargo", "--locked"] if os.environ.get("CI") else ["cargo"]
 
-# In the order of execution: cheap suites that find most come first.
+# The command of each suite, in the order of execution. Fast suites that find most problems come first.
 SUITES = {
     "format": ["cargo", "fmt", "--all", "--check"],
     "lint": [*CARGO, "clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"],
@@ -29,12 +29,12 @@ SUITES = {
     "e2e": ["make", "--no-print-directory", "test-e2e-run"],
 }
 
-PLAIN = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
-RUST = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
+# Summary lines of conformance, Python and e2e tests, and of cargo's test runner.
+PLAIN_SUMMARY = re.compile(r"^(?:\S+: )?(\d+) passed, (\d+) failed(?:, (\d+) skipped)?$")
+CARGO_SUMMARY = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored;")
 
 
-# A fixed seed gives property tests the same inputs in every run, so that results are repeatable. `make fuzz-properties`
-# uses random inputs.
+# With a fixed seed, property tests have the same inputs in every run. `make fuzz-properties` uses random inputs.
 PROPERTY_SEED = {"PROPTEST_RNG_SEED": "5678"}
 
 
@@ -45,13 +45,13 @@ class Count:
         self.passed = self.failed = self.skipped = 0
 
     def read(self, line):
-        """Adds the numbers of a summary line; ignores other lines."""
-        if match := PLAIN.match(line) or RUST.match(line):
+        """Adds the numbers of a line if it is a summary."""
+        if match := PLAIN_SUMMARY.match(line) or CARGO_SUMMARY.match(line):
             passed, failed, skipped = (int(number or 0) for number in match.groups())
             self.add(passed, failed, skipped)
 
     def add(self, passed, failed, skipped):
-        """Adds to the numbers."""
+        """Increases the numbers."""
         self.passed += passed
         self.failed += failed
         self.skipped += skipped
@@ -62,7 +62,7 @@ class Count:
 
 
 def run(name):
-    """Runs a suite and counts its tests. A suite without a summary line counts as one test."""
+    """Runs a suite and returns the numbers of its tests. A suite that prints no summary counts as one test."""
     print(f"\n=== {name}: {' '.join(SUITES[name])}", flush=True)
     count = Count()
     with subprocess.Popen(

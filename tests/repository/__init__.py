@@ -1,1 +1,1 @@
-"""Checks of the repository's text: targets of citations exist, functions are short."""
+"""Checks of the repository's files: citations have a target, functions are short, crates depend on lower layers."""

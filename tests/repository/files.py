@@ -5,17 +5,17 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Written by tools; their text is not the repository's.
+# Files that tools write. The rules for texts do not apply to them.
 GENERATED = {"Cargo.lock", "go.mod", "go.sum"}
 
 
 def tracked(root: Path = ROOT) -> dict:
-    """Returns the text of every tracked text file by its path, relative to the root."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True)
+    """Returns the texts of all tracked text files, by path relative to the root."""
+    git = subprocess.run(["git", "ls-files", "-z"], cwd=root, check=True, capture_output=True, text=True)
     texts = {}
-    for name in listed.stdout.split("\0"):
+    for name in git.stdout.split("\0"):
         path = root / name
-        # A file that is deleted in the working tree is still listed.
+        # git lists a file that was deleted in the working tree until the deletion is staged.
         if not name or path.name in GENERATED or not path.is_file():
             continue
         try:

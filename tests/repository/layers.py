@@ -1,4 +1,4 @@
-"""The table of layers in ARCHITECTURE.md against the crates' manifests."""
+"""Checks that the table of layers in ARCHITECTURE.md matches the manifests of the crates."""
 
 import re
 import tomllib
@@ -10,9 +10,10 @@ ROW = re.compile(r"\| (\d+) \| `([\w-]+)` \|")
 
 
 def violations(texts: Mapping[str, str]) -> list[str]:
-    """Crates that are missing in the table or the tree, and dependencies that do not lead to a lower layer.
+    """Returns a line for every violation. `texts` maps the paths of the tracked files to their texts.
 
-    `texts` maps paths to contents. Dev-dependencies may lead anywhere.
+    The table and the folder `crates` must contain the same crates. Each dependency of a crate, except for
+    dev-dependencies, must be in a lower layer.
     """
     layers = {name: int(layer) for layer, name in ROW.findall(texts[ARCHITECTURE])}
     manifests = {match[1]: tomllib.loads(texts[path]) for path in texts if (match := MANIFEST.fullmatch(path))}
@@ -20,6 +21,7 @@ def violations(texts: Mapping[str, str]) -> list[str]:
     found += [f"{ARCHITECTURE}: no crate {name}" for name in sorted(layers.keys() - manifests.keys())]
     for name, manifest in sorted(manifests.items()):
         for dependency in sorted(manifest.get("dependencies", {})):
-            if layers.get(dependency, 0) >= layers.get(name, len(texts)):
+            has_layers = name in layers and dependency in layers
+            if has_layers and layers[dependency] >= layers[name]:
                 found.append(f"{name} (layer {layers[name]}) depends on {dependency} (layer {layers[dependency]})")
     return found

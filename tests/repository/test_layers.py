@@ -29,9 +29,9 @@ class LayersTest(unittest.TestCase):
         found = check("[dependencies]\nserver.workspace = true\n", "", TABLE.replace("2", "1"))
         self.assertEqual(found, ["model (layer 1) depends on server (layer 1)"])
 
-    def test_dev_dependency_may_lead_anywhere(self):
+    def test_dev_dependency_may_be_in_any_layer(self):
         self.assertEqual(check("[dev-dependencies]\nserver.workspace = true\n", ""), [])
 
-    def test_missing_crate_and_missing_row_are_found(self):
+    def test_crate_without_a_row_and_row_without_a_crate_are_found(self):
         found = check("", "", TABLE.replace("`model`", "`gone`"))
         self.assertEqual(found, ["ARCHITECTURE.md: no layer for model", "ARCHITECTURE.md: no crate gone"])

@@ -1,15 +1,15 @@
-//! Table of the control plane's settings, from `kermode-config`.
+//! Table of the control plane's settings, from the definitions in `kermode-config`.
 
 use kermode_config::{Config, settings};
 use serde_json::Value;
 
-use crate::{Part, code, table};
+use crate::{GeneratedTable, code, render_table};
 
-pub(crate) fn parts() -> Vec<Part> {
+pub(crate) fn tables() -> Vec<GeneratedTable> {
     let defaults = serde_json::to_value(Config::default()).unwrap_or_default();
     let rows = settings().into_iter().map(|setting| {
         let pointer = format!("/{}", setting.path.replace('.', "/"));
-        let default = defaults.pointer(&pointer).map(default).unwrap_or_default();
+        let default = defaults.pointer(&pointer).map(format_default).unwrap_or_default();
         let variables: Vec<String> = setting.variables.iter().map(|name| code(name)).collect();
         [
             code(&setting.path),
@@ -18,14 +18,15 @@ pub(crate) fn parts() -> Vec<Part> {
             setting.meaning.to_owned(),
         ]
     });
-    vec![Part {
+    vec![GeneratedTable {
         file: "configuration.md",
         name: "settings".to_owned(),
-        text: table(["key", "variable", "default", "meaning"], rows),
+        markdown: render_table(["key", "variable", "default", "meaning"], rows),
     }]
 }
 
-fn default(value: &Value) -> String {
+/// Formats a default value; null and empty values are left out.
+fn format_default(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => code(text),

@@ -3,27 +3,27 @@
 use kermode_model::annotation::{self, Key};
 use kermode_model::tag;
 
-use crate::{Part, code, table};
+use crate::{GeneratedTable, code, render_table};
 
-pub(crate) fn parts() -> Vec<Part> {
+pub(crate) fn tables() -> Vec<GeneratedTable> {
     let file = "labels-and-annotations.md";
-    let part = |file, name: &str, text| Part {
+    let generated = |file, name: &str, markdown| GeneratedTable {
         file,
         name: name.to_owned(),
-        text,
+        markdown,
     };
     vec![
-        part(file, "settings", settings(annotation::SETTINGS)),
-        part(
+        generated(file, "settings", settings_table(annotation::SETTINGS)),
+        generated(
             file,
             "written",
-            written_by_kermode(annotation::WRITTEN_BY_KERMODE),
+            written_keys_table(annotation::WRITTEN_BY_KERMODE),
         ),
-        part("tags.md", "tags", tags(tag::GENERATED)),
+        generated("tags.md", "tags", tags_table(tag::GENERATED)),
     ]
 }
 
-fn settings(keys: &[Key]) -> String {
+fn settings_table(keys: &[Key]) -> String {
     let row = |key: &Key| {
         [
             name(key),
@@ -33,10 +33,11 @@ fn settings(keys: &[Key]) -> String {
             meaning(key),
         ]
     };
-    table(["key", "on", "value", "default", "meaning"], keys.iter().map(row))
+    render_table(["key", "on", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-fn written_by_kermode(keys: &[Key]) -> String {
+/// Renders the table of the keys that Kermode writes.
+fn written_keys_table(keys: &[Key]) -> String {
     let row = |key: &Key| {
         [
             name(key),
@@ -45,10 +46,10 @@ fn written_by_kermode(keys: &[Key]) -> String {
             meaning(key),
         ]
     };
-    table(["key", "on", "value", "meaning"], keys.iter().map(row))
+    render_table(["key", "on", "value", "meaning"], keys.iter().map(row))
 }
 
-fn tags(keys: &[Key]) -> String {
+fn tags_table(keys: &[Key]) -> String {
     let row = |key: &Key| {
         [
             name(key),
@@ -58,10 +59,11 @@ fn tags(keys: &[Key]) -> String {
             meaning(key),
         ]
     };
-    table(["tag", "of", "value", "default", "meaning"], keys.iter().map(row))
+    render_table(["tag", "of", "value", "default", "meaning"], keys.iter().map(row))
 }
 
-/// Returns the name of the key. A suffix gets a placeholder for its variable part.
+/// Returns the name of a key as code. Some names are only a suffix, after a port number; these get the placeholder
+/// `<port>`.
 fn name(key: &Key) -> String {
     if key.name.starts_with('.') {
         format!("`<port>{}`", key.name)

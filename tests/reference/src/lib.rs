@@ -1,7 +1,8 @@
-//! Tables of `docs/reference`, generated from the code.
+//! Generates the tables of `docs/reference` from the code.
 //!
-//! A generated table stands between `<!-- generated: NAME -->` and `<!-- end -->`; the prose around it is written by
-//! hand. The tests compare every table, and write it if `UPDATE_REFERENCE` is set.
+//! In a document, a generated table is between `<!-- generated: NAME -->` and `<!-- end -->`; the text around it is
+//! written by hand. The tests of this crate compare every table with the code. If `UPDATE_REFERENCE` is set, they write
+//! the tables.
 
 mod configuration;
 mod keys;
@@ -13,28 +14,28 @@ mod tests;
 
 use std::fmt::Write;
 
-/// A generated part of a document.
+/// A generated table of a document.
 #[derive(Clone, Debug)]
-pub struct Part {
-    /// File below `docs/reference`.
+pub struct GeneratedTable {
+    /// Name of the document in `docs/reference`.
     pub file: &'static str,
-    /// Name in the marker comment.
+    /// Name of the table in the comment before it.
     pub name: String,
-    /// Markdown between the markers.
-    pub text: String,
+    /// The table as Markdown.
+    pub markdown: String,
 }
 
-/// Returns all generated parts.
-pub fn parts() -> Vec<Part> {
-    let mut parts = keys::parts();
-    parts.extend(configuration::parts());
-    parts.extend(ports::parts());
-    parts.extend(resources::parts());
-    parts
+/// Returns all generated tables.
+pub fn tables() -> Vec<GeneratedTable> {
+    let mut tables = keys::tables();
+    tables.extend(configuration::tables());
+    tables.extend(ports::tables());
+    tables.extend(resources::tables());
+    tables
 }
 
-/// Renders a table. Bars in cells are escaped.
-fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+/// Renders a table as Markdown. Vertical bars in cells are escaped.
+fn render_table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut text = format!("| {} |\n|{}\n", header.join(" | "), "---|".repeat(N));
     for row in rows {
         let cells = row.map(|cell| cell.replace('|', "\\|"));
@@ -43,6 +44,7 @@ fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [Stri
     text
 }
 
+/// Formats a text as code; an empty text stays empty.
 fn code(text: &str) -> String {
     if text.is_empty() {
         String::new()

@@ -3,27 +3,27 @@
 use kermode_config::Config;
 use kermode_install::{PORTS, Port};
 
-use crate::{Part, code, table};
+use crate::{GeneratedTable, code, render_table};
 
-/// A port that a Service of the installation exposes: port, key of its setting, use.
-type Exposed = (Port, &'static str, &'static str);
-/// A port of one Pod: process, port, key of its setting, use.
-type Internal = (&'static str, u16, &'static str, &'static str);
+/// Port that a Service of the installation exposes: port, key of its setting, use.
+type ServicePort = (Port, &'static str, &'static str);
+/// Port that no Service exposes: process, port, key of its setting, use.
+type PodPort = (&'static str, u16, &'static str, &'static str);
 
-pub(crate) fn parts() -> Vec<Part> {
+pub(crate) fn tables() -> Vec<GeneratedTable> {
     let config = Config::default();
-    let rows = exposed()
+    let rows = service_ports()
         .into_iter()
-        .map(exposed_row)
-        .chain(internal(&config).into_iter().map(internal_row));
-    vec![Part {
+        .map(service_port_row)
+        .chain(pod_ports(&config).into_iter().map(pod_port_row));
+    vec![GeneratedTable {
         file: "names-and-ports.md",
         name: "ports".to_owned(),
-        text: table(["process", "port", "setting", "use"], rows),
+        markdown: render_table(["process", "port", "setting", "use"], rows),
     }]
 }
 
-fn exposed() -> [Exposed; 3] {
+fn service_ports() -> [ServicePort; 3] {
     [
         (
             PORTS[0],
@@ -43,7 +43,7 @@ fn exposed() -> [Exposed; 3] {
     ]
 }
 
-fn exposed_row((port, key, usage): Exposed) -> [String; 4] {
+fn service_port_row((port, key, usage): ServicePort) -> [String; 4] {
     let ports = format!(
         "{} (Service `{}`: {})",
         port.container_port, port.service_name, port.service_port
@@ -51,7 +51,7 @@ fn exposed_row((port, key, usage): Exposed) -> [String; 4] {
     ["`kuma-cp`".to_owned(), ports, code(key), usage.to_owned()]
 }
 
-fn internal(config: &Config) -> [Internal; 7] {
+fn pod_ports(config: &Config) -> [PodPort; 7] {
     let injector = config.injector();
     let sidecar = &injector.sidecar_container;
     [
@@ -100,6 +100,6 @@ fn internal(config: &Config) -> [Internal; 7] {
     ]
 }
 
-fn internal_row((process, port, key, usage): Internal) -> [String; 4] {
+fn pod_port_row((process, port, key, usage): PodPort) -> [String; 4] {
     [process.to_owned(), port.to_string(), code(key), usage.to_owned()]
 }

@@ -3,30 +3,35 @@
 use kermode_crds::definition;
 use serde_json::Value;
 
-use crate::{Part, code, table};
+use crate::{GeneratedTable, code, render_table};
 
-pub(crate) fn parts() -> Vec<Part> {
-    definition::all().iter().flat_map(parts_of).collect()
+pub(crate) fn tables() -> Vec<GeneratedTable> {
+    definition::all().iter().flat_map(tables_of).collect()
 }
 
-fn parts_of(definition: &Value) -> [Part; 2] {
+/// Returns the tables of one custom resource.
+fn tables_of(definition: &Value) -> [GeneratedTable; 2] {
     let kind = definition["spec"]["names"]["kind"].as_str().unwrap_or_default();
     let version = &definition["spec"]["versions"][0];
-    let mut fields = Vec::new();
-    collect(&version["schema"]["openAPIV3Schema"], "", false, &mut fields);
-    let part = |table: &str, text| Part {
+    let mut field_rows = Vec::new();
+    collect_fields(&version["schema"]["openAPIV3Schema"], "", false, &mut field_rows);
+    let generated = |table: &str, markdown| GeneratedTable {
         file: "resources.md",
         name: format!("{kind} {table}"),
-        text,
+        markdown,
     };
     [
-        part("fields", table(["field", "type", "required", "meaning"], fields)),
-        part("columns", columns(&version["additionalPrinterColumns"])),
+        generated(
+            "fields",
+            render_table(["field", "type", "required", "meaning"], field_rows),
+        ),
+        generated("columns", columns_table(&version["additionalPrinterColumns"])),
     ]
 }
 
-/// Collects the fields of a schema, depth first. Fields that every object has are skipped.
-fn collect(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4]>) {
+/// Appends a row for each field of a schema, parents before their children. Fields that every Kubernetes object has are
+/// left out.
+fn collect_fields(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4]>) {
     if matches!(path, "apiVersion" | "kind" | "metadata") {
         return;
     }
@@ -56,10 +61,11 @@ fn collect(schema: &Value, path: &str, required: bool, rows: &mut Vec<[String; 4
         let required = schema["required"]
             .as_array()
             .is_some_and(|names| names.iter().any(|required| required == name));
-        collect(property, &path, required, rows);
+        collect_fields(property, &path, required, rows);
     }
 }
 
+/// Returns the type of a field: the allowed values if they are limited, otherwise the type of its schema.
 fn type_name(schema: &Value) -> String {
     if let Some(values) = schema["enum"].as_array() {
         let values: Vec<String> = values
@@ -80,11 +86,11 @@ fn type_name(schema: &Value) -> String {
     }
 }
 
-fn columns(columns: &Value) -> String {
+fn columns_table(columns: &Value) -> String {
     let rows = columns.as_array().into_iter().flatten().map(|column| {
         let wide = if column["priority"].is_null() { "" } else { "yes" };
         let text = |key: &str| column[key].as_str().unwrap_or_default().to_owned();
         [text("name"), code(&text("jsonPath")), wide.to_owned()]
     });
-    table(["column", "path", "only with `-o wide`"], rows)
+    render_table(["column", "path", "only with `-o wide`"], rows)
 }

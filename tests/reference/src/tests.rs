@@ -1,69 +1,75 @@
-//! Comparison of the documents with the code.
+//! Tests that `docs/reference` matches the code: the generated tables, and the list of metrics.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::parts;
+use super::tables;
 
-const UPDATE: &str = "UPDATE_REFERENCE=1 cargo test -p kermode-reference";
+/// Command that writes the tables.
+const UPDATE_COMMAND: &str = "UPDATE_REFERENCE=1 cargo test -p kermode-reference";
 
-fn root() -> PathBuf {
+fn repository_root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Replaces a generated part. Returns `None` if its markers are missing.
-fn replaced(document: &str, name: &str, text: &str) -> Option<String> {
+/// Returns a document with this table replaced. Returns `None` if the document has no comments for the table.
+fn with_table(document: &str, name: &str, table: &str) -> Option<String> {
     let start_marker = format!("<!-- generated: {name} -->\n");
     let start = document.find(&start_marker)? + start_marker.len();
     let end = start + document[start..].find("<!-- end -->")?;
-    Some(format!("{}{text}{}", &document[..start], &document[end..]))
+    Some(format!("{}{table}{}", &document[..start], &document[end..]))
 }
 
 #[test]
-fn generated_tables_equal_the_code() {
+fn generated_tables_match_the_code() {
     let update = std::env::var_os("UPDATE_REFERENCE").is_some();
     let mut outdated = BTreeSet::new();
-    for part in parts() {
-        let path = root().join("docs/reference").join(part.file);
-        let document = fs::read_to_string(&path).expect("the document");
-        let expected = replaced(&document, &part.name, &part.text)
-            .unwrap_or_else(|| panic!("{}: no marker <!-- generated: {} -->", part.file, part.name));
+    for table in tables() {
+        let path = repository_root().join("docs/reference").join(table.file);
+        let document = fs::read_to_string(&path).expect("the document can be read");
+        let expected = with_table(&document, &table.name, &table.markdown)
+            .unwrap_or_else(|| panic!("{} has no comment <!-- generated: {} -->", table.file, table.name));
         if document != expected {
-            outdated.insert(part.file);
+            outdated.insert(table.file);
             if update {
-                fs::write(&path, expected).expect("the document is written");
+                fs::write(&path, expected).expect("the document can be written");
             }
         }
     }
     assert!(
         update || outdated.is_empty(),
-        "docs/reference differs from the code in {outdated:?}: run {UPDATE}"
+        "documents of docs/reference differ from the code: {outdated:?}; to update them, run {UPDATE_COMMAND}"
     );
 }
 
-/// Returns the names of the metrics that the product registers, without the prefix of the registry.
-fn registered() -> BTreeSet<String> {
+/// Returns the names of the metrics that the product registers. The prefix `kuma_cp` and the suffixes for units and
+/// counters are not part of these names.
+fn registered_metrics() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let mut directories = vec![root().join("crates"), root().join("bins/kuma-cp/src")];
+    let mut directories = vec![
+        repository_root().join("crates"),
+        repository_root().join("bins/kuma-cp/src"),
+    ];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).expect("the sources") {
-            let path = entry.expect("an entry").path();
+        for entry in fs::read_dir(&directory).expect("the source folder can be read") {
+            let path = entry.expect("the folder entry can be read").path();
             if path.is_dir() {
                 if !path.ends_with("tests") && !path.ends_with("target") {
                     directories.push(path);
                 }
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).expect("a source file");
-                names.extend(registrations(&text));
+                let text = fs::read_to_string(&path).expect("the source file can be read");
+                names.extend(registered_names(&text));
             }
         }
     }
     names
 }
 
-/// Returns the string literals that are the first argument of `register` and `register_with_unit`.
-fn registrations(source: &str) -> Vec<String> {
+/// Returns the names that a source file registers: the first arguments of `register` and `register_with_unit`, which
+/// are string literals.
+fn registered_names(source: &str) -> Vec<String> {
     ["registry.register(", "registry.register_with_unit("]
         .iter()
         .flat_map(|call| source.split(call).skip(1))
@@ -73,8 +79,9 @@ fn registrations(source: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_metric_is_listed_and_no_other() {
-    let document = fs::read_to_string(root().join("docs/reference/metrics.md")).expect("the document");
+fn reference_lists_exactly_the_registered_metrics() {
+    let document = fs::read_to_string(repository_root().join("docs/reference/metrics.md"))
+        .expect("the document can be read");
     let listed: BTreeSet<String> = document
         .lines()
         .filter_map(|line| line.strip_prefix("| `kuma_cp_")?.split('`').next())
@@ -83,7 +90,7 @@ fn every_metric_is_listed_and_no_other() {
             let unit = ["_seconds", "_bytes"]
                 .iter()
                 .find_map(|unit| name.strip_suffix(unit));
-            // The name of a timestamp contains its unit.
+            // The registered name of a timestamp contains its unit.
             unit.filter(|_| !name.ends_with("timestamp_seconds"))
                 .unwrap_or(name)
                 .to_owned()
@@ -91,7 +98,7 @@ fn every_metric_is_listed_and_no_other() {
         .collect();
     assert_eq!(
         listed,
-        registered(),
-        "docs/reference/metrics.md (left) lists other metrics than the code registers (right)"
+        registered_metrics(),
+        "docs/reference/metrics.md (left) must list exactly the metrics that the code registers (right)"
     );
 }
