@@ -127,6 +127,7 @@ pub struct Stream {
     limits: Limits,
     /// Number of nonces used so far.
     nonces: u64,
+    /// State of each kind, indexed by the kind.
     trackers: [Tracker; ResourceKind::ALL.len()],
     /// Requested type URLs that Kermode does not serve, with the subscribed names, until the response is sent.
     unserved: Vec<(String, Vec<String>)>,
@@ -170,7 +171,7 @@ impl Stream {
         let mut events = Vec::new();
         match ResourceKind::from_type_url(&request.type_url) {
             Some(kind) => {
-                // Clusters whose endpoints could not be sent after them yet (see *Warming* above).
+                // The endpoints of these clusters have to be sent after the clusters (see *Warming* above).
                 let sent_without_endpoints = if kind == ResourceKind::Endpoints {
                     self.trackers[ResourceKind::Cluster as usize].take_sent_before_endpoints()
                 } else {
@@ -263,8 +264,8 @@ impl Stream {
         if !are_endpoints_known || endpoints.rejected_count() > 0 {
             return None;
         }
-        let oldest = endpoints.oldest_change(view);
-        Some(oldest.map_or(view.sequence(), |oldest| oldest.saturating_sub(1)))
+        let oldest_change = endpoints.oldest_change(view);
+        Some(oldest_change.map_or(view.sequence(), |oldest| oldest.saturating_sub(1)))
     }
 
     fn check_limits(&self) -> Result<(), RequestError> {
@@ -288,7 +289,7 @@ impl Stream {
             tracker.enqueue_differences(view);
         }
         self.holds.update(&self.trackers, view);
-        for kind in order::SEND_ORDER {
+        for kind in order::KINDS {
             // True for all kinds but one in most steps, and cheaper than computing a send order.
             if self.trackers[kind as usize].has_nothing_to_send() {
                 continue;
@@ -347,9 +348,9 @@ impl Stream {
     /// Records a request for a type that Kermode does not serve, because Envoy waits for a response to such a request,
     /// too.
     fn on_unserved(&mut self, request: DeltaDiscoveryRequest) {
-        let known = self.unserved.iter().any(|(url, _)| *url == request.type_url);
+        let is_known = self.unserved.iter().any(|(url, _)| *url == request.type_url);
         let subscribes = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        if subscribes && !known && self.unserved.len() < MAX_UNSERVED_TYPES {
+        if subscribes && !is_known && self.unserved.len() < MAX_UNSERVED_TYPES {
             self.unserved
                 .push((request.type_url, request.resource_names_subscribe));
         }

@@ -134,13 +134,13 @@ fn service(i: u8) -> ServiceName {
     ServiceName::new(format!("s{i}"))
 }
 
-fn resource(kind: ResourceKind, name: &str, body: &str, of: Option<u8>) -> Resource {
+fn resource(kind: ResourceKind, name: &str, body: &str, service_number: Option<u8>) -> Resource {
     Resource {
         kind,
         name: name.into(),
         version: body.into(),
         body: body.to_owned().into(),
-        service: of.map(service),
+        service: service_number.map(service),
         on_demand: None,
     }
 }
@@ -172,7 +172,7 @@ fn tombstone(kind: ResourceKind, name: &str) -> Option<Resource> {
 }
 
 impl ServiceSpec {
-    /// Returns the resources of service `i`. `specs` are all services, itself included.
+    /// Returns the resources of this service, which has the number `i` in `specs`.
     fn resources(&self, i: u8, specs: &BTreeMap<u8, ServiceSpec>) -> Vec<Resource> {
         let suffix = |bit: u8| if self.invalid & bit == 0 { "" } else { "!" };
         let cluster_type = if self.is_eds { "eds" } else { "static" };
@@ -628,7 +628,7 @@ fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
         prop::option::weighted(0.9, 0..3_u8),
         0..3_u8,
     );
-    // Without references to other services if some are not visible: such a reference would be invalid.
+    // Listeners refer to other services only if all services are visible. Otherwise, their clusters might not exist.
     let references = if profiles == Profiles::Eager {
         (0..16_u8).boxed()
     } else {
@@ -639,31 +639,25 @@ fn service_spec(profiles: Profiles) -> impl Strategy<Value = ServiceSpec> {
     } else {
         Just(None).boxed()
     };
-    (
-        versions,
-        references,
-        prop::option::of(0..2_u8),
-        on_demand,
-        invalid,
+    let route = prop::option::of(0..2_u8);
+    (versions, references, route, on_demand, invalid).prop_map(
+        |((is_eds, cluster, endpoints, listener), references, route, on_demand, invalid)| ServiceSpec {
+            is_eds,
+            cluster,
+            endpoints,
+            listener,
+            references,
+            route,
+            on_demand,
+            invalid,
+        },
     )
-        .prop_map(
-            |((is_eds, cluster, endpoints, listener), references, route, on_demand, invalid)| ServiceSpec {
-                is_eds,
-                cluster,
-                endpoints,
-                listener,
-                references,
-                route,
-                on_demand,
-                invalid,
-            },
-        )
 }
 
 fn ops(profiles: Profiles, expires_holds: bool) -> impl Strategy<Value = Vec<Op>> {
     let (limited, on_demand) = (profiles != Profiles::Eager, profiles == Profiles::OnDemand);
-    let mask = move |limited: bool| {
-        if limited {
+    let mask = |is_random: bool| {
+        if is_random {
             prop_oneof![1 => Just(None), 5 => (0..16_u8).prop_map(Some)].boxed()
         } else {
             Just(None).boxed()

@@ -16,7 +16,7 @@ use crate::store::{Entry, View};
 
 /// Kinds in the order in which they are sent. Clusters occur twice, because clusters may be removed once the other
 /// kinds are sent.
-pub(super) const SEND_ORDER: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
+pub(super) const KINDS: [ResourceKind; 6] = [Secret, Cluster, Endpoints, Listener, Route, Cluster];
 
 /// Changes of one kind that have to wait in the current step.
 #[derive(Debug)]

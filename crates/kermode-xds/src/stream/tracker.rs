@@ -23,6 +23,7 @@ pub(super) const WILDCARD: &str = "*";
 /// published version.
 const UNKNOWN_VERSION: &str = "";
 
+/// State of one resource kind on one stream.
 #[derive(Debug)]
 #[allow(
     clippy::struct_excessive_bools,
@@ -55,6 +56,7 @@ pub(super) struct Tracker {
     sent_before_endpoints: BTreeSet<Arc<str>>,
 }
 
+/// Changes of one resource that may have to be sent.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     /// Lower bound of the sequence numbers of the changes that are not sent yet, and of the publication of the
