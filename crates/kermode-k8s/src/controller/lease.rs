@@ -68,7 +68,7 @@ impl Candidate {
     /// Then releases the Lease, so that another replica can lead at once.
     pub async fn run(mut self, leading: watch::Sender<bool>, finished: impl Future<Output = ()>) {
         let mut finished = std::pin::pin!(finished);
-        // Time at which the last successful renewal was sent. [`RENEW_DEADLINE`] counts from the request, because other
+        // Time at which the last successful renewal was sent. `RENEW_DEADLINE` counts from the request, because other
         // candidates measure from the write, which may precede the response by a long time.
         let mut last_renewal = Instant::now();
         loop {
