@@ -88,7 +88,7 @@ impl ProxyServer {
 }
 
 impl Protocol for ProxyServer {
-    fn names(&self) -> Vec<Vec<u8>> {
+    fn alpn_names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec()]
     }
 

@@ -64,6 +64,7 @@ where
     Repoll::new(Box::pin(drive(Box::pin(handshake), handler, on_call, shutdown)))
 }
 
+/// Performs the handshake, then serves the connection.
 async fn drive<IO, H>(
     handshake: Pin<Box<Handshake<IO>>>,
     handler: H,

@@ -1,9 +1,9 @@
 //! Rebalancing of proxies among the replicas.
 //!
 //! A proxy stays connected to its replica as long as the replica runs. After a rolling update, the replica that started
-//! first has most of the proxies, and an added replica has none. A replica with many more proxies than its share evicts
-//! a few streams at a time. Their proxies reconnect through the Service to any replica and receive only changed
-//! resources.
+//! first has most of the proxies, and an added replica has none. The share of a replica is the number of all proxies
+//! divided by the number of ready replicas. A replica with many more proxies than its share evicts a few streams at a
+//! time. Their proxies reconnect through the Service to any replica and receive only changed resources.
 
 use std::time::Duration;
 
@@ -18,14 +18,15 @@ const EXCESS_DIVISOR: usize = 4;
 /// Lower bound of the tolerated excess, in proxies: the Service spreads connections randomly, so small differences are
 /// normal.
 const MIN_EXCESS: usize = 3;
-/// Limit of proxies evicted in one step.
-const MAX_EVICTIONS_PER_STEP: usize = 10;
-/// Interval between steps. With [`MAX_EVICTIONS_PER_STEP`], it limits the rate of reconnections to the other replicas.
-const STEP_INTERVAL: Duration = Duration::from_secs(1);
+/// Limit of proxies evicted at once.
+const MAX_EVICTIONS_AT_ONCE: usize = 10;
+/// Interval between evictions. With [`MAX_EVICTIONS_AT_ONCE`], it limits the rate of reconnections to the other
+/// replicas.
+const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between checks while the proxies are balanced.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// Number of consecutive balanced checks after which the counter of evicted proxies is reset.
-const BALANCED_CHECKS: u32 = 12;
+const BALANCED_CHECKS_BEFORE_RESET: u32 = 12;
 /// Number of evictions per excess proxy after which rebalancing is suspended. With two replicas, every second evicted
 /// proxy reconnects to this replica. When nearly all of them do, the Service prefers this replica, for example by
 /// topology.
@@ -88,7 +89,7 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
                     ?counts,
                     "this replica has more proxies than its share: streams evicted"
                 );
-                sleep(STEP_INTERVAL).await;
+                sleep(EVICTION_INTERVAL).await;
             }
             Action::Check => sleep(CHECK_INTERVAL).await,
             Action::Suspend => {
@@ -117,7 +118,7 @@ impl Rebalancer {
         if excess == 0 {
             self.balanced_checks = self.balanced_checks.saturating_add(1);
             // Proxies evicted a moment ago may still reconnect to this replica.
-            if self.balanced_checks >= BALANCED_CHECKS {
+            if self.balanced_checks >= BALANCED_CHECKS_BEFORE_RESET {
                 *self = Self::default();
             }
             return Action::Check;
@@ -125,7 +126,7 @@ impl Rebalancer {
         self.balanced_checks = 0;
         self.peak_excess = self.peak_excess.max(excess);
         let remaining = (self.peak_excess * MAX_EVICTIONS_PER_EXCESS_PROXY).saturating_sub(self.evicted);
-        let count = excess.min(MAX_EVICTIONS_PER_STEP).min(remaining);
+        let count = excess.min(MAX_EVICTIONS_AT_ONCE).min(remaining);
         if count == 0 {
             *self = Self::default();
             return Action::Suspend;
@@ -170,7 +171,7 @@ mod tests {
             let mut own = proxies;
             let mut steps = 0;
             while let Action::Evict(count) = rebalancer.next_action(mk_counts(own, proxies, replicas)) {
-                assert!((1..=MAX_EVICTIONS_PER_STEP).contains(&count));
+                assert!((1..=MAX_EVICTIONS_AT_ONCE).contains(&count));
                 // Of the evicted proxies, 1 / replicas come back.
                 own -= count - count / replicas;
                 steps += 1;

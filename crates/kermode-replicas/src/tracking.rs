@@ -48,6 +48,7 @@ struct ReplicaTracker {
     own: ObjectKey,
     /// Port at which replicas serve proxies.
     port: u16,
+    /// Running replicas by Pod, including this one.
     running: HashMap<ObjectKey, Replica>,
     /// Whether the first list of the watch is complete.
     is_synced: bool,
@@ -55,7 +56,7 @@ struct ReplicaTracker {
     changed_at: Instant,
 }
 
-/// Watches the Pods of the control plane until the receiver is dropped.
+/// Watches the Pods of the control plane and publishes the replicas, until the future is dropped.
 pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sender<Replicas>) {
     let pods = Api::<Pod>::namespaced(client, &own.namespace);
     let (sink, mut updates) = mpsc::channel(QUEUE_CAPACITY);
@@ -76,7 +77,7 @@ pub async fn run(client: Client, own: ObjectKey, port: u16, replicas: watch::Sen
     tokio::join!(following, tracking);
 }
 
-/// Converts a Pod. `None` while its process does not run and so has no streams.
+/// Converts a Pod to a replica. `None` while its process does not run, since it has no streams then.
 fn running_replica(pod: &Pod) -> Option<Replica> {
     let status = pod.status.as_ref()?;
     let is_running = |status: &&ContainerStatus| {

@@ -13,7 +13,7 @@ pub struct Readiness {
 
 /// One part that has not started yet. Dropping it without [`ReadinessGuard::mark_ready`] leaves the process unready.
 #[derive(Debug)]
-#[must_use = "a part is pending until `ready` is called on its guard"]
+#[must_use = "a part is pending until `mark_ready` is called on its guard"]
 pub struct ReadinessGuard {
     readiness: Readiness,
     part: &'static str,

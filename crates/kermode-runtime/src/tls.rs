@@ -1,7 +1,7 @@
 //! TLS server with a certificate that can be replaced while serving. [`Protocol`] is the protocol inside of TLS.
 //!
 //! Every Pod can open connections to the port. Connections without a request are therefore closed, and the number of
-//! connections from one address is limited: a Pod that only connects must not lock out the API server.
+//! connections from one address is limited, so that a Pod that only opens connections cannot lock out the API server.
 
 mod address_limit;
 mod http;
@@ -104,8 +104,8 @@ impl ResolvesServerCert for CertificateResolver {
 
 /// Protocol inside of TLS.
 pub trait Protocol: Send + Sync + 'static {
-    /// ALPN names, in the order of preference.
-    fn names(&self) -> Vec<Vec<u8>>;
+    /// Returns the ALPN names, in the order of preference.
+    fn alpn_names(&self) -> Vec<Vec<u8>>;
 
     /// Serves a connection until its end.
     fn serve(
@@ -176,7 +176,7 @@ async fn serve_with_limits(
     protocol: impl Protocol,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
-    let acceptor = tls_acceptor(certificate, protocol.names())?;
+    let acceptor = tls_acceptor(certificate, protocol.alpn_names())?;
     let permits = Arc::new(Semaphore::new(limits.connections));
     let address_limit = AddressLimit::new(limits.per_address);
     let protocol = Arc::new(protocol);

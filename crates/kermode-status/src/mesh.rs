@@ -81,10 +81,10 @@ impl MeshStatuses {
         let Some(status) = changed_status(mesh, dataplanes, services, Timestamp::now()) else {
             return;
         };
-        let types = Mesh::type_meta();
+        let type_meta = Mesh::type_meta();
         let object = json!({
-            "apiVersion": types.api_version,
-            "kind": types.kind,
+            "apiVersion": type_meta.api_version,
+            "kind": type_meta.kind,
             "metadata": {"name": name},
             "status": status,
         });
@@ -97,6 +97,7 @@ impl MeshStatuses {
                     "{}",
                     describe(&format!("Status of Mesh {name} cannot be written"), &error)
                 );
+                // The next write retries.
                 self.changed.notify_one();
             }
         }

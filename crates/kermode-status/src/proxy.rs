@@ -21,11 +21,14 @@ pub(super) struct ProxyState {
     stream: Option<u64>,
     /// Versions of agent and Envoy.
     versions: Versions,
+    /// Last reported progress of the newest stream.
     progress: Progress,
     /// Current versions of the newest stream's configuration; newer than those in `progress`.
     configuration_versions: Arc<ConfigurationVersions>,
     last_rejection: Option<RejectionStatus>,
+    /// Time of the last change of the condition `Connected`.
     connection_changed_at: Timestamp,
+    /// Time of the last change of the condition `ConfigurationAccepted`.
     acceptance_changed_at: Timestamp,
     /// Time of the last write of the status.
     pub(super) written_at: Option<Instant>,
@@ -49,6 +52,7 @@ impl ProxyState {
         self.stream.is_some()
     }
 
+    /// Applies a report. Reports of a superseded stream are ignored.
     pub(super) fn on_report(&mut self, stream: u64, report: &Report<'_>, now: Timestamp) -> Urgency {
         if self.stream.is_some_and(|newest| newest > stream) {
             return Urgency::None;
@@ -107,6 +111,7 @@ impl ProxyState {
 
     /// Returns the status fields that this replica writes; `replica` is its name.
     pub(super) fn status(&self, replica: &str) -> DataplaneStatus {
+        // 0 means that no version was sent or acknowledged.
         let version = |number: u64| {
             if number == 0 {
                 String::new()

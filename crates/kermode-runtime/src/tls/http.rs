@@ -16,8 +16,8 @@ use tokio_rustls::server::TlsStream;
 use super::{BrokenConnection, ConnectionSignals, Protocol};
 
 /// Time after which an idle HTTP/1.1 connection is closed. The API server reuses idle connections for 90 s, as Go's
-/// clients do. If the server closed them earlier, a request could cross the close, and a webhook with failure policy
-/// Fail would deny a Pod.
+/// clients do. If the server closed them earlier, a request could be in flight when the close arrives, and a webhook
+/// with failure policy Fail would deny a Pod.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Limit on the buffered response of one stream whose client reads slowly, in bytes: two frames.
 const SEND_BUFFER_SIZE: usize = 32 * 1024;
@@ -27,7 +27,7 @@ const MAX_CONCURRENT_REQUESTS: u32 = 1024;
 /// Serves the protocol that the TLS handshake negotiated. Detecting the protocol from the first bytes would wait for a
 /// client that sends nothing.
 impl Protocol for Router {
-    fn names(&self) -> Vec<Vec<u8>> {
+    fn alpn_names(&self) -> Vec<Vec<u8>> {
         vec![b"h2".to_vec(), b"http/1.1".to_vec()]
     }
 
