@@ -93,6 +93,7 @@ impl Publisher {
         &self.store
     }
 
+    /// Publishes parts of the mesh view: shared resources first, then own resources.
     fn publish(&mut self, view: &MeshView, work: &mut Work) {
         work.proxies.retain(|proxy| self.store.has_stream(proxy));
         let (publishable, without_mesh): (HashSet<_>, HashSet<_>) = std::mem::take(&mut work.proxies)
@@ -132,6 +133,7 @@ impl Publisher {
         self.store.mesh_sequence(mesh)
     }
 
+    /// Collects the parts to publish.
     fn plan(view: &MeshView, touched: &[Touched]) -> Work {
         let mut work = Work::default();
         for touched in touched {

@@ -117,7 +117,7 @@ impl Received {
         Ok(Some(request))
     }
 
-    /// Checks, at the end of the call, that it did not end within a request.
+    /// Checks that no part of a request is left at the end of the call.
     fn check_empty(&self) -> Result<(), Status> {
         if self.0.is_empty() {
             Ok(())
@@ -225,7 +225,7 @@ impl FramedResponse {
     }
 }
 
-/// Returns the pieces, in order.
+/// Yields the pieces, in order.
 impl Iterator for FramedResponse {
     type Item = Bytes;
 

@@ -85,21 +85,21 @@ type Responses = Streaming<DeltaDiscoveryResponse>;
 impl Fixture {
     /// Creates a server for which the Dataplane `web` exists.
     fn new() -> Self {
-        Self::with(Settings::default())
+        Self::with_settings(Settings::default())
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with_settings(settings: Settings) -> Self {
         let store = Arc::new(Store::default());
         let authenticator = WebOnly::default();
         authenticator.is_known.store(true, Ordering::Relaxed);
-        let (shutdown, watch) = watch::channel(false);
+        let (shutdown, shutdown_receiver) = watch::channel(false);
         let server = AdsServer::new(
             store.clone(),
             authenticator.clone(),
             settings,
             Metrics::default(),
             EndpointRemovals::default(),
-            watch,
+            shutdown_receiver,
         );
         let fixture = Self {
             store,
@@ -112,14 +112,15 @@ impl Fixture {
     }
 
     /// Creates a server that starts one stream at a time, with a start timeout that no test reaches.
-    fn one_at_a_time() -> Self {
-        Self::with(Settings {
+    fn with_one_start_at_a_time() -> Self {
+        Self::with_settings(Settings {
             concurrent_starts: 1,
             start_timeout: TIMEOUT,
             ..Settings::default()
         })
     }
 
+    /// Publishes the proxy `web` with one cluster of this version.
     fn publish(&self, version: &str) {
         let profile = Profile::new("default".into());
         let cluster = Resource {
@@ -133,6 +134,7 @@ impl Fixture {
         self.store.replace_proxy(&web(), profile, vec![cluster]);
     }
 
+    /// Opens a stream on a connection of its own.
     async fn open(
         &self,
         token: &str,
@@ -145,6 +147,7 @@ impl Fixture {
         Self::open_on(channel, request).await
     }
 
+    /// Opens a stream on a connection.
     async fn open_on(
         channel: Channel,
         request: Request<impl Stream<Item = DeltaDiscoveryRequest> + Send + 'static>,
@@ -193,15 +196,18 @@ impl Fixture {
     }
 }
 
-/// A call made with `h2` alone.
+/// A call made with `h2` alone, whose flow control the test can observe.
 struct RawCall {
+    /// Keeps the connection open.
     _client: h2::client::SendRequest<Bytes>,
     requests: h2::SendStream<Bytes>,
     responses: h2::RecvStream,
 }
 
 /// Size in bytes of a request that nearly fills the server's receive window.
-const LARGE: usize = 60_000;
+const LARGE_REQUEST: usize = 60_000;
+/// Default size of a receive window of HTTP/2, in bytes.
+const DEFAULT_WINDOW: u32 = 65_535;
 
 impl RawCall {
     /// Opens a call with a first request of `size` bytes and a receive window of `window` bytes.
@@ -237,8 +243,8 @@ impl RawCall {
 
     /// Returns whether the server has read the first request and has therefore reopened its receive window.
     fn is_read(&mut self) -> bool {
-        self.requests.reserve_capacity(LARGE);
-        self.requests.capacity() == LARGE
+        self.requests.reserve_capacity(LARGE_REQUEST);
+        self.requests.capacity() == LARGE_REQUEST
     }
 
     /// Returns whether the server resets the call after this number of bytes, rather than ending it with a status.
@@ -294,16 +300,16 @@ async fn next_response(responses: &mut Responses) -> Result<DeltaDiscoveryRespon
 #[tokio::test]
 async fn request_is_not_read_before_authentication() {
     let fixture = Fixture::new();
-    let mut slow = RawCall::open(&fixture, "slow", LARGE, 65_535).await;
+    let mut slow = RawCall::open(&fixture, "slow", LARGE_REQUEST, DEFAULT_WINDOW).await;
     run_other_tasks().await;
     assert!(!slow.is_read(), "the request was read");
-    let denied = RawCall::open(&fixture, "unknown", LARGE, 65_535).await;
+    let denied = RawCall::open(&fixture, "unknown", LARGE_REQUEST, DEFAULT_WINDOW).await;
     assert_eq!(denied.status().await, Code::Unauthenticated);
 }
 
 #[tokio::test]
 async fn slow_authentication_ends_with_unavailable() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
@@ -355,7 +361,7 @@ async fn early_proxy_is_served_once_its_dataplane_is_known() {
 
 #[tokio::test]
 async fn on_demand_cluster_is_sent_at_its_deadline_if_the_client_never_requests_the_listener_before_it() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         limits: Limits {
             hold: Duration::from_millis(10),
             ..Limits::default()
@@ -407,7 +413,7 @@ async fn on_demand_cluster_is_sent_at_its_deadline_if_the_client_never_requests_
 
 #[tokio::test]
 async fn proxy_without_a_dataplane_gets_not_found() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         authentication_timeout: Duration::from_millis(10),
         ..Settings::default()
     });
@@ -487,11 +493,11 @@ fn node_id_is_parsed_into_mesh_and_dataplane() {
 
 #[tokio::test]
 async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration() {
-    let fixture = Fixture::one_at_a_time();
+    let fixture = Fixture::with_one_start_at_a_time();
     let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
     let clusters = next_response(&mut responses).await.expect("clusters");
 
-    let mut other = RawCall::open(&fixture, "web", LARGE, 65_535).await;
+    let mut other = RawCall::open(&fixture, "web", LARGE_REQUEST, DEFAULT_WINDOW).await;
     run_other_tasks().await;
     assert!(!other.is_read(), "the waiting stream was read");
     let waiting = &fixture.server.state.metrics.waiting;
@@ -526,7 +532,7 @@ async fn waiting_stream_is_read_after_the_starting_stream_has_its_configuration(
 
 #[tokio::test]
 async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
         ..Settings::default()
@@ -539,7 +545,7 @@ async fn starting_stream_without_acks_delays_others_only_until_the_start_timeout
 
 #[tokio::test]
 async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
-    let fixture = Fixture::one_at_a_time();
+    let fixture = Fixture::with_one_start_at_a_time();
     let (first_requests, mut responses) = fixture.subscribe_with_sender().await;
     next_response(&mut responses).await.expect("clusters");
     let mut second = fixture.subscribe().await;
@@ -551,7 +557,7 @@ async fn proxy_whose_pod_is_deleted_while_it_waits_to_start_gets_not_found() {
 
 #[tokio::test]
 async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         concurrent_starts: 1,
         start_timeout: TIMEOUT,
         start_queue_timeout: Duration::from_millis(1),
@@ -565,7 +571,7 @@ async fn proxy_that_waits_too_long_to_start_gets_unavailable() {
 
 #[tokio::test]
 async fn proxy_above_the_total_limit_is_denied_and_its_connection_is_closed() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         total_streams: 1,
         ..Settings::default()
     });
@@ -632,7 +638,7 @@ async fn stream_of_a_client_that_does_not_read_can_be_superseded() {
 
 #[tokio::test]
 async fn starting_client_that_does_not_read_delays_others_only_until_the_start_timeout() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         concurrent_starts: 1,
         start_timeout: Duration::from_millis(50),
         ..Settings::default()
@@ -644,7 +650,7 @@ async fn starting_client_that_does_not_read_delays_others_only_until_the_start_t
 
 #[tokio::test]
 async fn stream_of_a_client_that_does_not_read_ends_after_the_read_timeout() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         read_timeout: Duration::from_millis(50),
         ..Settings::default()
     });
@@ -656,7 +662,7 @@ async fn stream_of_a_client_that_does_not_read_ends_after_the_read_timeout() {
 
 #[tokio::test]
 async fn client_that_does_not_read_does_not_delay_shutdown() {
-    let fixture = Fixture::with(Settings {
+    let fixture = Fixture::with_settings(Settings {
         shutdown_period: Duration::ZERO,
         ..Settings::default()
     });
@@ -669,6 +675,6 @@ async fn client_that_does_not_read_does_not_delay_shutdown() {
 #[tokio::test]
 async fn ads_call_with_an_unknown_token_is_denied() {
     let fixture = Fixture::new();
-    let call = RawCall::open(&fixture, "unknown", 1, 65_535).await;
+    let call = RawCall::open(&fixture, "unknown", 1, DEFAULT_WINDOW).await;
     assert_eq!(call.status().await, Code::Unauthenticated);
 }

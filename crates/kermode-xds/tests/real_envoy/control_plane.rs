@@ -84,7 +84,7 @@ impl ControlPlane {
         self.address
     }
 
-    /// Starts the server, at its earlier address if it had one.
+    /// Starts the server, at its earlier address after a stop.
     pub(crate) async fn restart(&mut self) {
         let listener = TcpListener::bind(self.address).await.expect("an address");
         self.address = listener.local_addr().expect("an address");
@@ -151,11 +151,11 @@ impl ControlPlane {
         let (_sender, no_replicas) = watch::channel(Replicas::default());
         let reports = self.removals.watch(endpoint, Arc::new(|_| None), no_replicas);
         let mut statuses = Vec::new();
-        let acknowledged = reports.map(|report| report.status).take_while(|status| {
+        let pending = reports.map(|report| report.status).take_while(|status| {
             statuses.push(*status);
             std::future::ready(!matches!(status, RemovalStatus::Acknowledged { .. }))
         });
-        tokio::time::timeout(TIMEOUT, acknowledged.for_each(|_| std::future::ready(())))
+        tokio::time::timeout(TIMEOUT, pending.for_each(|_| std::future::ready(())))
             .await
             .expect("an acknowledgement");
         assert_eq!(
