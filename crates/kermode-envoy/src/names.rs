@@ -7,9 +7,9 @@ use kermode_model::{MeshName, ServiceName};
 
 /// Listener and cluster in front of Envoy's admin interface.
 pub const ADMIN: &str = "kuma:envoy:admin";
-/// Listener that answers the kubelet's HTTP probes.
+/// Listener for the kubelet's HTTP probes of the application.
 pub const PROBES: &str = "probe:listener";
-/// Cluster that connects to the Pod that the application addressed, with the mesh's TLS.
+/// Cluster that connects to the address that the application has chosen, with the mesh's TLS.
 pub const DIRECT_ACCESS: &str = "direct_access";
 
 /// Inbound listener of one port. IPv6 addresses are in brackets, here and in all other names.
@@ -17,7 +17,7 @@ pub fn inbound(address: SocketAddr) -> String {
     format!("inbound:{address}")
 }
 
-/// Cluster of the application's port.
+/// Cluster that connects to a port of the application.
 pub fn local(port: u16) -> String {
     format!("localhost:{port}")
 }
@@ -27,9 +27,9 @@ pub fn outbound(address: SocketAddr) -> String {
     format!("outbound:{address}")
 }
 
-/// Cluster of one endpoint of a headless service. Kuma numbers these clusters per client; with the address instead of
-/// a number the name is the same for all clients.
-pub fn instance(service: &ServiceName, address: SocketAddr) -> String {
+/// Cluster of one endpoint of a headless service. Kuma numbers these clusters per client; a name with the address is
+/// the same for all clients.
+pub fn headless_endpoint(service: &ServiceName, address: SocketAddr) -> String {
     format!("{service}-_{address}_")
 }
 
@@ -39,8 +39,11 @@ pub fn direct_access(address: SocketAddr) -> String {
 }
 
 /// Listener and cluster for traffic to addresses without a listener.
-pub(crate) fn passthrough(direction: &str, ipv6: bool) -> String {
-    format!("{direction}:passthrough:{}", if ipv6 { "ipv6" } else { "ipv4" })
+pub(crate) fn passthrough(direction: &str, is_ipv6: bool) -> String {
+    format!(
+        "{direction}:passthrough:{}",
+        if is_ipv6 { "ipv6" } else { "ipv4" }
+    )
 }
 
 /// Prefix of all SPIFFE ids of a mesh.
@@ -64,9 +67,9 @@ pub(crate) fn sni(mesh: &MeshName, service: &ServiceName) -> String {
 }
 
 /// Converts a name for use in statistics: unsafe characters become underscores.
-pub(crate) fn stat(name: &str) -> String {
-    let safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    name.chars().map(|c| if safe(c) { c } else { '_' }).collect()
+pub(crate) fn stat_name(name: &str) -> String {
+    let is_safe = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    name.chars().map(|c| if is_safe(c) { c } else { '_' }).collect()
 }
 
 #[cfg(test)]
@@ -83,8 +86,8 @@ mod tests {
 
     #[test]
     fn names_in_statistics_have_only_safe_characters() {
-        assert_eq!(stat("inbound:10.0.0.1:80"), "inbound_10_0_0_1_80");
-        assert_eq!(stat("web-a_demo_svc_80"), "web-a_demo_svc_80");
+        assert_eq!(stat_name("inbound:10.0.0.1:80"), "inbound_10_0_0_1_80");
+        assert_eq!(stat_name("web-a_demo_svc_80"), "web-a_demo_svc_80");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn any<M: Message + Name>(message: &M) -> Any {
 
 #[allow(clippy::unnecessary_wraps, reason = "message fields are `Option`s")]
 pub(crate) fn duration(duration: Duration) -> Option<protobuf::Duration> {
-    // Cannot overflow: all durations are constants of at most a few hours.
+    // All durations are constants of at most a few hours, so the conversion cannot fail.
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let nanos = i32::try_from(duration.subsec_nanos()).unwrap_or_default();
     Some(protobuf::Duration { seconds, nanos })

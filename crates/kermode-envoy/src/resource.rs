@@ -67,7 +67,7 @@ pub struct Resource {
     pub on_demand: Option<Box<OnDemand>>,
 }
 
-/// Delivery of a resource that is sent on demand only.
+/// Conditions of sending a resource on demand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OnDemand {
     /// Kinds and names of resources that the proxy must ACK or NACK before this one is sent. A deadline of the stream
@@ -94,7 +94,7 @@ impl Resource {
     }
 
     /// Sets the service that the resource belongs to.
-    pub(crate) fn of(self, service: &ServiceName) -> Self {
+    pub(crate) fn with_service(self, service: &ServiceName) -> Self {
         Self {
             service: Some(service.clone()),
             ..self
@@ -117,7 +117,7 @@ impl Resource {
 ///
 /// A change is sent only if the version differs, so a collision between two versions of one resource leaves a proxy
 /// with stale configuration. With 128 bits, a collision by accident is as unlikely as a hardware error. XXH3 has
-/// a fixed specification, so replicas, releases and restarts agree; the hasher of `std` promises none of that. It also
+/// a fixed specification, so replicas, releases and restarts agree, which the hasher of `std` does not promise. It also
 /// hashes at memory speed, and each full publication of a mesh hashes megabytes. It does not resist deliberate
 /// collisions, which are harmless here: an author of a resource could only delay its own updates.
 fn version(parts: &[&[u8]]) -> Arc<str> {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_resent_when_only_their_cluster_changed() {
+    fn version_of_endpoints_changes_with_their_cluster() {
         let endpoints = || Resource::new(ResourceKind::Endpoints, "a", b"same".to_vec());
         let before = endpoints().resent_with(&mk_resource(b"plain"));
         let after = endpoints().resent_with(&mk_resource(b"tls"));

@@ -1,4 +1,4 @@
-//! Resources whose versions change with a change of the mesh: the resources that Envoy is sent.
+//! Resources whose versions change with a change of the mesh. Only these are sent to Envoy.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -9,10 +9,11 @@ use std::collections::BTreeSet;
 use kermode_envoy::ResourceKind::{self, Cluster, Endpoints, Listener};
 use support::input::Input;
 
-/// A client of a service with a `ClusterIP` and of a headless one.
-fn mk_input(head: &str, ready: bool) -> Input {
+/// Returns a mesh with a client of a service with a `ClusterIP` and of a headless service. `settings` are lines of
+/// YAML.
+fn mk_input(settings: &str, ready: bool) -> Input {
     Input::parse(&format!(
-        "{head}
+        "{settings}
 proxy: client-0.demo
 services:
   web_demo_svc_80: {{ addresses: [\"10.96.0.1:80\"] }}
@@ -28,23 +29,23 @@ dataplanes:
     ))
 }
 
-fn changed(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, String)> {
+/// Returns kind and name of the resources that are new or have a new version.
+fn changed_resources(before: &Input, after: &Input) -> BTreeSet<(ResourceKind, String)> {
     let versions = |input: &Input| -> BTreeSet<_> {
         let resources = input.resources().into_iter();
         resources
             .map(|resource| (resource.kind, resource.name.to_string(), resource.version))
             .collect()
     };
-    let (before, after) = (versions(before), versions(after));
-    after
-        .difference(&before)
+    versions(after)
+        .difference(&versions(before))
         .map(|(kind, name, _)| (*kind, name.clone()))
         .collect()
 }
 
 #[test]
 fn change_of_readiness_changes_only_endpoints() {
-    let changed = changed(&mk_input("", true), &mk_input("", false));
+    let changed = changed_resources(&mk_input("", true), &mk_input("", false));
     assert_eq!(
         changed,
         BTreeSet::from([(Endpoints, "web_demo_svc_80".to_owned())])
@@ -52,20 +53,21 @@ fn change_of_readiness_changes_only_endpoints() {
 }
 
 #[test]
-fn mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener() {
-    let changed = changed(&mk_input("", true), &mk_input("mtls: STRICT", true));
+fn enabling_mtls_changes_clusters_and_their_endpoints_but_no_outbound_listener() {
+    let changed = changed_resources(&mk_input("", true), &mk_input("mtls: STRICT", true));
     assert!(changed.contains(&(Cluster, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Endpoints, "web_demo_svc_80".to_owned())));
     assert!(changed.contains(&(Cluster, "db_demo_svc_5432-_10.244.0.2:5432_".to_owned())));
-    let outbound =
-        |(kind, name): &&(ResourceKind, String)| *kind == Listener && name.starts_with("outbound:10.");
-    assert_eq!(changed.iter().find(outbound), None);
+    let outbound_listener = changed
+        .iter()
+        .find(|(kind, name)| *kind == Listener && name.starts_with("outbound:10."));
+    assert_eq!(outbound_listener, None);
 }
 
 #[test]
-fn equal_mesh_changes_nothing() {
+fn resources_of_an_unchanged_mesh_keep_their_versions() {
     assert_eq!(
-        changed(&mk_input("mtls: STRICT", true), &mk_input("mtls: STRICT", true)),
+        changed_resources(&mk_input("mtls: STRICT", true), &mk_input("mtls: STRICT", true)),
         BTreeSet::new()
     );
 }

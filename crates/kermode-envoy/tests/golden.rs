@@ -1,5 +1,5 @@
-//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` has all resources of one of
-//! its proxies. The real Envoy validates each. `UPDATE_GOLDENS=1` rewrites the golden files.
+//! Golden pairs: `golden/<case>.input.yaml` describes a mesh, `golden/<case>.golden.yaml` contains all resources of one
+//! of its proxies. The real Envoy validates the resources of each case. `UPDATE_GOLDENS=1` rewrites the golden files.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -16,7 +16,7 @@ macro_rules! cases {
     ($($case:ident,)*) => {
         $(#[test]
         fn $case() {
-            check(stringify!($case));
+            check_case(stringify!($case));
         })*
 
         #[test]
@@ -52,19 +52,23 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
-fn check(case: &str) {
+fn check_case(case: &str) {
     let input = std::fs::read_to_string(folder().join(format!("{case}.input.yaml"))).expect("the input");
     let input = Input::parse(&input);
     let resources = input.resources();
-    assert_eq!(resources, input.resources(), "generated twice, the bytes differ");
-    compare(case, &readable_form(&resources));
+    assert_eq!(
+        resources,
+        input.resources(),
+        "two generations from the same input differ"
+    );
+    compare_with_golden(case, &to_readable(&resources));
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/run/kuma-dp.sock"));
-    if let Err(log) = envoy::validate(&envoy::with_static(bootstrap, &resources)) {
+    if let Err(log) = envoy::validate(&envoy::with_static_resources(bootstrap, &resources)) {
         panic!("Envoy rejects {case}:\n{log}");
     }
 }
 
-fn readable_form(resources: &[Resource]) -> Value {
+fn to_readable(resources: &[Resource]) -> Value {
     let entry = |resource: &Resource| {
         json!({
             "kind": format!("{:?}", resource.kind),
@@ -76,7 +80,7 @@ fn readable_form(resources: &[Resource]) -> Value {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a switch for developers")]
-fn compare(case: &str, actual: &Value) {
+fn compare_with_golden(case: &str, actual: &Value) {
     let path = folder().join(format!("{case}.golden.yaml"));
     if std::env::var("UPDATE_GOLDENS").is_ok() {
         let text = serde_saphyr::to_string(&readable::sorted(actual.clone())).expect("YAML");
@@ -85,10 +89,8 @@ fn compare(case: &str, actual: &Value) {
     let golden = std::fs::read_to_string(&path).unwrap_or_default();
     let golden: Value = serde_saphyr::from_str(&golden).expect("a golden file of YAML");
     let empty = Vec::new();
-    let (golden, actual) = (
-        golden.as_array().unwrap_or(&empty),
-        actual.as_array().unwrap_or(&empty),
-    );
+    let golden = golden.as_array().unwrap_or(&empty);
+    let actual = actual.as_array().unwrap_or(&empty);
     for (golden, actual) in golden.iter().zip(actual) {
         assert_eq!(
             golden, actual,

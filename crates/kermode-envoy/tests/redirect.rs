@@ -10,9 +10,10 @@ use std::process::Command;
 use support::envoy;
 use support::input::Input;
 
-/// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and to the redirect port itself, and
-/// prints Envoy's number of connections after each. The limit of file descriptors would end a loop. Only connections
-/// from the source ports of the client are redirected; in a Pod, Envoy is exempted by its user instead.
+/// Starts Envoy with the configuration `$CONFIG`, connects to a redirected address and then to the redirect port
+/// itself, and prints the number of Envoy's upstream connections after each. If Envoy connected to itself in a loop,
+/// the limit of file descriptors would end the loop. Only connections from the client's source ports are redirected. In
+/// a Pod, the rules exempt Envoy's user instead.
 const SCRIPT: &str = r#"
 set -eu
 ulimit -n 4000
@@ -34,13 +35,13 @@ count
 "#;
 
 #[test]
-fn connection_to_the_redirect_port_is_closed() {
+fn connection_to_the_redirect_port_itself_is_closed() {
     let input = Input::parse("proxy: a.demo\ndataplanes: { a.demo: { address: 10.244.0.2 } }");
     let mut resources = input.resources();
     resources.retain(|resource| resource.name.starts_with("outbound:passthrough"));
     assert_eq!(resources.len(), 2, "a listener and a cluster");
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 9901, Path::new("/unused.sock"));
-    let mut config = envoy::with_static(bootstrap, &resources);
+    let mut config = envoy::with_static_resources(bootstrap, &resources);
     config
         .as_object_mut()
         .expect("an object")
@@ -69,6 +70,6 @@ fn connection_to_the_redirect_port_is_closed() {
         .lines()
         .filter_map(|line| line.rsplit_once(": ").map(|(_, count)| count.to_owned()))
         .collect();
-    // Only the redirected connection is passed through.
+    // Envoy passes the redirected connection through, and not the connection to the redirect port.
     assert_eq!(counts, ["1", "1"], "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,7 +1,7 @@
 //! Requests through two real Envoys on loopback: the sidecars of a client and of a server.
 //!
-//! Two parts of the generated resources need a Pod and are replaced: listeners are bound to free ports instead of being
-//! selected by redirection, and secrets come from files instead of `kuma-dp`.
+//! Two parts of the generated resources work only in a Pod and are replaced: listeners are bound to free ports instead
+//! of receiving redirected connections, and secrets come from files instead of `kuma-dp`.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
@@ -16,18 +16,20 @@ use kermode_envoy::{Resource, ResourceKind};
 use serde_json::{Value, json};
 use support::certificates::Authority;
 use support::input::Input;
-use support::process::{Application, Running, get, send};
+use support::process::{Application, RunningEnvoy, get, send};
 use support::{envoy, readable};
 use tempfile::TempDir;
 
-const CLIENT: &str = "spiffe://default/client_demo_svc";
+/// SPIFFE id of the client.
+const CLIENT_ID: &str = "spiffe://default/client_demo_svc";
 
 /// The sidecars of a client and of a server, and an application.
-struct Mesh {
+struct TestMesh {
     application: Application,
-    server: Running,
-    client: Running,
-    input: String,
+    server: RunningEnvoy,
+    client: RunningEnvoy,
+    /// Address of the inbound of `web`.
+    web: SocketAddr,
     _secrets: [TempDir; 2],
 }
 
@@ -45,48 +47,54 @@ const LOCKED: usize = 1;
 /// Index of `half` in [`SERVICES`].
 const HALF: usize = 2;
 
-impl Mesh {
+impl TestMesh {
     fn start(mode: &str) -> Self {
         let application = Application::start();
+        // The listener is dropped at once, so nothing listens on its port.
         let closed = TcpListener::bind("127.0.0.1:0")
             .expect("a free port")
             .local_addr()
             .expect("an address");
-        let [web, locked, half] = [(); 3].map(|()| forward_to(application.address));
-        let input = input(mode, web, locked, half, closed);
+        let web = forward_to(application.address);
+        let locked = forward_to(application.address);
+        let half = forward_to(application.address);
+        let input = mk_input(mode, web, locked, half, closed);
 
         let authority = Authority::new();
         let services = SERVICES.map(|(name, _)| format!("spiffe://default/{name}"));
         let server_secrets = write_secrets(&authority, &services.each_ref().map(String::as_str));
-        let server = format!("{input}\nproxy: server-0.demo\n");
-        let server = start(&server, server_secrets.path(), &HashMap::new());
+        let server_input = format!("{input}\nproxy: server-0.demo\n");
+        let server = start_proxy(&server_input, server_secrets.path(), &HashMap::new());
 
-        let bound = [web, locked, half, closed].map(|address| {
+        let bound_ports = [web, locked, half, closed].map(|address| {
             (
                 address.port(),
                 server.address_of(&format!("inbound:{address}")).port(),
             )
         });
-        let client_secrets = write_secrets(&authority, &[CLIENT, "kuma://app/client"]);
-        let client = format!("{input}\nproxy: client-0.demo\n");
-        let client = start(&client, client_secrets.path(), &HashMap::from(bound));
+        let client_secrets = write_secrets(&authority, &[CLIENT_ID, "kuma://app/client"]);
+        let client_input = format!("{input}\nproxy: client-0.demo\n");
+        let client = start_proxy(&client_input, client_secrets.path(), &HashMap::from(bound_ports));
         Self {
             application,
             server,
             client,
-            input,
+            web,
             _secrets: [server_secrets, client_secrets],
         }
     }
 
+    /// Returns the address at which the client's sidecar accepts connections to a service, by its index in
+    /// [`SERVICES`].
     fn outbound(&self, service: usize) -> SocketAddr {
         self.client
             .address_of(&format!("outbound:{}", SERVICES[service].1))
     }
 }
 
-/// The mesh in the form of golden inputs, with the real ports of the application.
-fn input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
+/// Returns the mesh in the form of golden inputs. The addresses are those of the inbounds; nothing listens on `closed`,
+/// the second endpoint of `half`.
+fn mk_input(mode: &str, web: SocketAddr, locked: SocketAddr, half: SocketAddr, closed: SocketAddr) -> String {
     let inbound = |address: SocketAddr, service: &str| {
         let port = address.port();
         format!(
@@ -150,9 +158,10 @@ fn forward_to(application: SocketAddr) -> SocketAddr {
     address
 }
 
+/// Writes the secrets of a proxy as files.
 fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary directory");
-    for secret in [authority.identity(uris), authority.trust()] {
+    for secret in [authority.identity(uris), authority.trust_bundle()] {
         let name = secret["resources"][0]["name"]
             .as_str()
             .expect("a name")
@@ -162,9 +171,9 @@ fn write_secrets(authority: &Authority, uris: &[&str]) -> TempDir {
     folder
 }
 
-/// Starts the proxy that `input` names. `ports` maps each generated endpoint port to the port that its listener is bound
-/// to in this test.
-fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
+/// Starts the proxy that `input` names. `ports` maps each generated endpoint port to the port that its listener is
+/// bound to in this test.
+fn start_proxy(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> RunningEnvoy {
     let input = Input::parse(input);
     let resources: Vec<_> = input
         .resources()
@@ -176,12 +185,12 @@ fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
         .filter(|resource| resource.kind == ResourceKind::Endpoints)
         .map(|resource| (resource.name.clone(), readable::json(resource)))
         .collect();
-    let rest: Vec<Resource> = resources
+    let other_resources: Vec<Resource> = resources
         .into_iter()
         .filter(|resource| resource.kind != ResourceKind::Endpoints)
         .collect();
     let bootstrap = envoy::mk_bootstrap(input.proxy(), 0, Path::new("/unused.sock"));
-    let mut config = envoy::with_static(bootstrap, &rest);
+    let mut config = envoy::with_static_resources(bootstrap, &other_resources);
     config
         .as_object_mut()
         .expect("an object")
@@ -197,7 +206,7 @@ fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
                 .expect("an object")
                 .remove("edsClusterConfig");
             let mut assignment = endpoints[cluster["name"].as_str().expect("a name")].clone();
-            move_ports(&mut assignment, ports);
+            replace_ports(&mut assignment, ports);
             cluster["loadAssignment"] = assignment;
         }
     }
@@ -208,11 +217,12 @@ fn start(input: &str, secrets: &Path, ports: &HashMap<u16, u16>) -> Running {
         listener.as_object_mut().expect("an object").remove("bindToPort");
         listener["address"] = json!({ "socket_address": { "address": "127.0.0.1", "port_value": 0 } });
     }
-    secrets_from_files(&mut config, secrets);
-    Running::start(&config)
+    read_secrets_from_files(&mut config, secrets);
+    RunningEnvoy::start(&config)
 }
 
-fn move_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
+/// Replaces the ports of endpoints, at any depth of the value.
+fn replace_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
     if let Some(port) = value.get_mut("portValue") {
         let generated = port
             .as_u64()
@@ -220,15 +230,16 @@ fn move_ports(value: &mut Value, ports: &HashMap<u16, u16>) {
             .expect("a port");
         *port = json!(ports.get(&generated).unwrap_or(&generated));
     }
-    for_each_child(value, &mut |child| move_ports(child, ports));
+    for_each_child(value, &mut |child| replace_ports(child, ports));
 }
 
-fn secrets_from_files(value: &mut Value, folder: &Path) {
+/// Makes Envoy read its secrets from files, at any depth of the value.
+fn read_secrets_from_files(value: &mut Value, folder: &Path) {
     if let (Some(name), Some(_)) = (value.get("name").cloned(), value.get("sdsConfig")) {
         let path = folder.join(format!("{}.json", name.as_str().expect("a name")));
         value["sdsConfig"] = json!({ "pathConfigSource": { "path": path }, "resourceApiVersion": "V3" });
     }
-    for_each_child(value, &mut |child| secrets_from_files(child, folder));
+    for_each_child(value, &mut |child| read_secrets_from_files(child, folder));
 }
 
 fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
@@ -240,8 +251,8 @@ fn for_each_child(value: &mut Value, action: &mut dyn FnMut(&mut Value)) {
 }
 
 #[test]
-fn application_gets_the_verified_identity_of_its_caller() {
-    let mesh = Mesh::start("STRICT");
+fn application_receives_the_verified_identity_of_its_caller() {
+    let mesh = TestMesh::start("STRICT");
     let response = send(
         mesh.outbound(WEB),
         "GET /hello HTTP/1.1\r\nhost: web\r\nx-kuma-tags: forged\r\n\
@@ -249,45 +260,38 @@ fn application_gets_the_verified_identity_of_its_caller() {
     );
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(
-        response.contains(&format!("uri={CLIENT}")),
+        response.contains(&format!("uri={CLIENT_ID}")),
         "no caller in {response}"
     );
     assert!(!response.contains("forged"), "{response}");
 }
 
 #[test]
-fn caller_without_a_permission_is_rejected() {
-    let mesh = Mesh::start("STRICT");
+fn caller_without_a_permission_is_denied() {
+    let mesh = TestMesh::start("STRICT");
     let response = get(mesh.outbound(LOCKED), "/");
     assert!(response.starts_with("HTTP/1.1 503"), "{response}");
     assert_eq!(mesh.application.requests(), 0);
-    assert!(mesh.server.counters("inbound_.*rbac.denied") > 0);
+    assert!(mesh.server.counter_sum("inbound_.*rbac.denied") > 0);
 }
 
 #[test]
 fn plain_text_is_rejected_in_strict_and_accepted_in_permissive_mode() {
-    for (mode, rejected) in [("STRICT", true), ("PERMISSIVE", false)] {
-        let mesh = Mesh::start(mode);
-        let line = mesh
-            .input
-            .lines()
-            .find(|line| line.contains("web_demo_svc_80, "))
-            .expect("the inbound");
-        let port: String = line
-            .chars()
-            .skip_while(|c| !c.is_ascii_digit())
-            .take_while(char::is_ascii_digit)
-            .collect();
-        let response = get(mesh.server.address_of(&format!("inbound:127.0.0.1:{port}")), "/");
-        assert_eq!(response.is_empty(), rejected, "{mode}: {response}");
-        let meshed = get(mesh.outbound(WEB), "/");
-        assert!(meshed.starts_with("HTTP/1.1 200"), "{mode}: {meshed}");
+    for (mode, is_rejected) in [("STRICT", true), ("PERMISSIVE", false)] {
+        let mesh = TestMesh::start(mode);
+        let plain_response = get(mesh.server.address_of(&format!("inbound:{}", mesh.web)), "/");
+        assert_eq!(plain_response.is_empty(), is_rejected, "{mode}: {plain_response}");
+        let mtls_response = get(mesh.outbound(WEB), "/");
+        assert!(
+            mtls_response.starts_with("HTTP/1.1 200"),
+            "{mode}: {mtls_response}"
+        );
     }
 }
 
 #[test]
 fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
-    let mesh = Mesh::start("STRICT");
+    let mesh = TestMesh::start("STRICT");
     let address = mesh.outbound(HALF);
     for _ in 0..20 {
         let request =
@@ -297,12 +301,16 @@ fn request_to_a_stopped_application_is_retried_at_another_endpoint() {
         assert!(!response.contains("x-kermode-undelivered"), "{response}");
     }
     assert_eq!(mesh.application.requests(), 20);
-    assert!(mesh.client.counters("cluster.half_demo_svc_80.upstream_rq_retry") > 0);
+    assert!(
+        mesh.client
+            .counter_sum("cluster.half_demo_svc_80.upstream_rq_retry")
+            > 0
+    );
 }
 
 #[test]
 fn websocket_passes_through_both_sidecars() {
-    let mesh = Mesh::start("STRICT");
+    let mesh = TestMesh::start("STRICT");
     let mut socket = TcpStream::connect(mesh.outbound(WEB)).expect("a connection");
     socket
         .write_all(

@@ -17,13 +17,13 @@ use super::{DEFAULT_ADMIN_PORT, cluster, http, listener};
 use crate::{Resource, ResourceKind, names};
 
 pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
-    // On loopback, the address is already in use by the admin interface.
+    // On loopback, the admin interface itself uses the address.
     if dataplane.address.is_loopback() {
         return Vec::new();
     }
     let port = dataplane.admin_port.unwrap_or(DEFAULT_ADMIN_PORT);
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let cluster = cluster::fixed(names::ADMIN, admin);
+    let cluster = cluster::single_address(names::ADMIN, admin);
     let ready = Route {
         r#match: Some(RouteMatch {
             path_specifier: Some(PathSpecifier::Path("/ready".into())),
@@ -37,8 +37,9 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
     };
     let routes = http::routes(names::ADMIN, names::ADMIN, vec![ready]);
     let socket = SocketAddr::new(dataplane.address, port);
+    let manager = http::without_retries(names::ADMIN, routes);
     let listener = Listener {
-        filter_chains: vec![listener::chain(vec![http::plain(names::ADMIN, routes)])],
+        filter_chains: vec![listener::filter_chain(vec![manager])],
         // Readiness probes must not fail under load.
         ignore_global_conn_limit: true,
         ..listener::new(names::ADMIN, socket, TrafficDirection::Inbound)

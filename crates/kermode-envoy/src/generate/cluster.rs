@@ -1,4 +1,4 @@
-//! Constructors for the kinds of clusters, with the options that all clusters share.
+//! Constructors for clusters, with the options that all clusters share.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -29,11 +29,12 @@ use crate::proto::{address, any, duration, number, socket_address};
 /// Timeout of a connection attempt (docs/reference/envoy.md#timeouts).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Key of a cluster's HTTP options.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
-/// A cluster with endpoints from ADS under the cluster's own name. If two clusters shared one name for their endpoints,
-/// Envoy would leave the second one waiting for endpoints.
-pub(crate) fn discovered(name: &str) -> Cluster {
+/// A cluster whose endpoints come from ADS, under the name of the cluster. If two clusters shared the name of their
+/// endpoints, Envoy would leave the second cluster waiting for them.
+pub(crate) fn eds(name: &str) -> Cluster {
     let ads = ConfigSource {
         config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
         resource_api_version: ApiVersion::V3.into(),
@@ -44,15 +45,15 @@ pub(crate) fn discovered(name: &str) -> Cluster {
             eds_config: Some(ads),
             service_name: name.into(),
         }),
-        ..of_type(name, DiscoveryType::Eds)
+        ..new_cluster(name, DiscoveryType::Eds)
     }
 }
 
 /// A cluster of one static address.
-pub(crate) fn fixed(name: &str, endpoint: SocketAddr) -> Cluster {
+pub(crate) fn single_address(name: &str, endpoint: SocketAddr) -> Cluster {
     Cluster {
         load_assignment: Some(endpoints(name, [endpoint])),
-        ..of_type(name, DiscoveryType::Static)
+        ..new_cluster(name, DiscoveryType::Static)
     }
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn fixed(name: &str, endpoint: SocketAddr) -> Cluster {
 pub(crate) fn original_destination(name: &str) -> Cluster {
     Cluster {
         lb_policy: LbPolicy::ClusterProvided.into(),
-        ..of_type(name, DiscoveryType::OriginalDst)
+        ..new_cluster(name, DiscoveryType::OriginalDst)
     }
 }
 
@@ -88,10 +89,10 @@ pub(crate) fn endpoints(
     }
 }
 
-/// Makes a cluster connect from the source address that the redirection rules exempt, so that its connections reach the
+/// Makes a cluster connect from the source address that the redirection rules exempt, so its connections reach the
 /// application instead of Envoy.
-pub(crate) fn from_proxy_address(cluster: Cluster, ipv6: bool) -> Cluster {
-    let source: IpAddr = if ipv6 {
+pub(crate) fn with_exempt_source(cluster: Cluster, is_ipv6: bool) -> Cluster {
+    let source: IpAddr = if is_ipv6 {
         Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6).into()
     } else {
         Ipv4Addr::new(127, 0, 0, 6).into()
@@ -109,19 +110,23 @@ pub(crate) fn from_proxy_address(cluster: Cluster, ipv6: bool) -> Cluster {
 /// The HTTP version spoken to a cluster's endpoints.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HttpVersion {
-    One,
-    Two,
+    Http1,
+    Http2,
 }
 
 /// Sets the HTTP version and the idle timeout of a cluster.
-pub(crate) fn with_http(mut cluster: Cluster, version: HttpVersion, idle: Duration) -> Cluster {
+pub(crate) fn with_http_options(
+    mut cluster: Cluster,
+    version: HttpVersion,
+    idle_timeout: Duration,
+) -> Cluster {
     let protocol = match version {
-        HttpVersion::One => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
-        HttpVersion::Two => ProtocolConfig::Http2ProtocolOptions(http2()),
+        HttpVersion::Http1 => ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default()),
+        HttpVersion::Http2 => ProtocolConfig::Http2ProtocolOptions(http2_options()),
     };
     let options = HttpProtocolOptions {
         common_http_protocol_options: Some(CommonHttpOptions {
-            idle_timeout: duration(idle),
+            idle_timeout: duration(idle_timeout),
             ..Default::default()
         }),
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
@@ -136,28 +141,33 @@ pub(crate) fn with_http(mut cluster: Cluster, version: HttpVersion, idle: Durati
 }
 
 /// HTTP/2 options between sidecars. CONNECT is allowed because a WebSocket upgrade is a CONNECT request on HTTP/2.
-pub(crate) fn http2() -> Http2ProtocolOptions {
+pub(crate) fn http2_options() -> Http2ProtocolOptions {
     Http2ProtocolOptions {
         allow_connect: true,
         ..Default::default()
     }
 }
 
-fn of_type(name: &str, kind: DiscoveryType) -> Cluster {
-    let stat = names::stat(name);
+/// A cluster of a type, with the options that all clusters share.
+fn new_cluster(name: &str, kind: DiscoveryType) -> Cluster {
+    let stat_name = names::stat_name(name);
     Cluster {
         name: name.into(),
-        alt_stat_name: if stat == name { String::new() } else { stat },
+        alt_stat_name: if stat_name == name {
+            String::new()
+        } else {
+            stat_name
+        },
         connect_timeout: duration(CONNECT_TIMEOUT),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
-        circuit_breakers: Some(unlimited()),
+        circuit_breakers: Some(unlimited_circuit_breakers()),
         ..Default::default()
     }
 }
 
 /// Circuit breakers without limits: Envoy's default of 1024 causes 503 responses under load that the service can
 /// handle.
-fn unlimited() -> CircuitBreakers {
+fn unlimited_circuit_breakers() -> CircuitBreakers {
     let thresholds = Thresholds {
         priority: RoutingPriority::Default.into(),
         max_connections: number(u32::MAX),

@@ -12,7 +12,7 @@ use super::tls::MeshTls;
 use super::{cluster, listener};
 use crate::{Resource, ResourceKind, names};
 
-/// The cluster of the listeners of all addresses.
+/// The cluster that the listeners of all addresses share.
 pub(crate) fn cluster(mesh: &Mesh) -> Resource {
     let cluster = Cluster {
         transport_socket: MeshTls::of(mesh).map(|mesh_tls| mesh_tls.to_any_workload()),
@@ -24,11 +24,8 @@ pub(crate) fn cluster(mesh: &Mesh) -> Resource {
 pub(crate) fn listener_at(address: SocketAddr) -> Resource {
     let name = names::direct_access(address);
     let base = listener::new(&name, address, TrafficDirection::Outbound);
-    let mut listener = listener::unbound(base);
-    listener.filter_chains = vec![listener::chain(vec![listener::tcp_proxy(
-        &name,
-        names::DIRECT_ACCESS,
-        1,
-    )])];
+    let mut listener = listener::without_bind(base);
+    let filter = listener::tcp_proxy(&name, names::DIRECT_ACCESS, 1);
+    listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }

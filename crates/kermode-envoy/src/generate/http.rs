@@ -32,7 +32,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use kermode_model::Protocol;
 
-use super::cluster::http2;
+use super::cluster::http2_options;
 use super::listener::IDLE_TIMEOUT;
 use crate::names;
 use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
@@ -41,16 +41,16 @@ use crate::proto::{any, boolean, duration, http_filter, network_filter, number};
 const STREAM_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 /// Header of a response to a request that no application has received. Sidecars remove it from responses of
 /// applications.
-const UNDELIVERED: &str = "x-kermode-undelivered";
-/// Header in which Kuma's sidecars send the caller's tags; inbounds remove it, since a client could forge it.
-const KUMA_TAGS: &str = "x-kuma-tags";
+const UNDELIVERED_HEADER: &str = "x-kermode-undelivered";
+/// Header in which Kuma's sidecars send the caller's tags. Inbounds remove it, because a client could forge it.
+const KUMA_TAGS_HEADER: &str = "x-kuma-tags";
 /// Maximum number of retries. With half of a service's endpoints unreachable, six attempts fail for at most 1.6 % of
 /// the requests (0.5^6; endpoints are not tried twice).
-const RETRIES: u32 = 5;
+const MAX_RETRIES: u32 = 5;
 /// Envoy's response flag of a failed upstream connection.
 const CONNECTION_FAILURE: &str = "UF";
 
-/// Requests from other sidecars to the application.
+/// The connection manager for requests from other sidecars to the application.
 pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) -> Filter {
     // The application may close a connection before the request is sent on it.
     let retry = RetryPolicy {
@@ -59,34 +59,34 @@ pub(crate) fn inbound(service: &str, local_cluster: &str, protocol: Protocol) ->
         ..Default::default()
     };
     let routes = RouteConfiguration {
-        request_headers_to_remove: vec![KUMA_TAGS.into()],
-        ..to_cluster("inbound", service, local_cluster, retry)
+        request_headers_to_remove: vec![KUMA_TAGS_HEADER.into()],
+        ..routes_to_cluster("inbound", service, local_cluster, retry)
     };
-    manager(HttpConnectionManager {
-        stat_prefix: names::stat(local_cluster),
+    manager_filter(HttpConnectionManager {
+        stat_prefix: names::stat_name(local_cluster),
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails {
             uri: true,
             ..Default::default()
         }),
-        local_reply_config: Some(mark_undelivered()),
-        ..base(routes, protocol)
+        local_reply_config: Some(undelivered_marker()),
+        ..manager_with_defaults(routes, protocol)
     })
 }
 
-/// Requests from the application to a service.
+/// The connection manager for requests from the application to a service.
 pub(crate) fn outbound(service: &str, cluster: &str, protocol: Protocol) -> Filter {
-    let routes = to_cluster("outbound", service, cluster, to_another_endpoint());
-    manager(HttpConnectionManager {
-        stat_prefix: names::stat(cluster),
-        ..base(routes, protocol)
+    let routes = routes_to_cluster("outbound", service, cluster, retry_at_another_endpoint());
+    manager_filter(HttpConnectionManager {
+        stat_prefix: names::stat_name(cluster),
+        ..manager_with_defaults(routes, protocol)
     })
 }
 
-/// Requests to Envoy's admin interface and of virtual probes: no retries, default timeouts.
-pub(crate) fn plain(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
-    manager(HttpConnectionManager {
-        stat_prefix: names::stat(stat_prefix),
+/// The connection manager for requests to Envoy's admin interface and of virtual probes, with Envoy's default timeouts.
+pub(crate) fn without_retries(stat_prefix: &str, routes: RouteConfiguration) -> Filter {
+    manager_filter(HttpConnectionManager {
+        stat_prefix: names::stat_name(stat_prefix),
         http_filters: vec![router()],
         route_specifier: Some(RouteSpecifier::RouteConfig(routes)),
         ..Default::default()
@@ -103,13 +103,13 @@ pub(crate) fn routes(name: &str, host: &str, routes: Vec<Route>) -> RouteConfigu
             routes,
             ..Default::default()
         }],
-        // Envoy must not reject a listener whose cluster arrives later.
+        // Envoy must accept a listener even if its cluster arrives later.
         validate_clusters: boolean(false),
         ..Default::default()
     }
 }
 
-fn base(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager {
+fn manager_with_defaults(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager {
     let stats = (protocol == Protocol::Grpc).then(grpc_stats);
     HttpConnectionManager {
         http_filters: stats.into_iter().chain([router()]).collect(),
@@ -117,7 +117,7 @@ fn base(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager
             idle_timeout: duration(IDLE_TIMEOUT),
             ..Default::default()
         }),
-        http2_protocol_options: Some(http2()),
+        http2_protocol_options: Some(http2_options()),
         stream_idle_timeout: duration(STREAM_IDLE_TIMEOUT),
         upgrade_configs: vec![UpgradeConfig {
             upgrade_type: "websocket".into(),
@@ -128,7 +128,7 @@ fn base(routes: RouteConfiguration, protocol: Protocol) -> HttpConnectionManager
     }
 }
 
-fn manager(manager: HttpConnectionManager) -> Filter {
+fn manager_filter(manager: HttpConnectionManager) -> Filter {
     network_filter("envoy.filters.network.http_connection_manager", &manager)
 }
 
@@ -146,10 +146,16 @@ fn grpc_stats() -> HttpFilter {
     )
 }
 
-fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy) -> RouteConfiguration {
+/// A route table that sends all requests to a cluster.
+fn routes_to_cluster(
+    direction: &str,
+    service: &str,
+    cluster: &str,
+    retry: RetryPolicy,
+) -> RouteConfiguration {
     let action = RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
-        // Zero disables the timeout: a response may take any time.
+        // Zero disables the timeout: a response may take arbitrarily long.
         timeout: duration(Duration::ZERO),
         retry_policy: Some(retry),
         ..Default::default()
@@ -163,12 +169,12 @@ fn to_cluster(direction: &str, service: &str, cluster: &str, retry: RetryPolicy)
         ..Default::default()
     };
     RouteConfiguration {
-        response_headers_to_remove: vec![UNDELIVERED.into()],
+        response_headers_to_remove: vec![UNDELIVERED_HEADER.into()],
         ..routes(&format!("{direction}:{service}"), service, vec![route])
     }
 }
 
-fn to_another_endpoint() -> RetryPolicy {
+fn retry_at_another_endpoint() -> RetryPolicy {
     let previous_hosts = RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".into(),
         config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
@@ -177,14 +183,14 @@ fn to_another_endpoint() -> RetryPolicy {
     };
     RetryPolicy {
         retry_on: "connect-failure,refused-stream,reset-before-request,retriable-headers".into(),
-        num_retries: number(RETRIES),
+        num_retries: number(MAX_RETRIES),
         retriable_headers: vec![HeaderMatcher {
-            name: UNDELIVERED.into(),
+            name: UNDELIVERED_HEADER.into(),
             header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
             ..Default::default()
         }],
         retry_host_predicate: vec![previous_hosts],
-        host_selection_retry_max_attempts: i64::from(RETRIES),
+        host_selection_retry_max_attempts: i64::from(MAX_RETRIES),
         retry_back_off: Some(RetryBackOff {
             base_interval: duration(Duration::from_millis(10)),
             max_interval: duration(Duration::from_millis(250)),
@@ -193,13 +199,14 @@ fn to_another_endpoint() -> RetryPolicy {
     }
 }
 
-fn mark_undelivered() -> LocalReplyConfig {
+/// Adds [`UNDELIVERED_HEADER`] to Envoy's own response if Envoy could not connect to the application.
+fn undelivered_marker() -> LocalReplyConfig {
     let flag = ResponseFlagFilter {
         flags: vec![CONNECTION_FAILURE.into()],
     };
     let header = HeaderValueOption {
         header: Some(HeaderValue {
-            key: UNDELIVERED.into(),
+            key: UNDELIVERED_HEADER.into(),
             value: "true".into(),
             ..Default::default()
         }),

@@ -27,12 +27,14 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
     let mut resources = Vec::new();
-    for (port, inbounds) in by_port(dataplane) {
-        let Some(main) = main(&inbounds) else { continue };
+    for (port, inbounds) in inbounds_by_port(dataplane) {
+        let Some(inbound) = most_specific(&inbounds) else {
+            continue;
+        };
         let socket = SocketAddr::new(dataplane.address, port);
-        let redirected = dataplane.transparent_proxying.is_some();
-        let local = local_cluster(socket, main.protocol(), redirected);
-        resources.push(Resource::encode(ResourceKind::Cluster, &local.name, &local));
+        let is_redirected = dataplane.transparent_proxying.is_some();
+        let cluster = local_cluster(socket, inbound.protocol(), is_redirected);
+        resources.push(Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster));
         resources.extend(inbound_listener(mesh, dataplane, &inbounds, permissions));
     }
     resources
@@ -44,39 +46,38 @@ pub(crate) fn listener_of_port(
     port: u16,
     permissions: &PermissionSet,
 ) -> Option<Resource> {
-    let inbounds = by_port(dataplane).remove(&port)?;
+    let inbounds = inbounds_by_port(dataplane).remove(&port)?;
     inbound_listener(mesh, dataplane, &inbounds, permissions)
 }
 
-/// The listener for the inbounds of one port; `None` without any.
+/// The listener for the inbounds of one port; `None` if there are none.
 fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
     inbounds: &[&Inbound],
     permissions: &PermissionSet,
 ) -> Option<Resource> {
-    let main = main(inbounds)?;
-    let socket = SocketAddr::new(dataplane.address, main.port);
+    let inbound = most_specific(inbounds)?;
+    let socket = SocketAddr::new(dataplane.address, inbound.port);
     let name = names::inbound(socket);
     let tags: Vec<_> = inbounds.iter().map(|inbound| &inbound.tags).collect();
     let rbac = mesh
         .mtls
         .is_some()
         .then(|| permission::filter(&mesh.name, &name, &tags, permissions));
-    let filters: Vec<_> = rbac.into_iter().chain([to_application(main)]).collect();
+    let filters: Vec<_> = rbac.into_iter().chain([filter_to_application(inbound)]).collect();
     let base = listener::new(&name, socket, TrafficDirection::Inbound);
     let base = if dataplane.transparent_proxying.is_some() {
-        listener::unbound(base)
+        listener::without_bind(base)
     } else {
         base
     };
-    Some(listener::encode_tagged(
-        &secured(base, mesh, &filters),
-        &main.tags,
-    ))
+    let listener = with_filter_chains(base, mesh, &filters);
+    Some(listener::encode_with_tags(&listener, &inbound.tags))
 }
 
-fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
+/// The inbounds of a Dataplane by port, without those of service-less Pods.
+fn inbounds_by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     let mut ports: BTreeMap<u16, Vec<&Inbound>> = BTreeMap::new();
     for inbound in dataplane
         .inbounds
@@ -88,30 +89,31 @@ fn by_port(dataplane: &Dataplane) -> BTreeMap<u16, Vec<&Inbound>> {
     ports
 }
 
-/// The inbound that determines protocol and service name of a listener: the inbound with the most specific protocol, of
-/// several the first by service name. Independent of the order in the Dataplane.
-fn main<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
+/// The inbound that determines protocol, service name and tags of a listener: the inbound with the most specific
+/// protocol. If there are several, the first by service name. The order in the Dataplane has no effect.
+fn most_specific<'a>(inbounds: &[&'a Inbound]) -> Option<&'a Inbound> {
     let rank = |inbound: &&Inbound| (std::cmp::Reverse(inbound.protocol()), inbound.service());
     inbounds.iter().copied().min_by_key(rank)
 }
 
-fn local_cluster(socket: SocketAddr, protocol: Protocol, redirected: bool) -> Cluster {
-    let cluster = cluster::fixed(&names::local(socket.port()), socket);
-    let cluster = if redirected {
-        cluster::from_proxy_address(cluster, socket.is_ipv6())
+/// The cluster that connects to the application.
+fn local_cluster(socket: SocketAddr, protocol: Protocol, is_redirected: bool) -> Cluster {
+    let cluster = cluster::single_address(&names::local(socket.port()), socket);
+    let cluster = if is_redirected {
+        cluster::with_exempt_source(cluster, socket.is_ipv6())
     } else {
         cluster
     };
     match protocol {
         Protocol::Tcp | Protocol::Kafka => cluster,
-        Protocol::Http => cluster::with_http(cluster, HttpVersion::One, listener::IDLE_TIMEOUT),
+        Protocol::Http => cluster::with_http_options(cluster, HttpVersion::Http1, listener::IDLE_TIMEOUT),
         Protocol::Http2 | Protocol::Grpc => {
-            cluster::with_http(cluster, HttpVersion::Two, listener::IDLE_TIMEOUT)
+            cluster::with_http_options(cluster, HttpVersion::Http2, listener::IDLE_TIMEOUT)
         }
     }
 }
 
-fn to_application(inbound: &Inbound) -> Filter {
+fn filter_to_application(inbound: &Inbound) -> Filter {
     let cluster = names::local(inbound.port);
     let protocol = inbound.protocol();
     if protocol.is_http() {
@@ -126,40 +128,40 @@ fn to_application(inbound: &Inbound) -> Filter {
 }
 
 /// Sets the filter chains of a listener for the mesh's mTLS mode.
-fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
-    let plain = || listener::chain(filters.to_vec());
+fn with_filter_chains(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
+    let plain_chain = || listener::filter_chain(filters.to_vec());
     let Some(mesh_tls) = MeshTls::of(mesh) else {
         return Listener {
-            filter_chains: vec![plain()],
+            filter_chains: vec![plain_chain()],
             ..base
         };
     };
-    let meshed = || FilterChain {
+    let mtls_chain = || FilterChain {
         transport_socket: Some(mesh_tls.downstream()),
         transport_socket_connect_timeout: duration(HANDSHAKE_TIMEOUT),
-        ..plain()
+        ..plain_chain()
     };
     match mesh.mtls.as_ref().map(|mtls| mtls.mode).unwrap_or_default() {
         MtlsMode::Strict => Listener {
-            filter_chains: vec![meshed()],
+            filter_chains: vec![mtls_chain()],
             ..base
         },
         MtlsMode::Permissive => Listener {
             filter_chains: vec![
                 FilterChain {
-                    filter_chain_match: Some(transport("raw_buffer")),
-                    ..plain()
+                    filter_chain_match: Some(match_transport("raw_buffer")),
+                    ..plain_chain()
                 },
                 FilterChain {
-                    filter_chain_match: Some(transport("tls")),
-                    ..plain()
+                    filter_chain_match: Some(match_transport("tls")),
+                    ..plain_chain()
                 },
                 FilterChain {
                     filter_chain_match: Some(FilterChainMatch {
                         application_protocols: vec![ALPN.into()],
-                        ..transport("tls")
+                        ..match_transport("tls")
                     }),
-                    ..meshed()
+                    ..mtls_chain()
                 },
             ],
             listener_filters: vec![listener_filter(
@@ -173,7 +175,7 @@ fn secured(base: Listener, mesh: &Mesh, filters: &[Filter]) -> Listener {
     }
 }
 
-fn transport(protocol: &str) -> FilterChainMatch {
+fn match_transport(protocol: &str) -> FilterChainMatch {
     FilterChainMatch {
         transport_protocol: protocol.into(),
         ..Default::default()

@@ -24,8 +24,8 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
         name: name.into(),
         address: Some(address(socket)),
         traffic_direction: direction.into(),
-        // All workers share one accept queue. With a queue per worker, connections in the queues would be lost when the
-        // listener is replaced.
+        // Without `SO_REUSEPORT`, all workers share one accept queue. With a queue per worker, the connections in the
+        // queues would be lost when the listener is replaced.
         enable_reuse_port: if direction == TrafficDirection::Inbound {
             boolean(false)
         } else {
@@ -35,8 +35,9 @@ pub(crate) fn new(name: &str, socket: SocketAddr, direction: TrafficDirection) -
     }
 }
 
-/// Makes a listener accept redirected connections by their original destination instead of binding its address.
-pub(crate) fn unbound(listener: Listener) -> Listener {
+/// Makes a listener accept redirected connections whose original destination is its address, instead of binding the
+/// address.
+pub(crate) fn without_bind(listener: Listener) -> Listener {
     Listener {
         bind_to_port: boolean(false),
         ..listener
@@ -44,7 +45,7 @@ pub(crate) fn unbound(listener: Listener) -> Listener {
 }
 
 /// A filter chain that matches all connections.
-pub(crate) fn chain(filters: Vec<Filter>) -> FilterChain {
+pub(crate) fn filter_chain(filters: Vec<Filter>) -> FilterChain {
     FilterChain {
         filters,
         ..Default::default()
@@ -55,7 +56,7 @@ pub(crate) fn chain(filters: Vec<Filter>) -> FilterChain {
 /// balancer.
 pub(crate) fn tcp_proxy(stat_prefix: &str, cluster: &str, attempts: u32) -> Filter {
     let proxy = TcpProxy {
-        stat_prefix: names::stat(stat_prefix),
+        stat_prefix: names::stat_name(stat_prefix),
         idle_timeout: duration(IDLE_TIMEOUT),
         max_connect_attempts: if attempts > 1 { number(attempts) } else { None },
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())),
@@ -73,26 +74,26 @@ pub(crate) fn encode(listener: &Listener) -> Resource {
 ///
 /// The generated types hold metadata in `HashMap`s, whose order differs from run to run. Concatenated protobuf
 /// messages merge, so the metadata is encoded in order and appended.
-pub(crate) fn encode_tagged(listener: &Listener, tags: &Tags) -> Resource {
-    let text = |value: &str| Value {
+pub(crate) fn encode_with_tags(listener: &Listener, tags: &Tags) -> Resource {
+    let string_value = |value: &str| Value {
         kind: Some(Kind::StringValue(value.into())),
     };
     let fields = tags
         .iter()
-        .map(|(key, value)| (key.to_string(), text(value)))
+        .map(|(key, value)| (key.to_string(), string_value(value)))
         .collect();
     let filter_metadata = BTreeMap::from([("io.kuma.tags".to_owned(), OrderedStruct { fields })]);
-    let tail = ListenerTail {
+    let listener_metadata = ListenerMetadata {
         metadata: Some(OrderedMetadata { filter_metadata }),
     };
     let mut body = listener.encode_to_vec();
-    body.extend(tail.encode_to_vec());
+    body.extend(listener_metadata.encode_to_vec());
     Resource::new(ResourceKind::Listener, &listener.name, body)
 }
 
-/// The field `metadata` of `envoy.config.listener.v3.Listener`.
+/// `envoy.config.listener.v3.Listener` with only the field `metadata`.
 #[derive(Clone, PartialEq, Message)]
-struct ListenerTail {
+struct ListenerMetadata {
     #[prost(message, optional, tag = "6")]
     metadata: Option<OrderedMetadata>,
 }
@@ -119,7 +120,7 @@ mod tests {
     fn appended_tags_are_decoded_as_metadata_of_the_listener() {
         let tags = Tags::from([("b".into(), "2".into()), ("a".into(), "1".into())]);
         let listener = new("l", ([10, 0, 0, 1], 80).into(), TrafficDirection::Inbound);
-        let decoded = Listener::decode(encode_tagged(&listener, &tags).body).expect("a valid message");
+        let decoded = Listener::decode(encode_with_tags(&listener, &tags).body).expect("a valid message");
         let metadata = decoded.metadata.clone().expect("metadata").filter_metadata;
         let fields = &metadata.get("io.kuma.tags").expect("the tags").fields;
         assert_eq!(

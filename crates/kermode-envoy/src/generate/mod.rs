@@ -31,8 +31,9 @@ use crate::Resource;
 /// Default port of Envoy's admin interface and of the listener in front of it.
 pub const DEFAULT_ADMIN_PORT: u16 = 9901;
 
-/// Resources for the clients of a service: cluster, endpoints and outbound listeners. All proxies of the mesh share
-/// them, except those that [`own_outbound_names`] excludes for a proxy. Empty for a service without an address.
+/// Resources for the clients of a service: cluster, endpoints and outbound listeners. They are the same for all proxies
+/// of the mesh; [`own_outbound_names`] lists the resources that a proxy must not get. Empty for a service without an
+/// address.
 ///
 /// If two headless services select the same Pod port, their listeners have the same name, and a proxy gets the listener
 /// of the first service by name.
@@ -45,7 +46,8 @@ pub fn mesh_shared(mesh: &Mesh) -> Vec<Resource> {
     passthrough::shared_clusters(mesh)
 }
 
-/// Own resources of a proxy: inbound listeners and local clusters, passthrough, admin and probe listeners.
+/// Resources of one proxy: inbound listeners with their clusters, and listeners for passthrough, the admin interface
+/// and virtual probes.
 ///
 /// `permissions` are the permissions of the mesh. With mTLS, an inbound without an allowing rule denies all callers.
 pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) -> Vec<Resource> {
@@ -56,8 +58,8 @@ pub fn proxy(mesh: &Mesh, dataplane: &Dataplane, permissions: &PermissionSet) ->
     resources
 }
 
-/// The listener of one inbound port, the only kind of resource that depends on permissions. `None` if the dataplane has
-/// no such inbound.
+/// The listener of one inbound port. Only these listeners depend on permissions. `None` if the Dataplane has no such
+/// inbound.
 pub fn inbound_listener(
     mesh: &Mesh,
     dataplane: &Dataplane,
@@ -74,7 +76,8 @@ pub fn direct_access(mesh: &Mesh, addresses: impl IntoIterator<Item = SocketAddr
     [direct::cluster(mesh)].into_iter().chain(listeners).collect()
 }
 
-/// The direct-access listener of one address, equal for all proxies; named by [`crate::names::direct_access`].
+/// The listener for direct access to one address, the same for all proxies. [`crate::names::direct_access`] is its
+/// name.
 pub fn direct_access_listener(address: SocketAddr) -> Resource {
     direct::listener_at(address)
 }

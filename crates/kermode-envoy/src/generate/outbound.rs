@@ -16,44 +16,58 @@ use crate::{Resource, ResourceKind, names};
 
 /// Maximum number of connection attempts to endpoints for one TCP connection of a client.
 const CONNECT_ATTEMPTS: u32 = 5;
-/// Idle timeout of HTTP connections to endpoints. Shorter than [`listener::IDLE_TIMEOUT`] of the server side, so that
-/// no request is sent on a connection that the server is closing.
+/// Idle timeout of HTTP connections to endpoints. It is shorter than [`listener::IDLE_TIMEOUT`], which the server's
+/// sidecar uses: no request may be sent on a connection that the server closes.
 const HTTP_IDLE_TIMEOUT: std::time::Duration = std::time::Duration::from_hours(1);
 
 pub(crate) fn generate(mesh: &Mesh, name: &ServiceName, service: &Service) -> Vec<Resource> {
-    let mut resources = Vec::new();
     let mesh_tls = MeshTls::of(mesh);
+    let mut resources = Vec::new();
     if !service.addresses.cluster_ips.is_empty() {
-        let protocol = service.protocol();
-        let cluster = cluster::discovered(name.as_str());
-        let cluster = Resource::encode(
-            ResourceKind::Cluster,
-            name.as_str(),
-            &with_upstream_options(cluster, name, protocol, mesh_tls.as_ref()),
-        );
-        let ready = service.ready_endpoints().map(|(address, _)| *address);
-        let endpoints = cluster::endpoints(name.as_str(), ready);
-        let endpoints =
-            Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).resent_with(&cluster);
-        resources.extend([cluster, endpoints]);
-        let mut addresses = service.addresses.cluster_ips.clone();
-        addresses.sort();
-        addresses.dedup();
-        let to_all = |address| listener_at(address, name, name.as_str(), protocol);
-        resources.extend(addresses.into_iter().map(to_all));
+        resources.extend(cluster_ip_resources(name, service, mesh_tls.as_ref()));
     }
     if service.addresses.headless {
-        for (address, endpoint) in &service.endpoints {
-            let cluster_name = names::instance(name, *address);
-            // Unready endpoints are included: the client has chosen the Pod, and peers of a StatefulSet connect to each
-            // other before they are ready. Therefore a change of readiness changes none of these resources.
-            let cluster = cluster::fixed(&cluster_name, *address);
-            let cluster = with_upstream_options(cluster, name, endpoint.protocol, mesh_tls.as_ref());
-            resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
-            resources.push(listener_at(*address, name, &cluster_name, endpoint.protocol));
-        }
+        resources.extend(headless_resources(name, service, mesh_tls.as_ref()));
     }
-    resources.into_iter().map(|resource| resource.of(name)).collect()
+    resources
+        .into_iter()
+        .map(|resource| resource.with_service(name))
+        .collect()
+}
+
+/// One cluster with its endpoints, and a listener for each ClusterIP.
+fn cluster_ip_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
+    let protocol = service.protocol();
+    let cluster = with_upstream_options(cluster::eds(name.as_str()), name, protocol, mesh_tls);
+    let cluster = Resource::encode(ResourceKind::Cluster, name.as_str(), &cluster);
+    let ready_addresses = service.ready_endpoints().map(|(address, _)| *address);
+    let endpoints = cluster::endpoints(name.as_str(), ready_addresses);
+    let endpoints =
+        Resource::encode(ResourceKind::Endpoints, name.as_str(), &endpoints).resent_with(&cluster);
+    let mut resources = vec![cluster, endpoints];
+    let mut cluster_ips = service.addresses.cluster_ips.clone();
+    cluster_ips.sort();
+    cluster_ips.dedup();
+    for address in cluster_ips {
+        resources.push(listener_at(address, name, name.as_str(), protocol));
+    }
+    resources
+}
+
+/// A cluster and a listener for each endpoint, because the client chooses the Pod.
+///
+/// Unready endpoints are included: peers of a StatefulSet connect to each other before they are ready. Therefore a
+/// change of readiness changes none of these resources.
+fn headless_resources(name: &ServiceName, service: &Service, mesh_tls: Option<&MeshTls>) -> Vec<Resource> {
+    let mut resources = Vec::new();
+    for (address, endpoint) in &service.endpoints {
+        let cluster_name = names::headless_endpoint(name, *address);
+        let cluster = cluster::single_address(&cluster_name, *address);
+        let cluster = with_upstream_options(cluster, name, endpoint.protocol, mesh_tls);
+        resources.push(Resource::encode(ResourceKind::Cluster, &cluster_name, &cluster));
+        resources.push(listener_at(*address, name, &cluster_name, endpoint.protocol));
+    }
+    resources
 }
 
 /// Resources of [`super::service`] that a proxy must not get: the resources of headless services for its own Pod, whose
@@ -65,7 +79,7 @@ pub fn own_outbound_names(dataplane: &Dataplane) -> Vec<(ResourceKind, String)> 
         own.push((ResourceKind::Listener, names::outbound(address)));
         let cluster = inbound
             .service()
-            .map(|service| names::instance(&service, address));
+            .map(|service| names::headless_endpoint(&service, address));
         own.extend(cluster.map(|cluster| (ResourceKind::Cluster, cluster)));
     }
     own.sort();
@@ -81,20 +95,21 @@ fn with_upstream_options(
 ) -> Cluster {
     let cluster = Cluster {
         transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
-        // Envoy removes an endpoint at once, even if it is healthy: it gets no new requests and finishes open ones.
+        // Envoy removes an endpoint at once, even a healthy one: the endpoint gets no new requests and finishes open
+        // ones.
         ignore_health_on_host_removal: true,
-        upstream_connection_options: Some(keepalive()),
+        upstream_connection_options: Some(keepalive_options()),
         ..cluster
     };
     if protocol.is_http() {
-        cluster::with_http(cluster, HttpVersion::Two, HTTP_IDLE_TIMEOUT)
+        cluster::with_http_options(cluster, HttpVersion::Http2, HTTP_IDLE_TIMEOUT)
     } else {
         cluster
     }
 }
 
 /// TCP keepalive, by which the kernel detects nodes that disappear without closing their connections.
-fn keepalive() -> UpstreamConnectionOptions {
+fn keepalive_options() -> UpstreamConnectionOptions {
     let tcp_keepalive = TcpKeepalive {
         keepalive_time: number(60),
         keepalive_interval: number(10),
@@ -108,13 +123,13 @@ fn keepalive() -> UpstreamConnectionOptions {
 
 fn listener_at(address: SocketAddr, service: &ServiceName, cluster: &str, protocol: Protocol) -> Resource {
     let base = listener::new(&names::outbound(address), address, TrafficDirection::Outbound);
-    let filters = vec![to_cluster(service, cluster, protocol)];
-    let mut listener = listener::unbound(base);
-    listener.filter_chains = vec![listener::chain(filters)];
+    let mut listener = listener::without_bind(base);
+    let filter = filter_to_cluster(service, cluster, protocol);
+    listener.filter_chains = vec![listener::filter_chain(vec![filter])];
     listener::encode(&listener)
 }
 
-fn to_cluster(service: &ServiceName, cluster: &str, protocol: Protocol) -> Filter {
+fn filter_to_cluster(service: &ServiceName, cluster: &str, protocol: Protocol) -> Filter {
     if protocol.is_http() {
         http::outbound(service.as_str(), cluster, protocol)
     } else {

@@ -3,7 +3,7 @@
 //!
 //! Redirected connections arrive at these listeners. Envoy hands a connection to the listener of its original
 //! destination if that listener exists, and passes it through otherwise. As in Kuma, plain text reaches ports without
-//! an inbound even in strict mode, because only services are protected.
+//! an inbound even in strict mode (docs/design.md#strict-covers-every-port).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -46,39 +46,43 @@ pub(crate) fn generate(mesh: &Mesh, dataplane: &Dataplane) -> Vec<Resource> {
     resources
 }
 
-fn clusters(mesh: &Mesh, ipv6: bool) -> Vec<Resource> {
+fn clusters(mesh: &Mesh, is_ipv6: bool) -> Vec<Resource> {
     let encode = |cluster: envoy_types::pb::envoy::config::cluster::v3::Cluster| {
         Resource::encode(ResourceKind::Cluster, &cluster.name, &cluster)
     };
-    let inbound = cluster::original_destination(&names::passthrough(INBOUND, ipv6));
-    let inbound = cluster::from_proxy_address(inbound, ipv6);
-    // Without passthrough the cluster does not exist, and the listener closes the connections.
+    let inbound = cluster::original_destination(&names::passthrough(INBOUND, is_ipv6));
+    let inbound = cluster::with_exempt_source(inbound, is_ipv6);
+    // Without outbound passthrough, this cluster does not exist, and the listener closes the connections.
     let outbound = mesh
         .outbound_passthrough
-        .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, ipv6)));
+        .then(|| cluster::original_destination(&names::passthrough(OUTBOUND, is_ipv6)));
     outbound.into_iter().chain([inbound]).map(encode).collect()
 }
 
 fn passthrough_listener(direction: &str, socket: SocketAddr, redirect: &TransparentProxying) -> Resource {
-    let traffic = if direction == INBOUND {
+    let traffic_direction = if direction == INBOUND {
         TrafficDirection::Inbound
     } else {
         TrafficDirection::Outbound
     };
     let name = names::passthrough(direction, socket.is_ipv6());
-    let own_ports = own_ports(redirect);
-    let pass = FilterChain {
+    let passthrough_chain = FilterChain {
         name: "passthrough".into(),
-        ..listener::chain(vec![listener::tcp_proxy(&name, &name, 1)])
+        ..listener::filter_chain(vec![listener::tcp_proxy(&name, &name, 1)])
     };
     let listener = Listener {
         use_original_dst: boolean(true),
-        filter_chains: own_ports.into_iter().map(reject).chain([pass]).collect(),
-        ..listener::new(&name, socket, traffic)
+        filter_chains: own_ports(redirect)
+            .into_iter()
+            .map(closing_chain)
+            .chain([passthrough_chain])
+            .collect(),
+        ..listener::new(&name, socket, traffic_direction)
     };
     listener::encode(&listener)
 }
 
+/// The ports to which connections are redirected.
 fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
     let v6 = redirect.redirect_port_inbound_v6;
     let mut ports: Vec<_> = [redirect.redirect_port_inbound, redirect.redirect_port_outbound]
@@ -92,7 +96,7 @@ fn own_ports(redirect: &TransparentProxying) -> Vec<u16> {
 
 /// A chain without filters, which closes connections to one of Envoy's own redirect ports. Envoy would otherwise
 /// connect to itself in an endless loop.
-fn reject(port: u16) -> FilterChain {
+fn closing_chain(port: u16) -> FilterChain {
     let port_match = FilterChainMatch {
         destination_port: number(u32::from(port)),
         ..Default::default()

@@ -1,8 +1,8 @@
 //! MeshTrafficPermission as Envoy's RBAC filter (docs/reference/resources.md#meshtrafficpermission).
 //!
 //! In a list of rules, the last rule that matches the caller decides; in Envoy's policy, any match allows. Therefore
-//! each rule becomes a principal that matches the rule's callers, except those that a later rule with a different action
-//! matches. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
+//! each rule becomes a principal that matches the rule's callers, except those that a later rule with a different
+//! action matches. Without an allowing rule, the list of principals is empty, and Envoy denies all callers.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::config::listener::v3::Filter;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PermissionKind;
 use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier, Set};
 use envoy_types::pb::envoy::config::rbac::v3::{
-    Permission, Policy, Principal, Rbac as Rules, rbac::Action as Verdict,
+    Permission, Policy, Principal, Rbac as EnvoyRules, rbac::Action as EnvoyAction,
 };
 use envoy_types::pb::envoy::extensions::filters::network::rbac::v3::Rbac;
 use kermode_model::{Action, MeshName, PermissionRule, PermissionSet, Tags};
@@ -18,6 +18,7 @@ use kermode_model::{Action, MeshName, PermissionRule, PermissionSet, Tags};
 use crate::names;
 use crate::proto::{exact, network_filter};
 
+/// Name of the only policy of a filter.
 const POLICY: &str = "MeshTrafficPermission";
 
 /// The RBAC filter of a listener. If several inbounds share the listener, it allows every caller that is allowed for
@@ -28,10 +29,10 @@ pub(crate) fn filter(
     inbounds: &[&Tags],
     permissions: &PermissionSet,
 ) -> Filter {
-    let of_all_inbounds = |wanted: fn(Action) -> bool| {
+    let principals_of_inbounds = |is_wanted: fn(Action) -> bool| {
         let mut all = Vec::new();
         for tags in inbounds {
-            for principal in principals(mesh, &permissions.rules_for(tags), wanted) {
+            for principal in principals(mesh, &permissions.rules_for(tags), is_wanted) {
                 if !all.contains(&principal) {
                     all.push(principal);
                 }
@@ -39,41 +40,45 @@ pub(crate) fn filter(
         }
         all
     };
-    let allowed = of_all_inbounds(|action| action != Action::Deny);
-    let shadow_denied = of_all_inbounds(|action| action == Action::AllowWithShadowDeny);
+    let allowed = principals_of_inbounds(|action| action != Action::Deny);
+    let shadow_denied = principals_of_inbounds(|action| action == Action::AllowWithShadowDeny);
     let rbac = Rbac {
-        rules: Some(envoy_rules(Verdict::Allow, allowed)),
-        shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(Verdict::Deny, shadow_denied)),
-        stat_prefix: format!("{}.", names::stat(listener)),
+        rules: Some(envoy_rules(EnvoyAction::Allow, allowed)),
+        shadow_rules: (!shadow_denied.is_empty()).then(|| envoy_rules(EnvoyAction::Deny, shadow_denied)),
+        stat_prefix: format!("{}.", names::stat_name(listener)),
         ..Default::default()
     };
     network_filter("envoy.filters.network.rbac", &rbac)
 }
 
-/// Principals of the callers whose last matching rule has one of the wanted actions.
-fn principals(mesh: &MeshName, rules: &[&PermissionRule], wanted: fn(Action) -> bool) -> Vec<Principal> {
-    let mut found: Vec<Principal> = Vec::new();
-    for (position, rule) in rules.iter().enumerate().filter(|(_, rule)| wanted(rule.action)) {
+/// Principals of the callers whose last matching rule has a wanted action.
+fn principals(mesh: &MeshName, rules: &[&PermissionRule], is_wanted: fn(Action) -> bool) -> Vec<Principal> {
+    let mut principals: Vec<Principal> = Vec::new();
+    for (position, rule) in rules.iter().enumerate() {
+        if !is_wanted(rule.action) {
+            continue;
+        }
         let mut excluded: Vec<_> = rules
             .iter()
             .skip(position + 1)
-            .filter(|later| !wanted(later.action))
-            .map(|later| caller(mesh, later))
+            .filter(|later| !is_wanted(later.action))
+            .map(|later| callers_of(mesh, later))
             .collect();
         excluded.dedup();
-        let caller = caller(mesh, rule);
-        if excluded.contains(&any()) || excluded.contains(&caller) {
+        let callers = callers_of(mesh, rule);
+        if excluded.contains(&any_caller()) || excluded.contains(&callers) {
             continue;
         }
-        let principal = except(caller, excluded);
-        if !found.contains(&principal) {
-            found.push(principal);
+        let principal = except(callers, excluded);
+        if !principals.contains(&principal) {
+            principals.push(principal);
         }
     }
-    found
+    principals
 }
 
-fn caller(mesh: &MeshName, rule: &PermissionRule) -> Principal {
+/// Matches the callers of a rule: their certificate has the URIs of its service and of all its tags.
+fn callers_of(mesh: &MeshName, rule: &PermissionRule) -> Principal {
     let service = rule
         .from
         .service
@@ -84,61 +89,63 @@ fn caller(mesh: &MeshName, rule: &PermissionRule) -> Principal {
         .tags
         .iter()
         .map(|(key, value)| names::tag_uri(key, value));
-    let uris: Vec<_> = service.chain(tags).map(certified).collect();
+    let uris: Vec<_> = service.chain(tags).map(has_uri).collect();
     all_of(uris)
 }
 
-fn certified(uri: String) -> Principal {
-    of(Identifier::Authenticated(Authenticated {
+/// Matches callers whose certificate has a URI.
+fn has_uri(uri: String) -> Principal {
+    principal(Identifier::Authenticated(Authenticated {
         principal_name: Some(exact(uri)),
     }))
 }
 
-fn except(caller: Principal, excluded: Vec<Principal>) -> Principal {
+/// Matches `callers` that no excluded principal matches.
+fn except(callers: Principal, excluded: Vec<Principal>) -> Principal {
     if excluded.is_empty() {
-        return caller;
+        return callers;
     }
-    let nots = excluded
+    let not_excluded = excluded
         .into_iter()
-        .map(|other| of(Identifier::NotId(Box::new(other))));
-    let caller = (caller != any()).then_some(caller);
-    all_of(caller.into_iter().chain(nots).collect())
+        .map(|other| principal(Identifier::NotId(Box::new(other))));
+    let callers = (callers != any_caller()).then_some(callers);
+    all_of(callers.into_iter().chain(not_excluded).collect())
 }
 
+/// Matches callers that all principals match.
 fn all_of(mut ids: Vec<Principal>) -> Principal {
     match ids.len() {
-        0 => any(),
+        0 => any_caller(),
         1 => ids.remove(0),
-        _ => of(Identifier::AndIds(Set { ids })),
+        _ => principal(Identifier::AndIds(Set { ids })),
     }
 }
 
-fn any() -> Principal {
-    of(Identifier::Any(true))
+fn any_caller() -> Principal {
+    principal(Identifier::Any(true))
 }
 
-fn of(identifier: Identifier) -> Principal {
+fn principal(identifier: Identifier) -> Principal {
     Principal {
         identifier: Some(identifier),
     }
 }
 
-fn envoy_rules(action: Verdict, principals: Vec<Principal>) -> Rules {
-    let any = Permission {
+fn envoy_rules(action: EnvoyAction, principals: Vec<Principal>) -> EnvoyRules {
+    let any_request = Permission {
         rule: Some(PermissionKind::Any(true)),
     };
-    let policy = Policy {
-        permissions: vec![any],
-        principals,
-        ..Default::default()
-    };
-    // Never more than one entry: with more, the encoded order would not be deterministic.
-    let policies = HashMap::from([(POLICY.to_owned(), policy)]);
-    let policies = policies
-        .into_iter()
-        .filter(|(_, policy)| !policy.principals.is_empty())
-        .collect();
-    Rules {
+    // At most one entry: the encoded order of several entries would not be deterministic.
+    let mut policies = HashMap::new();
+    if !principals.is_empty() {
+        let policy = Policy {
+            permissions: vec![any_request],
+            principals,
+            ..Default::default()
+        };
+        policies.insert(POLICY.to_owned(), policy);
+    }
+    EnvoyRules {
         action: action.into(),
         policies,
         ..Default::default()

@@ -34,10 +34,10 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
         .iter()
         .map(|probe| route(dataplane, probe))
         .collect();
-    let manager = http::plain(names::PROBES, http::routes("", "probe", routes));
+    let manager = http::without_retries(names::PROBES, http::routes("", "probe", routes));
     let socket = SocketAddr::new(dataplane.address, probes.port);
     let listener = Listener {
-        filter_chains: vec![listener::chain(vec![manager])],
+        filter_chains: vec![listener::filter_chain(vec![manager])],
         // Liveness probes must not fail under load, because the kubelet would restart the application.
         ignore_global_conn_limit: true,
         ..listener::new(names::PROBES, socket, TrafficDirection::Inbound)
@@ -46,7 +46,7 @@ pub(crate) fn generate(dataplane: &Dataplane) -> Vec<Resource> {
 }
 
 fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
-    let get = HeaderMatcher {
+    let is_get = HeaderMatcher {
         name: ":method".into(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact("GET"))),
         ..Default::default()
@@ -58,30 +58,30 @@ fn route(dataplane: &Dataplane, probe: &ApplicationProbe) -> Route {
         .any(|inbound| inbound.port == probe.inbound_port);
     Route {
         r#match: Some(RouteMatch {
-            headers: vec![get],
+            headers: vec![is_get],
             path_specifier: Some(PathSpecifier::Path(path.into())),
             ..Default::default()
         }),
         action: Some(if is_inbound {
-            to_application(probe)
+            forward_to_application(probe)
         } else {
-            to_port(probe)
+            redirect_to_port(probe)
         }),
         ..Default::default()
     }
 }
 
-fn to_application(probe: &ApplicationProbe) -> Action {
+fn forward_to_application(probe: &ApplicationProbe) -> Action {
     Action::Route(RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(names::local(probe.inbound_port))),
-        // For an exact match, the rewritten prefix is the whole path without the query, which is kept.
+        // The route matches the exact path, so this replaces the whole path. Envoy keeps the query of the request.
         prefix_rewrite: without_query(&probe.inbound_path).into(),
         ..Default::default()
     })
 }
 
-/// Redirects the kubelet to a port without an inbound, which inbound passthrough serves.
-fn to_port(probe: &ApplicationProbe) -> Action {
+/// Redirects the kubelet to the application's port, which has no inbound and is served by inbound passthrough.
+fn redirect_to_port(probe: &ApplicationProbe) -> Action {
     Action::Redirect(RedirectAction {
         port_redirect: u32::from(probe.inbound_port),
         path_rewrite_specifier: Some(PathRewriteSpecifier::PathRedirect(

@@ -27,16 +27,16 @@ use kermode_protocol::secrets;
 use crate::names;
 use crate::proto::{boolean, duration, exact, prefix, transport_socket};
 
-/// ALPN protocol that client sidecars offer. A permissive inbound distinguishes the mesh's TLS from TLS of the
-/// application by it.
+/// ALPN protocol that client sidecars offer. By it, a permissive inbound distinguishes TLS of the mesh from TLS of the
+/// application.
 pub(crate) const ALPN: &str = "kuma";
 
-const TLS: &str = "envoy.transport_sockets.tls";
+const TLS_TRANSPORT_SOCKET: &str = "envoy.transport_sockets.tls";
 
 /// Names of a mesh that the TLS contexts of its proxies contain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MeshTls {
-    /// The mesh, the SPIFFE trust domain.
+    /// Name of the mesh, which is the SPIFFE trust domain.
     mesh: MeshName,
     /// Name of the secret with the proxy's certificate and key.
     certificate: String,
@@ -55,7 +55,7 @@ impl MeshTls {
         })
     }
 
-    /// TLS to one service; the server's certificate must have the SPIFFE id of the service.
+    /// TLS of connections to one service. The server's certificate must have the SPIFFE id of the service.
     pub(crate) fn to_service(&self, service: &ServiceName) -> TransportSocket {
         self.upstream(
             exact(names::spiffe_id(&self.mesh, service)),
@@ -63,7 +63,7 @@ impl MeshTls {
         )
     }
 
-    /// TLS to any workload of the mesh.
+    /// TLS of connections to any workload of the mesh.
     pub(crate) fn to_any_workload(&self) -> TransportSocket {
         self.upstream(prefix(names::spiffe_prefix(&self.mesh)), String::new())
     }
@@ -72,17 +72,20 @@ impl MeshTls {
     pub(crate) fn downstream(&self) -> TransportSocket {
         let context = DownstreamTlsContext {
             // No ALPN on the server side: if "kuma" were negotiated, Envoy would detect HTTP/2 as HTTP/1.
-            common_tls_context: Some(self.common(prefix(names::spiffe_prefix(&self.mesh)), Vec::new())),
+            common_tls_context: Some(
+                self.common_context(prefix(names::spiffe_prefix(&self.mesh)), Vec::new()),
+            ),
             require_client_certificate: boolean(true),
             ..Default::default()
         };
-        transport_socket(TLS, &context)
+        transport_socket(TLS_TRANSPORT_SOCKET, &context)
     }
 
+    /// `peer` matches the SPIFFE id in the server's certificate.
     fn upstream(&self, peer: StringMatcher, sni: String) -> TransportSocket {
-        let common_tls_context = Some(self.common(peer, vec![ALPN.into()]));
+        let common_tls_context = Some(self.common_context(peer, vec![ALPN.into()]));
         transport_socket(
-            TLS,
+            TLS_TRANSPORT_SOCKET,
             &UpstreamTlsContext {
                 common_tls_context,
                 sni,
@@ -91,7 +94,7 @@ impl MeshTls {
         )
     }
 
-    fn common(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
+    fn common_context(&self, peer: StringMatcher, alpn_protocols: Vec<String>) -> CommonTlsContext {
         let uri = SubjectAltNameMatcher {
             san_type: SanType::Uri.into(),
             matcher: Some(peer),
@@ -102,10 +105,10 @@ impl MeshTls {
                 match_typed_subject_alt_names: vec![uri],
                 ..Default::default()
             }),
-            validation_context_sds_secret_config: Some(secret(&self.trust_bundle)),
+            validation_context_sds_secret_config: Some(sds_secret(&self.trust_bundle)),
             ..Default::default()
         };
-        // Both ends are sidecars of Kermode. Envoy's default for clients is TLS 1.2.
+        // Both ends are sidecars of Kermode. By default, Envoy's clients use at most TLS 1.2.
         let versions = TlsParameters {
             tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
             tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
@@ -114,14 +117,15 @@ impl MeshTls {
         CommonTlsContext {
             tls_params: Some(versions),
             alpn_protocols,
-            tls_certificate_sds_secret_configs: vec![secret(&self.certificate)],
+            tls_certificate_sds_secret_configs: vec![sds_secret(&self.certificate)],
             validation_context_type: Some(ValidationContextType::CombinedValidationContext(validation)),
             ..Default::default()
         }
     }
 }
 
-fn secret(name: &str) -> SdsSecretConfig {
+/// A reference to a secret that Envoy requests from the agent.
+fn sds_secret(name: &str) -> SdsSecretConfig {
     let agent = EnvoyGrpc {
         cluster_name: AGENT_CLUSTER.into(),
         ..Default::default()

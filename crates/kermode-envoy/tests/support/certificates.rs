@@ -22,11 +22,11 @@ impl Authority {
         }
     }
 
-    /// A secret with a certificate for these URIs.
+    /// A secret with a new certificate and key for these URIs.
     pub(crate) fn identity(&self, uris: &[&str]) -> Value {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
-        // No subject, as in certificates of a mesh. With rcgen's default, which is also the subject of the issuer, the
+        // Certificates of a mesh have no subject. By default, rcgen would set the subject of the issuer, and the
         // certificate would look self-signed.
         params.distinguished_name = DistinguishedName::new();
         params.subject_alt_names = uris
@@ -43,8 +43,8 @@ impl Authority {
         )
     }
 
-    /// The secret with the certificate of the CA.
-    pub(crate) fn trust(&self) -> Value {
+    /// A secret with the certificate of the CA as trust bundle.
+    pub(crate) fn trust_bundle(&self) -> Value {
         secret(
             "mesh_ca:secret:default",
             &json!({ "validation_context": { "trusted_ca": { "inline_string": self.certificate } } }),

@@ -55,14 +55,14 @@ pub(crate) fn mk_bootstrap(proxy: ObjectKey, admin_port: u16, socket: &Path) -> 
     })
 }
 
-/// Adds the resources to a bootstrap as static resources, because `--mode validate` fetches no dynamic ones.
-pub(crate) fn with_static(mut bootstrap: Value, resources: &[Resource]) -> Value {
+/// Adds the resources to a bootstrap as static resources, because `--mode validate` fetches no dynamic resources.
+pub(crate) fn with_static_resources(mut bootstrap: Value, resources: &[Resource]) -> Value {
     for resource in resources {
         let (list, value) = match resource.kind {
             ResourceKind::Cluster => ("clusters", readable::json(resource)),
             ResourceKind::Listener => ("listeners", readable::json(resource)),
-            // Static resources have no list of endpoints, so a cluster is added for them.
-            ResourceKind::Endpoints => ("clusters", endpoints_only(resource)),
+            // A bootstrap has no list of endpoints, so they are validated as part of an additional cluster.
+            ResourceKind::Endpoints => ("clusters", cluster_of_endpoints(resource)),
             other => panic!("cannot be a static resource: {other:?}"),
         };
         let list = &mut bootstrap["static_resources"][list];
@@ -74,7 +74,7 @@ pub(crate) fn with_static(mut bootstrap: Value, resources: &[Resource]) -> Value
     bootstrap
 }
 
-fn endpoints_only(resource: &Resource) -> Value {
+fn cluster_of_endpoints(resource: &Resource) -> Value {
     json!({
         "name": format!("endpoints of {}", resource.name),
         "type": "STATIC",

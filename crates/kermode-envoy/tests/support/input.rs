@@ -19,7 +19,7 @@ use serde::Deserialize;
 pub(crate) struct Input {
     /// `STRICT` or `PERMISSIVE`; no mTLS when absent.
     mtls: Option<String>,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     passthrough: bool,
     /// All callers are allowed when absent.
     permissions: Option<Vec<PermissionInput>>,
@@ -69,7 +69,7 @@ struct DataplaneInput {
     address: IpAddr,
     #[serde(default)]
     inbound: Vec<InboundInput>,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     redirected: bool,
     redirect_port_inbound_v6: Option<u16>,
     redirect_port_outbound: Option<u16>,
@@ -98,7 +98,7 @@ struct ProbeInput {
     path: String,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -115,20 +115,23 @@ impl Input {
         ObjectKey::from_proxy_name(&self.proxy).expect("proxy is <name>.<namespace>")
     }
 
-    /// All resources of the proxy, as a view of the store merges them.
+    /// All resources of the proxy: those that it shares with others and its own, as the store of `kermode-xds` merges
+    /// them.
     pub(crate) fn resources(&self) -> Vec<Resource> {
         let view = self.view();
         let mesh = view.mesh(&MESH.into()).expect("the mesh");
         let dataplane = view.dataplane(&self.proxy()).expect("proxy is one of dataplanes");
-        let own = generate::own_outbound_names(dataplane);
-        let reachable = dataplane
+        let own_outbounds = generate::own_outbound_names(dataplane);
+        let reachable_services = dataplane
             .transparent_proxying
             .as_ref()
-            .map(|redirect| &redirect.reachable_services);
+            .map(|redirect| &redirect.reachable_services)
+            .filter(|names| !names.is_empty());
         let mut resources = Vec::new();
         for (name, service) in view.services(&mesh.name) {
-            let limited = reachable.is_some_and(|names| !names.is_empty());
-            if limited && !reachable.is_some_and(|names| names.iter().any(|reach| reach == name.as_str())) {
+            let is_reachable = reachable_services
+                .is_none_or(|names| names.iter().any(|reachable| reachable == name.as_str()));
+            if !is_reachable {
                 continue;
             }
             let of_service = generate::service(mesh, name, service);
@@ -140,7 +143,7 @@ impl Input {
             resources.extend(
                 of_service
                     .into_iter()
-                    .filter(|resource| !own.contains(&(resource.kind, resource.name.to_string()))),
+                    .filter(|resource| !own_outbounds.contains(&(resource.kind, resource.name.to_string()))),
             );
         }
         resources.extend(generate::mesh_shared(mesh));
@@ -177,7 +180,8 @@ impl Input {
             },
             |permissions| permissions.iter().map(mk_permission).collect(),
         );
-        // Among permissions of equal precedence the first name wins, but the last one in the input is to win.
+        // Of permissions with equal precedence, the first by name wins. The last in the input is to win, so it gets the
+        // first name.
         for (number, permission) in permissions.into_iter().rev().enumerate() {
             let key = ObjectKey::new("kuma-control-plane", format!("permission-{number:02}"));
             view.upsert_permission(&key, &MeshName::new(MESH), permission);

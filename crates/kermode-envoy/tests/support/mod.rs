@@ -1,6 +1,6 @@
-//! Shared by the tests of this crate: inputs in YAML, resources as JSON, and the real Envoy.
+//! Helpers of the tests of this crate: inputs in YAML, resources as JSON, and the real Envoy.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, reason = "each test binary uses some of the helpers")]
 
 pub(crate) mod certificates;
 pub(crate) mod envoy;

@@ -1,4 +1,4 @@
-//! Servers of tests: an Envoy process that ends with the test, and an application.
+//! Servers for tests: an Envoy process that ends with the test, and an application.
 
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,14 +16,14 @@ use super::envoy;
 /// Timeout of all waits; long enough for a busy machine.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A live Envoy process.
-pub(crate) struct Running {
+/// A live Envoy process, which dropping ends.
+pub(crate) struct RunningEnvoy {
     child: Child,
     admin: SocketAddr,
     folder: TempDir,
 }
 
-impl Running {
+impl RunningEnvoy {
     /// Starts Envoy and waits until it is live.
     pub(crate) fn start(config: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a temporary directory");
@@ -84,8 +84,8 @@ impl Running {
         .expect("an address")
     }
 
-    /// Sum of the counters with matching names.
-    pub(crate) fn counters(&self, expression: &str) -> u64 {
+    /// Sum of the counters whose names match the expression.
+    pub(crate) fn counter_sum(&self, expression: &str) -> u64 {
         let stats = self.admin(&format!("/stats?filter=^{expression}$"));
         let value = |line: &str| {
             line.rsplit_once(": ")
@@ -105,7 +105,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningEnvoy {
     #[allow(clippy::print_stderr, reason = "a failed test prints the log of Envoy")]
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -119,7 +119,7 @@ impl Drop for Running {
 
 /// An HTTP/1.1 server that responds with the request it received, and echoes bytes after a WebSocket upgrade.
 pub(crate) struct Application {
-    /// Address that it listens on.
+    /// Address that the server listens on.
     pub(crate) address: SocketAddr,
     requests: Arc<AtomicUsize>,
 }
@@ -150,6 +150,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
     let mut reader = BufReader::new(connection.try_clone().ok()?);
     loop {
         let mut head = String::new();
+        // The head ends with an empty line, which is `\r\n`.
         while reader.read_line(&mut head).ok()? > 2 {}
         if head.is_empty() {
             return None;
@@ -174,7 +175,7 @@ fn serve(mut connection: TcpStream, counter: &AtomicUsize) -> Option<()> {
         let mut body = vec![0; length.unwrap_or_default()];
         reader.read_exact(&mut body).ok()?;
         let mut response = String::new();
-        // The header of undelivered requests, which sidecars must remove from responses of an application.
+        // Sidecars must remove the header of undelivered requests from an application's response.
         write!(
             response,
             "HTTP/1.1 200 OK\r\nx-kermode-undelivered: forged\r\ncontent-length: {}\r\n\r\n{head}",

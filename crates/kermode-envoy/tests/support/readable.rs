@@ -28,7 +28,7 @@ pub(crate) fn json(resource: &Resource) -> Value {
 
 /// Path of the descriptors. The crate contains the file but has no API for it, so `cargo metadata` locates it.
 fn descriptors() -> PathBuf {
-    // Without a platform, cargo would need the packages of all platforms.
+    // Without `--filter-platform`, cargo would need the packages of all platforms.
     let platform = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let output = Command::new(env!("CARGO"))
         .args([

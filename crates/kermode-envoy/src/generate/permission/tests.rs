@@ -1,4 +1,4 @@
-//! Equivalence of rules and generated principals, for all lists of up to three rules and all callers.
+//! Equivalence of rules and generated principals, for all lists of up to three rules and all certificates.
 
 use super::*;
 use kermode_model::{Principal as Caller, ServiceName};
@@ -64,9 +64,9 @@ fn matches(principal: &Principal, uris: &[&str]) -> bool {
     }
 }
 
-/// Evaluates a list of rules according to Kuma's documentation.
+/// Evaluates a list of rules according to Kuma's documentation: the last matching rule decides.
 fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
-    let matching = |rule: &&&PermissionRule| {
+    let matches_uris = |rule: &&&PermissionRule| {
         let service = rule
             .from
             .service
@@ -82,24 +82,25 @@ fn verdict(rules: &[&PermissionRule], uris: &[&str]) -> Option<Action> {
             .chain(tags)
             .all(|uri| uris.contains(&uri.as_str()))
     };
-    rules.iter().rev().find(matching).map(|rule| rule.action)
+    rules.iter().rev().find(matches_uris).map(|rule| rule.action)
 }
 
-fn check(rules: &[&PermissionRule]) {
+/// Asserts that the principals of a list of rules match the certificates that the rules match.
+fn check_rules(rules: &[&PermissionRule]) {
     for uris in every_certificate() {
-        let matched = |wanted: fn(Action) -> bool| {
-            principals(&mesh(), rules, wanted)
+        let is_matched = |is_wanted: fn(Action) -> bool| {
+            principals(&mesh(), rules, is_wanted)
                 .iter()
                 .any(|principal| matches(principal, &uris))
         };
         let verdict = verdict(rules, &uris);
         assert_eq!(
-            matched(|action| action != Action::Deny),
+            is_matched(|action| action != Action::Deny),
             verdict.is_some_and(|action| action != Action::Deny),
             "allowed: {uris:?} by {rules:#?}",
         );
         assert_eq!(
-            matched(|action| action == Action::AllowWithShadowDeny),
+            is_matched(|action| action == Action::AllowWithShadowDeny),
             verdict == Some(Action::AllowWithShadowDeny),
             "shadow-denied: {uris:?} by {rules:#?}",
         );
@@ -107,15 +108,15 @@ fn check(rules: &[&PermissionRule]) {
 }
 
 #[test]
-fn last_matching_rule_decides_for_every_caller() {
+fn last_matching_rule_decides_for_every_certificate() {
     let rules = every_rule();
-    check(&[]);
+    check_rules(&[]);
     for a in &rules {
-        check(&[a]);
+        check_rules(&[a]);
         for b in &rules {
-            check(&[a, b]);
+            check_rules(&[a, b]);
             for c in &rules {
-                check(&[a, b, c]);
+                check_rules(&[a, b, c]);
             }
         }
     }
