@@ -22,12 +22,13 @@ pub(crate) struct PodSummary {
 pub(crate) enum Skip {
     /// The pod has the init container `kuma-init`, which applies the rules.
     HasInitContainer,
-    /// The pod has one container only, so it has no sidecar.
+    /// The pod has only one container, so it has no sidecar.
     SingleContainer,
     /// The pod was not injected.
     NotInjected,
 }
 
+/// Init container that applies the rules of pods without the CNI plugin.
 const INIT_CONTAINER: &str = "kuma-init";
 
 /// Returns the reason for skipping a pod; `None` if it gets rules.
@@ -66,9 +67,9 @@ mod tests {
     }
 
     #[test]
-    fn other_pods_are_skipped() {
-        let init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
-        assert_eq!(skip_reason(&init), Some(Skip::HasInitContainer));
+    fn pods_with_kuma_init_without_sidecar_or_without_injection_are_skipped() {
+        let with_kuma_init = mk_pod(&["kuma-init", "init-container"], 2, Some("true"));
+        assert_eq!(skip_reason(&with_kuma_init), Some(Skip::HasInitContainer));
         assert_eq!(
             skip_reason(&mk_pod(&[], 1, Some("true"))),
             Some(Skip::SingleContainer)
@@ -77,7 +78,7 @@ mod tests {
         assert_eq!(
             skip_reason(&mk_pod(&[], 2, Some("enabled"))),
             Some(Skip::NotInjected),
-            "only the value true counts"
+            "a value other than true counts as injected"
         );
     }
 }

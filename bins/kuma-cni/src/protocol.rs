@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn operations_without_effect_are_accepted_and_unknown_ones_rejected() {
+    fn operations_without_effect_are_accepted_and_unknown_operations_are_rejected() {
         for command in ["CHECK", "DEL", "GC", "STATUS"] {
             assert_eq!(CniCommand::parse(Some(command)), Ok(CniCommand::Ignored));
         }

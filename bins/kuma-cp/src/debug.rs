@@ -13,7 +13,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use kermode_model::ObjectKey;
 use kermode_protocol::debug::{
-    CONFIG, CONTENTS, PROXIES, Proxies, REMOVALS, RESOURCES, Removal, ResourceEntry, Resources,
+    CONFIG, OVERVIEW, PROXIES, Proxies, REMOVALS, RESOURCES, Removal, ResourceEntry, Resources,
 };
 use kermode_removals::EndpointRemovals;
 use kermode_status::Statuses;
@@ -48,7 +48,7 @@ struct ResourcesQuery {
 /// Returns the routes of the endpoint.
 pub(crate) fn router(state: DebugState) -> Router {
     Router::new()
-        .route(CONTENTS, get(contents))
+        .route(OVERVIEW, get(overview))
         .route(CONFIG, get(config))
         .route(PROXIES, get(proxies))
         .route(REMOVALS, get(removals))
@@ -56,7 +56,7 @@ pub(crate) fn router(state: DebugState) -> Router {
         .with_state(state)
 }
 
-async fn contents() -> Json<Value> {
+async fn overview() -> Json<Value> {
     Json(json!({
         "/debug/config": "configuration of this replica, merged from defaults, file and environment",
         "/debug/proxies": "proxies connected to this replica: versions sent and acknowledged, rejections",

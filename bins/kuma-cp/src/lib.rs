@@ -55,7 +55,7 @@ pub fn main() -> ExitCode {
 fn run(config_file: Option<PathBuf>) -> anyhow::Result<()> {
     #[allow(
         clippy::disallowed_methods,
-        reason = "only the configuration of kuma-cp reads its environment"
+        reason = "kuma-cp reads its environment only here"
     )]
     let loaded = Config::load(config_file.as_deref(), |name| std::env::var(name).ok());
     // An invalid configuration is reported after logging is initialized, because `main` logs the error.

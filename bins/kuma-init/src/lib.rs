@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
 /// Converts arguments to settings, for tests of other crates.
 ///
 /// # Errors
-/// When an argument is invalid. The text of the error is that which the program prints.
+/// When an argument is invalid; the error has the text that the program prints.
 pub fn traffic_config(arguments: &[&str]) -> anyhow::Result<TrafficConfig> {
     let cli = Cli::try_parse_from(["kuma-init"].iter().chain(arguments))?;
     settings::read(&cli).context(SETUP_FAILED)

@@ -1,6 +1,6 @@
 //! `--validate-only`: checks that the CNI plugin's rules redirect the traffic of this pod.
 //!
-//! A check that is not possible counts as failed: a pod that bypasses the mesh is worse than one that does not start.
+//! A check that is not possible counts as failed: a pod that bypasses the mesh is worse than a pod that does not start.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use kermode_netfilter::{CheckError, CheckOutcome, IpFamilies, TrafficConfig, che
 const REMEDY: &str = "check that the CNI plugin kuma-cni runs on this node, then recreate the pod";
 
 /// Returns a success message, or an error that names the remedy.
-pub(crate) fn validate(config: &TrafficConfig, deadline: Duration) -> Result<String> {
+pub(crate) fn validate(config: &TrafficConfig, step_timeout: Duration) -> Result<String> {
     let families = IpFamilies::detect(config);
-    match check_redirect(config, families, deadline) {
+    match check_redirect(config, families, step_timeout) {
         Ok(CheckOutcome::Redirected(targets)) => {
             let targets: Vec<String> = targets.iter().map(ToString::to_string).collect();
             Ok(format!(

@@ -1,6 +1,7 @@
 //! Tests of the program in real network namespaces, as the init containers `kuma-init` and `kuma-validation`.
 //!
-//! Requires root (`make test-netns`). The namespaces are anonymous, so they do not outlive their test.
+//! The tests require root (`make test-netns`). The namespaces have no name, so the kernel deletes them when a test
+//! ends.
 
 #![allow(clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 

@@ -57,7 +57,8 @@ struct Collector<'a> {
 /// Loads a configuration: defaults, then the file, then the variables that `environment` returns.
 ///
 /// # Errors
-/// With every problem: an unreadable file, unknown keys, values of the wrong type.
+/// When the configuration is invalid. The error lists every problem: an unreadable file, unknown keys, values of the
+/// wrong type.
 pub(crate) fn load<T>(
     rules: OverrideRules<'_>,
     file: Option<&Path>,

@@ -1,5 +1,5 @@
-//! The control plane's configuration file. It contains only settings that differ between installations; all other settings
-//! have the defaults of `kermode-config`.
+//! The control plane's configuration file. It contains only settings that differ between installations; all others have
+//! the defaults of `kermode-config`.
 
 use serde_json::{Map, Value, json};
 
@@ -8,7 +8,7 @@ use crate::{InstallError, Installation, NAME, assignment};
 /// Returns the content of the file.
 ///
 /// # Errors
-/// With all assignments that cannot be used.
+/// When assignments cannot be used; the error lists all of them.
 pub(crate) fn file(installation: &Installation) -> Result<Value, InstallError> {
     let mut config = Map::new();
     config.insert(

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 /// Path of the overview: a map from path to description.
-pub const CONTENTS: &str = "/debug";
+pub const OVERVIEW: &str = "/debug";
 /// Path of the replica's configuration.
 pub const CONFIG: &str = "/debug/config";
 /// Path of [`Proxies`].

@@ -41,7 +41,7 @@ pub(super) fn run_on_own_thread<F: Future<Output = anyhow::Result<()>>>(
     let (result_sender, result) = oneshot::channel();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         runtime.block_on(async {
-            // The receiver is gone while the process ends.
+            // The receiver is dropped when the process ends, so the error is ignored.
             let _ = result_sender.send(component().await);
             std::future::pending::<()>().await;
         });
@@ -79,8 +79,8 @@ mod tests {
         // Blocks this runtime's only thread.
         started
             .recv_timeout(std::time::Duration::from_secs(30))
-            .expect("it runs");
-        finish.send(()).expect("it waits");
+            .expect("the component runs");
+        finish.send(()).expect("the component waits");
         component.await.expect("no error");
     }
 }

@@ -8,6 +8,7 @@ use kermode_manifests::{ClusterObjects, InjectedManifests, Injector, documents};
 use super::config::{self, ConfigArgs};
 use super::{InjectArgs, explanation};
 
+/// Namespace `shop` with injection.
 const CLUSTER: &str = "\
 apiVersion: v1
 kind: Namespace
@@ -16,6 +17,7 @@ metadata:
   labels: {kuma.io/sidecar-injection: enabled}
 ";
 
+/// Pod template, indented for the field `template` of a workload.
 const POD: &str = "    metadata:
       labels: {app: web}
     spec:
@@ -222,11 +224,11 @@ fn configuration_of_the_installation_is_accepted() {
         "--set=defaults.skipMeshCreation=true",
     ]);
     let objects = objects.expect("manifests");
-    let map = objects.iter().find(|object| object["kind"] == "ConfigMap");
-    let file = map.expect("a ConfigMap")["data"]["config.yaml"]
+    let config_map = objects.iter().find(|object| object["kind"] == "ConfigMap");
+    let file = config_map.expect("a ConfigMap")["data"]["config.yaml"]
         .as_str()
         .expect("text");
-    let config = load(file, None).expect("understood");
+    let config = load(file, None).expect("accepted");
     assert_eq!(config.injector().container_patches, ["x"]);
     assert!(config.injector().native_sidecars_supported);
     assert_eq!(

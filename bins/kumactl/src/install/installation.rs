@@ -15,7 +15,7 @@ use super::env_var;
 /// When flags are wrong; the error names all of them.
 pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     let mut problems = Vec::new();
-    check_mode(&args, &mut problems);
+    check_mode_and_cni(&args, &mut problems);
     check_dns_label("--namespace", &args.namespace, &mut problems);
     if let Some(zone) = &args.zone {
         check_dns_label("--zone", zone, &mut problems);
@@ -44,7 +44,7 @@ pub(super) fn from_args(args: ControlPlaneArgs) -> Result<Installation> {
     })
 }
 
-fn check_mode(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
+fn check_mode_and_cni(args: &ControlPlaneArgs, problems: &mut Vec<String>) {
     if args.mode == ModeArg::Global || args.kds_global_address.is_some() {
         problems.push(
             "several zones under one global control plane are not supported yet: leave out --mode global and \

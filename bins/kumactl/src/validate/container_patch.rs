@@ -101,7 +101,9 @@ pub(super) fn check_all(objects: &[Value], pod: Option<&Value>, config: &Config)
     for patch in &patches {
         check_patch(patch, config, &mut report);
     }
-    if let (Some(pod), true) = (pod, report.valid) {
+    if let Some(pod) = pod
+        && report.valid
+    {
         check_with_pod(pod, &patches, config, &mut report)?;
     }
     Ok(report)
@@ -118,7 +120,7 @@ fn with_namespace(patch: &Value, system_namespace: &str) -> Value {
     patch
 }
 
-fn name(patch: &Value) -> &str {
+fn name_of(patch: &Value) -> &str {
     patch["metadata"]["name"].as_str().unwrap_or_default()
 }
 
@@ -128,14 +130,14 @@ fn check_patch(patch: &Value, config: &Config, report: &mut Report) {
         .unwrap_or_default();
     report.valid &= problems.is_empty();
     let verdict = if problems.is_empty() { "valid" } else { "invalid" };
-    report.line(&format!("ContainerPatch {}: {verdict}", name(patch)));
+    report.line(&format!("ContainerPatch {}: {verdict}", name_of(patch)));
     for problem in problems {
         report.line(&format!("  {problem}"));
     }
 }
 
 fn check_with_pod(pod: &Value, patches: &[Value], config: &Config, report: &mut Report) -> Result<()> {
-    let names: Vec<&str> = patches.iter().map(name).collect();
+    let names: Vec<&str> = patches.iter().map(name_of).collect();
     let cluster = ClusterObjects::new(patches, config.system_namespace())?;
     let explanation = explain_injection(&with_injection_request(pod, &names), &cluster, config);
     for rendered in &explanation.containers {
@@ -203,6 +205,7 @@ fn explain_injection(pod: &Value, cluster: &ClusterObjects, config: &Config) -> 
     explain(pod, config.injector(), &context)
 }
 
+/// Formats the changes that the ContainerPatches `names` make to a container.
 fn difference(rendered: &RenderedContainer, names: &[&str]) -> Result<String> {
     let (before, after) = (
         yaml::document(&rendered.before)?,
