@@ -68,7 +68,7 @@ fn application_tests() -> Vec<Test> {
         injection::pods_get_a_sidecar_unless_they_opt_out,
         injection::application_containers_are_unchanged,
         dataplane::exactly_the_injected_pods_have_dataplanes,
-        dataplane::unready_pod_is_unready_in_its_dataplane_and_gets_no_requests,
+        dataplane::unready_pod_has_an_unready_dataplane_and_gets_no_requests,
         dataplane::dataplane_is_deleted_with_its_pod,
         dataplane::dataplane_is_kept_while_its_pod_has_an_invalid_annotation_and_an_event_names_it,
         manual_page::pod_of_the_example_gets_the_dataplane_of_the_example,

@@ -106,7 +106,7 @@ fn with_template_hash(tags: &Value, pod: &Pod) -> Value {
     all
 }
 
-pub(super) async fn unready_pod_is_unready_in_its_dataplane_and_gets_no_requests(
+pub(super) async fn unready_pod_has_an_unready_dataplane_and_gets_no_requests(
     fixture: &Fixture,
 ) -> Result<Note> {
     fixture.ensure_application().await?;
@@ -141,7 +141,7 @@ async fn check_unready_pod(fixture: &Fixture) -> Result<()> {
         "Dataplane \"unready\" to show that its Pod is unready",
         DEADLINE,
         async || {
-            let dataplane_exists = fixture.dataplanes(APP_NAMESPACE).get_opt("unready").await?;
+            let dataplane = fixture.dataplanes(APP_NAMESPACE).get_opt("unready").await?;
             let pod = fixture.pods(APP_NAMESPACE).get("unready").await?;
             let mut statuses = pod
                 .status

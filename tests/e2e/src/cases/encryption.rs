@@ -46,7 +46,7 @@ pub(super) async fn sidecars_use_mtls_and_the_server_sees_the_client_identity(
         incoming += handshakes;
     }
     let response = fixture
-        .counters()
+        .client_counters()
         .await?
         .last_response
         .context("the client got no response")?;

@@ -19,9 +19,7 @@ const NAME: &str = "caller";
 /// Identity of the Job's Pod, which the server repeats in its response.
 const IDENTITY: &str = "spiffe://default/caller_e2e-mesh_svc";
 
-pub(super) async fn job_uses_the_mesh_in_its_init_container_and_check_completion(
-    fixture: &Fixture,
-) -> Result<Note> {
+pub(super) async fn job_uses_the_mesh_in_its_init_container_and_completes(fixture: &Fixture) -> Result<Note> {
     fixture.ensure_application().await?;
     let request_container = |name: &str| {
         let image = fixture.cluster.image("kermode-demo")?;

@@ -77,7 +77,7 @@ async fn check_mesh(fixture: &Fixture) -> Result<()> {
     fixture.apply_strict_mesh().await?;
     fixture.deploy_application().await?;
     let response = fixture
-        .counters()
+        .client_counters()
         .await?
         .last_response
         .context("the client got no response")?;
