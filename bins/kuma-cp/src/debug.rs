@@ -16,7 +16,7 @@ use kermode_protocol::debug::{
     CONFIG, OVERVIEW, PROXIES, Proxies, REMOVALS, RESOURCES, Removal, ResourceEntry, Resources,
 };
 use kermode_removals::EndpointRemovals;
-use kermode_status::Statuses;
+use kermode_status::ProxyStatuses;
 use kermode_xds::store::{ResourceKind, Store, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,7 +33,7 @@ pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Clone)]
 pub(crate) struct DebugState {
     pub(crate) config: Arc<Config>,
-    pub(crate) statuses: Statuses,
+    pub(crate) statuses: ProxyStatuses,
     pub(crate) removals: EndpointRemovals,
     pub(crate) store: Arc<Store>,
 }

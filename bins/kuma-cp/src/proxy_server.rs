@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use kermode_issuance::{Authentication, CertificateIssuance};
+use kermode_issuance::{CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::shared_index::SharedIndex;
 use kermode_model::{MeshName, ObjectKey};
 use kermode_protocol::rpc::Rpc;
 use kermode_removals::{EndpointRemovals, RemovalService, Replicas};
 use kermode_runtime::shutdown::Shutdown;
 use kermode_runtime::tls::{BrokenConnection, ConnectionSignals, Protocol};
-use kermode_status::Statuses;
+use kermode_status::ProxyStatuses;
 use kermode_xds::server::{AdsServer, Metrics, Settings, Transport};
 use kermode_xds::store::Store;
 use prometheus_client::registry::Registry;
@@ -36,9 +36,9 @@ impl ProxyServer {
     pub(crate) fn new(
         store: Arc<Store>,
         removal_dependencies: RemovalDependencies,
-        authentication: Authentication,
+        authenticator: TokenAuthenticator,
         issuance: CertificateIssuance,
-        statuses: Statuses,
+        statuses: ProxyStatuses,
         registry: &mut Registry,
         shutdown: &Shutdown,
     ) -> Self {
@@ -61,11 +61,11 @@ impl ProxyServer {
             removals.clone(),
             Arc::new(published_sequence),
             replicas,
-            authentication.clone(),
+            authenticator.clone(),
         );
         let ads = AdsServer::new(
             store,
-            authentication,
+            authenticator,
             Settings::default(),
             metrics,
             removals,

@@ -45,7 +45,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 type BackendId = (MeshName, String);
 /// Roots of a backend as they are sent to proxies; `None` before they are read. The channel closes when the mesh uses
 /// another backend.
-pub type Roots = watch::Receiver<Option<Arc<RootsUpdate>>>;
+pub type RootsReceiver = watch::Receiver<Option<Arc<RootsUpdate>>>;
 
 /// CAs of all meshes; cheap to clone. The first CA of a mesh is created at first use.
 #[derive(Clone)]
@@ -116,7 +116,7 @@ impl Authorities {
     }
 
     /// Subscribes to the roots of a mesh's backend.
-    pub fn roots(&self, mesh: &MeshName, backend: &str) -> Roots {
+    pub fn roots(&self, mesh: &MeshName, backend: &str) -> RootsReceiver {
         self.backend(&(mesh.clone(), backend.to_owned()))
             .roots
             .subscribe()

@@ -80,9 +80,9 @@ pub enum AuthenticationError {
     ReviewTimedOut,
 }
 
-/// Authentication of proxies; cheap to clone.
+/// Authenticates proxies by their tokens and the index of Pods; cheap to clone.
 #[derive(Clone)]
-pub struct Authentication {
+pub struct TokenAuthenticator {
     client: Client,
     index: SharedIndex,
     permits: Arc<ReviewPermits>,
@@ -95,8 +95,8 @@ struct ReviewPermits {
     unknown_pods: Semaphore,
 }
 
-impl Authentication {
-    /// Creates an authentication that sends TokenReviews with the client and looks Pods up in the index.
+impl TokenAuthenticator {
+    /// Creates an authenticator that sends TokenReviews with the client and looks Pods up in the index.
     pub fn new(client: Client, index: SharedIndex) -> Self {
         let permits = ReviewPermits {
             known_pods: Semaphore::new(MAX_KNOWN_POD_REVIEWS),
@@ -200,7 +200,7 @@ impl Authentication {
     }
 }
 
-impl Authenticator for Authentication {
+impl Authenticator for TokenAuthenticator {
     fn authenticate<'a>(
         &'a self,
         metadata: &'a http::HeaderMap,

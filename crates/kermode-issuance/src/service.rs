@@ -34,7 +34,7 @@ use self::denial::{Denial, DenialLog};
 use self::limits::{CallerId, IssuanceLimits};
 pub use self::metrics::Metrics;
 use self::roots::{RootsCodec, WatchRoots, stream_limit};
-use crate::authentication::{Authentication, AuthenticationError};
+use crate::authentication::{AuthenticationError, TokenAuthenticator};
 
 /// Size limit of a message, in bytes: half of it for the signing request, the rest for the names.
 const MAX_MESSAGE_SIZE: usize = 16 * 1024;
@@ -50,7 +50,7 @@ pub struct CertificateIssuance {
 }
 
 struct IssuanceState {
-    authentication: Authentication,
+    authenticator: TokenAuthenticator,
     authorities: Authorities,
     index: SharedIndex,
     metrics: Metrics,
@@ -66,16 +66,16 @@ struct IssuanceState {
 impl CertificateIssuance {
     /// Creates the service.
     pub fn new(
-        authentication: Authentication,
+        authenticator: TokenAuthenticator,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
     ) -> Self {
-        Self::with_timeout(authentication, authorities, index, metrics, CALL_TIMEOUT)
+        Self::with_timeout(authenticator, authorities, index, metrics, CALL_TIMEOUT)
     }
 
     fn with_timeout(
-        authentication: Authentication,
+        authenticator: TokenAuthenticator,
         authorities: Authorities,
         index: SharedIndex,
         metrics: Metrics,
@@ -83,7 +83,7 @@ impl CertificateIssuance {
     ) -> Self {
         Self {
             state: Arc::new(IssuanceState {
-                authentication,
+                authenticator,
                 authorities,
                 index,
                 metrics,
@@ -128,7 +128,7 @@ impl IssuanceState {
         let caller = self.limits.lock().caller(token);
         self.limits.lock().check(caller, Instant::now())?;
         let proxy = ObjectKey::from_proxy_name(name).ok_or(Denial::InvalidName)?;
-        self.authentication.authenticate_as(&headers, &proxy).await?;
+        self.authenticator.authenticate_as(&headers, &proxy).await?;
         Ok((proxy, caller))
     }
 

@@ -47,7 +47,7 @@ const MISSING_DATAPLANE_RETRY: Duration = Duration::from_secs(2);
 
 /// Statuses of the proxies that this replica serves; cheap to clone.
 #[derive(Clone)]
-pub struct Statuses {
+pub struct ProxyStatuses {
     state: Arc<StatusesState>,
 }
 
@@ -60,7 +60,7 @@ struct StatusesState {
     writer: StatusWriter,
 }
 
-impl Statuses {
+impl ProxyStatuses {
     /// Creates the statuses of a replica that serves no proxies yet.
     pub fn new(client: Client, index: SharedIndex, replica: &str) -> Self {
         Self {
@@ -105,7 +105,7 @@ impl Statuses {
     }
 }
 
-impl StatusSink for Statuses {
+impl StatusSink for ProxyStatuses {
     fn report(&self, proxy: &ProxyId, stream: u64, report: Report<'_>) {
         let now = Instant::now();
         let mut proxies = self.state.proxies();

@@ -7,7 +7,7 @@ use kermode_admission::directory::Directory;
 use kermode_admission::{self as admission, Webhooks};
 use kermode_authorities::{self as authorities, Authorities};
 use kermode_engine::{self as engine, Engine};
-use kermode_issuance::{self as issuance, Authentication, CertificateIssuance};
+use kermode_issuance::{self as issuance, CertificateIssuance, TokenAuthenticator};
 use kermode_k8s::controller::recorder::Events;
 use kermode_k8s::controller::writer::{self, Writer};
 use kermode_k8s::convert::ConvertSettings;
@@ -17,7 +17,7 @@ use kermode_model::ObjectKey;
 use kermode_removals::{EndpointRemovals, Replicas};
 use kermode_replicas::tracking;
 use kermode_runtime::shutdown::Shutdown;
-use kermode_status::Statuses;
+use kermode_status::ProxyStatuses;
 use kermode_xds::publisher::Publisher;
 use kermode_xds::store::Store;
 use kube::Client;
@@ -36,7 +36,7 @@ pub(super) struct SharedState {
     pub(super) directory: Directory,
     pub(super) store: Arc<Store>,
     pub(super) writer: Writer,
-    pub(super) statuses: Statuses,
+    pub(super) statuses: ProxyStatuses,
     /// Notified by the engine; the component that writes the status of Meshes waits for it.
     pub(super) meshes_changed: Arc<Notify>,
     pub(super) events: Events,
@@ -72,7 +72,7 @@ impl SharedState {
             engine_metrics.register(&mut registry);
         }
         let authorities = Authorities::new(client.clone(), config.store.kubernetes.system_namespace.clone());
-        let statuses = Statuses::new(client.clone(), index.clone(), config.instance_name());
+        let statuses = ProxyStatuses::new(client.clone(), index.clone(), config.instance_name());
         let writer = Writer::new(client, index.clone(), events.clone(), writer_metrics);
         let (is_leader_sender, is_leader) = watch::channel(false);
         Self {
@@ -172,12 +172,12 @@ impl SharedState {
         registry: &Arc<Mutex<Registry>>,
         shutdown: &Shutdown,
     ) -> ProxyServer {
-        let authentication = Authentication::new(client.clone(), self.index.clone());
+        let authenticator = TokenAuthenticator::new(client.clone(), self.index.clone());
         let metrics = issuance::Metrics::default();
         let mut registry = registry.lock();
         metrics.register(&mut registry);
         let issuance = CertificateIssuance::new(
-            authentication.clone(),
+            authenticator.clone(),
             self.authorities.clone(),
             self.index.clone(),
             metrics,
@@ -189,7 +189,7 @@ impl SharedState {
                 replicas: self.replicas.subscribe(),
                 index: self.index.clone(),
             },
-            authentication,
+            authenticator,
             issuance,
             self.statuses.clone(),
             &mut registry,

@@ -20,13 +20,13 @@ use super::*;
 const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Fixture {
-    authentication: Authentication,
+    authenticator: TokenAuthenticator,
     /// Number of TokenReviews that the API server received.
     reviews: Arc<AtomicUsize>,
 }
 
 impl Fixture {
-    /// Creates the authentication for an index with the Pod `shop/web`, UID `1`.
+    /// Creates the authenticator for an index with the Pod `shop/web`, UID `1`.
     fn new() -> Self {
         Self::with_api_server(false)
     }
@@ -51,23 +51,23 @@ impl Fixture {
         let client = Client::new(service, "default");
         let index = SharedIndex::new(Index::default());
         index.write().apply_pod(mk_pod("1"));
-        let mut authentication = Authentication::new(client, index);
-        authentication.review_timeout = TEST_TIMEOUT;
+        let mut authenticator = TokenAuthenticator::new(client, index);
+        authenticator.review_timeout = TEST_TIMEOUT;
         Self {
-            authentication,
+            authenticator,
             reviews,
         }
     }
 
     async fn identify(&self, token: &str) -> Result<ProxyIdentity, AuthenticationError> {
-        let identified = self.authentication.identify(&metadata(token)).await;
+        let identified = self.authenticator.identify(&metadata(token)).await;
         // A stream authenticates and authorizes in two steps, a certificate request in one; both must agree.
         if let Ok(identity) = &identified {
             let checked = self
-                .authentication
+                .authenticator
                 .authenticate_as(&metadata(token), &identity.key)
                 .await;
-            let allowed = self.authentication.check_access(identity);
+            let allowed = self.authenticator.check_access(identity);
             assert_eq!(
                 checked.map_err(|error| code(&error)),
                 allowed.map_err(|error| code(&error))
@@ -173,7 +173,7 @@ async fn valid_token_authenticates_the_pod_that_it_is_bound_to() {
         uid: "1".into(),
     };
     assert_eq!(identity.expect("a valid token"), expected);
-    assert!(fixture.authentication.check_access(&expected).is_ok());
+    assert!(fixture.authenticator.check_access(&expected).is_ok());
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn token_that_cannot_be_valid_is_not_reviewed() {
         assert_eq!(code(&error), Code::Unauthenticated, "{token}");
     }
     let of_another = metadata(&mk_token("robot", "other", "2", "good"));
-    let error = fixture.authentication.authenticate_as(&of_another, &web()).await;
+    let error = fixture.authenticator.authenticate_as(&of_another, &web()).await;
     assert_eq!(
         code(&error.expect_err("the token of another Pod")),
         Code::Unauthenticated
@@ -202,9 +202,9 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
     let mut responses = Vec::new();
     for pod in ["web", "nothing"] {
         let token = metadata(&mk_token("robot", pod, "guess", "forged"));
-        let stream = fixture.authentication.identify(&token).await;
+        let stream = fixture.authenticator.identify(&token).await;
         let key = ObjectKey::new("shop", pod);
-        let certificate = fixture.authentication.authenticate_as(&token, &key).await;
+        let certificate = fixture.authenticator.authenticate_as(&token, &key).await;
         for error in [stream.expect_err("forged"), certificate.expect_err("forged")] {
             let status = log_and_convert(&error);
             responses.push((status.code(), status.message().to_owned()));
@@ -221,12 +221,12 @@ async fn response_to_an_invalid_token_does_not_reveal_which_pods_exist() {
 #[tokio::test]
 async fn access_begins_and_ends_with_the_pod() {
     let fixture = Fixture::new();
-    let index = fixture.authentication.index.clone();
+    let index = fixture.authenticator.index.clone();
     let token = mk_token("robot", "web", "2", "good");
     let identity = fixture.identify(&token).await.expect("a valid token");
     let allowed = || {
         fixture
-            .authentication
+            .authenticator
             .check_access(&identity)
             .map_err(|error| code(&error))
     };
@@ -252,7 +252,7 @@ async fn token_of_another_service_account_is_denied() {
     let fixture = Fixture::new();
     let identity = fixture.identify(&mk_token("admin", "web", "1", "good")).await;
     let error = fixture
-        .authentication
+        .authenticator
         .check_access(&identity.expect("a valid token"));
     assert_eq!(
         code(&error.expect_err("the token is of another account")),
@@ -263,7 +263,7 @@ async fn token_of_another_service_account_is_denied() {
 #[tokio::test]
 async fn review_times_out_when_the_api_server_hangs() {
     let mut fixture = Fixture::with_hanging_api_server();
-    fixture.authentication.review_timeout = Duration::from_millis(10);
+    fixture.authenticator.review_timeout = Duration::from_millis(10);
     let token = mk_token("robot", "web", "1", "good");
     let identified = tokio::time::timeout(TEST_TIMEOUT, fixture.identify(&token)).await;
     let error = identified.expect("a response").expect_err("not reviewed");

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, Stream, StreamExt as _, ready};
-use kermode_authorities::Roots;
+use kermode_authorities::RootsReceiver;
 use kermode_limit::{KeyedLimit, LimitReached, Permit};
 use kermode_model::ObjectKey;
 use kermode_protocol::certificates::{RootsUpdate, WatchRootsRequest};
@@ -40,7 +40,7 @@ struct RootsStream {
 // === impl RootsStream ===
 
 impl RootsStream {
-    fn new(roots: Roots, permit: Permit<ObjectKey>, gauge: Gauge) -> Self {
+    fn new(roots: RootsReceiver, permit: Permit<ObjectKey>, gauge: Gauge) -> Self {
         gauge.inc();
         Self {
             updates: updates(roots),
@@ -67,7 +67,7 @@ impl Drop for RootsStream {
 
 /// Returns a stream of the current roots and of those after each change. The stream ends when the mesh switches to
 /// another backend.
-fn updates(mut roots: Roots) -> BoxStream<'static, Arc<RootsUpdate>> {
+fn updates(mut roots: RootsReceiver) -> BoxStream<'static, Arc<RootsUpdate>> {
     roots.mark_changed();
     futures::stream::unfold(roots, |mut roots| async move {
         loop {

@@ -29,7 +29,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use crate::authentication::Authentication;
+use crate::authentication::TokenAuthenticator;
 use crate::authentication::tests::{mk_pod_of, review};
 use crate::service::{CALL_TIMEOUT, CertificateIssuance, Metrics};
 
@@ -84,12 +84,12 @@ impl Server {
         index.write().apply_mesh(mk_mesh());
         index.write().apply_pod(mk_pod_of("web", "10.0.0.1", "1"));
         index.write().apply_pod(mk_pod_of("other", "10.0.0.2", "2"));
-        let authentication = Authentication::new(client.clone(), index.clone());
+        let authenticator = TokenAuthenticator::new(client.clone(), index.clone());
         let authorities = Authorities::new(client, "kong-mesh-system".to_owned());
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let issuance = CertificateIssuance::with_timeout(
-            authentication,
+            authenticator,
             authorities.clone(),
             index.clone(),
             metrics,
