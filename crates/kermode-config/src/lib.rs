@@ -133,7 +133,7 @@ pub struct Diagnostics {
     pub address: IpAddr,
     /// Port to listen on.
     pub server_port: u16,
-    /// Port of the `/debug` endpoints, always on loopback; 0 turns them off.
+    /// Port of the `/debug` endpoints, always on loopback; 0 disables them.
     pub debug_port: u16,
 }
 

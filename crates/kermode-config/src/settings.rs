@@ -88,7 +88,7 @@ const GENERAL_SETTINGS: &[(&str, &str, &str)] = &[
     (
         "diagnostics.debugPort",
         "KUMA_DIAGNOSTICS_DEBUG_PORT",
-        "Port of the `/debug` endpoints, always on loopback; 0 turns them off.",
+        "Port of the `/debug` endpoints, always on loopback; 0 disables them.",
     ),
     (
         "bootstrapServer.params.adminPort",

@@ -55,7 +55,7 @@ keys! {
     /// Keys that users set.
     SETTINGS:
 
-    /// Turns injection on or off. The label takes precedence over the annotation, the Pod over its Namespace.
+    /// Enables or disables injection. The label takes precedence over the annotation, the Pod over its Namespace.
     SIDECAR_INJECTION = "kuma.io/sidecar-injection", "label or annotation of a Pod or Namespace", Notation::Boolean, "`disabled`";
     /// Mesh that the Pod joins. The label takes precedence over the annotation, the Pod over its Namespace. The
     /// injector writes the resolved value as an annotation of the Pod; Dataplanes and MeshTrafficPermissions carry it
@@ -142,7 +142,7 @@ keys! {
     TRANSPARENT_PROXYING = "kuma.io/transparent-proxying", "annotation of a Pod", Notation::Boolean, "";
     /// Port that inbound IPv4 traffic is redirected to.
     TRANSPARENT_PROXYING_INBOUND_PORT = "kuma.io/transparent-proxying-inbound-port", "annotation of a Pod", Notation::Port, "";
-    /// Port that inbound IPv6 traffic is redirected to; 0 turns the redirection of IPv6 off.
+    /// Port that inbound IPv6 traffic is redirected to; 0 disables the redirection of IPv6.
     TRANSPARENT_PROXYING_INBOUND_V6_PORT = "kuma.io/transparent-proxying-inbound-v6-port", "annotation of a Pod", Notation::Port, "";
     /// Port that outbound traffic is redirected to.
     TRANSPARENT_PROXYING_OUTBOUND_PORT = "kuma.io/transparent-proxying-outbound-port", "annotation of a Pod", Notation::Port, "";

@@ -1,8 +1,8 @@
 //! Direct access: the Pod addresses that a proxy may call by IP (`kuma.io/direct-access-services`).
 //!
-//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with such proxies and updates it with
-//! every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each proxy only for the
-//! addresses that changed.
+//! The publisher in `kermode-xds` keeps one [`EndpointAddresses`] for each mesh with proxies that use direct access,
+//! and updates it with every service that a change touched. The publisher then evaluates the [`DirectAccess`] of each
+//! proxy only for the addresses that changed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;

@@ -15,7 +15,8 @@ use crate::ads::Versions;
 pub const AGENT_CLUSTER: &str = "kuma_dp";
 
 /// Maximum number of downstream connections of one Envoy. Envoy rejects further connections instead of running out of
-/// memory or file descriptors. A sidecar with the default memory limit has memory for a few ten thousand.
+/// memory or file descriptors. A sidecar with the default memory limit has memory for a few ten thousand
+/// connections.
 const MAX_DOWNSTREAM_CONNECTIONS: u64 = 100_000;
 
 /// Parameters of one Envoy's bootstrap.

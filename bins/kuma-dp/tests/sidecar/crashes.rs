@@ -57,7 +57,7 @@ async fn envoy_keeps_its_streams_while_the_agent_reconnects() {
     let control_plane = ControlPlane::start(MTLS).await;
     let agent = Agent::start(&control_plane, "first", &[]).await;
     agent.wait_for_ready_status(200).await;
-    // The agent has connected once. Each turn of the loop adds one loss and one connection.
+    // The agent has connected once. Each iteration adds one loss and one connection.
     for connections in 2..4 {
         control_plane.disconnect();
         agent
