@@ -105,7 +105,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn services_precede_tags_sorted_by_key_and_value_without_duplicates() {
+    fn uris_of_services_precede_those_of_tags_and_both_are_sorted_and_unique() {
         let dataplane = mk_dataplane(&[
             &[
                 ("kuma.io/service", "web_demo_svc_80"),
@@ -150,7 +150,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn dataplane_without_service_names_no_service() {
+    fn entitlement_of_a_dataplane_without_a_service_names_no_service() {
         assert!(!Entitlement::of(&mk_dataplane(&[&[("app", "web")]])).names_a_service());
     }
 }

@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 pub struct KeyedLimit<K> {
     per_key: usize,
     total: usize,
-    granted: Arc<Mutex<Granted<K>>>,
+    granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
 /// Permits that are not dropped yet.
 #[derive(Debug)]
-struct Granted<K> {
+struct GrantedPermits<K> {
     keys: HashMap<K, KeyPermits>,
     /// Number of all permits, including revoked ones that are not dropped yet.
     total: usize,
@@ -60,14 +60,14 @@ pub enum Revoked {
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash> {
     key: K,
-    granted: Arc<Mutex<Granted<K>>>,
+    granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
 /// Permit that counts until it is dropped, and whose holder is notified by [`RevocablePermit::revoked`] to drop it.
 #[derive(Debug)]
 pub struct RevocablePermit<K: Eq + Hash> {
     key: K,
-    granted: Arc<Mutex<Granted<K>>>,
+    granted: Arc<Mutex<GrantedPermits<K>>>,
     revoked: oneshot::Receiver<()>,
 }
 
@@ -89,7 +89,7 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
         Self {
             per_key: per_key.max(1),
             total: total.max(1),
-            granted: Arc::new(Mutex::new(Granted {
+            granted: Arc::new(Mutex::new(GrantedPermits {
                 keys: HashMap::new(),
                 total: 0,
             })),
@@ -186,9 +186,9 @@ impl<K: Clone + Eq + Hash> KeyedLimit<K> {
     }
 }
 
-// === impl Granted ===
+// === impl GrantedPermits ===
 
-impl<K: Eq + Hash> Granted<K> {
+impl<K: Eq + Hash> GrantedPermits<K> {
     fn remove_if_empty(&mut self, key: &K) {
         if self.keys.get(key).is_some_and(|permits| permits.len() == 0) {
             self.keys.remove(key);

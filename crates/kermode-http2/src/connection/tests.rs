@@ -171,7 +171,7 @@ async fn call_that_the_client_resets_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_without_a_response_is_cancelled() {
+async fn call_without_a_response_is_cancelled_at_the_response_timeout() {
     let mut test = TestConnection::new().await;
     let (response, _body) = test.call("/never").await;
     let ended = within_minutes(response).await.expect_err("a reset");

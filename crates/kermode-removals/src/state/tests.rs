@@ -82,7 +82,7 @@ fn removal_completes_with_the_last_acknowledgement() {
 }
 
 #[test]
-fn removal_completes_at_once_without_proxies_other_than_its_own_sidecar() {
+fn removal_completes_at_once_when_only_the_sidecar_of_the_endpoint_has_a_stream() {
     let mut state = RemovalState::default();
     let now = Instant::now();
     state.add_endpoint(key("web"), "default".into());
