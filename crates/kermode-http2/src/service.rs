@@ -21,7 +21,7 @@ use crate::send::{send_some, wait_for_reset};
 /// Time within which the service has to return the headers of the response. Includes receiving the request and
 /// authenticating the caller.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time within which the client has to accept one message of the response.
+/// Time within which the client has to read one message of the response.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves calls with a service. The connection stays open after every call.

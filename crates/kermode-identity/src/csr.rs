@@ -18,7 +18,7 @@ use x509_parser::x509::AlgorithmIdentifier;
 use crate::{Entitlement, Error};
 
 /// Limit on a request, in bytes. Requests with an accepted type of key are far smaller.
-const MAX_LENGTH: usize = 8 * 1024;
+const MAX_REQUEST_SIZE: usize = 8 * 1024;
 /// Scheme of the URI name that binds a request to the proxy that made it. Certificates do not contain it.
 pub(crate) const PROXY_SCHEME: &str = "kermode-proxy:";
 
@@ -37,10 +37,10 @@ impl SigningRequest {
     /// URI names.
     pub fn read(csr: &[u8]) -> Result<Self, Error> {
         let unreadable = |reason: String| Error::RequestUnreadable { reason };
-        if csr.len() > MAX_LENGTH {
-            return Err(unreadable(format!("it is longer than {MAX_LENGTH} bytes")));
+        if csr.len() > MAX_REQUEST_SIZE {
+            return Err(unreadable(format!("it is longer than {MAX_REQUEST_SIZE} bytes")));
         }
-        let der = der_of(csr)?;
+        let der = to_der(csr)?;
         let (rest, request) =
             X509CertificationRequest::from_der(&der).map_err(|error| unreadable(error.to_string()))?;
         if !rest.is_empty() {
@@ -114,7 +114,8 @@ fn requested_uris(attribute: &X509CriAttribute<'_>) -> Result<Vec<String>, Error
     Ok(uris)
 }
 
-fn der_of(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
+/// Decodes a PEM request. Returns other bytes unchanged, as DER.
+fn to_der(csr: &[u8]) -> Result<Cow<'_, [u8]>, Error> {
     if !csr.starts_with(b"-----BEGIN") {
         return Ok(Cow::Borrowed(csr));
     }

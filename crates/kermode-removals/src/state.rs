@@ -151,8 +151,8 @@ impl RemovalState {
         stream: u64,
         now: Instant,
     ) -> Vec<Duration> {
-        let has_moved = self.proxies.get(proxy).is_some_and(|known| known.mesh != *mesh);
-        let completed = if has_moved {
+        let has_changed_mesh = self.proxies.get(proxy).is_some_and(|known| known.mesh != *mesh);
+        let completed = if has_changed_mesh {
             self.remove_proxy(proxy, now)
         } else {
             Vec::new()
@@ -334,12 +334,13 @@ impl RemovalState {
             if is_pending {
                 break;
             }
-            completed.extend(self.complete(&endpoint, now));
+            completed.extend(self.complete_removal(&endpoint, now));
         }
         completed
     }
 
-    fn complete(&mut self, endpoint: &ObjectKey, now: Instant) -> Option<Duration> {
+    /// Completes a removal. Returns the time that it took if it was published.
+    fn complete_removal(&mut self, endpoint: &ObjectKey, now: Instant) -> Option<Duration> {
         let removal = self.removals.get_mut(endpoint)?;
         let after = now.saturating_duration_since(removal.started_at);
         removal.acknowledged_after = Some(after);

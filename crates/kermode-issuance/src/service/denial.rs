@@ -15,7 +15,7 @@ use super::limits::RateExceeded;
 use crate::authentication::{AuthenticationError, log_and_convert};
 
 /// Limit of log lines per minute and reason. A flood of denials for one reason does not hide the others.
-const LINES_PER_MINUTE: u32 = 10;
+const MAX_LINES_PER_MINUTE: u32 = 10;
 const MINUTE: Duration = Duration::from_mins(1);
 
 /// Error for which a request is denied.
@@ -31,7 +31,7 @@ pub(crate) enum Denial {
     #[error("no Dataplane {0} in the requested mesh yet")]
     DataplaneNotFound(ObjectKey),
     /// The mesh issues no certificates.
-    #[error("mesh {0} has no mTLS backend enabled")]
+    #[error("mesh {0} has no mTLS backend enabled; set spec.mtls.enabledBackend of the Mesh")]
     NoMtls(String),
     /// The CA cannot be read or created.
     #[error("the CA of the mesh is not available; see the log of kuma-cp")]
@@ -40,7 +40,9 @@ pub(crate) enum Denial {
     #[error(transparent)]
     SigningRequest(#[from] Error),
     /// The proxy exceeds its rate.
-    #[error("this proxy requests certificates too often: at most 20 at once, then one every 3 s")]
+    #[error(
+        "this proxy requests certificates too often: at most 20 at once, then one every 3 s; retry later"
+    )]
     ProxyRate,
     /// All proxies together exceed the total rate.
     #[error("too many certificates are requested: at most 500 per second; retry later")]
@@ -49,10 +51,10 @@ pub(crate) enum Denial {
     #[error("too many streams of roots are open; retry later")]
     TooManyStreams,
     /// The request did not arrive, or was not processed, in time.
-    #[error("the request did not arrive, or was not processed, within {0:?}")]
+    #[error("the request did not arrive, or was not processed, within {0:?}; retry later")]
     TimedOut(Duration),
     /// The message cannot be decoded; tonic has sent the response.
-    #[error("the message cannot be decoded")]
+    #[error("the message cannot be decoded; run a kuma-dp of the control plane's version")]
     Unreadable,
 }
 
@@ -65,20 +67,27 @@ pub(crate) enum DenialReason {
     InvalidToken,
     WrongServiceAccount,
     UnknownProxy,
+    /// The index has another Pod of the same name.
     OtherPod,
     ReviewUnavailable,
     BadName,
+    /// The Dataplane does not exist, or belongs to another mesh.
     NotThere,
     NoMtls,
     Authority,
     RequestUnreadable,
     RequestKey,
     RequestSignature,
+    /// The signing request contains something that is not allowed.
     RequestAsks,
     RequestOfAnother,
+    /// The certificate cannot be signed for another reason.
     RequestOther,
+    /// The proxy exceeds its rate.
     TooOften,
+    /// All proxies together exceed the total rate.
     TooMany,
+    /// The limit of open streams of roots is reached.
     Streams,
     TimedOut,
     Unreadable,
@@ -194,7 +203,7 @@ impl DenialLog {
         let mut windows = self.windows.lock();
         let window = windows.entry(reason);
         window
-            .or_insert(const { Window::new(LINES_PER_MINUTE, MINUTE) })
+            .or_insert(const { Window::new(MAX_LINES_PER_MINUTE, MINUTE) })
             .try_admit(now)
     }
 }
@@ -208,13 +217,13 @@ mod tests {
         let log = DenialLog::default();
         let now = Instant::now();
         let lines = (0..1000).filter_map(|_| log.try_admit(DenialReason::InvalidToken, now));
-        assert_eq!(lines.collect::<Vec<_>>(), [0; LINES_PER_MINUTE as usize]);
+        assert_eq!(lines.collect::<Vec<_>>(), [0; MAX_LINES_PER_MINUTE as usize]);
         assert_eq!(
             log.try_admit(DenialReason::RequestAsks, now),
             Some(0),
             "another reason"
         );
-        let suppressed = 1000 - u64::from(LINES_PER_MINUTE);
+        let suppressed = 1000 - u64::from(MAX_LINES_PER_MINUTE);
         assert_eq!(
             log.try_admit(DenialReason::InvalidToken, now + MINUTE),
             Some(suppressed)

@@ -20,7 +20,7 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 use super::denial::Denial;
 use super::{IssuanceState, MAX_MESSAGE_SIZE};
 
-/// Limit of open streams in total: one per proxy, up to the limit of proxies of a replica.
+/// Limit of open streams in total: as many as the limit of ADS streams of a replica.
 pub(super) const MAX_STREAMS: usize = 20_000;
 /// Limit of open streams of one proxy. Two, because a proxy may reconnect before the broken connection of its first
 /// stream is detected.
@@ -33,6 +33,7 @@ const BUFFER_SIZE: usize = 1536;
 /// Stream of roots to one proxy.
 struct RootsStream {
     updates: BoxStream<'static, Arc<RootsUpdate>>,
+    /// Metric of the number of open streams.
     gauge: Gauge,
     _permit: Permit<ObjectKey>,
 }
