@@ -39,7 +39,7 @@ pub struct Renewal {
     pub client: Client,
     /// Token of the proxy.
     pub token: TokenFile,
-    /// Receives each new certificate and trust bundle.
+    /// Publishes each new certificate and trust bundle to SDS.
     pub secrets: watch::Sender<Option<Arc<SecretMaterial>>>,
     /// Notified when Envoy waits for a certificate.
     pub envoy_waits: Arc<Notify>,
@@ -139,13 +139,14 @@ impl Renewal {
         }
     }
 
+    /// Requests a certificate once.
     async fn renew(&self, previous: Option<&Current>) -> Outcome {
-        let Ok(issued) = timeout(CALL_TIMEOUT, self.issue(previous)).await else {
+        let Ok(result) = timeout(CALL_TIMEOUT, self.issue(previous)).await else {
             return Outcome::Failed(anyhow::anyhow!(
                 "the control plane did not respond within {CALL_TIMEOUT:?}"
             ));
         };
-        match issued {
+        match result {
             Ok(current) => Outcome::Issued(current),
             Err(error) => match error.downcast::<Status>() {
                 Ok(status) if status.code() == Code::FailedPrecondition => Outcome::MtlsDisabled(status),

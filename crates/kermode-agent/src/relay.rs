@@ -70,7 +70,7 @@ impl Relay {
         }
     }
 
-    /// Relays one stream of Envoy to its end.
+    /// Relays one stream of Envoy until Envoy ends it.
     async fn relay_stream(
         self,
         requests: Streaming<DeltaDiscoveryRequest>,

@@ -48,7 +48,7 @@ pub async fn supervise(
                 tokio::select! {
                     () = sleep(wait) => {}
                     signal = signals.next() => {
-                        tracing::info!(signal, "signal received while Envoy is not running");
+                        tracing::info!(signal, "signal received while Envoy is not running; the agent exits");
                         return Ok(0);
                     }
                 }
@@ -74,7 +74,7 @@ enum End {
     EnvoyEnded(u8),
 }
 
-/// Supervises one Envoy to its end.
+/// Supervises one Envoy until it ends.
 async fn supervise_one(
     mut envoy: Envoy,
     admin: Admin,

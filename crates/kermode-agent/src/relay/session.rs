@@ -33,7 +33,7 @@ pub(super) struct Output {
 pub(super) struct Session {
     node: Option<Node>,
     /// One subscription per type, in the order in which Envoy first requested the types. New upstream streams request
-    /// them in this order, because Envoy needs its responses in it.
+    /// them in the same order, because Envoy needs the responses in that order.
     subscriptions: Vec<Subscription>,
     /// Number of upstream streams opened so far.
     epoch: u64,
@@ -179,7 +179,8 @@ impl Session {
             .collect()
     }
 
-    /// Handles an ACK or NACK. Returns the nonce to forward if the response came from the current upstream stream.
+    /// Handles an ACK or NACK. Returns the nonce of the control plane, to be forwarded, if the response came from the
+    /// current upstream stream.
     fn on_ack_or_nack(&mut self, request: &DeltaDiscoveryRequest, cache: &mut Cache) -> Option<String> {
         let in_flight = self.in_flight.remove(&request.response_nonce)?;
         let is_from_control_plane = in_flight.source != Source::Cache;
@@ -216,7 +217,9 @@ impl Session {
             self.subscriptions[index].apply(request, cache);
             return (index, false);
         }
-        if self.subscriptions.is_empty() && request.initial_resource_versions.is_empty() {
+        let starts_without_resources =
+            self.subscriptions.is_empty() && request.initial_resource_versions.is_empty();
+        if starts_without_resources {
             cache.enable();
         }
         self.subscriptions.push(Subscription::new(request));
@@ -419,6 +422,7 @@ impl Subscription {
             cache.put(&self.kind, name, Entry::Present(Item { encoded, ..item }));
         }
         for name in removed {
+            // A restarted Envoy that subscribes to the name again has to get the absence from the cache.
             if self.names.contains(&name) {
                 let name: Arc<str> = name.into();
                 self.acknowledged.insert(name.clone(), None);

@@ -19,10 +19,10 @@ pub(super) enum Replica {
     At(SocketAddr),
 }
 
-/// Progress of the watch after a report.
+/// Result of a report: replicas to call, or the progress of the watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// Replicas that have not been called yet, and have to be.
+    /// Newly listed replicas, which have to be called.
     Call(Vec<SocketAddr>),
     /// Proxies may still send requests to this endpoint.
     Pending {

@@ -608,11 +608,13 @@ impl Simulation {
             4..=6 => drop(self.step_server()),
             7 => self.connect_server(),
             8 => self.disconnect_server(),
+            // Envoy restarts.
             9 if random.u8(0..4) == 0 => {
                 self.session = Session::default();
                 self.envoy = Envoy::default();
                 self.server = None;
             }
+            // A cluster and its endpoints change or are removed.
             _ => {
                 let name = ["a", "b", "c"][random.usize(0..3)];
                 let exists = random.u8(0..4) > 0;
