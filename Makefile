@@ -68,11 +68,12 @@ test-conformance: ## the shared conformance corpus, if it is beside the checkout
 conformance: ## run a corpus: CORPUS=DIR [SUITE=name]
 	@cargo run --quiet --package kermode-conformance -- $(CORPUS) $(if $(SUITE),--suite $(SUITE))
 
+# Called by tests/run.py for the suite `conformance`.
 conformance-shared:
 	@if [ -d ../shared/conformance ]; then $(MAKE) --no-print-directory conformance CORPUS=../shared/conformance; \
 	else echo 'conformance: skipped, no corpus at ../shared/conformance'; echo '0 passed, 0 failed, 1 skipped'; fi
 
-deny: $(CARGO_DENY) ## dependencies that deny.toml allows
+deny: $(CARGO_DENY) ## check the dependencies against deny.toml
 	@$(CARGO_DENY) --log-level error check bans licenses sources
 
 $(CARGO_DENY):
@@ -80,7 +81,7 @@ $(CARGO_DENY):
 
 .PHONY: fuzz-inject fuzz-properties
 fuzz-properties: export PROPTEST_CASES = $(or $(CASES),5000)
-fuzz-properties: ## every property test with CASES (5000) random inputs
+fuzz-properties: ## the property tests, with CASES (5000) random inputs each
 	@cargo test --package kermode-xds --lib model_tests
 	@cargo test --package kermode-k8s --lib index::property
 	@cargo test --package kermode-inject --test properties
@@ -92,7 +93,7 @@ fuzz-inject: ## hostile Pods, patches and AdmissionReviews for SECONDS (60), wit
 	@PROPTEST_CASES=$(or $(CASES),2000) cargo test --package kermode-admission --lib tests::hostile
 
 .PHONY: test-repository
-test-repository: ## citations of documents, size of functions
+test-repository: ## check that cited documents exist, and the size of functions
 	@cd tests && python3 python.py repository
 
 .PHONY: test-cluster test-cluster-unit
@@ -114,6 +115,7 @@ test-api-server: cluster-packages ## the Dataplane writer against a real API ser
 test-e2e: cluster-packages ## end-to-end tests on a real Kubernetes (root); FILTER=text: see tests/e2e/README.md
 	@python3 tests/run.py e2e
 
+# Called by tests/run.py for the suite `e2e`.
 test-e2e-run: images
 	@cargo test --quiet --package kermode-e2e
 	@cargo run --quiet --package kermode-e2e -- $(if $(filter-out file default,$(origin CLUSTER)),--cluster $(CLUSTER)) $(if $(FILTER),--filter '$(FILTER)')
@@ -140,8 +142,8 @@ test-demo: ## unit tests of the demo
 
 ##@ Benchmarks (root; QUICK=1 for short ones; figures in target/bench/NAME.json)
 
-# The flags are those of the image builder, so that images and benchmarks share one build. `nice` gives the measured
-# programs priority over other processes of the machine.
+# The flags are those of the image builder, so images and benchmarks share one build. `nice` gives the benchmark and the
+# programs that it starts priority over other processes of the machine.
 HOST_TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 RELEASE = RUSTFLAGS='-C target-feature=+crt-static' cargo build --quiet --release --target $(HOST_TRIPLE)
 BENCH = $(or $(CARGO_TARGET_DIR),target)/$(HOST_TRIPLE)/release
@@ -157,7 +159,7 @@ bench-control-plane: cluster-packages ## configuration of 100 to 10,000 sidecars
 	@nice -n -10 $(BENCH)/control-plane
 
 .PHONY: bench-exchange
-bench-exchange: ## cost of connections alone: CPU time to send a message to each of 100 and 1,000 clients (SIZES=1000)
+bench-exchange: ## the transport alone: CPU time to send a message to each of 100 and 1,000 clients (SIZES=1000)
 	@$(RELEASE) --package kermode-bench
 	@nice -n -10 $(BENCH)/exchange
 

@@ -124,7 +124,7 @@ keys! {
     METRICS_PATH = "prometheus.metrics.kuma.io/path", "annotation of a Pod", Notation::Text, "";
     /// Excludes the Service from the mesh.
     IGNORE = "kuma.io/ignore", "annotation of a Service", Notation::Boolean, "`false`";
-    /// Application protocol of a port. The key is `<port>.service.kuma.io/protocol`; this constant is its suffix.
+    /// Application protocol of the port that the key begins with.
     PORT_PROTOCOL_SUFFIX = ".service.kuma.io/protocol", "annotation of a Service", Notation::Words(&["tcp", "http", "http2", "grpc", "kafka"]), "`appProtocol` of the port, else `tcp`";
     /// Requests a new builtin certificate authority: each change of the text starts a rotation.
     ROTATE_CA = "kuma.io/rotate-ca", "annotation of a Mesh", Notation::Text, "";
