@@ -293,7 +293,7 @@ fn spawn_leader_components(
         client: client.clone(),
         system_namespace: namespace.clone(),
         skip_mesh_creation: config.defaults.skip_mesh_creation,
-        leading: state.is_leader.clone(),
+        is_leader: state.is_leader.clone(),
     };
     spawn(
         components,
@@ -304,7 +304,7 @@ fn spawn_leader_components(
         client: client.clone(),
         index: state.index.clone(),
         changed: state.meshes_changed.clone(),
-        leading: state.is_leader.clone(),
+        is_leader: state.is_leader.clone(),
     };
     spawn(
         components,

@@ -59,7 +59,7 @@ pub struct Engine {
     /// Notified when a Mesh or the Dataplanes of a mesh may have changed.
     pub meshes_changed: Arc<Notify>,
     /// Whether this replica is the leader; only the leader records Events.
-    pub leading: watch::Receiver<bool>,
+    pub is_leader: watch::Receiver<bool>,
     /// Metrics of the engine.
     pub metrics: Metrics,
 }
@@ -88,7 +88,7 @@ impl Engine {
             readiness_guard,
         });
         let mut batch = Vec::with_capacity(MAX_BATCH);
-        let mut leading = self.leading.clone();
+        let mut is_leader = self.is_leader.clone();
         let store = self.publisher.store().clone();
         loop {
             tokio::select! {
@@ -98,9 +98,9 @@ impl Engine {
                     }
                     self.on_batch(&mut startup, &mut batch, events.len());
                 }
-                Ok(()) = leading.changed() => {
+                Ok(()) = is_leader.changed() => {
                     // A new leader also records the warnings from before its election.
-                    if *leading.borrow_and_update() && startup.is_none() {
+                    if *is_leader.borrow_and_update() && startup.is_none() {
                         self.record_all_warnings();
                     }
                 }
@@ -325,7 +325,7 @@ impl Engine {
     }
 
     fn record_warning(&self, pod: &ObjectKey, uid: &Arc<str>, reason: &'static str, message: &str) {
-        if !*self.leading.borrow() {
+        if !*self.is_leader.borrow() {
             return;
         }
         let subject = Subject {

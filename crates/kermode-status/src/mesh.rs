@@ -35,13 +35,13 @@ pub struct MeshStatuses {
     /// Notified when the number of Dataplanes or services of a mesh may have changed.
     pub changed: Arc<Notify>,
     /// Whether this replica holds the Lease.
-    pub leading: watch::Receiver<bool>,
+    pub is_leader: watch::Receiver<bool>,
 }
 
 impl MeshStatuses {
     /// Runs until the future is dropped; writes while this replica holds the Lease.
     pub async fn run(self) {
-        while_leading(self.leading.clone(), || self.write_statuses()).await;
+        while_leading(self.is_leader.clone(), || self.write_statuses()).await;
     }
 
     /// Writes the status of each Mesh after changes, until the future is dropped.

@@ -102,7 +102,7 @@ impl SharedState {
             writer: self.writer,
             events: self.events,
             meshes_changed: self.meshes_changed,
-            leading: self.is_leader,
+            is_leader: self.is_leader,
             metrics: self.engine_metrics,
         }
     }

@@ -38,13 +38,13 @@ pub struct Defaults {
     /// Whether to skip the creation of the Mesh `default`.
     pub skip_mesh_creation: bool,
     /// Whether this replica is the leader.
-    pub leading: watch::Receiver<bool>,
+    pub is_leader: watch::Receiver<bool>,
 }
 
 impl Defaults {
     /// Creates missing objects while this replica leads, until dropped.
     pub async fn run(self) {
-        while_leading(self.leading.clone(), || self.create_missing()).await;
+        while_leading(self.is_leader.clone(), || self.create_missing()).await;
     }
 
     async fn create_missing(&self) {

@@ -210,22 +210,22 @@ impl Writer {
         futures::join!(watch, observe);
     }
 
-    /// Writes Dataplanes while `leading` is true, until dropped.
-    pub async fn run(self, mut leading: watch::Receiver<bool>) {
+    /// Writes Dataplanes while `is_leader` is true, until dropped.
+    pub async fn run(self, mut is_leader: watch::Receiver<bool>) {
         let mut completeness = self.inner.completeness.subscribe();
         loop {
             // `inner` holds the sender, so this cannot fail.
             let _ = completeness
                 .wait_for(|complete| complete.desired && complete.observed)
                 .await;
-            if leading.wait_for(|leads| *leads).await.is_err() {
+            if is_leader.wait_for(|is_leader| *is_leader).await.is_err() {
                 return;
             }
             self.inner.queue.requeue_cancelled();
             // Includes observed Dataplanes that are not desired, which a crashed leader may not have deleted.
             let observed: Vec<_> = self.inner.observed.lock().keys().cloned().collect();
             self.enqueue_all(self.inner.source.keys().into_iter().chain(observed));
-            let mut leadership = leading.clone();
+            let mut leadership = is_leader.clone();
             let WriterInner {
                 client,
                 status,
@@ -233,7 +233,7 @@ impl Writer {
                 ..
             } = &*self.inner;
             tokio::select! {
-                _ = leadership.wait_for(|leads| !*leads) => {}
+                _ = leadership.wait_for(|is_leader| !*is_leader) => {}
                 () = self.reconcile_queued() => {}
                 () = status.run(client.clone(), &*self.inner, metrics) => {}
             }
