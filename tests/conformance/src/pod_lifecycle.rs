@@ -28,8 +28,8 @@ impl Runner for PodLifecycle {
     }
 }
 
-/// Counts the requests to quit that the index asks for, when a Pod's containers have completed. To give the Pod a
-/// Dataplane, this function gives it a sidecar and an IP.
+/// Counts the sidecars that must quit, because all other containers of the Pod have completed. If a Dataplane exists in
+/// the case, the Pod gets a sidecar and an IP, because only then it has a Dataplane.
 fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     let mut pod = case.at("/inputs/pod").clone();
     let mut index = Index::default();
@@ -50,7 +50,8 @@ fn count_quit_requests(case: &Case<'_>) -> Result<Outcome> {
     })
 }
 
-/// Compares the Dataplanes that the index desires. (The writer, which these cases do not run, deletes all others.)
+/// Compares the Dataplanes that must exist according to the index. The writer, which this function does not run,
+/// deletes all others.
 fn compare_desired_dataplanes(case: &Case<'_>) -> Result<Outcome> {
     let mut index = Index::default();
     index.apply_namespace(NamespaceFacts::from(&decode::<Namespace>(

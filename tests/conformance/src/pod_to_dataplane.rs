@@ -86,7 +86,8 @@ pub(crate) fn decode<T: DeserializeOwned>(object: &Value) -> Result<T> {
 }
 
 impl Objects {
-    fn read(pod: &Value, services: &[Value], owners: &[Value], zone: &Value) -> Result<Self> {
+    /// Decodes the objects of a case.
+    fn decode(pod: &Value, services: &[Value], owners: &[Value], zone: &Value) -> Result<Self> {
         let services = services
             .iter()
             .map(|service| Ok(ServiceFacts::from(&decode::<Service>(service)?)));
@@ -108,7 +109,7 @@ impl Objects {
             case.file_documents("servicesForPod")?,
             case.file_documents("replicaSets")?,
         );
-        Self::read(&case.file("pod")?, &services, &owners, case.at("/settings/zone"))
+        Self::decode(&case.file("pod")?, &services, &owners, case.at("/settings/zone"))
     }
 
     /// Returns the top-level workload that owns the Pod.
@@ -195,7 +196,7 @@ fn run_inbound_tags(case: &Case<'_>) -> Result<Outcome> {
     pod["status"] = json!({"podIP": "192.0.2.1"});
     let services = [case.at("/inputs/service").clone()];
     let dataplane = dataplane_json(
-        Objects::read(&pod, &services, &[], case.at("/inputs/zone"))?.convert_with_all_services(),
+        Objects::decode(&pod, &services, &[], case.at("/inputs/zone"))?.convert_with_all_services(),
     )?;
     let port_index: usize = case.decode("/inputs/portIndex")?;
     Ok(Outcome::Compared {
@@ -212,7 +213,7 @@ fn run_protocol_tag(case: &Case<'_>) -> Result<Outcome> {
         "spec": {"ports": [{"port": port, "appProtocol": protocol}]},
     });
     let dataplane =
-        dataplane_json(Objects::read(&pod, &[service], &[], &Value::Null)?.convert_with_all_services())?;
+        dataplane_json(Objects::decode(&pod, &[service], &[], &Value::Null)?.convert_with_all_services())?;
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),
         actual: dataplane["spec"]["networking"]["inbound"][0]["tags"]["kuma.io/protocol"].clone(),
@@ -243,7 +244,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
             Ok(target) => json!({"port": target.port, "path": target.path}),
             Err(error) => json!({"error": error.to_string()}),
         },
-        Some("to-real") => real_probe(port, &path, virtual_port)?,
+        Some("to-real") => application_probe(port, &path, virtual_port)?,
         other => bail!("unknown direction {other:?}"),
     };
     Ok(Outcome::Compared {
@@ -253,7 +254,7 @@ fn run_probe_rewrite(case: &Case<'_>) -> Result<Outcome> {
 }
 
 /// Returns the application's port and path that a Dataplane contains for a virtual probe.
-fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
+fn application_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
     let pod = json!({
         "metadata": {"annotations": {
             "kuma.io/virtual-probes": "enabled",
@@ -262,14 +263,15 @@ fn real_probe(port: u16, path: &str, virtual_port: u16) -> Result<Value> {
         "spec": {"containers": [{"name": "app", "livenessProbe": {"httpGet": {"port": port, "path": path}}}]},
         "status": {"podIP": "192.0.2.1"},
     });
-    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
+    let dataplane =
+        dataplane_json(Objects::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let probe = &dataplane["spec"]["probes"]["endpoints"][0];
     Ok(json!({"port": probe["inboundPort"], "path": probe["inboundPath"]}))
 }
 
 fn run_error(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
-    let objects = Objects::read(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
+    let objects = Objects::decode(case.at("/inputs/pod"), &services, &[], &Value::Null)?;
     let actual = match objects.convert_with_all_services() {
         Ok(_) => json!("no error"),
         Err(error) => json!({"error": error.to_string()}),
@@ -290,9 +292,10 @@ fn expected_or_error(case: &Case<'_>, actual: &Value) -> Value {
     json!({"error": if error.starts_with(expected_text) { error } else { expected_text }})
 }
 
+/// Compares inbounds without their order.
 fn run_inbounds_unordered(case: &Case<'_>) -> Result<Outcome> {
     let services: Vec<Value> = case.decode("/inputs/services")?;
-    let objects = Objects::read(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
+    let objects = Objects::decode(case.at("/inputs/pod"), &services, &[], case.at("/inputs/zone"))?;
     let dataplane = dataplane_json(objects.convert_with_selecting_services())?;
     let expected = json!({"spec": {"networking": {"inbound": case.at("/expected/inbounds")}}});
     Ok(Outcome::Compared {
@@ -312,7 +315,8 @@ fn run_annotation_list(case: &Case<'_>) -> Result<Outcome> {
     annotations["kuma.io/transparent-proxying-inbound-port"] = json!("15006");
     annotations["kuma.io/transparent-proxying-outbound-port"] = json!("15001");
     let pod = json!({"metadata": {"annotations": annotations}, "status": {"podIP": "192.0.2.1"}});
-    let dataplane = dataplane_json(Objects::read(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
+    let dataplane =
+        dataplane_json(Objects::decode(&pod, &[], &[], &Value::Null)?.convert_with_all_services())?;
     let list = &dataplane["spec"]["networking"]["transparentProxying"]["directAccessServices"];
     Ok(Outcome::Compared {
         expected: case.at("/expected").clone(),

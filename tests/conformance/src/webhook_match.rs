@@ -37,6 +37,7 @@ impl Runner for WebhookMatch {
             })
             .collect();
         let names: Vec<&Value> = called_webhooks.iter().map(|webhook| &webhook["name"]).collect();
+        // With this policy, a Pod is denied if the webhook does not respond, so no Pod is created without injection.
         let guaranteed = called_webhooks
             .iter()
             .any(|webhook| webhook["failurePolicy"] == "Fail");
@@ -75,6 +76,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
         && expressions.all(|expression| fulfils(expression, labels))
 }
 
+/// Whether labels fulfil one expression of a selector.
 fn fulfils(expression: &Value, labels: &Value) -> bool {
     let label = labels.get(expression["key"].as_str().unwrap_or_default());
     let is_listed = || {

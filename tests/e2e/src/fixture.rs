@@ -24,6 +24,10 @@ use crate::pods::{check_injection_in_dry_run, is_ready};
 pub(crate) const SYSTEM_NAMESPACE: &str = "kong-mesh-system";
 /// Name of the control plane's Deployment, Service and ServiceAccount.
 pub(crate) const CONTROL_PLANE: &str = "kuma-control-plane";
+/// Port of a replica's diagnostics server, which serves readiness and metrics.
+pub(crate) const DIAGNOSTICS_PORT: u16 = 5680;
+/// Port of a replica's `/debug` endpoints, on loopback in its Pod.
+pub(crate) const DEBUG_PORT: u16 = 5684;
 /// Namespace of the application in the mesh.
 pub(crate) const APP_NAMESPACE: &str = "e2e-mesh";
 /// Namespace outside of the mesh.

@@ -25,7 +25,11 @@ pub(super) async fn client_sidecar_balances_requests_over_all_servers(fixture: &
             let responding: BTreeSet<String> = increase.by_pod.keys().cloned().collect();
             let done = increase.succeeded >= 60 && responding == names;
             Ok(done_if(done, increase.clone(), || {
-                format!("{:?}; {}", increase.by_pod, increase.failure_summary())
+                format!(
+                    "responses by Pod: {:?}; {}",
+                    increase.by_pod,
+                    increase.failure_summary()
+                )
             }))
         },
     )

@@ -105,7 +105,7 @@ async fn wait_for_ca_bundles(
     registration: (&str, &str),
     condition: impl Fn(&[Value]) -> bool,
 ) -> Result<Vec<Value>> {
-    let api = api(fixture, registration.0);
+    let api = registration_api(fixture, registration.0);
     wait_for(
         &format!("the expected caBundles of {}", registration.1),
         DEADLINE,
@@ -140,13 +140,14 @@ async fn patch_ca_bundles(
         })
         .collect();
     let operations = Patch::<()>::Json(serde_json::from_value(operations.into())?);
-    api(fixture, registration.0)
+    registration_api(fixture, registration.0)
         .patch(registration.1, &PatchParams::default(), &operations)
         .await?;
     Ok(())
 }
 
-fn api(fixture: &Fixture, kind: &str) -> Api<DynamicObject> {
+/// Returns the API of webhook registrations of a kind, untyped.
+fn registration_api(fixture: &Fixture, kind: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("admissionregistration.k8s.io", "v1", kind);
     Api::all_with(fixture.cluster.client.clone(), &ApiResource::from_gvk(&kind))
 }

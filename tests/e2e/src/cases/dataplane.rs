@@ -9,7 +9,8 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use serde_json::{Value, json};
 
 use crate::fixture::{
-    APP_NAMESPACE, CONTROL_PLANE, Fixture, OUTSIDE_NAMESPACE, SERVER_SERVICE, SYSTEM_NAMESPACE,
+    APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, OUTSIDE_NAMESPACE, SERVER_SERVICE,
+    SYSTEM_NAMESPACE,
 };
 use crate::harness::envoy::Envoy;
 use crate::harness::runner::Note;
@@ -279,7 +280,7 @@ async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> 
         format!("--field-selector=involvedObject.name={pod},reason=FailedToGenerateKumaDataplane");
     let expected = "Failed to generate Kuma Dataplane: \
                     failed to parse annotation \"kuma.io/envoy-admin-port\": \"nine\"";
-    wait_for("an Event on the Pod", DEADLINE, async || {
+    wait_for("an Event about the annotation of the Pod", DEADLINE, async || {
         let output = "--output=jsonpath={.items[*].message}";
         let text = kubectl
             .run(&["get", "events", &namespace_flag, &field_selector, output])
@@ -288,7 +289,9 @@ async fn wait_for_reported_failure(fixture: &Fixture, pod: &str) -> Result<f64> 
     })
     .await?;
     let target = format!("deployment/{CONTROL_PLANE}");
-    let diagnostics = kubectl.port_forward(SYSTEM_NAMESPACE, &target, 5680).await?;
+    let diagnostics = kubectl
+        .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
+        .await?;
     let text = diagnostics.get("/metrics").await?;
     let metric = "kuma_cp_dataplane_generation_failures_total ";
     let value = text.lines().find_map(|line| line.strip_prefix(metric));

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, PostParams};
 use serde_json::Value;
 
 use super::high_availability::{REPLICAS, delete_pod, ensure_three_replicas};
-use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DEBUG_PORT, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::fault::Frozen;
 use crate::harness::kubectl::PortForward;
 use crate::harness::runner::Note;
@@ -31,7 +31,7 @@ const REMOTE_CLIENT: &str = "remote-client";
 /// with a probability of two thirds.
 const ATTEMPTS: usize = 12;
 /// Message that the sidecar logs once its removal is complete.
-const COMPLETE: &str = "every proxy has acknowledged that this endpoint is gone";
+const COMPLETION_MESSAGE: &str = "every proxy has acknowledged that this endpoint is gone";
 
 pub(super) async fn removal_is_complete_when_the_proxies_of_all_replicas_have_acknowledged_it(
     fixture: &Fixture,
@@ -55,7 +55,7 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     wait_for_completion(fixture, FIRST_SERVER).await?;
 
     let server = create_draining_server(fixture, SECOND_SERVER).await?;
-    let server_replica = Replica::of(&replicas, &server).await?;
+    let server_replica = Replica::of_sidecar(&replicas, &server).await?;
     let (client, client_replica) = create_remote_client(fixture, &replicas, server_replica).await?;
     let frozen = Frozen::freeze(&client, "kuma-dp")?;
     let deletion_time = Instant::now();
@@ -88,7 +88,7 @@ async fn check_removal(fixture: &Fixture) -> Result<Note> {
     .await?;
     let log = sidecar_log(fixture, SECOND_SERVER).await?;
     ensure!(
-        !log.contains(COMPLETE),
+        !log.contains(COMPLETION_MESSAGE),
         "the removal does not wait for the remote client:\n{log}"
     );
     let waiting_time = deletion_time.elapsed();
@@ -116,7 +116,7 @@ async fn wait_for_completion(fixture: &Fixture, name: &str) -> Result<String> {
     let condition = format!("the sidecar of {name} to log that its removal is complete");
     wait_for(&condition, COMPLETION_DEADLINE, async || {
         let log = sidecar_log(fixture, name).await?;
-        let line = log.lines().find(|line| line.contains(COMPLETE));
+        let line = log.lines().find(|line| line.contains(COMPLETION_MESSAGE));
         let line = line.unwrap_or_default().to_owned();
         Ok(done_if(!line.is_empty(), line, || log.clone()))
     })
@@ -138,7 +138,7 @@ async fn create_remote_client<'r>(
             &[],
         )
         .await?;
-        let replica = Replica::of(replicas, &client).await?;
+        let replica = Replica::of_sidecar(replicas, &client).await?;
         if replica.name != server_replica.name {
             return Ok((client, replica));
         }
@@ -158,13 +158,13 @@ async fn create_ready_pod(
     args: &[&str],
     annotations: &[(&str, &str)],
 ) -> Result<Pod> {
-    let mut new = demo_pod(fixture, APP_NAMESPACE, name, args)?;
-    new.labels_mut().insert("app".to_owned(), args[0].to_owned());
+    let mut pod = demo_pod(fixture, APP_NAMESPACE, name, args)?;
+    pod.labels_mut().insert("app".to_owned(), args[0].to_owned());
     let annotations = annotations
         .iter()
         .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    new.annotations_mut().extend(annotations);
-    if let Some(spec) = &mut new.spec {
+    pod.annotations_mut().extend(annotations);
+    if let Some(spec) = &mut pod.spec {
         spec.termination_grace_period_seconds = Some(150);
         let http = ContainerPort {
             name: Some("http".to_owned()),
@@ -174,7 +174,7 @@ async fn create_ready_pod(
         spec.containers[0].ports = Some(vec![http]);
     }
     let pods = fixture.pods(APP_NAMESPACE);
-    pods.create(&PostParams::default(), &new)
+    pods.create(&PostParams::default(), &pod)
         .await
         .with_context(|| format!("cannot create Pod {name}"))?;
     wait_for(&format!("Pod {name} to be ready"), DEADLINE, async || {
@@ -203,6 +203,7 @@ struct Replica {
 }
 
 impl Replica {
+    /// Returns all ready replicas.
     async fn all(fixture: &Fixture) -> Result<Vec<Self>> {
         let mut all = Vec::new();
         for pod in fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await? {
@@ -210,7 +211,7 @@ impl Replica {
             let debug = fixture
                 .cluster
                 .kubectl
-                .port_forward(SYSTEM_NAMESPACE, &format!("pod/{name}"), 5684)
+                .port_forward(SYSTEM_NAMESPACE, &format!("pod/{name}"), DEBUG_PORT)
                 .await?;
             all.push(Self { name, debug });
         }
@@ -218,7 +219,7 @@ impl Replica {
     }
 
     /// Returns the replica that the sidecar of a Pod is connected to.
-    async fn of<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
+    async fn of_sidecar<'r>(replicas: &'r [Self], pod: &Pod) -> Result<&'r Self> {
         let proxy = format!("{}.{APP_NAMESPACE}", pod.name_any());
         wait_for(
             &format!("a replica that {proxy} is connected to"),

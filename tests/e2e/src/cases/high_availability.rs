@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::server_changes;
-use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SERVER_URL, SYSTEM_NAMESPACE};
 use crate::harness::demo::{self, Counters};
 use crate::harness::fault::{SeveredConnections, kill_program};
 use crate::harness::runner::Note;
@@ -36,8 +36,6 @@ const TOLERATED_EXCESS: usize = 3;
 const REBALANCING_DEADLINE: Duration = Duration::from_secs(110);
 /// The API server's port on the node.
 const API_PORT: u16 = 6443;
-/// Port of the diagnostics server of a replica, which serves its readiness and metrics.
-const DIAGNOSTICS_PORT: u16 = 5680;
 /// Deadline of an election: twice the time within which another replica acquires an expired Lease.
 const ELECTION_DEADLINE: Duration = Duration::from_secs(30);
 /// Deadline of the recovery from an outage of the API server. After an outage of ten minutes, the kubelet needs nearly
@@ -55,17 +53,17 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     fixture: &Fixture,
 ) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
-    let load = Load::begin(fixture).await?;
+    let requests = ClientRequests::begin(fixture).await?;
     let (leader, old_holder) = leader(fixture).await?;
     kill_program(&leader, "kuma-cp")?;
     let time_after_leader = time_to_first_response(fixture, "after-leader").await?;
-    let elected = wait_for("another leader", ELECTION_DEADLINE, async || {
+    let election = wait_for("another leader", ELECTION_DEADLINE, async || {
         let holder = lease_holder(fixture).await?;
         Ok(done_if(holder != old_holder, holder.clone(), || {
             format!("the lease holder is {holder}")
         }))
     });
-    elected.await?;
+    election.await?;
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let other_replica = replicas.iter().find(|pod| pod.name_any() != leader.name_any());
     kill_program(other_replica.context("no other replica is ready")?, "kuma-cp")?;
@@ -76,10 +74,10 @@ pub(super) async fn no_request_fails_when_replicas_are_killed_one_by_one_and_all
     }
     let time_after_all = time_to_first_response(fixture, "after-all").await?;
     wait_for_all_replicas(fixture).await?;
-    let connected = wait_for_connected_sidecars(fixture).await?;
-    let load = load.end(fixture).await?;
+    let counts = wait_for_connected_sidecars(fixture).await?;
+    let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{load}; sidecars by replica at the end: {connected:?}; a new Pod got a response \
+        "{request_summary}; sidecars by replica at the end: {counts:?}; a new Pod got a response \
          {time_after_leader:.1?} after the leader was killed, {time_after_other:.1?} after another replica was killed, \
          {time_after_all:.1?} after all were killed"
     ))
@@ -96,7 +94,7 @@ pub(super) async fn added_replicas_get_their_share_of_sidecars(fixture: &Fixture
 async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
     scale_control_plane(fixture, 1).await?;
     server_changes::scale_servers(fixture, MANY_SERVERS).await?;
-    let load = Load::begin(fixture).await?;
+    let requests = ClientRequests::begin(fixture).await?;
     ensure_three_replicas(fixture).await?;
     let start = Instant::now();
     let counts = wait_for(
@@ -105,17 +103,19 @@ async fn check_rebalancing(fixture: &Fixture) -> Result<Note> {
         async || {
             let counts = wait_for_connected_sidecars(fixture).await?;
             let share = counts.iter().sum::<usize>().div_ceil(REPLICAS);
-            let most = counts.iter().max().copied().unwrap_or_default();
-            Ok(done_if(most <= share + TOLERATED_EXCESS, counts.clone(), || {
-                format!("{counts:?}")
-            }))
+            let highest_count = counts.iter().max().copied().unwrap_or_default();
+            Ok(done_if(
+                highest_count <= share + TOLERATED_EXCESS,
+                counts.clone(),
+                || format!("{counts:?}"),
+            ))
         },
     )
     .await?;
-    let took = start.elapsed();
-    let load = load.end(fixture).await?;
+    let rebalancing_time = start.elapsed();
+    let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{load}; sidecars by replica after {took:.0?}: {counts:?}"
+        "{request_summary}; sidecars by replica after {rebalancing_time:.0?}: {counts:?}"
     ))
 }
 
@@ -150,22 +150,26 @@ pub(super) async fn lease_from_the_far_future_does_not_block_the_election(fixtur
         }))
     })
     .await?;
-    ensure!(lease.lease_transitions == Some(42), "{lease:?}");
+    ensure!(
+        lease.lease_transitions == Some(42),
+        "the election must increase leaseTransitions from 41 to 42: {lease:?}"
+    );
     Ok(format!("a replica holds the lease after {:.1?}", start.elapsed()))
 }
 
 pub(super) async fn dead_connections_to_the_api_server_are_detected(fixture: &Fixture) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
-    let load = Load::begin(fixture).await?;
+    let requests = ClientRequests::begin(fixture).await?;
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let (severed, connection_count) =
         SeveredConnections::sever(&fixture.cluster, &replicas, API_PORT).await?;
     let time_to_response = time_to_first_response_within(fixture, "after-severing", DETECTION_DEADLINE).await;
     severed.restore().await?;
     let time_to_response = time_to_response?;
-    let load = load.end(fixture).await?;
+    let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{load}; a new Pod got a response {time_to_response:.1?} after {connection_count} connections were severed"
+        "{request_summary}; a new Pod got a response {time_to_response:.1?} after {connection_count} connections \
+         were severed"
     ))
 }
 
@@ -187,7 +191,7 @@ async fn check_outage(
 ) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let crash_client = CrashClient::begin(fixture).await?;
-    let load = Load::begin(fixture).await?;
+    let requests = ClientRequests::begin(fixture).await?;
     let replicas = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let (killed, others) = replicas
         .split_at_checked(killed_count)
@@ -205,7 +209,7 @@ async fn check_outage(
         while outage_start.elapsed() < outage {
             for replica in others {
                 ensure!(
-                    is_ready(replica).await?,
+                    reports_ready(replica).await?,
                     "replica {} did not stay ready during the outage",
                     replica.name_any()
                 );
@@ -241,28 +245,32 @@ async fn check_outage(
             replica.name_any()
         );
     }
-    let crash_client = crash_client.end(fixture, outage).await?;
-    let load = load.end(fixture).await?;
+    let crash_client_summary = crash_client.end(fixture, outage).await?;
+    let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{load} in {outage:?}; the client whose Envoy crashed: {crash_client}; a new Pod got a response \
-         {time_to_response:.1?} after its creation, {pod_age} s after the kubelet accepted it"
+        "{request_summary} in {outage:?}; the client whose Envoy crashed: {crash_client_summary}; \
+         a new Pod got a response {time_to_response:.1?} after its creation, {pod_age} s after the kubelet accepted it"
     ))
 }
 
 pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fixture) -> Result<Note> {
     ensure_three_replicas(fixture).await?;
     let crash_client = CrashClient::begin(fixture).await?;
-    let load = Load::begin(fixture).await?;
+    let requests = ClientRequests::begin(fixture).await?;
     scale_control_plane(fixture, 0).await?;
-    wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
-        let remaining = fixture
-            .pods(SYSTEM_NAMESPACE)
-            .list(&ListParams::default())
-            .await?
-            .items
-            .len();
-        Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
-    })
+    wait_for(
+        "all Pods of the control plane to be deleted",
+        DEADLINE,
+        async || {
+            let remaining = fixture
+                .pods(SYSTEM_NAMESPACE)
+                .list(&ListParams::default())
+                .await?
+                .items
+                .len();
+            Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
+        },
+    )
     .await?;
     let crash_time = Instant::now();
     kill_program(&crash_client.pod, "envoy")?;
@@ -282,10 +290,11 @@ pub(super) async fn crashed_envoy_recovers_without_a_control_plane(fixture: &Fix
     wait_for_all_replicas(fixture).await?;
     let recovery_time = recovery_time?;
     time_to_first_response(fixture, "after-scale-up").await?;
-    let crash_client = crash_client.end(fixture, Duration::ZERO).await?;
-    let load = load.end(fixture).await?;
+    let crash_client_summary = crash_client.end(fixture, Duration::ZERO).await?;
+    let request_summary = requests.end(fixture).await?;
     Ok(format!(
-        "{load}; the client whose Envoy crashed got 20 responses after {recovery_time:.1?}: {crash_client}"
+        "{request_summary}; the client whose Envoy crashed got 20 responses after {recovery_time:.1?}: \
+         {crash_client_summary}"
     ))
 }
 
@@ -299,8 +308,10 @@ pub(super) async fn ensure_three_replicas(fixture: &Fixture) -> Result<()> {
     wait_for("a leader", ELECTION_DEADLINE, async || {
         let holder = lease_holder(fixture).await?;
         let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
-        let elected = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
-        Ok(done_if(elected, (), || format!("the lease holder is {holder}")))
+        let leader_exists = pods.iter().any(|pod| holder.starts_with(&pod.name_any()));
+        Ok(done_if(leader_exists, (), || {
+            format!("the lease holder is {holder}")
+        }))
     })
     .await
 }
@@ -374,7 +385,7 @@ async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
                 .find_map(|line| line.strip_prefix("kuma_cp_xds_connected_proxies "));
             counts.push(
                 count
-                    .context("the replica has no metric of connected proxies")?
+                    .context("a replica has no metric of connected proxies")?
                     .trim()
                     .parse()?,
             );
@@ -388,7 +399,7 @@ async fn wait_for_connected_sidecars(fixture: &Fixture) -> Result<Vec<usize>> {
 }
 
 /// Whether a replica reports that it is ready.
-async fn is_ready(replica: &Pod) -> Result<bool> {
+async fn reports_ready(replica: &Pod) -> Result<bool> {
     Ok(diagnostics(replica, "/ready").await?.starts_with("HTTP/1.1 200"))
 }
 
@@ -415,12 +426,12 @@ fn restart_count(pod: &Pod) -> i32 {
 // === traffic ===
 
 /// Requests that the application's client makes during a test. The client sends requests all the time.
-struct Load {
+struct ClientRequests {
     before: Counters,
     start: Instant,
 }
 
-impl Load {
+impl ClientRequests {
     async fn begin(fixture: &Fixture) -> Result<Self> {
         Ok(Self {
             before: fixture.client_counters().await?,
@@ -428,7 +439,8 @@ impl Load {
         })
     }
 
-    /// Checks that no request failed and that the client sent requests all the time. Returns a summary.
+    /// Checks that no request has failed since `begin`, and that the client sent requests all the time. Returns a
+    /// summary.
     async fn end(self, fixture: &Fixture) -> Result<String> {
         let increase = fixture.client_counters().await?.since(&self.before);
         ensure!(increase.failed == 0, "{}", increase.failure_summary());
@@ -513,7 +525,7 @@ pub(super) async fn delete_pod(fixture: &Fixture, name: &str) -> Result<()> {
 /// Creates a client and waits until it gets responses. Returns the time that this took.
 async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Result<Duration> {
     let start = Instant::now();
-    let new = demo_pod(
+    let client = demo_pod(
         fixture,
         APP_NAMESPACE,
         name,
@@ -523,7 +535,7 @@ async fn start_client(fixture: &Fixture, name: &str, deadline: Duration) -> Resu
         Ok(
             match fixture
                 .pods(APP_NAMESPACE)
-                .create(&PostParams::default(), &new)
+                .create(&PostParams::default(), &client)
                 .await
             {
                 Ok(_) => Progress::Done(()),

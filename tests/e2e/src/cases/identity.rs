@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
 
-use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DIAGNOSTICS_PORT, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::envoy::Envoy;
 use crate::harness::kubectl::PortForward;
@@ -351,7 +351,7 @@ pub(super) async fn proxies_with_a_false_identity_get_no_certificate(fixture: &F
     let diagnostics = fixture
         .cluster
         .kubectl
-        .port_forward(SYSTEM_NAMESPACE, &target, 5680)
+        .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
         .await?;
     let impostors = impostors(fixture).await?;
     let mut before = BTreeMap::new();

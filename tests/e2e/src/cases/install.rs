@@ -22,7 +22,7 @@ pub(super) async fn control_plane_is_ready_after_applying_the_manifests(fixture:
             .get("kuma.io/system-namespace")
             .map(String::as_str)
             == Some("true"),
-        "labels of namespace {SYSTEM_NAMESPACE}: {:?}",
+        "namespace {SYSTEM_NAMESPACE} must have the label kuma.io/system-namespace=true, but has {:?}",
         namespace.labels()
     );
     ensure!(
@@ -217,9 +217,13 @@ pub(super) async fn webhooks_fail_closed_for_labelled_objects_and_open_for_other
             .client_config
             .service
             .as_ref()
-            .context("a webhook without a Service")?;
-        let correct = service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE;
-        ensure!(correct, "{name} has the client config {service:?}");
+            .with_context(|| format!("webhook {name} has no Service"))?;
+        let calls_control_plane =
+            service.path.as_deref() == Some("/inject-sidecar") && service.name == CONTROL_PLANE;
+        ensure!(
+            calls_control_plane,
+            "webhook {name} must call /inject-sidecar of {CONTROL_PLANE}, but calls {service:?}"
+        );
     }
     Ok(String::new())
 }

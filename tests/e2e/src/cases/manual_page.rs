@@ -202,7 +202,7 @@ fn condition(status: &Value, kind: &str) -> Value {
 /// Waits for an Event about the Pod.
 async fn wait_for_event(fixture: &Fixture, reason: &str) -> Result<()> {
     let events = Api::<Event>::namespaced(fixture.cluster.client.clone(), NAMESPACE);
-    wait_for(&format!("Event {reason} on the Pod"), DEADLINE, async || {
+    wait_for(&format!("Event {reason} about the Pod"), DEADLINE, async || {
         let all = events.list(&ListParams::default()).await?.items;
         let found = all.iter().any(|event| {
             let object = event.regarding.as_ref();

@@ -116,7 +116,7 @@ pub(super) async fn initial_permission_allows_all_traffic_and_is_not_recreated_a
         permission["spec"]
             == json!({"targetRef": {"kind": "Mesh"},
                 "from": [{"targetRef": {"kind": "Mesh"}, "default": {"action": "Allow"}}]}),
-        "{:#}",
+        "the initial permission has the spec {:#}",
         permission["spec"]
     );
     let mesh = "{apiVersion: kuma.io/v1alpha1, kind: Mesh, metadata: {name: e2e-second}, spec: {}}";

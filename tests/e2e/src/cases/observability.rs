@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::Value;
 
-use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, Fixture, SYSTEM_NAMESPACE};
+use crate::fixture::{APP_NAMESPACE, CONTROL_PLANE, DEBUG_PORT, DIAGNOSTICS_PORT, Fixture, SYSTEM_NAMESPACE};
 use crate::harness::demo;
 use crate::harness::runner::Note;
 use crate::harness::wait::{done_if, wait_for};
@@ -43,7 +43,7 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(fixture: 
     let debug = fixture
         .cluster
         .kubectl
-        .port_forward(SYSTEM_NAMESPACE, &target, 5684)
+        .port_forward(SYSTEM_NAMESPACE, &target, DEBUG_PORT)
         .await?;
     let client = format!(
         "{}.{APP_NAMESPACE}",
@@ -64,13 +64,13 @@ pub(super) async fn debug_endpoints_are_reachable_only_by_port_forward(fixture: 
     );
     let config: Value = serde_json::from_str(&debug.get("/debug/config").await?)?;
     ensure!(
-        config["diagnostics"]["debugPort"] == 5684,
-        "the debug port is not 5684: {config}"
+        config["diagnostics"]["debugPort"] == DEBUG_PORT,
+        "the debug port is not {DEBUG_PORT}: {config}"
     );
     debug.get("/debug/removals").await?;
 
     let url = format!(
-        "http://{}:5684/debug/config",
+        "http://{}:{DEBUG_PORT}/debug/config",
         control_plane_address(fixture).await?
     );
     let kubectl = &fixture.cluster.kubectl;
@@ -87,7 +87,7 @@ pub(super) async fn every_stage_has_metrics(fixture: &Fixture) -> Result<Note> {
     let diagnostics = fixture
         .cluster
         .kubectl
-        .port_forward(SYSTEM_NAMESPACE, &target, 5680)
+        .port_forward(SYSTEM_NAMESPACE, &target, DIAGNOSTICS_PORT)
         .await?;
     let deleted = fixture.ready_pod_name(APP_NAMESPACE, "server").await?;
     fixture
@@ -130,5 +130,5 @@ fn max_value(text: &str, metric: &str) -> Option<f64> {
 async fn control_plane_address(fixture: &Fixture) -> Result<String> {
     let pods = fixture.ready_pods(SYSTEM_NAMESPACE, CONTROL_PLANE).await?;
     let pod = pods.first().context("no control plane is ready")?;
-    Ok(ip(pod).with_context(|| pod.name_any())?.to_owned())
+    Ok(ip(pod)?.to_owned())
 }

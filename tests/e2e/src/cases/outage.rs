@@ -66,7 +66,7 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
             .restart_deployment(SYSTEM_NAMESPACE, CONTROL_PLANE)
             .await?;
         wait_for(
-            "the old control plane's Pod to be deleted",
+            "the old Pod of the control plane to be deleted",
             DEADLINE,
             async || {
                 let deleted = fixture.pods(SYSTEM_NAMESPACE).get_opt(&old).await?.is_none();
@@ -92,15 +92,19 @@ pub(super) async fn no_pod_is_denied_while_the_control_plane_restarts(fixture: &
 
 /// Checks that a Pod of the labelled namespace is denied, that another Pod starts, and that the client gets responses.
 async fn check_pods_while_down(fixture: &Fixture) -> Result<()> {
-    wait_for("the control plane's Pods to be deleted", DEADLINE, async || {
-        let remaining = fixture
-            .pods(SYSTEM_NAMESPACE)
-            .list(&ListParams::default())
-            .await?
-            .items
-            .len();
-        Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
-    })
+    wait_for(
+        "all Pods of the control plane to be deleted",
+        DEADLINE,
+        async || {
+            let remaining = fixture
+                .pods(SYSTEM_NAMESPACE)
+                .list(&ListParams::default())
+                .await?
+                .items
+                .len();
+            Ok(done_if(remaining == 0, (), || format!("{remaining} Pods remain")))
+        },
+    )
     .await?;
     let early_pod = demo_pod(fixture, APP_NAMESPACE, "early", &["server"])?;
     match fixture

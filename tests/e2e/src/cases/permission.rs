@@ -11,7 +11,7 @@ use crate::harness::wait::{done_if, wait_for};
 
 /// Deadline of each condition.
 const DEADLINE: Duration = Duration::from_secs(30);
-const NAME: &str = "e2e-not-the-client";
+const PERMISSION_NAME: &str = "e2e-not-the-client";
 
 /// Permission that denies the client's requests. It takes precedence over the initial one, which allows them, because
 /// it is more specific.
@@ -45,7 +45,12 @@ pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permissio
     fixture
         .cluster
         .kubectl
-        .run(&["delete", "meshtrafficpermission", NAME, &namespace_flag])
+        .run(&[
+            "delete",
+            "meshtrafficpermission",
+            PERMISSION_NAME,
+            &namespace_flag,
+        ])
         .await?;
     let note = outcome?;
     let before = fixture.client_counters().await?;
@@ -59,6 +64,7 @@ pub(super) async fn server_sidecar_denies_requests_of_a_client_without_permissio
     Ok(note)
 }
 
+/// Waits until every server denies the client's requests, and checks that the servers' Envoys counted denied requests.
 async fn wait_until_all_servers_deny(fixture: &Fixture) -> Result<Note> {
     // The sidecars of the servers apply the permission at different times. As long as one of them still allows
     // requests, counting starts again.

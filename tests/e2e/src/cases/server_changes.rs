@@ -73,7 +73,7 @@ async fn check_change(fixture: &Fixture, change: impl AsyncFnOnce() -> Result<()
         DEADLINE,
         async || {
             let pods = fixture.ready_pods(APP_NAMESPACE, "server").await?;
-            let expected: BTreeSet<String> = pods.iter().map(address).collect::<Result<_>>()?;
+            let expected: BTreeSet<String> = pods.iter().map(endpoint_address).collect::<Result<_>>()?;
             let found = envoy.endpoints(SERVER_SERVICE).await?;
             let found: BTreeSet<String> = found
                 .iter()
@@ -135,6 +135,6 @@ pub(super) async fn scale_servers(fixture: &Fixture, replicas: usize) -> Result<
 }
 
 /// Returns the address and port of a server's endpoint.
-fn address(pod: &Pod) -> Result<String> {
+fn endpoint_address(pod: &Pod) -> Result<String> {
     Ok(format!("{}:8080", ip(pod)?))
 }
