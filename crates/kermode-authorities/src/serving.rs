@@ -103,8 +103,8 @@ impl ServingIdentity {
         };
         anyhow::ensure!(
             decode_ca(&found).is_ok_and(|ca| ca.certificate_pem() == self.ca_pem()),
-            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use it; restart all Pods \
-             that were injected before"
+            "Secret {namespace}/{CA_SECRET} now holds a different CA: this replica restarts to use it; restart all \
+             Pods that were injected before"
         );
         Ok(())
     }

@@ -64,7 +64,8 @@ pub enum Error {
     },
     /// The signature of the signing request is invalid.
     #[error(
-        "signature of the certificate signing request does not match its public key; sign it with the matching private key"
+        "signature of the certificate signing request does not match its public key; sign it with the matching private \
+         key"
     )]
     RequestSignature,
     /// The signing request contains something that is not allowed.

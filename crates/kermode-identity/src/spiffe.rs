@@ -39,8 +39,8 @@ pub struct Entitlement {
 }
 
 impl Entitlement {
-    /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` per service, then `kuma://<tag>/<value>` per tag
-    /// and value, both sorted and without duplicates.
+    /// Returns the names of a Dataplane's proxy: `spiffe://<mesh>/<service>` per service, then `kuma://<tag>/<value>`
+    /// per tag and value, both sorted and without duplicates.
     pub fn of(dataplane: &Dataplane) -> Self {
         let services = dataplane.services();
         let spiffe = services

@@ -63,7 +63,7 @@ pub struct Permit<K: Eq + Hash> {
     granted: Arc<Mutex<GrantedPermits<K>>>,
 }
 
-/// Permit that counts until it is dropped, and whose holder is notified by [`RevocablePermit::revoked`] to drop it.
+/// Permit that counts until it is dropped. [`RevocablePermit::revoked`] notifies its holder that it has to drop it.
 #[derive(Debug)]
 pub struct RevocablePermit<K: Eq + Hash> {
     key: K,

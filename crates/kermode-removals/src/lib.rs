@@ -1,13 +1,13 @@
 //! Endpoint removals: which proxies have not yet acknowledged the removal of an endpoint.
 //!
 //! An endpoint is removed from proxies' configuration when its Pod terminates or becomes unready. Until every proxy of
-//! the mesh has acknowledged the removal, the endpoint may still receive new requests. `kuma-cp` reports added and removed
-//! endpoints to [`EndpointRemovals`], ADS streams report the acknowledgements of their proxies, and the sidecar of a removed
-//! endpoint, or an operator, reads the status.
+//! the mesh has acknowledged the removal, the endpoint may still receive new requests. `kuma-cp` reports added and
+//! removed endpoints to [`EndpointRemovals`]. ADS streams report the acknowledgements of their proxies. The sidecar of
+//! a removed endpoint, or an operator, reads the status.
 //!
 //! A replica covers only the proxies that have a stream at it. Replicas do not communicate with each other: a
-//! [`RemovalReport`] lists the other replicas, and the sidecar queries all of them. [`RemovalReport::is_complete`] is false
-//! while a proxy may be missing from the reports of all replicas because a replica has just started or ended.
+//! [`RemovalReport`] lists the other replicas, and the sidecar queries all of them. [`RemovalReport::is_complete`] is
+//! false while a proxy may be missing from the reports of all replicas because a replica has just started or ended.
 
 mod removals;
 mod replicas;

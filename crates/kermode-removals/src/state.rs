@@ -43,7 +43,7 @@ struct Removal {
     /// Time from the start until every proxy had acknowledged the removal. A proxy that connects later may still have
     /// the endpoint.
     acknowledged_after: Option<Duration>,
-    /// Whether the endpoint's Dataplane was deleted, so that the status will not be queried any more.
+    /// Whether the endpoint's Dataplane was deleted. The status is not queried after that.
     is_deleted: bool,
 }
 

@@ -95,7 +95,8 @@ pub async fn run(ads: AdsServer, index: SharedIndex, replicas: watch::Receiver<R
             Action::Suspend => {
                 tracing::warn!(
                     ?counts,
-                    "evicted proxies reconnect to this replica: rebalancing is suspended; check whether the Service prefers this replica"
+                    "evicted proxies reconnect to this replica: rebalancing is suspended; check whether the Service \
+                     prefers this replica"
                 );
                 sleep(SUSPENSION).await;
             }

@@ -1,7 +1,7 @@
 //! Export of traces to an OpenTelemetry collector (OTLP over gRPC).
 //!
 //! Spans of Kermode's crates and of the Kubernetes client are exported, at level debug. Spans cost nothing while the
-//! export is off. Those that the collector does not accept in time are dropped, so a slow collector delays nothing.
+//! export is off. Spans that the collector does not accept in time are dropped, so a slow collector delays nothing.
 
 use std::time::Duration;
 
