@@ -74,7 +74,7 @@ pub async fn set_protocol(client: &Client, number: usize, protocol: &str) -> Res
     let patch = json!([{"op": "add", "path": "/spec/ports/0/appProtocol", "value": protocol}]);
     let patch = Patch::<()>::Json(serde_json::from_value(patch)?);
     let patched = api.patch(&name, &PatchParams::default(), &patch).await;
-    patched.with_context(|| format!("Service {name}"))?;
+    patched.with_context(|| format!("cannot patch Service {name}"))?;
     Ok(())
 }
 
@@ -105,7 +105,7 @@ async fn set_status(client: &Client, number: usize, patch: Value) -> Result<()> 
     let patched = api
         .patch_status(&name, &PatchParams::default(), &Patch::Merge(patch))
         .await;
-    patched.with_context(|| format!("status of Pod {namespace}/{name}"))?;
+    patched.with_context(|| format!("cannot set the status of Pod {namespace}/{name}"))?;
     Ok(())
 }
 
@@ -121,7 +121,7 @@ where
     let created = api
         .create(&PostParams::default(), &serde_json::from_value(object)?)
         .await;
-    created.with_context(|| format!("{} in {namespace}", K::kind(&())))?;
+    created.with_context(|| format!("cannot create a {} in namespace {namespace}", K::kind(&())))?;
     Ok(())
 }
 

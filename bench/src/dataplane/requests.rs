@@ -19,7 +19,7 @@ impl Requests {
         let text = client
             .request_text(request)
             .await
-            .context("the API server's metrics")?;
+            .context("cannot read the API server's metrics")?;
         Ok(Self::parse(&text))
     }
 

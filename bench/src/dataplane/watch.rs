@@ -87,7 +87,8 @@ impl DataplaneWatch {
     /// # Errors
     /// When that takes longer than `timeout`.
     pub async fn wait_for_readiness(&self, name: &str, ready: bool, timeout: Duration) -> Result<Instant> {
-        self.wait_for(timeout, name, |dataplanes| {
+        let condition_name = format!("Dataplane {name} with readiness {ready}");
+        self.wait_for(timeout, &condition_name, |dataplanes| {
             let dataplane = dataplanes
                 .get(name)
                 .filter(|dataplane| dataplane.ready == ready)?;

@@ -64,10 +64,14 @@ async fn run_connection(fleet: &FleetState, identity: &SidecarIdentity, configur
         IpAddr::V4(Ipv4Addr::new(127, 0, 0, last_byte)),
         0,
     ))?;
-    let stream = socket.connect(fleet.address).await.context("connecting")?;
+    let stream = socket.connect(fleet.address).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     let name = ServerName::from(fleet.address.ip());
-    let stream = fleet.tls.connect(name, stream).await.context("TLS")?;
+    let stream = fleet
+        .tls
+        .connect(name, stream)
+        .await
+        .context("TLS handshake failed")?;
     let authority = fleet.address.to_string();
     let mut call = Call::open(
         stream,

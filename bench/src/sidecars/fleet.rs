@@ -147,6 +147,7 @@ impl Fleet {
 // === impl FleetState ===
 
 impl FleetState {
+    /// Counts a received response.
     pub(super) fn count(&self, bytes: usize, resources: usize) {
         self.resources.fetch_add(resources as u64, Ordering::Relaxed);
         self.responses.fetch_add(1, Ordering::Relaxed);

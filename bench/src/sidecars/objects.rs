@@ -259,7 +259,7 @@ impl PodWriter {
     pub async fn create(&self, pod: &BenchPod) -> Result<()> {
         let object = serde_json::from_value(pod_manifest(pod))?;
         let created = self.api(pod).create(&PostParams::default(), &object).await;
-        created.with_context(|| format!("Pod {}", pod.name()))?;
+        created.with_context(|| format!("cannot create Pod {}", pod.name()))?;
         Ok(())
     }
 
@@ -281,7 +281,7 @@ impl PodWriter {
             .api(pod)
             .delete(&pod.name(), &DeleteParams::default().grace_period(0))
             .await;
-        deleted.with_context(|| format!("Pod {}", pod.name()))?;
+        deleted.with_context(|| format!("cannot delete Pod {}", pod.name()))?;
         Ok(())
     }
 
@@ -290,7 +290,7 @@ impl PodWriter {
             .api(pod)
             .patch_status(&pod.name(), &PatchParams::default(), &Patch::Merge(patch))
             .await;
-        patched.with_context(|| format!("status of Pod {}", pod.name()))?;
+        patched.with_context(|| format!("cannot set the status of Pod {}", pod.name()))?;
         Ok(())
     }
 

@@ -120,7 +120,7 @@ class Webhooks(unittest.TestCase):
             "webhooks": [{
                 "name": f"{name}.example.org", "clientConfig": client, "failurePolicy": "Fail",
                 "sideEffects": "None", "admissionReviewVersions": ["v1"], "timeoutSeconds": 5,
-                "objectSelector": {"matchLabels": {"ask": name}},
+                "objectSelector": {"matchLabels": {"webhook": name}},
                 "rules": [{"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"],
                            "resources": ["configmaps"]}]}]})
 
@@ -130,7 +130,7 @@ class Webhooks(unittest.TestCase):
         def labelled() -> bool:
             try:
                 created = cluster.api.call("POST", "/api/v1/namespaces/default/configmaps?dryRun=All", {
-                    "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"ask": name}}})
+                    "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"webhook": name}}})
             except ClusterError as error:
                 self.assertIn("connection refused", str(error))
                 return False
