@@ -13,7 +13,7 @@ use crate::harness::runner::Note;
 
 pub(super) async fn control_plane_outside_the_cluster_serves_it(fixture: &Fixture) -> Result<Note> {
     fixture.delete_test_objects().await?;
-    let host = fixture.cluster.settings.host.as_str();
+    let host = fixture.cluster.addresses.host.as_str();
     let webhook_port = free_port(host)?;
     let flag = format!("--webhook-url=https://{host}:{webhook_port}");
     let manifests = fixture.manifests(&["--without-deployment", &flag]).await?;

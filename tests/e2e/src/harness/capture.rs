@@ -32,7 +32,7 @@ pub(crate) struct Capture {
 impl Capture {
     /// Starts a capture of all TCP traffic of Pods, and returns once tcpdump is listening.
     pub(crate) async fn start(cluster: &Cluster) -> Result<Self> {
-        let filter = format!("tcp and net {}", cluster.settings.pod_cidr);
+        let filter = format!("tcp and net {}", cluster.addresses.pod_cidr);
         let mut tcpdump = cluster
             .in_node_network("tcpdump")
             .args([

@@ -20,7 +20,7 @@ pub(crate) struct Cluster {
     /// API client with administrator rights.
     pub(crate) client: kube::Client,
     /// Addresses of the cluster.
-    pub(crate) settings: Settings,
+    pub(crate) addresses: Addresses,
     /// References of the loaded images, by short name, such as `kuma-dp`.
     pub(crate) images: BTreeMap<String, String>,
     /// PID, on this machine, of the node's process 1.
@@ -31,7 +31,7 @@ pub(crate) struct Cluster {
 
 /// The fields of the cluster tool's `cluster.json` that tests use.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Settings {
+pub(crate) struct Addresses {
     /// IP address of this machine, as seen from the node.
     pub(crate) host: String,
     /// CIDR of the Pods.
@@ -59,7 +59,7 @@ impl Cluster {
         Ok(Self {
             client: client(&kubeconfig).await?,
             kubectl: Kubectl::new(folder.join("bin/kubectl"), kubeconfig),
-            settings: read_json(folder.join("cluster.json"))?,
+            addresses: read_json(folder.join("cluster.json"))?,
             images: read_json(config.target.join("images/images.json"))?,
             node_pid: init.pid,
             name: name.to_owned(),

@@ -10,8 +10,8 @@ use serde_json::Value;
 use super::demo;
 use super::kubectl::Kubectl;
 
-/// Envoy's admin interface, on loopback in the Pod.
-const ADMIN: &str = "http://127.0.0.1:9901";
+/// URL of Envoy's admin interface, on loopback in the Pod.
+const ADMIN_URL: &str = "http://127.0.0.1:9901";
 
 /// Envoy of a Pod, and the container from which its admin interface is read.
 #[derive(Clone, Debug)]
@@ -65,7 +65,7 @@ impl<'k> Envoy<'k> {
             &self.namespace,
             &self.pod,
             &self.container,
-            &format!("{ADMIN}{path}"),
+            &format!("{ADMIN_URL}{path}"),
         )
         .await
     }

@@ -129,9 +129,14 @@ impl PortForward {
         stream.write_all(request.as_bytes()).await?;
         let mut response = String::new();
         stream.read_to_string(&mut response).await?;
-        let (head, body) = response.split_once("\r\n\r\n").context("no HTTP response")?;
+        let (head, body) = response
+            .split_once("\r\n\r\n")
+            .context("the forwarded port sent no HTTP response")?;
         let status = head.lines().next().unwrap_or_default();
-        ensure!(status.ends_with(" 200 OK"), "{path}: {status}: {body}");
+        ensure!(
+            status.ends_with(" 200 OK"),
+            "GET {path} returned {status}: {body}"
+        );
         Ok(body.to_owned())
     }
 }
@@ -166,7 +171,7 @@ impl Kubectl {
             .and_then(|local| local.rsplit(':').next());
         let port = port.and_then(|port| port.parse().ok());
         Ok(PortForward {
-            port: port.with_context(|| format!("kubectl port-forward printed {line:?}"))?,
+            port: port.with_context(|| format!("kubectl port-forward printed no local port: {line:?}"))?,
             _kubectl: child,
             _stdout: stdout,
         })

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// First bytes of a pcap file, little-endian.
+/// Magic number at the start of a pcap file, read as little-endian.
 const MAGIC: u32 = 0xa1b2_c3d4;
 /// Length of the file's header, in bytes.
 const FILE_HEADER: usize = 24;
