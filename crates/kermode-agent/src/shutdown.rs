@@ -90,7 +90,7 @@ impl Shutdown {
         }
     }
 
-    /// Returns whether [`Event::Idle`] has an effect, so that connections have to be counted.
+    /// Returns whether [`Event::Idle`] has an effect. Only then the supervisor has to count connections.
     pub(crate) fn ends_when_idle(&self) -> bool {
         self.is_native_sidecar && matches!(self.state, State::Draining { .. })
     }

@@ -137,7 +137,8 @@ fn parse_uids(text: &str, quote: Quote) -> Result<UidSet, ParseProblem> {
 }
 
 fn not_a_number<T: Number>(range: &str, value: &str, quote: Quote, remedy: &'static str) -> ParseProblem {
-    let (range, value) = (quote.around(range), quote.around(value));
+    let range = quote.around(range);
+    let value = quote.around(value);
     ParseProblem::new(
         format!(
             "values or range {range} failed validation: value {value}, is not valid {}",

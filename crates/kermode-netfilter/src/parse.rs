@@ -144,10 +144,10 @@ fn parse_virtual_network(value: &str) -> Option<VirtualNetwork> {
     /// Maximum length of an interface name: IFNAMSIZ is 16, including the terminating zero byte.
     const MAX_NAME_LENGTH: usize = 15;
     let (interface, network) = value.trim().split_once(':')?;
-    let stem = interface.strip_suffix('+').unwrap_or(interface);
+    let name = interface.strip_suffix('+').unwrap_or(interface);
     // The name becomes part of the text for nft, so it must not contain quotes.
     let is_allowed = |character: char| character.is_ascii_alphanumeric() || "._-@".contains(character);
-    if stem.is_empty() || interface.len() > MAX_NAME_LENGTH || !stem.chars().all(is_allowed) {
+    if name.is_empty() || interface.len() > MAX_NAME_LENGTH || !name.chars().all(is_allowed) {
         return None;
     }
     let (address, prefix) = network.split_once('/')?;

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::EnvoyConfig;
 
-/// Returns Envoy's arguments. They include the bootstrap, which has no secrets and thus needs no writable file.
+/// Returns Envoy's arguments. One of them is the bootstrap itself, which contains no secrets. A file would need a
+/// writable directory.
 pub fn arguments(config: &EnvoyConfig, bootstrap: &Value) -> Vec<OsString> {
     // Envoy accepts whole seconds. Rounding up keeps half a second from becoming zero.
     let drain_seconds = config.drain_time.as_millis().div_ceil(1000);

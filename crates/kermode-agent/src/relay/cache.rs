@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn size_follows_the_contents() {
+    fn size_is_the_sum_of_the_entries() {
         let mut cache = Cache::new(10_000);
         let kind: Arc<str> = "kind".into();
         for size in [1000, 3000, 2000] {

@@ -320,8 +320,8 @@ impl Session {
         nonce
     }
 
-    /// Enforces the cache's limit: drops resources that only earlier Envoy processes received. If the rest exceeds the
-    /// limit, disables the cache.
+    /// Enforces the cache's limit: drops resources that only earlier Envoy processes received. If the remaining
+    /// resources exceed the limit, disables the cache.
     fn enforce_limit(&self, cache: &mut Cache) {
         if !cache.exceeds_limit() {
             return;

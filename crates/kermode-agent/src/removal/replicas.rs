@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn disconnected_replica_is_waited_for_until_it_is_no_longer_listed() {
+    fn watch_waits_for_a_disconnected_replica_while_it_is_listed() {
         let mut replicas = Replicas::default();
         replicas.on_response(Replica::SelectedByService, mk_pending(2, &[B]));
         replicas.on_response(replica(B), mk_finished(3, &[]));

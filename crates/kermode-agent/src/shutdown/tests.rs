@@ -29,7 +29,7 @@ fn envoy_is_terminated_after_the_drain_time_and_then_killed() {
 }
 
 #[test]
-fn ordinary_sidecar_drains_for_the_whole_time() {
+fn ordinary_sidecar_drains_for_the_whole_drain_time() {
     let now = Instant::now();
     let mut shutdown = mk_draining(false, now);
     assert!(!shutdown.ends_when_idle());
@@ -38,7 +38,7 @@ fn ordinary_sidecar_drains_for_the_whole_time() {
 }
 
 #[test]
-fn native_sidecar_ends_with_the_last_connection() {
+fn native_sidecar_is_terminated_when_its_last_connection_is_closed() {
     let now = Instant::now();
     let mut shutdown = mk_draining(true, now);
     assert!(shutdown.ends_when_idle());

@@ -1,4 +1,4 @@
-//! HTTP connection managers, each with one route.
+//! HTTP connection managers and their route tables.
 //!
 //! Two rules avoid lost requests during rollouts without repeating a request that an application may have received
 //! (docs/design.md#safe-retries):

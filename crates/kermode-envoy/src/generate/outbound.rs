@@ -95,8 +95,8 @@ fn with_upstream_options(
 ) -> Cluster {
     let cluster = Cluster {
         transport_socket: mesh_tls.map(|mesh_tls| mesh_tls.to_service(service)),
-        // Envoy removes an endpoint at once, even a healthy one: the endpoint gets no new requests and finishes open
-        // ones.
+        // Envoy removes an endpoint at once, even a healthy one: the endpoint gets no new requests and finishes its
+        // open requests.
         ignore_health_on_host_removal: true,
         upstream_connection_options: Some(keepalive_options()),
         ..cluster

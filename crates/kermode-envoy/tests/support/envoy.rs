@@ -13,7 +13,7 @@ use super::readable;
 
 const VERSION: &str = "1.40.0";
 
-/// The binary: `KERMODE_ENVOY`, else the one in the cache directory.
+/// Path of Envoy: `KERMODE_ENVOY`, or else the binary in the cache directory.
 #[allow(
     clippy::disallowed_methods,
     reason = "location of a tool for tests, not configuration"

@@ -74,7 +74,7 @@ fn lists_and_ranges_of_ports_and_uids_are_excluded() {
 }
 
 #[test]
-fn uids_above_65535_are_distinguished() {
+fn uids_above_65535_are_not_truncated() {
     let lab = mk_lab(&[(TCP_KEY, "443:70000"), (UDP_KEY, "53:70000")]);
     assert_eq!(reaches_server(&lab, 70000, 443), [true; 2]);
     assert_eq!(lab.pod_udp(70000, "10.1.2.1:53"), "server");

@@ -90,7 +90,7 @@ fn rule_7_connections_to_localhost_are_not_redirected() {
 }
 
 #[test]
-fn proxy_uid_above_65535_is_distinguished() {
+fn proxy_uid_above_65535_is_not_truncated() {
     let config = TrafficConfig {
         proxy_uid: 70000,
         ..TrafficConfig::default()

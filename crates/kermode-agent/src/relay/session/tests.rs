@@ -99,7 +99,7 @@ fn mk_configured(cache: &mut Cache) -> Session {
 }
 
 #[test]
-fn relayed_messages_have_own_nonces_and_the_node_once() {
+fn session_replaces_nonces_and_sends_the_node_once() {
     let mut cache = mk_cache();
     let mut session = Session::default();
     assert_eq!(
@@ -228,7 +228,7 @@ fn removed_resources_are_not_cached() {
     session.on_request(unsubscribe(EDS, "b"), &mut cache);
     assert_eq!((cache.get(CDS, "b"), cache.get(EDS, "b")), (None, None));
 
-    // A restarted Envoy receives all existing resources; others no longer exist.
+    // The first response to a wildcard has all resources: those that it lacks no longer exist.
     let mut restarted = Session::default();
     restarted.on_request(subscribe(CDS, &[]), &mut cache);
     restarted.on_open();

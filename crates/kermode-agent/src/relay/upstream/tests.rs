@@ -36,7 +36,7 @@ fn is_paused(upstream: &UpstreamStream) -> bool {
 }
 
 #[tokio::test]
-async fn rejection_inside_the_stream_backs_off_until_a_response_comes() {
+async fn rejection_inside_the_stream_increases_the_backoff_and_a_response_resets_it() {
     let mut upstream = mk_stream();
     for rejections in 1..=2 {
         let rejected = Status::unauthenticated("invalid token");
