@@ -80,8 +80,8 @@ where
         connection = handshake => Box::new(connection?),
         _ = &mut shutdown => return Ok(()),
     };
-    // `FuturesUnordered` polls only futures that were woken. All connections share the shutdown signal, so polling it at
-    // every wake-up would cause contention.
+    // `FuturesUnordered` polls only futures that were woken. All connections share the shutdown signal, so polling it
+    // at every wake-up would cause contention.
     let events = FuturesUnordered::from_iter([shutdown]);
     let driver = Driver {
         connection,

@@ -1,9 +1,9 @@
 //! HTTP/2 server on [`h2`] that runs a connection and all its calls in one task.
 //!
-//! [`serve`] drives one connection: it accepts calls, passes each to a [`CallHandler`], and ends the connection when it is
-//! idle, at shutdown, or when a call returns [`AfterCall::CloseConnection`]. [`ServiceHandler`] serves calls with a
-//! `tower::Service`, such as tonic's routes. The crate does not depend on gRPC or xDS; `kermode-runtime` accepts sockets
-//! and TLS.
+//! [`serve`] drives one connection: it accepts calls, passes each to a [`CallHandler`], and ends the connection when
+//! the connection is idle, at shutdown, or when a call returns [`AfterCall::CloseConnection`]. [`ServiceHandler`]
+//! serves calls with a `tower::Service`, such as tonic's routes. The crate does not depend on gRPC or xDS;
+//! `kermode-runtime` accepts sockets and TLS.
 //!
 //! The README of the crate compares it with tonic's server, with measurements.
 
